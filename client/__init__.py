@@ -1,0 +1,1 @@
+"""The site: its data, its training, its task vector, and STEPH where it is a target."""

@@ -1,0 +1,145 @@
+"""From a YAML mapping to a frozen dataclass, refusing every key, type and value that the class does not know."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from common.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, except that a key given twice is an error and not "the last one wins"."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is absent, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot be read ({type(error).__name__})", where=path, remedy="Give the path of a YAML file"
+        ) from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
+    """Parse a YAML mapping; an empty document is an empty mapping."""
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader: builds plain values only
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"is not valid YAML: {' '.join(str(error).split())}", where=where, remedy="Mend the syntax there"
+        ) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(
+            "must be a mapping of names to values", where=where, remedy="Write 'key: value' lines"
+        )
+    return content
+
+
+def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
+    """Make the dataclass ``cls`` from ``mapping``; nested dataclasses are nested mappings.
+
+    Args:
+        where: the file that the mapping came from, for error messages.
+        prefix: the dotted path of this mapping inside the file.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong type or out of range. The
+            message names the file and the dotted key.
+    """
+    if not isinstance(mapping, dict):
+        raise ConfigError(
+            f"'{prefix.rstrip('.')}' must be a mapping, not {mapping!r}",
+            where=where,
+            remedy="Write its keys on lines of their own",
+        )
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    for key in mapping:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), list(fields), n=1)
+            hint = f"Did you mean '{prefix}{close[0]}'?" if close else f"Known keys: {', '.join(fields)}"
+            raise ConfigError(f"unknown key '{prefix}{key}'", where=where, remedy=hint)
+    values = {}
+    for name, field in fields.items():
+        if name in mapping:
+            values[name] = _convert(hints[name], mapping[name], where, f"{prefix}{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"the key '{prefix}{name}' is missing", where=where, remedy="Add it")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(f"{prefix}{error}", where=where) from error
+
+
+def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where, f"{key}.")
+    if origin in (Union, types.UnionType):
+        for option in args:
+            try:
+                return _convert(option, value, where, key)
+            except ConfigError:
+                continue
+    elif origin is Literal:
+        if any(value == option and type(value) is type(option) for option in args):
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_convert(args[0], item, where, f"{key}[{i}]") for i, item in enumerate(value))
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise ConfigError(
+        f"'{key}' must be {_describe(hint)}, not {value!r}", where=where, remedy="Change its value"
+    )
+
+
+def _describe(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in args)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(option) for option in args)
+    if origin is tuple:
+        return f"a list, each item {_describe(args[0])}"
+    if dataclasses.is_dataclass(hint):
+        return "a mapping"
+    if hint is type(None):
+        return "null"
+    names = {float: "a finite number", int: "a whole number", str: "text", bool: "true or false"}
+    return names.get(hint, str(hint))

@@ -1,0 +1,1 @@
+"""A whole federation on one machine: synthetic cohorts, two engines, one run folder, one command."""

@@ -1,1 +1,1 @@
-"""What both sides of the federation agree on: the method's formulas, the vector and its file, the protocol."""
+"""What all parties agree on: the method's formulas, the vector and its file, the protocol."""

@@ -87,6 +87,12 @@ class DeviceError(FedstephError):
     public_reason = "the site does not have the device that it is configured for"
 
 
+class TrainingError(FedstephError):
+    """A training diverged: its loss is not finite."""
+
+    public_reason = "the training at the site diverged"
+
+
 class VectorError(FedstephError):
     """A task vector, or the file that carries it, is not what it must be."""
 
@@ -120,7 +126,7 @@ class ProtocolError(FedstephError):
     public_reason = "the message did not follow the protocol"
 
 
-class SiteFailure(FedstephError):
+class SiteError(FedstephError):
     """A site failed, answered with an error, or never answered."""
 
     exit_code = EXIT_FEDERATION

@@ -1,4 +1,4 @@
-"""From a YAML mapping to a frozen dataclass, refusing every key, type and value that the class does not know."""
+"""From a YAML mapping to a frozen dataclass, refusing every key, type and value that it does not know."""
 
 from __future__ import annotations
 

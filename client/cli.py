@@ -1,0 +1,119 @@
+"""The site's own commands: check the data, train locally, predict. None of them uses the network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from client.data.check import check_site
+from client.predict import predict_file
+from client.report import check_table, problem_table
+from client.site import Site
+from client.train_site import train_site
+from common import console
+from common.config import load_config
+from common.errors import EXIT_DONE, EXIT_INPUT
+
+data = typer.Typer(no_args_is_help=True, help="Look at a site's data.")
+
+SiteArgument = Annotated[Path, typer.Argument(help="The site's folder, with features/ and labels.csv.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="The federation's YAML; default: common/config.py.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one key, e.g. --set training.epochs=5. Repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@data.command("check")
+def check(site: SiteArgument, as_json: JsonOption = False) -> int:
+    """Say what a site's data holds, and every problem in it. Exit code 1 if there is one.
+
+    \b
+    Examples:
+      fedsteph data check sites/kirp
+      fedsteph data check sites/kirp --json | jq .problems
+    """
+    opened = Site.open(site)
+    with console.progress_bars() as bars:
+        task = bars.add_task(f"reading the features of {opened.name}", total=None)
+        report = check_site(
+            opened.folder, opened.data, lambda done, total: bars.update(task, completed=done, total=total)
+        )
+    if as_json:
+        print(json.dumps({"site": opened.name, **report.to_dict()}, indent=2, allow_nan=False))
+    else:
+        console.out.print(check_table(opened.name, report))
+        if report.problems:
+            console.out.print(problem_table(report.problems))
+        else:
+            console.out.print("no problem found")
+    return EXIT_DONE if report.ok else EXIT_INPUT
+
+
+def train(
+    site: SiteArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model; default: SITE's state folder.")] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the site's own ABMIL survival model, without any network: per fold, then on all patients.
+
+    \b
+    Examples:
+      fedsteph train sites/kirp --out kirp-model
+      fedsteph train sites/kirp --set training.epochs=10 --set evaluation.folds=3
+    """
+    opened = Site.open(site, state=out)
+    with console.progress_bars() as bars:
+        task = bars.add_task(f"training at {opened.name}", total=1.0)
+        result = train_site(
+            opened,
+            load_config(config, settings),
+            lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+        return
+    table = Table("fold", "C-index")
+    for fold, value in enumerate(result["c_index"]):
+        table.add_row(str(fold), "undefined" if value is None else f"{value:.3f}")
+    console.out.print(table)
+    if result["mean"] is not None and result["interval_95"] is not None:
+        low, high = result["interval_95"]
+        console.out.print(f"mean {result['mean']:.3f}, 95% interval {low:.3f} to {high:.3f}")
+    else:
+        console.out.print("too small to evaluate: no test fold has a comparable pair of patients")
+    console.out.print(f"model: {result['model']}", soft_wrap=True)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model.safetensors, local or enhanced.")],
+    features: Annotated[Path, typer.Option(help="Folder of feature files.")],
+    out: Annotated[Path, typer.Option(help="CSV to write.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV with patient_id and pathology_id, and t, e if known. Default: one slide, one patient."),
+    ] = None,
+) -> None:
+    """Write each patient's risk, yearly survival, and the sources that an enhanced model kept for them.
+
+    \b
+    Examples:
+      fedsteph predict run/sites/target/.../steph.safetensors --features new/features --out risk.csv
+      fedsteph predict model.safetensors --features sites/kirp/features --labels sites/kirp/labels.csv --out risk.csv
+    """
+    with console.progress_bars() as bars:
+        task = bars.add_task("predicting", total=None)
+        found = predict_file(
+            model, features, labels, out, lambda done, total: bars.update(task, completed=done, total=total)
+        )
+    console.out.print(f"{found.n_patients} patients -> {out}", soft_wrap=True)
+    if found.c_index is not None:
+        console.out.print(f"C-index {found.c_index:.3f} over {found.n_comparable} comparable pairs")

@@ -1,0 +1,112 @@
+"""A full check of a site's data: every file read to its last value, everything wrong in one report."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from client.data.discovery import discover
+from client.data.formats import read_features
+from client.data.problems import Problem
+from client.data.settings import DataSettings
+from client.data.splits import read_splits
+from common.errors import FeatureFileError
+
+
+@dataclass(frozen=True)
+class InstanceCounts:
+    """Instances per slide, and in total."""
+
+    min: int
+    median: float
+    max: int
+    total: int
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """What a site has, and every problem with it.
+
+    Args:
+        patients, slides, events: counts after exclusion.
+        instances: over the slides whose header is readable; None if there is no such slide.
+        encoders, magnifications: those that the files tell; ``.pt`` files tell none.
+        time_unit: of the label table; ``follow_up_days`` is (shortest, longest) in days.
+        splits: the number of split files; without any, splits are made from a seed.
+    """
+
+    folder: str
+    patients: int
+    slides: int
+    events: int
+    projects: tuple[str, ...]
+    instances: InstanceCounts | None
+    layouts: tuple[str, ...]
+    widths: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    encoders: tuple[str, ...]
+    magnifications: tuple[float, ...]
+    time_unit: str
+    follow_up_days: tuple[float, float] | None
+    splits: int
+    splits_source: Literal["files", "made from a seed"]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem of any severity."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values that strict JSON can hold."""
+        return asdict(self)
+
+
+def check_site(
+    folder: Path, settings: DataSettings, on_file: Callable[[int, int], None] | None = None
+) -> SiteReport:
+    """Check a site's labels, features and splits; whatever is wrong is reported, not raised.
+
+    Args:
+        on_file: called after each feature file with the number of files done and of all files.
+    """
+    site = discover(folder, settings)
+    problems = list(site.problems)
+    for done, slide in enumerate(site.headers, 1):
+        try:
+            read_features(site.files[slide])
+        except FeatureFileError as error:
+            problems.append(Problem.of(error))
+        if on_file is not None:
+            on_file(done, len(site.headers))
+    splits, split_problems = read_splits(folder, site.listed, site.dropped)
+    headers = list(site.headers.values())
+    counts = [header.n_instances for header in headers]
+    times = [patient.t for patient in site.patients]
+
+    def all_of(fact: str) -> tuple[Any, ...]:
+        return tuple(sorted({value for header in headers if (value := getattr(header, fact)) is not None}))
+
+    return SiteReport(
+        folder=str(folder),
+        patients=len(site.patients),
+        slides=sum(len(patient.slides) for patient in site.patients),
+        events=sum(patient.e for patient in site.patients),
+        projects=tuple(sorted({patient.project for patient in site.patients} - {""})),
+        instances=InstanceCounts(min(counts), statistics.median(counts), max(counts), sum(counts))
+        if counts
+        else None,
+        layouts=all_of("layout"),
+        widths=all_of("width"),
+        dtypes=all_of("dtype"),
+        encoders=all_of("encoder"),
+        magnifications=all_of("magnification"),
+        time_unit=settings.time_unit,
+        follow_up_days=(min(times), max(times)) if times else None,
+        splits=len(splits),
+        splits_source="files" if splits else "made from a seed",
+        problems=(*problems, *split_problems),
+    )

@@ -1,0 +1,127 @@
+"""One look at a site's folder, shared by check and cohort: slides matched to feature files by ID.
+
+Only headers are read here, so that a look stays cheap however large the features are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from client.data.formats import FeatureHeader, is_feature_file, read_header
+from client.data.labels import Patient, listed_ids, read_labels
+from client.data.problems import Problem
+from client.data.settings import DataSettings
+from common.errors import FeatureFileError, LabelError
+
+_EXCLUDE = "list the slide under 'data.exclude' in site.yaml"
+
+
+@dataclass
+class Site:
+    """What a site's folder holds, and what is wrong with it."""
+
+    patients: list[Patient] = field(default_factory=list)
+    """Patients with a label and at least one slide that is not excluded, sorted by ID."""
+    dropped: list[str] = field(default_factory=list)
+    """IDs of patients whose slides are all excluded."""
+    listed: set[str] | None = None
+    """All patient IDs in the label table; None if it cannot be read."""
+    files: dict[str, Path] = field(default_factory=dict)
+    """Feature file per slide ID, for all slides in the label table that are not excluded."""
+    headers: dict[str, FeatureHeader] = field(default_factory=dict)
+    """Header per slide ID, where it could be read."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def discover(folder: Path, settings: DataSettings) -> Site:
+    """Look at the labels, the feature files and their headers; whatever is wrong is in ``problems``."""
+    site, features, labels = Site(), folder / settings.features, folder / settings.labels
+    found = _files(features, site.problems)
+    try:
+        patients, problems = read_labels(labels, settings)
+        site.listed, slides = listed_ids(labels, settings)
+    except LabelError as error:
+        site.problems.append(Problem.of(error))
+        return site
+    site.problems += problems
+    site.problems += _strays(found, slides, settings)
+    for patient in patients:
+        if kept := tuple(slide for slide in patient.slides if slide not in settings.exclude):
+            site.patients.append(replace(patient, slides=kept))
+        else:
+            site.dropped.append(patient.id)
+            what = f"the patient '{patient.id}' is left out, as all slides are excluded"
+            site.problems.append(
+                Problem("warning", str(labels), what, "Remove the patient's rows, or ignore")
+            )
+    if not site.patients:
+        what = "no patient is left with a label and a slide"
+        site.problems.append(Problem("error", str(labels), what, "Mend the rows or exclude fewer slides"))
+    if found:
+        site.problems += _match(site, sorted(slides - {*settings.exclude}), found, features)
+        site.problems += _odd_files(site)
+    return site
+
+
+def _files(features: Path, problems: list[Problem]) -> dict[str, list[Path]]:
+    """Visible files by slide ID, which is the name without its last suffix only: slide IDs have dots."""
+    found: dict[str, list[Path]] = {}
+    what = "the features folder holds no file"
+    try:
+        for path in sorted(features.iterdir()):
+            if not path.name.startswith(".") and path.is_file():
+                found.setdefault(path.stem, []).append(path)
+    except OSError as error:
+        what = f"the features folder cannot be read ({error.strerror})"
+    if not found:
+        remedy = "Put the feature files there, or name their folder under 'data.features' in site.yaml"
+        problems.append(Problem("error", str(features), what, remedy))
+    return found
+
+
+def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettings) -> Iterator[Problem]:
+    for slide in settings.exclude:
+        if slide not in slides and slide not in found:
+            what = f"the excluded slide '{slide}' does not exist"
+            yield Problem("warning", "data.exclude", what, "Mend its ID in site.yaml or remove it")
+    for slide in sorted({*found} - slides - {*settings.exclude}):
+        # Extractors leave logs and settings beside the features; those are no slides.
+        for path in filter(is_feature_file, found[slide]):
+            what = f"the slide '{slide}' is not in {settings.labels}"
+            yield Problem("warning", str(path), what, f"Add its row, or {_EXCLUDE}")
+
+
+def _match(site: Site, slides: list[str], found: dict[str, list[Path]], features: Path) -> Iterator[Problem]:
+    for slide in slides:
+        candidates = found.get(slide, [])
+        paths = [path for path in candidates if is_feature_file(path)] or candidates[:1]
+        if not paths:
+            what = f"the slide '{slide}' has no feature file"
+            yield Problem("error", str(features), what, f"Add the file, or {_EXCLUDE}")
+        elif len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            what = f"the slide '{slide}' has {len(paths)} feature files: {names}"
+            yield Problem("error", str(features), what, "Keep one of them")
+        else:
+            site.files[slide] = paths[0]
+            try:
+                site.headers[slide] = read_header(paths[0])
+            except FeatureFileError as error:
+                yield Problem.of(error)
+
+
+def _odd_files(site: Site) -> Iterator[Problem]:
+    """Files that differ from the site's majority; what a layout does not tell is not compared."""
+    for fact in ("width", "encoder", "magnification"):
+        told = {slide: value for slide, h in site.headers.items() if (value := getattr(h, fact)) is not None}
+        if len({*told.values()}) < 2:
+            continue
+        [(usual, count)] = Counter(told.values()).most_common(1)
+        for slide, value in told.items():
+            if value != usual:
+                what = f"its {fact} is {value}, while {count} of {len(told)} files have {usual}"
+                remedy = f"Extract all slides with one encoder at one magnification, or {_EXCLUDE}"
+                yield Problem("error", str(site.files[slide]), what, remedy)

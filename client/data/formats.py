@@ -1,0 +1,160 @@
+"""Feature files as float32 arrays ``(n_instances, d)``, known by their first bytes and not by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from client.data import hdf5, torch_file
+from client.data.source import Source
+from common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
+
+_READERS: dict[bytes, Callable[[Path], AbstractContextManager[Source]]] = {
+    hdf5.MAGIC: hdf5.open_hdf5,
+    torch_file.ZIP_MAGIC: torch_file.open_torch,
+    torch_file.PICKLE_MAGIC: torch_file.open_torch,
+}
+_AGAIN = "Copy it again from where it was made, or extract the slide again"
+
+
+@dataclass(frozen=True)
+class FeatureHeader:
+    """What a feature file says about itself.
+
+    Args:
+        layout: ``trident``, ``clam``, ``uni2-h`` or ``pt``.
+        n_instances: the number of patches.
+        width: the number d of features per patch.
+        dtype: as stored; reading always gives float32.
+        encoder, magnification: None where the layout does not tell.
+    """
+
+    layout: str
+    n_instances: int
+    width: int
+    dtype: str
+    encoder: str | None
+    magnification: float | None
+
+
+def is_feature_file(path: Path) -> bool:
+    """Whether the first bytes are those of a layout that can be read; an unreadable file is none."""
+    try:
+        return _reader(path) is not None
+    except FeatureFileError:
+        return False
+
+
+def read_header(path: Path) -> FeatureHeader:
+    """Read everything but the values.
+
+    Raises:
+        EmptyBagError: the file has no instance.
+        UnsafePickleError: a ``.pt`` file holds more than plain tensors.
+        FeatureFileError: the file is unreadable or of an unknown layout, or its values are not features.
+    """
+    with _open(path) as source:
+        return _header(source)
+
+
+def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.float32]:
+    """Read a slide's features.
+
+    Args:
+        width: the d that is expected, if there is one.
+
+    Returns:
+        A C-contiguous float32 array ``(n_instances, d)``, all finite.
+
+    Raises:
+        WidthError: d is not ``width``.
+        NonFiniteError: a value is NaN or Inf, or too large for float32.
+        FeatureFileError: as :func:`read_header` does.
+    """
+    with _open(path) as source:
+        header = _header(source)
+        if width is not None and header.width != width:
+            raise WidthError(
+                f"has {header.width} features per instance, expected {width}",
+                remedy="Extract all slides with the encoder that the others were made with",
+            )
+        values = np.ascontiguousarray(source.values().reshape(header.n_instances, header.width))
+        bad = ~np.isfinite(values)
+        if bad.any():
+            raise NonFiniteError(
+                f"has {bad.sum()} values that are NaN, Inf or too large for float32, "
+                f"in {bad.any(axis=1).sum()} of {header.n_instances} instances",
+                remedy="Extract the slide again, or list it under 'data.exclude' in site.yaml",
+            )
+        return values
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Source]:
+    """Open ``path`` so that every error, whichever library it comes from, is typed and names the file."""
+    reader = _reader(path)
+    try:
+        if reader is None:
+            raise FeatureFileError(
+                "is neither HDF5 nor a .pt file",
+                remedy="Store features as TRIDENT or CLAM do, or with torch.save",
+            )
+        with reader(path) as source:
+            yield source
+    except FedstephError as error:
+        raise type(error)(error.what, where=path, remedy=error.remedy) from error
+    except MemoryError as error:
+        raise FeatureFileError(
+            "does not fit into memory", where=path, remedy="Use a machine with more memory"
+        ) from error
+    # HDF5 and pickle parse foreign bytes, and may raise nearly anything over damaged ones.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FeatureFileError(
+            f"is truncated, damaged or not readable ({reason})", where=path, remedy=_AGAIN
+        ) from error
+
+
+def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | None:
+    """The reader for the file's first bytes; None if there is none."""
+    try:
+        # A named pipe would block for ever when opened.
+        if path.exists() and not path.is_file():
+            raise FeatureFileError("is not a file", where=path, remedy="Give the path of a feature file")
+        with path.open("rb") as file:
+            head = file.read(len(hdf5.MAGIC))
+    except OSError as error:
+        raise FeatureFileError(
+            f"cannot be opened ({error.strerror})",
+            where=path,
+            remedy="Check that it exists and that this user may read it",
+        ) from error
+    if not head:
+        raise FeatureFileError("is empty (0 bytes)", where=path, remedy=_AGAIN)
+    return next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
+
+
+def _header(source: Source) -> FeatureHeader:
+    shape = source.shape[1:] if len(source.shape) == 3 and source.shape[0] == 1 else source.shape
+    if len(shape) != 2 or shape[1] == 0:
+        raise FeatureFileError(
+            f"has features of shape {source.shape}, not (n_instances, d)",
+            remedy="Store one row of features per patch; one vector per slide is no bag",
+        )
+    if not source.floating:
+        raise FeatureFileError(
+            f"has features of type {source.dtype}, not floating-point numbers",
+            remedy="Store the encoder's output as float16, float32 or float64",
+        )
+    if shape[0] == 0:
+        raise EmptyBagError(
+            "has no instance", remedy="List the slide under 'data.exclude' in site.yaml, or extract it again"
+        )
+    return FeatureHeader(
+        source.layout, shape[0], shape[1], source.dtype, source.encoder, source.magnification
+    )

@@ -1,0 +1,77 @@
+"""Feature files in HDF5, as TRIDENT, CLAM and the published UNI2-h features have them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from client.data.source import Source, no_features_key, too_few_bytes
+from common.errors import FeatureFileError
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Source]:
+    """Open the dataset ``features``; its values are read only on request.
+
+    The layouts differ in where they say how the features were made: TRIDENT in the attributes ``encoder``
+    of ``features`` and ``target_magnification`` of ``coords``, CLAM nowhere, and the UNI2-h features are
+    known by their leading axis of 1.
+
+    Raises:
+        FeatureFileError: there is no dataset ``features``, or it was never written in full.
+    """
+    # Network file systems often cannot lock; a file that is being written elsewhere is refused still.
+    with h5py.File(path, "r", locking="best-effort") as file:
+        if "features" not in file:
+            raise no_features_key(sorted(file))
+        dataset, coords = file["features"], file.get("coords")
+        if not isinstance(dataset, h5py.Dataset):
+            raise FeatureFileError("'features' is a group", remedy="Store one dataset (n_instances, d) there")
+        encoder = _text(dataset.attrs.get("encoder"))
+        magnification = None if coords is None else _number(coords.attrs.get("target_magnification"))
+        shape = tuple(dataset.shape or ())
+        if len(shape) == 3:
+            layout = "uni2-h"
+        else:
+            layout = "clam" if encoder is None and magnification is None else "trident"
+        yield Source(
+            layout,
+            shape,
+            dataset.dtype.name,
+            dataset.dtype.kind == "f",
+            lambda: _values(dataset),
+            encoder,
+            magnification,
+        )
+
+
+def _values(dataset: Any) -> npt.NDArray[np.float32]:
+    # HDF5 fills what was never written with zeros, and says nothing.
+    stored, compressed = dataset.id.get_storage_size(), dataset.id.get_create_plist().get_nfilters() > 0
+    if stored < (1 if compressed else dataset.nbytes):
+        raise too_few_bytes(stored, dataset.nbytes)
+    with np.errstate(over="ignore"):
+        return np.asarray(dataset[...], dtype=np.float32)
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) and value else None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

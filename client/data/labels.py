@@ -1,0 +1,163 @@
+"""The label table: one row per slide, one survival label per patient (days; event = 1, censored = 0)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from client.data.problems import Problem
+from client.data.settings import DataSettings
+from client.data.table import Table, read_table
+from common.errors import LabelError
+
+T = TypeVar("T")
+
+_MAX_YEARS = 150
+_EVENTS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
+# Follow-up of a cohort seldom ends within 200 days; 200 months or years is what such numbers often are.
+_SHORT_DAYS = 200
+_ENOUGH_PATIENTS = 10
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A patient's label and slides.
+
+    Args:
+        t: time from diagnosis to the event or to the end of follow-up, in days.
+        e: 1 = the event was observed at ``t``, 0 = censored at ``t``.
+        slides: slide IDs in the table's order; together they are one bag.
+    """
+
+    id: str
+    t: float
+    e: int
+    slides: tuple[str, ...]
+    project: str = ""
+
+
+def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list[Problem]]:
+    """Read the label table.
+
+    Returns:
+        The patients of the rows without a problem, sorted by ID, and every problem of every row.
+
+    Raises:
+        LabelError: the file cannot be read as a table with the columns that ``settings`` names.
+    """
+    table = _open(path, settings)
+    columns, problems = settings.columns, list[Problem]()
+    patients: dict[str, Patient] = {}
+    first_line: dict[str, int] = {}
+    slide_line: dict[str, int] = {}
+
+    def attempt(parse: Callable[..., T], *args: object) -> T | None:
+        try:
+            return parse(*args)
+        except LabelError as error:
+            problems.append(Problem.of(error))
+            return None
+
+    for line, row in table.rows:
+        where = f"{path}:{line}"
+        key = attempt(_id, row, columns.patient, where)
+        slide = attempt(_id, row, columns.slide, where)
+        t = attempt(_days, row[columns.time], settings, where)
+        e = attempt(_event, row, settings, where)
+        if slide is not None and slide in slide_line:
+            what = f"the slide '{slide}' is already in line {slide_line[slide]}"
+            problems.append(Problem("error", where, what, "Remove one of the two rows"))
+            continue
+        if slide is not None:
+            slide_line[slide] = line
+        if key is None or slide is None or t is None or e is None:
+            continue
+        known = patients.get(key, Patient(key, t, e, (), row.get(columns.project, "")))
+        if (known.t, known.e) != (t, e):
+            what = f"the patient '{key}' has another time or event than in line {first_line[key]}"
+            problems.append(Problem("error", where, what, "Give all rows of a patient the same label"))
+        first_line.setdefault(key, line)
+        patients[key] = Patient(key, known.t, known.e, (*known.slides, slide), known.project)
+    if len(patients) >= _ENOUGH_PATIENTS and settings.time_unit == "days":
+        problems += _doubt_the_unit(path, max(patient.t for patient in patients.values()))
+    return [patients[key] for key in sorted(patients)], problems
+
+
+def listed_ids(path: Path, settings: DataSettings) -> tuple[set[str], set[str]]:
+    """All patient IDs and all slide IDs that the table names, in rows with problems too.
+
+    Raises:
+        LabelError: as :func:`read_labels` does.
+    """
+    table, columns = _open(path, settings), settings.columns
+    patients, slides = ({row[name] for _, row in table.rows} for name in (columns.patient, columns.slide))
+    return patients - {""}, slides - {""}
+
+
+def _open(path: Path, settings: DataSettings) -> Table:
+    table, columns = read_table(path, LabelError), settings.columns
+    outcome = columns.censorship or columns.event
+    if columns.censorship is None and outcome not in table.columns and "censorship" in table.columns:
+        raise LabelError(
+            f"has no column '{outcome}' but one called 'censorship', which usually is 1 - event",
+            where=path,
+            remedy="If 1 means censored there, set 'data.columns.censorship: censorship' in site.yaml",
+        )
+    table.require(
+        (columns.patient, columns.slide, columns.time, outcome),
+        "Name the columns of this table under 'data.columns' in site.yaml",
+    )
+    return table
+
+
+def _id(row: dict[str, str], column: str, where: str) -> str:
+    if not row[column]:
+        raise LabelError(f"'{column}' is empty", where=where, remedy="Write the ID or remove the row")
+    return row[column]
+
+
+def _days(text: str, settings: DataSettings, where: str) -> float:
+    column, unit = settings.columns.time, settings.time_unit
+    try:
+        days = float(text) * settings.days_per_unit
+    except ValueError:
+        days = math.nan
+    if math.isnan(days):
+        raise LabelError(
+            f"'{column}' is {text!r}, not a number",
+            where=where,
+            remedy="Write the follow-up time with a decimal point, or remove the row",
+        )
+    if days < 0:
+        raise LabelError(
+            f"'{column}' is {text}, before the start of follow-up",
+            where=where,
+            remedy="Write a time of 0 or more, or remove the row",
+        )
+    if days > _MAX_YEARS * 365:
+        raise LabelError(
+            f"'{column}' is {text} {unit}, more than {_MAX_YEARS} years",
+            where=where,
+            remedy="Mend the time, or set 'data.time_unit' in site.yaml",
+        )
+    return days
+
+
+def _event(row: dict[str, str], settings: DataSettings, where: str) -> int:
+    censorship = settings.columns.censorship
+    column = censorship or settings.columns.event
+    value = _EVENTS.get(row[column].lower())
+    if value is None:
+        meaning = "1 = censored, 0 = event" if censorship else "1 = event, 0 = censored"
+        raise LabelError(f"'{column}' is {row[column]!r}, not 0 or 1", where=where, remedy=f"Write {meaning}")
+    return 1 - value if censorship else value
+
+
+def _doubt_the_unit(path: Path, longest: float) -> list[Problem]:
+    if longest >= _SHORT_DAYS:
+        return []
+    what = f"the longest follow-up is {longest:g} days: are these months?"
+    return [Problem("warning", str(path), what, "If so, set 'data.time_unit: months' in site.yaml")]

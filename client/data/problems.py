@@ -1,0 +1,54 @@
+"""Problems of a site's data, collected so that its user sees all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.errors import DataError, FedstephError
+
+_MOST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong (``error``: nothing runs until it is mended) or suspicious (``warning``)."""
+
+    severity: Literal["error", "warning"]
+    where: str
+    """The file, with its line number for a table."""
+    what: str
+    remedy: str
+
+    @classmethod
+    def of(cls, error: FedstephError) -> Problem:
+        """The problem that a typed error describes."""
+        return cls("error", error.where or "", error.what, error.remedy or "")
+
+
+def refuse_errors(problems: Iterable[Problem], folder: Path) -> None:
+    """Do nothing if no problem is an error, else report all errors together as one table.
+
+    Args:
+        folder: the site's folder; places inside it are shown relative to it.
+
+    Raises:
+        DataError: at least one of the problems is an error.
+    """
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if not errors:
+        return
+    count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+    raise DataError(f"the data cannot be used, {count} found\n\n{_table(errors, folder)}", where=folder)
+
+
+def _table(problems: list[Problem], folder: Path) -> str:
+    rows = [("where", "what is wrong", "remedy")]
+    rows += [(p.where.removeprefix(f"{folder}/"), p.what, p.remedy) for p in problems[:_MOST_ROWS]]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"{where:<{widths[0]}}  {what:<{widths[1]}}  {remedy}".rstrip() for where, what, remedy in rows]
+    if len(problems) > _MOST_ROWS:
+        lines.append(f"and {len(problems) - _MOST_ROWS} more")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""What a site may say about its own data: the ``data:`` section of its optional ``site.yaml``."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, fields
+from typing import Literal
+
+TimeUnit = Literal["days", "months", "years"]
+
+# The survival bins are years of 365 days, so a year here is exactly one bin and a month a twelfth of it.
+_DAYS_PER_UNIT: dict[TimeUnit, float] = {"days": 1.0, "months": 365 / 12, "years": 365.0}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The label table's column names, where they differ from the defaults.
+
+    Raises:
+        ValueError: a name is empty, or one column is to mean two things.
+    """
+
+    patient: str = "patient_id"
+    slide: str = "pathology_id"
+    project: str = "project"
+    """Optional in the table, shown in reports only."""
+    time: str = "t"
+    """Follow-up time, in ``DataSettings.time_unit``."""
+    event: str = "e"
+    """1 = the event was observed, 0 = censored."""
+    censorship: str | None = None
+    """When set, ``event`` is not read and e = 1 - censorship."""
+
+    def __post_init__(self) -> None:
+        names = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.censorship is None:
+            del names["censorship"]
+        else:
+            del names["event"]
+        for key, name in names.items():
+            if not name or name != name.strip():
+                raise ValueError(f"{key} must be a column's name without spaces around it, not {name!r}")
+        name, count = Counter(names.values()).most_common(1)[0]
+        if count > 1:
+            keys = " and ".join(key for key in names if names[key] == name)
+            raise ValueError(f"{keys} are all the column '{name}'; give each a column of its own")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where a site's features and labels are, and how to read them.
+
+    Raises:
+        ValueError: a value is out of its range. The message starts with the key.
+    """
+
+    features: str = "features"
+    """Folder of the feature files, relative to the site's folder."""
+    labels: str = "labels.csv"
+    """Label table, relative to the site's folder."""
+    columns: Columns = Columns()
+    time_unit: TimeUnit = "days"
+    """Unit of the time column: a year is 365 days, a month 365/12 days."""
+    exclude: tuple[str, ...] = ()
+    """IDs of slides that are left out on purpose."""
+    cache_gib: float = 2.0
+    """Memory for bags that were read before, in GiB; 0 reads every bag afresh."""
+
+    def __post_init__(self) -> None:
+        for key in ("features", "labels"):
+            if not getattr(self, key).strip():
+                raise ValueError(f"{key} must name a path relative to the site's folder, not be empty")
+        if self.time_unit not in _DAYS_PER_UNIT:
+            raise ValueError(f"time_unit must be one of {', '.join(_DAYS_PER_UNIT)}, not {self.time_unit!r}")
+        if not all(slide.strip() for slide in self.exclude):
+            raise ValueError("exclude must list slide IDs, and one of them is empty")
+        if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
+            raise ValueError(f"cache_gib must be 0 or more, not {self.cache_gib}")
+
+    @property
+    def days_per_unit(self) -> float:
+        """The factor from the table's time unit to days."""
+        return _DAYS_PER_UNIT[self.time_unit]

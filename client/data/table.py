@@ -1,0 +1,87 @@
+"""A CSV table as text: every cell a string, so that an ID such as ``007`` or ``NA`` stays what it is."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import DataError
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns and numbered rows; all texts are stripped, blank rows and unnamed columns are gone."""
+
+    path: Path
+    error: type[DataError]
+    """What its readers raise."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, str]], ...]
+    """(line number in the file, counted from 1; cell per column)."""
+
+    def require(self, names: Iterable[str], remedy: str) -> None:
+        """Raise ``error`` if a column of ``names`` is missing; the message names the columns found."""
+        missing = [name for name in names if name not in self.columns]
+        if not missing:
+            return
+        for separator, spoken in ((";", "semicolons"), ("\t", "tabs")):
+            if separator in self.columns[0]:
+                remedy = f"It seems to be separated by {spoken}: save it with commas"
+        raise self.error(
+            f"has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, self.columns))}",
+            where=self.path,
+            remedy=remedy,
+        )
+
+
+def read_table(path: Path, error: type[DataError]) -> Table:
+    """Read a comma-separated UTF-8 file (a byte order mark is fine) whose first row names the columns.
+
+    Args:
+        error: the class to raise, so that the caller's family of errors is kept.
+
+    Raises:
+        DataError: as ``error``: the file cannot be read or is not CSV, has no row, has two columns of one
+            name, or a row with more cells than there are columns.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            records = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except OSError as cause:
+        raise error(
+            f"cannot be read ({cause.strerror})", where=path, remedy="Put a readable CSV file there"
+        ) from cause
+    except UnicodeDecodeError as cause:
+        raise error("is not UTF-8 text", where=path, remedy="Save it as 'CSV UTF-8'") from cause
+    except csv.Error as cause:
+        raise error(
+            f"is not CSV at line {reader.line_num} ({cause})", where=path, remedy="Mend the quotes there"
+        ) from cause
+    records = [(line, cells) for line, cells in records if any(cells)]
+    if len(records) < 2:
+        raise error("has no rows", where=path, remedy="Write a row of column names and one row per entry")
+    (_, names), *rows = records
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise error(f"has the column '{twice[0]}' more than once", where=path, remedy="Rename or remove one")
+    for line, cells in rows:
+        if any(cells[len(names) :]):
+            raise error(
+                f"has {len(cells)} cells and {len(names)} columns",
+                where=f"{path}:{line}",
+                remedy="Put quotes round a cell that holds a comma",
+            )
+    named = [column for column, name in enumerate(names) if name]
+    return Table(
+        path,
+        error,
+        tuple(names[column] for column in named),
+        # A short row is one whose last cells are blank: spreadsheets leave the commas out.
+        tuple(
+            (line, {names[column]: cells[column] if column < len(cells) else "" for column in named})
+            for line, cells in rows
+        ),
+    )

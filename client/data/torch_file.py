@@ -1,0 +1,79 @@
+"""Feature files that ``torch.save`` wrote: a tensor, or a dict with ``features``, and nothing that runs."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.data.source import Source, no_features_key, too_few_bytes
+from common.errors import FeatureFileError, UnsafePickleError
+
+ZIP_MAGIC = b"PK\x03\x04"
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+PICKLE_MAGIC = b"\x80"
+
+_REMEDY = "Save the features alone, as a float tensor: torch.save(features, path)"
+
+
+@contextmanager
+def open_torch(path: Path) -> Iterator[Source]:
+    """Load a ``.pt`` file of either format with PyTorch's restricted unpickler.
+
+    The newer format is mapped into memory, so that its header costs no reading of values.
+
+    Raises:
+        UnsafePickleError: the file holds more than tensors and plain containers. None of it was run.
+        FeatureFileError: there is no dense tensor in it, or fewer values than its shape promises.
+    """
+    content = _load(path)
+    if isinstance(content, Mapping):
+        if "features" not in content:
+            raise no_features_key(sorted(map(str, content)))
+        content = content["features"]
+    if not isinstance(content, torch.Tensor):
+        raise FeatureFileError(f"holds a {type(content).__name__}, not a tensor", remedy=_REMEDY)
+    if content.layout is not torch.strided or content.is_meta or content.is_quantized:
+        raise FeatureFileError("holds a tensor that is not dense", remedy=_REMEDY)
+    tensor = content.detach()
+    yield Source(
+        "pt",
+        tuple(tensor.shape),
+        str(tensor.dtype).removeprefix("torch."),
+        tensor.is_floating_point(),
+        lambda: _values(tensor),
+    )
+
+
+def _load(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(len(LEGACY_MAGIC))
+    if not head.startswith(ZIP_MAGIC) and head != LEGACY_MAGIC:
+        raise UnsafePickleError("is a pickle that torch.save did not write", remedy=_REMEDY)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(ZIP_MAGIC))
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        found = re.search(r"(?<=GLOBAL )\S+|TorchScript", str(error))
+        if found is None and isinstance(error, RuntimeError):
+            raise
+        name = f" ({found[0]})" if found else ""
+        raise UnsafePickleError(f"holds more than plain tensors{name}", remedy=_REMEDY) from error
+
+
+def _values(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    # A view can repeat a few stored values without end, and a copy of it would fill the memory.
+    stored, needed = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+    if stored < needed:
+        raise too_few_bytes(stored, needed)
+    values: npt.NDArray[np.float32] = tensor.to(torch.float32, copy=True).numpy()
+    return values

@@ -1,0 +1,111 @@
+"""Models on disk: one safetensors file each, for the local ABMIL and for the enhanced model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from client.steph.mixture import Mixture
+from client.steph.model import Steph
+from common import atomic
+from common.abmil import ABMIL, Architecture
+from common.config import StephConfig
+from common.errors import ConfigError, ModelFileError
+from common.schema import build
+
+FORMAT = "fedsteph/model/v1"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to predict; ``sources`` is empty for a local one."""
+
+    model: nn.Module
+    architecture: Architecture
+    sources: tuple[str, ...]
+
+
+def save_abmil(path: Path, model: ABMIL, *, m0_sha256: str) -> None:
+    """Write a local model."""
+    _save(path, model.state_dict(), kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256)
+
+
+def save_steph(path: Path, model: Steph, sources: Sequence[str], *, m0_sha256: str) -> None:
+    """Write an enhanced model: M0's encoder, all vectors, hypernetworks and head; it stays at the target."""
+    tensors = {f"learned.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack}
+    _save(
+        path,
+        tensors,
+        kind="steph",
+        architecture=asdict(model.mixture.architecture),
+        m0=m0_sha256,
+        sources=list(sources),
+        steph=asdict(model.config),
+    )
+
+
+def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
+    """Read a local model.
+
+    Raises:
+        ModelFileError: it is not one.
+    """
+    loaded = load_model(path, dropout)
+    if not isinstance(loaded.model, ABMIL):
+        raise ModelFileError("is not a local model", where=path, remedy="Give a local.safetensors")
+    return loaded.model
+
+
+def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
+    """Read a local or an enhanced model, in evaluation mode on the CPU.
+
+    Raises:
+        ModelFileError: absent, not a model file, or its tensors are not its description's.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelFileError(
+            "cannot be read as safetensors",
+            where=path,
+            remedy="Give the path of a model that fedsteph wrote",
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ModelFileError(f"is not a {FORMAT} file", where=path, remedy="Give a model that fedsteph wrote")
+    try:
+        description = json.loads(metadata["description"])
+        architecture = build(Architecture, description["architecture"], path, "architecture.")
+        if description["kind"] == "abmil":
+            model: nn.Module = ABMIL(architecture, dropout)
+            model.load_state_dict(tensors)
+        else:
+            mixture = Mixture(architecture, tensors.pop("theta_0"), tensors.pop("stack"))
+            model = Steph(mixture, build(StephConfig, description["steph"], path, "steph."), dropout)
+            model.load_state_dict({n.removeprefix("learned."): t for n, t in tensors.items()})
+        return LoadedModel(model.eval(), architecture, tuple(description.get("sources", ())))
+    except (KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
+        raise ModelFileError(
+            "its tensors do not fit its description", where=path, remedy="Train or merge it again"
+        ) from error
+
+
+def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
+    # One copy per tensor on the CPU: safetensors refuses tensors that share memory.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in plain.values()):
+        raise ModelFileError(
+            "the trained weights are not finite", where=path.name, remedy="Lower training.lr and train again"
+        )
+    metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
+    atomic.write_bytes(path, safetensors.torch.save(plain, metadata))

@@ -1,0 +1,101 @@
+"""A target's result: every fold and method as it is, their means and intervals, and what may leave the site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from client.steph.fold import METHODS, FoldResult
+from client.workspace import Workspace
+from common.concordance import Pairs, bootstrap_mean
+from common.protocol import MergeReply, band
+
+
+def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Sequence[str]) -> dict[str, Any]:
+    """Everything about a target, for its own disk, JSON-ready.
+
+    ``c_index`` is null in a fold whose test part has no comparable pair; means are over the other folds.
+    """
+    evaluation, cohort = workspace.recipe.evaluation, workspace.cohort
+    tested = {method: [fold.pairs(method) for fold in folds] for method in METHODS}
+
+    def interval(methods: list[list[Pairs]], signs: list[float]) -> list[float] | None:
+        found = bootstrap_mean(methods, signs, resamples=evaluation.bootstrap, seed=evaluation.split_seed)
+        return None if found is None else list(found)
+
+    methods: dict[str, dict[str, Any]] = {
+        name: {
+            "c_index": [one.c_index for one in pairs],
+            "mean": _mean([one.c_index for one in pairs]),
+            "interval_95": interval([pairs], [1.0]),
+        }
+        for name, pairs in tested.items()
+    }
+    methods["steph"] |= {
+        "gamma": [fold.selection.gamma for fold in folds],
+        "gamma_reason": [fold.selection.gamma_reason for fold in folds],
+        "collapsed": [fold.collapsed for fold in folds],
+        "K": min(workspace.recipe.steph.K or len(sources), len(sources)),
+        "sources": [{name: asdict(use) for name, use in fold.sources.items()} for fold in folds],
+    }
+    methods["deployed"] |= {
+        "choice": [fold.choice for fold in folds],
+        "reason": [fold.choice_reason for fold in folds],
+        "model": [str(fold.model.relative_to(workspace.folder)) for fold in folds],
+    }
+    return {
+        "n_patients": len(cohort),
+        "n_events": int(cohort.events.sum()),
+        "sources": list(sources),
+        "too_small": _too_small(tested["local"]),
+        "methods": methods,
+        "steph_minus_local": {
+            "mean": _difference(methods["steph"]["c_index"], methods["local"]["c_index"]),
+            "interval_95": interval([tested["steph"], tested["local"]], [1.0, -1.0]),
+            "folds_won": sum(
+                s > own
+                for s, own in zip(methods["steph"]["c_index"], methods["local"]["c_index"], strict=True)
+                if s is not None
+            ),
+            "inner_steph": [fold.selection.steph for fold in folds],
+            "inner_local": [fold.selection.local for fold in folds],
+        },
+        "models": str(workspace.folder),
+    }
+
+
+def public_view(result: dict[str, Any], refused: Sequence[str]) -> MergeReply:
+    """What the coordinator is told: means to two decimals, sizes in bands, whose vectors were refused."""
+
+    def rounded(method: str) -> float | None:
+        mean = result["methods"][method]["mean"]
+        return None if mean is None else round(mean, 2)
+
+    return MergeReply(
+        patients=band(result["n_patients"]),
+        events=band(result["n_events"]),
+        refused=tuple(refused),
+        **{method: rounded(method) for method in METHODS},
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
+
+
+def _difference(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
+    return _mean([x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None])
+
+
+def _too_small(folds: Sequence[Pairs]) -> str | None:
+    """A sentence where a target cannot be evaluated, in all folds or in some."""
+    undefined = sum(fold.n_comparable == 0 for fold in folds)
+    if undefined == 0:
+        return None
+    if undefined == len(folds):
+        return "too small to evaluate: no test fold has a comparable pair of patients"
+    return f"{undefined} of {len(folds)} test folds have no comparable pair of patients and are left out"

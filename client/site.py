@@ -1,0 +1,127 @@
+"""One hospital: its name, its data folder, its device, and the folder where its work and its models stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from client.data.settings import DataSettings
+from common.config import SITE_NAME
+from common.errors import ConfigError
+from common.schema import build, read_yaml
+
+SITE_FILE = "site.yaml"
+SIMULATED_SITES = "sites.json"
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """``site.yaml``, which stays at the site; every key may be left out where the default holds."""
+
+    name: str | None = None  # default: the site folder's name
+    data: DataSettings = field(default_factory=DataSettings)
+    device: str = "auto"  # auto, cpu or cuda:N
+    state: str = "fedsteph-state"  # where work and models are kept; relative to the site folder
+
+    def __post_init__(self) -> None:
+        if self.name is not None and SITE_NAME.fullmatch(self.name) is None:
+            raise ValueError(f"name must be like {SITE_NAME.pattern}")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site folder, read."""
+
+    name: str
+    folder: Path
+    data: DataSettings
+    device: str
+    state: Path
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, state: Path | None = None, device: str | None = None
+    ) -> Site:
+        """Read a site folder: ``site.yaml`` where there is one, else the default layout.
+
+        Args:
+            state: instead of the site file's own state folder.
+            device: instead of the site file's own device.
+
+        Raises:
+            ConfigError: no such folder, a name that is no site name, or a fault in ``site.yaml``.
+        """
+        if not folder.is_dir():
+            raise ConfigError(
+                "there is no such site folder", where=folder, remedy="Give a folder with labels.csv"
+            )
+        path = folder / SITE_FILE
+        settings = build(SiteFile, read_yaml(path), path) if path.exists() else SiteFile()
+        name = settings.name or folder.resolve().name.lower()
+        if SITE_NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"'{name}' cannot be a site's name",
+                where=folder,
+                remedy=f"Set 'name' in {SITE_FILE} to something like {SITE_NAME.pattern}",
+            )
+        return cls(
+            name,
+            folder,
+            settings.data,
+            device if device is not None else settings.device,
+            state if state is not None else folder / settings.state,
+        )
+
+
+def site_folders(parent: Path) -> list[Path]:
+    """The site folders in a folder of sites: those with a site file or a ``labels.csv``, by name."""
+    if not parent.is_dir():
+        raise ConfigError("there is no such folder", where=parent, remedy="Give a folder of site folders")
+    folders = sorted(
+        child for child in parent.iterdir() if any((child / f).exists() for f in (SITE_FILE, "labels.csv"))
+    )
+    if not folders:
+        raise ConfigError(
+            f"holds no site folder (none has {SITE_FILE} or labels.csv)",
+            where=parent,
+            remedy="Give the folder above the site folders",
+        )
+    return folders
+
+
+def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Site:
+    """The site that a Flower node serves.
+
+    A real node names its site file in its own node config (``site-config``). A simulated one has a
+    ``partition-id`` and finds its folder in the run folder's ``sites.json``; the run config, which comes from
+    the coordinator, is looked at in that case only.
+
+    Raises:
+        ConfigError: neither, or no such site.
+    """
+    if "site-config" in node_config:
+        return Site.open(Path(str(node_config["site-config"])).parent)
+    run_folder = Path(str(run_config.get("run-folder", "")))
+    index = node_config.get("partition-id")
+    plan = run_folder / SIMULATED_SITES
+    if not isinstance(index, int) or not run_folder.is_absolute() or not plan.is_file():
+        raise ConfigError(
+            "the node does not know its site",
+            where="node config",
+            remedy="Start the SuperNode with --node-config 'site-config=\"/path/to/site.yaml\"', or simulate "
+            "with an absolute run-folder that 'fedsteph simulate --prepare' wrote",
+        )
+    sites = json.loads(plan.read_text())
+    if index >= len(sites):
+        raise ConfigError(f"there are {len(sites)} sites, and this is node {index}", where=plan)
+    entry = sites[index]
+    # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
+    # whichever engine runs the simulation.
+    torch.set_num_threads(1)
+    state = run_folder / "sites" / entry["name"]
+    return Site.open(Path(entry["folder"]), state=state, device=entry["device"])

@@ -1,0 +1,24 @@
+"""STEPH's two regularisers (paper eq. 6-7), per bag."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def aggregation_loss(w: Tensor, kept: Tensor, balance: bool) -> Tensor:
+    """``L_agg = (logsumexp_k w_k)^2`` over all sources; ``balance`` adds the mean of the kept w, as released.
+
+    Args:
+        w: ``(n_bags, n_sources)``.
+        kept: ``(n_bags, K)`` indices.
+
+    Returns:
+        ``(n_bags,)``.
+    """
+    z_loss = w.logsumexp(dim=1).square()
+    return z_loss + w.gather(1, kept).mean(dim=1) if balance else z_loss
+
+
+def mixing_loss(lam: Tensor, kept: Tensor) -> Tensor:
+    """``L_mix = sum_{k kept} lam_k^2 / K``, which pushes the mixtures towards the sources. ``(n_bags,)``."""
+    return lam.gather(1, kept).square().mean(dim=1)

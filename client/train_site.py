@@ -1,0 +1,78 @@
+"""Local training without a federation: a site's own model, cross-validated, then trained on everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from client.batch import risks
+from client.data.bags import open_cohort
+from client.local import train_local
+from client.model_card import write_card
+from client.model_file import save_abmil
+from client.site import Site
+from client.workspace import Workspace
+from common.abmil import Architecture, initial_model, model_digest
+from common.concordance import bootstrap_mean, pairs
+from common.config import Config, Recipe
+
+
+def train_site(
+    site: Site, config: Config, report: Callable[[float, float], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """Train one model per fold, score it on the fold's test part, and a last one on all patients.
+
+    Args:
+        report: told how many trainings are done, and of how many.
+
+    Returns:
+        ``c_index`` per fold (None where no pair is comparable), ``mean``, ``interval_95``, and the path of
+        the ``model`` that was trained on all patients.
+    """
+    workspace = Workspace.open(site, local_recipe(site, config))
+    recipe, n_folds = workspace.recipe, len(workspace.splits)
+    tested = []
+    for fold in range(n_folds):
+        model = workspace.local_model(fold, lambda share, fold=fold: report(fold + share, n_folds + 1))
+        test = workspace.test_part(fold)
+        risk = risks(model, test, recipe.model.n_bins, workspace.device)
+        tested.append(pairs(risk, test.times, test.events))
+    path = workspace.folder / "model.safetensors"
+    if not path.exists():
+        final = train_local(
+            workspace.cohort,
+            recipe,
+            label="all patients",
+            device=workspace.device,
+            checkpoint=path.with_suffix(".checkpoint"),
+            on_epoch=lambda done, total: report(n_folds + done / total, n_folds + 1),
+        )
+        save_abmil(path, final, m0_sha256=str(recipe.model.m0_sha256))
+        write_card(path, workspace, None, "local", None)
+    c_index = [fold.c_index for fold in tested]
+    defined = [value for value in c_index if value is not None]
+    interval = bootstrap_mean(
+        [tested], [1.0], resamples=recipe.evaluation.bootstrap, seed=recipe.evaluation.split_seed
+    )
+    return {
+        "site": site.name,
+        "n_patients": len(workspace.cohort),
+        "n_events": int(workspace.cohort.events.sum()),
+        "c_index": c_index,
+        "mean": fmean(defined) if defined else None,
+        "interval_95": list(interval) if interval else None,
+        "model": str(path),
+    }
+
+
+def local_recipe(site: Site, config: Config) -> Recipe:
+    """A recipe complete for one site: its own width where the configuration leaves it open, and M0's digest."""
+    model = config.model
+    if model.width is None:
+        model = replace(model, width=open_cohort(site.folder, site.data).width)
+    if model.m0_sha256 is None:
+        m0 = initial_model(Architecture.of(model), model.m0_seed)
+        model = replace(model, m0_sha256=model_digest(m0))
+    return replace(config.recipe, model=model)

@@ -1,0 +1,113 @@
+"""What a site keeps on its disk for one recipe over its present data; the same request finds its work done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from client.data.bags import Cohort, open_cohort
+from client.data.splits import Split, make_splits, read_splits
+from client.device import resolve_device
+from client.local import train_local
+from client.model_file import load_abmil, save_abmil
+from client.site import Site
+from common import abmil
+from common.config import Recipe, digest
+from common.errors import SplitError, WidthError
+
+Report = Callable[[float], None]  # told how much of one training is done, 0 to 1
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A site's cohort, folds, device and folder for one recipe."""
+
+    site: Site
+    recipe: Recipe
+    cohort: Cohort
+    splits: tuple[Split, ...]
+    device: torch.device
+    folder: Path
+
+    @classmethod
+    def open(cls, site: Site, recipe: Recipe) -> Workspace:
+        """Read the site's labels, file headers and splits.
+
+        The folder's name holds a digest of the recipe and of the data (labels, splits, file sizes and times),
+        so that neither another recipe nor changed data ever meets old work.
+
+        Raises:
+            DataError: every problem of the site's data at once; or a width that is not the federation's.
+            DeviceError: the site's device is not there.
+        """
+        cohort = open_cohort(site.folder, site.data)
+        if cohort.width != recipe.model.width:
+            raise WidthError(
+                f"the features are {cohort.width} wide, the federation's {recipe.model.width}",
+                where=site.folder / site.data.features,
+                remedy="Extract features with the federation's encoder",
+            )
+        splits = site_splits(site, cohort, recipe)
+        key = f"{digest(recipe)[:12]}-{_data_digest(cohort, splits)[:12]}"
+        return cls(site, recipe, cohort, splits, resolve_device(site.device), site.state / key)
+
+    def fold_folder(self, fold: int) -> Path:
+        """Where a fold's models lie."""
+        return self.folder / f"fold_{fold}"
+
+    def train_part(self, fold: int) -> Cohort:
+        """The fold's training patients; a validation part belongs to neither side."""
+        return self.cohort.subset(self.splits[fold].train)
+
+    def test_part(self, fold: int) -> Cohort:
+        """The fold's test patients."""
+        return self.cohort.subset(self.splits[fold].test)
+
+    def local_model(self, fold: int, report: Report = lambda share: None) -> abmil.ABMIL:
+        """The site's own model of a fold: loaded where it was trained before, else trained and kept."""
+        path = self.fold_folder(fold) / "local.safetensors"
+        if not path.exists():
+            model = train_local(
+                self.train_part(fold),
+                self.recipe,
+                label=f"fold {fold}",
+                device=self.device,
+                checkpoint=path.with_suffix(".checkpoint"),
+                on_epoch=lambda done, total: report(done / total),
+            )
+            save_abmil(path, model, m0_sha256=str(self.recipe.model.m0_sha256))
+        return load_abmil(path, dropout=self.recipe.model.dropout)
+
+
+def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:
+    """The first ``evaluation.folds`` of the site's split files, or so many made from ``split_seed``.
+
+    Raises:
+        SplitError: the site has split files, but fewer than the folds asked for.
+    """
+    wanted = recipe.evaluation.folds
+    splits, _ = read_splits(site.folder, [patient.id for patient in cohort.patients])
+    if not splits:
+        # One fold is still a split into two sides: the first of five.
+        splits = make_splits(cohort.patients, max(wanted, 5), recipe.evaluation.split_seed)
+    if len(splits) < wanted:
+        raise SplitError(
+            f"has {len(splits)} split files, the federation asks for {wanted} folds",
+            where=site.folder,
+            remedy="Add splits, or set evaluation.folds to that number",
+        )
+    return tuple(splits[:wanted])
+
+
+def _data_digest(cohort: Cohort, splits: tuple[Split, ...]) -> str:
+    hasher = hashlib.sha256(repr(splits).encode())
+    for patient in cohort.patients:
+        hasher.update(repr(patient).encode())
+        for path in cohort.paths(patient):
+            status = path.stat()
+            hasher.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}".encode())
+    return hasher.hexdigest()

@@ -1,0 +1,159 @@
+"""ABMIL, the base model: gated-attention pooling, then one hazard per yearly bin (Ilse et al., ICML 2018).
+
+The encoder is written as a function of its tensors, because STEPH runs it with weights of its own per
+bag: :func:`encode` takes each weight either once or with a leading ``n_bags`` dimension.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.config import ModelConfig
+from common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of an ABMIL; two models can be merged only where these are equal."""
+
+    width: int  # d, of an instance's features
+    embed: int
+    attention: int
+    n_bins: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Architecture:
+        """The architecture that a configuration with a known width describes."""
+        if config.width is None:
+            raise ConfigError(
+                "the feature width is not set", where="model.width", remedy="Set it to the encoder's width"
+            )
+        return cls(config.width, config.embed, config.attention, config.n_bins)
+
+    @property
+    def encoder_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the 8 merged tensors, in their fixed order."""
+        return {
+            "embed.weight": (self.embed, self.width),
+            "embed.bias": (self.embed,),
+            "attention_V.weight": (self.attention, self.embed),
+            "attention_V.bias": (self.attention,),
+            "attention_U.weight": (self.attention, self.embed),
+            "attention_U.bias": (self.attention,),
+            "attention_c.weight": (1, self.attention),
+            "attention_c.bias": (1,),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the sizes and of the merged tensors' names and shapes."""
+        schema = {"sizes": asdict(self), "tensors": list(self.encoder_shapes.items())}
+        return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()
+
+
+class ABMIL(nn.Module):
+    """``z = sum_i a_i h_i`` with ``h = ReLU(W x + b)``, ``a = softmax_i(c^T (tanh(V h) * sigmoid(U h)))``.
+
+    ``hazard_j = sigmoid(head(z)_j)``; 1,197,729 parameters at 1536 -> 512, 384, 32.
+    """
+
+    def __init__(self, architecture: Architecture, dropout: float = 0.25) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.dropout = dropout
+        self.embed = nn.Linear(architecture.width, architecture.embed)
+        self.attention_V = nn.Linear(architecture.embed, architecture.attention)
+        self.attention_U = nn.Linear(architecture.embed, architecture.attention)
+        self.attention_c = nn.Linear(architecture.attention, 1)
+        self.head = nn.Linear(architecture.embed, architecture.n_bins)
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The 8 merged tensors, in their fixed order."""
+        state = dict(self.named_parameters())
+        return {name: state[name] for name in self.architecture.encoder_shapes}
+
+    def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Hazards of some bags.
+
+        Args:
+            bags: ``(n_bags, n_instances, d)``, padded where bags differ in size.
+            mask: ``(n_bags, n_instances)``, True at real instances; None where nothing is padded.
+
+        Returns:
+            ``(n_bags, n_bins)``.
+        """
+        z, _ = encode(self.encoder_state(), bags, mask, self.dropout if self.training else 0.0)
+        return torch.sigmoid(self.head(z))
+
+
+def encode(
+    theta: Mapping[str, Tensor], bags: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Pool bags into slide vectors, with one set of weights for all or one per bag.
+
+    Args:
+        theta: the 8 encoder tensors, each as in :attr:`Architecture.encoder_shapes`, or each with a leading
+            ``n_bags`` dimension.
+        bags: ``(n_bags, n_instances, d)``.
+        mask: ``(n_bags, n_instances)``, True at real instances.
+        dropout: probability, on both attention branches.
+
+    Returns:
+        slide vectors ``(n_bags, embed)`` and attention ``(n_bags, n_instances)``, which sums to 1 per bag.
+    """
+    h = functional.relu(_linear(theta, "embed", bags))  # (n_bags, n_instances, embed)
+    a = torch.tanh(_linear(theta, "attention_V", h))  # (n_bags, n_instances, attention)
+    b = torch.sigmoid(_linear(theta, "attention_U", h))
+    if dropout > 0:
+        a, b = functional.dropout(a, dropout), functional.dropout(b, dropout)
+    scores = _linear(theta, "attention_c", a * b).squeeze(-1)  # (n_bags, n_instances)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    attention = torch.softmax(scores, dim=-1)
+    return torch.bmm(attention.unsqueeze(1), h).squeeze(1), attention
+
+
+def _linear(theta: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    weight, bias = theta[f"{name}.weight"], theta[f"{name}.bias"]
+    if weight.dim() == 2:
+        return functional.linear(x, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+
+def initial_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> ABMIL:
+    """``M0``: an untrained ABMIL with PyTorch's default initialisation from ``seed``, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ABMIL(architecture, dropout)
+
+
+def model_digest(model: ABMIL) -> str:
+    """SHA-256 over names, shapes and little-endian float32 values of all tensors, head included."""
+    hasher = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        hasher.update(f"{name}{tuple(tensor.shape)}".encode())
+        hasher.update(tensor.detach().cpu().numpy().astype("<f4").tobytes())
+    return hasher.hexdigest()
+
+
+def pinned_model(config: ModelConfig) -> ABMIL:
+    """``M0`` of a federation, checked against the digest that its configuration pins.
+
+    Raises:
+        ConfigError: no digest is pinned, or this machine's ``M0`` has another one.
+    """
+    model = initial_model(Architecture.of(config), config.m0_seed, config.dropout)
+    if model_digest(model) != config.m0_sha256:
+        raise ConfigError(
+            "M0 made from model.m0_seed does not have the pinned digest",
+            where="model.m0_sha256",
+            remedy="Use the torch version that the federation pinned M0 with, or pin it anew for all sites",
+        )
+    return model

@@ -1,0 +1,243 @@
+"""The federation's configuration: one commented YAML, read strictly, the same for every site of a run.
+
+The ``paper`` preset is the published recipe; without a preset the defaults below hold, which differ from
+it only where ``PRESETS`` says so. A key in the file wins over the preset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from common.errors import ConfigError
+from common.schema import build, parse_yaml, read_yaml
+
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "model": {"head_bias": "default"},
+        "training": {"drop_last": True},
+        "steph": {"gamma_grid": [0.005, 0.05]},
+    },
+}
+
+
+def _require(condition: bool, key: str, meaning: str) -> None:
+    if not condition:
+        raise ValueError(f"{key} must be {meaning}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model, ABMIL, and the initial weights M0 that every site starts from."""
+
+    width: int | None = None  # feature width d; null: the width that all sites share (simulation only)
+    embed: int = 512  # width of an embedded instance
+    attention: int = 384  # hidden width of the gated attention
+    n_bins: int = 32  # yearly hazards, 365 days each
+    dropout: float = 0.25  # on both branches of the gated attention, and in STEPH's heads
+    head_bias: Literal["default", "empirical"] = "empirical"  # default: PyTorch's; empirical: data's hazard
+    m0_seed: int = 42  # seed of M0
+    m0_sha256: str | None = None  # digest that M0 must have; simulate fills it in
+
+    def __post_init__(self) -> None:
+        _require(self.width is None or 1 <= self.width <= 65_536, "width", "1 to 65536, or null")
+        for key in ("embed", "attention", "n_bins"):
+            _require(1 <= getattr(self, key) <= 8192, key, "1 to 8192")
+        _require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
+        _require(0 <= self.m0_seed < 2**63, "m0_seed", "0 to 2^63 - 1")
+        _require(
+            self.m0_sha256 is None or re.fullmatch("[0-9a-f]{64}", self.m0_sha256) is not None,
+            "m0_sha256",
+            "64 hexadecimal digits, or null",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The recipe of base models and STEPH alike (AdamW, linear warm-up, cosine to 0 per step)."""
+
+    epochs: int = 20
+    lr: float = 1e-4
+    weight_decay: float = 1e-5  # on tensors of 2 or more dimensions only
+    batch_bags: int = 16  # bags per step
+    warmup_epochs: float = 1.0  # the very first update has lr 0
+    alpha: float = 0.5  # censored bags weigh 1 - alpha in the NLL
+    drop_last: bool = False  # drop an epoch's remainder of fewer than batch_bags, if a full batch exists
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.epochs <= 10_000, "epochs", "1 to 10000")
+        _require(0 < self.lr <= 1, "lr", "above 0, at most 1")
+        _require(0 <= self.weight_decay <= 1, "weight_decay", "0 to 1")
+        _require(1 <= self.batch_bags <= 4096, "batch_bags", "1 to 4096")
+        _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", "0 to epochs")
+        _require(0 <= self.alpha < 1, "alpha", "at least 0 and below 1")
+        _require(0 <= self.seed < 2**63, "seed", "0 to 2^63 - 1")
+
+
+@dataclass(frozen=True)
+class StephConfig:
+    """STEPH at the target (paper eq. 3-7)."""
+
+    K: int | None = 5  # mixtures kept per bag; null: all of them (no sparsity)
+    variant: Literal["nn", "fnn", "param", "fix"] = "nn"  # where lam comes from
+    output: Literal["relu", "softplus", "sigmoid"] = "relu"  # activation of the aggregation weights w
+    fixed_lam: float = 0.5  # variant fix: lam, 1 = pure target
+    beta: float = 0.05  # weight of L_mix
+    gamma: float | Literal["cv"] = "cv"  # weight of L_agg; cv: chosen by inner cross-validation
+    gamma_grid: tuple[float, ...] = (0.0, 0.005, 0.05)
+    balance: bool = True  # add the mean of the kept w to L_agg
+    inner_folds: int = 3  # of the target's training patients: for gamma and for what is deployed
+
+    def __post_init__(self) -> None:
+        _require(self.K is None or self.K >= 1, "K", "at least 1, or null")
+        _require(0 <= self.fixed_lam <= 1, "fixed_lam", "0 to 1")
+        _require(self.beta >= 0, "beta", "at least 0")
+        _require(self.gamma == "cv" or float(self.gamma) >= 0, "gamma", "at least 0, or cv")
+        _require(len(self.gamma_grid) > 0, "gamma_grid", "a list of at least one value")
+        _require(min(self.gamma_grid) >= 0, "gamma_grid", "values of at least 0")
+        _require(2 <= self.inner_folds <= 20, "inner_folds", "2 to 20")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a target measures its models."""
+
+    folds: int = 5  # the first so many of a site's splits_<k>.csv, or so many made from split_seed
+    split_seed: int = 0
+    bootstrap: int = 1000  # resamples behind each 95% interval
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.folds <= 100, "folds", "1 to 100")
+        _require(0 <= self.split_seed < 2**63, "split_seed", "0 to 2^63 - 1")
+        _require(10 <= self.bootstrap <= 100_000, "bootstrap", "10 to 100000")
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds that each phase waits for its slowest site."""
+
+    hello: float = 300.0
+    local: float = 86_400.0
+    share: float = 3_600.0
+    merge: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        for key in ("hello", "local", "share", "merge"):
+            _require(0 < getattr(self, key) <= 30 * 86_400, key, "above 0, at most 30 days in seconds")
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Who takes part, and what the coordinator may wait for."""
+
+    name: str = "fedsteph"
+    sites: tuple[str, ...] = ()  # the sites expected; empty: every site folder (simulation only)
+    targets: tuple[str, ...] = ()  # the sites that get an enhanced model; empty: the first of sites
+    quorum: int = 2  # sites that every phase must be left with, a target included
+    max_vector_norm: float = 250.0  # a received vector with a larger L2 norm is refused
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+    def __post_init__(self) -> None:
+        _require(SITE_NAME.fullmatch(self.name) is not None, "name", f"like {SITE_NAME.pattern}")
+        for key in ("sites", "targets"):
+            names = getattr(self, key)
+            _require(len(set(names)) == len(names), key, "a list without repetitions")
+            for name in names:
+                _require(SITE_NAME.fullmatch(name) is not None, key, f"names like {SITE_NAME.pattern}")
+        strangers = set(self.targets) - set(self.sites) if self.sites else set()
+        _require(not strangers, "targets", f"among the sites; not among them: {', '.join(sorted(strangers))}")
+        _require(self.quorum >= 2, "quorum", "at least 2 (a target and a source)")
+        _require(self.max_vector_norm > 0, "max_vector_norm", "above 0")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The part that sites act on: what to train and how. Its digest keys all work kept on a site's disk."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    steph: StephConfig = field(default_factory=StephConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """The whole configuration of a federation's run."""
+
+    preset: Literal["paper"] | None = None
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    device: str = "auto"  # of simulated sites; a real site states its own in its site.yaml
+
+    @property
+    def recipe(self) -> Recipe:
+        """The part that is sent to the sites."""
+        return Recipe(self.model, self.training, self.steph, self.evaluation)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON-ready mapping of a configuration dataclass."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def digest(config: Any) -> str:
+    """SHA-256 of a configuration's canonical JSON."""
+    canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_config(path: Path | None, overrides: list[str] | None = None) -> Config:
+    """Read a federation's YAML and apply ``key.path=value`` overrides, whose values are YAML too.
+
+    Raises:
+        ConfigError: naming the file (or ``--set``) and the key.
+    """
+    mapping = read_yaml(path) if path is not None else {}
+    where = path if path is not None else "configuration"
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"'{override}' is not key=value", where="--set", remedy="Write e.g. steph.K=3")
+        _assign(mapping, key.split("."), _yaml_value(text, override))
+    preset = mapping.get("preset")
+    if preset is not None:
+        if preset not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise ConfigError(f"unknown preset {preset!r}", where=where, remedy=f"Known presets: {known}")
+        mapping = _merged(PRESETS[preset], mapping)
+    return build(Config, mapping, where)
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved configuration as YAML that :func:`load_config` reads back to the same digest."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _yaml_value(text: str, override: str) -> Any:
+    return parse_yaml(f"value: {text}", f"--set {override}")["value"]
+
+
+def _assign(mapping: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        mapping = mapping.setdefault(part, {})
+        if not isinstance(mapping, dict):
+            raise ConfigError(f"'{part}' is a value, not a section", where="--set", remedy="Check the key")
+    mapping[path[-1]] = value
+
+
+def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,62 @@
+"""The terminal: progress on stderr, results on stdout, and one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from common.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, FedstephError
+
+out = Console()
+err = Console(stderr=True, soft_wrap=True)
+
+
+def progress_bars() -> Progress:
+    """Bars on stderr, which vanish when they are done; nothing where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def run(command: Callable[[], object]) -> int:
+    """Run a command and give its exit code; the cause of a failure is the last line on stderr."""
+    try:
+        code = command()
+        return code if isinstance(code, int) else EXIT_DONE
+    except FedstephError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        err.print("stopped; run the same command again to go on", markup=False)
+        return 130
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            err.print(context.get_usage(), markup=False, highlight=False)
+        err.print(f"error: {error.format_message()}", style="red", markup=False, highlight=False)
+        return EXIT_INPUT
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_DONE
+    except Exception as error:  # noqa: BLE001 (whatever else comes here is a bug of ours, and is said to be one)
+        traceback.print_exc()
+        err.print(
+            f"bug: {type(error).__name__}: {error}. This is not your fault; please report it with the lines above",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+        return EXIT_BUG

@@ -1,0 +1,203 @@
+"""The run as the coordinator sees it: four phases, a quorum, and an outcome that names every failure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from common import protocol
+from common.config import Config
+from common.errors import FedstephError, QuorumError
+from common.protocol import RunId
+from server.rounds import Round, exchange
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A site that is out, the phase in which it failed, and the reason as far as the server may know it."""
+
+    site: str
+    phase: str
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """What a run leaves at the server; no vector and no exact count is in it."""
+
+    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+class Federation:
+    """One run over one grid. :meth:`run` reads as the protocol does."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: Config,
+        run: str,
+        report: Callable[[str, float, float], None] = lambda phase, done, total: None,
+    ) -> None:
+        self.grid = grid
+        self.config = config
+        self.id = RunId(config.federation.name, run)
+        self.outcome = Outcome()
+        self._report = report
+        self._names: dict[int, str] = {}  # node -> site, of the sites still in the run
+
+    def run(self) -> Outcome:
+        """Hello, local training, sharing, merging.
+
+        Raises:
+            QuorumError: too few sites are left; ``outcome`` then still names every failure.
+        """
+        recipe, limit = self.config.recipe, self.config.federation.deadlines
+        targets = self.config.federation.targets
+        self._hello(limit.hello)
+
+        local = {
+            node: protocol.TrainLocal(self.id, recipe, every_fold=name in targets)
+            for node, name in self._names.items()
+        }
+        self._phase(protocol.LOCAL, local, protocol.TrainLocalReply, limit.local)
+
+        share = {
+            node: protocol.Share(self.id, recipe, tuple(target for target in targets if target != name))
+            for node, name in self._names.items()
+            if set(targets) - {name}
+        }
+        sealed = self._phase(protocol.SHARE, share, protocol.ShareReply, limit.share)
+        mail = self._sort_mail(sealed)
+
+        merge = {
+            node: protocol.Merge(self.id, recipe, self.config.federation.max_vector_norm)
+            for node, name in self._names.items()
+            if mail.get(name)
+        }
+        merged = self._phase(
+            protocol.MERGE,
+            merge,
+            protocol.MergeReply,
+            limit.merge,
+            envelopes={node: mail[self._names[node]] for node in merge},
+        )
+        for node, (reply, _) in merged.items():
+            self.outcome.targets[self._names[node]] = asdict(reply)
+            for sender in reply.refused:
+                self._fail(sender, protocol.MERGE, f"its vector was refused by {self._names[node]}")
+        return self.outcome
+
+    def _hello(self, deadline: float) -> None:
+        nodes = self._nodes(deadline)
+        requests = {node: protocol.pack(protocol.Hello(self.id)) for node in nodes}
+        round_ = self._exchange(protocol.HELLO, requests, deadline)
+        for node, reason in round_.failures.items():
+            self._fail(f"node {node}", protocol.HELLO, reason)
+        for node, answer in sorted(round_.answers.items()):
+            try:
+                reply = protocol.read(answer, protocol.HelloReply, f"node {node}")
+            except FedstephError as error:
+                self._fail(f"node {node}", protocol.HELLO, str(error))
+                continue
+            if reason := self._mismatch(reply):
+                self._fail(reply.site, protocol.HELLO, reason)
+            else:
+                self._names[node] = reply.site
+        for name in self.config.federation.sites:
+            if name not in self._names.values() and name not in {f.site for f in self.outcome.failures}:
+                self._fail(name, protocol.HELLO, f"it did not take part within {deadline:g} s")
+        self._require_quorum(protocol.HELLO)
+
+    def _nodes(self, deadline: float) -> list[int]:
+        """Wait for as many nodes as there are sites; whoever is missing then is missed by name."""
+        until = time.monotonic() + deadline
+        while True:
+            nodes = list(self.grid.get_node_ids())
+            if len(nodes) >= len(self.config.federation.sites) or time.monotonic() > until:
+                return nodes
+            time.sleep(0.5)
+
+    def _mismatch(self, reply: protocol.HelloReply) -> str | None:
+        expected, width = self.config.federation.sites, self.config.model.width
+        if reply.site in self._names.values():
+            return "two nodes call themselves by this name"
+        if reply.site not in expected:
+            return "it is not among federation.sites"
+        if reply.width != width:
+            return (
+                f"its features ({reply.encoder or 'unnamed encoder'}) are {reply.width} wide, "
+                f"the federation's {width}"
+            )
+        return None
+
+    def _phase(
+        self,
+        action: str,
+        requests: Mapping[int, Any],
+        reply_type: type[T],
+        deadline: float,
+        envelopes: Mapping[int, Mapping[str, bytes]] | None = None,
+    ) -> dict[int, tuple[T, Mapping[str, bytes]]]:
+        packed = {n: protocol.pack(r, (envelopes or {}).get(n)) for n, r in requests.items()}
+        round_ = self._exchange(action, packed, deadline)
+        replies: dict[int, tuple[T, Mapping[str, bytes]]] = {}
+        failures = dict(round_.failures)
+        for node, answer in round_.answers.items():
+            try:
+                replies[node] = protocol.read(answer, reply_type, "its answer"), answer.envelopes
+            except FedstephError as error:
+                failures[node] = str(error)
+        for node, reason in failures.items():
+            self._fail(self._names.pop(node), action, reason)
+        self._require_quorum(action)
+        return replies
+
+    def _sort_mail(
+        self, sealed: Mapping[int, tuple[Any, Mapping[str, bytes]]]
+    ) -> dict[str, dict[str, bytes]]:
+        """Envelopes by recipient and then by sender, unopened; a target that nobody wrote to has failed."""
+        mail: dict[str, dict[str, bytes]] = {target: {} for target in self.config.federation.targets}
+        for node, (_, envelopes) in sealed.items():
+            for recipient, content in envelopes.items():
+                if recipient in mail:
+                    mail[recipient][self._names[node]] = content
+        for target, letters in mail.items():
+            if not letters and target in self._names.values():
+                self._fail(target, protocol.SHARE, "no source sent it a vector")
+        return mail
+
+    def _exchange(self, action: str, requests: Mapping[int, RecordDict], deadline: float) -> Round:
+        self._report(action, 0, max(1, len(requests)))
+        found = exchange(
+            self.grid, action, requests, deadline, lambda done, total: self._report(action, done, total)
+        )
+        self.outcome.seconds[action] = round(found.seconds, 3)
+        self.outcome.bytes += found.bytes_sent + found.bytes_received
+        return found
+
+    def _fail(self, site: str, phase: str, reason: str) -> None:
+        self.outcome.failures.append(Failure(site, phase, reason))
+
+    def _require_quorum(self, phase: str) -> None:
+        left, quorum = set(self._names.values()), self.config.federation.quorum
+        targets = left & set(self.config.federation.targets)
+        if len(left) >= quorum and targets:
+            return
+        named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in self.outcome.failures)
+        what = f"{len(left)} of {quorum} sites needed" if targets else "no target is left"
+        raise QuorumError(f"the quorum is lost ({what}). {named}", where=phase)

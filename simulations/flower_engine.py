@@ -1,0 +1,161 @@
+"""The real engine: a SuperLink of our own on loopback, Ray behind it, and the run's true status.
+
+A plain ``flwr run`` starts a SuperLink that stays, freezes its folder and environment, and reports success
+whatever happened. Here it runs from an empty folder with a home of its own, sized to this machine, and is
+stopped by its process id; the run's status is read, not the exit code of ``flwr run``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from client.site import SIMULATED_SITES
+from common import atomic
+from common.errors import EngineError
+from simulations.flower_app import assemble
+
+_START_SECONDS = 90.0
+_POLL_SECONDS = 1.0
+_CONNECTION = "fedsteph"
+
+
+def run_with_flower(run_folder: Path, *, gpus_per_site: float = 0.0) -> None:
+    """Run a prepared run folder's federation on Flower's simulation engine.
+
+    Raises:
+        EngineError: Flower did not start, or the run did not end well; Flower's log is named.
+    """
+    home = run_folder / "flower"
+    app = assemble(home / "fedsteph")
+    n_sites = len(json.loads((run_folder / SIMULATED_SITES).read_text()))
+    with _superlink(home) as environment:
+        atomic.write_text(home / "run.toml", f"run-folder = {json.dumps(str(run_folder.resolve()))}\n")
+        started = _flwr(
+            ["run", str(app), _CONNECTION, "--run-config", str(home / "run.toml"), "--format", "json"]
+            + ["--federation-config", _resources(n_sites, gpus_per_site)],
+            environment,
+            home,
+        )
+        run_id = str(started.get("run-id"))
+        while True:
+            time.sleep(_POLL_SECONDS)
+            run = _flwr(["ls", _CONNECTION, "--run-id", run_id, "--format", "json"], environment, home)
+            status = str(run["runs"][0]["status"])
+            if status.startswith("finished"):
+                break
+    if status != "finished:completed":
+        raise EngineError(
+            f"Flower ended the run as {status}", where=home / "superlink.log", remedy="See that log"
+        )
+
+
+def _resources(n_sites: int, gpus_per_site: float) -> str:
+    # One core per simulated site: as many sites train at a time as there are cores, none of them starved.
+    return (
+        f"num-supernodes={n_sites} client-resources-num-cpus=1 client-resources-num-gpus={gpus_per_site} "
+        f'init-args-num-cpus={os.cpu_count() or 1} init-args-log-to-driver=false backend="ray"'
+    )
+
+
+@contextmanager
+def _superlink(home: Path) -> Iterator[dict[str, str]]:
+    """A SuperLink on a free loopback port, up when the block starts and gone when it ends."""
+    empty = home / "empty"  # a SuperLink puts its folder first on the path: nothing may lie there
+    empty.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str((home / "home").resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "NO_COLOR": "1",
+    }
+    atomic.write_text(
+        home / "home" / "config.toml",
+        f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
+        f'address = "127.0.0.1:{port}"\ninsecure = true\n',
+    )
+    command = [_program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = home / "superlink.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=empty, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait_until_up(process, port, log)
+            yield environment
+        finally:
+            _stop(process)
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise EngineError(
+                f"the SuperLink ended at once with code {process.returncode}", where=log, remedy="See that log"
+            )
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
+                if response.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise EngineError(f"the SuperLink was not up within {_START_SECONDS:g} s", where=log)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _flwr(arguments: list[str], environment: dict[str, str], home: Path) -> dict[str, Any]:
+    """Call the ``flwr`` command and read the JSON object in its output."""
+    done = subprocess.run(
+        [_program("flwr"), *arguments],
+        env=environment,
+        cwd=home / "empty",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"\{.*\}", done.stdout, flags=re.DOTALL)
+    answer: dict[str, Any] = json.loads(found.group()) if found else {}
+    if done.returncode != 0 or not answer.get("success"):
+        reason = answer.get("error-message") or (done.stderr or done.stdout).strip()[-500:]
+        raise EngineError(f"'flwr {arguments[0]}' failed: {reason}", where=home / "superlink.log")
+    return answer
+
+
+def _program(name: str) -> str:
+    # The program of this very environment, whether or not it is activated.
+    return str(Path(sys.executable).parent / name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

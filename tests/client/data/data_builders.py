@@ -1,0 +1,56 @@
+"""Real files of every layout, good ones and broken ones, for the tests of ``client.data``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+HEADER = ("patient_id", "pathology_id", "project", "t", "e")
+
+
+def features(n: int = 5, d: int = 4, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def write_h5(
+    path: Path,
+    values: Any,
+    *,
+    key: str = "features",
+    encoder: str | None = None,
+    magnification: float | None = None,
+    **options: Any,
+) -> Path:
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset(key, data=values, **options)
+        coords = file.create_dataset("coords", data=np.zeros((3, 2), dtype=np.int64))
+        if encoder is not None:
+            dataset.attrs["encoder"] = encoder
+        if magnification is not None:
+            coords.attrs["target_magnification"] = magnification
+    return path
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def write_site(folder: Path, n_patients: int = 12, d: int = 4) -> Path:
+    """A site without a problem: one TRIDENT slide per patient, and a second one for the first patient."""
+    (folder / "features").mkdir(parents=True)
+    slides = [(f"P{i:02d}", f"P{i:02d}-DX1.uuid") for i in range(n_patients)] + [("P00", "P00-DX2.uuid")]
+    for i, (_, slide) in enumerate(slides):
+        write_h5(
+            folder / "features" / f"{slide}.h5", features(3 + i, d, i), encoder="uni_v2", magnification=20
+        )
+    times = {patient: 400.0 + 50 * i for i, (patient, _) in enumerate(slides[:n_patients])}
+    rows = [(patient, slide, "KIRP", times[patient], int(patient[1:]) % 2) for patient, slide in slides]
+    write_csv(folder / "labels.csv", [HEADER, *rows])
+    return folder

@@ -1,0 +1,209 @@
+"""The label table: IDs stay what they are, times become days, and every bad row is reported at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from data_builders import HEADER, write_csv
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.data.labels import Patient, listed_ids, read_labels
+from client.data.settings import Columns, DataSettings
+from common.errors import LabelError
+
+DEFAULT = DataSettings()
+HEAD = ",".join(HEADER) + "\n"
+
+
+def table(folder: Path, text: str | bytes) -> Path:
+    path = folder / "labels.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_patients_are_sorted_and_slides_keep_their_order(tmp_path: Path) -> None:
+    path = table(tmp_path, HEAD + "B,S3,KIRP,10,0\nA,S2,KIRP,734.0,1\nA,S1,KIRP,734,1.0\n")
+    patients, problems = read_labels(path, DEFAULT)
+    assert patients == [
+        Patient("A", 734.0, 1, ("S2", "S1"), "KIRP"),
+        Patient("B", 10.0, 0, ("S3",), "KIRP"),
+    ]
+    assert problems == []
+
+
+@pytest.mark.parametrize("identity", ["007", "NA", "null", "1e5", "nan", "Ä-1", "a,b", 'a"b', "1.0", "True"])
+def test_an_id_is_text(identity: str, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "labels.csv", [HEADER, (identity, identity, "", 5, 1)])
+    assert read_labels(path, DEFAULT) == ([Patient(identity, 5.0, 1, (identity,))], [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbf" + HEAD.encode() + b"A,S,KIRP,5,1\n",
+        HEAD.replace("\n", "\r\n") + "A,S,KIRP,5,1\r\n",
+        HEAD + "A,S,KIRP,5,1",
+        HEAD + "\n,,,,\n  A , S ,KIRP, 5 , 1 \n\n",
+        " patient_id ,pathology_id,project,t,e,,\nA,S,KIRP,5,1,,\n",
+        "e,t,pathology_id,patient_id,project,age\ntrue,5,S,A,KIRP,63\n",
+        HEAD + '"A","S","KIRP","5","TRUE"\n',
+    ],
+)
+def test_what_spreadsheets_make_of_it_is_read(text: str | bytes, tmp_path: Path) -> None:
+    assert read_labels(table(tmp_path, text), DEFAULT) == ([Patient("A", 5.0, 1, ("S",), "KIRP")], [])
+
+
+def test_the_project_is_optional(tmp_path: Path) -> None:
+    path = table(tmp_path, "patient_id,pathology_id,t,e\nA,S,5,1\n")
+    assert read_labels(path, DEFAULT) == ([Patient("A", 5.0, 1, ("S",))], [])
+
+
+def test_units_and_censorship(tmp_path: Path) -> None:
+    path = table(tmp_path, "case,slide,years,censored\nA,S1,2,1\nB,S2,0.5,0\nC,S3,0,false\n")
+    columns = Columns(patient="case", slide="slide", time="years", censorship="censored")
+    patients, problems = read_labels(path, DataSettings(columns=columns, time_unit="years"))
+    assert [(p.t, p.e) for p in patients] == [(730.0, 0), (182.5, 1), (0.0, 1)]
+    assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("", "has no rows"),
+        ("\n\n", "has no rows"),
+        (HEAD, "has no rows"),
+        (HEAD + ",,,,\n", "has no rows"),
+        (
+            "patient_id,pathology_id,project,e\nA,S,K,1\n",
+            "has no column 't'; it has 'patient_id', 'pathology",
+        ),
+        ("patient_id,pathology_id,t\nA,S,5\n", "has no column 'e'"),
+        ("Patient_ID,pathology_id,t,e\nA,S,5,1\n", "it has 'Patient_ID'"),
+        ("a,b\n1,2\n", "has no column 'patient_id', 'pathology_id', 't', 'e'"),
+        ("patient_id,pathology_id,t,censorship\nA,S,5,1\n", "'data.columns.censorship: censorship'"),
+        ("patient_id,pathology_id,t,t,e\nA,S,5,6,1\n", "has the column 't' more than once"),
+        (HEAD.replace(",", ";") + "A;S;K;5;1\n", "separated by semicolons"),
+        (HEAD.replace(",", "\t") + "A\tS\tK\t5\t1\n", "separated by tabs"),
+        (HEAD + "A,S,K,5,1\nA,S2,K,5,5,1\n", "labels.csv:3: has 6 cells and 5 columns"),
+        (HEAD + 'A,"S,K,5,1\n', "is not CSV at line 2"),
+        (HEAD + '"A"x,S,K,5,1\n', "is not CSV at line 2"),
+        (HEAD.encode("utf-16"), "is not UTF-8"),
+        (HEAD.encode() + b"M\xfcller,S,K,5,1\n", "is not UTF-8"),
+        (b"\x89HDF\r\n\x1a\n\x00\xff", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_label_table(text: str | bytes, fragment: str, tmp_path: Path) -> None:
+    path = table(tmp_path, text)
+    with pytest.raises(LabelError, match=re.escape(fragment)) as caught:
+        read_labels(path, DEFAULT)
+    assert str(path) in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_an_absent_table_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"absent\.csv: cannot be read \(No such file"):
+        read_labels(tmp_path / "absent.csv", DEFAULT)
+    with pytest.raises(LabelError, match=r"cannot be read \(Is a directory\)"):
+        read_labels(tmp_path, DEFAULT)
+
+
+GOOD_ROW = "A,S1,K,5,1\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "fragment"),
+    [
+        ("B,S2,K,soon,1", "'t' is 'soon', not a number"),
+        ("B,S2,K,,1", "'t' is '', not a number"),
+        ("B,S2,K,nan,1", "'t' is 'nan', not a number"),
+        ('B,S2,K,"1,5",1', "'t' is '1,5', not a number"),
+        ("B,S2,K,-1,1", "'t' is -1, before the start"),
+        ("B,S2,K,inf,1", "more than 150 years"),
+        ("B,S2,K,-inf,1", "before the start"),
+        ("B,S2,K,54751,1", "'t' is 54751 days, more than 150 years"),
+        ("B,S2,K,5,2", "'e' is '2', not 0 or 1"),
+        ("B,S2,K,5,", "'e' is '', not 0 or 1"),
+        ("B,S2,K,5", "'e' is '', not 0 or 1"),
+        ("B,S2,K,5,dead", "'e' is 'dead', not 0 or 1"),
+        ("B,S2,K,5,0.5", "'e' is '0.5', not 0 or 1"),
+        (",S2,K,5,1", "'patient_id' is empty"),
+        ("B,,K,5,1", "'pathology_id' is empty"),
+        ("A,S1,K,5,1", "the slide 'S1' is already in line 2"),
+        ("B,S1,K,5,1", "the slide 'S1' is already in line 2"),
+        ("A,S2,K,6,1", "the patient 'A' has another time or event than in line 2"),
+        ("A,S2,K,5,0", "the patient 'A' has another time or event than in line 2"),
+    ],
+)
+def test_a_bad_row_is_named(row: str, fragment: str, tmp_path: Path) -> None:
+    path = table(tmp_path, HEAD + GOOD_ROW + row + "\n")
+    patients, problems = read_labels(path, DEFAULT)
+    assert [problem.where for problem in problems] == [f"{path}:3"]
+    assert fragment in problems[0].what
+    assert problems[0].severity == "error"
+    assert problems[0].remedy
+    assert [patient.id for patient in patients] == ["A"]
+
+
+def test_all_problems_of_all_rows_come_together(tmp_path: Path) -> None:
+    path = table(tmp_path, HEAD + ",,K,x,y\n" + GOOD_ROW + "B,S2,K,-1,1\n")
+    _, problems = read_labels(path, DEFAULT)
+    assert [problem.where.rpartition(":")[2] for problem in problems] == ["2", "2", "2", "2", "4"]
+
+
+def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:
+    path = table(tmp_path, HEAD + "\n" + GOOD_ROW + "\nB,S2,K,x,1\n")
+    assert [problem.where for problem in read_labels(path, DEFAULT)[1]] == [f"{path}:5"]
+
+
+def test_ids_of_bad_rows_count_as_listed(tmp_path: Path) -> None:
+    path = table(tmp_path, HEAD + GOOD_ROW + "B,S2,K,x,1\n,S3,K,5,1\n")
+    assert listed_ids(path, DEFAULT) == ({"A", "B"}, {"S1", "S2", "S3"})
+
+
+def rows(times: Sequence[float]) -> str:
+    return HEAD + "".join(f"P{i},S{i},K,{t},1\n" for i, t in enumerate(times))
+
+
+def test_short_times_raise_doubts_about_the_unit_and_no_conversion(tmp_path: Path) -> None:
+    path = table(tmp_path, rows([20 * i for i in range(10)]))
+    patients, problems = read_labels(path, DEFAULT)
+    assert [(p.severity, p.what) for p in problems] == [
+        ("warning", "the longest follow-up is 180 days: are these months?")
+    ]
+    assert max(patient.t for patient in patients) == 180
+    assert read_labels(path, DataSettings(time_unit="months"))[1] == []
+    assert read_labels(table(tmp_path, rows([*range(9), 200])), DEFAULT)[1] == []
+    assert read_labels(table(tmp_path, rows(range(9))), DEFAULT)[1] == []
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(str.strip).filter(bool)
+LABEL = st.tuples(st.floats(0, 150 * 365), st.booleans())
+
+
+@given(labels=st.dictionaries(TEXT, LABEL, min_size=1, max_size=8), project=TEXT)
+def test_any_ids_and_times_survive(
+    labels: dict[str, tuple[float, bool]], project: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "labels.csv"
+    write_csv(path, [HEADER, *((key, key, project, t, e) for key, (t, e) in labels.items())])
+    patients, problems = read_labels(path, DEFAULT)
+    assert problems == []
+    assert patients == [Patient(key, *labels[key], (key,), project) for key in sorted(labels)]
+
+
+@given(
+    content=st.binary(max_size=200) | st.text().map(str.encode), head=st.sampled_from([b"", HEAD.encode()])
+)
+def test_any_bytes_give_typed_errors_only(
+    content: bytes, head: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "random.csv"
+    path.write_bytes(head + content)
+    try:
+        read_labels(path, DEFAULT)
+    except LabelError as error:
+        assert str(path) in str(error)

@@ -1,0 +1,143 @@
+"""STEPH against numbers that an independent implementation computed once (tests/oracles)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from client.batch import Batch
+from client.steph.losses import aggregation_loss, mixing_loss
+from client.steph.mixture import Mixture, coefficients
+from client.steph.model import Steph
+from client.training import _groups
+from common.abmil import ABMIL, Architecture
+from common.config import StephConfig
+from common.survival import nll
+from common.task_vector import TaskVector
+
+ORACLES = Path(__file__).parents[2] / "oracles"
+ARCHITECTURE = Architecture(width=24, embed=16, attention=12, n_bins=8)
+ENCODER_NAMES = {
+    "feat_proj.0": "embed",
+    "attention_net.attention_a.0": "attention_V",
+    "attention_net.attention_b.0": "attention_U",
+    "attention_net.attention_c": "attention_c",
+    "pred_head": "head",
+}
+NET_NAMES = {
+    "regulate_layer_emb.0": "hypernetwork.encoder.embed",
+    "regulate_layer_prj": "hypernetwork.head_agg",
+    "vecmix_layer": "hypernetwork.head_mix",
+    "pred_head": "head",
+}
+
+
+def renamed(tensors, prefix, names):
+    found = {}
+    for key, tensor in tensors.items():
+        if key.startswith(prefix):
+            name = key.removeprefix(prefix)
+            theirs = next(n for n in names if name.startswith(n + "."))
+            found[names[theirs] + name.removeprefix(theirs)] = tensor
+    return found
+
+
+class Oracle:
+    def __init__(self):
+        self.tensors = load_file(ORACLES / "steph_small.safetensors")
+        m0 = self.abmil("M0/")
+        target = TaskVector.between(self.abmil("target/"), m0)
+        sources = [TaskVector.between(self.abmil(f"src{k}/"), m0) for k in range(4)]
+        self.mixture = Mixture.of(m0, target, sources)
+        self.labels = self.tensors["in/label_te"]
+        self.bags = [self.tensors[f"in/X{i}"] for i in range(3)]
+
+    def abmil(self, prefix):
+        model = ABMIL(ARCHITECTURE)
+        model.load_state_dict(renamed(self.tensors, prefix, ENCODER_NAMES))
+        return model
+
+    def steph(self, dtype=torch.float32):
+        mixture = self.mixture
+        if dtype == torch.float64:
+            mixture = Mixture(ARCHITECTURE, mixture.theta_0.double(), mixture.stack.double())
+        model = Steph(mixture, StephConfig(K=2, beta=0.05, balance=True), dropout=0.0).to(dtype)
+        model.load_state_dict(renamed(self.tensors, "net/", NET_NAMES))
+        return model
+
+    def batch(self, indices, dtype=torch.float32):
+        bags = [self.bags[i].to(dtype) for i in indices]
+        lengths = torch.tensor([len(bag) for bag in bags])
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        padded = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True)
+        labels = self.labels[list(indices)]
+        return Batch(padded, None if mask.all() else mask, labels[:, 0].long(), labels[:, 1])
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return Oracle()
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_routing_merge_and_hazards(oracle, i):
+    model, batch = oracle.steph(), oracle.batch([i])
+    routing = model.route(batch.bags)
+    close(routing.w[0], oracle.tensors[f"out/w{i}"])
+    close(routing.lam[0], oracle.tensors[f"out/lambda{i}"])
+    assert routing.kept[0].tolist() == oracle.tensors[f"out/sel{i}"].tolist()
+    merged = model.mixture.merge(coefficients(routing.w, routing.lam, routing.kept))
+    expected = renamed(oracle.tensors, f"out/merged{i}/", ENCODER_NAMES)
+    for name, tensor in merged.items():
+        close(tensor[0], expected[name])
+    hazards = model(batch.bags)
+    close(hazards[0], oracle.tensors[f"out/hazards{i}"])
+    close(torch.logit(hazards[0]), oracle.tensors[f"out/logits{i}"])
+
+
+def test_float64_agrees_to_eleven_digits(oracle):
+    model = oracle.steph(torch.float64)
+    for i in range(3):
+        batch = oracle.batch([i], torch.float64)
+        torch.testing.assert_close(
+            model(batch.bags)[0], oracle.tensors[f"out64/hazards{i}"], rtol=1e-11, atol=1e-11
+        )
+    loss = model.loss(oracle.batch([0, 1, 2], torch.float64), gamma=0.0, alpha=0.5)
+    parts = nll(model(oracle.batch([0, 1, 2], torch.float64).bags, oracle.batch([0, 1, 2]).mask),
+                oracle.labels[:, 0].long(), oracle.labels[:, 1]).mean()
+    assert float(parts) == pytest.approx(2.51262318790, abs=1e-9)
+    assert float(loss.mean()) == pytest.approx(2.51262318790 + 0.05 * 0.63592221, abs=1e-8)
+
+
+@pytest.mark.parametrize("grouping", [[[0, 1, 2]], [[0], [1], [2]], [[0, 1], [2]]])
+def test_losses_gradients_and_one_adamw_step(oracle, grouping):
+    """The same numbers whether bags run alone or padded together."""
+    model = oracle.steph()
+    model.train()
+    total = 0.0
+    for group in grouping:
+        loss = model.loss(oracle.batch(group), gamma=0.05, alpha=0.5).sum() / 3
+        loss.backward()
+        total += float(loss)
+    assert total == pytest.approx(2.88817854404, rel=1e-5)
+    gradients = renamed(oracle.tensors, "out/grad/", NET_NAMES)
+    named = dict(model.named_parameters())
+    assert gradients.keys() == named.keys()
+    for name, gradient in gradients.items():
+        close(named[name].grad, gradient)
+    torch.optim.AdamW(_groups(model, 1e-5), lr=1e-4).step()
+    for name, value in renamed(oracle.tensors, "out/after_adamw/", NET_NAMES).items():
+        torch.testing.assert_close(named[name].detach(), value, rtol=1e-5, atol=2e-6)
+
+
+def test_regularisers(oracle):
+    routing = [oracle.steph().route(oracle.batch([i]).bags) for i in range(3)]
+    l_agg = sum(float(aggregation_loss(r.w, r.kept, balance=True)) for r in routing) / 3
+    l_mix = sum(float(mixing_loss(r.lam, r.kept)) for r in routing) / 3
+    assert l_agg == pytest.approx(6.87518491, rel=1e-5)
+    assert l_mix == pytest.approx(0.63592221, rel=1e-5)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.data.discovery import first_header
+from client.data.bags import open_cohort
 from client.results import public_view
 from client.sharing import incoming, outgoing
 from client.site import Site, site_of_node
@@ -31,8 +31,8 @@ def hello(message: Message, context: Context) -> Message:
     """Say who is there and what its features are."""
 
     def answer(site: Site, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
-        header = first_header(site.folder, site.data)
-        return protocol.HelloReply(site.name, version("fedsteph"), header.encoder, header.width), {}
+        cohort = open_cohort(site.folder, site.data)
+        return protocol.HelloReply(site.name, version("fedsteph"), cohort.encoder, cohort.width), {}
 
     return _handle(message, context, Hello, answer)
 

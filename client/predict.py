@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from client.data.bags import BagCache, Cohort
-from client.data.discovery import open_features
-from client.data.labels import Patient
+from client.data.formats import is_feature_file
+from client.data.labels import Patient, read_labels
+from client.data.problems import refuse_errors
+from client.data.settings import DataSettings
+from client.data.table import read_table
 from client.model_file import LoadedModel, load_model
 from client.steph.model import Steph
 from common import atomic
 from common.concordance import pairs
+from common.errors import DataError, LabelError
 from common.survival import risk_score, survival_from_hazards
 
 
@@ -27,3 +32,96 @@ class Prediction:
     n_patients: int
     c_index: float | None
     n_comparable: int
+
+
+def predict_file(
+    model: Path,
+    features: Path,
+    labels: Path | None,
+    out: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Prediction:
+    """Predict every patient and write one CSV row each.
+
+    Columns: ``patient_id``, ``risk`` (higher = worse), ``survival_1y`` .. (probability of living so many
+    years of 365 days), and for an enhanced model per source ``w_<source>`` (0 where it was not kept) and
+    ``lam_<source>``.
+
+    Args:
+        labels: CSV that names each patient's slides, with outcomes or without; None: every file is a patient.
+
+    Raises:
+        ModelFileError: ``model`` is none.
+        DataError: a feature file or the labels cannot be used.
+    """
+    loaded = load_model(model)
+    files = _files(features)
+    slides = _slides(labels, files)
+    cohort = Cohort(
+        [Patient(name, 0.0, 0, of) for name, of in slides.items()], files, loaded.architecture.width, BagCache(0)
+    )
+    rows = []
+    for i, patient in enumerate(cohort.patients):
+        rows.append({"patient_id": patient.id, **_row(loaded, cohort.bag(i))})
+        report(i + 1, len(cohort))
+    table = pd.DataFrame(rows)
+    atomic.write_text(out, table.to_csv(index=False))
+    return _judged(table, labels)
+
+
+@torch.no_grad()
+def _row(loaded: LoadedModel, bag: Tensor) -> dict[str, float]:
+    bags = bag.unsqueeze(0)
+    weights: dict[str, float] = {}
+    if isinstance(loaded.model, Steph):
+        routing = loaded.model.route(bags)
+        hazards = loaded.model.hazards(bags, None, routing)[0]
+        kept = {int(k) for k in routing.kept[0]}
+        for k, source in enumerate(loaded.sources):
+            weights[f"w_{source}"] = float(routing.w[0, k]) if k in kept else 0.0
+            weights[f"lam_{source}"] = float(routing.lam[0, k])
+    else:
+        hazards = loaded.model(bags)[0]
+    survival = survival_from_hazards(hazards.double())
+    years = {f"survival_{year}y": float(value) for year, value in enumerate(survival, 1)}
+    return {"risk": float(risk_score(hazards.double())), **years, **weights}
+
+
+def _files(features: Path) -> dict[str, Path]:
+    if not features.is_dir():
+        raise DataError("there is no such folder", where=features, remedy="Give the folder of feature files")
+    files = {path.stem: path for path in sorted(features.iterdir()) if is_feature_file(path)}
+    if not files:
+        raise DataError("holds no feature file", where=features, remedy="Give a folder of .h5 or .pt files")
+    return files
+
+
+def _slides(labels: Path | None, files: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+    if labels is None:
+        return {slide: (slide,) for slide in files}
+    columns = DataSettings().columns
+    table = read_table(labels, LabelError)
+    table.require([columns.patient, columns.slide], "Name each patient's slides, one row a slide")
+    slides: dict[str, tuple[str, ...]] = {}
+    for line, row in table.rows:
+        patient, slide = row[columns.patient], row[columns.slide]
+        if slide not in files:
+            raise LabelError(
+                f"the slide '{slide}' has no feature file", where=f"{labels}:{line}", remedy="Add it or the row's slide"
+            )
+        slides[patient] = (*slides.get(patient, ()), slide)
+    return slides
+
+
+def _judged(table: pd.DataFrame, labels: Path | None) -> Prediction:
+    columns = DataSettings().columns
+    if labels is None or not {columns.time, columns.event} <= set(read_table(labels, LabelError).columns):
+        return Prediction(len(table), None, 0)
+    patients, problems = read_labels(labels, DataSettings())
+    refuse_errors(problems, labels)
+    by_id = {patient.id: patient for patient in patients}
+    known = [by_id[name] for name in table["patient_id"]]
+    found = pairs(
+        table["risk"].to_numpy(), np.array([p.t for p in known]), np.array([p.e for p in known])
+    )
+    return Prediction(len(table), found.c_index, found.n_comparable)

@@ -11,6 +11,7 @@ from typing import Any
 from client.steph.fold import METHODS, FoldResult
 from client.workspace import Workspace
 from common.concordance import Pairs, bootstrap_mean
+from common.config import EvaluationConfig
 from common.protocol import MergeReply, band
 
 
@@ -22,18 +23,7 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
     evaluation, cohort = workspace.recipe.evaluation, workspace.cohort
     tested = {method: [fold.pairs(method) for fold in folds] for method in METHODS}
 
-    def interval(methods: list[list[Pairs]], signs: list[float]) -> list[float] | None:
-        found = bootstrap_mean(methods, signs, resamples=evaluation.bootstrap, seed=evaluation.split_seed)
-        return None if found is None else list(found)
-
-    methods: dict[str, dict[str, Any]] = {
-        name: {
-            "c_index": [one.c_index for one in pairs],
-            "mean": _mean([one.c_index for one in pairs]),
-            "interval_95": interval([pairs], [1.0]),
-        }
-        for name, pairs in tested.items()
-    }
+    methods = {name: method_row(pairs, evaluation) for name, pairs in tested.items()}
     methods["steph"] |= {
         "gamma": [fold.selection.gamma for fold in folds],
         "gamma_reason": [fold.selection.gamma_reason for fold in folds],
@@ -54,7 +44,7 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
         "methods": methods,
         "steph_minus_local": {
             "mean": _difference(methods["steph"]["c_index"], methods["local"]["c_index"]),
-            "interval_95": interval([tested["steph"], tested["local"]], [1.0, -1.0]),
+            "interval_95": _interval([tested["steph"], tested["local"]], [1.0, -1.0], evaluation),
             "folds_won": sum(
                 s > own
                 for s, own in zip(methods["steph"]["c_index"], methods["local"]["c_index"], strict=True)
@@ -65,6 +55,23 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
         },
         "models": str(workspace.folder),
     }
+
+
+def method_row(folds: Sequence[Pairs], evaluation: EvaluationConfig) -> dict[str, Any]:
+    """One method's C-index per fold, its mean, and the mean's 95% bootstrap interval."""
+    c_index = [fold.c_index for fold in folds]
+    return {
+        "c_index": c_index,
+        "mean": _mean(c_index),
+        "interval_95": _interval([list(folds)], [1.0], evaluation),
+    }
+
+
+def _interval(
+    methods: list[list[Pairs]], signs: list[float], evaluation: EvaluationConfig
+) -> list[float] | None:
+    found = bootstrap_mean(methods, signs, resamples=evaluation.bootstrap, seed=evaluation.split_seed)
+    return None if found is None else list(found)
 
 
 def public_view(result: dict[str, Any], refused: Sequence[str]) -> MergeReply:

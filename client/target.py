@@ -43,7 +43,7 @@ def enhance_target(
     for k in range(n_folds):
         write_card(workspace.fold_folder(k) / "local.safetensors", workspace, result, "local", k)
         write_card(folder / f"fold_{k}" / "steph.safetensors", workspace, result, "steph", k)
-    atomic.write_json(folder / RESULT_FILE, result)
+    atomic.write_json(workspace.site.state / RESULT_FILE, result)
     return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 from client.batch import risks
@@ -12,10 +11,11 @@ from client.data.bags import open_cohort
 from client.local import train_local
 from client.model_card import write_card
 from client.model_file import save_abmil
+from client.results import method_row
 from client.site import Site
 from client.workspace import Workspace
 from common.abmil import Architecture, initial_model, model_digest
-from common.concordance import bootstrap_mean, pairs
+from common.concordance import pairs
 from common.config import Config, Recipe
 
 
@@ -51,18 +51,11 @@ def train_site(
         )
         save_abmil(path, final, m0_sha256=str(recipe.model.m0_sha256))
         write_card(path, workspace, None, "local", None)
-    c_index = [fold.c_index for fold in tested]
-    defined = [value for value in c_index if value is not None]
-    interval = bootstrap_mean(
-        [tested], [1.0], resamples=recipe.evaluation.bootstrap, seed=recipe.evaluation.split_seed
-    )
     return {
         "site": site.name,
         "n_patients": len(workspace.cohort),
         "n_events": int(workspace.cohort.events.sum()),
-        "c_index": c_index,
-        "mean": fmean(defined) if defined else None,
-        "interval_95": list(interval) if interval else None,
+        **method_row(tested, recipe.evaluation),
         "model": str(path),
     }
 

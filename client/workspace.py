@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from client.data.bags import Cohort, open_cohort
+from client.data.problems import refuse_errors
 from client.data.splits import Split, make_splits, read_splits
 from client.device import resolve_device
 from client.local import train_local
@@ -90,7 +91,10 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
         SplitError: the site has split files, but fewer than the folds asked for.
     """
     wanted = recipe.evaluation.folds
-    splits, _ = read_splits(site.folder, [patient.id for patient in cohort.patients])
+    splits, problems = read_splits(
+        site.folder, [patient.id for patient in cohort.patients], cohort.dropped
+    )
+    refuse_errors(problems, site.folder)
     if not splits:
         # One fold is still a split into two sides: the first of five.
         splits = make_splits(cohort.patients, max(wanted, 5), recipe.evaluation.split_seed)

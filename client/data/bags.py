@@ -52,6 +52,7 @@ class Cohort:
         width: d, the features per instance.
         cache: shared with all subsets.
         dropped: IDs of patients without a bag because their slides are excluded; splits may name them.
+        encoder: the name of the feature encoder, where the files tell it.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class Cohort:
         width: int,
         cache: BagCache,
         dropped: Sequence[str] = (),
+        encoder: str | None = None,
     ) -> None:
         self.patients = tuple(patients)
         self.width = width
         self.dropped = tuple(dropped)
+        self.encoder = encoder
         self._files = files
         self._cache = cache
 
@@ -97,6 +100,10 @@ class Cohort:
             self._cache.put(patient.id, bag)
         return bag
 
+    def paths(self, patient: Patient) -> list[Path]:
+        """The patient's feature files, in the order of the slides."""
+        return [self._files[slide] for slide in patient.slides]
+
     def subset(self, ids: Iterable[str]) -> Cohort:
         """The patients ``ids`` in the order given, with this cohort's cache.
 
@@ -109,7 +116,8 @@ class Cohort:
                 f"not in the cohort: {len(unknown)} patients (first: '{unknown[0]}')",
                 remedy="Add them to the label table or take them out of the split",
             )
-        return Cohort([by_id[key] for key in ids], self._files, self.width, self._cache, self.dropped)
+        patients = [by_id[key] for key in ids]
+        return Cohort(patients, self._files, self.width, self._cache, self.dropped, self.encoder)
 
 
 def open_cohort(folder: Path, settings: DataSettings) -> Cohort:
@@ -120,5 +128,6 @@ def open_cohort(folder: Path, settings: DataSettings) -> Cohort:
     """
     site = discover(folder, settings)
     refuse_errors(site.problems, folder)
-    width = next(iter(site.headers.values())).width
-    return Cohort(site.patients, site.files, width, BagCache(settings.cache_gib * 2**30), site.dropped)
+    header = next(iter(site.headers.values()))
+    cache = BagCache(settings.cache_gib * 2**30)
+    return Cohort(site.patients, site.files, header.width, cache, site.dropped, header.encoder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 HEADER = ("patient_id", "pathology_id", "project", "t", "e")
 
@@ -34,6 +36,29 @@ def write_h5(
         if magnification is not None:
             coords.attrs["target_magnification"] = magnification
     return path
+
+
+def save(path: Path, content: object, *, legacy: bool = False, protocol: int = 2) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
+    return path
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def h5_bytes() -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["features"] = features()
+    return buffer.getvalue()
+
+
+def pt_bytes(content: object, *, legacy: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=not legacy)
+    return buffer.getvalue()
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> Path:

@@ -1,0 +1,108 @@
+"""The ``fedsteph`` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client import cli as site_commands
+from client.site import site_folders
+from common import console
+from common.config import load_config
+from simulations import simulate as simulation
+from simulations.flower_app import config_folder
+from simulations.run_folder import prepare
+from simulations.simulate import Engine
+from simulations.summary import show
+
+app = typer.Typer(
+    name="fedsteph",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Federated, private survival models from whole-slide images (STEPH).\n\n"
+    "Exit codes: 0 done, 1 your input, 2 a site or the quorum failed, 3 a bug.",
+)
+app.add_typer(site_commands.data, name="data")
+app.command("train")(site_commands.train)
+app.command("predict")(site_commands.predict)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"fedsteph {version('fedsteph')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("simulate")
+def simulate(
+    sites: Annotated[
+        Path | None, typer.Option(help="Folder of site folders; default: six synthetic hospitals are made.")
+    ] = None,
+    config: site_commands.ConfigOption = None,
+    out: Annotated[Path, typer.Option(help="The run folder; the same run in it is resumed.")] = Path("fedsteph-run"),
+    settings: site_commands.SetOption = None,
+    engine: Annotated[Engine, typer.Option(help="Flower's simulation engine, or this process alone.")] = "flower",
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare", help="Write the run folder, for 'flwr run', and stop.")
+    ] = False,
+    as_json: site_commands.JsonOption = False,
+) -> None:
+    """Run a whole federation on this machine: site folders in, enhanced model out.
+
+    \b
+    Examples:
+      fedsteph simulate
+      fedsteph simulate --sites sites --out run --set federation.targets='[kirp]'
+      fedsteph simulate --sites sites --config my.yaml --engine in-process --json > results.json
+
+    Exit codes: 0 done; 1 your input; 2 a site or the quorum failed (results of the others are written
+    where a quorum was left); 3 a bug. The cause is on the last line.
+    """
+    out = out.resolve()
+    if sites is None and config is None:
+        config = config_folder() / "simulate.yaml"
+    loaded = load_config(config, settings)
+    with console.progress_bars() as bars:
+        task = bars.add_task("preparing the sites", total=None)
+        folders = site_folders(sites) if sites else simulation.synthetic_sites(out, loaded.training.seed)
+        run, warnings = prepare(
+            out,
+            loaded,
+            folders,
+            lambda site, done, total: bars.update(
+                task, description=f"checking {site}", completed=done, total=total
+            ),
+        )
+    if warnings:
+        console.err.print(site_commands.problem_table(warnings))
+    names = ", ".join(site.name for site in run.sites)
+    targets = ", ".join(run.config.federation.targets)
+    console.err.print(f"sites: {names}; target: {targets}; run folder: {out}", highlight=False, markup=False)
+    if prepare_only:
+        return
+    results = simulation.run(run, engine)
+    if as_json:
+        print(json.dumps(results, indent=2, allow_nan=False))
+    else:
+        show(run, results)
+    simulation.require_no_failure(run, results)
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(console.run(lambda: app(standalone_mode=False)))

@@ -1,0 +1,29 @@
+"""The row that no model can beat but by luck: the true risk of a synthetic site's patients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from client.results import method_row
+from client.site import Site
+from client.workspace import Workspace
+from common.concordance import pairs
+from common.config import Config
+from simulations.cohorts import TRUTH_FILE
+
+
+def oracle_row(site: Site, config: Config) -> dict[str, Any] | None:
+    """C-index of the true risk on a site's test folds; None where the site's truth is not known."""
+    path = site.folder / TRUTH_FILE
+    if not path.exists():
+        return None
+    truth = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")["risk"]
+    workspace = Workspace.open(site, config.recipe)
+    folds = []
+    for fold in range(len(workspace.splits)):
+        test = workspace.test_part(fold)
+        risk = truth.loc[[patient.id for patient in test.patients]].to_numpy()
+        folds.append(pairs(risk, test.times, test.events))
+    return method_row(folds, config.evaluation)

@@ -1,0 +1,180 @@
+"""The run folder: resolved configuration, manifest, and the sites; the same run resumes, another is refused."""
+
+from __future__ import annotations
+
+import json
+import platform
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from client.data.bags import open_cohort
+from client.data.check import check_site
+from client.data.problems import Problem, refuse_errors
+from client.site import SIMULATED_SITES, Site
+from common import atomic
+from common.abmil import Architecture, initial_model, model_digest
+from common.config import Config, digest, dump_yaml, load_config, to_dict
+from common.errors import ConfigError, DataError, RunFolderError
+from server.app import CONFIG_FILE, MANIFEST_FILE
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A prepared run: what is to be run, over which sites, and where."""
+
+    path: Path
+    config: Config
+    sites: tuple[Site, ...]
+
+    def site_state(self, name: str) -> Path:
+        """Where a simulated site keeps its work."""
+        return self.path / "sites" / name
+
+
+def prepare(
+    path: Path,
+    config: Config,
+    folders: Sequence[Path],
+    on_file: Callable[[str, int, int], None] = lambda site, done, total: None,
+) -> tuple[RunFolder, list[Problem]]:
+    """Check the sites, resolve the configuration over them, and write the run folder or resume it.
+
+    Args:
+        folders: the site folders.
+        on_file: told, while a new run's data are checked, of a site's files done and in total.
+
+    Returns:
+        the run folder, and the warnings of the sites' data check.
+
+    Raises:
+        DataError: every problem of every site, at once.
+        ConfigError: the configuration does not fit the sites.
+        RunFolderError: the folder holds another run.
+    """
+    sites = _choose_sites(folders, config)
+    resolved = _resolve(config, sites)
+    run = RunFolder(path, resolved, tuple(sites))
+    plan = [
+        {"name": site.name, "folder": str(site.folder.resolve()), "device": resolved.device} for site in sites
+    ]
+    if (path / MANIFEST_FILE).exists():
+        _require_same(path, resolved, plan)
+        return run, []
+    warnings = _check_data(sites, on_file)
+    atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
+    atomic.write_json(path / SIMULATED_SITES, plan)
+    atomic.write_json(path / MANIFEST_FILE, _manifest(resolved))  # last: it makes the folder a run
+    return run, warnings
+
+
+def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
+    opened = [Site.open(folder) for folder in folders]
+    by_name = {site.name: site for site in opened}
+    if len(by_name) < len(opened):
+        raise ConfigError("two site folders have the same name", where=folders[0].parent)
+    wanted = config.federation.sites or tuple(by_name)
+    for name in (*wanted, *config.federation.targets):
+        if name not in by_name:
+            raise ConfigError(
+                f"there is no site '{name}'",
+                where="federation.sites or federation.targets",
+                remedy=f"The site folders are: {', '.join(by_name)}",
+            )
+    return [by_name[name] for name in wanted]
+
+
+def _resolve(config: Config, sites: Sequence[Site]) -> Config:
+    """Fill in what the sites decide: their names, the target, the width, and M0's digest."""
+    names = tuple(site.name for site in sites)
+    if len(names) < config.federation.quorum:
+        raise ConfigError(
+            f"{len(names)} sites are fewer than federation.quorum ({config.federation.quorum})",
+            where="federation.quorum",
+            remedy="Add site folders; a federation is a target and at least one source",
+        )
+    federation = replace(config.federation, sites=names, targets=config.federation.targets or names[:1])
+    model = config.model
+    if model.width is None:
+        model = replace(model, width=_common_width(sites))
+    m0 = model_digest(initial_model(Architecture.of(model), model.m0_seed))
+    if model.m0_sha256 not in (None, m0):
+        raise ConfigError(
+            f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one",
+            where="model.m0_sha256",
+            remedy="Remove the key to pin this machine's M0, or use the torch version that made the pinned one",
+        )
+    return replace(config, federation=federation, model=replace(model, m0_sha256=m0))
+
+
+def _common_width(sites: Sequence[Site]) -> int:
+    widths = {site.name: open_cohort(site.folder, site.data).width for site in sites}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{name}: {width}" for name, width in widths.items())
+        raise ConfigError(
+            f"the sites' features differ in width ({listed})",
+            where="model.width",
+            remedy="Extract all sites' features with one encoder, or leave sites out with federation.sites",
+        )
+    return next(iter(widths.values()))
+
+
+def _check_data(sites: Sequence[Site], on_file: Callable[[str, int, int], None]) -> list[Problem]:
+    problems: list[Problem] = []
+    for site in sites:
+
+        def on_site_file(done: int, total: int, name: str = site.name) -> None:
+            on_file(name, done, total)
+
+        report = check_site(site.folder, site.data, on_site_file)
+        problems += report.problems
+    refuse_errors(problems, "the sites' data")
+    return [problem for problem in problems if problem.severity == "warning"]
+
+
+def _require_same(path: Path, config: Config, plan: list[dict[str, Any]]) -> None:
+    try:
+        before = load_config(path / CONFIG_FILE)
+        before_plan = json.loads((path / SIMULATED_SITES).read_text())
+    except (OSError, ValueError, ConfigError) as error:
+        raise RunFolderError(f"is a damaged run folder ({error})", where=path, remedy="Choose another --out") from error
+    keys = _differing(to_dict(before), to_dict(config))
+    if before_plan != plan:
+        keys.append("the site folders")
+    if keys:
+        raise RunFolderError(
+            f"holds a run with another configuration; these differ: {', '.join(keys)}",
+            where=path,
+            remedy="Choose another --out, or give the same configuration to resume that run",
+        )
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key in a.keys() | b.keys():
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, dict) and isinstance(y, dict):
+            keys += _differing(x, y, f"{prefix}{key}.")
+        elif x != y:
+            keys.append(prefix + key)
+    return sorted(keys)
+
+
+def _manifest(config: Config) -> dict[str, Any]:
+    packages = ("fedsteph", "torch", "flwr", "safetensors", "numpy", "h5py", "pandas")
+    return {
+        "schema": "fedsteph/manifest/v1",
+        "run": uuid.uuid4().hex,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "digests": {"config": digest(config), "recipe": digest(config.recipe), "m0": config.model.m0_sha256},
+        "seeds": {
+            "m0": config.model.m0_seed,
+            "training": config.training.seed,
+            "splits": config.evaluation.split_seed,
+        },
+    }

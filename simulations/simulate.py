@@ -1,0 +1,109 @@
+"""One simulated federation from site folders to results: prepare, run an engine, gather, summarise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from client.site import site_folders
+from client.target import RESULT_FILE
+from common import atomic
+from common.errors import EngineError, FedstephError, QuorumError, SiteError
+from server.app import OUTCOME_FILE
+from simulations.cohorts import write_world
+from simulations.flower_engine import run_with_flower
+from simulations.in_process import run_in_process
+from simulations.monitor import watch
+from simulations.oracle import oracle_row
+from simulations.run_folder import RunFolder
+from simulations.summary import summary
+
+RESULTS_FILE = "results.json"
+SUMMARY_FILE = "summary.md"
+SCHEMA = "fedsteph/results/v1"
+Engine = Literal["flower", "in-process"]
+
+
+def synthetic_sites(out: Path, seed: int) -> list[Path]:
+    """The synthetic hospitals of a run folder, made whole or not at all."""
+    folder = out / "hospitals"
+    if not folder.exists():
+        part = out / ".hospitals.part"
+        shutil.rmtree(part, ignore_errors=True)
+        write_world(part, seed)
+        part.rename(folder)
+    return site_folders(folder)
+
+
+def run(folder: RunFolder, engine: Engine) -> dict[str, Any]:
+    """Run or resume a prepared federation, and write ``results.json`` and ``summary.md``.
+
+    Returns:
+        the results. Sites that failed are in ``failures``.
+
+    Raises:
+        QuorumError: too few sites were left.
+        EngineError: Flower itself failed.
+    """
+    (folder.path / "server" / OUTCOME_FILE).unlink(missing_ok=True)
+    parties = [folder.path / "server", *(folder.site_state(site.name) for site in folder.sites)]
+    watch(_work(folder, engine), parties)
+    outcome = json.loads((folder.path / "server" / OUTCOME_FILE).read_text())
+    results = _gather(folder, outcome)
+    atomic.write_json(folder.path / RESULTS_FILE, results)
+    atomic.write_text(folder.path / SUMMARY_FILE, summary(folder, results))
+    return results
+
+
+def _work(folder: RunFolder, engine: Engine) -> Callable[[], None]:
+    def work() -> None:
+        try:
+            if engine == "flower":
+                run_with_flower(folder.path)
+            else:
+                run_in_process(folder.path)
+        except FedstephError as error:
+            # The server wrote the true cause down before Flower reported a failed run.
+            path = folder.path / "server" / OUTCOME_FILE
+            cause = json.loads(path.read_text())["error"] if path.exists() else None
+            if isinstance(error, EngineError) and cause is not None:
+                raise QuorumError(str(cause)) from error
+            raise
+
+    return work
+
+
+def _gather(folder: RunFolder, outcome: dict[str, Any]) -> dict[str, Any]:
+    """The owner's view: every target's own result, exact, from its own folder on this machine."""
+    targets: dict[str, Any] = {}
+    for site in folder.sites:
+        if site.name in outcome["targets"]:
+            result = json.loads((folder.site_state(site.name) / RESULT_FILE).read_text())
+            if (row := oracle_row(site, folder.config)) is not None:
+                result["methods"]["oracle"] = row
+            targets[site.name] = result
+    return {
+        "schema": SCHEMA,
+        "targets": targets,
+        "failures": outcome["failures"],
+        "communication": {"bytes": outcome["bytes"]},
+        "seconds": outcome["seconds"],
+    }
+
+
+def require_no_failure(folder: RunFolder, results: dict[str, Any]) -> None:
+    """Raise for the first failed site, if there is one, and say where the others' results are.
+
+    Raises:
+        SiteError: naming the site, the phase, the reason, and the site's log.
+    """
+    for failure in results["failures"]:
+        raise SiteError(
+            f"failed in {failure['phase']}: {failure['reason']}",
+            where=f"site {failure['site']}",
+            remedy=f"Its log: {folder.site_state(failure['site']) / 'site.log'}. "
+            f"The other sites' results: {folder.path / RESULTS_FILE}",
+        )

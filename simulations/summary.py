@@ -1,0 +1,107 @@
+"""The results in words and tables: ``summary.md``, and the same on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from common import console
+from simulations.run_folder import RunFolder
+
+_NAMES = {
+    "local": "local",
+    "model_average": "model average",
+    "steph": "STEPH",
+    "deployed": "deployed",
+    "oracle": "oracle (true risk)",
+}
+
+
+def summary(folder: RunFolder, results: dict[str, Any]) -> str:
+    """The whole run as Markdown."""
+    lines = ["# fedsteph run", ""]
+    for target, result in results["targets"].items():
+        rows = _rows(result)
+        lines += [f"## {_title(target, result)}", ""]
+        lines += ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+        lines += ["| " + " | ".join(row) + " |" for row in rows[1:]]
+        lines += ["", *(f"- {sentence}" for sentence in _sentences(result)), ""]
+    lines += ["## The run", "", *(f"- {sentence}" for sentence in _run_sentences(folder, results)), ""]
+    return "\n".join(lines)
+
+
+def show(folder: RunFolder, results: dict[str, Any]) -> None:
+    """The whole run on the terminal."""
+    for target, result in results["targets"].items():
+        header, *rows = _rows(result)
+        table = Table(title=_title(target, result), title_justify="left")
+        for i, name in enumerate(header):
+            table.add_column(name, justify="right" if i else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.out.print(table)
+        for sentence in _sentences(result):
+            console.out.print(f"  {sentence}", soft_wrap=True, markup=False, highlight=False)
+        console.out.print()
+    for sentence in _run_sentences(folder, results):
+        console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+
+
+def _title(target: str, result: dict[str, Any]) -> str:
+    counts = f"{result['n_patients']} patients, {result['n_events']} events"
+    return f"C-index at {target} ({counts}, {len(result['sources'])} sources)"
+
+
+def _rows(result: dict[str, Any]) -> list[list[str]]:
+    folds = len(result["methods"]["local"]["c_index"])
+    rows = [["method", *(f"fold {k}" for k in range(folds)), "mean", "95% interval"]]
+    for key, name in _NAMES.items():
+        if (method := result["methods"].get(key)) is not None:
+            interval = method["interval_95"]
+            spread = "undefined" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+            rows.append([name, *map(_number, method["c_index"]), _number(method["mean"]), spread])
+    return rows
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
+    """What the table means, losing as plainly as winning."""
+    methods, found = result["methods"], result["steph_minus_local"]
+    folds = [value for value in methods["steph"]["c_index"] if value is not None]
+    sentences = [] if result["too_small"] is None else [f"This target is {result['too_small']}."]
+    if found["mean"] is not None:
+        better = "better" if found["mean"] > 0 else "worse" if found["mean"] < 0 else "no different"
+        text = f"STEPH is {better} than the local model by {abs(found['mean']):.3f} in the mean"
+        if found["interval_95"] is not None:
+            low, high = found["interval_95"]
+            text += f" (95% interval of the difference {low:+.3f} to {high:+.3f}"
+            text += "; it includes 0, so this is not established)" if low <= 0 <= high else ")"
+        sentences.append(f"{text}, and wins {found['folds_won']} of {len(folds)} folds.")
+    collapsed = [str(k) for k, is_so in enumerate(methods["steph"]["collapsed"]) if is_so]
+    if collapsed:
+        sentences.append(f"STEPH collapsed (all kept weights 0) in fold {', '.join(collapsed)}.")
+    gammas = ", ".join(f"{gamma:g}" for gamma in methods["steph"]["gamma"])
+    sentences.append(f"gamma per fold: {gammas} ({methods['steph']['gamma_reason'][0]}).")
+    for k, (choice, reason) in enumerate(
+        zip(methods["deployed"]["choice"], methods["deployed"]["reason"], strict=True)
+    ):
+        sentences.append(f"Fold {k} deploys {_NAMES[choice]}: {reason}.")
+    return sentences
+
+
+def _run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
+    seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in results["seconds"].items())
+    sentences = [f"FAILED: site {f['site']} in {f['phase']}: {f['reason']}" for f in results["failures"]]
+    sentences += [
+        f"Sent between sites and server: {results['communication']['bytes'] / 1e6:.2f} MB.",
+        f"Phases: {seconds}.",
+        f"Results: {folder.path / 'results.json'}, {folder.path / 'summary.md'}.",
+    ]
+    for target, result in results["targets"].items():
+        model = result["methods"]["deployed"]["model"][0]
+        sentences.append(f"Deployed model of {target}, fold 0: {result['models']}/{model}")
+    return sentences
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,0 +1,163 @@
+"""A cohort: bags from files on demand, within a memory budget that all its subsets share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_builders import HEADER, features, write_csv, write_h5, write_site
+
+from client.data import bags
+from client.data.bags import BagCache, Cohort, open_cohort
+from client.data.labels import Patient
+from client.data.settings import DataSettings
+from common.errors import DataError, NonFiniteError, SplitError, WidthError
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    return write_site(tmp_path / "site")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The slides that were read from disk, in order."""
+    read: list[str] = []
+    original = bags.read_features
+
+    def spy(path: Path, *, width: int | None = None) -> np.ndarray:
+        read.append(path.stem)
+        return original(path, width=width)
+
+    monkeypatch.setattr(bags, "read_features", spy)
+    return read
+
+
+def test_a_cohort_of_a_folder(site: Path) -> None:
+    cohort = open_cohort(site, DataSettings())
+    assert len(cohort) == 12
+    assert cohort.width == 4
+    assert [patient.id for patient in cohort.patients] == [f"P{i:02d}" for i in range(12)]
+    np.testing.assert_array_equal(cohort.times, 400.0 + 50 * np.arange(12))
+    np.testing.assert_array_equal(cohort.events, np.arange(12) % 2)
+    assert cohort.dropped == ()
+
+
+def test_a_bag_is_all_slides_of_a_patient_in_order(site: Path) -> None:
+    bag = open_cohort(site, DataSettings()).bag(0)
+    expected = np.concatenate([features(3, 4, 0), features(15, 4, 12)])
+    assert bag.dtype == torch.float32
+    assert bag.is_contiguous()
+    np.testing.assert_array_equal(bag.numpy(), expected)
+
+
+def test_opening_reads_no_values(site: Path, reads: list[str]) -> None:
+    write_h5(site / "features" / "P03-DX1.uuid.h5", np.full((2, 4), np.nan), encoder="uni_v2")
+    cohort = open_cohort(site, DataSettings())
+    assert reads == []
+    with pytest.raises(NonFiniteError, match=r"P03-DX1\.uuid\.h5"):
+        cohort.bag(3)
+
+
+def test_subsets_share_the_cache_and_keep_the_order_given(site: Path, reads: list[str]) -> None:
+    cohort = open_cohort(site, DataSettings())
+    first, second = cohort.subset(["P03", "P01"]), cohort.subset(iter(("P01",)))
+    assert [patient.id for patient in first.patients] == ["P03", "P01"]
+    assert first.times.tolist() == [550.0, 450.0]
+    assert first.bag(1) is second.bag(0) is cohort.bag(1)
+    assert reads == ["P01-DX1.uuid"]
+    assert len(cohort.subset([])) == 0
+
+
+def test_an_unknown_patient_is_refused(site: Path) -> None:
+    with pytest.raises(SplitError, match=r"2 patients \(first: 'X'\)"):
+        open_cohort(site, DataSettings()).subset(["P01", "X", "Y"])
+
+
+def test_no_cache_reads_afresh(site: Path, reads: list[str]) -> None:
+    cohort = open_cohort(site, DataSettings(cache_gib=0))
+    assert torch.equal(cohort.bag(1), cohort.bag(1))
+    assert reads == ["P01-DX1.uuid"] * 2
+
+
+def test_the_cache_lets_go_of_what_was_used_longest_ago() -> None:
+    cache, bag = BagCache(3 * 40), torch.zeros(10)
+    for key in "abc":
+        cache.put(key, bag)
+    assert cache.get("a") is bag
+    cache.put("d", bag)
+    assert [key for key in "abcd" if cache.get(key) is not None] == ["a", "c", "d"]
+    assert cache.used == 120
+    cache.put("e", torch.zeros(20))
+    assert [key for key in "acde" if cache.get(key) is not None] == ["d", "e"]
+    cache.put("too large", torch.zeros(31))
+    assert cache.get("too large") is None
+    assert cache.used == 120
+
+
+def test_a_file_that_changed_its_width_is_refused(site: Path) -> None:
+    cohort = open_cohort(site, DataSettings())
+    write_h5(site / "features" / "P05-DX1.uuid.h5", features(3, 5))
+    with pytest.raises(WidthError, match=r"P05-DX1\.uuid\.h5: has 5 features per instance, expected 4"):
+        cohort.bag(5)
+
+
+def test_a_cohort_without_a_folder(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "x.h5", features(2, 3))
+    cohort = Cohort([Patient("A", 1.0, 1, ("S", "S2"))], {"S": path, "S2": path}, 3, BagCache(1e9))
+    assert cohort.bag(0).shape == (4, 3)
+
+
+def test_excluded_slides_and_patients(site: Path) -> None:
+    settings = DataSettings(exclude=("P00-DX2.uuid", "P04-DX1.uuid"))
+    cohort = open_cohort(site, settings)
+    assert cohort.bag(0).shape == (3, 4)
+    assert len(cohort) == 11
+    assert cohort.dropped == ("P04",)
+    assert cohort.subset(["P05"]).dropped == ("P04",)
+
+
+def test_every_error_comes_in_one_table(site: Path) -> None:
+    (site / "features" / "P01-DX1.uuid.h5").unlink()
+    (site / "features" / "P02-DX1.uuid.h5").write_bytes(b"garbage")
+    write_h5(site / "features" / "P03-DX1.uuid.h5", features(3, 7), encoder="uni_v2", magnification=20)
+    write_h5(site / "features" / "stray.h5", features(3, 4))
+    rows = (site / "labels.csv").read_text().replace("P05-DX1.uuid,KIRP,650.0,1", "P05-DX1.uuid,KIRP,x,1")
+    (site / "labels.csv").write_text(rows)
+    with pytest.raises(DataError, match="4 problems found") as caught:
+        open_cohort(site, DataSettings())
+    text = str(caught.value)
+    lines = text.splitlines()
+    assert text.startswith(f"{site}: ")
+    assert [line.split("  ")[0] for line in lines[2:]] == [
+        "where",
+        "labels.csv:7",
+        "features",
+        "features/P02-DX1.uuid.h5",
+        "features/P03-DX1.uuid.h5",
+    ]
+    starts = {
+        line.index(what) for line, what in zip(lines[2:4], ("what is wrong", "'t' is 'x'"), strict=True)
+    }
+    assert len(starts) == 1
+    assert "P01-DX1.uuid" in lines[4]
+    assert "stray" not in text
+
+
+def test_a_long_table_is_cut(tmp_path: Path) -> None:
+    rows = [(f"P{i}", f"S{i}", "K", "x", 1) for i in range(50)]
+    (tmp_path / "features").mkdir()
+    write_h5(tmp_path / "features" / "S0.h5", features())
+    write_csv(tmp_path / "labels.csv", [HEADER, *rows])
+    with pytest.raises(DataError, match="100 problems found") as caught:
+        open_cohort(tmp_path, DataSettings())
+    assert len(str(caught.value).splitlines()) == 2 + 1 + 20 + 1
+    assert str(caught.value).endswith("and 80 more")
+
+
+@pytest.mark.parametrize("folder", ["", "nowhere"])
+def test_an_empty_or_absent_folder(folder: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)features folder cannot be read.*labels\.csv  cannot be read"):
+        open_cohort(tmp_path / folder, DataSettings())

@@ -46,9 +46,11 @@ def train_local(message: Message, context: Context) -> Message:
         progress = ProgressLog(site.state, site.name)
         n_folds = len(workspace.splits) if request.every_fold else 1
         for fold in range(n_folds):
-            workspace.local_model(
-                fold, lambda share, fold=fold: progress.report(protocol.LOCAL, fold + share, n_folds)
-            )
+
+            def on_share(share: float, fold: int = fold) -> None:
+                progress.report(protocol.LOCAL, fold + share, n_folds)
+
+            workspace.local_model(fold, on_share)
         progress.report(protocol.LOCAL, n_folds, n_folds)
         patients, events = len(workspace.cohort), int(workspace.cohort.events.sum())
         return protocol.TrainLocalReply(protocol.band(patients), protocol.band(events)), {}
@@ -77,9 +79,7 @@ def merge(message: Message, context: Context) -> Message:
         vectors, refused = incoming(workspace, request.id, envelopes, request.max_vector_norm)
         for sender, reason in refused.items():
             _log(site).warning("refused the vector of %s: %s", sender, reason)
-        result = enhance_target(
-            workspace, vectors, lambda done, total: progress.report(protocol.MERGE, done, total)
-        )
+        result = enhance_target(workspace, vectors, lambda done, total: progress.report(protocol.MERGE, done, total))
         return public_view(result, sorted(refused)), {}
 
     return _handle(message, context, Merge, answer)

@@ -17,6 +17,7 @@ from client.data.bags import Cohort
 from common.survival import bin_of, risk_score
 
 _INSTANCES_PER_PASS = 4096  # padded instances; about 60 MB of activations at 512 and 384 wide
+_PADDING = 1.4  # a stack computes at most so many times the instances that its bags really have
 _BAGS_PER_PASS = 16  # STEPH's merged weights and their gradients: 75 MB each at 1536 wide
 
 
@@ -40,26 +41,29 @@ class Batch:
 def batches(
     cohort: Cohort, indices: Sequence[int], n_bins: int, device: torch.device
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Group the bags ``indices`` in order, and yield each group with the indices in it."""
+    """Stack the bags ``indices``, like sizes together, and yield each stack with the indices in it."""
+    for group in _groups(cohort, indices):
+        yield group, _stack(cohort, group, n_bins, device)
+
+
+def _groups(cohort: Cohort, indices: Sequence[int]) -> Iterator[list[int]]:
     group: list[int] = []
-    tensors: list[Tensor] = []
-    longest = 0
-    for index in indices:
-        bag = cohort.bag(index)
-        grown = max(longest, len(bag))
-        if group and (grown * (len(group) + 1) > _INSTANCES_PER_PASS or len(group) == _BAGS_PER_PASS):
-            yield group, _stack(cohort, group, tensors, n_bins, device)
-            group, tensors, grown = [], [], len(bag)
+    real = 0
+    for index in sorted(indices, key=cohort.n_instances):
+        size = cohort.n_instances(index)
+        padded = size * (len(group) + 1)
+        too_large = padded > _INSTANCES_PER_PASS or len(group) == _BAGS_PER_PASS
+        if group and (too_large or padded > _PADDING * (real + size)):
+            yield group
+            group, real = [], 0
         group.append(index)
-        tensors.append(bag)
-        longest = grown
+        real += size
     if group:
-        yield group, _stack(cohort, group, tensors, n_bins, device)
+        yield group
 
 
-def _stack(
-    cohort: Cohort, group: list[int], tensors: list[Tensor], n_bins: int, device: torch.device
-) -> Batch:
+def _stack(cohort: Cohort, group: list[int], n_bins: int, device: torch.device) -> Batch:
+    tensors = [cohort.bag(index) for index in group]
     lengths = torch.tensor([len(bag) for bag in tensors])
     longest = int(lengths.max())
     padded = nn.utils.rnn.pad_sequence(tensors, batch_first=True)

@@ -58,7 +58,10 @@ def predict_file(
     files = _files(features)
     slides = _slides(labels, files)
     cohort = Cohort(
-        [Patient(name, 0.0, 0, of) for name, of in slides.items()], files, loaded.architecture.width, BagCache(0)
+        [Patient(name, 0.0, 0, of) for name, of in slides.items()],
+        files,
+        loaded.architecture.width,
+        BagCache(0),
     )
     rows = []
     for i, patient in enumerate(cohort.patients):
@@ -107,7 +110,9 @@ def _slides(labels: Path | None, files: Mapping[str, Path]) -> dict[str, tuple[s
         patient, slide = row[columns.patient], row[columns.slide]
         if slide not in files:
             raise LabelError(
-                f"the slide '{slide}' has no feature file", where=f"{labels}:{line}", remedy="Add it or the row's slide"
+                f"the slide '{slide}' has no feature file",
+                where=f"{labels}:{line}",
+                remedy="Add it or the row's slide",
             )
         slides[patient] = (*slides.get(patient, ()), slide)
     return slides
@@ -121,7 +126,5 @@ def _judged(table: pd.DataFrame, labels: Path | None) -> Prediction:
     refuse_errors(problems, labels)
     by_id = {patient.id: patient for patient in patients}
     known = [by_id[name] for name in table["patient_id"]]
-    found = pairs(
-        table["risk"].to_numpy(), np.array([p.t for p in known]), np.array([p.e for p in known])
-    )
+    found = pairs(table["risk"].to_numpy(), np.array([p.t for p in known]), np.array([p.e for p in known]))
     return Prediction(len(table), found.c_index, found.n_comparable)

@@ -41,9 +41,7 @@ def problem_table(problems: Sequence[Problem]) -> Table:
     table = Table("", "where", "what", "remedy", title=f"{len(problems)} problems", title_justify="left")
     for problem in problems:
         style = "red" if problem.severity == "error" else "yellow"
-        table.add_row(
-            Text(problem.severity, style), Text(problem.where), Text(problem.what), Text(problem.remedy)
-        )
+        table.add_row(Text(problem.severity, style), Text(problem.where), Text(problem.what), Text(problem.remedy))
     return table
 
 

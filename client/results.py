@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -67,9 +66,7 @@ def method_row(folds: Sequence[Pairs], evaluation: EvaluationConfig) -> dict[str
     }
 
 
-def _interval(
-    methods: list[list[Pairs]], signs: list[float], evaluation: EvaluationConfig
-) -> list[float] | None:
+def _interval(methods: list[list[Pairs]], signs: list[float], evaluation: EvaluationConfig) -> list[float] | None:
     found = bootstrap_mean(methods, signs, resamples=evaluation.bootstrap, seed=evaluation.split_seed)
     return None if found is None else list(found)
 

@@ -44,9 +44,7 @@ class Site:
     state: Path
 
     @classmethod
-    def open(
-        cls, folder: Path, *, state: Path | None = None, device: str | None = None
-    ) -> Site:
+    def open(cls, folder: Path, *, state: Path | None = None, device: str | None = None) -> Site:
         """Read a site folder: ``site.yaml`` where there is one, else the default layout.
 
         Args:
@@ -57,9 +55,7 @@ class Site:
             ConfigError: no such folder, a name that is no site name, or a fault in ``site.yaml``.
         """
         if not folder.is_dir():
-            raise ConfigError(
-                "there is no such site folder", where=folder, remedy="Give a folder with labels.csv"
-            )
+            raise ConfigError("there is no such site folder", where=folder, remedy="Give a folder with labels.csv")
         path = folder / SITE_FILE
         settings = build(SiteFile, read_yaml(path), path) if path.exists() else SiteFile()
         name = settings.name or folder.resolve().name.lower()

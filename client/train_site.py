@@ -35,7 +35,11 @@ def train_site(
     recipe, n_folds = workspace.recipe, len(workspace.splits)
     tested = []
     for fold in range(n_folds):
-        model = workspace.local_model(fold, lambda share, fold=fold: report(fold + share, n_folds + 1))
+
+        def on_share(share: float, fold: int = fold) -> None:
+            report(fold + share, n_folds + 1)
+
+        model = workspace.local_model(fold, on_share)
         test = workspace.test_part(fold)
         risk = risks(model, test, recipe.model.n_bins, workspace.device)
         tested.append(pairs(risk, test.times, test.events))

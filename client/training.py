@@ -76,14 +76,12 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 for _, batch in batches(cohort, step.tolist(), n_bins, device):
                     share = loss(batch).sum() / len(step)
-                    share.backward()
+                    torch.autograd.backward(share)
                     epoch_loss += share.detach()
                 optimizer.step()
         epoch += 1
         if not bool(torch.isfinite(epoch_loss)):
-            raise TrainingError(
-                f"the loss of epoch {epoch} is not finite", where="training.lr", remedy="Lower it"
-            )
+            raise TrainingError(f"the loss of epoch {epoch} is not finite", where="training.lr", remedy="Lower it")
         if checkpoint and epoch < config.epochs and time.monotonic() - saved_at >= checkpoint.every_seconds:
             _save(checkpoint, key, epoch, model, optimizer)
             saved_at = time.monotonic()
@@ -121,9 +119,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     ]
 
 
-def _set_lr(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, steps_per_epoch: int
-) -> None:
+def _set_lr(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, steps_per_epoch: int) -> None:
     total, warmup = config.epochs * steps_per_epoch, round(config.warmup_epochs * steps_per_epoch)
     for group in optimizer.param_groups:
         group["lr"] = config.lr * learning_rate_factor(step, total, warmup)
@@ -147,9 +143,7 @@ def _key(cohort: Cohort, config: TrainingConfig, seed: int, model: nn.Module) ->
     return hasher.hexdigest()
 
 
-def _save(
-    checkpoint: Checkpoint, key: str, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def _save(checkpoint: Checkpoint, key: str, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     buffer = io.BytesIO()
     state = {"key": key, "epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state, buffer)
@@ -172,7 +166,7 @@ def _resume(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["epoch"])
-    except Exception as error:  # noqa: BLE001 (torch raises whatever the damaged bytes lead it to)
+    except Exception as error:
         raise ModelFileError(
             "the checkpoint is damaged", where=checkpoint.path, remedy="Delete it; training starts again"
         ) from error

@@ -91,9 +91,7 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
         SplitError: the site has split files, but fewer than the folds asked for.
     """
     wanted = recipe.evaluation.folds
-    splits, problems = read_splits(
-        site.folder, [patient.id for patient in cohort.patients], cohort.dropped
-    )
+    splits, problems = read_splits(site.folder, [patient.id for patient in cohort.patients], cohort.dropped)
     refuse_errors(problems, site.folder)
     if not splits:
         # One fold is still a split into two sides: the first of five.

@@ -97,8 +97,7 @@ def bootstrap_mean(
         comparable = np.einsum("ri,ri->r", draws @ fold[0].comparable, draws)
         usable = comparable > 0
         value = sum(
-            sign * np.einsum("ri,ri->r", draws @ one.score, draws)
-            for sign, one in zip(signs, fold, strict=True)
+            sign * np.einsum("ri,ri->r", draws @ one.score, draws) for sign, one in zip(signs, fold, strict=True)
         )
         total[usable] += value[usable] / comparable[usable]
         defined += usable

@@ -35,7 +35,9 @@ def run(command: Callable[[], object]) -> int:
         code = command()
         return code if isinstance(code, int) else EXIT_DONE
     except FedstephError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        if error.details is not None:
+            err.print(error.details, markup=False, highlight=False)
+        err.print(f"error: {error.sentence}", style="red", markup=False, highlight=False)
         return error.exit_code
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
@@ -51,10 +53,10 @@ def run(command: Callable[[], object]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_DONE
-    except Exception as error:  # noqa: BLE001 (whatever else comes here is a bug of ours, and is said to be one)
+    except Exception as error:  # noqa: BLE001 (whatever else comes here is a bug of ours)
         traceback.print_exc()
         err.print(
-            f"bug: {type(error).__name__}: {error}. This is not your fault; please report it with the lines above",
+            f"bug: {type(error).__name__}: {error}. Not your fault; please report it with the lines above",
             style="red",
             markup=False,
             highlight=False,

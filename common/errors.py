@@ -22,17 +22,27 @@ class FedstephError(Exception):
         what: what was wrong, as one sentence without a full stop.
         where: the file, row or key at which it was found.
         remedy: what the user can do about it.
+        details: a table or the like, which stands above the sentence.
     """
 
     exit_code = EXIT_INPUT
     public_reason = "the site refused the request"
 
-    def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | Path | None = None,
+        remedy: str | None = None,
+        details: str | None = None,
+    ) -> None:
         self.what = what
         self.where = None if where is None else str(where)
         self.remedy = remedy
         text = what if self.where is None else f"{self.where}: {what}"
-        super().__init__(text if remedy is None else f"{text}. {remedy}")
+        self.sentence = text if remedy is None else f"{text}. {remedy}"
+        self.details = details
+        super().__init__(self.sentence if details is None else f"{details}\n\n{self.sentence}")
 
 
 class ConfigError(FedstephError):

@@ -58,9 +58,7 @@ def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(
-            "must be a mapping of names to values", where=where, remedy="Write 'key: value' lines"
-        )
+        raise ConfigError("must be a mapping of names to values", where=where, remedy="Write 'key: value' lines")
     return content
 
 
@@ -124,9 +122,7 @@ def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
             return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise ConfigError(
-        f"'{key}' must be {_describe(hint)}, not {value!r}", where=where, remedy="Change its value"
-    )
+    raise ConfigError(f"'{key}' must be {_describe(hint)}, not {value!r}", where=where, remedy="Change its value")
 
 
 def _describe(hint: Any) -> str:

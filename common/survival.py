@@ -19,9 +19,7 @@ def bin_of(t: np.ndarray, n_bins: int = 32) -> np.ndarray:
     Returns:
         int64 bins of the same shape.
     """
-    return np.minimum(np.floor_divide(np.asarray(t, dtype=np.float64), DAYS_PER_BIN), n_bins - 1).astype(
-        np.int64
-    )
+    return np.minimum(np.floor_divide(np.asarray(t, dtype=np.float64), DAYS_PER_BIN), n_bins - 1).astype(np.int64)
 
 
 def survival_from_hazards(hazards: Tensor) -> Tensor:

@@ -71,8 +71,7 @@ class Federation:
         self._hello(limit.hello)
 
         local = {
-            node: protocol.TrainLocal(self.id, recipe, every_fold=name in targets)
-            for node, name in self._names.items()
+            node: protocol.TrainLocal(self.id, recipe, every_fold=name in targets) for node, name in self._names.items()
         }
         self._phase(protocol.LOCAL, local, protocol.TrainLocalReply, limit.local)
 
@@ -114,8 +113,8 @@ class Federation:
             except FedstephError as error:
                 self._fail(f"node {node}", protocol.HELLO, str(error))
                 continue
-            if reason := self._mismatch(reply):
-                self._fail(reply.site, protocol.HELLO, reason)
+            if mismatch := self._mismatch(reply):
+                self._fail(reply.site, protocol.HELLO, mismatch)
             else:
                 self._names[node] = reply.site
         for name in self.config.federation.sites:
@@ -140,8 +139,7 @@ class Federation:
             return "it is not among federation.sites"
         if reply.width != width:
             return (
-                f"its features ({reply.encoder or 'unnamed encoder'}) are {reply.width} wide, "
-                f"the federation's {width}"
+                f"its features ({reply.encoder or 'unnamed encoder'}) are {reply.width} wide, the federation's {width}"
             )
         return None
 
@@ -167,9 +165,7 @@ class Federation:
         self._require_quorum(action)
         return replies
 
-    def _sort_mail(
-        self, sealed: Mapping[int, tuple[Any, Mapping[str, bytes]]]
-    ) -> dict[str, dict[str, bytes]]:
+    def _sort_mail(self, sealed: Mapping[int, tuple[Any, Mapping[str, bytes]]]) -> dict[str, dict[str, bytes]]:
         """Envelopes by recipient and then by sender, unopened; a target that nobody wrote to has failed."""
         mail: dict[str, dict[str, bytes]] = {target: {} for target in self.config.federation.targets}
         for node, (_, envelopes) in sealed.items():
@@ -183,9 +179,7 @@ class Federation:
 
     def _exchange(self, action: str, requests: Mapping[int, RecordDict], deadline: float) -> Round:
         self._report(action, 0, max(1, len(requests)))
-        found = exchange(
-            self.grid, action, requests, deadline, lambda done, total: self._report(action, done, total)
-        )
+        found = exchange(self.grid, action, requests, deadline, lambda done, total: self._report(action, done, total))
         self.outcome.seconds[action] = round(found.seconds, 3)
         self.outcome.bytes += found.bytes_sent + found.bytes_received
         return found

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from client import cli as site_commands
+from client.report import problem_table
 from client.site import site_folders
 from common import console
 from common.config import load_config
@@ -84,12 +85,10 @@ def simulate(
             out,
             loaded,
             folders,
-            lambda site, done, total: bars.update(
-                task, description=f"checking {site}", completed=done, total=total
-            ),
+            lambda site, done, total: bars.update(task, description=f"checking {site}", completed=done, total=total),
         )
     if warnings:
-        console.err.print(site_commands.problem_table(warnings))
+        console.err.print(problem_table(warnings))
     names = ", ".join(site.name for site in run.sites)
     targets = ", ".join(run.config.federation.targets)
     console.err.print(f"sites: {names}; target: {targets}; run folder: {out}", highlight=False, markup=False)

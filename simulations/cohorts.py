@@ -6,7 +6,7 @@ The world, for a site c, patient i, instance j:
   each cancer alone;
 - a patient's tissue composition is ``pi_i ~ Dirichlet(1)`` over the six phenotypes of its cancer;
 - an instance is ``x_ij = mu_p + delta_c + eps``, ``p ~ pi_i``, ``delta_c ~ N(0, 0.3^2 I_d)`` (stain and
-  scanner), ``eps ~ N(0, 2^2 I_d)``; a patient has 1 to 3 slides, a slide 16 to 48 instances;
+  scanner), ``eps ~ N(0, 2^2 I_d)``; a patient has 1 to 3 slides, a slide 12 to 32 instances;
 - the true log-hazard is ``eta_i = sum_p beta_cp (pi_ip - 1/6) / sd(pi_p)``;
 - survival is Weibull, ``T_i = 365 * s * (E_i / exp(eta_i))^(1/1.2)`` days, ``E_i ~ Exp(1)``; follow-up is
   ``C_i ~ Exp(mean kappa_c)``, with ``kappa_c`` set so that the site's share of events is as in TCGA (0.15 to
@@ -94,7 +94,7 @@ def _write_site(
     for i in range(n):
         for k in range(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1])):
             slide = f"{site.name.upper()}-{i:04d}-DX{k + 1}"
-            phenotype = rng.choice(len(centres), size=rng.integers(16, 49), p=composition[i])
+            phenotype = rng.choice(len(centres), size=rng.integers(12, 33), p=composition[i])
             bag = centres[phenotype] + shift + rng.normal(0, 2.0, (len(phenotype), WIDTH))
             _write_slide(features / f"{slide}.h5", bag.astype(np.float32))
             rows.append((f"{site.name.upper()}-{i:04d}", slide, site.name, round(float(t[i]), 1), int(e[i])))
@@ -128,7 +128,9 @@ def _write_slide(path: Path, bag: np.ndarray) -> None:
 
 
 def _write_splits(folder: Path, patients: pd.DataFrame, n_folds: int, seed: int) -> None:
-    listed = [Patient(row.patient_id, row.t, row.e, ()) for row in patients.itertuples()]
+    listed = [
+        Patient(str(p), float(t), int(e), ()) for p, t, e in patients[["patient_id", "t", "e"]].itertuples(index=False)
+    ]
     for k, split in enumerate(make_splits(listed, n_folds, seed)):
         parts = {"train": pd.Series(split.train), "test": pd.Series(split.test)}
         pd.DataFrame(parts).to_csv(folder / f"splits_{k}.csv")

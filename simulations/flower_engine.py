@@ -43,22 +43,20 @@ def run_with_flower(run_folder: Path, *, gpus_per_site: float = 0.0) -> None:
     with _superlink(home) as environment:
         atomic.write_text(home / "run.toml", f"run-folder = {json.dumps(str(run_folder.resolve()))}\n")
         started = _flwr(
-            ["run", str(app), _CONNECTION, "--run-config", str(home / "run.toml"), "--format", "json"]
-            + ["--federation-config", _resources(n_sites, gpus_per_site)],
-            environment,
-            home,
+            ["run", str(app), _CONNECTION, "--run-config", str(home / "run.toml")],
+            ["--federation-config", _resources(n_sites, gpus_per_site)],
+            environment=environment,
+            home=home,
         )
         run_id = str(started.get("run-id"))
         while True:
             time.sleep(_POLL_SECONDS)
-            run = _flwr(["ls", _CONNECTION, "--run-id", run_id, "--format", "json"], environment, home)
+            run = _flwr(["ls", _CONNECTION, "--run-id", run_id], environment=environment, home=home)
             status = str(run["runs"][0]["status"])
             if status.startswith("finished"):
                 break
     if status != "finished:completed":
-        raise EngineError(
-            f"Flower ended the run as {status}", where=home / "superlink.log", remedy="See that log"
-        )
+        raise EngineError(f"Flower ended the run as {status}", where=home / "superlink.log", remedy="See that log")
 
 
 def _resources(n_sites: int, gpus_per_site: float) -> str:
@@ -96,9 +94,7 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=empty, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=empty, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             _wait_until_up(process, port, log)
             yield environment
@@ -111,7 +107,9 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
     while time.monotonic() < until:
         if process.poll() is not None:
             raise EngineError(
-                f"the SuperLink ended at once with code {process.returncode}", where=log, remedy="See that log"
+                f"the SuperLink ended at once with code {process.returncode}",
+                where=log,
+                remedy="See that log",
             )
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
@@ -131,10 +129,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _flwr(arguments: list[str], environment: dict[str, str], home: Path) -> dict[str, Any]:
+def _flwr(*arguments: list[str], environment: dict[str, str], home: Path) -> dict[str, Any]:
     """Call the ``flwr`` command and read the JSON object in its output."""
+    command = [word for words in arguments for word in words]
     done = subprocess.run(
-        [_program("flwr"), *arguments],
+        [_program("flwr"), *command, "--format", "json"],
         env=environment,
         cwd=home / "empty",
         capture_output=True,
@@ -145,7 +144,7 @@ def _flwr(arguments: list[str], environment: dict[str, str], home: Path) -> dict
     answer: dict[str, Any] = json.loads(found.group()) if found else {}
     if done.returncode != 0 or not answer.get("success"):
         reason = answer.get("error-message") or (done.stderr or done.stdout).strip()[-500:]
-        raise EngineError(f"'flwr {arguments[0]}' failed: {reason}", where=home / "superlink.log")
+        raise EngineError(f"'flwr {command[0]}' failed: {reason}", where=home / "superlink.log")
     return answer
 
 

@@ -75,9 +75,7 @@ class InProcessGrid(Grid):
                 return [message_from_proto(MessageProto.FromString(reply))]
         return []
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return [reply for one in self.push_messages(messages) for reply in self.pull_messages([one])]
 
     def _answer(self, request: Message) -> Message:

@@ -48,7 +48,7 @@ def watch(work: Callable[[], None], folders: list[Path]) -> None:
     with console.progress_bars() as bars:
         tasks: dict[tuple[str, str], TaskID] = {}
         waiting = bars.add_task("starting the engine", total=None)
-        printed_at: dict[tuple[str, str], float] = {}
+        printed: dict[tuple[str, str], tuple[float, str]] = {}  # when, and what
         thread.start()
         while True:
             alive = thread.is_alive()
@@ -58,11 +58,11 @@ def watch(work: Callable[[], None], folders: list[Path]) -> None:
                 if key not in tasks:
                     tasks[key] = bars.add_task(f"{event.party}: {event.phase}", total=event.total)
                 bars.update(tasks[key], completed=event.done, total=event.total)
-                now = time.monotonic()
-                if bars.disable and (done or now - printed_at.get(key, -1e9) >= _LINE_EVERY_SECONDS):
-                    printed_at[key] = now
-                    share = 100 * event.done / event.total
-                    console.err.print(f"{event.party}: {event.phase} {share:.0f}%", highlight=False)
+                now, text = time.monotonic(), f"{100 * event.done / event.total:.0f}%"
+                before, said = printed.get(key, (-_LINE_EVERY_SECONDS, ""))
+                if bars.disable and text != said and (done or now - before >= _LINE_EVERY_SECONDS):
+                    printed[key] = now, text
+                    console.err.print(f"{event.party}: {event.phase} {text}", highlight=False)
             if not alive:
                 break
             thread.join(_POLL_SECONDS)

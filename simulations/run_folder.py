@@ -19,7 +19,7 @@ from client.site import SIMULATED_SITES, Site
 from common import atomic
 from common.abmil import Architecture, initial_model, model_digest
 from common.config import Config, digest, dump_yaml, load_config, to_dict
-from common.errors import ConfigError, DataError, RunFolderError
+from common.errors import ConfigError, RunFolderError
 from server.app import CONFIG_FILE, MANIFEST_FILE
 
 
@@ -59,9 +59,7 @@ def prepare(
     sites = _choose_sites(folders, config)
     resolved = _resolve(config, sites)
     run = RunFolder(path, resolved, tuple(sites))
-    plan = [
-        {"name": site.name, "folder": str(site.folder.resolve()), "device": resolved.device} for site in sites
-    ]
+    plan = [{"name": site.name, "folder": str(site.folder.resolve()), "device": resolved.device} for site in sites]
     if (path / MANIFEST_FILE).exists():
         _require_same(path, resolved, plan)
         return run, []
@@ -132,7 +130,7 @@ def _check_data(sites: Sequence[Site], on_file: Callable[[str, int, int], None])
 
         report = check_site(site.folder, site.data, on_site_file)
         problems += report.problems
-    refuse_errors(problems, "the sites' data")
+    refuse_errors(problems, sites[0].folder.parent)
     return [problem for problem in problems if problem.severity == "warning"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from common import console
@@ -14,7 +15,7 @@ _NAMES = {
     "model_average": "model average",
     "steph": "STEPH",
     "deployed": "deployed",
-    "oracle": "oracle (true risk)",
+    "oracle": "oracle",
 }
 
 
@@ -35,7 +36,7 @@ def show(folder: RunFolder, results: dict[str, Any]) -> None:
     """The whole run on the terminal."""
     for target, result in results["targets"].items():
         header, *rows = _rows(result)
-        table = Table(title=_title(target, result), title_justify="left")
+        table = Table(title=_title(target, result), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for i, name in enumerate(header):
             table.add_column(name, justify="right" if i else "left", no_wrap=True)
         for row in rows:
@@ -59,7 +60,7 @@ def _rows(result: dict[str, Any]) -> list[list[str]]:
     for key, name in _NAMES.items():
         if (method := result["methods"].get(key)) is not None:
             interval = method["interval_95"]
-            spread = "undefined" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+            spread = "undefined" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
             rows.append([name, *map(_number, method["c_index"]), _number(method["mean"]), spread])
     return rows
 

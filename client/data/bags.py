@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from client.data.discovery import discover
-from client.data.formats import read_features
+from client.data.formats import read_features, read_header
 from client.data.labels import Patient
 from client.data.problems import refuse_errors
 from client.data.settings import DataSettings
@@ -68,6 +68,7 @@ class Cohort:
         self.width = width
         self.dropped = tuple(dropped)
         self.encoder = encoder
+        self._lengths: dict[str, int] = {}
         self._files = files
         self._cache = cache
 
@@ -100,6 +101,13 @@ class Cohort:
             self._cache.put(patient.id, bag)
         return bag
 
+    def n_instances(self, i: int) -> int:
+        """The size of patient ``i``'s bag, from the files' headers alone."""
+        key = self.patients[i].id
+        if key not in self._lengths:
+            self._lengths[key] = sum(read_header(path).n_instances for path in self.paths(self.patients[i]))
+        return self._lengths[key]
+
     def paths(self, patient: Patient) -> list[Path]:
         """The patient's feature files, in the order of the slides."""
         return [self._files[slide] for slide in patient.slides]
@@ -117,7 +125,9 @@ class Cohort:
                 remedy="Add them to the label table or take them out of the split",
             )
         patients = [by_id[key] for key in ids]
-        return Cohort(patients, self._files, self.width, self._cache, self.dropped, self.encoder)
+        part = Cohort(patients, self._files, self.width, self._cache, self.dropped, self.encoder)
+        part._lengths = self._lengths
+        return part
 
 
 def open_cohort(folder: Path, settings: DataSettings) -> Cohort:

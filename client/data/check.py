@@ -65,9 +65,7 @@ class SiteReport:
         return asdict(self)
 
 
-def check_site(
-    folder: Path, settings: DataSettings, on_file: Callable[[int, int], None] | None = None
-) -> SiteReport:
+def check_site(folder: Path, settings: DataSettings, on_file: Callable[[int, int], None] | None = None) -> SiteReport:
     """Check a site's labels, features and splits; whatever is wrong is reported, not raised.
 
     Args:
@@ -96,9 +94,7 @@ def check_site(
         slides=sum(len(patient.slides) for patient in site.patients),
         events=sum(patient.e for patient in site.patients),
         projects=tuple(sorted({patient.project for patient in site.patients} - {""})),
-        instances=InstanceCounts(min(counts), statistics.median(counts), max(counts), sum(counts))
-        if counts
-        else None,
+        instances=InstanceCounts(min(counts), statistics.median(counts), max(counts), sum(counts)) if counts else None,
         layouts=all_of("layout"),
         widths=all_of("width"),
         dtypes=all_of("dtype"),

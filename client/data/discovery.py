@@ -54,9 +54,7 @@ def discover(folder: Path, settings: DataSettings) -> Site:
         else:
             site.dropped.append(patient.id)
             what = f"the patient '{patient.id}' is left out, as all slides are excluded"
-            site.problems.append(
-                Problem("warning", str(labels), what, "Remove the patient's rows, or ignore")
-            )
+            site.problems.append(Problem("warning", str(labels), what, "Remove the patient's rows, or ignore"))
     if not site.patients:
         what = "no patient is left with a label and a slide"
         site.problems.append(Problem("error", str(labels), what, "Mend the rows or exclude fewer slides"))

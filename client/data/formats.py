@@ -155,6 +155,4 @@ def _header(source: Source) -> FeatureHeader:
         raise EmptyBagError(
             "has no instance", remedy="List the slide under 'data.exclude' in site.yaml, or extract it again"
         )
-    return FeatureHeader(
-        source.layout, shape[0], shape[1], source.dtype, source.encoder, source.magnification
-    )
+    return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, source.encoder, source.magnification)

@@ -39,10 +39,7 @@ def open_hdf5(path: Path) -> Iterator[Source]:
         encoder = _text(dataset.attrs.get("encoder"))
         magnification = None if coords is None else _number(coords.attrs.get("target_magnification"))
         shape = tuple(dataset.shape or ())
-        if len(shape) == 3:
-            layout = "uni2-h"
-        else:
-            layout = "clam" if encoder is None and magnification is None else "trident"
+        layout = "uni2-h" if len(shape) == 3 else "clam" if encoder is None and magnification is None else "trident"
         yield Source(
             layout,
             shape,

@@ -41,7 +41,12 @@ def refuse_errors(problems: Iterable[Problem], folder: Path) -> None:
     if not errors:
         return
     count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-    raise DataError(f"the data cannot be used, {count} found\n\n{_table(errors, folder)}", where=folder)
+    raise DataError(
+        f"the data cannot be used, {count} found",
+        where=folder,
+        remedy="Mend what the table above lists",
+        details=_table(errors, folder),
+    )
 
 
 def _table(problems: list[Problem], folder: Path) -> str:

@@ -96,9 +96,7 @@ def _read_split(path: Path, dropped: set[str]) -> Split:
     table = read_table(path, SplitError)
     table.require(("train", "test"), "A split has the columns train and test, and perhaps val")
     if unknown := [name for name in table.columns if name not in (*_PARTS, "Unnamed: 0")]:
-        raise SplitError(
-            f"has the unknown column '{unknown[0]}'", where=path, remedy="Keep train, test and val only"
-        )
+        raise SplitError(f"has the unknown column '{unknown[0]}'", where=path, remedy="Keep train, test and val only")
     parts = {part: [row[part] for _, row in table.rows if row.get(part)] for part in _PARTS}
     return Split(**{part: tuple(i for i in ids if i not in dropped) for part, ids in parts.items()})
 

@@ -51,9 +51,7 @@ def read_table(path: Path, error: type[DataError]) -> Table:
             reader = csv.reader(file, strict=True)
             records = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except OSError as cause:
-        raise error(
-            f"cannot be read ({cause.strerror})", where=path, remedy="Put a readable CSV file there"
-        ) from cause
+        raise error(f"cannot be read ({cause.strerror})", where=path, remedy="Put a readable CSV file there") from cause
     except UnicodeDecodeError as cause:
         raise error("is not UTF-8 text", where=path, remedy="Save it as 'CSV UTF-8'") from cause
     except csv.Error as cause:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -102,10 +102,7 @@ def enhance_fold(
     is_collapsed = collapsed(steph, train, device)
     choice, reason = _choose(selection, is_collapsed)
     models = {"local": local, "model_average": _average(local, m0, [target, *sources]), "steph": steph}
-    risk = {
-        name: risks(model, test, recipe.model.n_bins, device)
-        for name, model in models.items()
-    }
+    risk = {name: risks(model, test, recipe.model.n_bins, device) for name, model in models.items()}
     risk["deployed"] = risk[choice]
     result = FoldResult(
         selection=selection,
@@ -143,9 +140,7 @@ def _average(local: ABMIL, m0: ABMIL, vectors: list[TaskVector]) -> ABMIL:
 
 
 @torch.no_grad()
-def _source_use(
-    model: Steph, cohort: Cohort, names: list[str], device: torch.device
-) -> dict[str, SourceUse]:
+def _source_use(model: Steph, cohort: Cohort, names: list[str], device: torch.device) -> dict[str, SourceUse]:
     model.to(device).eval()
     kept, w, lam = (torch.zeros(len(names)) for _ in range(3))
     for _, batch in batches(cohort, range(len(cohort)), model.head.out_features, device):

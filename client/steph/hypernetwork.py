@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,7 +11,11 @@ from torch.nn import functional
 from common.abmil import Architecture
 from common.config import StephConfig
 
-_ACTIVATIONS = {"relu": functional.relu, "softplus": functional.softplus, "sigmoid": torch.sigmoid}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "softplus": functional.softplus,
+    "sigmoid": torch.sigmoid,
+}
 
 
 class MeanEncoder(nn.Module):
@@ -38,16 +44,12 @@ class Hypernetwork(nn.Module):
     r: Tensor
     fixed: Tensor
 
-    def __init__(
-        self, architecture: Architecture, n_sources: int, config: StephConfig, dropout: float
-    ) -> None:
+    def __init__(self, architecture: Architecture, n_sources: int, config: StephConfig, dropout: float) -> None:
         super().__init__()
         width = architecture.embed
 
         def head() -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, n_sources)
-            )
+            return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, n_sources))
 
         self.variant = config.variant
         self.activation = _ACTIVATIONS[config.output]

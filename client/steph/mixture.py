@@ -8,6 +8,7 @@ one product with the same stack is its gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,11 +65,8 @@ class Mixture:
         """
         theta = torch.addmm(self.theta_0.unsqueeze(0), coefficients, self.stack)  # (n_bags, P)
         shapes = self.architecture.encoder_shapes
-        pieces = theta.split([torch.Size(shape).numel() for shape in shapes.values()], dim=1)
-        return {
-            name: piece.unflatten(1, shape)
-            for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-        }
+        pieces = torch.split(theta, [math.prod(shape) for shape in shapes.values()], dim=1)
+        return {name: piece.reshape(-1, *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 def top_k(w: Tensor, K: int | None) -> Tensor:

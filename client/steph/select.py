@@ -107,9 +107,7 @@ def select(
             def on_steph_epoch(epoch: int, total: int, done: int = done + i) -> None:
                 on_step(done + epoch / total)
 
-            steph = fit_steph(
-                train, mixture, recipe, gamma=gamma, label=part, device=device, on_epoch=on_steph_epoch
-            )
+            steph = fit_steph(train, mixture, recipe, gamma=gamma, label=part, device=device, on_epoch=on_steph_epoch)
             scores[name] = _score(steph, validation, recipe.model.n_bins, device)
             atomic.write_json(cache, {name: asdict(score) for name, score in scores.items()})
     return _choose(scores, recipe)

@@ -138,9 +138,7 @@ def test_every_error_comes_in_one_table(site: Path) -> None:
         "features/P02-DX1.uuid.h5",
         "features/P03-DX1.uuid.h5",
     ]
-    starts = {
-        line.index(what) for line, what in zip(lines[2:4], ("what is wrong", "'t' is 'x'"), strict=True)
-    }
+    starts = {line.index(what) for line, what in zip(lines[2:4], ("what is wrong", "'t' is 'x'"), strict=True)}
     assert len(starts) == 1
     assert "P01-DX1.uuid" in lines[4]
     assert "stray" not in text

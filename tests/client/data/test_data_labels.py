@@ -195,9 +195,7 @@ def test_any_ids_and_times_survive(
     assert patients == [Patient(key, *labels[key], (key,), project) for key in sorted(labels)]
 
 
-@given(
-    content=st.binary(max_size=200) | st.text().map(str.encode), head=st.sampled_from([b"", HEAD.encode()])
-)
+@given(content=st.binary(max_size=200) | st.text().map(str.encode), head=st.sampled_from([b"", HEAD.encode()]))
 def test_any_bytes_give_typed_errors_only(
     content: bytes, head: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

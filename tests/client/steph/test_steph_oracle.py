@@ -104,12 +104,13 @@ def test_float64_agrees_to_eleven_digits(oracle):
     model = oracle.steph(torch.float64)
     for i in range(3):
         batch = oracle.batch([i], torch.float64)
-        torch.testing.assert_close(
-            model(batch.bags)[0], oracle.tensors[f"out64/hazards{i}"], rtol=1e-11, atol=1e-11
-        )
+        torch.testing.assert_close(model(batch.bags)[0], oracle.tensors[f"out64/hazards{i}"], rtol=1e-11, atol=1e-11)
     loss = model.loss(oracle.batch([0, 1, 2], torch.float64), gamma=0.0, alpha=0.5)
-    parts = nll(model(oracle.batch([0, 1, 2], torch.float64).bags, oracle.batch([0, 1, 2]).mask),
-                oracle.labels[:, 0].long(), oracle.labels[:, 1]).mean()
+    parts = nll(
+        model(oracle.batch([0, 1, 2], torch.float64).bags, oracle.batch([0, 1, 2]).mask),
+        oracle.labels[:, 0].long(),
+        oracle.labels[:, 1],
+    ).mean()
     assert float(parts) == pytest.approx(2.51262318790, abs=1e-9)
     assert float(loss.mean()) == pytest.approx(2.51262318790 + 0.05 * 0.63592221, abs=1e-8)
 

@@ -20,7 +20,7 @@ _EXCLUDE = "list the slide under 'data.exclude' in site.yaml"
 
 
 @dataclass
-class Site:
+class SiteContents:
     """What a site's folder holds, and what is wrong with it."""
 
     patients: list[Patient] = field(default_factory=list)
@@ -36,9 +36,9 @@ class Site:
     problems: list[Problem] = field(default_factory=list)
 
 
-def discover(folder: Path, settings: DataSettings) -> Site:
+def discover(folder: Path, settings: DataSettings) -> SiteContents:
     """Look at the labels, the feature files and their headers; whatever is wrong is in ``problems``."""
-    site, features, labels = Site(), folder / settings.features, folder / settings.labels
+    site, features, labels = SiteContents(), folder / settings.features, folder / settings.labels
     found = _files(features, site.problems)
     try:
         patients, problems = read_labels(labels, settings)
@@ -92,7 +92,7 @@ def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettin
             yield Problem("warning", str(path), what, f"Add its row, or {_EXCLUDE}")
 
 
-def _match(site: Site, slides: list[str], found: dict[str, list[Path]], features: Path) -> Iterator[Problem]:
+def _match(site: SiteContents, slides: list[str], found: dict[str, list[Path]], features: Path) -> Iterator[Problem]:
     for slide in slides:
         candidates = found.get(slide, [])
         paths = [path for path in candidates if is_feature_file(path)] or candidates[:1]
@@ -111,7 +111,7 @@ def _match(site: Site, slides: list[str], found: dict[str, list[Path]], features
                 yield Problem.of(error)
 
 
-def _odd_files(site: Site) -> Iterator[Problem]:
+def _odd_files(site: SiteContents) -> Iterator[Problem]:
     """Files that differ from the site's majority; what a layout does not tell is not compared."""
     for fact in ("width", "encoder", "magnification"):
         told = {slide: value for slide, h in site.headers.items() if (value := getattr(h, fact)) is not None}

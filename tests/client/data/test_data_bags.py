@@ -130,17 +130,17 @@ def test_every_error_comes_in_one_table(site: Path) -> None:
         open_cohort(site, DataSettings())
     text = str(caught.value)
     lines = text.splitlines()
-    assert text.startswith(f"{site}: ")
-    assert [line.split("  ")[0] for line in lines[2:]] == [
+    assert lines[-1].startswith(f"{site}: the data cannot be used")
+    assert [line.split("  ")[0] for line in lines[:-2]] == [
         "where",
         "labels.csv:7",
         "features",
         "features/P02-DX1.uuid.h5",
         "features/P03-DX1.uuid.h5",
     ]
-    starts = {line.index(what) for line, what in zip(lines[2:4], ("what is wrong", "'t' is 'x'"), strict=True)}
+    starts = {line.index(what) for line, what in zip(lines[:2], ("what is wrong", "'t' is 'x'"), strict=True)}
     assert len(starts) == 1
-    assert "P01-DX1.uuid" in lines[4]
+    assert "P01-DX1.uuid" in lines[2]
     assert "stray" not in text
 
 
@@ -152,7 +152,7 @@ def test_a_long_table_is_cut(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="100 problems found") as caught:
         open_cohort(tmp_path, DataSettings())
     assert len(str(caught.value).splitlines()) == 2 + 1 + 20 + 1
-    assert str(caught.value).endswith("and 80 more")
+    assert str(caught.value).splitlines()[-3] == "and 80 more"
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere"])

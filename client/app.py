@@ -92,19 +92,19 @@ def _handle(
     answer: Callable[[Site, T, Mapping[str, bytes]], Answer],
 ) -> Message:
     """Answer a request, or refuse it: whatever an exception says stays in the site's own log."""
-    log = logging.getLogger("fedsteph")
+    log, name = logging.getLogger("fedsteph"), None
     try:
         site = site_of_node(context.node_config, context.run_config)
-        log = _log(site)
+        log, name = _log(site), site.name
         content = protocol.parcel(message.content, "request")
         reply, envelopes = answer(site, protocol.read(content, request_type, "request"), content.envelopes)
         records = protocol.pack(reply, envelopes)
     except FedstephError as error:
         log.error("refused %s: %s", message.metadata.message_type, error)
-        records = protocol.pack(protocol.Refusal.of(error))
+        records = protocol.pack(protocol.Refusal.of(error, name))
     except Exception as error:
         log.exception("failed in %s", message.metadata.message_type)
-        records = protocol.pack(protocol.Refusal.of(error))
+        records = protocol.pack(protocol.Refusal.of(error, name))
     return Message(records, reply_to=message)
 
 

@@ -83,7 +83,7 @@ def bootstrap_mean(
         methods: per method its :class:`Pairs`, one per fold, all over the same patients.
 
     Returns:
-        ``(low, high)``, or None when no fold has a comparable pair.
+        ``(low, high)``, or None when no fold, or no resample of one, has a comparable pair.
     """
     folds = [fold for fold in zip(*methods, strict=True) if fold[0].n_comparable]
     if not folds:
@@ -101,6 +101,8 @@ def bootstrap_mean(
         )
         total[usable] += value[usable] / comparable[usable]
         defined += usable
+    if not defined.any():
+        return None
     means = total[defined > 0] / defined[defined > 0]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from common.errors import ConfigError
-from common.schema import build, parse_yaml, read_yaml
+from common.schema import StrictDumper, build, parse_yaml, read_yaml
 
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -211,7 +211,7 @@ def load_config(path: Path | None, overrides: list[str] | None = None) -> Config
         _assign(mapping, key.split("."), _yaml_value(text, override))
     preset = mapping.get("preset")
     if preset is not None:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise ConfigError(f"unknown preset {preset!r}", where=where, remedy=f"Known presets: {known}")
         mapping = _merged(PRESETS[preset], mapping)
@@ -220,7 +220,7 @@ def load_config(path: Path | None, overrides: list[str] | None = None) -> Config
 
 def dump_yaml(config: Config) -> str:
     """The resolved configuration as YAML that :func:`load_config` reads back to the same digest."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    return yaml.dump(to_dict(config), Dumper=StrictDumper, sort_keys=False)
 
 
 def _yaml_value(text: str, override: str) -> Any:

@@ -69,6 +69,6 @@ def _difference(bound: bytes, context: EnvelopeContext) -> str:
     try:
         found = json.loads(bound)
         names = [key for key, value in asdict(context).items() if found.get(key) != value]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         names = []
     return " and ".join(names) or "context"

@@ -29,13 +29,14 @@ class ProgressLog:
         self._path = folder / FILE
         self._party = party
         self._written = 0.0
+        self._phase = ""
 
     def report(self, phase: str, done: float, total: float) -> None:
         """Say that ``done`` of ``total`` units of a phase are behind us."""
         now = time.monotonic()
-        if 0 < done < total and now - self._written < _EVERY_SECONDS:
+        if phase == self._phase and 0 < done < total and now - self._written < _EVERY_SECONDS:
             return
-        self._written = now
+        self._written, self._phase = now, phase
         line = json.dumps(asdict(Progress(self._party, phase, round(done, 3), total)))
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

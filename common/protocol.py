@@ -27,6 +27,7 @@ MERGE = "train.merge"
 _HEADER = "fedsteph"
 _ENVELOPES = "envelopes"
 _MAX_BODY = 1 << 20  # bytes; ours take a few kilobytes
+_OPAQUE = "fedsteph.opaque"
 
 T = TypeVar("T")
 
@@ -34,6 +35,11 @@ T = TypeVar("T")
 def _require_short_line(text: str) -> None:
     if len(text) > 120 or not text.isprintable():
         raise ValueError("its text must be one printable line of at most 120 characters")
+
+
+def _short_line(text: str) -> str:
+    """What may be shown of a text that another party can choose."""
+    return "".join(character if character.isprintable() else "?" for character in text[:120])
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,10 @@ class TrainLocalReply:
     patients: str
     events: str
 
+    def __post_init__(self) -> None:
+        _require_short_line(self.patients)
+        _require_short_line(self.events)
+
 
 @dataclass(frozen=True)
 class Share:
@@ -123,24 +133,33 @@ class MergeReply:
     steph: float | None
     deployed: float | None
 
+    def __post_init__(self) -> None:
+        _require_short_line(self.patients)
+        _require_short_line(self.events)
+        if not all(SITE_NAME.fullmatch(name) for name in self.refused):
+            raise ValueError(f"refused must be names like {SITE_NAME.pattern}")
+
 
 @dataclass(frozen=True)
 class Refusal:
-    """A site's error, as the coordinator may know it: a class of error and its fixed phrase."""
+    """A site's error, as the coordinator may know it: a class of error, its fixed phrase, and whose it is."""
 
     kind: str
     reason: str
+    site: str | None = None
 
     def __post_init__(self) -> None:
         _require_short_line(self.kind)
         _require_short_line(self.reason)
+        if self.site is not None and SITE_NAME.fullmatch(self.site) is None:
+            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
 
     @classmethod
-    def of(cls, error: BaseException) -> Refusal:
+    def of(cls, error: BaseException, site: str | None = None) -> Refusal:
         """The public side of an error; an unforeseen one gives its own text to nobody."""
         if isinstance(error, FedstephError):
-            return cls(type(error).__name__, error.public_reason)
-        return cls("InternalError", "an unforeseen error happened at the site; its log has the details")
+            return cls(type(error).__name__, error.public_reason, site)
+        return cls("InternalError", "an unforeseen error happened at the site; its log has the details", site)
 
 
 @dataclass(frozen=True)
@@ -163,7 +182,7 @@ def pack(message: Any, envelopes: Mapping[str, bytes] | None = None) -> RecordDi
     records = RecordDict({_HEADER: ConfigRecord({"version": VERSION, "body": body})})
     if envelopes:
         arrays = {
-            name: Array(dtype="uint8", shape=(len(content),), stype="fedsteph.opaque", data=content)
+            name: Array(dtype="uint8", shape=(len(content),), stype=_OPAQUE, data=content)
             for name, content in envelopes.items()
         }
         records[_ENVELOPES] = ArrayRecord(arrays)
@@ -181,13 +200,15 @@ def parcel(records: RecordDict, where: str) -> Parcel:
         raise ProtocolError("is not a fedsteph message", where=where)
     if header.get("version") != VERSION:
         raise ProtocolError(
-            f"speaks protocol version {header.get('version')!r}, this software {VERSION}",
+            f"speaks protocol version {_short_line(repr(header.get('version')))}, this software {VERSION}",
             where=where,
             remedy="Install the same fedsteph at all sites and at the server",
         )
     body, arrays = header.get("body"), records.get(_ENVELOPES, ArrayRecord())
     if not isinstance(body, str) or len(body) > _MAX_BODY or not isinstance(arrays, ArrayRecord):
         raise ProtocolError("has a malformed body", where=where)
+    if not all(array.dtype == "uint8" and array.stype == _OPAQUE for array in arrays.values()):
+        raise ProtocolError("holds arrays that are no envelopes", where=where)
     return Parcel(body, {name: array.data for name, array in arrays.items()})
 
 
@@ -205,10 +226,10 @@ def read(content: Parcel, cls: type[T], where: str) -> T:
             return build(cls, fields, where)
         refusal = build(Refusal, fields, where) if kind == Refusal.__name__ else None
     except (ValueError, RecursionError, ConfigError) as error:
-        raise ProtocolError(f"its body is not a {cls.__name__}: {error}", where=where) from error
+        raise ProtocolError(f"its body is not a {cls.__name__}: {_short_line(str(error))}", where=where) from error
     if refusal is None:
         raise ProtocolError(f"expected a {cls.__name__}", where=where)
-    raise SiteError(f"{refusal.reason} ({refusal.kind})", where=where)
+    raise SiteError(f"{refusal.reason} ({refusal.kind})", where=refusal.site or where)
 
 
 def band(count: int) -> str:

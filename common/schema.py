@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import re
+import sys
 import types
 import typing
 from pathlib import Path
@@ -32,6 +33,19 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class StrictDumper(yaml.SafeDumper):
+    """YAML's safe dumper, which quotes whatever text :func:`parse_yaml` would read as a number."""
+
+
+# PyYAML knows YAML 1.1, in which 1e-4 is a text; in YAML 1.2, and to whoever sets a learning rate, it is a number.
+for _yaml in (_StrictLoader, StrictDumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
@@ -51,7 +65,7 @@ def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
     """Parse a YAML mapping; an empty document is an empty mapping."""
     try:
         content = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader: builds plain values only
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"is not valid YAML: {' '.join(str(error).split())}", where=where, remedy="Mend the syntax there"
         ) from error
@@ -118,7 +132,7 @@ def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
         if value is None:
             return None
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value

@@ -105,7 +105,7 @@ def _check_layout(header: dict[str, Any], n_bytes: int, architecture: Architectu
             raise VectorFileError(f"must be F32 {list(shape)}", where=f"{where}, tensor {name}")
     try:
         spans = sorted((int(begin), int(end)) for begin, end in (e["data_offsets"] for e in header.values()))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise VectorFileError("its data offsets are malformed", where=where) from error
     ends = [0] + [end for _, end in spans]
     if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != n_bytes:

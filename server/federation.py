@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from common import protocol
 from common.config import Config
-from common.errors import FedstephError, QuorumError
+from common.errors import FedstephError, QuorumError, SiteError
 from common.protocol import RunId
 from server.rounds import Round, exchange
 
@@ -110,6 +110,9 @@ class Federation:
         for node, answer in sorted(round_.answers.items()):
             try:
                 reply = protocol.read(answer, protocol.HelloReply, f"node {node}")
+            except SiteError as error:
+                self._fail(str(error.where), protocol.HELLO, error.what)
+                continue
             except FedstephError as error:
                 self._fail(f"node {node}", protocol.HELLO, str(error))
                 continue
@@ -119,7 +122,7 @@ class Federation:
                 self._names[node] = reply.site
         for name in self.config.federation.sites:
             if name not in self._names.values() and name not in {f.site for f in self.outcome.failures}:
-                self._fail(name, protocol.HELLO, f"it did not take part within {deadline:g} s")
+                self._fail(name, protocol.HELLO, "no node said that it is this site")
         self._require_quorum(protocol.HELLO)
 
     def _nodes(self, deadline: float) -> list[int]:
@@ -158,6 +161,8 @@ class Federation:
         for node, answer in round_.answers.items():
             try:
                 replies[node] = protocol.read(answer, reply_type, "its answer"), answer.envelopes
+            except SiteError as error:
+                failures[node] = error.what
             except FedstephError as error:
                 failures[node] = str(error)
         for node, reason in failures.items():

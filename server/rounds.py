@@ -64,7 +64,8 @@ def exchange(
     for node in requests.keys() - set(waiting.values()):
         found.failures[node] = "the message could not be sent to it"
     while waiting:
-        for reply in grid.pull_messages(list(waiting)):
+        replies = list(grid.pull_messages(list(waiting)))
+        for reply in replies:
             reply_to = reply.metadata.reply_to_message_id
             if reply_to in waiting:
                 _take(reply, waiting.pop(reply_to), found)
@@ -72,7 +73,7 @@ def exchange(
         if waiting and time.monotonic() - started > deadline:
             found.failures |= {node: f"no answer within {deadline:g} s" for node in waiting.values()}
             break
-        if waiting:
+        if waiting and not replies:
             time.sleep(_POLL_SECONDS)
     found.seconds = time.monotonic() - started
     return found

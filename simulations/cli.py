@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -104,4 +105,6 @@ def simulate(
 
 def main() -> None:
     """Entry point."""
+    # A plain kill ends a run as Ctrl-C does: with every process that it started.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sys.exit(console.run(lambda: app(standalone_mode=False)))

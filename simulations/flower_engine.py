@@ -2,7 +2,7 @@
 
 A plain ``flwr run`` starts a SuperLink that stays, freezes its folder and environment, and reports success
 whatever happened. Here it runs from an empty folder with a home of its own, sized to this machine, and is
-stopped by its process id; the run's status is read, not the exit code of ``flwr run``.
+stopped with all it started; the run's status is read, not the exit code of ``flwr run``.
 """
 
 from __future__ import annotations
@@ -90,16 +90,21 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
         f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
         f'address = "127.0.0.1:{port}"\ninsecure = true\n',
     )
-    command = [_program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    command = [sys.executable, "-m", "simulations.leash"]
+    command += [_program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=empty, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=empty, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             _wait_until_up(process, port, log)
             yield environment
         finally:
-            _stop(process)
+            assert process.stdin is not None
+            process.stdin.close()  # lets go of the leash
+            process.wait()
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -118,15 +123,6 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise EngineError(f"the SuperLink was not up within {_START_SECONDS:g} s", where=log)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _flwr(*arguments: list[str], environment: dict[str, str], home: Path) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Watch a run from outside: the parties' progress files become bars, or plain lines where there is no terminal."""
+"""Watch a run from outside: the parties' progress files become bars, or plain lines without a terminal."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
 from common import console
@@ -16,8 +18,34 @@ _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 10.0
 
 
+@contextmanager
+def watching(folders: list[Path]) -> Iterator[None]:
+    """Show how far the parties in ``folders`` are, for as long as the block runs."""
+    tails = [_Tail(folder / FILE) for folder in folders]
+    over = threading.Event()
+    with console.progress_bars() as bars:
+        display = _Display(bars)
+
+        def follow() -> None:
+            while True:
+                last = over.wait(_POLL_SECONDS)
+                for tail in tails:
+                    for event in tail.read():
+                        display.update(event)
+                if last:
+                    return
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
 class _Tail:
-    """New whole lines of a growing file."""
+    """New whole lines of a growing file; what an earlier run left in it is passed over."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,38 +61,25 @@ class _Tail:
         return read_progress((whole + newline).decode())
 
 
-def watch(work: Callable[[], None], folders: list[Path]) -> None:
-    """Do ``work`` in a thread, and show how far the parties in ``folders`` are until it ends or raises."""
-    tails = [_Tail(folder / FILE) for folder in folders]
-    raised: list[BaseException] = []
+class _Display:
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._printed: dict[tuple[str, str], tuple[float, str]] = {}  # when, and what
+        self._waiting = bars.add_task("starting the engine", total=None)
 
-    def target() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 (raised again below, in the caller's thread)
-            raised.append(error)
+    def update(self, event: Progress) -> None:
+        key = (event.party, event.phase)
+        self._bars.update(self._waiting, visible=False)
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(f"{event.party}: {event.phase}", total=event.total)
+        self._bars.update(self._tasks[key], completed=event.done, total=event.total)
+        if self._bars.disable:
+            self._print(key, event)
 
-    thread = threading.Thread(target=target, daemon=True)
-    with console.progress_bars() as bars:
-        tasks: dict[tuple[str, str], TaskID] = {}
-        waiting = bars.add_task("starting the engine", total=None)
-        printed: dict[tuple[str, str], tuple[float, str]] = {}  # when, and what
-        thread.start()
-        while True:
-            alive = thread.is_alive()
-            for event in (event for tail in tails for event in tail.read()):
-                key, done = (event.party, event.phase), event.done >= event.total
-                bars.update(waiting, visible=False)
-                if key not in tasks:
-                    tasks[key] = bars.add_task(f"{event.party}: {event.phase}", total=event.total)
-                bars.update(tasks[key], completed=event.done, total=event.total)
-                now, text = time.monotonic(), f"{100 * event.done / event.total:.0f}%"
-                before, said = printed.get(key, (-_LINE_EVERY_SECONDS, ""))
-                if bars.disable and text != said and (done or now - before >= _LINE_EVERY_SECONDS):
-                    printed[key] = now, text
-                    console.err.print(f"{event.party}: {event.phase} {text}", highlight=False)
-            if not alive:
-                break
-            thread.join(_POLL_SECONDS)
-    if raised:
-        raise raised[0]
+    def _print(self, key: tuple[str, str], event: Progress) -> None:
+        now, text = time.monotonic(), f"{100 * event.done / event.total:.0f}%"
+        before, said = self._printed.get(key, (-_LINE_EVERY_SECONDS, ""))
+        if text != said and (event.done >= event.total or now - before >= _LINE_EVERY_SECONDS):
+            self._printed[key] = now, text
+            console.err.print(f"{event.party}: {event.phase} {text}", highlight=False)

@@ -16,9 +16,10 @@ from client.data.bags import open_cohort
 from client.data.check import check_site
 from client.data.problems import Problem, refuse_errors
 from client.site import SIMULATED_SITES, Site
+from client.workspace import Workspace
 from common import atomic
 from common.abmil import Architecture, initial_model, model_digest
-from common.config import Config, digest, dump_yaml, load_config, to_dict
+from common.config import Config, FederationConfig, digest, dump_yaml, load_config, to_dict
 from common.errors import ConfigError, RunFolderError
 from server.app import CONFIG_FILE, MANIFEST_FILE
 
@@ -57,17 +58,21 @@ def prepare(
         RunFolderError: the folder holds another run.
     """
     sites = _choose_sites(folders, config)
-    resolved = _resolve(config, sites)
-    run = RunFolder(path, resolved, tuple(sites))
-    plan = [{"name": site.name, "folder": str(site.folder.resolve()), "device": resolved.device} for site in sites]
     if (path / MANIFEST_FILE).exists():
-        _require_same(path, resolved, plan)
-        return run, []
+        return _resume(path, config, sites), []
     warnings = _check_data(sites, on_file)
+    resolved = _resolve(config, sites)
+    for site in sites:
+        # Whatever a site would refuse in the middle of the run (splits, device) is refused here.
+        Workspace.open(replace(site, device=resolved.device), resolved.recipe)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
-    atomic.write_json(path / SIMULATED_SITES, plan)
+    atomic.write_json(path / SIMULATED_SITES, _plan(sites, resolved))
     atomic.write_json(path / MANIFEST_FILE, _manifest(resolved))  # last: it makes the folder a run
-    return run, warnings
+    return RunFolder(path, resolved, tuple(sites)), warnings
+
+
+def _plan(sites: Sequence[Site], config: Config) -> list[dict[str, str]]:
+    return [{"name": site.name, "folder": str(site.folder.resolve()), "device": config.device} for site in sites]
 
 
 def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
@@ -88,14 +93,7 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
 
 def _resolve(config: Config, sites: Sequence[Site]) -> Config:
     """Fill in what the sites decide: their names, the target, the width, and M0's digest."""
-    names = tuple(site.name for site in sites)
-    if len(names) < config.federation.quorum:
-        raise ConfigError(
-            f"{len(names)} sites are fewer than federation.quorum ({config.federation.quorum})",
-            where="federation.quorum",
-            remedy="Add site folders; a federation is a target and at least one source",
-        )
-    federation = replace(config.federation, sites=names, targets=config.federation.targets or names[:1])
+    federation = _federation(config, sites)
     model = config.model
     if model.width is None:
         model = replace(model, width=_common_width(sites))
@@ -107,6 +105,17 @@ def _resolve(config: Config, sites: Sequence[Site]) -> Config:
             remedy="Remove the key to pin this machine's M0, or use the torch version that made the pinned one",
         )
     return replace(config, federation=federation, model=replace(model, m0_sha256=m0))
+
+
+def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
+    names = tuple(site.name for site in sites)
+    if len(names) < config.federation.quorum:
+        raise ConfigError(
+            f"{len(names)} sites are fewer than federation.quorum ({config.federation.quorum})",
+            where="federation.quorum",
+            remedy="Add site folders; a federation is a target and at least one source",
+        )
+    return replace(config.federation, sites=names, targets=config.federation.targets or names[:1])
 
 
 def _common_width(sites: Sequence[Site]) -> int:
@@ -134,14 +143,21 @@ def _check_data(sites: Sequence[Site], on_file: Callable[[str, int, int], None])
     return [problem for problem in problems if problem.severity == "warning"]
 
 
-def _require_same(path: Path, config: Config, plan: list[dict[str, Any]]) -> None:
+def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     try:
         before = load_config(path / CONFIG_FILE)
-        before_plan = json.loads((path / SIMULATED_SITES).read_text())
+        plan = json.loads((path / SIMULATED_SITES).read_text())
     except (OSError, ValueError, ConfigError) as error:
         raise RunFolderError(f"is a damaged run folder ({error})", where=path, remedy="Choose another --out") from error
-    keys = _differing(to_dict(before), to_dict(config))
-    if before_plan != plan:
+    # What was left open is what the run found when it began: its sites' width and its own M0.
+    model = replace(
+        config.model,
+        width=config.model.width or before.model.width,
+        m0_sha256=config.model.m0_sha256 or before.model.m0_sha256,
+    )
+    resolved = replace(config, model=model, federation=_federation(config, sites))
+    keys = _differing(to_dict(before), to_dict(resolved))
+    if plan != _plan(sites, resolved):
         keys.append("the site folders")
     if keys:
         raise RunFolderError(
@@ -149,6 +165,7 @@ def _require_same(path: Path, config: Config, plan: list[dict[str, Any]]) -> Non
             where=path,
             remedy="Choose another --out, or give the same configuration to resume that run",
         )
+    return RunFolder(path, resolved, tuple(sites))
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:

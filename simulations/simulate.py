@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from client.site import site_folders
 from client.target import RESULT_FILE
 from common import atomic
-from common.errors import EngineError, FedstephError, QuorumError, SiteError
+from common.errors import EngineError, QuorumError, SiteError
 from server.app import OUTCOME_FILE
 from simulations.cohorts import write_world
 from simulations.flower_engine import run_with_flower
 from simulations.in_process import run_in_process
-from simulations.monitor import watch
+from simulations.monitor import watching
 from simulations.oracle import oracle_row
 from simulations.run_folder import RunFolder
 from simulations.summary import summary
@@ -50,7 +49,8 @@ def run(folder: RunFolder, engine: Engine) -> dict[str, Any]:
     """
     (folder.path / "server" / OUTCOME_FILE).unlink(missing_ok=True)
     parties = [folder.path / "server", *(folder.site_state(site.name) for site in folder.sites)]
-    watch(_work(folder, engine), parties)
+    with watching(parties):
+        _run_engine(folder, engine)
     outcome = json.loads((folder.path / "server" / OUTCOME_FILE).read_text())
     results = _gather(folder, outcome)
     atomic.write_json(folder.path / RESULTS_FILE, results)
@@ -58,22 +58,19 @@ def run(folder: RunFolder, engine: Engine) -> dict[str, Any]:
     return results
 
 
-def _work(folder: RunFolder, engine: Engine) -> Callable[[], None]:
-    def work() -> None:
-        try:
-            if engine == "flower":
-                run_with_flower(folder.path)
-            else:
-                run_in_process(folder.path)
-        except FedstephError as error:
-            # The server wrote the true cause down before Flower reported a failed run.
-            path = folder.path / "server" / OUTCOME_FILE
-            cause = json.loads(path.read_text())["error"] if path.exists() else None
-            if isinstance(error, EngineError) and cause is not None:
-                raise QuorumError(str(cause)) from error
+def _run_engine(folder: RunFolder, engine: Engine) -> None:
+    try:
+        if engine == "flower":
+            run_with_flower(folder.path)
+        else:
+            run_in_process(folder.path)
+    except (EngineError, QuorumError) as error:
+        # The server wrote the true cause down before it stopped, and Flower reports a failed run only.
+        path = folder.path / "server" / OUTCOME_FILE
+        cause = json.loads(path.read_text())["error"] if path.exists() else None
+        if cause is None:
             raise
-
-    return work
+        raise QuorumError(str(cause), remedy=f"The sites' logs: {folder.path / 'sites'}/*/site.log") from error
 
 
 def _gather(folder: RunFolder, outcome: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""Cohorts in memory, recipes and vectors, for the tests of ``client``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from sites import TINY, make_site
+
+from client.data.bags import BagCache, Cohort
+from client.data.labels import Patient
+from client.site import Site
+from client.workspace import Workspace
+from common.abmil import ABMIL, Architecture, initial_model, model_digest
+from common.config import Recipe, load_config
+from common.task_vector import TaskVector
+
+CPU = torch.device("cpu")
+SMALL = Architecture(width=6, embed=8, attention=5, n_bins=4)
+
+
+class MemoryCohort(Cohort):
+    """A cohort whose bags are given and not read."""
+
+    def __init__(self, patients: Sequence[Patient], bags: dict[str, torch.Tensor]) -> None:
+        super().__init__(patients, {}, next(iter(bags.values())).shape[1], BagCache(0))
+        self.bags = bags
+
+    def bag(self, i: int) -> torch.Tensor:
+        return self.bags[self.patients[i].id]
+
+    def n_instances(self, i: int) -> int:
+        return len(self.bag(i))
+
+    def subset(self, ids: Iterable[str]) -> MemoryCohort:
+        by_id = {patient.id: patient for patient in self.patients}
+        return MemoryCohort([by_id[key] for key in ids], self.bags)
+
+
+def make_cohort(sizes: Sequence[int], *, width: int = 6, seed: int = 0, years: float = 4, events=None) -> MemoryCohort:
+    """One patient per bag size; the first feature's mean is the risk, and two of three have an event."""
+    rng = np.random.default_rng(seed)
+    patients, bags = [], {}
+    for i, size in enumerate(sizes):
+        risk = rng.normal()
+        t = float(np.clip(rng.exponential(np.exp(-risk)), 0.01, years) * 365)
+        e = int(rng.random() < 0.67) if events is None else int(events[i])
+        bag = torch.from_numpy(rng.normal(size=(size, width)).astype(np.float32))
+        bag[:, 0] += 2 * risk
+        patients.append(Patient(f"P{i:03d}", t, e, (f"P{i:03d}-DX1",)))
+        bags[patients[-1].id] = bag
+    return MemoryCohort(patients, bags)
+
+
+def make_recipe(*settings: str, width: int = 6) -> Recipe:
+    """``TINY`` and the given settings, with M0's digest pinned."""
+    recipe = load_config(None, [*TINY, f"model.width={width}", *settings]).recipe
+    return replace(recipe, model=replace(recipe.model, m0_sha256=model_digest(m0_of(recipe))))
+
+
+def m0_of(recipe: Recipe) -> ABMIL:
+    return initial_model(Architecture.of(recipe.model), recipe.model.m0_seed, recipe.model.dropout)
+
+
+def make_vectors(recipe: Recipe, n: int, scale: float = 0.1) -> dict[str, TaskVector]:
+    """Random source vectors; the names are ``s000``, ``s001``, ..."""
+    m0, found = m0_of(recipe), {}
+    for k in range(n):
+        noise = torch.Generator().manual_seed(1000 + k)
+        shapes = Architecture.of(recipe.model).encoder_shapes
+        tensors = {name: scale * torch.randn(shape, generator=noise) for name, shape in shapes.items()}
+        found[f"s{k:03d}"] = TaskVector(Architecture.of(recipe.model), model_digest(m0), tensors)
+    return found
+
+
+def make_workspace(folder: Path, *settings: str, name: str = "site", **site: object) -> Workspace:
+    """A site folder on disk and its workspace."""
+    folder = make_site(folder / name, **site) if not (folder / name).exists() else folder / name
+    return Workspace.open(Site.open(folder, device="cpu"), make_recipe(*settings))
+
+
+def plain_c(t: np.ndarray, e: np.ndarray, risk: np.ndarray) -> float | None:
+    """Harrell's C by two loops; None without a comparable pair."""
+    total, concordant = 0, 0.0
+    for i in range(len(t)):
+        for j in range(len(t)):
+            if e[i] == 1 and (t[i] < t[j] or (t[i] == t[j] and e[j] == 0)):
+                total += 1
+                concordant += 0.5 if abs(risk[i] - risk[j]) <= 1e-8 else float(risk[i] > risk[j])
+    return concordant / total if total else None
+
+
+def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two states are the same bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Spy:
+    """Calls through, and keeps what went in and came out."""
+
+    def __init__(self, monkeypatch, module, name: str) -> None:
+        real = getattr(module, name)
+        self.calls: list[SimpleNamespace] = []
+
+        def spying(*args, **kwargs):
+            call = SimpleNamespace(args=args, kwargs=kwargs, result=None)
+            self.calls.append(call)
+            call.result = real(*args, **kwargs)
+            return call.result
+
+        monkeypatch.setattr(module, name, spying)

@@ -1,0 +1,13 @@
+"""Also puts this folder on the import path, for ``client_builders``."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums do not depend on the machine's number of cores, and other work on it is left alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

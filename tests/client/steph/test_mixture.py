@@ -1,0 +1,159 @@
+"""The merge against paper eq. 3-5 written as loops over parameters, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from client_builders import SMALL
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.steph.mixture import Mixture, coefficients, top_k
+from common.abmil import Architecture, initial_model
+from common.errors import VectorMismatchError
+from common.task_vector import TaskVector
+
+TINY = Architecture(width=3, embed=2, attention=2, n_bins=2)
+N_BAGS = 4
+
+
+def vectors(n: int, architecture: Architecture = TINY) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(n)
+    shapes = architecture.encoder_shapes.items()
+    return [
+        {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes}
+        for _ in range(n)
+    ]
+
+
+def mixture_of(theta_0, rows) -> Mixture:
+    def flat(tensors):
+        return torch.cat([tensors[name].flatten() for name in TINY.encoder_shapes])
+
+    return Mixture(TINY, flat(theta_0), torch.stack([flat(row) for row in rows]))
+
+
+def plain_merge(theta_0, target, sources, w, lam, kept):
+    """theta = theta_0 + sum over kept k of w_k [lam_k tau_t + (1 - lam_k) tau_k], one tensor after the other."""
+    merged = []
+    for b in range(len(w)):
+        theta = {}
+        for name, start in theta_0.items():
+            total = start
+            for k in kept[b]:
+                mixed = lam[b, k] * target[name] + (1 - lam[b, k]) * sources[k][name]
+                total = total + w[b, k] * mixed
+            theta[name] = total
+        merged.append(theta)
+    return merged
+
+
+def largest(w: list[float], K: int | None) -> list[int]:
+    return sorted(range(len(w)), key=lambda k: (-w[k], k))[:K]
+
+
+def random_routing(n_sources: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(N_BAGS, n_sources, generator=generator, dtype=torch.float64).relu()
+    lam = torch.rand(N_BAGS, n_sources, generator=generator, dtype=torch.float64)
+    return w.requires_grad_(), lam.requires_grad_()
+
+
+@pytest.mark.parametrize(("n_sources", "K"), [(6, 2), (6, None), (6, 6), (3, 5), (1, 5), (1, None), (100, 5), (100, 1)])
+def test_merge_and_its_gradient_equal_the_papers_equations(n_sources, K):
+    theta_0, target, *sources = vectors(2 + n_sources)
+    w, lam = random_routing(n_sources)
+    kept = top_k(w, K)
+    plain_kept = [largest(row, K) for row in w.tolist()]
+    assert kept.tolist() == plain_kept
+    merged = mixture_of(theta_0, [target, *sources]).merge(coefficients(w, lam, kept))
+    expected = plain_merge(theta_0, target, sources, w, lam, plain_kept)
+    weigh = vectors(N_BAGS)
+    found = sum((merged[name][b] * weigh[b][name]).sum() for b in range(N_BAGS) for name in theta_0)
+    plain = sum((expected[b][name] * weigh[b][name]).sum() for b in range(N_BAGS) for name in theta_0)
+    for name, shape in TINY.encoder_shapes.items():
+        assert merged[name].shape == (N_BAGS, *shape)
+        for b in range(N_BAGS):
+            torch.testing.assert_close(merged[name][b], expected[b][name], rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, [w, lam]), torch.autograd.grad(plain, [w, lam], materialize_grads=True), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+        outside = torch.ones_like(ours).scatter(1, kept, 0.0)
+        assert not (ours * outside).any(), "a gradient reached a source that was not kept"
+
+
+def test_coefficients_by_hand():
+    w = torch.tensor([[0.5, 2.0, 1.0]])
+    lam = torch.tensor([[0.1, 0.25, 0.5]])
+    found = coefficients(w, lam, torch.tensor([[1, 2]]))
+    assert found.tolist() == [[2 * 0.25 + 1 * 0.5, 0.0, 2 * 0.75, 1 * 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("w", "K", "kept"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], 2, [0, 1]),
+        ([0.0, 1.0, 0.0, 1.0], 3, [1, 3, 0]),
+        ([3.0, 3.0, 3.0], None, [0, 1, 2]),
+        ([0.0, 0.0, 5.0], 5, [2, 0, 1]),
+        ([1.0], 1, [0]),
+    ],
+)
+def test_ties_go_to_the_lowest_index(w, K, kept):
+    assert top_k(torch.tensor([w]), K).tolist() == [kept]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0]), min_size=1, max_size=120), st.none() | st.integers(1, 130))
+def test_top_k_is_a_stable_sort(w, K):
+    assert top_k(torch.tensor([w, w]), K).tolist() == [largest(w, K)] * 2
+
+
+def graph_size(output: torch.Tensor) -> int:
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return len(seen)
+
+
+def test_no_loop_over_sources():
+    sizes = set()
+    for n_sources in (2, 100):
+        theta_0, *rows = vectors(2 + n_sources)
+        w, lam = random_routing(n_sources)
+        merged = mixture_of(theta_0, rows).merge(coefficients(w, lam, top_k(w, None)))
+        sizes.add(graph_size(sum(tensor.sum() for tensor in merged.values())))
+    assert len(sizes) == 1
+
+
+def task_vector(scale: float, architecture: Architecture = SMALL, m0: str = "0" * 64) -> TaskVector:
+    shapes = architecture.encoder_shapes.items()
+    return TaskVector(architecture, m0, {name: torch.full(shape, scale) for name, shape in shapes})
+
+
+def test_the_stack_is_the_target_and_then_the_sources():
+    m0 = initial_model(SMALL, 0)
+    mixture = Mixture.of(m0, task_vector(1.0), [task_vector(2.0), task_vector(3.0)])
+    assert mixture.n_sources == 2
+    assert [row.unique().tolist() for row in mixture.stack] == [[1.0], [2.0], [3.0]]
+    alone = mixture.merge(torch.zeros(1, 3))
+    for name, tensor in m0.encoder_state().items():
+        assert torch.equal(alone[name][0], tensor)
+    assert not mixture.theta_0.requires_grad
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        [],
+        [task_vector(1.0, m0="1" * 64)],
+        [task_vector(1.0), task_vector(1.0, TINY)],
+    ],
+)
+def test_unlike_vectors_are_not_stacked(sources):
+    with pytest.raises(VectorMismatchError):
+        Mixture.of(initial_model(SMALL, 0), task_vector(1.0), sources)

@@ -1,0 +1,124 @@
+"""Task vector arithmetic against numpy, and vectors that must not meet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from common.abmil import ABMIL, Architecture, initial_model, model_digest
+from common.errors import VectorMismatchError
+from common.task_vector import TaskVector, flatten, mean
+
+SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
+M0 = initial_model(SMALL, 0)
+MODELS = [initial_model(SMALL, seed) for seed in (1, 2, 3)]
+A, B, C = (TaskVector.between(model, M0) for model in MODELS)
+
+
+def row(model: ABMIL) -> np.ndarray:
+    """All encoder values of a model, straight from its state."""
+    return np.concatenate([model.state_dict()[name].numpy().ravel() for name in SMALL.encoder_shapes])
+
+
+a, b, c = (row(model) - row(M0) for model in MODELS)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (A, a),
+        (A + B, a + b),
+        (A - B, a - b),
+        (2.5 * A, 2.5 * a),
+        (A * -0.5, -0.5 * a),
+        (mean([A]), a),
+        (mean([A, B, C]), (a + b + c) / 3),
+    ],
+)
+def test_arithmetic(found: TaskVector, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found.flat(), expected, rtol=1e-5, atol=1e-7)
+    assert found.norm == pytest.approx(float(np.linalg.norm(expected.astype(np.float64))), rel=1e-6)
+    assert (found.architecture, found.m0_sha256) == (SMALL, model_digest(M0))
+
+
+def test_the_norm_is_summed_in_float64() -> None:
+    """The square of 1e30 is no float32."""
+    wide = Architecture(width=50, embed=50, attention=1, n_bins=1)
+    tensors = {name: torch.full(shape, 1e30) for name, shape in wide.encoder_shapes.items()}
+    vector = TaskVector(wide, "0" * 64, tensors)
+    assert vector.norm == pytest.approx(1e30 * np.sqrt(len(vector.flat())), rel=1e-6)
+
+
+def test_flatten_follows_the_architecture_and_not_the_mapping() -> None:
+    backwards = dict(reversed(A.tensors.items()))
+    assert torch.equal(flatten(backwards, SMALL), A.flat())
+
+
+def test_applied_to_m0_it_restores_the_encoder_under_the_given_head() -> None:
+    head = {f"head.{name}": MODELS[1].state_dict()[f"head.{name}"] for name in ("weight", "bias")}
+    untouched = model_digest(M0)
+    restored = A.applied_to(M0, head)
+    np.testing.assert_allclose(row(restored), row(MODELS[0]), rtol=0, atol=1e-7)
+    assert torch.equal(restored.head.weight, MODELS[1].head.weight)
+    assert torch.equal(restored.head.bias, MODELS[1].head.bias)
+    assert model_digest(M0) == untouched
+
+
+def test_a_vector_is_a_copy() -> None:
+    model = initial_model(SMALL, 1)
+    vector = TaskVector.between(model, M0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(vector.flat(), A.flat())
+    assert not any(tensor.requires_grad for tensor in vector.tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("width", 6), ("embed", 5), ("attention", 4), ("n_bins", 7)],
+)
+@pytest.mark.parametrize("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
+def test_vectors_of_different_architectures_do_not_meet(field: str, value: int, operation: Callable) -> None:
+    other = dataclasses.replace(SMALL, **{field: value})
+    stranger = TaskVector.between(initial_model(other, 1), initial_model(other, 0))
+    with pytest.raises(VectorMismatchError, match="architectures differ"):
+        operation(A, stranger)
+
+
+@pytest.mark.parametrize("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
+def test_vectors_from_different_m0_do_not_meet(operation: Callable) -> None:
+    stranger = TaskVector.between(MODELS[0], MODELS[1])
+    with pytest.raises(VectorMismatchError, match=f"different M0: {model_digest(M0)[:12]} and"):
+        operation(A, stranger)
+
+
+def test_a_vector_is_not_applied_to_another_m0() -> None:
+    with pytest.raises(VectorMismatchError, match="another M0"):
+        A.applied_to(MODELS[0], {})
+
+
+def test_no_vector_lies_between_unlike_models() -> None:
+    other = initial_model(dataclasses.replace(SMALL, n_bins=7), 0)
+    with pytest.raises(VectorMismatchError, match="n_bins=6"):
+        TaskVector.between(MODELS[0], other)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"embed.bias": None}, "embed.bias"),
+        ({"head.bias": torch.zeros(6)}, "head.bias"),
+        ({"attention_V.weight": torch.zeros(4, 3)}, "attention_V.weight"),
+        ({"embed.bias": torch.zeros(4, 1)}, "embed.bias"),
+        ({"attention_c.bias": torch.zeros(())}, "attention_c.bias"),
+    ],
+)
+def test_wrong_names_and_shapes_are_refused(change: dict, named: str) -> None:
+    tensors = {name: tensor for name, tensor in {**A.tensors, **change}.items() if tensor is not None}
+    with pytest.raises(VectorMismatchError, match=f"tensor {named}: expected shape"):
+        TaskVector(SMALL, A.m0_sha256, tensors)

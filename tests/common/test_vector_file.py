@@ -1,0 +1,335 @@
+"""The vector file: an exact round trip, and attacks that end in a typed error which names their origin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.abmil import Architecture, initial_model, model_digest
+from common.errors import VectorError, VectorFileError, VectorMismatchError
+from common.task_vector import TaskVector
+from common.vector_file import FORMAT, read_vector, write_vector
+
+SMALL = Architecture(width=3, embed=2, attention=4, n_bins=2)
+M0 = initial_model(SMALL, 0)
+M0_SHA256 = model_digest(M0)
+VECTOR = TaskVector.between(initial_model(SMALL, 1), M0)
+VALID = write_vector(VECTOR)
+START = 8 + int.from_bytes(VALID[:8], "little")
+WHERE = "vector of mallory"
+
+
+def read(content: bytes, max_norm: float = 250.0) -> TaskVector:
+    return read_vector(content, architecture=SMALL, m0_sha256=M0_SHA256, max_norm=max_norm, where=WHERE)
+
+
+def header() -> dict[str, Any]:
+    """A fresh copy of the valid file's header, to be tampered with."""
+    return json.loads(VALID[8:START])
+
+
+def craft(head: Any, data: bytes = VALID[START:]) -> bytes:
+    """A file with this header (an object, JSON text or bytes) and this data."""
+    text = head if isinstance(head, str | bytes) else json.dumps(head)
+    raw = text.encode() if isinstance(text, str) else text
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def saved(metadata: dict[str, str] | None = None, **tensors: torch.Tensor | None) -> bytes:
+    """What safetensors itself writes of the valid tensors with these ones replaced (None: left out)."""
+    changed = {**VECTOR.tensors, **{name.replace("__", "."): tensor for name, tensor in tensors.items()}}
+    kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
+    return safetensors.torch.save(kept, header()["__metadata__"] if metadata is None else metadata)
+
+
+def with_value(value: float) -> bytes:
+    bias = VECTOR.tensors["embed.bias"].clone()
+    bias[-1] = value
+    return saved(embed__bias=bias)
+
+
+def edited(name: str, field: str, value: Any) -> bytes:
+    head = header()
+    head[name][field] = value
+    return craft(head)
+
+
+def offsets(value: str) -> bytes:
+    """The offsets of ``embed.bias``, which are [0, 8] or the like, replaced by JSON text."""
+    head = header()
+    head["embed.bias"]["data_offsets"] = "HERE"
+    return craft(json.dumps(head).replace('"HERE"', value))
+
+
+def moved(by: int, name: str = "embed.bias") -> bytes:
+    begin, end = header()[name]["data_offsets"]
+    return edited(name, "data_offsets", [begin + by, end + by])
+
+
+def metadata(**changes: str | None) -> dict[str, str]:
+    return {key: value for key, value in {**header()["__metadata__"], **changes}.items() if value is not None}
+
+
+def hole() -> bytes:
+    """Four bytes that belong to no tensor, in the middle of the data."""
+    head, at = header(), header()["embed.bias"]["data_offsets"][0]
+    for name, entry in head.items():
+        if name != "__metadata__" and entry["data_offsets"][0] >= at:
+            entry["data_offsets"] = [edge + 4 for edge in entry["data_offsets"]]
+    data = VALID[START:]
+    return craft(head, data[:at] + b"hide" + data[at:])
+
+
+def overlapping() -> bytes:
+    """Two tensors of one size over the same bytes, and the file shortened to fit."""
+    head = header()
+    begin, end = head["attention_U.weight"]["data_offsets"]
+    head["attention_V.weight"]["data_offsets"] = [begin, end]
+    return craft(head, VALID[START : -(end - begin)])
+
+
+def empty_span() -> bytes:
+    """One tensor claims no bytes, and its neighbour those of both."""
+    head = header()
+    first, second = sorted((k for k in head if k != "__metadata__"), key=lambda k: head[k]["data_offsets"])[:2]
+    begin, end = head[first]["data_offsets"]
+    head[first]["data_offsets"] = [begin, begin]
+    head[second]["data_offsets"] = [begin, head[second]["data_offsets"][1]]
+    assert end > begin
+    return craft(head)
+
+
+def doubled(inside: str) -> bytes:
+    """JSON in which the key ``inside`` stands twice."""
+    text = json.dumps(header())
+    key = json.dumps(inside) + ": "
+    at = text.index(key)
+    value, length = json.JSONDecoder().raw_decode(text[at + len(key) :])
+    return craft(text[:at] + key + json.dumps(value) + ", " + text[at:])
+
+
+OTHER = Architecture(width=4, embed=2, attention=4, n_bins=2)
+ALIEN = TaskVector.between(initial_model(OTHER, 1), initial_model(OTHER, 0))
+ENTRY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+Attack = tuple[Callable[[], bytes], type[VectorError], str]
+
+ATTACKS: dict[str, Attack] = {
+    # values
+    "NaN": (lambda: with_value(float("nan")), VectorFileError, "tensor embed.bias: holds NaN or Inf"),
+    "Inf": (lambda: with_value(float("inf")), VectorFileError, "holds NaN or Inf"),
+    "minus Inf": (lambda: with_value(float("-inf")), VectorFileError, "holds NaN or Inf"),
+    "norm above the cap": (lambda: write_vector(1e4 * VECTOR), VectorFileError, "is above the cap 250"),
+    "norm that overflows float32": (lambda: with_value(3e38), VectorFileError, "is above the cap 250"),
+    # tensors
+    "extra tensor": (lambda: saved(extra=torch.zeros(1)), VectorFileError, "tensor 'extra': unexpected"),
+    "extra empty tensor": (lambda: craft({**header(), "e": ENTRY}), VectorFileError, "tensor 'e': unexpected"),
+    "the head": (lambda: saved(head__bias=torch.zeros(2)), VectorFileError, "tensor 'head.bias': unexpected"),
+    "missing tensor": (lambda: saved(embed__bias=None), VectorFileError, "tensor 'embed.bias': missing"),
+    "no tensor": (lambda: craft({"__metadata__": metadata()}, b""), VectorFileError, "missing tensor"),
+    "renamed tensor": (
+        lambda: saved(embed__bias=None, embed__bia=torch.zeros(2)),
+        VectorFileError,
+        "tensor 'embed.bia': unexpected",
+    ),
+    "F16": (lambda: saved(embed__bias=torch.zeros(2).half()), VectorFileError, "tensor embed.bias: must be F32 [2]"),
+    "F64": (lambda: saved(embed__bias=torch.zeros(2).double()), VectorFileError, "must be F32"),
+    "I32": (lambda: saved(embed__bias=torch.zeros(2).int()), VectorFileError, "must be F32"),
+    "dtype that does not exist": (lambda: edited("embed.bias", "dtype", "F31"), VectorFileError, "must be F32"),
+    "dtype of another type": (lambda: edited("embed.bias", "dtype", ["F32"]), VectorFileError, "must be F32"),
+    "wrong shape": (lambda: saved(embed__bias=torch.zeros(3)), VectorFileError, "must be F32 [2]"),
+    "transposed shape": (lambda: edited("embed.weight", "shape", [3, 2]), VectorFileError, "must be F32 [2, 3]"),
+    "one more dimension": (lambda: edited("embed.weight", "shape", [1, 2, 3]), VectorFileError, "must be F32 [2, 3]"),
+    "shape of floats": (lambda: edited("embed.weight", "shape", [2.0, 3.0]), VectorFileError, "cannot load"),
+    "shape of booleans": (lambda: edited("attention_c.bias", "shape", [True]), VectorFileError, "cannot load"),
+    "shape is null": (lambda: edited("embed.weight", "shape", None), VectorFileError, "must be F32"),
+    "entry with a further key": (lambda: edited("embed.bias", "note", "P001"), VectorFileError, "malformed"),
+    "entry is a list": (lambda: craft({**header(), "embed.bias": []}), VectorFileError, "missing tensor"),
+    # offsets
+    "overlapping offsets": (overlapping, VectorFileError, "do not fill the file exactly"),
+    "hole between tensors": (hole, VectorFileError, "do not fill the file exactly"),
+    "empty span": (empty_span, VectorFileError, "cannot load"),
+    "moved span": (lambda: moved(4), VectorFileError, "do not fill the file exactly"),
+    "negative offsets": (lambda: offsets("[-8, 0]"), VectorFileError, "do not fill"),
+    "reversed offsets": (lambda: offsets("[8, 0]"), VectorFileError, "do not fill"),
+    "offsets beyond the file": (lambda: offsets("[0, 99999]"), VectorFileError, "do not fill"),
+    "offsets beyond 64 bits": (lambda: offsets(f"[0, {2**64}]"), VectorFileError, "do not fill"),
+    "offsets of 5000 digits": (lambda: offsets(f"[0, {'9' * 5000}]"), VectorFileError, "not JSON with unique keys"),
+    "float offsets": (
+        lambda: offsets(str([float(edge) for edge in header()["embed.bias"]["data_offsets"]])),
+        VectorFileError,
+        "cannot load",
+    ),
+    "string offsets": (
+        lambda: offsets(json.dumps([str(edge) for edge in header()["embed.bias"]["data_offsets"]])),
+        VectorFileError,
+        "cannot load",
+    ),
+    "boolean offsets": (lambda: offsets("[false, true]"), VectorFileError, "do not fill"),
+    "infinite offsets": (lambda: offsets("[0, Infinity]"), VectorFileError, "offsets are malformed"),
+    "offsets that overflow a float": (lambda: offsets("[1e999, 1e999]"), VectorFileError, "offsets are malformed"),
+    "NaN offsets": (lambda: offsets("[NaN, 8]"), VectorFileError, "offsets are malformed"),
+    "null offsets": (lambda: offsets("null"), VectorFileError, "offsets are malformed"),
+    "three offsets": (lambda: offsets("[0, 4, 8]"), VectorFileError, "offsets are malformed"),
+    "nested offsets": (lambda: offsets("[[0], [8]]"), VectorFileError, "offsets are malformed"),
+    "offsets are text": (lambda: offsets('"no"'), VectorFileError, "offsets are malformed"),
+    "offsets are an object": (lambda: offsets('{"a": 0, "b": 8}'), VectorFileError, "offsets are malformed"),
+    # metadata
+    "no metadata": (lambda: safetensors.torch.save(dict(VECTOR.tensors)), VectorFileError, f"not a {FORMAT} file"),
+    "empty metadata": (lambda: saved({}), VectorFileError, f"not a {FORMAT} file"),
+    "metadata is a list": (lambda: craft({**header(), "__metadata__": ["x"]}), VectorFileError, f"not a {FORMAT}"),
+    "metadata without M0": (lambda: saved(metadata(m0=None)), VectorFileError, "keys are not architecture, format, m0"),
+    "extra metadata": (lambda: saved(metadata(site="P001")), VectorFileError, "metadata keys are not"),
+    "other format": (lambda: saved(metadata(format="fedsteph/vector/v2")), VectorFileError, f"not a {FORMAT} file"),
+    "huge metadata": (lambda: saved(metadata(note="x" * 10_000)), VectorFileError, "header is too long"),
+    "other M0": (lambda: saved(metadata(m0="0" * 64)), VectorMismatchError, "is of another M0"),
+    "M0 is null": (
+        lambda: craft({**header(), "__metadata__": {**metadata(), "m0": None}}),
+        VectorMismatchError,
+        "is of another M0",
+    ),
+    "other architecture": (lambda: write_vector(ALIEN), VectorMismatchError, "is of another architecture"),
+    "other architecture in disguise": (
+        lambda: safetensors.torch.save(dict(ALIEN.tensors), metadata()),
+        VectorFileError,
+        "must be F32 [2, 3]",
+    ),
+    # the header as such
+    "empty": (lambda: b"", VectorFileError, "truncated"),
+    "length alone": (lambda: VALID[:8], VectorFileError, "truncated"),
+    "header of no bytes": (lambda: bytes(8) + VALID, VectorFileError, "not JSON"),
+    "length beyond the file": (lambda: (4096).to_bytes(8, "little") + VALID[8:], VectorFileError, "truncated"),
+    "length of 2^64 - 1": (lambda: b"\xff" * 8 + VALID[8:], VectorFileError, "truncated"),
+    "huge header": (lambda: craft(json.dumps(header()) + " " * 8192), VectorFileError, "header is too long"),
+    "trailing byte": (lambda: VALID + b"\0", VectorFileError, "do not fill the file exactly"),
+    "hidden payload": (lambda: VALID + b"P001" * 99, VectorFileError, "do not fill the file exactly"),
+    "duplicate tensor": (lambda: doubled("embed.bias"), VectorFileError, "unique keys"),
+    "duplicate metadata section": (lambda: doubled("__metadata__"), VectorFileError, "unique keys"),
+    "duplicate metadata key": (lambda: doubled("m0"), VectorFileError, "unique keys"),
+    "duplicate dtype": (lambda: doubled("dtype"), VectorFileError, "unique keys"),
+    "not UTF-8": (lambda: craft(b'{"\xff": 1}'), VectorFileError, "not JSON"),
+    "byte order mark": (lambda: craft("\ufeff" + json.dumps(header())), VectorFileError, "not JSON"),
+    "leading space": (lambda: craft(" " + json.dumps(header())), VectorFileError, "cannot load"),
+    "lone surrogate": (lambda: craft('{"\\ud800": {}, ' + json.dumps(header())[1:]), VectorFileError, "unexpected"),
+    "header is a list": (lambda: craft([header()]), VectorFileError, "not a JSON object"),
+    "header is text": (lambda: craft('"x"'), VectorFileError, "not a JSON object"),
+    "header is NaN": (lambda: craft("NaN"), VectorFileError, "not a JSON object"),
+    "nested too deep": (lambda: craft("[" * 8000), VectorFileError, "not JSON"),
+    "objects nested too deep": (lambda: craft('{"a":' * 1600), VectorFileError, "not JSON"),
+    "a pickle": (lambda: b"\x80\x04cos\nsystem\n(S'true'\ntR." * 9, VectorFileError, "truncated"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_ends_in_a_typed_error_that_names_its_origin(name: str) -> None:
+    build, error, fragment = ATTACKS[name]
+    with pytest.raises(VectorError) as caught:
+        read(build())
+    assert type(caught.value) is error
+    assert str(caught.value).startswith(WHERE)
+    assert fragment in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_the_untouched_parts_of_an_attack_are_valid() -> None:
+    """So that no attack above fails for a reason of its own making."""
+    assert torch.equal(read(craft(header())).flat(), VECTOR.flat())
+    assert torch.equal(read(saved()).flat(), VECTOR.flat())
+    assert torch.equal(read(offsets(str(header()["embed.bias"]["data_offsets"]))).flat(), VECTOR.flat())
+    assert torch.equal(read(moved(0)).flat(), VECTOR.flat())
+    assert torch.equal(read(with_value(0.5)).tensors["embed.bias"][-1], torch.tensor(0.5))
+
+
+def test_round_trip_is_exact() -> None:
+    extremes = torch.tensor([-0.0, 1e-45])
+    vector = TaskVector(SMALL, M0_SHA256, {**VECTOR.tensors, "embed.bias": extremes})
+    found = read(write_vector(vector))
+    assert (found.architecture, found.m0_sha256) == (SMALL, M0_SHA256)
+    assert found.tensors.keys() == vector.tensors.keys()
+    for name, tensor in found.tensors.items():
+        assert tensor.dtype == torch.float32
+        assert tensor.numpy().tobytes() == vector.tensors[name].numpy().tobytes()
+    assert write_vector(found) == write_vector(vector)
+
+
+def test_the_file_says_nothing_but_its_three_keys() -> None:
+    assert header()["__metadata__"] == {"format": FORMAT, "architecture": SMALL.digest, "m0": M0_SHA256}
+    assert header().keys() - {"__metadata__"} == SMALL.encoder_shapes.keys()
+    assert len(VALID) - START == 4 * len(VECTOR.flat())
+
+
+def test_the_cap_is_the_largest_norm_accepted() -> None:
+    assert read(VALID, max_norm=VECTOR.norm).norm == VECTOR.norm
+    for cap in (VECTOR.norm * (1 - 1e-9), float("nan")):
+        with pytest.raises(VectorFileError, match="above the cap"):
+            read(VALID, max_norm=cap)
+
+
+@pytest.mark.parametrize("region", [range(START), range(START, len(VALID))], ids=["header", "data"])
+def test_every_truncation_is_refused(region: range) -> None:
+    for length in region:
+        with pytest.raises(VectorFileError, match=WHERE):
+            read(VALID[:length])
+
+
+def accepted(content: bytes) -> TaskVector | None:
+    """What is read, None where it is refused; anything but a VectorError fails the test."""
+    try:
+        return read(content)
+    except VectorError as error:
+        assert str(error).startswith(WHERE)
+        return None
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_refused(content: bytes) -> None:
+    assert accepted(content) is None
+
+
+@given(st.binary(max_size=200), st.binary(max_size=50))
+def test_random_headers_are_refused(head: bytes, data: bytes) -> None:
+    assert accepted(craft(head, data)) is None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+        max_leaves=6,
+    ),
+    st.sampled_from(["dtype", "shape", "data_offsets", None]),
+)
+def test_any_json_in_the_place_of_an_entry_is_refused(value: Any, field: str | None) -> None:
+    """Unless it is by chance what belongs there."""
+    head = header()
+    if field is None:
+        head["embed.bias"] = value
+    else:
+        head["embed.bias"][field] = value
+    found = accepted(craft(head))
+    assert found is None or head == header()
+
+
+@given(st.integers(0, len(VALID) - 1), st.integers(0, 255))
+def test_one_changed_byte_is_refused_or_changes_one_value(position: int, byte: int) -> None:
+    """A change in the header is refused (white space may change); one in the data may be another number."""
+    found = accepted(VALID[:position] + bytes([byte]) + VALID[position + 1 :])
+    if found is not None:
+        changed = int((found.flat() != VECTOR.flat()).sum())
+        assert changed <= (position >= START)
+
+
+@pytest.mark.parametrize("bit", [0x01, 0x20, 0x80])
+def test_every_flipped_bit_of_the_header_is_refused(bit: int) -> None:
+    """The padding's spaces apart, where 0x20 ^ 0x20 is no JSON either."""
+    for position in range(START):
+        flipped = bytearray(VALID)
+        flipped[position] ^= bit
+        assert accepted(bytes(flipped)) is None, position

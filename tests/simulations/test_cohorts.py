@@ -1,0 +1,65 @@
+"""The synthetic world is the one that its docstring states."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from client.data.check import check_site
+from client.data.settings import DataSettings
+from common.concordance import c_index
+from simulations.cohorts import TRUTH_FILE, WIDTH, WORLD, write_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world"), seed=7)
+
+
+def patients(folder):
+    labels = pd.read_csv(folder / "labels.csv").drop_duplicates("patient_id").set_index("patient_id")
+    return labels.join(pd.read_csv(folder / TRUTH_FILE).set_index("patient_id"))
+
+
+def test_six_clean_site_folders_of_the_stated_size(world):
+    assert [folder.name for folder in world] == [site.name for site in WORLD]
+    for folder, site in zip(world, WORLD, strict=True):
+        report = check_site(folder, DataSettings())
+        assert report.ok, report.problems
+        assert (report.patients, report.widths, report.splits) == (site.n_patients, (WIDTH,), 5)
+        assert report.slides > report.patients
+        assert report.layouts == ("trident",)
+        assert report.instances is not None
+        assert report.instances.min >= 12 and report.instances.max <= 32
+
+
+def test_event_shares_are_as_stated(world):
+    for folder, site in zip(world, WORLD, strict=True):
+        assert patients(folder)["e"].mean() == pytest.approx(site.event_share, abs=1.01 / site.n_patients)
+
+
+def test_truth_orders_the_outcomes_except_where_labels_were_shuffled(world):
+    for folder, site in zip(world, WORLD, strict=True):
+        table = patients(folder)
+        truth = c_index(table["risk"].to_numpy(), table["t"].to_numpy(), table["e"].to_numpy())
+        assert truth is not None
+        if site.shuffled:
+            assert 0.25 < truth < 0.75
+        else:
+            assert truth > 0.68
+
+
+def test_conflict_has_the_target_s_signs_reversed_and_kin_has_them_as_they_are():
+    by_name = {site.name: np.array(site.shared) for site in WORLD}
+    assert np.array_equal(by_name["kin"], by_name["target"])
+    assert np.array_equal(by_name["conflict"], -by_name["target"])
+    assert not by_name["stranger"].any()
+
+
+def test_the_world_is_a_function_of_its_seed(world, tmp_path):
+    again = write_world(tmp_path / "again", seed=7)
+    other = write_world(tmp_path / "other", seed=8)
+    for folder, same, different in zip(world, again, other, strict=True):
+        assert (folder / "labels.csv").read_bytes() == (same / "labels.csv").read_bytes()
+        assert (folder / "labels.csv").read_bytes() != (different / "labels.csv").read_bytes()

@@ -1,0 +1,274 @@
+"""``fedsteph simulate`` as its user runs it: small sites, real cohorts, Flower's engine, kills and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sites import TINY, make_site
+
+from client import local
+from common.config import load_config
+from common.console import run as run_command
+from simulations import flower_engine
+from simulations.cli import app
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+
+
+def fedsteph(*words):
+    return run_command(lambda: app([str(word) for word in words], standalone_mode=False))
+
+
+def simulate(out, sites, *words):
+    return fedsteph("simulate", "--sites", sites, "--out", out, "--engine", "in-process", *SETTINGS, *words)
+
+
+def results(out):
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture
+def sites(tmp_path):
+    for i, name in enumerate(("alpha", "beta", "gamma")):
+        make_site(tmp_path / "sites" / name, seed=i)
+    return tmp_path / "sites"
+
+
+def scores(out, target="alpha"):
+    methods = results(out)["targets"][target]["methods"]
+    return {name: methods[name]["c_index"] for name in methods}
+
+
+def test_results_have_the_promised_schema(sites, tmp_path, capsys):
+    assert simulate(tmp_path / "run", sites, "--set", "federation.targets=[beta]", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == results(tmp_path / "run")
+    assert found["schema"] == "fedsteph/results/v1"
+    target = found["targets"]["beta"]
+    assert (target["n_patients"], target["n_events"]) == (24, 12)
+    for method in ("local", "model_average", "steph", "deployed"):
+        assert len(target["methods"][method]["c_index"]) == 2
+    steph, deployed = target["methods"]["steph"], target["methods"]["deployed"]
+    assert len(steph["gamma"]) == len(steph["collapsed"]) == len(deployed["choice"]) == 2
+    for fold, choice in enumerate(deployed["choice"]):
+        assert deployed["c_index"][fold] == target["methods"][choice]["c_index"][fold]
+    assert found["communication"]["bytes"] > 0
+    assert {"train.local", "train.share", "train.merge"} <= set(found["seconds"])
+
+
+def test_the_run_folder_describes_the_run_and_the_table_names_the_files(sites, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert simulate(run, sites) == 0
+    shown = capsys.readouterr().out
+    assert "model average" in shown and "95% interval" in shown and str(run / "results.json") in shown
+    resolved = load_config(run / "config.yaml")
+    assert resolved.federation.sites == ("alpha", "beta", "gamma")
+    assert resolved.federation.targets == ("alpha",)
+    assert resolved.model.width == 6 and len(str(resolved.model.m0_sha256)) == 64
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["digests"]["m0"] == resolved.model.m0_sha256
+    assert {"versions", "seeds"} <= manifest.keys()
+    assert "| local |" in (run / "summary.md").read_text()
+    models = {path.name for path in (run / "sites" / "alpha").rglob("*.safetensors")}
+    assert models == {"local.safetensors", "steph.safetensors"}
+    for site in ("beta", "gamma"):
+        assert {path.name for path in (run / "sites" / site).rglob("*.safetensors")} == {"local.safetensors"}
+
+
+def test_no_patient_slide_or_path_reaches_the_server_folder(sites, tmp_path):
+    assert simulate(tmp_path / "run", sites) == 0
+    held = b"".join(p.read_bytes() for p in (tmp_path / "run" / "server").rglob("*") if p.is_file())
+    for secret in (b"P000", b"DX1", b"/", b'"24"', b": 24", b": 12,"):
+        assert secret not in held
+
+
+def test_running_again_resumes_without_training(sites, tmp_path, monkeypatch):
+    assert simulate(tmp_path / "run", sites) == 0
+    before = results(tmp_path / "run")
+
+    def trained(*args, **kwargs):
+        raise AssertionError("a finished run trained again")
+
+    monkeypatch.setattr(local, "fit", trained)
+    monkeypatch.setattr("client.steph.fit.fit", trained)
+    assert simulate(tmp_path / "run", sites) == 0
+    assert results(tmp_path / "run")["targets"] == before["targets"]
+
+
+@pytest.mark.parametrize("change", ["training.epochs=3", "steph.K=1", "federation.targets=[gamma]"])
+def test_another_configuration_in_the_same_folder_is_refused(sites, tmp_path, capsys, change):
+    assert simulate(tmp_path / "run", sites, "--prepare") == 0
+    assert simulate(tmp_path / "run", sites, "--set", change) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert change.split("=")[0] in last and "--out" in last
+
+
+def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_path):
+    """SIGKILL as soon as the target's first inner training is on disk; then the same command again."""
+    assert simulate(tmp_path / "whole", sites) == 0
+    code = (
+        "import os, signal, sys\n"
+        "from client.steph import select\n"
+        "write = select.atomic.write_json\n"
+        "def then_die(path, content):\n"
+        "    write(path, content)\n"
+        "    if path.name == 'inner.json':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "select.atomic.write_json = then_die\n"
+        "sys.argv[0] = 'fedsteph'\n"
+        "from simulations.cli import main\n"
+        "main()\n"
+    )
+    words = ["simulate", "--sites", sites, "--out", tmp_path / "killed", "--engine", "in-process", *SETTINGS]
+    killed = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
+    assert simulate(tmp_path / "killed", sites) == 0
+    assert scores(tmp_path / "killed") == scores(tmp_path / "whole")
+
+
+BAD_RUNS = {
+    "no such folder": (["--sites", "nowhere"], "nowhere"),
+    "unknown key": (["--set", "steph.gama=1"], "steph.gama"),
+    "bad value": (["--set", "training.lr=-1"], "training.lr"),
+    "no such site": (["--set", "federation.targets=[delta]"], "delta"),
+    "target not a site": (["--set", "federation.sites=[alpha,beta]", "--set", "federation.targets=[gamma]"], "gamma"),
+    "quorum": (["--set", "federation.quorum=4"], "federation.quorum"),
+    "too many folds": (["--set", "evaluation.folds=3"], "evaluation.folds"),
+    "other width": (["--set", "model.width=7"], "7"),
+    "other M0": (["--set", "model.m0_sha256=" + "a" * 64], "m0_sha256"),
+    "absent gpu": (["--set", "device='cuda:9'"], "cuda:9"),
+    "no such device": (["--set", "device=tpu"], "tpu"),
+    "no such config": (["--config", "absent.yaml"], "absent.yaml"),
+    "no such engine": (["--engine", "steam"], "steam"),
+    "no such option": (["--turbo"], "--turbo"),
+    "set without value": (["--set", "steph.K"], "steph.K"),
+}
+
+
+@pytest.mark.parametrize("words, named", BAD_RUNS.values(), ids=BAD_RUNS.keys())
+def test_bad_input_is_refused_before_anything_is_trained(sites, tmp_path, capsys, words, named):
+    assert simulate(tmp_path / "run", sites, *words) == 1
+    said = capsys.readouterr().err
+    assert named in said.strip().splitlines()[-1]
+    assert "Traceback" not in said
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_every_problem_of_every_site_comes_at_once(sites, tmp_path, capsys):
+    (sites / "alpha" / "features" / "P001-DX1.h5").unlink()
+    (sites / "beta" / "features" / "P002-DX1.h5").write_bytes(b"garbage")
+    assert simulate(tmp_path / "run", sites) == 1
+    said = capsys.readouterr().err
+    assert "P001-DX1" in said and "P002-DX1.h5" in said and "2 problems" in said.strip().splitlines()[-1]
+
+
+def test_sites_of_different_encoders_are_told_by_name(sites, tmp_path, capsys):
+    make_site(sites / "wide", width=9)
+    assert simulate(tmp_path / "run", sites) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "wide: 9" in last and "alpha: 6" in last
+
+
+def test_a_site_that_breaks_during_the_run_is_named_and_the_others_finish(sites, tmp_path, capsys):
+    assert simulate(tmp_path / "run", sites, "--prepare") == 0
+    (sites / "gamma" / "features" / "P003-DX1.h5").write_bytes(b"garbage")
+    assert simulate(tmp_path / "run", sites) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "site gamma" in last and "site.log" in last
+    assert results(tmp_path / "run")["targets"]["alpha"]["sources"] == ["beta"]
+    assert "P003-DX1" in (tmp_path / "run" / "sites" / "gamma" / "site.log").read_text()
+    assert "P003" not in (tmp_path / "run" / "server" / "outcome.json").read_text()
+
+
+def test_a_lost_quorum_is_exit_code_2_and_says_who(sites, tmp_path, capsys):
+    assert simulate(tmp_path / "run", sites, "--prepare", "--set", "federation.quorum=3") == 0
+    (sites / "gamma" / "labels.csv").write_text("nonsense\n")
+    assert simulate(tmp_path / "run", sites, "--set", "federation.quorum=3") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "quorum" in last and "gamma failed in query.hello" in last and "site.log" in last
+
+
+def test_a_bug_is_exit_code_3_with_the_cause_on_the_last_line(sites, tmp_path, capsys, monkeypatch):
+    def broken(*args):
+        raise ZeroDivisionError("our fault")
+
+    monkeypatch.setattr("simulations.simulate.run_in_process", broken)
+    assert simulate(tmp_path / "run", sites) == 3
+    assert "ZeroDivisionError: our fault" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.cohorts
+def test_real_cohorts_from_site_folders_to_results(tmp_path):
+    """SKCM and KIRP, real bags and outcomes, two folds; every number in its range and the run repeatable."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real cohorts in ../shared/data")
+    export = [
+        sys.executable,
+        SHARED / "export.py",
+        "--cohorts",
+        "skcm,kirp",
+        "--width",
+        "64",
+        "--out",
+        tmp_path / "sites",
+    ]
+    subprocess.run(export, check=True, capture_output=True)
+    words = ["--set", "evaluation.folds=2", "--set", "training.epochs=4", "--set", "steph.inner_folds=2"]
+    words += ["--set", "model.embed=64", "--set", "model.attention=48", "--set", "federation.targets=[skcm,kirp]"]
+    for out in ("one", "two"):
+        assert (
+            fedsteph(
+                "simulate", "--sites", tmp_path / "sites", "--out", tmp_path / out, "--engine", "in-process", *words
+            )
+            == 0
+        )
+    found = results(tmp_path / "one")
+    assert {name: target["n_patients"] for name, target in found["targets"].items()} == {"skcm": 226, "kirp": 256}
+    assert {name: target["n_events"] for name, target in found["targets"].items()} == {"skcm": 74, "kirp": 26}
+    for target in ("skcm", "kirp"):
+        for method in scores(tmp_path / "one", target).values():
+            assert all(0 < value < 1 for value in method)
+        assert scores(tmp_path / "one", target) == scores(tmp_path / "two", target)
+
+
+@pytest.mark.flower
+def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(sites, tmp_path):
+    """A SuperLink, Ray and separate processes on loopback: the same scores to the last bit, nothing left running."""
+    out = tmp_path / "flower"
+    assert simulate(tmp_path / "quick", sites) == 0
+    assert simulate(out, sites, "--engine", "flower") == 0
+    assert scores(out) == scores(tmp_path / "quick")
+    assert (out / "flower" / "superlink.log").stat().st_size > 0
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _readable(path)]
+    assert not any(str(out).encode() in command for command in commands)
+
+
+@pytest.mark.flower
+def test_a_run_that_fails_inside_flower_is_exit_code_2_with_the_true_cause(sites, tmp_path, capsys):
+    assert simulate(tmp_path / "run", sites, "--prepare", "--set", "federation.quorum=3") == 0
+    (sites / "gamma" / "features" / "P003-DX1.h5").write_bytes(b"garbage")
+    assert simulate(tmp_path / "run", sites, "--engine", "flower", "--set", "federation.quorum=3") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "quorum" in last and "gamma" in last
+
+
+def test_a_superlink_that_cannot_start_is_exit_code_2(sites, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(flower_engine, "_program", lambda name: sys.executable)
+    assert simulate(tmp_path / "run", sites, "--engine", "flower") == 2
+    assert "superlink.log" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def _readable(path):
+    try:
+        path.read_bytes()
+    except OSError:
+        return False
+    return os.getpid() != int(path.parent.name)

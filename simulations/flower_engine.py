@@ -21,9 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from client.device import resolve_device
 from client.site import SIMULATED_SITES
 from common import atomic
-from common.errors import EngineError
+from common.errors import ConfigError, EngineError
 from simulations.flower_app import assemble
 
 _START_SECONDS = 90.0
@@ -31,20 +34,22 @@ _POLL_SECONDS = 1.0
 _CONNECTION = "fedsteph"
 
 
-def run_with_flower(run_folder: Path, *, gpus_per_site: float = 0.0) -> None:
+def run_with_flower(run_folder: Path) -> None:
     """Run a prepared run folder's federation on Flower's simulation engine.
 
     Raises:
+        ConfigError: the device cannot be had under this engine.
         EngineError: Flower did not start, or the run did not end well; Flower's log is named.
     """
     home = run_folder / "flower"
     app = assemble(home / "fedsteph")
-    n_sites = len(json.loads((run_folder / SIMULATED_SITES).read_text()))
+    sites = json.loads((run_folder / SIMULATED_SITES).read_text())
+    resources = _resources(len(sites), sites[0]["device"])
     with _superlink(home) as environment:
         atomic.write_text(home / "run.toml", f"run-folder = {json.dumps(str(run_folder.resolve()))}\n")
         started = _flwr(
             ["run", str(app), _CONNECTION, "--run-config", str(home / "run.toml")],
-            ["--federation-config", _resources(n_sites, gpus_per_site)],
+            ["--federation-config", resources],
             environment=environment,
             home=home,
         )
@@ -59,11 +64,21 @@ def run_with_flower(run_folder: Path, *, gpus_per_site: float = 0.0) -> None:
         raise EngineError(f"Flower ended the run as {status}", where=home / "superlink.log", remedy="See that log")
 
 
-def _resources(n_sites: int, gpus_per_site: float) -> str:
+def _resources(n_sites: int, device: str) -> str:
     # One core per simulated site: as many sites train at a time as there are cores, none of them starved.
+    cores = os.cpu_count() or 1
+    gpus = 0.0
+    if resolve_device(device).type == "cuda":
+        if device not in ("auto", "cuda:0"):
+            raise ConfigError(
+                f"Flower's engine deals out GPUs itself, so {device} cannot be asked for",
+                where="device",
+                remedy="Use auto with CUDA_VISIBLE_DEVICES, or --engine in-process",
+            )
+        gpus = min(1.0, torch.cuda.device_count() / min(n_sites, cores))
     return (
-        f"num-supernodes={n_sites} client-resources-num-cpus=1 client-resources-num-gpus={gpus_per_site} "
-        f'init-args-num-cpus={os.cpu_count() or 1} init-args-log-to-driver=false backend="ray"'
+        f"num-supernodes={n_sites} client-resources-num-cpus=1 client-resources-num-gpus={gpus} "
+        f'init-args-num-cpus={cores} init-args-log-to-driver=false backend="ray"'
     )
 
 

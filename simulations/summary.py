@@ -36,7 +36,8 @@ def show(folder: RunFolder, results: dict[str, Any]) -> None:
     """The whole run on the terminal."""
     for target, result in results["targets"].items():
         header, *rows = _rows(result)
-        table = Table(title=_title(target, result), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        console.out.print(_title(target, result), style="bold", highlight=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for i, name in enumerate(header):
             table.add_column(name, justify="right" if i else "left", no_wrap=True)
         for row in rows:

@@ -111,7 +111,7 @@ def doubled(inside: str) -> bytes:
     text = json.dumps(header())
     key = json.dumps(inside) + ": "
     at = text.index(key)
-    value, length = json.JSONDecoder().raw_decode(text[at + len(key) :])
+    value, _ = json.JSONDecoder().raw_decode(text[at + len(key) :])
     return craft(text[:at] + key + json.dumps(value) + ", " + text[at:])
 
 
@@ -216,7 +216,6 @@ ATTACKS: dict[str, Attack] = {
     "duplicate dtype": (lambda: doubled("dtype"), VectorFileError, "unique keys"),
     "not UTF-8": (lambda: craft(b'{"\xff": 1}'), VectorFileError, "not JSON"),
     "byte order mark": (lambda: craft("\ufeff" + json.dumps(header())), VectorFileError, "not JSON"),
-    "leading space": (lambda: craft(" " + json.dumps(header())), VectorFileError, "cannot load"),
     "lone surrogate": (lambda: craft('{"\\ud800": {}, ' + json.dumps(header())[1:]), VectorFileError, "unexpected"),
     "header is a list": (lambda: craft([header()]), VectorFileError, "not a JSON object"),
     "header is text": (lambda: craft('"x"'), VectorFileError, "not a JSON object"),
@@ -256,7 +255,6 @@ def test_round_trip_is_exact() -> None:
     for name, tensor in found.tensors.items():
         assert tensor.dtype == torch.float32
         assert tensor.numpy().tobytes() == vector.tensors[name].numpy().tobytes()
-    assert write_vector(found) == write_vector(vector)
 
 
 def test_the_file_says_nothing_but_its_three_keys() -> None:

@@ -28,7 +28,7 @@ def bags(seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 
 def plain_head(head: torch.nn.Sequential, z: torch.Tensor) -> torch.Tensor:
     first, last = head[0], head[3]
-    return last.weight @ torch.clamp(first.weight @ z + first.bias, min=0) + last.bias
+    return (last.weight @ torch.clamp(first.weight @ z + first.bias, min=0) + last.bias).detach()
 
 
 def plain_z(encoder: MeanEncoder, bag: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,169 @@
+"""Inner cross-validation: nobody is judged by a model that has seen them, and what it chooses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from client_builders import CPU, Spy, m0_of, make_cohort, make_recipe, make_vectors, plain_c
+
+import client.steph.select
+from client.batch import risks
+from client.steph.select import Selection, _choose, _Score, gammas, select, trainings
+from common.task_vector import TaskVector
+
+GRID = "steph.gamma_grid=[0.0,0.05]"
+
+
+class StoppedError(Exception):
+    pass
+
+
+def selected(cohort, recipe, folder, n_sources: int = 2, **options) -> Selection:
+    sources = list(make_vectors(recipe, n_sources).values())
+    options = {"label": "fold 0", "device": CPU, "cache": folder / "inner.json", **options}
+    return select(cohort, m0_of(recipe), sources, recipe, **options)
+
+
+def ids(cohort) -> set[str]:
+    return {patient.id for patient in cohort.patients}
+
+
+@pytest.mark.parametrize(("inner_folds", "grid"), [(2, [0.0, 0.05]), (3, [0.01])])
+def test_nobody_is_judged_by_a_model_that_has_seen_them(monkeypatch, tmp_path, inner_folds, grid):
+    recipe = make_recipe(f"steph.inner_folds={inner_folds}", f"steph.gamma_grid={grid}")
+    everybody = make_cohort([3] * 24)
+    cohort = everybody.subset([patient.id for patient in everybody.patients[:18]])
+    spies = {name: Spy(monkeypatch, client.steph.select, name) for name in ("train_local", "fit_steph", "_score")}
+    selected(cohort, recipe, tmp_path)
+    locals_, stephs, scores = (spies[name].calls for name in ("train_local", "fit_steph", "_score"))
+    assert len(locals_) + len(stephs) == len(scores) == trainings(recipe) == inner_folds * (1 + len(grid))
+    judged = []
+    for fold, local in enumerate(locals_):
+        own = stephs[fold * len(grid) : (fold + 1) * len(grid)]
+        tests = [call.args[1] for call in scores[fold * (1 + len(grid)) : (fold + 1) * (1 + len(grid))]]
+        assert len({frozenset(ids(part)) for part in tests}) == 1
+        validation = ids(tests[0])
+        judged += sorted(validation)
+        vector = TaskVector.between(local.result, m0_of(recipe)).flat()
+        for training in [local, *own]:
+            assert ids(training.args[0]) == ids(cohort) - validation
+        for steph in own:
+            assert torch.equal(steph.args[1].stack[0], vector), "the target's vector is not the inner fold's own"
+        assert [steph.kwargs["gamma"] for steph in own] == grid
+    assert sorted(judged) == sorted(ids(cohort))
+
+
+def test_scores_equal_a_plain_reference(monkeypatch, tmp_path):
+    """Pooled: concordant over comparable pairs, both summed over the inner folds."""
+    recipe, cohort = make_recipe("steph.inner_folds=3", "steph.gamma=0.01"), make_cohort([4] * 25)
+    locals_ = Spy(monkeypatch, client.steph.select, "train_local")
+    stephs = Spy(monkeypatch, client.steph.select, "fit_steph")
+    found = selected(cohort, recipe, tmp_path)
+    for value, spy in ((found.local, locals_), (found.steph, stephs)):
+        concordant = comparable = 0.0
+        for call in spy.calls:
+            validation = cohort.subset(sorted(ids(cohort) - ids(call.args[0])))
+            t, e = validation.times, validation.events
+            n = sum(e[i] and (t[i] < t[j] or (t[i] == t[j] and not e[j])) for i in range(len(t)) for j in range(len(t)))
+            concordant += plain_c(t, e, risks(call.result, validation, recipe.model.n_bins, CPU)) * n
+            comparable += n
+        assert value == pytest.approx(concordant / comparable, abs=1e-9)
+        assert found.n_comparable == comparable
+
+
+def scores(local=((0, 0),), **by_gamma) -> dict[str, _Score]:
+    named = {"local": local, **{key.removeprefix("g").replace("_", "."): value for key, value in by_gamma.items()}}
+    return {f"{j}/{name}": _Score(*score) for name, folds in named.items() for j, score in enumerate(folds)}
+
+
+@pytest.mark.parametrize(
+    ("found", "gamma", "steph"),
+    [
+        ({"g0_0": [(5, 10)], "g0_005": [(7, 10)], "g0_05": [(6, 10)]}, 0.005, 0.7),
+        # The mean over folds would choose 0.05 (0.95 against 0.6), the pooled pairs choose 0.0.
+        ({"g0_0": [(1, 10), (80, 90)], "g0_05": [(10, 10), (9, 90)], "g0_005": [(0, 10), (0, 90)]}, 0.0, 0.81),
+        ({"g0_0": [(5, 10)], "g0_005": [(7, 10)], "g0_05": [(7, 10)]}, 0.005, 0.7),
+        ({"g0_0": [(7, 10)], "g0_005": [(7, 10)], "g0_05": [(7, 10)]}, 0.0, 0.7),
+        ({"g0_0": [(0, 10)], "g0_005": [(0, 10)], "g0_05": [(1, 10)]}, 0.05, 0.1),
+    ],
+)
+def test_the_best_pooled_c_is_chosen_and_ties_go_to_the_smallest(found, gamma, steph):
+    recipe = make_recipe("steph.gamma_grid=[0.05,0.0,0.005]")
+    selection = _choose(scores([(3, 4), (1, 4)], **found), recipe)
+    assert (selection.gamma, selection.steph) == (gamma, pytest.approx(steph))
+    assert (selection.local, selection.n_comparable) == (0.5, 8)
+    assert selection.gamma_reason == "best of 3 in 2-fold inner cross-validation"
+
+
+def test_without_a_comparable_pair_the_smallest_is_taken_and_the_reason_says_so():
+    recipe = make_recipe("steph.gamma_grid=[0.05,0.005]")
+    for found in (scores(g0_05=[(0, 0)], g0_005=[(0, 0)]), {}):
+        selection = _choose(found, recipe)
+        assert (selection.gamma, selection.local, selection.steph, selection.n_comparable) == (0.005, None, None, 0)
+        assert "no comparable pair" in selection.gamma_reason
+
+
+def test_a_fixed_gamma_is_still_judged(tmp_path):
+    recipe = make_recipe("steph.gamma=0.02", GRID)
+    assert gammas(recipe) == (0.02,)
+    assert trainings(recipe) == 4
+    selection = selected(make_cohort([3] * 20), recipe, tmp_path)
+    assert (selection.gamma, selection.gamma_reason) == (0.02, "fixed in the configuration")
+    assert 0 <= selection.steph <= 1
+    assert 0 <= selection.local <= 1
+
+
+@pytest.mark.parametrize(
+    ("n", "events"),
+    [(2, [1, 1]), (1, [1]), (12, [0] * 12)],
+)
+def test_too_few_patients_or_events_to_choose(tmp_path, n, events):
+    selection = selected(make_cohort([3] * n, events=events), make_recipe("steph.inner_folds=3", GRID), tmp_path)
+    assert (selection.gamma, selection.steph, selection.local) == (0.0, None, None)
+    assert "no comparable pair" in selection.gamma_reason
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 4, 5])
+def test_a_selection_goes_on_where_it_was_stopped(monkeypatch, tmp_path, stop_after):
+    recipe, cohort = make_recipe(GRID, "training.epochs=1"), make_cohort([3] * 20)
+    whole = selected(cohort, recipe, tmp_path / "whole")
+
+    def stop(done: float) -> None:
+        if done > stop_after:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        selected(cohort, recipe, tmp_path / "cut", on_step=stop)
+    spies = [Spy(monkeypatch, client.steph.select, name) for name in ("train_local", "fit_steph")]
+    assert selected(cohort, recipe, tmp_path / "cut") == whole
+    # A fold's local model is trained again for what is left of that fold, and for that alone.
+    assert [len(spy.calls) for spy in spies] == {
+        0: [2, 4],
+        1: [2, 4],
+        2: [2, 3],
+        3: [1, 2],
+        4: [1, 2],
+        5: [1, 1],
+    }[stop_after]
+    for spy in spies:
+        spy.calls.clear()
+    assert selected(cohort, recipe, tmp_path / "cut") == whole
+    assert [spy.calls for spy in spies] == [[], []]
+
+
+def test_progress_never_goes_back_and_ends_at_the_number_of_trainings(tmp_path):
+    seen, recipe = [], make_recipe(GRID)
+    selected(make_cohort([3] * 20), recipe, tmp_path, on_step=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == trainings(recipe) == 6
+
+
+def test_inner_folds_follow_the_label_and_the_seed(monkeypatch, tmp_path):
+    cohort, found = make_cohort([3] * 20), []
+    for i, (label, seed) in enumerate([("fold 0", 0), ("fold 0", 0), ("fold 1", 0), ("fold 0", 1)]):
+        spy = Spy(monkeypatch, client.steph.select, "make_splits")
+        recipe = make_recipe(GRID, f"training.seed={seed}", "training.epochs=1")
+        selected(cohort, recipe, tmp_path / str(i), label=label)
+        found.append(spy.calls[0].result)
+    assert found[0] == found[1] != found[2]
+    assert found[0] != found[3]

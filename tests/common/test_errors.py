@@ -1,0 +1,52 @@
+"""What an error says to the person in front of it, and how little of it may leave a site."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from common import errors
+from common.errors import DataError, FedstephError
+
+CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, FedstephError)]
+FEDERATION = {"ProtocolError", "SiteError", "QuorumError", "EngineError"}
+
+
+@pytest.mark.parametrize(
+    ("where", "remedy", "details", "expected"),
+    [
+        (None, None, None, "it is empty"),
+        ("labels.csv, row 3", None, None, "labels.csv, row 3: it is empty"),
+        (Path("a/b.h5"), "Remove it", None, "a/b.h5: it is empty. Remove it"),
+        (None, "Remove it", "a | b", "a | b\n\nit is empty. Remove it"),
+    ],
+)
+def test_text(where: str | Path | None, remedy: str | None, details: str | None, expected: str) -> None:
+    error = DataError("it is empty", where=where, remedy=remedy, details=details)
+    assert str(error) == expected
+    assert error.sentence == expected.split("\n")[-1]
+    assert error.where == (None if where is None else str(where))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_class_has_an_exit_code_and_a_fixed_public_phrase(cls: type[FedstephError]) -> None:
+    error = cls("secret P001", where="/data/P001.h5", remedy="secret remedy", details="secret table")
+    assert error.exit_code == (2 if cls.__name__ in FEDERATION else 1)
+    assert error.public_reason == cls.public_reason
+    assert error.public_reason.isprintable()
+    assert 10 < len(error.public_reason) <= 120
+    assert "public_reason" not in vars(error)
+
+
+def test_exit_codes_differ() -> None:
+    codes = [errors.EXIT_DONE, errors.EXIT_INPUT, errors.EXIT_FEDERATION, errors.EXIT_BUG]
+    assert codes == [0, 1, 2, 3]
+    assert len(CLASSES) > 15
+
+
+def test_an_error_survives_the_way_out_of_a_worker_process() -> None:
+    error = DataError("it is empty", where="a", remedy="Remove it", details="a | b")
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), found.sentence, found.where) == (DataError, str(error), error.sentence, "a")

@@ -1,0 +1,306 @@
+"""Messages travel through Flower unchanged, and whatever is not one of ours is refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config import ModelConfig, Recipe, StephConfig
+from common.errors import DataError, FedstephError, ProtocolError, SiteError, TooSmallError
+from common.protocol import (
+    Hello,
+    HelloReply,
+    Merge,
+    MergeReply,
+    Parcel,
+    Refusal,
+    RunId,
+    Share,
+    ShareReply,
+    TrainLocal,
+    TrainLocalReply,
+    band,
+    pack,
+    parcel,
+    read,
+)
+
+ID = RunId("lung", "run-1")
+RECIPE = Recipe(
+    model=ModelConfig(width=6, m0_sha256="a" * 64), steph=StephConfig(K=None, gamma=0.005, gamma_grid=(0.1,))
+)
+MESSAGES = [
+    Hello(ID),
+    HelloReply("site-a", "0.1.0", "uni2-h", 1536),
+    HelloReply("site-a", "0.1.0", None, 1),
+    TrainLocal(ID, RECIPE, every_fold=True),
+    TrainLocalReply("30-39", "below 10"),
+    Share(ID, RECIPE, ("a", "b")),
+    ShareReply(),
+    Merge(ID, RECIPE, 250.0),
+    MergeReply("30-39", "10-19", ("c",), 0.61, None, 0.1 + 0.2, 1.0),
+]
+KINDS = [type(message) for message in MESSAGES]
+MERGED: dict[str, Any] = json.loads(json.dumps(asdict(MESSAGES[-1])))
+HELLO: dict[str, Any] = asdict(MESSAGES[1])
+
+
+def name(value: Any) -> str:
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def travelled(records: RecordDict) -> RecordDict:
+    """Through Flower's wire format and back."""
+    proto = recorddict_to_proto(records)
+    return recorddict_from_proto(type(proto).FromString(proto.SerializeToString()))
+
+
+def header(**changes: Any) -> RecordDict:
+    return RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": "{}", **changes})})
+
+
+def body(content: Any) -> Parcel:
+    return Parcel(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=name)
+def test_round_trip_through_flower(message: Any) -> None:
+    envelopes = {"a": b"\x00\xff" * 50, "b": b"x"}
+    received = parcel(travelled(pack(message, envelopes)), "it")
+    assert read(received, type(message), "it") == message
+    assert received.envelopes == envelopes
+    assert received.n_bytes == len(received.body) + 101
+
+
+def test_without_envelopes_there_is_no_array_record() -> None:
+    records = travelled(pack(ShareReply()))
+    assert set(records) == {"fedsteph"}
+    assert parcel(records, "it").envelopes == {}
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=name)
+def test_a_message_of_another_kind_is_refused(message: Any) -> None:
+    for expected in {*KINDS} - {type(message)}:
+        with pytest.raises(ProtocolError, match=f"it: expected a {expected.__name__}"):
+            read(parcel(pack(message), "it"), expected, "it")
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        RecordDict(),
+        RecordDict({"parameters": ArrayRecord()}),
+        RecordDict({"fedsteph": ArrayRecord()}),
+        RecordDict({"fedsteph": MetricRecord({"version": 1})}),
+        RecordDict({**header(), "metrics": MetricRecord({"loss": 1.0})}),
+        RecordDict({**header(), "weights": ArrayRecord()}),
+    ],
+)
+def test_foreign_records_are_refused(records: RecordDict) -> None:
+    with pytest.raises(ProtocolError, match="it: is not a fedsteph message"):
+        parcel(travelled(records), "it")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", b"1", [1], 1.5, "2\nall is well\x1b[2J" + "x" * 10_000])
+def test_another_version_is_refused_and_printable(version: Any) -> None:
+    with pytest.raises(ProtocolError, match=r"it: speaks protocol version .*, this software 1") as caught:
+        parcel(travelled(header(version=version)), "it")
+    assert caught.value.remedy
+    assert_harmless(caught.value)
+
+
+def test_no_version_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="version None"):
+        parcel(RecordDict({"fedsteph": ConfigRecord({"body": "{}"})}), "it")
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        header(body=7),
+        header(body=b"{}"),
+        header(body=["{}"]),
+        header(body=" " * ((1 << 20) + 1)),
+        RecordDict({"fedsteph": ConfigRecord({"version": 1})}),
+        RecordDict({**header(), "envelopes": MetricRecord({"a": 1})}),
+        RecordDict({**header(), "envelopes": ConfigRecord({"a": b"x"})}),
+    ],
+)
+def test_a_malformed_body_is_refused(records: RecordDict) -> None:
+    with pytest.raises(ProtocolError, match="it: has a malformed body"):
+        parcel(travelled(records), "it")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        Array(np.zeros(3, dtype=np.float32)),
+        Array(np.zeros(3, dtype=np.uint8)),
+        Array(dtype="float32", shape=(1,), stype="fedsteph.opaque", data=b"abcd"),
+        Array(dtype="uint8", shape=(4,), stype="pickle", data=b"abcd"),
+    ],
+)
+def test_arrays_that_are_not_opaque_bytes_are_refused(array: Array) -> None:
+    records = RecordDict({**header(), "envelopes": ArrayRecord({"a": array})})
+    with pytest.raises(ProtocolError, match="arrays that are no envelopes"):
+        parcel(travelled(records), "it")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "Expecting value"),
+        ("\x00garbage", "Expecting value"),
+        ('{"HelloReply": {', "property name"),
+        ("[" * 100_000, "not a MergeReply"),
+        ("null", "expected a MergeReply"),
+        ("[]", "expected a MergeReply"),
+        ("{}", "expected a MergeReply"),
+        ({"MergeReply": MERGED, "Extra": {}}, "expected a MergeReply"),
+        ({"MergeReply": None}, "must be a mapping"),
+        ({"MergeReply": [MERGED]}, "must be a mapping"),
+        ({"MergeReply": {**MERGED, "vector": [1.0]}}, "unknown key 'vector'"),
+        ({"MergeReply": {**MERGED, "Local": 0.5}}, "unknown key 'Local'"),
+        ({"MergeReply": {k: v for k, v in MERGED.items() if k != "local"}}, "'local' is missing"),
+        ({"MergeReply": {**MERGED, "local": "0.61"}}, "'local' must be"),
+        ({"MergeReply": {**MERGED, "local": True}}, "'local' must be"),
+        ({"MergeReply": {**MERGED, "local": float("nan")}}, "'local' must be a finite number"),
+        ({"MergeReply": {**MERGED, "local": float("-inf")}}, "'local' must be a finite number"),
+        (json.dumps({"MergeReply": {**MERGED, "local": 7}}).replace("7", "1e999"), "'local' must be a finite"),
+        ({"MergeReply": {**MERGED, "local": 10**400}}, "'local' must be a finite number"),
+        ('{"MergeReply": {"local": ' + "9" * 5000 + "}}", "4300 digits"),
+        ({"MergeReply": {**MERGED, "refused": "c"}}, "'refused' must be a list"),
+        ({"MergeReply": {**MERGED, "refused": [1]}}, "'refused[0]' must be text"),
+        ({"MergeReply": {**MERGED, "patients": 37}}, "'patients' must be text"),
+    ],
+)
+def test_a_body_that_is_no_such_message_is_refused(content: Any, said: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        read(body(content), MergeReply, "it")
+    assert said in str(caught.value)
+    assert caught.value.where == "it"
+
+
+def test_what_is_not_a_number_is_not_even_sent() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        pack(MergeReply("30-39", "10-19", (), float("nan"), None, None, None))
+
+
+def test_a_refusal_is_a_site_error_in_the_words_of_the_protocol() -> None:
+    refusal = Refusal.of(TooSmallError("3 patients", where="/data/P001.h5", remedy="Find more"))
+    with pytest.raises(SiteError) as caught:
+        read(parcel(travelled(pack(refusal)), "site a"), MergeReply, "site a")
+    assert str(caught.value) == "site a: the site has too little data for this task (TooSmallError)"
+
+
+@dataclass
+class Secret:
+    text: str = "P001"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("patient P001 has no slide", where="/data/P001.h5", remedy="Remove P001", details="P001 | 37"),
+        FedstephError("37 patients, P001 among them"),
+        ValueError("patient P001"),
+        KeyError("P001"),
+        OSError(2, "No such file", "/data/P001.h5"),
+        RuntimeError(Secret()),
+    ],
+)
+def test_no_word_of_an_error_leaves_the_site(error: Exception) -> None:
+    try:
+        raise error from ValueError("caused by P001 in /data")
+    except type(error) as raised:
+        sent = json.dumps(asdict(Refusal.of(raised))) + str(travelled(pack(Refusal.of(raised))))
+    assert not any(secret in sent for secret in ("P001", "/data", "37", "slide", "No such file"))
+
+
+def assert_harmless(error: Exception, secret_length: int = 120) -> None:
+    """One printable line of bounded length: nothing that a terminal would obey."""
+    assert str(error).isprintable()
+    assert len(str(error)) < secret_length + 180
+
+
+EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\ud800", "bell\a", "a\tb", "a\rb"]
+
+
+@pytest.mark.parametrize("text", EVIL)
+@pytest.mark.parametrize(
+    ("kind", "fields", "key"),
+    [
+        (Refusal, {"kind": "DataError", "reason": "no"}, "kind"),
+        (Refusal, {"kind": "DataError", "reason": "no"}, "reason"),
+        (HelloReply, HELLO, "site"),
+        (HelloReply, HELLO, "software"),
+        (HelloReply, HELLO, "encoder"),
+        (TrainLocalReply, {"patients": "10-19", "events": "10-19"}, "patients"),
+        (TrainLocalReply, {"patients": "10-19", "events": "10-19"}, "events"),
+        (MergeReply, MERGED, "patients"),
+        (MergeReply, MERGED, "events"),
+    ],
+)
+def test_a_site_cannot_write_what_it_likes_at_the_server(kind: type, fields: dict, key: str, text: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        read(body({kind.__name__: {**fields, key: text}}), kind, "it")
+    assert_harmless(caught.value)
+
+
+@pytest.mark.parametrize("text", [*EVIL, "", "Site", "../x", "a b", "x" * 33, "-a"])
+@pytest.mark.parametrize(("kind", "fields", "key"), [(HelloReply, HELLO, "site"), (MergeReply, MERGED, "refused")])
+def test_sites_have_names_like_names(kind: type, fields: dict, key: str, text: str) -> None:
+    value = ["c", text] if key == "refused" else text
+    with pytest.raises(ProtocolError, match="name"):
+        read(body({kind.__name__: {**fields, key: value}}), kind, "it")
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_nor_can_it_through_an_error_message(text: str) -> None:
+    """In the name of a key, in a value of the wrong type, in a message's kind."""
+    for content in ({"HelloReply": {text * 99: 1}}, {"HelloReply": {**HELLO, "width": text * 99}}, {text: {}}):
+        with pytest.raises(ProtocolError) as caught:
+            read(body(content), HelloReply, "it")
+        assert_harmless(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, "below 10"), (9, "below 10"), (10, "10-19"), (19, "10-19"), (20, "20-29"), (37, "30-39"), (1234, "1230-1239")],
+)
+def test_band(count: int, expected: str) -> None:
+    assert band(count) == expected
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.text(), st.sampled_from(KINDS))
+def test_any_text_as_a_body_is_refused(text: str, kind: type) -> None:
+    with pytest.raises(ProtocolError):
+        read(Parcel(text), kind, "it")
+
+
+@given(JSON, st.sampled_from([*KINDS, Refusal]), st.sampled_from(KINDS))
+def test_any_json_is_a_message_or_refused(value: Any, sent: type, expected: type) -> None:
+    """As the whole of a message, and in the place of each of its fields."""
+    valid = next((json.loads(json.dumps(asdict(m))) for m in MESSAGES if type(m) is sent), {"kind": "x", "reason": "y"})
+    for fields in (value, *({**valid, key: value} for key in valid)):
+        try:
+            found = read(body({sent.__name__: fields}), expected, "it")
+        except (ProtocolError, SiteError) as error:
+            assert str(error).isprintable()
+        else:
+            assert sent is expected is type(found)

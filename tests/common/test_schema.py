@@ -1,0 +1,179 @@
+"""From YAML to dataclasses: what is not known is refused by its dotted name, and nothing else ever escapes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from common.errors import ConfigError
+from common.schema import StrictDumper, build, parse_yaml, read_yaml
+
+
+@dataclass(frozen=True)
+class Inner:
+    share: float = 0.5
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.share > 1:
+            raise ValueError("share must be at most 1")
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int
+    inner: Inner = field(default_factory=Inner)
+    flag: bool = False
+    text: str | None = None
+    mode: Literal["a", 1] | float = "a"
+    inners: tuple[Inner, ...] = ()
+
+
+def outer(**values: Any) -> Outer:
+    return build(Outer, {"count": 1, **values}, "file.yaml")
+
+
+def test_nested_values_and_defaults() -> None:
+    found = outer(inner={"share": 1, "words": ["x"]}, flag=True, text="t", mode=2, inners=[{}, {"share": 0.25}])
+    assert found == Outer(1, Inner(1.0, ("x",)), True, "t", 2.0, (Inner(), Inner(0.25)))
+    assert type(found.inner.share) is float
+    assert outer() == Outer(1)
+    assert outer(mode=1).mode == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"count": True}, "'count' must be a whole number, not True"),
+        ({"count": 1.0}, "'count' must be a whole number, not 1.0"),
+        ({"count": "1"}, "'count' must be a whole number, not '1'"),
+        ({"count": None}, "'count' must be a whole number, not None"),
+        ({"flag": 1}, "'flag' must be true or false, not 1"),
+        ({"text": 1}, "'text' must be text or null, not 1"),
+        ({"mode": "b"}, "'mode' must be one of 'a', 1 or a finite number, not 'b'"),
+        ({"mode": True}, "'mode' must be one of 'a', 1 or a finite number, not True"),
+        ({"inner": 3}, "'inner' must be a mapping, not 3"),
+        ({"inner": None}, "'inner' must be a mapping, not None"),
+        ({"inner": {"share": True}}, "'inner.share' must be a finite number, not True"),
+        ({"inner": {"share": float("nan")}}, "'inner.share' must be a finite number, not nan"),
+        ({"inner": {"share": float("-inf")}}, "'inner.share' must be a finite number, not -inf"),
+        ({"inner": {"share": 10**400}}, "'inner.share' must be a finite number, not 1000"),
+        ({"inner": {"share": -(10**400)}}, "'inner.share' must be a finite number, not -1000"),
+        ({"inner": {"share": 2}}, "inner.share must be at most 1"),
+        ({"inner": {"words": "xy"}}, "'inner.words' must be a list, each item text, not 'xy'"),
+        ({"inner": {"words": ["x", 2]}}, "'inner.words[1]' must be text, not 2"),
+        ({"inner": {"wrods": []}}, "unknown key 'inner.wrods'. Did you mean 'inner.words'?"),
+        ({"inner": {7: 1}}, "unknown key 'inner.7'. Known keys: share, words"),
+        ({"inners": [{}, {"shar": 1}]}, "unknown key 'inners[1].shar'. Did you mean 'inners[1].share'?"),
+        ({"cuont": 1}, "unknown key 'cuont'. Did you mean 'count'?"),
+        ({"zzz": 1}, "unknown key 'zzz'. Known keys: count, inner, flag, text, mode, inners"),
+    ],
+)
+def test_a_mistake_is_named(values: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape('file.yaml: ' + said)}"):
+        outer(**values)
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"file\.yaml: the key 'outer\.count' is missing"):
+        build(Outer, {}, "file.yaml", "outer.")
+
+
+@pytest.mark.parametrize("mapping", [None, [], "text", 3])
+def test_what_is_no_mapping_builds_nothing(mapping: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        build(Outer, mapping, "file.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("# a comment", {}),
+        ("a: [1, 2.5, x, null, true]", {"a": [1, 2.5, "x", None, True]}),
+        ("a: 1e-4", {"a": 1e-4}),
+        ("a: 1.5E3", {"a": 1500.0}),
+        ("a: -2.e+1", {"a": -20.0}),
+        ("a: .5e1", {"a": 5.0}),
+        ("a: '1e-4'", {"a": "1e-4"}),
+        ("a: 1e-4x", {"a": "1e-4x"}),
+        ("a: e5", {"a": "e5"}),
+        ("<<: {a: 1}\nb: 2", {"a": 1, "b": 2}),
+    ],
+)
+def test_yaml(text: str, expected: dict) -> None:
+    assert parse_yaml(text, "f") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: 2\na: 3", "the key 'a' is given twice"),
+        ("a: {b: 1, b: 1}", "the key 'b' is given twice"),
+        ("[a, b]", "must be a mapping"),
+        ("text", "must be a mapping"),
+        ("7: a", "must be a mapping"),
+        ("a: 1\n---\nb: 2", "is not valid YAML"),
+        ("a: [", "is not valid YAML"),
+        ("a: *b", "is not valid YAML"),
+        ("a: \0", "is not valid YAML"),
+        ("? [x]\n: 1", "is not valid YAML"),
+        ("\ta: 1", "is not valid YAML"),
+        ("a: 2020-13-45", "is not valid YAML"),
+        ("a: 0x_", "is not valid YAML"),
+        ("a: !!int x", "is not valid YAML"),
+        ("a: !!bool x", "is not valid YAML"),
+        ("a: !!float ''", "is not valid YAML"),
+        ("a: !!timestamp x", "is not valid YAML"),
+        ("a: " + "9" * 5000, "is not valid YAML"),
+        ("a: " + "[" * 3000, "is not valid YAML"),
+        ("a: !!python/name:os.system x", "is not valid YAML"),
+    ],
+)
+def test_text_that_is_no_mapping_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        parse_yaml(text, "file.yaml")
+    assert str(caught.value).startswith("file.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_runs_no_code(tmp_path: Path) -> None:
+    attack = f"a: !!python/object/apply:os.mkdir [{tmp_path / 'ran'}]"
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        parse_yaml(attack, "file.yaml")
+    assert not (tmp_path / "ran").exists()
+    yaml.unsafe_load(attack)  # the attack as such works
+    assert (tmp_path / "ran").exists()
+
+
+@given(st.text(alphabet="ab01.-+e_x:,[]{}!&*?|>%@'\"\\#~<=\n\t ", max_size=40))
+@example("a: !!set {b}")
+def test_no_text_does_anything_but_parse_or_be_refused(text: str) -> None:
+    try:
+        found = parse_yaml(text, "file.yaml")
+    except ConfigError as error:
+        assert error.where == "file.yaml"
+    else:
+        assert all(isinstance(key, str) for key in found)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.text() | st.floats(allow_nan=False) | st.integers() | st.none()))
+@example({"a": "1e5", "1e5": "+.5E7", "b": "no", "c": "0x1f", "d": "2020-01-01"})
+def test_what_is_dumped_comes_back_as_it_was(mapping: dict) -> None:
+    assert parse_yaml(yaml.dump(mapping, Dumper=StrictDumper), "f") == mapping
+
+
+def test_files(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text("a: µ\n", encoding="utf-8")
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xb5\n")
+    assert read_yaml(tmp_path / "good.yaml") == {"a": "µ"}
+    for path, reason in [("latin.yaml", "UnicodeDecodeError"), ("none.yaml", "FileNotFoundError"), ("", "Directory")]:
+        with pytest.raises(ConfigError, match=rf"{path}: cannot be read \(.*{reason}.*\)"):
+            read_yaml(tmp_path / path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
     """Read a local or an enhanced model, in evaluation mode on the CPU.
 
     Raises:
-        ModelFileError: absent, not a model file, or its tensors are not its description's.
+        ModelFileError: absent, not a model file, not finite, or its tensors are not its description's.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -83,6 +84,8 @@ def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
         ) from error
     if metadata.get("format") != FORMAT:
         raise ModelFileError(f"is not a {FORMAT} file", where=path, remedy="Give a model that fedsteph wrote")
+    if not _finite(tensors.values()):
+        raise ModelFileError("holds weights that are not finite", where=path, remedy="Train or merge it again")
     try:
         description = json.loads(metadata["description"])
         architecture = build(Architecture, description["architecture"], path, "architecture.")
@@ -90,7 +93,7 @@ def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
             model: nn.Module = ABMIL(architecture, dropout)
             model.load_state_dict(tensors)
         else:
-            mixture = Mixture(architecture, tensors.pop("theta_0"), tensors.pop("stack"))
+            mixture = _mixture(architecture, tensors, len(description["sources"]))
             model = Steph(mixture, build(StephConfig, description["steph"], path, "steph."), dropout)
             model.load_state_dict({n.removeprefix("learned."): t for n, t in tensors.items()})
         return LoadedModel(model.eval(), architecture, tuple(description.get("sources", ())))
@@ -100,12 +103,24 @@ def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
         ) from error
 
 
+def _mixture(architecture: Architecture, tensors: dict[str, Tensor], n_sources: int) -> Mixture:
+    theta_0, stack = tensors.pop("theta_0"), tensors.pop("stack")
+    n = sum(math.prod(shape) for shape in architecture.encoder_shapes.values())
+    if theta_0.shape != (n,) or stack.shape != (1 + n_sources, n):
+        raise ValueError("the vectors are not of this architecture or not one per source")
+    return Mixture(architecture, theta_0, stack)
+
+
 def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
     # One copy per tensor on the CPU: safetensors refuses tensors that share memory.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in plain.values()):
+    if not _finite(plain.values()):
         raise ModelFileError(
             "the trained weights are not finite", where=path.name, remedy="Lower training.lr and train again"
         )
     metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
     atomic.write_bytes(path, safetensors.torch.save(plain, metadata))
+
+
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -95,7 +95,7 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
     refuse_errors(problems, site.folder)
     if not splits:
         # One fold is still a split into two sides: the first of five.
-        splits = make_splits(cohort.patients, max(wanted, 5), recipe.evaluation.split_seed)
+        splits = make_splits(cohort.patients, wanted if wanted > 1 else 5, recipe.evaluation.split_seed)
     if len(splits) < wanted:
         raise SplitError(
             f"has {len(splits)} split files, the federation asks for {wanted} folds",

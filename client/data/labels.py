@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from common.errors import LabelError
 
 T = TypeVar("T")
 
+CENSORSHIP = "censorship"
 _MAX_YEARS = 150
 _EVENTS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 # Follow-up of a cohort seldom ends within 200 days; 200 months or years is what such numbers often are.
@@ -48,7 +49,7 @@ def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list
     Raises:
         LabelError: the file cannot be read as a table with the columns that ``settings`` names.
     """
-    table = _open(path, settings)
+    table, settings = _open(path, settings)
     columns, problems = settings.columns, list[Problem]()
     patients: dict[str, Patient] = {}
     first_line: dict[str, int] = {}
@@ -92,25 +93,25 @@ def listed_ids(path: Path, settings: DataSettings) -> tuple[set[str], set[str]]:
     Raises:
         LabelError: as :func:`read_labels` does.
     """
-    table, columns = _open(path, settings), settings.columns
+    table, _ = _open(path, settings)
+    columns = settings.columns
     patients, slides = ({row[name] for _, row in table.rows} for name in (columns.patient, columns.slide))
     return patients - {""}, slides - {""}
 
 
-def _open(path: Path, settings: DataSettings) -> Table:
+def _open(path: Path, settings: DataSettings) -> tuple[Table, DataSettings]:
+    """The table, and the settings with the outcome's column decided.
+
+    A column called ``censorship`` (1 = censored) stands in for an absent event column: its name says what it means.
+    """
     table, columns = read_table(path, LabelError), settings.columns
-    outcome = columns.censorship or columns.event
-    if columns.censorship is None and outcome not in table.columns and "censorship" in table.columns:
-        raise LabelError(
-            f"has no column '{outcome}' but one called 'censorship', which usually is 1 - event",
-            where=path,
-            remedy="If 1 means censored there, set 'data.columns.censorship: censorship' in site.yaml",
-        )
+    if columns.censorship is None and columns.event not in table.columns and CENSORSHIP in table.columns:
+        columns = replace(columns, censorship=CENSORSHIP)
     table.require(
-        (columns.patient, columns.slide, columns.time, outcome),
+        (columns.patient, columns.slide, columns.time, columns.censorship or columns.event),
         "Name the columns of this table under 'data.columns' in site.yaml",
     )
-    return table
+    return table, replace(settings, columns=columns)
 
 
 def _id(row: dict[str, str], column: str, where: str) -> str:
@@ -147,13 +148,24 @@ def _days(text: str, settings: DataSettings, where: str) -> float:
 
 
 def _event(row: dict[str, str], settings: DataSettings, where: str) -> int:
-    censorship = settings.columns.censorship
-    column = censorship or settings.columns.event
+    columns = settings.columns
+    if columns.censorship is not None:
+        return 1 - _flag(row, columns.censorship, "1 = censored, 0 = event", where)
+    e = _flag(row, columns.event, "1 = event, 0 = censored", where)
+    if CENSORSHIP in row and CENSORSHIP != columns.event and e == _flag(row, CENSORSHIP, "1 = censored", where):
+        raise LabelError(
+            f"'{columns.event}' and '{CENSORSHIP}' are both {e}, which contradict each other",
+            where=where,
+            remedy=f"'{columns.event}' is 1 for an event, '{CENSORSHIP}' is 1 for a censored patient",
+        )
+    return e
+
+
+def _flag(row: dict[str, str], column: str, meaning: str, where: str) -> int:
     value = _EVENTS.get(row[column].lower())
     if value is None:
-        meaning = "1 = censored, 0 = event" if censorship else "1 = event, 0 = censored"
         raise LabelError(f"'{column}' is {row[column]!r}, not 0 or 1", where=where, remedy=f"Write {meaning}")
-    return 1 - value if censorship else value
+    return value
 
 
 def _doubt_the_unit(path: Path, longest: float) -> list[Problem]:

@@ -30,7 +30,7 @@ class Columns:
     event: str = "e"
     """1 = the event was observed, 0 = censored."""
     censorship: str | None = None
-    """When set, ``event`` is not read and e = 1 - censorship."""
+    """When set, ``event`` is not read and e = 1 - censorship. A column of this very name needs no setting."""
 
     def __post_init__(self) -> None:
         names = {field.name: getattr(self, field.name) for field in fields(self)}

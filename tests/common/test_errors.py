@@ -26,7 +26,7 @@ FEDERATION = {"ProtocolError", "SiteError", "QuorumError", "EngineError"}
 def test_text(where: str | Path | None, remedy: str | None, details: str | None, expected: str) -> None:
     error = DataError("it is empty", where=where, remedy=remedy, details=details)
     assert str(error) == expected
-    assert error.sentence == expected.split("\n")[-1]
+    assert error.sentence == expected.rpartition("\n")[2]
     assert error.where == (None if where is None else str(where))
 
 

@@ -62,6 +62,20 @@ def test_the_project_is_optional(tmp_path: Path) -> None:
     assert read_labels(path, DEFAULT) == ([Patient("A", 5.0, 1, ("S",))], [])
 
 
+def test_a_censorship_column_is_known_by_its_name_and_converted(tmp_path: Path) -> None:
+    path = table(tmp_path, "patient_id,pathology_id,t,censorship\nA,S1,5,1\nB,S2,6,0\n")
+    patients, problems = read_labels(path, DEFAULT)
+    assert [(p.id, p.e) for p in patients] == [("A", 0), ("B", 1)]
+    assert problems == []
+
+
+def test_event_and_censorship_must_not_contradict_each_other(tmp_path: Path) -> None:
+    path = table(tmp_path, "patient_id,pathology_id,t,e,censorship\nA,S1,5,1,0\nB,S2,6,1,1\n")
+    patients, [problem] = read_labels(path, DEFAULT)
+    assert [(p.id, p.e) for p in patients] == [("A", 1)]
+    assert problem.where.endswith("labels.csv:3") and "'e' and 'censorship' are both 1" in problem.what
+
+
 def test_units_and_censorship(tmp_path: Path) -> None:
     path = table(tmp_path, "case,slide,years,censored\nA,S1,2,1\nB,S2,0.5,0\nC,S3,0,false\n")
     columns = Columns(patient="case", slide="slide", time="years", censorship="censored")
@@ -84,7 +98,6 @@ def test_units_and_censorship(tmp_path: Path) -> None:
         ("patient_id,pathology_id,t\nA,S,5\n", "has no column 'e'"),
         ("Patient_ID,pathology_id,t,e\nA,S,5,1\n", "it has 'Patient_ID'"),
         ("a,b\n1,2\n", "has no column 'patient_id', 'pathology_id', 't', 'e'"),
-        ("patient_id,pathology_id,t,censorship\nA,S,5,1\n", "'data.columns.censorship: censorship'"),
         ("patient_id,pathology_id,t,t,e\nA,S,5,6,1\n", "has the column 't' more than once"),
         (HEAD.replace(",", ";") + "A;S;K;5;1\n", "separated by semicolons"),
         (HEAD.replace(",", "\t") + "A\tS\tK\t5\t1\n", "separated by tabs"),

@@ -1,0 +1,211 @@
+"""One fold of a target: every method against a plain reference, and which of them is deployed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from client_builders import Spy, equal, m0_of, make_vectors, make_workspace, state_of
+
+import client.local
+import client.steph.fit
+import client.steph.fold
+import client.steph.select
+from client.model_file import load_model
+from client.steph.fit import COLLAPSED_BELOW
+from client.steph.fold import METHODS, FoldResult, enhance_fold, steps
+from client.steph.select import Selection
+from client.workspace import Workspace
+from common.abmil import ABMIL
+from common.task_vector import TaskVector
+
+
+def enhanced(workspace: Workspace, vectors, fold: int = 0, on_step=lambda done: None) -> FoldResult:
+    return enhance_fold(workspace, fold, vectors, workspace.folder / "merge" / f"fold_{fold}", on_step)
+
+
+def plain_risk(hazards: torch.Tensor) -> float:
+    alive, total = 1.0, 0.0
+    for hazard in hazards.tolist():
+        alive *= 1 - hazard
+        total += alive
+    return -total
+
+
+def plain_average(workspace: Workspace, vectors: dict[str, TaskVector]) -> ABMIL:
+    """M0 plus the mean of every vector, the target's own among them, under the target's head."""
+    m0, average = m0_of(workspace.recipe), workspace.local_model(0)
+    own, start = state_of(average), state_of(m0)
+    with torch.no_grad():
+        for name, parameter in average.named_parameters():
+            if not name.startswith("head"):
+                taus = [own[name] - start[name], *(vector.tensors[name] for vector in vectors.values())]
+                parameter.copy_(start[name] + torch.stack(taus).mean(dim=0))
+    return average.eval()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Workspace, dict[str, TaskVector], FoldResult]:
+    workspace = make_workspace(tmp_path_factory.mktemp("fold"), "training.lr=0.02", "training.epochs=4", "training.seed=2", "steph.K=2")
+    vectors = make_vectors(workspace.recipe, 4)
+    return workspace, vectors, enhanced(workspace, vectors)
+
+
+def test_every_methods_risks_equal_a_plain_reference(done):
+    workspace, vectors, result = done
+    test = workspace.test_part(0)
+    assert result.times.tolist() == test.times.tolist()
+    assert result.events.tolist() == test.events.tolist()
+    models = {
+        "local": load_model(workspace.fold_folder(0) / "local.safetensors").model,
+        "model_average": plain_average(workspace, vectors),
+        "steph": load_model(workspace.folder / "merge/fold_0/steph.safetensors").model,
+    }
+    for method, model in models.items():
+        expected = [plain_risk(model(test.bag(i).unsqueeze(0))[0]) for i in range(len(test))]
+        np.testing.assert_allclose(result.risk[method], expected, rtol=0, atol=2e-5)
+    assert len({risk.tobytes() for name, risk in result.risk.items() if name != "deployed"}) == 3
+
+
+def test_the_vectors_lie_in_the_enhanced_model_target_first(done):
+    workspace, vectors, _ = done
+    loaded = load_model(workspace.folder / "merge/fold_0/steph.safetensors")
+    own, start = state_of(workspace.local_model(0)), state_of(m0_of(workspace.recipe))
+    names = list(next(iter(vectors.values())).tensors)
+    target = torch.cat([(own[name] - start[name]).flatten() for name in names])
+    rows = [target, *(torch.cat([v.tensors[name].flatten() for name in names]) for v in vectors.values())]
+    assert torch.equal(loaded.model.mixture.stack, torch.stack(rows))
+    assert loaded.sources == tuple(vectors)
+
+
+def test_how_the_sources_were_used(done):
+    workspace, vectors, result = done
+    model, test = load_model(workspace.folder / "merge/fold_0/steph.safetensors").model, workspace.test_part(0)
+    used = {name: [] for name in vectors}
+    for i in range(len(test)):
+        routing = model.route(test.bag(i).unsqueeze(0))
+        w, lam = routing.w[0].tolist(), routing.lam[0].tolist()
+        for k in sorted(range(4), key=lambda k: -w[k])[:2]:
+            if w[k] > 0:
+                used[list(vectors)[k]].append((w[k], lam[k]))
+    assert list(result.sources) == list(vectors)
+    assert sum(bool(uses) for uses in used.values()) > 1, "the example uses too few sources"
+    for name, uses in used.items():
+        share, w, lam = len(uses) / len(test), *(np.mean(uses, axis=0) if uses else (0.0, 0.0))
+        found = result.sources[name]
+        assert (found.kept, found.w, found.lam) == pytest.approx((share, w, lam), abs=2e-6)
+
+
+def test_predictions_lie_at_the_site(done):
+    workspace, _, result = done
+    table = pd.read_csv(workspace.folder / "merge/fold_0/predictions.csv")
+    assert list(table.columns) == ["patient_id", "t_days", "e", *(f"risk_{method}" for method in METHODS)]
+    assert tuple(table["patient_id"]) == workspace.splits[0].test
+    assert table["t_days"].tolist() == pytest.approx(result.times.tolist())
+    assert table["e"].tolist() == result.events.tolist()
+    for method in METHODS:
+        np.testing.assert_allclose(table[f"risk_{method}"], result.risk[method])
+
+
+def test_test_patients_train_nothing(monkeypatch, tmp_path):
+    workspace = make_workspace(tmp_path, "training.epochs=1")
+    fits = [Spy(monkeypatch, module, "fit") for module in (client.local, client.steph.fit)]
+    chosen = Spy(monkeypatch, client.steph.fold, "select")
+    enhanced(workspace, make_vectors(workspace.recipe, 2))
+    test = {*workspace.splits[0].test}
+    cohorts = [call.args[2] for spy in fits for call in spy.calls] + [chosen.calls[0].args[0]]
+    assert len(cohorts) == steps(workspace) + 2
+    for cohort in cohorts:
+        assert cohort.patients
+        assert not test & {patient.id for patient in cohort.patients}
+
+
+def test_found_work_is_not_done_again(monkeypatch, done):
+    workspace, vectors, result = done
+    fits = [Spy(monkeypatch, module, "fit") for module in (client.local, client.steph.fit)]
+    again = enhanced(workspace, vectors)
+    assert [spy.calls for spy in fits] == [[], []]
+    assert (again.selection, again.choice_reason, again.sources) == (
+        result.selection,
+        result.choice_reason,
+        result.sources,
+    )
+    assert all(np.array_equal(again.risk[method], result.risk[method]) for method in METHODS)
+
+
+def test_a_stopped_fold_goes_on_to_the_same_models(done, tmp_path):
+    workspace, vectors, result = done
+    other = Workspace(
+        workspace.site, workspace.recipe, workspace.cohort, workspace.splits, workspace.device, tmp_path / "other"
+    )
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(share: float) -> None:
+        if share > steps(workspace) - 0.6:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        enhanced(other, vectors, on_step=stop)
+    again = enhanced(other, vectors)
+    assert np.array_equal(again.risk["steph"], result.risk["steph"])
+    models = [
+        load_model(w.folder / "merge/fold_0/steph.safetensors").model.state_dict() for w in (workspace, other)
+    ]
+    assert equal(*models)
+
+
+def test_progress_never_goes_back_and_ends_at_the_number_of_trainings(tmp_path):
+    workspace, seen = make_workspace(tmp_path), []
+    enhanced(workspace, make_vectors(workspace.recipe, 2), on_step=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == steps(workspace) == 7
+
+
+@pytest.mark.parametrize("n_sources", [1, 100])
+def test_any_number_of_sources(tmp_path, n_sources):
+    workspace = make_workspace(tmp_path, "training.epochs=1", "steph.gamma=0.0", patients=16)
+    result = enhanced(workspace, make_vectors(workspace.recipe, n_sources))
+    assert len(result.sources) == n_sources
+    assert all(np.isfinite(risk).all() for risk in result.risk.values())
+    assert sum(use.kept for use in result.sources.values()) <= min(5, n_sources) + 1e-3
+
+
+def selection(local: float | None, steph: float | None) -> Selection:
+    return Selection(0.0, "told so", local, steph, 10)
+
+
+@pytest.mark.parametrize(
+    ("local", "steph", "collapsed", "choice", "reason"),
+    [
+        (0.6, 0.7, False, "steph", "not worse in inner cross-validation: inner C-index 0.700 against 0.600"),
+        (0.6, 0.6, False, "steph", "not worse"),
+        (0.6, 0.599, False, "local", "STEPH is worse in inner cross-validation"),
+        (0.6, 0.9, True, "local", "collapsed"),
+        (None, None, False, "local", "no comparable pair"),
+        (None, None, True, "local", "collapsed"),
+    ],
+)
+def test_what_is_deployed(monkeypatch, done, local, steph, collapsed, choice, reason):
+    workspace, vectors, _ = done
+    monkeypatch.setattr(client.steph.fold, "select", lambda *args, **options: selection(local, steph))
+    monkeypatch.setattr(client.steph.fold, "collapsed", lambda *args: collapsed)
+    result = enhanced(workspace, vectors)
+    assert result.choice == choice
+    assert reason in result.choice_reason
+    assert result.collapsed is collapsed
+    assert np.array_equal(result.risk["deployed"], result.risk[choice])
+    assert not np.array_equal(result.risk["local"], result.risk["steph"])
+    expected = {"local": workspace.fold_folder(0) / "local.safetensors"}
+    assert result.model == expected.get(choice, workspace.folder / "merge/fold_0/steph.safetensors")
+
+
+def test_a_collapsed_model_is_reported_and_not_deployed(tmp_path):
+    """A real one: gamma = 100 drives every w to 0."""
+    workspace = make_workspace(tmp_path, "training.epochs=25", "training.lr=0.05", "steph.gamma=100.0")
+    result = enhanced(workspace, make_vectors(workspace.recipe, 2))
+    assert result.collapsed
+    assert (result.choice, result.model) == ("local", workspace.fold_folder(0) / "local.safetensors")
+    assert max(use.w for use in result.sources.values()) < COLLAPSED_BELOW

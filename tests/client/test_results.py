@@ -1,0 +1,130 @@
+"""A target's result from given risks: rows, means, intervals, sentences, and what may leave the site."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from client_builders import make_workspace, plain_c
+
+from client.results import method_row, public_view, target_result
+from client.steph.fold import METHODS, FoldResult, SourceUse
+from client.steph.select import Selection
+from common.concordance import Pairs, pairs
+from common.config import EvaluationConfig
+from common.protocol import MergeReply
+
+EVALUATION = EvaluationConfig(bootstrap=200)
+T, E = np.array([100.0, 200, 300, 400, 500, 600]), np.array([1, 1, 0, 1, 0, 1])
+
+
+def random_pairs(seed: int, n: int = 6, events: float = 0.7) -> Pairs:
+    rng = np.random.default_rng(seed)
+    return pairs(rng.normal(size=n), rng.exponential(500, size=n), (rng.random(n) < events).astype(int))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return make_workspace(tmp_path_factory.mktemp("results"))
+
+
+def fold_result(workspace, fold: int, c: dict[str, float], t=T, e=E) -> FoldResult:
+    """Risks with about the C-index asked for: the more noise, the closer to 0.5."""
+    rng = np.random.default_rng(fold)
+    risk = {method: c.get(method, 0.0) * -t / 100 + rng.normal(size=len(t)) for method in METHODS}
+    risk["deployed"] = risk["steph"]
+    return FoldResult(
+        selection=Selection(0.05, "told so", 0.6, 0.7, 12),
+        collapsed=fold == 1,
+        choice="steph",
+        choice_reason="because",
+        model=workspace.folder / f"merge/fold_{fold}/steph.safetensors",
+        sources={"a": SourceUse(0.5, 0.25, 1.0), "b": SourceUse(0.0, 0.0, 0.0)},
+        times=t,
+        events=e,
+        risk=risk,
+    )
+
+
+def test_a_methods_row():
+    folds = [random_pairs(0), random_pairs(1), random_pairs(2, events=0.0)]
+    row = method_row(folds, EVALUATION)
+    assert row["c_index"] == [folds[0].c_index, folds[1].c_index, None]
+    assert row["mean"] == pytest.approx((folds[0].c_index + folds[1].c_index) / 2)
+    low, high = row["interval_95"]
+    assert 0 <= low <= row["mean"] <= high <= 1
+    assert method_row(folds, EVALUATION) == row
+
+
+def test_a_row_without_a_comparable_pair():
+    undefined = random_pairs(0, events=0.0)
+    assert method_row([undefined, undefined], EVALUATION) == {
+        "c_index": [None, None],
+        "mean": None,
+        "interval_95": None,
+    }
+
+
+def test_every_row_of_a_result(workspace):
+    folds = [fold_result(workspace, k, {"steph": 1.0, "local": 0.2}) for k in range(3)]
+    result = target_result(workspace, folds, ["a", "b"])
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert list(result["methods"]) == list(METHODS)
+    for method, row in result["methods"].items():
+        expected = [plain_c(fold.times, fold.events, fold.risk[method]) for fold in folds]
+        assert row["c_index"] == pytest.approx(expected)
+        assert row["mean"] == pytest.approx(sum(expected) / 3)
+    steph, local = (np.array(result["methods"][name]["c_index"]) for name in ("steph", "local"))
+    difference = result["steph_minus_local"]
+    assert difference["mean"] == pytest.approx(float((steph - local).mean()))
+    assert difference["folds_won"] == int((steph > local).sum()) == 3
+    assert difference["interval_95"][0] <= difference["mean"] <= difference["interval_95"][1]
+    assert (difference["inner_steph"], difference["inner_local"]) == ([0.7] * 3, [0.6] * 3)
+    row = result["methods"]["steph"]
+    assert (row["gamma"], row["collapsed"], row["K"]) == ([0.05] * 3, [False, True, False], 2)
+    assert row["gamma_reason"] == ["told so"] * 3
+    assert row["sources"][0]["a"] == {"kept": 0.5, "w": 0.25, "lam": 1.0}
+    deployed = result["methods"]["deployed"]
+    assert (deployed["choice"], deployed["reason"]) == (["steph"] * 3, ["because"] * 3)
+    assert deployed["model"] == [f"merge/fold_{k}/steph.safetensors" for k in range(3)]
+    assert result["sources"] == ["a", "b"]
+    assert (result["n_patients"], result["n_events"], result["too_small"]) == (24, 12, None)
+    assert Path(result["models"]) == workspace.folder
+
+
+@pytest.mark.parametrize(("K", "n_sources", "expected"), [(5, 2, 2), (5, 9, 5), (None, 3, 3)])
+def test_the_number_kept_is_at_most_that_of_the_sources(tmp_path, K, n_sources, expected):
+    workspace = make_workspace(tmp_path, f"steph.K={'null' if K is None else K}", patients=6)
+    result = target_result(workspace, [fold_result(workspace, 0, {})], [f"s{k}" for k in range(n_sources)])
+    assert result["methods"]["steph"]["K"] == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "sentence"),
+    [
+        ([E, E], None),
+        ([E, 0 * E], "1 of 2 test folds have no comparable pair of patients and are left out"),
+        ([0 * E, 0 * E], "too small to evaluate: no test fold has a comparable pair of patients"),
+    ],
+)
+def test_a_target_too_small_to_evaluate_is_told_so(workspace, events, sentence):
+    folds = [fold_result(workspace, k, {"steph": 1.0}, e=e) for k, e in enumerate(events)]
+    result = target_result(workspace, folds, ["a", "b"])
+    json.dumps(result, allow_nan=False)
+    assert result["too_small"] == sentence
+    undefined = [not e.any() for e in events]
+    for row in result["methods"].values():
+        assert [value is None for value in row["c_index"]] == undefined
+        assert (row["mean"] is None) == (row["interval_95"] is None) == all(undefined)
+    assert (result["steph_minus_local"]["mean"] is None) == all(undefined)
+
+
+def test_what_may_leave_the_site(workspace):
+    result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(2)], ["a", "b"])
+    reply = public_view(result, ["b"])
+    means = {method: round(result["methods"][method]["mean"], 2) for method in METHODS}
+    assert reply == MergeReply(patients="20-29", events="10-19", refused=("b",), **means)
+    silent = target_result(workspace, [fold_result(workspace, 0, {}, e=0 * E)], ["a", "b"])
+    assert public_view(silent, []) == MergeReply("20-29", "10-19", (), None, None, None, None)

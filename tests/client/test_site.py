@@ -1,0 +1,134 @@
+"""The site file, the folders, and which site a Flower node serves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from client.data.settings import DataSettings
+from client.site import Site, site_folders, site_of_node
+from common.errors import ConfigError
+
+
+def folder(parent: Path, name: str, text: str | None = None) -> Path:
+    made = parent / name
+    made.mkdir(parents=True)
+    if text is not None:
+        (made / "site.yaml").write_text(text)
+    return made
+
+
+def test_without_a_site_file_the_defaults_hold(tmp_path):
+    path = folder(tmp_path, "KIRP")
+    assert Site.open(path) == Site("kirp", path, DataSettings(), "auto", path / "fedsteph-state")
+
+
+def test_every_key_of_a_site_file(tmp_path):
+    text = "name: north\ndevice: cuda:1\nstate: kept\ndata: {features: f, time_unit: months, exclude: [S1]}\n"
+    path = folder(tmp_path, "Any Name!", text)
+    data = DataSettings(features="f", time_unit="months", exclude=("S1",))
+    assert Site.open(path) == Site("north", path, data, "cuda:1", path / "kept")
+    given = Site.open(path, state=tmp_path / "s", device="cpu")
+    assert (given.state, given.device) == (tmp_path / "s", "cpu")
+
+
+def test_an_absolute_state_folder_is_taken_as_it_is(tmp_path):
+    path = folder(tmp_path, "a", f"state: {tmp_path / 'elsewhere'}\n")
+    assert Site.open(path).state == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a", "nam: x\n", "Did you mean 'name'"),
+        ("a", "name: X\n", "name must be like"),
+        ("a", "name: ../x\n", "name must be like"),
+        ("a", "device: 1\n", "'device' must be text"),
+        ("a", "data: {feature: f}\n", "Did you mean 'data.features'"),
+        ("a", "- a\n", "must be a mapping"),
+        ("a", "a: [", "not valid YAML"),
+        ("Süd", None, "cannot be a site's name"),
+        ("a b", None, "cannot be a site's name"),
+    ],
+)
+def test_faults_are_named_with_their_file(tmp_path, name, text, message):
+    path = folder(tmp_path, name, text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        Site.open(path)
+    assert str(path) in caught.value.where
+
+
+def test_an_absent_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no such site folder") as caught:
+        Site.open(tmp_path / "absent")
+    assert caught.value.where == str(tmp_path / "absent")
+
+
+def test_site_folders_are_those_with_labels_or_a_site_file(tmp_path):
+    folder(tmp_path, "b", "name: b\n")
+    folder(tmp_path, "c").joinpath("labels.csv").write_text("x\n")
+    folder(tmp_path, "a").joinpath("labels.csv").write_text("x\n")
+    folder(tmp_path, "notes")
+    (tmp_path / "labels.csv").write_text("x\n")
+    assert [path.name for path in site_folders(tmp_path)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["absent", "empty"])
+def test_no_site_folders(tmp_path, name):
+    folder(tmp_path, "empty")
+    with pytest.raises(ConfigError) as caught:
+        site_folders(tmp_path / name)
+    assert caught.value.where == str(tmp_path / name)
+
+
+@pytest.fixture
+def plan(tmp_path) -> Path:
+    run = tmp_path / "run"
+    run.mkdir()
+    entries = [{"name": n, "folder": str(folder(tmp_path, n)), "device": "cpu"} for n in ("a", "b")]
+    (run / "sites.json").write_text(json.dumps(entries))
+    return run
+
+
+def test_a_real_node_names_its_own_site_and_ignores_the_coordinator(tmp_path, plan):
+    path = folder(tmp_path, "real", "name: real\n")
+    config = {"site-config": str(path / "site.yaml"), "partition-id": 0}
+    site = site_of_node(config, {"run-folder": str(plan)})
+    assert (site.name, site.folder, site.state) == ("real", path, path / "fedsteph-state")
+
+
+@pytest.mark.parametrize(("index", "name"), [(0, "a"), (1, "b")])
+def test_a_simulated_node_finds_its_site_in_the_run_folder(tmp_path, plan, index, name):
+    torch.set_num_threads(2)
+    site = site_of_node({"partition-id": index}, {"run-folder": str(plan)})
+    assert (site.name, site.folder, site.device) == (name, tmp_path / name, "cpu")
+    assert site.state == plan / "sites" / name
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("node", "run"),
+    [
+        ({}, {}),
+        ({}, {"run-folder": "RUN"}),
+        ({"partition-id": 0}, {}),
+        ({"partition-id": 0}, {"run-folder": ""}),
+        ({"partition-id": 0}, {"run-folder": "/absent"}),
+        ({"partition-id": "0"}, {"run-folder": "RUN"}),
+        ({"partition-id": 2}, {"run-folder": "RUN"}),
+        ({"site-config": "/absent/site.yaml"}, {"run-folder": "RUN"}),
+    ],
+)
+def test_a_node_without_a_site(plan, node, run):
+    run = {key: str(plan) if value == "RUN" else value for key, value in run.items()}
+    with pytest.raises(ConfigError):
+        site_of_node(node, run)
+
+
+def test_a_relative_run_folder_is_refused(plan, monkeypatch):
+    monkeypatch.chdir(plan.parent)
+    with pytest.raises(ConfigError, match="does not know its site"):
+        site_of_node({"partition-id": 0}, {"run-folder": plan.name})

@@ -1,0 +1,117 @@
+"""A whole target: large and small ones, the result on its disk, the model cards, and a request sent again."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+from client_builders import Spy, make_vectors, make_workspace
+
+import client.local
+import client.steph.fit
+from client.target import RESULT_FILE, enhance_target
+from client.workspace import Workspace
+from common.config import digest, to_dict
+
+QUICK = ("training.epochs=1", "steph.gamma=0.0")
+
+
+def enhanced(workspace: Workspace, n_sources: int = 2, report=lambda done, total: None):
+    return enhance_target(workspace, make_vectors(workspace.recipe, n_sources), report)
+
+
+def strict(text: str):
+    def refuse(name: str):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    workspace = make_workspace(tmp_path_factory.mktemp("target"), patients=20)
+    return workspace, enhanced(workspace)
+
+
+def test_the_result_lies_on_the_sites_disk(done):
+    workspace, result = done
+    assert strict((workspace.site.state / RESULT_FILE).read_text()) == result
+    assert all(len(row["c_index"]) == 2 for row in result["methods"].values())
+    for name in result["methods"]["deployed"]["model"]:
+        assert (workspace.folder / name).is_file()
+
+
+def test_a_request_sent_again_trains_nothing_and_gives_the_same_result(monkeypatch, done):
+    workspace, result = done
+    fits = [Spy(monkeypatch, module, "fit") for module in (client.local, client.steph.fit)]
+    reopened = Workspace.open(workspace.site, workspace.recipe)
+    assert enhanced(reopened) == result
+    assert [spy.calls for spy in fits] == [[], []]
+
+
+def test_other_vectors_are_other_work(done):
+    workspace, result = done
+    other = enhanced(workspace, n_sources=1)
+    assert other["sources"] == ["s000"]
+    assert other["methods"]["steph"]["c_index"] != result["methods"]["steph"]["c_index"]
+    assert other["methods"]["local"] == result["methods"]["local"]
+    assert enhanced(workspace) == result
+
+
+def test_progress_never_goes_back_and_ends_whole(tmp_path):
+    seen = []
+    enhanced(make_workspace(tmp_path, patients=12), report=lambda *step: seen.append(step))
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == ((0, 14), (14, 14))
+
+
+@pytest.mark.parametrize(
+    ("patients", "events", "too_small"),
+    [
+        (20, 0, "too small to evaluate"),
+        (20, 1, "1 of 2 test folds"),
+        (4, 4, ""),
+        (2, 2, "too small to evaluate"),
+    ],
+)
+def test_small_targets_get_a_result_and_not_a_crash(tmp_path, patients, events, too_small):
+    workspace = make_workspace(tmp_path, *QUICK, patients=patients, event_share=events / patients)
+    result = enhanced(workspace)
+    assert strict((workspace.site.state / RESULT_FILE).read_text()) == result
+    assert (result["n_patients"], result["n_events"]) == (patients, events)
+    assert (result["too_small"] or "").startswith(too_small)
+    if too_small == "too small to evaluate":
+        assert result["methods"]["deployed"]["choice"] == ["local", "local"]
+        for row in result["methods"].values():
+            assert (row["c_index"], row["mean"], row["interval_95"]) == ([None, None], None, None)
+    card = (workspace.fold_folder(0) / "local.md").read_text()
+    assert ("undefined (no comparable pair)" in card) == (result["methods"]["local"]["c_index"][0] is None)
+
+
+def test_the_model_cards_say_what_a_reader_needs_and_name_no_patient(done):
+    workspace, result = done
+    cards = sorted(workspace.folder.rglob("*.md"))
+    models = sorted(path for path in workspace.folder.rglob("*.safetensors") if "merge-" not in str(path))
+    assert {path.with_suffix(".md") for path in models} <= {*cards}
+    for card in cards:
+        text = card.read_text()
+        assert "| patients of the site | 20-29 |" in text
+        assert "| events of the site | 10-19 |" in text
+        assert "Not a medical device" in text
+        assert str(workspace.recipe.model.m0_sha256) in text
+        assert digest(workspace.recipe) in text
+        assert yaml.safe_load(text.split("```yaml\n")[1].split("```")[0]) == to_dict(workspace.recipe)
+        assert not re.search(r"P\d{3}|DX\d", text)
+        assert str(workspace.site.folder) not in text
+        assert str(workspace.site.folder.parent) not in text
+    methods = result["methods"]
+    for k in range(2):
+        merged = next(path for path in cards if path.match(f"merge-*/fold_{k}/steph.md") and "s001" in path.read_text())
+        text = merged.read_text()
+        assert f"| C-index on this fold's test part | {methods['steph']['c_index'][k]:.3f} |" in text
+        assert f"| C-index of the local model there | {methods['local']['c_index'][k]:.3f} |" in text
+        assert "| sources | s000, s001 |" in text
+        assert methods["deployed"]["reason"][k] in text
+        assert f"| collapsed | {'yes' if methods['steph']['collapsed'][k] else 'no'} |" in text

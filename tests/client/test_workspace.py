@@ -1,0 +1,124 @@
+"""What a site keeps: found again for the same request over the same data, and for no other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from client_builders import Spy, equal, make_recipe, make_workspace, state_of
+from sites import make_site
+
+import client.workspace
+from client.site import Site
+from client.workspace import Workspace
+from common.errors import DataError, DeviceError, SplitError, WidthError
+
+
+def reopened(workspace: Workspace, *settings: str) -> Workspace:
+    return Workspace.open(workspace.site, make_recipe(*settings))
+
+
+def test_the_parts_are_those_of_the_split_files(tmp_path):
+    workspace = make_workspace(tmp_path, patients=12)
+    for fold in range(2):
+        table = pd.read_csv(workspace.site.folder / f"splits_{fold}.csv")
+        for part, cohort in (("train", workspace.train_part(fold)), ("test", workspace.test_part(fold))):
+            assert [patient.id for patient in cohort.patients] == table[part].dropna().tolist()
+
+
+def test_the_same_request_finds_its_folder_and_its_model(monkeypatch, tmp_path):
+    workspace = make_workspace(tmp_path, patients=12)
+    spy, seen = Spy(monkeypatch, client.workspace, "train_local"), []
+    model = workspace.local_model(1, seen.append)
+    assert seen == [0.5, 1.0]
+    again = reopened(workspace)
+    assert again.folder == workspace.folder
+    assert equal(state_of(again.local_model(1)), state_of(model))
+    assert len(spy.calls) == 1
+    assert [p.id for p in spy.calls[0].args[0].patients] == list(workspace.splits[1].train)
+    workspace.local_model(0)
+    assert len(spy.calls) == 2
+    assert not list(workspace.folder.rglob("*.checkpoint"))
+
+
+def relabel(folder: Path) -> None:
+    table = pd.read_csv(folder / "labels.csv")
+    table.loc[table["patient_id"] == "P001", "t"] = 77.0
+    table.to_csv(folder / "labels.csv", index=False)
+
+
+def resplit(folder: Path) -> None:
+    (folder / "splits_0.csv").rename(folder / "tmp")
+    (folder / "splits_1.csv").rename(folder / "splits_0.csv")
+    (folder / "tmp").rename(folder / "splits_1.csv")
+
+
+def retouch(folder: Path) -> None:
+    path = folder / "features/P001-DX1.h5"
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1_000_000_000))
+
+
+@pytest.mark.parametrize("change", [relabel, resplit, retouch])
+def test_changed_data_never_meets_old_work(tmp_path, change: Callable[[Path], None]):
+    workspace = make_workspace(tmp_path, patients=12)
+    change(workspace.site.folder)
+    assert reopened(workspace).folder != workspace.folder
+
+
+@pytest.mark.parametrize("setting", ["training.seed=1", "training.lr=0.01", "model.m0_seed=1", "steph.K=2"])
+def test_another_recipe_never_meets_old_work(tmp_path, setting):
+    workspace = make_workspace(tmp_path, patients=12)
+    assert reopened(workspace, setting).folder != workspace.folder
+
+
+def test_a_moved_site_finds_its_work_again(tmp_path):
+    workspace = make_workspace(tmp_path, patients=12)
+    workspace.local_model(0)
+    moved = shutil.copytree(workspace.site.folder, tmp_path / "moved" / "site")
+    other = Workspace.open(Site.open(moved, device="cpu"), workspace.recipe)
+    assert other.folder.name == workspace.folder.name
+    assert (other.fold_folder(0) / "local.safetensors").is_file()
+
+
+def test_another_width_is_refused(tmp_path):
+    workspace = make_workspace(tmp_path, patients=12)
+    with pytest.raises(WidthError, match="6 wide, the federation's 7"):
+        Workspace.open(workspace.site, make_recipe(width=7))
+
+
+def test_an_absent_device_is_refused(tmp_path):
+    site = Site.open(make_site(tmp_path / "site", patients=12), device="cuda:9")
+    with pytest.raises(DeviceError):
+        Workspace.open(site, make_recipe())
+
+
+def test_fewer_split_files_than_folds(tmp_path):
+    with pytest.raises(SplitError, match="2 split files, the federation asks for 3"):
+        make_workspace(tmp_path, "evaluation.folds=3", patients=12)
+
+
+@pytest.mark.parametrize(("folds", "made"), [(1, 1), (5, 5), (7, 7)])
+def test_splits_are_made_where_there_are_no_files(tmp_path, folds, made):
+    workspace = make_workspace(tmp_path, f"evaluation.folds={folds}", patients=20, folds=0)
+    assert len(workspace.splits) == made
+    everybody = {patient.id for patient in workspace.cohort.patients}
+    for split in workspace.splits:
+        assert {*split.train} | {*split.test} == everybody
+        assert not {*split.train} & {*split.test}
+        assert len(split.test) <= 4
+    other = reopened(workspace, f"evaluation.folds={folds}", "evaluation.split_seed=1")
+    assert other.splits != workspace.splits
+
+
+def test_a_fold_without_anybody_to_train_on_is_refused(tmp_path):
+    """Here nobody of the training part has a slide that is not excluded."""
+    folder = make_site(tmp_path / "site", patients=4)
+    train = pd.read_csv(folder / "splits_0.csv")["train"].dropna()
+    slides = pd.read_csv(folder / "labels.csv").set_index("patient_id").loc[train, "pathology_id"]
+    (folder / "site.yaml").write_text(f"data: {{exclude: [{', '.join(slides)}]}}\n")
+    with pytest.raises(DataError, match="has no patient in train"):
+        Workspace.open(Site.open(folder, device="cpu"), make_recipe())

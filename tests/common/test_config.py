@@ -1,0 +1,425 @@
+"""The configuration: the published recipe by default, every key checked, one digest for one meaning."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_origin, get_type_hints
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config import SITE_NAME, Config, FederationConfig, ModelConfig, Recipe, digest, dump_yaml, load_config
+from common.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SHA256 = "0123456789abcdef" * 4
+
+
+def from_text(tmp_path: Path, text: str, *overrides: str) -> Config:
+    path = tmp_path / "federation.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, list(overrides))
+
+
+def with_set(*overrides: str) -> Config:
+    return load_config(None, list(overrides))
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        with_set(*overrides)
+    assert caught.value.where
+    return str(caught.value)
+
+
+def leaves(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> type of every value that a configuration holds."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        found |= leaves(hint, f"{prefix}{name}.") if is_dataclass(hint) else {f"{prefix}{name}": hint}
+    return found
+
+
+def value_at(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize("preset", ["null", "paper"])
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("model.embed", 512),
+        ("model.attention", 384),
+        ("model.n_bins", 32),
+        ("model.dropout", 0.25),
+        ("model.m0_seed", 42),
+        ("training.epochs", 20),
+        ("training.lr", 1e-4),
+        ("training.weight_decay", 1e-5),
+        ("training.batch_bags", 16),
+        ("training.warmup_epochs", 1.0),
+        ("training.alpha", 0.5),
+        ("steph.K", 5),
+        ("steph.variant", "nn"),
+        ("steph.output", "relu"),
+        ("steph.beta", 0.05),
+        ("steph.balance", True),
+        ("evaluation.folds", 5),
+    ],
+)
+def test_the_recipe_of_the_paper(key: str, expected: Any, preset: str) -> None:
+    assert value_at(with_set(f"preset={preset}"), key) == expected
+
+
+PAPER = [
+    ("model.head_bias", "empirical", "default"),
+    ("training.drop_last", False, True),
+    ("steph.gamma_grid", (0.0, 0.005, 0.05), (0.005, 0.05)),
+]
+
+
+@pytest.mark.parametrize(("key", "default", "paper"), PAPER)
+def test_where_the_preset_differs_from_the_defaults(key: str, default: Any, paper: Any, tmp_path: Path) -> None:
+    """A key in the file or in --set wins over it, and its section's other keys still come from it."""
+    assert value_at(with_set(), key) == default
+    assert value_at(with_set("preset=paper"), key) == paper
+    section, name = key.split(".")
+    value = list(default) if isinstance(default, tuple) else default
+    own = from_text(tmp_path, yaml.safe_dump({"preset": "paper", section: {name: value}}))
+    others = [(k, p) for k, _, p in PAPER if k != key]
+    for config in (own, with_set("preset=paper", f"{key}={value}")):
+        assert value_at(config, key) == default
+        assert [(k, value_at(config, k)) for k, _ in others] == others
+
+
+def test_the_preset_changes_nothing_else_and_is_not_changed_by_its_use() -> None:
+    keys = {key for key in leaves(Recipe) if value_at(with_set(), key) != value_at(with_set("preset=paper"), key)}
+    assert keys == {key for key, _, _ in PAPER}
+    with_set("preset=paper", "steph.gamma_grid=[9]", "model.embed=3")
+    assert with_set("preset=paper").steph.gamma_grid == (0.005, 0.05)
+
+
+@pytest.mark.parametrize("preset", ["papr", "7", "[paper]", "{paper: 1}", "true", "''"])
+def test_an_unknown_preset_is_refused(preset: str) -> None:
+    assert "unknown preset" in refusal(f"preset={preset}")
+    assert "Known presets: paper" in refusal(f"preset={preset}")
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("modle", "Did you mean 'model'?"),
+        ("model.embd", "Did you mean 'model.embed'?"),
+        ("training.epoch", "Did you mean 'training.epochs'?"),
+        ("steph.gama", "Did you mean 'steph.gamma'?"),
+        ("evaluation.bootstraps", "Did you mean 'evaluation.bootstrap'?"),
+        ("federation.quorom", "Did you mean 'federation.quorum'?"),
+        ("federation.deadlines.helo", "Did you mean 'federation.deadlines.hello'?"),
+        ("federation.deadlines.zzz", "Known keys: hello, local, share, merge"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_a_hint(key: str, hint: str, tmp_path: Path) -> None:
+    assert f"unknown key '{key}'. {hint}" in refusal(f"{key}=1")
+    nested = 1
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    with pytest.raises(ConfigError, match=rf"federation\.yaml: unknown key '{re.escape(key)}'"):
+        from_text(tmp_path, yaml.safe_dump(nested))
+
+
+OUT_OF_RANGE = [
+    ("model.width", "0"),
+    ("model.width", "65537"),
+    ("model.embed", "0"),
+    ("model.embed", "8193"),
+    ("model.attention", "-1"),
+    ("model.n_bins", "0"),
+    ("model.dropout", "1"),
+    ("model.dropout", "-0.1"),
+    ("model.m0_seed", "-1"),
+    ("model.m0_seed", str(2**63)),
+    ("model.m0_sha256", "abc"),
+    ("model.m0_sha256", f"'{SHA256.upper()}'"),
+    ("model.m0_sha256", f"'{SHA256}0'"),
+    ("model.m0_sha256", f'"{SHA256}\\n"'),
+    ("training.epochs", "0"),
+    ("training.epochs", "10001"),
+    ("training.lr", "0"),
+    ("training.lr", "1.1"),
+    ("training.lr", "-1e-4"),
+    ("training.weight_decay", "-1e-9"),
+    ("training.weight_decay", "2"),
+    ("training.batch_bags", "0"),
+    ("training.batch_bags", "4097"),
+    ("training.warmup_epochs", "-1"),
+    ("training.warmup_epochs", "21"),
+    ("training.alpha", "1"),
+    ("training.alpha", "-0.5"),
+    ("training.seed", "-1"),
+    ("steph.K", "0"),
+    ("steph.fixed_lam", "1.01"),
+    ("steph.fixed_lam", "-0.01"),
+    ("steph.beta", "-0.05"),
+    ("steph.gamma", "-1"),
+    ("steph.gamma_grid", "[]"),
+    ("steph.gamma_grid", "[0.05, -1]"),
+    ("steph.inner_folds", "1"),
+    ("steph.inner_folds", "21"),
+    ("evaluation.folds", "0"),
+    ("evaluation.folds", "101"),
+    ("evaluation.split_seed", "-1"),
+    ("evaluation.bootstrap", "9"),
+    ("evaluation.bootstrap", "100001"),
+    ("federation.name", "A b"),
+    ("federation.sites", "[a, a]"),
+    ("federation.targets", "[../a]"),
+    ("federation.quorum", "1"),
+    ("federation.max_vector_norm", "0"),
+    ("federation.deadlines.hello", "0"),
+    ("federation.deadlines.local", "-1"),
+    ("federation.deadlines.share", "2592001"),
+    ("federation.deadlines.merge", "0"),
+]
+WRONG_TYPE = [
+    ("model.width", "1536.0"),
+    ("model.width", "true"),
+    ("model.embed", "null"),
+    ("model.embed", "512.5"),
+    ("model.dropout", "true"),
+    ("model.dropout", ".nan"),
+    ("model.head_bias", "Default"),
+    ("model.head_bias", "null"),
+    ("model.m0_sha256", "7"),
+    ("training.epochs", "'20'"),
+    ("training.epochs", "true"),
+    ("training.lr", ".inf"),
+    ("training.lr", "1e999"),
+    ("training.lr", "'1e-4'"),
+    ("training.lr", "[1]"),
+    ("training.drop_last", "1"),
+    ("training.drop_last", "'true'"),
+    ("steph.K", "true"),
+    ("steph.K", "2.0"),
+    ("steph.K", "all"),
+    ("steph.variant", "mlp"),
+    ("steph.output", "softmax"),
+    ("steph.gamma", "auto"),
+    ("steph.gamma", "true"),
+    ("steph.gamma", ".nan"),
+    ("steph.gamma_grid", "0.05"),
+    ("steph.gamma_grid[0]", "[cv]"),
+    ("steph.gamma_grid[1]", "[0, .nan]"),
+    ("steph.balance", "0"),
+    ("evaluation.folds", "5.0"),
+    ("federation.name", "7"),
+    ("federation.sites", "a"),
+    ("federation.sites[0]", "[7]"),
+    ("federation.deadlines", "300"),
+    ("federation.deadlines.hello", "'300'"),
+    ("federation", "[a]"),
+    ("model", "null"),
+    ("device", "0"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), [*OUT_OF_RANGE, *WRONG_TYPE])
+def test_a_bad_value_is_refused_by_its_key(key: str, value: str) -> None:
+    path = key.partition("[")[0]
+    said = refusal(f"{path}={value}")
+    assert f"{path} must be" in said or f"'{key}' must be" in said
+
+
+def test_the_bad_values_cover_every_key() -> None:
+    free = {"device"}
+    closed = {key for key, hint in leaves(Config).items() if hint is bool or get_origin(hint) is Literal}
+    assert leaves(Config).keys() - closed - free - {"preset"} == {key for key, _ in OUT_OF_RANGE}
+    assert Counter(key for key, _ in WRONG_TYPE).keys() >= closed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.width", 1),
+        ("model.width", 65_536),
+        ("model.embed", 8192),
+        ("model.dropout", 0.0),
+        ("model.m0_seed", 2**63 - 1),
+        ("model.m0_sha256", SHA256),
+        ("training.epochs", 10_000),
+        ("training.lr", 1.0),
+        ("training.weight_decay", 0.0),
+        ("training.warmup_epochs", 20.0),
+        ("training.alpha", 0.0),
+        ("steph.K", 1),
+        ("steph.fixed_lam", 1.0),
+        ("steph.beta", 0.0),
+        ("steph.gamma", 0.0),
+        ("steph.inner_folds", 20),
+        ("evaluation.bootstrap", 10),
+        ("federation.quorum", 2),
+        ("federation.deadlines.local", 2_592_000.0),
+    ],
+)
+def test_the_edge_of_a_range_is_in_it(key: str, value: Any) -> None:
+    assert value_at(with_set(f"{key}={value}"), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("steph.K=3", 3),
+        ("steph.K=null", None),
+        ("steph.K=", None),
+        ("training.lr=1e-5", 1e-5),
+        ("training.lr=1", 1.0),
+        ("steph.gamma=cv", "cv"),
+        ("steph.gamma=5e-3", 0.005),
+        ("steph.gamma_grid=[0, 1e-3]", (0.0, 0.001)),
+        ("steph.balance=false", False),
+        ("federation.name=lung_2", "lung_2"),
+        ("federation.sites=[a, b-1]", ("a", "b-1")),
+        ("federation.deadlines.hello=0.5", 0.5),
+        ("device=cuda:1", "cuda:1"),
+    ],
+)
+def test_set(override: str, expected: Any) -> None:
+    found = value_at(with_set(override), override.partition("=")[0])
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize("override", ["steph.K", "", "=3", "steph.=3", ".K=3", "steph..K=3", "."])
+def test_set_without_a_key_or_a_value_is_refused(override: str) -> None:
+    assert refusal(override) == f"--set: '{override}' is not key=value. Write e.g. steph.K=3"
+
+
+@pytest.mark.parametrize("value", ["[", "a: b", "- 1", "{", "*x", "2020-13-45", "!!python/name:os.system x"])
+def test_set_to_what_is_not_yaml_is_refused(value: str) -> None:
+    assert refusal(f"steph.K={value}").startswith(f"--set steph.K={value}: is not valid YAML")
+
+
+def test_set_wins_over_the_file_and_the_last_over_the_first(tmp_path: Path) -> None:
+    text = "steph: {K: 2, beta: 1}\ndevice: cpu\n"
+    config = from_text(tmp_path, text, "steph.K=3", "steph.K=4")
+    assert (config.steph.K, config.steph.beta) == (4, 1.0)
+    with pytest.raises(ConfigError, match="--set: 'device' is a value, not a section"):
+        from_text(tmp_path, text, "device.x=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steph: {K: 3}\nsteph: {K: 4}", "the key 'steph' is given twice"),
+        ("steph:\n  K: 3\n  K: 4", "the key 'K' is given twice"),
+        ("steph: [", "is not valid YAML"),
+        ("- steph", "must be a mapping"),
+        ("model: 3", "'model' must be a mapping, not 3"),
+    ],
+)
+def test_a_bad_file_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        from_text(tmp_path, text)
+    assert caught.value.where == str(tmp_path / "federation.yaml")
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read \(FileNotFoundError\)"):
+        load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_the_configurations_of_the_repository_load(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert digest(from_text(tmp_path, dump_yaml(config))) == digest(config) != digest(Config())
+
+
+@pytest.mark.parametrize("name", ["", "A", "-a", "_a", "a b", "a/b", "..", "a.b", "a" * 33, "a\n", "ä", "\u0661"])
+@pytest.mark.parametrize("key", ["name", "sites", "targets"])
+def test_names_that_are_no_names_are_refused(name: str, key: str) -> None:
+    """They become folders and keys of messages."""
+    with pytest.raises(ValueError, match=key):
+        FederationConfig(**{key: name if key == "name" else (name,)})
+
+
+def test_targets_are_sites() -> None:
+    assert with_set("federation.sites=[a, b]", "federation.targets=[b]").federation.targets == ("b",)
+    assert with_set("federation.targets=[z]").federation.targets == ("z",)  # the sites are found later
+    said = refusal("federation.sites=[a, b]", "federation.targets=[b, z, c]")
+    assert "federation.targets must be among the sites; not among them: c, z" in said
+
+
+def test_the_digest_does_not_see_order_or_notation(tmp_path: Path) -> None:
+    texts = [
+        "steph: {K: 3, beta: 1}\ntraining: {lr: 0.001}",
+        "# the same\ntraining:\n  lr: 1.0e-3\nsteph:\n  beta: 1.0\n  K: 3\n",
+        '{"training": {"lr": 1e-3}, "steph": {"beta": 1e0, "K": 0x3}, "model": {"embed": 512}}',
+    ]
+    digests = {digest(from_text(tmp_path, text)) for text in texts}
+    assert len(digests) == 1
+    assert re.fullmatch("[0-9a-f]{64}", digests.pop())
+
+
+def test_the_digest_sees_every_key() -> None:
+    others = {
+        "model.head_bias": "default",
+        "model.m0_sha256": SHA256,
+        "steph.variant": "fix",
+        "steph.output": "sigmoid",
+        "steph.gamma": 1,
+        "steph.gamma_grid": [1],
+        "federation.name": "x",
+        "federation.sites": ["x"],
+        "federation.targets": ["x"],
+        "preset": "paper",
+        "device": "cpu",
+    }
+    found = {digest(Config())}
+    for key, hint in leaves(Config).items():
+        if key not in others:
+            default = value_at(Config(), key)
+            others[key] = not default if hint is bool else default / 2 if hint is float else (default or 0) + 3
+        found.add(digest(with_set(f"{key}={others[key]}")))
+    assert len(found) == 1 + len(leaves(Config))
+
+
+def test_the_recipe_does_not_depend_on_who_runs_it() -> None:
+    """A site's kept work stays valid when the federation around it changes."""
+    config = with_set("federation.sites=[a, b]", "federation.deadlines.hello=1", "device=cpu")
+    assert digest(config.recipe) == digest(Config().recipe) != digest(replace(Config(), model=ModelConfig(9)).recipe)
+    spelled = with_set("model.head_bias=default", "training.drop_last=true", "steph.gamma_grid=[0.005, 0.05]")
+    assert digest(spelled.recipe) == digest(with_set("preset=paper").recipe)
+
+
+NOT_TEXT_IN_YAML = ["no", "null", "1e5", "007", "0x1f", "1_0", "2020-01-01"]
+names = st.from_regex(SITE_NAME, fullmatch=True) | st.sampled_from(NOT_TEXT_IN_YAML)
+
+
+@given(
+    st.lists(names, unique=True, max_size=4),
+    st.floats(0, 1, exclude_min=True),
+    st.sampled_from([None, SHA256, "1" * 64, "1e" + "5" * 62, "0" * 64]),
+    st.none() | st.integers(1),
+    st.just("cv") | st.floats(0, 1e300),
+)
+def test_what_is_dumped_loads_to_the_same_digest(
+    tmp_path_factory: pytest.TempPathFactory, sites: list, lr: float, sha256: str | None, k: int | None, gamma: Any
+) -> None:
+    """Also where YAML would take a name or a digest for a number, a date or a truth value."""
+    base = Config()
+    config = replace(
+        base,
+        model=replace(base.model, m0_sha256=sha256),
+        training=replace(base.training, lr=lr),
+        steph=replace(base.steph, K=k, gamma=gamma),
+        federation=replace(base.federation, sites=tuple(sites), targets=tuple(sites[:1])),
+    )
+    found = from_text(tmp_path_factory.getbasetemp(), dump_yaml(config))
+    assert found == config
+    assert digest(found) == digest(config)

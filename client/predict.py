@@ -56,7 +56,7 @@ def predict_file(
     """
     loaded = load_model(model)
     files = _files(features)
-    slides = _slides(labels, files)
+    slides, outcomes = _slides(labels, files), _outcomes(labels)
     cohort = Cohort(
         [Patient(name, 0.0, 0, of) for name, of in slides.items()],
         files,
@@ -69,7 +69,7 @@ def predict_file(
         report(i + 1, len(cohort))
     table = pd.DataFrame(rows)
     atomic.write_text(out, table.to_csv(index=False))
-    return _judged(table, labels)
+    return _judged(table, outcomes)
 
 
 @torch.no_grad()
@@ -93,7 +93,13 @@ def _row(loaded: LoadedModel, bag: Tensor) -> dict[str, float]:
 def _files(features: Path) -> dict[str, Path]:
     if not features.is_dir():
         raise DataError("there is no such folder", where=features, remedy="Give the folder of feature files")
-    files = {path.stem: path for path in sorted(features.iterdir()) if is_feature_file(path)}
+    files: dict[str, Path] = {}
+    for path in sorted(features.iterdir()):
+        if path.name.startswith(".") or not is_feature_file(path):
+            continue
+        if path.stem in files:
+            raise DataError(f"the slide '{path.stem}' has two feature files", where=path, remedy="Keep one of them")
+        files[path.stem] = path
     if not files:
         raise DataError("holds no feature file", where=features, remedy="Give a folder of .h5 or .pt files")
     return files
@@ -106,25 +112,34 @@ def _slides(labels: Path | None, files: Mapping[str, Path]) -> dict[str, tuple[s
     table = read_table(labels, LabelError)
     table.require([columns.patient, columns.slide], "Name each patient's slides, one row a slide")
     slides: dict[str, tuple[str, ...]] = {}
+    first_line: dict[str, int] = {}
     for line, row in table.rows:
-        patient, slide = row[columns.patient], row[columns.slide]
+        patient, slide, where = row[columns.patient], row[columns.slide], f"{labels}:{line}"
+        if not patient:
+            raise LabelError(f"'{columns.patient}' is empty", where=where, remedy="Write the ID or remove the row")
         if slide not in files:
-            raise LabelError(
-                f"the slide '{slide}' has no feature file",
-                where=f"{labels}:{line}",
-                remedy="Add it or the row's slide",
-            )
+            raise LabelError(f"the slide '{slide}' has no feature file", where=where, remedy="Add it or remove the row")
+        if slide in first_line:
+            what = f"the slide '{slide}' is already in line {first_line[slide]}"
+            raise LabelError(what, where=where, remedy="Remove one of the two rows")
+        first_line[slide] = line
         slides[patient] = (*slides.get(patient, ()), slide)
     return slides
 
 
-def _judged(table: pd.DataFrame, labels: Path | None) -> Prediction:
+def _outcomes(labels: Path | None) -> dict[str, Patient] | None:
+    """Each patient's outcome, where the labels have the columns of one."""
     columns = DataSettings().columns
     if labels is None or not {columns.time, columns.event} <= set(read_table(labels, LabelError).columns):
-        return Prediction(len(table), None, 0)
+        return None
     patients, problems = read_labels(labels, DataSettings())
     refuse_errors(problems, labels)
-    by_id = {patient.id: patient for patient in patients}
-    known = [by_id[name] for name in table["patient_id"]]
+    return {patient.id: patient for patient in patients}
+
+
+def _judged(table: pd.DataFrame, outcomes: Mapping[str, Patient] | None) -> Prediction:
+    if outcomes is None:
+        return Prediction(len(table), None, 0)
+    known = [outcomes[name] for name in table["patient_id"]]
     found = pairs(table["risk"].to_numpy(), np.array([p.t for p in known]), np.array([p.e for p in known]))
     return Prediction(len(table), found.c_index, found.n_comparable)

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from client_builders import make_workspace, plain_c
+from client_builders import make_vectors, make_workspace, plain_c
 from sites import make_site
 
-from client.data.settings import DataSettings
 from client.model_file import load_model, save_steph
 from client.predict import predict_file
 from client.site import Site
+from client.steph.fold import enhance_fold
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from client.train_site import train_site
@@ -37,7 +37,9 @@ def world(tmp_path_factory) -> Path:
     next((folder / "state").rglob("model.safetensors")).rename(folder / "local.safetensors")
     theta_0 = torch.cat([p.detach().flatten() for p in initial_model(ARCHITECTURE, 0).encoder_state().values()])
     torch.manual_seed(3)
-    model = Steph(Mixture(ARCHITECTURE, theta_0, 0.5 * torch.randn(4, len(theta_0))), StephConfig(K=2))
+    model = Steph(
+        Mixture(ARCHITECTURE, theta_0, 0.5 * torch.randn(4, len(theta_0))), StephConfig(K=2, output="softplus")
+    )
     torch.nn.init.normal_(model.hypernetwork.head_agg[3].weight, std=5.0)
     save_steph(folder / "steph.safetensors", model, SOURCES, m0_sha256="0" * 64)
     return folder
@@ -129,7 +131,11 @@ def test_the_sources_an_enhanced_model_kept(world, tmp_path):
 def test_ids_stay_text(world, tmp_path):
     (tmp_path / "labels.csv").write_text("patient_id,pathology_id\n007,P001-DX1\nNA,P002-DX1\n")
     predicted(world, tmp_path / "out.csv", labels=tmp_path / "labels.csv")
-    assert [line.split(",")[0] for line in (tmp_path / "out.csv").read_text().splitlines()] == ["patient_id", "007", "NA"]
+    assert [line.split(",")[0] for line in (tmp_path / "out.csv").read_text().splitlines()] == [
+        "patient_id",
+        "007",
+        "NA",
+    ]
 
 
 def test_outcomes_without_a_comparable_pair(world, tmp_path):
@@ -187,16 +193,30 @@ def test_no_features(world, tmp_path, name):
     assert caught.value.where == str(tmp_path / name)
 
 
+def test_two_files_of_one_slide_are_refused_and_hidden_ones_ignored(world, tmp_path):
+    features = make_site(tmp_path / "site", patients=2).joinpath("features")
+    (features / ".P001-DX1.h5").write_bytes((features / "P001-DX1.h5").read_bytes())
+    assert predict_file(world / "local.safetensors", features, None, tmp_path / "out.csv").n_patients == 3
+    torch.save(torch.zeros(2, 6), features / "P001-DX1.pt")
+    with pytest.raises(DataError, match="'P001-DX1' has two feature files"):
+        predict_file(world / "local.safetensors", features, None, tmp_path / "out.csv")
+
+
 def test_no_model(world, tmp_path):
     with pytest.raises(ModelFileError):
         predict_file(tmp_path / "absent", world / "site/features", None, tmp_path / "out.csv")
 
 
-def test_a_sites_own_data_and_its_predictions_agree(tmp_path):
-    """What a fold's saved model predicts from the files is what the fold was judged on."""
-    workspace = make_workspace(tmp_path, patients=8)
-    workspace.local_model(0)
-    labels = workspace.site.folder / DataSettings().labels
-    path = workspace.fold_folder(0) / "local.safetensors"
-    predict_file(path, workspace.site.folder / "features", labels, tmp_path / "out.csv")
-    assert pd.read_csv(tmp_path / "out.csv")["patient_id"].tolist() == [p.id for p in workspace.cohort.patients]
+def test_a_folds_models_predict_what_the_fold_was_judged_on(tmp_path):
+    workspace = make_workspace(tmp_path, patients=10)
+    folder = workspace.folder / "merge"
+    enhance_fold(workspace, 0, make_vectors(workspace.recipe, 2), folder, lambda done: None)
+    judged = pd.read_csv(folder / "predictions.csv").set_index("patient_id")
+    site = workspace.site.folder
+    for method, path in [
+        ("local", workspace.fold_folder(0) / "local.safetensors"),
+        ("steph", folder / "steph.safetensors"),
+    ]:
+        predict_file(path, site / "features", site / "labels.csv", tmp_path / "out.csv")
+        found = pd.read_csv(tmp_path / "out.csv").set_index("patient_id").loc[judged.index]
+        np.testing.assert_allclose(found["risk"], judged[f"risk_{method}"], rtol=0, atol=2e-5)

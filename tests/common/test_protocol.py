@@ -201,6 +201,12 @@ def test_a_refusal_is_a_site_error_in_the_words_of_the_protocol() -> None:
     assert str(caught.value) == "site a: the site has too little data for this task (TooSmallError)"
 
 
+def test_a_refusal_may_say_whose_it_is() -> None:
+    refusal = Refusal.of(ValueError("P001"), "a")
+    with pytest.raises(SiteError, match=r"^a: an unforeseen error .* \(InternalError\)$"):
+        read(parcel(travelled(pack(refusal)), "node 7"), MergeReply, "node 7")
+
+
 @dataclass
 class Secret:
     text: str = "P001"
@@ -256,7 +262,14 @@ def test_a_site_cannot_write_what_it_likes_at_the_server(kind: type, fields: dic
 
 
 @pytest.mark.parametrize("text", [*EVIL, "", "Site", "../x", "a b", "x" * 33, "-a"])
-@pytest.mark.parametrize(("kind", "fields", "key"), [(HelloReply, HELLO, "site"), (MergeReply, MERGED, "refused")])
+@pytest.mark.parametrize(
+    ("kind", "fields", "key"),
+    [
+        (HelloReply, HELLO, "site"),
+        (Refusal, {"kind": "DataError", "reason": "no"}, "site"),
+        (MergeReply, MERGED, "refused"),
+    ],
+)
 def test_sites_have_names_like_names(kind: type, fields: dict, key: str, text: str) -> None:
     value = ["c", text] if key == "refused" else text
     with pytest.raises(ProtocolError, match="name"):

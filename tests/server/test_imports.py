@@ -50,11 +50,8 @@ def test_the_check_sees_imports() -> None:
 def modules_after(statement: str) -> set[str]:
     """The modules of a fresh interpreter after an import."""
     code = f"import sys\n{statement}\nprint(*sys.modules)"
-    return set(
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
-        ).stdout.split()
-    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    return set(found.stdout.split())
 
 
 @pytest.mark.parametrize(

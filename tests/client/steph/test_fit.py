@@ -68,7 +68,9 @@ def test_the_head_is_fresh(mode):
     else:
         bins = [min(int(t // 365), head.out_features - 1) for t in cohort.times]
         hazard = empirical_hazard(torch.tensor(bins).numpy(), cohort.events, head.out_features)
-        torch.testing.assert_close(torch.sigmoid(head.bias).detach().double(), torch.from_numpy(hazard), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            torch.sigmoid(head.bias).detach().double(), torch.from_numpy(hazard), atol=1e-6, rtol=0
+        )
 
 
 def test_a_fit_is_a_function_of_its_label():

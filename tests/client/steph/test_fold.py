@@ -47,7 +47,9 @@ def plain_average(workspace: Workspace, vectors: dict[str, TaskVector]) -> ABMIL
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Workspace, dict[str, TaskVector], FoldResult]:
-    workspace = make_workspace(tmp_path_factory.mktemp("fold"), "training.lr=0.02", "training.epochs=4", "training.seed=2", "steph.K=2")
+    workspace = make_workspace(
+        tmp_path_factory.mktemp("fold"), "training.lr=0.02", "training.epochs=4", "training.seed=2", "steph.K=2"
+    )
     vectors = make_vectors(workspace.recipe, 4)
     return workspace, vectors, enhanced(workspace, vectors)
 
@@ -151,9 +153,7 @@ def test_a_stopped_fold_goes_on_to_the_same_models(done, tmp_path):
         enhanced(other, vectors, on_step=stop)
     again = enhanced(other, vectors)
     assert np.array_equal(again.risk["steph"], result.risk["steph"])
-    models = [
-        load_model(w.folder / "merge/fold_0/steph.safetensors").model.state_dict() for w in (workspace, other)
-    ]
+    models = [load_model(w.folder / "merge/fold_0/steph.safetensors").model.state_dict() for w in (workspace, other)]
     assert equal(*models)
 
 

@@ -21,8 +21,7 @@ def vectors(n: int, architecture: Architecture = TINY) -> list[dict[str, torch.T
     generator = torch.Generator().manual_seed(n)
     shapes = architecture.encoder_shapes.items()
     return [
-        {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes}
-        for _ in range(n)
+        {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes} for _ in range(n)
     ]
 
 

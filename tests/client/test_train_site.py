@@ -1,0 +1,90 @@
+"""Local training without a federation: cross-validated, then on everybody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from client_builders import Spy, plain_c
+from sites import TINY, make_site
+
+import client.local
+import client.train_site
+from client.model_file import load_abmil, load_model
+from client.site import Site
+from client.train_site import local_recipe, train_site
+from common.abmil import Architecture, initial_model, model_digest
+from common.config import Config, load_config
+from common.errors import ConfigError
+from common.survival import risk_score
+
+
+def site_of(folder: Path, **options) -> Site:
+    return Site.open(make_site(folder / "site", **{"patients": 16, **options}), device="cpu")
+
+
+def config(*settings: str) -> Config:
+    return load_config(None, [*TINY, *settings])
+
+
+def test_every_fold_is_scored_on_its_test_part(tmp_path):
+    site = site_of(tmp_path)
+    result = train_site(site, config())
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert (result["site"], result["n_patients"], result["n_events"]) == ("site", 16, 8)
+    workspace = client.train_site.Workspace.open(site, local_recipe(site, config()))
+    for fold in range(2):
+        model, test = load_abmil(workspace.fold_folder(fold) / "local.safetensors"), workspace.test_part(fold)
+        risk = [float(risk_score(model(test.bag(i).unsqueeze(0)))[0]) for i in range(len(test))]
+        assert result["c_index"][fold] == pytest.approx(plain_c(test.times, test.events, risk))
+    assert result["mean"] == pytest.approx(sum(result["c_index"]) / 2)
+    assert result["interval_95"][0] <= result["interval_95"][1]
+
+
+def test_the_last_model_is_trained_on_everybody(monkeypatch, tmp_path):
+    spy = Spy(monkeypatch, client.train_site, "train_local")
+    site = site_of(tmp_path)
+    result = train_site(site, config())
+    (call,) = spy.calls
+    assert len(call.args[0]) == 16
+    loaded = load_model(Path(result["model"])).model.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in call.result.state_dict().items())
+    card = Path(result["model"]).with_suffix(".md").read_text()
+    assert "| training data | all patients |" in card
+    assert "C-index on" not in card
+    assert Path(result["model"]).is_relative_to(site.state)
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(monkeypatch, tmp_path):
+    site = site_of(tmp_path)
+    first = train_site(site, config())
+    spy = Spy(monkeypatch, client.local, "fit")
+    assert train_site(site, config()) == first
+    assert spy.calls == []
+
+
+def test_progress_never_goes_back_and_ends_whole(tmp_path):
+    seen = []
+    train_site(site_of(tmp_path), config(), lambda *step: seen.append(step))
+    assert seen == sorted(seen)
+    assert seen[-1] == (3, 3)
+
+
+def test_a_site_without_an_event_is_trained_and_not_judged(tmp_path):
+    result = train_site(site_of(tmp_path, event_share=0.0), config())
+    assert (result["c_index"], result["mean"], result["interval_95"]) == ([None, None], None, None)
+    assert Path(result["model"]).is_file()
+
+
+def test_what_the_configuration_leaves_open_is_the_sites_own(tmp_path):
+    site = site_of(tmp_path, width=9)
+    recipe = local_recipe(site, config())
+    assert recipe.model.width == 9
+    assert recipe.model.m0_sha256 == model_digest(initial_model(Architecture(9, 8, 6, 32), 42))
+
+
+def test_a_pinned_m0_that_this_machine_does_not_make_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="digest"):
+        train_site(site_of(tmp_path), config(f"model.m0_sha256={'a' * 64}"))

@@ -18,7 +18,7 @@ from client.model_file import load_abmil, save_abmil
 from client.site import Site
 from common import abmil
 from common.config import Recipe, digest
-from common.errors import SplitError, WidthError
+from common.errors import EncoderError, SplitError, WidthError
 
 Report = Callable[[float], None]  # told how much of one training is done, 0 to 1
 
@@ -42,13 +42,20 @@ class Workspace:
         so that neither another recipe nor changed data ever meets old work.
 
         Raises:
-            DataError: every problem of the site's data at once; or a width that is not the federation's.
+            DataError: every problem of the site's data at once; or a width or encoder that is not the
+                federation's.
             DeviceError: the site's device is not there.
         """
         cohort = open_cohort(site.folder, site.data)
         if cohort.width != recipe.model.width:
             raise WidthError(
                 f"the features are {cohort.width} wide, the federation's {recipe.model.width}",
+                where=site.folder / site.data.features,
+                remedy="Extract features with the federation's encoder",
+            )
+        if None not in (cohort.encoder, recipe.model.encoder) and cohort.encoder != recipe.model.encoder:
+            raise EncoderError(
+                f"the features are of {cohort.encoder}, the federation's of {recipe.model.encoder}",
                 where=site.folder / site.data.features,
                 remedy="Extract features with the federation's encoder",
             )

@@ -40,6 +40,7 @@ class ModelConfig:
     """The base model, ABMIL, and the initial weights M0 that every site starts from."""
 
     width: int | None = None  # feature width d; null: the width that all sites share (simulation only)
+    encoder: str | None = None  # name that feature files must carry where they carry one; null: as width
     embed: int = 512  # width of an embedded instance
     attention: int = 384  # hidden width of the gated attention
     n_bins: int = 32  # yearly hazards, 365 days each
@@ -50,6 +51,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(self.width is None or 1 <= self.width <= 65_536, "width", "1 to 65536, or null")
+        name = self.encoder
+        _require(name is None or (0 < len(name) <= 120 and name.isprintable()), "encoder", "a line, or null")
         for key in ("embed", "attention", "n_bins"):
             _require(1 <= getattr(self, key) <= 8192, key, "1 to 8192")
         _require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")

@@ -73,6 +73,10 @@ class WidthError(FeatureFileError):
     """A feature file's width is not the one expected."""
 
 
+class EncoderError(FeatureFileError):
+    """Feature files are of another encoder than the federation's."""
+
+
 class UnsafePickleError(FeatureFileError):
     """A ``.pt`` file holds more than plain tensors, so loading it could run code."""
 

@@ -8,6 +8,7 @@ Whatever a site answers is listed here field by field: nothing else leaves it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ MERGE = "train.merge"
 
 _HEADER = "fedsteph"
 _ENVELOPES = "envelopes"
+_BAND = re.compile(r"below 10|([1-9]\d{0,6})0-(?:\1)9")
 _MAX_BODY = 1 << 20  # bytes; ours take a few kilobytes
 _OPAQUE = "fedsteph.opaque"
 
@@ -40,6 +42,12 @@ def _require_short_line(text: str) -> None:
 def _short_line(text: str) -> str:
     """What may be shown of a text that another party can choose."""
     return "".join(character if character.isprintable() else "?" for character in text[:120])
+
+
+def _require_band(text: str) -> None:
+    # Sent by mistake, an exact count would be refused here by the site itself.
+    if _BAND.fullmatch(text) is None:
+        raise ValueError("a count must be a band of ten, like 30-39")
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,8 @@ class TrainLocalReply:
     events: str
 
     def __post_init__(self) -> None:
-        _require_short_line(self.patients)
-        _require_short_line(self.events)
+        _require_band(self.patients)
+        _require_band(self.events)
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,8 @@ class MergeReply:
     deployed: float | None
 
     def __post_init__(self) -> None:
-        _require_short_line(self.patients)
-        _require_short_line(self.events)
+        _require_band(self.patients)
+        _require_band(self.events)
         if not all(SITE_NAME.fullmatch(name) for name in self.refused):
             raise ValueError(f"refused must be names like {SITE_NAME.pattern}")
 

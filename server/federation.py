@@ -97,7 +97,7 @@ class Federation:
         )
         for node, (reply, _) in merged.items():
             self.outcome.targets[self._names[node]] = asdict(reply)
-            for sender in reply.refused:
+            for sender in set(reply.refused) & mail[self._names[node]].keys():
                 self._fail(sender, protocol.MERGE, f"its vector was refused by {self._names[node]}")
         return self.outcome
 
@@ -107,19 +107,23 @@ class Federation:
         round_ = self._exchange(protocol.HELLO, requests, deadline)
         for node, reason in round_.failures.items():
             self._fail(f"node {node}", protocol.HELLO, reason)
+        refusals: list[tuple[str, str]] = []
         for node, answer in sorted(round_.answers.items()):
             try:
                 reply = protocol.read(answer, protocol.HelloReply, f"node {node}")
             except SiteError as error:
-                self._fail(str(error.where), protocol.HELLO, error.what)
-                continue
+                refusals.append((str(error.where), error.what))
             except FedstephError as error:
                 self._fail(f"node {node}", protocol.HELLO, str(error))
-                continue
-            if mismatch := self._mismatch(reply):
-                self._fail(reply.site, protocol.HELLO, mismatch)
             else:
-                self._names[node] = reply.site
+                if mismatch := self._mismatch(reply):
+                    self._fail(reply.site, protocol.HELLO, mismatch)
+                else:
+                    self._names[node] = reply.site
+        for name, reason in refusals:
+            # A refusal's name is the node's own claim, and counts only for a site that nobody else is.
+            claimed = name in self.config.federation.sites and name not in self._names.values()
+            self._fail(name if claimed else "an unknown node", protocol.HELLO, reason)
         for name in self.config.federation.sites:
             if name not in self._names.values() and name not in {f.site for f in self.outcome.failures}:
                 self._fail(name, protocol.HELLO, "no node said that it is this site")
@@ -140,9 +144,11 @@ class Federation:
             return "two nodes call themselves by this name"
         if reply.site not in expected:
             return "it is not among federation.sites"
-        if reply.width != width:
+        wanted, found = self.config.model.encoder, reply.encoder
+        if reply.width != width or (None not in (wanted, found) and wanted != found):
             return (
-                f"its features ({reply.encoder or 'unnamed encoder'}) are {reply.width} wide, the federation's {width}"
+                f"its features are of {found or 'an unnamed encoder'} ({reply.width} wide), "
+                f"the federation's of {wanted or 'an unnamed encoder'} ({width} wide)"
             )
         return None
 

@@ -19,7 +19,7 @@ from client.site import SIMULATED_SITES, Site
 from client.workspace import Workspace
 from common import atomic
 from common.abmil import Architecture, initial_model, model_digest
-from common.config import Config, FederationConfig, digest, dump_yaml, load_config, to_dict
+from common.config import Config, FederationConfig, ModelConfig, digest, dump_yaml, load_config, to_dict
 from common.errors import ConfigError, RunFolderError
 from server.app import CONFIG_FILE, MANIFEST_FILE
 
@@ -94,9 +94,7 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
 def _resolve(config: Config, sites: Sequence[Site]) -> Config:
     """Fill in what the sites decide: their names, the target, the width, and M0's digest."""
     federation = _federation(config, sites)
-    model = config.model
-    if model.width is None:
-        model = replace(model, width=_common_width(sites))
+    model = _same_features(config.model, sites)
     m0 = model_digest(initial_model(Architecture.of(model), model.m0_seed))
     if model.m0_sha256 not in (None, m0):
         raise ConfigError(
@@ -118,16 +116,19 @@ def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
     return replace(config.federation, sites=names, targets=config.federation.targets or names[:1])
 
 
-def _common_width(sites: Sequence[Site]) -> int:
-    widths = {site.name: open_cohort(site.folder, site.data).width for site in sites}
-    if len(set(widths.values())) > 1:
-        listed = ", ".join(f"{name}: {width}" for name, width in widths.items())
+def _same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
+    """The width and the encoder's name that all sites share, where the configuration leaves them open."""
+    cohorts = {site.name: open_cohort(site.folder, site.data) for site in sites}
+    encoders = {cohort.encoder for cohort in cohorts.values() if cohort.encoder is not None}
+    widths = {cohort.width for cohort in cohorts.values()}
+    if len(widths) > 1 or len(encoders) > 1:
+        listed = ", ".join(f"{name}: {c.width} wide of {c.encoder or '?'}" for name, c in cohorts.items())
         raise ConfigError(
-            f"the sites' features differ in width ({listed})",
-            where="model.width",
+            f"the sites' features differ ({listed})",
+            where="model.width and model.encoder",
             remedy="Extract all sites' features with one encoder, or leave sites out with federation.sites",
         )
-    return next(iter(widths.values()))
+    return replace(model, width=model.width or widths.pop(), encoder=model.encoder or next(iter(encoders), None))
 
 
 def _check_data(sites: Sequence[Site], on_file: Callable[[str, int, int], None]) -> list[Problem]:
@@ -153,6 +154,7 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     model = replace(
         config.model,
         width=config.model.width or before.model.width,
+        encoder=config.model.encoder or before.model.encoder,
         m0_sha256=config.model.m0_sha256 or before.model.m0_sha256,
     )
     resolved = replace(config, model=model, federation=_federation(config, sites))

@@ -152,7 +152,7 @@ def _event(row: dict[str, str], settings: DataSettings, where: str) -> int:
     if columns.censorship is not None:
         return 1 - _flag(row, columns.censorship, "1 = censored, 0 = event", where)
     e = _flag(row, columns.event, "1 = event, 0 = censored", where)
-    if CENSORSHIP in row and CENSORSHIP != columns.event and e == _flag(row, CENSORSHIP, "1 = censored", where):
+    if CENSORSHIP in row and columns.event != CENSORSHIP and e == _flag(row, CENSORSHIP, "1 = censored", where):
         raise LabelError(
             f"'{columns.event}' and '{CENSORSHIP}' are both {e}, which contradict each other",
             where=where,

@@ -145,6 +145,8 @@ OUT_OF_RANGE = [
     ("model.dropout", "-0.1"),
     ("model.m0_seed", "-1"),
     ("model.m0_seed", str(2**63)),
+    ("model.encoder", "''"),
+    ("model.encoder", '"two\\nlines"'),
     ("model.m0_sha256", "abc"),
     ("model.m0_sha256", f"'{SHA256.upper()}'"),
     ("model.m0_sha256", f"'{SHA256}0'"),
@@ -369,6 +371,7 @@ def test_the_digest_does_not_see_order_or_notation(tmp_path: Path) -> None:
 def test_the_digest_sees_every_key() -> None:
     others = {
         "model.head_bias": "default",
+        "model.encoder": "uni_v2",
         "model.m0_sha256": SHA256,
         "steph.variant": "fix",
         "steph.output": "sigmoid",

@@ -65,7 +65,7 @@ class SilentGrid(InProcessGrid):
 
 def federation(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, expected=SITES):
     config = Config(
-        model=ModelConfig(width=6, m0_sha256="0" * 64),
+        model=ModelConfig(width=6, encoder="uni2-h", m0_sha256="0" * 64),
         federation=FederationConfig(
             sites=expected,
             targets=targets,
@@ -125,7 +125,7 @@ def not_json(message):
 
 
 def foreign_record(message):
-    records = protocol.pack(protocol.TrainLocalReply("1", "1"))
+    records = protocol.pack(protocol.TrainLocalReply("20-29", "below 10"))
     records["weights"] = ArrayRecord()
     return Message(records, reply_to=message)
 
@@ -208,7 +208,12 @@ def hello_as(name="b", width=6, encoder="uni2-h"):
 @pytest.mark.parametrize(
     ("fault", "site", "said"),
     [
-        (hello_as(width=1024, encoder="uni_v1"), "b", "its features (uni_v1) are 1024 wide, the federation's 6"),
+        (
+            hello_as(width=1024, encoder="uni_v1"),
+            "b",
+            "its features are of uni_v1 (1024 wide), the federation's of uni2-h (6 wide)",
+        ),
+        (hello_as(encoder="virchow2"), "b", "its features are of virchow2 (6 wide)"),
         (hello_as(name="stranger"), "stranger", "not among federation.sites"),
         (hello_as(name="a"), "a", "two nodes call themselves by this name"),
     ],

@@ -174,7 +174,10 @@ def test_sites_of_different_encoders_are_told_by_name(sites, tmp_path, capsys):
     make_site(sites / "wide", width=9)
     assert simulate(tmp_path / "run", sites) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "wide: 9" in last and "alpha: 6" in last
+    assert "wide: 9 wide" in last and "alpha: 6 wide" in last
+    make_site(sites / "other", encoder="other-encoder")
+    assert simulate(tmp_path / "run", sites, "--set", "federation.sites=[alpha,other]") == 1
+    assert "other: 6 wide of other-encoder" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_a_site_that_breaks_during_the_run_is_named_and_the_others_finish(sites, tmp_path, capsys):

@@ -1,0 +1,217 @@
+"""The site's own commands: what they print, where they write, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from client_builders import Spy, plain_c
+from sites import TINY, make_site
+
+import client.local
+from client.model_file import load_abmil
+from common import console
+from simulations.cli import app
+
+SETTINGS = [part for setting in TINY for part in ("--set", setting)]
+
+
+@pytest.fixture
+def site(tmp_path) -> Path:
+    return make_site(tmp_path / "site", patients=16)
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command line; gives its exit code, stdout and stderr, in which there is never a traceback."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = console.run(lambda: app([str(arg) for arg in args], standalone_mode=False))
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return code, printed.out, printed.err
+
+    return run
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+# ---------------------------------------------------------------- data check
+
+
+def test_check_of_good_data(cli, site):
+    code, out, err = cli("data", "check", site)
+    assert (code, err) == (0, "")
+    assert "no problem found" in out
+    assert "test-encoder" in out
+
+
+def test_check_as_json(cli, site):
+    code, out, _ = cli("data", "check", site, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["site"], report["patients"], report["events"], report["problems"]) == ("site", 16, 8, [])
+    assert (report["widths"], report["encoders"], report["splits"]) == ([6], ["test-encoder"], 2)
+
+
+def test_check_lists_every_problem(cli, site):
+    (site / "features/P001-DX1.h5").write_bytes(b"junk")
+    (site / "features/P002-DX1.h5").unlink()
+    (site / "splits_0.csv").write_text("train,test\nP003,P003\n")
+    code, out, _ = cli("data", "check", site, "--json")
+    problems = json.loads(out)["problems"]
+    assert code == 1
+    told = [f"{problem['where']}: {problem['what']}" for problem in problems if problem["severity"] == "error"]
+    for place, what in (("P001-DX1.h5", "neither HDF5"), ("features", "'P002-DX1'"), ("splits_0.csv", "both train")):
+        assert [line for line in told if place in line and what in line], told
+    code, out, _ = cli("data", "check", site)
+    assert code == 1
+    assert f"{len(problems)} problems" in out
+
+
+def test_a_warning_is_a_problem_too(cli, site):
+    (site / "features/stray.h5").write_bytes((site / "features/P001-DX1.h5").read_bytes())
+    code, out, _ = cli("data", "check", site, "--json")
+    assert (code, [problem["severity"] for problem in json.loads(out)["problems"]]) == (1, ["warning"])
+
+
+# ---------------------------------------------------------------- train
+
+
+def test_train_writes_a_model_and_says_where(cli, site, tmp_path):
+    code, out, err = cli("train", site, "--out", tmp_path / "out", *SETTINGS, "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert (result["site"], len(result["c_index"])) == ("site", 2)
+    model = Path(result["model"])
+    assert model.is_relative_to(tmp_path / "out")
+    assert load_abmil(model).architecture.width == 6
+    assert not (site / "fedsteph-state").exists()
+
+
+def test_train_again_trains_nothing(monkeypatch, cli, site):
+    first = cli("train", site, *SETTINGS)
+    spy = Spy(monkeypatch, client.local, "fit")
+    assert cli("train", site, *SETTINGS) == first
+    assert spy.calls == []
+    code, out, _ = first
+    assert code == 0
+    assert "95% interval" in out
+    assert str(site / "fedsteph-state") in last_line(out)
+
+
+def test_train_of_a_site_without_an_event(cli, tmp_path):
+    site = make_site(tmp_path / "site", patients=12, event_share=0.0)
+    code, out, _ = cli("train", site, *SETTINGS)
+    assert code == 0
+    assert "too small to evaluate" in out
+    assert "undefined" in out
+
+
+def test_train_reads_a_configuration(cli, site, tmp_path):
+    (tmp_path / "f.yaml").write_text("model: {embed: 8, attention: 6}\ntraining: {epochs: 1}\nevaluation: {folds: 1}\n")
+    code, out, _ = cli("train", site, "-c", tmp_path / "f.yaml", "--set", "model.embed=9", "--json")
+    result = json.loads(out)
+    assert (code, len(result["c_index"])) == (0, 1)
+    assert load_abmil(Path(result["model"])).architecture.embed == 9
+
+
+# ---------------------------------------------------------------- predict
+
+
+def test_predict_with_a_trained_model(cli, site, tmp_path):
+    _, out, _ = cli("train", site, *SETTINGS, "--json")
+    model, labels = json.loads(out)["model"], site / "labels.csv"
+    target = tmp_path / "risk.csv"
+    code, out, _ = cli("predict", model, "--features", site / "features", "--labels", labels, "--out", target)
+    assert code == 0
+    known = pd.read_csv(labels).groupby("patient_id").first()
+    risk = pd.read_csv(target).set_index("patient_id").loc[known.index, "risk"].to_numpy()
+    assert f"C-index {plain_c(known['t'].to_numpy(), known['e'].to_numpy(), risk):.3f} over" in out
+    assert f"16 patients -> {target}" in out
+    code, out, _ = cli("predict", model, "--features", site / "features", "--out", target)
+    assert (code, "C-index" in out) == (0, False)
+    assert f"{len(list((site / 'features').iterdir()))} patients" in out
+
+
+# ---------------------------------------------------------------- faults
+
+
+def faults(site: Path) -> dict[str, tuple[list[object], str]]:
+    """Command line and what its last line on stderr must tell."""
+    features, absent = site / "features", site.parent / "absent"
+    train, predict = ["train", site, *SETTINGS], ["predict", absent, "--features", features, "--out", site / "x.csv"]
+    return {
+        "unknown command": (["trian", site], "trian"),
+        "unknown option": ([*train, "--epochs", 3], "--epochs"),
+        "unknown option of check": (["data", "check", site, "--jsn"], "--jsn"),
+        "missing argument": (["train"], "SITE"),
+        "missing option": (["predict", absent], "--features"),
+        "unknown key": ([*train, "--set", "training.epoch=3"], "Did you mean 'training.epochs'?"),
+        "out of range": ([*train, "--set", "training.epochs=0"], "epochs must be 1 to 10000"),
+        "no assignment": ([*train, "--set", "training.epochs"], "not key=value"),
+        "absent configuration": ([*train, "-c", absent], str(absent)),
+        "absent site to check": (["data", "check", absent], str(absent)),
+        "absent site to train": (["train", absent], str(absent)),
+        "absent model": (predict, str(absent)),
+        "too many folds": ([*train, "--set", "evaluation.folds=3"], "2 split files"),
+        "wrong width": ([*train, "--set", "model.width=5"], "6 wide, the federation's 5"),
+    }
+
+
+@pytest.mark.parametrize("fault", faults(Path()))
+def test_a_fault_of_the_user_ends_with_1_and_its_cause(cli, site, fault):
+    args, cause = faults(site)[fault]
+    code, out, err = cli(*args)
+    assert (code, out) == (1, "")
+    assert last_line(err).startswith("error: ")
+    assert cause in last_line(err)
+
+
+def test_a_site_file_with_a_fault_is_named(cli, site):
+    (site / "site.yaml").write_text("devise: cpu\n")
+    code, _, err = cli("data", "check", site)
+    assert code == 1
+    assert last_line(err) == f"error: {site / 'site.yaml'}: unknown key 'devise'. Did you mean 'device'?"
+
+
+def test_data_that_cannot_be_used_is_a_table_and_a_sentence(cli, site):
+    (site / "features/P001-DX1.h5").unlink()
+    (site / "features/P002-DX1.h5").unlink()
+    code, out, err = cli("train", site, *SETTINGS)
+    assert (code, out) == (1, "")
+    assert "'P001-DX1' has no feature file" in err
+    assert "'P002-DX1' has no feature file" in err
+    assert last_line(err).startswith(f"error: {site}: the data cannot be used, 2 problems found")
+
+
+def test_an_absent_device_is_an_error(cli, site):
+    (site / "site.yaml").write_text("device: cuda:99\n")
+    code, _, err = cli("train", site, *SETTINGS)
+    assert code == 1
+    assert "cuda:99 was asked for" in last_line(err)
+
+
+@pytest.mark.parametrize("command", [[], ["data"], ["train"], ["predict"], ["data", "check"]])
+def test_every_command_has_a_help_text(cli, command):
+    code, out, _ = cli(*command, "--help")
+    assert code == 0
+    assert "Usage:" in out
+
+
+def test_the_installed_command(tmp_path):
+    """The real process: exit code, the cause on the last line of stderr, and nothing on stdout."""
+    command = Path(sys.executable).with_name("fedsteph")
+    done = subprocess.run(
+        [command, "train", tmp_path / "absent"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert last_line(done.stderr).startswith(f"error: {tmp_path / 'absent'}: there is no such site folder")
+    assert "Traceback" not in done.stderr

@@ -83,7 +83,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     if collapsed:
         sentences.append(f"STEPH collapsed (all kept weights 0) in fold {', '.join(collapsed)}.")
     gammas = ", ".join(f"{gamma:g}" for gamma in methods["steph"]["gamma"])
-    sentences.append(f"gamma per fold: {gammas} ({methods['steph']['gamma_reason'][0]}).")
+    reasons = "; ".join(dict.fromkeys(methods["steph"]["gamma_reason"]))
+    sentences.append(f"gamma per fold: {gammas} ({reasons}).")
     for k, (choice, reason) in enumerate(
         zip(methods["deployed"]["choice"], methods["deployed"]["reason"], strict=True)
     ):

@@ -18,6 +18,7 @@ from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from client.steph.select import Selection, Step, select, trainings
 from client.workspace import Workspace
+from common import atomic
 from common.abmil import ABMIL, pinned_model
 from common.concordance import Pairs, pairs
 from common.task_vector import TaskVector, mean
@@ -116,9 +117,8 @@ def enhance_fold(
         risk=risk,
     )
     table = pd.DataFrame({"patient_id": [p.id for p in test.patients], "t_days": test.times, "e": test.events})
-    table.assign(**{f"risk_{name}": values for name, values in risk.items()}).to_csv(
-        folder / "predictions.csv", index=False
-    )
+    table = table.assign(**{f"risk_{name}": values for name, values in risk.items()})
+    atomic.write_text(folder / "predictions.csv", table.to_csv(index=False))
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from client.batch import risks
 from client.data.bags import Cohort
 from client.data.splits import make_splits
 from client.local import train_local
-from client.steph.fit import fit_steph
+from client.steph.fit import collapsed, fit_steph
 from client.steph.mixture import Mixture
 from client.training import derive_seed
 from common import atomic
@@ -50,6 +50,7 @@ class Selection:
 class _Score:
     concordant: float
     comparable: int
+    collapsed: bool = False
 
 
 def gammas(recipe: Recipe) -> tuple[float, ...]:
@@ -108,7 +109,8 @@ def select(
                 on_step(done + epoch / total)
 
             steph = fit_steph(train, mixture, recipe, gamma=gamma, label=part, device=device, on_epoch=on_steph_epoch)
-            scores[name] = _score(steph, validation, recipe.model.n_bins, device)
+            score = _score(steph, validation, recipe.model.n_bins, device)
+            scores[name] = replace(score, collapsed=collapsed(steph, train, device))
             atomic.write_json(cache, {name: asdict(score) for name, score in scores.items()})
     return _choose(scores, recipe)
 
@@ -119,24 +121,32 @@ def _score(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) 
 
 
 def _choose(scores: dict[str, _Score], recipe: Recipe) -> Selection:
-    """The gamma of the highest pooled C, ties to the smallest; without a comparable pair, the smallest."""
+    """The gamma of the highest pooled C, ties to the smallest; without a comparable pair, the smallest.
 
-    def pooled(name: str) -> tuple[float | None, int]:
-        found = [score for key, score in scores.items() if key.partition("/")[2] == name]
-        n = sum(score.comparable for score in found)
-        return (sum(score.concordant for score in found) / n if n else None), n
+    A gamma under which an inner fold collapsed is left out where another did not: it would collapse again.
+    """
+
+    def of(name: str) -> list[_Score]:
+        return [score for key, score in scores.items() if key.partition("/")[2] == name]
+
+    def pooled(name: str) -> float | None:
+        n = sum(score.comparable for score in of(name))
+        return sum(score.concordant for score in of(name)) / n if n else None
 
     grid = sorted(gammas(recipe))
-    c_by_gamma = {gamma: pooled(f"{gamma}")[0] for gamma in grid}
-    local, n = pooled("local")
-    best = max(grid, key=lambda gamma: (c_by_gamma[gamma] or 0.0, -gamma))
+    sound = [gamma for gamma in grid if not any(score.collapsed for score in of(f"{gamma}"))] or grid
+    c_by_gamma = {gamma: pooled(f"{gamma}") for gamma in sound}
+    best = max(sound, key=lambda gamma: (c_by_gamma[gamma] or 0.0, -gamma))
     if recipe.steph.gamma != "cv":
         reason = "fixed in the configuration"
     elif c_by_gamma[best] is None:
         reason = "the smallest of the grid, because inner cross-validation has no comparable pair"
     else:
         reason = f"best of {len(grid)} in {recipe.steph.inner_folds}-fold inner cross-validation"
-    return Selection(best, reason, local, c_by_gamma[best], n)
+        if len(sound) < len(grid):
+            reason += f", {len(grid) - len(sound)} left out as collapsed there"
+    n_comparable = sum(score.comparable for score in of("local"))
+    return Selection(best, reason, pooled("local"), c_by_gamma[best], n_comparable)
 
 
 def _read(cache: Path) -> dict[str, _Score]:

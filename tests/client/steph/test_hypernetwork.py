@@ -83,7 +83,7 @@ def test_w_and_lam_equal_a_plain_reference(variant, output, activation):
         if variant == "fix":
             expected = [0.3] * 7
         elif variant == "param":
-            expected = [1 / (1 + float(r)) for r in net.r]
+            expected = [1 / (1 + r) for r in net.r.tolist()]
         else:
             z_mix = plain_z(net.encoder_mix, bag) if variant == "fnn" else z
             expected = [1 / (1 + max(float(x), 0.0)) for x in plain_head(net.head_mix, z_mix)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from client_builders import CPU, Spy, m0_of, make_cohort, make_recipe, make_vectors, plain_c
@@ -9,6 +11,7 @@ from client_builders import CPU, Spy, m0_of, make_cohort, make_recipe, make_vect
 import client.steph.select
 from client.batch import risks
 from client.steph.select import Selection, _choose, _Score, gammas, select, trainings
+from common.config import Recipe, StephConfig
 from common.task_vector import TaskVector
 
 GRID = "steph.gamma_grid=[0.0,0.05]"
@@ -167,3 +170,15 @@ def test_inner_folds_follow_the_label_and_the_seed(monkeypatch, tmp_path):
         found.append(spy.calls[0].result)
     assert found[0] == found[1] != found[2]
     assert found[0] != found[3]
+
+
+def test_a_gamma_that_collapsed_in_an_inner_fold_is_left_out_unless_all_did():
+    recipe = Recipe(steph=StephConfig(gamma_grid=(0.0, 0.05)))
+    found = scores([(1, 4)], **{"0.0": [(2, 4)], "0.05": [(4, 4)]})
+    assert _choose(found, recipe).gamma == 0.05
+    found["0/0.05"] = replace(found["0/0.05"], collapsed=True)
+    selection = _choose(found, recipe)
+    assert (selection.gamma, selection.steph) == (0.0, 0.5)
+    assert selection.gamma_reason.endswith("1 left out as collapsed there")
+    found["0/0.0"] = replace(found["0/0.0"], collapsed=True)
+    assert _choose(found, recipe).gamma == 0.05

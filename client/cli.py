@@ -106,8 +106,8 @@ def predict(
 
     \b
     Examples:
-      fedsteph predict run/sites/target/.../steph.safetensors --features new/features --out risk.csv
-      fedsteph predict model.safetensors --features sites/kirp/features --labels sites/kirp/labels.csv --out risk.csv
+      fedsteph predict model.safetensors --features new --out risk.csv
+      fedsteph predict model.safetensors --features new --labels new.csv --out r.csv
     """
     with console.progress_bars() as bars:
         task = bars.add_task("predicting", total=None)

@@ -26,9 +26,9 @@ app = typer.Typer(
     name="fedsteph",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
-    help="Federated, private survival models from whole-slide images (STEPH).\n\n"
-    "Exit codes: 0 done, 1 your input, 2 a site or the quorum failed, 3 a bug.",
+    rich_markup_mode="rich",
+    help="Federated, private survival models from whole-slide images (STEPH).",
+    epilog="Exit codes: 0 done, 1 your input, 2 a site or the quorum failed, 3 a bug.",
 )
 app.add_typer(site_commands.data, name="data")
 app.command("train")(site_commands.train)
@@ -69,11 +69,17 @@ def simulate(
     \b
     Examples:
       fedsteph simulate
-      fedsteph simulate --sites sites --out run --set federation.targets='[kirp]'
-      fedsteph simulate --sites sites --config my.yaml --engine in-process --json > results.json
+      fedsteph simulate --sites sites --set federation.targets='\\[kirp]'
+      fedsteph simulate --sites sites --out run --config my.yaml
+      fedsteph simulate --engine in-process --json > results.json
 
-    Exit codes: 0 done; 1 your input; 2 a site or the quorum failed (results of the others are written
-    where a quorum was left); 3 a bug. The cause is on the last line.
+    \b
+    Exit codes:
+      0 done
+      1 your input
+      2 a site or the quorum failed; with a quorum left, results are written
+      3 a bug
+    The cause is on the last line.
     """
     out = out.resolve()
     if sites is None and config is None:

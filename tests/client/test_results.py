@@ -68,7 +68,7 @@ def test_a_row_without_a_comparable_pair():
 
 
 def test_every_row_of_a_result(workspace):
-    folds = [fold_result(workspace, k, {"steph": 1.0, "local": 0.2}) for k in range(3)]
+    folds = [fold_result(workspace, k, {"steph": steph, "local": 1 - steph}) for k, steph in enumerate((1, 0, 1))]
     result = target_result(workspace, folds, ["a", "b"])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert list(result["methods"]) == list(METHODS)
@@ -79,7 +79,7 @@ def test_every_row_of_a_result(workspace):
     steph, local = (np.array(result["methods"][name]["c_index"]) for name in ("steph", "local"))
     difference = result["steph_minus_local"]
     assert difference["mean"] == pytest.approx(float((steph - local).mean()))
-    assert difference["folds_won"] == int((steph > local).sum()) == 3
+    assert difference["folds_won"] == int((steph > local).sum()) == 2
     assert difference["interval_95"][0] <= difference["mean"] <= difference["interval_95"][1]
     assert (difference["inner_steph"], difference["inner_local"]) == ([0.7] * 3, [0.6] * 3)
     row = result["methods"]["steph"]

@@ -229,6 +229,19 @@ def test_a_training_is_a_function_of_its_seed():
     assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
+def test_every_epoch_of_every_seed_has_its_own_order_and_dropout(monkeypatch):
+    spy, drawn, model = Spy(monkeypatch, client.training, "batches"), [], initial_model(SMALL, 0)
+
+    def loss(batch):
+        drawn.append(float(torch.rand(())))
+        return nll(model(batch.bags, batch.mask), batch.bins, batch.events)
+
+    for seed in (1, 2):
+        train_with(model, make_cohort([2] * 16), TrainingConfig(epochs=3, batch_bags=16), loss, seed=seed)
+    orders = {tuple(call.args[1]) for call in spy.calls}
+    assert len(orders) == len({*drawn}) == len(drawn) == 6
+
+
 def test_global_random_state_is_neither_used_nor_changed():
     torch.manual_seed(1)
     np.random.seed(1)

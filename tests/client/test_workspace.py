@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import pandas as pd
 import pytest
 from client_builders import Spy, equal, make_recipe, make_workspace, state_of
@@ -15,7 +16,7 @@ from sites import make_site
 import client.workspace
 from client.site import Site
 from client.workspace import Workspace
-from common.errors import DataError, DeviceError, SplitError, WidthError
+from common.errors import DataError, DeviceError, EncoderError, SplitError, WidthError
 
 
 def reopened(workspace: Workspace, *settings: str) -> Workspace:
@@ -88,6 +89,24 @@ def test_another_width_is_refused(tmp_path):
     workspace = make_workspace(tmp_path, patients=12)
     with pytest.raises(WidthError, match="6 wide, the federation's 7"):
         Workspace.open(workspace.site, make_recipe(width=7))
+
+
+@pytest.mark.parametrize(
+    ("site", "federation", "fits"),
+    [("uni", "uni", True), ("uni", "conch", False), (None, "uni", True), ("uni", None, True)],
+)
+def test_another_encoder_is_refused_where_both_are_known(tmp_path, site, federation, fits):
+    folder = make_site(tmp_path / "site", patients=4, encoder=site or "unnamed")
+    if site is None:
+        for path in (folder / "features").iterdir():
+            with h5py.File(path, "r+") as file:
+                del file["features"].attrs["encoder"]
+    recipe = make_recipe(f"model.encoder={federation or 'null'}")
+    if fits:
+        assert Workspace.open(Site.open(folder, device="cpu"), recipe).cohort.encoder == site
+    else:
+        with pytest.raises(EncoderError, match="of uni, the federation's of conch"):
+            Workspace.open(Site.open(folder, device="cpu"), recipe)
 
 
 def test_an_absent_device_is_refused(tmp_path):

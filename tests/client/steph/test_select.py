@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -182,3 +183,16 @@ def test_a_gamma_that_collapsed_in_an_inner_fold_is_left_out_unless_all_did():
     assert selection.gamma_reason.endswith("1 left out as collapsed there")
     found["0/0.0"] = replace(found["0/0.0"], collapsed=True)
     assert _choose(found, recipe).gamma == 0.05
+
+
+def test_a_real_collapse_is_noticed_and_left_out(tmp_path):
+    """gamma = 100 drives every w to 0 within the recipe's epochs."""
+    recipe = make_recipe("steph.gamma_grid=[0.0,100.0]", "training.epochs=25", "training.lr=0.05")
+    selection = selected(make_cohort([3] * 20), recipe, tmp_path)
+    kept = {name: score["collapsed"] for name, score in json.loads((tmp_path / "inner.json").read_text()).items()}
+    assert kept["0/100.0"]
+    assert kept["1/100.0"]
+    assert not kept["0/0.0"]
+    assert not kept["1/0.0"]
+    assert selection.gamma == 0.0
+    assert selection.gamma_reason.endswith(", 1 left out as collapsed there")

@@ -17,7 +17,7 @@ from client.site import Site, site_of_node
 from client.target import enhance_target
 from client.workspace import Workspace
 from common import protocol
-from common.errors import FedstephError
+from common.errors import DataError, FedstephError
 from common.progress import ProgressLog
 from common.protocol import Hello, Merge, Share, TrainLocal
 
@@ -32,7 +32,10 @@ def hello(message: Message, context: Context) -> Message:
 
     def answer(site: Site, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
         cohort = open_cohort(site.folder, site.data)
-        return protocol.HelloReply(site.name, version("fedsteph"), cohort.encoder, cohort.width), {}
+        try:
+            return protocol.HelloReply(site.name, version("fedsteph"), cohort.encoder, cohort.width), {}
+        except ValueError as error:
+            raise DataError(f"the encoder's name cannot be sent: {error}", where=site.folder) from error
 
     return _handle(message, context, Hello, answer)
 

@@ -25,6 +25,9 @@ from common.errors import DataError, LabelError
 from common.survival import risk_score, survival_from_hazards
 
 
+_SUFFIXES = {".h5", ".hdf5", ".pt"}
+
+
 @dataclass(frozen=True)
 class Prediction:
     """How a prediction went; ``c_index`` where outcomes were given and a pair is comparable."""
@@ -95,7 +98,8 @@ def _files(features: Path) -> dict[str, Path]:
         raise DataError("there is no such folder", where=features, remedy="Give the folder of feature files")
     files: dict[str, Path] = {}
     for path in sorted(features.iterdir()):
-        if path.name.startswith(".") or not is_feature_file(path):
+        # A file named like features counts even where its content is none: it failed, and must not vanish.
+        if path.name.startswith(".") or not (path.suffix.lower() in _SUFFIXES or is_feature_file(path)):
             continue
         if path.stem in files:
             raise DataError(f"the slide '{path.stem}' has two feature files", where=path, remedy="Keep one of them")

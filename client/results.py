@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from client.steph.fold import METHODS, FoldResult
+from client.fold import METHODS, FoldResult
 from client.workspace import Workspace
 from common.concordance import Pairs, bootstrap_mean
 from common.config import EvaluationConfig

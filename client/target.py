@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from client.fold import enhance_fold, steps
 from client.model_card import write_card
 from client.results import target_result
-from client.steph.fold import enhance_fold, steps
 from client.workspace import Workspace
 from common import atomic
 from common.task_vector import TaskVector

@@ -108,6 +108,7 @@ class StephConfig:
         _require(self.gamma == "cv" or float(self.gamma) >= 0, "gamma", "at least 0, or cv")
         _require(len(self.gamma_grid) > 0, "gamma_grid", "a list of at least one value")
         _require(min(self.gamma_grid) >= 0, "gamma_grid", "values of at least 0")
+        _require(len(set(self.gamma_grid)) == len(self.gamma_grid), "gamma_grid", "a list without repetitions")
         _require(2 <= self.inner_folds <= 20, "inner_folds", "2 to 20")
 
 

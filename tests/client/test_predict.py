@@ -12,16 +12,16 @@ import torch
 from client_builders import make_vectors, make_workspace, plain_c
 from sites import make_site
 
-from client.model_file import load_model, save_steph
+from client.fold import enhance_fold
+from client.model_file import load_model, save_abmil, save_steph
 from client.predict import predict_file
 from client.site import Site
-from client.steph.fold import enhance_fold
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from client.train_site import train_site
-from common.abmil import Architecture, initial_model
+from common.abmil import ABMIL, Architecture, initial_model
 from common.config import StephConfig, load_config
-from common.errors import DataError, LabelError, ModelFileError, WidthError
+from common.errors import DataError, FeatureFileError, LabelError, ModelFileError, WidthError
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=6, n_bins=32)
 SOURCES = ("north", "south", "west")
@@ -220,3 +220,15 @@ def test_a_folds_models_predict_what_the_fold_was_judged_on(tmp_path):
         predict_file(path, site / "features", site / "labels.csv", tmp_path / "out.csv")
         found = pd.read_csv(tmp_path / "out.csv").set_index("patient_id").loc[judged.index]
         np.testing.assert_allclose(found["risk"], judged[f"risk_{method}"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["failed.h5", "failed.pt", "FAILED.H5"])
+def test_a_failed_extraction_does_not_vanish(name, tmp_path):
+    make_site(tmp_path / "site", patients=4, folds=1)
+    features = tmp_path / "site" / "features"
+    (features / name).write_bytes(b"")
+    model = ABMIL(Architecture(6, 4, 3, 4))
+    save_abmil(tmp_path / "m.safetensors", model, m0_sha256="0" * 64)
+    with pytest.raises(FeatureFileError, match=name):
+        predict_file(tmp_path / "m.safetensors", features, None, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from client_builders import make_workspace, plain_c
 
+from client.fold import METHODS, FoldResult, SourceUse
 from client.results import method_row, public_view, target_result
-from client.steph.fold import METHODS, FoldResult, SourceUse
 from client.steph.select import Selection
 from common.concordance import Pairs, pairs
 from common.config import EvaluationConfig

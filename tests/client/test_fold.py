@@ -8,13 +8,13 @@ import pytest
 import torch
 from client_builders import Spy, equal, m0_of, make_vectors, make_workspace, state_of
 
+import client.fold
 import client.local
 import client.steph.fit
-import client.steph.fold
 import client.steph.select
+from client.fold import METHODS, FoldResult, enhance_fold, steps
 from client.model_file import load_model
 from client.steph.fit import COLLAPSED_BELOW
-from client.steph.fold import METHODS, FoldResult, enhance_fold, steps
 from client.steph.select import Selection
 from client.workspace import Workspace
 from common.abmil import ABMIL
@@ -113,7 +113,7 @@ def test_predictions_lie_at_the_site(done):
 def test_test_patients_train_nothing(monkeypatch, tmp_path):
     workspace = make_workspace(tmp_path, "training.epochs=1")
     fits = [Spy(monkeypatch, module, "fit") for module in (client.local, client.steph.fit)]
-    chosen = Spy(monkeypatch, client.steph.fold, "select")
+    chosen = Spy(monkeypatch, client.fold, "select")
     enhanced(workspace, make_vectors(workspace.recipe, 2))
     test = {*workspace.splits[0].test}
     cohorts = [call.args[2] for spy in fits for call in spy.calls] + [chosen.calls[0].args[0]]
@@ -190,8 +190,8 @@ def selection(local: float | None, steph: float | None) -> Selection:
 )
 def test_what_is_deployed(monkeypatch, done, local, steph, collapsed, choice, reason):
     workspace, vectors, _ = done
-    monkeypatch.setattr(client.steph.fold, "select", lambda *args, **options: selection(local, steph))
-    monkeypatch.setattr(client.steph.fold, "collapsed", lambda *args: collapsed)
+    monkeypatch.setattr(client.fold, "select", lambda *args, **options: selection(local, steph))
+    monkeypatch.setattr(client.fold, "collapsed", lambda *args: collapsed)
     result = enhanced(workspace, vectors)
     assert result.choice == choice
     assert reason in result.choice_reason

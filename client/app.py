@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -17,7 +18,9 @@ from client.site import Site, site_of_node
 from client.target import enhance_target
 from client.workspace import Workspace
 from common import protocol
+from common.config import SITE_NAME
 from common.errors import DataError, FedstephError
+from common.lock import exclusive
 from common.progress import ProgressLog
 from common.protocol import Hello, Merge, Share, TrainLocal
 
@@ -79,11 +82,12 @@ def merge(message: Message, context: Context) -> Message:
     def answer(site: Site, request: Merge, envelopes: Mapping[str, bytes]) -> Answer:
         workspace = Workspace.open(site, request.recipe)
         progress = ProgressLog(site.state, site.name)
-        vectors, refused = incoming(workspace, request.id, envelopes, request.max_vector_norm)
+        max_norm = min(request.max_vector_norm, site.max_vector_norm)
+        vectors, refused = incoming(workspace, request.id, envelopes, max_norm)
         for sender, reason in refused.items():
             _log(site).warning("refused the vector of %s: %s", sender, reason)
         result = enhance_target(workspace, vectors, lambda done, total: progress.report(protocol.MERGE, done, total))
-        return public_view(result, sorted(refused)), {}
+        return public_view(result, [name for name in sorted(refused) if SITE_NAME.fullmatch(name)]), {}
 
     return _handle(message, context, Merge, answer)
 
@@ -99,8 +103,12 @@ def _handle(
     try:
         site = site_of_node(context.node_config, context.run_config)
         log, name = _log(site), site.name
+        if site.threads is not None:
+            torch.set_num_threads(site.threads)
         content = protocol.parcel(message.content, "request")
-        reply, envelopes = answer(site, protocol.read(content, request_type, "request"), content.envelopes)
+        request = protocol.read(content, request_type, "request")
+        with exclusive(site.state, wait=True):  # a message sent again waits, and then finds the work done
+            reply, envelopes = answer(site, request, content.envelopes)
         records = protocol.pack(reply, envelopes)
     except FedstephError as error:
         log.error("refused %s: %s", message.metadata.message_type, error)

@@ -63,17 +63,18 @@ def _groups(cohort: Cohort, indices: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _stack(cohort: Cohort, group: list[int], n_bins: int, device: torch.device) -> Batch:
+    labels = (
+        torch.from_numpy(bin_of(cohort.times[group], n_bins)).to(device),
+        torch.from_numpy(cohort.events[group]).to(device),
+    )
+    if len(group) == 1:
+        return Batch(cohort.bag(group[0]).unsqueeze(0).to(device), None, *labels)
     tensors = [cohort.bag(index) for index in group]
     lengths = torch.tensor([len(bag) for bag in tensors])
     longest = int(lengths.max())
     padded = nn.utils.rnn.pad_sequence(tensors, batch_first=True)
     mask = torch.arange(longest).unsqueeze(0) < lengths.unsqueeze(1)
-    return Batch(
-        padded.to(device),
-        None if bool(mask.all()) else mask.to(device),
-        torch.from_numpy(bin_of(cohort.times[group], n_bins)).to(device),
-        torch.from_numpy(cohort.events[group]).to(device),
-    )
+    return Batch(padded.to(device), None if bool(mask.all()) else mask.to(device), *labels)
 
 
 @torch.no_grad()

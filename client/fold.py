@@ -127,7 +127,10 @@ def _choose(selection: Selection, is_collapsed: bool) -> tuple[str, str]:
         return "local", "STEPH collapsed: all kept weights are 0"
     if selection.steph is None or selection.local is None:
         return "local", "too small to validate: inner cross-validation has no comparable pair"
-    scores = f"inner C-index {selection.steph:.3f} against {selection.local:.3f} of the local model"
+    scores = (
+        f"inner C-index {selection.steph:.3f} against {selection.local:.3f} of the local model, "
+        f"over {selection.n_comparable} comparable pairs"
+    )
     if selection.steph >= selection.local:
         return "steph", f"not worse in inner cross-validation: {scores}"
     return "local", f"STEPH is worse in inner cross-validation: {scores}"

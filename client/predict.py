@@ -24,7 +24,6 @@ from common.concordance import pairs
 from common.errors import DataError, LabelError
 from common.survival import risk_score, survival_from_hazards
 
-
 _SUFFIXES = {".h5", ".hdf5", ".pt"}
 
 

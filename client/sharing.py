@@ -41,7 +41,7 @@ def incoming(
     refused: dict[str, str] = {}
     for sender, envelope in sorted(envelopes.items()):
         if SITE_NAME.fullmatch(sender) is None or sender == workspace.site.name:
-            refused[sender[:32]] = "not another site's name"
+            refused[sender] = "not another site's name"
             continue
         try:
             content = open_sealed(envelope, _context(workspace, run, sender, workspace.site.name))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from client.data.settings import DataSettings
 from common.config import SITE_NAME
@@ -26,11 +24,17 @@ class SiteFile:
     name: str | None = None  # default: the site folder's name
     data: DataSettings = field(default_factory=DataSettings)
     device: str = "auto"  # auto, cpu or cuda:N
+    threads: int | None = None  # of the CPU; default: torch's own choice
+    max_vector_norm: float = 250.0  # a received vector with a larger L2 norm is refused, whatever the server allows
     state: str = "fedsteph-state"  # where work and models are kept; relative to the site folder
 
     def __post_init__(self) -> None:
         if self.name is not None and SITE_NAME.fullmatch(self.name) is None:
             raise ValueError(f"name must be like {SITE_NAME.pattern}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError("threads must be 1 to 1024, or null")
+        if self.max_vector_norm <= 0:
+            raise ValueError("max_vector_norm must be above 0")
 
 
 @dataclass(frozen=True)
@@ -42,21 +46,26 @@ class Site:
     data: DataSettings
     device: str
     state: Path
+    threads: int | None = None
+    max_vector_norm: float = SiteFile.max_vector_norm
 
     @classmethod
     def open(cls, folder: Path, *, state: Path | None = None, device: str | None = None) -> Site:
         """Read a site folder: ``site.yaml`` where there is one, else the default layout.
 
         Args:
+            folder: the site's folder, or its site file of any name.
             state: instead of the site file's own state folder.
             device: instead of the site file's own device.
 
         Raises:
             ConfigError: no such folder, a name that is no site name, or a fault in ``site.yaml``.
         """
+        path = folder / SITE_FILE
+        if folder.is_file():
+            folder, path = folder.parent, folder
         if not folder.is_dir():
             raise ConfigError("there is no such site folder", where=folder, remedy="Give a folder with labels.csv")
-        path = folder / SITE_FILE
         settings = build(SiteFile, read_yaml(path), path) if path.exists() else SiteFile()
         name = settings.name or folder.resolve().name.lower()
         if SITE_NAME.fullmatch(name) is None:
@@ -71,6 +80,8 @@ class Site:
             settings.data,
             device if device is not None else settings.device,
             state if state is not None else folder / settings.state,
+            settings.threads,
+            settings.max_vector_norm,
         )
 
 
@@ -101,7 +112,10 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
         ConfigError: neither, or no such site.
     """
     if "site-config" in node_config:
-        return Site.open(Path(str(node_config["site-config"])).parent)
+        path = Path(str(node_config["site-config"]))
+        if not path.is_file():
+            raise ConfigError("there is no such site file", where=path, remedy="Mend site-config of this SuperNode")
+        return Site.open(path)
     run_folder = Path(str(run_config.get("run-folder", "")))
     index = node_config.get("partition-id")
     plan = run_folder / SIMULATED_SITES
@@ -116,8 +130,7 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
     if index >= len(sites):
         raise ConfigError(f"there are {len(sites)} sites, and this is node {index}", where=plan)
     entry = sites[index]
+    site = Site.open(Path(entry["folder"]), state=run_folder / "sites" / entry["name"], device=entry["device"])
     # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
     # whichever engine runs the simulation.
-    torch.set_num_threads(1)
-    state = run_folder / "sites" / entry["name"]
-    return Site.open(Path(entry["folder"]), state=state, device=entry["device"])
+    return replace(site, threads=1)

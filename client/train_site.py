@@ -54,7 +54,7 @@ def train_site(
             on_epoch=lambda done, total: report(n_folds + done / total, n_folds + 1),
         )
         save_abmil(path, final, m0_sha256=str(recipe.model.m0_sha256))
-        write_card(path, workspace, None, "local", None)
+    write_card(path, workspace, None, "local", None)
     return {
         "site": site.name,
         "n_patients": len(workspace.cohort),

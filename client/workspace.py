@@ -20,6 +20,7 @@ from common import abmil
 from common.config import Recipe, digest
 from common.errors import EncoderError, SplitError, WidthError
 
+METHOD_VERSION = 1  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
 Report = Callable[[float], None]  # told how much of one training is done, 0 to 1
 
 
@@ -38,8 +39,8 @@ class Workspace:
     def open(cls, site: Site, recipe: Recipe) -> Workspace:
         """Read the site's labels, file headers and splits.
 
-        The folder's name holds a digest of the recipe and of the data (labels, splits, file sizes and times),
-        so that neither another recipe nor changed data ever meets old work.
+        The folder's name holds a digest of the recipe, of the method's version and of the data (labels, splits,
+        file sizes and times), so that neither another recipe nor changed data ever meets old work.
 
         Raises:
             DataError: every problem of the site's data at once; or a width or encoder that is not the
@@ -113,7 +114,7 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
 
 
 def _data_digest(cohort: Cohort, splits: tuple[Split, ...]) -> str:
-    hasher = hashlib.sha256(repr(splits).encode())
+    hasher = hashlib.sha256(f"{METHOD_VERSION}/{splits!r}".encode())
     for patient in cohort.patients:
         hasher.update(repr(patient).encode())
         for path in cohort.paths(patient):

@@ -64,12 +64,6 @@ def c_index(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> float | None:
     return pairs(risk, t, e).c_index
 
 
-def pooled_c_index(folds: list[Pairs]) -> float | None:
-    """C over the comparable pairs within each fold, all folds' pairs weighing the same."""
-    n = sum(fold.n_comparable for fold in folds)
-    return sum(fold.concordant for fold in folds) / n if n else None
-
-
 def bootstrap_mean(
     methods: list[list[Pairs]], signs: list[float], *, resamples: int, seed: int
 ) -> tuple[float, float] | None:

@@ -28,7 +28,9 @@ MERGE = "train.merge"
 _HEADER = "fedsteph"
 _ENVELOPES = "envelopes"
 _BAND = re.compile(r"below 10|([1-9]\d{0,6})0-(?:\1)9")
-_MAX_BODY = 1 << 20  # bytes; ours take a few kilobytes
+_MAX_BODY = 1 << 20  # characters; ours take a few thousand
+_MAX_ENVELOPES = 1000
+_MAX_ENVELOPE = 256 << 20  # bytes; a vector of the default sizes takes 4.7 MB
 _OPAQUE = "fedsteph.opaque"
 
 T = TypeVar("T")
@@ -57,6 +59,10 @@ class RunId:
     federation: str
     run: str
 
+    def __post_init__(self) -> None:
+        if SITE_NAME.fullmatch(self.federation) is None or re.fullmatch("[0-9a-z-]{1,64}", self.run) is None:
+            raise ValueError("the federation's or the run's name is none")
+
 
 @dataclass(frozen=True)
 class Hello:
@@ -80,6 +86,8 @@ class HelloReply:
             raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
         for text in (self.software, self.encoder or ""):
             _require_short_line(text)
+        if not 1 <= self.width <= 65_536:
+            raise ValueError("width must be 1 to 65536")
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,10 @@ class Share:
     id: RunId
     recipe: Recipe
     recipients: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.recipients)) != len(self.recipients) or len(self.recipients) > _MAX_ENVELOPES:
+            raise ValueError(f"recipients must be at most {_MAX_ENVELOPES} different names")
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,9 @@ class MergeReply:
         _require_band(self.events)
         if not all(SITE_NAME.fullmatch(name) for name in self.refused):
             raise ValueError(f"refused must be names like {SITE_NAME.pattern}")
+        for value in (self.local, self.model_average, self.steph, self.deployed):
+            if value is not None and not (0 <= value <= 1 and round(value, 2) == value):
+                raise ValueError("a C-index must be 0 to 1 with two decimals, or null")
 
 
 @dataclass(frozen=True)
@@ -217,6 +232,8 @@ def parcel(records: RecordDict, where: str) -> Parcel:
         raise ProtocolError("has a malformed body", where=where)
     if not all(array.dtype == "uint8" and array.stype == _OPAQUE for array in arrays.values()):
         raise ProtocolError("holds arrays that are no envelopes", where=where)
+    if len(arrays) > _MAX_ENVELOPES or any(len(array.data) > _MAX_ENVELOPE for array in arrays.values()):
+        raise ProtocolError("holds too many or too large envelopes", where=where)
     return Parcel(body, {name: array.data for name, array in arrays.items()})
 
 

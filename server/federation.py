@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
@@ -32,6 +32,7 @@ class Failure:
 class Outcome:
     """What a run leaves at the server; no vector and no exact count is in it."""
 
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -73,7 +74,9 @@ class Federation:
         local = {
             node: protocol.TrainLocal(self.id, recipe, every_fold=name in targets) for node, name in self._names.items()
         }
-        self._phase(protocol.LOCAL, local, protocol.TrainLocalReply, limit.local)
+        for node, (reply, _) in self._phase(protocol.LOCAL, local, protocol.TrainLocalReply, limit.local).items():
+            self.outcome.sites[self._names[node]] |= asdict(reply)
+        self._require_quorum(protocol.LOCAL)
 
         share = {
             node: protocol.Share(self.id, recipe, tuple(target for target in targets if target != name))
@@ -82,6 +85,7 @@ class Federation:
         }
         sealed = self._phase(protocol.SHARE, share, protocol.ShareReply, limit.share)
         mail = self._sort_mail(sealed)
+        self._require_quorum(protocol.SHARE)
 
         merge = {
             node: protocol.Merge(self.id, recipe, self.config.federation.max_vector_norm)
@@ -95,16 +99,19 @@ class Federation:
             limit.merge,
             envelopes={node: mail[self._names[node]] for node in merge},
         )
-        for node, (reply, _) in merged.items():
-            self.outcome.targets[self._names[node]] = asdict(reply)
-            for sender in set(reply.refused) & mail[self._names[node]].keys():
+        for node, (answer, _) in merged.items():
+            self.outcome.targets[self._names[node]] = asdict(answer)
+            for sender in set(answer.refused) & mail[self._names[node]].keys():
                 self._fail(sender, protocol.MERGE, f"its vector was refused by {self._names[node]}")
+        if not self.outcome.targets:
+            self._lose_quorum(protocol.MERGE, "no target has a result")
         return self.outcome
 
     def _hello(self, deadline: float) -> None:
-        nodes = self._nodes(deadline)
+        until = time.monotonic() + deadline
+        nodes = self._nodes(until)
         requests = {node: protocol.pack(protocol.Hello(self.id)) for node in nodes}
-        round_ = self._exchange(protocol.HELLO, requests, deadline)
+        round_ = self._exchange(protocol.HELLO, requests, max(1.0, until - time.monotonic()))
         for node, reason in round_.failures.items():
             self._fail(f"node {node}", protocol.HELLO, reason)
         refusals: list[tuple[str, str]] = []
@@ -116,10 +123,13 @@ class Federation:
             except FedstephError as error:
                 self._fail(f"node {node}", protocol.HELLO, str(error))
             else:
-                if mismatch := self._mismatch(reply):
+                if reply.site in self._names.values():
+                    self._fail(f"node {node}", protocol.HELLO, f"it says that it is {reply.site}, as another does")
+                elif mismatch := self._mismatch(reply):
                     self._fail(reply.site, protocol.HELLO, mismatch)
                 else:
                     self._names[node] = reply.site
+                    self.outcome.sites[reply.site] = {"software": reply.software, "encoder": reply.encoder}
         for name, reason in refusals:
             # A refusal's name is the node's own claim, and counts only for a site that nobody else is.
             claimed = name in self.config.federation.sites and name not in self._names.values()
@@ -129,9 +139,8 @@ class Federation:
                 self._fail(name, protocol.HELLO, "no node said that it is this site")
         self._require_quorum(protocol.HELLO)
 
-    def _nodes(self, deadline: float) -> list[int]:
+    def _nodes(self, until: float) -> list[int]:
         """Wait for as many nodes as there are sites; whoever is missing then is missed by name."""
-        until = time.monotonic() + deadline
         while True:
             nodes = list(self.grid.get_node_ids())
             if len(nodes) >= len(self.config.federation.sites) or time.monotonic() > until:
@@ -140,8 +149,6 @@ class Federation:
 
     def _mismatch(self, reply: protocol.HelloReply) -> str | None:
         expected, width = self.config.federation.sites, self.config.model.width
-        if reply.site in self._names.values():
-            return "two nodes call themselves by this name"
         if reply.site not in expected:
             return "it is not among federation.sites"
         wanted, found = self.config.model.encoder, reply.encoder
@@ -173,7 +180,6 @@ class Federation:
                 failures[node] = str(error)
         for node, reason in failures.items():
             self._fail(self._names.pop(node), action, reason)
-        self._require_quorum(action)
         return replies
 
     def _sort_mail(self, sealed: Mapping[int, tuple[Any, Mapping[str, bytes]]]) -> dict[str, dict[str, bytes]]:
@@ -200,9 +206,11 @@ class Federation:
 
     def _require_quorum(self, phase: str) -> None:
         left, quorum = set(self._names.values()), self.config.federation.quorum
-        targets = left & set(self.config.federation.targets)
-        if len(left) >= quorum and targets:
-            return
+        if not left & set(self.config.federation.targets):
+            self._lose_quorum(phase, "no target is left")
+        if len(left) < quorum:
+            self._lose_quorum(phase, f"{len(left)} of {quorum} sites needed")
+
+    def _lose_quorum(self, phase: str, what: str) -> NoReturn:
         named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in self.outcome.failures)
-        what = f"{len(left)} of {quorum} sites needed" if targets else "no target is left"
         raise QuorumError(f"the quorum is lost ({what}). {named}", where=phase)

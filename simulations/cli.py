@@ -15,10 +15,11 @@ from client import cli as site_commands
 from client.report import problem_table
 from client.site import site_folders
 from common import console
-from common.config import load_config
+from common.config import Config, load_config
+from common.lock import exclusive
 from simulations import simulate as simulation
 from simulations.flower_app import config_folder
-from simulations.run_folder import prepare
+from simulations.run_folder import RunFolder, prepare
 from simulations.simulate import Engine
 from simulations.summary import show
 
@@ -85,32 +86,42 @@ def simulate(
     if sites is None and config is None:
         config = config_folder() / "simulate.yaml"
     loaded = load_config(config, settings)
+    with exclusive(out, wait=False):
+        run = _prepare(sites, loaded, out)
+        if prepare_only:
+            return
+        results = simulation.run(run, engine)
+        if as_json:
+            print(json.dumps(results, indent=2, allow_nan=False))
+        else:
+            show(run, results)
+        simulation.require_no_failure(run, results)
+
+
+def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:
     with console.progress_bars() as bars:
         task = bars.add_task("preparing the sites", total=None)
-        folders = site_folders(sites) if sites else simulation.synthetic_sites(out, loaded.training.seed)
-        run, warnings = prepare(
-            out,
-            loaded,
-            folders,
-            lambda site, done, total: bars.update(task, description=f"checking {site}", completed=done, total=total),
-        )
+
+        def on_file(site: str, done: int, total: int) -> None:
+            bars.update(task, description=f"checking {site}", completed=done, total=total)
+
+        folders = site_folders(sites) if sites else simulation.synthetic_sites(out, config.training.seed)
+        run, warnings = prepare(out, config, folders, on_file)
     if warnings:
         console.err.print(problem_table(warnings))
-    names = ", ".join(site.name for site in run.sites)
-    targets = ", ".join(run.config.federation.targets)
+    names, targets = ", ".join(site.name for site in run.sites), ", ".join(run.config.federation.targets)
     console.err.print(f"sites: {names}; target: {targets}; run folder: {out}", highlight=False, markup=False)
-    if prepare_only:
-        return
-    results = simulation.run(run, engine)
-    if as_json:
-        print(json.dumps(results, indent=2, allow_nan=False))
-    else:
-        show(run, results)
-    simulation.require_no_failure(run, results)
+    return run
 
 
 def main() -> None:
     """Entry point."""
-    # A plain kill ends a run as Ctrl-C does: with every process that it started.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # A plain kill ends a run as Ctrl-C does, with every process that it started; a background job starts with
+    # SIGINT ignored, so that one is set too.
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, stop)
     sys.exit(console.run(lambda: app(standalone_mode=False)))

@@ -27,10 +27,12 @@ from client.device import resolve_device
 from client.site import SIMULATED_SITES
 from common import atomic
 from common.errors import ConfigError, EngineError
+from server.app import OUTCOME_FILE
 from simulations.flower_app import assemble
 
 _START_SECONDS = 90.0
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.5
+_ASK_SECONDS = 15.0  # asking Flower starts a process of its own
 _CONNECTION = "fedsteph"
 
 
@@ -54,14 +56,23 @@ def run_with_flower(run_folder: Path) -> None:
             home=home,
         )
         run_id = str(started.get("run-id"))
-        while True:
-            time.sleep(_POLL_SECONDS)
-            run = _flwr(["ls", _CONNECTION, "--run-id", run_id], environment=environment, home=home)
-            status = str(run["runs"][0]["status"])
-            if status.startswith("finished"):
-                break
+        status = _wait_for_end(run_id, run_folder / "server" / OUTCOME_FILE, environment, home)
     if status != "finished:completed":
         raise EngineError(f"Flower ended the run as {status}", where=home / "superlink.log", remedy="See that log")
+
+
+def _wait_for_end(run_id: str, outcome: Path, environment: dict[str, str], home: Path) -> str:
+    """The run's final status; the server writes its outcome last, so Flower is seldom asked before that."""
+    asked = -_ASK_SECONDS
+    while True:
+        time.sleep(_POLL_SECONDS)
+        if not outcome.exists() and time.monotonic() - asked < _ASK_SECONDS:
+            continue
+        asked = time.monotonic()
+        run = _flwr(["ls", _CONNECTION, "--run-id", run_id], environment=environment, home=home)
+        status = str(run["runs"][0]["status"])
+        if status.startswith("finished"):
+            return status
 
 
 def _resources(n_sites: int, device: str) -> str:
@@ -111,7 +122,13 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
     log = home / "superlink.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=empty, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=empty,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it through the leash, and only once
         )
         try:
             _wait_until_up(process, port, log)

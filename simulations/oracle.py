@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from client.results import method_row
@@ -15,15 +17,17 @@ from simulations.cohorts import TRUTH_FILE
 
 
 def oracle_row(site: Site, config: Config) -> dict[str, Any] | None:
-    """C-index of the true risk on a site's test folds; None where the site's truth is not known."""
+    """C-index of the true risk on a site's test folds; None where the truth of a patient is not known."""
     path = site.folder / TRUTH_FILE
     if not path.exists():
         return None
     truth = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")["risk"]
-    workspace = Workspace.open(site, config.recipe)
+    workspace = Workspace.open(replace(site, device="cpu"), config.recipe)
     folds = []
     for fold in range(len(workspace.splits)):
         test = workspace.test_part(fold)
-        risk = truth.loc[[patient.id for patient in test.patients]].to_numpy()
+        risk = truth.reindex([patient.id for patient in test.patients]).to_numpy()
+        if np.isnan(risk).any():
+            return None
         folds.append(pairs(risk, test.times, test.events))
     return method_row(folds, config.evaluation)

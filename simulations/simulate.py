@@ -28,7 +28,7 @@ Engine = Literal["flower", "in-process"]
 
 def synthetic_sites(out: Path, seed: int) -> list[Path]:
     """The synthetic hospitals of a run folder, made whole or not at all."""
-    folder = out / "hospitals"
+    folder = out / f"hospitals-seed{seed}"
     if not folder.exists():
         part = out / ".hospitals.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -98,9 +98,10 @@ def require_no_failure(folder: RunFolder, results: dict[str, Any]) -> None:
         SiteError: naming the site, the phase, the reason, and the site's log.
     """
     for failure in results["failures"]:
+        log = folder.site_state(failure["site"]) / "site.log"
+        hint = f"Its log: {log}. " if log.exists() else ""
         raise SiteError(
             f"failed in {failure['phase']}: {failure['reason']}",
             where=f"site {failure['site']}",
-            remedy=f"Its log: {folder.site_state(failure['site']) / 'site.log'}. "
-            f"The other sites' results: {folder.path / RESULTS_FILE}",
+            remedy=f"{hint}The other sites' results: {folder.path / RESULTS_FILE}",
         )

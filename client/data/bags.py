@@ -139,5 +139,6 @@ def open_cohort(folder: Path, settings: DataSettings) -> Cohort:
     site = discover(folder, settings)
     refuse_errors(site.problems, folder)
     header = next(iter(site.headers.values()))
+    told = (header.encoder for header in site.headers.values() if header.encoder is not None)
     cache = BagCache(settings.cache_gib * 2**30)
-    return Cohort(site.patients, site.files, header.width, cache, site.dropped, header.encoder)
+    return Cohort(site.patients, site.files, header.width, cache, site.dropped, next(told, None))

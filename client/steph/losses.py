@@ -20,5 +20,8 @@ def aggregation_loss(w: Tensor, kept: Tensor, balance: bool) -> Tensor:
 
 
 def mixing_loss(lam: Tensor, kept: Tensor) -> Tensor:
-    """``L_mix = sum_{k kept} lam_k^2 / K``, which pushes the mixtures towards the sources. ``(n_bags,)``."""
+    """``L_mix = sum_{k kept} lam_k^2 / K``, which pushes the mixtures towards the sources. ``(n_bags,)``.
+
+    With fewer sources than K, all are kept and K is their number.
+    """
     return lam.gather(1, kept).square().mean(dim=1)

@@ -88,7 +88,7 @@ def coefficients(w: Tensor, lam: Tensor, kept: Tensor) -> Tensor:
 
     Args:
         w: ``(n_bags, n_sources)``.
-        lam: ``(n_bags, n_sources)`` in [0, 1].
+        lam: ``(n_bags, n_sources)``, in (0, 1] except where the variant ``param`` learns it without a bound.
         kept: indices from :func:`top_k`.
 
     Returns:

@@ -35,8 +35,8 @@ Step = Callable[[float], None]  # told how many trainings are done, fractions in
 class Selection:
     """What inner cross-validation found.
 
-    ``local`` and ``steph`` are C over all inner folds' comparable pairs, None where there is none; ``steph`` is
-    that of the chosen ``gamma``.
+    ``local`` and ``steph`` are C over all inner folds' comparable pairs, None where there is none; in each fold,
+    ``steph`` has the gamma that the other folds choose.
     """
 
     gamma: float
@@ -121,32 +121,44 @@ def _score(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) 
 
 
 def _choose(scores: dict[str, _Score], recipe: Recipe) -> Selection:
-    """The gamma of the highest pooled C, ties to the smallest; without a comparable pair, the smallest.
+    """The gamma of the highest pooled C, and what STEPH is worth beside the local model.
 
-    A gamma under which an inner fold collapsed is left out where another did not: it would collapse again.
+    STEPH is scored in each inner fold under the gamma that the *other* folds choose: under the best gamma of all,
+    the largest of several scores would be held against the local model's one.
     """
+    names = {key.partition("/")[0] for key in scores}
+    folds = [{name: scores[f"{j}/{name}"] for name in _names(recipe)} for j in sorted(names, key=int)]
+    gamma, reason = _best_gamma(folds, recipe)
+    held_out = [fold[str(_best_gamma(folds[:j] + folds[j + 1 :], recipe)[0])] for j, fold in enumerate(folds)]
+    local = [fold["local"] for fold in folds]
+    return Selection(gamma, reason, _pooled(local), _pooled(held_out), sum(score.comparable for score in local))
 
-    def of(name: str) -> list[_Score]:
-        return [score for key, score in scores.items() if key.partition("/")[2] == name]
 
-    def pooled(name: str) -> float | None:
-        n = sum(score.comparable for score in of(name))
-        return sum(score.concordant for score in of(name)) / n if n else None
+def _best_gamma(folds: list[dict[str, _Score]], recipe: Recipe) -> tuple[float, str]:
+    """The gamma of the highest pooled C, ties to the smallest, and why.
 
+    One under which an inner fold collapsed is left out where another did not: it would collapse again.
+    """
     grid = sorted(gammas(recipe))
-    sound = [gamma for gamma in grid if not any(score.collapsed for score in of(f"{gamma}"))] or grid
-    c_by_gamma = {gamma: pooled(f"{gamma}") for gamma in sound}
-    best = max(sound, key=lambda gamma: (c_by_gamma[gamma] or 0.0, -gamma))
     if recipe.steph.gamma != "cv":
-        reason = "fixed in the configuration"
-    elif c_by_gamma[best] is None:
-        reason = "the smallest of the grid, because inner cross-validation has no comparable pair"
-    else:
-        reason = f"best of {len(grid)} in {recipe.steph.inner_folds}-fold inner cross-validation"
-        if len(sound) < len(grid):
-            reason += f", {len(grid) - len(sound)} left out as collapsed there"
-    n_comparable = sum(score.comparable for score in of("local"))
-    return Selection(best, reason, pooled("local"), c_by_gamma[best], n_comparable)
+        return grid[0], "fixed in the configuration"
+    sound = [gamma for gamma in grid if not any(fold[str(gamma)].collapsed for fold in folds)] or grid
+    c_by_gamma = {gamma: _pooled([fold[str(gamma)] for fold in folds]) for gamma in sound}
+    best = max(sound, key=lambda gamma: (c_by_gamma[gamma] or 0.0, -gamma))
+    if c_by_gamma[best] is None:
+        return best, "the smallest of the grid, because inner cross-validation has no comparable pair"
+    left_out = f", {len(grid) - len(sound)} left out as collapsed there" if len(sound) < len(grid) else ""
+    return best, f"best of {len(grid)} in {recipe.steph.inner_folds}-fold inner cross-validation{left_out}"
+
+
+def _pooled(scores: Sequence[_Score]) -> float | None:
+    """C over the comparable pairs of several folds, all pairs weighing the same."""
+    n = sum(score.comparable for score in scores)
+    return sum(score.concordant for score in scores) / n if n else None
+
+
+def _names(recipe: Recipe) -> list[str]:
+    return ["local", *(str(gamma) for gamma in gammas(recipe))]
 
 
 def _read(cache: Path) -> dict[str, _Score]:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from client.data.settings import DataSettings
 from client.site import Site, site_folders, site_of_node
@@ -102,11 +101,10 @@ def test_a_real_node_names_its_own_site_and_ignores_the_coordinator(tmp_path, pl
 
 @pytest.mark.parametrize(("index", "name"), [(0, "a"), (1, "b")])
 def test_a_simulated_node_finds_its_site_in_the_run_folder(tmp_path, plan, index, name):
-    torch.set_num_threads(2)
     site = site_of_node({"partition-id": index}, {"run-folder": str(plan)})
     assert (site.name, site.folder, site.device) == (name, tmp_path / name, "cpu")
     assert site.state == plan / "sites" / name
-    assert torch.get_num_threads() == 1
+    assert site.threads == 1
 
 
 @pytest.mark.parametrize(

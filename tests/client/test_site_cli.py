@@ -155,7 +155,7 @@ def faults(site: Path) -> dict[str, tuple[list[object], str]]:
         "missing argument": (["train"], "SITE"),
         "missing option": (["predict", absent], "--features"),
         "unknown key": ([*train, "--set", "training.epoch=3"], "Did you mean 'training.epochs'?"),
-        "out of range": ([*train, "--set", "training.epochs=0"], "epochs must be 1 to 10000"),
+        "out of range": ([*train, "--set", "training.epochs=0"], "epochs must be 1 to 1000"),
         "no assignment": ([*train, "--set", "training.epochs"], "not key=value"),
         "absent configuration": ([*train, "-c", absent], str(absent)),
         "absent site to check": (["data", "check", absent], str(absent)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sksurv.exceptions import NoComparablePairException
 from sksurv.metrics import concordance_index_censored
 
-from common.concordance import Pairs, bootstrap_mean, c_index, pairs, pooled_c_index
+from common.concordance import Pairs, bootstrap_mean, c_index, pairs
 
 ORACLE = np.load(Path(__file__).parents[1] / "oracles" / "cindex.npz")
 NO_PAIR = pairs(np.array([1.0, 2.0]), np.array([5.0, 6.0]), np.array([0, 0]))
@@ -81,14 +81,6 @@ def test_agrees_with_scikit_survival(patients: list[tuple[int, bool, float]]) ->
 def test_a_risk_without_order_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         pairs(np.array([0.0, bad]), np.array([1.0, 2.0]), np.array([1, 1]))
-
-
-def test_pooled_weighs_pairs_and_not_folds() -> None:
-    small = pairs(np.array([2.0, 1.0]), np.array([1.0, 2.0]), np.array([1, 1]))  # 1 of 1
-    large = pairs(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]), np.array([1, 1, 1]))  # 0 of 3
-    assert pooled_c_index([small, large, NO_PAIR]) == 1 / 4
-    assert pooled_c_index([NO_PAIR, NO_PAIR]) is None
-    assert pooled_c_index([]) is None
 
 
 def test_bootstrap_against_scikit_survival_on_the_same_draws() -> None:

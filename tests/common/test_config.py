@@ -250,11 +250,11 @@ def test_the_bad_values_cover_every_key() -> None:
     [
         ("model.width", 1),
         ("model.width", 65_536),
-        ("model.embed", 8192),
+        ("model.embed", 4096),
         ("model.dropout", 0.0),
         ("model.m0_seed", 2**63 - 1),
         ("model.m0_sha256", SHA256),
-        ("training.epochs", 10_000),
+        ("training.epochs", 1000),
         ("training.lr", 1.0),
         ("training.weight_decay", 0.0),
         ("training.warmup_epochs", 20.0),
@@ -311,7 +311,7 @@ def test_set_wins_over_the_file_and_the_last_over_the_first(tmp_path: Path) -> N
     text = "steph: {K: 2, beta: 1}\ndevice: cpu\n"
     config = from_text(tmp_path, text, "steph.K=3", "steph.K=4")
     assert (config.steph.K, config.steph.beta) == (4, 1.0)
-    with pytest.raises(ConfigError, match="--set: 'device' is a value, not a section"):
+    with pytest.raises(ConfigError, match="'device' must be text"):
         from_text(tmp_path, text, "device.x=1")
 
 

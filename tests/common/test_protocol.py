@@ -46,7 +46,7 @@ MESSAGES = [
     Share(ID, RECIPE, ("a", "b")),
     ShareReply(),
     Merge(ID, RECIPE, 250.0),
-    MergeReply("30-39", "10-19", ("c",), 0.61, None, 0.1 + 0.2, 1.0),
+    MergeReply("30-39", "10-19", ("c",), 0.61, None, 0.3, 1.0),
 ]
 KINDS = [type(message) for message in MESSAGES]
 MERGED: dict[str, Any] = json.loads(json.dumps(asdict(MESSAGES[-1])))
@@ -190,7 +190,7 @@ def test_a_body_that_is_no_such_message_is_refused(content: Any, said: str) -> N
 
 
 def test_what_is_not_a_number_is_not_even_sent() -> None:
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ValueError, match="C-index"):
         pack(MergeReply("30-39", "10-19", (), float("nan"), None, None, None))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from sites import TINY, make_site
 from client import local
 from common.config import load_config
 from common.console import run as run_command
+from common.lock import exclusive
 from simulations import flower_engine
 from simulations.cli import app
 
@@ -134,6 +136,30 @@ def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_
     assert scores(tmp_path / "killed") == scores(tmp_path / "whole")
 
 
+def test_two_runs_in_one_folder_at_a_time_are_refused(sites, tmp_path, capsys):
+    with exclusive(tmp_path / "run", wait=False):
+        assert simulate(tmp_path / "run", sites) == 1
+    assert "another process" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert simulate(tmp_path / "run", sites) == 0
+
+
+def test_the_paper_preset_is_the_published_recipe_whatever_the_file_says(tmp_path):
+    out = tmp_path / "run"
+    assert fedsteph("simulate", "--prepare", "--out", out, "--set", "preset=paper", "--set", "training.seed=3") == 0
+    config = load_config(out / "config.yaml")
+    assert (config.model.embed, config.model.attention, config.model.head_bias) == (512, 384, "default")
+    assert config.training.drop_last and config.steph.gamma_grid == (0.005, 0.05)
+    assert (config.training.seed, config.federation.targets) == (3, ("target",))
+
+
+def test_another_seed_makes_other_hospitals_even_after_a_refused_run(tmp_path):
+    out = tmp_path / "run"
+    assert fedsteph("simulate", "--prepare", "--out", out, "--set", "evaluation.folds=10") == 1
+    assert fedsteph("simulate", "--prepare", "--out", out, "--set", "training.seed=1") == 0
+    folders = {json.loads((out / "sites.json").read_text())[0]["folder"]}
+    assert all("hospitals-seed1" in folder for folder in folders)
+
+
 BAD_RUNS = {
     "no such folder": (["--sites", "nowhere"], "nowhere"),
     "unknown key": (["--set", "steph.gama=1"], "steph.gama"),
@@ -250,8 +276,30 @@ def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(sites, tmp_path)
     assert simulate(out, sites, "--engine", "flower") == 0
     assert scores(out) == scores(tmp_path / "quick")
     assert (out / "flower" / "superlink.log").stat().st_size > 0
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _readable(path)]
-    assert not any(str(out).encode() in command for command in commands)
+    assert processes_of(out) == {}
+    log = (out / "flower" / "superlink.log").read_text()
+    assert "P000" not in log and "DX1" not in log and str(sites) not in log
+
+
+@pytest.mark.flower
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_flower_run_leaves_no_process_behind(sites, tmp_path, sign):
+    """Stopped in the middle of training: the SuperLink, the run and Ray's workers all end, also after SIGKILL."""
+    out = tmp_path / "stopped"
+    fedsteph = Path(sys.executable).parent / "fedsteph"
+    words = ["simulate", "--sites", sites, "--out", out, *SETTINGS, "--set", "training.epochs=1000"]
+    with subprocess.Popen([fedsteph, *map(str, words)], stderr=subprocess.PIPE, text=True) as command:
+        assert command.stderr is not None
+        for line in command.stderr:
+            if line.startswith("server: train.local"):
+                break
+        running = processes_of(out)
+        command.send_signal(sign)
+        assert command.wait(60) == (130 if sign == signal.SIGTERM else -sign)
+    assert any("ray::" in name for name in running.values()) and any("superlink" in name for name in running.values())
+    for pid in running:
+        assert has_ended(pid, within=60), running[pid]
+    assert processes_of(out) == {}
 
 
 @pytest.mark.flower
@@ -269,9 +317,24 @@ def test_a_superlink_that_cannot_start_is_exit_code_2(sites, tmp_path, capsys, m
     assert "superlink.log" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def _readable(path):
+def processes_of(out):
+    """Command lines by process id of all that work for a run: they inherit its FLWR_HOME."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(out).encode() in (path / "environ").read_bytes():
+                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return found
+
+
+def has_ended(pid, within):
     try:
-        path.read_bytes()
-    except OSError:
-        return False
-    return os.getpid() != int(path.parent.name)
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], within)[0])
+    finally:
+        os.close(descriptor)

@@ -81,22 +81,35 @@ def scores(local=((0, 0),), **by_gamma) -> dict[str, _Score]:
 
 
 @pytest.mark.parametrize(
-    ("found", "gamma", "steph"),
+    ("found", "gamma"),
     [
-        ({"g0_0": [(5, 10)], "g0_005": [(7, 10)], "g0_05": [(6, 10)]}, 0.005, 0.7),
+        ({"g0_0": [(5, 10)], "g0_005": [(7, 10)], "g0_05": [(6, 10)]}, 0.005),
         # The mean over folds would choose 0.05 (0.95 against 0.6), the pooled pairs choose 0.0.
-        ({"g0_0": [(1, 10), (80, 90)], "g0_05": [(10, 10), (9, 90)], "g0_005": [(0, 10), (0, 90)]}, 0.0, 0.81),
-        ({"g0_0": [(5, 10)], "g0_005": [(7, 10)], "g0_05": [(7, 10)]}, 0.005, 0.7),
-        ({"g0_0": [(7, 10)], "g0_005": [(7, 10)], "g0_05": [(7, 10)]}, 0.0, 0.7),
-        ({"g0_0": [(0, 10)], "g0_005": [(0, 10)], "g0_05": [(1, 10)]}, 0.05, 0.1),
+        ({"g0_0": [(1, 10), (80, 90)], "g0_05": [(10, 10), (9, 90)], "g0_005": [(0, 10), (0, 90)]}, 0.0),
+        ({"g0_0": [(5, 10)], "g0_005": [(7, 10)], "g0_05": [(7, 10)]}, 0.005),
+        ({"g0_0": [(7, 10)], "g0_005": [(7, 10)], "g0_05": [(7, 10)]}, 0.0),
+        ({"g0_0": [(0, 10)], "g0_005": [(0, 10)], "g0_05": [(1, 10)]}, 0.05),
     ],
 )
-def test_the_best_pooled_c_is_chosen_and_ties_go_to_the_smallest(found, gamma, steph):
+def test_the_best_pooled_c_is_chosen_and_ties_go_to_the_smallest(found, gamma):
     recipe = make_recipe("steph.gamma_grid=[0.05,0.0,0.005]")
-    selection = _choose(scores([(3, 4), (1, 4)], **found), recipe)
-    assert (selection.gamma, selection.steph) == (gamma, pytest.approx(steph))
-    assert (selection.local, selection.n_comparable) == (0.5, 8)
+    local = [(3, 4), (1, 4)][: len(found["g0_0"])]
+    selection = _choose(scores(local, **found), recipe)
+    assert selection.gamma == gamma
+    assert selection.local == sum(c for c, _ in local) / sum(n for _, n in local)
     assert selection.gamma_reason == "best of 3 in 2-fold inner cross-validation"
+
+
+def test_steph_is_judged_under_the_gamma_that_the_other_folds_choose():
+    """Fold 0 alone would choose 0.05, folds 1 and 2 would choose 0: each is scored under the others' choice."""
+    recipe = make_recipe(GRID)
+    found = scores([(1, 10)] * 3, g0_0=[(2, 10), (9, 10), (9, 10)], g0_05=[(10, 10), (1, 10), (1, 10)])
+    selection = _choose(found, recipe)
+    assert selection.gamma == 0.0  # 20 of 30 against 12 of 30
+    # Fold 0: the others choose 0 (18 against 2), so 2; folds 1 and 2: 11 against 11, a tie to 0, so 9 each.
+    assert selection.steph == pytest.approx((2 + 9 + 9) / 30)
+    tempting = scores([(1, 10)] * 2, g0_0=[(4, 10), (0, 10)], g0_05=[(0, 10), (4, 10)])
+    assert _choose(tempting, recipe).steph == 0.0  # the best of all would have claimed 4 of 10 twice
 
 
 def test_without_a_comparable_pair_the_smallest_is_taken_and_the_reason_says_so():
@@ -179,7 +192,7 @@ def test_a_gamma_that_collapsed_in_an_inner_fold_is_left_out_unless_all_did():
     assert _choose(found, recipe).gamma == 0.05
     found["0/0.05"] = replace(found["0/0.05"], collapsed=True)
     selection = _choose(found, recipe)
-    assert (selection.gamma, selection.steph) == (0.0, 0.5)
+    assert selection.gamma == 0.0
     assert selection.gamma_reason.endswith("1 left out as collapsed there")
     found["0/0.0"] = replace(found["0/0.0"], collapsed=True)
     assert _choose(found, recipe).gamma == 0.05

@@ -10,6 +10,8 @@ import typer
 from rich.table import Table
 
 from client.data.check import check_site
+from client.data.discovery import discover
+from client.device import resolve_device
 from client.predict import predict_file
 from client.report import check_table, problem_table
 from client.site import Site
@@ -32,7 +34,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout."
 
 @data.command("check")
 def check(site: SiteArgument, as_json: JsonOption = False) -> int:
-    """Say what a site's data holds, and every problem in it. Exit code 1 if there is one.
+    """Say what a site's data holds, and every problem in it. Exit code 1 if there is any, a warning too.
 
     \b
     Examples:
@@ -40,6 +42,7 @@ def check(site: SiteArgument, as_json: JsonOption = False) -> int:
       fedsteph data check sites/kirp --json | jq .problems
     """
     opened = Site.open(site)
+    resolve_device(opened.device)
     with console.progress_bars() as bars:
         task = bars.add_task(f"reading the features of {opened.name}", total=None)
         report = check_site(
@@ -53,7 +56,11 @@ def check(site: SiteArgument, as_json: JsonOption = False) -> int:
             console.out.print(problem_table(report.problems))
         else:
             console.out.print("no problem found")
-    return EXIT_DONE if report.ok else EXIT_INPUT
+    if report.ok:
+        return EXIT_DONE
+    count = "1 problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
+    console.err.print(f"{opened.folder}: {count} found", markup=False, highlight=False)
+    return EXIT_INPUT
 
 
 def train(
@@ -71,6 +78,8 @@ def train(
       fedsteph train sites/kirp --set training.epochs=10 --set evaluation.folds=3
     """
     opened = Site.open(site, state=out)
+    if warnings := [p for p in discover(opened.folder, opened.data).problems if p.severity == "warning"]:
+        console.err.print(problem_table(warnings))
     with console.progress_bars() as bars:
         task = bars.add_task(f"training at {opened.name}", total=1.0)
         result = train_site(
@@ -116,4 +125,7 @@ def predict(
         )
     console.out.print(f"{found.n_patients} patients -> {out}", soft_wrap=True)
     if found.c_index is not None:
-        console.out.print(f"C-index {found.c_index:.3f} over {found.n_comparable} comparable pairs")
+        console.out.print(
+            f"C-index {found.c_index:.3f} over {found.n_comparable} comparable pairs "
+            "(no test, where the model was trained on some of these patients)"
+        )

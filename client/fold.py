@@ -23,6 +23,7 @@ from common.abmil import ABMIL, pinned_model
 from common.concordance import Pairs, pairs
 from common.task_vector import TaskVector, mean
 
+ENOUGH_PAIRS = 50  # comparable inner pairs below which a better C is taken for luck
 METHODS = ("local", "model_average", "steph", "deployed")
 
 
@@ -125,11 +126,12 @@ def enhance_fold(
 def _choose(selection: Selection, is_collapsed: bool) -> tuple[str, str]:
     if is_collapsed:
         return "local", "STEPH collapsed: all kept weights are 0"
-    if selection.steph is None or selection.local is None:
-        return "local", "too small to validate: inner cross-validation has no comparable pair"
+    n = selection.n_comparable
+    if selection.steph is None or selection.local is None or n < ENOUGH_PAIRS:
+        return "local", f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
     scores = (
         f"inner C-index {selection.steph:.3f} against {selection.local:.3f} of the local model, "
-        f"over {selection.n_comparable} comparable pairs"
+        f"over {n} comparable pairs"
     )
     if selection.steph >= selection.local:
         return "steph", f"not worse in inner cross-validation: {scores}"

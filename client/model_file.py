@@ -72,6 +72,8 @@ def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
     Raises:
         ModelFileError: absent, not a model file, not finite, or its tensors are not its description's.
     """
+    if not path.is_file():
+        raise ModelFileError("there is no such file", where=path, remedy="Give the path of a model")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

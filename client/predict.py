@@ -46,7 +46,7 @@ def predict_file(
     """Predict every patient and write one CSV row each.
 
     Columns: ``patient_id``, ``risk`` (higher = worse), ``survival_1y`` .. (probability of living so many
-    years of 365 days), and for an enhanced model per source ``w_<source>`` (0 where it was not kept) and
+    years of 365 days; beyond the longest follow-up of the training patients an extrapolation), and for an enhanced model per source ``w_<source>`` (0 where it was not kept) and
     ``lam_<source>``.
 
     Args:
@@ -56,6 +56,13 @@ def predict_file(
         ModelFileError: ``model`` is none.
         DataError: a feature file or the labels cannot be used.
     """
+    if (
+        out.resolve() in {path.resolve() for path in (model, labels) if path}
+        or features.resolve() in out.resolve().parents
+    ):
+        raise DataError("would overwrite what is read", where=out, remedy="Choose another --out")
+    if out.is_dir():
+        raise DataError("is a folder", where=out, remedy="Give the path of a CSV file to write")
     loaded = load_model(model)
     files = _files(features)
     slides, outcomes = _slides(labels, files), _outcomes(labels)
@@ -70,7 +77,7 @@ def predict_file(
         rows.append({"patient_id": patient.id, **_row(loaded, cohort.bag(i))})
         report(i + 1, len(cohort))
     table = pd.DataFrame(rows)
-    atomic.write_text(out, table.to_csv(index=False))
+    atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
     return _judged(table, outcomes)
 
 

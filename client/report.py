@@ -38,7 +38,10 @@ def check_table(name: str, report: SiteReport) -> Table:
 
 def problem_table(problems: Sequence[Problem]) -> Table:
     """Every problem, one row each."""
-    table = Table("", "where", "what", "remedy", title=f"{len(problems)} problems", title_justify="left")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    table = Table(title=count, title_justify="left")
+    for name in ("", "where", "what", "remedy"):
+        table.add_column(name, overflow="fold")
     for problem in problems:
         style = "red" if problem.severity == "error" else "yellow"
         table.add_row(Text(problem.severity, style), Text(problem.where), Text(problem.what), Text(problem.remedy))

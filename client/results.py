@@ -13,6 +13,8 @@ from common.concordance import Pairs, bootstrap_mean
 from common.config import EvaluationConfig
 from common.protocol import MergeReply, band
 
+DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
+
 
 def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Sequence[str]) -> dict[str, Any]:
     """Everything about a target, for its own disk, JSON-ready.
@@ -33,13 +35,12 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
     methods["deployed"] |= {
         "choice": [fold.choice for fold in folds],
         "reason": [fold.choice_reason for fold in folds],
-        "model": [str(fold.model.relative_to(workspace.folder)) for fold in folds],
     }
     return {
         "n_patients": len(cohort),
         "n_events": int(cohort.events.sum()),
         "sources": list(sources),
-        "too_small": _too_small(tested["local"]),
+        "too_small": _too_small(tested["local"], bool(cohort.events.any())),
         "methods": methods,
         "steph_minus_local": {
             "mean": _difference(methods["steph"]["c_index"], methods["local"]["c_index"]),
@@ -52,7 +53,7 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
             "inner_steph": [fold.selection.steph for fold in folds],
             "inner_local": [fold.selection.local for fold in folds],
         },
-        "models": str(workspace.folder),
+        "models": str(workspace.site.state / DEPLOYED),
     }
 
 
@@ -95,11 +96,13 @@ def _difference(a: Sequence[float | None], b: Sequence[float | None]) -> float |
     return _mean([x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None])
 
 
-def _too_small(folds: Sequence[Pairs]) -> str | None:
+def _too_small(folds: Sequence[Pairs], any_event: bool) -> str | None:
     """A sentence where a target cannot be evaluated, in all folds or in some."""
+    if not any_event:
+        return "This target cannot be evaluated: none of its patients has an event."
     undefined = sum(fold.n_comparable == 0 for fold in folds)
     if undefined == 0:
         return None
     if undefined == len(folds):
-        return "too small to evaluate: no test fold has a comparable pair of patients"
-    return f"{undefined} of {len(folds)} test folds have no comparable pair of patients and are left out"
+        return "This target is too small to evaluate: no test fold has a comparable pair of patients."
+    return f"{undefined} of {len(folds)} test folds have no comparable pair of patients and are left out."

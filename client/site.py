@@ -66,13 +66,15 @@ class Site:
             folder, path = folder.parent, folder
         if not folder.is_dir():
             raise ConfigError("there is no such site folder", where=folder, remedy="Give a folder with labels.csv")
+        if (misnamed := path.with_suffix(".yml")).exists():
+            raise ConfigError(f"is not read: a site file is called {SITE_FILE}", where=misnamed, remedy="Rename it")
         settings = build(SiteFile, read_yaml(path), path) if path.exists() else SiteFile()
         name = settings.name or folder.resolve().name.lower()
         if SITE_NAME.fullmatch(name) is None:
             raise ConfigError(
                 f"'{name}' cannot be a site's name",
                 where=folder,
-                remedy=f"Set 'name' in {SITE_FILE} to something like {SITE_NAME.pattern}",
+                remedy=f"Set 'name' in {SITE_FILE}: lower-case letters, digits, - and _, at most 32",
             )
         return cls(
             name,
@@ -92,6 +94,13 @@ def site_folders(parent: Path) -> list[Path]:
     folders = sorted(
         child for child in parent.iterdir() if any((child / f).exists() for f in (SITE_FILE, "labels.csv"))
     )
+    for child in sorted(parent.iterdir()):
+        if child not in folders and (child / "features").is_dir():
+            raise ConfigError(
+                f"has features but neither {SITE_FILE} nor labels.csv",
+                where=child,
+                remedy=f"Add labels.csv, or a {SITE_FILE} that names the labels, or move the folder away",
+            )
     if not folders:
         raise ConfigError(
             f"holds no site folder (none has {SITE_FILE} or labels.csv)",

@@ -8,7 +8,7 @@ from typing import Any
 
 from client.fold import enhance_fold, steps
 from client.model_card import write_card
-from client.results import target_result
+from client.results import DEPLOYED, target_result
 from client.workspace import Workspace
 from common import atomic
 from common.task_vector import TaskVector
@@ -43,6 +43,9 @@ def enhance_target(
     for k in range(n_folds):
         write_card(workspace.fold_folder(k) / "local.safetensors", workspace, result, "local", k)
         write_card(folder / f"fold_{k}" / "steph.safetensors", workspace, result, "steph", k)
+        chosen = folds[k].model
+        for made in (chosen, chosen.with_suffix(".md")):
+            atomic.write_bytes(workspace.site.state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
     atomic.write_json(workspace.site.state / RESULT_FILE, result)
     return result
 

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from common.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, FedstephError
+from common.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, FedstephError
 
 out = Console()
 err = Console(stderr=True, soft_wrap=True)
@@ -33,6 +33,8 @@ def run(command: Callable[[], object]) -> int:
     """Run a command and give its exit code; the cause of a failure is the last line on stderr."""
     try:
         code = command()
+        if code == EXIT_STOPPED:
+            return _stopped()
         return code if isinstance(code, int) else EXIT_DONE
     except FedstephError as error:
         if error.details is not None:
@@ -42,8 +44,7 @@ def run(command: Callable[[], object]) -> int:
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        err.print("stopped; run the same command again to go on", markup=False)
-        return 130
+        return _stopped()
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         if context is not None:
@@ -53,12 +54,28 @@ def run(command: Callable[[], object]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_DONE
+    except OSError as error:
+        place = error.filename2 or error.filename
+        if place is None:
+            return _bug(error)
+        remedy = "Check the path, its permissions and the free space"
+        err.print(f"error: {place}: {error.strerror}. {remedy}", style="red", markup=False, highlight=False)
+        return EXIT_INPUT
     except Exception as error:  # noqa: BLE001 (whatever else comes here is a bug of ours)
-        traceback.print_exc()
-        err.print(
-            f"bug: {type(error).__name__}: {error}. Not your fault; please report it with the lines above",
-            style="red",
-            markup=False,
-            highlight=False,
-        )
-        return EXIT_BUG
+        return _bug(error)
+
+
+def _stopped() -> int:
+    err.print("stopped; the same command goes on from here", markup=False)
+    return EXIT_STOPPED
+
+
+def _bug(error: Exception) -> int:
+    traceback.print_exception(error)
+    err.print(
+        f"bug: {type(error).__name__}: {error}. Not your fault; please report it with the lines above",
+        style="red",
+        markup=False,
+        highlight=False,
+    )
+    return EXIT_BUG

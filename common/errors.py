@@ -13,6 +13,7 @@ EXIT_DONE = 0
 EXIT_INPUT = 1
 EXIT_FEDERATION = 2
 EXIT_BUG = 3
+EXIT_STOPPED = 130  # by Ctrl-C or a plain kill
 
 
 class FedstephError(Exception):

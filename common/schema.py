@@ -56,7 +56,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"cannot be read ({type(error).__name__})", where=path, remedy="Give the path of a YAML file"
+            f"cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})",
+            where=path,
+            remedy="Give the path of a YAML file",
         ) from error
     return parse_yaml(text, path)
 

@@ -16,6 +16,7 @@ from client.report import problem_table
 from client.site import site_folders
 from common import console
 from common.config import Config, load_config
+from common.errors import ConfigError
 from common.lock import exclusive
 from simulations import simulate as simulation
 from simulations.flower_app import config_folder
@@ -86,6 +87,8 @@ def simulate(
     if sites is None and config is None:
         config = config_folder() / "simulate.yaml"
     loaded = load_config(config, settings)
+    if sites is not None and sites.resolve() in (out, *out.parents):
+        raise ConfigError("lies among the site folders", where=out, remedy="Choose another --out")
     with exclusive(out, wait=False):
         run = _prepare(sites, loaded, out)
         if prepare_only:
@@ -118,6 +121,7 @@ def main() -> None:
     """Entry point."""
 
     def stop(*_: object) -> None:
+        console.err.print("stopping ...")
         raise KeyboardInterrupt
 
     # A plain kill ends a run as Ctrl-C does, with every process that it started; a background job starts with

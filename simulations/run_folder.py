@@ -79,7 +79,10 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
     opened = [Site.open(folder) for folder in folders]
     by_name = {site.name: site for site in opened}
     if len(by_name) < len(opened):
-        raise ConfigError("two site folders have the same name", where=folders[0].parent)
+        names = [site.name for site in opened]
+        twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        remedy = "Give one of them another 'name' in its site.yaml"
+        raise ConfigError(f"two site folders have the name {twice}", where=folders[0].parent, remedy=remedy)
     wanted = config.federation.sites or tuple(by_name)
     for name in (*wanted, *config.federation.targets):
         if name not in by_name:

@@ -70,7 +70,8 @@ def _run_engine(folder: RunFolder, engine: Engine) -> None:
         cause = json.loads(path.read_text())["error"] if path.exists() else None
         if cause is None:
             raise
-        raise QuorumError(str(cause), remedy=f"The sites' logs: {folder.path / 'sites'}/*/site.log") from error
+        logs = [str(path) for path in sorted(folder.path.glob("sites/*/site.log"))]
+        raise QuorumError(str(cause), remedy=f"Logs: {', '.join(logs)}" if logs else None) from error
 
 
 def _gather(folder: RunFolder, outcome: dict[str, Any]) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def show(folder: RunFolder, results: dict[str, Any]) -> None:
 
 
 def _title(target: str, result: dict[str, Any]) -> str:
-    counts = f"{result['n_patients']} patients, {result['n_events']} events"
-    return f"C-index at {target} ({counts}, {len(result['sources'])} sources)"
+    sources = "1 source" if len(result["sources"]) == 1 else f"{len(result['sources'])} sources"
+    return f"C-index at {target} ({result['n_patients']} patients, {result['n_events']} events, {sources})"
 
 
 def _rows(result: dict[str, Any]) -> list[list[str]]:
@@ -70,15 +70,20 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     """What the table means, losing as plainly as winning."""
     methods, found = result["methods"], result["steph_minus_local"]
     folds = [value for value in methods["steph"]["c_index"] if value is not None]
-    sentences = [] if result["too_small"] is None else [f"This target is {result['too_small']}."]
+    sentences = [] if result["too_small"] is None else [result["too_small"]]
     if found["mean"] is not None:
-        better = "better" if found["mean"] > 0 else "worse" if found["mean"] < 0 else "no different"
-        text = f"STEPH is {better} than the local model by {abs(found['mean']):.3f} in the mean"
+        if abs(found["mean"]) < 5e-4:
+            text = "STEPH is as good as the local model in the mean"
+        else:
+            better = "better" if found["mean"] > 0 else "worse"
+            text = f"STEPH is {better} than the local model by {abs(found['mean']):.3f} in the mean"
         if found["interval_95"] is not None:
             low, high = found["interval_95"]
             text += f" (95% interval of the difference {low:+.3f} to {high:+.3f}"
-            text += "; it includes 0, so this is not established)" if low <= 0 <= high else ")"
+            text += "; it includes 0, so no difference is established)" if low <= 0 <= high else ")"
         sentences.append(f"{text}, and wins {found['folds_won']} of {len(folds)} folds.")
+    if "oracle" in methods:
+        sentences.append("The oracle ranks patients by the risk that their outcomes were drawn from.")
     collapsed = [str(k) for k, is_so in enumerate(methods["steph"]["collapsed"]) if is_so]
     if collapsed:
         sentences.append(f"STEPH collapsed (all kept weights 0) in fold {', '.join(collapsed)}.")
@@ -101,8 +106,7 @@ def _run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
         f"Results: {folder.path / 'results.json'}, {folder.path / 'summary.md'}.",
     ]
     for target, result in results["targets"].items():
-        model = result["methods"]["deployed"]["model"][0]
-        sentences.append(f"Deployed model of {target}, fold 0: {result['models']}/{model}")
+        sentences.append(f"Deployed models of {target}, one per fold: {result['models']}")
     return sentences
 
 

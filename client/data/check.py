@@ -80,6 +80,9 @@ def check_site(folder: Path, settings: DataSettings, on_file: Callable[[int, int
             problems.append(Problem.of(error))
         if on_file is not None:
             on_file(done, len(site.headers))
+    if site.patients and not any(patient.e for patient in site.patients):
+        what = "no patient has an event, so nothing can be learned here"
+        problems.append(Problem("warning", str(folder / settings.labels), what, "Check that 1 means an event"))
     splits, split_problems = read_splits(folder, site.listed, site.dropped)
     headers = list(site.headers.values())
     counts = [header.n_instances for header in headers]

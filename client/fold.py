@@ -98,7 +98,7 @@ def enhance_fold(
             checkpoint=folder / "steph.checkpoint",
             on_epoch=lambda epoch, total: on_step(done + epoch / total),
         )
-        save_steph(path, fitted, list(vectors), m0_sha256=target.m0_sha256)
+        save_steph(path, fitted, list(vectors), m0_sha256=target.m0_sha256, encoder=workspace.cohort.encoder)
     steph = load_model(path, recipe.model.dropout).model
     assert isinstance(steph, Steph)
     is_collapsed = collapsed(steph, train, device)

@@ -44,7 +44,7 @@ def write_card(
         f"| training data | {'all patients' if fold is None else f'training part of fold {fold}'} |",
         f"| patients of the site | {band(len(cohort))} |",
         f"| events of the site | {band(int(cohort.events.sum()))} |",
-        f"| features | {cohort.width} wide |",
+        f"| features | {cohort.width} wide, of {cohort.encoder or 'an encoder that the files do not name'} |",
         f"| output | hazards of {recipe.model.n_bins} years of 365 days; risk = -sum of yearly survival |",
         f"| M0 SHA-256 | `{recipe.model.m0_sha256}` |",
         f"| recipe SHA-256 | `{digest(recipe)}` |",

@@ -32,14 +32,17 @@ class LoadedModel:
     model: nn.Module
     architecture: Architecture
     sources: tuple[str, ...]
+    encoder: str | None  # of the features that it was trained on, where they named it
 
 
-def save_abmil(path: Path, model: ABMIL, *, m0_sha256: str) -> None:
+def save_abmil(path: Path, model: ABMIL, *, m0_sha256: str, encoder: str | None = None) -> None:
     """Write a local model."""
-    _save(path, model.state_dict(), kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256)
+    _save(
+        path, model.state_dict(), kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, encoder=encoder
+    )
 
 
-def save_steph(path: Path, model: Steph, sources: Sequence[str], *, m0_sha256: str) -> None:
+def save_steph(path: Path, model: Steph, sources: Sequence[str], *, m0_sha256: str, encoder: str | None = None) -> None:
     """Write an enhanced model: M0's encoder, all vectors, hypernetworks and head; it stays at the target."""
     tensors = {f"learned.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack}
@@ -49,6 +52,7 @@ def save_steph(path: Path, model: Steph, sources: Sequence[str], *, m0_sha256: s
         kind="steph",
         architecture=asdict(model.mixture.architecture),
         m0=m0_sha256,
+        encoder=encoder,
         sources=list(sources),
         steph=asdict(model.config),
     )
@@ -98,7 +102,8 @@ def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
             mixture = _mixture(architecture, tensors, len(description["sources"]))
             model = Steph(mixture, build(StephConfig, description["steph"], path, "steph."), dropout)
             model.load_state_dict({n.removeprefix("learned."): t for n, t in tensors.items()})
-        return LoadedModel(model.eval(), architecture, tuple(description.get("sources", ())))
+        sources = tuple(description.get("sources", ()))
+        return LoadedModel(model.eval(), architecture, sources, description["encoder"])
     except (KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
         raise ModelFileError(
             "its tensors do not fit its description", where=path, remedy="Train or merge it again"

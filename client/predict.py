@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from client.data.bags import BagCache, Cohort
-from client.data.formats import is_feature_file
+from client.data.formats import is_feature_file, read_header
 from client.data.labels import Patient, read_labels
 from client.data.problems import refuse_errors
 from client.data.settings import DataSettings
@@ -21,7 +21,7 @@ from client.model_file import LoadedModel, load_model
 from client.steph.model import Steph
 from common import atomic
 from common.concordance import pairs
-from common.errors import DataError, LabelError
+from common.errors import DataError, EncoderError, LabelError
 from common.survival import risk_score, survival_from_hazards
 
 _SUFFIXES = {".h5", ".hdf5", ".pt"}
@@ -45,26 +45,32 @@ def predict_file(
 ) -> Prediction:
     """Predict every patient and write one CSV row each.
 
-    Columns: ``patient_id``, ``risk`` (higher = worse), ``survival_1y`` .. (probability of living so many
-    years of 365 days; beyond the longest follow-up of the training patients an extrapolation), and for an enhanced model per source ``w_<source>`` (0 where it was not kept) and
-    ``lam_<source>``.
+    Columns: ``patient_id``, ``risk`` (higher = worse), ``survival_1y`` .. (probability of living so many years of
+    365 days; beyond the longest follow-up of the training patients an extrapolation), and for an enhanced model per
+    source ``w_<source>`` (0 where it was not kept) and ``lam_<source>``.
 
     Args:
         labels: CSV that names each patient's slides, with outcomes or without; None: every file is a patient.
 
     Raises:
         ModelFileError: ``model`` is none.
-        DataError: a feature file or the labels cannot be used.
+        DataError: a feature file (of another encoder, for one) or the labels cannot be used.
     """
-    if (
-        out.resolve() in {path.resolve() for path in (model, labels) if path}
-        or features.resolve() in out.resolve().parents
-    ):
+    inputs = {path.resolve() for path in (model, labels, features) if path is not None}
+    if inputs & {out.resolve(), *out.resolve().parents}:
         raise DataError("would overwrite what is read", where=out, remedy="Choose another --out")
     if out.is_dir():
         raise DataError("is a folder", where=out, remedy="Give the path of a CSV file to write")
     loaded = load_model(model)
     files = _files(features)
+    for path in files.values():
+        encoder = read_header(path).encoder
+        if None not in (encoder, loaded.encoder) and encoder != loaded.encoder:
+            raise EncoderError(
+                f"the features are of {encoder}, the model's of {loaded.encoder}",
+                where=path,
+                remedy="Extract them with the model's encoder",
+            )
     slides, outcomes = _slides(labels, files), _outcomes(labels)
     cohort = Cohort(
         [Patient(name, 0.0, 0, of) for name, of in slides.items()],

@@ -53,7 +53,7 @@ def train_site(
             checkpoint=path.with_suffix(".checkpoint"),
             on_epoch=lambda done, total: report(n_folds + done / total, n_folds + 1),
         )
-        save_abmil(path, final, m0_sha256=str(recipe.model.m0_sha256))
+        save_abmil(path, final, m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
     write_card(path, workspace, None, "local", None)
     return {
         "site": site.name,

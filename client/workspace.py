@@ -88,7 +88,7 @@ class Workspace:
                 checkpoint=path.with_suffix(".checkpoint"),
                 on_epoch=lambda done, total: report(done / total),
             )
-            save_abmil(path, model, m0_sha256=str(self.recipe.model.m0_sha256))
+            save_abmil(path, model, m0_sha256=str(self.recipe.model.m0_sha256), encoder=self.cohort.encoder)
         return load_abmil(path, dropout=self.recipe.model.dropout)
 
 

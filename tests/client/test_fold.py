@@ -12,7 +12,7 @@ import client.fold
 import client.local
 import client.steph.fit
 import client.steph.select
-from client.fold import METHODS, FoldResult, enhance_fold, steps
+from client.fold import ENOUGH_PAIRS, METHODS, FoldResult, enhance_fold, steps
 from client.model_file import load_model
 from client.steph.fit import COLLAPSED_BELOW
 from client.steph.select import Selection
@@ -173,24 +173,25 @@ def test_any_number_of_sources(tmp_path, n_sources):
     assert sum(use.kept for use in result.sources.values()) <= min(5, n_sources) + 1e-3
 
 
-def selection(local: float | None, steph: float | None) -> Selection:
-    return Selection(0.0, "told so", local, steph, 10)
+def selection(local: float | None, steph: float | None, n_pairs: int = ENOUGH_PAIRS) -> Selection:
+    return Selection(0.0, "told so", local, steph, n_pairs)
 
 
 @pytest.mark.parametrize(
-    ("local", "steph", "collapsed", "choice", "reason"),
+    ("local", "steph", "n_pairs", "collapsed", "choice", "reason"),
     [
-        (0.6, 0.7, False, "steph", "not worse in inner cross-validation: inner C-index 0.700 against 0.600"),
-        (0.6, 0.6, False, "steph", "not worse"),
-        (0.6, 0.599, False, "local", "STEPH is worse in inner cross-validation"),
-        (0.6, 0.9, True, "local", "collapsed"),
-        (None, None, False, "local", "no comparable pair"),
-        (None, None, True, "local", "collapsed"),
+        (0.6, 0.7, 50, False, "steph", "not worse in inner cross-validation: inner C-index 0.700 against 0.600"),
+        (0.6, 0.6, 50, False, "steph", "not worse"),
+        (0.6, 0.599, 50, False, "local", "STEPH is worse in inner cross-validation"),
+        (0.6, 0.9, 50, True, "local", "collapsed"),
+        (0.0, 1.0, 49, False, "local", "too small to validate: 49 comparable pairs"),
+        (None, None, 0, False, "local", "too small to validate: 0 comparable pairs"),
+        (None, None, 0, True, "local", "collapsed"),
     ],
 )
-def test_what_is_deployed(monkeypatch, done, local, steph, collapsed, choice, reason):
+def test_what_is_deployed(monkeypatch, done, local, steph, n_pairs, collapsed, choice, reason):
     workspace, vectors, _ = done
-    monkeypatch.setattr(client.fold, "select", lambda *args, **options: selection(local, steph))
+    monkeypatch.setattr(client.fold, "select", lambda *args, **options: selection(local, steph, n_pairs))
     monkeypatch.setattr(client.fold, "collapsed", lambda *args: collapsed)
     result = enhanced(workspace, vectors)
     assert result.choice == choice

@@ -21,7 +21,7 @@ from client.steph.model import Steph
 from client.train_site import train_site
 from common.abmil import ABMIL, Architecture, initial_model
 from common.config import StephConfig, load_config
-from common.errors import DataError, FeatureFileError, LabelError, ModelFileError, WidthError
+from common.errors import DataError, EncoderError, FeatureFileError, LabelError, ModelFileError, WidthError
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=6, n_bins=32)
 SOURCES = ("north", "south", "west")
@@ -232,3 +232,21 @@ def test_a_failed_extraction_does_not_vanish(name, tmp_path):
     with pytest.raises(FeatureFileError, match=name):
         predict_file(tmp_path / "m.safetensors", features, None, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "features/P000-DX1.h5", "features/risk.csv"])
+def test_inputs_are_never_overwritten(name, tmp_path):
+    site = make_site(tmp_path / "site", patients=4, folds=1)
+    before = {path: path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    save_abmil(tmp_path / "m.safetensors", ABMIL(Architecture(6, 4, 3, 4)), m0_sha256="0" * 64)
+    for out in (site / name, tmp_path / "m.safetensors"):
+        with pytest.raises(DataError, match="would overwrite"):
+            predict_file(tmp_path / "m.safetensors", site / "features", site / "labels.csv", out)
+    assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
+
+
+def test_features_of_another_encoder_are_refused_even_at_the_same_width(tmp_path):
+    site = make_site(tmp_path / "site", patients=4, folds=1, encoder="uni_v2")
+    save_abmil(tmp_path / "m.safetensors", ABMIL(Architecture(6, 4, 3, 4)), m0_sha256="0" * 64, encoder="virchow2")
+    with pytest.raises(EncoderError, match=r"P000-DX1.h5: the features are of uni_v2, the model's of virchow2"):
+        predict_file(tmp_path / "m.safetensors", site / "features", None, tmp_path / "risk.csv")

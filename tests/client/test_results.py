@@ -88,10 +88,9 @@ def test_every_row_of_a_result(workspace):
     assert row["sources"][0]["a"] == {"kept": 0.5, "w": 0.25, "lam": 1.0}
     deployed = result["methods"]["deployed"]
     assert (deployed["choice"], deployed["reason"]) == (["steph"] * 3, ["because"] * 3)
-    assert deployed["model"] == [f"merge/fold_{k}/steph.safetensors" for k in range(3)]
     assert result["sources"] == ["a", "b"]
     assert (result["n_patients"], result["n_events"], result["too_small"]) == (24, 12, None)
-    assert Path(result["models"]) == workspace.folder
+    assert Path(result["models"]) == workspace.site.state / "deployed"
 
 
 @pytest.mark.parametrize(("K", "n_sources", "expected"), [(5, 2, 2), (5, 9, 5), (None, 3, 3)])
@@ -105,8 +104,8 @@ def test_the_number_kept_is_at_most_that_of_the_sources(tmp_path, K, n_sources, 
     ("events", "sentence"),
     [
         ([E, E], None),
-        ([E, 0 * E], "1 of 2 test folds have no comparable pair of patients and are left out"),
-        ([0 * E, 0 * E], "too small to evaluate: no test fold has a comparable pair of patients"),
+        ([E, 0 * E], "1 of 2 test folds have no comparable pair of patients and are left out."),
+        ([0 * E, 0 * E], "This target is too small to evaluate: no test fold has a comparable pair of patients."),
     ],
 )
 def test_a_target_too_small_to_evaluate_is_told_so(workspace, events, sentence):

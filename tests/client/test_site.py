@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from sites import make_site
 
 from client.data.settings import DataSettings
 from client.site import Site, site_folders, site_of_node
@@ -130,3 +131,27 @@ def test_a_relative_run_folder_is_refused(plan, monkeypatch):
     monkeypatch.chdir(plan.parent)
     with pytest.raises(ConfigError, match="does not know its site"):
         site_of_node({"partition-id": 0}, {"run-folder": plan.name})
+
+
+def test_a_folder_with_features_but_no_labels_is_not_passed_over(tmp_path):
+    make_site(tmp_path / "a")
+    (tmp_path / "b" / "features").mkdir(parents=True)
+    (tmp_path / "b" / "Labels.csv").write_text("")
+    with pytest.raises(ConfigError, match=r"b: has features but neither"):
+        site_folders(tmp_path)
+
+
+def test_a_site_file_with_the_wrong_suffix_is_not_passed_over(tmp_path):
+    site = make_site(tmp_path / "a")
+    (site / "site.yml").write_text("data: {time_unit: months}\n")
+    with pytest.raises(ConfigError, match=r"site\.yml: is not read"):
+        Site.open(site)
+
+
+def test_a_node_s_site_file_is_read_under_its_own_name_and_must_exist(tmp_path):
+    site = make_site(tmp_path / "a")
+    (site / "ward-7.yaml").write_text("name: ward-7\ndata: {time_unit: months}\n")
+    opened = site_of_node({"site-config": str(site / "ward-7.yaml")}, {})
+    assert (opened.name, opened.data.time_unit, opened.folder) == ("ward-7", "months", site)
+    with pytest.raises(ConfigError, match="no such site file"):
+        site_of_node({"site-config": str(site / "absent.yaml")}, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,8 +12,11 @@ from client_builders import Spy, make_vectors, make_workspace
 
 import client.local
 import client.steph.fit
+from client.model_file import load_model
+from client.steph.model import Steph
 from client.target import RESULT_FILE, enhance_target
 from client.workspace import Workspace
+from common.abmil import ABMIL
 from common.config import digest, to_dict
 
 QUICK = ("training.epochs=1", "steph.gamma=0.0")
@@ -39,8 +43,10 @@ def test_the_result_lies_on_the_sites_disk(done):
     workspace, result = done
     assert strict((workspace.site.state / RESULT_FILE).read_text()) == result
     assert all(len(row["c_index"]) == 2 for row in result["methods"].values())
-    for name in result["methods"]["deployed"]["model"]:
-        assert (workspace.folder / name).is_file()
+    for fold, choice in enumerate(result["methods"]["deployed"]["choice"]):
+        kind = Steph if choice == "steph" else ABMIL
+        assert isinstance(load_model(Path(result["models"]) / f"fold_{fold}.safetensors").model, kind)
+        assert f"{choice} model" in (Path(result["models"]) / f"fold_{fold}.md").read_text()
 
 
 def test_a_request_sent_again_trains_nothing_and_gives_the_same_result(monkeypatch, done):
@@ -70,10 +76,10 @@ def test_progress_never_goes_back_and_ends_whole(tmp_path):
 @pytest.mark.parametrize(
     ("patients", "events", "too_small"),
     [
-        (20, 0, "too small to evaluate"),
+        (20, 0, "This target cannot be evaluated"),
         (20, 1, "1 of 2 test folds"),
         (4, 4, ""),
-        (2, 2, "too small to evaluate"),
+        (2, 2, "This target is too small to evaluate"),
     ],
 )
 def test_small_targets_get_a_result_and_not_a_crash(tmp_path, patients, events, too_small):
@@ -82,7 +88,7 @@ def test_small_targets_get_a_result_and_not_a_crash(tmp_path, patients, events, 
     assert strict((workspace.site.state / RESULT_FILE).read_text()) == result
     assert (result["n_patients"], result["n_events"]) == (patients, events)
     assert (result["too_small"] or "").startswith(too_small)
-    if too_small == "too small to evaluate":
+    if too_small.startswith("This target"):
         assert result["methods"]["deployed"]["choice"] == ["local", "local"]
         for row in result["methods"].values():
             assert (row["c_index"], row["mean"], row["interval_95"]) == ([None, None], None, None)

@@ -141,3 +141,13 @@ def test_a_fold_without_anybody_to_train_on_is_refused(tmp_path):
     (folder / "site.yaml").write_text(f"data: {{exclude: [{', '.join(slides)}]}}\n")
     with pytest.raises(DataError, match="has no patient in train"):
         Workspace.open(Site.open(folder, device="cpu"), make_recipe())
+
+
+def test_a_validation_part_belongs_to_neither_side(tmp_path):
+    site = make_site(tmp_path / "site", patients=9, folds=1)
+    (site / "splits_0.csv").write_text(
+        "train,test,val\nP000,P003,P006\nP001,P004,P007\nP002,P005,P008\n", encoding="utf-8"
+    )
+    opened = Workspace.open(Site.open(site, state=tmp_path / "state"), make_recipe("evaluation.folds=1"))
+    parts = [[p.id for p in part.patients] for part in (opened.train_part(0), opened.test_part(0))]
+    assert parts == [["P000", "P001", "P002"], ["P003", "P004", "P005"]]

@@ -79,7 +79,8 @@ def test_the_run_folder_describes_the_run_and_the_table_names_the_files(sites, t
     assert {"versions", "seeds"} <= manifest.keys()
     assert "| local |" in (run / "summary.md").read_text()
     models = {path.name for path in (run / "sites" / "alpha").rglob("*.safetensors")}
-    assert models == {"local.safetensors", "steph.safetensors"}
+    assert models == {"local.safetensors", "steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"}
+    assert (run / "sites" / "alpha" / "deployed" / "fold_1.md").is_file()
     for site in ("beta", "gamma"):
         assert {path.name for path in (run / "sites" / site).rglob("*.safetensors")} == {"local.safetensors"}
 
@@ -186,6 +187,15 @@ def test_bad_input_is_refused_before_anything_is_trained(sites, tmp_path, capsys
     assert named in said.strip().splitlines()[-1]
     assert "Traceback" not in said
     assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_an_out_that_cannot_be_written_or_lies_among_the_sites_is_the_user_s_fault(sites, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out, named in ((tmp_path / "file", "file"), (sites / "run", "site folders"), (Path("/proc/run"), "/proc/run")):
+        assert simulate(out, sites) == 1
+        said = capsys.readouterr().err
+        assert named in said.strip().splitlines()[-1] and "Traceback" not in said
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_every_problem_of_every_site_comes_at_once(sites, tmp_path, capsys):

@@ -148,3 +148,16 @@ def test_a_strong_aggregation_loss_collapses_it():
     cohort = make_cohort([3] * 20)
     assert collapsed(fitted(recipe, cohort, gamma=100.0), cohort, CPU)
     assert not collapsed(fitted(recipe, cohort, gamma=0.0), cohort, CPU)
+
+
+def test_dropout_is_active_in_the_merged_model_while_training():
+    """With the routing held fixed, only the merged encoder's own dropout can change the hazards."""
+    recipe = make_recipe("model.dropout=0.5")
+    m0 = m0_of(recipe)
+    vectors = list(make_vectors(recipe, 2).values())
+    model = Steph(Mixture.of(m0, vectors[0], vectors[1:]), recipe.steph, dropout=0.5)
+    bag = torch.randn(1, 5, m0.architecture.width)
+    routing = model.eval().route(bag)
+    assert torch.equal(model.hazards(bag, None, routing), model.hazards(bag, None, routing))
+    model.train()
+    assert not torch.equal(model.hazards(bag, None, routing), model.hazards(bag, None, routing))

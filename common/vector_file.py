@@ -64,7 +64,11 @@ def read_vector(
             raise VectorFileError("holds NaN or Inf", where=f"{where}, tensor {name}")
     vector = TaskVector(architecture, m0_sha256, tensors)
     if not vector.norm <= max_norm:
-        raise VectorFileError(f"its norm {vector.norm:.4g} is above the cap {max_norm:.4g}", where=where)
+        raise VectorFileError(
+            f"its norm {vector.norm:.4g} is above the cap {max_norm:.4g}",
+            where=where,
+            remedy="If you trust it, raise max_vector_norm in site.yaml and in the federation's configuration",
+        )
     return vector
 
 

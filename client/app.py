@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -103,8 +102,6 @@ def _handle(
     try:
         site = site_of_node(context.node_config, context.run_config)
         log, name = _log(site), site.name
-        if site.threads is not None:
-            torch.set_num_threads(site.threads)
         content = protocol.parcel(message.content, "request")
         request = protocol.read(content, request_type, "request")
         with exclusive(site.state, wait=True):  # a message sent again waits, and then finds the work done

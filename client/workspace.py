@@ -47,6 +47,8 @@ class Workspace:
                 federation's.
             DeviceError: the site's device is not there.
         """
+        if site.threads is not None:
+            torch.set_num_threads(site.threads)  # of this whole process, which works for one site
         cohort = open_cohort(site.folder, site.data)
         if cohort.width != recipe.model.width:
             raise WidthError(

@@ -151,3 +151,13 @@ def test_a_validation_part_belongs_to_neither_side(tmp_path):
     opened = Workspace.open(Site.open(site, state=tmp_path / "state"), make_recipe("evaluation.folds=1"))
     parts = [[p.id for p in part.patients] for part in (opened.train_part(0), opened.test_part(0))]
     assert parts == [["P000", "P001", "P002"], ["P003", "P004", "P005"]]
+
+
+def test_a_site_s_number_of_threads_holds_wherever_it_computes(tmp_path, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(client.workspace.torch, "set_num_threads", asked.append)
+    site = make_site(tmp_path / "site", folds=2)
+    for text, expected in (("threads: 3\n", [3]), ("", [3])):
+        (site / "site.yaml").write_text(text, encoding="utf-8")
+        Workspace.open(Site.open(site, state=tmp_path / "state"), make_recipe())
+        assert asked == expected

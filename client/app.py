@@ -17,7 +17,6 @@ from client.site import Site, site_of_node
 from client.target import enhance_target
 from client.workspace import Workspace
 from common import protocol
-from common.config import SITE_NAME
 from common.errors import DataError, FedstephError
 from common.lock import exclusive
 from common.progress import ProgressLog
@@ -86,7 +85,7 @@ def merge(message: Message, context: Context) -> Message:
         for sender, reason in refused.items():
             _log(site).warning("refused the vector of %s: %s", sender, reason)
         result = enhance_target(workspace, vectors, lambda done, total: progress.report(protocol.MERGE, done, total))
-        return public_view(result, [name for name in sorted(refused) if SITE_NAME.fullmatch(name)]), {}
+        return public_view(result, refused), {}
 
     return _handle(message, context, Merge, answer)
 

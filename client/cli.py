@@ -11,6 +11,7 @@ from rich.table import Table
 
 from client.data.check import check_site
 from client.data.discovery import discover
+from client.data.problems import counted
 from client.device import resolve_device
 from client.predict import predict_file
 from client.report import check_table, problem_table
@@ -58,8 +59,7 @@ def check(site: SiteArgument, as_json: JsonOption = False) -> int:
             console.out.print("no problem found")
     if report.ok:
         return EXIT_DONE
-    count = "1 problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
-    console.err.print(f"{opened.folder}: {count} found", markup=False, highlight=False)
+    console.err.print(f"{opened.folder}: {counted(report.problems)} found", markup=False, highlight=False)
     return EXIT_INPUT
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.data.check import SiteReport
-from client.data.problems import Problem
+from client.data.problems import Problem, counted
 
 
 def check_table(name: str, report: SiteReport) -> Table:
@@ -38,8 +38,7 @@ def check_table(name: str, report: SiteReport) -> Table:
 
 def problem_table(problems: Sequence[Problem]) -> Table:
     """Every problem, one row each."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    table = Table(title=count, title_justify="left")
+    table = Table(title=counted(problems), title_justify="left")
     for name in ("", "where", "what", "remedy"):
         table.add_column(name, overflow="fold")
     for problem in problems:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from client.fold import METHODS, FoldResult
 from client.workspace import Workspace
 from common.concordance import Pairs, bootstrap_mean
-from common.config import EvaluationConfig
+from common.config import SITE_NAME, EvaluationConfig
 from common.protocol import MergeReply, band
 
 DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
@@ -72,8 +72,11 @@ def _interval(methods: list[list[Pairs]], signs: list[float], evaluation: Evalua
     return None if found is None else list(found)
 
 
-def public_view(result: dict[str, Any], refused: Sequence[str]) -> MergeReply:
-    """What the coordinator is told: means to two decimals, sizes in bands, whose vectors were refused."""
+def public_view(result: dict[str, Any], refused: Iterable[str]) -> MergeReply:
+    """What the coordinator is told: means to two decimals, sizes in bands, whose vectors were refused.
+
+    A refused sender whose name is none stands in the site's log only.
+    """
 
     def rounded(method: str) -> float | None:
         mean = result["methods"][method]["mean"]
@@ -82,7 +85,7 @@ def public_view(result: dict[str, Any], refused: Sequence[str]) -> MergeReply:
     return MergeReply(
         patients=band(result["n_patients"]),
         events=band(result["n_events"]),
-        refused=tuple(refused),
+        refused=tuple(name for name in sorted(refused) if SITE_NAME.fullmatch(name)),
         **{method: rounded(method) for method in METHODS},
     )
 

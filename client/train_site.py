@@ -14,7 +14,7 @@ from client.model_file import save_abmil
 from client.results import method_row
 from client.site import Site
 from client.workspace import Workspace
-from common.abmil import Architecture, initial_model, model_digest
+from common.abmil import m0_digest
 from common.concordance import pairs
 from common.config import Config, Recipe
 
@@ -70,6 +70,5 @@ def local_recipe(site: Site, config: Config) -> Recipe:
     if model.width is None:
         model = replace(model, width=open_cohort(site.folder, site.data).width)
     if model.m0_sha256 is None:
-        m0 = initial_model(Architecture.of(model), model.m0_seed)
-        model = replace(model, m0_sha256=model_digest(m0))
+        model = replace(model, m0_sha256=m0_digest(model))
     return replace(config.recipe, model=model)

@@ -143,6 +143,11 @@ def model_digest(model: ABMIL) -> str:
     return hasher.hexdigest()
 
 
+def m0_digest(config: ModelConfig) -> str:
+    """The digest that this machine's ``M0`` has, to be pinned or compared."""
+    return model_digest(initial_model(Architecture.of(config), config.m0_seed))
+
+
 def pinned_model(config: ModelConfig) -> ABMIL:
     """``M0`` of a federation, checked against the digest that its configuration pins.
 

@@ -18,7 +18,7 @@ from client.data.problems import Problem, refuse_errors
 from client.site import SIMULATED_SITES, Site
 from client.workspace import Workspace
 from common import atomic
-from common.abmil import Architecture, initial_model, model_digest
+from common.abmil import m0_digest
 from common.config import Config, FederationConfig, ModelConfig, digest, dump_yaml, load_config, to_dict
 from common.errors import ConfigError, RunFolderError
 from server.app import CONFIG_FILE, MANIFEST_FILE
@@ -98,7 +98,7 @@ def _resolve(config: Config, sites: Sequence[Site]) -> Config:
     """Fill in what the sites decide: their names, the target, the width, and M0's digest."""
     federation = _federation(config, sites)
     model = _same_features(config.model, sites)
-    m0 = model_digest(initial_model(Architecture.of(model), model.m0_seed))
+    m0 = m0_digest(model)
     if model.m0_sha256 not in (None, m0):
         raise ConfigError(
             f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,11 @@ class Problem:
         return cls("error", error.where or "", error.what, error.remedy or "")
 
 
+def counted(problems: Sequence[Problem]) -> str:
+    """Their number in words: ``1 problem``, ``2 problems``."""
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+
+
 def refuse_errors(problems: Iterable[Problem], folder: Path) -> None:
     """Do nothing if no problem is an error, else report all errors together as one table.
 
@@ -40,9 +45,8 @@ def refuse_errors(problems: Iterable[Problem], folder: Path) -> None:
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:
         return
-    count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
     raise DataError(
-        f"the data cannot be used, {count} found",
+        f"the data cannot be used, {counted(errors)} found",
         where=folder,
         remedy="Mend what the table above lists",
         details=_table(errors, folder),

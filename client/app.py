@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -11,32 +12,38 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.data.bags import open_cohort
+from client.membership import Membership
 from client.results import public_view
-from client.sharing import incoming, outgoing
+from client.sharing import incoming, outgoing, require_shareable
 from client.site import Site, site_of_node
 from client.target import enhance_target
 from client.workspace import Workspace
-from common import protocol
+from common import messages, protocol
+from common.audit import Decision, Event
 from common.errors import DataError, FedstephError
 from common.lock import exclusive
+from common.messages import Hello, Merge, RunId, Share, TrainLocal
 from common.progress import ProgressLog
-from common.protocol import Hello, Merge, Share, TrainLocal
 
 app = ClientApp()
-T = TypeVar("T")
+T = TypeVar("T", Hello, TrainLocal, Share, Merge)
 Answer = tuple[Any, Mapping[str, bytes]]  # a reply and its envelopes
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Say who is there and what its features are."""
+    """Say who is there and what its features are, signed."""
 
-    def answer(site: Site, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
+    def answer(site: Site, member: Membership, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
         cohort = open_cohort(site.folder, site.data)
         try:
-            return protocol.HelloReply(site.name, version("fedsteph"), cohort.encoder, cohort.width), {}
+            reply = messages.HelloReply(
+                site.name, version("fedsteph"), cohort.encoder, cohort.width, site.audit.head, signature="0" * 128
+            )
         except ValueError as error:
             raise DataError(f"the encoder's name cannot be sent: {error}", where=site.folder) from error
+        signature = member.identity.signer.sign(reply.signed_bytes(request.id, context.node_id))
+        return replace(reply, signature=signature.hex()), {}
 
     return _handle(message, context, Hello, answer)
 
@@ -45,8 +52,10 @@ def hello(message: Message, context: Context) -> Message:
 def train_local(message: Message, context: Context) -> Message:
     """Train the site's own models and keep them here."""
 
-    def answer(site: Site, request: TrainLocal, envelopes: Mapping[str, bytes]) -> Answer:
-        workspace = Workspace.open(site, request.recipe)
+    def answer(site: Site, member: Membership, request: TrainLocal, envelopes: Mapping[str, bytes]) -> Answer:
+        workspace = _workspace(site, member, request)
+        if not request.every_fold:
+            require_shareable(workspace, member.policy)  # a source that may not share need not train first
         progress = ProgressLog(site.state, site.name)
         n_folds = len(workspace.splits) if request.every_fold else 1
         for fold in range(n_folds):
@@ -57,7 +66,8 @@ def train_local(message: Message, context: Context) -> Message:
             workspace.local_model(fold, on_share)
         progress.report(protocol.LOCAL, n_folds, n_folds)
         patients, events = len(workspace.cohort), int(workspace.cohort.events.sum())
-        return protocol.TrainLocalReply(protocol.band(patients), protocol.band(events)), {}
+        policy = member.policy
+        return messages.TrainLocalReply(policy.band("patients", patients), policy.band("events", events)), {}
 
     return _handle(message, context, TrainLocal, answer)
 
@@ -66,9 +76,11 @@ def train_local(message: Message, context: Context) -> Message:
 def share(message: Message, context: Context) -> Message:
     """Send the task vector, one envelope per recipient."""
 
-    def answer(site: Site, request: Share, envelopes: Mapping[str, bytes]) -> Answer:
-        workspace = Workspace.open(site, request.recipe)
-        return protocol.ShareReply(), outgoing(workspace, request.id, request.recipients)
+    def answer(site: Site, member: Membership, request: Share, envelopes: Mapping[str, bytes]) -> Answer:
+        sealed, refused = outgoing(_workspace(site, member, request), member, request.id, request.recipients)
+        _warn(site, "kept the vector from", refused)
+        reasons = tuple(messages.Refusal.of(error, name) for name, error in refused.items())
+        return messages.ShareReply(reasons), sealed
 
     return _handle(message, context, Share, answer)
 
@@ -77,42 +89,69 @@ def share(message: Message, context: Context) -> Message:
 def merge(message: Message, context: Context) -> Message:
     """Merge the received vectors with the site's own, and keep the enhanced models here."""
 
-    def answer(site: Site, request: Merge, envelopes: Mapping[str, bytes]) -> Answer:
-        workspace = Workspace.open(site, request.recipe)
+    def answer(site: Site, member: Membership, request: Merge, envelopes: Mapping[str, bytes]) -> Answer:
+        workspace = _workspace(site, member, request)
         progress = ProgressLog(site.state, site.name)
         max_norm = min(request.max_vector_norm, site.max_vector_norm)
-        vectors, refused = incoming(workspace, request.id, envelopes, max_norm)
-        for sender, reason in refused.items():
-            _log(site).warning("refused the vector of %s: %s", sender, reason)
+        vectors, refused = incoming(workspace, member, request.id, envelopes, max_norm)
+        _warn(site, "refused the vector of", refused)
         result = enhance_target(workspace, vectors, lambda done, total: progress.report(protocol.MERGE, done, total))
-        return public_view(result, refused), {}
+        return public_view(result, refused, member.policy), {}
 
     return _handle(message, context, Merge, answer)
+
+
+def _workspace(site: Site, member: Membership, request: TrainLocal | Share | Merge) -> Workspace:
+    member.policy.require_recipe(request.recipe)
+    return Workspace.open(site, request.recipe)
 
 
 def _handle(
     message: Message,
     context: Context,
     request_type: type[T],
-    answer: Callable[[Site, T, Mapping[str, bytes]], Answer],
+    answer: Callable[[Site, Membership, T, Mapping[str, bytes]], Answer],
 ) -> Message:
     """Answer a request, or refuse it: whatever an exception says stays in the site's own log."""
-    log, name = logging.getLogger("fedsteph"), None
+    action = message.metadata.message_type
+    log = logging.getLogger("fedsteph")
+    site: Site | None = None
+    run: RunId | None = None
     try:
         site = site_of_node(context.node_config, context.run_config)
-        log, name = _log(site), site.name
+        log = _log(site)
         content = protocol.parcel(message.content, "request")
         request = protocol.read(content, request_type, "request")
+        run = request.id
+        member = site.membership()
+        member.require_run(run)
         with exclusive(site.state, wait=True):  # a message sent again waits, and then finds the work done
-            reply, envelopes = answer(site, request, content.envelopes)
+            reply, envelopes = answer(site, member, request, content.envelopes)
         records = protocol.pack(reply, envelopes)
-    except FedstephError as error:
-        log.error("refused %s: %s", message.metadata.message_type, error)
-        records = protocol.pack(protocol.Refusal.of(error, name))
+        site.audit.append(Event(action, "allowed", run.run))  # what cannot be audited does not leave
     except Exception as error:
-        log.exception("failed in %s", message.metadata.message_type)
-        records = protocol.pack(protocol.Refusal.of(error, name))
+        if isinstance(error, FedstephError):
+            log.error("refused %s: %s", action, error)
+        else:
+            log.exception("failed in %s", action)
+        _audit_refusal(site, run, action, error, log)
+        records = protocol.pack(messages.Refusal.of(error, site.name if site else None))
     return Message(records, reply_to=message)
+
+
+def _audit_refusal(site: Site | None, run: RunId | None, action: str, error: Exception, log: logging.Logger) -> None:
+    if site is None:
+        return  # nothing is known of whose audit log it would be
+    decision: Decision = "refused" if isinstance(error, FedstephError) else "failed"
+    try:
+        site.audit.append(Event(action, decision, run.run if run else None, reason=messages.Refusal.of(error).kind))
+    except Exception:
+        log.exception("this refusal could not be audited")
+
+
+def _warn(site: Site, what: str, refused: Mapping[str, FedstephError]) -> None:
+    for name, error in refused.items():
+        _log(site).warning("%s %s: %s", what, name, error)
 
 
 def _log(site: Site) -> logging.Logger:

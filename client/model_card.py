@@ -13,7 +13,7 @@ import yaml
 from client.workspace import Workspace
 from common import atomic
 from common.config import digest, to_dict
-from common.protocol import band
+from common.messages import band
 
 _KINDS = {
     "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone.",

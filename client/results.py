@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
 from client.fold import METHODS, FoldResult
+from client.policy import Policy
 from client.workspace import Workspace
 from common.concordance import Pairs, bootstrap_mean
 from common.config import SITE_NAME, EvaluationConfig
-from common.protocol import MergeReply, band
+from common.errors import FedstephError
+from common.messages import MergeReply, Refusal
 
 DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
 
@@ -72,21 +74,18 @@ def _interval(methods: list[list[Pairs]], signs: list[float], evaluation: Evalua
     return None if found is None else list(found)
 
 
-def public_view(result: dict[str, Any], refused: Iterable[str]) -> MergeReply:
-    """What the coordinator is told: means to two decimals, sizes in bands, whose vectors were refused.
+def public_view(result: dict[str, Any], refused: Mapping[str, FedstephError], policy: Policy) -> MergeReply:
+    """What the coordinator is told, as the policy has it: mean scores, sizes, whose vectors were refused and why.
 
     A refused sender whose name is none stands in the site's log only.
     """
-
-    def rounded(method: str) -> float | None:
-        mean = result["methods"][method]["mean"]
-        return None if mean is None else round(mean, 2)
-
     return MergeReply(
-        patients=band(result["n_patients"]),
-        events=band(result["n_events"]),
-        refused=tuple(name for name in sorted(refused) if SITE_NAME.fullmatch(name)),
-        **{method: rounded(method) for method in METHODS},
+        patients=policy.band("patients", result["n_patients"]),
+        events=policy.band("events", result["n_events"]),
+        refused=tuple(
+            Refusal.of(refused[name], name) for name in sorted(refused) if SITE_NAME.fullmatch(name) is not None
+        ),
+        **{method: policy.c_index(result["methods"][method]["mean"]) for method in METHODS},
     )
 
 

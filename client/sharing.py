@@ -1,68 +1,128 @@
-"""A vector's way out of one site and into another: file, envelope; envelope, screening."""
+"""A vector's way out of one site and into another: policy, file, envelope; envelope, replay check, screening."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
+from client.membership import Membership
+from client.policy import Policy
+from client.sequence import accept_once, next_sequence
 from client.workspace import Workspace
 from common.abmil import Architecture, pinned_model
+from common.audit import Event
 from common.config import SITE_NAME
-from common.envelope import EnvelopeContext, open_sealed, seal
-from common.errors import EnvelopeError, ProtocolError, VectorError
-from common.protocol import RunId
+from common.envelope import Context, open_sealed, seal
+from common.errors import EnvelopeError, FedstephError, PolicyError, ProtocolError, UnknownSenderError, VectorError
+from common.messages import RunId
 from common.task_vector import TaskVector
 from common.vector_file import read_vector, write_vector
 
 
-def outgoing(workspace: Workspace, run: RunId, recipients: Sequence[str]) -> dict[str, bytes]:
-    """One envelope per recipient around the vector of this site's fold 0."""
-    own = workspace.site.name
+def outgoing(
+    workspace: Workspace, member: Membership, run: RunId, recipients: Sequence[str]
+) -> tuple[dict[str, bytes], dict[str, FedstephError]]:
+    """One envelope per recipient around the vector of this site's fold 0, as far as the policy goes.
+
+    Returns:
+        the envelopes by recipient, and the reason of each refusal by recipient.
+
+    Raises:
+        PolicyError: the vector may not leave at all, or to none of the recipients.
+        ProtocolError: a recipient is not another site.
+    """
+    own, audit = workspace.site.name, workspace.site.audit
     for recipient in recipients:
         if SITE_NAME.fullmatch(recipient) is None or recipient == own:
             raise ProtocolError("a recipient is not another site's name", where="recipients")
+    require_shareable(workspace, member.policy)
     m0 = pinned_model(workspace.recipe.model)
     content = write_vector(TaskVector.between(workspace.local_model(0), m0))
-    return {name: seal(content, _context(workspace, run, own, name)) for name in recipients}
+    envelopes: dict[str, bytes] = {}
+    refused: dict[str, FedstephError] = {}
+    for name in recipients:
+        try:
+            member.policy.require_target(name)
+            keys = member.keys_of(name)
+        except (PolicyError, UnknownSenderError) as error:
+            refused[name] = error
+            audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
+            continue
+        sequence = next_sequence(workspace.site.state)
+        sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, keys)
+        # Before it is handed over: what left without a line here would be the worse error.
+        audit.append(Event("vector.seal", "allowed", run.run, name, _sha256(sealed), len(sealed)))
+        envelopes[name] = sealed
+    if refused and not envelopes:
+        raise next(iter(refused.values()))
+    return envelopes, refused
+
+
+def require_shareable(workspace: Workspace, policy: Policy) -> None:
+    """Refuse to share what the policy keeps here whoever asks for it.
+
+    Raises:
+        SizePolicyError, PrivacyPolicyError: as the policy says.
+    """
+    policy.require_privacy()
+    behind = workspace.train_part(0)
+    policy.require_size(len(behind), int(behind.events.sum()))
 
 
 def incoming(
-    workspace: Workspace, run: RunId, envelopes: Mapping[str, bytes], max_norm: float
-) -> tuple[dict[str, TaskVector], dict[str, str]]:
+    workspace: Workspace, member: Membership, run: RunId, envelopes: Mapping[str, bytes], max_norm: float
+) -> tuple[dict[str, TaskVector], dict[str, FedstephError]]:
     """Open and screen the envelopes sent to this site.
 
     Returns:
         the vectors by sender, in the order of their names, and the reason of each refusal by sender.
 
     Raises:
-        EnvelopeError: not one envelope could be used.
+        VectorError: not one envelope could be used.
     """
-    model = workspace.recipe.model
     vectors: dict[str, TaskVector] = {}
-    refused: dict[str, str] = {}
+    refused: dict[str, FedstephError] = {}
     for sender, envelope in sorted(envelopes.items()):
-        if SITE_NAME.fullmatch(sender) is None or sender == workspace.site.name:
-            refused[sender] = "not another site's name"
-            continue
+        known = SITE_NAME.fullmatch(sender) is not None
+        line = Event("vector.open", "allowed", run.run, sender if known else None, _sha256(envelope), len(envelope))
         try:
-            content = open_sealed(envelope, _context(workspace, run, sender, workspace.site.name))
-            vectors[sender] = read_vector(
-                content,
-                architecture=Architecture.of(model),
-                m0_sha256=str(model.m0_sha256),
-                max_norm=max_norm,
-                where=f"vector of {sender}",
-            )
+            vectors[sender] = _open(workspace, member, run, sender, envelope, max_norm)
         except VectorError as error:
-            refused[sender] = str(error)
+            refused[sender] = error
+            line = Event("vector.open", "refused", line.run, line.peer, line.artefact, line.size, type(error).__name__)
+        workspace.site.audit.append(line)
     if not vectors:
-        reasons = "; ".join(f"{sender}: {reason}" for sender, reason in refused.items()) or "none came"
+        if len(refused) == 1:
+            raise next(iter(refused.values()))
+        reasons = "; ".join(str(error) for error in refused.values()) or "none came"
         raise EnvelopeError(f"there is no usable envelope ({reasons})", where="envelopes")
     return vectors, refused
 
 
-def _context(workspace: Workspace, run: RunId, sender: str, recipient: str) -> EnvelopeContext:
+def _open(
+    workspace: Workspace, member: Membership, run: RunId, sender: str, envelope: bytes, max_norm: float
+) -> TaskVector:
+    if SITE_NAME.fullmatch(sender) is None or sender == workspace.site.name:
+        raise UnknownSenderError("is delivered for no other site", where="envelope")
+    keys = member.keys_of(sender)
+    opened = open_sealed(envelope, _context(workspace, run, sender, workspace.site.name), member.identity, keys)
+    accept_once(workspace.site.state, keys.fingerprint, opened.sequence, envelope)
+    return read_vector(
+        opened.plain,
+        architecture=Architecture.of(workspace.recipe.model),
+        m0_sha256=str(workspace.recipe.model.m0_sha256),
+        max_norm=max_norm,
+        where=f"vector of {sender}",
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _context(workspace: Workspace, run: RunId, sender: str, recipient: str) -> Context:
     model = workspace.recipe.model
-    return EnvelopeContext(
+    return Context(
         federation=run.federation,
         run=run.run,
         sender=sender,

@@ -1,4 +1,4 @@
-"""One hospital: its name, its data folder, its device, and the folder where its work and its models stay."""
+"""One hospital: its name, data, device and policy, its standing in a federation, and where its work stays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from client.data.settings import DataSettings
+from client.membership import Membership, MembershipFile
+from client.policy import Policy
+from common.audit import AuditLog
 from common.config import SITE_NAME
-from common.errors import ConfigError
+from common.errors import ConfigError, MembershipError
+from common.roster import FILE as ROSTER_FILE
 from common.schema import build, read_yaml
 
 SITE_FILE = "site.yaml"
@@ -27,6 +31,8 @@ class SiteFile:
     threads: int | None = None  # of the CPU; default: torch's own choice
     max_vector_norm: float = 250.0  # a received vector with a larger L2 norm is refused, whatever the server allows
     state: str = "fedsteph-state"  # where work and models are kept; relative to the site folder
+    federation: MembershipFile | None = None  # keys, roster and audit; without it the site answers no message
+    policy: Policy | None = None  # what may leave; without it nothing does
 
     def __post_init__(self) -> None:
         if self.name is not None and SITE_NAME.fullmatch(self.name) is None:
@@ -48,6 +54,8 @@ class Site:
     state: Path
     threads: int | None = None
     max_vector_norm: float = SiteFile.max_vector_norm
+    federation: MembershipFile | None = None
+    policy: Policy | None = None
 
     @classmethod
     def open(cls, folder: Path, *, state: Path | None = None, device: str | None = None) -> Site:
@@ -84,7 +92,30 @@ class Site:
             state if state is not None else folder / settings.state,
             settings.threads,
             settings.max_vector_norm,
+            settings.federation,
+            settings.policy,
         )
+
+    def membership(self) -> Membership:
+        """The site's keys and the pinned roster.
+
+        Raises:
+            MembershipError: the site file has no ``federation`` or no ``policy``.
+            KeyFileError, RosterError: as :meth:`Membership.open`.
+        """
+        if self.federation is None or self.policy is None:
+            lacking = "federation" if self.federation is None else "policy"
+            raise MembershipError(
+                f"has no '{lacking}' section, so the site takes part in no federation",
+                where=self.folder / SITE_FILE,
+                remedy="See docs/deployment.md for one to start from",
+            )
+        return Membership.open(self.name, self.folder, self.federation, self.policy)
+
+    @property
+    def audit(self) -> AuditLog:
+        """The site's audit log, beside its state until the site file names a folder for it."""
+        return AuditLog(self.folder / self.federation.audit if self.federation else self.state / "audit")
 
 
 def site_folders(parent: Path) -> list[Path]:
@@ -138,8 +169,19 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
     sites = json.loads(plan.read_text())
     if index >= len(sites):
         raise ConfigError(f"there are {len(sites)} sites, and this is node {index}", where=plan)
-    entry = sites[index]
-    site = Site.open(Path(entry["folder"]), state=run_folder / "sites" / entry["name"], device=entry["device"])
-    # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
-    # whichever engine runs the simulation.
-    return replace(site, threads=1)
+    entry, state = sites[index], run_folder / "sites" / sites[index]["name"]
+    site = Site.open(Path(entry["folder"]), state=state, device=entry["device"])
+    return replace(
+        site,
+        # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
+        # whichever engine runs the simulation.
+        threads=1,
+        federation=MembershipFile(
+            roster=str(run_folder / ROSTER_FILE),
+            roster_sha256=entry["roster_sha256"],
+            sign_key=str(state / "keys" / f"{site.name}.sign.key"),
+            seal_key=str(state / "keys" / f"{site.name}.seal.key"),
+            audit=str(state / "audit"),
+        ),
+        policy=site.policy or Policy.of_simulation(tuple(other["name"] for other in sites)),
+    )

@@ -125,9 +125,139 @@ class VectorMismatchError(VectorError):
 
 
 class EnvelopeError(VectorError):
-    """An envelope is malformed, altered, or meant for another run, sender or recipient."""
+    """An envelope cannot be accepted; each of its subclasses is one way in which it cannot."""
 
     public_reason = "an envelope was refused"
+
+
+class MalformedEnvelopeError(EnvelopeError):
+    """The bytes are no envelope of this version."""
+
+    public_reason = "the envelope was malformed"
+
+
+class TruncatedEnvelopeError(MalformedEnvelopeError):
+    """The envelope ends before its stated length."""
+
+    public_reason = "the envelope was cut short"
+
+
+class UnknownSenderError(EnvelopeError):
+    """The sender is not in the pinned roster."""
+
+    public_reason = "the envelope's sender is not in the roster"
+
+
+class SwappedEnvelopeError(EnvelopeError):
+    """The envelope was made by another site than the one that it was delivered for."""
+
+    public_reason = "the envelope is another sender's"
+
+
+class WrongRecipientError(EnvelopeError):
+    """The envelope was made for another site."""
+
+    public_reason = "the envelope is for another recipient"
+
+
+class WrongRunError(EnvelopeError):
+    """The envelope was made in another run or federation."""
+
+    public_reason = "the envelope is of another run"
+
+
+class WrongModelError(EnvelopeError):
+    """The envelope holds a vector of another architecture or M0."""
+
+    public_reason = "the envelope is of another model or M0"
+
+
+class AlteredEnvelopeError(EnvelopeError):
+    """The sealed bytes are not those that the header was written for."""
+
+    public_reason = "the envelope was altered on its way"
+
+
+class ForgedEnvelopeError(EnvelopeError):
+    """The signature is not by the roster's key of the sender."""
+
+    public_reason = "the envelope's signature is not its sender's"
+
+
+class WrongKeyError(EnvelopeError):
+    """The envelope is genuine, and was sealed to another key than the one at hand."""
+
+    public_reason = "the envelope was sealed to another key"
+
+
+class ReplayedEnvelopeError(EnvelopeError):
+    """The envelope, or a later one of the same sender, was accepted before."""
+
+    public_reason = "the envelope was used before"
+
+
+class KeyFormatError(FedstephError):
+    """A text is not a key of the type that it must be."""
+
+    public_reason = "the site's keys cannot be used"
+
+
+class KeyFileError(FedstephError):
+    """A secret key's file is missing, or other users of the machine can reach it."""
+
+    public_reason = "the site's keys cannot be used"
+
+
+class RosterError(FedstephError):
+    """The roster is unreadable, inconsistent, or not the pinned one."""
+
+    public_reason = "the site's roster is not the federation's"
+
+
+class MembershipError(FedstephError):
+    """The site file lacks what taking part in a federation needs."""
+
+    public_reason = "the site is not set up for this federation"
+
+
+class PolicyError(FedstephError):
+    """The site's own policy does not allow what was asked."""
+
+    public_reason = "the site's policy does not allow this"
+
+
+class TargetPolicyError(PolicyError):
+    """The policy does not let the vector go to that target."""
+
+    public_reason = "the site's policy does not let its vector go to this target"
+
+
+class RecipePolicyError(PolicyError):
+    """The policy does not allow this recipe."""
+
+    public_reason = "the site's policy does not allow this recipe"
+
+
+class SizePolicyError(PolicyError):
+    """The site has fewer patients or events than its policy asks for before it shares."""
+
+    public_reason = "the site is smaller than its policy asks for"
+
+
+class PrivacyPolicyError(PolicyError):
+    """The policy asks for a privacy setting that the vector was not trained with."""
+
+    public_reason = "the site's policy asks for another privacy setting"
+
+
+class AuditError(FedstephError):
+    """An audit log was edited, cut, reordered, or cannot be written."""
+
+    public_reason = "the site's audit log cannot be written"
+
+
+class DeploymentError(FedstephError):
+    """A server's file, a certificate or a folder of a deployment is not what it must be."""
 
 
 class ModelFileError(FedstephError):

@@ -9,13 +9,15 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import atomic
+from common.audit import AuditLog
 from common.config import load_config
 from common.errors import ConfigError, FedstephError
 from common.progress import ProgressLog
+from common.roster import FILE as ROSTER_FILE
+from common.roster import read_roster
 from server.federation import Federation
+from server.manifest import CONFIG_FILE, MANIFEST_FILE
 
-CONFIG_FILE = "config.yaml"
-MANIFEST_FILE = "manifest.json"
 OUTCOME_FILE = "outcome.json"
 
 app = ServerApp()
@@ -29,12 +31,14 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(
             "is not the absolute path of a prepared run folder",
             where="run-folder",
-            remedy="Make one with 'fedsteph simulate --prepare --out DIR' and pass its absolute path",
+            remedy="Make one with 'fedsteph simulate --prepare --out DIR', or start the run with 'fedsteph run'",
         )
     config = load_config(run_folder / CONFIG_FILE)
-    run = json.loads((run_folder / MANIFEST_FILE).read_text())["run"]
+    manifest = json.loads((run_folder / MANIFEST_FILE).read_text())
+    roster = read_roster(run_folder / ROSTER_FILE, manifest["digests"]["roster"])
     folder = run_folder / "server"
-    federation = Federation(grid, config, run, ProgressLog(folder, "server").report)
+    report = ProgressLog(folder, "server").report
+    federation = Federation(grid, config, manifest["run"], roster, AuditLog(Path(manifest["audit"])), report)
     try:
         federation.run()
     except FedstephError as error:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+from cryptography.exceptions import InvalidSignature
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from common import protocol
+from common import messages, protocol
+from common.audit import AuditLog, Decision, Event
 from common.config import Config
 from common.errors import FedstephError, QuorumError, SiteError
-from common.protocol import RunId
+from common.messages import RunId
+from common.roster import Roster
 from server.rounds import Round, exchange
 
 T = TypeVar("T")
@@ -52,12 +56,16 @@ class Federation:
         grid: Grid,
         config: Config,
         run: str,
+        roster: Roster,
+        audit: AuditLog,
         report: Callable[[str, float, float], None] = lambda phase, done, total: None,
     ) -> None:
         self.grid = grid
         self.config = config
-        self.id = RunId(config.federation.name, run)
+        self.id = RunId(config.federation.name, run, roster.digest)
         self.outcome = Outcome()
+        self._roster = roster
+        self._audit = audit
         self._report = report
         self._names: dict[int, str] = {}  # node -> site, of the sites still in the run
 
@@ -69,55 +77,58 @@ class Federation:
         """
         recipe, limit = self.config.recipe, self.config.federation.deadlines
         targets = self.config.federation.targets
+        self._note("run.start")
         self._hello(limit.hello)
 
         local = {
-            node: protocol.TrainLocal(self.id, recipe, every_fold=name in targets) for node, name in self._names.items()
+            node: messages.TrainLocal(self.id, recipe, every_fold=name in targets) for node, name in self._names.items()
         }
-        for node, (reply, _) in self._phase(protocol.LOCAL, local, protocol.TrainLocalReply, limit.local).items():
+        for node, (reply, _) in self._phase(protocol.LOCAL, local, messages.TrainLocalReply, limit.local).items():
             self.outcome.sites[self._names[node]] |= asdict(reply)
         self._require_quorum(protocol.LOCAL)
 
         share = {
-            node: protocol.Share(self.id, recipe, tuple(target for target in targets if target != name))
+            node: messages.Share(self.id, recipe, tuple(target for target in targets if target != name))
             for node, name in self._names.items()
             if set(targets) - {name}
         }
-        sealed = self._phase(protocol.SHARE, share, protocol.ShareReply, limit.share)
-        mail = self._sort_mail(sealed)
+        mail = self._sort_mail(self._phase(protocol.SHARE, share, messages.ShareReply, limit.share))
         self._require_quorum(protocol.SHARE)
 
         merge = {
-            node: protocol.Merge(self.id, recipe, self.config.federation.max_vector_norm)
+            node: messages.Merge(self.id, recipe, self.config.federation.max_vector_norm)
             for node, name in self._names.items()
             if mail.get(name)
         }
         merged = self._phase(
             protocol.MERGE,
             merge,
-            protocol.MergeReply,
+            messages.MergeReply,
             limit.merge,
             envelopes={node: mail[self._names[node]] for node in merge},
         )
         for node, (answer, _) in merged.items():
-            self.outcome.targets[self._names[node]] = asdict(answer)
-            for sender in set(answer.refused) & mail[self._names[node]].keys():
-                self._fail(sender, protocol.MERGE, f"its vector was refused by {self._names[node]}")
+            target = self._names[node]
+            self.outcome.targets[target] = asdict(answer)
+            for refusal in answer.refused:
+                if refusal.site in mail[target]:
+                    self._fail(str(refusal.site), protocol.MERGE, f"refused by {target}: {refusal.reason}")
         if not self.outcome.targets:
             self._lose_quorum(protocol.MERGE, "no target has a result")
+        self._note("run.end", "allowed")
         return self.outcome
 
     def _hello(self, deadline: float) -> None:
         until = time.monotonic() + deadline
         nodes = self._nodes(until)
-        requests = {node: protocol.pack(protocol.Hello(self.id)) for node in nodes}
+        requests = {node: protocol.pack(messages.Hello(self.id)) for node in nodes}
         round_ = self._exchange(protocol.HELLO, requests, max(1.0, until - time.monotonic()))
         for node, reason in round_.failures.items():
             self._fail(f"node {node}", protocol.HELLO, reason)
         refusals: list[tuple[str, str]] = []
         for node, answer in sorted(round_.answers.items()):
             try:
-                reply = protocol.read(answer, protocol.HelloReply, f"node {node}")
+                reply = protocol.read(answer, messages.HelloReply, f"node {node}")
             except SiteError as error:
                 refusals.append((str(error.where), error.what))
             except FedstephError as error:
@@ -125,11 +136,15 @@ class Federation:
             else:
                 if reply.site in self._names.values():
                     self._fail(f"node {node}", protocol.HELLO, f"it says that it is {reply.site}, as another does")
+                elif not self._signed(reply, node):
+                    reason = f"it says that it is {reply.site}, and does not sign as the roster's {reply.site} does"
+                    self._fail(f"node {node}", protocol.HELLO, reason)
                 elif mismatch := self._mismatch(reply):
                     self._fail(reply.site, protocol.HELLO, mismatch)
                 else:
                     self._names[node] = reply.site
                     self.outcome.sites[reply.site] = {"software": reply.software, "encoder": reply.encoder}
+                    self._note("site.join", "allowed", reply.site, artefact=reply.audit)
         for name, reason in refusals:
             # A refusal's name is the node's own claim, and counts only for a site that nobody else is.
             claimed = name in self.config.federation.sites and name not in self._names.values()
@@ -139,6 +154,17 @@ class Federation:
                 self._fail(name, protocol.HELLO, "no node said that it is this site")
         self._require_quorum(protocol.HELLO)
 
+    def _signed(self, reply: messages.HelloReply, node: int) -> bool:
+        """Whether the roster's owner of the name answers: any node can claim a name."""
+        entry = self._roster.entry(reply.site)
+        if entry is None:
+            return False
+        try:
+            entry.keys.verifier.verify(bytes.fromhex(reply.signature), reply.signed_bytes(self.id, node))
+        except InvalidSignature:
+            return False
+        return True
+
     def _nodes(self, until: float) -> list[int]:
         """Wait for as many nodes as there are sites; whoever is missing then is missed by name."""
         while True:
@@ -147,7 +173,7 @@ class Federation:
                 return nodes
             time.sleep(0.5)
 
-    def _mismatch(self, reply: protocol.HelloReply) -> str | None:
+    def _mismatch(self, reply: messages.HelloReply) -> str | None:
         expected, width = self.config.federation.sites, self.config.model.width
         if reply.site not in expected:
             return "it is not among federation.sites"
@@ -182,13 +208,21 @@ class Federation:
             self._fail(self._names.pop(node), action, reason)
         return replies
 
-    def _sort_mail(self, sealed: Mapping[int, tuple[Any, Mapping[str, bytes]]]) -> dict[str, dict[str, bytes]]:
+    def _sort_mail(
+        self, replies: Mapping[int, tuple[messages.ShareReply, Mapping[str, bytes]]]
+    ) -> dict[str, dict[str, bytes]]:
         """Envelopes by recipient and then by sender, unopened; a target that nobody wrote to has failed."""
         mail: dict[str, dict[str, bytes]] = {target: {} for target in self.config.federation.targets}
-        for node, (_, envelopes) in sealed.items():
+        for node, (reply, envelopes) in replies.items():
+            sender = self._names[node]
             for recipient, content in envelopes.items():
                 if recipient in mail:
-                    mail[recipient][self._names[node]] = content
+                    mail[recipient][sender] = content
+                    sha256 = hashlib.sha256(content).hexdigest()
+                    route = f"{sender} -> {recipient}"
+                    self._note("envelope.relay", "allowed", route, artefact=sha256, size=len(content))
+            for refusal in reply.refused:
+                self._fail(sender, protocol.SHARE, f"kept its vector from {refusal.site}: {refusal.reason}")
         for target, letters in mail.items():
             if not letters and target in self._names.values():
                 self._fail(target, protocol.SHARE, "no source sent it a vector")
@@ -203,6 +237,19 @@ class Federation:
 
     def _fail(self, site: str, phase: str, reason: str) -> None:
         self.outcome.failures.append(Failure(site, phase, reason))
+        self._note(f"{phase}.fail", "failed", site, reason=reason)
+
+    def _note(
+        self,
+        event: str,
+        decision: Decision = "noted",
+        peer: str | None = None,
+        *,
+        artefact: str | None = None,
+        size: int | None = None,
+        reason: str | None = None,
+    ) -> None:
+        self._audit.append(Event(event, decision, self.id.run, peer, artefact, size, reason and reason[:300]))
 
     def _require_quorum(self, phase: str) -> None:
         left, quorum = set(self._names.values()), self.config.federation.quorum
@@ -212,5 +259,6 @@ class Federation:
             self._lose_quorum(phase, f"{len(left)} of {quorum} sites needed")
 
     def _lose_quorum(self, phase: str, what: str) -> NoReturn:
+        self._note("run.end", "failed", reason=what)
         named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in self.outcome.failures)
         raise QuorumError(f"the quorum is lost ({what}). {named}", where=phase)

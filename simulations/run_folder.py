@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
-import uuid
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,13 @@ from client.site import SIMULATED_SITES, Site
 from client.workspace import Workspace
 from common import atomic
 from common.abmil import m0_digest
-from common.config import Config, FederationConfig, ModelConfig, digest, dump_yaml, load_config, to_dict
+from common.config import Config, FederationConfig, ModelConfig, dump_yaml, load_config, to_dict
 from common.errors import ConfigError, RunFolderError
-from server.app import CONFIG_FILE, MANIFEST_FILE
+from common.key_file import write_identity
+from common.keys import Identity
+from common.roster import FILE as ROSTER_FILE
+from common.roster import Entry, Roster, write_roster
+from server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,38 @@ def prepare(
     for site in sites:
         # Whatever a site would refuse in the middle of the run (splits, device) is refused here.
         Workspace.open(replace(site, device=resolved.device), resolved.recipe)
+    roster = _make_roster(path, resolved, sites)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
-    atomic.write_json(path / SIMULATED_SITES, _plan(sites, resolved))
-    atomic.write_json(path / MANIFEST_FILE, _manifest(resolved))  # last: it makes the folder a run
+    atomic.write_json(path / SIMULATED_SITES, _plan(sites, resolved, roster.digest))
+    made = manifest(resolved, roster, path / "server" / "audit")
+    atomic.write_json(path / MANIFEST_FILE, made)  # last: it makes the folder a run
     return RunFolder(path, resolved, tuple(sites)), warnings
 
 
-def _plan(sites: Sequence[Site], config: Config) -> list[dict[str, str]]:
-    return [{"name": site.name, "folder": str(site.folder.resolve()), "device": config.device} for site in sites]
+def _make_roster(path: Path, config: Config, sites: Sequence[Site]) -> Roster:
+    """Keys for every simulated site, and their roster: a simulation seals and signs as a deployment does."""
+    entries = []
+    for site in sites:
+        folder = path / "sites" / site.name / "keys"
+        shutil.rmtree(folder, ignore_errors=True)  # of a preparation that was interrupted
+        identity = Identity.generate()
+        write_identity(folder, site.name, identity)
+        entries.append(Entry.of(site.name, identity.public, cancer="simulated", contact="simulation"))
+    roster = Roster(config.federation.name, tuple(entries))
+    write_roster(path / ROSTER_FILE, roster)
+    return roster
+
+
+def _plan(sites: Sequence[Site], config: Config, roster_sha256: str) -> list[dict[str, str]]:
+    return [
+        {
+            "name": site.name,
+            "folder": str(site.folder.resolve()),
+            "device": config.device,
+            "roster_sha256": roster_sha256,
+        }
+        for site in sites
+    ]
 
 
 def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
@@ -151,7 +176,8 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     try:
         before = load_config(path / CONFIG_FILE)
         plan = json.loads((path / SIMULATED_SITES).read_text())
-    except (OSError, ValueError, ConfigError) as error:
+        roster_sha256 = json.loads((path / MANIFEST_FILE).read_text())["digests"]["roster"]
+    except (OSError, ValueError, KeyError, ConfigError) as error:
         raise RunFolderError(f"is a damaged run folder ({error})", where=path, remedy="Choose another --out") from error
     # What was left open is what the run found when it began: its sites' width and its own M0.
     model = replace(
@@ -162,7 +188,7 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     )
     resolved = replace(config, model=model, federation=_federation(config, sites))
     keys = _differing(to_dict(before), to_dict(resolved))
-    if plan != _plan(sites, resolved):
+    if plan != _plan(sites, resolved, roster_sha256):
         keys.append("the site folders")
     if keys:
         raise RunFolderError(
@@ -182,19 +208,3 @@ def _differing(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[s
         elif x != y:
             keys.append(prefix + key)
     return sorted(keys)
-
-
-def _manifest(config: Config) -> dict[str, Any]:
-    packages = ("fedsteph", "torch", "flwr", "safetensors", "numpy", "h5py", "pandas")
-    return {
-        "schema": "fedsteph/manifest/v1",
-        "run": uuid.uuid4().hex,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "digests": {"config": digest(config), "recipe": digest(config.recipe), "m0": config.model.m0_sha256},
-        "seeds": {
-            "m0": config.model.m0_seed,
-            "training": config.training.seed,
-            "splits": config.evaluation.split_seed,
-        },
-    }

@@ -30,7 +30,8 @@ from common import errors, protocol
 from common.abmil import Architecture
 from common.envelope import EnvelopeContext, open_sealed
 from common.errors import FedstephError
-from common.protocol import HELLO, LOCAL, MERGE, SHARE, Hello, Merge, Parcel, RunId, Share, TrainLocal
+from common.messages import Hello, Merge, RunId, Share, TrainLocal
+from common.protocol import HELLO, LOCAL, MERGE, SHARE, Parcel
 
 RUN = RunId("fed", "run1")
 RECIPE = make_recipe()
@@ -122,16 +123,16 @@ def trained(spies: list[Spy]) -> list[int]:
 
 @pytest.mark.parametrize(("node", "name"), [(0, "a"), (1, "b")])
 def test_hello(healthy, node, name):
-    reply = healthy.ask(HELLO, Hello(RUN), protocol.HelloReply, node=node)
-    assert reply == protocol.HelloReply(name, version("fedsteph"), "test-encoder", 6)
+    reply = healthy.ask(HELLO, Hello(RUN), messages.HelloReply, node=node)
+    assert reply == messages.HelloReply(name, version("fedsteph"), "test-encoder", 6)
 
 
 def test_a_real_node_serves_the_site_of_its_own_config(federation):
     path = federation.folder / "data/b/site.yaml"
     path.write_text("name: north\nstate: kept\n")
     config = {"node_config": {"site-config": str(path)}}
-    assert federation.ask(HELLO, Hello(RUN), protocol.HelloReply, **config).site == "north"
-    federation.ask(LOCAL, TrainLocal(RUN, RECIPE, False), protocol.TrainLocalReply, **config)
+    assert federation.ask(HELLO, Hello(RUN), messages.HelloReply, **config).site == "north"
+    federation.ask(LOCAL, TrainLocal(RUN, RECIPE, False), messages.TrainLocalReply, **config)
     assert len(list((federation.folder / "data/b/kept").rglob("local.safetensors"))) == 1
 
 
@@ -140,8 +141,8 @@ def test_local_training_is_kept_at_the_site_and_done_once(federation, spies, eve
     request = TrainLocal(RUN, RECIPE, every_fold)
     for expected in (models, 0):
         sent = federation.send(LOCAL, request)
-        reply = protocol.read(sent, protocol.TrainLocalReply, "reply")
-        assert (reply, sent.envelopes) == (protocol.TrainLocalReply("10-19", "below 10"), {})
+        reply = protocol.read(sent, messages.TrainLocalReply, "reply")
+        assert (reply, sent.envelopes) == (messages.TrainLocalReply("10-19", "below 10"), {})
         assert trained(spies) == [expected, 0]
     assert len(list(federation.state("a").rglob("local.safetensors"))) == models
     assert not federation.state("b").exists()
@@ -159,7 +160,7 @@ def opened(sent: Parcel) -> dict[str, dict[str, list]]:
 
 def test_one_envelope_per_recipient(federation, spies):
     first = federation.send(SHARE, Share(RUN, RECIPE, ("b", "c")))
-    assert protocol.read(first, protocol.ShareReply, "reply") == protocol.ShareReply()
+    assert protocol.read(first, messages.ShareReply, "reply") == messages.ShareReply()
     assert sorted(first.envelopes) == ["b", "c"]
     assert trained(spies) == [1, 0]
     again = federation.send(SHARE, Share(RUN, RECIPE, ("b", "c")))
@@ -170,7 +171,7 @@ def test_one_envelope_per_recipient(federation, spies):
 def test_merge_and_merge_sent_again(federation, spies):
     envelopes = {**federation.envelopes_for_a(), "c": b"junk"}
     trained(spies)
-    reply = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), protocol.MergeReply, envelopes)
+    reply = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
     assert trained(spies) == [2 + 2 * 2, 2 * (2 * 2 + 1)]
     assert (reply.patients, reply.events, reply.refused) == ("10-19", "below 10", ("c",))
     result = json.loads((federation.state("a") / "result.json").read_text())
@@ -178,7 +179,7 @@ def test_merge_and_merge_sent_again(federation, spies):
     for method in METHODS:
         assert getattr(reply, method) == round(result["methods"][method]["mean"], 2)
     assert "refused the vector of c: envelope from c: is malformed" in federation.log()
-    assert federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), protocol.MergeReply, envelopes) == reply
+    assert federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes) == reply
     assert trained(spies) == [0, 0]
 
 
@@ -367,7 +368,7 @@ def test_a_recipe_that_does_not_fit_the_site(federation, settings, width, kind):
     recipe = make_recipe(*settings, width=width)
     reply = federation.send(LOCAL, TrainLocal(RUN, recipe, False))
     if kind is None:
-        assert protocol.read(reply, protocol.TrainLocalReply, "reply")
+        assert protocol.read(reply, messages.TrainLocalReply, "reply")
     else:
         assert refusal(reply) == kind
 

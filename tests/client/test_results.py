@@ -14,7 +14,7 @@ from client.results import method_row, public_view, target_result
 from client.steph.select import Selection
 from common.concordance import Pairs, pairs
 from common.config import EvaluationConfig
-from common.protocol import MergeReply
+from common.messages import MergeReply
 
 EVALUATION = EvaluationConfig(bootstrap=200)
 T, E = np.array([100.0, 200, 300, 400, 500, 600]), np.array([1, 1, 0, 1, 0, 1])

@@ -13,7 +13,7 @@ from client.workspace import Workspace
 from common.abmil import Architecture
 from common.envelope import EnvelopeContext, seal
 from common.errors import EnvelopeError, ProtocolError
-from common.protocol import RunId
+from common.messages import RunId
 from common.vector_file import write_vector
 
 RUN = RunId("fed", "run1")

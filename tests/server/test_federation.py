@@ -6,7 +6,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from common import protocol
+from common import messages, protocol
 from common.config import Config, Deadlines, FederationConfig, ModelConfig
 from common.errors import QuorumError
 from server.federation import Federation
@@ -40,14 +40,14 @@ class Sites:
         if (fault := self.faults.get((name, action))) is not None:
             return fault(message)
         if action == protocol.HELLO:
-            return reply_to(message, name, protocol.HelloReply(name, "1", "uni2-h", 6))
+            return reply_to(message, name, messages.HelloReply(name, "1", "uni2-h", 6))
         if action == protocol.LOCAL:
-            return reply_to(message, name, protocol.TrainLocalReply("20-29", "10-19"))
+            return reply_to(message, name, messages.TrainLocalReply("20-29", "10-19"))
         if action == protocol.SHARE:
-            request = protocol.read(parcel, protocol.Share, "test")
+            request = protocol.read(parcel, messages.Share, "test")
             letters = {to: f"{name} to {to}".encode() for to in request.recipients}
-            return reply_to(message, name, protocol.ShareReply(), letters)
-        return reply_to(message, name, protocol.MergeReply("20-29", "10-19", (), 0.6, 0.6, 0.61, 0.61))
+            return reply_to(message, name, messages.ShareReply(), letters)
+        return reply_to(message, name, messages.MergeReply("20-29", "10-19", (), 0.6, 0.6, 0.61, 0.61))
 
 
 class SilentGrid(InProcessGrid):
@@ -103,7 +103,7 @@ def raising(message):
 
 
 def refusing(message):
-    return reply_to(message, "b", protocol.Refusal("DataError", "the site's data did not pass its check"))
+    return reply_to(message, "b", messages.Refusal("DataError", "the site's data did not pass its check"))
 
 
 def empty(message):
@@ -116,7 +116,7 @@ def old_version(message):
 
 
 def wrong_reply(message):
-    return reply_to(message, "b", protocol.ShareReply(), {"a": b"x"})
+    return reply_to(message, "b", messages.ShareReply(), {"a": b"x"})
 
 
 def not_json(message):
@@ -125,7 +125,7 @@ def not_json(message):
 
 
 def foreign_record(message):
-    records = protocol.pack(protocol.TrainLocalReply("20-29", "below 10"))
+    records = protocol.pack(messages.TrainLocalReply("20-29", "below 10"))
     records["weights"] = ArrayRecord()
     return Message(records, reply_to=message)
 
@@ -209,7 +209,7 @@ def test_a_finished_target_is_kept_when_the_rest_falls_below_the_quorum():
 
 
 def hello_as(name="b", width=6, encoder="uni2-h"):
-    return lambda message: reply_to(message, name, protocol.HelloReply(name, "1", encoder, width))
+    return lambda message: reply_to(message, name, messages.HelloReply(name, "1", encoder, width))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_hello_refuses_a_mismatch_by_name(fault, site, said):
 
 def test_envelopes_for_strangers_go_nowhere():
     def chatty(message):
-        return reply_to(message, "b", protocol.ShareReply(), {"a": b"mine", "d": b"not asked for", "../x": b"?"})
+        return reply_to(message, "b", messages.ShareReply(), {"a": b"mine", "d": b"not asked for", "../x": b"?"})
 
     sites = Sites({("b", protocol.SHARE): chatty})
     federation(sites).run()
@@ -245,7 +245,7 @@ def test_envelopes_for_strangers_go_nowhere():
 
 def test_vectors_that_the_target_refused_are_reported():
     def merged(message):
-        return reply_to(message, "a", protocol.MergeReply("20-29", "10-19", ("c",), 0.6, None, None, 0.6))
+        return reply_to(message, "a", messages.MergeReply("20-29", "10-19", ("c",), 0.6, None, None, 0.6))
 
     run = federation(Sites({("a", protocol.MERGE): merged}))
     run.run()

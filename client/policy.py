@@ -1,0 +1,95 @@
+"""The site's own policy: what may leave, to whom, and how coarse. What it does not allow is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from common.config import SITE_NAME, Recipe, digest
+from common.errors import PrivacyPolicyError, RecipePolicyError, SizePolicyError, TargetPolicyError
+from common.messages import band
+
+Metric = Literal["patients", "events", "c_index"]
+_METRICS: tuple[Metric, ...] = ("patients", "events", "c_index")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """``policy`` in ``site.yaml``. By default nobody may receive the vector."""
+
+    targets: tuple[str, ...] = ()  # sites that may receive this site's vector
+    min_patients: int = 30  # that the shared vector's training must have had
+    min_events: int = 10
+    metrics: tuple[Metric, ...] = _METRICS  # that may reach the coordinator; the others are sent as null
+    count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
+    c_index_decimals: Literal[1, 2] = 2
+    privacy: Literal["none", "dp-sgd"] = "none"  # what the shared vector must have been trained with
+    recipes: tuple[str, ...] | None = None  # digests of the recipes this site trains; null: any within the bounds
+
+    def __post_init__(self) -> None:
+        if not all(SITE_NAME.fullmatch(name) for name in self.targets):
+            raise ValueError(f"targets must be site names like {SITE_NAME.pattern}")
+        if self.min_patients < 1 or self.min_events < 1:
+            raise ValueError("min_patients and min_events must be at least 1")
+        if self.count_band < 10 or self.count_band % 10 or self.count_band > 10_000:
+            raise ValueError("count_band must be a multiple of 10, at most 10000")
+        if self.recipes is not None and not all(re.fullmatch("[0-9a-f]{64}", text) for text in self.recipes):
+            raise ValueError("recipes must be digests of 64 hexadecimal digits, as 'fedsteph recipe' prints them")
+
+    @classmethod
+    def of_simulation(cls, names: tuple[str, ...]) -> Policy:
+        """What a simulated site without a policy of its own has: its owner holds all the data anyway."""
+        return cls(targets=names, min_patients=1, min_events=1)
+
+    def require_recipe(self, recipe: Recipe) -> None:
+        """Raises:
+        RecipePolicyError: the site trains reviewed recipes only, and this is none of them.
+        """
+        if self.recipes is not None and digest(recipe) not in self.recipes:
+            raise RecipePolicyError(
+                f"the recipe {digest(recipe)} is not among policy.recipes",
+                where="policy.recipes",
+                remedy="Review it (its keys are in the site's log), and add its digest if you agree",
+            )
+
+    def require_size(self, patients: int, events: int) -> None:
+        """Raises:
+        SizePolicyError: the training part behind a vector is too small for it to leave.
+        """
+        if patients < self.min_patients or events < self.min_events:
+            raise SizePolicyError(
+                f"{patients} patients with {events} events train the vector; the policy asks for at least "
+                f"{self.min_patients} and {self.min_events}",
+                where="policy.min_patients and policy.min_events",
+            )
+
+    def require_privacy(self) -> None:
+        """Raises:
+        PrivacyPolicyError: the policy asks for differential privacy, and training here has none.
+        """
+        if self.privacy != "none":
+            raise PrivacyPolicyError(
+                f"asks for {self.privacy}, and this version trains without differential privacy",
+                where="policy.privacy",
+                remedy="Nothing is shared until it does, or until the policy says none",
+            )
+
+    def require_target(self, target: str) -> None:
+        """Raises:
+        TargetPolicyError: this site's vector may not go there.
+        """
+        if target not in self.targets:
+            raise TargetPolicyError(
+                f"{target} is not among policy.targets",
+                where="policy.targets",
+                remedy="Add it if that site may receive this site's vector",
+            )
+
+    def band(self, metric: Metric, count: int) -> str | None:
+        """A count as its band, 37 -> '30-39' and 7 -> 'below 10'; null where it may not leave."""
+        return band(count, self.count_band) if metric in self.metrics else None
+
+    def c_index(self, value: float | None) -> float | None:
+        """A C-index, rounded; null where it may not leave or is undefined."""
+        return None if value is None or "c_index" not in self.metrics else round(value, self.c_index_decimals)

@@ -1,0 +1,78 @@
+"""Sequence numbers against replay: one that grows with every envelope sent, one remembered per sender."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common import atomic
+from common.errors import ConfigError, ReplayedEnvelopeError, RunFolderError
+from common.schema import build
+
+SENT_FILE = "sent.json"
+RECEIVED_FILE = "received.json"
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The newest accepted envelope of one sender's key."""
+
+    sequence: int
+    sha256: str
+
+
+def next_sequence(state: Path) -> int:
+    """The number for one more envelope; it is on the disk before it is used, and never given twice.
+
+    Raises:
+        RunFolderError: the counter's file is damaged; counting anew would make this site's envelopes refused.
+    """
+    path = state / SENT_FILE
+    number = (_read(path) if path.exists() else {"sequence": 0}).get("sequence")
+    if type(number) is not int:
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup, or rotate this site's keys")
+    atomic.write_json(path, {"sequence": number + 1})
+    return number + 1
+
+
+def accept_once(state: Path, sender: str, sequence: int, envelope: bytes) -> None:
+    """Remember an opened envelope, and refuse it if it, or a later one, was accepted before.
+
+    The very same envelope is accepted again as long as no later one was: a request that is sent again after a
+    crash is harmless.
+
+    Args:
+        sender: fingerprint of the sender's keys; new keys count anew.
+
+    Raises:
+        ReplayedEnvelopeError: it is not newer than the last.
+    """
+    path = state / RECEIVED_FILE
+    seen = {key: _last(value, path) for key, value in (_read(path) if path.exists() else {}).items()}
+    new = _Last(sequence, hashlib.sha256(envelope).hexdigest())
+    last = seen.get(sender)
+    if last == new:
+        return
+    if last is not None and sequence <= last.sequence:
+        raise ReplayedEnvelopeError("is not newer than the last that was accepted", where="envelope")
+    seen[sender] = new
+    atomic.write_json(path, {key: asdict(value) for key, value in seen.items()})
+
+
+def _last(value: object, path: Path) -> _Last:
+    try:
+        return build(_Last, value, path)
+    except ConfigError as error:
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup") from error
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup") from error
+    if not isinstance(content, dict):
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup")
+    return content

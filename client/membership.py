@@ -25,6 +25,7 @@ class MembershipFile:
     server: str | None = None  # host:port of the server; for 'fedsteph doctor'
     ca: str | None = None  # certificate that the server's must chain to; for 'fedsteph doctor'
     auth_key: str | None = None  # this node's secret key towards Flower; for 'fedsteph doctor'
+    flwr_home: str | None = None  # FLWR_HOME with the reviewed app; for 'fedsteph doctor'
 
     def __post_init__(self) -> None:
         if len(self.roster_sha256) != 64 or set(self.roster_sha256) - set("0123456789abcdef"):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import ModelConfig
+from common.config import Config, ModelConfig
 from common.errors import ConfigError
 
 
@@ -146,6 +146,24 @@ def model_digest(model: ABMIL) -> str:
 def m0_digest(config: ModelConfig) -> str:
     """The digest that this machine's ``M0`` has, to be pinned or compared."""
     return model_digest(initial_model(Architecture.of(config), config.m0_seed))
+
+
+def pin_m0(config: Config) -> Config:
+    """The configuration with the digest of M0 filled in.
+
+    Raises:
+        ConfigError: no width, or a digest that M0 on this machine does not have.
+    """
+    if config.model.width is None:
+        raise ConfigError("must be given", where="model.width", remedy="Set it to the width of the sites' features")
+    m0 = m0_digest(config.model)
+    if config.model.m0_sha256 not in (None, m0):
+        raise ConfigError(
+            f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one",
+            where="model.m0_sha256",
+            remedy="Remove the key to pin this machine's M0, or use the torch version that made the pinned one",
+        )
+    return replace(config, model=replace(config.model, m0_sha256=m0))
 
 
 def pinned_model(config: ModelConfig) -> ABMIL:

@@ -136,6 +136,9 @@ def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
     elif hint is float:
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
+    elif hint is Path:
+        if isinstance(value, str) and value.strip():
+            return Path(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     raise ConfigError(f"'{key}' must be {_describe(hint)}, not {value!r}", where=where, remedy="Change its value")
@@ -153,5 +156,5 @@ def _describe(hint: Any) -> str:
         return "a mapping"
     if hint is type(None):
         return "null"
-    names = {float: "a finite number", int: "a whole number", str: "text", bool: "true or false"}
+    names = {float: "a finite number", int: "a whole number", str: "text", bool: "true or false", Path: "a path"}
     return names.get(hint, str(hint))

@@ -12,14 +12,18 @@ from typing import Annotated
 import typer
 
 from client import cli as site_commands
+from client.keys_cli import keys
 from client.report import problem_table
 from client.site import site_folders
 from common import console
+from common.audit_cli import audit
 from common.config import Config, load_config
 from common.errors import ConfigError
+from common.flower_app import config_folder
 from common.lock import exclusive
+from common.roster_cli import roster
+from simulations import coordinator_cli
 from simulations import simulate as simulation
-from simulations.flower_app import config_folder
 from simulations.run_folder import RunFolder, prepare
 from simulations.simulate import Engine
 from simulations.summary import show
@@ -33,6 +37,14 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 your input, 2 a site or the quorum failed, 3 a bug.",
 )
 app.add_typer(site_commands.data, name="data")
+app.add_typer(keys, name="keys")
+app.add_typer(roster, name="roster")
+app.add_typer(audit, name="audit")
+app.add_typer(coordinator_cli.doctor, name="doctor")
+app.add_typer(coordinator_cli.app, name="app")
+app.command("provision")(coordinator_cli.provision)
+app.command("run")(coordinator_cli.run)
+app.command("recipe")(coordinator_cli.recipe)
 app.command("train")(site_commands.train)
 app.command("predict")(site_commands.predict)
 

@@ -15,7 +15,7 @@ from client.data.problems import Problem, refuse_errors
 from client.site import SIMULATED_SITES, Site
 from client.workspace import Workspace
 from common import atomic
-from common.abmil import m0_digest
+from common.abmil import pin_m0
 from common.config import Config, FederationConfig, ModelConfig, dump_yaml, load_config, to_dict
 from common.errors import ConfigError, RunFolderError
 from common.key_file import write_identity
@@ -123,14 +123,7 @@ def _resolve(config: Config, sites: Sequence[Site]) -> Config:
     """Fill in what the sites decide: their names, the target, the width, and M0's digest."""
     federation = _federation(config, sites)
     model = _same_features(config.model, sites)
-    m0 = m0_digest(model)
-    if model.m0_sha256 not in (None, m0):
-        raise ConfigError(
-            f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one",
-            where="model.m0_sha256",
-            remedy="Remove the key to pin this machine's M0, or use the torch version that made the pinned one",
-        )
-    return replace(config, federation=federation, model=replace(model, m0_sha256=m0))
+    return pin_m0(replace(config, federation=federation, model=model))
 
 
 def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:

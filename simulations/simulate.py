@@ -11,11 +11,11 @@ from client.site import site_folders
 from client.target import RESULT_FILE
 from common import atomic
 from common.errors import EngineError, QuorumError, SiteError
+from common.monitor import watching
 from server.app import OUTCOME_FILE
 from simulations.cohorts import write_world
 from simulations.flower_engine import run_with_flower
 from simulations.in_process import run_in_process
-from simulations.monitor import watching
 from simulations.oracle import oracle_row
 from simulations.run_folder import RunFolder
 from simulations.summary import summary

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
+import re
+import resource
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
 import safetensors.torch
-from client_builders import Spy, make_recipe
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from client_builders import Spy, make_recipe, make_vectors
+from cryptography.exceptions import InvalidSignature
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.supercore.task_identity import TaskIdentity
+from keys_and_rosters import identity_of, roster_of, write_membership, write_run_folder
 from sites import make_site
 
 import client.app
 import client.local
 import client.steph.fit
 from client.app import app
+from client.policy import Policy
 from client.results import METHODS
-from common import errors, protocol
+from common import audit, errors, messages, protocol
 from common.abmil import Architecture
-from common.envelope import EnvelopeContext, open_sealed
+from common.audit import Event
+from common.config import digest
+from common.envelope import Context as Bound
+from common.envelope import open_sealed, seal
 from common.errors import FedstephError
-from common.messages import Hello, Merge, RunId, Share, TrainLocal
+from common.messages import Hello, Merge, Refusal, RunId, Share, TrainLocal
 from common.protocol import HELLO, LOCAL, MERGE, SHARE, Parcel
+from common.vector_file import write_vector
 
-RUN = RunId("fed", "run1")
+ROSTER = roster_of("a", "b", "c")  # a and b are whole sites; the tests speak for c
+RUN = RunId("fed", "run1", ROSTER.digest)
 RECIPE = make_recipe()
-INTERNAL = "an unforeseen error happened at the site; its log has the details"
+VECTOR = write_vector(make_vectors(RECIPE, 1)["s000"])
+SEQUENCE = count(1)  # of c's envelopes
+UNFORESEEN_REASONS = {
+    "InternalError": "an unforeseen error happened at the site; its log has the details",
+    "StorageError": "the site could not read or write its disk; its log has the details",
+}
 
 
 class Federation:
@@ -43,18 +61,23 @@ class Federation:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.run = folder / "run"
-        self.run.mkdir(parents=True)
         for k, name in enumerate(("a", "b")):
             make_site(folder / "data" / name, patients=12, seed=k)
-        plan = [{"name": n, "folder": str(folder / "data" / n), "device": "cpu"} for n in ("a", "b")]
-        (self.run / "sites.json").write_text(json.dumps(plan))
+        self.run = write_run_folder(folder / "run", {name: folder / "data" / name for name in "abc"}, ROSTER)
 
     def state(self, name: str) -> Path:
         return self.run / "sites" / name
 
     def log(self, name: str = "a") -> str:
         return (self.state(name) / "site.log").read_text()
+
+    def set_policy(self, text: str, name: str = "a") -> None:
+        (self.folder / "data" / name / "site.yaml").write_text(f"policy: {text}\n")
+
+    def audited(self, name: str = "a") -> list[Event]:
+        """The site's audit log, whole and in order."""
+        audit.verify(self.state(name) / "audit")
+        return [line.event for line in audit.read_lines(self.state(name) / "audit")]
 
     def send(self, action: str, request: Any, envelopes=None, *, node: int = 0, **config: Any) -> Parcel:
         """Through the bytes that Flower would send, there and back."""
@@ -90,8 +113,9 @@ def refusal(parcel: Parcel, site: str | None = "a") -> str:
     assert list(body) == ["Refusal"]
     assert not parcel.envelopes
     kind = body["Refusal"]["kind"]
-    reason = INTERNAL if kind == "InternalError" else getattr(errors, kind).public_reason
+    reason = UNFORESEEN_REASONS.get(kind) or getattr(errors, kind).public_reason
     assert body["Refusal"] == {"kind": kind, "reason": reason, "site": site}
+    assert not re.search(r"[0-9/]", reason.replace("M0", ""))
     return kind
 
 
@@ -124,16 +148,67 @@ def trained(spies: list[Spy]) -> list[int]:
 @pytest.mark.parametrize(("node", "name"), [(0, "a"), (1, "b")])
 def test_hello(healthy, node, name):
     reply = healthy.ask(HELLO, Hello(RUN), messages.HelloReply, node=node)
-    assert reply == messages.HelloReply(name, version("fedsteph"), "test-encoder", 6)
+    expected = messages.HelloReply(name, version("fedsteph"), "test-encoder", 6, reply.audit, reply.signature)
+    assert reply == expected
+    signature = bytes.fromhex(reply.signature)
+    verifier = identity_of(name).public.verifier
+    verifier.verify(signature, reply.signed_bytes(RUN, node + 1))
+    for run, at in ((RUN, node + 2), (replace(RUN, run="run2"), node + 1), (replace(RUN, federation="x"), node + 1)):
+        with pytest.raises(InvalidSignature):
+            verifier.verify(signature, reply.signed_bytes(run, at))
 
 
-def test_a_real_node_serves_the_site_of_its_own_config(federation):
-    path = federation.folder / "data/b/site.yaml"
-    path.write_text("name: north\nstate: kept\n")
-    config = {"node_config": {"site-config": str(path)}}
-    assert federation.ask(HELLO, Hello(RUN), messages.HelloReply, **config).site == "north"
+def test_hello_tells_where_the_audit_log_stands(federation):
+    for expected in range(3):
+        told = federation.ask(HELLO, Hello(RUN), messages.HelloReply).audit
+        assert len(federation.audited()) == expected + 1  # and now the answer itself
+        audit.verify(federation.state("a") / "audit", told)
+
+
+def real_node(world: Federation, **sections: str) -> dict[str, Any]:
+    """b as a hospital runs it, with a site file of its own."""
+    folder = world.folder / "data/b"
+    file = write_membership(folder, "b", ROSTER)
+    lines = {
+        "name": "b",
+        "state": "kept",
+        "threads": "1",
+        "federation": json.dumps({key: value for key, value in asdict(file).items() if value is not None}),
+        "policy": "{targets: [a], min_patients: 1, min_events: 1}",
+    }
+    (folder / "site.yaml").write_text("".join(f"{key}: {value}\n" for key, value in (lines | sections).items()))
+    return {"site-config": str(folder / "site.yaml"), "partition-id": 0}
+
+
+def test_a_real_node_serves_the_site_of_its_own_config_whatever_the_run_config_says(federation):
+    """The coordinator's run folder offers a lax policy and other keys; the hospital's own file holds."""
+    config = {"node_config": real_node(federation)}
+    assert federation.ask(HELLO, Hello(RUN), messages.HelloReply, **config).site == "b"
     federation.ask(LOCAL, TrainLocal(RUN, RECIPE, False), messages.TrainLocalReply, **config)
     assert len(list((federation.folder / "data/b/kept").rglob("local.safetensors"))) == 1
+    assert refusal(federation.send(SHARE, Share(RUN, RECIPE, ("c",)), **config), "b") == "TargetPolicyError"
+    assert len(list(audit.read_lines(federation.folder / "data/b/fedsteph-audit"))) >= 3
+    assert not (federation.state("a") / "audit").exists() and not (federation.state("b") / "audit").exists()
+
+
+@pytest.mark.parametrize("lacking", ["federation", "policy"])
+def test_a_real_node_without_a_section_takes_no_part(federation, lacking):
+    config = {"node_config": real_node(federation, **{lacking: "null"})}
+    for action, request in requests():
+        assert refusal(federation.send(action, request, **config), "b") == "MembershipError"
+
+
+@pytest.mark.parametrize(
+    ("run", "kind"),
+    [
+        (replace(RUN, federation="other"), "WrongRunError"),
+        (replace(RUN, roster_sha256=roster_of("a", "b").digest), "RosterError"),
+    ],
+)
+def test_a_run_of_another_federation_or_roster_is_refused_in_every_phase(healthy, spies, run, kind):
+    for action, request in requests():
+        assert refusal(healthy.send(action, replace(request, id=run), {"b": b"x"})) == kind
+    assert trained(spies) == [0, 0]
 
 
 @pytest.mark.parametrize(("every_fold", "models"), [(True, 2), (False, 1)])
@@ -145,15 +220,27 @@ def test_local_training_is_kept_at_the_site_and_done_once(federation, spies, eve
         assert (reply, sent.envelopes) == (messages.TrainLocalReply("10-19", "below 10"), {})
         assert trained(spies) == [expected, 0]
     assert len(list(federation.state("a").rglob("local.safetensors"))) == models
-    assert not federation.state("b").exists()
+    assert [path.name for path in federation.state("b").iterdir()] == ["keys"]
+
+
+def bound(**changes: str) -> Bound:
+    """What c's envelope to a must be bound to."""
+    model = RECIPE.model
+    whole = Bound("fed", "run1", "c", "a", str(model.m0_sha256), Architecture.of(model).digest)
+    return replace(whole, **changes)
+
+
+def of_c(
+    *, content: bytes = VECTOR, sequence: int = 1, signed_by: str = "c", sealed_to: str = "a", **changes: str
+) -> bytes:
+    return seal(content, bound(**changes), sequence, identity_of(signed_by), identity_of(sealed_to).public)
 
 
 def opened(sent: Parcel) -> dict[str, dict[str, list]]:
     """The tensors that each recipient gets; safetensors writes its metadata in any order."""
-    model = RECIPE.model
-    own = (model.m0_sha256, Architecture.of(model).digest)
     plain = {
-        to: open_sealed(sent.envelopes[to], EnvelopeContext("fed", "run1", "a", to, *own)) for to in sent.envelopes
+        to: open_sealed(content, bound(sender="a", recipient=to), identity_of(to), identity_of("a").public).plain
+        for to, content in sent.envelopes.items()
     }
     return {to: {n: t.tolist() for n, t in safetensors.torch.load(vector).items()} for to, vector in plain.items()}
 
@@ -166,6 +253,7 @@ def test_one_envelope_per_recipient(federation, spies):
     again = federation.send(SHARE, Share(RUN, RECIPE, ("b", "c")))
     assert trained(spies) == [0, 0]
     assert opened(again) == opened(first)
+    assert not {*again.envelopes.values()} & {*first.envelopes.values()}
 
 
 def test_merge_and_merge_sent_again(federation, spies):
@@ -173,12 +261,13 @@ def test_merge_and_merge_sent_again(federation, spies):
     trained(spies)
     reply = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
     assert trained(spies) == [2 + 2 * 2, 2 * (2 * 2 + 1)]
-    assert (reply.patients, reply.events, reply.refused) == ("10-19", "below 10", ("c",))
+    assert (reply.patients, reply.events) == ("10-19", "below 10")
+    assert reply.refused == (Refusal("MalformedEnvelopeError", "the envelope was malformed", "c"),)
     result = json.loads((federation.state("a") / "result.json").read_text())
     assert result["sources"] == ["b"]
     for method in METHODS:
         assert getattr(reply, method) == round(result["methods"][method]["mean"], 2)
-    assert "refused the vector of c: envelope from c: is malformed" in federation.log()
+    assert "refused the vector of c: envelope of c: is no envelope of this version" in federation.log()
     assert federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes) == reply
     assert trained(spies) == [0, 0]
 
@@ -268,6 +357,9 @@ def test_what_is_wrong_with_the_data_stays_at_the_site(federation, fault, kind, 
         told = reply.body.replace("the site's data did not pass its check", "")
         assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in told]
     if kind in ("DataError", "NonFiniteError"):
+        assert Event(first, "refused", "run1", reason=kind) in federation.audited()
+        lines = (federation.state("a") / "audit" / audit.FILE).read_text()
+        assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in lines]
         log = federation.log()
         assert "P001" in log or fault is spoil_a_value
         assert str(federation.folder / "data/a") in log
@@ -315,7 +407,9 @@ def test_of_an_unforeseen_error_the_server_learns_nothing(monkeypatch, capfd, ro
     monkeypatch.setattr(client.app, "open_cohort", fail)
     monkeypatch.setattr(client.app.Workspace, "open", fail)
     reply = healthy.send(action, dict(requests())[action])
-    assert refusal(reply) == "InternalError"
+    kind = "StorageError" if issubclass(error, OSError) else "InternalError"
+    assert refusal(reply) == kind
+    assert healthy.audited()[-1] == Event(action, "failed", "run1", reason=kind)
     assert "P001" not in reply.body
     printed = capfd.readouterr()
     assert "P001" not in printed.out + printed.err + root_log.getvalue(), "what a site prints, Flower may forward"
@@ -338,6 +432,15 @@ def changed(request: Any, **recipe: Any) -> RecordDict:
     "changes",
     [
         {"training__epochs": 10**9},
+        {"training__epochs": 0},
+        {"steph__variant": "evil"},
+        {"steph__method": "average"},
+        {"steph__output": "softmax"},
+        {"steph__gamma": "best"},
+        {"model__head_bias": "other"},
+        {"evaluation__folds": 21},
+        {"method": "fedavg"},
+        {"id": None},
         {"training__lr": 50.0},
         {"training__epochs": "2"},
         {"training__seeds": 1},
@@ -373,11 +476,16 @@ def test_a_recipe_that_does_not_fit_the_site(federation, settings, width, kind):
         assert refusal(reply) == kind
 
 
-def test_a_recipe_without_a_pinned_m0_is_refused(healthy):
-    request = changed(TrainLocal(RUN, RECIPE, False), model__m0_sha256=None)
-    assert refusal(healthy.send(LOCAL, request)) == "ConfigError"
-    request = changed(TrainLocal(RUN, RECIPE, False), model__m0_sha256="a" * 64)
-    assert refusal(healthy.send(LOCAL, request)) == "ConfigError"
+@pytest.mark.parametrize("action", [LOCAL, SHARE, MERGE])
+@pytest.mark.parametrize("change", [{"m0_sha256": None}, {"m0_sha256": "a" * 64}, {"m0_seed": 1}], ids=str)
+def test_another_m0_than_the_pinned_one_is_refused(healthy, spies, action, change):
+    """Else one site's vector would start from elsewhere, and the sum of two would mean nothing."""
+    other = replace(RECIPE, model=replace(RECIPE.model, **change))
+    content = of_c(m0_sha256=str(other.model.m0_sha256), sequence=next(SEQUENCE))
+    request = replace(dict(requests())[action], recipe=other)
+    kind = refusal(healthy.send(action, request, {"c": content} if action == MERGE else None))
+    assert kind == "ConfigError" or (action == MERGE and kind == "VectorMismatchError")
+    assert trained(spies) == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -393,6 +501,10 @@ def test_a_recipe_without_a_pinned_m0_is_refused(healthy):
         RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": '{"Hello": {"id": null}}'})}),
         RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": '{"Refusal": {"kind": "a", "reason": "b"}}'})}),
         protocol.pack(Share(RUN, RECIPE, ("b",))),
+        RecordDict({**protocol.pack(Hello(RUN)), "metrics": MetricRecord({"x": 1.0})}),
+        RecordDict({**protocol.pack(Hello(RUN)), "weights": ArrayRecord()}),
+        RecordDict({**protocol.pack(Hello(RUN)), "run-folder": ConfigRecord({"path": "/etc"})}),
+        RecordDict({**protocol.pack(Hello(RUN)), "envelopes": ConfigRecord({"b": b"x"})}),
     ],
 )
 def test_messages_that_are_not_the_protocols(healthy, records):
@@ -405,16 +517,254 @@ def test_a_recipient_that_is_no_other_site_is_refused(healthy, recipient):
 
 
 @pytest.mark.parametrize(
-    ("run", "max_norm"), [(RunId("fed", "run0"), 250.0), (RunId("other", "run1"), 250.0), (RUN, 1e-9), (RUN, -1.0)]
+    ("run", "max_norm", "kind"),
+    [
+        (replace(RUN, run="run0"), 250.0, "WrongRunError"),
+        (RUN, 1e-9, "VectorFileError"),
+        (RUN, -1.0, "VectorFileError"),
+    ],
 )
-def test_without_a_usable_envelope_nothing_is_merged(federation, spies, run, max_norm):
+def test_without_a_usable_envelope_nothing_is_merged(federation, spies, run, max_norm, kind):
     envelopes = federation.envelopes_for_a()
     trained(spies)
-    assert refusal(federation.send(MERGE, Merge(run, RECIPE, max_norm), envelopes)) == "EnvelopeError"
+    assert refusal(federation.send(MERGE, Merge(run, RECIPE, max_norm), envelopes)) == kind
     assert trained(spies) == [0, 0]
-    assert "envelope" in federation.log()
+    assert "of b: " in federation.log()
 
 
-def test_a_reply_that_cannot_be_packed_is_an_internal_error(monkeypatch, federation):
-    monkeypatch.setattr(client.app.protocol, "band", lambda count: float("nan"))
+def test_a_count_that_a_bug_would_send_exactly_does_not_leave(monkeypatch, federation):
+    monkeypatch.setattr(Policy, "band", lambda self, metric, count: str(count))
     assert refusal(federation.send(LOCAL, TrainLocal(RUN, RECIPE, False))) == "InternalError"
+
+
+# ---------------------------------------------------------------- policy and audit
+
+
+LAX = "min_patients: 1, min_events: 1"
+POLICIES = [
+    (SHARE, "{}", "SizePolicyError"),
+    (LOCAL, "{}", "SizePolicyError"),
+    (SHARE, "{targets: [b, c], min_patients: 7, min_events: 1}", "SizePolicyError"),
+    (SHARE, "{targets: [b, c], min_patients: 1, min_events: 7}", "SizePolicyError"),
+    (SHARE, f"{{{LAX}}}", "TargetPolicyError"),
+    (SHARE, f"{{targets: [c], {LAX}}}", "TargetPolicyError"),
+    (SHARE, f"{{targets: [b, c], privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
+    (LOCAL, f"{{targets: [b, c], privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
+    *((action, f"{{targets: [b, c], recipes: [{'f' * 64}], {LAX}}}", "RecipePolicyError") for action in (LOCAL, SHARE)),
+    (MERGE, f"{{recipes: [{'f' * 64}]}}", "RecipePolicyError"),
+    (HELLO, "{min_patients: 0}", "ConfigError"),
+]
+
+
+@pytest.mark.parametrize(("action", "policy", "kind"), POLICIES)
+def test_what_the_policy_does_not_allow_is_refused_and_audited(federation, spies, action, policy, kind):
+    federation.set_policy(policy)
+    request = {LOCAL: TrainLocal(RUN, RECIPE, False)}.get(action) or dict(requests())[action]
+    reply = federation.send(action, request, {"c": b"x"} if action == MERGE else None)
+    assert refusal(reply, None if kind == "ConfigError" else "a") == kind
+    assert trained(spies)[1] == 0
+    assert not list(federation.state("a").rglob("local.safetensors")) or kind == "TargetPolicyError"
+    if kind != "ConfigError":
+        assert federation.audited()[-1] == Event(action, "refused", "run1", reason=kind)
+
+
+def test_a_target_trains_although_its_policy_shares_nothing(federation):
+    federation.set_policy("{}")
+    reply = federation.ask(LOCAL, TrainLocal(RUN, RECIPE, True), messages.TrainLocalReply)
+    assert reply == messages.TrainLocalReply("10-19", "below 10")
+
+
+def test_a_reviewed_recipe_is_trained(federation):
+    federation.set_policy(f"{{targets: [b], recipes: [{digest(RECIPE)}], {LAX}}}")
+    assert list(federation.send(SHARE, Share(RUN, RECIPE, ("b",))).envelopes) == ["b"]
+
+
+def test_a_recipient_that_the_policy_leaves_out_is_named_with_its_reason(federation):
+    federation.set_policy(f"{{targets: [b, nobody], {LAX}}}")
+    sent = federation.send(SHARE, Share(RUN, RECIPE, ("b", "c", "nobody")))
+    assert list(sent.envelopes) == ["b"]
+    assert protocol.read(sent, messages.ShareReply, "reply").refused == (
+        Refusal("TargetPolicyError", "the site's policy does not let its vector go to this target", "c"),
+        Refusal("UnknownSenderError", "the envelope's sender is not in the roster", "nobody"),
+    )
+    seals = [(e.peer, e.decision, e.reason) for e in federation.audited() if e.event == "vector.seal"]
+    assert seals == [
+        ("b", "allowed", None),
+        ("c", "refused", "TargetPolicyError"),
+        ("nobody", "refused", "UnknownSenderError"),
+    ]
+
+
+def test_metrics_leave_as_the_policy_says(federation):
+    federation.set_policy("{metrics: [events], count_band: 50}")
+    local = federation.ask(LOCAL, TrainLocal(RUN, RECIPE, True), messages.TrainLocalReply)
+    assert local == messages.TrainLocalReply(None, "below 50")
+    merged = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
+    assert merged == messages.MergeReply(None, "below 50", (), None, None, None, None)
+
+
+def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_there(federation):
+    federation.send(HELLO, Hello(RUN))
+    federation.send(LOCAL, TrainLocal(RUN, RECIPE, True))
+    [sealed] = federation.send(SHARE, Share(RUN, RECIPE, ("b",))).envelopes.values()
+    received = federation.envelopes_for_a()
+    federation.send(MERGE, Merge(RUN, RECIPE, 250.0), received)
+    federation.send(MERGE, Merge(RUN, RECIPE, 250.0), {"P001": b"x", "b": b"x"})
+    found = federation.audited()
+    assert [(e.event, e.decision, e.peer, e.reason) for e in found] == [
+        (HELLO, "allowed", None, None),
+        (LOCAL, "allowed", None, None),
+        ("vector.seal", "allowed", "b", None),
+        (SHARE, "allowed", None, None),
+        ("vector.open", "allowed", "b", None),
+        (MERGE, "allowed", None, None),
+        ("vector.open", "refused", None, "UnknownSenderError"),
+        ("vector.open", "refused", "b", "MalformedEnvelopeError"),
+        (MERGE, "refused", None, "EnvelopeError"),
+    ]
+    assert {e.run for e in found} == {"run1"}
+    assert [found[2].size, found[4].size] == [len(sealed), len(received["b"])]
+    lines = (federation.state("a") / "audit" / audit.FILE).read_text()
+    assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in lines]
+    numbers = {
+        value
+        for line in lines.splitlines()
+        for value in json.loads(line)["event"].values()
+        if isinstance(value, int | float)
+    }
+    assert numbers == {len(sealed), len(received["b"]), 1}  # sizes of envelopes; no count and no score
+
+
+# ---------------------------------------------------------------- envelopes under attack
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory) -> Federation:
+    """a, which has merged b's vector already: whatever is sent beside that vector costs no training."""
+    made = Federation(tmp_path_factory.mktemp("target"))
+    assert made.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, made.envelopes_for_a()).refused == ()
+    return made
+
+
+def spoiled(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+ATTACKS = {
+    "of another run": (of_c(run="run0"), "WrongRunError"),
+    "of another federation": (of_c(federation="other"), "WrongRunError"),
+    "for another recipient": (of_c(recipient="b", sealed_to="b"), "WrongRecipientError"),
+    "another site's": (of_c(sender="a", signed_by="a"), "SwappedEnvelopeError"),
+    "re-signed by a stranger": (of_c(signed_by="mallory"), "ForgedEnvelopeError"),
+    "re-signed by another site": (of_c(signed_by="b"), "ForgedEnvelopeError"),
+    "sealed to another's key": (of_c(sealed_to="b"), "WrongKeyError"),
+    "from another M0": (of_c(m0_sha256="0" * 64), "WrongModelError"),
+    "of another architecture": (of_c(architecture="0" * 64), "WrongModelError"),
+    "altered": (spoiled(of_c()), "AlteredEnvelopeError"),
+    "cut": (of_c()[:-1], "TruncatedEnvelopeError"),
+    "an unsealed vector": (VECTOR, "MalformedEnvelopeError"),
+    "around junk": (of_c(content=b"junk", sequence=2), "VectorFileError"),
+}
+
+
+@pytest.mark.parametrize(("attack", "kind"), ATTACKS.values(), ids=ATTACKS)
+def test_a_bad_envelope_is_refused_by_its_own_reason_and_the_good_one_is_merged(target, attack, kind):
+    envelopes = {**target.envelopes_for_a(), "c": attack}
+    reply = target.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
+    assert reply.refused == (Refusal(kind, getattr(errors, kind).public_reason, "c"),)
+    assert json.loads((target.state("a") / "result.json").read_text())["sources"] == ["b"]
+    assert Event("vector.open", "refused", "run1", "c", reason=kind) in [
+        replace(event, artefact=None, size=None) for event in target.audited()
+    ]
+
+
+def test_mail_that_was_swapped_between_two_senders_is_refused_for_both(target):
+    b, c = target.envelopes_for_a()["b"], of_c(sequence=3)
+    assert refusal(target.send(MERGE, Merge(RUN, RECIPE, 250.0), {"b": c, "c": b})) == "EnvelopeError"
+    assert target.log().count("was made by another site than it was delivered for") >= 2
+
+
+def test_a_sender_that_the_roster_does_not_list_is_refused(target):
+    content = of_c(sender="mallory", signed_by="mallory")
+    envelopes = {**target.envelopes_for_a(), "mallory": content}
+    [refused] = target.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes).refused
+    assert (refused.kind, refused.site) == ("UnknownSenderError", "mallory")
+
+
+def test_an_older_envelope_of_the_same_run_is_a_replay(target):
+    older, newer = (target.envelopes_for_a()["b"] for _ in range(2))
+    merge = Merge(RUN, RECIPE, 250.0)
+    assert target.ask(MERGE, merge, messages.MergeReply, {"b": newer}).refused == ()
+    assert target.ask(MERGE, merge, messages.MergeReply, {"b": newer}).refused == ()
+    assert refusal(target.send(MERGE, merge, {"b": older})) == "ReplayedEnvelopeError"
+
+
+def test_an_envelope_of_an_earlier_run_is_no_use_in_a_later_one(target):
+    earlier = target.envelopes_for_a()
+    later = Merge(replace(RUN, run="run2"), RECIPE, 250.0)
+    assert refusal(target.send(MERGE, later, earlier)) == "WrongRunError"
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+def fill_disk_for(patch: pytest.MonkeyPatch, name: str) -> list[Path]:
+    """Files of this name cannot be put in place any more, as on a full disk; says which were tried."""
+    tried: list[Path] = []
+    real = os.replace
+
+    def replaced(source: Any, place: Any) -> None:
+        if Path(place).name == name:
+            tried.append(Path(place))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+        real(source, place)
+
+    patch.setattr(os, "replace", replaced)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("action", "name"),
+    [
+        (LOCAL, "local.safetensors"),
+        (SHARE, "sent.json"),
+        (MERGE, "received.json"),
+        (MERGE, "inner.json"),
+        (MERGE, "steph.safetensors"),
+        (MERGE, "result.json"),
+        (MERGE, "fold_1.safetensors"),
+    ],
+)
+def test_a_full_disk_is_a_refusal_and_leaves_nothing_half_written(federation, monkeypatch, action, name):
+    request = dict(requests())[action]
+    envelopes = federation.envelopes_for_a() if action == MERGE else None
+    with monkeypatch.context() as patch:
+        tried = fill_disk_for(patch, name)
+        reply = federation.send(action, request, envelopes)
+        assert tried
+        assert refusal(reply) == "StorageError"
+    assert "No space left" in federation.log() and "No space" not in reply.body
+    assert not [path for path in federation.state("a").rglob("*") if path.name == name or path.suffix == ".part"]
+    assert federation.audited()[-1] == Event(action, "failed", "run1", reason="StorageError")
+    assert "Refusal" not in json.loads(federation.send(action, request, envelopes).body)
+    assert federation.audited()[-1] == Event(action, "allowed", "run1")
+
+
+def test_an_audit_line_that_the_disk_cuts_off_stops_the_answer_and_is_mended_later(federation):
+    """A real limit on file sizes: the operating system takes a part of the line and then no more."""
+    for _ in range(12):
+        federation.send(HELLO, Hello(RUN))
+    path = federation.state("a") / "audit" / audit.FILE
+    before = path.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before + 50, hard))
+    try:
+        reply = federation.send(HELLO, Hello(RUN))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refusal(reply) == "StorageError"
+    assert before <= path.stat().st_size <= before + 50
+    assert federation.ask(HELLO, Hello(RUN), messages.HelloReply).site == "a"
+    found = federation.audited()
+    assert (found[-1].event, found[-1].decision) == (HELLO, "allowed")
+    assert sum(event.event == HELLO for event in found) == 13

@@ -10,11 +10,13 @@ import pytest
 from client_builders import make_workspace, plain_c
 
 from client.fold import METHODS, FoldResult, SourceUse
+from client.policy import Policy
 from client.results import method_row, public_view, target_result
 from client.steph.select import Selection
 from common.concordance import Pairs, pairs
 from common.config import EvaluationConfig
-from common.messages import MergeReply
+from common.errors import ForgedEnvelopeError, UnknownSenderError
+from common.messages import MergeReply, Refusal
 
 EVALUATION = EvaluationConfig(bootstrap=200)
 T, E = np.array([100.0, 200, 300, 400, 500, 600]), np.array([1, 1, 0, 1, 0, 1])
@@ -122,8 +124,25 @@ def test_a_target_too_small_to_evaluate_is_told_so(workspace, events, sentence):
 
 def test_what_may_leave_the_site(workspace):
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(2)], ["a", "b"])
-    reply = public_view(result, ["b"])
+    error = ForgedEnvelopeError("P001 signed it", where="/secret")
+    reply = public_view(result, {"b": error}, Policy())
     means = {method: round(result["methods"][method]["mean"], 2) for method in METHODS}
-    assert reply == MergeReply(patients="20-29", events="10-19", refused=("b",), **means)
+    refused = (Refusal("ForgedEnvelopeError", "the envelope's signature is not its sender's", "b"),)
+    assert reply == MergeReply(patients="20-29", events="10-19", refused=refused, **means)
     silent = target_result(workspace, [fold_result(workspace, 0, {}, e=0 * E)], ["a", "b"])
-    assert public_view(silent, []) == MergeReply("20-29", "10-19", (), None, None, None, None)
+    assert public_view(silent, {}, Policy()) == MergeReply("20-29", "10-19", (), None, None, None, None)
+
+
+def test_the_policy_decides_how_coarse_it_leaves_and_whether(workspace):
+    result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(2)], ["a", "b"])
+    coarse = public_view(result, {}, Policy(count_band=50, c_index_decimals=1))
+    means = {method: round(result["methods"][method]["mean"], 1) for method in METHODS}
+    assert coarse == MergeReply("below 50", "below 50", (), **means)
+    assert public_view(result, {}, Policy(metrics=())) == MergeReply(None, None, (), None, None, None, None)
+    assert public_view(result, {}, Policy(metrics=("events",))).events == "10-19"
+
+
+def test_a_refused_sender_whose_name_is_none_is_not_repeated(workspace):
+    result = target_result(workspace, [fold_result(workspace, 0, {})], ["a"])
+    refused = {name: UnknownSenderError("no") for name in ("z", "../P001", "", "b")}
+    assert [refusal.site for refusal in public_view(result, refused, Policy()).refused] == ["b", "z"]

@@ -1,112 +1,285 @@
-"""A vector's way from one site into another, and every reason to refuse one."""
+"""A vector's way from one site into another, and every reason to keep one or to refuse one."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 import torch
 from client_builders import m0_of, make_recipe, make_vectors, make_workspace, state_of
+from keys_and_rosters import identity_of, membership_of, roster_of
 
+from client.membership import Membership
+from client.policy import Policy
+from client.sequence import next_sequence
 from client.sharing import incoming, outgoing
 from client.workspace import Workspace
 from common.abmil import Architecture
-from common.envelope import EnvelopeContext, seal
-from common.errors import EnvelopeError, ProtocolError
+from common.audit import Event, read_lines, verify
+from common.envelope import Context, seal
+from common.errors import (
+    AlteredEnvelopeError,
+    EnvelopeError,
+    FedstephError,
+    ForgedEnvelopeError,
+    MalformedEnvelopeError,
+    PrivacyPolicyError,
+    ProtocolError,
+    ReplayedEnvelopeError,
+    SizePolicyError,
+    SwappedEnvelopeError,
+    TargetPolicyError,
+    TruncatedEnvelopeError,
+    UnknownSenderError,
+    VectorFileError,
+    VectorMismatchError,
+    WrongKeyError,
+    WrongModelError,
+    WrongRecipientError,
+    WrongRunError,
+)
 from common.messages import RunId
+from common.task_vector import TaskVector
 from common.vector_file import write_vector
 
-RUN = RunId("fed", "run1")
+ROSTER = roster_of("site", "also", "bad", "good", "other")
+RUN = RunId("fed", "run1", ROSTER.digest)
 MAX_NORM = 250.0
+OPEN = Policy(targets=("site", "other", "good"), min_patients=1, min_events=1)
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Workspace:
+def trained(tmp_path_factory) -> Workspace:
     return make_workspace(tmp_path_factory.mktemp("sharing"), "training.epochs=3", patients=12)
 
 
+@pytest.fixture
+def workspace(trained, tmp_path) -> Workspace:
+    """The trained one, with a memory of accepted envelopes and an audit log of its own."""
+    return replace(trained, site=replace(trained.site, state=tmp_path / "state"))
+
+
+def member(name: str = "site", policy: Policy = OPEN) -> Membership:
+    return membership_of(name, ROSTER, policy)
+
+
 def named(workspace: Workspace, name: str) -> Workspace:
-    return replace(workspace, site=replace(workspace.site, name=name))
+    state = workspace.site.state.with_name(f"state-of-{name}")
+    return replace(workspace, site=replace(workspace.site, name=name, state=state))
 
 
-def context(workspace: Workspace, sender: str, **changes: str) -> EnvelopeContext:
+def audited(workspace: Workspace) -> list[Event]:
+    verify(workspace.site.state / "audit")
+    return [line.event for line in read_lines(workspace.site.state / "audit")]
+
+
+def envelope(
+    workspace: Workspace,
+    sender: str,
+    content: bytes | None = None,
+    *,
+    sequence: int = 1,
+    signed_by: str | None = None,
+    sealed_to: str = "site",
+    **changes: str,
+) -> bytes:
     model = workspace.recipe.model
-    bound = EnvelopeContext("fed", "run1", sender, "site", model.m0_sha256, Architecture.of(model).digest)
-    return replace(bound, **changes)
+    context = Context("fed", "run1", sender, "site", str(model.m0_sha256), Architecture.of(model).digest)
+    if content is None:
+        content = write_vector(make_vectors(workspace.recipe, 1)["s000"])
+    signer = identity_of(signed_by or sender)
+    return seal(content, replace(context, **changes), sequence, signer, identity_of(sealed_to).public)
 
 
-def envelope(workspace: Workspace, sender: str, content: bytes | None = None, **changes: str) -> bytes:
-    vector = make_vectors(workspace.recipe, 1)["s000"]
-    return seal(content if content is not None else write_vector(vector), context(workspace, sender, **changes))
+# ---------------------------------------------------------------- out
 
 
 def test_a_vector_arrives_as_it_left(workspace):
-    sent = outgoing(named(workspace, "a"), RUN, ["site", "other"])
-    assert sorted(sent) == ["other", "site"]
-    vectors, refused = incoming(workspace, RUN, {"a": sent["site"]}, MAX_NORM)
-    assert (list(vectors), refused) == (["a"], {})
-    own, start = state_of(workspace.local_model(0)), state_of(m0_of(workspace.recipe))
-    assert vectors["a"].norm > 0
-    for name, tensor in vectors["a"].tensors.items():
-        assert torch.equal(tensor, own[name] - start[name])
+    own = named(workspace, "good")
+    sent, kept = outgoing(own, member("good"), RUN, ["site", "other"])
+    assert (sorted(sent), kept) == (["other", "site"], {})
+    vectors, refused = incoming(workspace, member(), RUN, {"good": sent["site"]}, MAX_NORM)
+    assert (list(vectors), refused) == (["good"], {})
+    learned, start = state_of(workspace.local_model(0)), state_of(m0_of(workspace.recipe))
+    assert vectors["good"].norm > 0
+    for name, tensor in vectors["good"].tensors.items():
+        assert torch.equal(tensor, learned[name] - start[name])
+
+
+def test_what_leaves_is_sealed_and_every_envelope_is_another(workspace):
+    own = named(workspace, "good")
+    sent = [*outgoing(own, member("good"), RUN, ["site", "other"])[0].values()]
+    sent += outgoing(own, member("good"), RUN, ["site"])[0].values()
+    m0 = m0_of(workspace.recipe)
+    vector = TaskVector.between(workspace.local_model(0), m0)
+    plain = b"".join(tensor.numpy().tobytes() for tensor in vector.tensors.values())
+    blocks = {plain[i : i + 16] for i in range(0, len(plain) - 16, 16)}
+    for sealed in sent:
+        assert len(sealed) > len(plain)
+        assert not any(block in sealed for block in blocks)
+    assert len({*sent}) == 3
+
+
+def test_every_envelope_that_leaves_is_audited_with_its_digest_and_a_growing_number(workspace):
+    own = named(workspace, "good")
+    sent, _ = outgoing(own, member("good"), RUN, ["site", "other"])
+    expected = [
+        Event("vector.seal", "allowed", "run1", name, hashlib.sha256(content).hexdigest(), len(content))
+        for name, content in sent.items()
+    ]
+    assert audited(own) == expected
+    assert next_sequence(own.site.state) == 3
 
 
 @pytest.mark.parametrize("recipient", ["site", "../x", "/etc/passwd", "", "A", "a b", "a/b", "x" * 40, "a\n"])
 def test_recipients_that_are_no_other_site(workspace, recipient):
     with pytest.raises(ProtocolError) as caught:
-        outgoing(workspace, RUN, ["b", recipient])
+        outgoing(workspace, member(), RUN, ["good", recipient])
     assert caught.value.where == "recipients"
     assert "passwd" not in str(caught.value)
-
-
-def other_vector(*settings: str) -> bytes:
-    return write_vector(make_vectors(make_recipe(*settings), 1)["s000"])
+    assert audited(workspace) == []
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"),
+    ("policy", "error"),
     [
-        (lambda w: envelope(w, "bad", federation="other"), "another federation"),
-        (lambda w: envelope(w, "bad", run="run0"), "another run"),
-        (lambda w: envelope(w, "bad", recipient="b"), "another recipient"),
-        (lambda w: envelope(w, "good"), "another sender"),
-        (lambda w: envelope(w, "bad", m0_sha256="0" * 64), "another m0_sha256"),
-        (lambda w: envelope(w, "bad", architecture="0" * 64), "another architecture"),
-        (lambda w: envelope(w, "bad", run="run0", recipient="b"), "another run and recipient"),
-        (lambda w: envelope(w, "bad", other_vector("model.m0_seed=7")), "another M0"),
-        (lambda w: envelope(w, "bad", other_vector("model.embed=9")), "another architecture"),
-        (lambda w: envelope(w, "bad", b"junk"), "truncated"),
-        (lambda w: envelope(w, "bad")[:-1], "altered"),
-        (lambda w: b"junk", "malformed"),
-        (lambda w: b"", "malformed"),
+        (replace(OPEN, targets=("other",)), TargetPolicyError),
+        (replace(OPEN, targets=("other", "nobody")), UnknownSenderError),
     ],
 )
-def test_a_vector_that_does_not_belong_here_is_refused_and_the_others_go_on(workspace, make, reason):
-    envelopes = {"good": envelope(workspace, "good"), "bad": make(workspace), "also": envelope(workspace, "also")}
-    vectors, refused = incoming(workspace, RUN, envelopes, MAX_NORM)
+def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, policy, error):
+    refused = "good" if error is TargetPolicyError else "nobody"
+    sent, kept = outgoing(workspace, member(policy=policy), RUN, ["other", refused])
+    assert list(sent) == ["other"]
+    assert {name: type(reason) for name, reason in kept.items()} == {refused: error}
+    decisions = [(event.peer, event.decision, event.reason) for event in audited(workspace)]
+    assert decisions == [("other", "allowed", None), (refused, "refused", error.__name__)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "error"),
+    [
+        (Policy(min_patients=1, min_events=1), TargetPolicyError),
+        (replace(OPEN, min_patients=7), SizePolicyError),
+        (replace(OPEN, min_events=7), SizePolicyError),
+        (replace(OPEN, privacy="dp-sgd"), PrivacyPolicyError),
+        (Policy(), SizePolicyError),
+    ],
+)
+def test_what_the_policy_keeps_here_leaves_for_nobody(workspace, policy, error):
+    assert len(workspace.train_part(0)) == 6
+    with pytest.raises(FedstephError) as caught:
+        outgoing(workspace, member(policy=policy), RUN, ["good", "other"])
+    assert type(caught.value) is error
+    assert not any(event.decision == "allowed" for event in audited(workspace))
+
+
+# ---------------------------------------------------------------- in
+
+
+def vector_file(*settings: str) -> bytes:
+    return write_vector(make_vectors(make_recipe(*settings), 1)["s000"])
+
+
+def poisoned(value: float):
+    def make(workspace: Workspace) -> bytes:
+        vector = make_vectors(workspace.recipe, 1)["s000"]
+        tensors = {name: tensor.clone() for name, tensor in vector.tensors.items()}
+        next(iter(tensors.values())).view(-1)[0] = value
+        return envelope(workspace, "bad", write_vector(replace(vector, tensors=tensors)))
+
+    return make
+
+
+def spoiled(workspace: Workspace) -> bytes:
+    whole = envelope(workspace, "bad")
+    return whole[:-1] + bytes([whole[-1] ^ 1])
+
+
+REFUSED = {
+    "another federation": (lambda w: envelope(w, "bad", federation="other"), WrongRunError),
+    "another run": (lambda w: envelope(w, "bad", run="run0"), WrongRunError),
+    "another recipient": (lambda w: envelope(w, "bad", recipient="other", sealed_to="other"), WrongRecipientError),
+    "another sender": (lambda w: envelope(w, "good"), SwappedEnvelopeError),
+    "another sender's signature": (lambda w: envelope(w, "bad", signed_by="good"), ForgedEnvelopeError),
+    "a stranger's signature": (lambda w: envelope(w, "bad", signed_by="mallory"), ForgedEnvelopeError),
+    "sealed to another": (lambda w: envelope(w, "bad", sealed_to="other"), WrongKeyError),
+    "of another M0": (lambda w: envelope(w, "bad", m0_sha256="0" * 64), WrongModelError),
+    "of another architecture": (lambda w: envelope(w, "bad", architecture="0" * 64), WrongModelError),
+    "around another M0": (lambda w: envelope(w, "bad", vector_file("model.m0_seed=7")), VectorMismatchError),
+    "around another architecture": (lambda w: envelope(w, "bad", vector_file("model.embed=9")), VectorMismatchError),
+    "around junk": (lambda w: envelope(w, "bad", b"junk"), VectorFileError),
+    "around NaN": (poisoned(float("nan")), VectorFileError),
+    "around infinity": (poisoned(float("inf")), VectorFileError),
+    "around too much": (poisoned(1e30), VectorFileError),
+    "altered": (spoiled, AlteredEnvelopeError),
+    "cut": (lambda w: envelope(w, "bad")[:-1], TruncatedEnvelopeError),
+    "longer": (lambda w: envelope(w, "bad") + b"\0", MalformedEnvelopeError),
+    "junk": (lambda w: b"junk", MalformedEnvelopeError),
+    "nothing": (lambda w: b"", MalformedEnvelopeError),
+    "a bare vector": (lambda w: vector_file(), MalformedEnvelopeError),
+}
+
+
+@pytest.mark.parametrize(("make", "error"), REFUSED.values(), ids=REFUSED)
+def test_a_vector_that_does_not_belong_here_is_refused_and_the_others_go_on(workspace, make, error):
+    bad = make(workspace)
+    envelopes = {"good": envelope(workspace, "good"), "bad": bad, "also": envelope(workspace, "also")}
+    vectors, refused = incoming(workspace, member(), RUN, envelopes, MAX_NORM)
     assert list(vectors) == ["also", "good"]
-    assert list(refused) == ["bad"]
-    assert reason in refused["bad"]
-    with pytest.raises(EnvelopeError, match="no usable envelope") as caught:
-        incoming(workspace, RUN, {"bad": envelopes["bad"]}, MAX_NORM)
-    assert reason in str(caught.value)
+    assert {name: type(reason) for name, reason in refused.items()} == {"bad": error}
+    with pytest.raises(FedstephError) as caught:
+        incoming(workspace, member(), RUN, {"bad": bad}, MAX_NORM)
+    assert type(caught.value) in (error, ReplayedEnvelopeError)
+    lines = {event.peer: event for event in audited(workspace)[:3]}
+    assert {name: line.decision for name, line in lines.items()} == {
+        "also": "allowed",
+        "bad": "refused",
+        "good": "allowed",
+    }
+    assert (lines["bad"].reason, lines["bad"].size) == (error.__name__, len(bad))
+    assert lines["bad"].artefact == hashlib.sha256(bad).hexdigest()
 
 
-@pytest.mark.parametrize("sender", ["site", "../../x", "Bad", ""])
-def test_a_sender_that_is_no_other_site_is_refused(workspace, sender):
+@pytest.mark.parametrize("sender", ["site", "../../x", "Bad", "", "mallory"])
+def test_a_sender_that_is_no_other_site_of_the_roster_is_refused(workspace, sender):
     envelopes = {"good": envelope(workspace, "good"), sender: envelope(workspace, sender)}
-    vectors, refused = incoming(workspace, RUN, envelopes, MAX_NORM)
-    assert (list(vectors), refused) == (["good"], {sender: "not another site's name"})
+    vectors, refused = incoming(workspace, member(), RUN, envelopes, MAX_NORM)
+    assert list(vectors) == ["good"]
+    assert {name: type(reason) for name, reason in refused.items()} == {sender: UnknownSenderError}
+    assert {event.peer for event in audited(workspace)} <= {"good", "site", "mallory", None}
+
+
+def test_an_older_envelope_after_a_newer_one_is_a_replay(workspace):
+    older, newer = (envelope(workspace, "good", sequence=n) for n in (1, 2))
+    for content in (older, older, newer):
+        assert list(incoming(workspace, member(), RUN, {"good": content}, MAX_NORM)[0]) == ["good"]
+    for content in (older, envelope(workspace, "good", sequence=2)):
+        with pytest.raises(ReplayedEnvelopeError):
+            incoming(workspace, member(), RUN, {"good": content}, MAX_NORM)
+
+
+def test_a_forged_envelope_does_not_use_up_the_sender_s_numbers(workspace):
+    """Else a stranger could shut a site out with one high number."""
+    high = envelope(workspace, "good", sequence=10**6, signed_by="mallory")
+    with pytest.raises(ForgedEnvelopeError):
+        incoming(workspace, member(), RUN, {"good": high}, MAX_NORM)
+    assert list(incoming(workspace, member(), RUN, {"good": envelope(workspace, "good")}, MAX_NORM)[0]) == ["good"]
 
 
 def test_a_vector_above_the_norm_is_refused(workspace):
     norm = make_vectors(workspace.recipe, 1)["s000"].norm
     sent = {"good": envelope(workspace, "good")}
-    assert list(incoming(workspace, RUN, sent, norm)[0]) == ["good"]
-    with pytest.raises(EnvelopeError, match="above the cap"):
-        incoming(workspace, RUN, sent, norm * 0.999)
+    assert list(incoming(workspace, member(), RUN, sent, norm)[0]) == ["good"]
+    with pytest.raises(VectorFileError, match="above the cap"):
+        incoming(workspace, member(), RUN, sent, norm * 0.999)
 
 
-def test_no_envelope_at_all(workspace):
+def test_without_a_usable_envelope_every_reason_is_told_here(workspace):
+    envelopes = {"bad": b"junk", "good": envelope(workspace, "good", run="run0")}
+    with pytest.raises(EnvelopeError, match="no usable envelope") as caught:
+        incoming(workspace, member(), RUN, envelopes, MAX_NORM)
+    assert "of this version" in str(caught.value) and "another run" in str(caught.value)
     with pytest.raises(EnvelopeError, match="none came"):
-        incoming(workspace, RUN, {}, MAX_NORM)
+        incoming(workspace, member(), RUN, {}, MAX_NORM)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from keys_and_rosters import membership_of, roster_of, write_run_folder
 from sites import make_site
 
 from client.data.settings import DataSettings
+from client.policy import Policy
 from client.site import Site, site_folders, site_of_node
-from common.errors import ConfigError
+from common.audit import Event, verify
+from common.errors import ConfigError, RosterError
+from common.roster import write_roster
 
 
 def folder(parent: Path, name: str, text: str | None = None) -> Path:
@@ -33,6 +36,14 @@ def test_every_key_of_a_site_file(tmp_path):
     assert Site.open(path) == Site("north", path, data, "cuda:1", path / "kept")
     given = Site.open(path, state=tmp_path / "s", device="cpu")
     assert (given.state, given.device) == (tmp_path / "s", "cpu")
+
+
+def test_the_audit_log_lies_where_the_site_file_says(tmp_path):
+    path = folder(tmp_path, "a", "name: a\n")
+    assert Site.open(path).audit.append(Event("test")) == verify(path / "fedsteph-state" / "audit").head
+    section = f"federation: {{roster: r, roster_sha256: {'a' * 64}, sign_key: k, seal_key: k, audit: log}}\n"
+    (path / "site.yaml").write_text(section)
+    assert Site.open(path).audit.append(Event("test")) == verify(path / "log").head
 
 
 def test_an_absolute_state_folder_is_taken_as_it_is(tmp_path):
@@ -86,11 +97,9 @@ def test_no_site_folders(tmp_path, name):
 
 @pytest.fixture
 def plan(tmp_path) -> Path:
-    run = tmp_path / "run"
-    run.mkdir()
-    entries = [{"name": n, "folder": str(folder(tmp_path, n)), "device": "cpu"} for n in ("a", "b")]
-    (run / "sites.json").write_text(json.dumps(entries))
-    return run
+    return write_run_folder(
+        tmp_path / "run", {name: folder(tmp_path, name) for name in ("a", "b")}, roster_of("a", "b")
+    )
 
 
 def test_a_real_node_names_its_own_site_and_ignores_the_coordinator(tmp_path, plan):
@@ -98,6 +107,7 @@ def test_a_real_node_names_its_own_site_and_ignores_the_coordinator(tmp_path, pl
     config = {"site-config": str(path / "site.yaml"), "partition-id": 0}
     site = site_of_node(config, {"run-folder": str(plan)})
     assert (site.name, site.folder, site.state) == ("real", path, path / "fedsteph-state")
+    assert (site.federation, site.policy) == (None, None)  # not what the run folder would give it
 
 
 @pytest.mark.parametrize(("index", "name"), [(0, "a"), (1, "b")])
@@ -106,6 +116,20 @@ def test_a_simulated_node_finds_its_site_in_the_run_folder(tmp_path, plan, index
     assert (site.name, site.folder, site.device) == (name, tmp_path / name, "cpu")
     assert site.state == plan / "sites" / name
     assert site.threads == 1
+    assert site.membership() == membership_of(name, roster_of("a", "b"), Policy.of_simulation(("a", "b")))
+
+
+def test_a_simulated_site_s_own_policy_holds(tmp_path, plan):
+    (tmp_path / "a" / "site.yaml").write_text("policy: {targets: [b], count_band: 50}\n")
+    site = site_of_node({"partition-id": 0}, {"run-folder": str(plan)})
+    assert site.policy == Policy(targets=("b",), count_band=50)
+
+
+def test_a_roster_that_was_changed_after_the_run_was_prepared_is_refused(plan):
+    write_roster(plan / "roster.yaml", roster_of("a", "b", "mallory"))
+    site = site_of_node({"partition-id": 0}, {"run-folder": str(plan)})
+    with pytest.raises(RosterError, match="not the pinned"):
+        site.membership()
 
 
 @pytest.mark.parametrize(

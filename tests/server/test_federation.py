@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import asdict, replace
+
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
+from keys_and_rosters import identity_of, roster_of
 
 from common import messages, protocol
+from common.audit import AuditLog, Event, read_lines, verify
 from common.config import Config, Deadlines, FederationConfig, ModelConfig
-from common.errors import QuorumError
+from common.errors import FedstephError, QuorumError
+from common.messages import Refusal
 from server.federation import Federation
 from simulations.in_process import InProcessGrid
 
 SITES = ("a", "b", "c", "d")
+ROSTER = roster_of(*SITES, "guest", federation="fedsteph")
+AUDIT_HEADS = {name: hashlib.sha256(name.encode()).hexdigest() for name in (*SITES, "guest")}
 SECRET = "PATIENT-0042"
 
 
-def reply_to(message, name, reply, envelopes=None):
+def reply_to(message, reply, envelopes=None):
     return Message(protocol.pack(reply, envelopes), reply_to=message)
+
+
+def hello_of(message, name="b", *, signer=None, node=None, run=None, width=6, encoder="uni2-h"):
+    """What ``name`` answers to a hello; signed by another's key, or for another node or run, it is a forgery."""
+    request = protocol.read(protocol.parcel(message.content, "test"), messages.Hello, "test")
+    node = message.metadata.dst_node_id if node is None else node
+    head = AUDIT_HEADS.get(name, "0" * 64)
+    reply = messages.HelloReply(name, "1", encoder, width, head, "0" * 128)
+    signed = reply.signed_bytes(replace(request.id, **(run or {})), node)
+    return replace(reply, signature=identity_of(signer or name).signer.sign(signed).hex())
 
 
 class Sites:
@@ -40,14 +58,14 @@ class Sites:
         if (fault := self.faults.get((name, action))) is not None:
             return fault(message)
         if action == protocol.HELLO:
-            return reply_to(message, name, messages.HelloReply(name, "1", "uni2-h", 6))
+            return reply_to(message, hello_of(message, name))
         if action == protocol.LOCAL:
-            return reply_to(message, name, messages.TrainLocalReply("20-29", "10-19"))
+            return reply_to(message, messages.TrainLocalReply("20-29", "10-19"))
         if action == protocol.SHARE:
             request = protocol.read(parcel, messages.Share, "test")
             letters = {to: f"{name} to {to}".encode() for to in request.recipients}
-            return reply_to(message, name, messages.ShareReply(), letters)
-        return reply_to(message, name, messages.MergeReply("20-29", "10-19", (), 0.6, 0.6, 0.61, 0.61))
+            return reply_to(message, messages.ShareReply(), letters)
+        return reply_to(message, messages.MergeReply("20-29", "10-19", (), 0.6, 0.6, 0.61, 0.61))
 
 
 class SilentGrid(InProcessGrid):
@@ -63,24 +81,30 @@ class SilentGrid(InProcessGrid):
         return ids
 
 
-def federation(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, expected=SITES):
-    config = Config(
-        model=ModelConfig(width=6, encoder="uni2-h", m0_sha256="0" * 64),
-        federation=FederationConfig(
-            sites=expected,
-            targets=targets,
-            quorum=quorum,
-            deadlines=Deadlines(deadline, deadline, deadline, deadline),
-        ),
-    )
-    return Federation(grid(sites.app, len(SITES), {}), config, "run-1")
+@pytest.fixture
+def federation(tmp_path):
+    """Makes a run over scripted sites, with its audit log in ``tmp_path``."""
+
+    def make(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, expected=SITES):
+        config = Config(
+            model=ModelConfig(width=6, encoder="uni2-h", m0_sha256="0" * 64),
+            federation=FederationConfig(
+                sites=expected,
+                targets=targets,
+                quorum=quorum,
+                deadlines=Deadlines(deadline, deadline, deadline, deadline),
+            ),
+        )
+        return Federation(grid(sites.app, len(SITES), {}), config, "run-1", ROSTER, AuditLog(tmp_path / "audit"))
+
+    return make
 
 
 def failures(run):
     return [(failure.site, failure.phase, failure.reason) for failure in run.outcome.failures]
 
 
-def test_an_honest_run_routes_every_envelope_to_its_target_and_only_there():
+def test_an_honest_run_routes_every_envelope_to_its_target_and_only_there(federation):
     sites = Sites()
     run = federation(sites, targets=("a", "c"))
     outcome = run.run()
@@ -103,7 +127,7 @@ def raising(message):
 
 
 def refusing(message):
-    return reply_to(message, "b", messages.Refusal("DataError", "the site's data did not pass its check"))
+    return reply_to(message, messages.Refusal("DataError", "the site's data did not pass its check"))
 
 
 def empty(message):
@@ -116,7 +140,7 @@ def old_version(message):
 
 
 def wrong_reply(message):
-    return reply_to(message, "b", messages.ShareReply(), {"a": b"x"})
+    return reply_to(message, messages.ShareReply(), {"a": b"x"})
 
 
 def not_json(message):
@@ -150,7 +174,7 @@ def long_text(message):
         (long_text, "not a TrainLocalReply"),
     ],
 )
-def test_a_failing_source_is_named_with_its_reason_and_the_run_goes_on(fault, said):
+def test_a_failing_source_is_named_with_its_reason_and_the_run_goes_on(federation, fault, said):
     sites = Sites({("b", protocol.LOCAL): fault})
     run = federation(sites)
     outcome = run.run()
@@ -164,7 +188,7 @@ def test_a_failing_source_is_named_with_its_reason_and_the_run_goes_on(fault, sa
     assert set(merge.envelopes) == {"c", "d"}
 
 
-def test_a_site_that_never_answers_is_named_after_the_deadline():
+def test_a_site_that_never_answers_is_named_after_the_deadline(federation):
     class Grid(SilentGrid):
         silent = (3,)
 
@@ -186,7 +210,7 @@ def test_a_site_that_never_answers_is_named_after_the_deadline():
         ({(name, protocol.SHARE): refusing for name in "bcd"}, 2, "1 of 2 sites needed"),
     ],
 )
-def test_a_lost_quorum_ends_the_run_and_names_everybody(faults, quorum, said):
+def test_a_lost_quorum_ends_the_run_and_names_everybody(federation, faults, quorum, said):
     run = federation(Sites(faults), quorum=quorum)
     with pytest.raises(QuorumError, match=said) as caught:
         run.run()
@@ -194,22 +218,22 @@ def test_a_lost_quorum_ends_the_run_and_names_everybody(faults, quorum, said):
         assert f"{site} failed in" in str(caught.value)
 
 
-def test_another_target_goes_on_when_one_fails():
+def test_another_target_goes_on_when_one_fails(federation):
     run = federation(Sites({("a", protocol.MERGE): raising}), targets=("a", "c"))
     outcome = run.run()
     assert set(outcome.targets) == {"c"}
     assert failures(run)[0][:2] == ("a", protocol.MERGE)
 
 
-def test_a_finished_target_is_kept_when_the_rest_falls_below_the_quorum():
+def test_a_finished_target_is_kept_when_the_rest_falls_below_the_quorum(federation):
     sites = Sites({("c", protocol.MERGE): raising})
     run = federation(sites, targets=("a", "c"), quorum=4)
     assert set(run.run().targets) == {"a"}
     assert failures(run)[0][:2] == ("c", protocol.MERGE)
 
 
-def hello_as(name="b", width=6, encoder="uni2-h"):
-    return lambda message: reply_to(message, name, messages.HelloReply(name, "1", encoder, width))
+def hello_as(**changes):
+    return lambda message: reply_to(message, hello_of(message, **changes))
 
 
 @pytest.mark.parametrize(
@@ -221,20 +245,20 @@ def hello_as(name="b", width=6, encoder="uni2-h"):
             "its features are of uni_v1 (1024 wide), the federation's of uni2-h (6 wide)",
         ),
         (hello_as(encoder="virchow2"), "b", "its features are of virchow2 (6 wide)"),
-        (hello_as(name="stranger"), "stranger", "not among federation.sites"),
+        (hello_as(name="guest"), "guest", "not among federation.sites"),
         (hello_as(name="a"), "node 2", "it says that it is a, as another does"),
     ],
 )
-def test_hello_refuses_a_mismatch_by_name(fault, site, said):
+def test_hello_refuses_a_mismatch_by_name(federation, fault, site, said):
     run = federation(Sites({("b", protocol.HELLO): fault}))
     run.run()
     assert any(name == site and said in reason for name, _, reason in failures(run))
     assert any(name == "b" for name, _, _ in failures(run))
 
 
-def test_envelopes_for_strangers_go_nowhere():
+def test_envelopes_for_strangers_go_nowhere(federation):
     def chatty(message):
-        return reply_to(message, "b", messages.ShareReply(), {"a": b"mine", "d": b"not asked for", "../x": b"?"})
+        return reply_to(message, messages.ShareReply(), {"a": b"mine", "d": b"not asked for", "../x": b"?"})
 
     sites = Sites({("b", protocol.SHARE): chatty})
     federation(sites).run()
@@ -243,10 +267,159 @@ def test_envelopes_for_strangers_go_nowhere():
     assert merges[0][1]["b"] == b"mine"
 
 
-def test_vectors_that_the_target_refused_are_reported():
+FORGERIES = {
+    "signed by a stranger": hello_as(signer="mallory"),
+    "signed by another site": hello_as(signer="c"),
+    "another site's name": hello_as(name="c", signer="b"),
+    "a name that is not in the roster": hello_as(name="mallory"),
+    "another node's answer": hello_as(node=3),
+    "an answer of another run": hello_as(run={"run": "run-0"}),
+    "an answer to another federation": hello_as(run={"federation": "other"}),
+    "an answer under another roster": hello_as(run={"roster_sha256": "0" * 64}),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES)
+def test_a_hello_that_the_roster_s_owner_of_the_name_did_not_sign_is_kept_out(federation, forgery):
+    sites = Sites({("b", protocol.HELLO): forgery})
+    run = federation(sites)
+    outcome = run.run()
+    assert "b" not in outcome.sites and set(outcome.sites) == {"a", "c", "d"}
+    assert any(site == "node 2" and "does not sign as the roster's" in reason for site, _, reason in failures(run))
+    assert {name for name, action, _ in sites.seen if action != protocol.HELLO} == {"a", "c", "d"}
+
+
+def change_a_signed_field(field, value):
+    def fault(message):
+        return reply_to(message, replace(hello_of(message), **{field: value}))
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("software", "2"), ("encoder", None), ("width", 7), ("audit", "0" * 64), ("signature", "0" * 128)],
+)
+def test_no_field_of_a_hello_can_be_changed_on_its_way(federation, field, value):
+    run = federation(Sites({("b", protocol.HELLO): change_a_signed_field(field, value)}))
+    assert "b" not in run.run().sites
+    assert any("does not sign as the roster's b does" in reason for _, _, reason in failures(run))
+
+
+def test_a_stranger_who_is_first_to_claim_a_name_does_not_keep_its_owner_out(federation):
+    """Node 1 claims to be b before the true b, node 2, answers."""
+    run = federation(Sites({("a", protocol.HELLO): hello_as(name="b", signer="mallory")}), targets=("b",))
+    outcome = run.run()
+    assert set(outcome.sites) == {"b", "c", "d"}
+    assert set(outcome.targets) == {"b"}
+    assert ("node 1", protocol.HELLO) in [(site, phase) for site, phase, _ in failures(run)]
+
+
+def test_the_true_answer_of_one_node_replayed_by_another_does_not_let_that_one_in(federation):
+    """The relayed answer is b's own, signed by b, word for word; node 4 passes it off as its own."""
+    taken = []
+
+    def recorded(message):
+        taken.append(reply_to(message, hello_of(message)))
+        return taken[0]
+
+    def replayed(message):
+        return Message(taken[0].content, reply_to=message)
+
+    run = federation(Sites({("b", protocol.HELLO): recorded, ("d", protocol.HELLO): replayed}))
+    assert set(run.run().sites) == {"a", "b", "c"}
+    run = federation(Sites({("b", protocol.HELLO): refusing, ("d", protocol.HELLO): replayed}))
+    assert set(run.run().sites) == {"a", "c"}
+    assert any("does not sign as the roster's b does" in reason for _, _, reason in failures(run))
+
+
+def refused_by(kind, site):
+    error = next(one for one in all_errors() if one.__name__ == kind)
+    return Refusal(kind, error.public_reason, site)
+
+
+def all_errors(root=FedstephError):
+    return [root, *(kind for child in root.__subclasses__() for kind in all_errors(child))]
+
+
+def test_vectors_that_the_target_refused_are_reported_with_the_reason(federation):
     def merged(message):
-        return reply_to(message, "a", messages.MergeReply("20-29", "10-19", ("c",), 0.6, None, None, 0.6))
+        refused = (refused_by("ForgedEnvelopeError", "c"), refused_by("ReplayedEnvelopeError", "d"))
+        return reply_to(message, messages.MergeReply("20-29", "10-19", refused, 0.6, None, None, 0.6))
 
     run = federation(Sites({("a", protocol.MERGE): merged}))
     run.run()
-    assert failures(run) == [("c", protocol.MERGE, "its vector was refused by a")]
+    assert failures(run) == [
+        ("c", protocol.MERGE, "refused by a: the envelope's signature is not its sender's"),
+        ("d", protocol.MERGE, "refused by a: the envelope was used before"),
+    ]
+
+
+def test_a_target_can_complain_of_nobody_who_did_not_write_to_it(federation):
+    def merged(message):
+        refused = tuple(refused_by("ForgedEnvelopeError", name) for name in ("a", "nobody"))
+        return reply_to(message, messages.MergeReply("20-29", "10-19", refused, 0.6, None, None, 0.6))
+
+    run = federation(Sites({("a", protocol.MERGE): merged}))
+    run.run()
+    assert failures(run) == []
+
+
+def test_vectors_that_a_source_kept_are_reported_with_the_reason_and_the_others_arrive(federation):
+    def kept(message):
+        refused = (refused_by("TargetPolicyError", "c"),)
+        return reply_to(message, messages.ShareReply(refused), {"a": b"b to a"})
+
+    sites = Sites({("b", protocol.SHARE): kept})
+    run = federation(sites, targets=("a", "c"))
+    run.run()
+    said = "kept its vector from c: the site's policy does not let its vector go to this target"
+    assert failures(run) == [("b", protocol.SHARE, said)]
+    merges = {name: set(parcel.envelopes) for name, action, parcel in sites.seen if action == protocol.MERGE}
+    assert merges == {"a": {"b", "c", "d"}, "c": {"a", "d"}}
+
+
+# ---------------------------------------------------------------- the server's audit log
+
+
+def audited(folder):
+    verify(folder / "audit")
+    return [line.event for line in read_lines(folder / "audit")]
+
+
+def test_the_audit_log_holds_who_joined_and_who_sent_what_to_whom(federation, tmp_path):
+    sites = Sites()
+    federation(sites, targets=("a", "c")).run()
+    found = audited(tmp_path)
+    assert (found[0], found[-1]) == (Event("run.start", run="run-1"), Event("run.end", "allowed", "run-1"))
+    joined = [event for event in found if event.event == "site.join"]
+    assert joined == [Event("site.join", "allowed", "run-1", name, AUDIT_HEADS[name]) for name in SITES]
+    relayed = set()
+    for sender, to in [(sender, to) for to in ("a", "c") for sender in SITES if sender != to]:
+        content = f"{sender} to {to}".encode()
+        sha256 = hashlib.sha256(content).hexdigest()
+        relayed.add(Event("envelope.relay", "allowed", "run-1", f"{sender} -> {to}", sha256, len(content)))
+    assert {event for event in found if event.event == "envelope.relay"} == relayed
+
+
+def test_a_failure_is_audited_with_its_reason_and_no_more_than_the_server_may_know(federation, tmp_path):
+    with pytest.raises(QuorumError):
+        federation(Sites({("b", protocol.LOCAL): raising, ("c", protocol.LOCAL): refusing}), quorum=3).run()
+    found = audited(tmp_path)
+    assert Event("train.local.fail", "failed", "run-1", "b", reason="its app raised an exception") in found
+    assert [event.peer for event in found if event.event == "train.local.fail"] == ["b", "c"]
+    assert (found[-1].event, found[-1].decision, found[-1].reason) == ("run.end", "failed", "2 of 3 sites needed")
+
+
+def test_neither_outcome_nor_audit_log_holds_any_byte_of_a_vector(federation, tmp_path):
+    vector = hashlib.shake_256(b"vector").hexdigest(2048).encode()
+
+    def shared(message):
+        return reply_to(message, messages.ShareReply(), {"a": vector})
+
+    run = federation(Sites({(name, protocol.SHARE): shared for name in "bcd"}))
+    run.run()
+    held = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert hashlib.sha256(vector).hexdigest().encode() in held
+    for kept in (held.decode(), repr(asdict(run.outcome)), repr(vars(run))):
+        assert vector[:16].decode() not in kept

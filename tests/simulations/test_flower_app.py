@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.flower_app import assemble, config_folder
+from common.flower_app import assemble, config_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,134 @@
+"""``fedsteph doctor site``: everything between a site file and its first message, looked at in the right order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from client.data.check import check_site
+from client.data.problems import counted
+from client.device import resolve_device
+from client.membership import MembershipFile
+from client.site import Site
+from common.audit import verify
+from common.doctor import Check, check, disk, memory, secret_files, versions
+from common.errors import DeploymentError, FedstephError
+from common.flower_app import digest_of, installed, own_digest
+from common.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
+
+_MEMORY_GB = 4.0
+_DISK_GB = 5.0
+_SOON = timedelta(days=30)
+
+
+def examine(site: Site, quick: bool, on_file: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
+    """All checks of a site.
+
+    Args:
+        quick: leave out reading every feature file.
+        on_file: told of the files read and in total.
+    """
+    checks = versions()
+    checks.append(check("account", _account))
+    if not quick:
+        checks.append(_data(site, on_file))
+    checks.append(check("device", lambda: str(resolve_device(site.device))))
+    checks.append(check("membership", lambda: _membership(site)))
+    federation = site.federation
+    if federation is not None:
+        checks += _federation(site, federation)
+    return [*checks, memory(_MEMORY_GB), disk(site.state, _DISK_GB)]
+
+
+def _federation(site: Site, file: MembershipFile) -> list[Check]:
+    folder = site.folder
+    secrets = [folder / path for path in (file.sign_key, file.seal_key, file.auth_key) if path is not None]
+    checks = [*secret_files(secrets), _policy(site)]
+    checks.append(check("audit", lambda: f"{verify(folder / file.audit).lines} lines hold together"))
+    if file.flwr_home is None:
+        checks.append(Check("reviewed app", "WARN", "not checked", "Name flwr_home in the federation section"))
+    else:
+        home = folder / file.flwr_home
+        checks.append(check("reviewed app", lambda: _reviewed_app(home)))
+    if file.server is None or file.ca is None:
+        checks.append(Check("server", "WARN", "not checked", "Name server and ca in the federation section"))
+    else:
+        server, ca = file.server, folder / file.ca
+        checks.append(check("server", lambda: _server(server, ca)))
+    return checks
+
+
+def _account() -> str:
+    if os.geteuid() == 0:
+        raise DeploymentError(
+            "this is root, whom no read-only folder stops",
+            where="account",
+            remedy="Run the SuperNode, and this command, as an account of its own",
+        )
+    return f"user {os.geteuid()}, not root"
+
+
+def _data(site: Site, on_file: Callable[[int, int], None]) -> Check:
+    try:
+        report = check_site(site.folder, site.data, on_file)
+    except FedstephError as error:
+        return Check("data", "FAIL", error.what, error.remedy)
+    if report.ok:
+        return Check("data", "PASS", "no problem found")
+    found = counted(report.problems)
+    errors = any(problem.severity == "error" for problem in report.problems)
+    return Check("data", "FAIL" if errors else "WARN", found, f"fedsteph data check {site.folder}")
+
+
+def _membership(site: Site) -> str:
+    member = site.membership()
+    return f"{site.name} in {member.roster.federation}, roster {member.roster.digest[:12]}... as pinned"
+
+
+def _policy(site: Site) -> Check:
+    policy = site.policy
+    if policy is None:
+        return Check("policy", "FAIL", "none", "Add a policy section to the site file; without it nothing leaves")
+    if not policy.targets:
+        return Check("policy", "WARN", "no target may receive this site's vector", "Name some in policy.targets")
+    if policy.privacy != "none":
+        return Check("policy", "WARN", f"asks for {policy.privacy}, so nothing is shared", "See policy.privacy")
+    return Check("policy", "PASS", f"shares with {', '.join(policy.targets)}")
+
+
+def _reviewed_app(home: Path) -> str:
+    """Exactly this installation's own code is installed, and this account can change none of it."""
+    found = installed(home)
+    remedy = "As another user than the SuperNode's: fedsteph app install HOME"
+    if len(found) != 1:
+        what = "no app is installed" if not found else f"{len(found)} apps are installed"
+        raise DeploymentError(what, where=home, remedy=remedy)
+    own = own_digest()
+    if digest_of(found[0]) != own:
+        raise DeploymentError(
+            "the installed app is not the code of this fedsteph",
+            where=found[0],
+            remedy="Find out who changed it, or which version it is; then install it anew",
+        )
+    for path in (home, found[0].parent, found[0], *found[0].rglob("*")):
+        if os.access(path, os.W_OK):
+            raise DeploymentError("this account can write to it", where=path, remedy=remedy)
+    return f"this fedsteph's own code ({own[:12]}...), read-only"
+
+
+def _server(address: str, ca: Path) -> str:
+    answer = ask(address, ca)
+    ahead = answer.ahead_seconds
+    if ahead is not None and not -MOST_BEHIND_SECONDS < ahead < MOST_AHEAD_SECONDS:
+        raise DeploymentError(
+            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's",
+            where=address,
+            remedy="Switch on time synchronisation (timedatectl set-ntp true); Flower refuses such signatures",
+        )
+    left = answer.expires - datetime.now(UTC)
+    clock = "no clock" if ahead is None else f"clocks {abs(ahead):.1f} s apart"
+    return f"{address}: {answer.protocol}, {clock}, certificate for {left.days} days" + (
+        "" if left > _SOON else ": it has to be renewed soon"
+    )

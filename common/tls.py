@@ -1,0 +1,133 @@
+"""Ask a server what Flower never says: is it there, is it TLS, is it whom we trust, is it Flower, is its clock right?
+
+Flower retries a wrong port, a plain server or a wrong protocol for ever, without a word.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from common.errors import DeploymentError
+
+# What a SuperNode calls first; a SuperLink refuses an unsigned one, anything else does not know the path.
+_FLEET_PATH = "/v1/fleet/pull-messages"
+_REFUSED_BY_FLOWER = {400, 401, 403, 415, 422}
+_TIMEOUT_SECONDS = 10.0
+# Flower refuses a signature that is older than 305 s or more than 5 s in the future.
+MOST_BEHIND_SECONDS = 300.0
+MOST_AHEAD_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server showed of itself."""
+
+    protocol: str
+    expires: datetime
+    ahead_seconds: float | None  # of our clock before the server's; None where it does not tell the time
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port``, or ``[v6]:port``, in two.
+
+    Raises:
+        DeploymentError: it is neither.
+    """
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise DeploymentError("is not an address", where=address, remedy="Write host:port, like fl.example.org:9092")
+    return host, int(port)
+
+
+def ask(address: str, ca: Path) -> Answer:
+    """Connect as a SuperNode would.
+
+    Args:
+        address: ``host:port``.
+        ca: the certificate that the server's must chain to.
+
+    Raises:
+        DeploymentError: the first thing that is wrong, and how to mend it.
+    """
+    host, port = split_address(address)
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise DeploymentError("is no CA certificate in PEM form", where=ca, remedy="Copy ca.crt again") from error
+    try:
+        raw = socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS)
+    except OSError as error:
+        raise DeploymentError(
+            f"nothing answers there ({error.strerror or error})",
+            where=address,
+            remedy="Check host and port, that the server runs, and the firewall",
+        ) from error
+    with raw:
+        try:
+            with context.wrap_socket(raw, server_hostname=host) as secure:
+                certificate = secure.getpeercert() or {}
+                protocol = str(secure.version())
+                date = _ask_flower(secure, address)
+        except ssl.SSLCertVerificationError as error:
+            raise _untrusted(error, address, ca) from error
+        except ssl.SSLError as error:
+            raise DeploymentError(
+                "something answers there that does not speak TLS",
+                where=address,
+                remedy="Check the port: it may be another service, or a SuperLink without certificates",
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise DeploymentError(
+                "something speaks TLS there, and no HTTP",
+                where=address,
+                remedy="Check the port: it may be another service",
+            ) from error
+    expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
+    ahead = None if date is None else (datetime.now(UTC) - date).total_seconds()
+    return Answer(protocol, expires, ahead)
+
+
+def _ask_flower(secure: ssl.SSLSocket, address: str) -> datetime | None:
+    connection = http.client.HTTPConnection(*split_address(address), timeout=_TIMEOUT_SECONDS)
+    connection.sock = secure
+    connection.request("POST", _FLEET_PATH, body=b"", headers={"Content-Type": "application/x-protobuf"})
+    answer = connection.getresponse()
+    answer.read(65_536)
+    if answer.status in (502, 503, 504):
+        raise DeploymentError(
+            f"the proxy is there, and the SuperLink behind it is not (HTTP {answer.status})",
+            where=address,
+            remedy="Start the SuperLink, or mend the proxy's upstream",
+        )
+    if answer.status not in _REFUSED_BY_FLOWER:
+        raise DeploymentError(
+            f"an HTTPS server answers there that is no Flower SuperLink (HTTP {answer.status})",
+            where=address,
+            remedy="Check the port, and that a proxy lets /v1/fleet/ through",
+        )
+    text = answer.getheader("Date")
+    try:
+        return None if text is None else parsedate_to_datetime(text)
+    except ValueError:
+        return None
+
+
+def _untrusted(error: ssl.SSLCertVerificationError, address: str, ca: Path) -> DeploymentError:
+    if "match" in error.verify_message.lower():
+        return DeploymentError(
+            f"its certificate is not for this name ({error.verify_message})",
+            where=address,
+            remedy="Use a name in the certificate's SANs, or make one with this name",
+        )
+    return DeploymentError(
+        f"its certificate does not hold against {ca.name} ({error.verify_message})",
+        where=address,
+        remedy="Ask the coordinator for the CA's certificate; check this machine's clock; do not go on without",
+    )

@@ -1,0 +1,144 @@
+"""A trial federation's folders: a CA, the server's certificate, each site's node key, and everything to start them.
+
+The keys that protect vectors are not made here: each site makes its own, where they stay.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import atomic
+from common.config import SITE_NAME, FederationConfig
+from common.errors import ConfigError, DeploymentError
+from common.flower import CONFIG, connection
+from common.flower_app import config_folder
+from common.tls import split_address
+from server.certificates import make_ca, make_node_key, make_server_certificate, make_token
+
+_PLACEHOLDER = re.compile(r"@([a-z_]+)@")
+_FIRST_SITE_PORT = 9094  # Flower's own default; one more for each further site, which may share a trial's machine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to provision.
+
+    ``address`` is what sites connect to, ``superlink`` where the SuperLink listens, both ``host:port``; ``names``
+    are further hosts or IP addresses for the server's certificate; ``width`` is that of the sites' features.
+    """
+
+    federation: str
+    address: str
+    superlink: str
+    sites: tuple[str, ...]
+    targets: tuple[str, ...]
+    width: int
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            FederationConfig(name=self.federation, sites=self.sites, targets=self.targets)
+        except ValueError as error:
+            raise ConfigError(str(error), where="provision") from error
+        if len(self.sites) < 2 or not self.targets:
+            raise ConfigError("a federation is a target and at least one source", where="--sites and --targets")
+        for address in (self.address, self.superlink):
+            split_address(address)
+
+
+def provision(out: Path, plan: Plan) -> None:
+    """Write ``ca/``, ``server/`` and ``sites/NAME/`` into a new folder, whole or not at all.
+
+    Raises:
+        DeploymentError: the folder exists already.
+    """
+    if out.exists():
+        raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
+    part = out.parent / f".{out.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True, mode=0o700)
+    try:
+        _fill(part, out.resolve(), plan)
+        part.rename(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _fill(part: Path, final: Path, plan: Plan) -> None:
+    host, port = split_address(plan.address)
+    superlink_host, superlink_port = split_address(plan.superlink)
+    values = {
+        "federation": plan.federation,
+        "address": plan.address,
+        "host": host,
+        "port": str(port),
+        "superlink": plan.superlink,
+        "superlink_host": superlink_host,
+        "superlink_port": str(superlink_port),
+        "sites": ", ".join(plan.sites),
+        "targets": ", ".join(plan.targets),
+        "width": str(plan.width),
+        "bin": str(Path(sys.executable).parent),
+        "zeros": "0" * 64,
+    }
+    templates = config_folder() / "deploy"
+    _write(templates / "README.md", part / "README.md", values)
+
+    ca, server = part / "ca", part / "server"
+    ca.mkdir(mode=0o700)
+    make_ca(ca / "ca.crt", ca / "ca.key", plan.federation)
+    _folder(templates, "server", server, final / "server", values)
+    shutil.copyfile(ca / "ca.crt", server / "ca.crt")
+    names = list(dict.fromkeys([host, *plan.names, "localhost", "127.0.0.1"]))
+    make_server_certificate(server / "server.crt", server / "server.key", ca / "ca.crt", ca / "ca.key", names)
+    make_token(server / "superexec.secret")
+    config = connection(plan.superlink, final / "server" / "ca.crt")
+    atomic.write_text(server / "flwr" / CONFIG, config)
+
+    (server / "nodes").mkdir()
+    for index, site in enumerate(plan.sites):
+        folder = part / "sites" / site
+        own = {**values, "site": site, "site_port": str(_FIRST_SITE_PORT + index)}
+        _folder(templates, "site", folder, final / "sites" / site, own)
+        for name in ("state", "audit", "flwr"):
+            (folder / name).mkdir()
+        shutil.copyfile(ca / "ca.crt", folder / "ca.crt")
+        make_node_key(folder / "auth.key", server / "nodes" / f"{site}.pub")
+        make_token(folder / "superexec.secret")
+
+
+def _folder(templates: Path, kind: str, folder: Path, final: Path, values: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, mode=0o700)
+    own = {**values, "folder": str(final), "home": str(final / "flwr")}
+    for template in (*sorted((templates / kind).iterdir()), templates / "flower.env"):
+        _write(template, folder / template.name, own)
+
+
+def _write(template: Path, path: Path, values: Mapping[str, str]) -> None:
+    text = _PLACEHOLDER.sub(lambda found: values[found[1]], template.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+    if path.suffix == ".sh":
+        path.chmod(0o755)
+
+
+def site_names(text: str, option: str) -> tuple[str, ...]:
+    """Names from a comma-separated option.
+
+    Raises:
+        ConfigError: one of them is no site's name.
+    """
+    names: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if SITE_NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"'{name}' cannot be a site's name",
+                where=option,
+                remedy="Lower-case letters, digits, - and _, at most 32; separate names by commas",
+            )
+    return tuple(names)

@@ -1,0 +1,191 @@
+"""The commands of a deployment: ``provision``, ``run``, ``doctor``, ``app``, ``recipe``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.table import Table
+
+from client import doctor as site_doctor
+from client.cli import ConfigOption, JsonOption, SetOption
+from client.site import Site
+from common import console, flower_app
+from common.abmil import pin_m0
+from common.config import digest, load_config, to_dict
+from common.doctor import report
+from common.schema import StrictDumper
+from server import deployment
+from server import doctor as server_doctor
+from server.provision import Plan, site_names
+from server.provision import provision as write_folders
+from server.server_file import ServerFile
+
+doctor = typer.Typer(no_args_is_help=True, help="Look for whatever would make a run hang or fail.")
+app = typer.Typer(no_args_is_help=True, help="The reviewed code, the only one that a site runs.")
+
+ServerArgument = Annotated[Path, typer.Argument(help="The coordinator's server.yaml, or its folder.")]
+
+
+def provision(
+    out: Annotated[Path, typer.Argument(help="A new folder for everything.")],
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    address: Annotated[str, typer.Option(help="host:port that the sites connect to.")],
+    sites: Annotated[str, typer.Option(help="Names, separated by commas.")],
+    targets: Annotated[str, typer.Option(help="The sites that get an enhanced model.")],
+    width: Annotated[int, typer.Option(help="Width of the sites' features, e.g. 1536.", min=1)],
+    superlink: Annotated[str, typer.Option(help="Where the SuperLink listens.")] = "127.0.0.1:9091",
+    san: Annotated[list[str] | None, typer.Option(help="A further name in the server's certificate.")] = None,
+) -> None:
+    """Make a trial federation's folders: a CA, the server's certificate, a node key and a site file per site.
+
+    \b
+    Examples:
+      fedsteph provision trial --federation kidney --address fl.example.org:9092 \\
+          --sites kirp,kirc,kich --targets kirp --width 1536
+      fedsteph provision trial --federation kidney --address 127.0.0.1:9091 \\
+          --sites kirp,kirc --targets kirp --width 1536        all on one machine, without a proxy
+    """
+    plan = Plan(
+        federation,
+        address,
+        superlink,
+        site_names(sites, "--sites"),
+        site_names(targets, "--targets"),
+        width,
+        tuple(san or ()),
+    )
+    write_folders(out, plan)
+    console.out.print(f"{out}: ca, server, and {len(plan.sites)} sites; {out}/README.md says what goes where")
+
+
+def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Start a run on a deployment, and follow it to its end. For the coordinator, on the server's machine.
+
+    \b
+    Examples:
+      fedsteph run server
+      fedsteph run server --set 'federation.targets=\\[kirp]' --json > results.json
+
+    \b
+    Exit codes:
+      0 done
+      1 your input, or no SuperLink
+      2 a site or the quorum failed; with a quorum left, results are written
+      3 a bug
+      130 stopped; the run is stopped too
+    The cause is on the last line: which site, in which phase, and why.
+    """
+    opened = ServerFile.open(server)
+    opened.require_ready()
+    config = pin_m0(load_config(opened.config, settings))
+    prepared = deployment.prepare(opened, config)
+    named = ", ".join(config.federation.sites)
+    _say(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
+    results = deployment.run(opened, prepared)
+    if as_json:
+        print(json.dumps(results, indent=2, allow_nan=False))
+    else:
+        _show(results)
+        _say(f"results: {prepared.path / deployment.RESULTS_FILE}")
+    deployment.require_no_failure(prepared, results)
+
+
+@doctor.command("site")
+def doctor_site(
+    site: Annotated[Path, typer.Argument(help="The site's site.yaml, or its folder.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Do not read every feature file.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Check a site: versions, account, data, device, keys, roster, policy, reviewed app, server, clock, space.
+
+    \b
+    Examples:
+      fedsteph doctor site site.yaml
+      fedsteph doctor site site.yaml --quick --json
+
+    Exit code 1 if a check fails; a warning alone does not.
+    """
+    opened = Site.open(site)
+    with console.progress_bars() as bars:
+        task = bars.add_task(f"examining {opened.name}", total=None)
+        checks = site_doctor.examine(opened, quick, lambda done, total: bars.update(task, completed=done, total=total))
+    return report(f"site {opened.name}", checks, as_json)
+
+
+@doctor.command("server")
+def doctor_server(
+    server: ServerArgument,
+    before_start: Annotated[
+        bool, typer.Option("--before-start", help="The SuperLink is not running yet: its port must be free.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Check the server: versions, secrets, certificate and SANs, ports, proxy, roster, audit, space.
+
+    \b
+    Examples:
+      fedsteph doctor server server
+      fedsteph doctor server server --before-start
+
+    Exit code 1 if a check fails; a warning alone does not.
+    """
+    return report("server", server_doctor.examine(ServerFile.open(server), before_start), as_json)
+
+
+@app.command("install")
+def install(home: Annotated[Path, typer.Argument(help="A FLWR_HOME for the SuperNode, e.g. flwr.")]) -> None:
+    """Install this fedsteph's own code as the one app that a site runs, and make it read-only.
+
+    \b
+    Examples:
+      sudo fedsteph app install /opt/fedsteph/site/flwr
+
+    Do it as another user than the SuperNode's, which then cannot change it: a run with other code is refused.
+    """
+    folder = flower_app.install(home)
+    console.out.print(f"installed, read-only: {folder}", soft_wrap=True, highlight=False)
+    console.out.print(f"digest of its code: {flower_app.digest_of(folder)}", soft_wrap=True, highlight=False)
+
+
+@app.command("digest")
+def app_digest() -> None:
+    """Print the digest of this fedsteph's own code, to compare with other sites of the same version.
+
+    \b
+    Examples:
+      fedsteph app digest
+    """
+    print(flower_app.own_digest())
+
+
+def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Show what a federation would train, and its digest, which a site may pin in policy.recipes.
+
+    \b
+    Examples:
+      fedsteph recipe --config config.yaml
+    """
+    chosen = pin_m0(load_config(config, settings)).recipe
+    if as_json:
+        print(json.dumps({"digest": digest(chosen), "recipe": to_dict(chosen)}, indent=2))
+        return
+    print(yaml.dump(to_dict(chosen), Dumper=StrictDumper, sort_keys=False), end="")
+    print(f"# digest: {digest(chosen)}")
+
+
+def _show(results: dict[str, Any]) -> None:
+    table = Table("target", "local", "model average", "STEPH", "deployed", "patients", title="C-index, as reported")
+    for name, target in results["targets"].items():
+        scores = [target[key] for key in ("local", "model_average", "steph", "deployed")]
+        table.add_row(name, *("-" if s is None else f"{s:.2f}" for s in scores), target["patients"] or "-")
+    console.out.print(table)
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in results["seconds"].items())
+    console.out.print(f"{results['bytes'] / 1e6:.2f} MB relayed; {phases}", highlight=False)
+
+
+def _say(text: str) -> None:
+    console.err.print(text, markup=False, highlight=False)

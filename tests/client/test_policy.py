@@ -1,0 +1,170 @@
+"""The site's policy: every rule on both sides of its limit, and what a site file may say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from client_builders import make_recipe
+
+from client.policy import Policy
+from client.site import Site
+from common.config import digest
+from common.errors import (
+    ConfigError,
+    PrivacyPolicyError,
+    RecipePolicyError,
+    SizePolicyError,
+    TargetPolicyError,
+)
+from common.schema import build, parse_yaml
+
+RECIPE = make_recipe()
+
+
+def read_policy(folder: Path, text: str) -> Policy | None:
+    (folder / "site.yaml").write_text(f"name: a\npolicy: {text}\n")
+    return Site.open(folder).policy
+
+
+def test_by_default_nothing_is_shared_with_anybody(tmp_path):
+    policy = read_policy(tmp_path, "{}")
+    assert policy == Policy()
+    for target in ("a", "b", ""):
+        with pytest.raises(TargetPolicyError):
+            policy.require_target(target)
+    with pytest.raises(SizePolicyError):
+        policy.require_size(29, 29)
+    policy.require_size(30, 10)
+
+
+def test_a_site_file_without_a_policy_has_none(tmp_path):
+    (tmp_path / "site.yaml").write_text("name: a\n")
+    assert Site.open(tmp_path).policy is None
+
+
+def test_every_key_of_a_policy(tmp_path):
+    text = (
+        "{targets: [b, c], min_patients: 50, min_events: 20, metrics: [events], count_band: 50, "
+        f"c_index_decimals: 1, privacy: dp-sgd, recipes: [{'a' * 64}]}}"
+    )
+    assert read_policy(tmp_path, text) == Policy(("b", "c"), 50, 20, ("events",), 50, 1, "dp-sgd", ("a" * 64,))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{targets: [B]}", "targets must be site names"),
+        ("{targets: ['*']}", "targets must be site names"),
+        ("{targets: b}", "'policy.targets' must be a list"),
+        ("{min_patients: 0}", "must be at least 1"),
+        ("{min_events: 0}", "must be at least 1"),
+        ("{min_patients: 30.5}", "'policy.min_patients' must be a whole number"),
+        ("{min_patients: true}", "'policy.min_patients' must be a whole number"),
+        ("{metrics: [ids]}", r"'policy.metrics\[0\]' must be one of"),
+        ("{metrics: all}", "'policy.metrics' must be a list"),
+        ("{count_band: 1}", "count_band must be a multiple of 10"),
+        ("{count_band: 0}", "count_band must be a multiple of 10"),
+        ("{count_band: -10}", "count_band must be a multiple of 10"),
+        ("{count_band: 15}", "count_band must be a multiple of 10"),
+        ("{count_band: 10010}", "count_band must be a multiple of 10"),
+        ("{c_index_decimals: 0}", "'policy.c_index_decimals' must be one of 1, 2"),
+        ("{c_index_decimals: 3}", "'policy.c_index_decimals' must be one of 1, 2"),
+        ("{privacy: some}", "'policy.privacy' must be one of"),
+        ("{recipes: [abc]}", "recipes must be digests"),
+        (f"{{recipes: [{'A' * 64}]}}", "recipes must be digests"),
+        ("{target: [b]}", "Did you mean 'policy.targets'"),
+        ("[b]", "'policy' must be a mapping"),
+        ("yes", "'policy' must be a mapping"),
+    ],
+)
+def test_a_fault_in_the_policy_is_named_and_never_read_as_a_laxer_one(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=r"site\.yaml: .*policy"):
+        read_policy(tmp_path, text)
+    with pytest.raises(ConfigError, match=said):
+        build(Policy, parse_yaml(f"policy: {text}", "site.yaml")["policy"], "site.yaml", "policy.")
+
+
+def test_only_the_listed_targets_may_receive_the_vector():
+    policy = Policy(targets=("b",))
+    policy.require_target("b")
+    for target in ("c", "B", "b ", "bb", ""):
+        with pytest.raises(TargetPolicyError):
+            policy.require_target(target)
+
+
+@pytest.mark.parametrize(
+    ("patients", "events", "enough"),
+    [(20, 5, True), (21, 6, True), (19, 5, False), (20, 4, False), (0, 0, False), (10**6, 4, False)],
+)
+def test_the_size_behind_a_vector(patients, events, enough):
+    policy = Policy(min_patients=20, min_events=5)
+    if enough:
+        policy.require_size(patients, events)
+    else:
+        with pytest.raises(SizePolicyError) as caught:
+            policy.require_size(patients, events)
+        assert not any(digit in caught.value.public_reason for digit in "0123456789")
+
+
+def test_privacy_that_this_version_does_not_have_is_refused():
+    Policy().require_privacy()
+    with pytest.raises(PrivacyPolicyError):
+        Policy(privacy="dp-sgd").require_privacy()
+
+
+def test_only_reviewed_recipes_once_the_policy_lists_some():
+    Policy().require_recipe(RECIPE)
+    reviewed = Policy(recipes=(digest(RECIPE),))
+    reviewed.require_recipe(RECIPE)
+    other = replace(RECIPE, training=replace(RECIPE.training, epochs=RECIPE.training.epochs + 1))
+    with pytest.raises(RecipePolicyError) as caught:
+        reviewed.require_recipe(other)
+    assert digest(other) in str(caught.value)  # at the site: what its reviewer would have to add
+    with pytest.raises(RecipePolicyError):
+        Policy(recipes=()).require_recipe(RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("width", "count", "band"),
+    [
+        (10, 0, "below 10"),
+        (10, 9, "below 10"),
+        (10, 10, "10-19"),
+        (10, 19, "10-19"),
+        (10, 37, "30-39"),
+        (10, 1000, "1000-1009"),
+        (50, 49, "below 50"),
+        (50, 50, "50-99"),
+        (50, 137, "100-149"),
+    ],
+)
+def test_counts_leave_as_bands(width, count, band):
+    policy = Policy(count_band=width)
+    assert policy.band("patients", count) == policy.band("events", count) == band
+
+
+@pytest.mark.parametrize(
+    ("decimals", "value", "rounded"),
+    [(2, 0.6789, 0.68), (1, 0.6789, 0.7), (2, 1.0, 1.0), (2, 0.0, 0.0), (1, 0.04, 0.0), (2, None, None)],
+)
+def test_a_c_index_leaves_rounded(decimals, value, rounded):
+    assert Policy(c_index_decimals=decimals).c_index(value) == rounded
+
+
+def test_metrics_that_are_not_listed_are_null():
+    only_events = Policy(metrics=("events",))
+    assert only_events.band("patients", 37) is None
+    assert only_events.band("events", 37) == "30-39"
+    assert only_events.c_index(0.6) is None
+    silent = Policy(metrics=())
+    assert (silent.band("patients", 37), silent.band("events", 37), silent.c_index(0.6)) == (None, None, None)
+
+
+def test_a_simulated_site_shares_with_the_simulation_s_sites_and_no_others():
+    policy = Policy.of_simulation(("a", "b"))
+    policy.require_target("b")
+    policy.require_size(1, 1)
+    with pytest.raises(TargetPolicyError):
+        policy.require_target("c")

@@ -1,0 +1,137 @@
+"""Sequence numbers: one that only grows, one remembered per sender's keys, and neither lost in a crash."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.sequence import RECEIVED_FILE, SENT_FILE, accept_once, next_sequence
+from common.errors import ReplayedEnvelopeError, RunFolderError
+
+B, C = "b" * 64, "c" * 64  # fingerprints
+
+
+def accepted(state: Path, sequence: int, envelope: bytes | None = None, sender: str = B) -> bool:
+    try:
+        accept_once(state, sender, sequence, envelope if envelope is not None else f"envelope {sequence}".encode())
+    except ReplayedEnvelopeError:
+        return False
+    return True
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """No file can be put in place any more, until the fixture's value is called."""
+
+    def fail(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(os, "replace", fail)
+    return monkeypatch.undo
+
+
+def test_the_number_grows_from_one_and_lies_on_the_disk(tmp_path):
+    for expected in (1, 2, 3):
+        assert next_sequence(tmp_path) == expected
+        assert json.loads((tmp_path / SENT_FILE).read_text()) == {"sequence": expected}
+
+
+def test_a_number_is_on_the_disk_before_it_is_used(tmp_path, full_disk):
+    with pytest.raises(OSError, match="No space"):
+        next_sequence(tmp_path)
+    full_disk()
+    assert list(tmp_path.iterdir()) == []
+    assert next_sequence(tmp_path) == 1
+
+
+def test_a_crash_after_a_number_was_taken_skips_it(tmp_path, monkeypatch):
+    """The process dies once the number is on the disk: the next one is another."""
+    replace = os.replace
+
+    def then_die(source, target):
+        replace(source, target)
+        raise KeyboardInterrupt
+
+    next_sequence(tmp_path)
+    with monkeypatch.context() as dying:
+        dying.setattr(os, "replace", then_die)
+        with pytest.raises(KeyboardInterrupt):
+            next_sequence(tmp_path)
+    assert next_sequence(tmp_path) == 3
+
+
+DAMAGED = ["", "{", "[]", "null", "3", '"x"', "\x00"]
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, "{}", '{"sequence": "2"}', '{"sequence": 2.5}', '{"sequence": true}'])
+def test_a_damaged_counter_is_refused_and_not_begun_anew(tmp_path, text):
+    (tmp_path / SENT_FILE).write_text(text)
+    with pytest.raises(RunFolderError, match="is damaged"):
+        next_sequence(tmp_path)
+    assert (tmp_path / SENT_FILE).read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *DAMAGED,
+        f'{{"{B}": 3}}',
+        f'{{"{B}": {{"sequence": 3}}}}',
+        f'{{"{B}": {{"sequence": "3", "sha256": ""}}}}',
+        f'{{"{C}": null}}',
+    ],
+)
+def test_a_damaged_memory_is_refused_and_forgets_nothing(tmp_path, text):
+    (tmp_path / RECEIVED_FILE).write_text(text)
+    with pytest.raises(RunFolderError, match="is damaged"):
+        accept_once(tmp_path, B, 99, b"envelope")
+    assert (tmp_path / RECEIVED_FILE).read_text() == text
+
+
+def test_newer_ones_are_accepted_and_older_ones_are_replays(tmp_path):
+    assert accepted(tmp_path, 5)
+    assert not accepted(tmp_path, 4)
+    assert not accepted(tmp_path, 1)
+    assert accepted(tmp_path, 7)
+    assert not accepted(tmp_path, 5)
+    assert not accepted(tmp_path, 6)
+    assert accepted(tmp_path, 8)
+
+
+def test_the_very_same_envelope_again_is_harmless_until_a_later_one_came(tmp_path):
+    assert accepted(tmp_path, 5) and accepted(tmp_path, 5)
+    assert not accepted(tmp_path, 5, b"another envelope with the same number")
+    assert accepted(tmp_path, 6)
+    assert not accepted(tmp_path, 5)
+
+
+def test_new_keys_count_anew_and_senders_do_not_touch_each_other(tmp_path):
+    assert accepted(tmp_path, 9)
+    assert accepted(tmp_path, 1, sender=C)
+    assert not accepted(tmp_path, 8)
+    assert not accepted(tmp_path, 1, b"other", sender=C)
+
+
+def test_an_envelope_that_could_not_be_remembered_is_not_accepted(tmp_path, full_disk):
+    with pytest.raises(OSError, match="No space"):
+        accept_once(tmp_path, B, 5, b"envelope")
+    full_disk()
+    assert list(tmp_path.iterdir()) == []
+    assert accepted(tmp_path, 5)
+
+
+@given(st.lists(st.tuples(st.sampled_from([B, C]), st.integers(1, 6)), max_size=12))
+def test_what_was_accepted_never_falls(tmp_path_factory, arrivals):
+    state = tmp_path_factory.mktemp("state")
+    newest: dict[str, int] = {}
+    for sender, sequence in arrivals:
+        expected = sequence >= newest.get(sender, 0)  # the newest one again is the same envelope
+        assert accepted(state, sequence, sender=sender) == expected
+        if expected:
+            newest[sender] = sequence

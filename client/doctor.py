@@ -64,7 +64,6 @@ def _account() -> str:
     if os.geteuid() == 0:
         raise DeploymentError(
             "this is root, whom no read-only folder stops",
-            where="account",
             remedy="Run the SuperNode, and this command, as an account of its own",
         )
     return f"user {os.geteuid()}, not root"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,15 +27,18 @@ class _Last:
 def next_sequence(state: Path) -> int:
     """The number for one more envelope; it is on the disk before it is used, and never given twice.
 
+    It is at least the milliseconds since 1970, so that a site whose state was lost goes on above its old numbers.
+
     Raises:
-        RunFolderError: the counter's file is damaged; counting anew would make this site's envelopes refused.
+        RunFolderError: the counter's file is damaged.
     """
     path = state / SENT_FILE
     number = (_read(path) if path.exists() else {"sequence": 0}).get("sequence")
     if type(number) is not int:
-        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup, or rotate this site's keys")
-    atomic.write_json(path, {"sequence": number + 1})
-    return number + 1
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup, or delete it")
+    number = max(number + 1, time.time_ns() // 1_000_000)
+    atomic.write_json(path, {"sequence": number})
+    return number
 
 
 def accept_once(state: Path, sender: str, sequence: int, envelope: bytes) -> None:

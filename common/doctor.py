@@ -12,7 +12,6 @@ from typing import Literal
 
 import psutil
 from packaging.requirements import Requirement
-from rich.table import Table
 
 from common import console
 from common.errors import EXIT_DONE, EXIT_INPUT, FedstephError
@@ -99,16 +98,18 @@ def report(title: str, checks: Sequence[Check], as_json: bool) -> int:
     if as_json:
         print(json.dumps({"ok": not failed, "checks": [asdict(found) for found in checks]}, indent=2))
     else:
-        table = Table("", "check", "found", "remedy", title=title)
+        console.out.print(title, style="bold", markup=False)
+        widest = max(len(found.name) for found in checks)
         for found in checks:
-            verdict = f"[{_COLOURS[found.verdict]}]{found.verdict}[/]"
-            table.add_row(verdict, found.name, _plain(found.found), _plain(found.remedy or ""))
-        console.out.print(table)
+            console.out.print(found.verdict, style=_COLOURS[found.verdict], end="  ")
+            _print(f"{found.name:{widest}}  {found.found}")
+            if found.remedy is not None:
+                _print(f"{'':6}{'':{widest}}  -> {found.remedy}")
     if not failed:
         return EXIT_DONE
     console.err.print(f"{len(failed)} of {len(checks)} checks failed", highlight=False)
     return EXIT_INPUT
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+def _print(line: str) -> None:
+    console.out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -28,6 +28,7 @@ QUIET = {
     "NO_COLOR": "1",
 }
 _POLL_SECONDS = 0.5
+_TAKEN_SECONDS = 90.0  # a SuperExec takes a run within seconds
 _ASK_SECONDS = 15.0  # asking Flower starts a process of its own
 PATIENCE_SECONDS = 300.0  # a SuperLink that is back by then goes on with the run
 _CALL_SECONDS = 120.0
@@ -86,9 +87,10 @@ class Flower:
             patience: seconds for which the SuperLink may be out of reach.
 
         Raises:
-            EngineError: the SuperLink could not be asked for too long.
+            EngineError: the SuperLink could not be asked for too long, or no SuperExec took the run.
         """
-        asked, answered = -_ASK_SECONDS, time.monotonic()
+        started = answered = time.monotonic()
+        asked = -_ASK_SECONDS
         while True:
             time.sleep(_POLL_SECONDS)
             if not is_over() and time.monotonic() - asked < _ASK_SECONDS:
@@ -103,6 +105,13 @@ class Flower:
             answered = time.monotonic()
             if status.startswith("finished"):
                 return status
+            if status == "pending" and answered - started > _TAKEN_SECONDS:
+                self.stop(run_id)
+                raise EngineError(
+                    f"no SuperExec took the run within {_TAKEN_SECONDS:g} s",
+                    where=self.log,
+                    remedy="Start the SuperExec; it ends at once, with code 0, when its secret is not the SuperLink's",
+                )
 
     def status(self, run_id: str) -> str:
         """A run's present status."""

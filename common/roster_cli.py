@@ -13,7 +13,6 @@ from rich.table import Table
 from common import console
 from common.announcement import read_announcement
 from common.errors import ConfigError, RosterError
-from common.lock import exclusive
 from common.roster import Roster, read_roster, write_roster
 
 roster = typer.Typer(no_args_is_help=True, help="Keep the roster: the public keys that all sites pin.")
@@ -37,11 +36,9 @@ def add(
       fedsteph roster add roster.yaml kirp.public.yaml --cancer KIRP --contact 'pathology IT' --federation kidney
       fedsteph roster add roster.yaml kirp.public.yaml           after 'fedsteph keys rotate'
     """
-    with exclusive(file.parent, wait=True):
-        found = _existing_or_new(file, federation)
-        announcement = read_announcement(public)
-        changed = announcement.enter(found, cancer=cancer, contact=contact, today=_today())
-        write_roster(file, changed)
+    announcement = read_announcement(public)
+    changed = announcement.enter(_existing_or_new(file, federation), cancer=cancer, contact=contact, today=_today())
+    write_roster(file, changed)
     console.err.print(f"compare with {announcement.site} by telephone: {announcement.fingerprint}", highlight=False)
     _print_digest(changed)
 
@@ -114,9 +111,8 @@ def revoke(
 
     It takes effect at each site when that site pins the new digest.
     """
-    with exclusive(file.parent, wait=True):
-        changed = read_roster(file).without(site, _today(), reason)
-        write_roster(file, changed)
+    changed = read_roster(file).without(site, _today(), reason)
+    write_roster(file, changed)
     _print_digest(changed)
 
 

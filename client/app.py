@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from client.target import enhance_target
 from client.workspace import Workspace
 from common import messages, protocol
 from common.audit import Decision, Event
-from common.errors import DataError, FedstephError
+from common.errors import DataError, FedstephError, ProtocolError
 from common.lock import exclusive
 from common.messages import Hello, Merge, RunId, Share, TrainLocal
 from common.progress import ProgressLog
@@ -122,6 +123,8 @@ def _handle(
         log = _log(site)
         content = protocol.parcel(message.content, "request")
         request = protocol.read(content, request_type, "request")
+        if content.envelopes and not isinstance(request, Merge):
+            raise ProtocolError("brings envelopes that it has no use for", where="request")
         run = request.id
         member = site.membership()
         member.require_run(run)
@@ -154,13 +157,26 @@ def _warn(site: Site, what: str, refused: Mapping[str, FedstephError]) -> None:
         _log(site).warning("%s %s: %s", what, name, error)
 
 
+class _SiteLog(logging.FileHandler):
+    """Appends to a file that no message and no server reads; where that fails, nothing goes anywhere else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        # logging's own version prints the message, which may name patients, to a stream that others may collect.
+        sys.stderr.write("fedsteph: the site's log cannot be written\n")
+
+
 def _log(site: Site) -> logging.Logger:
-    """The site's log, a file of its own that no message and no server reads."""
     log = logging.getLogger(f"fedsteph.{site.name}")
     path = site.state / "site.log"
     if not any(getattr(h, "baseFilename", None) == str(path.resolve()) for h in log.handlers):
         site.state.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path.resolve(), encoding="utf-8", delay=True)
+        handler = _SiteLog(path.resolve(), encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.handlers = [handler]
         log.propagate = False

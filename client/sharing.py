@@ -28,34 +28,40 @@ def outgoing(
         the envelopes by recipient, and the reason of each refusal by recipient.
 
     Raises:
-        PolicyError: the vector may not leave at all, or to none of the recipients.
         ProtocolError: a recipient is not another site.
     """
     own, audit = workspace.site.name, workspace.site.audit
     for recipient in recipients:
         if SITE_NAME.fullmatch(recipient) is None or recipient == own:
             raise ProtocolError("a recipient is not another site's name", where="recipients")
-    require_shareable(workspace, member.policy)
+    refused = _kept_from(workspace, member, recipients)
+    for name, error in refused.items():
+        audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
+    if len(refused) == len(recipients):
+        return {}, refused
     m0 = pinned_model(workspace.recipe.model)
     content = write_vector(TaskVector.between(workspace.local_model(0), m0))
     envelopes: dict[str, bytes] = {}
-    refused: dict[str, FedstephError] = {}
-    for name in recipients:
-        try:
-            member.policy.require_target(name)
-            keys = member.keys_of(name)
-        except (PolicyError, UnknownSenderError) as error:
-            refused[name] = error
-            audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
-            continue
+    for name in (recipient for recipient in recipients if recipient not in refused):
         sequence = next_sequence(workspace.site.state)
-        sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, keys)
+        sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, member.keys_of(name))
         # Before it is handed over: what left without a line here would be the worse error.
         audit.append(Event("vector.seal", "allowed", run.run, name, _sha256(sealed), len(sealed)))
         envelopes[name] = sealed
-    if refused and not envelopes:
-        raise next(iter(refused.values()))
     return envelopes, refused
+
+
+def _kept_from(workspace: Workspace, member: Membership, recipients: Sequence[str]) -> dict[str, FedstephError]:
+    """Who may not have the vector, and why."""
+    refused: dict[str, FedstephError] = {}
+    for name in recipients:
+        try:
+            require_shareable(workspace, member.policy)
+            member.policy.require_target(name)
+            member.keys_of(name)
+        except (PolicyError, UnknownSenderError) as error:
+            refused[name] = error
+    return refused
 
 
 def require_shareable(workspace: Workspace, policy: Policy) -> None:

@@ -89,6 +89,7 @@ class AuditLog:
         """
         with exclusive(self._folder, wait=True):
             found = _last(self._folder)
+            self._write_head(found)  # first: of a line whose head a crash or a full disk kept from being written
             if found.torn_bytes:
                 self._cut(found)
                 found = self._write(found, Event("audit.mended", reason="a line that a crash cut off was removed"))
@@ -113,8 +114,13 @@ class AuditLog:
             os.fsync(file.fileno())
         after = Verdict(line.number, line.hash, 0)
         # After the line: a crash between the two leaves one line more than the head says, which verify accepts.
-        atomic.write_text(self._head, f"{after.lines} {after.head}\n")
+        self._write_head(after)
         return after
+
+    def _write_head(self, found: Verdict) -> None:
+        text = f"{found.lines} {found.head}\n"
+        if found.lines and not (self._head.exists() and self._head.read_text(errors="replace") == text):
+            atomic.write_text(self._head, text)
 
 
 def verify(folder: Path, expected: str | None = None) -> Verdict:

@@ -73,6 +73,8 @@ def parcel(records: RecordDict, where: str) -> Parcel:
     header = records.get(_HEADER)
     if not isinstance(header, ConfigRecord) or not set(records) <= {_HEADER, _ENVELOPES}:
         raise ProtocolError("is not a fedsteph message", where=where)
+    if set(header) != {"version", "body"}:
+        raise ProtocolError("has a header of another form", where=where)
     if header.get("version") != VERSION:
         raise ProtocolError(
             f"speaks protocol version {_short_line(repr(header.get('version')))}, this software {VERSION}",

@@ -119,6 +119,9 @@ def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where, f"{key}.")
     if origin in (Union, types.UnionType):
+        section = next((option for option in args if dataclasses.is_dataclass(option)), None)
+        if section is not None and isinstance(value, dict):
+            return _convert(section, value, where, key)  # its own error names the key inside
         for option in args:
             try:
                 return _convert(option, value, where, key)

@@ -223,6 +223,8 @@ class Federation:
                     self._note("envelope.relay", "allowed", route, artefact=sha256, size=len(content))
             for refusal in reply.refused:
                 self._fail(sender, protocol.SHARE, f"kept its vector from {refusal.site}: {refusal.reason}")
+            if not envelopes and sender not in mail:
+                del self._names[node]  # a source that shares with nobody is no part of what follows
         for target, letters in mail.items():
             if not letters and target in self._names.values():
                 self._fail(target, protocol.SHARE, "no source sent it a vector")

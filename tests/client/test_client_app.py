@@ -635,6 +635,29 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
     assert numbers == {len(sealed), len(received["b"]), 1}  # sizes of envelopes; no count and no score
 
 
+@pytest.mark.parametrize("action", [HELLO, LOCAL, SHARE, MERGE])
+def test_a_site_whose_audit_log_was_tampered_with_answers_nothing(federation, action):
+    """What cannot be audited does not leave."""
+    envelopes = federation.envelopes_for_a()
+    federation.send(LOCAL, TrainLocal(RUN, RECIPE, True))
+    federation.send(HELLO, Hello(RUN))
+    path = federation.state("a") / "audit" / audit.FILE
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+    before = path.read_bytes()
+    reply = federation.send(action, dict(requests())[action], envelopes if action == MERGE else None)
+    assert refusal(reply) == "AuditError"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("action", "name"), [(SHARE, "sent.json"), (MERGE, "received.json")])
+def test_a_damaged_sequence_file_stops_the_vector(federation, action, name):
+    envelopes = federation.envelopes_for_a()
+    (federation.state("a") / name).write_text("{")
+    reply = federation.send(action, dict(requests())[action], envelopes if action == MERGE else None)
+    assert refusal(reply) == "RunFolderError"
+    assert federation.audited()[-1] == Event(action, "refused", "run1", reason="RunFolderError")
+
+
 # ---------------------------------------------------------------- envelopes under attack
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -36,21 +37,37 @@ def full_disk(monkeypatch):
     return monkeypatch.undo
 
 
-def test_the_number_grows_from_one_and_lies_on_the_disk(tmp_path):
-    for expected in (1, 2, 3):
+@pytest.fixture
+def clock(monkeypatch):
+    """The time in milliseconds, which only a test moves."""
+    now = SimpleNamespace(ms=1000)
+    monkeypatch.setattr("client.sequence.time", SimpleNamespace(time_ns=lambda: now.ms * 1_000_000))
+    return now
+
+
+def test_the_number_grows_and_lies_on_the_disk(tmp_path, clock):
+    for ms, expected in ((1000, 1000), (1000, 1001), (1000, 1002), (5000, 5000), (10, 5001), (0, 5002), (5003, 5003)):
+        clock.ms = ms  # also a clock that stands still or is put back
         assert next_sequence(tmp_path) == expected
         assert json.loads((tmp_path / SENT_FILE).read_text()) == {"sequence": expected}
 
 
-def test_a_number_is_on_the_disk_before_it_is_used(tmp_path, full_disk):
+def test_a_site_that_lost_its_state_goes_on_above_its_old_numbers(tmp_path, clock):
+    old = [next_sequence(tmp_path) for _ in range(3)]
+    (tmp_path / SENT_FILE).unlink()
+    clock.ms += 1000
+    assert next_sequence(tmp_path) > max(old)
+
+
+def test_a_number_is_on_the_disk_before_it_is_used(tmp_path, clock, full_disk):
     with pytest.raises(OSError, match="No space"):
         next_sequence(tmp_path)
-    full_disk()
     assert list(tmp_path.iterdir()) == []
-    assert next_sequence(tmp_path) == 1
+    full_disk()
+    assert next_sequence(tmp_path) > 0
 
 
-def test_a_crash_after_a_number_was_taken_skips_it(tmp_path, monkeypatch):
+def test_a_crash_after_a_number_was_taken_skips_it(tmp_path, clock, monkeypatch):
     """The process dies once the number is on the disk: the next one is another."""
     replace = os.replace
 
@@ -58,12 +75,12 @@ def test_a_crash_after_a_number_was_taken_skips_it(tmp_path, monkeypatch):
         replace(source, target)
         raise KeyboardInterrupt
 
-    next_sequence(tmp_path)
+    first = next_sequence(tmp_path)
     with monkeypatch.context() as dying:
         dying.setattr(os, "replace", then_die)
         with pytest.raises(KeyboardInterrupt):
             next_sequence(tmp_path)
-    assert next_sequence(tmp_path) == 3
+    assert next_sequence(tmp_path) == first + 2
 
 
 DAMAGED = ["", "{", "[]", "null", "3", '"x"', "\x00"]

@@ -372,7 +372,6 @@ def test_no_mutation_of_an_envelope_is_accepted() -> None:
                 seen.add(mutated)
                 outcomes[refusal(mutated)] += 1
                 per_family[family.__name__] += 1
-    print(outcomes, per_family)
     assert outcomes.total() >= 20_000
     assert outcomes[None] == 0
     assert min(per_family[family.__name__] for family in FAMILIES) >= 900

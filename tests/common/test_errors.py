@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ import pytest
 from common import errors
 from common.errors import DataError, FedstephError
 
-CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, FedstephError)]
+
+def tree(cls: type[FedstephError]) -> list[type[FedstephError]]:
+    """A class of error and all below it."""
+    return [cls, *(found for below in cls.__subclasses__() for found in tree(below))]
+
+
+CLASSES = list(dict.fromkeys(tree(FedstephError)))
 FEDERATION = {"ProtocolError", "SiteError", "QuorumError", "EngineError"}
 
 
@@ -40,10 +47,36 @@ def test_every_class_has_an_exit_code_and_a_fixed_public_phrase(cls: type[Fedste
     assert "public_reason" not in vars(error)
 
 
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_public_phrase_is_a_phrase(cls: type[FedstephError]) -> None:
+    """One short line of words: no digit, no path, no placeholder, no end of a sentence."""
+    assert re.fullmatch(r"[a-zA-Z' -]+", cls.public_reason.replace("M0", "")) is not None
+    assert cls.public_reason.strip() == cls.public_reason
+    assert len(cls.public_reason.split()) >= 4
+
+
+def test_every_way_to_refuse_an_envelope_says_which_it_is() -> None:
+    """A coordinator tells them apart by the phrase as well as by the class."""
+    phrases = [cls.public_reason for cls in tree(errors.EnvelopeError)]
+    assert len(set(phrases)) == len(phrases) == 12
+
+
+@pytest.mark.parametrize("cls", tree(errors.PolicyError))
+def test_a_refusal_by_policy_says_that_it_is_one(cls: type[FedstephError]) -> None:
+    assert "policy" in cls.public_reason
+
+
+def test_all_errors_stand_in_one_module() -> None:
+    """So that the list above is whole, whatever a test happens to import."""
+    assert {cls.__module__ for cls in CLASSES} == {errors.__name__}
+    found = {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, FedstephError)}
+    assert found == set(CLASSES)
+
+
 def test_exit_codes_differ() -> None:
     codes = [errors.EXIT_DONE, errors.EXIT_INPUT, errors.EXIT_FEDERATION, errors.EXIT_BUG]
     assert codes == [0, 1, 2, 3]
-    assert len(CLASSES) > 15
+    assert len(CLASSES) > 45
 
 
 def test_an_error_survives_the_way_out_of_a_worker_process() -> None:

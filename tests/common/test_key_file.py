@@ -37,7 +37,7 @@ def test_round_trip(paths: tuple[Path, Path]) -> None:
     assert read_identity(*paths).public == IDENTITY.public
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o177])
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o177, 0o777])
 def test_files_are_for_their_owner_only_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
@@ -165,14 +165,16 @@ def test_missing_folder_or_dangling_link_is_refused(paths: tuple[Path, Path], tm
         assert caught.value.where == str(path)
 
 
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(paths: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_is_no_regular_file_is_refused(paths: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "folder.key"
     folder.mkdir(mode=0o700)
     pipe = tmp_path / "pipe.key"
     os.mkfifo(pipe, 0o600)
     for path in (folder, pipe, Path(os.devnull)):
         with pytest.raises(KeyFileError, match="is not a file"):
-            read_identity(path, paths[1])
+            require_private(path)
+    with pytest.raises(KeyFileError, match="is not a file"):
+        read_identity(folder, paths[1])
 
 
 def test_the_halves_cannot_be_exchanged(paths: tuple[Path, Path]) -> None:

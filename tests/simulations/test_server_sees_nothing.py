@@ -7,66 +7,85 @@ at a multiple of 32; so a recording in which no 32 bytes in a row are such a blo
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from sites import TINY, make_site
 
 from client.site import site_of_node
 from client.workspace import Workspace
 from common import protocol
-from common.abmil import pinned_model
+from common.abmil import Architecture, pinned_model
 from common.config import load_config
+from common.errors import QuorumError
+from common.key_file import read_identity
 from common.task_vector import TaskVector
 from common.vector_file import write_vector
 from simulations import in_process
 from simulations.run_folder import RunFolder, prepare
 
 BLOCK = 32
-# Numbers of patients and events that no setting, band or folder name contains by itself.
-SIZES = {"alpha": (37, 0.6), "beta": (38, 0.55), "gamma": (39, 0.7)}
+SITES = {"alpha": (37, 0.6), "beta": (38, 0.55), "gamma": (39, 0.7)}  # patients, share of events
+SETTINGS = [*TINY, "evaluation.bootstrap=25", "federation.targets=[alpha,beta]"]  # none of them is such a number
 
 
 @dataclass
 class Observation:
     """Everything that passed the server: the bytes of its messages, its files, and what it printed or logged."""
 
-    messages: list[tuple[str, bytes]] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
-    printed: str = ""
+    printed: io.StringIO = field(default_factory=io.StringIO)
 
     def take(self, message: Message) -> None:
         """One message, as Flower serialises it."""
-        self.messages.append((message.metadata.message_type, message_to_proto(message).SerializeToString()))
-        self.bodies.append(protocol.parcel(message.content, "observed").body)
+        self.messages.append(message_to_proto(message).SerializeToString())
+        if not message.has_error():
+            self.bodies.append(protocol.parcel(message.content, "observed").body)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """What the process prints, and what any logger is told but a site's own, which has a file to itself."""
+        handler = logging.StreamHandler(self.printed)
+        loggers = [logging.getLogger(name) for name in (None, "flwr", "fedsteph")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.addHandler(handler)
+            logger.setLevel(logging.DEBUG)
+        try:
+            with redirect_stdout(self.printed), redirect_stderr(self.printed):
+                yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.removeHandler(handler)
+                logger.setLevel(level)
 
     @property
     def everything(self) -> bytes:
-        """All of it, one after the other, apart."""
-        parts = [content for _, content in self.messages] + [*self.files.values(), self.printed.encode()]
-        return b"\0\0\0\0".join(parts)
+        return b"\0\0\0\0".join([*self.messages, *self.files.values(), self.printed.getvalue().encode()])
 
     @property
-    def texts(self) -> Iterator[str]:
+    def text(self) -> str:
         """What a person at the server can read."""
-        yield from self.bodies
-        yield from (content.decode() for content in self.files.values())
-        yield self.printed
+        return "\n".join([*self.bodies, *(file.decode() for file in self.files.values()), self.printed.getvalue()])
 
 
 class ObservedGrid(in_process.InProcessGrid):
-    """Shows every message that the server pushes or pulls to an observation first."""
+    """Shows an observation every message that the server pushes or pulls."""
 
-    seen: Observation
+    seen: ClassVar[Observation]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         pushed = list(messages)
@@ -83,52 +102,206 @@ class ObservedGrid(in_process.InProcessGrid):
 
 @dataclass
 class Watched:
-    """A finished run, what its server saw, and what it must not have seen."""
+    """A finished run, what its server saw, and the vectors that passed it, in the clear."""
 
     folder: RunFolder
-    sites: Path
+    hospitals: Path
     seen: Observation
     vectors: dict[str, bytes]
-    models: dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory) -> Iterator[Watched]:
+def watched(tmp_path_factory) -> Watched:
     tmp = tmp_path_factory.mktemp("watched")
-    sites = tmp / "hospitals"
-    for i, (name, (patients, share)) in enumerate(SIZES.items()):
-        make_site(sites / name, seed=i, patients=patients, event_share=share)
-    config = load_config(None, [*TINY, "federation.targets=[alpha,beta]"])
-    folder, _ = prepare(tmp / "run", config, [sites / name for name in SIZES])
+    for i, (name, (patients, share)) in enumerate(SITES.items()):
+        make_site(tmp / "hospitals" / name, seed=i, patients=patients, event_share=share)
+    folder, _ = prepare(tmp / "run", load_config(None, SETTINGS), [tmp / "hospitals" / name for name in SITES])
     seen = Observation()
-    with pytest.MonkeyPatch.context() as patch, logged() as log:
-        patch.setattr(ObservedGrid, "seen", seen, raising=False)
+    with pytest.MonkeyPatch.context() as patch, seen.listening():
+        ObservedGrid.seen = seen
         patch.setattr(in_process, "InProcessGrid", ObservedGrid)
         in_process.run_in_process(folder.path)
-        seen.printed += log.text
-    for path in [*(folder.path / "server").rglob("*"), *folder.path.glob("*.yaml"), folder.path / "manifest.json"]:
-        if path.is_file():
-            seen.files[str(path.relative_to(folder.path))] = path.read_bytes()
-    models = {str(p.relative_to(folder.path)): p.read_bytes() for p in folder.path.glob("sites/**/*.safetensors")}
-    yield Watched(folder, sites, seen, dict(rebuilt_vectors(folder)), models)
+    kept = [*(folder.path / "server").rglob("*"), *folder.path.glob("*.yaml"), folder.path / "manifest.json"]
+    seen.files = {str(path.relative_to(folder.path)): path.read_bytes() for path in kept if path.is_file()}
+    return Watched(folder, tmp / "hospitals", seen, vectors_of(folder))
 
 
-class logged:  # noqa: N801 (used as a context manager only)
-    """Everything that any logger but a site's own is told, at the lowest level."""
+def vectors_of(folder: RunFolder) -> dict[str, bytes]:
+    """Every site's vector file, made again from the model that it keeps."""
+    recipe = folder.config.recipe
+    found = {}
+    for index, name in enumerate(SITES):
+        site = site_of_node({"partition-id": index}, {"run-folder": str(folder.path)})
+        model = Workspace.open(site, recipe).local_model(0)
+        found[name] = write_vector(TaskVector.between(model, pinned_model(recipe.model)))
+    return found
 
-    def __enter__(self) -> logged:
-        self._lines: list[str] = []
-        self._handler = logging.Handler(logging.DEBUG)
-        self._handler.emit = lambda record: self._lines.append(record.getMessage())  # type: ignore[method-assign]
-        self._level = logging.getLogger().level
-        logging.getLogger().addHandler(self._handler)
-        logging.getLogger().setLevel(logging.DEBUG)
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        logging.getLogger().removeHandler(self._handler)
-        logging.getLogger().setLevel(self._level)
+# ---------------------------------------------------------------- looking for plaintext
 
-    @property
-    def text(self) -> str:
-        return "\n".join(self._lines)
+
+def parts(file: bytes) -> tuple[bytes, bytes]:
+    """Of a safetensors file, what its header says of the tensors, and the tensors.
+
+    Left out is the header's metadata, which comes first: its order varies, and its digests are public.
+    """
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = file[8:start]
+    first_name = header.rindex(b'"', 0, header.index(b'":{"dtype"'))
+    return header[first_name:].rstrip(b" "), file[start:]
+
+
+def forms(plain: bytes) -> Iterator[bytes]:
+    """The bytes as they are, and as a message or a log could spell them."""
+    yield plain
+    yield plain.hex().encode()
+    for shift in range(3):
+        yield base64.b64encode(plain[shift:])
+        yield base64.urlsafe_b64encode(plain[shift:])
+
+
+def blocks(plains: Mapping[str, bytes]) -> dict[bytes, str]:
+    """Every whole block of every part of every file, and whose it is."""
+    found = {}
+    for name, file in plains.items():
+        for part in parts(file):
+            for form in forms(part):
+                found |= {form[i : i + BLOCK]: name for i in range(0, len(form) - BLOCK + 1, BLOCK)}
+    return found
+
+
+def leaks(recorded: bytes, plains: Mapping[str, bytes]) -> set[str]:
+    """The names of the files of which any 64 bytes in a row stand anywhere in what was recorded."""
+    wanted = blocks(plains)
+    windows = (recorded[i : i + BLOCK] for i in range(len(recorded) - BLOCK + 1))
+    return {wanted[window] for window in windows if window in wanted}
+
+
+def test_the_server_saw_the_whole_run(watched):
+    """The recording is of all four phases, and the envelopes were in it."""
+    assert len(watched.seen.messages) == 2 * (4 * 3 - 1)  # gamma, which is no target, has nothing to merge
+    outcome = json.loads(watched.seen.files["server/outcome.json"])
+    assert set(outcome["targets"]) == {"alpha", "beta"} and outcome["failures"] == []
+    recorded = watched.seen.everything
+    assert recorded.count(b"fedsteph/v1/envelope") == 2 * 4  # into the server and out of it
+    assert len(recorded) > 2 * 4 * max(map(len, watched.vectors.values()))
+    assert {"config.yaml", "roster.yaml", "manifest.json", "server/audit/audit.jsonl"} <= watched.seen.files.keys()
+
+
+def test_no_64_bytes_of_any_vector_or_model_pass_the_server(watched):
+    paths = sorted(watched.folder.path.glob("sites/**/*.safetensors"))
+    models = {str(path.relative_to(watched.folder.path)): path.read_bytes() for path in paths}
+    assert len(watched.vectors) == 3 and len(models) >= 5
+    assert leaks(watched.seen.everything, watched.vectors | models) == set()
+
+
+def smuggled(plain: bytes, way: str) -> Observation:
+    """The plaintext through the same recorder, in one of the ways in which it could get out."""
+    seen = Observation()
+    body: dict[str, str | int] = {"version": protocol.VERSION, "body": "{}"}
+    if way == "base64 in the body":
+        body["body"] = json.dumps({"x": base64.b64encode(b"?" + plain).decode()})
+    records = RecordDict({"fedsteph": ConfigRecord(body)})
+    if way == "envelope":
+        content = b"label" + plain
+        records["envelopes"] = ArrayRecord({"a": Array("uint8", (len(content),), "fedsteph.opaque", content)})
+    seen.take(Message(records, dst_node_id=1, message_type=protocol.SHARE))
+    if way == "file":
+        seen.files["server/x"] = b"..." + plain
+    with seen.listening():
+        if way == "print":
+            print(plain.hex())
+        if way == "log":
+            logging.getLogger("flwr").info("vector %s", plain.hex())
+    return seen
+
+
+@pytest.mark.parametrize("way", ["envelope", "base64 in the body", "file", "print", "log"])
+@pytest.mark.parametrize("part", [0, 1], ids=["header", "tensors"])
+def test_the_recorder_would_find_64_bytes_of_a_vector(watched, way, part):
+    plain = parts(watched.vectors["beta"])[part]
+    for start in (0, 1, 37, len(plain) - 64):
+        piece = plain[start : start + 64]
+        found = leaks(smuggled(piece, way).everything, watched.vectors)
+        assert found == {"beta"} if part == 1 else found  # the headers of all sites' vectors are alike
+    assert leaks(smuggled(bytes(64), way).everything, watched.vectors) == set()
+
+
+def test_a_run_whose_sites_forget_to_seal_is_found_out(watched, monkeypatch):
+    """The same run over the same grid, with the vector files themselves in place of the envelopes."""
+    monkeypatch.setattr("client.sharing.seal", lambda plain, *args: plain)
+    monkeypatch.setattr(in_process, "InProcessGrid", ObservedGrid)
+    monkeypatch.setattr(ObservedGrid, "seen", Observation())
+    with pytest.raises(QuorumError, match="no target has a result"):
+        in_process.run_in_process(watched.folder.path)
+    assert leaks(ObservedGrid.seen.everything, watched.vectors) == set(SITES)
+
+
+def test_no_tensor_name_shape_or_metadata_passes_the_server(watched):
+    recorded = watched.seen.everything
+    file = watched.vectors["alpha"]
+    header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
+    shapes = Architecture.of(watched.folder.config.model).encoder_shapes
+    assert set(header) == {*shapes, "__metadata__"}
+    words = [
+        *header,
+        *header["__metadata__"].values(),
+        "head.weight",
+        "head.bias",
+        "data_offsets",
+        '"dtype"',
+        '"shape"',
+    ]
+    for public in ("architecture", "m0"):  # the digests that every envelope is bound to
+        words.remove(header["__metadata__"][public])
+    for shape in shapes.values():
+        words += [f'"shape":{json.dumps(list(shape), separators=(",", ":"))}']
+        words += [str(list(shape)), str(tuple(shape))] if len(shape) > 1 else []
+    assert [word for word in words if word.encode() in recorded] == []
+    assert [word for word in words if word.encode() in file], "the words are those of a vector file"
+
+
+def test_no_patient_slide_or_path_passes_the_server(watched):
+    labels = pd.read_csv(watched.hospitals / "alpha" / "labels.csv")
+    assert re.fullmatch(r"P\d{3}", labels["patient_id"][0]) and re.fullmatch(r"P\d{3}-DX\d", labels["pathology_id"][0])
+    assert re.search(rb"P\d{3}-DX", watched.seen.everything) is None
+    assert re.search(r"\bP\d{3}\b", watched.seen.text) is None
+    for word in (str(watched.hospitals), "hospitals", "labels.csv", ".h5", "fold_"):
+        assert word.encode() not in watched.seen.everything
+
+
+def number_in(text: str, number: int) -> bool:
+    """Whether it stands there alone, and not in a band, a time, a version or a longer number."""
+    timeless = re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+", "", text)
+    return re.search(rf"(?<![\w.-]){number}(?![\w.-])", timeless) is not None
+
+
+def test_no_exact_count_and_no_exact_score_passes_the_server(watched):
+    counts, scores = set(), set()
+    for name in SITES:
+        labels = pd.read_csv(watched.hospitals / name / "labels.csv").drop_duplicates("patient_id")
+        counts |= {len(labels), int(labels["e"].sum())}
+        for part in ("train", "test"):
+            ids = pd.read_csv(watched.hospitals / name / "splits_0.csv")[part].dropna()
+            counts |= {len(ids), int(labels.set_index("patient_id").loc[ids, "e"].sum())}
+    for name in ("alpha", "beta"):
+        methods = json.loads((watched.folder.site_state(name) / "result.json").read_text())["methods"]
+        scores |= {f"{row['mean']}" for row in methods.values() if row["mean"] != round(row["mean"], 2)}
+    assert {37, 38, 39} <= counts and scores
+    bands = [json.loads(body) for body in watched.seen.bodies if '"TrainLocalReply"' in body]
+    assert {reply["TrainLocalReply"]["patients"] for reply in bands} == {"30-39"}
+    # Small numbers stand in the recipe for other reasons; what is searched for are the whole site's and its folds'.
+    assert [count for count in sorted(counts) if count > 16 and number_in(watched.seen.text, count)] == []
+    assert [score for score in scores if score in watched.seen.text] == []
+    assert number_in('{"patients":37}', 37) and number_in("37 patients", 37)
+    assert not number_in('{"patients":"30-39"}', 39) and not number_in("2026-11-21T12:39:39.039+00:00", 39)
+
+
+def test_no_secret_key_passes_the_server(watched):
+    recorded = watched.seen.everything
+    for name in SITES:
+        keys = watched.folder.site_state(name) / "keys"
+        identity = read_identity(keys / f"{name}.sign.key", keys / f"{name}.seal.key")
+        for seed in (identity.sign_seed, identity.seal_seed):
+            for form in forms(seed):
+                assert not [i for i in range(len(form) - 15) if form[i : i + 16] in recorded]

@@ -6,19 +6,27 @@ import json
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sites import TINY, make_site
 
 from client import local
+from common.audit import read_lines, verify
 from common.config import load_config
 from common.console import run as run_command
+from common.errors import QuorumError
+from common.key_file import read_identity
+from common.keys import Identity
 from common.lock import exclusive
+from common.roster import Entry, read_roster, write_roster
 from simulations import flower_engine
 from simulations.cli import app
+from simulations.in_process import run_in_process
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
@@ -103,6 +111,87 @@ def test_running_again_resumes_without_training(sites, tmp_path, monkeypatch):
     monkeypatch.setattr("client.steph.fit.fit", trained)
     assert simulate(tmp_path / "run", sites) == 0
     assert results(tmp_path / "run")["targets"] == before["targets"]
+
+
+def keys_and_roster(out):
+    return {path: path.read_bytes() for path in [out / "roster.yaml", *out.glob("sites/*/keys/*")]}
+
+
+def test_every_site_has_secret_keys_of_its_own_that_nobody_else_can_read(sites, tmp_path):
+    assert simulate(tmp_path / "run", sites, "--prepare") == 0
+    keys = [path for path in keys_and_roster(tmp_path / "run") if path.suffix == ".key"]
+    names = ("alpha", "beta", "gamma")
+    assert sorted(path.name for path in keys) == [f"{name}.{half}.key" for name in names for half in ("seal", "sign")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
+    roster = read_roster(tmp_path / "run" / "roster.yaml")
+    for name in names:
+        folder = tmp_path / "run" / "sites" / name / "keys"
+        identity = read_identity(folder / f"{name}.sign.key", folder / f"{name}.seal.key")
+        assert roster.entry(name).keys == identity.public
+    assert len({entry.fingerprint for entry in roster.sites}) == 3
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["digests"]["roster"] == roster.digest
+
+
+def test_resuming_keeps_keys_and_roster_and_another_run_has_others(sites, tmp_path):
+    assert simulate(tmp_path / "run", sites, "--prepare") == 0
+    before = keys_and_roster(tmp_path / "run")
+    assert simulate(tmp_path / "run", sites) == 0
+    assert simulate(tmp_path / "run", sites) == 0
+    assert keys_and_roster(tmp_path / "run") == before
+    assert simulate(tmp_path / "other", sites, "--prepare") == 0
+    assert not {*keys_and_roster(tmp_path / "other").values()} & {*before.values()}
+
+
+def test_a_roster_that_was_changed_between_two_runs_is_refused_by_the_server_and_by_every_site(sites, tmp_path, capsys):
+    """A stranger's keys under gamma's name: first in the file alone, then with a manifest that fits it."""
+    run = tmp_path / "run"
+    assert simulate(run, sites) == 0
+    roster = read_roster(run / "roster.yaml")
+    stranger = Entry.of("gamma", Identity.generate().public, cancer="simulated", contact="simulation")
+    changed = replace(roster, sites=(*roster.sites[:2], stranger))
+    write_roster(run / "roster.yaml", changed)
+    assert simulate(run, sites) != 0
+    assert "not the pinned" in capsys.readouterr().err
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["digests"]["roster"] = changed.digest
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert simulate(run, sites) == 1
+    assert "the site folders" in capsys.readouterr().err
+    with pytest.raises(QuorumError, match="the site's roster is not the federation's"):
+        run_in_process(run)
+    for name in ("alpha", "beta", "gamma"):
+        last = [*read_lines(run / "sites" / name / "audit")][-1].event
+        assert (last.event, last.decision, last.reason) == ("query.hello", "refused", "RosterError")
+
+
+def test_the_audit_logs_of_all_parties_hold_together_after_two_runs(sites, tmp_path):
+    run = tmp_path / "run"
+    for _ in range(2):
+        assert simulate(run, sites, "--set", "federation.targets=[alpha,beta]") == 0
+    verify(run / "server" / "audit")
+    server = [line.event for line in read_lines(run / "server" / "audit")]
+    sealed, opened = {}, {}
+    for name in ("alpha", "beta", "gamma"):
+        for head in [event.artefact for event in server if (event.event, event.peer) == ("site.join", name)]:
+            verify(run / "sites" / name / "audit", head)
+        for event in (line.event for line in read_lines(run / "sites" / name / "audit")):
+            assert event.decision == "allowed"
+            if event.event == "vector.seal":
+                sealed[event.artefact] = f"{name} -> {event.peer}"
+            if event.event == "vector.open":
+                opened[event.artefact] = f"{event.peer} -> {name}"
+    relayed = {event.artefact: event.peer for event in server if event.event == "envelope.relay"}
+    assert sealed == relayed == opened
+    assert len(relayed) == 2 * 4
+
+
+def test_a_site_s_own_policy_holds_in_a_simulation_too(sites, tmp_path, capsys):
+    (sites / "gamma" / "site.yaml").write_text("policy: {targets: [beta], min_patients: 1, min_events: 1}\n")
+    assert simulate(tmp_path / "run", sites) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "site gamma" in last and "the site's policy does not let its vector go to this target" in last
+    assert results(tmp_path / "run")["targets"]["alpha"]["sources"] == ["beta"]
 
 
 @pytest.mark.parametrize("change", ["training.epochs=3", "steph.K=1", "federation.targets=[gamma]"])
@@ -322,7 +411,7 @@ def test_a_run_that_fails_inside_flower_is_exit_code_2_with_the_true_cause(sites
 
 
 def test_a_superlink_that_cannot_start_is_exit_code_2(sites, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(flower_engine, "_program", lambda name: sys.executable)
+    monkeypatch.setattr(flower_engine, "program", lambda name: sys.executable)
     assert simulate(tmp_path / "run", sites, "--engine", "flower") == 2
     assert "superlink.log" in capsys.readouterr().err.strip().splitlines()[-1]
 

@@ -1,0 +1,1 @@
+"""What a vector's way costs: time, memory and bytes, measured on the machine at hand."""

@@ -1,0 +1,228 @@
+"""The public file of a site's keys: it comes back as it was written, and only the keys before prove a rotation."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keys_and_rosters import identity_of, roster_of
+
+from common.announcement import Announcement, read_announcement, write_announcement
+from common.errors import ConfigError, KeyFormatError, RosterError
+from common.roster import Roster
+
+TODAY = "2026-01-31"
+OLD, NEW, NEWER, STRANGER = map(identity_of, ("kirp", "kirp-2027", "kirp-2028", "stranger"))
+
+
+def enter(announcement: Announcement, roster: Roster, **given: str | None) -> Roster:
+    return announcement.enter(roster, **{"cancer": None, "contact": None, "today": TODAY, **given})
+
+
+# ---------------------------------------------------------------- the file
+
+
+@pytest.mark.parametrize("before", [None, OLD])
+def test_it_comes_back_from_its_file(tmp_path, before):
+    path = tmp_path / "kirp.public.yaml"
+    made = Announcement.of("kirp", NEW, before)
+    write_announcement(path, made)
+    assert read_announcement(path) == made
+    assert made.keys == NEW.public
+
+
+def test_the_file_is_for_everyone_and_says_so(tmp_path):
+    path = tmp_path / "kirp.public.yaml"
+    write_announcement(path, Announcement.of("kirp", OLD))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert path.read_text().startswith("# fedsteph PUBLIC keys")
+
+
+def test_no_secret_stands_in_it(tmp_path):
+    path = tmp_path / "kirp.public.yaml"
+    write_announcement(path, Announcement.of("kirp", NEW, OLD))
+    content = path.read_bytes()
+    assert b"secret" not in content
+    for identity in (NEW, OLD):
+        for seed in (identity.sign_seed, identity.seal_seed):
+            assert seed not in content
+            assert seed.hex().encode() not in content
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"site": "kirc/../kirp"}, "site must be a name like"),
+        ({"site": ""}, "site must be a name like"),
+        ({"fingerprint": "0" * 64}, "fingerprint is not that of the keys"),
+        ({"sign": STRANGER.public.sign_text}, "fingerprint is not that of the keys"),
+        ({"seal": STRANGER.public.seal_text}, "fingerprint is not that of the keys"),
+        ({"replaces": "0" * 64}, "replaces and proof come together"),
+        ({"proof": "00" * 64}, "replaces and proof come together"),
+        ({"format": "fedsteph/public-keys/v2"}, "'format' must be one of"),
+        ({"trusted": True}, "unknown key 'trusted'"),
+        ({"sign": None}, "'sign' must be text"),
+        ({"fingerprint": 7}, "'fingerprint' must be text"),
+    ],
+)
+def test_a_changed_file_is_refused(tmp_path, change, told):
+    """Each line by itself: whoever changes one has to change all, and then the fingerprint on the telephone differs."""
+    path = tmp_path / "kirp.public.yaml"
+    plain = Announcement.of("kirp", OLD)
+    fields = {"format": plain.format, "site": "kirp", "sign": plain.sign, "seal": plain.seal}
+    fields |= {"fingerprint": plain.fingerprint, **change}
+    path.write_text("".join(f"{key}: {'null' if v is None else repr(v)}\n" for key, v in fields.items()))
+    with pytest.raises(ConfigError) as caught:
+        read_announcement(path)
+    assert caught.value.where == str(path)
+    assert told in caught.value.what
+
+
+@pytest.mark.parametrize("half", ["sign", "seal"])
+def test_keys_of_the_wrong_type_are_refused(half):
+    plain = Announcement.of("kirp", OLD)
+    other = {"sign": plain.seal, "seal": plain.sign}[half]
+    with pytest.raises(KeyFormatError, match=f"must be a fedsteph-{half}-public-v1"):
+        replace(plain, **{half: other})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "site: kirp\n", "\x00", "site: kirp\nsite: kirc\n"])
+def test_what_is_no_public_file(tmp_path, content):
+    path = tmp_path / "kirp.public.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError):
+        read_announcement(path)
+
+
+# ---------------------------------------------------------------- a new site
+
+
+def test_a_new_site_is_entered_with_its_keys():
+    entered = enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="KIRP", contact="pathology IT")
+    [entry] = entered.sites
+    assert (entry.site, entry.cancer, entry.contact, entry.keys) == ("kirp", "KIRP", "pathology IT", OLD.public)
+
+
+@pytest.mark.parametrize("given", [{}, {"cancer": "KIRP"}, {"contact": "pathology IT"}])
+def test_a_new_site_needs_its_cancer_and_contact(given):
+    with pytest.raises(RosterError, match="--cancer and --contact"):
+        enter(Announcement.of("kirp", OLD), Roster("fed"), **given)
+
+
+@pytest.mark.parametrize("contact", ["", "two\nlines", "x" * 121])
+def test_a_contact_is_one_line(contact):
+    with pytest.raises(RosterError, match="printable line"):
+        enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="KIRP", contact=contact)
+
+
+def test_two_sites_cannot_have_the_same_keys():
+    with pytest.raises(RosterError, match="different names with different keys"):
+        enter(Announcement.of("kirc", OLD), roster_of("kirp"), cancer="KIRC", contact="IT")
+
+
+# ---------------------------------------------------------------- a rotation
+
+
+def test_a_rotation_takes_the_place_and_revokes_what_was_there():
+    before = roster_of("kirp", "kirc")
+    after = enter(Announcement.of("kirp", NEW, OLD), before)
+    entry = after.entry("kirp")
+    assert entry is not None
+    assert (entry.keys, entry.cancer, entry.contact) == (NEW.public, "test", "data office")
+    assert after.entry("kirc") == before.entry("kirc")
+    [gone] = after.revoked
+    assert (gone.site, gone.fingerprint, gone.date, gone.reason) == (
+        "kirp",
+        OLD.public.fingerprint,
+        TODAY,
+        "rotated",
+    )
+    assert after.digest != before.digest
+
+
+def test_a_rotation_may_change_cancer_and_contact():
+    entry = enter(Announcement.of("kirp", NEW, OLD), roster_of("kirp"), cancer="KIRP", contact="night shift").entry(
+        "kirp"
+    )
+    assert entry is not None
+    assert (entry.cancer, entry.contact) == ("KIRP", "night shift")
+
+
+def test_rotations_follow_each_other():
+    after = enter(Announcement.of("kirp", NEW, OLD), roster_of("kirp"))
+    after = enter(Announcement.of("kirp", NEWER, NEW), after)
+    assert [gone.fingerprint for gone in after.revoked] == [OLD.public.fingerprint, NEW.public.fingerprint]
+    assert after.sites[0].keys == NEWER.public
+
+
+def attacks() -> dict[str, Announcement]:
+    """What somebody without the secret half of kirp's keys could hand in for kirp."""
+    genuine, old = Announcement.of("kirp", NEW, OLD), OLD.public.fingerprint
+    by_stranger = Announcement.of("kirp", NEW, STRANGER)
+    theirs = Announcement.of("kirp", STRANGER)
+    return {
+        "plain keys of a stranger": theirs,
+        "signed by the stranger": by_stranger,
+        "signed by the stranger, said to be by kirp": replace(by_stranger, replaces=old),
+        "a genuine proof on other keys": replace(theirs, replaces=old, proof=genuine.proof),
+        "a proof made for another site": replace(Announcement.of("kirc", NEW, OLD), site="kirp"),
+        "a proof by the new keys themselves": replace(Announcement.of("kirp", NEW, NEW), replaces=old),
+        "one bit of the proof": replace(genuine, proof=f"{int(str(genuine.proof), 16) ^ 1:0128x}"),
+        "an empty proof": replace(genuine, proof=""),
+        "a proof that is no hexadecimal": replace(genuine, proof="zz" * 64),
+        "a short proof": replace(genuine, proof=str(genuine.proof)[:-2]),
+        "a rotation that skips one": Announcement.of("kirp", NEWER, NEW),
+    }
+
+
+@pytest.mark.parametrize("attack", attacks())
+def test_a_strangers_rotation_is_refused(attack):
+    with pytest.raises(RosterError, match="did not sign this rotation|stands in the roster already") as caught:
+        enter(attacks()[attack], roster_of("kirp"), cancer="KIRP", contact="IT")
+    assert "fedsteph roster revoke ROSTER kirp" in str(caught.value.remedy)
+
+
+@settings(max_examples=25)
+@given(st.binary(max_size=70))
+def test_no_bytes_stand_in_for_a_proof(signature):
+    with pytest.raises(RosterError, match="did not sign"):
+        enter(replace(Announcement.of("kirp", NEW, OLD), proof=signature.hex()), roster_of("kirp"))
+
+
+def test_an_old_rotation_cannot_be_played_again():
+    """Back from the third keys to the second, with the genuine announcement of the second."""
+    second = Announcement.of("kirp", NEW, OLD)
+    after = enter(Announcement.of("kirp", NEWER, NEW), enter(second, roster_of("kirp")))
+    with pytest.raises(RosterError, match="did not sign this rotation"):
+        enter(second, after)
+
+
+def test_a_rotation_back_to_revoked_keys_is_refused_though_its_proof_holds():
+    after = enter(Announcement.of("kirp", NEW, OLD), roster_of("kirp"))
+    with pytest.raises(RosterError, match="revoked"):
+        enter(Announcement.of("kirp", OLD, NEW), after)
+
+
+def test_a_rotation_onto_another_sites_keys_is_refused():
+    """The proof is by kirp's keys, and the new ones are those that kirc has."""
+    onto = Announcement.of("kirp", identity_of("kirc"), OLD)
+    with pytest.raises(RosterError, match="different names with different keys"):
+        enter(onto, roster_of("kirp", "kirc"))
+
+
+@pytest.mark.parametrize("revoked_as", ["kirp", "kirc"])
+def test_revoked_keys_never_come_back_under_any_name(revoked_as):
+    roster = roster_of("kirp").without("kirp", TODAY, "laptop lost")
+    with pytest.raises(RosterError, match="revoked"):
+        enter(Announcement.of(revoked_as, OLD), roster, cancer="KIRP", contact="IT")
+
+
+def test_after_a_revocation_new_keys_come_in_like_a_new_site():
+    roster = roster_of("kirp").without("kirp", TODAY, "laptop lost")
+    for announcement in (Announcement.of("kirp", NEW), Announcement.of("kirp", NEW, OLD)):
+        assert enter(announcement, roster, cancer="KIRP", contact="IT").sites[0].keys == NEW.public
+        with pytest.raises(RosterError, match="--cancer and --contact"):
+            enter(announcement, roster)

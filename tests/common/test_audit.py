@@ -1,0 +1,447 @@
+"""The audit log: every edit, cut and reordering is found, and a crash at any moment loses and breaks nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common import atomic, audit
+from common.audit import FILE, HEAD_FILE, AuditLog, Event, Line, read_lines, verify
+from common.errors import AuditError
+
+ROOT = Path(__file__).resolve().parents[2]
+START = "0" * 64
+EVENTS = [
+    Event("run.started", run="run-1"),
+    Event("vector.sealed", "allowed", "run-1", "site-b", "a" * 64, 4_701_400),
+    Event("vector.refused", "refused", "run-1", "site-c", reason="TargetPolicyError"),
+    Event("envelope.opened", "allowed", "run-1", "site-b", "b" * 64, 4_701_400),
+    Event("run.ended", "failed", "run-1", reason="é\u2028\U0001f600 \\ \" '"),
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    log = AuditLog(found := tmp_path_factory.mktemp("written"))
+    for event in EVENTS:
+        log.append(event)
+    return found
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A log of five lines, to be changed."""
+    return Path(shutil.copytree(written, tmp_path / "audit"))
+
+
+def raw(folder: Path) -> list[bytes]:
+    return (folder / FILE).read_bytes().splitlines(keepends=True)
+
+
+def store(folder: Path, lines: list[bytes]) -> None:
+    (folder / FILE).write_bytes(b"".join(lines))
+
+
+def forged(number: int, event: Event, previous: str, time: str = "2026-01-31T12:00:00.000+00:00") -> tuple[bytes, str]:
+    """A line that holds together by itself, written without the log's code, and its hash."""
+    fields = {"number": number, "time": time, "event": dataclasses.asdict(event)}
+    content = json.dumps(fields | {"previous": previous}, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(b"fedsteph/v1/audit\n" + content.encode()).hexdigest()
+    line = json.dumps(fields | {"previous": previous, "hash": digest}, separators=(",", ":"))
+    return line.encode() + b"\n", digest
+
+
+def chain(events: list[Event]) -> list[bytes]:
+    """A whole forged log."""
+    lines, previous = [], START
+    for number, event in enumerate(events, start=1):
+        line, previous = forged(number, event, previous)
+        lines.append(line)
+    return lines
+
+
+def test_a_log_holds_together(folder: Path) -> None:
+    found = list(read_lines(folder))
+    assert [line.event for line in found] == EVENTS
+    assert [line.number for line in found] == [1, 2, 3, 4, 5]
+    assert [line.previous for line in found] == [START, *(line.hash for line in found[:-1])]
+    verdict = verify(folder)
+    assert (verdict.lines, verdict.head, verdict.torn_bytes) == (5, found[-1].hash, 0)
+    assert AuditLog(folder).head == found[-1].hash
+    assert (folder / HEAD_FILE).read_text() == f"5 {found[-1].hash}\n"
+    times = [line.time for line in found]
+    assert times == sorted(times)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", time) for time in times)
+
+
+def test_append_returns_the_hash(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path)
+    assert log.head == START
+    hashes = [log.append(event) for event in EVENTS]
+    assert hashes == [line.hash for line in read_lines(tmp_path)]
+    assert len(set(hashes)) == len(EVENTS)
+
+
+def test_the_hashes_are_as_documented(folder: Path) -> None:
+    """The same lines, built without the log's code, are the same bytes."""
+    for line, content in zip(read_lines(folder), raw(folder), strict=True):
+        assert forged(line.number, line.event, line.previous, line.time) == (content, line.hash)
+
+
+def test_no_log_is_an_empty_one(tmp_path: Path) -> None:
+    verdict = verify(tmp_path / "none")
+    assert (verdict.lines, verdict.head, verdict.torn_bytes) == (0, START, 0)
+    assert list(read_lines(tmp_path / "none")) == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_every_edited_byte_is_found_and_its_line_named(folder: Path) -> None:
+    """Each byte of each line, replaced by another; the end of a line is a byte as well."""
+    rng = random.Random(0)
+    whole = (folder / FILE).read_bytes()
+    for position, byte in enumerate(whole):
+        number = whole[:position].count(b"\n") + 1
+        changed = rng.choice([byte ^ 1 << rng.randrange(8), rng.choice([b for b in b' 09af"{}\n' if b != byte])])
+        (folder / FILE).write_bytes(whole[:position] + bytes([changed]) + whole[position + 1 :])
+        with pytest.raises(AuditError) as caught:
+            verify(folder)
+        # The last line's end is taken for a crash's, which the head contradicts.
+        named = str(folder / FILE) if position == len(whole) - 1 else f"{folder / FILE}, line {number}"
+        assert caught.value.where == named
+    (folder / FILE).write_bytes(whole)
+    assert verify(folder).lines == 5
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_deleted_or_inserted_byte_is_found(folder: Path, number: int) -> None:
+    lines = raw(folder)
+    for position in [*range(0, len(lines[number - 1]), 5), len(lines[number - 1]) - 1]:
+        line = lines[number - 1]
+        for changed in (line[:position] + line[position + 1 :], line[:position] + b" " + line[position:]):
+            store(folder, [*lines[: number - 1], changed, *lines[number:]])
+            with pytest.raises(AuditError):
+                verify(folder)
+
+
+@pytest.mark.parametrize("field", ["number", "time", "event", "previous", "hash"])
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_an_edited_field_is_found(folder: Path, field: str, number: int) -> None:
+    lines = raw(folder)
+    fields = json.loads(lines[number - 1])
+    fields[field] = {
+        "number": number + 1,
+        "time": "2026-01-31T12:00:00.000+00:00",
+        "event": fields["event"] | {"decision": "noted", "peer": "site-q"},
+        "previous": "1" * 64,
+        "hash": "2" * 64,
+    }[field]
+    lines[number - 1] = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    store(folder, lines)
+    with pytest.raises(AuditError, match="was edited") as caught:
+        verify(folder)
+    assert caught.value.where == f"{folder / FILE}, line {number}"
+
+
+def _dropped(number: int) -> Callable[[list[bytes]], list[bytes]]:
+    return lambda lines: lines[: number - 1] + lines[number:]
+
+
+def _swapped(number: int) -> Callable[[list[bytes]], list[bytes]]:
+    return lambda lines: [*lines[: number - 1], lines[number], lines[number - 1], *lines[number + 1 :]]
+
+
+def _doubled(number: int) -> Callable[[list[bytes]], list[bytes]]:
+    return lambda lines: [*lines[:number], lines[number - 1], *lines[number:]]
+
+
+def _inserted(number: int) -> Callable[[list[bytes]], list[bytes]]:
+    """A line that fits the one before it and holds together: the one after it gives it away."""
+
+    def insert(lines: list[bytes]) -> list[bytes]:
+        previous = json.loads(lines[number - 2])["hash"] if number > 1 else START
+        return [*lines[: number - 1], forged(number, Event("forged"), previous)[0], *lines[number - 1 :]]
+
+    return insert
+
+
+def _replaced(number: int) -> Callable[[list[bytes]], list[bytes]]:
+    def replace(lines: list[bytes]) -> list[bytes]:
+        fields = json.loads(lines[number - 1])
+        line, _ = forged(number, Event(**(fields["event"] | {"decision": "noted"})), fields["previous"])
+        return [*lines[: number - 1], line, *lines[number:]]
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (_dropped(1), ", line 1"),
+        (_dropped(2), ", line 2"),
+        (_dropped(3), ", line 3"),
+        (_dropped(4), ", line 4"),
+        (_dropped(5), ""),
+        (lambda lines: lines[:3], ""),
+        (lambda lines: lines[:1], ""),
+        (lambda lines: [], ""),
+        (lambda lines: lines[::-1], ", line 1"),
+        (_swapped(1), ", line 1"),
+        (_swapped(2), ", line 2"),
+        (_swapped(4), ", line 4"),
+        (_doubled(1), ", line 2"),
+        (_doubled(3), ", line 4"),
+        (_doubled(5), ", line 6"),
+        (_inserted(1), ", line 2"),
+        (_inserted(3), ", line 4"),
+        (_inserted(5), ", line 6"),
+        (_replaced(1), ", line 2"),
+        (_replaced(4), ", line 5"),
+        (_replaced(5), ""),
+        (lambda lines: lines + chain([Event("x")] * 2), ", line 6"),
+        (lambda lines: [*lines, forged(7, Event("x"), json.loads(lines[-1])["hash"])[0]], ", line 6"),
+        (lambda lines: [*lines[:2], b"\n", *lines[2:]], ", line 3"),
+        (lambda lines: [b"\n", *lines], ", line 1"),
+        (lambda lines: [*lines[:2], b"{}\n", *lines[2:]], ", line 3"),
+        (lambda lines: [*lines[:2], b"[" * 5000 + b"\n", *lines[2:]], ", line 3"),
+        (lambda lines: [*lines[:2], b"9" * 5000 + b"\n", *lines[2:]], ", line 3"),
+        (lambda lines: [*lines[:2], b"\xff\xfe\n", *lines[2:]], ", line 3"),
+        (lambda lines: [*lines[:2], b"x" * 20_000 + b"\n", *lines[2:]], ""),
+        (lambda lines: chain(EVENTS), ""),
+        (lambda lines: chain([Event("all is well")] * 5), ""),
+        (lambda lines: chain([Event("all is well")] * 4), ""),
+        (lambda lines: chain([Event("all is well")] * 6), ""),
+    ],
+)
+def test_dropped_added_reordered_and_rewritten_lines_are_found(
+    folder: Path, change: Callable[[list[bytes]], list[bytes]], line: str
+) -> None:
+    store(folder, change(raw(folder)))
+    with pytest.raises(AuditError) as caught:
+        verify(folder)
+    assert caught.value.where == f"{folder / FILE}{line}"
+
+
+def test_a_log_that_is_gone_is_found(folder: Path) -> None:
+    (folder / FILE).unlink()
+    with pytest.raises(AuditError, match="dropped or changed"):
+        verify(folder)
+    with pytest.raises(AuditError, match="dropped or changed"):
+        AuditLog(folder).append(EVENTS[0])
+
+
+def test_a_head_that_is_gone_is_found(folder: Path) -> None:
+    (folder / HEAD_FILE).unlink()
+    with pytest.raises(AuditError, match="is missing") as caught:
+        verify(folder)
+    assert caught.value.where == str(folder / HEAD_FILE)
+    with pytest.raises(AuditError, match="is missing"):
+        AuditLog(folder).append(EVENTS[0])
+
+
+@pytest.mark.parametrize(
+    "head", ["", "5", "rubbish", "\ufffd", "4 {4}", "6 {5}", "5 {4}", "3 {3}", "0 " + START, "5 {5} 5"]
+)
+def test_a_head_that_does_not_fit_is_found(folder: Path, head: str) -> None:
+    """But for one line behind, at which a crash may leave it: that one is accepted."""
+    hashes = [START, *(line.hash for line in read_lines(folder))]
+    (folder / HEAD_FILE).write_text(head.format(*hashes), encoding="utf-8")
+    if head == "4 {4}":
+        assert verify(folder).lines == 5
+    else:
+        with pytest.raises(AuditError, match="dropped or changed"):
+            verify(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [_dropped(5), _replaced(5), lambda lines: [*lines[:-1], b"rubbish\n"], lambda lines: []]
+)
+def test_nothing_is_added_to_an_end_that_does_not_hold(
+    folder: Path, change: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    store(folder, change(raw(folder)))
+    before = (folder / FILE).read_bytes()
+    with pytest.raises(AuditError):
+        AuditLog(folder).append(EVENTS[0])
+    assert (folder / FILE).read_bytes() == before
+
+
+# Crashes
+
+
+class Crash(BaseException):
+    """The machine loses its power."""
+
+
+def crash_before_head(folder: Path, event: Event, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Append with the line on the disk and the head not; returns the line."""
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "write_text", crash)
+        with pytest.raises(Crash):
+            AuditLog(folder).append(event)
+    return raw(folder)[-1]
+
+
+@pytest.mark.parametrize("lines_before", [0, 2])
+def test_a_crash_in_the_middle_of_a_line_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_before: int
+) -> None:
+    """At every byte of the line; the head was not written yet. Every whole line stays."""
+    log = AuditLog(tmp_path)
+    for event in EVENTS[:lines_before]:
+        log.append(event)
+    before, head = raw(tmp_path) if lines_before else [], log.head
+    head_file = (tmp_path / HEAD_FILE).read_bytes() if lines_before else None
+    monkeypatch.setattr(audit.os, "fsync", lambda handle: None)  # some 300 crashes; the disk is not what is tested
+    torn = crash_before_head(tmp_path, EVENTS[1], monkeypatch)[:-1]
+    for length in range(1, len(torn) + 1):
+        store(tmp_path, [*before, torn[:length]])
+        (tmp_path / HEAD_FILE).unlink(missing_ok=True)
+        if head_file is not None:
+            (tmp_path / HEAD_FILE).write_bytes(head_file)
+        verdict = verify(tmp_path)
+        assert (verdict.lines, verdict.head, verdict.torn_bytes) == (lines_before, head, length)
+        log.append(EVENTS[2])
+        assert verify(tmp_path).lines == lines_before + 2
+        assert raw(tmp_path)[:lines_before] == before
+        mended, last = (json.loads(line) for line in raw(tmp_path)[-2:])
+        assert (mended["event"]["event"], mended["previous"]) == ("audit.mended", head)
+        assert last["event"] == dataclasses.asdict(EVENTS[2])
+
+
+@pytest.mark.parametrize("lines_before", [0, 1, 5])
+def test_a_crash_between_line_and_head_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_before: int
+) -> None:
+    log = AuditLog(tmp_path)
+    for event in EVENTS[:lines_before]:
+        log.append(event)
+    line = crash_before_head(tmp_path, EVENTS[1], monkeypatch)
+    assert verify(tmp_path).lines == lines_before + 1
+    log.append(EVENTS[2])
+    assert verify(tmp_path).lines == lines_before + 2
+    assert raw(tmp_path)[lines_before] == line
+    assert [found.event for found in read_lines(tmp_path)] == [*EVENTS[:lines_before], EVENTS[1], EVENTS[2]]
+
+
+def test_a_crash_while_mending_is_mended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (folder / FILE).open("ab") as file:
+        file.write(b'{"number":6,"ti')
+    crash_before_head(folder, EVENTS[0], monkeypatch)
+    assert [line.event.event for line in read_lines(folder)][5:] == ["audit.mended"]
+    AuditLog(folder).append(EVENTS[0])
+    assert [line.event.event for line in read_lines(folder)][5:] == ["audit.mended", "run.started"]
+    assert verify(folder).lines == 7
+
+
+def test_a_torn_line_that_the_head_knows_is_no_crash(folder: Path) -> None:
+    """The head is written after the whole line, so somebody else has cut it."""
+    lines = raw(folder)
+    for length in [*range(0, len(lines[-1]), 7), len(lines[-1]) - 2, len(lines[-1]) - 1]:
+        store(folder, [*lines[:-1], lines[-1][:length]])
+        with pytest.raises(AuditError, match="dropped or changed"):
+            verify(folder)
+        with pytest.raises(AuditError, match="dropped or changed"):
+            AuditLog(folder).append(EVENTS[0])
+
+
+def test_rubbish_behind_the_last_line_is_reported_and_mended(folder: Path) -> None:
+    with (folder / FILE).open("ab") as file:
+        file.write(b"\xff{[rubbish")
+    assert verify(folder).torn_bytes == 10
+    AuditLog(folder).append(EVENTS[0])
+    assert verify(folder).torn_bytes == 0
+    assert next(line.event.reason for line in list(read_lines(folder))[5:]) == "a line that a crash cut off was removed"
+
+
+# A hash that is known elsewhere
+
+
+def test_a_hash_that_is_known_elsewhere_is_found(folder: Path) -> None:
+    for line in read_lines(folder):
+        assert verify(folder, line.hash).lines == 5
+    assert verify(folder, START).lines == 5
+
+
+@pytest.mark.parametrize("expected", ["1" * 64, "", "rubbish"])
+def test_a_hash_that_no_line_has_is_reported(folder: Path, expected: str) -> None:
+    with pytest.raises(AuditError, match="no line has the hash"):
+        verify(folder, expected)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 5])
+def test_a_history_forged_whole_fails_against_a_hash_known_elsewhere(folder: Path, kept: int) -> None:
+    """The attack that the chain alone cannot see: log and head rewritten together, from some line on."""
+    known = verify(folder).head
+    events = [*EVENTS[:kept], *([Event("all is well")] * (5 - kept))]
+    lines = chain(events)
+    store(folder, lines)
+    (folder / HEAD_FILE).write_text(f"5 {json.loads(lines[-1])['hash']}\n")
+    assert verify(folder).lines == 5
+    with pytest.raises(AuditError, match=f"no line has the hash {known}: the log was rewritten or cut"):
+        verify(folder, known)
+
+
+# Several at a time
+
+WRITER = """
+import sys
+from pathlib import Path
+from common.audit import AuditLog, Event
+log = AuditLog(Path(sys.argv[1]))
+for i in range(25):
+    log.append(Event(f"event.{i}", peer=sys.argv[2]))
+"""
+
+
+def test_processes_that_append_at_the_same_time_leave_one_chain(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), f"site-{i}"], cwd=ROOT, stderr=subprocess.PIPE)
+        for i in range(3)
+    ]
+    errors = [writer.communicate(timeout=60)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0], errors
+    assert verify(tmp_path).lines == 75
+    found = list(read_lines(tmp_path))
+    for i in range(3):
+        own = [line.event.event for line in found if line.event.peer == f"site-{i}"]
+        assert own == [f"event.{k}" for k in range(25)]
+
+
+def test_two_logs_of_one_folder_take_turns(tmp_path: Path) -> None:
+    first, second = AuditLog(tmp_path), AuditLog(tmp_path)
+    for event in EVENTS:
+        first.append(event)
+        second.append(event)
+    assert verify(tmp_path).lines == 10
+    assert first.head == second.head
+
+
+def test_a_long_log_is_appended_to_by_its_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long enough for the end to begin in the middle of a line."""
+    monkeypatch.setattr(audit.os, "fsync", lambda handle: None)
+    log = AuditLog(tmp_path)
+    for i in range(120):
+        log.append(Event(f"event.{i}", reason="x" * (i % 60)))
+    assert (tmp_path / FILE).stat().st_size > 4 * 8192
+    assert verify(tmp_path).lines == 120
+
+
+def test_a_line_is_chosen_field_by_field() -> None:
+    """So that one more is a decision: no path, no patient, no count, no score."""
+    assert [field.name for field in dataclasses.fields(Line)] == ["number", "time", "event", "previous", "hash"]
+    names = ["event", "decision", "run", "peer", "artefact", "size", "reason"]
+    assert [field.name for field in dataclasses.fields(Event)] == names

@@ -1,0 +1,241 @@
+"""The fields of the messages: what they may hold, and that nothing exact or private fits into them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import errors, messages
+from common.errors import FedstephError, TooSmallError
+from common.keys import Identity
+from common.messages import (
+    MAX_ENVELOPES,
+    HelloReply,
+    MergeReply,
+    Refusal,
+    RunId,
+    Share,
+    ShareReply,
+    TrainLocalReply,
+    band,
+)
+
+ID = RunId("lung", "run-1", "f" * 64)
+HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128)
+REFUSED = Refusal("WrongRunError", "the envelope is of another run", "site-c")
+MERGED = MergeReply("30-39", "below 10", (REFUSED,), 0.61, None, 0.3, 1.0)
+EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\ud800", "bell\a", "a\tb", "a\rb"]
+
+
+@pytest.mark.parametrize("width", [10, 20, 30, 50, 100, 1000])
+def test_every_band_is_one_and_holds_its_count(width: int) -> None:
+    for count in {*range(3 * width), 9_999, 123_456}:
+        text = band(count, width)
+        TrainLocalReply(text, text)
+        low, _, high = text.partition("-")
+        low, high = (0, width - 1) if text == f"below {width}" else (int(low), int(high))
+        assert low <= count <= high
+        assert high - low + 1 == width
+        assert low % width == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, "below 10"), (9, "below 10"), (10, "10-19"), (19, "10-19"), (20, "20-29"), (37, "30-39"), (1234, "1230-1239")],
+)
+def test_band(count: int, expected: str) -> None:
+    assert band(count) == expected
+
+
+def test_wider_bands() -> None:
+    assert [band(count, 50) for count in (0, 49, 50, 99, 100)] == ["below 50"] * 2 + ["50-99"] * 2 + ["100-149"]
+
+
+NO_BANDS = ["", "37", "below 5", "below 15", "below 0", "below 010", "0-9", "30-38", "30-40", "31-40", "35-44", "37-37"]
+NO_BANDS += ["10-29", "30-49", "40-69", "39-30", "030-039", "30-39 ", " 30-39", "30 - 39", "30–39", "+30-39", "30-39\n"]
+NO_BANDS += ["at least 10", "below 10, really 7", "1e1-19", "30-39-49", "10-1000000000000009", "below 10\n"]
+
+
+@pytest.mark.parametrize("text", [*NO_BANDS, *EVIL])
+@pytest.mark.parametrize("key", ["patients", "events"])
+def test_a_count_that_is_no_band_is_refused(key: str, text: str) -> None:
+    with pytest.raises(ValueError, match="a count must be a band"):
+        replace(TrainLocalReply("10-19", "10-19"), **{key: text})
+    with pytest.raises(ValueError, match="a count must be a band"):
+        replace(MERGED, **{key: text})
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_only_whole_bands_pass(low: int, high: int) -> None:
+    """No two numbers name fewer than ten patients, whatever a site's software computes."""
+    try:
+        TrainLocalReply(f"{low}-{high}", None)
+    except ValueError:
+        return
+    assert low % 10 == 0
+    assert high - low + 1 >= 10
+
+
+def test_counts_may_be_kept_to_oneself() -> None:
+    assert TrainLocalReply(None, None) == TrainLocalReply(patients=None, events=None)
+    assert replace(MERGED, patients=None, events=None).patients is None
+
+
+@pytest.mark.parametrize("key", ["local", "model_average", "steph", "deployed"])
+@pytest.mark.parametrize("value", [0.612, 1e-9, 0.005, -0.01, 1.01, float("nan"), float("inf"), -float("inf")])
+def test_a_c_index_has_two_decimals(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match="a C-index must be 0 to 1 with two decimals, or null"):
+        replace(MERGED, **{key: value})
+
+
+@pytest.mark.parametrize("key", ["local", "model_average", "steph", "deployed"])
+def test_every_c_index_of_two_decimals_passes(key: str) -> None:
+    for value in [None, *(round(i / 100, 2) for i in range(101))]:
+        assert getattr(replace(MERGED, **{key: value}), key) == value
+
+
+@pytest.mark.parametrize("key", ["federation", "run", "roster_sha256"])
+@pytest.mark.parametrize("text", ["", "A", "../x", "a b", "x" * 65, "G" * 64, "é", *EVIL])
+def test_a_run_has_a_name_of_a_kind(key: str, text: str) -> None:
+    with pytest.raises(ValueError, match=r"name is none|must be 64 hexadecimal digits"):
+        replace(ID, **{key: text})
+
+
+@pytest.mark.parametrize("text", ["F" * 64, "f" * 63, "f" * 65, "f" * 64 + "\n", "0x" + "f" * 62, "\uff11" * 64])
+def test_digests_are_lower_case_hexadecimal(text: str) -> None:
+    with pytest.raises(ValueError, match="roster_sha256"):
+        replace(ID, roster_sha256=text)
+    with pytest.raises(ValueError, match="audit must be 64 and signature 128"):
+        replace(HELLO, audit=text)
+    with pytest.raises(ValueError, match="audit must be 64 and signature 128"):
+        replace(HELLO, signature=text * 2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"signature": "b" * 127}, {"signature": "b" * 130}, {"audit": ""}, {"audit": "a" * 63}]
+)
+def test_audit_and_signature_have_their_lengths(change: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="audit must be 64 and signature 128"):
+        replace(HELLO, **change)
+
+
+@pytest.mark.parametrize("width", [0, -1, 65_537, 10**30])
+def test_widths(width: int) -> None:
+    with pytest.raises(ValueError, match="width must be 1 to 65536"):
+        replace(HELLO, width=width)
+
+
+@pytest.mark.parametrize("text", EVIL)
+@pytest.mark.parametrize("key", ["software", "encoder", "site"])
+def test_a_site_writes_one_printable_line(key: str, text: str) -> None:
+    with pytest.raises(ValueError, match=r"printable line|a name like"):
+        replace(HELLO, **{key: text})
+
+
+def test_the_signature_covers_every_field_the_run_and_the_node() -> None:
+    """With the hello signed, each change of it, of the run, of the roster or of the node is refused."""
+    identity = Identity.generate()
+    signature = identity.signer.sign(HELLO.signed_bytes(ID, 7)).hex()
+    signed = replace(HELLO, signature=signature)
+    identity.public.verifier.verify(bytes.fromhex(signature), signed.signed_bytes(ID, 7))
+    others = [
+        replace(HELLO, site="site-b").signed_bytes(ID, 7),
+        replace(HELLO, software="0.1.1").signed_bytes(ID, 7),
+        replace(HELLO, encoder=None).signed_bytes(ID, 7),
+        replace(HELLO, encoder="null").signed_bytes(ID, 7),
+        replace(HELLO, width=1024).signed_bytes(ID, 7),
+        replace(HELLO, audit="0" * 64).signed_bytes(ID, 7),
+        HELLO.signed_bytes(replace(ID, federation="breast"), 7),
+        HELLO.signed_bytes(replace(ID, run="run-2"), 7),
+        HELLO.signed_bytes(replace(ID, roster_sha256="0" * 64), 7),
+        HELLO.signed_bytes(ID, 8),
+        HELLO.signed_bytes(ID, -7),
+    ]
+    assert len({*others, HELLO.signed_bytes(ID, 7)}) == len(others) + 1
+    for other in others:
+        with pytest.raises(InvalidSignature):
+            identity.public.verifier.verify(bytes.fromhex(signature), other)
+
+
+def test_every_field_of_the_hello_is_signed_but_the_signature() -> None:
+    label, _, body = HELLO.signed_bytes(ID, 7).partition(b"\n")
+    assert label == b"fedsteph/v1/hello"
+    names = {field.name for cls in (HelloReply, RunId) for field in fields(cls)} - {"signature"} | {"node"}
+    assert json.loads(body).keys() == names
+    assert HELLO.signed_bytes(ID, 7) == replace(HELLO, signature="0" * 128).signed_bytes(ID, 7)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TooSmallError("3 patients, P001", where="/data/P001.h5", remedy="Find 37 more"), "TooSmallError"),
+        (OSError(28, "No space left", "/data/P001.h5"), "StorageError"),
+        (FileNotFoundError(2, "No such file", "/data/P001.h5"), "StorageError"),
+        (PermissionError(13, "Permission denied", "/data/P001.h5"), "StorageError"),
+        (TimeoutError("P001"), "StorageError"),
+        (ValueError("P001"), "InternalError"),
+        (KeyError("P001"), "InternalError"),
+        (MemoryError("/data/P001"), "InternalError"),
+        (KeyboardInterrupt("P001"), "InternalError"),
+    ],
+)
+@pytest.mark.parametrize("site", [None, "site-a"])
+def test_a_refusal_names_a_kind_and_says_nothing_else(error: BaseException, kind: str, site: str | None) -> None:
+    refusal = Refusal.of(error, site)
+    assert (refusal.kind, refusal.site) == (kind, site)
+    assert not any(word in json.dumps(asdict(refusal)) for word in ("P001", "/data", "37", "3 ", "No s", "denied"))
+
+
+ERRORS = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, FedstephError)]
+
+
+@pytest.mark.parametrize("cls", ERRORS)
+def test_every_error_has_a_refusal(cls: type[FedstephError]) -> None:
+    assert Refusal.of(cls("P001", where="/data"), "site-a") == Refusal(cls.__name__, cls.public_reason, "site-a")
+
+
+@pytest.mark.parametrize("text", EVIL)
+@pytest.mark.parametrize("key", ["kind", "reason", "site"])
+def test_a_refusal_is_one_printable_line(key: str, text: str) -> None:
+    with pytest.raises(ValueError, match=r"printable line|a name like"):
+        replace(REFUSED, **{key: text})
+
+
+@pytest.mark.parametrize("refused", [(replace(REFUSED, site=None),), (REFUSED, replace(REFUSED, site=None))])
+def test_refusals_in_a_list_say_whose_they_are(refused: tuple[Refusal, ...]) -> None:
+    for make in (ShareReply, lambda refused: replace(MERGED, refused=refused)):
+        with pytest.raises(ValueError, match="refused must say whom"):
+            make(refused)
+
+
+def test_lists_are_bounded() -> None:
+    many = tuple(replace(REFUSED, site=f"s{i}") for i in range(MAX_ENVELOPES + 1))
+    assert len(ShareReply(many[:-1]).refused) == MAX_ENVELOPES
+    for make in (ShareReply, lambda refused: replace(MERGED, refused=refused)):
+        with pytest.raises(ValueError, match="refused"):
+            make(many)
+    share: dict[str, Any] = {"id": ID, "recipe": None}
+    assert Share(**share, recipients=tuple(f"s{i}" for i in range(MAX_ENVELOPES)))
+    for recipients in (tuple(f"s{i}" for i in range(MAX_ENVELOPES + 1)), ("a", "b", "a")):
+        with pytest.raises(ValueError, match="recipients must be at most 1000 different names"):
+            Share(**share, recipients=recipients)
+
+
+def test_nothing_else_leaves_a_site() -> None:
+    """The fields of all replies, so that one more is a decision and not an accident."""
+    replies = {cls.__name__: [field.name for field in fields(cls)] for cls in vars(messages).values()
+               if isinstance(cls, type) and cls.__module__ == messages.__name__
+               and cls.__name__.endswith(("Reply", "Refusal"))}  # fmt: skip
+    assert replies == {
+        "Refusal": ["kind", "reason", "site"],
+        "HelloReply": ["site", "software", "encoder", "width", "audit", "signature"],
+        "TrainLocalReply": ["patients", "events"],
+        "ShareReply": ["refused"],
+        "MergeReply": ["patients", "events", "refused", "local", "model_average", "steph", "deployed"],
+    }

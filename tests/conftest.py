@@ -1,0 +1,55 @@
+"""What tests of several packages ask for: the command line, and the reviewed app, which takes seconds to install."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common import console
+from common.flower_app import install
+from simulations.cli import app
+
+
+@pytest.fixture
+def cli(capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line; gives its exit code, stdout and stderr, in which there is never a traceback."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = console.run(lambda: app([str(word) for word in words], standalone_mode=False))
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def refused(cli) -> Callable[..., str]:
+    """Runs a command line that must fail by its user's fault; gives the one line that says why."""
+
+    def run(*words: object) -> str:
+        code, out, err = cli(*words)
+        assert (code, out) == (1, "")
+        last = err.strip().splitlines()[-1]
+        assert last.startswith("error: ")
+        return last.removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def installed_once(tmp_path_factory) -> Path:
+    """A FLWR_HOME with the reviewed app, by the real 'flwr'; not to be changed."""
+    home = tmp_path_factory.mktemp("reviewed") / "flwr"
+    install(home)
+    return home
+
+
+@pytest.fixture
+def reviewed_home(installed_once, tmp_path) -> Path:
+    """A copy of it, read-only as well, which a test may change as root would."""
+    return Path(shutil.copytree(installed_once, tmp_path / "flwr"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.policy import Policy
-from common.errors import MembershipError, RosterError, UnknownSenderError, WrongRunError
+from common.errors import MembershipError, RosterError, UnknownSenderError
 from common.key_file import read_identity
 from common.keys import Identity, PublicKeys
 from common.messages import RunId
@@ -71,11 +71,12 @@ class Membership:
         """Refuse a run of another federation, or with another roster.
 
         Raises:
-            WrongRunError: another federation.
+            MembershipError: another federation.
             RosterError: another roster.
         """
         if run.federation != self.roster.federation:
-            raise WrongRunError(f"the run is of the federation {run.federation}", where="request")
+            what = f"the run is of the federation {run.federation}, this site of {self.roster.federation}"
+            raise MembershipError(what, where="request")
         if run.roster_sha256 != self.roster.digest:
             raise RosterError(
                 f"the run has a roster with the digest {run.roster_sha256}, this site pins {self.roster.digest}",

@@ -13,7 +13,16 @@ from common.abmil import Architecture, pinned_model
 from common.audit import Event
 from common.config import SITE_NAME
 from common.envelope import Context, open_sealed, seal
-from common.errors import EnvelopeError, FedstephError, PolicyError, ProtocolError, UnknownSenderError, VectorError
+from common.errors import (
+    EnvelopeError,
+    FedstephError,
+    PolicyError,
+    ProtocolError,
+    UnknownRecipientError,
+    UnknownSenderError,
+    VectorError,
+)
+from common.keys import PublicKeys
 from common.messages import RunId
 from common.task_vector import TaskVector
 from common.vector_file import read_vector, write_vector
@@ -34,34 +43,38 @@ def outgoing(
     for recipient in recipients:
         if SITE_NAME.fullmatch(recipient) is None or recipient == own:
             raise ProtocolError("a recipient is not another site's name", where="recipients")
-    refused = _kept_from(workspace, member, recipients)
-    for name, error in refused.items():
-        audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
-    if len(refused) == len(recipients):
-        return {}, refused
-    m0 = pinned_model(workspace.recipe.model)
-    content = write_vector(TaskVector.between(workspace.local_model(0), m0))
     envelopes: dict[str, bytes] = {}
-    for name in (recipient for recipient in recipients if recipient not in refused):
+    refused: dict[str, FedstephError] = {}
+    content = b""
+    for name in recipients:
+        try:
+            keys = _allowed(workspace, member, name)
+        except PolicyError as error:
+            refused[name] = error
+            audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
+            continue
+        content = content or _vector_file(workspace)
         sequence = next_sequence(workspace.site.state)
-        sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, member.keys_of(name))
+        sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, keys)
         # Before it is handed over: what left without a line here would be the worse error.
         audit.append(Event("vector.seal", "allowed", run.run, name, _sha256(sealed), len(sealed)))
         envelopes[name] = sealed
     return envelopes, refused
 
 
-def _kept_from(workspace: Workspace, member: Membership, recipients: Sequence[str]) -> dict[str, FedstephError]:
-    """Who may not have the vector, and why."""
-    refused: dict[str, FedstephError] = {}
-    for name in recipients:
-        try:
-            require_shareable(workspace, member.policy)
-            member.policy.require_target(name)
-            member.keys_of(name)
-        except (PolicyError, UnknownSenderError) as error:
-            refused[name] = error
-    return refused
+def _allowed(workspace: Workspace, member: Membership, recipient: str) -> PublicKeys:
+    """The keys to seal to, if the policy lets the vector go there."""
+    require_shareable(workspace, member.policy)
+    member.policy.require_target(recipient)
+    entry = member.roster.entry(recipient)
+    if entry is None:
+        raise UnknownRecipientError(f"{recipient} is not in the pinned roster", where="recipients")
+    return entry.keys
+
+
+def _vector_file(workspace: Workspace) -> bytes:
+    m0 = pinned_model(workspace.recipe.model)
+    return write_vector(TaskVector.between(workspace.local_model(0), m0))
 
 
 def require_shareable(workspace: Workspace, policy: Policy) -> None:

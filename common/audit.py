@@ -108,8 +108,11 @@ class AuditLog:
     def _write(self, before: Verdict, event: Event) -> Verdict:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = _line(before.lines + 1, now, event, before.head)
+        content = _encode(line) + b"\n"
+        if len(content) > _MAX_LINE:
+            raise AuditError(f"an event takes more than {_MAX_LINE} bytes", where=self._path)
         with self._path.open("ab") as file:
-            file.write(_encode(line) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         after = Verdict(line.number, line.hash, 0)

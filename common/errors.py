@@ -232,6 +232,12 @@ class TargetPolicyError(PolicyError):
     public_reason = "the site's policy does not let its vector go to this target"
 
 
+class UnknownRecipientError(PolicyError):
+    """The recipient is not in the pinned roster."""
+
+    public_reason = "the recipient is not in the site's roster"
+
+
 class RecipePolicyError(PolicyError):
     """The policy does not allow this recipe."""
 

@@ -25,7 +25,7 @@ def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, P
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     paths = folder / f"{name}.sign.key", folder / f"{name}.seal.key"
     for path in paths:
-        if path.exists():
+        if os.path.lexists(path):
             raise KeyFileError("exists already", where=path, remedy="Choose another --out; keys are never overwritten")
     for path, kind, seed in zip(paths, _PURPOSES, (identity.sign_seed, identity.seal_seed), strict=True):
         _write_secret(path, f"{_header(kind, name, identity)}{encode(kind, seed)}\n")

@@ -46,6 +46,8 @@ class PublicKeys:
         keys = cls(decode(sign, SIGN_PUBLIC, f"{where}, sign"), decode(seal, SEAL_PUBLIC, f"{where}, seal"))
         try:
             _ = keys.verifier, keys.receiver
+            # A point of low order is refused here, and not when somebody wants to seal to it.
+            X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(keys.seal[1184:]))
         except (ValueError, UnsupportedAlgorithm) as error:
             raise KeyFormatError("holds bytes that are no public key", where=where) from error
         return keys
@@ -148,10 +150,9 @@ def decode(text: str, kind: str, where: str) -> bytes:
         raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
         raise KeyFormatError("is damaged: not base64", where=where, remedy="Copy the whole line again") from error
-    if len(raw) != _LENGTHS[kind] or encode(kind, raw) != text:
-        raise KeyFormatError(
-            f"is damaged: {len(raw)} bytes, where {_LENGTHS[kind]} are expected",
-            where=where,
-            remedy="Copy the whole line again",
-        )
+    if len(raw) != _LENGTHS[kind]:
+        what = f"is damaged: {len(raw)} bytes, where {_LENGTHS[kind]} are expected"
+        raise KeyFormatError(what, where=where, remedy="Copy the whole line again")
+    if encode(kind, raw) != text:
+        raise KeyFormatError("is damaged: not in its one canonical spelling", where=where)
     return raw

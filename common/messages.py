@@ -10,7 +10,7 @@ from common.config import SITE_NAME, Recipe
 from common.errors import FedstephError
 
 MAX_ENVELOPES = 1000
-_BAND = re.compile(r"below ([1-9]\d{0,4}0)|([1-9]\d{0,6}0)-([1-9]\d{0,7}9)")
+_BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _HELLO_LABEL = b"fedsteph/v1/hello\n"
 

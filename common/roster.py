@@ -17,7 +17,7 @@ import yaml
 
 from common import atomic
 from common.config import SITE_NAME
-from common.errors import ConfigError, RosterError
+from common.errors import ConfigError, KeyFormatError, RosterError
 from common.keys import PublicKeys
 from common.schema import StrictDumper, build, read_yaml
 
@@ -78,7 +78,7 @@ class Revocation:
     def __post_init__(self) -> None:
         if SITE_NAME.fullmatch(self.site) is None or _HEX.fullmatch(self.fingerprint) is None:
             raise ValueError("revoked keys need the site's name and 64 hexadecimal digits of fingerprint")
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", self.date) is None:
+        if re.fullmatch("[0-9]{4}-[01][0-9]-[0-3][0-9]", self.date) is None:
             raise ValueError("date must be like '2026-01-31', in quotes")
         _require_line(self.reason, "reason")
 
@@ -137,10 +137,11 @@ class Roster:
         if entry is None:
             names = ", ".join(e.site for e in self.sites) or "nobody yet"
             raise RosterError(f"there is no site {site} in the roster", remedy=f"It lists: {names}")
-        return self._changed(
-            sites=tuple(e for e in self.sites if e.site != site),
-            revoked=(*self.revoked, Revocation(site, entry.fingerprint, date, reason)),
-        )
+        try:
+            gone = Revocation(site, entry.fingerprint, date, reason)
+        except ValueError as error:
+            raise RosterError(str(error), where="revocation") from error
+        return self._changed(sites=tuple(e for e in self.sites if e.site != site), revoked=(*self.revoked, gone))
 
     def _changed(self, **changes: tuple[Entry, ...] | tuple[Revocation, ...]) -> Roster:
         try:
@@ -159,6 +160,8 @@ def read_roster(path: Path, pinned: str | None = None) -> Roster:
         roster = build(Roster, read_yaml(path), path)
     except ConfigError as error:
         raise RosterError(error.what, where=error.where, remedy=error.remedy) from error
+    except KeyFormatError as error:
+        raise RosterError(f"{error.where}: {error.what}", where=path, remedy=error.remedy) from error
     if pinned is not None and roster.digest != pinned:
         raise RosterError(
             f"its digest is {roster.digest}, and not the pinned {pinned}",

@@ -10,6 +10,7 @@ and a ClientApp process that starts and imports for each.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -124,7 +125,7 @@ def _show(found: Mapping[str, Any]) -> None:
 
 def main(
     sources: Annotated[list[int], typer.Option(help="Envelopes in the message; may be given again.", min=1, max=1000)],
-    repeats: Annotated[int, typer.Option(help="Deliveries, and hellos after the first.", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(help="Deliveries, and hellos after the first.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Time the delivery of sealed vectors of the default sizes to one target, through real Flower processes."""
@@ -136,6 +137,7 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain kill takes the temporary folder away too
     cli = typer.Typer(add_completion=False)
     cli.command()(main)
     sys.exit(console.run(lambda: cli(standalone_mode=False)))

@@ -186,7 +186,8 @@ def test_a_real_node_serves_the_site_of_its_own_config_whatever_the_run_config_s
     assert federation.ask(HELLO, Hello(RUN), messages.HelloReply, **config).site == "b"
     federation.ask(LOCAL, TrainLocal(RUN, RECIPE, False), messages.TrainLocalReply, **config)
     assert len(list((federation.folder / "data/b/kept").rglob("local.safetensors"))) == 1
-    assert refusal(federation.send(SHARE, Share(RUN, RECIPE, ("c",)), **config), "b") == "TargetPolicyError"
+    kept = federation.ask(SHARE, Share(RUN, RECIPE, ("c",)), messages.ShareReply, **config).refused
+    assert [(refused.site, refused.kind) for refused in kept] == [("c", "TargetPolicyError")]
     assert len(list(audit.read_lines(federation.folder / "data/b/fedsteph-audit"))) >= 3
     assert not (federation.state("a") / "audit").exists() and not (federation.state("b") / "audit").exists()
 
@@ -201,13 +202,13 @@ def test_a_real_node_without_a_section_takes_no_part(federation, lacking):
 @pytest.mark.parametrize(
     ("run", "kind"),
     [
-        (replace(RUN, federation="other"), "WrongRunError"),
+        (replace(RUN, federation="other"), "MembershipError"),
         (replace(RUN, roster_sha256=roster_of("a", "b").digest), "RosterError"),
     ],
 )
 def test_a_run_of_another_federation_or_roster_is_refused_in_every_phase(healthy, spies, run, kind):
     for action, request in requests():
-        assert refusal(healthy.send(action, replace(request, id=run), {"b": b"x"})) == kind
+        assert refusal(healthy.send(action, replace(request, id=run), {"b": b"x"} if action == MERGE else None)) == kind
     assert trained(spies) == [0, 0]
 
 
@@ -542,13 +543,7 @@ def test_a_count_that_a_bug_would_send_exactly_does_not_leave(monkeypatch, feder
 
 LAX = "min_patients: 1, min_events: 1"
 POLICIES = [
-    (SHARE, "{}", "SizePolicyError"),
     (LOCAL, "{}", "SizePolicyError"),
-    (SHARE, "{targets: [b, c], min_patients: 7, min_events: 1}", "SizePolicyError"),
-    (SHARE, "{targets: [b, c], min_patients: 1, min_events: 7}", "SizePolicyError"),
-    (SHARE, f"{{{LAX}}}", "TargetPolicyError"),
-    (SHARE, f"{{targets: [c], {LAX}}}", "TargetPolicyError"),
-    (SHARE, f"{{targets: [b, c], privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
     (LOCAL, f"{{targets: [b, c], privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
     *((action, f"{{targets: [b, c], recipes: [{'f' * 64}], {LAX}}}", "RecipePolicyError") for action in (LOCAL, SHARE)),
     (MERGE, f"{{recipes: [{'f' * 64}]}}", "RecipePolicyError"),
@@ -562,10 +557,56 @@ def test_what_the_policy_does_not_allow_is_refused_and_audited(federation, spies
     request = {LOCAL: TrainLocal(RUN, RECIPE, False)}.get(action) or dict(requests())[action]
     reply = federation.send(action, request, {"c": b"x"} if action == MERGE else None)
     assert refusal(reply, None if kind == "ConfigError" else "a") == kind
-    assert trained(spies)[1] == 0
-    assert not list(federation.state("a").rglob("local.safetensors")) or kind == "TargetPolicyError"
+    assert trained(spies) == [0, 0]
     if kind != "ConfigError":
         assert federation.audited()[-1] == Event(action, "refused", "run1", reason=kind)
+
+
+KEPT = [
+    ("{}", "SizePolicyError"),
+    ("{targets: [b, c], min_patients: 7, min_events: 1}", "SizePolicyError"),
+    ("{targets: [b, c], min_patients: 1, min_events: 7}", "SizePolicyError"),
+    (f"{{{LAX}}}", "TargetPolicyError"),
+    (f"{{targets: [c], {LAX}}}", "TargetPolicyError"),
+    (f"{{targets: [b, c], privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
+]
+
+
+@pytest.mark.parametrize(("policy", "kind"), KEPT)
+def test_a_vector_that_the_policy_keeps_here_is_not_even_made(federation, spies, policy, kind):
+    """The site stays in the run: it may be a target itself, and a target need not share."""
+    federation.set_policy(policy)
+    sent = federation.send(SHARE, Share(RUN, RECIPE, ("b",)))
+    kept = protocol.read(sent, messages.ShareReply, "reply").refused
+    assert (sent.envelopes, [(refused.site, refused.kind) for refused in kept]) == ({}, [("b", kind)])
+    assert trained(spies) == [0, 0]
+    assert Event("vector.seal", "refused", "run1", "b", reason=kind) in federation.audited()
+
+
+def test_envelopes_where_none_belong_are_refused(federation, spies):
+    for action, request in requests():
+        if action != MERGE:
+            assert refusal(federation.send(action, request, {"b": b"x"})) == "ProtocolError"
+    assert trained(spies) == [0, 0]
+
+
+def test_a_full_disk_under_the_audit_head_blocks_nothing_later(federation, monkeypatch):
+    for _ in range(2):
+        federation.send(HELLO, Hello(RUN))
+    with monkeypatch.context() as patch:
+        fill_disk_for(patch, audit.HEAD_FILE)
+        assert refusal(federation.send(HELLO, Hello(RUN))) == "StorageError"
+    assert federation.ask(HELLO, Hello(RUN), messages.HelloReply).site == "a"
+    federation.audited()
+
+
+def test_a_log_that_cannot_be_opened_lets_nothing_out(federation, capfd):
+    (federation.state("a") / "site.log").mkdir(parents=True)
+    next((federation.folder / "data/a/features").iterdir()).unlink()
+    assert refusal(federation.send(HELLO, Hello(RUN))) == "DataError"
+    assert federation.audited()[-1].reason == "DataError"
+    said = "".join(capfd.readouterr())
+    assert "cannot be written" in said and "P0" not in said and str(federation.folder) not in said
 
 
 def test_a_target_trains_although_its_policy_shares_nothing(federation):
@@ -585,13 +626,13 @@ def test_a_recipient_that_the_policy_leaves_out_is_named_with_its_reason(federat
     assert list(sent.envelopes) == ["b"]
     assert protocol.read(sent, messages.ShareReply, "reply").refused == (
         Refusal("TargetPolicyError", "the site's policy does not let its vector go to this target", "c"),
-        Refusal("UnknownSenderError", "the envelope's sender is not in the roster", "nobody"),
+        Refusal("UnknownRecipientError", "the recipient is not in the site's roster", "nobody"),
     )
     seals = [(e.peer, e.decision, e.reason) for e in federation.audited() if e.event == "vector.seal"]
     assert seals == [
         ("b", "allowed", None),
         ("c", "refused", "TargetPolicyError"),
-        ("nobody", "refused", "UnknownSenderError"),
+        ("nobody", "refused", "UnknownRecipientError"),
     ]
 
 

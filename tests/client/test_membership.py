@@ -19,7 +19,6 @@ from common.errors import (
     MembershipError,
     RosterError,
     UnknownSenderError,
-    WrongRunError,
 )
 from common.key_file import write_identity
 from common.messages import RunId
@@ -185,7 +184,7 @@ def test_a_fault_in_the_section_is_named(tmp_path, text, said):
 def test_a_run_of_this_federation_with_this_roster_only():
     member = membership_of("a", ROSTER, POLICY)
     member.require_run(RunId("fed", "run1", ROSTER.digest))
-    with pytest.raises(WrongRunError):
+    with pytest.raises(MembershipError):
         member.require_run(RunId("other", "run1", ROSTER.digest))
     with pytest.raises(RosterError, match="this site pins"):
         member.require_run(RunId("fed", "run1", OTHERS.digest))

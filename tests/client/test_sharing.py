@@ -31,6 +31,7 @@ from common.errors import (
     SwappedEnvelopeError,
     TargetPolicyError,
     TruncatedEnvelopeError,
+    UnknownRecipientError,
     UnknownSenderError,
     VectorFileError,
     VectorMismatchError,
@@ -150,7 +151,7 @@ def test_recipients_that_are_no_other_site(workspace, recipient):
     ("policy", "error"),
     [
         (replace(OPEN, targets=("other",)), TargetPolicyError),
-        (replace(OPEN, targets=("other", "nobody")), UnknownSenderError),
+        (replace(OPEN, targets=("other", "nobody")), UnknownRecipientError),
     ],
 )
 def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, policy, error):
@@ -174,10 +175,11 @@ def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, pol
 )
 def test_what_the_policy_keeps_here_leaves_for_nobody(workspace, policy, error):
     assert len(workspace.train_part(0)) == 6
-    with pytest.raises(FedstephError) as caught:
-        outgoing(workspace, member(policy=policy), RUN, ["good", "other"])
-    assert type(caught.value) is error
-    assert not any(event.decision == "allowed" for event in audited(workspace))
+    sent, kept = outgoing(workspace, member(policy=policy), RUN, ["good", "other"])
+    assert sent == {}
+    assert {name: type(reason) for name, reason in kept.items()} == {"good": error, "other": error}
+    decisions = [(event.peer, event.decision, event.reason) for event in audited(workspace)]
+    assert decisions == [(name, "refused", error.__name__) for name in ("good", "other")]
 
 
 # ---------------------------------------------------------------- in

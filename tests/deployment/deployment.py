@@ -48,10 +48,10 @@ SETTINGS = [
     *TINY,
     "model.embed=128",
     "model.attention=128",
-    "federation.deadlines.hello=60",
-    "federation.deadlines.local=150",
+    "federation.deadlines.hello=120",
+    "federation.deadlines.local=180",
     "federation.deadlines.share=150",
-    "federation.deadlines.merge=150",
+    "federation.deadlines.merge=180",
 ]
 # Makes mode bits count for root.
 _CAPLESS = [
@@ -209,6 +209,8 @@ class Deployment:
     runs: list[Run] = field(default_factory=list)
     address: str = ""
     _taken: set[int] = field(default_factory=set)
+    _up: set[str] = field(default_factory=set)
+    _killed: set[str] = field(default_factory=set)
 
     @property
     def server(self) -> Path:
@@ -233,8 +235,9 @@ class Deployment:
         _command("provision", self.folder / "trial", *words)
         self._configure()
         self.start_superlink()
-        registering = Process(self.logs / "register.log", ["sh", str(self.server / "register-sites.sh")], leash=False)
-        self.processes["register"] = registering
+        registering = self.processes["register"] = Process(
+            self.logs / "register.log", ["sh", str(self.server / "register-sites.sh")], leash=False
+        )
         for i, name in enumerate(ALL):
             self._equip(name, seed=i)
         digest = read_roster(self.server / "roster.yaml").digest
@@ -292,12 +295,11 @@ class Deployment:
         """A port that nobody listens on, below those that the system hands out to connections by itself."""
         while True:
             port = random.randrange(20_000, 32_000)
-            with socket.socket() as trial:
-                with contextlib.suppress(OSError):
-                    trial.bind(("127.0.0.1", port))
-                    if port not in self._taken:
-                        self._taken.add(port)
-                        return port
+            with socket.socket() as trial, contextlib.suppress(OSError):
+                trial.bind(("127.0.0.1", port))
+                if port not in self._taken:
+                    self._taken.add(port)
+                    return port
 
     # ------------------------------------------------------------ processes
 
@@ -317,8 +319,20 @@ class Deployment:
 
         wait_for("a SuperLink that listens", listens, 60)
 
-    def start_sites(self, *names: str) -> None:
-        """Start SuperNode and SuperExec of each, and wait until the SuperLink has accepted them."""
+    def online(self, *names: str) -> None:
+        """Let exactly these sites be connected, with running SuperNodes and SuperExecs."""
+        for name in sorted(self._up - {*names}):
+            for process in self.of_site(name):
+                process.stop()  # the SuperLink is told, and knows at once
+            self._up.discard(name)
+        if self._killed:
+            # Until it has missed them, the SuperLink turns them away and would send them messages.
+            wait_for("the killed to be missed", lambda: self._n_online() == len(self._up), 120)
+            self._killed.clear()
+        self._start([name for name in names if name not in self._up])
+        self._up |= {*names}
+
+    def _start(self, names: list[str]) -> None:
         begun = {}
         for name in names:
             log = self.logs / f"{name}-supernode.log"
@@ -335,15 +349,26 @@ class Deployment:
 
             wait_for(f"SuperNode {name}", accepted, 90)
 
-    def of_site(self, name: str) -> Iterable[Process]:
+    def of_site(self, name: str) -> list[Process]:
         """Its two processes."""
         return [self.processes[f"{name}-{kind}"] for kind in ("supernode", "superexec")]
 
-    def stop_sites(self, *names: str) -> None:
-        """As a service manager does; the SuperLink is told, and knows at once."""
-        for name in names:
-            for process in self.of_site(name):
-                process.stop()
+    def program_ids(self) -> dict[str, list[int]]:
+        """The process ids of the SuperNode and the SuperExec of each site that is online."""
+        return {
+            name: [program.pid for process in self.of_site(name) for program in process.programs if _serves(program)]
+            for name in sorted(self._up)
+        }
+
+    def kill_site(self, name: str) -> None:
+        """``kill -9`` of SuperNode, SuperExec and whatever ClientApp runs."""
+        for process in self.of_site(name):
+            process.kill()
+        self._up.discard(name)
+        self._killed.add(name)
+
+    def _n_online(self) -> int:
+        return sum(node["status"] == "online" for node in self.flwr("supernode", "list", "fedsteph")["nodes"])
 
     def limit_files(self, name: str, size: int) -> None:
         """No file that the site's ClientApps write may grow beyond ``size``: a disk that is full."""
@@ -369,12 +394,12 @@ class Deployment:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
         return {found["name"]: found for found in json.loads(done.stdout)["checks"]}
 
-    def flwr_status(self) -> list[str]:
-        """The statuses of all runs, latest first, as Flower has them."""
-        words = [program("flwr"), "ls", "fedsteph", "--format", "json"]
+    def flwr(self, *words: str) -> dict[str, Any]:
+        """What a ``flwr`` command answers."""
         env = environment(self.server / "flwr")
-        done = subprocess.run(words, env=env, capture_output=True, text=True, check=True, timeout=60)
-        return [run["status"] for run in json.loads(done.stdout)["runs"]]
+        command = [program("flwr"), *words, "--format", "json"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
+        return dict(json.loads(done.stdout[done.stdout.index("{") :]))
 
     def config(self, run: Run) -> Config:
         """The configuration that a run had."""
@@ -386,10 +411,17 @@ class Deployment:
 
     def close(self) -> None:
         """End everything, the clients first."""
-        for name, process in reversed(self.processes.items()):
+        for process in reversed(self.processes.values()):
             process.stop()
         for home in self.folder.glob("trial/sites/*/flwr"):
             make_writable(home)
+
+
+def _serves(program: psutil.Process) -> bool:
+    """Whether it is a SuperNode or a SuperExec; a ClientApp that has just ended may still be listed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "flower-super" in " ".join(program.cmdline())
+    return False
 
 
 def make_writable(folder: Path) -> None:

@@ -1,0 +1,211 @@
+"""The Flower app builds from this layout; what a site installed is read-only, and any change to its code is noticed."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from common import flower_app
+from common.errors import DeploymentError, EngineError
+from common.flower_app import assemble, config_folder, digest_of, install, installed, own_digest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def own() -> str:
+    return own_digest()
+
+
+@pytest.fixture
+def app(tmp_path) -> Path:
+    """The app as it is assembled, which a test may change."""
+    return assemble(tmp_path / "fedsteph")
+
+
+# ---------------------------------------------------------------- assembled
+
+
+def build(app, into):
+    flwr = Path(sys.executable).parent / "flwr"
+    into.mkdir()
+    subprocess.run([flwr, "build", "--app", app], cwd=into, check=True, capture_output=True)
+    [bundle] = into.glob("*.fab")
+    with zipfile.ZipFile(bundle) as files:
+        return set(files.namelist())
+
+
+@pytest.mark.flower
+def test_the_bundle_holds_the_app_and_neither_tests_nor_simulations(app, tmp_path):
+    names = build(app, tmp_path / "out")
+    for name in ("server/app.py", "client/app.py", "client/data/formats.py", "common/protocol.py", "pyproject.toml"):
+        assert name in names
+    assert not any(name.startswith(("simulations", "tests", "configs")) for name in names)
+
+
+def test_assembling_again_leaves_nothing_of_before(app):
+    (app / "client" / "stale.py").write_text("")
+    assert not (assemble(app) / "client" / "stale.py").exists()
+
+
+def test_configurations_travel_with_the_installation():
+    assert (config_folder() / "simulate.yaml").read_bytes() == (ROOT / "configs" / "simulate.yaml").read_bytes()
+
+
+def test_the_installed_command_works_from_an_empty_folder(tmp_path):
+    fedsteph = Path(sys.executable).parent / "fedsteph"
+    done = subprocess.run([fedsteph, "--version"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("fedsteph ")
+    prepared = subprocess.run(
+        [fedsteph, "simulate", "--prepare", "--out", "run"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert "target: target" in prepared.stderr
+    assert (tmp_path / "run" / "manifest.json").is_file()
+
+
+# ---------------------------------------------------------------- installed
+
+
+@pytest.mark.flower
+def test_what_is_installed_is_this_fedstephs_own_code(installed_once, own):
+    [found] = installed(installed_once)
+    assert digest_of(found) == own
+
+
+@pytest.mark.flower
+def test_nobody_can_write_to_what_is_installed(installed_once):
+    paths = [installed_once, *installed_once.rglob("*")]
+    assert len(paths) > 50
+    assert not [path for path in paths if path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)]
+
+
+@pytest.mark.flower
+def test_a_second_app_is_not_installed_beside_it(refused, installed_once, monkeypatch):
+    def called(*_):
+        raise AssertionError("Flower was started")
+
+    monkeypatch.setattr(flower_app, "_flwr", called)
+    before = sorted(installed_once.rglob("*"))
+    assert "an app is installed there already" in refused("app", "install", installed_once)
+    with pytest.raises(DeploymentError, match="installed there already"):
+        install(installed_once)
+    assert sorted(installed_once.rglob("*")) == before
+
+
+def test_a_home_without_apps_has_none(tmp_path):
+    assert installed(tmp_path) == installed(tmp_path / "absent") == []
+
+
+def test_flowers_failure_is_told(tmp_path, monkeypatch):
+    flwr = tmp_path / "flwr"
+    flwr.write_text("#!/bin/sh\necho 'no such publisher' >&2\nexit 1\n")
+    flwr.chmod(0o755)
+    monkeypatch.setattr(flower_app, "program", lambda name: str(flwr))
+    with pytest.raises(EngineError, match="'flwr build' failed: no such publisher"):
+        install(tmp_path / "home")
+    assert installed(tmp_path / "home") == []
+
+
+def test_the_digest_command(cli, own):
+    assert cli("app", "digest") == (0, f"{own}\n", "")
+
+
+# ---------------------------------------------------------------- the digest
+
+
+def edited(app):
+    path = app / "client" / "policy.py"
+    path.write_text(path.read_text().replace("min_patients: int = 30", "min_patients: int = 1"))
+
+
+def one_byte(app):
+    path = app / "client" / "sharing.py"
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def removed(app):
+    (app / "common" / "audit.py").unlink()
+
+
+def renamed(app):
+    (app / "common" / "audit.py").rename(app / "common" / "audits.py")
+
+
+def swapped(app):
+    one, other = app / "client" / "__init__.py", app / "client" / "policy.py"
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def moved_boundary(app):
+    """The same bytes in the same order, cut into two files elsewhere."""
+    one, other = app / "common" / "aa.py", app / "common" / "ab.py"
+    one.write_bytes(b"x = 1\n")
+    other.write_bytes(b"y = 1\n")
+
+
+def linked(app):
+    path = app / "common" / "audit.py"
+    path.rename(app.parent / "audit.py")
+    path.symlink_to(app.parent / "audit.py")
+
+
+def linked_folder(app):
+    (app / "torch").symlink_to(app.parent)
+
+
+CHANGES = [edited, one_byte, removed, renamed, swapped, moved_boundary, linked, linked_folder]
+PLANTED = [
+    "torch.py",
+    "client/data/evil.py",
+    "sitecustomize.py",
+    "deep/er/package/__init__.py",
+    "client/policy.cpython-311-x86_64-linux-gnu.so",
+    "client/__pycache__/policy.cpython-311.pyc",
+    "client/policy.pyc",
+    "evil.pth",
+    "evil.zip",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_code_is_noticed(app, own, change):
+    assert digest_of(app) == own
+    change(app)
+    assert digest_of(app) != own
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("content", [b"", b"import os"])
+def test_a_planted_file_is_noticed(app, own, name, content):
+    (app / name).parent.mkdir(parents=True, exist_ok=True)
+    (app / name).write_bytes(content)
+    assert digest_of(app) != own
+
+
+def test_a_readme_is_no_code(app, own):
+    (app / "README.md").write_text("edited")
+    (app / "LICENSE").write_text("edited")
+    (app / "NOTES.md").write_text("added")
+    assert digest_of(app) == own
+
+
+@pytest.mark.xfail(strict=True, reason="pyproject.toml, which names the ServerApp and the ClientApp, does not count")
+def test_another_clientapp_is_noticed(app, own):
+    """Same files, another entry point: Flower loads what [tool.flwr.app.components] says."""
+    path = app / "pyproject.toml"
+    text = path.read_text()
+    assert "client.app:app" in text
+    path.write_text(text.replace("client.app:app", "elsewhere.app:app"))
+    assert digest_of(app) != own
+
+
+def test_the_digest_does_not_depend_on_where_it_lies(app, own, tmp_path):
+    app.rename(tmp_path / "zzz")
+    assert digest_of(tmp_path / "zzz") == own

@@ -1,0 +1,82 @@
+"""One deployment for this whole folder, and the run that more than one test looks at.
+
+What is covered, by file; each scenario is one run, made once, which several tests look at:
+
+test_exit_codes.py      no SuperLink: 1; quorum lost: 2, with sites and reasons; Ctrl-C: 130, and the run is stopped
+test_kept_out.py        an unregistered node, a wrong CA, no TLS; and in one run a site with keys that are not the
+                        roster's, one with another roster, four whose installed app was changed, one with a full disk
+test_reviewed_code.py   a run of other code than the installed: refused by every site before any of it ran
+test_sudden_deaths.py   kill -9 of the SuperLink, which comes back; kill -9 of two sites in two phases of one run
+test_whole_run.py       TLS, node keys, process isolation, read-only apps: results, models, audits, nothing in the clear
+
+The sites' processes are bound by file permissions even where the tests run as root.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from deployment import TARGET, Deployment, Run
+
+from common.abmil import pin_m0
+from common.config import load_config
+from common.flower import Flower
+from common.flower_app import assemble
+from server import deployment as server_deployment
+from server.server_file import ServerFile
+
+collect_ignore = [] if sys.platform == "linux" else [path.name for path in Path(__file__).parent.glob("test_*.py")]
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Provisioned, with a running SuperLink and SuperExec; each test says which sites it wants online."""
+    made = Deployment(tmp_path_factory.mktemp("deployment"))
+    try:
+        made.make()
+        yield made
+    finally:
+        made.close()
+
+
+@dataclass(frozen=True)
+class ChangedCode:
+    """A run of an app that the sites have not installed."""
+
+    status: str
+    outcome: Path
+    ran: Path  # the changed code leaves a file here, named after the FLWR_HOME that it ran from
+    processes: dict[str, list[int]]  # of the sites
+
+
+@pytest.fixture(scope="session")
+def changed_code(deployment: Deployment) -> ChangedCode:
+    """The reviewed app and one line more, which shows where it runs."""
+    deployment.online(TARGET, "kin", "cousin")
+    ran = deployment.folder / "ran"
+    ran.mkdir()
+    server = ServerFile.open(deployment.server)
+    config = pin_m0(load_config(server.config, [f"federation.sites=[{TARGET}, kin, cousin]"]))
+    prepared = server_deployment.prepare(server, config)
+    app = assemble(deployment.folder / "changed" / "fedsteph")
+    line = f"import os, pathlib; pathlib.Path({str(ran)!r}, os.environ['FLWR_HOME'].split('/')[-2]).touch()\n"
+    module = app / "common" / "__init__.py"
+    module.write_text(module.read_text() + line)
+    run_config = deployment.folder / "changed" / "run.toml"
+    run_config.write_text(f'run-folder = "{prepared.path}"\n')
+    flower = Flower(server.flwr_home, deployment.logs)
+    status = flower.wait(flower.start(app, run_config), prepared.outcome.exists, 60)
+    return ChangedCode(status, prepared.outcome, ran, deployment.program_ids())
+
+
+@pytest.fixture(scope="session")
+def whole_run(deployment: Deployment, changed_code: ChangedCode) -> Run:
+    """The coordinator's ``fedsteph run``, finished; on the sites' processes that refused the changed code before."""
+    deployment.online(TARGET, "kin", "cousin")
+    run = deployment.run((TARGET, "kin", "cousin"))
+    run.wait()
+    return run

@@ -1,0 +1,124 @@
+"""A whole run, as its coordinator starts it: TLS, node keys, process isolation, read-only reviewed apps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from deployment import MEMBERS, TARGET, Deployment, Run
+
+from client.site import Site
+from client.workspace import Workspace
+from common.abmil import pinned_model
+from common.audit import verify
+from common.task_vector import TaskVector
+from common.vector_file import write_vector
+
+pytestmark = pytest.mark.flower
+SITES = (TARGET, "kin", "cousin")
+SOURCES = ("kin", "cousin")
+BLOCK = 32
+
+
+def test_it_ends_with_0_and_the_targets_scores(whole_run):
+    """Standard output is the results and nothing else."""
+    assert whole_run.wait() == 0, whole_run.said
+    results = whole_run.results
+    assert results["failures"] == [] and set(results["sites"]) == {*SITES}
+    assert {site["patients"] for site in results["sites"].values()} == {"80-89"}
+    [(name, scores)] = results["targets"].items()
+    assert name == TARGET and scores["refused"] == []
+    assert all(0 <= scores[method] <= 1 for method in ("local", "model_average", "steph", "deployed"))
+    assert scores["deployed"] in (scores["local"], scores["steph"])
+
+
+def test_enhanced_models_lie_at_the_target_only(deployment, whole_run):
+    found = {}
+    for place in (*(deployment.site(site) for site in MEMBERS), deployment.server):
+        found[place.name] = {path.name for path in place.rglob("*.safetensors")}
+    assert found[TARGET] == {"local.safetensors", "steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"}
+    assert found["kin"] == found["cousin"] == {"local.safetensors"}
+    assert found["server"] == found["aunt"] == set()
+
+
+def test_every_audit_log_holds_together(deployment, whole_run):
+    """And the server knows a hash of each site's, from its hello, so that none can be rewritten unseen."""
+    joined = {
+        line.event.peer: line.event.artefact
+        for line in deployment.audit(deployment.server, whole_run)
+        if line.event.event == "site.join"
+    }
+    assert set(joined) == {*SITES}
+    for site in SITES:
+        assert verify(deployment.site(site) / "audit", joined[site]).lines >= 3
+    assert verify(deployment.server / "audit").lines >= 3
+
+
+def test_what_the_server_relayed_is_what_was_sealed_and_what_was_opened(deployment, whole_run):
+    """One envelope of each source, under the same SHA-256 and size in three audit logs."""
+
+    def artefacts(folder: Path, event: str) -> dict[str | None, tuple[str | None, int | None]]:
+        lines = [line.event for line in deployment.audit(folder, whole_run) if line.event.event == event]
+        assert all(line.decision == "allowed" for line in lines)
+        return {line.peer: (line.artefact, line.size) for line in lines}
+
+    relayed = artefacts(deployment.server, "envelope.relay")
+    assert set(relayed) == {f"{source} -> {TARGET}" for source in SOURCES}
+    assert len({*relayed.values()}) == 2
+    opened = artefacts(deployment.site(TARGET), "vector.open")
+    assert opened == {source: relayed[f"{source} -> {TARGET}"] for source in SOURCES}
+    for source in SOURCES:
+        assert artefacts(deployment.site(source), "vector.seal") == {TARGET: relayed[f"{source} -> {TARGET}"]}
+
+
+# ---------------------------------------------------------------- what the server could have kept
+
+
+def kept_by_server(deployment: Deployment) -> bytes:
+    """All bytes of the server's folder, its database included, and of its processes' logs; code left out."""
+    folders = [path for path in deployment.server.rglob("*") if not {"app", "apps"} & {*path.parts}]
+    files = [path for path in (*folders, *deployment.logs.glob("server-*")) if path.is_file()]
+    assert {"superlink.db", "superlink.db-wal", "server-superlink.log", "server-run-0.out"} <= {f.name for f in files}
+    return b"\0\0\0\0".join(path.read_bytes() for path in files)
+
+
+def plain_files(deployment: Deployment, run: Run) -> dict[str, bytes]:
+    """Each site's vector file, made again from the model that it keeps, and every model at any site."""
+    recipe = deployment.config(run).recipe
+    found = {}
+    for name in SITES:
+        model = Workspace.open(Site.open(deployment.site(name)), recipe).local_model(0)
+        found[name] = write_vector(TaskVector.between(model, pinned_model(recipe.model)))
+        for path in deployment.site(name).rglob("*.safetensors"):
+            found[str(path)] = path.read_bytes()
+    return found
+
+
+def leaks(kept: bytes, plains: dict[str, bytes]) -> set[str]:
+    """Whose tensors have any 64 bytes in a row in what was kept: those contain a whole block at a multiple of 32."""
+    wanted = {}
+    for name, file in plains.items():
+        tensors = file[8 + int.from_bytes(file[:8], "little") :]
+        wanted |= {tensors[i : i + BLOCK]: name for i in range(0, len(tensors) - BLOCK + 1, BLOCK)}
+    windows = (kept[i : i + BLOCK] for i in range(len(kept) - BLOCK + 1))
+    return {wanted[window] for window in windows if window in wanted and len({*window}) > 2}
+
+
+def test_the_server_keeps_nothing_of_a_vector(deployment, whole_run):
+    """The envelopes went through its database; no 64 bytes of any vector or model are in it or in a log."""
+    kept, plains = kept_by_server(deployment), plain_files(deployment, whole_run)
+    assert kept.count(b"fedsteph/v1/envelope") >= 2 * len(SOURCES), "not all that the server relays was looked at"
+    assert leaks(kept, plains) == set()
+    piece = plains["kin"][-200:-136]
+    assert leaks(kept[:1000] + piece, plains) == {"kin"}, "the search would find 64 bytes"
+    header = plains["kin"][: 8 + int.from_bytes(plains["kin"][:8], "little")]
+    names = re.findall(rb'"([a-z0-9_.]+)":\{"dtype"', header)
+    assert len(names) >= 6 and [name for name in names if name in kept] == []
+
+
+def test_the_server_keeps_no_patient_and_no_slide(deployment, whole_run):
+    kept = kept_by_server(deployment)
+    labels = (deployment.site("kin") / "labels.csv").read_text()
+    assert labels.count("kin-patient-P0") > 80, "the ids that are searched for"
+    assert re.search(rb"-patient-|P\d{3}-DX\d", kept) is None

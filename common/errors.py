@@ -235,7 +235,7 @@ class TargetPolicyError(PolicyError):
 class UnknownRecipientError(PolicyError):
     """The recipient is not in the pinned roster."""
 
-    public_reason = "the recipient is not in the site's roster"
+    public_reason = "the site's policy does not let its vector go to a site outside its roster"
 
 
 class RecipePolicyError(PolicyError):

@@ -154,5 +154,6 @@ def decode(text: str, kind: str, where: str) -> bytes:
         what = f"is damaged: {len(raw)} bytes, where {_LENGTHS[kind]} are expected"
         raise KeyFormatError(what, where=where, remedy="Copy the whole line again")
     if encode(kind, raw) != text:
-        raise KeyFormatError("is damaged: not in its one canonical spelling", where=where)
+        what = "is damaged: not in its one canonical spelling"
+        raise KeyFormatError(what, where=where, remedy="Copy the whole line again")
     return raw

@@ -73,8 +73,6 @@ def parcel(records: RecordDict, where: str) -> Parcel:
     header = records.get(_HEADER)
     if not isinstance(header, ConfigRecord) or not set(records) <= {_HEADER, _ENVELOPES}:
         raise ProtocolError("is not a fedsteph message", where=where)
-    if set(header) != {"version", "body"}:
-        raise ProtocolError("has a header of another form", where=where)
     if header.get("version") != VERSION:
         raise ProtocolError(
             f"speaks protocol version {_short_line(repr(header.get('version')))}, this software {VERSION}",
@@ -82,7 +80,12 @@ def parcel(records: RecordDict, where: str) -> Parcel:
             remedy="Install the same fedsteph at all sites and at the server",
         )
     body, arrays = header.get("body"), records.get(_ENVELOPES, ArrayRecord())
-    if not isinstance(body, str) or len(body) > _MAX_BODY or not isinstance(arrays, ArrayRecord):
+    if (
+        set(header) != {"version", "body"}
+        or not isinstance(body, str)
+        or len(body) > _MAX_BODY
+        or not isinstance(arrays, ArrayRecord)
+    ):
         raise ProtocolError("has a malformed body", where=where)
     if not all(array.dtype == "uint8" and array.stype == _OPAQUE for array in arrays.values()):
         raise ProtocolError("holds arrays that are no envelopes", where=where)

@@ -21,7 +21,6 @@ from common.tls import split_address
 from server.certificates import make_ca, make_node_key, make_server_certificate, make_token
 
 _PLACEHOLDER = re.compile(r"@([a-z_]+)@")
-_FIRST_SITE_PORT = 9094  # Flower's own default; one more for each further site, which may share a trial's machine
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,9 @@ class Plan:
     """What to provision.
 
     ``address`` is what sites connect to, ``superlink`` where the SuperLink listens, both ``host:port``; ``names``
-    are further hosts or IP addresses for the server's certificate; ``width`` is that of the sites' features.
+    are further hosts or IP addresses for the server's certificate; ``width`` is that of the sites' features;
+    ``site_port`` is where a SuperNode listens on its own loopback, one more for each further site, since a trial's
+    sites may share a machine.
     """
 
     federation: str
@@ -39,6 +40,7 @@ class Plan:
     targets: tuple[str, ...]
     width: int
     names: tuple[str, ...] = ()
+    site_port: int = 9094  # Flower's own default
 
     def __post_init__(self) -> None:
         try:
@@ -104,7 +106,7 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
     (server / "nodes").mkdir()
     for index, site in enumerate(plan.sites):
         folder = part / "sites" / site
-        own = {**values, "site": site, "site_port": str(_FIRST_SITE_PORT + index)}
+        own = {**values, "site": site, "site_port": str(plan.site_port + index)}
         _folder(templates, "site", folder, final / "sites" / site, own)
         for name in ("state", "audit", "flwr"):
             (folder / name).mkdir()

@@ -39,6 +39,9 @@ def provision(
     width: Annotated[int, typer.Option(help="Width of the sites' features, e.g. 1536.", min=1)],
     superlink: Annotated[str, typer.Option(help="Where the SuperLink listens.")] = "127.0.0.1:9091",
     san: Annotated[list[str] | None, typer.Option(help="A further name in the server's certificate.")] = None,
+    site_port: Annotated[
+        int, typer.Option(help="First loopback port of the sites' SuperNodes.", min=1024, max=65_000)
+    ] = 9094,
 ) -> None:
     """Make a trial federation's folders: a CA, the server's certificate, a node key and a site file per site.
 
@@ -57,6 +60,7 @@ def provision(
         site_names(targets, "--targets"),
         width,
         tuple(san or ()),
+        site_port,
     )
     write_folders(out, plan)
     console.out.print(f"{out}: ca, server, and {len(plan.sites)} sites; {out}/README.md says what goes where")

@@ -30,7 +30,8 @@ def main(command: list[str]) -> int:
     ended = threading.Event()
 
     def hold() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # unbuffered: a buffered read cannot be abandoned when the program ends by itself
+            pass
         ended.set()
 
     for sign in (signal.SIGTERM, signal.SIGINT):

@@ -626,7 +626,11 @@ def test_a_recipient_that_the_policy_leaves_out_is_named_with_its_reason(federat
     assert list(sent.envelopes) == ["b"]
     assert protocol.read(sent, messages.ShareReply, "reply").refused == (
         Refusal("TargetPolicyError", "the site's policy does not let its vector go to this target", "c"),
-        Refusal("UnknownRecipientError", "the recipient is not in the site's roster", "nobody"),
+        Refusal(
+            "UnknownRecipientError",
+            "the site's policy does not let its vector go to a site outside its roster",
+            "nobody",
+        ),
     )
     seals = [(e.peer, e.decision, e.reason) for e in federation.audited() if e.event == "vector.seal"]
     assert seals == [

@@ -180,7 +180,7 @@ def attacks() -> dict[str, Announcement]:
 
 @pytest.mark.parametrize("attack", attacks())
 def test_a_strangers_rotation_is_refused(attack):
-    with pytest.raises(RosterError, match="did not sign this rotation|stands in the roster already") as caught:
+    with pytest.raises(RosterError, match=r"did not sign this rotation|stands in the roster already") as caught:
         enter(attacks()[attack], roster_of("kirp"), cancer="KIRP", contact="IT")
     assert "fedsteph roster revoke ROSTER kirp" in str(caught.value.remedy)
 

@@ -187,6 +187,21 @@ def test_flower_is_seldom_asked_before_there_is_an_outcome(flwr, superlink, monk
     assert next(polls) > 50
 
 
+def test_a_run_that_nobody_takes_is_stopped(flwr, superlink, monkeypatch):
+    monkeypatch.setattr(flower, "_TAKEN_SECONDS", -1.0)
+    flwr.answers(status("pending"))
+    with pytest.raises(EngineError, match="no SuperExec took the run") as caught:
+        superlink.wait("7", lambda: True, patience=1e6)
+    assert "its secret is not the SuperLink's" in str(caught.value.remedy)
+    assert flwr.calls[-1] == "stop 7 fedsteph --format json"
+
+
+def test_a_run_that_was_taken_is_not(flwr, superlink, monkeypatch):
+    monkeypatch.setattr(flower, "_TAKEN_SECONDS", -1.0)
+    flwr.answers(status("starting"), status("running"), status("finished:completed"))
+    assert superlink.wait("7", lambda: True, patience=1e6) == "finished:completed"
+
+
 # ---------------------------------------------------------------- its surroundings
 
 

@@ -270,7 +270,12 @@ def test_no_failure_is_no_error(follow):
         (outcome(), "finished:completed", 0, ""),
         (outcome(error="too few sites"), "finished:failed", 2, "error: too few sites"),
         (None, "finished:failed", 2, "Flower ended the run as finished:failed"),
-        (outcome(failures=[{"site": "kirc", "phase": "p", "reason": "r"}]), "finished:completed", 2, "kirc failed in p"),
+        (
+            outcome(failures=[{"site": "kirc", "phase": "p", "reason": "r"}]),
+            "finished:completed",
+            2,
+            "kirc failed in p",
+        ),
         (None, KeyboardInterrupt(), 130, "stopped"),
     ],
 )

@@ -364,7 +364,7 @@ def test_how_the_serverapp_runner_starts(started):
     )
 
 
-@pytest.mark.parametrize(("site", "port"), zip(SITES, (9094, 9095, 9096), strict=True))
+@pytest.mark.parametrize(("site", "port"), [("kirp", 9094), ("kirc", 9095), ("kich", 9096)])
 def test_how_a_site_starts(started, site, port):
     assert started(f"sites/{site}/start-supernode.sh").splitlines()[0] == (
         "flower-supernode --superlink fl.example.org:9092 --root-certificates ca.crt"
@@ -472,8 +472,8 @@ def test_a_superlink_is_back_before_its_run_is_lost(trial):
 def test_systemd_accepts_every_unit(trial):
     done = subprocess.run(["systemd-analyze", "verify", *units(trial)], capture_output=True, text=True, check=False)
     ours = [line for line in done.stderr.splitlines() if str(trial) in line or "fedsteph" in line]
-    allowed = [line for line in ours if "fedsteph doctor" in line or "is not executable" in line]
-    assert set(ours) == set(allowed)
+    # The command stands in this environment's bin, which is there where it was installed only.
+    assert [line for line in ours if "is not executable" not in line] == []
 
 
 # ---------------------------------------------------------------- whole or not at all

@@ -4,6 +4,13 @@
 set -eu
 cd "$(dirname "$0")"
 set -a && . ./flower.env && set +a
+failed=0
 for key in nodes/*.pub; do
-  flwr supernode register "$key" fedsteph --name "$(basename "$key" .pub)"
+  site=$(basename "$key" .pub)
+  answer=$(flwr supernode register "$key" fedsteph --name "$site" --format json) || true
+  case $answer in   # its exit code is 0 whatever happened
+    *'"success": true'*) echo "$site: registered" ;;
+    *) echo "$site: not registered: $answer" >&2; failed=1 ;;
+  esac
 done
+exit $failed

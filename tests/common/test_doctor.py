@@ -1,0 +1,134 @@
+"""What the doctor is made of: a check, a verdict for what it raises, a report for people and one for programs."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
+import pytest
+
+from common import doctor
+from common.doctor import Check, check, disk, memory, report, secret_files, versions
+from common.errors import DeploymentError
+
+
+def raising(error):
+    def look():
+        raise error
+
+    return look
+
+
+# ---------------------------------------------------------------- one check
+
+
+def test_what_was_found_passes():
+    assert check("audit", lambda: "3 lines") == Check("audit", "PASS", "3 lines", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "found", "remedy"),
+    [
+        (DeploymentError("is busy", where="a:1", remedy="Wait"), "a:1: is busy", "Wait"),
+        (DeploymentError("is busy", remedy="Wait"), "is busy", "Wait"),
+        (PermissionError(13, "Permission denied", "/x"), "/x: Permission denied", "Check the path and its permissions"),
+    ],
+)
+def test_what_is_wrong_fails_with_its_remedy(error, found, remedy):
+    assert check("server", raising(error)) == Check("server", "FAIL", found, remedy)
+
+
+def test_a_bug_of_a_check_is_not_swallowed():
+    with pytest.raises(ZeroDivisionError):
+        check("server", raising(ZeroDivisionError()))
+
+
+# ---------------------------------------------------------------- versions, secrets, space
+
+
+def test_this_installation_fits_itself():
+    assert [(found.name, found.verdict) for found in versions()] == [("fedsteph", "PASS"), ("packages", "PASS")]
+
+
+@pytest.mark.parametrize(
+    ("found", "told"), [("1.30.0", "1.30.0, not >=1.41"), ("9.0", "9.0, not >=1.41"), (None, "missing, not >=1.41")]
+)
+def test_a_package_out_of_its_range(monkeypatch, found, told):
+    def version(name):
+        if name == "flwr" and found is None:
+            raise PackageNotFoundError(name)
+        return found if name == "flwr" else "1.0"
+
+    monkeypatch.setattr(doctor, "version", version)
+    lines = ["flwr[simulation]>=1.41,<1.43", "numpy>=1,<2", 'pytest>=8; extra == "test"', 'x>1; python_version < "3"']
+    monkeypatch.setattr(doctor, "requires", lambda name: lines)
+    checks = versions()
+    assert [(c.name, c.verdict) for c in checks] == [("fedsteph", "PASS"), ("flwr", "FAIL")]
+    assert checks[1].found.startswith("missing" if found is None else found)
+    assert checks[1].found.split(", not ")[1] in (">=1.41,<1.43", "<1.43,>=1.41")
+    assert str(checks[1].remedy).startswith("pip install 'flwr")
+    assert told.split(",")[0] in checks[1].found
+
+
+@pytest.mark.parametrize(("mode", "verdict"), [(0o600, "PASS"), (0o400, "PASS"), (0o640, "FAIL"), (0o604, "FAIL")])
+def test_a_secret_is_its_owners_alone(tmp_path, mode, verdict):
+    path = tmp_path / "server.key"
+    path.write_text("")
+    path.chmod(mode)
+    [found] = secret_files([path])
+    assert (found.name, found.verdict) == ("secret server.key", verdict)
+    assert verdict == "PASS" or f"chmod 600 {path}" in str(found.remedy)
+
+
+def test_every_secret_is_looked_at(tmp_path):
+    (tmp_path / "b").mkdir()
+    found = secret_files([tmp_path / "a", tmp_path / "b"])
+    assert [(c.name, c.verdict) for c in found] == [("secret a", "FAIL"), ("secret b", "FAIL")]
+    assert "is not a file" in found[1].found
+    assert all(c.remedy for c in found)
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(8e9, "PASS"), (4e9, "PASS"), (3.9e9, "WARN"), (0, "WARN")])
+def test_memory(monkeypatch, free, verdict):
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    found = memory(4.0)
+    assert (found.verdict, found.found) == (verdict, f"{free / 1e9:.1f} GB free")
+    assert (found.remedy is None) == (verdict == "PASS")
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(9e9, "PASS"), (4e9, "WARN"), (2e8, "WARN"), (1e8, "FAIL")])
+def test_disk(monkeypatch, tmp_path, free, verdict):
+    asked = []
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=free))
+    found = disk(tmp_path / "not" / "yet" / "runs", 5.0)
+    assert (found.name, found.verdict) == ("disk of runs", verdict)
+    assert asked == [tmp_path]
+    assert (found.remedy is None) == (verdict == "PASS")
+
+
+# ---------------------------------------------------------------- the report
+
+GOOD = Check("audit", "PASS", "3 lines")
+SO_SO = Check("server", "WARN", "not checked", "Name server")
+BAD = Check("membership", "FAIL", "'[kirp]': no [bold]entry[/]", "Add [it]")
+
+
+@pytest.mark.parametrize(
+    ("checks", "code"), [([], 0), ([GOOD], 0), ([GOOD, SO_SO], 0), ([GOOD, BAD], 1), ([BAD, SO_SO, BAD], 1)]
+)
+def test_only_a_failure_fails(capsys, checks, code):
+    assert report("site kirp", checks, as_json=True) == code
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["ok"] == (code == 0)
+    assert [Check(**one) for one in found["checks"]] == checks
+    failed = sum(one.verdict == "FAIL" for one in checks)
+    assert printed.err == (f"{failed} of {len(checks)} checks failed\n" if code else "")
+
+
+def test_the_table_shows_every_word_as_it_is(capsys):
+    assert report("site kirp", [GOOD, SO_SO, BAD], as_json=False) == 1
+    out = capsys.readouterr().out
+    for word in ("site kirp", "PASS", "WARN", "FAIL", "'[kirp]':", "[bold]entry[/]", "[it]", "Name server"):
+        assert word in out

@@ -111,9 +111,10 @@ def _reviewed_app(home: Path) -> str:
             where=found[0],
             remedy="Find out who changed it, or which version it is; then install it anew",
         )
-    for path in (home, found[0].parent, found[0], *found[0].rglob("*")):
-        if os.access(path, os.W_OK):
-            raise DeploymentError("this account can write to it", where=path, remedy=remedy)
+    for path in (home.resolve().parent, home, found[0].parent, found[0], *found[0].rglob("*")):
+        # Its owner can make it writable again, and who can write to the folder above can put another in its place.
+        if os.access(path, os.W_OK) or path.stat().st_uid == os.geteuid():
+            raise DeploymentError("this account can change it", where=path, remedy=remedy)
     return f"this fedsteph's own code ({own[:12]}...), read-only"
 
 

@@ -29,6 +29,7 @@ HEAD_FILE = "audit.head"
 _LABEL = b"fedsteph/v1/audit\n"
 _START = "0" * 64
 _MAX_LINE = 8192
+_REMEDY = "Keep the files as they are for whoever looks into it; compare with a backup, and with hashes noted elsewhere"
 
 Decision = Literal["allowed", "refused", "failed", "noted"]
 
@@ -145,12 +146,14 @@ def verify(folder: Path, expected: str | None = None) -> Verdict:
         line = _parse(raw, f"{path}, line {number}")
         if line.number != number or line.previous != head:
             where = f"{path}, line {number}"
-            raise AuditError("is not the line that followed: lines were dropped, added or reordered", where=where)
+            raise AuditError(
+                "is not the line that followed: lines were dropped, added or reordered", where=where, remedy=_REMEDY
+            )
         lines, before_last, head = number, head, line.hash
         seen = seen or line.hash == expected
     _check_head(folder, lines, head, before_last)
     if not seen:
-        raise AuditError(f"no line has the hash {expected}: the log was rewritten or cut", where=path)
+        raise AuditError(f"no line has the hash {expected}: the log was rewritten or cut", where=path, remedy=_REMEDY)
     return Verdict(lines, head, torn)
 
 
@@ -187,13 +190,13 @@ def _check_head(folder: Path, lines: int, head: str, before_last: str) -> None:
     path = folder / HEAD_FILE
     if not path.exists():
         if lines > 1:
-            raise AuditError("is missing", where=path, remedy="Restore it, and the log, from a backup")
+            raise AuditError("is missing", where=path, remedy=_REMEDY)
         return
     words = path.read_text(encoding="ascii", errors="replace").split()
     current, one_behind = [str(lines), head], [str(lines - 1), before_last]
     if words not in (current, one_behind):
         where = folder / FILE
-        raise AuditError("its last lines were dropped or changed", where=where, remedy="Restore it from a backup")
+        raise AuditError("its last lines were dropped or changed", where=where, remedy=_REMEDY)
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
@@ -209,9 +212,9 @@ def _parse(raw: bytes, where: str) -> Line:
         fields = json.loads(raw)
         line = build(Line, fields, where)
     except (ValueError, RecursionError, ConfigError) as error:
-        raise AuditError("is not a line of an audit log", where=where) from error
+        raise AuditError("is not a line of an audit log", where=where, remedy=_REMEDY) from error
     if _hash(line.number, line.time, line.event, line.previous) != line.hash or _encode(line) != raw.rstrip(b"\n"):
-        raise AuditError("was edited: its content does not fit its hash", where=where)
+        raise AuditError("was edited: its content does not fit its hash", where=where, remedy=_REMEDY)
     return line
 
 

@@ -77,7 +77,10 @@ class Flower:
         words = ["run", str(app), CONNECTION, "--run-config", str(run_config)]
         if federation_config is not None:
             words += ["--federation-config", federation_config]
-        return str(self._call(words)["run-id"])
+        answer = self._call(words)
+        if "run-id" not in answer:
+            raise EngineError("'flwr run' named no run", where=self.log)
+        return str(answer["run-id"])
 
     def wait(self, run_id: str, is_over: Callable[[], bool], patience: float) -> str:
         """Wait for a run's end; its final status, as ``finished:completed``.
@@ -115,7 +118,9 @@ class Flower:
 
     def status(self, run_id: str) -> str:
         """A run's present status."""
-        runs = self._call(["ls", CONNECTION, "--run-id", run_id])["runs"]
+        runs = self._call(["ls", CONNECTION, "--run-id", run_id]).get("runs")
+        if not isinstance(runs, list) or not runs or "status" not in runs[0]:
+            raise EngineError(f"'flwr ls' does not know the run {run_id}", where=self.log)
         return str(runs[0]["status"])
 
     def stop(self, run_id: str) -> None:

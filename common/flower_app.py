@@ -9,10 +9,12 @@ what is installed, so :func:`digest_of` does.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import stat
 import subprocess
 import tempfile
+import tomllib
 from pathlib import Path
 
 import common
@@ -66,6 +68,8 @@ def install(home: Path) -> Path:
         folder = assemble(Path(scratch) / "fedsteph")
         _flwr(["build"], folder, home)
         _flwr(["install", str(next(folder.glob("*.fab")))], folder, home)
+    if not installed(home):
+        raise EngineError("'flwr install' installed nothing", where=home)
     for path in (*home.rglob("*"), home):
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
     return installed(home)[0]
@@ -85,9 +89,17 @@ def own_digest() -> str:
 def digest_of(folder: Path) -> str:
     """SHA-256 over the names and contents of an app's code, in its assembled or its installed folder.
 
-    Whatever Python could load counts, wherever it lies in the folder: all but plain texts.
+    Whatever Python could load counts, wherever it lies in the folder, and what Flower is told to load: all but plain
+    texts.
+
+    Raises:
+        DeploymentError: the folder holds no app.
     """
-    hasher = hashlib.sha256()
+    try:
+        flower = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]
+    except (OSError, KeyError, ValueError) as error:
+        raise DeploymentError("holds no Flower app", where=folder, remedy="Install it anew") from error
+    hasher = hashlib.sha256(json.dumps(flower, sort_keys=True, default=str).encode())
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             hasher.update(f"{path.relative_to(folder).as_posix()} is a link\n".encode())

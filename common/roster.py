@@ -177,3 +177,4 @@ def write_roster(path: Path, roster: Roster) -> None:
     ordered = {"format": content.pop("format"), **content}
     body = yaml.dump(json.loads(json.dumps(ordered)), Dumper=StrictDumper, sort_keys=False, width=10_000)
     atomic.write_text(path, _HEADER + body)
+    path.chmod(0o644)  # nothing in it is secret

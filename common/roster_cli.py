@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from common import console
@@ -63,7 +64,8 @@ def list_sites(file: RosterArgument, as_json: JsonOption = False) -> None:
         return
     table = Table("site", "cancer", "contact", "fingerprint", title=f"federation {found.federation}")
     for entry in found.sites:
-        table.add_row(entry.site, entry.cancer, entry.contact, _grouped(entry.fingerprint))
+        # The words are other people's: not markup.
+        table.add_row(entry.site, escape(entry.cancer), escape(entry.contact), _grouped(entry.fingerprint))
     console.out.print(table)
     for gone in found.revoked:
         text = f"revoked {gone.date}: {gone.site}, {gone.fingerprint} ({gone.reason})"
@@ -94,7 +96,8 @@ def verify(
     """
     found = read_roster(file, pin)
     said = f"{len(found.sites)} sites, {len(found.revoked)} revoked keys"
-    console.out.print(f"{file}: holds together; {said}; digest {found.digest}", highlight=False, soft_wrap=True)
+    text = f"{file}: holds together; {said}; digest {found.digest}"
+    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @roster.command("revoke")

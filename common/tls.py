@@ -6,6 +6,8 @@ Flower retries a wrong port, a plain server or a wrong protocol for ever, withou
 from __future__ import annotations
 
 import http.client
+import ipaddress
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from common.errors import DeploymentError
 _FLEET_PATH = "/v1/fleet/pull-messages"
 _REFUSED_BY_FLOWER = {400, 401, 403, 415, 422}
 _TIMEOUT_SECONDS = 10.0
+_HOST = re.compile(r"(?=.{1,253}$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 # Flower refuses a signature that is older than 305 s or more than 5 s in the future.
 MOST_BEHIND_SECONDS = 300.0
 MOST_AHEAD_SECONDS = 4.0
@@ -41,9 +44,27 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+    number = int(port) if port.isascii() and port.isdecimal() else 0
+    if not colon or not _is_host(host) or not 0 < number < 65_536:
         raise DeploymentError("is not an address", where=address, remedy="Write host:port, like fl.example.org:9092")
-    return host, int(port)
+    return host, number
+
+
+def require_host(name: str) -> None:
+    """Raises:
+    DeploymentError: neither an IP address nor a name that DNS can hold.
+    """
+    if not _is_host(name):
+        remedy = "Write a name like fl.example.org, or an IP address"
+        raise DeploymentError("is no host's name", where=name, remedy=remedy)
+
+
+def _is_host(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return _HOST.fullmatch(name) is not None
+    return True
 
 
 def ask(address: str, ca: Path) -> Answer:
@@ -83,6 +104,12 @@ def ask(address: str, ca: Path) -> Answer:
                 where=address,
                 remedy="Check the port: it may be another service, or a SuperLink without certificates",
             ) from error
+        except TimeoutError as error:
+            raise DeploymentError(
+                f"something listens there, and says nothing within {_TIMEOUT_SECONDS:g} s",
+                where=address,
+                remedy="Check the port: it may be another service",
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             raise DeploymentError(
                 "something speaks TLS there, and no HTTP",
@@ -114,9 +141,10 @@ def _ask_flower(secure: ssl.SSLSocket, address: str) -> datetime | None:
         )
     text = answer.getheader("Date")
     try:
-        return None if text is None else parsedate_to_datetime(text)
+        date = None if text is None else parsedate_to_datetime(text)
     except ValueError:
         return None
+    return date if date is not None and date.tzinfo is not None else None
 
 
 def _untrusted(error: ssl.SSLCertVerificationError, address: str, ca: Path) -> DeploymentError:

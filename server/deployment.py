@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,7 +69,7 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
             remedy="Add their public files with 'fedsteph roster add', and have every site pin the new digest",
         )
     ask(server.superlink, server.ca)
-    path = server.runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    path = server.runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     part = server.runs / f".{path.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     write_roster(part / ROSTER_FILE, roster)
@@ -97,7 +99,8 @@ def run(server: ServerFile, deployed: Deployed) -> dict[str, Any]:
         try:
             status = flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS)
         except KeyboardInterrupt:
-            flower.stop(run_id)
+            with contextlib.suppress(EngineError):  # it was the user who stopped it, whether or not Flower hears of it
+                flower.stop(run_id)
             raise
     outcome = json.loads(deployed.outcome.read_text()) if deployed.outcome.exists() else None
     if outcome is not None and outcome["error"] is not None:

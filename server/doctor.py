@@ -6,6 +6,8 @@ import socket
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from common.audit import verify
 from common.config import load_config
@@ -47,12 +49,17 @@ def _certificate(server: ServerFile) -> str:
         loaded = x509.load_pem_x509_certificate(server.certificate.read_bytes())
         authority = x509.load_pem_x509_certificate(server.ca.read_bytes())
         names = names_in(server.certificate)
-    except ValueError as error:
-        raise DeploymentError("holds no certificate in PEM form", where=server.certificate) from error
+        key = load_pem_private_key(server.key.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        remedy = "See 'fedsteph provision' for how they look"
+        raise DeploymentError("or its key or CA is not in PEM form", where=server.certificate, remedy=remedy) from error
+    remedy = "Make a new certificate with your CA, or put the files that belong together there"
+    if loaded.public_key() != key.public_key():
+        raise DeploymentError(f"does not belong to {server.key.name}", where=server.certificate, remedy=remedy)
     try:
         loaded.verify_directly_issued_by(authority)
-    except Exception as error:
-        raise DeploymentError("was not signed by the CA", where=server.certificate) from error
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise DeploymentError("was not signed by the CA", where=server.certificate, remedy=remedy) from error
     left = loaded.not_valid_after_utc - datetime.now(UTC)
     for address in (server.address, server.superlink):
         host, _ = split_address(address)
@@ -63,13 +70,15 @@ def _certificate(server: ServerFile) -> str:
                 remedy="Make one whose SANs hold every name that is connected to",
             )
     if left < timedelta(0):
-        raise DeploymentError(f"expired {-left.days} days ago", where=server.certificate, remedy="Make a new one")
+        raise DeploymentError(f"expired {(-left).days} days ago", where=server.certificate, remedy="Make a new one")
     return f"SANs {', '.join(names)}; {left.days} days left" + ("" if left > _SOON else ": renew it soon")
 
 
 def _free(address: str) -> str:
     try:
-        with socket.create_server(split_address(address), reuse_port=False):
+        host, port = split_address(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
             return f"{address} is free"
     except OSError as error:
         raise DeploymentError(
@@ -98,7 +107,8 @@ def _configuration(server: ServerFile) -> str:
     config, roster = load_config(server.config), read_roster(server.roster)
     federation = config.federation
     if federation.name != roster.federation:
-        raise RosterError(f"is of the federation {roster.federation}, not {federation.name}", where=server.roster)
+        what = f"is of the federation {roster.federation}, not {federation.name}"
+        raise RosterError(what, where=server.roster, remedy="Make both name the same federation")
     missing = [name for name in federation.sites if roster.entry(name) is None]
     if missing:
         raise RosterError(f"lacks {', '.join(missing)}", where=server.roster, remedy="'fedsteph roster add' them")

@@ -17,9 +17,10 @@ from common.config import SITE_NAME, FederationConfig
 from common.errors import ConfigError, DeploymentError
 from common.flower import CONFIG, connection
 from common.flower_app import config_folder
-from common.tls import split_address
+from common.tls import require_host, split_address
 from server.certificates import make_ca, make_node_key, make_server_certificate, make_token
 
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._/+~-]+")
 _PLACEHOLDER = re.compile(r"@([a-z_]+)@")
 
 
@@ -51,14 +52,22 @@ class Plan:
             raise ConfigError("a federation is a target and at least one source", where="--sites and --targets")
         for address in (self.address, self.superlink):
             split_address(address)
+        for name in self.names:
+            require_host(name)
+        if not 1 <= self.width <= 65_536:
+            raise ConfigError("must be 1 to 65536", where="--width")
 
 
 def provision(out: Path, plan: Plan) -> None:
     """Write ``ca/``, ``server/`` and ``sites/NAME/`` into a new folder, whole or not at all.
 
     Raises:
-        DeploymentError: the folder exists already.
+        DeploymentError: the folder exists already, or its path would not do in scripts, units and nginx.conf.
     """
+    for path in (out.resolve(), Path(sys.executable).parent):
+        if _PLAIN_PATH.fullmatch(str(path)) is None:
+            remedy = "Use a path of letters, digits, dots, - and _: it goes into scripts, systemd units and nginx.conf"
+            raise DeploymentError("has a space or a special character in its path", where=path, remedy=remedy)
     if out.exists():
         raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
     part = out.parent / f".{out.name}.part"
@@ -83,8 +92,8 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
         "superlink": plan.superlink,
         "superlink_host": superlink_host,
         "superlink_port": str(superlink_port),
-        "sites": ", ".join(plan.sites),
-        "targets": ", ".join(plan.targets),
+        "sites": ", ".join(f'"{name}"' for name in plan.sites),
+        "targets": ", ".join(f'"{name}"' for name in plan.targets),
         "width": str(plan.width),
         "bin": str(Path(sys.executable).parent),
         "zeros": "0" * 64,
@@ -97,7 +106,7 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
     make_ca(ca / "ca.crt", ca / "ca.key", plan.federation)
     _folder(templates, "server", server, final / "server", values)
     shutil.copyfile(ca / "ca.crt", server / "ca.crt")
-    names = list(dict.fromkeys([host, *plan.names, "localhost", "127.0.0.1"]))
+    names = list(dict.fromkeys([host, *plan.names, superlink_host, "localhost", "127.0.0.1"]))
     make_server_certificate(server / "server.crt", server / "server.key", ca / "ca.crt", ca / "ca.key", names)
     make_token(server / "superexec.secret")
     config = connection(plan.superlink, final / "server" / "ca.crt")

@@ -36,7 +36,7 @@ def provision(
     address: Annotated[str, typer.Option(help="host:port that the sites connect to.")],
     sites: Annotated[str, typer.Option(help="Names, separated by commas.")],
     targets: Annotated[str, typer.Option(help="The sites that get an enhanced model.")],
-    width: Annotated[int, typer.Option(help="Width of the sites' features, e.g. 1536.", min=1)],
+    width: Annotated[int, typer.Option(help="Width of the sites' features, e.g. 1536.", min=1, max=65_536)],
     superlink: Annotated[str, typer.Option(help="Where the SuperLink listens.")] = "127.0.0.1:9091",
     san: Annotated[list[str] | None, typer.Option(help="A further name in the server's certificate.")] = None,
     site_port: Annotated[
@@ -63,7 +63,8 @@ def provision(
         site_port,
     )
     write_folders(out, plan)
-    console.out.print(f"{out}: ca, server, and {len(plan.sites)} sites; {out}/README.md says what goes where")
+    text = f"{out}: ca, server, and {len(plan.sites)} sites; {out}/README.md says what goes where"
+    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:

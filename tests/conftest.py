@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common import console
-from common.flower_app import install
+from common.flower_app import install, own_digest
 from simulations.cli import app
 
 
@@ -47,6 +47,12 @@ def installed_once(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("reviewed") / "flwr"
     install(home)
     return home
+
+
+@pytest.fixture(scope="session")
+def own_code(installed_once) -> str:
+    """The digest of this fedsteph's own code, worked out once."""
+    return own_digest()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from keys_and_rosters import identity_of, roster_of
 
 from common.announcement import Announcement, read_announcement, write_announcement
 from common.errors import ConfigError, KeyFormatError, RosterError
+from common.keys import Identity
 from common.roster import Roster
 
 TODAY = "2026-01-31"
@@ -198,6 +199,14 @@ def test_an_old_rotation_cannot_be_played_again():
     after = enter(Announcement.of("kirp", NEWER, NEW), enter(second, roster_of("kirp")))
     with pytest.raises(RosterError, match="did not sign this rotation"):
         enter(second, after)
+
+
+def test_a_rotation_of_other_keys_is_refused_though_the_same_key_signed_it():
+    """The site kept its signing key and changed only the one that it receives with: a proof is for one pair."""
+    mixed = Identity(OLD.sign_seed, NEWER.seal_seed)
+    roster = enter(Announcement.of("kirp", mixed), Roster("fed"), cancer="KIRP", contact="IT")
+    with pytest.raises(RosterError, match="did not sign this rotation"):
+        enter(Announcement.of("kirp", NEW, OLD), roster)
 
 
 def test_a_rotation_back_to_revoked_keys_is_refused_though_its_proof_holds():

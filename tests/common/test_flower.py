@@ -1,4 +1,4 @@
-"""Flower's ``flwr`` command, played by a script: its answer counts and not its exit code, and it may be away a while."""
+"""Flower's ``flwr`` command, played by a script: its answer counts, not its exit code, and it may be away a while."""
 
 from __future__ import annotations
 

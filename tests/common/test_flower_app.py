@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -59,22 +60,25 @@ def test_configurations_travel_with_the_installation():
 
 def test_the_installed_command_works_from_an_empty_folder(tmp_path):
     fedsteph = Path(sys.executable).parent / "fedsteph"
-    done = subprocess.run([fedsteph, "--version"], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("fedsteph ")
-    prepared = subprocess.run(
-        [fedsteph, "simulate", "--prepare", "--out", "run"], cwd=tmp_path, check=True, capture_output=True, text=True
-    )
-    assert "target: target" in prepared.stderr
-    assert (tmp_path / "run" / "manifest.json").is_file()
+    words = ["provision", "trial", "--federation", "kidney", "--address", "127.0.0.1:9092", "--width", "6"]
+    words += ["--sites", "kirp,kirc", "--targets", "kirp"]
+    done = subprocess.run([fedsteph, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("trial: ca, server, and 2 sites")
+    assert (tmp_path / "trial" / "server" / "nginx.conf").is_file()
+
+
+def test_the_version(cli):
+    code, out, _ = cli("--version")
+    assert (code, out) == (0, f"fedsteph {version('fedsteph')}\n")
 
 
 # ---------------------------------------------------------------- installed
 
 
 @pytest.mark.flower
-def test_what_is_installed_is_this_fedstephs_own_code(installed_once, own):
+def test_what_is_installed_is_this_fedstephs_own_code(installed_once, own_code):
     [found] = installed(installed_once)
-    assert digest_of(found) == own
+    assert digest_of(found) == own_code
 
 
 @pytest.mark.flower
@@ -111,8 +115,8 @@ def test_flowers_failure_is_told(tmp_path, monkeypatch):
     assert installed(tmp_path / "home") == []
 
 
-def test_the_digest_command(cli, own):
-    assert cli("app", "digest") == (0, f"{own}\n", "")
+def test_the_digest_command(cli):
+    assert cli("app", "digest") == (0, f"{own_digest()}\n", "")
 
 
 # ---------------------------------------------------------------- the digest

@@ -23,7 +23,7 @@ app = ClientApp()
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     if WAY == "forger":  # another's name, without its key
-        records = protocol.pack(HelloReply("kin", "0.1.0", "test-encoder", 6, "0" * 64, "ab" * 64))
+        records = protocol.pack(HelloReply("aunt", "0.1.0", "test-encoder", 6, "0" * 64, "ab" * 64))
     elif WAY == "recorder":  # records that the protocol does not have
         records = RecordDict({"fedsteph": MetricRecord({"patients": 80}), "labels.csv": MetricRecord({"t": [9.5]})})
     elif WAY == "babbler":  # as large as a body may be, and deep enough to overturn a parser

@@ -127,15 +127,22 @@ class Process:
         """Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
+    def end(self) -> None:
+        """Ask it to end, once, as a service manager does: asked twice, a SuperNode leaves without a word."""
+        if self.runs:
+            leader = psutil.Process(self._process.pid)
+            for program in leader.children() if self._process.stdin else [leader]:
+                program.terminate()
+
     def stop(self) -> None:
-        """Ask it and all that it started to end, within half a minute."""
+        """Ask it to end, and see to it that it and all that it started does."""
+        self.end()
         if self._process.stdin is not None:
+            psutil.wait_procs(self.programs, timeout=20)
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        elif self.runs:
-            self._process.terminate()
         try:
-            self._process.wait(30)
+            self._process.wait(20)
         except subprocess.TimeoutExpired:
             self.kill()
 
@@ -321,10 +328,13 @@ class Deployment:
 
     def online(self, *names: str) -> None:
         """Let exactly these sites be connected, with running SuperNodes and SuperExecs."""
-        for name in sorted(self._up - {*names}):
-            for process in self.of_site(name):
-                process.stop()  # the SuperLink is told, and knows at once
-            self._up.discard(name)
+        leaving = self._up - {*names}
+        ending = [process for name in sorted(leaving) for process in self.of_site(name)]
+        for process in ending:
+            process.end()
+        for process in ending:
+            process.stop()
+        self._up -= leaving
         if self._killed:
             # Until it has missed them, the SuperLink turns them away and would send them messages.
             wait_for("the killed to be missed", lambda: self._n_online() == len(self._up), 120)
@@ -411,7 +421,9 @@ class Deployment:
 
     def close(self) -> None:
         """End everything, the clients first."""
-        for process in reversed(self.processes.values()):
+        for process in self.processes.values():
+            process.end()
+        for process in self.processes.values():
             process.stop()
         for home in self.folder.glob("trial/sites/*/flwr"):
             make_writable(home)

@@ -27,7 +27,7 @@ def test_without_a_superlink_it_ends_at_once_with_1(deployment):
 
 def test_a_lost_quorum_is_2_and_names_the_sites(deployment):
     """A site that is not there, one that is not asked for, and so a target alone."""
-    deployment.online(TARGET, "kin", "cousin")
+    deployment.online(TARGET, "kin")
     run = deployment.run((TARGET, "aunt"))
     assert run.wait() == 2, run.said
     last = run.said.splitlines()[-1]
@@ -39,8 +39,8 @@ def test_a_lost_quorum_is_2_and_names_the_sites(deployment):
 
 def test_ctrl_c_is_130_and_stops_the_run(deployment):
     """Flower's own ``flwr run --stream`` would leave it running."""
-    deployment.online(TARGET, "kin", "cousin")
-    run = deployment.run((TARGET, "kin", "cousin"))
+    deployment.online(TARGET, "kin")
+    run = deployment.run((TARGET, "kin"))
     run.wait_phase("query.hello")
     run.process.interrupt()
     assert run.wait(60) == 130, run.said

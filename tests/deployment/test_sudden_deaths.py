@@ -10,7 +10,7 @@ from deployment import TARGET, wait_for
 from common.progress import read_progress
 
 pytestmark = pytest.mark.flower
-SITES = (TARGET, "kin", "cousin")
+SITES = (TARGET, "kin")
 
 
 def test_a_run_survives_the_superlink(deployment):

@@ -191,7 +191,7 @@ def test_a_completed_run(follow, server):
 @pytest.mark.parametrize("status", ["finished:failed", "finished:completed"])
 def test_a_lost_quorum_is_told_in_the_servers_words(follow, status):
     deployed, _, go = follow(outcome(error="1 of 2 sites is left: kirc failed in train.local: diverged"), status)
-    with pytest.raises(QuorumError, match="kirc failed in train.local: diverged") as caught:
+    with pytest.raises(QuorumError, match=r"kirc failed in train\.local: diverged") as caught:
         go()
     assert str(deployed.outcome) in str(caught.value.remedy)
     assert not (deployed.path / "results.json").exists()

@@ -58,6 +58,11 @@ def modules_after(statement: str) -> set[str]:
     ("statement", "there", "not_there"),
     [
         ("import server.app", "server.federation", {"torch", "pandas", "h5py", "client", "simulations"}),
+        (
+            "import server.deployment, server.doctor, server.provision",
+            "server.certificates",
+            {"torch", "pandas", "h5py", "client", "simulations"},
+        ),
         ("import client.app", "client.target", {"server", "simulations"}),
     ],
 )

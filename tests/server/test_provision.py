@@ -318,7 +318,7 @@ def test_the_shell_accepts_every_script(trial):
         subprocess.run(["sh", "-n", script], check=True, capture_output=True)
 
 
-PROGRAMS = ("flower-superlink", "flower-superexec", "flower-supernode", "flwr")
+PROGRAMS = ("flower-superlink", "flower-superexec", "flower-supernode")
 
 
 @pytest.fixture
@@ -378,10 +378,35 @@ def test_how_a_site_starts(started, site, port):
     )
 
 
-def test_how_the_sites_are_registered(started):
-    calls = [line.partition(" in ")[0] for line in started("server/register-sites.sh").splitlines() if "flwr " in line]
+@pytest.mark.parametrize("refused", [None, "kirc"])
+def test_how_the_sites_are_registered(tmp_path, monkeypatch, refused):
+    """'flwr' exits with 0 whatever happened; the script tells which site was refused, and goes on with the others."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "flwr").write_text(
+        '#!/bin/sh\necho "$@" >> calls\n'
+        f"case $* in *{refused}*) echo '{{\"success\": false}}' ;; *) echo '{{\"success\": true}}' ;; esac\n"
+    )
+    (programs / "flwr").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    provision(tmp_path / "trial", plan())
+    server = tmp_path / "trial" / "server"
+    done = subprocess.run([server / "register-sites.sh"], cwd=tmp_path, check=False, capture_output=True, text=True)
     names = sorted(SITES)
-    assert calls == [f"flwr supernode register nodes/{name}.pub fedsteph --name {name}" for name in names]
+    calls = [f"supernode register nodes/{name}.pub fedsteph --name {name} --format json" for name in names]
+    assert (server / "calls").read_text().splitlines() == calls
+    assert done.stdout.splitlines() == [f"{name}: registered" for name in names if name != refused]
+    assert done.returncode == (0 if refused is None else 1)
+    assert (refused is None and done.stderr == "") or f"{refused}: not registered" in done.stderr
+
+
+def test_sites_that_share_a_machine_have_ports_of_their_own(cli, tmp_path):
+    words = ("--address", "fl.example.org:9092", "--site-port", 20_000, tmp_path / "trial")
+    assert cli(*PROVISION, *words)[0] == 0
+    for name, port in (("kirp", 20_000), ("kirc", 20_001)):
+        folder = tmp_path / "trial" / "sites" / name
+        assert f"--port {port}" in (folder / "start-supernode.sh").read_text()
+        assert f"127.0.0.1:{port}" in (folder / "start-superexec.sh").read_text()
 
 
 def test_nothing_but_a_sites_own_loopback_goes_without_tls(trial):
@@ -549,6 +574,7 @@ _UNSEEN = pytest.mark.xfail(strict=True, reason="the host is not looked at befor
         ("--federation", "Kidney cancer", "name must be like"),
         ("--width", "0", "--width"),
         ("--width", "wide", "--width"),
+        ("--site-port", "80", "--site-port"),
         pytest.param("--address", "höst.example.org:9092", "is not an address", marks=_UNSEEN),
         pytest.param("--address", "https://fl.example.org:9092", "is not an address", marks=_UNSEEN),
         pytest.param("--san", "ex ample", "--san", marks=_UNSEEN),

@@ -25,7 +25,7 @@ ENDING = ["loopback", "configuration", "audit"]
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """The provisioned folder of a coordinator whose roster is made; proxy and SuperLink at ports where nobody listens."""
+    """A coordinator's provisioned folder, with its roster; nobody listens at the ports of proxy and SuperLink."""
     plan = Plan("kidney", f"127.0.0.1:{free_port()}", f"localhost:{free_port()}", ("kirp", "kirc"), ("kirp",), 6)
     provision(tmp_path / "trial", plan)
     server = tmp_path / "trial" / "server"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -114,6 +115,7 @@ def _handle(
     answer: Callable[[Site, Membership, T, Mapping[str, bytes]], Answer],
 ) -> Message:
     """Answer a request, or refuse it: whatever an exception says stays in the site's own log."""
+    os.umask(0o077)  # whatever is written from here on is for the site's own account
     action = message.metadata.message_type
     log = logging.getLogger("fedsteph")
     site: Site | None = None

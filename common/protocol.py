@@ -108,7 +108,8 @@ def read(content: Parcel, cls: type[T], where: str) -> T:
             return build(cls, fields, where)
         refusal = build(Refusal, fields, where) if kind == Refusal.__name__ else None
     except (ValueError, RecursionError, ConfigError) as error:
-        raise ProtocolError(f"its body is not a {cls.__name__}: {_short_line(str(error))}", where=where) from error
+        detail = error.what if isinstance(error, ConfigError) else str(error)
+        raise ProtocolError(f"its body is not a {cls.__name__}: {_short_line(detail)}", where=where) from error
     if refusal is None:
         raise ProtocolError(f"expected a {cls.__name__}", where=where)
     raise SiteError(f"{refusal.reason} ({refusal.kind})", where=refusal.site or where)

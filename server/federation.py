@@ -128,7 +128,7 @@ class Federation:
         refusals: list[tuple[str, str]] = []
         for node, answer in sorted(round_.answers.items()):
             try:
-                reply = protocol.read(answer, messages.HelloReply, f"node {node}")
+                reply = protocol.read(answer, messages.HelloReply, "its answer")
             except SiteError as error:
                 refusals.append((str(error.where), error.what))
             except FedstephError as error:

@@ -40,13 +40,12 @@ def main(command: list[str]) -> int:
     while not ended.wait(0.2) and child.poll() is None:
         pass
     child.terminate()
-    _end_descendants()
+    _end_descendants(asked={child.pid})  # asked twice, a SuperNode leaves without saying so to its SuperLink
     return child.wait()
 
 
-def _end_descendants() -> None:
+def _end_descendants(asked: set[int]) -> None:
     until = time.monotonic() + _GRACE_SECONDS
-    asked: set[int] = set()
     while found := _descendants():
         late = time.monotonic() > until
         for pid in found - (set() if late else asked):

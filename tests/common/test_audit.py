@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import random
@@ -229,6 +230,7 @@ def test_dropped_added_reordered_and_rewritten_lines_are_found(
     with pytest.raises(AuditError) as caught:
         verify(folder)
     assert caught.value.where == f"{folder / FILE}{line}"
+    assert "compare with a backup" in str(caught.value.remedy)
 
 
 def test_a_log_that_is_gone_is_found(folder: Path) -> None:
@@ -337,6 +339,30 @@ def test_a_crash_between_line_and_head_loses_nothing(
     assert [found.event for found in read_lines(tmp_path)] == [*EVENTS[:lines_before], EVENTS[1], EVENTS[2]]
 
 
+@pytest.mark.parametrize("lines_before", [0, 1, 5])
+def test_a_disk_that_stays_full_under_the_head_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_before: int
+) -> None:
+    """The head falls one line behind and never two: while it cannot be written, nothing more is added."""
+    log = AuditLog(tmp_path)
+    for event in EVENTS[:lines_before]:
+        log.append(event)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit.atomic, "write_text", full)
+        for event in EVENTS[1:4]:
+            with pytest.raises(OSError, match="No space left"):
+                log.append(event)
+            assert verify(tmp_path).lines == lines_before + 1
+    log.append(EVENTS[4])
+    assert verify(tmp_path).lines == lines_before + 2
+    assert [line.event for line in read_lines(tmp_path)] == [*EVENTS[:lines_before], EVENTS[1], EVENTS[4]]
+    assert (tmp_path / HEAD_FILE).read_text() == f"{lines_before + 2} {log.head}\n"
+
+
 def test_a_crash_while_mending_is_mended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (folder / FILE).open("ab") as file:
         file.write(b'{"number":6,"ti')
@@ -365,6 +391,31 @@ def test_rubbish_behind_the_last_line_is_reported_and_mended(folder: Path) -> No
     AuditLog(folder).append(EVENTS[0])
     assert verify(folder).torn_bytes == 0
     assert next(line.event.reason for line in list(read_lines(folder))[5:]) == "a line that a crash cut off was removed"
+
+
+# Events of any size
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\0", '"'])
+def test_an_event_that_no_line_can_hold_is_refused(folder: Path, letter: str) -> None:
+    before = (folder / FILE).read_bytes(), (folder / HEAD_FILE).read_bytes()
+    with pytest.raises(AuditError, match="takes more than 8192 bytes"):
+        AuditLog(folder).append(Event("run.ended", reason=letter * 8192))
+    assert ((folder / FILE).read_bytes(), (folder / HEAD_FILE).read_bytes()) == before
+    AuditLog(folder).append(EVENTS[0])
+    assert verify(folder).lines == 6
+
+
+def test_the_longest_event_is_kept_whole(folder: Path) -> None:
+    AuditLog(folder).append(Event("run.ended", reason=""))
+    longest = Event("run.ended", reason="x" * (8192 - len(raw(folder)[-1])))
+    AuditLog(folder).append(longest)
+    assert len(raw(folder)[-1]) == 8192
+    with pytest.raises(AuditError, match="takes more than 8192 bytes"):
+        AuditLog(folder).append(dataclasses.replace(longest, reason=f"{longest.reason}x"))
+    AuditLog(folder).append(EVENTS[0])
+    assert verify(folder).lines == 8
+    assert [line.event for line in read_lines(folder)][6:] == [longest, EVENTS[0]]
 
 
 # A hash that is known elsewhere

@@ -115,7 +115,6 @@ def test_junk_is_an_error(flwr, superlink, script, told):
         superlink.status("7")
 
 
-@pytest.mark.xfail(strict=True, reason="a success without what was asked for is a KeyError or an IndexError")
 @pytest.mark.parametrize("answer", [{"success": True}, {"success": True, "runs": []}])
 def test_a_success_that_says_nothing_is_an_error(flwr, superlink, tmp_path, answer):
     flwr.answers(says(answer))
@@ -194,6 +193,23 @@ def test_a_run_that_nobody_takes_is_stopped(flwr, superlink, monkeypatch):
         superlink.wait("7", lambda: True, patience=1e6)
     assert "its secret is not the SuperLink's" in str(caught.value.remedy)
     assert flwr.calls[-1] == "stop 7 fedsteph --format json"
+
+
+def test_a_superexec_has_its_time_to_take_a_run(flwr, superlink, monkeypatch):
+    """Asked every 20 s, and away in between: pending at 80 s is waited for, at 100 s no more."""
+    now = [0.0]
+
+    def asked(self, run_id):
+        now[0] += 20
+        return self._call([run_id])["runs"][0]["status"]
+
+    monkeypatch.setattr(flower, "_TAKEN_SECONDS", 90.0)
+    monkeypatch.setattr(flower.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Flower, "status", asked)
+    flwr.answers(status("pending"), AWAY, *3 * [status("pending")], says({"success": True}))
+    with pytest.raises(EngineError, match="no SuperExec took the run within 90 s"):
+        superlink.wait("7", lambda: True, patience=1e6)
+    assert flwr.calls == [*5 * ["7 --format json"], "stop 7 fedsteph --format json"]
 
 
 def test_a_run_that_was_taken_is_not(flwr, superlink, monkeypatch):

@@ -200,14 +200,45 @@ def test_a_readme_is_no_code(app, own):
     assert digest_of(app) == own
 
 
-@pytest.mark.xfail(strict=True, reason="pyproject.toml, which names the ServerApp and the ClientApp, does not count")
-def test_another_clientapp_is_noticed(app, own):
-    """Same files, another entry point: Flower loads what [tool.flwr.app.components] says."""
+def rewritten(app, old, new):
     path = app / "pyproject.toml"
     text = path.read_text()
-    assert "client.app:app" in text
-    path.write_text(text.replace("client.app:app", "elsewhere.app:app"))
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("client.app:app", "elsewhere.app:app"),
+        ("server.app:app", "elsewhere.app:app"),
+        ('run-folder = ""', 'run-folder = "/elsewhere"'),
+        ('"/client/**/*.py", ', ""),
+        ("[tool.flwr.app.components]", "[tool.flwr.app.componentz]"),
+    ],
+)
+def test_what_flower_is_told_is_noticed(app, own, old, new):
+    """Same files, another entry point: Flower loads what [tool.flwr.app.components] says."""
+    rewritten(app, old, new)
     assert digest_of(app) != own
+
+
+def test_the_rest_of_the_project_file_is_no_code(app, own):
+    rewritten(app, "[tool.flwr.app]", "# a comment\n[tool.flwr.app]")
+    rewritten(app, "line-length = 120", "line-length = 80")
+    assert digest_of(app) == own
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[tool.other]\n", b"[tool.flwr\n", b"\xff\xfe", b'[project]\nname = "fedsteph"\n']
+)
+def test_a_folder_without_a_flower_app_has_no_digest(app, content):
+    (app / "pyproject.toml").unlink()
+    if content is not None:
+        (app / "pyproject.toml").write_bytes(content)
+    with pytest.raises(DeploymentError, match="holds no Flower app") as caught:
+        digest_of(app)
+    assert (caught.value.where, caught.value.remedy) == (str(app), "Install it anew")
 
 
 def test_the_digest_does_not_depend_on_where_it_lies(app, own, tmp_path):

@@ -198,6 +198,27 @@ def test_bytes_that_are_no_public_key_are_refused() -> None:
         PublicKeys.parse(PUBLIC.sign_text, seal, "here")
 
 
+P = 2**255 - 19
+LOW_ORDER = {
+    "0": 0,
+    "1": 1,
+    "p - 1": P - 1,
+    "p": P,
+    "p + 1": P + 1,
+    "of order 8": 325606250916557431795983626356110631294008115727848805560023387167927233504,
+    "of order 8, the other": 39382357235489614581723060781553021112529911719440698176882885853963445705823,
+}
+
+
+@pytest.mark.parametrize("top_bit", [0, 2**255])
+@pytest.mark.parametrize("point", LOW_ORDER)
+def test_a_point_of_low_order_is_no_public_key(point: str, top_bit: int) -> None:
+    """RFC 7748, section 6.1: with it, the X25519 half of every secret is zero. The top bit does not count."""
+    half = (LOW_ORDER[point] + top_bit).to_bytes(32, "little")
+    with pytest.raises(KeyFormatError, match=r"^here: holds bytes that are no public key$"):
+        PublicKeys.parse(PUBLIC.sign_text, encode(SEAL_PUBLIC, PUBLIC.seal[:1184] + half), "here")
+
+
 def test_parse_says_which_half_is_wrong() -> None:
     with pytest.raises(KeyFormatError, match=f"^here, sign: must be a {SIGN_PUBLIC}, and is {SEAL_PUBLIC}$"):
         PublicKeys.parse(PUBLIC.seal_text, PUBLIC.seal_text, "here")

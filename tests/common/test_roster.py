@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import stat
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,16 @@ def test_round_trip(path: Path) -> None:
     assert read_roster(path) == ROSTER
     assert read_roster(path, ROSTER.digest) == ROSTER
     assert path.read_text().startswith("# fedsteph roster: public keys only")
+
+
+@pytest.mark.parametrize("umask", [0o077, 0])
+def test_others_may_read_a_roster_and_not_write_it(path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_roster(path, ROSTER)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_an_empty_roster_round_trips(path: Path) -> None:

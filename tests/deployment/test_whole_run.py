@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_enhanced_models_lie_at_the_target_only(deployment, whole_run):
         found[place.name] = {path.name for path in place.rglob("*.safetensors")}
     assert found[TARGET] == {"local.safetensors", "steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"}
     assert found["kin"] == found["cousin"] == {"local.safetensors"}
-    assert found["server"] == found["aunt"] == set()
+    assert found["aunt"] <= {"local.safetensors"} and found["server"] == set()
 
 
 def test_every_audit_log_holds_together(deployment, whole_run):
@@ -112,9 +113,11 @@ def test_the_server_keeps_nothing_of_a_vector(deployment, whole_run):
     assert leaks(kept, plains) == set()
     piece = plains["kin"][-200:-136]
     assert leaks(kept[:1001] + piece, plains), "the search would find 64 bytes"
-    header = plains["kin"][: 8 + int.from_bytes(plains["kin"][:8], "little")]
-    names = re.findall(rb'"([a-z0-9_.]+)":\{"dtype"', header)
-    assert len(names) >= 6 and [name for name in names if name in kept] == []
+    header = json.loads(plains["kin"][8 : 8 + int.from_bytes(plains["kin"][:8], "little")])
+    names = [name for name in header if name != "__metadata__"]
+    assert {"embed.weight", "attention_c.weight"} < {*names}
+    spelt = [f'"{name}":{{'.encode() for name in names]  # the bare names stand in the reviewed app's code
+    assert [name for name in spelt if name in kept] == [] and spelt[0] in plains["kin"]
 
 
 def test_the_server_keeps_no_patient_and_no_slide(deployment, whole_run):

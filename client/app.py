@@ -16,12 +16,14 @@ from flwr.clientapp import ClientApp
 from client.data.bags import open_cohort
 from client.membership import Membership
 from client.results import public_view
+from client.sequence import enter_run
 from client.sharing import incoming, outgoing, require_shareable
 from client.site import Site, site_of_node
 from client.target import enhance_target
 from client.workspace import Workspace
 from common import messages, protocol
 from common.audit import Decision, Event
+from common.config import SITE_NAME, digest
 from common.errors import DataError, FedstephError, ProtocolError
 from common.lock import exclusive
 from common.messages import Hello, Merge, RunId, Share, TrainLocal
@@ -131,9 +133,12 @@ def _handle(
         member = site.membership()
         member.require_run(run)
         with exclusive(site.state, wait=True):  # a message sent again waits, and then finds the work done
+            enter_run(site.state, run.run)
             reply, envelopes = answer(site, member, request, content.envelopes)
         records = protocol.pack(reply, envelopes)
-        site.audit.append(Event(action, "allowed", run.run))  # what cannot be audited does not leave
+        recipe = None if isinstance(request, Hello) else digest(request.recipe)
+        # What cannot be audited does not leave.
+        site.audit.append(Event(action, "allowed", run.run, artefact=recipe))
     except Exception as error:
         if isinstance(error, FedstephError):
             log.error("refused %s: %s", action, error)
@@ -156,7 +161,9 @@ def _audit_refusal(site: Site | None, run: RunId | None, action: str, error: Exc
 
 def _warn(site: Site, what: str, refused: Mapping[str, FedstephError]) -> None:
     for name, error in refused.items():
-        _log(site).warning("%s %s: %s", what, name, error)
+        # A name that is none is the server's own text, and stays out of the log.
+        known = SITE_NAME.fullmatch(name) is not None
+        _log(site).warning("%s %s: %s", what, name if known else "a sender without a name", error)
 
 
 class _SiteLog(logging.FileHandler):

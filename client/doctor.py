@@ -11,11 +11,11 @@ from client.data.check import check_site
 from client.data.problems import counted
 from client.device import resolve_device
 from client.membership import MembershipFile
+from client.reviewed_app import require_reviewed
 from client.site import Site
 from common.audit import verify
 from common.doctor import Check, check, disk, memory, secret_files, versions
 from common.errors import DeploymentError, FedstephError
-from common.flower_app import digest_of, installed, own_digest
 from common.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 
 _MEMORY_GB = 4.0
@@ -51,7 +51,7 @@ def _federation(site: Site, file: MembershipFile) -> list[Check]:
         checks.append(Check("reviewed app", "WARN", "not checked", "Name flwr_home in the federation section"))
     else:
         home = folder / file.flwr_home
-        checks.append(check("reviewed app", lambda: _reviewed_app(home)))
+        checks.append(check("reviewed app", lambda: require_reviewed(home)))
     if file.server is None or file.ca is None:
         checks.append(Check("server", "WARN", "not checked", "Name server and ca in the federation section"))
     else:
@@ -95,27 +95,6 @@ def _policy(site: Site) -> Check:
     if policy.privacy != "none":
         return Check("policy", "WARN", f"asks for {policy.privacy}, so nothing is shared", "See policy.privacy")
     return Check("policy", "PASS", f"shares with {', '.join(policy.targets)}")
-
-
-def _reviewed_app(home: Path) -> str:
-    """Exactly this installation's own code is installed, and this account can change none of it."""
-    found = installed(home)
-    remedy = "As another user than the SuperNode's: fedsteph app install HOME"
-    if len(found) != 1:
-        what = "no app is installed" if not found else f"{len(found)} apps are installed"
-        raise DeploymentError(what, where=home, remedy=remedy)
-    own = own_digest()
-    if digest_of(found[0]) != own:
-        raise DeploymentError(
-            "the installed app is not the code of this fedsteph",
-            where=found[0],
-            remedy="Find out who changed it, or which version it is; then install it anew",
-        )
-    for path in (home.resolve().parent, home, found[0].parent, found[0], *found[0].rglob("*")):
-        # Its owner can make it writable again, and who can write to the folder above can put another in its place.
-        if os.access(path, os.W_OK) or path.stat().st_uid == os.geteuid():
-            raise DeploymentError("this account can change it", where=path, remedy=remedy)
-    return f"this fedsteph's own code ({own[:12]}...), read-only"
 
 
 def _server(address: str, ca: Path) -> str:

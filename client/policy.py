@@ -19,47 +19,48 @@ class Policy:
     """``policy`` in ``site.yaml``. By default nobody may receive the vector."""
 
     targets: tuple[str, ...] = ()  # sites that may receive this site's vector
-    min_patients: int = 30  # that the shared vector's training must have had
+    min_patients: int = 30  # that the site must have before its vector leaves
     min_events: int = 10
+    min_pairs: int = 50  # comparable pairs of test patients that must stand behind a C-index before it leaves
     metrics: tuple[Metric, ...] = _METRICS  # that may reach the coordinator; the others are sent as null
     count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
     c_index_decimals: Literal[1, 2] = 2
     privacy: Literal["none", "dp-sgd"] = "none"  # what the shared vector must have been trained with
-    recipes: tuple[str, ...] | None = None  # digests of the recipes this site trains; null: any within the bounds
+    recipes: Literal["any"] | tuple[str, ...] = ()  # digests of the recipes that this site trains
 
     def __post_init__(self) -> None:
         if not all(SITE_NAME.fullmatch(name) for name in self.targets):
             raise ValueError(f"targets must be site names like {SITE_NAME.pattern}")
-        if self.min_patients < 1 or self.min_events < 1:
-            raise ValueError("min_patients and min_events must be at least 1")
+        if min(self.min_patients, self.min_events, self.min_pairs) < 1:
+            raise ValueError("min_patients, min_events and min_pairs must be at least 1")
         if self.count_band < 10 or self.count_band % 10 or self.count_band > 10_000:
             raise ValueError("count_band must be a multiple of 10, at most 10000")
-        if self.recipes is not None and not all(re.fullmatch("[0-9a-f]{64}", text) for text in self.recipes):
+        if self.recipes != "any" and not all(re.fullmatch("[0-9a-f]{64}", text) for text in self.recipes):
             raise ValueError("recipes must be digests of 64 hexadecimal digits, as 'fedsteph recipe' prints them")
 
     @classmethod
     def of_simulation(cls, names: tuple[str, ...]) -> Policy:
         """What a simulated site without a policy of its own has: its owner holds all the data anyway."""
-        return cls(targets=names, min_patients=1, min_events=1)
+        return cls(targets=names, min_patients=1, min_events=1, min_pairs=1, recipes="any")
 
     def require_recipe(self, recipe: Recipe) -> None:
         """Raises:
         RecipePolicyError: the site trains reviewed recipes only, and this is none of them.
         """
-        if self.recipes is not None and digest(recipe) not in self.recipes:
+        if self.recipes != "any" and digest(recipe) not in self.recipes:
             raise RecipePolicyError(
                 f"the recipe {digest(recipe)} is not among policy.recipes",
                 where="policy.recipes",
-                remedy="Review it (its keys are in the site's log), and add its digest if you agree",
+                remedy="Look at the federation's config.yaml with 'fedsteph recipe'; add its digest if you agree",
             )
 
     def require_size(self, patients: int, events: int) -> None:
         """Raises:
-        SizePolicyError: the training part behind a vector is too small for it to leave.
+        SizePolicyError: the site is too small for its vector to leave.
         """
         if patients < self.min_patients or events < self.min_events:
             raise SizePolicyError(
-                f"{patients} patients with {events} events train the vector; the policy asks for at least "
+                f"there are {patients} patients with {events} events; the policy asks for at least "
                 f"{self.min_patients} and {self.min_events}",
                 where="policy.min_patients and policy.min_events",
             )
@@ -90,6 +91,7 @@ class Policy:
         """A count as its band, 37 -> '30-39' and 7 -> 'below 10'; null where it may not leave."""
         return band(count, self.count_band) if metric in self.metrics else None
 
-    def c_index(self, value: float | None) -> float | None:
-        """A C-index, rounded; null where it may not leave or is undefined."""
-        return None if value is None or "c_index" not in self.metrics else round(value, self.c_index_decimals)
+    def c_index(self, value: float | None, n_pairs: int) -> float | None:
+        """A C-index, rounded; null where it may not leave, is undefined, or too few patients stand behind it."""
+        kept = "c_index" not in self.metrics or n_pairs < self.min_pairs
+        return None if value is None or kept else round(value, self.c_index_decimals)

@@ -41,6 +41,7 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
     return {
         "n_patients": len(cohort),
         "n_events": int(cohort.events.sum()),
+        "n_pairs": sum(fold.n_comparable for fold in tested["local"]),
         "sources": list(sources),
         "too_small": _too_small(tested["local"], bool(cohort.events.any())),
         "methods": methods,
@@ -85,7 +86,7 @@ def public_view(result: dict[str, Any], refused: Mapping[str, FedstephError], po
         refused=tuple(
             Refusal.of(refused[name], name) for name in sorted(refused) if SITE_NAME.fullmatch(name) is not None
         ),
-        **{method: policy.c_index(result["methods"][method]["mean"]) for method in METHODS},
+        **{method: policy.c_index(result["methods"][method]["mean"], result["n_pairs"]) for method in METHODS},
     )
 
 

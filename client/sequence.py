@@ -1,4 +1,4 @@
-"""Sequence numbers against replay: one that grows with every envelope sent, one remembered per sender."""
+"""Against replay: the run that a site is in, a number that grows with every envelope sent, one kept per sender."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common import atomic
-from common.errors import ConfigError, ReplayedEnvelopeError, RunFolderError
+from common.errors import ConfigError, ReplayedEnvelopeError, RunFolderError, WrongRunError
 from common.schema import build
 
 SENT_FILE = "sent.json"
 RECEIVED_FILE = "received.json"
+RUNS_FILE = "runs.json"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,24 @@ class _Last:
 
     sequence: int
     sha256: str
+
+
+def enter_run(state: Path, run: str) -> None:
+    """Be in ``run`` from now on; a run that was left for a newer one does not come back.
+
+    Raises:
+        WrongRunError: it was left before.
+    """
+    path = state / RUNS_FILE
+    known = _read(path) if path.exists() else {"current": run, "left": []}
+    current, left = known.get("current"), known.get("left")
+    if not isinstance(left, list) or not isinstance(current, str):
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup")
+    if run in left:
+        raise WrongRunError("the run was left for a newer one", where="request")
+    if run != current or not path.exists():
+        gone = [*left, current] if run != current else left
+        atomic.write_json(path, {"current": run, "left": gone})
 
 
 def next_sequence(state: Path) -> int:
@@ -37,6 +56,8 @@ def next_sequence(state: Path) -> int:
     if type(number) is not int:
         raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup, or delete it")
     number = max(number + 1, time.time_ns() // 1_000_000)
+    if number >= 2**63:
+        raise RunFolderError("holds a number out of range", where=path, remedy="Delete it")
     atomic.write_json(path, {"sequence": number})
     return number
 

@@ -11,7 +11,7 @@ from client.sequence import accept_once, next_sequence
 from client.workspace import Workspace
 from common.abmil import Architecture, pinned_model
 from common.audit import Event
-from common.config import SITE_NAME
+from common.config import SITE_NAME, digest
 from common.envelope import Context, open_sealed, seal
 from common.errors import (
     EnvelopeError,
@@ -64,8 +64,8 @@ def outgoing(
 
 def _allowed(workspace: Workspace, member: Membership, recipient: str) -> PublicKeys:
     """The keys to seal to, if the policy lets the vector go there."""
-    require_shareable(workspace, member.policy)
     member.policy.require_target(recipient)
+    require_shareable(workspace, member.policy)
     entry = member.roster.entry(recipient)
     if entry is None:
         raise UnknownRecipientError(f"{recipient} is not in the pinned roster", where="recipients")
@@ -84,8 +84,8 @@ def require_shareable(workspace: Workspace, policy: Policy) -> None:
         SizePolicyError, PrivacyPolicyError: as the policy says.
     """
     policy.require_privacy()
-    behind = workspace.train_part(0)
-    policy.require_size(len(behind), int(behind.events.sum()))
+    # Of the whole cohort: the coordinator chooses the folds, and could count a training part by trying several.
+    policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))
 
 
 def incoming(
@@ -148,4 +148,5 @@ def _context(workspace: Workspace, run: RunId, sender: str, recipient: str) -> C
         recipient=recipient,
         m0_sha256=str(model.m0_sha256),
         architecture=Architecture.of(model).digest,
+        recipe_sha256=digest(workspace.recipe),
     )

@@ -122,8 +122,9 @@ class AuditLog:
         return after
 
     def _write_head(self, found: Verdict) -> None:
+        # Also before the very first line: a log without its head is then always one that was tampered with.
         text = f"{found.lines} {found.head}\n"
-        if found.lines and not (self._head.exists() and self._head.read_text(errors="replace") == text):
+        if not (self._head.exists() and self._head.read_text(errors="replace") == text):
             atomic.write_text(self._head, text)
 
 
@@ -140,9 +141,11 @@ def verify(folder: Path, expected: str | None = None) -> Verdict:
     lines, head, torn, seen = 0, _START, 0, expected in (None, _START)
     before_last = _START
     for number, raw in enumerate(_raw_lines(path), start=1):
+        if torn:
+            raise AuditError("is too long for a line", where=f"{path}, line {number - 1}", remedy=_REMEDY)
         if not raw.endswith(b"\n"):
             torn = len(raw)
-            break
+            continue
         line = _parse(raw, f"{path}, line {number}")
         if line.number != number or line.previous != head:
             where = f"{path}, line {number}"
@@ -189,7 +192,7 @@ def _last(folder: Path) -> Verdict:
 def _check_head(folder: Path, lines: int, head: str, before_last: str) -> None:
     path = folder / HEAD_FILE
     if not path.exists():
-        if lines > 1:
+        if (folder / FILE).exists():
             raise AuditError("is missing", where=path, remedy=_REMEDY)
         return
     words = path.read_text(encoding="ascii", errors="replace").split()

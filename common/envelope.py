@@ -48,6 +48,7 @@ _HEADER_TYPES: dict[str, type] = {
     "recipient": str,
     "m0_sha256": str,
     "architecture": str,
+    "recipe_sha256": str,
     "sequence": int,
     "size": int,
     "sha256": str,
@@ -60,6 +61,7 @@ _MISMATCH: dict[str, tuple[type[EnvelopeError], str]] = {
     "run": (WrongRunError, "was made in another run"),
     "m0_sha256": (WrongModelError, "holds a vector from another M0"),
     "architecture": (WrongModelError, "holds a vector of another architecture"),
+    "recipe_sha256": (WrongModelError, "holds a vector that was trained by another recipe"),
 }
 
 
@@ -73,6 +75,7 @@ class Context:
     recipient: str
     m0_sha256: str
     architecture: str
+    recipe_sha256: str
 
 
 @dataclass(frozen=True)

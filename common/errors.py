@@ -28,6 +28,7 @@ class FedstephError(Exception):
 
     exit_code = EXIT_INPUT
     public_reason = "the site refused the request"
+    public_kind: str | None = None  # the class that the coordinator is told, where the true one would say too much
 
     def __init__(
         self,
@@ -53,9 +54,10 @@ class ConfigError(FedstephError):
 
 
 class DataError(FedstephError):
-    """A site's data cannot be used as it is."""
+    """A site's data cannot be used as it is; which check failed is told to nobody."""
 
     public_reason = "the site's data did not pass its check"
+    public_kind = "DataError"
 
 
 class FeatureFileError(DataError):
@@ -92,8 +94,6 @@ class SplitError(DataError):
 
 class TooSmallError(DataError):
     """A site has too few patients or events for what was asked."""
-
-    public_reason = "the site has too little data for this task"
 
 
 class DeviceError(FedstephError):
@@ -163,13 +163,13 @@ class WrongRecipientError(EnvelopeError):
 class WrongRunError(EnvelopeError):
     """The envelope was made in another run or federation."""
 
-    public_reason = "the envelope is of another run"
+    public_reason = "it is of another run"
 
 
 class WrongModelError(EnvelopeError):
-    """The envelope holds a vector of another architecture or M0."""
+    """The envelope holds a vector of another architecture, M0 or recipe."""
 
-    public_reason = "the envelope is of another model or M0"
+    public_reason = "the envelope is of another model, M0 or recipe"
 
 
 class AlteredEnvelopeError(EnvelopeError):
@@ -297,3 +297,14 @@ class EngineError(FedstephError):
 
 class RunFolderError(FedstephError):
     """A run folder belongs to another configuration or is damaged."""
+
+
+def public_phrases() -> dict[str, str]:
+    """What may be said of each class of error, by its name."""
+    found: dict[str, str] = {}
+    waiting: list[type[FedstephError]] = [FedstephError]
+    while waiting:
+        cls = waiting.pop()
+        found[cls.__name__] = cls.public_reason
+        waiting += cls.__subclasses__()
+    return found

@@ -1,17 +1,10 @@
-"""The Flower app as a folder of its own, wherever fedsteph is installed; and as the one app that a site will run.
-
-Flower runs, at a site, the code that the server sends, unless an app of that hash is installed already; and it cannot
-install another where it may not write. So a site installs the app that it has reviewed, its own fedsteph's, into a
-``FLWR_HOME`` that the SuperNode's account cannot change: then nothing else runs there. Flower does not look again at
-what is installed, so :func:`digest_of` does.
-"""
+"""The Flower app as a folder of its own, wherever fedsteph is installed: what a run bundles and a site reviews."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import stat
 import subprocess
 import tempfile
 import tomllib
@@ -25,7 +18,6 @@ _ROOT = Path(common.__file__).resolve().parents[1]
 # In a checkout the project files lie at the root; a wheel carries them in configs/app.
 _PROJECT_FILES = ("pyproject.toml", "README.md", "LICENSE")
 _PACKAGES = ("server", "client", "common")
-_APPS = "apps"  # below FLWR_HOME
 _TEXTS = (".md", ".toml", ".json", ".jsonl", ".fab", "")
 
 
@@ -47,37 +39,17 @@ def assemble(folder: Path) -> Path:
     return folder
 
 
-def install(home: Path) -> Path:
-    """Install this fedsteph's own app into a ``FLWR_HOME``, and take away everybody's right to write there.
+def build(folder: Path, home: Path) -> Path:
+    """Bundle an assembled app as Flower does; the same content makes the same bundle.
 
-    Returns:
-        the installed app's folder.
+    Args:
+        home: a ``FLWR_HOME``.
 
     Raises:
-        DeploymentError: an app is installed there already.
-        EngineError: Flower could not build or install it.
+        EngineError: Flower could not.
     """
-    if installed(home):
-        raise DeploymentError(
-            "an app is installed there already",
-            where=home / _APPS,
-            remedy="Choose a new folder for a new version, or remove that one first",
-        )
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = assemble(Path(scratch) / "fedsteph")
-        _flwr(["build"], folder, home)
-        _flwr(["install", str(next(folder.glob("*.fab")))], folder, home)
-    if not installed(home):
-        raise EngineError("'flwr install' installed nothing", where=home)
-    for path in (*home.rglob("*"), home):
-        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
-    return installed(home)[0]
-
-
-def installed(home: Path) -> list[Path]:
-    """The apps in a ``FLWR_HOME``."""
-    return sorted((home / _APPS).iterdir()) if (home / _APPS).is_dir() else []
+    flwr(["build"], folder, home)
+    return next(folder.glob("*.fab"))
 
 
 def own_digest() -> str:
@@ -109,7 +81,12 @@ def digest_of(folder: Path) -> str:
     return hasher.hexdigest()
 
 
-def _flwr(words: list[str], folder: Path, home: Path) -> None:
+def flwr(words: list[str], folder: Path, home: Path) -> None:
+    """Call ``flwr`` in a folder.
+
+    Raises:
+        EngineError: it failed.
+    """
     done = subprocess.run(
         [program("flwr"), *words],
         cwd=folder,

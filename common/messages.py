@@ -7,11 +7,15 @@ import re
 from dataclasses import asdict, dataclass
 
 from common.config import SITE_NAME, Recipe
-from common.errors import FedstephError
+from common.errors import FedstephError, public_phrases
 
 MAX_ENVELOPES = 1000
 _BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_UNFORESEEN = {
+    "StorageError": "the site could not read or write its disk; its log has the details",
+    "InternalError": "an unforeseen error happened at the site; its log has the details",
+}
 _HELLO_LABEL = b"fedsteph/v1/hello\n"
 
 
@@ -63,10 +67,15 @@ class Refusal:
     def of(cls, error: BaseException, site: str | None = None) -> Refusal:
         """The public side of an error; an unforeseen one gives its own text to nobody."""
         if isinstance(error, FedstephError):
-            return cls(type(error).__name__, error.public_reason, site)
-        if isinstance(error, OSError):
-            return cls("StorageError", "the site could not read or write its disk; its log has the details", site)
-        return cls("InternalError", "an unforeseen error happened at the site; its log has the details", site)
+            return cls(error.public_kind or type(error).__name__, error.public_reason, site)
+        kind = "StorageError" if isinstance(error, OSError) else "InternalError"
+        return cls(kind, _UNFORESEEN[kind], site)
+
+    @property
+    def phrase(self) -> str:
+        """What the server says of it: its own words for the kind, never the sender's."""
+        known = (public_phrases() | _UNFORESEEN).get(self.kind)
+        return "it refused for a reason that this version does not know" if known is None else f"{known} ({self.kind})"
 
 
 def _require_named(refusals: tuple[Refusal, ...]) -> None:

@@ -27,6 +27,7 @@ _HEADER = "fedsteph"
 _ENVELOPES = "envelopes"
 _MAX_BODY = 1 << 20  # characters; ours take a few thousand
 _MAX_ENVELOPE = 256 << 20  # bytes; a vector of the default sizes takes 4.7 MB
+_MAX_TOTAL = 1 << 30  # bytes of one message
 _OPAQUE = "fedsteph.opaque"
 
 T = TypeVar("T")
@@ -89,7 +90,8 @@ def parcel(records: RecordDict, where: str) -> Parcel:
         raise ProtocolError("has a malformed body", where=where)
     if not all(array.dtype == "uint8" and array.stype == _OPAQUE for array in arrays.values()):
         raise ProtocolError("holds arrays that are no envelopes", where=where)
-    if len(arrays) > MAX_ENVELOPES or any(len(array.data) > _MAX_ENVELOPE for array in arrays.values()):
+    sizes = [len(array.data) for array in arrays.values()]
+    if len(sizes) > MAX_ENVELOPES or max(sizes, default=0) > _MAX_ENVELOPE or sum(sizes) > _MAX_TOTAL:
         raise ProtocolError("holds too many or too large envelopes", where=where)
     return Parcel(body, {name: array.data for name, array in arrays.items()})
 
@@ -98,7 +100,7 @@ def read(content: Parcel, cls: type[T], where: str) -> T:
     """Read a parcel's body as the message ``cls``.
 
     Raises:
-        SiteError: it is a site's refusal; the text is the site's fixed phrase.
+        SiteError: it is a site's refusal; the text is the fixed phrase of its kind.
         ProtocolError: it is neither.
     """
     try:
@@ -112,4 +114,4 @@ def read(content: Parcel, cls: type[T], where: str) -> T:
         raise ProtocolError(f"its body is not a {cls.__name__}: {_short_line(detail)}", where=where) from error
     if refusal is None:
         raise ProtocolError(f"expected a {cls.__name__}", where=where)
-    raise SiteError(f"{refusal.reason} ({refusal.kind})", where=refusal.site or where)
+    raise SiteError(refusal.phrase, where=refusal.site or where)

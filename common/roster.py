@@ -97,8 +97,12 @@ class Roster:
             raise ValueError(f"federation must be like {SITE_NAME.pattern}")
         names = [entry.site for entry in self.sites]
         prints = [entry.fingerprint for entry in self.sites]
-        if len(set(names)) < len(names) or len(set(prints)) < len(prints):
-            raise ValueError("sites must be different names with different keys")
+        for values in (names, [entry.sign for entry in self.sites], [entry.seal for entry in self.sites]):
+            if len(set(values)) < len(values):
+                raise ValueError("sites must be different names with different keys")
+        gone = [revoked.fingerprint for revoked in self.revoked]
+        if len(set(gone)) < len(gone):
+            raise ValueError("revoked must list each fingerprint once")
         if back := {revoked.fingerprint for revoked in self.revoked} & set(prints):
             raise ValueError(f"sites lists keys that were revoked: {', '.join(sorted(back))}")
 

@@ -21,6 +21,13 @@ T = TypeVar("T")
 class _StrictLoader(yaml.SafeLoader):
     """YAML's safe loader, except that a key given twice is an error and not "the last one wins"."""
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            # A few aliases of aliases make gigabytes out of a few bytes.
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not accepted", mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:

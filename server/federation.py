@@ -112,7 +112,7 @@ class Federation:
             self.outcome.targets[target] = asdict(answer)
             for refusal in answer.refused:
                 if refusal.site in mail[target]:
-                    self._fail(str(refusal.site), protocol.MERGE, f"refused by {target}: {refusal.reason}")
+                    self._fail(str(refusal.site), protocol.MERGE, f"refused by {target}: {refusal.phrase}")
         if not self.outcome.targets:
             self._lose_quorum(protocol.MERGE, "no target has a result")
         self._note("run.end", "allowed")
@@ -222,7 +222,7 @@ class Federation:
                     route = f"{sender} -> {recipient}"
                     self._note("envelope.relay", "allowed", route, artefact=sha256, size=len(content))
             for refusal in reply.refused:
-                self._fail(sender, protocol.SHARE, f"kept its vector from {refusal.site}: {refusal.reason}")
+                self._fail(sender, protocol.SHARE, f"kept its vector from {refusal.site}: {refusal.phrase}")
             if not envelopes and sender not in mail:
                 del self._names[node]  # a source that shares with nobody is no part of what follows
         for target, letters in mail.items():

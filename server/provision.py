@@ -20,6 +20,7 @@ from common.flower_app import config_folder
 from common.tls import require_host, split_address
 from server.certificates import make_ca, make_node_key, make_server_certificate, make_token
 
+_BIN = str(Path(sys.executable).parent)
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._/+~-]+")
 _PLACEHOLDER = re.compile(r"@([a-z_]+)@")
 
@@ -64,10 +65,7 @@ def provision(out: Path, plan: Plan) -> None:
     Raises:
         DeploymentError: the folder exists already, or its path would not do in scripts, units and nginx.conf.
     """
-    for path in (out.resolve(), Path(sys.executable).parent):
-        if _PLAIN_PATH.fullmatch(str(path)) is None:
-            remedy = "Use a path of letters, digits, dots, - and _: it goes into scripts, systemd units and nginx.conf"
-            raise DeploymentError("has a space or a special character in its path", where=path, remedy=remedy)
+    _require_plain(out)
     if out.exists():
         raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
     part = out.parent / f".{out.name}.part"
@@ -95,7 +93,7 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
         "sites": ", ".join(f'"{name}"' for name in plan.sites),
         "targets": ", ".join(f'"{name}"' for name in plan.targets),
         "width": str(plan.width),
-        "bin": str(Path(sys.executable).parent),
+        "bin": _BIN,
         "zeros": "0" * 64,
     }
     templates = config_folder() / "deploy"
@@ -116,17 +114,60 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
     for index, site in enumerate(plan.sites):
         folder = part / "sites" / site
         own = {**values, "site": site, "site_port": str(plan.site_port + index)}
-        _folder(templates, "site", folder, final / "sites" / site, own)
-        for name in ("state", "audit", "flwr"):
-            (folder / name).mkdir()
-        shutil.copyfile(ca / "ca.crt", folder / "ca.crt")
+        _fill_site(folder, final / "sites" / site, own, ca / "ca.crt")
         make_node_key(folder / "auth.key", server / "nodes" / f"{site}.pub")
-        make_token(folder / "superexec.secret")
+
+
+def provision_site(out: Path, site: str, federation: str, address: str, ca: Path, site_port: int) -> Path:
+    """Write one site's folder, at the site, from its own installation: only the CA's certificate comes from outside.
+
+    Returns:
+        the public half of the node's key, for the coordinator's ``nodes/``.
+
+    Raises:
+        DeploymentError: the folder exists already, or its path would not do in scripts and units.
+        ConfigError: the site's name is none.
+    """
+    for name, option in ((site, "--site"), (federation, "--federation")):
+        if site_names(name, option) != (name,):
+            raise ConfigError("must be one name", where=option)
+    split_address(address)
+    _require_plain(out)
+    if out.exists():
+        raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
+    if not ca.is_file():
+        raise DeploymentError("there is no such certificate", where=ca, remedy="Ask the coordinator for ca.crt")
+    values = {"federation": federation, "address": address, "bin": _BIN, "zeros": "0" * 64}
+    try:
+        _fill_site(out, out.resolve(), {**values, "site": site, "site_port": str(site_port)}, ca)
+        make_node_key(out / "auth.key", out / f"{site}.pub")
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    return out / f"{site}.pub"
+
+
+def _fill_site(folder: Path, final: Path, values: Mapping[str, str], ca: Path) -> None:
+    _folder(config_folder() / "deploy", "site", folder, final, values)
+    for name in ("state", "audit", "flwr"):
+        (folder / name).mkdir()
+    shutil.copyfile(ca, folder / "ca.crt")
+    make_token(folder / "superexec.secret")
+
+
+def _require_plain(path: Path) -> None:
+    for part in (path.resolve(), Path(_BIN)):
+        if _PLAIN_PATH.fullmatch(str(part)) is None:
+            remedy = "Use a path of letters, digits, dots, - and _: it goes into scripts, systemd units and nginx.conf"
+            raise DeploymentError("has a space or a special character in its path", where=part, remedy=remedy)
 
 
 def _folder(templates: Path, kind: str, folder: Path, final: Path, values: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, mode=0o700)
-    own = {**values, "folder": str(final), "home": str(final / "flwr")}
+    home = final / "flwr"
+    # At a site the guard's programs come first: see client/guard.py.
+    path = values["bin"] if kind == "server" else f"{home / 'bin'}:{values['bin']}"
+    own = {**values, "folder": str(final), "home": str(home), "path": path}
     for template in (*sorted((templates / kind).iterdir()), templates / "flower.env"):
         _write(template, folder / template.name, own)
 

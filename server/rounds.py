@@ -16,7 +16,7 @@ from common.protocol import Parcel
 _POLL_SECONDS = 0.2
 # What Flower's own error codes mean for someone who runs a federation (flwr.common.constant.ErrorCode).
 _FLOWER_ERRORS = {
-    1: "its app could not be loaded",
+    1: "its app could not be loaded: a site runs the version that it has reviewed, and no other",
     2: "its app raised an exception",
     3: "it had not answered when the message expired",
     4: "its answer had expired",

@@ -11,6 +11,7 @@ import yaml
 from rich.table import Table
 
 from client import doctor as site_doctor
+from client import reviewed_app
 from client.cli import ConfigOption, JsonOption, SetOption
 from client.site import Site
 from common import console, flower_app
@@ -22,6 +23,7 @@ from server import deployment
 from server import doctor as server_doctor
 from server.provision import Plan, site_names
 from server.provision import provision as write_folders
+from server.provision import provision_site as write_site_folder
 from server.server_file import ServerFile
 
 doctor = typer.Typer(no_args_is_help=True, help="Look for whatever would make a run hang or fail.")
@@ -64,6 +66,26 @@ def provision(
     )
     write_folders(out, plan)
     text = f"{out}: ca, server, and {len(plan.sites)} sites; {out}/README.md says what goes where"
+    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def provision_site(
+    out: Annotated[Path, typer.Argument(help="A new folder for the site.")],
+    site: Annotated[str, typer.Option(help="The site's name.")],
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    address: Annotated[str, typer.Option(help="host:port of the server.")],
+    ca: Annotated[Path, typer.Option(help="The CA's certificate that the coordinator sent.")],
+    site_port: Annotated[int, typer.Option(help="Loopback port of the SuperNode.", min=1024, max=65_000)] = 9094,
+) -> None:
+    """Make a site's folder at the site itself: its scripts and its node key come from nobody else.
+
+    \b
+    Examples:
+      fedsteph provision-site /opt/fedsteph/kirp --site kirp --federation kidney \\
+          --address fl.example.org:9092 --ca ca.crt
+    """
+    public = write_site_folder(out, site, federation, address, ca, site_port)
+    text = f"{out}: fill in site.yaml; give {public} to the coordinator, for server/nodes/"
     console.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -151,7 +173,7 @@ def install(home: Annotated[Path, typer.Argument(help="A FLWR_HOME for the Super
 
     Do it as another user than the SuperNode's, which then cannot change it: a run with other code is refused.
     """
-    folder = flower_app.install(home)
+    folder = reviewed_app.install(home)
     console.out.print(f"installed, read-only: {folder}", soft_wrap=True, highlight=False)
     console.out.print(f"digest of its code: {flower_app.digest_of(folder)}", soft_wrap=True, highlight=False)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ import pytest
 from common import console
 from common.flower_app import install, own_digest
 from simulations.cli import app
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """A ClientApp that a test calls closes its files to others for the rest of its process, which is this one."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

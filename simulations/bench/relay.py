@@ -100,7 +100,8 @@ def _seal_all(deployed: Deployed, identities: Mapping[str, Identity]) -> int:
     run = json.loads((deployed.path / MANIFEST_FILE).read_text())["run"]
     for name, sender in identities.items():
         if name != _TARGET:
-            context = Context(_FEDERATION, run, name, _TARGET, m0, architecture.digest)
+            recipe = digest(deployed.config.recipe)
+            context = Context(_FEDERATION, run, name, _TARGET, m0, architecture.digest, recipe)
             envelope = seal(plain, context, 1, sender, identities[_TARGET].public)
             atomic.write_bytes(deployed.path / relay_app.ENVELOPES / name, envelope)
             size = len(envelope)

@@ -51,7 +51,7 @@ def measure(architecture: Architecture, repeats: int) -> dict[str, Any]:
     found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "architecture": asdict(architecture)}
     vector = random_vector(architecture)
     plain = write_vector(vector)
-    context = Context("bench", "0" * 32, "source", "target", _M0, architecture.digest)
+    context = Context("bench", "0" * 32, "source", "target", _M0, architecture.digest, "0" * 64)
     sender, recipient = Identity.generate(), Identity.generate()
     classic = X25519PrivateKey.generate()
     hybrid_key, classic_key = recipient.public.receiver, classic.public_key()

@@ -37,9 +37,9 @@ ACCOUNT = os.geteuid() + 1  # the SuperNode's: neither root nor the owner of wha
 def account(uid: int) -> SimpleNamespace:
     """What an account sees of ``os``: what it may write by the mode bits, as a member of every group."""
 
-    def access(path: Path, mode: int) -> bool:
+    def access(path: Path | str, mode: int) -> bool:
         assert mode == os.W_OK
-        found = path.stat()
+        found = Path(path).stat()
         return bool(found.st_mode & (0o200 if found.st_uid == uid else 0o022))
 
     return SimpleNamespace(geteuid=lambda: uid, access=access, W_OK=os.W_OK)
@@ -450,6 +450,7 @@ def test_a_real_account_is_told_the_same(ready):
 
         def failed() -> dict[str, str]:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.stdout, done.stderr
             checks = json.loads(done.stdout)["checks"]
             assert f"user {ACCOUNT}, not root" in [check["found"] for check in checks]
             return {check["name"]: check["found"] for check in checks if check["verdict"] == "FAIL"}

@@ -5,6 +5,9 @@ set -eu
 cd "$(dirname "$0")"
 set -a && . ./flower.env && set +a
 umask 077
+# Without the guard, Flower would run the code that the server sends.
+test "$(command -v flwr-clientapp)" = "$FLWR_HOME/bin/flwr-clientapp" ||
+  { echo "no reviewed app in $FLWR_HOME: 'fedsteph app install' it first" >&2; exit 1; }
 exec flower-superexec \
   --runtime-api-address 127.0.0.1:@site_port@ --insecure \
   --superexec-auth-secret-file superexec.secret

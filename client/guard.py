@@ -1,0 +1,51 @@
+"""Stands in for Flower's ``flwr-clientapp`` at a site: runs the reviewed app, whatever the server sends.
+
+Flower's own installs the app that comes with a run and loads it from a path that is made of the app's version, which
+the server chooses: ``0.1.0.xxxxxxxx/../../../state/evil`` leads out of a read-only folder. Here the app's whole SHA-256
+is compared with the pinned one before anything of it is unpacked, and what is loaded is the reviewed folder, always.
+
+``fedsteph app install`` copies this file, which therefore needs nothing but Flower, next to the programs that a
+SuperExec starts by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from flwr.clientapp import utils
+from flwr.clientapp.client_app import LoadClientAppError
+from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+from flwr.supernode.runtime import run_clientapp
+
+PIN = "reviewed.sha256"  # below FLWR_HOME: SHA-256 of the reviewed app's bundle
+APPS = "apps"
+
+
+def main() -> None:
+    """Run one message's ClientApp process."""
+    home = Path(os.environ["FLWR_HOME"])
+    pinned = (home / PIN).read_text(encoding="ascii").strip()
+    (reviewed,) = (home / APPS).iterdir()
+
+    def install(content: bytes, *_: object, **__: object) -> Path:
+        if hashlib.sha256(content).hexdigest() != pinned:
+            raise LoadClientAppError("this site runs the app that it has reviewed, and this is another")
+        return reviewed
+
+    # Fail closed: a Flower that does these steps elsewhere must not run unguarded.
+    for module, name, instead in (
+        (run_clientapp, "install_from_fab", install),
+        (run_clientapp, "get_project_dir", lambda *_: reviewed),
+        (utils, "get_project_dir", lambda *_: reviewed),
+    ):
+        if not callable(getattr(module, name, None)):
+            sys.exit(f"fedsteph: this Flower has no {module.__name__}.{name}; it cannot be held to the reviewed app")
+        setattr(module, name, instead)
+    flwr_clientapp()
+
+
+if __name__ == "__main__":
+    main()

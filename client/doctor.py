@@ -16,6 +16,7 @@ from client.site import Site
 from common.audit import verify
 from common.doctor import Check, check, disk, memory, secret_files, versions
 from common.errors import DeploymentError, FedstephError
+from common.roster import Roster
 from common.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 
 _MEMORY_GB = 4.0
@@ -44,7 +45,8 @@ def examine(site: Site, quick: bool, on_file: Callable[[int, int], None] = lambd
 
 def _federation(site: Site, file: MembershipFile) -> list[Check]:
     folder = site.folder
-    secrets = [folder / path for path in (file.sign_key, file.seal_key, file.auth_key) if path is not None]
+    named = (file.sign_key, file.seal_key, file.auth_key, file.superexec_secret)
+    secrets = [folder / path for path in named if path is not None]
     checks = [*secret_files(secrets), _policy(site)]
     checks.append(check("audit", lambda: f"{verify(folder / file.audit).lines} lines hold together"))
     if file.flwr_home is None:
@@ -90,11 +92,23 @@ def _policy(site: Site) -> Check:
     policy = site.policy
     if policy is None:
         return Check("policy", "FAIL", "none", "Add a policy section to the site file; without it nothing leaves")
+    roster = _roster(site)
+    if roster is not None and (strangers := [name for name in policy.targets if roster.entry(name) is None]):
+        return Check("policy", "FAIL", f"{', '.join(strangers)} is no site of the roster", "Mend policy.targets")
+    if not policy.recipes:
+        return Check("policy", "WARN", "no recipe is allowed, so nothing is trained", "Set policy.recipes")
     if not policy.targets:
         return Check("policy", "WARN", "no target may receive this site's vector", "Name some in policy.targets")
     if policy.privacy != "none":
         return Check("policy", "WARN", f"asks for {policy.privacy}, so nothing is shared", "See policy.privacy")
     return Check("policy", "PASS", f"shares with {', '.join(policy.targets)}")
+
+
+def _roster(site: Site) -> Roster | None:
+    try:
+        return site.membership().roster
+    except FedstephError:
+        return None  # said by the check of the membership
 
 
 def _server(address: str, ca: Path) -> str:

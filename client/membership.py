@@ -25,6 +25,7 @@ class MembershipFile:
     server: str | None = None  # host:port of the server; for 'fedsteph doctor'
     ca: str | None = None  # certificate that the server's must chain to; for 'fedsteph doctor'
     auth_key: str | None = None  # this node's secret key towards Flower; for 'fedsteph doctor'
+    superexec_secret: str | None = None  # shared by SuperNode and SuperExec; for 'fedsteph doctor'
     flwr_home: str | None = None  # FLWR_HOME with the reviewed app; for 'fedsteph doctor'
 
     def __post_init__(self) -> None:
@@ -63,7 +64,8 @@ class Membership:
             raise MembershipError(
                 f"the roster has {found} under the name {site}",
                 where=folder / file.roster,
-                remedy="Give the coordinator the public file of 'fedsteph keys show', and pin the new roster",
+                remedy="After a rotation, point sign_key and seal_key at the new files; else give the coordinator this "
+                "site's .public.yaml, and pin the roster that holds it",
             )
         return cls(site, identity, roster, policy)
 

@@ -64,7 +64,13 @@ class Announcement:
             RosterError: the site has other keys there, and no proof of theirs comes with these.
         """
         before = roster.entry(self.site)
-        if before is not None and self.replaces is not None:
+        if before is not None and self.replaces is None:
+            raise RosterError(
+                f"{self.site} stands in the roster already",
+                remedy=f"After a loss: 'fedsteph roster revoke ROSTER {self.site}', then add it again; "
+                "to change keys: 'fedsteph keys rotate'",
+            )
+        if before is not None:
             if before.fingerprint != self.replaces or not self._proven_by(before.keys):
                 raise RosterError(
                     f"the keys that {self.site} has in the roster did not sign this rotation",

@@ -82,12 +82,19 @@ class Flower:
             raise EngineError("'flwr run' named no run", where=self.log)
         return str(answer["run-id"])
 
-    def wait(self, run_id: str, is_over: Callable[[], bool], patience: float) -> str:
+    def wait(
+        self,
+        run_id: str,
+        is_over: Callable[[], bool],
+        patience: float,
+        on_silence: Callable[[float], None] = lambda seconds: None,
+    ) -> str:
         """Wait for a run's end; its final status, as ``finished:completed``.
 
         Args:
             is_over: whether the server has written its outcome; Flower is seldom asked before that.
             patience: seconds for which the SuperLink may be out of reach.
+            on_silence: told for how many seconds it has been.
 
         Raises:
             EngineError: the SuperLink could not be asked for too long, or no SuperExec took the run.
@@ -104,6 +111,7 @@ class Flower:
             except EngineError:
                 if time.monotonic() - answered > patience:
                     raise
+                on_silence(time.monotonic() - answered)
                 continue
             answered = time.monotonic()
             if status.startswith("finished"):

@@ -16,6 +16,7 @@ from common.progress import FILE, Progress, read_progress
 
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 10.0
+_QUIET_SECONDS = 20.0
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def watching(folders: list[Path]) -> Iterator[None]:
                 for tail in tails:
                     for event in tail.read():
                         display.update(event)
+                display.tick()
                 if last:
                     return
 
@@ -67,6 +69,15 @@ class _Display:
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._printed: dict[tuple[str, str], tuple[float, str]] = {}  # when, and what
         self._waiting = bars.add_task("starting the engine", total=None)
+        self._now = "starting"  # the phase that was reported last
+        self._since = self._spoke = time.monotonic()
+
+    def tick(self) -> None:
+        """Without a terminal, say now and then that a long phase goes on."""
+        now = time.monotonic()
+        if self._bars.disable and now - self._spoke >= _QUIET_SECONDS:
+            self._spoke = now
+            console.err.print(f"{self._now} goes on ({now - self._since:.0f} s)", highlight=False)
 
     def update(self, event: Progress) -> None:
         key = (event.party, event.phase)
@@ -74,6 +85,8 @@ class _Display:
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(f"{event.party}: {event.phase}", total=event.total)
         self._bars.update(self._tasks[key], completed=event.done, total=event.total)
+        if self._now != event.phase:
+            self._now, self._since = event.phase, time.monotonic()
         if self._bars.disable:
             self._print(key, event)
 
@@ -82,4 +95,5 @@ class _Display:
         before, said = self._printed.get(key, (-_LINE_EVERY_SECONDS, ""))
         if text != said and (event.done >= event.total or now - before >= _LINE_EVERY_SECONDS):
             self._printed[key] = now, text
+            self._spoke = now
             console.err.print(f"{event.party}: {event.phase} {text}", highlight=False)

@@ -160,6 +160,9 @@ def read_roster(path: Path, pinned: str | None = None) -> Roster:
     Raises:
         RosterError: unreadable, inconsistent, or not the pinned one.
     """
+    if not path.exists():
+        remedy = "Get it from the coordinator; 'fedsteph roster add' makes a new one"
+        raise RosterError("there is no such roster", where=path, remedy=remedy)
     try:
         roster = build(Roster, read_yaml(path), path)
     except ConfigError as error:

@@ -21,6 +21,7 @@ from common.errors import DeploymentError
 _FLEET_PATH = "/v1/fleet/pull-messages"
 _REFUSED_BY_FLOWER = {400, 401, 403, 415, 422}
 _TIMEOUT_SECONDS = 10.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HOST = re.compile(r"(?=.{1,253}$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 # Flower refuses a signature that is older than 305 s or more than 5 s in the future.
 MOST_BEHIND_SECONDS = 300.0

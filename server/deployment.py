@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common import atomic
+from common import atomic, console
 from common.config import Config, digest, dump_yaml
 from common.errors import ConfigError, EngineError, QuorumError, RosterError, SiteError
 from common.flower import PATIENCE_SECONDS, Flower
@@ -97,7 +97,7 @@ def run(server: ServerFile, deployed: Deployed) -> dict[str, Any]:
     with watching([deployed.path / "server"]):
         run_id = flower.start(app, run_config)
         try:
-            status = flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS)
+            status = flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS, _say_silence)
         except KeyboardInterrupt:
             with contextlib.suppress(EngineError):  # it was the user who stopped it, whether or not Flower hears of it
                 flower.stop(run_id)
@@ -120,6 +120,11 @@ def run(server: ServerFile, deployed: Deployed) -> dict[str, Any]:
     }
     atomic.write_json(deployed.path / RESULTS_FILE, results)
     return results
+
+
+def _say_silence(seconds: float) -> None:
+    text = f"the SuperLink has not answered for {seconds:.0f} s; back within {PATIENCE_SECONDS:.0f} s, the run goes on"
+    console.err.print(text, highlight=False)
 
 
 def require_no_failure(deployed: Deployed, results: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from common.config import load_config
 from common.doctor import Check, check, disk, memory, secret_files, versions
 from common.errors import DeploymentError, RosterError
 from common.roster import read_roster
-from common.tls import ask, split_address
+from common.tls import LOOPBACK, ask, split_address
 from server.certificates import names_in
 from server.server_file import ServerFile
 
@@ -93,7 +93,7 @@ def _answers(server: ServerFile, address: str) -> str:
 
 def _loopback(address: str) -> str:
     host, _ = split_address(address)
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if host not in LOOPBACK:
         raise DeploymentError(
             "the SuperLink would listen on the network, and its Control API asks nobody for a password",
             where=address,

@@ -169,6 +169,7 @@ class Federation:
         """Wait for as many nodes as there are sites; whoever is missing then is missed by name."""
         while True:
             nodes = list(self.grid.get_node_ids())
+            self._report("waiting for nodes", len(nodes), max(1, len(self.config.federation.sites)))
             if len(nodes) >= len(self.config.federation.sites) or time.monotonic() > until:
                 return nodes
             time.sleep(0.5)

@@ -17,7 +17,7 @@ from common.config import SITE_NAME, FederationConfig
 from common.errors import ConfigError, DeploymentError
 from common.flower import CONFIG, connection
 from common.flower_app import config_folder
-from common.tls import require_host, split_address
+from common.tls import LOOPBACK, require_host, split_address
 from server.certificates import make_ca, make_node_key, make_server_certificate, make_token
 
 _BIN = str(Path(sys.executable).parent)
@@ -55,6 +55,9 @@ class Plan:
             split_address(address)
         for name in self.names:
             require_host(name)
+        if split_address(self.superlink)[0] not in LOOPBACK:
+            remedy = "Let it listen on 127.0.0.1: its Control API asks nobody for a password"
+            raise ConfigError(f"{self.superlink} is not on this machine's loopback", where="--superlink", remedy=remedy)
         if not 1 <= self.width <= 65_536:
             raise ConfigError("must be 1 to 65536", where="--width")
 
@@ -164,10 +167,7 @@ def _require_plain(path: Path) -> None:
 
 def _folder(templates: Path, kind: str, folder: Path, final: Path, values: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, mode=0o700)
-    home = final / "flwr"
-    # At a site the guard's programs come first: see client/guard.py.
-    path = values["bin"] if kind == "server" else f"{home / 'bin'}:{values['bin']}"
-    own = {**values, "folder": str(final), "home": str(home), "path": path}
+    own = {**values, "folder": str(final)}
     for template in (*sorted((templates / kind).iterdir()), templates / "flower.env"):
         _write(template, folder / template.name, own)
 

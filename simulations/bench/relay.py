@@ -24,7 +24,7 @@ from rich.table import Table
 
 from common import atomic, console
 from common.abmil import Architecture, pin_m0
-from common.config import Config, load_config
+from common.config import Config, digest, load_config
 from common.envelope import Context, seal
 from common.keys import Identity
 from common.vector_file import write_vector

@@ -3,13 +3,14 @@
 # was unregistered can never be registered again (make the site a new one).
 set -eu
 cd "$(dirname "$0")"
-set -a && . ./flower.env && set +a
+set -a && . ./flower.env && FLWR_HOME="$PWD/flwr" && set +a
 failed=0
 for key in nodes/*.pub; do
   site=$(basename "$key" .pub)
   answer=$(flwr supernode register "$key" fedsteph --name "$site" --format json) || true
   case $answer in   # its exit code is 0 whatever happened
     *'"success": true'*) echo "$site: registered" ;;
+    *'already in use'*) echo "$site: this key was registered before" ;;
     *) echo "$site: not registered: $answer" >&2; failed=1 ;;
   esac
 done

@@ -3,7 +3,7 @@
 # certificate could take a ServerApp's task. It ends with code 0 when the secret is wrong: see its log.
 set -eu
 cd "$(dirname "$0")"
-set -a && . ./flower.env && set +a
+set -a && . ./flower.env && FLWR_HOME="$PWD/flwr" && set +a
 umask 077
 exec flower-superexec \
   --runtime-api-address @superlink@ --root-certificates ca.crt \

@@ -3,7 +3,7 @@
 # Killed and back within half a minute, with its database, it goes on with the runs that it had.
 set -eu
 cd "$(dirname "$0")"
-set -a && . ./flower.env && set +a
+set -a && . ./flower.env && FLWR_HOME="$PWD/flwr" && set +a
 umask 077   # the database is made readable to everyone otherwise
 exec flower-superlink \
   --host @superlink_host@ --port @superlink_port@ \

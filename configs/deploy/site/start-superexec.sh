@@ -3,7 +3,7 @@
 # SuperNode's tasks. The connection stays on this machine.
 set -eu
 cd "$(dirname "$0")"
-set -a && . ./flower.env && set +a
+set -a && . ./flower.env && FLWR_HOME="$PWD/flwr" && PATH="$FLWR_HOME/bin:$PATH" && set +a
 umask 077
 # Without the guard, Flower would run the code that the server sends.
 test "$(command -v flwr-clientapp)" = "$FLWR_HOME/bin/flwr-clientapp" ||

@@ -4,7 +4,7 @@
 # for a second node with the same key and turns it away.
 set -eu
 cd "$(dirname "$0")"
-set -a && . ./flower.env && set +a
+set -a && . ./flower.env && FLWR_HOME="$PWD/flwr" && PATH="$FLWR_HOME/bin:$PATH" && set +a
 umask 077
 exec flower-supernode \
   --superlink @address@ --root-certificates ca.crt \

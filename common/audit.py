@@ -143,7 +143,7 @@ def verify(folder: Path, expected: str | None = None) -> Verdict:
     for number, raw in enumerate(_raw_lines(path), start=1):
         if torn:
             raise AuditError("is too long for a line", where=f"{path}, line {number - 1}", remedy=_REMEDY)
-        if not raw.endswith(b"\n"):
+        if not raw.endswith(b"\n") and len(raw) < _MAX_LINE:
             torn = len(raw)
             continue
         line = _parse(raw, f"{path}, line {number}")
@@ -168,7 +168,7 @@ def read_lines(folder: Path) -> Iterator[Line]:
     """
     path = folder / FILE
     for number, raw in enumerate(_raw_lines(path), start=1):
-        if raw.endswith(b"\n"):
+        if raw.endswith(b"\n") or len(raw) == _MAX_LINE:
             yield _parse(raw, f"{path}, line {number}")
 
 
@@ -181,6 +181,8 @@ def _last(folder: Path) -> Verdict:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 2 * _MAX_LINE))
         whole, newline, torn = file.read().rpartition(b"\n")
+    if len(torn) >= _MAX_LINE:
+        raise AuditError("is too long for a line", where=f"{path}, its end", remedy=_REMEDY)
     if not newline:
         _check_head(folder, 0, _START, _START)
         return Verdict(0, _START, len(torn))

@@ -160,12 +160,12 @@ def read_roster(path: Path, pinned: str | None = None) -> Roster:
     Raises:
         RosterError: unreadable, inconsistent, or not the pinned one.
     """
-    if not path.exists():
-        remedy = "Get it from the coordinator; 'fedsteph roster add' makes a new one"
-        raise RosterError("there is no such roster", where=path, remedy=remedy)
     try:
         roster = build(Roster, read_yaml(path), path)
     except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            remedy = "Get it from the coordinator; 'fedsteph roster add' makes a new one"
+            raise RosterError("there is no such roster", where=path, remedy=remedy) from error
         raise RosterError(error.what, where=error.where, remedy=error.remedy) from error
     except KeyFormatError as error:
         raise RosterError(f"{error.where}: {error.what}", where=path, remedy=error.remedy) from error

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from reviewed_homes import copy_home
 
+from client.reviewed_app import install
 from common import console
-from common.flower_app import install, own_digest
+from common.flower_app import own_digest
 from simulations.cli import app
 
 
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
-    """A ClientApp that a test calls closes its files to others for the rest of its process, which is this one."""
-    before = os.umask(0o022)
+    """A ClientApp closes its files to others for the rest of its process: this one, where a test or fixture calls it."""
+    os.umask(0o022)
     yield
-    os.umask(before)
+    os.umask(0o022)
 
 
 @pytest.fixture
@@ -67,4 +68,4 @@ def own_code(installed_once) -> str:
 @pytest.fixture
 def reviewed_home(installed_once, tmp_path) -> Path:
     """A copy of it, read-only as well, which a test may change as root would."""
-    return Path(shutil.copytree(installed_once, tmp_path / "flwr"))
+    return copy_home(installed_once, tmp_path / "flwr")

@@ -59,10 +59,10 @@ UNFORESEEN_REASONS = {
 class Federation:
     """A run folder with the sites a and b, and a way to send them messages."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patients: int = 12, folds: int = 2) -> None:
         self.folder = folder
         for k, name in enumerate(("a", "b")):
-            make_site(folder / "data" / name, patients=12, seed=k)
+            make_site(folder / "data" / name, patients=patients, folds=folds, seed=k)
         self.run = write_run_folder(folder / "run", {name: folder / "data" / name for name in "abc"}, ROSTER)
 
     def state(self, name: str) -> Path:
@@ -174,7 +174,7 @@ def real_node(world: Federation, **sections: str) -> dict[str, Any]:
         "state": "kept",
         "threads": "1",
         "federation": json.dumps({key: value for key, value in asdict(file).items() if value is not None}),
-        "policy": "{targets: [a], min_patients: 1, min_events: 1}",
+        "policy": "{targets: [a], min_patients: 1, min_events: 1, recipes: any}",
     }
     (folder / "site.yaml").write_text("".join(f"{key}: {value}\n" for key, value in (lines | sections).items()))
     return {"site-config": str(folder / "site.yaml"), "partition-id": 0}
@@ -227,7 +227,8 @@ def test_local_training_is_kept_at_the_site_and_done_once(federation, spies, eve
 def bound(**changes: str) -> Bound:
     """What c's envelope to a must be bound to."""
     model = RECIPE.model
-    whole = Bound("fed", "run1", "c", "a", str(model.m0_sha256), Architecture.of(model).digest)
+    architecture = Architecture.of(model).digest
+    whole = Bound("fed", "run1", "c", "a", str(model.m0_sha256), architecture, digest(RECIPE))
     return replace(whole, **changes)
 
 
@@ -339,7 +340,7 @@ FAULTS = [
     (cut_a_file, "DataError", HELLO),
     (forget_a_file, "DataError", HELLO),
     (spoil_a_label, "DataError", HELLO),
-    (spoil_a_value, "NonFiniteError", LOCAL),
+    (spoil_a_value, "DataError", LOCAL),
     (leak_a_patient, "DataError", LOCAL),
     (lose_everything, "ConfigError", HELLO),
     (break_the_plan, "InternalError", HELLO),
@@ -353,11 +354,11 @@ def test_what_is_wrong_with_the_data_stays_at_the_site(federation, fault, kind, 
     for action, request in requests()[actions.index(first) :]:
         envelopes = {"b": b"junk"} if action == MERGE else None
         reply = federation.send(action, request, envelopes)
-        if action != MERGE or kind != "NonFiniteError":
+        if action != MERGE or fault is not spoil_a_value:
             assert refusal(reply, None if kind in ("ConfigError", "InternalError") else "a") == kind
         told = reply.body.replace("the site's data did not pass its check", "")
         assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in told]
-    if kind in ("DataError", "NonFiniteError"):
+    if kind == "DataError":
         assert Event(first, "refused", "run1", reason=kind) in federation.audited()
         lines = (federation.state("a") / "audit" / audit.FILE).read_text()
         assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in lines]
@@ -372,13 +373,13 @@ def all_errors(root: type[FedstephError] = FedstephError) -> list[type[FedstephE
 
 
 @pytest.mark.parametrize("error", sorted({*all_errors()}, key=lambda kind: kind.__name__))
-def test_of_a_foreseen_error_the_server_learns_its_class(monkeypatch, healthy, error):
+def test_of_a_foreseen_error_the_server_learns_its_class_and_of_the_data_not_even_that(monkeypatch, healthy, error):
     def fail(*args: object) -> None:
         raise error("P001 at 3.2 years", where=f"/secret/{error.__name__}.h5", remedy="Look at P001", details="a table")
 
     monkeypatch.setattr(client.app, "open_cohort", fail)
     reply = healthy.send(HELLO, Hello(RUN))
-    assert refusal(reply) == error.__name__
+    assert refusal(reply) == ("DataError" if issubclass(error, errors.DataError) else error.__name__)
     assert "P001" not in reply.body
     assert "secret" not in reply.body
     assert f"/secret/{error.__name__}.h5: P001 at 3.2 years. Look at P001" in healthy.log()
@@ -463,8 +464,8 @@ def test_a_recipe_out_of_range_or_with_unknown_keys_is_refused(healthy, spies, c
 @pytest.mark.parametrize(
     ("settings", "width", "kind"),
     [
-        ((), 7, "WidthError"),
-        (("evaluation.folds=3",), 6, "SplitError"),
+        ((), 7, "DataError"),
+        (("evaluation.folds=3",), 6, "DataError"),
         (("model.m0_seed=1",), 6, None),
     ],
 )
@@ -475,6 +476,7 @@ def test_a_recipe_that_does_not_fit_the_site(federation, settings, width, kind):
         assert protocol.read(reply, messages.TrainLocalReply, "reply")
     else:
         assert refusal(reply) == kind
+        assert "wide" in federation.log() or "split files" in federation.log(), "which check failed, for the site"
 
 
 @pytest.mark.parametrize("action", [LOCAL, SHARE, MERGE])
@@ -482,7 +484,7 @@ def test_a_recipe_that_does_not_fit_the_site(federation, settings, width, kind):
 def test_another_m0_than_the_pinned_one_is_refused(healthy, spies, action, change):
     """Else one site's vector would start from elsewhere, and the sum of two would mean nothing."""
     other = replace(RECIPE, model=replace(RECIPE.model, **change))
-    content = of_c(m0_sha256=str(other.model.m0_sha256), sequence=next(SEQUENCE))
+    content = of_c(m0_sha256=str(other.model.m0_sha256), recipe_sha256=digest(other), sequence=next(SEQUENCE))
     request = replace(dict(requests())[action], recipe=other)
     kind = refusal(healthy.send(action, request, {"c": content} if action == MERGE else None))
     assert kind == "ConfigError" or (action == MERGE and kind == "VectorMismatchError")
@@ -533,6 +535,23 @@ def test_without_a_usable_envelope_nothing_is_merged(federation, spies, run, max
     assert "of b: " in federation.log()
 
 
+@pytest.mark.parametrize(("policy", "leaves"), [("{recipes: any}", False), ("{min_pairs: 1, recipes: any}", True)])
+def test_the_order_of_two_patients_does_not_leave_as_a_c_index(tmp_path, policy, leaves):
+    """The coordinator chooses one fold and seed after seed: of six patients, each puts another two to the test."""
+    federation = Federation(tmp_path, patients=6, folds=0)
+    federation.set_policy(policy)
+    told, n_pairs = [], []
+    for seed in range(4):
+        recipe = make_recipe("evaluation.folds=1", f"evaluation.split_seed={seed}", "steph.gamma=0.0")
+        letter = of_c(recipe_sha256=digest(recipe), sequence=next(SEQUENCE))
+        reply = federation.ask(MERGE, Merge(RUN, recipe, 250.0), messages.MergeReply, {"c": letter})
+        assert (reply.patients, reply.events) == ("below 10", "below 10")
+        told += [value for method in METHODS if (value := getattr(reply, method)) is not None]
+        n_pairs.append(json.loads((federation.state("a") / "result.json").read_text())["n_pairs"])
+    assert 1 in n_pairs and max(n_pairs) <= 1
+    assert bool(told) == leaves
+
+
 def test_a_count_that_a_bug_would_send_exactly_does_not_leave(monkeypatch, federation):
     monkeypatch.setattr(Policy, "band", lambda self, metric, count: str(count))
     assert refusal(federation.send(LOCAL, TrainLocal(RUN, RECIPE, False))) == "InternalError"
@@ -541,11 +560,15 @@ def test_a_count_that_a_bug_would_send_exactly_does_not_leave(monkeypatch, feder
 # ---------------------------------------------------------------- policy and audit
 
 
-LAX = "min_patients: 1, min_events: 1"
+ANY = "recipes: any"
+LAX = f"min_patients: 1, min_events: 1, {ANY}"
+STRICT = f"min_patients: 1, min_events: 1, recipes: [{'f' * 64}]"  # of recipes
 POLICIES = [
-    (LOCAL, "{}", "SizePolicyError"),
+    *((action, "{targets: [b, c], min_patients: 1, min_events: 1}", "RecipePolicyError") for action in (LOCAL, SHARE)),
+    (MERGE, "{}", "RecipePolicyError"),
+    (LOCAL, f"{{{ANY}}}", "SizePolicyError"),
     (LOCAL, f"{{targets: [b, c], privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
-    *((action, f"{{targets: [b, c], recipes: [{'f' * 64}], {LAX}}}", "RecipePolicyError") for action in (LOCAL, SHARE)),
+    *((action, f"{{targets: [b, c], {STRICT}}}", "RecipePolicyError") for action in (LOCAL, SHARE)),
     (MERGE, f"{{recipes: [{'f' * 64}]}}", "RecipePolicyError"),
     (HELLO, "{min_patients: 0}", "ConfigError"),
 ]
@@ -563,9 +586,10 @@ def test_what_the_policy_does_not_allow_is_refused_and_audited(federation, spies
 
 
 KEPT = [
-    ("{}", "SizePolicyError"),
-    ("{targets: [b, c], min_patients: 7, min_events: 1}", "SizePolicyError"),
-    ("{targets: [b, c], min_patients: 1, min_events: 7}", "SizePolicyError"),
+    (f"{{{ANY}}}", "TargetPolicyError"),  # and nothing of the site's size
+    (f"{{targets: [b], {ANY}}}", "SizePolicyError"),
+    (f"{{targets: [b, c], min_patients: 13, min_events: 1, {ANY}}}", "SizePolicyError"),
+    (f"{{targets: [b, c], min_patients: 1, min_events: 7, {ANY}}}", "SizePolicyError"),
     (f"{{{LAX}}}", "TargetPolicyError"),
     (f"{{targets: [c], {LAX}}}", "TargetPolicyError"),
     (f"{{targets: [b, c], privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
@@ -610,13 +634,13 @@ def test_a_log_that_cannot_be_opened_lets_nothing_out(federation, capfd):
 
 
 def test_a_target_trains_although_its_policy_shares_nothing(federation):
-    federation.set_policy("{}")
+    federation.set_policy(f"{{{ANY}}}")
     reply = federation.ask(LOCAL, TrainLocal(RUN, RECIPE, True), messages.TrainLocalReply)
     assert reply == messages.TrainLocalReply("10-19", "below 10")
 
 
 def test_a_reviewed_recipe_is_trained(federation):
-    federation.set_policy(f"{{targets: [b], recipes: [{digest(RECIPE)}], {LAX}}}")
+    federation.set_policy(f"{{targets: [b], recipes: [{digest(RECIPE)}], min_patients: 1, min_events: 1}}")
     assert list(federation.send(SHARE, Share(RUN, RECIPE, ("b",))).envelopes) == ["b"]
 
 
@@ -641,7 +665,7 @@ def test_a_recipient_that_the_policy_leaves_out_is_named_with_its_reason(federat
 
 
 def test_metrics_leave_as_the_policy_says(federation):
-    federation.set_policy("{metrics: [events], count_band: 50}")
+    federation.set_policy(f"{{metrics: [events], count_band: 50, min_pairs: 1, {ANY}}}")
     local = federation.ask(LOCAL, TrainLocal(RUN, RECIPE, True), messages.TrainLocalReply)
     assert local == messages.TrainLocalReply(None, "below 50")
     merged = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
@@ -668,6 +692,7 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
         (MERGE, "refused", None, "EnvelopeError"),
     ]
     assert {e.run for e in found} == {"run1"}
+    assert [found[i].artefact for i in (0, 1, 3, 5, 8)] == [None, *[digest(RECIPE)] * 3, None]
     assert [found[2].size, found[4].size] == [len(sealed), len(received["b"])]
     lines = (federation.state("a") / "audit" / audit.FILE).read_text()
     assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in lines]
@@ -728,6 +753,7 @@ ATTACKS = {
     "sealed to another's key": (of_c(sealed_to="b"), "WrongKeyError"),
     "from another M0": (of_c(m0_sha256="0" * 64), "WrongModelError"),
     "of another architecture": (of_c(architecture="0" * 64), "WrongModelError"),
+    "trained by another recipe": (of_c(recipe_sha256="0" * 64), "WrongModelError"),
     "altered": (spoiled(of_c()), "AlteredEnvelopeError"),
     "cut": (of_c()[:-1], "TruncatedEnvelopeError"),
     "an unsealed vector": (VECTOR, "MalformedEnvelopeError"),
@@ -767,10 +793,94 @@ def test_an_older_envelope_of_the_same_run_is_a_replay(target):
     assert refusal(target.send(MERGE, merge, {"b": older})) == "ReplayedEnvelopeError"
 
 
-def test_an_envelope_of_an_earlier_run_is_no_use_in_a_later_one(target):
-    earlier = target.envelopes_for_a()
+def test_an_envelope_of_an_earlier_run_is_no_use_in_a_later_one(federation):
+    earlier = federation.envelopes_for_a()
     later = Merge(replace(RUN, run="run2"), RECIPE, 250.0)
-    assert refusal(target.send(MERGE, later, earlier)) == "WrongRunError"
+    assert refusal(federation.send(MERGE, later, earlier)) == "WrongRunError"
+    assert "envelope of b: was made in another run" in federation.log()
+
+
+# ---------------------------------------------------------------- runs that were left
+
+
+def test_a_run_that_was_left_for_a_newer_one_is_refused_in_every_phase(federation, spies):
+    old = federation.envelopes_for_a()
+    for run in (RUN, RUN, replace(RUN, run="run2"), replace(RUN, run="run2")):
+        assert federation.ask(HELLO, Hello(run), messages.HelloReply).site == "a"
+    trained(spies)
+    for action, request in requests():
+        assert refusal(federation.send(action, request, old if action == MERGE else None)) == "WrongRunError"
+        assert federation.audited()[-1] == Event(action, "refused", "run1", reason="WrongRunError")
+    assert trained(spies) == [0, 0]
+    assert not (federation.state("a") / "received.json").exists()
+    assert federation.ask(HELLO, Hello(replace(RUN, run="run2")), messages.HelloReply).site == "a"
+    assert federation.ask(HELLO, Hello(RUN), messages.HelloReply, node=1).site == "b"  # which has not left it
+
+
+@pytest.mark.parametrize("action", [LOCAL, SHARE, MERGE])
+def test_every_phase_leaves_the_run_before(federation, action):
+    federation.ask(HELLO, Hello(RUN), messages.HelloReply)
+    later = replace(RUN, run="run2")
+    federation.send(action, replace(dict(requests())[action], id=later))
+    assert refusal(federation.send(HELLO, Hello(RUN))) == "WrongRunError"
+
+
+def test_a_run_that_is_none_of_this_federation_s_does_not_end_the_one_at_hand(federation):
+    federation.ask(HELLO, Hello(RUN), messages.HelloReply)
+    for change in ({"federation": "other"}, {"roster_sha256": "0" * 64}):
+        assert "Refusal" in federation.send(HELLO, Hello(replace(RUN, run="run2", **change))).body
+    assert federation.ask(HELLO, Hello(RUN), messages.HelloReply).site == "a"
+
+
+def test_a_damaged_memory_of_runs_stops_every_phase(federation, spies):
+    (federation.state("a") / "runs.json").write_text("{")
+    for action, request in requests():
+        reply = federation.send(action, request, {"c": of_c()} if action == MERGE else None)
+        assert refusal(reply) == "RunFolderError"
+    assert trained(spies) == [0, 0]
+    assert (federation.state("a") / "runs.json").read_text() == "{"
+
+
+# ---------------------------------------------------------------- names that are none
+
+
+HOSTILE_NAMES = ["x\n2026-11-21 12:00:00,000 INFO fake", "\x1b[2Jfake", "fake\r", "fake\u2028fake", "fake" * 1_300_000]
+
+
+def require_plain(federation: Federation, before: int) -> None:
+    """What was written since ``before`` is short, of whole lines of ours, and holds nothing of a hostile name."""
+    log = federation.log()[before:]
+    assert log and len(log) < 2000
+    assert "fake" not in log and "\x1b" not in log
+    assert all(re.match(r"\d{4}-\d\d-\d\d [\d:,]+ (WARNING|ERROR) ", line) for line in log.splitlines())
+    events = federation.audited()
+    assert not [event for event in events if "fake" in repr(event)]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=["newline", "ESC", "CR", "U+2028", "5 MB"])
+def test_a_name_that_is_none_reaches_no_log_and_no_answer(target, name):
+    merge = Merge(RUN, RECIPE, 250.0)
+    before = len(target.log())
+    reply = target.ask(MERGE, merge, messages.MergeReply, {**target.envelopes_for_a(), name: b"junk"})
+    assert reply.refused == ()
+    assert "refused the vector of a sender without a name: " in target.log()[before:]
+    require_plain(target, before)
+    for envelopes in ({name: b"junk"}, {name: b"junk", "c": b"junk"}):
+        before = len(target.log())
+        sent = target.send(MERGE, merge, envelopes)
+        assert refusal(sent) in ("UnknownSenderError", "EnvelopeError")
+        require_plain(target, before)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=["newline", "ESC", "CR", "U+2028", "5 MB"])
+def test_a_recipient_or_key_that_is_none_reaches_no_log(federation, name):
+    for request in (Share(RUN, RECIPE, (name,)), Share(RUN, RECIPE, ("b", name))):
+        assert refusal(federation.send(SHARE, request)) == "ProtocolError"
+    require_plain(federation, 0)
+    before = len(federation.log())
+    assert refusal(federation.send(SHARE, changed(Share(RUN, RECIPE, ("b",)), **{name: 1}))) == "ProtocolError"
+    log = federation.log()[before:]
+    assert len(log) < 2000 and "\x1b" not in log and len(log.splitlines()) == 1
 
 
 # ---------------------------------------------------------------- a full disk
@@ -815,7 +925,7 @@ def test_a_full_disk_is_a_refusal_and_leaves_nothing_half_written(federation, mo
     assert not [path for path in federation.state("a").rglob("*") if path.name == name or path.suffix == ".part"]
     assert federation.audited()[-1] == Event(action, "failed", "run1", reason="StorageError")
     assert "Refusal" not in json.loads(federation.send(action, request, envelopes).body)
-    assert federation.audited()[-1] == Event(action, "allowed", "run1")
+    assert federation.audited()[-1] == Event(action, "allowed", "run1", artefact=digest(RECIPE))
 
 
 def test_an_audit_line_that_the_disk_cuts_off_stops_the_answer_and_is_mended_later(federation):

@@ -115,7 +115,7 @@ def not_listed(folder: Path, file: MembershipFile) -> MembershipFile:
         (pin_another, RosterError, "not the pinned"),
         (swap_a_key_in_the_roster, RosterError, "not the pinned"),
         (spoil_the_roster, RosterError, "not the pinned"),
-        (lose_the_roster, RosterError, "cannot be read"),
+        (lose_the_roster, RosterError, "there is no such roster"),
         (open_a_key("sign_key", 0o640), KeyFileError, "can be reached by other users"),
         (open_a_key("seal_key", 0o604), KeyFileError, "can be reached by other users"),
         (open_a_key("seal_key", 0o620), KeyFileError, "can be reached by other users"),

@@ -37,6 +37,9 @@ def test_by_default_nothing_is_shared_with_anybody(tmp_path):
     with pytest.raises(SizePolicyError):
         policy.require_size(29, 29)
     policy.require_size(30, 10)
+    with pytest.raises(RecipePolicyError):
+        policy.require_recipe(RECIPE)
+    assert (policy.c_index(0.6, 49), policy.c_index(0.6, 50)) == (None, 0.6)
 
 
 def test_a_site_file_without_a_policy_has_none(tmp_path):
@@ -46,10 +49,10 @@ def test_a_site_file_without_a_policy_has_none(tmp_path):
 
 def test_every_key_of_a_policy(tmp_path):
     text = (
-        "{targets: [b, c], min_patients: 50, min_events: 20, metrics: [events], count_band: 50, "
+        "{targets: [b, c], min_patients: 50, min_events: 20, min_pairs: 80, metrics: [events], count_band: 50, "
         f"c_index_decimals: 1, privacy: dp-sgd, recipes: [{'a' * 64}]}}"
     )
-    assert read_policy(tmp_path, text) == Policy(("b", "c"), 50, 20, ("events",), 50, 1, "dp-sgd", ("a" * 64,))
+    assert read_policy(tmp_path, text) == Policy(("b", "c"), 50, 20, 80, ("events",), 50, 1, "dp-sgd", ("a" * 64,))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,8 @@ def test_every_key_of_a_policy(tmp_path):
         ("{targets: b}", "'policy.targets' must be a list"),
         ("{min_patients: 0}", "must be at least 1"),
         ("{min_events: 0}", "must be at least 1"),
+        ("{min_pairs: 0}", "must be at least 1"),
+        ("{min_pairs: null}", "'policy.min_pairs' must be a whole number"),
         ("{min_patients: 30.5}", "'policy.min_patients' must be a whole number"),
         ("{min_patients: true}", "'policy.min_patients' must be a whole number"),
         ("{metrics: [ids]}", r"'policy.metrics\[0\]' must be one of"),
@@ -73,6 +78,13 @@ def test_every_key_of_a_policy(tmp_path):
         ("{c_index_decimals: 3}", "'policy.c_index_decimals' must be one of 1, 2"),
         ("{privacy: some}", "'policy.privacy' must be one of"),
         ("{recipes: [abc]}", "recipes must be digests"),
+        ("{recipes: [any]}", "recipes must be digests"),
+        ("{recipes: null}", r"'policy\.recipes'"),
+        ("{recipes: }", r"'policy\.recipes'"),
+        ("{recipes: all}", r"'policy\.recipes'"),
+        ("{recipes: Any}", r"'policy\.recipes'"),
+        ("{recipes: true}", r"'policy\.recipes'"),
+        (f"{{recipes: {'a' * 64}}}", r"'policy\.recipes'"),
         (f"{{recipes: [{'A' * 64}]}}", "recipes must be digests"),
         ("{target: [b]}", "Did you mean 'policy.targets'"),
         ("[b]", "'policy' must be a mapping"),
@@ -114,16 +126,18 @@ def test_privacy_that_this_version_does_not_have_is_refused():
         Policy(privacy="dp-sgd").require_privacy()
 
 
-def test_only_reviewed_recipes_once_the_policy_lists_some():
-    Policy().require_recipe(RECIPE)
+def test_only_reviewed_recipes_unless_the_policy_says_any(tmp_path):
+    Policy(recipes="any").require_recipe(RECIPE)
+    read_policy(tmp_path, "{recipes: any}").require_recipe(RECIPE)
     reviewed = Policy(recipes=(digest(RECIPE),))
     reviewed.require_recipe(RECIPE)
     other = replace(RECIPE, training=replace(RECIPE.training, epochs=RECIPE.training.epochs + 1))
     with pytest.raises(RecipePolicyError) as caught:
         reviewed.require_recipe(other)
     assert digest(other) in str(caught.value)  # at the site: what its reviewer would have to add
-    with pytest.raises(RecipePolicyError):
-        Policy(recipes=()).require_recipe(RECIPE)
+    for none in (Policy(), Policy(recipes=())):
+        with pytest.raises(RecipePolicyError):
+            none.require_recipe(RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -150,21 +164,32 @@ def test_counts_leave_as_bands(width, count, band):
     [(2, 0.6789, 0.68), (1, 0.6789, 0.7), (2, 1.0, 1.0), (2, 0.0, 0.0), (1, 0.04, 0.0), (2, None, None)],
 )
 def test_a_c_index_leaves_rounded(decimals, value, rounded):
-    assert Policy(c_index_decimals=decimals).c_index(value) == rounded
+    policy = Policy(c_index_decimals=decimals)
+    assert policy.c_index(value, policy.min_pairs) == rounded
+
+
+@pytest.mark.parametrize(("asked", "n_pairs", "leaves"), [(1, 0, False), (1, 1, True), (80, 79, False), (80, 80, True)])
+def test_a_c_index_leaves_only_with_enough_pairs_behind_it(asked, n_pairs, leaves):
+    """Of one pair it would say which of two patients lived longer."""
+    policy = Policy(min_pairs=asked)
+    for value in (0.0, 0.5, 1.0):
+        assert policy.c_index(value, n_pairs) == (value if leaves else None)
 
 
 def test_metrics_that_are_not_listed_are_null():
     only_events = Policy(metrics=("events",))
     assert only_events.band("patients", 37) is None
     assert only_events.band("events", 37) == "30-39"
-    assert only_events.c_index(0.6) is None
+    assert only_events.c_index(0.6, 10**6) is None
     silent = Policy(metrics=())
-    assert (silent.band("patients", 37), silent.band("events", 37), silent.c_index(0.6)) == (None, None, None)
+    assert (silent.band("patients", 37), silent.band("events", 37), silent.c_index(0.6, 10**6)) == (None, None, None)
 
 
 def test_a_simulated_site_shares_with_the_simulation_s_sites_and_no_others():
     policy = Policy.of_simulation(("a", "b"))
     policy.require_target("b")
     policy.require_size(1, 1)
+    policy.require_recipe(RECIPE)
+    assert policy.c_index(0.6, 1) == 0.6
     with pytest.raises(TargetPolicyError):
         policy.require_target("c")

@@ -125,21 +125,35 @@ def test_a_target_too_small_to_evaluate_is_told_so(workspace, events, sentence):
 def test_what_may_leave_the_site(workspace):
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(2)], ["a", "b"])
     error = ForgedEnvelopeError("P001 signed it", where="/secret")
-    reply = public_view(result, {"b": error}, Policy())
+    reply = public_view(result, {"b": error}, Policy(min_pairs=1))
     means = {method: round(result["methods"][method]["mean"], 2) for method in METHODS}
     refused = (Refusal("ForgedEnvelopeError", "the envelope's signature is not its sender's", "b"),)
     assert reply == MergeReply(patients="20-29", events="10-19", refused=refused, **means)
+    assert public_view(result, {}, Policy()) == MergeReply("20-29", "10-19", (), None, None, None, None)
     silent = target_result(workspace, [fold_result(workspace, 0, {}, e=0 * E)], ["a", "b"])
-    assert public_view(silent, {}, Policy()) == MergeReply("20-29", "10-19", (), None, None, None, None)
+    assert public_view(silent, {}, Policy(min_pairs=1)) == MergeReply("20-29", "10-19", (), None, None, None, None)
 
 
 def test_the_policy_decides_how_coarse_it_leaves_and_whether(workspace):
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(2)], ["a", "b"])
-    coarse = public_view(result, {}, Policy(count_band=50, c_index_decimals=1))
+    coarse = public_view(result, {}, Policy(count_band=50, c_index_decimals=1, min_pairs=1))
     means = {method: round(result["methods"][method]["mean"], 1) for method in METHODS}
     assert coarse == MergeReply("below 50", "below 50", (), **means)
-    assert public_view(result, {}, Policy(metrics=())) == MergeReply(None, None, (), None, None, None, None)
+    assert public_view(result, {}, Policy(metrics=(), min_pairs=1)) == MergeReply(
+        None, None, (), None, None, None, None
+    )
     assert public_view(result, {}, Policy(metrics=("events",))).events == "10-19"
+
+
+@pytest.mark.parametrize("n_folds", [1, 2, 3])
+def test_scores_leave_from_the_asked_number_of_pairs_on_counted_over_all_folds(workspace, n_folds):
+    result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(n_folds)], ["a", "b"])
+    comparable = sum(int(E[i]) for i in range(len(T)) for j in range(len(T)) if T[i] < T[j])
+    assert result["n_pairs"] == n_folds * comparable
+    means = {method: round(result["methods"][method]["mean"], 2) for method in METHODS}
+    enough, too_few = (Policy(min_pairs=n_folds * comparable + more) for more in (0, 1))
+    assert public_view(result, {}, enough) == MergeReply("20-29", "10-19", (), **means)
+    assert public_view(result, {}, too_few) == MergeReply("20-29", "10-19", (), None, None, None, None)
 
 
 def test_a_refused_sender_whose_name_is_none_is_not_repeated(workspace):

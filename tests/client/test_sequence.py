@@ -1,4 +1,4 @@
-"""Sequence numbers: one that only grows, one remembered per sender's keys, and neither lost in a crash."""
+"""Sequence numbers that only grow, one remembered per sender's keys, and the run; none of them lost in a crash."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.sequence import RECEIVED_FILE, SENT_FILE, accept_once, next_sequence
-from common.errors import ReplayedEnvelopeError, RunFolderError
+from client.sequence import RECEIVED_FILE, RUNS_FILE, SENT_FILE, accept_once, enter_run, next_sequence
+from common.errors import ReplayedEnvelopeError, RunFolderError, WrongRunError
 
 B, C = "b" * 64, "c" * 64  # fingerprints
 
@@ -94,6 +94,20 @@ def test_a_damaged_counter_is_refused_and_not_begun_anew(tmp_path, text):
     assert (tmp_path / SENT_FILE).read_text() == text
 
 
+@pytest.mark.parametrize("kept", [2**63 - 1, 2**63, 2**64, 10**30])
+def test_a_counter_that_has_run_out_of_range_gives_no_number(tmp_path, kept):
+    text = json.dumps({"sequence": kept})
+    (tmp_path / SENT_FILE).write_text(text)
+    with pytest.raises(RunFolderError, match="out of range"):
+        next_sequence(tmp_path)
+    assert (tmp_path / SENT_FILE).read_text() == text
+
+
+def test_the_last_number_in_range_is_given(tmp_path):
+    (tmp_path / SENT_FILE).write_text(json.dumps({"sequence": 2**63 - 2}))
+    assert next_sequence(tmp_path) == 2**63 - 1
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -152,3 +166,74 @@ def test_what_was_accepted_never_falls(tmp_path_factory, arrivals):
         assert accepted(state, sequence, sender=sender) == expected
         if expected:
             newest[sender] = sequence
+
+
+# ---------------------------------------------------------------- runs
+
+
+def may_enter(state: Path, run: str) -> bool:
+    try:
+        enter_run(state, run)
+    except WrongRunError:
+        return False
+    return True
+
+
+def test_a_run_that_was_left_does_not_come_back(tmp_path):
+    entered = [may_enter(tmp_path, run) for run in ("one", "one", "two", "two", "one", "two", "three", "two", "one")]
+    assert entered == [True, True, True, True, False, True, True, False, False]
+    assert json.loads((tmp_path / RUNS_FILE).read_text()) == {"current": "three", "left": ["one", "two"]}
+
+
+def test_a_refused_run_changes_nothing_on_the_disk(tmp_path):
+    for run in ("one", "two"):
+        enter_run(tmp_path, run)
+    before = (tmp_path / RUNS_FILE).read_bytes()
+    assert not may_enter(tmp_path, "one")
+    assert (tmp_path / RUNS_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *DAMAGED,
+        "{}",
+        '{"current": "run"}',
+        '{"left": []}',
+        '{"current": null, "left": []}',
+        '{"current": 1, "left": []}',
+        '{"current": "run", "left": null}',
+        '{"current": "run", "left": "run"}',
+        '{"current": "run", "left": {"run": 1}}',
+    ],
+)
+def test_a_damaged_memory_of_runs_lets_none_in(tmp_path, text):
+    (tmp_path / RUNS_FILE).write_text(text)
+    for run in ("run", "other"):
+        with pytest.raises(RunFolderError, match="is damaged"):
+            enter_run(tmp_path, run)
+    assert (tmp_path / RUNS_FILE).read_text() == text
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_that_could_not_be_remembered_is_not_entered(tmp_path, full_disk, first):
+    if not first:
+        (tmp_path / RUNS_FILE).write_text('{"current": "old", "left": []}')
+    before = [path.read_bytes() for path in tmp_path.iterdir()]
+    with pytest.raises(OSError, match="No space"):
+        enter_run(tmp_path, "new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == before
+    full_disk()
+    enter_run(tmp_path, "new")
+    assert may_enter(tmp_path, "old") == first
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12))
+def test_a_run_can_be_entered_until_another_one_was(tmp_path_factory, asked):
+    state = tmp_path_factory.mktemp("state")
+    entered: list[str] = []
+    for run in asked:
+        expected = run not in entered or run == entered[-1]
+        assert may_enter(state, run) == expected
+        if expected:
+            entered.append(run)

@@ -9,14 +9,17 @@ import pytest
 import torch
 from client_builders import m0_of, make_recipe, make_vectors, make_workspace, state_of
 from keys_and_rosters import identity_of, membership_of, roster_of
+from sites import make_site
 
 from client.membership import Membership
 from client.policy import Policy
 from client.sequence import next_sequence
-from client.sharing import incoming, outgoing
+from client.sharing import incoming, outgoing, require_shareable
+from client.site import Site
 from client.workspace import Workspace
 from common.abmil import Architecture
 from common.audit import Event, read_lines, verify
+from common.config import digest
 from common.envelope import Context, open_sealed, seal
 from common.errors import (
     AlteredEnvelopeError,
@@ -47,7 +50,7 @@ from common.vector_file import write_vector
 ROSTER = roster_of("site", "also", "bad", "good", "other")
 RUN = RunId("fed", "run1", ROSTER.digest)
 MAX_NORM = 250.0
-OPEN = Policy(targets=("site", "other", "good"), min_patients=1, min_events=1)
+OPEN = Policy(targets=("site", "other", "good"), min_patients=1, min_events=1)  # asked for no recipe here
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,8 @@ def envelope(
     **changes: str,
 ) -> bytes:
     model = workspace.recipe.model
-    context = Context("fed", "run1", sender, "site", str(model.m0_sha256), Architecture.of(model).digest)
+    architecture = Architecture.of(model).digest
+    context = Context("fed", "run1", sender, "site", str(model.m0_sha256), architecture, digest(workspace.recipe))
     if content is None:
         content = write_vector(make_vectors(workspace.recipe, 1)["s000"])
     signer = identity_of(signed_by or sender)
@@ -131,9 +135,10 @@ def test_every_envelope_that_leaves_is_audited_with_its_digest_and_a_growing_num
     ]
     assert audited(own) == expected
     model = workspace.recipe.model
+    architecture, recipe = Architecture.of(model).digest, digest(workspace.recipe)
     numbers = []
     for name, content in sent.items():
-        context = Context("fed", "run1", "good", name, str(model.m0_sha256), Architecture.of(model).digest)
+        context = Context("fed", "run1", "good", name, str(model.m0_sha256), architecture, recipe)
         numbers.append(open_sealed(content, context, identity_of(name), identity_of("good").public).sequence)
     assert numbers[0] < numbers[1] < next_sequence(own.site.state)
 
@@ -167,19 +172,41 @@ def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, pol
     ("policy", "error"),
     [
         (Policy(min_patients=1, min_events=1), TargetPolicyError),
-        (replace(OPEN, min_patients=7), SizePolicyError),
+        (replace(OPEN, min_patients=13), SizePolicyError),
         (replace(OPEN, min_events=7), SizePolicyError),
         (replace(OPEN, privacy="dp-sgd"), PrivacyPolicyError),
-        (Policy(), SizePolicyError),
+        (Policy(), TargetPolicyError),
+        (Policy(privacy="dp-sgd"), TargetPolicyError),  # of size and privacy only a target is told
+        (Policy(targets=("good", "other")), SizePolicyError),
     ],
 )
 def test_what_the_policy_keeps_here_leaves_for_nobody(workspace, policy, error):
-    assert len(workspace.train_part(0)) == 6
+    assert (len(workspace.cohort), int(workspace.cohort.events.sum())) == (12, 6)
     sent, kept = outgoing(workspace, member(policy=policy), RUN, ["good", "other"])
     assert sent == {}
     assert {name: type(reason) for name, reason in kept.items()} == {"good": error, "other": error}
     decisions = [(event.peer, event.decision, event.reason) for event in audited(workspace)]
     assert decisions == [(name, "refused", error.__name__) for name in ("good", "other")]
+
+
+FOLDS = (1, 2, 3, 5, 8, 13, 16, 19, 20)  # of the 1 to 20 that a coordinator may ask for
+
+
+def test_no_number_of_folds_tells_how_large_the_site_is(tmp_path):
+    """Else the coordinator could count the patients: of 32, 5 folds train on 25 or 26 and 20 folds on 30 or 31."""
+    make_site(tmp_path / "site", patients=32, event_share=0.5, folds=0)
+    sizes = set()
+    for k in FOLDS:
+        asked = Workspace.open(Site.open(tmp_path / "site", device="cpu"), make_recipe(f"evaluation.folds={k}"))
+        sizes.add(len(asked.train_part(0)))
+        for patients, events in ((32, 16), (31, 15), (1, 1)):
+            require_shareable(asked, replace(OPEN, min_patients=patients, min_events=events))
+        for patients, events in ((33, 1), (1, 17)):
+            kept = outgoing(
+                asked, member(policy=replace(OPEN, min_patients=patients, min_events=events)), RUN, ["good"]
+            )
+            assert [type(error) for error in kept[1].values()] == [SizePolicyError]
+    assert len(sizes) > 4
 
 
 # ---------------------------------------------------------------- in
@@ -214,6 +241,7 @@ REFUSED = {
     "sealed to another": (lambda w: envelope(w, "bad", sealed_to="other"), WrongKeyError),
     "of another M0": (lambda w: envelope(w, "bad", m0_sha256="0" * 64), WrongModelError),
     "of another architecture": (lambda w: envelope(w, "bad", architecture="0" * 64), WrongModelError),
+    "trained by another recipe": (lambda w: envelope(w, "bad", recipe_sha256="0" * 64), WrongModelError),
     "around another M0": (lambda w: envelope(w, "bad", vector_file("model.m0_seed=7")), VectorMismatchError),
     "around another architecture": (lambda w: envelope(w, "bad", vector_file("model.embed=9")), VectorMismatchError),
     "around junk": (lambda w: envelope(w, "bad", b"junk"), VectorFileError),
@@ -256,6 +284,20 @@ def test_a_sender_that_is_no_other_site_of_the_roster_is_refused(workspace, send
     assert list(vectors) == ["good"]
     assert {name: type(reason) for name, reason in refused.items()} == {sender: UnknownSenderError}
     assert {event.peer for event in audited(workspace)} <= {"good", "site", "mallory", None}
+
+
+def test_a_vector_that_was_trained_by_another_recipe_is_refused(workspace, tmp_path):
+    """One that differs by an epoch: the same M0, the same architecture, but no sum of the two means anything."""
+    other = replace(workspace.recipe, training=replace(workspace.recipe.training, epochs=2))
+    assert other.training.epochs != workspace.recipe.training.epochs
+    own = replace(named(workspace, "good"), recipe=other, folder=tmp_path / "other")
+    sent, kept = outgoing(own, member("good"), RUN, ["site"])
+    assert (list(sent), kept) == (["site"], {})
+    with pytest.raises(WrongModelError, match="another recipe"):
+        incoming(workspace, member(), RUN, {"good": sent["site"]}, MAX_NORM)
+    assert list(incoming(replace(workspace, recipe=other), member(), RUN, {"good": sent["site"]}, MAX_NORM)[0]) == [
+        "good"
+    ]
 
 
 def test_an_older_envelope_after_a_newer_one_is_a_replay(workspace):

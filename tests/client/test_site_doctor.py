@@ -18,19 +18,21 @@ import pytest
 import yaml
 from keys_and_rosters import identity_of, roster_of, write_membership
 from loopback import Tls, free_port, http_date, make_tls, raw, reissue, web
+from reviewed_homes import copy_home, replace
 from sites import make_site
 
 import client.doctor
+from client import reviewed_app
+from client.reviewed_app import installed
 from common.audit import FILE, AuditLog, Event
 from common.doctor import Check
-from common.flower_app import installed
 from common.key_file import write_identity
 from common.roster import write_roster
-from server.certificates import make_node_key
+from server.certificates import make_node_key, make_token
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = ["account", "data", "device", "membership", "policy", "audit", "reviewed app", "server"]
-SECRETS = ["secret kirp.sign.key", "secret kirp.seal.key", "secret auth.key"]
+SECRETS = ["secret kirp.sign.key", "secret kirp.seal.key", "secret auth.key", "secret superexec.secret"]
 ACCOUNT = os.geteuid() + 1  # the SuperNode's: neither root nor the owner of what the tests write
 
 
@@ -43,6 +45,12 @@ def account(uid: int) -> SimpleNamespace:
         return bool(found.st_mode & (0o200 if found.st_uid == uid else 0o022))
 
     return SimpleNamespace(geteuid=lambda: uid, access=access, W_OK=os.W_OK)
+
+
+def be(monkeypatch, somebody: SimpleNamespace) -> None:
+    """Examine the site as this account."""
+    for module in (client.doctor, reviewed_app):
+        monkeypatch.setattr(module, "os", somebody)
 
 
 @dataclass
@@ -64,6 +72,10 @@ class Ready:
         path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
 
     @property
+    def home(self) -> Path:
+        return self.folder / "flwr"
+
+    @property
     def app(self) -> Path:
         return installed(self.folder / "flwr")[0]
 
@@ -79,25 +91,29 @@ class Ready:
 
 
 @pytest.fixture
-def ready(tmp_path, reviewed_home, own_code, monkeypatch):
+def ready(tmp_path, installed_once, own_code, monkeypatch):
     """Installed by the tests' account, examined by another one, which may write only what lets it."""
     folder, tls = make_site(tmp_path / "kirp", patients=12), make_tls(tmp_path / "tls")
     file = write_membership(folder, "kirp", roster_of("kirp", "kirc"))
     make_node_key(folder / "auth.key", folder / "auth.pub")
     AuditLog(folder / "audit").append(Event("site.join", "allowed"))
     AuditLog(folder / "audit").append(Event("run.end"))
-    reviewed_home.chmod(0o755)  # or nobody but root could move it
-    reviewed_home.rename(folder / "flwr").chmod(0o555)
+    make_token(folder / "superexec.secret")
+    copy_home(installed_once, folder / "flwr")
+    (tmp_path / "installation").mkdir(mode=0o755)
     (folder / "ca.crt").write_bytes(tls.ca.read_bytes())
     folder.chmod(0o755)
-    monkeypatch.setattr(client.doctor, "os", account(ACCOUNT))
-    monkeypatch.setattr(client.doctor, "own_digest", lambda: own_code)
+    be(monkeypatch, account(ACCOUNT))
+    monkeypatch.setattr(reviewed_app, "own_digest", lambda: own_code)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "installation"))
     with web(tls) as address:
         federation = {
             **{key: getattr(file, key) for key in ("roster", "roster_sha256", "sign_key", "seal_key")},
             **{"audit": "audit", "server": address, "ca": "ca.crt", "auth_key": "auth.key", "flwr_home": "flwr"},
+            "superexec_secret": "superexec.secret",
         }
-        site = {"name": "kirp", "device": "cpu", "federation": federation, "policy": {"targets": ["kirc"]}}
+        policy = {"targets": ["kirc"], "recipes": "any"}
+        site = {"name": "kirp", "device": "cpu", "federation": federation, "policy": policy}
         (folder / "site.yaml").write_text(yaml.safe_dump(site))
         yield Ready(folder, tls)
 
@@ -247,10 +263,29 @@ FAULTS: dict[str, tuple[Callable[[Ready], object], str, str, str]] = {
     ),
     "a roster without this site": (other_roster, "membership", "FAIL", "no entry under the name kirp"),
     "other keys than the roster's": (other_keys, "membership", "FAIL", "other keys under the name kirp"),
-    "no roster": (lambda r: (r.folder / "roster.yaml").unlink(), "membership", "FAIL", "cannot be read"),
+    "no roster": (lambda r: (r.folder / "roster.yaml").unlink(), "membership", "FAIL", "there is no such roster"),
     "no federation": (lambda r: r.write(federation=None), "membership", "FAIL", "no 'federation' section"),
     "no policy": (lambda r: r.write(policy=None), "policy", "FAIL", "none"),
     "no target": (lambda r: r.write(policy={"targets": []}), "policy", "WARN", "no target"),
+    "a target that the roster lacks": (
+        lambda r: r.write(policy={"targets": ["kirc", "mallory", "kich"]}),
+        "policy",
+        "FAIL",
+        "mallory, kich is no site of the roster",
+    ),
+    "no recipe": (lambda r: r.write(policy={"recipes": []}), "policy", "WARN", "so nothing is trained"),
+    "superexec secret readable by the group": (
+        lambda r: (r.folder / "superexec.secret").chmod(0o640),
+        "secret superexec.secret",
+        "FAIL",
+        "mode 0640",
+    ),
+    "superexec secret missing": (
+        lambda r: (r.folder / "superexec.secret").unlink(),
+        "secret superexec.secret",
+        "FAIL",
+        "cannot be read",
+    ),
     "privacy that there is not": (
         lambda r: r.write(policy={"privacy": "dp-sgd"}),
         "policy",
@@ -347,6 +382,68 @@ FAULTS: dict[str, tuple[Callable[[Ready], object], str, str, str]] = {
         "FAIL",
         "kirp: this account can change it",
     ),
+    "a changed guard": (
+        lambda r: replace(r.home / "bin/guard.py", (r.home / "bin/guard.py").read_text() + "\n"),
+        "reviewed app",
+        "FAIL",
+        "bin: the guard's programs are not this fedsteph's",
+    ),
+    "a guard that is Flower's own program": (
+        lambda r: replace(r.home / "bin/flwr-clientapp", '#!/bin/sh\nexec /usr/bin/flwr-clientapp "$@"\n'),
+        "reviewed app",
+        "FAIL",
+        "bin: the guard's programs are not this fedsteph's",
+    ),
+    "another site's guard": (
+        lambda r: replace(
+            r.home / "bin/flwr-clientapp", (r.home / "bin/flwr-clientapp").read_text().replace("kirp/", "kirc/")
+        ),
+        "reviewed app",
+        "FAIL",
+        "bin: the guard's programs are not this fedsteph's",
+    ),
+    "a program planted beside the guard": (
+        lambda r: replace(r.home / "bin/sh", "#!/bin/bash\n"),
+        "reviewed app",
+        "FAIL",
+        "bin: the guard's programs are not this fedsteph's",
+    ),
+    "a stub that is missing": (
+        lambda r: r.change_app(lambda app: (r.home / "bin/flwr-agentapp").unlink()),
+        "reviewed app",
+        "FAIL",
+        "bin: the guard's programs are not this fedsteph's",
+    ),
+    "no guard": (
+        lambda r: r.change_app(lambda app: (r.home / "bin").rename(r.folder / "away")),
+        "reviewed app",
+        "FAIL",
+        "bin: the guard's programs are not this fedsteph's",
+    ),
+    "a guard that can be written": (
+        lambda r: (r.home / "bin/guard.py").chmod(0o466),
+        "reviewed app",
+        "FAIL",
+        "bin/guard.py: this account can change it",
+    ),
+    "a folder of the guard that can be written": (
+        lambda r: (r.home / "bin").chmod(0o575),
+        "reviewed app",
+        "FAIL",
+        "bin: this account can change it",
+    ),
+    "a pin that can be written": (
+        lambda r: (r.home / "reviewed.sha256").chmod(0o446),
+        "reviewed app",
+        "FAIL",
+        "reviewed.sha256: this account can change it",
+    ),
+    "an installation that can be written": (
+        lambda r: (r.folder.parent / "installation").chmod(0o777),
+        "reviewed app",
+        "FAIL",
+        "installation: this account can change the installation itself",
+    ),
     "no flwr_home": (
         lambda r: r.write(federation={"flwr_home": None}),
         "reviewed app",
@@ -394,7 +491,7 @@ def test_a_fault_is_found(ready, examine, fault):
 
 
 def test_root_is_told_to_use_an_account(ready, examine, monkeypatch):
-    monkeypatch.setattr(client.doctor, "os", SimpleNamespace(geteuid=lambda: 0, access=lambda *_: True, W_OK=os.W_OK))
+    be(monkeypatch, SimpleNamespace(geteuid=lambda: 0, access=lambda *_: True, W_OK=os.W_OK))
     code, checks = examine(ready, "--quick")
     assert code == 1
     assert (checks["account"].verdict, "this is root" in checks["account"].found) == ("FAIL", True)
@@ -405,12 +502,10 @@ def test_root_is_told_to_use_an_account(ready, examine, monkeypatch):
 def test_an_app_that_this_account_owns_is_not_protected_from_it(ready, examine, monkeypatch):
     """Whoever owns a file can make it writable again, though it cannot write to it now."""
     owner = (ready.folder / "flwr").stat().st_uid
-    monkeypatch.setattr(
-        client.doctor, "os", SimpleNamespace(geteuid=lambda: owner, access=lambda *_: False, W_OK=os.W_OK)
-    )
+    be(monkeypatch, SimpleNamespace(geteuid=lambda: owner, access=lambda *_: False, W_OK=os.W_OK))
     found = examine(ready, "--quick")[1]["reviewed app"]
     assert (found.verdict, "this account can change it" in found.found) == ("FAIL", True)
-    assert "As another user than the SuperNode's" in str(found.remedy)
+    assert "As root: fedsteph app install HOME, in a new folder" in str(found.remedy)
 
 
 OWNED: dict[str, Callable[[Ready], Path]] = {
@@ -420,6 +515,9 @@ OWNED: dict[str, Callable[[Ready], Path]] = {
     "the app": lambda r: r.app,
     "one folder": lambda r: r.app / "common",
     "one module": lambda r: r.app / "client/app.py",
+    "the pin": lambda r: r.home / "reviewed.sha256",
+    "the guard": lambda r: r.home / "bin/guard.py",
+    "the guard's folder": lambda r: r.home / "bin",
 }
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, or be somebody else")
 
@@ -439,8 +537,15 @@ def test_a_real_account_is_told_the_same(ready):
     """The command as systemd starts it, where the kernel decides what is writable."""
     with TemporaryDirectory() as scratch:  # tmp_path is closed to other accounts
         site = Path(shutil.copytree(ready.folder, Path(scratch) / "kirp"))
+        copy_home(ready.home, site / "flwr")
         Path(scratch).chmod(0o755)
-        for path in (site / "auth.key", site / "keys", *(site / "keys").iterdir(), *(site / "audit").iterdir()):
+        for path in (
+            site / "auth.key",
+            site / "superexec.secret",
+            site / "keys",
+            *(site / "keys").iterdir(),
+            *(site / "audit").iterdir(),
+        ):
             os.chown(path, ACCOUNT, ACCOUNT)
         become = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"]
         if subprocess.run([*become, sys.executable, "-c", "import common, typer"], cwd=ROOT, check=False).returncode:

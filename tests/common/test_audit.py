@@ -184,6 +184,15 @@ def _replaced(number: int) -> Callable[[list[bytes]], list[bytes]]:
     return replace
 
 
+def _with(line: bytes, number: int, lines: list[bytes]) -> list[bytes]:
+    return [*lines[: number - 1], line, *lines[number - 1 :]]
+
+
+def _overlong(length: int, number: int) -> Callable[[list[bytes]], list[bytes]]:
+    """Rubbish without an end of its own: the line after it is swallowed."""
+    return lambda lines: _with(b"x" * length, number, lines)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -216,7 +225,10 @@ def _replaced(number: int) -> Callable[[list[bytes]], list[bytes]]:
         (lambda lines: [*lines[:2], b"[" * 5000 + b"\n", *lines[2:]], ", line 3"),
         (lambda lines: [*lines[:2], b"9" * 5000 + b"\n", *lines[2:]], ", line 3"),
         (lambda lines: [*lines[:2], b"\xff\xfe\n", *lines[2:]], ", line 3"),
-        (lambda lines: [*lines[:2], b"x" * 20_000 + b"\n", *lines[2:]], ""),
+        (lambda lines: [*lines[:2], b"x" * 20_000 + b"\n", *lines[2:]], ", line 3"),
+        *((_overlong(length, at), f", line {at}") for length in (8191, 8192, 8193, 9000, 16_384) for at in (1, 3, 5)),
+        (_overlong(9000, 6), ", line 6"),
+        (lambda lines: [b"".join(lines)[:-1].replace(b"\n", b" ") * 8], ", line 1"),
         (lambda lines: chain(EVENTS), ""),
         (lambda lines: chain([Event("all is well")] * 5), ""),
         (lambda lines: chain([Event("all is well")] * 4), ""),
@@ -231,6 +243,42 @@ def test_dropped_added_reordered_and_rewritten_lines_are_found(
         verify(folder)
     assert caught.value.where == f"{folder / FILE}{line}"
     assert "compare with a backup" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("length", [8191, 8192, 8193, 9000, 16_384, 20_000])
+@pytest.mark.parametrize("number", [1, 3, 4, 5])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_an_append_does_not_hide_an_overlong_line(folder: Path, length: int, number: int, end: bytes) -> None:
+    """It refuses, or, as it reads the log's end alone, adds its line behind all that is there."""
+    store(folder, _with(b"x" * length + end, number, raw(folder)))
+    before = (folder / FILE).read_bytes()
+    try:
+        AuditLog(folder).append(EVENTS[0])
+    except AuditError:
+        assert (folder / FILE).read_bytes() == before
+    assert (folder / FILE).read_bytes().startswith(before)
+    with pytest.raises(AuditError) as caught:
+        verify(folder)
+    assert caught.value.where == f"{folder / FILE}, line {number}"
+
+
+@pytest.mark.parametrize("length", [8193, 9000, 16_382, 16_383, 16_384, 20_000])
+def test_an_overlong_end_is_named_and_refused_or_mended(folder: Path, length: int) -> None:
+    """No crash leaves it. Every whole line stays; where it is cut off, the log says so."""
+    lines = raw(folder)
+    store(folder, [*lines, b"x" * length])
+    before = (folder / FILE).read_bytes()
+    with pytest.raises(AuditError, match="is too long for a line") as caught:
+        verify(folder)
+    assert caught.value.where == f"{folder / FILE}, line 6"
+    try:
+        AuditLog(folder).append(EVENTS[0])
+    except AuditError:
+        assert (folder / FILE).read_bytes() == before
+    else:
+        assert raw(folder)[:5] == lines
+        assert [line.event.event for line in read_lines(folder)][5:] == ["audit.mended", "run.started"]
+        assert verify(folder).lines == 7
 
 
 def test_a_log_that_is_gone_is_found(folder: Path) -> None:
@@ -248,6 +296,19 @@ def test_a_head_that_is_gone_is_found(folder: Path) -> None:
     assert caught.value.where == str(folder / HEAD_FILE)
     with pytest.raises(AuditError, match="is missing"):
         AuditLog(folder).append(EVENTS[0])
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 4])
+@pytest.mark.parametrize("torn", [b"", b'{"number":'])
+def test_nor_is_a_short_log_without_its_head_the_trace_of_a_crash(tmp_path: Path, kept: int, torn: bytes) -> None:
+    """The head is on the disk before the first line, so nobody can make a log begin anew and look whole."""
+    store(tmp_path, [*chain(EVENTS[:kept]), torn])
+    for use in (verify, lambda folder: AuditLog(folder).append(EVENTS[0]), lambda folder: AuditLog(folder).head):
+        with pytest.raises(AuditError, match="is missing") as caught:
+            use(tmp_path)
+        assert caught.value.where == str(tmp_path / HEAD_FILE)
+    assert (tmp_path / FILE).read_bytes() == b"".join([*chain(EVENTS[:kept]), torn])
+    assert not (tmp_path / HEAD_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -287,8 +348,13 @@ class Crash(BaseException):
 def crash_before_head(folder: Path, event: Event, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Append with the line on the disk and the head not; returns the line."""
 
-    def crash(*_: object) -> None:
-        raise Crash
+    before = raw(folder) if (folder / FILE).exists() else None
+    write_text = atomic.write_text
+
+    def crash(path: Path, text: str) -> None:
+        if (folder / FILE).exists() and raw(folder) != before:
+            raise Crash
+        write_text(path, text)  # the head that is written before the very first line
 
     with monkeypatch.context() as patch:
         patch.setattr(atomic, "write_text", crash)
@@ -306,14 +372,13 @@ def test_a_crash_in_the_middle_of_a_line_is_mended(
     for event in EVENTS[:lines_before]:
         log.append(event)
     before, head = raw(tmp_path) if lines_before else [], log.head
-    head_file = (tmp_path / HEAD_FILE).read_bytes() if lines_before else None
     monkeypatch.setattr(audit.os, "fsync", lambda handle: None)  # some 300 crashes; the disk is not what is tested
     torn = crash_before_head(tmp_path, EVENTS[1], monkeypatch)[:-1]
+    head_file = (tmp_path / HEAD_FILE).read_text()
+    assert head_file == f"{lines_before} {head}\n"
     for length in range(1, len(torn) + 1):
         store(tmp_path, [*before, torn[:length]])
-        (tmp_path / HEAD_FILE).unlink(missing_ok=True)
-        if head_file is not None:
-            (tmp_path / HEAD_FILE).write_bytes(head_file)
+        (tmp_path / HEAD_FILE).write_text(head_file)
         verdict = verify(tmp_path)
         assert (verdict.lines, verdict.head, verdict.torn_bytes) == (lines_before, head, length)
         log.append(EVENTS[2])
@@ -339,28 +404,65 @@ def test_a_crash_between_line_and_head_loses_nothing(
     assert [found.event for found in read_lines(tmp_path)] == [*EVENTS[:lines_before], EVENTS[1], EVENTS[2]]
 
 
-@pytest.mark.parametrize("lines_before", [0, 1, 5])
-def test_a_disk_that_stays_full_under_the_head_breaks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_before: int
+def test_a_crash_before_the_very_first_line_leaves_an_empty_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head falls one line behind and never two: while it cannot be written, nothing more is added."""
+    """Without a file, with the head alone, and with the log opened and not yet written."""
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    log = AuditLog(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "write_text", crash)
+        with pytest.raises(Crash):
+            log.append(EVENTS[0])
+    assert verify(tmp_path).lines == 0
+    assert not (tmp_path / FILE).exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditLog, "_write", crash)
+        with pytest.raises(Crash):
+            log.append(EVENTS[0])
+    assert (tmp_path / HEAD_FILE).read_text() == f"0 {START}\n"
+    assert not (tmp_path / FILE).exists()
+    assert (verify(tmp_path).lines, log.head) == (0, START)
+    (tmp_path / FILE).touch()
+    assert (verify(tmp_path).lines, log.head) == (0, START)
+    log.append(EVENTS[0])
+    assert [line.event for line in read_lines(tmp_path)] == EVENTS[:1]
+    assert verify(tmp_path).lines == 1
+
+
+@pytest.mark.parametrize(("lines_before", "heads_left"), [(0, 0), (0, 1), (1, 0), (5, 0)])
+def test_a_disk_that_stays_full_under_the_head_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_before: int, heads_left: int
+) -> None:
+    """The head falls one line behind and never two: while it cannot be written, nothing more is added.
+
+    Before the very first line a head is written as well: without room for it, there is no line at all.
+    """
     log = AuditLog(tmp_path)
     for event in EVENTS[:lines_before]:
         log.append(event)
+    kept = EVENTS[:lines_before] + (EVENTS[1:2] if lines_before or heads_left else [])
+    room, write_text = [None] * heads_left, atomic.write_text
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: Path, text: str) -> None:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room.pop()
+        write_text(path, text)
 
     with monkeypatch.context() as patch:
         patch.setattr(audit.atomic, "write_text", full)
         for event in EVENTS[1:4]:
             with pytest.raises(OSError, match="No space left"):
                 log.append(event)
-            assert verify(tmp_path).lines == lines_before + 1
+            assert verify(tmp_path).lines == len(kept)
     log.append(EVENTS[4])
-    assert verify(tmp_path).lines == lines_before + 2
-    assert [line.event for line in read_lines(tmp_path)] == [*EVENTS[:lines_before], EVENTS[1], EVENTS[4]]
-    assert (tmp_path / HEAD_FILE).read_text() == f"{lines_before + 2} {log.head}\n"
+    assert verify(tmp_path).lines == len(kept) + 1
+    assert [line.event for line in read_lines(tmp_path)] == [*kept, EVENTS[4]]
+    assert (tmp_path / HEAD_FILE).read_text() == f"{len(kept) + 1} {log.head}\n"
 
 
 def test_a_crash_while_mending_is_mended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ OTHER = {
     "recipient": "site-c",
     "m0_sha256": "0" * 64,
     "architecture": "1" * 64,
+    "recipe_sha256": "2" * 64,
 }
 NAMED = {
     "federation": WrongRunError,
@@ -49,6 +50,7 @@ NAMED = {
     "recipient": WrongRecipientError,
     "m0_sha256": WrongModelError,
     "architecture": WrongModelError,
+    "recipe_sha256": WrongModelError,
 }
 FIELDS = pytest.mark.parametrize("field", [field.name for field in fields(Context)])
 

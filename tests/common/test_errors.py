@@ -50,7 +50,7 @@ def test_every_class_has_an_exit_code_and_a_fixed_public_phrase(cls: type[Fedste
 @pytest.mark.parametrize("cls", CLASSES)
 def test_a_public_phrase_is_a_phrase(cls: type[FedstephError]) -> None:
     """One short line of words: no digit, no path, no placeholder, no end of a sentence."""
-    assert re.fullmatch(r"[a-zA-Z' -]+", cls.public_reason.replace("M0", "")) is not None
+    assert re.fullmatch(r"[a-zA-Z' -]+(, [a-zA-Z' -]+)*", cls.public_reason.replace("M0", "M")) is not None
     assert cls.public_reason.strip() == cls.public_reason
     assert len(cls.public_reason.split()) >= 4
 
@@ -59,6 +59,22 @@ def test_every_way_to_refuse_an_envelope_says_which_it_is() -> None:
     """A coordinator tells them apart by the phrase as well as by the class."""
     phrases = [cls.public_reason for cls in tree(errors.EnvelopeError)]
     assert len(set(phrases)) == len(phrases) == 12
+
+
+def test_what_is_wrong_with_the_data_is_told_to_nobody() -> None:
+    """One class and one phrase for all of them, so that a coordinator cannot ask questions by trying."""
+    found = tree(DataError)
+    assert {"TooSmallError", "EmptyBagError", "SplitError", "LabelError"} < {cls.__name__ for cls in found}
+    assert {(cls.public_kind, cls.public_reason) for cls in found} == {
+        ("DataError", "the site's data did not pass its check")
+    }
+    assert {cls for cls in CLASSES if cls.public_kind is not None} == set(found)
+
+
+def test_the_public_phrases_are_those_of_all_classes() -> None:
+    assert errors.public_phrases() == {cls.__name__: cls.public_reason for cls in CLASSES}
+    assert len(errors.public_phrases()) == len(CLASSES)
+    assert errors.public_phrases()["WrongRunError"] == "it is of another run"
 
 
 @pytest.mark.parametrize("cls", tree(errors.PolicyError))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import errors, messages
-from common.errors import FedstephError, TooSmallError
+from common.errors import DataError, FedstephError, TooSmallError
 from common.keys import Identity
 from common.messages import (
     MAX_ENVELOPES,
@@ -28,7 +28,7 @@ from common.messages import (
 
 ID = RunId("lung", "run-1", "f" * 64)
 HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128)
-REFUSED = Refusal("WrongRunError", "the envelope is of another run", "site-c")
+REFUSED = Refusal("WrongRunError", "it is of another run", "site-c")
 MERGED = MergeReply("30-39", "below 10", (REFUSED,), 0.61, None, 0.3, 1.0)
 EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\ud800", "bell\a", "a\tb", "a\rb"]
 
@@ -174,7 +174,7 @@ def test_every_field_of_the_hello_is_signed_but_the_signature() -> None:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (TooSmallError("3 patients, P001", where="/data/P001.h5", remedy="Find 37 more"), "TooSmallError"),
+        (TooSmallError("3 patients, P001", where="/data/P001.h5", remedy="Find 37 more"), "DataError"),
         (OSError(28, "No space left", "/data/P001.h5"), "StorageError"),
         (FileNotFoundError(2, "No such file", "/data/P001.h5"), "StorageError"),
         (PermissionError(13, "Permission denied", "/data/P001.h5"), "StorageError"),
@@ -197,7 +197,33 @@ ERRORS = [c for c in vars(errors).values() if isinstance(c, type) and issubclass
 
 @pytest.mark.parametrize("cls", ERRORS)
 def test_every_error_has_a_refusal(cls: type[FedstephError]) -> None:
-    assert Refusal.of(cls("P001", where="/data"), "site-a") == Refusal(cls.__name__, cls.public_reason, "site-a")
+    kind = "DataError" if issubclass(cls, DataError) else cls.__name__
+    refusal = Refusal.of(cls("P001", where="/data"), "site-a")
+    assert refusal == Refusal(kind, cls.public_reason, "site-a")
+    assert refusal.phrase == f"{cls.public_reason} ({kind})"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left", "/data/P001.h5"), ValueError("P001")], ids=repr)
+def test_an_unforeseen_error_has_a_phrase_too(error: Exception) -> None:
+    refusal = Refusal.of(error, "site-a")
+    assert refusal.phrase == f"{refusal.reason} ({refusal.kind})"
+    assert "its log has the details" in refusal.phrase
+
+
+HOSTILE = "all is well; now run: curl evil.example"
+UNKNOWN = [HOSTILE, "", "dataerror", "DataError ", " DataError", "Exception", "FutureError", "FedstephErrоr"]
+
+
+@pytest.mark.parametrize("kind", [*(cls.__name__ for cls in ERRORS), "StorageError", "InternalError"])
+def test_a_senders_own_reason_is_never_its_phrase(kind: str) -> None:
+    assert Refusal(kind, HOSTILE, "site-a").phrase == Refusal(kind, "another reason", None).phrase
+    assert "evil" not in Refusal(kind, HOSTILE).phrase
+    assert Refusal(kind, HOSTILE).phrase.endswith(f" ({kind})")
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_a_kind_that_the_server_does_not_know_is_not_repeated(kind: str) -> None:
+    assert Refusal(kind, HOSTILE, "site-a").phrase == "it refused for a reason that this version does not know"
 
 
 @pytest.mark.parametrize("text", EVIL)

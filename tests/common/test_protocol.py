@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common import protocol
 from common.config import ModelConfig, Recipe, StephConfig
 from common.errors import DataError, FedstephError, ProtocolError, SiteError, TooSmallError
 from common.messages import (
@@ -33,7 +35,7 @@ ID = RunId("lung", "run-1", "f" * 64)
 RECIPE = Recipe(
     model=ModelConfig(width=6, m0_sha256="a" * 64), steph=StephConfig(K=None, gamma=0.005, gamma_grid=(0.1,))
 )
-REFUSED = Refusal("WrongRunError", "the envelope is of another run", "c")
+REFUSED = Refusal("WrongRunError", "it is of another run", "c")
 MESSAGES = [
     Hello(ID),
     HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128),
@@ -154,6 +156,30 @@ def test_arrays_that_are_not_opaque_bytes_are_refused(array: Array) -> None:
         parcel(travelled(records), "it")
 
 
+@pytest.mark.parametrize(("most", "total"), [(10, 100), (100, 10), (10, 30), (10, 20)])
+def test_envelopes_are_bounded_each_and_together(monkeypatch: pytest.MonkeyPatch, most: int, total: int) -> None:
+    assert (protocol._MAX_ENVELOPE, protocol._MAX_TOTAL) == (256 << 20, 1 << 30)
+    monkeypatch.setattr(protocol, "_MAX_ENVELOPE", most)
+    monkeypatch.setattr(protocol, "_MAX_TOTAL", total)
+    outcomes = set()
+    for sizes in [(), (0,), (10,), (11,), (10, 10), (10, 0, 10, 1), (5, 5, 5, 5), (7, 7, 7), (10, 10, 10), (1,) * 31]:
+        received = travelled(pack(ShareReply(), {f"s{i}": b"x" * size for i, size in enumerate(sizes)}))
+        if fits := (max(sizes, default=0) <= most and sum(sizes) <= total):
+            assert parcel(received, "it").n_bytes == len('{"ShareReply":{"refused":[]}}') + sum(sizes)
+        else:
+            with pytest.raises(ProtocolError, match="it: holds too many or too large envelopes"):
+                parcel(received, "it")
+        outcomes.add(fits)
+    assert outcomes == {True, False}
+
+
+def test_envelopes_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_ENVELOPES", 3)
+    assert len(parcel(pack(ShareReply(), {f"s{i}": b"" for i in range(3)}), "it").envelopes) == 3
+    with pytest.raises(ProtocolError, match="it: holds too many or too large envelopes"):
+        parcel(pack(ShareReply(), {f"s{i}": b"" for i in range(4)}), "it")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -203,7 +229,34 @@ def test_a_refusal_is_a_site_error_in_the_words_of_the_protocol() -> None:
     refusal = Refusal.of(TooSmallError("3 patients", where="/data/P001.h5", remedy="Find more"))
     with pytest.raises(SiteError) as caught:
         read(parcel(travelled(pack(refusal)), "site a"), MergeReply, "site a")
-    assert str(caught.value) == "site a: the site has too little data for this task (TooSmallError)"
+    assert str(caught.value) == "site a: the site's data did not pass its check (DataError)"
+
+
+HOSTILE = "all is well; now run: curl evil.example"
+
+
+@pytest.mark.parametrize("site", [None, "a"])
+@pytest.mark.parametrize("kind", ["DataError", "TooSmallError", "SiteError", "StorageError", "InternalError"])
+def test_a_reason_that_a_site_made_up_is_never_shown(kind: str, site: str | None) -> None:
+    """The server's own words for the kind, whatever the site sends along."""
+    with pytest.raises(SiteError) as caught:
+        read(parcel(travelled(pack(Refusal(kind, HOSTILE, site))), "node 7"), MergeReply, "node 7")
+    with pytest.raises(SiteError) as harmless:
+        read(parcel(travelled(pack(Refusal(kind, "no", site))), "node 7"), MergeReply, "node 7")
+    assert str(caught.value) == str(harmless.value)
+    assert str(caught.value).startswith(f"{site or 'node 7'}: ")
+    assert str(caught.value).endswith(f" ({kind})")
+    shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
+    assert not any(word in shown for word in ("all is well", "curl", "evil"))
+
+
+@pytest.mark.parametrize("kind", [HOSTILE, "", "FutureError", "dataerror", "DataError ", "KeyError"])
+def test_a_kind_that_a_site_made_up_is_not_shown_either(kind: str) -> None:
+    with pytest.raises(SiteError) as caught:
+        read(parcel(travelled(pack(Refusal(kind, HOSTILE, "a"))), "node 7"), MergeReply, "node 7")
+    assert str(caught.value) == "a: it refused for a reason that this version does not know"
+    shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
+    assert not any(word in shown for word in ("all is well", "curl", "evil"))
 
 
 def test_a_refusal_may_say_whose_it_is() -> None:

@@ -148,7 +148,7 @@ def changes() -> dict[str, Roster]:
         "names exchanged": replace(ROSTER, sites=(replace(A, site="site-b"), replace(B, site="site-a"), C)),
         "cancer and contact exchanged": replace(ROSTER, sites=(A, B, replace(C, cancer=C.contact, contact=C.cancer))),
         "a revocation less": replace(ROSTER, revoked=revoked),
-        "a revocation twice": replace(ROSTER, revoked=(*ROSTER.revoked, GONE)),
+        "a revocation more": replace(ROSTER, revoked=(*ROSTER.revoked, replace(GONE, fingerprint="3" * 64))),
         "revoked site": replace(ROSTER, revoked=(replace(GONE, site="site-q"), *revoked)),
         "revoked fingerprint": replace(ROSTER, revoked=(replace(GONE, fingerprint="2" * 64), *revoked)),
         "revocation's date": replace(ROSTER, revoked=(replace(GONE, date="2026-02-01"), *revoked)),
@@ -210,6 +210,37 @@ def duplicated(**changed: str) -> dict[str, Any]:
 @pytest.mark.parametrize("fields", [duplicated(), duplicated(site="site-d"), duplicated(cancer="other")])
 def test_a_name_or_keys_that_stand_twice_are_refused(path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(RosterError, match="sites must be different names with different keys"):
+        read_roster(write(path, fields))
+
+
+@pytest.mark.parametrize("half", ["sign", "seal"])
+def test_half_a_key_that_stands_twice_is_refused(path: Path, half: str) -> None:
+    """With the other half its own, the fingerprint differs, and still two sites are told apart by no one."""
+    mixed = replace(SPARE.public, **{half: getattr(A.keys, half)})
+    twin = Entry.of("site-d", mixed, cancer="x", contact="y")
+    assert twin.fingerprint not in {entry.fingerprint for entry in ROSTER.sites}
+    with pytest.raises(RosterError, match="sites must be different names with different keys"):
+        ROSTER.with_entry(twin)
+    fields = content()
+    fields["sites"].append(asdict(twin))
+    with pytest.raises(RosterError, match="sites must be different names with different keys"):
+        read_roster(write(path, fields))
+    assert len(ROSTER.without("site-a", "2026-03-01", "left").with_entry(twin).sites) == 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"site": "site-q"}, {"date": "2026-02-01"}, {"reason": "stolen"}],
+    ids=lambda c: next(iter(c), "all"),
+)
+def test_keys_are_revoked_once_only(path: Path, changed: dict[str, str]) -> None:
+    """Two entries for one fingerprint could be put in either order, each with a digest of its own."""
+    again = replace(GONE, **changed)
+    with pytest.raises(ValueError, match="revoked must list each fingerprint once"):
+        replace(ROSTER, revoked=(*ROSTER.revoked, again))
+    fields = content()
+    fields["revoked"].append(asdict(again))
+    with pytest.raises(RosterError, match="revoked must list each fingerprint once"):
         read_roster(write(path, fields))
 
 
@@ -341,7 +372,8 @@ def test_sites_have_names_like_names(path: Path, fields: Any, name: str) -> None
         ("federation: [", "is not valid YAML"),
         ("federation: lung\nfederation: breast\n", "is given twice"),
         ("federation: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
-        ("a: &a [*a]\n", "unknown key 'a'"),
+        ("a: &a [*a]\n", "is not valid YAML"),
+        ("federation: &a lung\nsites: [*a]\n", "aliases (*name) are not accepted"),
         ("\x00", "is not valid YAML"),
     ],
 )
@@ -360,9 +392,18 @@ def test_an_unquoted_date_is_refused_in_words(path: Path) -> None:
 
 def test_what_is_no_text_file_is_refused(path: Path, tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
-    for found in (path, tmp_path, tmp_path / "none.yaml"):
+    for found in (path, tmp_path):
         with pytest.raises(RosterError, match="cannot be read"):
             read_roster(found)
+
+
+def test_a_roster_that_is_not_there_is_said_to_come_from_the_coordinator(tmp_path: Path) -> None:
+    (tmp_path / "link.yaml").symlink_to("none.yaml")
+    for found in (tmp_path / "none.yaml", tmp_path / "link.yaml", tmp_path / "none" / "roster.yaml"):
+        with pytest.raises(RosterError, match="there is no such roster") as caught:
+            read_roster(found)
+        assert caught.value.where == str(found)
+        assert "from the coordinator" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("half", ["sign", "seal"])

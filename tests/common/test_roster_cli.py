@@ -180,7 +180,7 @@ def test_a_secret_key_is_no_public_file_and_is_not_repeated(cli, roster, tmp_pat
 def test_a_roster_that_is_not_there(refused, tmp_path, command):
     file = tmp_path / "absent.yaml"
     name, *rest = command
-    assert refused("roster", name, file, *rest).startswith(f"{file}: cannot be read")
+    assert refused("roster", name, file, *rest).startswith(f"{file}: there is no such roster. ")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -123,6 +124,12 @@ def test_yaml(text: str, expected: dict) -> None:
         ("a: 1\n---\nb: 2", "is not valid YAML"),
         ("a: [", "is not valid YAML"),
         ("a: *b", "is not valid YAML"),
+        ("a: &b 1\nc: *b", r"is not valid YAML.*aliases \(\*name\) are not accepted"),
+        ("a: &a [*a]", r"aliases \(\*name\) are not accepted"),
+        ("a: &a {b: *a}", r"aliases \(\*name\) are not accepted"),
+        ("a: &a x\n? *a\n: 1", r"aliases \(\*name\) are not accepted"),
+        ("a: &a {b: 1}\nc:\n  <<: *a", r"aliases \(\*name\) are not accepted"),
+        ("a: &a {b: 1}\nc:\n  <<: [*a]", r"aliases \(\*name\) are not accepted"),
         ("a: \0", "is not valid YAML"),
         ("? [x]\n: 1", "is not valid YAML"),
         ("\ta: 1", "is not valid YAML"),
@@ -142,6 +149,28 @@ def test_text_that_is_no_mapping_is_refused(text: str, said: str) -> None:
         parse_yaml(text, "file.yaml")
     assert str(caught.value).startswith("file.yaml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_an_anchor_that_nothing_refers_to_is_no_harm() -> None:
+    assert parse_yaml("a: &b [1]\nc: '*b'", "f") == {"a": [1], "c": "*b"}
+
+
+def test_a_billion_laughs_are_refused_and_take_no_time(tmp_path: Path) -> None:
+    """Below a kilobyte of text, 9^9 words once somebody walks through them; in the file they are still one mapping."""
+    levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 10))
+    attack = tmp_path / "laughs.yaml"
+    attack.write_text("l0: &l0 ha\n" + levels)
+    assert attack.stat().st_size < 1000
+    # The attack as such works: the last list stands for 9^9 words.
+    size, found = 1, yaml.safe_load(attack.read_text())["l9"]
+    while isinstance(found, list):
+        size, found = size * len(found), found[0]
+    assert size == 9**9
+    before = time.monotonic()
+    with pytest.raises(ConfigError, match=r"aliases \(\*name\) are not accepted") as caught:
+        read_yaml(attack)
+    assert time.monotonic() - before < 1
+    assert len(str(caught.value)) < 1000
 
 
 def test_yaml_runs_no_code(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ What is covered, by file; each scenario is one run, made once, which several tes
 
 test_exit_codes.py      no SuperLink: 1; quorum lost: 2, with sites and reasons; Ctrl-C: 130, and the run is stopped
 test_kept_out.py        an unregistered node, a wrong CA, no TLS; and in one run a site with keys that are not the
-                        roster's, one with another roster, four whose installed app was changed, one with a full disk
-test_reviewed_code.py   a run of other code than the installed: refused by every site before any of it ran
-test_sudden_deaths.py   kill -9 of the SuperLink, which comes back; kill -9 of two sites in two phases of one run
+                        roster's, one with another roster, four whose installed app was changed, one with a full disk,
+                        which completes in the next run; kill -9 of the SuperLink in that run, and back
+test_reviewed_code.py   a run of other code, whose version leads out of the read-only folder: refused by every site
+                        before any of it was unpacked or ran
+test_sudden_deaths.py   kill -9 of two sites in two phases of one run
 test_whole_run.py       TLS, node keys, process isolation, read-only apps: results, models, audits, nothing in the clear
 
 The sites' processes are bound by file permissions even where the tests run as root.
@@ -14,6 +16,7 @@ The sites' processes are bound by file permissions even where the tests run as r
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from pathlib import Path
 import pytest
 from deployment import TARGET, Deployment, Run
 
+from client.reviewed_app import installed
 from common.abmil import pin_m0
 from common.config import load_config
 from common.flower import Flower
@@ -45,7 +49,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 @dataclass(frozen=True)
 class ChangedCode:
-    """A run of an app that the sites have not installed."""
+    """A run of an app that the sites have not reviewed, made by a server that wants it to run there."""
 
     status: str
     outcome: Path
@@ -55,7 +59,11 @@ class ChangedCode:
 
 @pytest.fixture(scope="session")
 def changed_code(deployment: Deployment) -> ChangedCode:
-    """The reviewed app and one line more, which shows where it runs."""
+    """The reviewed app and one line more, which shows where it runs, under a version that is a way out of ``flwr/``.
+
+    Flower makes the folder that it unpacks into, and loads from, out of the version: below the reviewed app's own
+    folder, three up, and into the one place where the site's account can write.
+    """
     deployment.online(TARGET, "kin", "cousin")
     ran = deployment.folder / "ran"
     ran.mkdir()
@@ -66,6 +74,12 @@ def changed_code(deployment: Deployment) -> ChangedCode:
     line = f"import os, pathlib; pathlib.Path({str(ran)!r}, os.environ['FLWR_HOME'].split('/')[-2]).touch()\n"
     module = app / "common" / "__init__.py"
     module.write_text(module.read_text() + line)
+    [reviewed] = installed(deployment.site("kin") / "flwr")
+    project = app / "pyproject.toml"
+    way_out = f"{reviewed.name.removeprefix('fedsteph.fedsteph.')}/../../../state/evil"
+    text, n = re.subn(r'(?m)^version = ".*"$', f'version = "{way_out}"', project.read_text(), count=1)
+    assert n == 1 and way_out.startswith("0.1.0.")
+    project.write_text(text)
     run_config = deployment.folder / "changed" / "run.toml"
     run_config.write_text(f'run-folder = "{prepared.path}"\n')
     flower = Flower(server.flwr_home, deployment.logs)

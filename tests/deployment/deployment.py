@@ -6,6 +6,7 @@ Every server hangs on a leash (:mod:`simulations.leash`), so that nothing outliv
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 
 import psutil
 import yaml
+from reviewed_homes import copy_home
 from sites import TINY, make_site
 
 from common.audit import Line, read_lines
@@ -42,6 +44,8 @@ MEMBERS = (TARGET, "kin", "cousin", "aunt")
 STRAY, PINNER, FORGER, RECORDER, BABBLER, BOASTER = "stray", "pinner", "forger", "recorder", "babbler", "boaster"
 CHANGED = (FORGER, RECORDER, BABBLER, BOASTER)
 ALL = (*MEMBERS, STRAY, PINNER, *CHANGED)
+REVIEWER = "kin"  # trains the recipes that it has reviewed, and no other
+SEED_KEPT_OUT, SEED_DEATHS = SEEDS = ("training.seed=7", "training.seed=9")  # a recipe has its models once
 WIDTH = 6
 FILE_LIMIT = 64 << 10  # bytes; a model of the size below takes 150 KB, and nothing else that a site writes comes near
 SETTINGS = [
@@ -96,7 +100,6 @@ class Process:
 
     def __init__(self, log: Path, command: list[str], *, leash: bool = True, stdout: Path | None = None) -> None:
         self.log = log
-        self._asked = False
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as err, (stdout or log).open("ab") as out:
             self._process = subprocess.Popen(
@@ -131,20 +134,15 @@ class Process:
         self._process.send_signal(signal.SIGINT)
 
     def end(self) -> None:
-        """Ask it to end, once, as a service manager does: asked twice, a SuperNode leaves without a word."""
-        if self.runs and not self._asked:
-            self._asked = True
-            leader = psutil.Process(self._process.pid)
-            for program in leader.children() if self._process.stdin else [leader]:
-                program.terminate()
+        """Ask it to end: let go of the leash, or, off it, as a service manager does."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        elif self.runs:
+            self._process.terminate()
 
     def stop(self) -> None:
         """Ask it to end, and see to it that it and all that it started does."""
         self.end()
-        if self._process.stdin is not None:
-            psutil.wait_procs(self.programs, timeout=20)
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -219,6 +217,7 @@ class Deployment:
     processes: dict[str, Process] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     address: str = ""
+    recipes: list[str] = field(default_factory=list)  # what one site has reviewed; the others train any
     _taken: set[int] = field(default_factory=set)
     _up: set[str] = field(default_factory=set)
     _killed: set[str] = field(default_factory=set)
@@ -252,6 +251,7 @@ class Deployment:
         for i, name in enumerate(ALL):
             self._equip(name, seed=i)
         digest = read_roster(self.server / "roster.yaml").digest
+        self.recipes = [self.recipe(*settings) for settings in ((), *((seed,) for seed in SEEDS))]
         for name in ALL:
             self.pin(name, self.server / "roster.yaml", digest)
         assert registering.wait(90) == 0, registering.text()
@@ -290,7 +290,14 @@ class Deployment:
         if home == first:
             _command("app", "install", home)
         else:  # the same files and modes, without Flower's seconds for each
-            shutil.copytree(first, home, dirs_exist_ok=True)
+            copy_home(first, home)
+
+    def recipe(self, *settings: str) -> str:
+        """The digest that ``fedsteph recipe`` prints, of the coordinator's configuration."""
+        words = [word for setting in settings for word in ("--set", setting)]
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            _command("recipe", "--config", self.server / "config.yaml", "--json", *words)
+        return str(json.loads(said.getvalue())["digest"])
 
     def pin(self, name: str, roster: Path, digest: str) -> None:
         """Fill in a site file: the pinned roster, and whom the site may share with."""
@@ -299,7 +306,8 @@ class Deployment:
         content = yaml.safe_load(path.read_text())
         content["threads"] = 1
         content["federation"]["roster_sha256"] = digest
-        content["policy"]["targets"] = [TARGET]
+        content["policy"] |= {"targets": [TARGET], "min_pairs": 1}
+        content["policy"]["recipes"] = self.recipes if name == REVIEWER else "any"
         path.write_text(yaml.safe_dump(content))
 
     def free_port(self) -> int:

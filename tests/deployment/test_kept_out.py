@@ -16,6 +16,7 @@ from deployment import (
     FORGER,
     PINNER,
     RECORDER,
+    SEED_KEPT_OUT,
     STRAY,
     TARGET,
     Deployment,
@@ -23,11 +24,12 @@ from deployment import (
     Run,
     make_read_only,
     make_writable,
-    ordinary_account,
+    wait_for,
 )
 
 from common.key_file import write_identity
 from common.keys import Identity
+from common.progress import read_progress
 from common.roster import Entry, Roster, read_roster, write_roster
 from server.certificates import make_ca, make_node_key
 
@@ -35,7 +37,6 @@ pytestmark = pytest.mark.flower
 FULL = "cousin"  # the site whose disk is full
 HONEST = (TARGET, "kin", FULL)
 MISFITS = (STRAY, PINNER, *CHANGED)
-SEED = "training.seed=7"
 
 
 # ---------------------------------------------------------------- kept out by Flower
@@ -112,7 +113,7 @@ def misfits(deployment) -> Misfits:
         change_installed_app(deployment.site(name) / "flwr", name)
     deployment.online(*HONEST, *MISFITS)
     deployment.limit_files(FULL, FILE_LIMIT)
-    run = deployment.run((*HONEST, *MISFITS), SEED)
+    run = deployment.run((*HONEST, *MISFITS), SEED_KEPT_OUT)
     code = run.wait()
     deployment.limit_files(FULL, resource.RLIM_INFINITY)
     state = deployment.site(FULL) / "state"
@@ -189,12 +190,12 @@ def test_no_exact_count_of_the_boaster_is_kept(deployment, misfits):
     assert [text for text in kept if '"83"' in text or '"41"' in text] == []
 
 
-@pytest.mark.skipif(ordinary_account() is None, reason="root, and no setpriv: everything can be written")
 def test_the_doctor_sees_that_an_installed_app_was_changed(deployment, misfits):
     """Flower does not look again at what is installed."""
     changed, honest = deployment.doctor(BOASTER)["reviewed app"], deployment.doctor("kin")["reviewed app"]
-    assert (changed["verdict"], honest["verdict"]) == ("FAIL", "PASS")
-    assert "the installed app is not the code of this fedsteph" in changed["found"]
+    assert changed["verdict"] == "FAIL" and "the installed app is not the code of this fedsteph" in changed["found"]
+    # The tests' own account installed it.
+    assert honest["verdict"] == "PASS" or "this account can change" in honest["found"]
 
 
 # ---------------------------------------------------------------- a full disk
@@ -205,19 +206,46 @@ def test_a_full_disk_leaves_no_part_of_a_model(misfits):
     assert misfits.written and not [name for name in misfits.written if "local" in name or name.endswith(".part")]
 
 
-def test_with_room_again_the_same_site_completes(deployment, misfits):
-    """The same recipe, at the same processes; what the others had trained is taken up again."""
+@pytest.fixture(scope="module")
+def trained(deployment, misfits) -> dict[Path, int]:
+    """The target's own models after the run in which another site's disk was full, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)}
+
+
+@pytest.fixture(scope="module")
+def room_again(deployment, trained) -> Run:
+    """The same recipe at the same sites' processes; the SuperLink is killed while the one that had no room trains."""
     deployment.online(TARGET, FULL)
-    trained = {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)}
-    run = deployment.run((TARGET, FULL), SEED)
-    assert run.wait() == 0, run.said
+    node = deployment.processes[f"{FULL}-supernode"]
+    before = node.text().count("Receiving: train.local")
+    run = deployment.run((TARGET, FULL), SEED_KEPT_OUT)
+    run.wait_phase("train.local")
+    wait_for("the site to have its request", lambda: node.text().count("Receiving: train.local") > before, 60)
+    progress = read_progress((run.folder / "server" / "progress.jsonl").read_text())
+    assert not [now for now in progress if now.phase == "train.local" and now.done == now.total], "it has not answered"
+    deployment.processes["superlink"].kill()
+    deployment.start_superlink()
+    run.wait()
+    return run
+
+
+def test_with_room_again_the_same_site_completes(deployment, trained, room_again):
+    """What the others had trained is taken up again."""
+    assert room_again.wait() == 0, room_again.said
     assert {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)} == trained
     [relayed] = [
         line.event
-        for line in deployment.audit(deployment.server, run)
+        for line in deployment.audit(deployment.server, room_again)
         if (line.event.event, line.event.peer) == ("envelope.relay", f"{FULL} -> {TARGET}")
     ]
     assert relayed.size is not None and relayed.size > FILE_LIMIT
+
+
+def test_a_run_survives_the_superlink(room_again):
+    """Started again with its database: the run completed, and nobody is missed."""
+    assert room_again.wait() == 0, room_again.said
+    assert set(room_again.results["sites"]) == {TARGET, FULL} and set(room_again.results["targets"]) == {TARGET}
+    assert room_again.results["failures"] == []
 
 
 def models(deployment: Deployment, site: str) -> list[Path]:

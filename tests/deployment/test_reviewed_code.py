@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 
 import pytest
-from deployment import TARGET, ordinary_account
+from deployment import TARGET
 
-pytestmark = [
-    pytest.mark.flower,
-    pytest.mark.skipif(ordinary_account() is None, reason="root, and no setpriv: no read-only folder stops it"),
-]
+from client.reviewed_app import installed
+from common.flower_app import digest_of, own_digest
+
+SITES = (TARGET, "kin", "cousin")
+NOT_LOADED = "its app could not be loaded: a site runs the version that it has reviewed, and no other"
+pytestmark = pytest.mark.flower
 
 
 def test_changed_code_runs_at_no_site(changed_code):
     """It ran at the server, which shows that it would have left its mark, and nowhere else."""
     assert [path.name for path in changed_code.ran.iterdir()] == ["server"]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_nothing_of_it_was_unpacked(deployment, changed_code, site):
+    """Neither where its version leads nor anywhere else in the site's folder."""
+    assert [path for path in deployment.site(site).rglob("*") if path.name.startswith("evil")] == []
+    [reviewed] = installed(deployment.site(site) / "flwr")
+    assert digest_of(reviewed) == own_digest()
 
 
 def test_the_coordinator_is_told_which_sites_did_not_run_it(changed_code):
@@ -24,10 +34,11 @@ def test_the_coordinator_is_told_which_sites_did_not_run_it(changed_code):
     outcome = json.loads(changed_code.outcome.read_text())
     assert outcome["sites"] == {} and "quorum" in outcome["error"]
     reasons = {failure["site"]: failure["reason"] for failure in outcome["failures"]}
-    for site in (TARGET, "kin", "cousin"):
+    for site in SITES:
         assert reasons.pop(site) == "no node said that it is this site"
-    assert list(reasons.values()) == ["its app raised an exception"] * 3
-    assert all(f"{site} failed in query.hello" in outcome["error"] for site in (TARGET, "kin", "cousin"))
+    assert list(reasons.values()) == [NOT_LOADED] * 3
+    assert all(f"{site} failed in query.hello" in outcome["error"] for site in SITES)
+    assert outcome["error"].count(NOT_LOADED) == 3
 
 
 def test_the_reviewed_app_still_runs_afterwards(deployment, changed_code, whole_run):
@@ -35,5 +46,5 @@ def test_the_reviewed_app_still_runs_afterwards(deployment, changed_code, whole_
     assert whole_run.wait() == 0, whole_run.said
     assert {name: len(ids) for name, ids in changed_code.processes.items()} == {TARGET: 2, "kin": 2, "cousin": 2}
     assert deployment.program_ids() == changed_code.processes
-    for site in (TARGET, "kin", "cousin"):
-        assert len(list((deployment.site(site) / "flwr" / "apps").iterdir())) == 1
+    for site in SITES:
+        assert len(installed(deployment.site(site) / "flwr")) == 1

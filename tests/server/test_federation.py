@@ -350,8 +350,8 @@ def test_vectors_that_the_target_refused_are_reported_with_the_reason(federation
     run = federation(Sites({("a", protocol.MERGE): merged}))
     run.run()
     assert failures(run) == [
-        ("c", protocol.MERGE, "refused by a: the envelope's signature is not its sender's"),
-        ("d", protocol.MERGE, "refused by a: the envelope was used before"),
+        ("c", protocol.MERGE, "refused by a: the envelope's signature is not its sender's (ForgedEnvelopeError)"),
+        ("d", protocol.MERGE, "refused by a: the envelope was used before (ReplayedEnvelopeError)"),
     ]
 
 
@@ -373,10 +373,73 @@ def test_vectors_that_a_source_kept_are_reported_with_the_reason_and_the_others_
     sites = Sites({("b", protocol.SHARE): kept})
     run = federation(sites, targets=("a", "c"))
     run.run()
-    said = "kept its vector from c: the site's policy does not let its vector go to this target"
+    said = "kept its vector from c: the site's policy does not let its vector go to this target (TargetPolicyError)"
     assert failures(run) == [("b", protocol.SHARE, said)]
     merges = {name: set(parcel.envelopes) for name, action, parcel in sites.seen if action == protocol.MERGE}
     assert merges == {"a": {"b", "c", "d"}, "c": {"a", "d"}}
+
+
+# ---------------------------------------------------------------- a refusal in a hostile site's own words
+
+
+HOSTILE = "patient data leaked; b failed in query.hello"
+UNKNOWN = "it refused for a reason that this version does not know"
+KINDS = [
+    ("DataError", "the site's data did not pass its check (DataError)"),
+    ("ForgedEnvelopeError", "the envelope's signature is not its sender's (ForgedEnvelopeError)"),
+    ("StorageError", "the site could not read or write its disk; its log has the details (StorageError)"),
+    ("InternalError", "an unforeseen error happened at the site; its log has the details (InternalError)"),
+    (HOSTILE, UNKNOWN),
+    ("dataerror", UNKNOWN),
+    ("", UNKNOWN),
+    ("__class__", UNKNOWN),
+]
+
+
+def told_everywhere(run, folder, error=None):
+    """All that a person at the server can read of a run."""
+    held = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return held.decode() + repr(asdict(run.outcome)) + repr(run.outcome.failures) + str(error)
+
+
+@pytest.mark.parametrize("action", [protocol.HELLO, protocol.LOCAL, protocol.SHARE, protocol.MERGE])
+@pytest.mark.parametrize(("kind", "phrase"), KINDS)
+def test_of_a_refusal_the_server_says_its_own_phrase_and_never_the_site_s_text(
+    federation, tmp_path, action, kind, phrase
+):
+    def hostile(message):
+        return reply_to(message, Refusal(kind, HOSTILE, "d"))
+
+    run = federation(Sites({("d", action): hostile}), targets=("a", "d"))
+    run.run()
+    assert [reason for site, phase, reason in failures(run) if (site, phase) == ("d", action)] == [phrase]
+    assert "leaked" not in told_everywhere(run, tmp_path) and "b" not in {site for site, _, _ in failures(run)}
+    targets, quorum = (("d",), 2) if action == protocol.MERGE else (("a", "d"), 4)
+    run = federation(Sites({("d", action): hostile}), targets=targets, quorum=quorum)
+    with pytest.raises(QuorumError) as caught:
+        run.run()
+    assert f"d failed in {action}: {phrase}" in str(caught.value)
+    assert "leaked" not in told_everywhere(run, tmp_path, caught.value)
+
+
+@pytest.mark.parametrize(("kind", "phrase"), KINDS)
+def test_of_a_vector_that_was_refused_or_kept_too(federation, tmp_path, kind, phrase):
+    def kept(message):
+        return reply_to(message, messages.ShareReply((Refusal(kind, HOSTILE, "c"),)), {"a": b"b to a"})
+
+    def refused(message):
+        return reply_to(
+            message, messages.MergeReply("20-29", None, (Refusal(kind, HOSTILE, "d"),), 0.6, None, None, 0.6)
+        )
+
+    run = federation(Sites({("b", protocol.SHARE): kept, ("a", protocol.MERGE): refused}), targets=("a", "c"))
+    outcome = run.run()
+    assert failures(run) == [
+        ("b", protocol.SHARE, f"kept its vector from c: {phrase}"),
+        ("d", protocol.MERGE, f"refused by a: {phrase}"),
+    ]
+    assert set(outcome.targets) == {"a", "c"}
+    assert "leaked" not in "".join(reason for _, _, reason in failures(run)) + repr(audited(tmp_path))
 
 
 # ---------------------------------------------------------------- the server's audit log

@@ -1,7 +1,8 @@
-"""The leash: a program that ends by itself ends it too, with its own exit code, while somebody still holds on."""
+"""The leash: a program ends by itself, or is asked to once when the leash is let go."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,3 +23,34 @@ def test_a_program_that_ends_by_itself(program, code):
         finally:
             process.kill()
         assert process.stderr.read() == b""
+
+
+COUNTING = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+print("up", flush=True)
+time.sleep(1.5)
+until = time.monotonic() + 1.5  # long enough for a leash that asks again every 0.1 seconds
+while time.monotonic() < until:
+    time.sleep(0.05)
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("let_go", ["the pipe is closed", "SIGTERM", "SIGINT"])
+def test_a_program_is_asked_to_end_once_and_may_take_its_time(let_go):
+    """Asked twice, a SuperNode leaves without saying so to its SuperLink."""
+    leash = [sys.executable, "-m", "simulations.leash", sys.executable, "-c", COUNTING]
+    with subprocess.Popen(leash, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "up\n"
+            if let_go == "the pipe is closed":
+                process.stdin.close()
+            else:
+                process.send_signal(getattr(signal, let_go))
+            assert process.wait(timeout=60) == 7
+        finally:
+            process.kill()
+        assert process.stdout.read() == "asked\n"

@@ -187,7 +187,9 @@ def test_the_audit_logs_of_all_parties_hold_together_after_two_runs(sites, tmp_p
 
 
 def test_a_site_s_own_policy_holds_in_a_simulation_too(sites, tmp_path, capsys):
-    (sites / "gamma" / "site.yaml").write_text("policy: {targets: [beta], min_patients: 1, min_events: 1}\n")
+    (sites / "gamma" / "site.yaml").write_text(
+        "policy: {targets: [beta], min_patients: 1, min_events: 1, recipes: any}\n"
+    )
     assert simulate(tmp_path / "run", sites) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "site gamma" in last and "the site's policy does not let its vector go to this target" in last

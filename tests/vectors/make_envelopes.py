@@ -44,6 +44,7 @@ CONTEXT = Context(
     recipient="site-b",
     m0_sha256=hashlib.sha256(b"M0").hexdigest(),
     architecture=hashlib.sha256(b"architecture").hexdigest(),
+    recipe_sha256=hashlib.sha256(b"recipe").hexdigest(),
 )
 
 
@@ -139,6 +140,11 @@ CASES: dict[str, tuple[str, str, bytes]] = {
         "Genuine, of a vector of another architecture",
         "WrongModelError",
         _changed(architecture=hashlib.sha256(b"other architecture").hexdigest()),
+    ),
+    "other-recipe": (
+        "Genuine, of a vector that was trained by another recipe",
+        "WrongModelError",
+        _changed(recipe_sha256=hashlib.sha256(b"other recipe").hexdigest()),
     ),
     "swapped": (
         "Genuine, site-c's own envelope to site-b, delivered as site-a's",

@@ -17,7 +17,7 @@ from simulations.cli import app
 
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
-    """A ClientApp closes its files to others for the rest of its process: this one, where a test or fixture calls it."""
+    """A ClientApp closes its files to others for the rest of its process, which tests share."""
     os.umask(0o022)
     yield
     os.umask(0o022)

@@ -141,7 +141,8 @@ def _handle(
         site.audit.append(Event(action, "allowed", run.run, artefact=recipe))
     except Exception as error:
         if isinstance(error, FedstephError):
-            log.error("refused %s: %s", action, error)
+            details = "" if error.details is None else f": {error.details}"
+            log.error("refused %s: %s%s", action, error.sentence, details)
         else:
             log.exception("failed in %s", action)
         _audit_refusal(site, run, action, error, log)

@@ -16,6 +16,7 @@ _UNFORESEEN = {
     "StorageError": "the site could not read or write its disk; its log has the details",
     "InternalError": "an unforeseen error happened at the site; its log has the details",
 }
+_WORD = re.compile("[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}")
 _HELLO_LABEL = b"fedsteph/v1/hello\n"
 
 
@@ -109,8 +110,9 @@ class HelloReply:
         # The server prints these, so a site must not be able to write whatever it likes there.
         if SITE_NAME.fullmatch(self.site) is None:
             raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
-        for text in (self.software, self.encoder or ""):
-            _require_short_line(text)
+        for text in (self.software, self.encoder):
+            if text is not None and _WORD.fullmatch(text) is None:
+                raise ValueError(f"software and encoder must be words like {_WORD.pattern}")
         if not 1 <= self.width <= 65_536:
             raise ValueError("width must be 1 to 65536")
         if _HEX.fullmatch(self.audit) is None or re.fullmatch("[0-9a-f]{128}", self.signature) is None:

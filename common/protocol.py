@@ -75,8 +75,9 @@ def parcel(records: RecordDict, where: str) -> Parcel:
     if not isinstance(header, ConfigRecord) or not set(records) <= {_HEADER, _ENVELOPES}:
         raise ProtocolError("is not a fedsteph message", where=where)
     if header.get("version") != VERSION:
+        version = header.get("version")
         raise ProtocolError(
-            f"speaks protocol version {_short_line(repr(header.get('version')))}, this software {VERSION}",
+            f"speaks protocol version {version if isinstance(version, int) else 'none'}, this software {VERSION}",
             where=where,
             remedy="Install the same fedsteph at all sites and at the server",
         )
@@ -110,8 +111,10 @@ def read(content: Parcel, cls: type[T], where: str) -> T:
             return build(cls, fields, where)
         refusal = build(Refusal, fields, where) if kind == Refusal.__name__ else None
     except (ValueError, RecursionError, ConfigError) as error:
+        # What is wrong with it can be the other party's own words: for this party's log, not for its sentence.
         detail = error.what if isinstance(error, ConfigError) else str(error)
-        raise ProtocolError(f"its body is not a {cls.__name__}: {_short_line(detail)}", where=where) from error
+        what = f"its body is not a {cls.__name__}"
+        raise ProtocolError(what, where=where, details=_short_line(detail)) from error
     if refusal is None:
         raise ProtocolError(f"expected a {cls.__name__}", where=where)
     raise SiteError(refusal.phrase, where=refusal.site or where)

@@ -132,7 +132,7 @@ class Federation:
             except SiteError as error:
                 refusals.append((str(error.where), error.what))
             except FedstephError as error:
-                self._fail(f"node {node}", protocol.HELLO, str(error))
+                self._fail(f"node {node}", protocol.HELLO, error.sentence)
             else:
                 if reply.site in self._names.values():
                     self._fail(f"node {node}", protocol.HELLO, f"it says that it is {reply.site}, as another does")
@@ -204,7 +204,7 @@ class Federation:
             except SiteError as error:
                 failures[node] = error.what
             except FedstephError as error:
-                failures[node] = str(error)
+                failures[node] = error.sentence
         for node, reason in failures.items():
             self._fail(self._names.pop(node), action, reason)
         return replies

@@ -86,7 +86,7 @@ def _take(reply: Message, node: int, found: Round) -> None:
     try:
         answer = protocol.parcel(reply.content, "its answer")
     except FedstephError as error:
-        found.failures[node] = str(error)
+        found.failures[node] = error.sentence
         return
     found.bytes_received += answer.n_bytes
     found.answers[node] = answer

@@ -154,6 +154,27 @@ def test_a_superlink_that_comes_back_is_waited_for(flwr, superlink):
     assert len(flwr.calls) == 7
 
 
+def test_every_silence_is_told_with_its_length(flwr, superlink, monkeypatch):
+    """Counted from the last answer; nothing is told while it answers, or once it is given up."""
+    now, told = [0.0], []
+
+    def asked(self, run_id):
+        now[0] += 20
+        return self._call([run_id])["runs"][0]["status"]
+
+    monkeypatch.setattr(flower.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Flower, "status", asked)
+    flwr.answers(AWAY, AWAY, status("running"), AWAY, status("running"), status("finished:completed"))
+    assert superlink.wait("7", lambda: True, 1e6, told.append) == "finished:completed"
+    assert told == [20, 40, 20]
+    told.clear()
+    (flwr.folder / "calls").unlink()
+    flwr.answers(status("running"), AWAY, AWAY, AWAY, AWAY)
+    with pytest.raises(EngineError):
+        superlink.wait("7", lambda: True, 60, told.append)
+    assert told == [20, 40, 60]
+
+
 def test_a_superlink_that_stays_away_is_given_up(flwr, superlink):
     flwr.answers(status("running"), status("running"), AWAY)
     with pytest.raises(EngineError, match="connection refused"):

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from client import reviewed_app
+from client.reviewed_app import install, installed
 from common import flower_app
 from common.errors import DeploymentError, EngineError
-from common.flower_app import assemble, config_folder, digest_of, install, installed, own_digest
+from common.flower_app import assemble, config_folder, digest_of, own_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,10 +95,11 @@ def test_a_second_app_is_not_installed_beside_it(refused, installed_once, monkey
     def called(*_):
         raise AssertionError("Flower was started")
 
-    monkeypatch.setattr(flower_app, "_flwr", called)
+    monkeypatch.setattr(flower_app, "flwr", called)
+    monkeypatch.setattr(reviewed_app, "flwr", called)
     before = sorted(installed_once.rglob("*"))
-    assert "an app is installed there already" in refused("app", "install", installed_once)
-    with pytest.raises(DeploymentError, match="installed there already"):
+    assert "is not a new or empty folder" in refused("app", "install", installed_once)
+    with pytest.raises(DeploymentError, match="is not a new or empty folder"):
         install(installed_once)
     assert sorted(installed_once.rglob("*")) == before
 

@@ -120,7 +120,7 @@ def test_another_version_is_refused_and_printable(version: Any) -> None:
 
 
 def test_no_version_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="version None"):
+    with pytest.raises(ProtocolError, match="version none"):
         parcel(RecordDict({"fedsteph": ConfigRecord({"body": "{}"})}), "it")
 
 
@@ -297,10 +297,10 @@ def test_no_word_of_an_error_leaves_the_site(error: Exception) -> None:
     assert not any(secret in sent for secret in ("P001", "/data", "37", "slide", "No such file"))
 
 
-def assert_harmless(error: Exception, secret_length: int = 120) -> None:
-    """One printable line of bounded length: nothing that a terminal would obey."""
-    assert str(error).isprintable()
-    assert len(str(error)) < secret_length + 180
+def assert_harmless(error: FedstephError, secret_length: int = 120) -> None:
+    """What the server shows is one printable line of bounded length: nothing that a terminal would obey."""
+    assert error.sentence.isprintable()
+    assert len(error.sentence) < secret_length + 180
 
 
 EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\ud800", "bell\a", "a\tb", "a\rb"]
@@ -379,6 +379,6 @@ def test_any_json_is_a_message_or_refused(value: Any, sent: type, expected: type
         try:
             found = read(body({sent.__name__: fields}), expected, "it")
         except (ProtocolError, SiteError) as error:
-            assert str(error).isprintable()
+            assert error.sentence.isprintable()
         else:
             assert sent is expected is type(found)

@@ -125,7 +125,7 @@ class FakeFlower:
     """Stands for the ``flwr`` command: writes the ServerApp's outcome, and ends the run with a status."""
 
     def __init__(self, outcome, status):
-        self.outcome, self.status, self.calls = outcome, status, []
+        self.outcome, self.status, self.calls, self.silences = outcome, status, [], ()
 
     def __call__(self, home, log):
         self.calls.append(("made", home))
@@ -136,8 +136,10 @@ class FakeFlower:
         self.calls.append(("start",))
         return "7"
 
-    def wait(self, run_id, is_over, patience):
+    def wait(self, run_id, is_over, patience, on_silence):
         assert (run_id, patience, is_over()) == ("7", PATIENCE_SECONDS, False)
+        for seconds in self.silences:
+            on_silence(seconds)
         if isinstance(self.status, BaseException):
             raise self.status
         if self.outcome is not None:
@@ -242,6 +244,17 @@ def test_a_superlink_that_stays_away_ends_the_command(follow):
     with pytest.raises(EngineError, match="connection refused"):
         go()
     assert ("stop", "7") not in flower.calls
+
+
+def test_a_superlink_that_is_silent_is_told(follow, capsys):
+    """And what becomes of the run; a moment's silence is told as well as a long one."""
+    _, flower, go = follow(outcome())
+    flower.silences = (15.2, 120.0)
+    go()
+    said = " ".join(capsys.readouterr().err.split())
+    for seconds in (15, 120):
+        told = f"the SuperLink has not answered for {seconds} s; back within {PATIENCE_SECONDS:.0f} s, the run goes on"
+        assert said.count(told) == 1
 
 
 def test_failures_of_sites_are_raised_and_named(follow):

@@ -25,8 +25,8 @@ from common.config import load_config
 from common.errors import ConfigError, DeploymentError, FedstephError
 from common.tls import ask
 from server import provision as module
-from server.certificates import names_in
-from server.provision import Plan, provision, site_names
+from server.certificates import make_ca, names_in
+from server.provision import Plan, provision, provision_site, site_names
 from server.server_file import ServerFile
 
 SITES = ("kirp", "kirc", "kich")
@@ -138,12 +138,12 @@ def test_a_site_file_shares_with_nobody_until_it_is_filled_in(trial, name):
     site = Site.open(trial / "sites" / name)
     assert (site.name, site.device) == (name, "auto")
     assert site.policy is not None
-    assert (site.policy.targets, site.policy.recipes) == ((), None)
+    assert (site.policy.targets, site.policy.recipes, site.policy.min_pairs) == ((), (), 50)
     federation = site.federation
     assert federation is not None
     assert (federation.server, federation.roster_sha256) == ("fl.example.org:9092", "0" * 64)
     assert (federation.sign_key, federation.seal_key) == (f"keys/{name}.sign.key", f"keys/{name}.seal.key")
-    for path in (federation.ca, federation.auth_key):
+    for path in (federation.ca, federation.auth_key, federation.superexec_secret):
         assert (site.folder / str(path)).is_file()
     for path in (federation.flwr_home, federation.audit, site.state):
         assert (site.folder / str(path)).is_dir()
@@ -164,9 +164,18 @@ def test_an_ipv6_address(tmp_path):
     assert "::1" in names_in(server.certificate)
 
 
-def test_the_superlinks_own_name_is_in_the_certificate(tmp_path):
-    provision(tmp_path / "trial", plan(superlink="superlink.internal:9091"))
-    assert "superlink.internal" in names_in(tmp_path / "trial" / "server" / "server.crt")
+@pytest.mark.parametrize("address", ["0.0.0.0:9091", "superlink.internal:9091", "10.1.2.3:9091", "[::]:9091"])
+def test_a_superlink_on_the_network_is_refused(refused, tmp_path, address):
+    """Its Control API asks nobody for a password."""
+    words = (*PROVISION, "--address", "fl.example.org:9092", "--superlink", address, tmp_path / "trial")
+    said = refused(*words)
+    assert said.startswith("--superlink: ") and "is not on this machine's loopback" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9091", "localhost:9091", "[::1]:9091"])
+def test_a_superlink_on_loopback(address):
+    assert plan(superlink=address).superlink == address
 
 
 # ---------------------------------------------------------------- the proxy
@@ -321,6 +330,13 @@ def test_the_shell_accepts_every_script(trial):
         subprocess.run(["sh", "-n", script], check=True, capture_output=True)
 
 
+def guarded(home: Path) -> None:
+    """What 'fedsteph app install' leaves, as far as a script looks at it."""
+    (home / "bin").mkdir()
+    (home / "bin" / "flwr-clientapp").write_text("#!/bin/sh\n")
+    (home / "bin" / "flwr-clientapp").chmod(0o755)
+
+
 PROGRAMS = ("flower-superlink", "flower-superexec", "flower-supernode")
 
 
@@ -330,10 +346,14 @@ def started(tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in PROGRAMS:
-        (programs / name).write_text('#!/bin/sh\necho "$0" "$@" in "$PWD" umask "$(umask)"\nenv | grep ^FLWR_\n')
+        (programs / name).write_text(
+            '#!/bin/sh\necho "$0" "$@" in "$PWD" umask "$(umask)"\nenv | grep -E "^(FLWR_|PATH=)"\n'
+        )
         (programs / name).chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.setattr(module, "_BIN", str(programs))
     provision(tmp_path / "trial", plan())
+    for home in (tmp_path / "trial" / "sites").glob("*/flwr"):
+        guarded(home)
 
     def run(script: str) -> str:
         path = tmp_path / "trial" / script
@@ -345,9 +365,54 @@ def started(tmp_path, monkeypatch):
             f"FLWR_HOME={path.parent / 'flwr'}",
         ):
             assert setting in done.stdout.splitlines()
+        path_found = [line for line in done.stdout.splitlines() if line.startswith("PATH=")]
+        own = f"{path.parent}/flwr/bin:" if "sites" in script else ""  # the guard's programs come first
+        assert path_found == [f"PATH={own}{programs}:/usr/local/bin:/usr/bin:/bin"]
         return done.stdout.replace(f"{programs}/", "").replace(str(tmp_path / "trial"), "TRIAL")
 
     return run
+
+
+@pytest.mark.parametrize("found", [None, "not executable", "in the path's other folders"])
+def test_a_site_does_not_start_its_clientapps_without_the_guard(tmp_path, monkeypatch, found):
+    """Flower's own program would run whatever code the server sends."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("flower-superexec", "flwr-clientapp"):
+        (programs / name).write_text("#!/bin/sh\necho started\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setattr(module, "_BIN", str(programs))
+    provision(tmp_path / "trial", plan())
+    folder = tmp_path / "trial" / "sites" / "kirp"
+    if found == "not executable":
+        guarded(folder / "flwr")
+        (folder / "flwr" / "bin" / "flwr-clientapp").chmod(0o644)
+    elif found is None:
+        (programs / "flwr-clientapp").unlink()
+    done = subprocess.run([folder / "start-superexec.sh"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"no reviewed app in {folder}/flwr: 'fedsteph app install' it first" in done.stderr
+
+
+def test_scripts_find_their_own_folder(tmp_path, started):
+    """The folder is carried to another place, and a caller's FLWR_HOME counts for nothing."""
+    moved = tmp_path / "opt" / "kirp"
+    moved.parent.mkdir()
+    (tmp_path / "trial" / "sites" / "kirp").rename(moved)
+    env = {**os.environ, "FLWR_HOME": "/elsewhere", "PATH": f"/elsewhere/bin:{os.environ['PATH']}"}
+    for script in ("start-supernode.sh", "start-superexec.sh"):
+        done = subprocess.run([moved / script], env=env, check=True, capture_output=True, text=True)
+        lines = done.stdout.splitlines()
+        assert f"FLWR_HOME={moved}/flwr" in lines
+        assert [line for line in lines if line.startswith(f"PATH={moved}/flwr/bin:")] != []
+        assert "elsewhere" not in done.stdout
+        assert "node-config" not in lines[0] or f'site-config="{moved}/site.yaml"' in lines[0]
+
+
+def test_flower_env_names_no_home(trial):
+    found = [path.read_text() for path in trial.rglob("flower.env")]
+    assert len(found) == 1 + len(SITES)
+    assert not [text for text in found if "FLWR_HOME" in text]
 
 
 def test_how_the_superlink_starts(started):
@@ -382,23 +447,30 @@ def test_how_a_site_starts(started, site, port):
 
 
 @pytest.mark.parametrize("refused", [None, "kirc"])
-def test_how_the_sites_are_registered(tmp_path, monkeypatch, refused):
-    """'flwr' exits with 0 whatever happened; the script tells which site was refused, and goes on with the others."""
+@pytest.mark.parametrize("repeated", [None, "kich"])
+def test_how_the_sites_are_registered(tmp_path, monkeypatch, refused, repeated):
+    """'flwr' exits with 0 whatever happened; the script tells which site was refused, and goes on with the others.
+
+    One that was registered before is no fault: the script is run again for every site that joins.
+    """
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "flwr").write_text(
         '#!/bin/sh\necho "$@" >> calls\n'
-        f"case $* in *{refused}*) echo '{{\"success\": false}}' ;; *) echo '{{\"success\": true}}' ;; esac\n"
+        f"case $* in *{refused}*) echo '{{\"success\": false}}' ;;\n"
+        f'*{repeated}*) echo \'{{"success": false, "error-message": "Public key already in use"}}\'; exit 1 ;;\n'
+        "*) echo '{\"success\": true}' ;; esac\n"
     )
     (programs / "flwr").chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.setattr(module, "_BIN", str(programs))
     provision(tmp_path / "trial", plan())
     server = tmp_path / "trial" / "server"
     done = subprocess.run([server / "register-sites.sh"], cwd=tmp_path, check=False, capture_output=True, text=True)
     names = sorted(SITES)
     calls = [f"supernode register nodes/{name}.pub fedsteph --name {name} --format json" for name in names]
     assert (server / "calls").read_text().splitlines() == calls
-    assert done.stdout.splitlines() == [f"{name}: registered" for name in names if name != refused]
+    told = [f"{n}: this key was registered before" if n == repeated else f"{n}: registered" for n in names]
+    assert done.stdout.splitlines() == [line for line in told if not line.startswith(f"{refused}:")]
     assert done.returncode == (0 if refused is None else 1)
     assert (refused is None and done.stderr == "") or f"{refused}: not registered" in done.stderr
 
@@ -454,7 +526,7 @@ def test_a_relative_folder_counts_whole(refused, tmp_path, monkeypatch):
 
 
 def test_programs_that_lie_where_scripts_cannot_reach_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "bin" / "python"))
+    monkeypatch.setattr(module, "_BIN", str(tmp_path / "my env" / "bin"))
     with pytest.raises(DeploymentError, match="special character") as caught:
         provision(tmp_path / "trial", plan())
     assert caught.value.where == str(tmp_path / "my env" / "bin")
@@ -637,3 +709,111 @@ def test_permissions_hold_without_a_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "trial").stat().st_mode) == 0o700
     secrets = [path for path in (tmp_path / "trial").rglob("*") if path.suffix in (".key", ".secret")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
+
+
+# ---------------------------------------------------------------- a site's folder, made at the site
+
+
+@pytest.fixture
+def ca(tmp_path_factory) -> Path:
+    """The one thing that comes from the coordinator."""
+    folder = tmp_path_factory.mktemp("coordinator")
+    make_ca(folder / "ca.crt", folder / "ca.key", "kidney")
+    return folder / "ca.crt"
+
+
+def site_words(out: Path, ca: Path) -> list[object]:
+    words = ["provision-site", out, "--site", "kirp", "--federation", "kidney"]
+    return [*words, "--address", "fl.example.org:9092", "--ca", ca]
+
+
+def test_a_site_makes_its_own_folder(cli, tmp_path, ca):
+    """One command there; a certificate goes in, the public half of a key comes out."""
+    out = tmp_path / "kirp"
+    code, said, err = cli(*site_words(out, ca))
+    assert (code, err) == (0, "")
+    assert said == f"{out}: fill in site.yaml; give {out}/kirp.pub to the coordinator, for server/nodes/\n"
+    assert (out / "ca.crt").read_bytes() == ca.read_bytes()
+    secret = serialization.load_ssh_private_key((out / "auth.key").read_bytes(), password=None)
+    assert secret.public_key() == serialization.load_ssh_public_key((out / "kirp.pub").read_bytes())
+    site = Site.open(out)
+    assert site.federation is not None and site.policy is not None
+    assert (site.name, site.federation.server) == ("kirp", "fl.example.org:9092")
+    assert (site.policy.targets, site.policy.recipes) == ((), ())
+
+
+def test_it_is_the_folder_that_the_coordinator_would_have_made(trial, tmp_path, ca):
+    """But for the keys, which nobody else has seen."""
+    out = tmp_path / "kirp"
+    provision_site(out, "kirp", "kidney", "fl.example.org:9092", ca, 9094)
+    theirs, own = texts(trial / "sites" / "kirp"), texts(out)
+    assert set(own) - set(theirs) == {"kirp.pub"} and set(theirs) <= set(own)
+    differing = {name for name in theirs if theirs[name].replace(f"{trial}/sites", str(tmp_path)) != own[name]}
+    assert differing == {"auth.key", "ca.crt", "superexec.secret"}
+    for path in (out, *out.rglob("*")):
+        theirs_path = trial / "sites" / "kirp" / path.relative_to(out)
+        assert path.name == "kirp.pub" or path.stat().st_mode == theirs_path.stat().st_mode
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert not {name: found for name, text in own.items() if (found := re.findall(r"@\w+@", text))}
+
+
+def test_its_port(cli, tmp_path, ca):
+    assert cli(*site_words(tmp_path / "kirp", ca), "--site-port", 20_000)[0] == 0
+    assert "--port 20000" in (tmp_path / "kirp" / "start-supernode.sh").read_text()
+    assert "127.0.0.1:20000" in (tmp_path / "kirp" / "start-superexec.sh").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--site", "KIRP", "--site: 'KIRP' cannot be a site's name"),
+        ("--site", "kirp,kirc", "--site: must be one name"),
+        ("--site", "", "--site: must be one name"),
+        ("--site", "../kirp", "cannot be a site's name"),
+        ("--federation", "Kidney cancer", "--federation: 'Kidney cancer' cannot be"),
+        ("--federation", "", "--federation: must be one name"),
+        ("--address", "fl.example.org", "is not an address"),
+        ("--address", "x; }:9092", "is not an address"),
+        ("--ca", "absent.crt", "there is no such certificate"),
+        ("--ca", ".", "there is no such certificate"),
+        ("--site-port", "80", "--site-port"),
+    ],
+)
+def test_a_sites_fault_is_one_line_and_leaves_nothing(refused, tmp_path, monkeypatch, ca, option, value, told):
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(*site_words(tmp_path / "kirp", ca), option, value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_sites_path_that_scripts_and_units_cannot_take(tmp_path, ca, name):
+    with pytest.raises(DeploymentError, match="has a space or a special character in its path"):
+        provision_site(tmp_path / name, "kirp", "kidney", "fl.example.org:9092", ca, 9094)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_an_existing_site_folder_is_left_alone(refused, tmp_path, ca, empty):
+    (tmp_path / "kirp").mkdir()
+    if not empty:
+        (tmp_path / "kirp" / "auth.key").write_text("precious")
+    before = texts(tmp_path)
+    assert "exists already. Choose another folder; nothing is overwritten" in refused(
+        *site_words(tmp_path / "kirp", ca)
+    )
+    assert texts(tmp_path) == before and (tmp_path / "kirp").is_dir()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("step", ["make_node_key", "make_token", "_write"])
+def test_an_interruption_leaves_nothing_at_a_site(tmp_path, monkeypatch, ca, stop, step):
+    make = getattr(module, step)
+
+    def interrupted(*given):
+        make(*given)
+        raise stop
+
+    monkeypatch.setattr(module, step, interrupted)
+    with pytest.raises(stop):
+        provision_site(tmp_path / "kirp", "kirp", "kidney", "fl.example.org:9092", ca, 9094)
+    assert list(tmp_path.iterdir()) == []

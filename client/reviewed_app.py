@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -56,7 +55,7 @@ def install(home: Path) -> Path:
         path.write_text(content, encoding="utf-8")
         path.chmod(0o755)
     for path in (*home.rglob("*"), home):
-        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+        path.chmod(0o555 if path.is_dir() or path.parent.name == _BIN else 0o444)  # the SuperNode's account reads it
     return installed(home)[0]
 
 

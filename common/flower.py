@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -117,7 +118,8 @@ class Flower:
             if status.startswith("finished"):
                 return status
             if status == "pending" and answered - started > _TAKEN_SECONDS:
-                self.stop(run_id)
+                with contextlib.suppress(EngineError):
+                    self.stop(run_id)
                 raise EngineError(
                     f"no SuperExec took the run within {_TAKEN_SECONDS:g} s",
                     where=self.log,

@@ -69,7 +69,7 @@ def digest_of(folder: Path) -> str:
     """
     try:
         flower = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise DeploymentError("holds no Flower app", where=folder, remedy="Install it anew") from error
     hasher = hashlib.sha256(json.dumps(flower, sort_keys=True, default=str).encode())
     for path in sorted(folder.rglob("*")):

@@ -52,7 +52,9 @@ def _certificate(server: ServerFile) -> str:
         key = load_pem_private_key(server.key.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         remedy = "See 'fedsteph provision' for how they look"
-        raise DeploymentError("or its key or CA is not in PEM form", where=server.certificate, remedy=remedy) from error
+        raise DeploymentError(
+            "cannot be read: it, its key and its CA must be in PEM form", where=server.certificate, remedy=remedy
+        ) from error
     remedy = "Make a new certificate with your CA, or put the files that belong together there"
     if loaded.public_key() != key.public_key():
         raise DeploymentError(f"does not belong to {server.key.name}", where=server.certificate, remedy=remedy)

@@ -186,6 +186,16 @@ def test_a_strangers_rotation_is_refused(attack):
     assert "fedsteph roster revoke ROSTER kirp" in str(caught.value.remedy)
 
 
+@pytest.mark.parametrize("keys", [OLD, NEW, STRANGER])
+def test_a_listed_site_without_a_rotation_is_told_that_it_is_listed(keys):
+    """Not that a proof failed, of which there was none; not even with the very same keys."""
+    with pytest.raises(RosterError) as caught:
+        enter(Announcement.of("kirp", keys), roster_of("kirp", "kirc"), cancer="KIRP", contact="IT")
+    assert caught.value.what == "kirp stands in the roster already"
+    assert "After a loss: 'fedsteph roster revoke ROSTER kirp', then add it again" in str(caught.value.remedy)
+    assert "to change keys: 'fedsteph keys rotate'" in str(caught.value.remedy)
+
+
 @settings(max_examples=25)
 @given(st.binary(max_size=70))
 def test_no_bytes_stand_in_for_a_proof(signature):

@@ -1,8 +1,8 @@
-"""The Flower app builds from this layout; what a site installed is read-only, and any change to its code is noticed."""
+"""The Flower app builds from this layout, the same bundle each time, and any change to its code is noticed."""
 
 from __future__ import annotations
 
-import stat
+import os
 import subprocess
 import sys
 import zipfile
@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from client import reviewed_app
-from client.reviewed_app import install, installed
 from common import flower_app
 from common.errors import DeploymentError, EngineError
-from common.flower_app import assemble, config_folder, digest_of, own_digest
+from common.flower_app import assemble, config_folder, digest_of, flwr, own_digest
+from common.flower_app import build as build_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,48 +73,28 @@ def test_the_version(cli):
     assert (code, out) == (0, f"fedsteph {version('fedsteph')}\n")
 
 
-# ---------------------------------------------------------------- installed
-
-
 @pytest.mark.flower
-def test_what_is_installed_is_this_fedstephs_own_code(installed_once, own_code):
-    [found] = installed(installed_once)
-    assert digest_of(found) == own_code
-
-
-@pytest.mark.flower
-def test_nobody_can_write_to_what_is_installed(installed_once):
-    paths = [installed_once, *installed_once.rglob("*")]
-    assert len(paths) > 50
-    assert not [path for path in paths if path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)]
-
-
-@pytest.mark.flower
-def test_a_second_app_is_not_installed_beside_it(refused, installed_once, monkeypatch):
-    def called(*_):
-        raise AssertionError("Flower was started")
-
-    monkeypatch.setattr(flower_app, "flwr", called)
-    monkeypatch.setattr(reviewed_app, "flwr", called)
-    before = sorted(installed_once.rglob("*"))
-    assert "is not a new or empty folder" in refused("app", "install", installed_once)
-    with pytest.raises(DeploymentError, match="is not a new or empty folder"):
-        install(installed_once)
-    assert sorted(installed_once.rglob("*")) == before
-
-
-def test_a_home_without_apps_has_none(tmp_path):
-    assert installed(tmp_path) == installed(tmp_path / "absent") == []
+def test_the_same_content_makes_the_same_bundle(app, tmp_path):
+    """A site pins the bundle's SHA-256, and the coordinator builds its own, elsewhere and later."""
+    first = build_bundle(app, tmp_path / "home").read_bytes()
+    again = assemble(tmp_path / "elsewhere" / "fedsteph")
+    for path in again.rglob("*.py"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    bundle = build_bundle(again, tmp_path / "other-home")
+    assert bundle.read_bytes() == first
+    bundle.unlink()
+    (again / "client" / "policy.py").write_text("x = 1\n")
+    assert build_bundle(again, tmp_path / "other-home").read_bytes() != first
 
 
 def test_flowers_failure_is_told(tmp_path, monkeypatch):
-    flwr = tmp_path / "flwr"
-    flwr.write_text("#!/bin/sh\necho 'no such publisher' >&2\nexit 1\n")
-    flwr.chmod(0o755)
-    monkeypatch.setattr(flower_app, "program", lambda name: str(flwr))
-    with pytest.raises(EngineError, match="'flwr build' failed: no such publisher"):
-        install(tmp_path / "home")
-    assert installed(tmp_path / "home") == []
+    program = tmp_path / "flwr"
+    program.write_text("#!/bin/sh\necho 'no such publisher' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(flower_app, "program", lambda name: str(program))
+    with pytest.raises(EngineError, match="'flwr build' failed: no such publisher") as caught:
+        flwr(["build"], tmp_path, tmp_path / "home")
+    assert caught.value.where == str(tmp_path / "home")
 
 
 def test_the_digest_command(cli):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,7 +193,8 @@ def test_no_exact_count_of_the_boaster_is_kept(deployment, misfits):
 
 def test_the_doctor_sees_that_an_installed_app_was_changed(deployment, misfits):
     """Flower does not look again at what is installed."""
-    changed, honest = deployment.doctor(BOASTER)["reviewed app"], deployment.doctor("kin")["reviewed app"]
+    with ThreadPoolExecutor() as pool:
+        changed, honest = (found["reviewed app"] for found in pool.map(deployment.doctor, (BOASTER, "kin")))
     assert changed["verdict"] == "FAIL" and "the installed app is not the code of this fedsteph" in changed["found"]
     # The tests' own account installed it.
     assert honest["verdict"] == "PASS" or "this account can change" in honest["found"]

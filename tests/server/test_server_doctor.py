@@ -139,7 +139,7 @@ def cut_tail(folder: Path) -> None:
     path.write_text("")
 
 
-NO_PEM = "or its key or CA is not in PEM form"
+NO_PEM = "cannot be read: it, its key and its CA must be in PEM form"
 FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "server key readable by others": (lambda f: (f / "server.key").chmod(0o644), SECRETS[0], "mode 0644"),
     "server key missing": (lambda f: (f / "server.key").unlink(), SECRETS[0], "cannot be read"),

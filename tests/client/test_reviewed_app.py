@@ -1,0 +1,173 @@
+"""What a site has reviewed: one app, its bundle's SHA-256 and the guard's programs, which nobody can write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from reviewed_homes import replace
+
+from client import guard, reviewed_app
+from client.reviewed_app import install, installed, require_reviewed
+from common import flower_app
+from common.errors import DeploymentError, EngineError
+from common.flower_app import assemble, build, digest_of
+
+STUBS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
+
+
+# ---------------------------------------------------------------- installed
+
+
+@pytest.mark.flower
+def test_what_is_installed_is_this_fedstephs_own_code(installed_once, own_code):
+    [found] = installed(installed_once)
+    assert digest_of(found) == own_code
+
+
+@pytest.mark.flower
+def test_beside_it_lie_the_pin_and_the_programs(installed_once):
+    assert {"apps", "bin", "reviewed.sha256"} <= {path.name for path in installed_once.iterdir()}
+    assert {path.name for path in (installed_once / "bin").iterdir()} == {"flwr-clientapp", "guard.py", *STUBS}
+
+
+@pytest.mark.flower
+def test_the_pin_is_that_of_the_bundle_which_a_coordinator_makes(installed_once, tmp_path):
+    bundle = build(assemble(tmp_path / "fedsteph"), tmp_path / "home")
+    assert (installed_once / "reviewed.sha256").read_text() == hashlib.sha256(bundle.read_bytes()).hexdigest() + "\n"
+
+
+@pytest.mark.flower
+def test_nobody_can_write_to_what_is_installed(installed_once):
+    paths = [installed_once, *installed_once.rglob("*")]
+    assert len(paths) > 50
+    assert not [path for path in paths if path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)]
+
+
+@pytest.mark.flower
+def test_a_second_app_is_not_installed_beside_it(refused, installed_once, monkeypatch):
+    def called(*_):
+        raise AssertionError("Flower was started")
+
+    for module in (flower_app, reviewed_app):
+        monkeypatch.setattr(module, "flwr", called)
+    before = sorted(installed_once.rglob("*"))
+    assert "is not a new or empty folder" in refused("app", "install", installed_once)
+    with pytest.raises(DeploymentError, match="not a new or empty folder"):
+        install(installed_once)
+    assert sorted(installed_once.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["a file", "a folder", "a link to a folder", "a link to nothing"])
+def test_a_folder_that_holds_something_is_refused(tmp_path, monkeypatch, content):
+    """What lies there might be code, and a link might lead to where others write."""
+    monkeypatch.setattr(reviewed_app, "assemble", lambda folder: pytest.fail("it went on"))
+    home = tmp_path / "flwr"
+    if content == "a link to a folder":
+        (tmp_path / "elsewhere").mkdir()
+        home.symlink_to(tmp_path / "elsewhere")
+    elif content == "a link to nothing":
+        home.symlink_to(tmp_path / "elsewhere")
+    else:
+        (home / "apps").mkdir(parents=True)
+        if content == "a file":
+            (home / "apps").rmdir()
+            (home / "config.toml").touch()
+    with pytest.raises(DeploymentError, match="not a new or empty folder"):
+        install(home)
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_flowers_failure_is_told(tmp_path, monkeypatch, existing):
+    program = tmp_path / "flwr"
+    program.write_text("#!/bin/sh\necho 'no such publisher' >&2\nexit 1\n")
+    program.chmod(0o755)
+    if existing:
+        (tmp_path / "home").mkdir()
+    monkeypatch.setattr(flower_app, "program", lambda name: str(program))
+    with pytest.raises(EngineError, match="'flwr build' failed: no such publisher"):
+        install(tmp_path / "home")
+    assert installed(tmp_path / "home") == []
+    assert not (tmp_path / "home" / "bin").exists()
+
+
+def test_a_home_without_apps_has_none(tmp_path):
+    assert installed(tmp_path) == installed(tmp_path / "absent") == []
+    with pytest.raises(DeploymentError, match="no app is installed"):
+        require_reviewed(tmp_path)
+
+
+# ---------------------------------------------------------------- its programs
+
+
+@pytest.mark.flower
+@pytest.mark.parametrize("name", STUBS)
+def test_what_else_a_server_could_have_started_refuses(installed_once, name):
+    done = subprocess.run([installed_once / "bin" / name, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "fedsteph: a site runs its reviewed ClientApp and nothing else\n"
+
+
+@pytest.mark.flower
+def test_every_program_that_flower_brings_for_apps_has_a_stand_in(installed_once):
+    """A SuperExec starts what the task names, found by PATH."""
+    brought = {path.name for path in Path(sys.executable).parent.glob("flwr-*")}
+    assert "flwr-clientapp" in brought
+    assert brought <= {path.name for path in (installed_once / "bin").iterdir()}
+
+
+@pytest.mark.flower
+def test_the_guard_takes_nothing_from_its_surroundings(reviewed_home, tmp_path):
+    """Isolated: neither PYTHONPATH nor the folder that it is started in reaches what it imports."""
+    for name in ("flwr", "hashlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "FLWR_HOME": str(reviewed_home)}
+    program = reviewed_home / "bin" / "flwr-clientapp"
+    done = subprocess.run([program, "--help"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--token" in done.stdout
+
+
+@pytest.mark.flower
+def test_the_installed_guard_is_the_one_that_is_tested(installed_once):
+    assert (installed_once / "bin" / "guard.py").read_bytes() == Path(guard.__file__).read_bytes()
+
+
+# ---------------------------------------------------------------- what doctor asks
+
+
+@pytest.fixture
+def nobody(monkeypatch, own_code):
+    """An account that owns nothing and can write nothing."""
+    somebody = SimpleNamespace(access=lambda *_: False, geteuid=lambda: -1, W_OK=os.W_OK)
+    monkeypatch.setattr(reviewed_app, "os", somebody)
+    monkeypatch.setattr(reviewed_app, "own_digest", lambda: own_code)
+
+
+@pytest.mark.flower
+def test_a_reviewed_home_says_its_digest(reviewed_home, nobody, own_code):
+    assert require_reviewed(reviewed_home) == f"this fedsteph's own code ({own_code[:12]}...), read-only"
+
+
+@pytest.mark.flower
+@pytest.mark.parametrize("name", ["flwr-clientapp", "guard.py", *STUBS])
+def test_a_changed_program_is_noticed(reviewed_home, nobody, name):
+    path = reviewed_home / "bin" / name
+    replace(path, path.read_text() + "\n")
+    with pytest.raises(DeploymentError, match="the guard's programs are not this fedsteph's"):
+        require_reviewed(reviewed_home)
+
+
+@pytest.mark.flower
+def test_a_home_that_was_carried_elsewhere_is_noticed(installed_once, nobody, tmp_path):
+    """Its wrapper would start the guard of the folder where it was."""
+    home = Path(shutil.copytree(installed_once, tmp_path / "moved"))
+    with pytest.raises(DeploymentError, match="the guard's programs are not this fedsteph's"):
+        require_reviewed(home)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -82,6 +83,10 @@ def require_reviewed(home: Path) -> str:
             where=found[0],
             remedy="Find out who changed it, or which version it is; then install it anew",
         )
+    pin = home / guard.PIN
+    pinned = pin.read_text(encoding="ascii", errors="replace").strip() if pin.exists() else ""
+    if re.fullmatch("[0-9a-f]{64}", pinned) is None or not found[0].name.endswith(f".{pinned[:8]}"):
+        raise DeploymentError("is not the SHA-256 of the installed app", where=pin, remedy="Install the app anew")
     programs = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in (home / _BIN).glob("*")}
     if programs != _programs(home):
         remedy = "Find out who changed them, or which version they are; then install the app anew"

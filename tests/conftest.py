@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from reviewed_homes import copy_home
 
 from client.reviewed_app import install
 from common import console
+from common.doctor import Check
 from common.flower_app import own_digest
 from simulations.cli import app
 
@@ -69,3 +71,19 @@ def own_code(installed_once) -> str:
 def reviewed_home(installed_once, tmp_path) -> Path:
     """A copy of it, read-only as well, which a test may change as root would."""
     return copy_home(installed_once, tmp_path / "flwr")
+
+
+@pytest.fixture
+def doctor(cli):
+    """Runs ``fedsteph doctor``; gives its exit code and the checks by name, after holding them against each other."""
+
+    def run(*words: object) -> tuple[int, dict[str, Check]]:
+        code, out, err = cli("doctor", *words, "--json")
+        found = json.loads(out)
+        checks = {check["name"]: Check(**check) for check in found["checks"]}
+        failed = [check for check in checks.values() if check.verdict == "FAIL"]
+        assert found["ok"] == (not failed) == (code == 0)
+        assert bool(failed) == (f"{len(failed)} of {len(checks)} checks failed" in err)
+        return code, checks
+
+    return run

@@ -28,14 +28,18 @@ class Batch:
     Args:
         bags: ``(n_bags, n_instances, d)``, padded with zeros.
         mask: ``(n_bags, n_instances)``, True at real instances; None where nothing is padded.
+        times: ``(n_bags,)`` float64, days.
         bins: ``(n_bags,)`` int64, yearly bin of the time.
         events: ``(n_bags,)``, 1 = event.
+        ids: of the bags' patients, for what is remembered of them while this process lives.
     """
 
     bags: Tensor
     mask: Tensor | None
+    times: Tensor
     bins: Tensor
     events: Tensor
+    ids: tuple[str, ...] = ()
 
 
 def batches(
@@ -64,17 +68,19 @@ def _groups(cohort: Cohort, indices: Sequence[int]) -> Iterator[list[int]]:
 
 def _stack(cohort: Cohort, group: list[int], n_bins: int, device: torch.device) -> Batch:
     labels = (
+        torch.from_numpy(cohort.times[group]).to(device),
         torch.from_numpy(bin_of(cohort.times[group], n_bins)).to(device),
         torch.from_numpy(cohort.events[group]).to(device),
     )
+    ids = tuple(cohort.patients[index].id for index in group)
     if len(group) == 1:
-        return Batch(cohort.bag(group[0]).unsqueeze(0).to(device), None, *labels)
+        return Batch(cohort.bag(group[0]).unsqueeze(0).to(device), None, *labels, ids)
     tensors = [cohort.bag(index) for index in group]
     lengths = torch.tensor([len(bag) for bag in tensors])
     longest = int(lengths.max())
     padded = nn.utils.rnn.pad_sequence(tensors, batch_first=True)
     mask = torch.arange(longest).unsqueeze(0) < lengths.unsqueeze(1)
-    return Batch(padded.to(device), None if bool(mask.all()) else mask.to(device), *labels)
+    return Batch(padded.to(device), None if bool(mask.all()) else mask.to(device), *labels, ids)
 
 
 @torch.no_grad()

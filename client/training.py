@@ -13,14 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from client.batch import Batch, batches
+from client.batch import batches
 from client.data.bags import Cohort
+from client.objective import Forward, backward
 from common import atomic
 from common.config import TrainingConfig, digest
 from common.errors import ModelFileError, TooSmallError, TrainingError
@@ -36,7 +38,7 @@ class Checkpoint:
 
 def fit(
     model: nn.Module,
-    loss: Callable[[Batch], Tensor],
+    forward: Forward,
     cohort: Cohort,
     config: TrainingConfig,
     *,
@@ -49,7 +51,7 @@ def fit(
     """Train ``model`` in place.
 
     Args:
-        loss: the losses of a batch's bags, ``(n_bags,)``, in nats.
+        forward: the model's outputs on a batch; the survival loss on them is the configuration's.
         seed: of the order of bags and of dropout.
         checkpoint: resumed from when it belongs to this very training; removed at the end.
         on_epoch: called with epochs done and in total.
@@ -74,10 +76,8 @@ def fit(
             for i, step in enumerate(_steps(order, config)):
                 _set_lr(optimizer, config, epoch * steps_per_epoch + i, steps_per_epoch)
                 optimizer.zero_grad(set_to_none=True)
-                for _, batch in batches(cohort, step.tolist(), n_bins, device):
-                    share = loss(batch).sum() / len(step)
-                    torch.autograd.backward(share)
-                    epoch_loss += share.detach()
+                stacks = partial(batches, cohort, step.tolist(), n_bins, device)
+                epoch_loss += backward(forward, stacks, len(step), config)
                 optimizer.step()
         epoch += 1
         if not bool(torch.isfinite(epoch_loss)):

@@ -58,6 +58,9 @@ def test_bags_of_one_size_share_a_stack():
 def test_what_a_stack_holds():
     cohort = make_cohort(SIZES)
     for group, batch in batches(cohort, [2, 0, 6, 5, 3], 3, CPU):
+        assert batch.ids == tuple(cohort.patients[i].id for i in group)
+        assert batch.times.dtype == torch.float64
+        assert batch.times.tolist() == [cohort.patients[i].t for i in group]
         assert batch.events.tolist() == [cohort.patients[i].e for i in group]
         assert batch.bins.tolist() == [min(int(cohort.patients[i].t // 365), 2) for i in group]
         assert (batch.mask is None) == (len({SIZES[i] for i in group}) == 1)

@@ -6,11 +6,22 @@ import math
 
 import pytest
 import torch
-from client_builders import CPU, MemoryCohort, equal, m0_of, make_cohort, make_recipe, plain_c, state_of
+from client_builders import (
+    CPU,
+    MemoryCohort,
+    equal,
+    m0_of,
+    make_cohort,
+    make_recipe,
+    make_vectors,
+    plain_c,
+    state_of,
+)
 
 from client.batch import risks
 from client.data.labels import Patient
-from client.local import start_head, train_local
+from client.local import train_local
+from client.survival_fit import start_head
 from common.errors import ConfigError, TooSmallError
 
 
@@ -41,7 +52,7 @@ def plain_logits(labels: list[tuple[float, int]], n_bins: int) -> list[float]:
 def test_the_head_starts_at_the_cohorts_hazard(labels):
     head = torch.nn.Linear(5, 4)
     weight = head.weight.detach().clone()
-    start_head(head, "empirical", cohort_of(labels))
+    start_head(head, make_recipe("model.head_bias=empirical", "model.n_bins=4"), cohort_of(labels))
     assert head.bias.tolist() == pytest.approx(plain_logits(labels, 4), abs=1e-6)
     assert torch.equal(head.weight, weight)
 
@@ -58,6 +69,14 @@ def test_training_starts_from_m0(mode):
         assert bias.tolist() == pytest.approx(plain_logits(labels, len(bias)), abs=1e-5)
         del start["head.bias"]
     assert equal(trained, start)
+
+
+def test_training_starts_from_m0_plus_a_vector_where_one_is_given():
+    recipe = make_recipe("training.epochs=1", "model.head_bias=default")
+    (vector,), m0 = make_vectors(recipe, 1).values(), state_of(m0_of(recipe))
+    trained = state_of(train_local(make_cohort([3] * 8), recipe, label="x", device=CPU, start=vector))
+    expected = {name: tensor + vector.tensors.get(name, 0.0) for name, tensor in m0.items()}
+    assert equal(trained, expected)
 
 
 def test_it_learns_a_signal():

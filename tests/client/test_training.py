@@ -19,11 +19,11 @@ from killed_training import CONFIG, SIZES, train
 
 import client.batch
 import client.training
+from client.objective import Outputs
 from client.training import Checkpoint, derive_seed, fit, learning_rate_factor
 from common.abmil import ABMIL, initial_model
 from common.config import TrainingConfig
 from common.errors import ModelFileError, TooSmallError, TrainingError
-from common.survival import nll
 
 HERE = Path(__file__).parent
 SIXTEEN = [1, 9, 4, 7, 2, 8, 3, 5, 6, 9, 1, 4, 7, 3, 2, 8]
@@ -33,12 +33,12 @@ class StoppedError(Exception):
     pass
 
 
-def train_with(model: torch.nn.Module, cohort, config: TrainingConfig, loss=None, **options) -> None:
+def train_with(model: torch.nn.Module, cohort, config: TrainingConfig, forward=None, **options) -> None:
     def default(batch):
-        return nll(model(batch.bags, batch.mask), batch.bins, batch.events, config.alpha)
+        return Outputs(model(batch.bags, batch.mask))
 
     options = {"n_bins": SMALL.n_bins, "seed": 3, "device": CPU, **options}
-    fit(model, loss or default, cohort, config, **options)
+    fit(model, forward or default, cohort, config, **options)
 
 
 class RecordingAdamW(torch.optim.AdamW):
@@ -108,7 +108,12 @@ def test_weight_decay_reaches_matrices_only(rates):
     model = initial_model(SMALL, 0)
     before = state_of(model)
     config = TrainingConfig(epochs=3, lr=0.1, weight_decay=0.5, batch_bags=4)
-    train_with(model, make_cohort([3] * 8), config, lambda batch: model(batch.bags, batch.mask).sum(dim=1) * 0.0)
+
+    def forward(batch):
+        hazards = model(batch.bags, batch.mask)
+        return Outputs(torch.full_like(hazards, 0.5).detach(), hazards.sum(dim=1) * 0.0)
+
+    train_with(model, make_cohort([3] * 8), config, forward)
     shrunk = math.prod(1 - rate * 0.5 for rate in rates)
     assert shrunk < 0.9
     for name, tensor in state_of(model).items():
@@ -232,12 +237,12 @@ def test_a_training_is_a_function_of_its_seed():
 def test_every_epoch_of_every_seed_has_its_own_order_and_dropout(monkeypatch):
     spy, drawn, model = Spy(monkeypatch, client.training, "batches"), [], initial_model(SMALL, 0)
 
-    def loss(batch):
+    def forward(batch):
         drawn.append(float(torch.rand(())))
-        return nll(model(batch.bags, batch.mask), batch.bins, batch.events)
+        return Outputs(model(batch.bags, batch.mask))
 
     for seed in (1, 2):
-        train_with(model, make_cohort([2] * 16), TrainingConfig(epochs=3, batch_bags=16), loss, seed=seed)
+        train_with(model, make_cohort([2] * 16), TrainingConfig(epochs=3, batch_bags=16), forward, seed=seed)
     orders = {tuple(call.args[1]) for call in spy.calls}
     assert len(orders) == len({*drawn}) == len(drawn) == 6
 
@@ -268,11 +273,11 @@ def test_dropout_is_on_while_training_and_off_afterwards():
     model = initial_model(SMALL, 0)
     modes = []
 
-    def loss(batch):
+    def forward(batch):
         modes.append(model.training)
-        return nll(model(batch.bags, batch.mask), batch.bins, batch.events)
+        return Outputs(model(batch.bags, batch.mask))
 
-    train_with(model.eval(), make_cohort([2] * 4), TrainingConfig(epochs=2), loss)
+    train_with(model.eval(), make_cohort([2] * 4), TrainingConfig(epochs=2), forward)
     assert modes == [True, True]
     assert not model.training
 
@@ -281,7 +286,7 @@ def test_dropout_is_on_while_training_and_off_afterwards():
 
 
 class Whole:
-    """The training that nobody stopped: its weights, and how many calls of the loss each epoch ended with."""
+    """The training that nobody stopped: its weights, and how many calls of the model each epoch ended with."""
 
     def __init__(self) -> None:
         calls, self.ends = [0], [0]
@@ -370,7 +375,7 @@ def test_a_checkpoint_is_written_no_oftener_than_asked(tmp_path):
     def stop_late(batch):
         if len(seen) == 3:
             raise StoppedError
-        return nll(model(batch.bags, batch.mask), batch.bins, batch.events)
+        return Outputs(model(batch.bags, batch.mask))
 
     seen, model = [], initial_model(SMALL, 0)
     with pytest.raises(StoppedError):
@@ -411,13 +416,13 @@ def test_a_loss_that_is_not_finite_ends_the_training(value):
     model = initial_model(SMALL, 0)
     calls = []
 
-    def loss(batch):
+    def forward(batch):
         calls.append(1)
-        losses = nll(model(batch.bags, batch.mask), batch.bins, batch.events)
-        return losses * value if len(calls) == 2 else losses
+        hazards = model(batch.bags, batch.mask)
+        return Outputs(hazards, hazards.sum(dim=1) * (value if len(calls) == 2 else 0.0))
 
     with pytest.raises(TrainingError, match="epoch 2"):
-        train_with(model, make_cohort([2] * 4), TrainingConfig(epochs=5), loss)
+        train_with(model, make_cohort([2] * 4), TrainingConfig(epochs=5), forward)
     assert len(calls) == 2
 
 

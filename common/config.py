@@ -1,8 +1,9 @@
 """The federation's configuration: one commented YAML, read strictly, the same for every site of a run.
 
-The ``paper`` preset is the published recipe; without a preset the defaults below hold, which differ from it in the
-head's bias, in keeping an epoch's last, smaller batch, and in a 0 among the gammas. A key in the file wins over the
-preset that the file names; a preset named by an override wins over the file.
+Every configuration stands on a preset (:mod:`common.presets`): ``robust`` where none is named, ``paper`` for the
+published recipe, or ``null`` for the plain defaults below, which are the paper's but for the head's bias, for keeping
+an epoch's last, smaller batch, and for a 0 among the gammas. A key in the file wins over the preset that the file
+names; a preset named by an override wins over the file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,34 +20,11 @@ from typing import Any, Literal
 import yaml
 
 from common.errors import ConfigError
+from common.method_names import COMPARATORS
+from common.presets import DEFAULT_PRESET, PRESETS
 from common.schema import StrictDumper, build, parse_yaml, read_yaml
 
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-
-# The published recipe, whole, so that it does not depend on what the defaults happen to be.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "model": {"embed": 512, "attention": 384, "n_bins": 32, "dropout": 0.25, "head_bias": "default", "m0_seed": 42},
-        "training": {
-            "epochs": 20,
-            "lr": 1e-4,
-            "weight_decay": 1e-5,
-            "batch_bags": 16,
-            "warmup_epochs": 1,
-            "alpha": 0.5,
-            "drop_last": True,
-        },
-        "steph": {
-            "K": 5,
-            "variant": "nn",
-            "output": "relu",
-            "beta": 0.05,
-            "gamma": "cv",
-            "gamma_grid": [0.005, 0.05],
-            "balance": True,
-        },
-    },
-}
 
 
 def _require(condition: bool, key: str, meaning: str) -> None:
@@ -91,6 +70,7 @@ class TrainingConfig:
     weight_decay: float = 1e-5  # on tensors of 2 or more dimensions only
     batch_bags: int = 16  # bags per step
     warmup_epochs: float = 1.0  # the very first update has lr 0
+    loss: Literal["nll", "cox"] = "nll"  # cox: the partial likelihood over a step's bags, hazards fitted afterwards
     alpha: float = 0.5  # censored bags weigh 1 - alpha in the NLL
     drop_last: bool = False  # drop an epoch's remainder of fewer than batch_bags, if a full batch exists
     seed: int = 0
@@ -111,8 +91,16 @@ class StephConfig:
 
     K: int | None = 5  # mixtures kept per bag; null: all of them (no sparsity)
     variant: Literal["nn", "fnn", "param", "fix"] = "nn"  # where lam comes from
+    weights: Literal["nn", "param"] = "nn"  # where w comes from; param: one learnable w per source
     output: Literal["relu", "softplus", "sigmoid"] = "relu"  # activation of the aggregation weights w
     fixed_lam: float = 0.5  # variant fix: lam, 1 = pure target
+    start: Literal["default", "local"] = "default"  # local: the target's head, and a first merge near its own model
+    start_lam: float = 0.9  # start local: the lam of the first merge ..
+    start_mass: float = 1.0  # .. and the sum of its kept w
+    spread: float = 0.03  # start local: how fast bags learn to differ, beside the head
+    normalise: bool = False  # scale every source vector to the length of the target's
+    epochs: int | None = None  # of STEPH's training; null: training.epochs
+    lr: float | None = None  # likewise; null: training.lr
     beta: float = 0.05  # weight of L_mix
     gamma: float | Literal["cv"] = "cv"  # weight of L_agg; cv: chosen by inner cross-validation
     gamma_grid: tuple[float, ...] = (0.0, 0.005, 0.05)
@@ -122,12 +110,46 @@ class StephConfig:
     def __post_init__(self) -> None:
         _require(self.K is None or self.K >= 1, "K", "at least 1, or null")
         _require(0 <= self.fixed_lam <= 1, "fixed_lam", "0 to 1")
+        _require(0 < self.start_lam <= 1, "start_lam", "above 0, at most 1")
+        _require(0 <= self.spread <= 1, "spread", "0 to 1")
+        _require(0 < self.start_mass <= 10, "start_mass", "above 0, at most 10")
+        above = self.start == "local" and self.output == "sigmoid" and self.start_mass >= 1
+        _require(not above, "start_mass", "below 1 where output is sigmoid")
+        _require(self.epochs is None or 1 <= self.epochs <= 1000, "epochs", "1 to 1000, or null")
+        _require(self.lr is None or 0 < self.lr <= 1, "lr", "above 0, at most 1, or null")
         _require(self.beta >= 0, "beta", "at least 0")
         _require(self.gamma == "cv" or float(self.gamma) >= 0, "gamma", "at least 0, or cv")
         _require(1 <= len(self.gamma_grid) <= 20, "gamma_grid", "a list of 1 to 20 values")
         _require(min(self.gamma_grid) >= 0, "gamma_grid", "values of at least 0")
         _require(len(set(self.gamma_grid)) == len(self.gamma_grid), "gamma_grid", "a list without repetitions")
         _require(2 <= self.inner_folds <= 20, "inner_folds", "2 to 20")
+
+
+@dataclass(frozen=True)
+class ComparatorConfig:
+    """The methods that a target trains beside its own model and STEPH, and their constants."""
+
+    methods: tuple[str, ...] = ("model_average",)  # names of common.method_names
+    gamma: float = 0.005  # weight of the z-loss of the merging methods
+    coefficients: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of task arithmetic, chosen by inner validation
+    density: float = 0.2  # share of each vector's entries that TIES keeps
+    surgery_rank: int = 16  # width of Surgery's bottleneck
+    rounds: int = 20  # of FedAvg and FedProx
+    local_epochs: int = 1  # of each site in a round
+    proximal_mu: float = 0.01  # FedProx's pull towards the round's global model
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.methods if name not in COMPARATORS]
+        _require(not unknown, "methods", f"among {', '.join(COMPARATORS)}; not known: {', '.join(unknown)}")
+        _require(len(set(self.methods)) == len(self.methods), "methods", "a list without repetitions")
+        _require(self.gamma >= 0, "gamma", "at least 0")
+        _require(1 <= len(self.coefficients) <= 20, "coefficients", "a list of 1 to 20 values")
+        _require(max(map(abs, self.coefficients)) <= 10, "coefficients", "values of at most 10")
+        _require(0 < self.density <= 1, "density", "above 0, at most 1")
+        _require(1 <= self.surgery_rank <= 4096, "surgery_rank", "1 to 4096")
+        _require(1 <= self.rounds <= 1000, "rounds", "1 to 1000")
+        _require(1 <= self.local_epochs <= 100, "local_epochs", "1 to 100")
+        _require(0 <= self.proximal_mu <= 100, "proximal_mu", "0 to 100")
 
 
 @dataclass(frozen=True)
@@ -189,21 +211,27 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     steph: StephConfig = field(default_factory=StephConfig)
+    comparators: ComparatorConfig = field(default_factory=ComparatorConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of what decides a site's own models: recipes that differ elsewhere share them."""
+        return digest([to_dict(self.model), to_dict(self.training)])
 
 
 @dataclass(frozen=True)
 class Config(Recipe):
     """The whole configuration of a federation's run."""
 
-    preset: Literal["paper"] | None = None
+    preset: Literal["paper", "robust"] | None = None  # a file that names none has robust; null: the defaults above
     federation: FederationConfig = field(default_factory=FederationConfig)
     device: str = "auto"  # of simulated sites; a real site states its own in its site.yaml
 
     @property
     def recipe(self) -> Recipe:
         """The part that is sent to the sites."""
-        return Recipe(self.model, self.training, self.steph, self.evaluation)
+        return Recipe(self.model, self.training, self.steph, self.comparators, self.evaluation)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -213,8 +241,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def digest(config: Any) -> str:
-    """SHA-256 of a configuration's canonical JSON."""
-    canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+    """SHA-256 of the canonical JSON of a configuration dataclass, or of plain JSON."""
+    plain = to_dict(config) if dataclasses.is_dataclass(config) else config
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -225,21 +254,37 @@ def load_config(path: Path | None, overrides: list[str] | None = None) -> Config
         ConfigError: naming the file (or ``--set``) and the key.
     """
     where: str | Path = path if path is not None else "configuration"
-    mapping = read_yaml(path) if path is not None else {}
-    mapping = _merged(_preset(mapping, where), mapping)
+    mapping, chosen = read_yaml(path) if path is not None else {}, overrides_of(overrides or [])
+    if "preset" in chosen and ("preset" not in mapping or chosen["preset"] is None):
+        mapping["preset"] = None  # what the override says is instead of a preset below the file
+    mapping = _over_preset(mapping, where)
+    mapping = merged(merged(mapping, _preset(chosen.get("preset"), "--set")), chosen)
+    return build(Config, mapping, where)
+
+
+def overrides_of(texts: Sequence[str]) -> dict[str, Any]:
+    """The mapping that ``key.path=value`` texts describe."""
     chosen: dict[str, Any] = {}
-    for override in overrides or []:
+    for override in texts:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"'{override}' is not key=value", where="--set", remedy="Write e.g. steph.K=3")
         _assign(chosen, key.split("."), _yaml_value(text, override))
-    mapping = _merged(_merged(mapping, _preset(chosen, "--set")), chosen)
-    return build(Config, mapping, where)
+    return chosen
 
 
-def _preset(mapping: dict[str, Any], where: str | Path) -> dict[str, Any]:
-    """The keys of the preset that a mapping names; none where it names none."""
-    name = mapping.get("preset")
+def config_of(mapping: dict[str, Any], where: str | Path) -> Config:
+    """The configuration that a mapping describes, over the preset that it names."""
+    return build(Config, _over_preset(mapping, where), where)
+
+
+def _over_preset(mapping: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    name = mapping.get("preset", DEFAULT_PRESET)
+    return merged(_preset(name, where) | {"preset": name}, mapping)
+
+
+def _preset(name: Any, where: str | Path) -> dict[str, Any]:
+    """The keys of a preset; none for null."""
     if name is None:
         return {}
     if not isinstance(name, str) or name not in PRESETS:
@@ -265,9 +310,10 @@ def _assign(mapping: dict[str, Any], path: list[str], value: Any) -> None:
     mapping[path[-1]] = value
 
 
-def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the keys of ``top`` over it, section by section; ``base`` itself stays as it is."""
+    together = dict(base)
     for key, value in top.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
+        below = together.get(key)
+        together[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return together

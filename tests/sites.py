@@ -49,6 +49,7 @@ def make_site(
 
 
 TINY = [
+    "preset=null",
     "model.embed=8",
     "model.attention=6",
     "training.epochs=2",

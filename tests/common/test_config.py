@@ -13,21 +13,40 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import SITE_NAME, Config, FederationConfig, ModelConfig, Recipe, digest, dump_yaml, load_config
+from common.config import (
+    SITE_NAME,
+    ComparatorConfig,
+    Config,
+    FederationConfig,
+    ModelConfig,
+    Recipe,
+    StephConfig,
+    digest,
+    dump_yaml,
+    load_config,
+)
 from common.errors import ConfigError
+from common.method_names import COMPARATORS, METHODS
+from common.presets import PRESETS
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+EXAMPLES = {path: yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[2] / "configs").glob("*.yaml")}
+CONFIGS = sorted(path for path, content in EXAMPLES.items() if "recipe" not in content)  # the others are studies
 SHA256 = "0123456789abcdef" * 4
 
 
 def from_text(tmp_path: Path, text: str, *overrides: str) -> Config:
     path = tmp_path / "federation.yaml"
     path.write_text(text, encoding="utf-8")
-    return load_config(path, list(overrides))
+    return load_config(path, [*plain(*overrides, text), *overrides])
 
 
 def with_set(*overrides: str) -> Config:
-    return load_config(None, list(overrides))
+    return load_config(None, [*plain(*overrides), *overrides])
+
+
+def plain(*given: str) -> list[str]:
+    """The override to the plain defaults, which these tests are about, where nothing names a preset."""
+    return [] if any("preset" in text for text in given) else ["preset=null"]
 
 
 def refusal(*overrides: str) -> str:
@@ -65,12 +84,19 @@ def value_at(config: Any, key: str) -> Any:
         ("training.weight_decay", 1e-5),
         ("training.batch_bags", 16),
         ("training.warmup_epochs", 1.0),
+        ("training.loss", "nll"),
         ("training.alpha", 0.5),
         ("steph.K", 5),
         ("steph.variant", "nn"),
+        ("steph.weights", "nn"),
         ("steph.output", "relu"),
+        ("steph.start", "default"),
+        ("steph.normalise", False),
+        ("steph.epochs", None),
+        ("steph.lr", None),
         ("steph.beta", 0.05),
         ("steph.balance", True),
+        ("comparators.methods", ("model_average",)),
         ("evaluation.folds", 5),
     ],
 )
@@ -106,10 +132,26 @@ def test_the_preset_changes_nothing_else_and_is_not_changed_by_its_use() -> None
     assert with_set("preset=paper").steph.gamma_grid == (0.005, 0.05)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_whole_recipe_that_reads_back(name: str, tmp_path: Path) -> None:
+    config = with_set(f"preset={name}")
+    assert config.preset == name
+    assert config == from_text(tmp_path, f"preset: {name}\n") == from_text(tmp_path, dump_yaml(config))
+    assert all(PRESETS[name][section] for section in ("model", "training", "steph"))
+    for section, values in PRESETS[name].items():
+        for key, value in values.items():
+            assert value_at(config, f"{section}.{key}") == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_no_preset_is_the_recipe_of_another_or_the_default() -> None:
+    assert len({digest(with_set(f"preset={name}").recipe) for name in (*PRESETS, "null")}) == 1 + len(PRESETS)
+
+
 @pytest.mark.parametrize("preset", ["papr", "7", "[paper]", "{paper: 1}", "true", "''"])
 def test_an_unknown_preset_is_refused(preset: str) -> None:
     assert "unknown preset" in refusal(f"preset={preset}")
-    assert "Known presets: paper" in refusal(f"preset={preset}")
+    assert f"Known presets: {', '.join(PRESETS)}" in refusal(f"preset={preset}")
+    assert next(iter(PRESETS)) == "paper"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +161,9 @@ def test_an_unknown_preset_is_refused(preset: str) -> None:
         ("model.embd", "Did you mean 'model.embed'?"),
         ("training.epoch", "Did you mean 'training.epochs'?"),
         ("steph.gama", "Did you mean 'steph.gamma'?"),
+        ("steph.norm", "Did you mean 'steph.normalise'?"),
+        ("comparator", "Did you mean 'comparators'?"),
+        ("comparators.method", "Did you mean 'comparators.methods'?"),
         ("evaluation.bootstraps", "Did you mean 'evaluation.bootstrap'?"),
         ("federation.quorom", "Did you mean 'federation.quorum'?"),
         ("federation.deadlines.helo", "Did you mean 'federation.deadlines.hello'?"),
@@ -168,12 +213,43 @@ OUT_OF_RANGE = [
     ("steph.K", "0"),
     ("steph.fixed_lam", "1.01"),
     ("steph.fixed_lam", "-0.01"),
+    ("steph.start_lam", "0"),
+    ("steph.start_lam", "-0.5"),
+    ("steph.start_lam", "1.01"),
+    ("steph.start_mass", "0"),
+    ("steph.start_mass", "-1"),
+    ("steph.start_mass", "10.1"),
+    ("steph.spread", "-0.01"),
+    ("steph.spread", "1.01"),
+    ("steph.epochs", "0"),
+    ("steph.epochs", "1001"),
+    ("steph.lr", "0"),
+    ("steph.lr", "-1e-4"),
+    ("steph.lr", "1.1"),
     ("steph.beta", "-0.05"),
     ("steph.gamma", "-1"),
     ("steph.gamma_grid", "[]"),
     ("steph.gamma_grid", "[0.05, -1]"),
     ("steph.inner_folds", "1"),
     ("steph.inner_folds", "21"),
+    ("comparators.methods", "[ties, fed_avg]"),
+    ("comparators.methods", "[ties, ties]"),
+    ("comparators.methods", "[local]"),
+    ("comparators.methods", "[pooled]"),
+    ("comparators.gamma", "-0.001"),
+    ("comparators.coefficients", "[]"),
+    ("comparators.coefficients", "[0.1, -10.1]"),
+    ("comparators.coefficients", f"[{', '.join(map(str, range(21)))}]"),
+    ("comparators.density", "0"),
+    ("comparators.density", "1.01"),
+    ("comparators.surgery_rank", "0"),
+    ("comparators.surgery_rank", "4097"),
+    ("comparators.rounds", "0"),
+    ("comparators.rounds", "1001"),
+    ("comparators.local_epochs", "0"),
+    ("comparators.local_epochs", "101"),
+    ("comparators.proximal_mu", "-0.01"),
+    ("comparators.proximal_mu", "100.1"),
     ("evaluation.folds", "0"),
     ("evaluation.folds", "101"),
     ("evaluation.split_seed", "-1"),
@@ -205,13 +281,28 @@ WRONG_TYPE = [
     ("training.lr", "1e999"),
     ("training.lr", "'1e-4'"),
     ("training.lr", "[1]"),
+    ("training.loss", "NLL"),
+    ("training.loss", "null"),
     ("training.drop_last", "1"),
     ("training.drop_last", "'true'"),
     ("steph.K", "true"),
     ("steph.K", "2.0"),
     ("steph.K", "all"),
     ("steph.variant", "mlp"),
+    ("steph.weights", "fnn"),
+    ("steph.weights", "[nn]"),
     ("steph.output", "softmax"),
+    ("steph.start", "m0"),
+    ("steph.start", "true"),
+    ("steph.start_lam", ".nan"),
+    ("steph.start_mass", "null"),
+    ("steph.spread", "true"),
+    ("steph.normalise", "1"),
+    ("steph.normalise", "null"),
+    ("steph.epochs", "2.5"),
+    ("steph.epochs", "default"),
+    ("steph.lr", ".inf"),
+    ("steph.lr", "'1e-4'"),
     ("steph.gamma", "auto"),
     ("steph.gamma", "true"),
     ("steph.gamma", ".nan"),
@@ -219,6 +310,18 @@ WRONG_TYPE = [
     ("steph.gamma_grid[0]", "[cv]"),
     ("steph.gamma_grid[1]", "[0, .nan]"),
     ("steph.balance", "0"),
+    ("comparators", "[ties]"),
+    ("comparators.methods", "ties"),
+    ("comparators.methods", "null"),
+    ("comparators.methods[1]", "[ties, 7]"),
+    ("comparators.gamma", "cv"),
+    ("comparators.coefficients", "0.3"),
+    ("comparators.coefficients[0]", "[.nan]"),
+    ("comparators.density", "true"),
+    ("comparators.surgery_rank", "16.0"),
+    ("comparators.rounds", "null"),
+    ("comparators.local_epochs", "'1'"),
+    ("comparators.proximal_mu", ".nan"),
     ("evaluation.folds", "5.0"),
     ("federation.name", "7"),
     ("federation.sites", "a"),
@@ -262,8 +365,24 @@ def test_the_bad_values_cover_every_key() -> None:
         ("steph.K", 1),
         ("steph.fixed_lam", 1.0),
         ("steph.beta", 0.0),
+        ("steph.start_lam", 1.0),
+        ("steph.start_mass", 10.0),
+        ("steph.spread", 0.0),
+        ("steph.spread", 1.0),
+        ("steph.epochs", 1),
+        ("steph.epochs", 1000),
+        ("steph.lr", 1.0),
         ("steph.gamma", 0.0),
         ("steph.inner_folds", 20),
+        ("comparators.gamma", 0.0),
+        ("comparators.density", 1.0),
+        ("comparators.surgery_rank", 1),
+        ("comparators.surgery_rank", 4096),
+        ("comparators.rounds", 1),
+        ("comparators.rounds", 1000),
+        ("comparators.local_epochs", 100),
+        ("comparators.proximal_mu", 0.0),
+        ("comparators.proximal_mu", 100.0),
         ("evaluation.bootstrap", 10),
         ("federation.quorum", 2),
         ("federation.deadlines.local", 2_592_000.0),
@@ -285,6 +404,12 @@ def test_the_edge_of_a_range_is_in_it(key: str, value: Any) -> None:
         ("steph.gamma=5e-3", 0.005),
         ("steph.gamma_grid=[0, 1e-3]", (0.0, 0.001)),
         ("steph.balance=false", False),
+        ("steph.epochs=null", None),
+        ("steph.epochs=7", 7),
+        ("steph.lr=1e-3", 0.001),
+        ("comparators.methods=[]", ()),
+        ("comparators.methods=[ties, fedavg]", ("ties", "fedavg")),
+        ("comparators.coefficients=[-10, 1e-3, 10]", (-10.0, 0.001, 10.0)),
         ("federation.name=lung_2", "lung_2"),
         ("federation.sites=[a, b-1]", ("a", "b-1")),
         ("federation.deadlines.hello=0.5", 0.5),
@@ -373,10 +498,16 @@ def test_the_digest_sees_every_key() -> None:
         "model.head_bias": "default",
         "model.encoder": "uni_v2",
         "model.m0_sha256": SHA256,
+        "training.loss": "cox",
         "steph.variant": "fix",
-        "steph.output": "sigmoid",
+        "steph.weights": "param",
+        "steph.output": "softplus",
+        "steph.start": "local",
+        "steph.lr": 0.5,
         "steph.gamma": 1,
         "steph.gamma_grid": [1],
+        "comparators.methods": ["ties"],
+        "comparators.coefficients": [1],
         "federation.name": "x",
         "federation.sites": ["x"],
         "federation.targets": ["x"],
@@ -390,6 +521,34 @@ def test_the_digest_sees_every_key() -> None:
             others[key] = not default if hint is bool else default / 2 if hint is float else (default or 0) + 3
         found.add(digest(with_set(f"{key}={others[key]}")))
     assert len(found) == 1 + len(leaves(Config))
+
+
+def test_every_comparator_may_be_asked_for_and_none_that_needs_the_patients_of_others() -> None:
+    assert ComparatorConfig(methods=COMPARATORS).methods == COMPARATORS
+    for name in METHODS.keys() - {*COMPARATORS}:
+        with pytest.raises(ValueError, match=f"not known: {name}$"):
+            ComparatorConfig(methods=(name,))
+    said = refusal("comparators.methods=[ties, fed_avg, pooled]")
+    assert f"comparators.methods must be among {', '.join(COMPARATORS)}; not known: fed_avg, pooled" in said
+    assert "comparators.methods must be a list without repetitions" in refusal("comparators.methods=[ties, ties]")
+
+
+def test_a_sigmoid_cannot_start_at_a_w_of_one() -> None:
+    """Its inverse is infinite there."""
+    with pytest.raises(ValueError, match="start_mass must be below 1 where output is sigmoid"):
+        StephConfig(K=1, output="sigmoid", start="local", start_mass=1.0)
+    assert StephConfig(K=1, output="sigmoid", start="local", start_mass=0.99).start_mass == 0.99
+    assert StephConfig(K=1, output="softplus", start="local", start_mass=1.0).start_mass == 1.0
+
+
+def test_the_base_digest_sees_what_a_site_s_own_models_depend_on_and_nothing_else() -> None:
+    base = Config().recipe.base_digest
+    assert re.fullmatch("[0-9a-f]{64}", base)
+    changed = ["model.embed=9", "model.m0_seed=1", "training.epochs=9", "training.loss=cox", "training.seed=1"]
+    assert len({base, *(with_set(override).recipe.base_digest for override in changed)}) == 1 + len(changed)
+    same = ["steph.K=2", "steph.epochs=9", "comparators.methods=[]", "evaluation.bootstrap=10", "device=cpu"]
+    assert {with_set(override).recipe.base_digest for override in same} == {base}
+    assert len({digest(with_set(override)) for override in same}) == len(same)
 
 
 def test_the_recipe_does_not_depend_on_who_runs_it() -> None:
@@ -410,9 +569,18 @@ names = st.from_regex(SITE_NAME, fullmatch=True) | st.sampled_from(NOT_TEXT_IN_Y
     st.sampled_from([None, SHA256, "1" * 64, "1e" + "5" * 62, "0" * 64]),
     st.none() | st.integers(1),
     st.just("cv") | st.floats(0, 1e300),
+    st.none() | st.integers(1, 1000),
+    st.lists(st.sampled_from(COMPARATORS), unique=True),
 )
 def test_what_is_dumped_loads_to_the_same_digest(
-    tmp_path_factory: pytest.TempPathFactory, sites: list, lr: float, sha256: str | None, k: int | None, gamma: Any
+    tmp_path_factory: pytest.TempPathFactory,
+    sites: list,
+    lr: float,
+    sha256: str | None,
+    k: int | None,
+    gamma: Any,
+    epochs: int | None,
+    methods: list,
 ) -> None:
     """Also where YAML would take a name or a digest for a number, a date or a truth value."""
     base = Config()
@@ -420,7 +588,8 @@ def test_what_is_dumped_loads_to_the_same_digest(
         base,
         model=replace(base.model, m0_sha256=sha256),
         training=replace(base.training, lr=lr),
-        steph=replace(base.steph, K=k, gamma=gamma),
+        steph=replace(base.steph, K=k, gamma=gamma, epochs=epochs),
+        comparators=replace(base.comparators, methods=tuple(methods)),
         federation=replace(base.federation, sites=tuple(sites), targets=tuple(sites[:1])),
     )
     found = from_text(tmp_path_factory.getbasetemp(), dump_yaml(config))

@@ -20,7 +20,7 @@ from common import abmil
 from common.config import Recipe, digest
 from common.errors import EncoderError, SplitError, WidthError
 
-METHOD_VERSION = 1  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
+METHOD_VERSION = 2  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
 Report = Callable[[float], None]  # told how much of one training is done, 0 to 1
 
 
@@ -33,11 +33,16 @@ class Workspace:
     cohort: Cohort
     splits: tuple[Split, ...]
     device: torch.device
+    data_digest: str  # of labels, splits, file sizes and times
     folder: Path
+    base_folder: Path
 
     @classmethod
-    def open(cls, site: Site, recipe: Recipe) -> Workspace:
+    def open(cls, site: Site, recipe: Recipe, cohort: Cohort | None = None) -> Workspace:
         """Read the site's labels, file headers and splits.
+
+        Args:
+            cohort: the site's, where it is open already.
 
         The folder's name holds a digest of the recipe, of the method's version and of the data (labels, splits,
         file sizes and times), so that neither another recipe nor changed data ever meets old work.
@@ -49,7 +54,7 @@ class Workspace:
         """
         if site.threads is not None:
             torch.set_num_threads(site.threads)  # of this whole process, which works for one site
-        cohort = open_cohort(site.folder, site.data)
+        cohort = cohort or open_cohort(site.folder, site.data)
         if cohort.width != recipe.model.width:
             raise WidthError(
                 f"the features are {cohort.width} wide, the federation's {recipe.model.width}",
@@ -63,12 +68,21 @@ class Workspace:
                 remedy="Extract features with the federation's encoder",
             )
         splits = site_splits(site, cohort, recipe)
-        key = f"{digest(recipe)[:12]}-{_data_digest(cohort, splits)[:12]}"
-        return cls(site, recipe, cohort, splits, resolve_device(site.device), site.state / key)
+        data = _data_digest(cohort, splits)
+        return cls(
+            site,
+            recipe,
+            cohort,
+            splits,
+            resolve_device(site.device),
+            data,
+            folder=site.state / f"{digest(recipe)[:12]}-{data[:12]}",
+            base_folder=site.state / f"base-{recipe.base_digest[:12]}-{data[:12]}",
+        )
 
     def fold_folder(self, fold: int) -> Path:
-        """Where a fold's models lie."""
-        return self.folder / f"fold_{fold}"
+        """Where a fold's own models lie, which recipes that differ in later steps only have in common."""
+        return self.base_folder / f"fold_{fold}"
 
     def train_part(self, fold: int) -> Cohort:
         """The fold's training patients; a validation part belongs to neither side."""

@@ -79,6 +79,10 @@ class ABMIL(nn.Module):
         state = dict(self.named_parameters())
         return {name: state[name] for name in self.architecture.encoder_shapes}
 
+    def head_state(self) -> dict[str, Tensor]:
+        """The two tensors of the head, which never leave a site."""
+        return {"head.weight": self.head.weight.detach(), "head.bias": self.head.bias.detach()}
+
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
         """Hazards of some bags.
 

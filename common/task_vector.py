@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,14 @@ class TaskVector:
             model_digest(m0),
             {n: (w.detach() - start[n].detach()).cpu() for n, w in model.encoder_state().items()},
         )
+
+    @classmethod
+    def of_flat(cls, row: Tensor, like: TaskVector) -> TaskVector:
+        """The vector whose :meth:`flat` is ``row``, of the same origin as ``like``."""
+        shapes = like.architecture.encoder_shapes
+        pieces = torch.split(row, [math.prod(shape) for shape in shapes.values()])
+        named = zip(shapes.items(), pieces, strict=True)
+        return like._like({name: piece.reshape(shape).clone() for (name, shape), piece in named})
 
     def __add__(self, other: TaskVector) -> TaskVector:
         self.require_same_origin(other)

@@ -72,6 +72,15 @@ class Cohort:
         self._files = files
         self._cache = cache
 
+    @classmethod
+    def of_bags(cls, patients: Sequence[Patient], bags: Sequence[torch.Tensor]) -> Cohort:
+        """A cohort that is all in memory: one bag ``(n_instances, d)`` per patient."""
+        cohort = cls(patients, {}, bags[0].shape[1], BagCache(float("inf")))
+        for patient, bag in zip(patients, bags, strict=True):
+            cohort._cache.put(patient.id, bag)
+            cohort._lengths[patient.id] = len(bag)
+        return cohort
+
     def __len__(self) -> int:
         return len(self.patients)
 

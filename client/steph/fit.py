@@ -2,56 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from client.batch import batches
 from client.data.bags import Cohort
-from client.local import start_head
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
-from client.training import Checkpoint, derive_seed, fit
+from client.survival_fit import OnEpoch, fit_survival, silent, steph_training
+from client.training import derive_seed
+from common.abmil import ABMIL, pinned_model
 from common.config import Recipe
+from common.task_vector import TaskVector
 
 COLLAPSED_BELOW = 1e-3
 
 
 def fit_steph(
     cohort: Cohort,
-    mixture: Mixture,
+    local: ABMIL,
+    sources: Sequence[TaskVector],
     recipe: Recipe,
     *,
     gamma: float,
     label: str,
     device: torch.device,
     checkpoint: Path | None = None,
-    on_epoch: Callable[[int, int], None] = lambda done, total: None,
+    on_epoch: OnEpoch = silent,
 ) -> Steph:
-    """Train the hypernetworks and a fresh head on all of ``cohort``.
+    """Train the hypernetworks and the head on all of ``cohort``.
 
     Args:
+        local: the target's own model of the same training part: its vector is mixed, and its head is where
+            the head starts under ``start: local``.
         gamma: weight of the aggregation loss.
         label: names the training part; each has a seed of its own.
 
     Returns:
         the model of the last epoch, in evaluation mode, on ``device``.
     """
+    m0, config = pinned_model(recipe.model), recipe.steph
+    mixture = Mixture.of(m0, TaskVector.between(local, m0), sources, normalise=config.normalise)
     seed = derive_seed(recipe.training.seed, "steph", label)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Steph(mixture.to(device), recipe.steph, recipe.model.dropout)
-    start_head(model.head, recipe.model.head_bias, cohort)
-    fit(
+        model = Steph(mixture.to(device), config, recipe.model.dropout)
+    if config.start == "local":
+        model.head.load_state_dict(local.head.state_dict())
+    fit_survival(
         model,
-        lambda batch: model.loss(batch, gamma=gamma, alpha=recipe.training.alpha),
+        lambda batch: model.outputs(batch, gamma),
         cohort,
-        recipe.training,
-        n_bins=recipe.model.n_bins,
+        recipe,
+        steph_training(recipe),
         seed=seed,
         device=device,
-        checkpoint=Checkpoint(checkpoint) if checkpoint else None,
+        fresh_head=config.start == "default",
+        checkpoint=checkpoint,
         on_epoch=on_epoch,
     )
     return model

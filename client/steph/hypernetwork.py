@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,14 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "softplus": functional.softplus,
     "sigmoid": torch.sigmoid,
+}
+
+
+# The number that each activation turns into a given w.
+_INVERSES: dict[str, Callable[[float], float]] = {
+    "relu": lambda w: w,
+    "softplus": lambda w: math.log(math.expm1(w)),
+    "sigmoid": lambda w: math.log(w / (1.0 - w)),
 }
 
 
@@ -38,10 +47,16 @@ class Hypernetwork(nn.Module):
 
     The variants differ in where ``r`` comes from: ``nn`` a head on the shared encoder; ``fnn`` a head
     on an encoder of its own; ``param`` one learnable ``r`` per source, without ReLU, from 0; ``fix`` a
-    constant lam. A dead ``r`` means ``lam = 1``: the target's own vector alone.
+    constant lam. A dead ``r`` means ``lam = 1``: the target's own vector alone. With ``weights: param``, w is one
+    learnable number per source too, from 1 over their number.
+
+    ``start: local`` begins near the target's own model and far from every dead ReLU: ``w = ReLU(w_0 + spread
+    head_agg(z))`` with ``w_0 = start_mass / K``, and likewise ``r`` around ``1 / start_lam - 1``. What bags differ by
+    is then learned ``spread`` times as fast as the head, and a small site cannot learn it by heart.
     """
 
     r: Tensor
+    w: Tensor
     fixed: Tensor
 
     def __init__(self, architecture: Architecture, n_sources: int, config: StephConfig, dropout: float) -> None:
@@ -51,26 +66,38 @@ class Hypernetwork(nn.Module):
         def head() -> nn.Sequential:
             return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, n_sources))
 
-        self.variant = config.variant
+        self.variant, self.weights = config.variant, config.weights
         self.activation = _ACTIVATIONS[config.output]
-        self.encoder = MeanEncoder(architecture)
-        self.head_agg = head()
+        self.w_start, self.r_start, self.spread, w = 0.0, 0.0, 1.0, 1.0 / n_sources
+        if config.start == "local":
+            w = config.start_mass / min(config.K or n_sources, n_sources)
+            self.w_start, self.r_start = _INVERSES[config.output](w), 1.0 / config.start_lam - 1.0
+            self.spread = config.spread
+        if self.weights == "nn" or self.variant == "nn":
+            self.encoder = MeanEncoder(architecture)
+        if self.weights == "nn":
+            self.head_agg = head()
+        else:
+            self.w = nn.Parameter(torch.full((n_sources,), w))
         if self.variant in ("nn", "fnn"):
             self.head_mix = head()
         if self.variant == "fnn":
             self.encoder_mix = MeanEncoder(architecture)
         elif self.variant == "param":
-            self.r = nn.Parameter(torch.zeros(n_sources))
+            self.r = nn.Parameter(torch.full((n_sources,), self.r_start))
         elif self.variant == "fix":
             self.register_buffer("fixed", torch.full((n_sources,), config.fixed_lam))
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``w`` and ``lam``, each ``(n_bags, n_sources)``."""
-        z = self.encoder(bags, mask)
-        w = self.activation(self.head_agg(z))
+        z = self.encoder(bags, mask) if hasattr(self, "encoder") else None
+        w = self.w.expand(len(bags), -1) if z is None or self.weights == "param" else self._weights(z)
         if self.variant == "fix":
             return w, self.fixed.expand_as(w)
         if self.variant == "param":
             return w, (1.0 / (1.0 + self.r)).expand_as(w)
         z_mix = self.encoder_mix(bags, mask) if self.variant == "fnn" else z
-        return w, 1.0 / (1.0 + functional.relu(self.head_mix(z_mix)))
+        return w, 1.0 / (1.0 + functional.relu(self.r_start + self.spread * self.head_mix(z_mix)))
+
+    def _weights(self, z: Tensor) -> Tensor:
+        return self.activation(self.w_start + self.spread * self.head_agg(z))

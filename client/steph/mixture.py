@@ -35,8 +35,11 @@ class Mixture:
     stack: Tensor
 
     @classmethod
-    def of(cls, m0: ABMIL, target: TaskVector, sources: Sequence[TaskVector]) -> Mixture:
+    def of(cls, m0: ABMIL, target: TaskVector, sources: Sequence[TaskVector], *, normalise: bool = False) -> Mixture:
         """Stack the vectors of one federation.
+
+        Args:
+            normalise: scale each source's vector to the length of the target's.
 
         Raises:
             VectorMismatchError: no source, or a source of another architecture or M0 than the target.
@@ -45,6 +48,8 @@ class Mixture:
             raise VectorMismatchError("there is no source vector to merge", where="sources")
         for source in sources:
             target.require_same_origin(source)
+        if normalise:
+            sources = [source * (target.norm / source.norm) if source.norm > 0 else source for source in sources]
         stack = torch.stack([vector.flat() for vector in (target, *sources)])
         return cls(m0.architecture, flatten(m0.encoder_state(), m0.architecture), stack)
 

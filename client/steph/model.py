@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from client.batch import Batch
+from client.objective import Outputs
 from client.steph.hypernetwork import Hypernetwork
 from client.steph.losses import aggregation_loss, mixing_loss
 from client.steph.mixture import Mixture, coefficients, top_k
 from common.abmil import encode
 from common.config import StephConfig
-from common.survival import nll
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,10 @@ class Steph(nn.Module):
         """
         return self.hazards(bags, mask, self.route(bags, mask))
 
-    def loss(self, batch: Batch, *, gamma: float, alpha: float) -> Tensor:
-        """``NLL + gamma L_agg + beta L_mix`` of each bag (paper eq. 7), ``(n_bags,)``."""
+    def outputs(self, batch: Batch, gamma: float) -> Outputs:
+        """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7)."""
         routing = self.route(batch.bags, batch.mask)
-        hazards = self.hazards(batch.bags, batch.mask, routing)
-        return (
-            nll(hazards, batch.bins, batch.events, alpha)
-            + gamma * aggregation_loss(routing.w, routing.kept, self.config.balance)
-            + self.config.beta * mixing_loss(routing.lam, routing.kept)
-        )
+        penalty = gamma * aggregation_loss(
+            routing.w, routing.kept, self.config.balance
+        ) + self.config.beta * mixing_loss(routing.lam, routing.kept)
+        return Outputs(self.hazards(batch.bags, batch.mask, routing), penalty)

@@ -1,7 +1,7 @@
 """Inner cross-validation on a target's training patients: which gamma, and is the merge worth deploying?
 
-Every inner fold trains its own local model, so that neither the target's vector nor the model that STEPH is
-compared with has seen the patients it is judged on.
+Every inner fold has its own local model (:mod:`client.inner`), so that neither the target's vector nor the model
+that STEPH is compared with has seen the patients it is judged on.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from torch import nn
 
 from client.batch import risks
 from client.data.bags import Cohort
-from client.data.splits import make_splits
-from client.local import train_local
+from client.inner import InnerFold
 from client.steph.fit import collapsed, fit_steph
-from client.steph.mixture import Mixture
-from client.training import derive_seed
 from common import atomic
-from common.abmil import ABMIL
+from common.abmil import pinned_model
 from common.concordance import pairs
 from common.config import Recipe
-from common.errors import SplitError
 from common.task_vector import TaskVector
+
+ENOUGH_PAIRS = 50  # comparable inner pairs below which a better C is taken for luck
 
 Step = Callable[[float], None]  # told how many trainings are done, fractions included
 
@@ -61,58 +59,72 @@ def gammas(recipe: Recipe) -> tuple[float, ...]:
 
 def trainings(recipe: Recipe) -> int:
     """How many models :func:`select` trains."""
-    return recipe.steph.inner_folds * (1 + len(gammas(recipe)))
+    return recipe.steph.inner_folds * len(gammas(recipe))
 
 
 def select(
-    cohort: Cohort,
-    m0: ABMIL,
+    inner: Sequence[InnerFold],
     sources: Sequence[TaskVector],
     recipe: Recipe,
     *,
-    label: str,
     device: torch.device,
     cache: Path,
+    own_as_source: bool = False,
     on_step: Step = lambda done: None,
 ) -> Selection:
-    """Choose gamma and measure STEPH against the local model, within ``cohort`` alone.
+    """Choose gamma and measure STEPH against the local model, within a training part alone.
 
     Args:
-        cohort: the training patients of one outer fold.
+        inner: the inner folds of that part.
+        own_as_source: let the target's vector, of each inner fold's own model, be one of those that are weighted.
         cache: JSON of the trainings already scored, so that a killed selection goes on where it was.
+        on_step: told how many trainings are done.
     """
     scores: dict[str, _Score] = _read(cache)
-    seed = derive_seed(recipe.training.seed, "inner", label)
-    try:
-        splits = make_splits(cohort.patients, recipe.steph.inner_folds, seed)
-    except SplitError:
-        splits = []
-    for j, split in enumerate(splits):
-        train, validation = cohort.subset(split.train), cohort.subset(split.test)
-        names = {gamma: f"{j}/{gamma}" for gamma in gammas(recipe)}
-        if all(name in scores for name in [f"{j}/local", *names.values()]):
-            continue
-        done = j * (1 + len(names))
-        part = f"{label}, inner fold {j}"
-
-        def on_epoch(epoch: int, total: int, done: int = done) -> None:
-            on_step(done + epoch / total)
-
-        local = train_local(train, recipe, label=part, device=device, on_epoch=on_epoch)
-        scores[f"{j}/local"] = _score(local, validation, recipe.model.n_bins, device)
-        mixture = Mixture.of(m0, TaskVector.between(local.cpu(), m0), sources)
-        for i, (gamma, name) in enumerate(names.items(), 1):
+    for j, part in enumerate(inner):
+        scores[f"{j}/local"] = _score(part.local, part.validation, recipe.model.n_bins, device)
+        for i, gamma in enumerate(gammas(recipe)):
+            name, done = f"{j}/{gamma}", j * len(gammas(recipe)) + i
             if name in scores:
                 continue
 
-            def on_steph_epoch(epoch: int, total: int, done: int = done + i) -> None:
+            def on_epoch(epoch: int, total: int, done: int = done) -> None:
                 on_step(done + epoch / total)
 
-            steph = fit_steph(train, mixture, recipe, gamma=gamma, label=part, device=device, on_epoch=on_steph_epoch)
-            score = _score(steph, validation, recipe.model.n_bins, device)
-            scores[name] = replace(score, collapsed=collapsed(steph, train, device))
+            steph = fit_steph(
+                part.train,
+                part.local.cpu(),
+                [_own(part, recipe), *sources] if own_as_source else sources,
+                recipe,
+                gamma=gamma,
+                label=part.label,
+                device=device,
+                on_epoch=on_epoch,
+            )
+            score = _score(steph, part.validation, recipe.model.n_bins, device)
+            scores[name] = replace(score, collapsed=collapsed(steph, part.train, device))
             atomic.write_json(cache, {name: asdict(score) for name, score in scores.items()})
     return _choose(scores, recipe)
+
+
+def _own(part: InnerFold, recipe: Recipe) -> TaskVector:
+    return TaskVector.between(part.local.cpu(), pinned_model(recipe.model))
+
+
+def choose_deployed(selection: Selection, is_collapsed: bool) -> tuple[str, str]:
+    """Which of ``steph`` and ``local`` to deploy, and why; no test patient has a say in it."""
+    if is_collapsed:
+        return "local", "STEPH collapsed: all kept weights are 0"
+    n = selection.n_comparable
+    if selection.steph is None or selection.local is None or n < ENOUGH_PAIRS:
+        return "local", f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
+    scores = (
+        f"inner C-index {selection.steph:.3f} against {selection.local:.3f} of the local model, "
+        f"over {n} comparable pairs"
+    )
+    if selection.steph >= selection.local:
+        return "steph", f"not worse in inner cross-validation: {scores}"
+    return "local", f"STEPH is worse in inner cross-validation: {scores}"
 
 
 def _score(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) -> _Score:

@@ -65,7 +65,9 @@ def test_a_local_model_comes_back_bit_for_bit(tmp_path):
     [
         {"K": 2},
         {"K": None, "variant": "fnn", "output": "softplus"},
-        {"K": 1, "variant": "param", "output": "sigmoid"},
+        {"K": 1, "variant": "param", "output": "sigmoid", "start_mass": 0.5},
+        {"K": 2, "weights": "param", "normalise": True, "epochs": 3, "lr": 0.1},
+        {"K": 2, "variant": "fnn", "start": "local", "start_lam": 0.7, "start_mass": 0.5, "spread": 0.3},
         {"K": 9, "variant": "fix", "fixed_lam": 0.3, "gamma": 0.005, "gamma_grid": (0.0, 0.1)},
     ],
 )

@@ -37,13 +37,14 @@ def test_the_same_request_finds_its_folder_and_its_model(monkeypatch, tmp_path):
     model = workspace.local_model(1, seen.append)
     assert seen == [0.5, 1.0]
     again = reopened(workspace)
-    assert again.folder == workspace.folder
+    assert (again.folder, again.base_folder) == (workspace.folder, workspace.base_folder)
     assert equal(state_of(again.local_model(1)), state_of(model))
     assert len(spy.calls) == 1
     assert [p.id for p in spy.calls[0].args[0].patients] == list(workspace.splits[1].train)
     workspace.local_model(0)
     assert len(spy.calls) == 2
-    assert not list(workspace.folder.rglob("*.checkpoint"))
+    assert sorted(path.parent.name for path in workspace.base_folder.rglob("local.safetensors")) == ["fold_0", "fold_1"]
+    assert not list(workspace.site.state.rglob("*.checkpoint"))
 
 
 def relabel(folder: Path) -> None:
@@ -68,12 +69,28 @@ def test_changed_data_never_meets_old_work(tmp_path, change: Callable[[Path], No
     workspace = make_workspace(tmp_path, patients=12)
     change(workspace.site.folder)
     assert reopened(workspace).folder != workspace.folder
+    assert reopened(workspace).base_folder != workspace.base_folder
 
 
-@pytest.mark.parametrize("setting", ["training.seed=1", "training.lr=0.01", "model.m0_seed=1", "steph.K=2"])
+@pytest.mark.parametrize("setting", ["training.seed=1", "training.lr=0.01", "training.loss=cox", "model.m0_seed=1"])
 def test_another_recipe_never_meets_old_work(tmp_path, setting):
     workspace = make_workspace(tmp_path, patients=12)
-    assert reopened(workspace, setting).folder != workspace.folder
+    other = reopened(workspace, setting)
+    assert other.folder != workspace.folder
+    assert other.fold_folder(0) != workspace.fold_folder(0)
+
+
+@pytest.mark.parametrize(
+    "setting", ["steph.K=2", "steph.lr=0.01", "comparators.methods=[ties]", "evaluation.bootstrap=30"]
+)
+def test_recipes_that_differ_in_later_steps_share_a_site_s_own_models_and_nothing_else(monkeypatch, tmp_path, setting):
+    workspace = make_workspace(tmp_path, patients=12)
+    model, spy = workspace.local_model(0), Spy(monkeypatch, client.workspace, "train_local")
+    other = reopened(workspace, setting)
+    assert other.folder != workspace.folder
+    assert other.fold_folder(0) == workspace.fold_folder(0)
+    assert equal(state_of(other.local_model(0)), state_of(model))
+    assert spy.calls == []
 
 
 def test_a_moved_site_finds_its_work_again(tmp_path):
@@ -81,7 +98,7 @@ def test_a_moved_site_finds_its_work_again(tmp_path):
     workspace.local_model(0)
     moved = shutil.copytree(workspace.site.folder, tmp_path / "moved" / "site")
     other = Workspace.open(Site.open(moved, device="cpu"), workspace.recipe)
-    assert other.folder.name == workspace.folder.name
+    assert (other.folder.name, other.base_folder.name) == (workspace.folder.name, workspace.base_folder.name)
     assert (other.fold_folder(0) / "local.safetensors").is_file()
 
 

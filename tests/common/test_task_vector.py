@@ -78,6 +78,37 @@ def test_a_vector_is_a_copy() -> None:
     assert not any(tensor.requires_grad for tensor in vector.tensors.values())
 
 
+@pytest.mark.parametrize("vector", [A, B - 3.0 * C])
+def test_of_flat_is_the_way_back_from_flat(vector: TaskVector) -> None:
+    back = TaskVector.of_flat(vector.flat(), like=C)
+    assert (back.architecture, back.m0_sha256) == (SMALL, C.m0_sha256)
+    assert list(back.tensors) == list(SMALL.encoder_shapes)
+    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in vector.tensors.items())
+
+
+def test_of_flat_puts_every_number_where_the_architecture_has_it() -> None:
+    numbers = np.arange(len(a), dtype=np.float32)
+    vector, start = TaskVector.of_flat(torch.from_numpy(numbers.copy()), like=A), 0
+    for name, shape in SMALL.encoder_shapes.items():
+        end = start + int(np.prod(shape))
+        np.testing.assert_array_equal(vector.tensors[name].numpy(), numbers[start:end].reshape(shape))
+        start = end
+    assert start == len(numbers)
+
+
+def test_of_flat_shares_no_memory_with_its_row() -> None:
+    row_ = A.flat()
+    vector = TaskVector.of_flat(row_, like=A)
+    row_.zero_()
+    assert torch.equal(vector.flat(), A.flat())
+
+
+@pytest.mark.parametrize("change", [1, -1])
+def test_of_flat_refuses_a_row_of_another_length(change: int) -> None:
+    with pytest.raises(RuntimeError, match="split_sizes"):
+        TaskVector.of_flat(torch.zeros(len(a) + change), like=A)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("width", 6), ("embed", 5), ("attention", 4), ("n_bins", 7)],

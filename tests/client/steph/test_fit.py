@@ -21,27 +21,41 @@ from client.local import train_local
 from client.steph.fit import collapsed, fit_steph
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
+from common.abmil import ABMIL, Architecture, initial_model
 from common.survival import empirical_hazard
 from common.task_vector import TaskVector
 
 
-def mixture_for(recipe, n_sources: int = 3, scale: float = 0.3) -> Mixture:
+def parts_for(recipe, n_sources: int = 3, scale: float = 0.3) -> tuple[ABMIL, list[TaskVector]]:
+    """A local model under a head of its own, and source vectors."""
     target, *sources = make_vectors(recipe, n_sources + 1, scale).values()
-    return Mixture.of(m0_of(recipe), target, sources)
+    head = initial_model(Architecture.of(recipe.model), 9).head_state()
+    return target.applied_to(m0_of(recipe), head), sources
 
 
-def fitted(recipe, cohort: MemoryCohort, mixture: Mixture | None = None, **options) -> Steph:
+def mixture_for(recipe, n_sources: int = 3) -> Mixture:
+    local, sources = parts_for(recipe, n_sources)
+    return Mixture.of(m0_of(recipe), TaskVector.between(local, m0_of(recipe)), sources)
+
+
+def fitted(recipe, cohort: MemoryCohort, parts: tuple[ABMIL, list[TaskVector]] | None = None, **options) -> Steph:
     options = {"gamma": 0.0, "label": "x", "device": CPU, **options}
-    return fit_steph(cohort, mixture or mixture_for(recipe), recipe, **options)
+    local, sources = parts or parts_for(recipe)
+    return fit_steph(cohort, local, sources, recipe, **options)
 
 
 def test_m0_and_the_vectors_are_constants():
     recipe, cohort = make_recipe(), make_cohort([3] * 8)
-    mixture = mixture_for(recipe)
-    before = mixture.theta_0.clone(), mixture.stack.clone()
-    model = fitted(recipe, cohort, mixture)
-    assert torch.equal(model.mixture.theta_0, before[0])
-    assert torch.equal(model.mixture.stack, before[1])
+    local, sources = parts_for(recipe)
+    own, start, before = state_of(local), state_of(m0_of(recipe)), [state_of(m) for m in (local, m0_of(recipe))]
+    names = list(sources[0].tensors)
+    model = fitted(recipe, cohort, (local, sources))
+    rows = [{name: own[name] - start[name] for name in names}, *(vector.tensors for vector in sources)]
+    flat = [torch.cat([row[name].flatten() for name in names]) for row in (start, *rows)]
+    assert torch.equal(model.mixture.theta_0, flat[0])
+    assert torch.equal(model.mixture.stack, torch.stack(flat[1:])), "the target's vector, and then the sources'"
+    assert equal(state_of(local), before[0])
+    assert equal(state_of(m0_of(recipe)), before[1])
     assert not any(name.startswith("mixture") for name, _ in model.named_parameters())
     assert not model.training
 
@@ -49,9 +63,9 @@ def test_m0_and_the_vectors_are_constants():
 def test_every_learnable_tensor_is_trained():
     """Within a few steps of a rate that is not 0, in the hypernetworks as in the head."""
     recipe = make_recipe("training.epochs=3", "training.lr=0.01", "steph.output=softplus")
-    cohort, mixture = make_cohort([3] * 20), mixture_for(recipe)
+    cohort, parts = make_cohort([3] * 20), parts_for(recipe)
     one_step = make_recipe("training.epochs=1", "training.batch_bags=20", "steph.output=softplus")
-    start, end = state_of(fitted(one_step, cohort, mixture)), state_of(fitted(recipe, cohort, mixture))
+    start, end = state_of(fitted(one_step, cohort, parts)), state_of(fitted(recipe, cohort, parts))
     assert [name for name in start if torch.equal(start[name], end[name])] == []
 
 
@@ -59,7 +73,8 @@ def test_every_learnable_tensor_is_trained():
 def test_the_head_is_fresh(mode):
     recipe = make_recipe("training.epochs=1", f"model.head_bias={mode}")
     cohort = make_cohort([3] * 8)
-    head = fitted(recipe, cohort).head
+    head, local = fitted(recipe, cohort).head, parts_for(recipe)[0]
+    assert not torch.equal(head.weight, local.head.weight)
     bound = head.in_features**-0.5  # of PyTorch's default initialisation, weight and bias alike
     assert 0 < float(head.weight.detach().abs().max()) <= bound
     assert not torch.equal(head.weight, m0_of(recipe).head.weight)
@@ -73,13 +88,64 @@ def test_the_head_is_fresh(mode):
         )
 
 
+@pytest.mark.parametrize("mode", ["default", "empirical"])
+@pytest.mark.parametrize("loss", ["nll", "cox"])
+def test_under_start_local_the_head_begins_where_the_local_model_s_is(mode, loss):
+    """One epoch of one step has learning rate 0, so what comes out is what it started from."""
+    settings = ("training.epochs=1", f"model.head_bias={mode}", f"training.loss={loss}", "steph.start=local")
+    recipe, cohort = make_recipe(*settings), make_cohort([3] * 8)
+    local, sources = parts_for(recipe)
+    model = fitted(recipe, cohort, (local, sources))
+    assert torch.equal(model.head.weight, local.head.weight)
+    if loss == "nll":  # under Cox's, the baseline is settled afterwards
+        assert torch.equal(model.head.bias, local.head.bias)
+
+
+def test_the_first_merge_of_start_local_gives_the_local_model_s_hazards():
+    """lam = 1 and weights that sum to 1: theta_0 + tau_t is the target's own encoder, under its own head."""
+    recipe = make_recipe(
+        "training.epochs=1",
+        "steph.start=local",
+        "steph.variant=fix",
+        "steph.fixed_lam=1",
+        "steph.weights=param",
+        "steph.K=2",
+    )
+    cohort, (local, sources) = make_cohort([3] * 8), parts_for(recipe)
+    found = risks(fitted(recipe, cohort, (local, sources)), cohort, recipe.model.n_bins, CPU)
+    assert found == pytest.approx(risks(local, cohort, recipe.model.n_bins, CPU), abs=1e-5)
+    assert found != pytest.approx(risks(m0_of(recipe), cohort, recipe.model.n_bins, CPU), abs=1e-2)
+
+
+def test_a_rate_and_a_number_of_epochs_of_its_own():
+    """As under a training that has them for everything; the local models' own are left alone."""
+    cohort = make_cohort([3] * 20)
+    own = make_recipe("training.epochs=2", "training.lr=0.5", "steph.epochs=4", "steph.lr=0.01")
+    same = make_recipe("training.epochs=4", "training.lr=0.01")
+    other = make_recipe("training.epochs=2", "training.lr=0.5")
+    seen = []
+    found = state_of(fitted(own, cohort, on_epoch=lambda *done: seen.append(done)))
+    assert seen == [(k, 4) for k in (1, 2, 3, 4)]
+    assert equal(found, state_of(fitted(same, cohort)))
+    assert not equal(found, state_of(fitted(other, cohort)))
+
+
+def test_normalised_vectors_are_what_is_merged():
+    recipe, cohort = make_recipe("steph.normalise=true", "training.epochs=1"), make_cohort([3] * 8)
+    local, sources = parts_for(recipe)
+    stack = fitted(recipe, cohort, (local, [7.0 * vector for vector in sources])).mixture.stack
+    lengths = stack.double().square().sum(dim=1).sqrt()
+    assert lengths.tolist() == pytest.approx([float(lengths[0])] * 4, rel=1e-5)
+
+
 def test_a_fit_is_a_function_of_its_label():
     recipe, cohort = make_recipe("training.lr=0.01"), make_cohort([3] * 20)
+    parts = parts_for(recipe)
     torch.manual_seed(1)
-    first = state_of(fitted(recipe, cohort))
+    first = state_of(fitted(recipe, cohort, parts))
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    second = state_of(fitted(recipe, cohort))
+    second = state_of(fitted(recipe, cohort, parts))
     assert torch.equal(torch.get_rng_state(), state)
     assert equal(first, second)
     assert not equal(first, state_of(fitted(recipe, cohort, label="y")))
@@ -93,9 +159,8 @@ def test_gamma_reaches_the_loss():
 def test_it_learns_a_signal():
     cohort = make_cohort([5] * 40, events=[1] * 30 + [0] * 10)
     recipe = make_recipe("training.epochs=60", "training.lr=0.02")
-    m0 = m0_of(recipe)
-    target = TaskVector.between(train_local(cohort, recipe, label="local", device=CPU), m0)
-    model = fitted(recipe, cohort, Mixture.of(m0, target, list(make_vectors(recipe, 3).values())))
+    local = train_local(cohort, recipe, label="local", device=CPU)
+    model = fitted(recipe, cohort, (local, list(make_vectors(recipe, 3).values())))
     risk = risks(model, cohort, recipe.model.n_bins, CPU)
     assert plain_c(cohort.times, cohort.events, risk) > 0.75
     assert not collapsed(model, cohort, CPU)

@@ -6,13 +6,15 @@ import math
 
 import pytest
 import torch
-from client_builders import SMALL
+from client_builders import CPU, SMALL, make_cohort
 
+from client.batch import batches
 from client.steph.hypernetwork import Hypernetwork, MeanEncoder
-from client.steph.mixture import Mixture
+from client.steph.mixture import Mixture, coefficients
 from client.steph.model import Steph
-from common.abmil import Architecture
+from common.abmil import Architecture, initial_model
 from common.config import StephConfig
+from common.task_vector import TaskVector
 
 PAPER = Architecture(width=1536, embed=512, attention=384, n_bins=32)
 
@@ -37,17 +39,21 @@ def plain_z(encoder: MeanEncoder, bag: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("variant", "expected"),
+    ("variant", "weights", "expected"),
     [
-        ("nn", 1_340_984),
-        ("fnn", 2_127_928),
-        ("param", 786_944 + 268_812 + 12 + 16_416),
-        ("fix", 786_944 + 268_812 + 16_416),
+        ("nn", "nn", 1_340_984),
+        ("fnn", "nn", 2_127_928),
+        ("param", "nn", 786_944 + 268_812 + 12 + 16_416),
+        ("fix", "nn", 786_944 + 268_812 + 16_416),
+        ("nn", "param", 786_944 + 268_812 + 12 + 16_416),
+        ("fnn", "param", 786_944 + 268_812 + 12 + 16_416),
+        ("param", "param", 12 + 12 + 16_416),
+        ("fix", "param", 12 + 16_416),
     ],
 )
-def test_learnable_parameters_of_the_paper(variant, expected):
+def test_learnable_parameters_of_the_paper(variant, weights, expected):
     nothing_to_merge = Mixture(PAPER, torch.empty(0), torch.empty(13, 0))
-    model = Steph(nothing_to_merge, StephConfig(variant=variant))
+    model = Steph(nothing_to_merge, StephConfig(variant=variant, weights=weights))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected
 
 
@@ -71,7 +77,7 @@ def test_the_masked_mean_is_the_plain_mean(n_instances):
 )
 @pytest.mark.parametrize("variant", ["nn", "fnn", "param", "fix"])
 def test_w_and_lam_equal_a_plain_reference(variant, output, activation):
-    net = hypernetwork(variant=variant, output=output, fixed_lam=0.3)
+    net = hypernetwork(variant=variant, output=output, fixed_lam=0.3, start_mass=0.5)
     if variant == "param":
         with torch.no_grad():
             net.r.uniform_(-0.5, 2.0)
@@ -122,7 +128,7 @@ def test_fixed_lam_is_no_parameter_and_travels_with_the_model():
 @pytest.mark.parametrize("variant", ["nn", "fnn"])
 def test_dropout_is_in_both_heads_while_training(variant):
     torch.manual_seed(0)
-    net = Hypernetwork(SMALL, 7, StephConfig(variant=variant, output="sigmoid"), dropout=0.5)
+    net = Hypernetwork(SMALL, 7, StephConfig(variant=variant, output="softplus"), dropout=0.5)
     with torch.no_grad():
         net.head_mix[3].bias.fill_(1.0)
     (w, lam), (w_again, lam_again) = net(bags()), net(bags())
@@ -137,3 +143,146 @@ def test_the_branches_share_an_encoder_unless_told_otherwise(variant):
     net = hypernetwork(variant=variant)
     net(bags())[1].sum().backward()
     assert (net.encoder.embed.weight.grad is not None) == (variant == "nn")
+
+
+# ---------------------------------------------------------------- one learnable w per source
+
+
+@pytest.mark.parametrize("variant", ["nn", "fnn", "param", "fix"])
+def test_learnable_w_is_the_same_for_every_bag_and_starts_at_one_over_their_number(variant):
+    """Without an activation: otherwise a w that falls to 0 would stay there."""
+    net = hypernetwork(variant=variant, weights="param")
+    w, lam = net(bags())
+    assert w.shape == lam.shape == (5, 7)
+    assert w.unique().tolist() == pytest.approx([1 / 7])
+    with torch.no_grad():
+        net.w.copy_(torch.arange(7) - 3.0)
+    w = net(bags())[0]
+    assert w.tolist() == [[-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]] * 5
+    (w * torch.arange(1.0, 6.0)[:, None]).sum().backward()
+    assert net.w.grad.tolist() == [15.0] * 7
+
+
+@pytest.mark.parametrize("variant", ["nn", "fnn"])
+def test_under_a_learnable_w_lam_is_still_the_bags_own(variant):
+    net = hypernetwork(variant=variant, weights="param")
+    _, lam = net(bags())
+    for b, bag in enumerate(bags()):
+        z = plain_z(net.encoder_mix if variant == "fnn" else net.encoder, bag)
+        expected = [1 / (1 + max(float(x), 0.0)) for x in plain_head(net.head_mix, z)]
+        assert lam[b].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+# ---------------------------------------------------------------- a start near the target's own model
+
+
+def random_vector(seed: int) -> TaskVector:
+    noise, shapes = torch.Generator().manual_seed(seed), SMALL.encoder_shapes.items()
+    return TaskVector(SMALL, "0" * 64, {name: torch.randn(shape, generator=noise) for name, shape in shapes})
+
+
+def start_local(n_sources: int, **config) -> Steph:
+    torch.manual_seed(0)
+    target, *sources = (random_vector(seed) for seed in range(1 + n_sources))
+    mixture = Mixture.of(initial_model(SMALL, 0), target, sources)
+    return Steph(mixture, StephConfig(**{"K": None, "start": "local", **config}), dropout=0.0).eval()
+
+
+def without_spread(model: Steph) -> Steph:
+    """The last layers at 0, so that nothing is left but where w and r start."""
+    with torch.no_grad():
+        for name in ("head_agg", "head_mix"):
+            if hasattr(model.hypernetwork, name):
+                for parameter in getattr(model.hypernetwork, name)[3].parameters():
+                    parameter.zero_()
+    return model
+
+
+def first_merge(model: Steph) -> torch.Tensor:
+    routing = model.route(bags())
+    merged = model.mixture.merge(coefficients(routing.w, routing.lam, routing.kept))
+    return torch.cat([merged[name].flatten(1) for name in SMALL.encoder_shapes], dim=1).detach()
+
+
+@pytest.mark.parametrize("output", ["relu", "softplus", "sigmoid"])
+@pytest.mark.parametrize("weights", ["nn", "param"])
+@pytest.mark.parametrize("variant", ["nn", "fnn", "param"])
+@pytest.mark.parametrize(("mass", "lam", "n_sources"), [(0.9, 0.9, 5), (0.4, 0.25, 3), (0.7, 1.0, 1)])
+def test_the_first_merge_under_start_local(mass, lam, n_sources, variant, weights, output):
+    """theta_0 + m l tau_t + m (1 - l) mean(tau_k), whatever w and lam come from."""
+    model = start_local(n_sources, variant=variant, weights=weights, output=output, start_lam=lam, start_mass=mass)
+    target, sources = model.mixture.stack[0].double(), model.mixture.stack[1:].double()
+    expected = model.mixture.theta_0.double() + mass * lam * target + mass * (1 - lam) * sources.mean(dim=0)
+    for theta in first_merge(without_spread(model)).double():
+        torch.testing.assert_close(theta, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("output", "activation", "inverse"),
+    [
+        ("relu", lambda x: max(x, 0.0), lambda w: w),
+        ("softplus", lambda x: math.log1p(math.exp(x)), lambda w: math.log(math.exp(w) - 1)),
+        ("sigmoid", lambda x: 1 / (1 + math.exp(-x)), lambda w: -math.log(1 / w - 1)),
+    ],
+)
+@pytest.mark.parametrize("variant", ["nn", "fnn"])
+@pytest.mark.parametrize("spread", [0.0, 0.2, 1.0])
+def test_w_and_lam_under_start_local_equal_a_plain_reference(variant, output, activation, inverse, spread):
+    net = hypernetwork(variant=variant, output=output, K=4, start="local", start_lam=0.8, start_mass=0.6, spread=spread)
+    w, lam = net(bags(scale=10.0))
+    for b, bag in enumerate(bags(scale=10.0)):
+        z = plain_z(net.encoder, bag)
+        expected = [activation(inverse(0.6 / 4) + spread * float(x)) for x in plain_head(net.head_agg, z)]
+        assert w[b].tolist() == pytest.approx(expected, abs=1e-6)
+        z_mix = plain_z(net.encoder_mix, bag) if variant == "fnn" else z
+        r = [max(0.25 + spread * float(x), 0.0) for x in plain_head(net.head_mix, z_mix)]  # 1 / 0.8 - 1
+        assert lam[b].tolist() == pytest.approx([1 / (1 + x) for x in r], abs=1e-6)
+
+
+def test_the_default_start_knows_neither_mass_nor_lam_nor_spread():
+    found = hypernetwork(start_lam=0.1, start_mass=0.1, spread=0.5)(bags())
+    assert all(torch.equal(a, b) for a, b in zip(found, hypernetwork()(bags()), strict=True))
+
+
+@pytest.mark.parametrize("variant", ["nn", "fnn"])
+def test_the_first_merges_differ_a_little_from_bag_to_bag(variant):
+    """Or no gradient could tell the bags apart."""
+    model = start_local(5, variant=variant)
+    merged, centre = first_merge(model), first_merge(without_spread(start_local(5, variant=variant)))[:1]
+    spread = (merged - centre).norm(dim=1) / (centre - model.mixture.theta_0).norm()
+    assert len(merged.unique(dim=0)) == 5
+    assert 0 < float(spread.min()) <= float(spread.max()) < 0.2
+
+
+@pytest.mark.parametrize("K", [1, 2, 5, 9])
+def test_the_kept_w_sum_to_the_starting_mass(K):
+    """Also where fewer than K sources came."""
+    routing = without_spread(start_local(5, K=K, start_mass=0.8)).route(bags())
+    assert routing.kept.shape == (5, min(K, 5))
+    assert routing.w.gather(1, routing.kept).sum(dim=1).tolist() == pytest.approx([0.8] * 5)
+
+
+@pytest.mark.parametrize("variant", ["nn", "fnn"])
+@pytest.mark.parametrize(("K", "n_sources"), [(5, 12), (None, 12), (None, 3)])
+def test_no_w_and_no_r_is_dead_at_the_start_for_any_bag(variant, K, n_sources):
+    """A dead ReLU has no gradient; the default start has many of them."""
+    cohort, dead = make_cohort([1, 3, 9, 40] * 8, width=SMALL.width), 0
+    for seed in range(5):
+        torch.manual_seed(seed)
+        config = StephConfig(K=K, variant=variant, start="local", spread=0.03)
+        net = Hypernetwork(SMALL, n_sources, config, dropout=0.25)
+        default = Hypernetwork(SMALL, n_sources, StephConfig(K=K, variant=variant), dropout=0.25)
+        for training in (False, True):
+            net.train(training)
+            for _, batch in batches(cohort, range(len(cohort)), SMALL.n_bins, CPU):
+                w, lam = net(batch.bags, batch.mask)
+                assert float(w.detach().min()) > 0
+                assert float(lam.detach().max()) < 1
+                w, lam = default(batch.bags, batch.mask)
+                dead += int((w == 0).sum()) + int((lam == 1).sum())
+    assert dead > 0
+
+
+def test_start_local_leaves_a_fixed_lam_alone():
+    net = start_local(5, variant="fix", fixed_lam=0.3, start_lam=0.9).hypernetwork
+    assert net(bags())[1].unique().tolist() == pytest.approx([0.3])

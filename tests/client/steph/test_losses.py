@@ -9,11 +9,12 @@ import torch
 from client_builders import SMALL, make_cohort
 
 from client.batch import batches
+from client.objective import backward
 from client.steph.losses import aggregation_loss, mixing_loss
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from common.abmil import initial_model
-from common.config import StephConfig
+from common.config import StephConfig, TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,10 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(balance):
     model = Steph(Mixture(SMALL, theta_0, rows), StephConfig(K=2, beta=0.3, balance=balance), dropout=0.0)
     cohort = make_cohort([3, 4, 4])
     ((_, batch),) = batches(cohort, range(3), SMALL.n_bins, torch.device("cpu"))
-    found = model.loss(batch, gamma=0.7, alpha=0.5)
+    found = model.outputs(batch, gamma=0.7)
     hazards, routing = model(batch.bags, batch.mask), model.route(batch.bags, batch.mask)
+    assert torch.equal(found.hazards, hazards)
+    losses = []
     for b in range(3):
         year, h = int(batch.bins[b]), hazards[b].tolist()
         alive = sum(math.log(1 - x) for x in h[:year])
@@ -75,4 +78,9 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(balance):
         kept = sorted(range(4), key=lambda k: -w[k])[:2]
         l_agg = math.log(sum(math.exp(x) for x in w)) ** 2 + (sum(w[k] for k in kept) / 2 if balance else 0.0)
         l_mix = sum(lam[k] ** 2 for k in kept) / 2
-        assert float(found[b]) == pytest.approx(loss + 0.7 * l_agg + 0.3 * l_mix, rel=1e-5)
+        assert found.penalty[b].item() == pytest.approx(0.7 * l_agg + 0.3 * l_mix, rel=1e-5)
+        losses.append(loss + 0.7 * l_agg + 0.3 * l_mix)
+    whole = backward(
+        lambda batch: model.outputs(batch, 0.7), lambda: [([0, 1, 2], batch)], 3, TrainingConfig(alpha=0.5)
+    )
+    assert float(whole) == pytest.approx(sum(losses) / 3, rel=1e-5)

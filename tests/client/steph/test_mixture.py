@@ -134,6 +134,11 @@ def task_vector(scale: float, architecture: Architecture = SMALL, m0: str = "0" 
     return TaskVector(architecture, m0, {name: torch.full(shape, scale) for name, shape in shapes})
 
 
+def random_vector(seed: int, scale: float) -> TaskVector:
+    noise, shapes = torch.Generator().manual_seed(seed), SMALL.encoder_shapes.items()
+    return TaskVector(SMALL, "0" * 64, {name: scale * torch.randn(shape, generator=noise) for name, shape in shapes})
+
+
 def test_the_stack_is_the_target_and_then_the_sources():
     m0 = initial_model(SMALL, 0)
     mixture = Mixture.of(m0, task_vector(1.0), [task_vector(2.0), task_vector(3.0)])
@@ -143,6 +148,24 @@ def test_the_stack_is_the_target_and_then_the_sources():
     for name, tensor in m0.encoder_state().items():
         assert torch.equal(alone[name][0], tensor)
     assert not mixture.theta_0.requires_grad
+
+
+def test_normalised_sources_are_as_long_as_the_target_and_point_where_they_did():
+    m0, (target, *sources) = (
+        initial_model(SMALL, 0),
+        [random_vector(seed, scale) for seed, scale in enumerate((2, 9, 0.01))],
+    )
+    plain, normalised = (Mixture.of(m0, target, sources, normalise=n).stack.double() for n in (False, True))
+    assert torch.equal(normalised[0], plain[0])
+    length = plain[0].square().sum().sqrt()
+    for found, before in zip(normalised[1:], plain[1:], strict=True):
+        torch.testing.assert_close(found, before * length / before.square().sum().sqrt(), rtol=1e-5, atol=1e-7)
+    assert float(plain[1].norm() / length) > 3 and float(plain[2].norm() / length) < 0.1, "nothing to normalise"
+
+
+def test_a_source_without_length_stays_as_it_is():
+    stack = Mixture.of(initial_model(SMALL, 0), task_vector(1.0), [task_vector(0.0)], normalise=True).stack
+    assert [row.unique().tolist() for row in stack] == [[1.0], [0.0]]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from client.batch import Batch
+from client.objective import backward
 from client.steph.losses import aggregation_loss, mixing_loss
 from client.steph.mixture import Mixture, coefficients
 from client.steph.model import Steph
 from client.training import _groups
 from common.abmil import ABMIL, Architecture
-from common.config import StephConfig
+from common.config import StephConfig, TrainingConfig
 from common.survival import nll
 from common.task_vector import TaskVector
 
@@ -72,7 +73,8 @@ class Oracle:
         mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
         padded = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True)
         labels = self.labels[list(indices)]
-        return Batch(padded, None if mask.all() else mask, labels[:, 0].long(), labels[:, 1])
+        times = 365.0 * labels[:, 0].double() + 1.0
+        return Batch(padded, None if mask.all() else mask, times, labels[:, 0].long(), labels[:, 1])
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +107,10 @@ def test_float64_agrees_to_eleven_digits(oracle):
     for i in range(3):
         batch = oracle.batch([i], torch.float64)
         torch.testing.assert_close(model(batch.bags)[0], oracle.tensors[f"out64/hazards{i}"], rtol=1e-11, atol=1e-11)
-    loss = model.loss(oracle.batch([0, 1, 2], torch.float64), gamma=0.0, alpha=0.5)
-    parts = nll(
-        model(oracle.batch([0, 1, 2], torch.float64).bags, oracle.batch([0, 1, 2]).mask),
-        oracle.labels[:, 0].long(),
-        oracle.labels[:, 1],
-    ).mean()
-    assert float(parts) == pytest.approx(2.51262318790, abs=1e-9)
-    assert float(loss.mean()) == pytest.approx(2.51262318790 + 0.05 * 0.63592221, abs=1e-8)
+    outputs = model.outputs(oracle.batch([0, 1, 2], torch.float64), gamma=0.0)
+    losses = nll(outputs.hazards, oracle.labels[:, 0].long(), oracle.labels[:, 1], 0.5)
+    assert float(losses.mean()) == pytest.approx(2.51262318790, abs=1e-9)
+    assert float((losses + outputs.penalty).mean()) == pytest.approx(2.51262318790 + 0.05 * 0.63592221, abs=1e-8)
 
 
 @pytest.mark.parametrize("grouping", [[[0, 1, 2]], [[0], [1], [2]], [[0, 1], [2]]])
@@ -120,12 +118,13 @@ def test_losses_gradients_and_one_adamw_step(oracle, grouping):
     """The same numbers whether bags run alone or padded together."""
     model = oracle.steph()
     model.train()
-    total = 0.0
-    for group in grouping:
-        loss = model.loss(oracle.batch(group), gamma=0.05, alpha=0.5).sum() / 3
-        loss.backward()
-        total += float(loss)
-    assert total == pytest.approx(2.88817854404, rel=1e-5)
+    total = backward(
+        lambda batch: model.outputs(batch, gamma=0.05),
+        lambda: [(group, oracle.batch(group)) for group in grouping],
+        3,
+        TrainingConfig(alpha=0.5),
+    )
+    assert float(total) == pytest.approx(2.88817854404, rel=1e-5)
     gradients = renamed(oracle.tensors, "out/grad/", NET_NAMES)
     named = dict(model.named_parameters())
     assert gradients.keys() == named.keys()

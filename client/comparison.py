@@ -1,0 +1,64 @@
+"""A target's comparators on one fold: each is trained once, and its test patients' hazards are kept at the site."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.batch import predict_hazards
+from client.methods.registry import REGISTRY
+from client.methods.task import Task
+from client.steph.select import Step
+from common import atomic
+from common.method_names import METHODS
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One comparator: hazards ``(n_test_patients, n_bins)`` and the parameters it learned at the target."""
+
+    hazards: np.ndarray
+    learnable: int
+
+
+def comparators_of(task: Task) -> tuple[str, ...]:
+    """The comparators that the recipe asks for and that have what they need; one without its rounds is left out."""
+    asked = task.recipe.comparators.methods
+    return tuple(name for name in asked if METHODS[name].needs != "rounds" or name in task.globals)
+
+
+def compare(task: Task, on_step: Step) -> dict[str, Compared]:
+    """Train and apply every comparator of one fold.
+
+    Args:
+        on_step: told how many comparators are done, fractions included.
+    """
+    found: dict[str, Compared] = {}
+    for i, name in enumerate(comparators_of(task)):
+
+        def on_epoch(epoch: int, total: int, done: int = i) -> None:
+            on_step(done + epoch / total)
+
+        path = task.folder / f"{name}.npz"
+        if not path.exists():
+            trained = REGISTRY[name](task, on_epoch)
+            test = task.workspace.test_part(task.fold)
+            hazards = predict_hazards(trained.model, test, task.recipe.model.n_bins, task.device)
+            _keep(path, Compared(hazards, trained.learnable))
+        found[name] = _kept(path)
+        on_step(i + 1)
+    return found
+
+
+def _keep(path: Path, compared: Compared) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, hazards=compared.hazards, learnable=compared.learnable)
+    atomic.write_bytes(path, buffer.getvalue())
+
+
+def _kept(path: Path) -> Compared:
+    with np.load(path) as file:
+        return Compared(file["hazards"], int(file["learnable"]))

@@ -1,0 +1,59 @@
+"""STEPH with one thing changed, and STEPH itself behind the comparators' interface."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from client.methods.task import Method, Task, Trained, learnable_parameters
+from client.steph.fit import collapsed, fit_steph
+from client.steph.select import Selection, select
+from client.survival_fit import OnEpoch
+from common.config import Recipe
+
+
+def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Method:
+    """STEPH under a recipe with ``changes`` in its ``steph`` section; gamma is chosen as for STEPH.
+
+    Args:
+        own_as_source: let the target's vector be one of those that are weighted.
+    """
+
+    def method(task: Task, on_epoch: OnEpoch) -> Trained:
+        recipe = replace(task.recipe, steph=replace(task.recipe.steph, **changes))
+        sources = [task.own, *task.sources] if own_as_source else task.sources
+        gamma = recipe.steph.gamma
+        if gamma == "cv":
+            gamma = validate(task, name, recipe, own_as_source=own_as_source).gamma
+        model = fit_steph(
+            task.train,
+            task.local,
+            sources,
+            recipe,
+            gamma=gamma,
+            label=f"{name} fold {task.fold}" if name != "steph" else f"fold {task.fold}",
+            device=task.device,
+            checkpoint=task.checkpoint(name),
+            on_epoch=on_epoch,
+        )
+        notes = {"gamma": gamma, "collapsed": collapsed(model, task.train, task.device)}
+        return Trained(model, learnable_parameters(model), notes)
+
+    return method
+
+
+def validate(task: Task, name: str, recipe: Recipe, *, own_as_source: bool = False) -> Selection:
+    """Inner validation of a STEPH on this fold's training patients; what is done is found done."""
+    cache = task.folder / f"{name}.inner.json"
+    return select(task.inner, task.sources, recipe, device=task.device, cache=cache, own_as_source=own_as_source)
+
+
+STEPH = ablation("steph")
+METHODS: dict[str, Method] = {
+    "steph_lam0": ablation("steph_lam0", variant="fix", fixed_lam=0.0),
+    "steph_lam0_all": ablation("steph_lam0_all", own_as_source=True, variant="fix", fixed_lam=0.0),
+    "steph_lam1": ablation("steph_lam1", variant="fix", fixed_lam=1.0),
+    "steph_param_lam": ablation("steph_param_lam", variant="param"),
+    "steph_dense": ablation("steph_dense", K=None),
+    "steph_param_w": ablation("steph_param_w", weights="param"),
+}

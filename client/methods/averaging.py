@@ -1,0 +1,47 @@
+"""Merging without training: averages of vectors under the target's own head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from client.batch import risks
+from client.methods.task import Task, Trained
+from client.survival_fit import OnEpoch
+from common.abmil import ABMIL
+from common.concordance import pairs
+from common.task_vector import TaskVector, mean
+
+
+def model_average(task: Task, on_epoch: OnEpoch) -> Trained:
+    """``M0`` plus the mean of all vectors, the target's among them."""
+    return Trained(mean([task.own, *task.sources]).applied_to(task.m0, task.local.head_state()).eval(), 0)
+
+
+def half_average(task: Task, on_epoch: OnEpoch) -> Trained:
+    """``M0 + tau_t / 2 + mean(tau_k) / 2``."""
+    vector = 0.5 * task.own + 0.5 * mean(task.sources)
+    return Trained(vector.applied_to(task.m0, task.local.head_state()).eval(), 0)
+
+
+def task_arithmetic(task: Task, on_epoch: OnEpoch) -> Trained:
+    """``M0 + c (tau_t + sum_k tau_k)`` with one ``c``, chosen by inner validation (Ilharco et al., ICLR 2023)."""
+    c = _best_coefficient(task, on_epoch)
+    return Trained(_scaled_sum(task, task.local, c), 0)
+
+
+def _scaled_sum(task: Task, local: ABMIL, c: float) -> ABMIL:
+    vectors: Sequence[TaskVector] = [TaskVector.between(local, task.m0), *task.sources]
+    return (c * len(vectors) * mean(vectors)).applied_to(task.m0, local.head_state()).eval()
+
+
+def _best_coefficient(task: Task, on_epoch: OnEpoch) -> float:
+    """The coefficient of the highest C over all inner folds' pairs; the smallest of several, or where there is none."""
+    grid = sorted(task.recipe.comparators.coefficients)
+    concordant = dict.fromkeys(grid, 0.0)
+    for j, part in enumerate(task.inner):
+        for c in grid:
+            risk = risks(_scaled_sum(task, part.local.cpu(), c), part.validation, task.recipe.model.n_bins, task.device)
+            # Every coefficient is judged over the same pairs, so their number need not divide.
+            concordant[c] += pairs(risk, part.validation.times, part.validation.events).concordant
+        on_epoch(j + 1, len(task.inner))
+    return max(grid, key=lambda c: (concordant[c], -c))

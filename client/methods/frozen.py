@@ -1,0 +1,83 @@
+"""A fresh head on a frozen representation: the local model's, or the best source's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from client.batch import Batch, batches, risks
+from client.data.bags import Cohort
+from client.methods.task import Task, Trained, learnable_parameters
+from client.objective import Outputs
+from client.survival_fit import OnEpoch, fit_survival, silent
+from client.training import derive_seed
+from common.abmil import ABMIL, encode
+from common.concordance import pairs
+
+
+class HeadOnly(nn.Module):
+    """Hazards from slide vectors that stand as bags of one instance: ``(n_bags, 1, embed) -> (n_bags, n_bins)``."""
+
+    def __init__(self, embed: int, n_bins: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(embed, n_bins)
+
+    def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
+        return torch.sigmoid(self.head(bags[:, 0]))
+
+
+def tuned_head(task: Task, on_epoch: OnEpoch) -> Trained:
+    """A fresh head on the target's own frozen encoder."""
+    return _under_fresh_head(task, task.local, "tuned_head", on_epoch)
+
+
+def best_source(task: Task, on_epoch: OnEpoch) -> Trained:
+    """A fresh head on one source's frozen encoder: the source whose head does best in inner validation."""
+    encoders = [source.applied_to(task.m0, task.m0.head_state()).eval() for source in task.sources]
+    concordant = [0.0] * len(encoders)
+    for k, encoder in enumerate(encoders):
+        for part in task.inner:
+            train, validation = (pooled(encoder, cohort, task.device) for cohort in (part.train, part.validation))
+            head = _fit_head(task, train, f"best_source {k} {part.label}", silent)
+            risk = risks(head, validation, task.recipe.model.n_bins, task.device)
+            concordant[k] += pairs(risk, validation.times, validation.events).concordant
+        on_epoch(k + 1, len(encoders) + 1)
+    best = max(range(len(encoders)), key=lambda k: (concordant[k], -k))
+    trained = _under_fresh_head(task, encoders[best], "best_source", silent)
+    on_epoch(len(encoders) + 1, len(encoders) + 1)
+    return trained
+
+
+@torch.no_grad()
+def pooled(encoder: ABMIL, cohort: Cohort, device: torch.device) -> Cohort:
+    """The cohort with one instance per patient: the slide vector that a frozen encoder makes of the bag."""
+    encoder.to(device).eval()
+    state = encoder.encoder_state()
+    vectors: list[Tensor] = [torch.empty(0)] * len(cohort)
+    for group, batch in batches(cohort, range(len(cohort)), encoder.architecture.n_bins, device):
+        z, _ = encode(state, batch.bags, batch.mask)
+        for i, row in zip(group, z.cpu(), strict=True):
+            vectors[i] = row.unsqueeze(0)
+    return Cohort.of_bags(cohort.patients, vectors)
+
+
+def _under_fresh_head(task: Task, encoder: ABMIL, method: str, on_epoch: OnEpoch) -> Trained:
+    head = _fit_head(task, pooled(encoder, task.train, task.device), method, on_epoch)
+    state = {"head.weight": head.head.weight.detach().cpu(), "head.bias": head.head.bias.detach().cpu()}
+    model = ABMIL(encoder.architecture, encoder.dropout)
+    model.load_state_dict({**encoder.cpu().encoder_state(), **state})
+    return Trained(model.eval(), learnable_parameters(head))
+
+
+def _fit_head(task: Task, cohort: Cohort, label: str, on_epoch: OnEpoch) -> HeadOnly:
+    seed = derive_seed(task.seed("head"), label)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = HeadOnly(cohort.width, task.recipe.model.n_bins)
+
+    def forward(batch: Batch) -> Outputs:
+        return Outputs(head(batch.bags))
+
+    training = task.recipe.training
+    fit_survival(head, forward, cohort, task.recipe, training, seed=seed, device=task.device, on_epoch=on_epoch)
+    return head

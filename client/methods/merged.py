@@ -1,0 +1,114 @@
+"""Weighted sums of vectors under a fresh head: AdaMerging, TIES, Iso-C and Surgery, each with two kinds of weights.
+
+``theta = theta_0 + sum_k w_k tau'_k`` over all sources, no top-K, where ``tau'_k`` is what a rule of
+:mod:`client.methods.rules` makes of ``tau_t`` and ``tau_k``. ``w`` is one trainable number per source, from 1/S, or a
+hypernetwork's per slide. Loss: the recipe's, and ``gamma logsumexp(w)^2``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from client.batch import Batch
+from client.methods.rules import Rule, iso_c, plain, ties
+from client.methods.surgery import Surgery
+from client.methods.task import Method, Task, Trained, learnable_parameters
+from client.objective import Outputs
+from client.steph.hypernetwork import Hypernetwork
+from client.steph.mixture import Mixture
+from client.survival_fit import OnEpoch, fit_survival
+from common.abmil import encode
+from common.config import StephConfig
+from common.task_vector import TaskVector
+
+
+class Merged(nn.Module):
+    """An encoder that is a weighted sum of vectors, an adapter behind it where Surgery asks for one, and a head."""
+
+    def __init__(self, mixture: Mixture, dropout: float, *, hyper: bool, surgery: Surgery | None) -> None:
+        super().__init__()
+        architecture, n = mixture.architecture, len(mixture.stack)
+        self.mixture = mixture
+        self.dropout = dropout
+        self.hyper = hyper
+        if hyper:
+            lam_apart = StephConfig(variant="fix")
+            self.hypernetwork = Hypernetwork(architecture, n, lam_apart, dropout)
+        else:
+            self.w = nn.Parameter(torch.full((n,), 1.0 / n))
+        self.surgery = surgery
+        self.head = nn.Linear(architecture.embed, architecture.n_bins)
+
+    def weights(self, bags: Tensor, mask: Tensor | None) -> Tensor:
+        """``w``: ``(n_bags, n_sources)``, or ``(1, n_sources)`` where all bags have the same."""
+        if self.hyper:
+            w: Tensor = self.hypernetwork(bags, mask)[0]
+            return w
+        return self.w.unsqueeze(0)
+
+    def represent(self, bags: Tensor, mask: Tensor | None, w: Tensor) -> Tensor:
+        """Slide vectors of the merged encoder, before Surgery: ``(n_bags, embed)``."""
+        theta = self.mixture.merge(w)
+        if len(w) == 1:
+            theta = {name: tensor[0] for name, tensor in theta.items()}
+        return encode(theta, bags, mask, self.dropout if self.training else 0.0)[0]
+
+    def hazards(self, z: Tensor) -> Tensor:
+        """``(n_bags, embed) -> (n_bags, n_bins)``."""
+        return torch.sigmoid(self.head(z if self.surgery is None else self.surgery(z)))
+
+    def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Hazards of some bags, ``(n_bags, n_bins)``."""
+        return self.hazards(self.represent(bags, mask, self.weights(bags, mask)))
+
+    def outputs(self, batch: Batch, gamma: float) -> Outputs:
+        """Hazards, the z-loss, and Surgery's distance from the target's own representation."""
+        w = self.weights(batch.bags, batch.mask)
+        z = self.represent(batch.bags, batch.mask, w)
+        penalty = gamma * w.logsumexp(dim=1).square().expand(len(z))
+        if self.surgery is not None:
+            penalty = penalty + self.surgery.distance(z, batch)
+        return Outputs(self.hazards(z), penalty)
+
+
+def merging(name: str, rule: Rule, *, hyper: bool, surgery: bool = False) -> Method:
+    """The method that merges by ``rule``."""
+
+    def method(task: Task, on_epoch: OnEpoch) -> Trained:
+        config, recipe, seed = task.recipe.comparators, task.recipe, task.seed(name)
+        of_pair = partial(ties, density=config.density) if rule is ties else rule
+        mixture = _mixture(task, [of_pair(task.own, source) for source in task.sources])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adapter = Surgery(task.local, config.surgery_rank) if surgery else None
+            model = Merged(mixture, recipe.model.dropout, hyper=hyper, surgery=adapter).to(task.device)
+        fit_survival(
+            model,
+            lambda batch: model.outputs(batch, config.gamma),
+            task.train,
+            recipe,
+            recipe.training,
+            seed=seed,
+            device=task.device,
+            checkpoint=task.checkpoint(name),
+            on_epoch=on_epoch,
+        )
+        return Trained(model, learnable_parameters(model))
+
+    return method
+
+
+def _mixture(task: Task, vectors: list[TaskVector]) -> Mixture:
+    # The target's row has no part in these sums: what it contributes is in each rule's result.
+    whole = Mixture.of(task.m0, task.own, vectors).to(task.device)
+    return Mixture(whole.architecture, whole.theta_0, whole.stack[1:])
+
+
+METHODS: dict[str, Method] = {
+    name + suffix: merging(name + suffix, rule, hyper=hyper, surgery=name == "surgery")
+    for name, rule in {"adamerging": plain, "ties": ties, "surgery": plain, "iso_c": iso_c}.items()
+    for suffix, hyper in {"": False, "_hyper": True}.items()
+}

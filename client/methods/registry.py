@@ -1,0 +1,21 @@
+"""Every comparator by its name in :mod:`common.method_names`."""
+
+from __future__ import annotations
+
+from client.methods import ablations, merged, together
+from client.methods.averaging import half_average, model_average, task_arithmetic
+from client.methods.frozen import best_source, tuned_head
+from client.methods.roupkt import roupkt
+from client.methods.task import Method
+
+REGISTRY: dict[str, Method] = {
+    "tuned_head": tuned_head,
+    "best_source": best_source,
+    "roupkt": roupkt,
+    "model_average": model_average,
+    "half_average": half_average,
+    "task_arithmetic": task_arithmetic,
+    **merged.METHODS,
+    **ablations.METHODS,
+    **together.METHODS,
+}

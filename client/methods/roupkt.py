@@ -1,0 +1,100 @@
+"""ROUPKT (arXiv 2508.13482): a router over experts, each fed by one frozen model's slide vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from client.batch import Batch
+from client.methods.task import Task, Trained, learnable_parameters
+from client.objective import Outputs
+from client.survival_fit import OnEpoch, fit_survival
+from common.abmil import ABMIL, encode
+
+TOP = 5
+BALANCE = 0.01
+Z_LOSS = 0.01
+
+
+class Roupkt(nn.Module):
+    """``p = softmax(route(router(X)))``; ``z = sum over the top 5 of p_k ReLU(W_k z_k + b_k)``, not renormalised.
+
+    ``z_k`` is frozen model k's slide vector, the target's own model first. 4,618,913 learnable parameters with 13
+    models at 1536 -> 512, 384, 32 bins.
+    """
+
+    def __init__(self, frozen: list[ABMIL], router: ABMIL) -> None:
+        super().__init__()
+        architecture, n = router.architecture, len(frozen)
+        embed = architecture.embed
+        self.router = nn.ParameterDict(
+            {name.replace(".", "/"): tensor.detach().clone() for name, tensor in router.encoder_state().items()}
+        )
+        self.route = nn.Linear(embed, n, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(embed, embed) for _ in range(n))
+        self.head = nn.Linear(embed, architecture.n_bins)
+        self.dropout = router.dropout
+        self._frozen = [{name: w.detach() for name, w in model.encoder_state().items()} for model in frozen]
+        self._known: dict[str, Tensor] = {}  # slide vectors of training bags, which do not change
+
+    def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Hazards of some bags, ``(n_bags, n_bins)``."""
+        return self._mix(self.represent(bags, mask), torch.softmax(self._logits(bags, mask), dim=1))
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Hazards, and the router's two losses: load balance over the batch, and ``logsumexp(logits)^2``."""
+        logits = self._logits(batch.bags, batch.mask)
+        p = torch.softmax(logits, dim=1)
+        first = functional.one_hot(p.argmax(dim=1), p.shape[1]).to(p.dtype)
+        penalty = BALANCE * (p * first).sum(dim=1) + Z_LOSS * logits.logsumexp(dim=1).square()
+        return Outputs(self._mix(self._remembered(batch), p), penalty)
+
+    @torch.no_grad()
+    def represent(self, bags: Tensor, mask: Tensor | None) -> Tensor:
+        """The frozen models' slide vectors, ``(n_bags, n_models, embed)``."""
+        vectors = []
+        for frozen in self._frozen:
+            state = {name: tensor.to(bags.device) for name, tensor in frozen.items()}
+            vectors.append(encode(state, bags, mask)[0])
+        return torch.stack(vectors, dim=1)
+
+    def _logits(self, bags: Tensor, mask: Tensor | None) -> Tensor:
+        state = {name.replace("/", "."): tensor for name, tensor in self.router.items()}
+        z, _ = encode(state, bags, mask, self.dropout if self.training else 0.0)
+        logits: Tensor = self.route(z)
+        return logits
+
+    def _mix(self, vectors: Tensor, p: Tensor) -> Tensor:
+        top = torch.topk(p, min(TOP, p.shape[1]), dim=1)
+        gate = torch.zeros_like(p).scatter(1, top.indices, top.values)
+        experts = torch.stack(
+            [functional.relu(expert(vectors[:, k])) for k, expert in enumerate(self.experts)], dim=1
+        )  # (n_bags, n_models, embed)
+        return torch.sigmoid(self.head((gate.unsqueeze(-1) * experts).sum(dim=1)))
+
+    def _remembered(self, batch: Batch) -> Tensor:
+        if not all(key in self._known for key in batch.ids):
+            self._known |= dict(zip(batch.ids, self.represent(batch.bags, batch.mask), strict=True))
+        return torch.stack([self._known[key] for key in batch.ids])
+
+
+def roupkt(task: Task, on_epoch: OnEpoch) -> Trained:
+    """Train router, experts and head; every encoder that came as a vector stays frozen."""
+    recipe, seed = task.recipe, task.seed("roupkt")
+    frozen = [v.applied_to(task.m0, task.m0.head_state()).eval() for v in (task.own, *task.sources)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Roupkt(frozen, ABMIL(task.m0.architecture, recipe.model.dropout)).to(task.device)
+    fit_survival(
+        model,
+        model.outputs,
+        task.train,
+        recipe,
+        recipe.training,
+        seed=seed,
+        device=task.device,
+        checkpoint=task.checkpoint("roupkt"),
+        on_epoch=on_epoch,
+    )
+    return Trained(model, learnable_parameters(model))

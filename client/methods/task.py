@@ -1,0 +1,103 @@
+"""What a method gets and what it gives: vectors in, trained model out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from client.data.bags import Cohort
+from client.inner import InnerFold, inner_folds
+from client.survival_fit import OnEpoch
+from client.training import derive_seed
+from client.workspace import Workspace
+from common.abmil import ABMIL, pinned_model
+from common.config import Recipe
+from common.task_vector import TaskVector
+
+
+@dataclass(frozen=True)
+class Task:
+    """One fold of one target, and everything that a method may use for it; test patients are not among it.
+
+    Args:
+        vectors: the received task vectors by source.
+        globals: encoders that were trained together with the other sites, as vectors from M0, by method.
+        folder: where a method may keep unfinished work.
+    """
+
+    workspace: Workspace
+    fold: int
+    vectors: Mapping[str, TaskVector]
+    folder: Path
+    globals: Mapping[str, TaskVector] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How to train."""
+        return self.workspace.recipe
+
+    @property
+    def device(self) -> torch.device:
+        """Where to train."""
+        return self.workspace.device
+
+    @property
+    def sources(self) -> list[TaskVector]:
+        """The received vectors, in the order of their sources' names."""
+        return list(self.vectors.values())
+
+    @cached_property
+    def train(self) -> Cohort:
+        """The training patients of the fold."""
+        return self.workspace.train_part(self.fold)
+
+    @cached_property
+    def m0(self) -> ABMIL:
+        """The federation's initial model."""
+        return pinned_model(self.recipe.model)
+
+    @cached_property
+    def local(self) -> ABMIL:
+        """The target's own model of this fold."""
+        return self.workspace.local_model(self.fold)
+
+    @cached_property
+    def own(self) -> TaskVector:
+        """The target's own vector of this fold."""
+        return TaskVector.between(self.local, self.m0)
+
+    @cached_property
+    def inner(self) -> list[InnerFold]:
+        """Inner folds of the training patients, for whatever has to be chosen."""
+        return inner_folds(self.workspace, self.fold)
+
+    def seed(self, method: str) -> int:
+        """A seed of its own for each method and fold."""
+        return derive_seed(self.recipe.training.seed, method, f"fold {self.fold}")
+
+    def checkpoint(self, method: str) -> Path:
+        """Where an unfinished training of a method is kept."""
+        return self.folder / f"{method}.checkpoint"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method's model: bags in, hazards out; how many parameters it learned at the target; what else it found."""
+
+    model: nn.Module
+    learnable: int
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Method = Callable[[Task, OnEpoch], Trained]
+
+
+def learnable_parameters(model: nn.Module) -> int:
+    """Numbers that training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,28 @@
+"""Encoders that were trained together with the other sites (FedAvg, FedProx, a pool), fine-tuned at the target."""
+
+from __future__ import annotations
+
+from client.local import train_local
+from client.methods.task import Method, Task, Trained, learnable_parameters
+from client.survival_fit import OnEpoch
+
+
+def fine_tuned(name: str) -> Method:
+    """The base models' training, begun at the common encoder instead of M0."""
+
+    def method(task: Task, on_epoch: OnEpoch) -> Trained:
+        model = train_local(
+            task.train,
+            task.recipe,
+            label=f"{name} fold {task.fold}",
+            device=task.device,
+            start=task.globals[name],
+            checkpoint=task.checkpoint(name),
+            on_epoch=on_epoch,
+        )
+        return Trained(model, learnable_parameters(model))
+
+    return method
+
+
+METHODS: dict[str, Method] = {name: fine_tuned(name) for name in ("fedavg", "fedprox", "pooled")}

@@ -1,0 +1,55 @@
+"""Every comparator, the local model and STEPH on two real cohorts, through the real server and clients."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.config import load_config
+from common.method_names import COMPARATORS
+from simulations.run_folder import prepare
+from simulations.simulate import run
+
+EXPORT = Path(__file__).resolve().parents[4] / "shared" / "data" / "export.py"
+
+
+@pytest.mark.cohorts
+@pytest.mark.skipif(not EXPORT.is_file(), reason="the real cohorts are not beside this checkout")
+def test_every_comparator_on_real_cohorts(tmp_path):
+    """KIRP's vector at SKCM: 256-wide bags, an outer fold, two inner ones, two rounds of FedAvg and FedProx."""
+    export = [sys.executable, EXPORT, "--cohorts", "skcm,kirp", "--width", "256", "--out", tmp_path / "sites"]
+    subprocess.run(export, check=True, capture_output=True)
+    settings = [
+        "model.embed=32",
+        "model.attention=24",
+        "training.epochs=2",
+        "steph.inner_folds=2",
+        "steph.gamma=0",
+        "steph.epochs=1",
+        "evaluation.folds=1",
+        "evaluation.bootstrap=20",
+        "comparators.rounds=2",
+        f"comparators.methods=[{','.join(COMPARATORS)}]",
+        "federation.targets=[skcm]",
+    ]
+    config = load_config(None, settings)
+    folder, _ = prepare(tmp_path / "run", config, [tmp_path / "sites" / name for name in ("skcm", "kirp")])
+    run(folder, "in-process")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["failures"] == []
+    target = results["targets"]["skcm"]
+    assert (target["n_patients"], target["n_events"], target["sources"]) == (226, 74, ["kirp"])
+    methods = target["methods"]
+    assert methods.keys() == {"local", "steph", "deployed", *COMPARATORS}
+    for name, method in methods.items():
+        (c_index,) = method["c_index"]
+        assert math.isfinite(c_index) and 0 < c_index < 1, name
+    # Different models, not one under many names: among so many test pairs few agree to the last digit.
+    distinct = {method["c_index"][0] for name, method in methods.items() if name != "deployed"}
+    assert len(distinct) > len(COMPARATORS) / 2
+    assert methods["deployed"]["c_index"] == methods[methods["deployed"]["choice"][0]]["c_index"]

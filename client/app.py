@@ -1,4 +1,4 @@
-"""Flower ClientApp: translates the protocol's four messages into calls, and every error into a refusal."""
+"""Flower ClientApp: translates the protocol's messages into calls, and every error into a refusal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.averaging import keep_globals, kept_globals, train_round
 from client.data.bags import open_cohort
 from client.membership import Membership
 from client.results import public_view
@@ -26,11 +28,11 @@ from common.audit import Decision, Event
 from common.config import SITE_NAME, digest
 from common.errors import DataError, FedstephError, ProtocolError
 from common.lock import exclusive
-from common.messages import Hello, Merge, RunId, Share, TrainLocal
+from common.messages import Average, Hello, Merge, RunId, Share, TrainLocal
 from common.progress import ProgressLog
 
 app = ClientApp()
-T = TypeVar("T", Hello, TrainLocal, Share, Merge)
+T = TypeVar("T", Hello, TrainLocal, Average, Share, Merge)
 Answer = tuple[Any, Mapping[str, bytes]]  # a reply and its envelopes
 
 
@@ -76,6 +78,25 @@ def train_local(message: Message, context: Context) -> Message:
     return _handle(message, context, TrainLocal, answer)
 
 
+@app.train("average")
+def average(message: Message, context: Context) -> Message:
+    """Take part in a round of FedAvg or FedProx, or keep its result: the server reads these updates."""
+
+    def answer(site: Site, member: Membership, request: Average, envelopes: Mapping[str, bytes]) -> Answer:
+        member.policy.require_unsealed()
+        workspace = _workspace(site, member, request)
+        require_shareable(workspace, member.policy)
+        folder, norm = _rounds(workspace, request.id), min(request.max_vector_norm, site.max_vector_norm)
+        weight = messages.AverageReply(member.policy.weight(len(workspace.cohort)))
+        if request.is_last:
+            keep_globals(workspace, folder, request.method, envelopes, norm)
+            return weight, {}
+        ProgressLog(site.state, site.name).report(request.method, request.round + 1, request.recipe.comparators.rounds)
+        return weight, train_round(workspace, folder, request.method, request.round, envelopes, norm)
+
+    return _handle(message, context, Average, answer)
+
+
 @app.train("share")
 def share(message: Message, context: Context) -> Message:
     """Send the task vector, one envelope per recipient."""
@@ -99,13 +120,22 @@ def merge(message: Message, context: Context) -> Message:
         max_norm = min(request.max_vector_norm, site.max_vector_norm)
         vectors, refused = incoming(workspace, member, request.id, envelopes, max_norm)
         _warn(site, "refused the vector of", refused)
-        result = enhance_target(workspace, vectors, lambda done, total: progress.report(protocol.MERGE, done, total))
+        together = kept_globals(workspace, _rounds(workspace, request.id), max_norm)
+
+        def report(done: float, total: float) -> None:
+            progress.report(protocol.MERGE, done, total)
+
+        result = enhance_target(workspace, vectors, report, together)
         return public_view(result, refused, member.policy), {}
 
     return _handle(message, context, Merge, answer)
 
 
-def _workspace(site: Site, member: Membership, request: TrainLocal | Share | Merge) -> Workspace:
+def _rounds(workspace: Workspace, run: RunId) -> Path:
+    return workspace.folder / "rounds" / run.run
+
+
+def _workspace(site: Site, member: Membership, request: TrainLocal | Average | Share | Merge) -> Workspace:
     member.policy.require_recipe(request.recipe)
     return Workspace.open(site, request.recipe)
 
@@ -127,7 +157,7 @@ def _handle(
         log = _log(site)
         content = protocol.parcel(message.content, "request")
         request = protocol.read(content, request_type, "request")
-        if content.envelopes and not isinstance(request, Merge):
+        if content.envelopes and not isinstance(request, Merge | Average):
             raise ProtocolError("brings envelopes that it has no use for", where="request")
         run = request.id
         member = site.membership()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,21 +9,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from client.batch import batches, risks
+from client.batch import batches, predict_hazards
+from client.comparison import comparators_of, compare
 from client.data.bags import Cohort
+from client.inner import inner_folds
+from client.methods.task import Task, learnable_parameters
+from client.metrics import Metrics, further_metrics
 from client.model_file import load_model, save_steph
 from client.steph.fit import collapsed, fit_steph
-from client.steph.mixture import Mixture
 from client.steph.model import Steph
-from client.steph.select import Selection, Step, select, trainings
-from client.workspace import Workspace
+from client.steph.select import Selection, Step, choose_deployed, select, trainings
 from common import atomic
-from common.abmil import ABMIL, pinned_model
 from common.concordance import Pairs, pairs
-from common.task_vector import TaskVector, mean
-
-ENOUGH_PAIRS = 50  # comparable inner pairs below which a better C is taken for luck
-METHODS = ("local", "model_average", "steph", "deployed")
+from common.survival import risk_score
 
 
 @dataclass(frozen=True)
@@ -48,100 +45,84 @@ class FoldResult:
     sources: dict[str, SourceUse]
     times: np.ndarray
     events: np.ndarray
-    risk: dict[str, np.ndarray]  # method -> (n_test_patients,)
+    risk: dict[str, np.ndarray]  # method -> (n_test_patients,); local, the comparators, steph, deployed
+    metrics: dict[str, Metrics]  # method -> what the C-index leaves out
+    learnable: dict[str, int]  # method -> parameters learned at the target
 
     def pairs(self, method: str) -> Pairs:
         """The fold's test pairs under a method."""
         return pairs(self.risk[method], self.times, self.events)
 
 
-def steps(workspace: Workspace) -> int:
-    """How many models :func:`enhance_fold` trains."""
-    return trainings(workspace.recipe) + 1
+def steps(task: Task) -> int:
+    """How many models :func:`enhance_fold` trains: inner ones, STEPH's, comparators."""
+    return task.recipe.steph.inner_folds + trainings(task.recipe) + 1 + len(comparators_of(task))
 
 
-def enhance_fold(
-    workspace: Workspace, fold: int, vectors: Mapping[str, TaskVector], folder: Path, on_step: Step
-) -> FoldResult:
-    """Train and judge STEPH on one fold.
+def enhance_fold(task: Task, on_step: Step) -> FoldResult:
+    """Train and judge STEPH and the comparators on one fold.
 
     Args:
-        vectors: the received task vectors by source.
-        folder: where this fold's work and models are kept; found work is not done again.
+        task: its folder keeps this fold's work and models; found work is not done again.
         on_step: told how many of :func:`steps` trainings are done.
     """
-    recipe, device = workspace.recipe, workspace.device
-    train, test = workspace.train_part(fold), workspace.test_part(fold)
-    m0 = pinned_model(recipe.model)
-    local = workspace.local_model(fold)
-    target, sources = TaskVector.between(local, m0), list(vectors.values())
+    workspace, recipe, device = task.workspace, task.recipe, task.device
+    test, n_inner = workspace.test_part(task.fold), recipe.steph.inner_folds
+    inner = inner_folds(workspace, task.fold, lambda j: lambda epoch, total: on_step(j + epoch / total))
     selection = select(
-        train,
-        m0,
-        sources,
+        inner,
+        task.sources,
         recipe,
-        label=f"fold {fold}",
         device=device,
-        cache=folder / "inner.json",
-        on_step=on_step,
+        cache=task.folder / "inner.json",
+        on_step=lambda done: on_step(n_inner + done),
     )
-    path = folder / "steph.safetensors"
+    before = n_inner + trainings(recipe)
+    path = task.folder / "steph.safetensors"
     if not path.exists():
-        done = trainings(recipe)
         fitted = fit_steph(
-            train,
-            Mixture.of(m0, target, sources),
+            task.train,
+            task.local,
+            task.sources,
             recipe,
             gamma=selection.gamma,
-            label=f"fold {fold}",
+            label=f"fold {task.fold}",
             device=device,
-            checkpoint=folder / "steph.checkpoint",
-            on_epoch=lambda epoch, total: on_step(done + epoch / total),
+            checkpoint=task.checkpoint("steph"),
+            on_epoch=lambda epoch, total: on_step(before + epoch / total),
         )
-        save_steph(path, fitted, list(vectors), m0_sha256=target.m0_sha256, encoder=workspace.cohort.encoder)
+        m0_sha256 = str(recipe.model.m0_sha256)
+        save_steph(path, fitted, list(task.vectors), m0_sha256=m0_sha256, encoder=workspace.cohort.encoder)
     steph = load_model(path, recipe.model.dropout).model
     assert isinstance(steph, Steph)
-    is_collapsed = collapsed(steph, train, device)
-    choice, reason = _choose(selection, is_collapsed)
-    models = {"local": local, "model_average": _average(local, m0, [target, *sources]), "steph": steph}
-    risk = {name: risks(model, test, recipe.model.n_bins, device) for name, model in models.items()}
-    risk["deployed"] = risk[choice]
+    compared = compare(task, lambda done: on_step(before + 1 + done))
+    is_collapsed = collapsed(steph, task.train, device)
+    choice, reason = choose_deployed(selection, is_collapsed)
+
+    n_bins = recipe.model.n_bins
+    hazards = {"local": predict_hazards(task.local, test, n_bins, device)}
+    hazards |= {name: one.hazards for name, one in compared.items()}
+    hazards["steph"] = predict_hazards(steph, test, n_bins, device)
+    hazards["deployed"] = hazards[choice]
+    learnable = {"local": learnable_parameters(task.local), "steph": learnable_parameters(steph)}
+    learnable |= {name: one.learnable for name, one in compared.items()}
     result = FoldResult(
         selection=selection,
         collapsed=is_collapsed,
         choice=choice,
         choice_reason=reason,
-        model=path if choice == "steph" else workspace.fold_folder(fold) / "local.safetensors",
-        sources=_source_use(steph, test, list(vectors), device),
+        model=path if choice == "steph" else workspace.fold_folder(task.fold) / "local.safetensors",
+        sources=_source_use(steph, test, list(task.vectors), device),
         times=test.times,
         events=test.events,
-        risk=risk,
+        risk={name: risk_score(torch.from_numpy(values)).numpy() for name, values in hazards.items()},
+        metrics={name: further_metrics(values, test, task.train) for name, values in hazards.items()},
+        learnable=learnable | {"deployed": learnable[choice]},
     )
     table = pd.DataFrame({"patient_id": [p.id for p in test.patients], "t_days": test.times, "e": test.events})
-    table = table.assign(**{f"risk_{name}": values for name, values in risk.items()})
-    atomic.write_text(folder / "predictions.csv", table.to_csv(index=False))
+    table = table.assign(**{f"risk_{name}": values for name, values in result.risk.items()})
+    atomic.write_text(task.folder / "predictions.csv", table.to_csv(index=False))
     return result
-
-
-def _choose(selection: Selection, is_collapsed: bool) -> tuple[str, str]:
-    if is_collapsed:
-        return "local", "STEPH collapsed: all kept weights are 0"
-    n = selection.n_comparable
-    if selection.steph is None or selection.local is None or n < ENOUGH_PAIRS:
-        return "local", f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
-    scores = (
-        f"inner C-index {selection.steph:.3f} against {selection.local:.3f} of the local model, "
-        f"over {n} comparable pairs"
-    )
-    if selection.steph >= selection.local:
-        return "steph", f"not worse in inner cross-validation: {scores}"
-    return "local", f"STEPH is worse in inner cross-validation: {scores}"
-
-
-def _average(local: ABMIL, m0: ABMIL, vectors: list[TaskVector]) -> ABMIL:
-    """``M0`` plus the mean of all vectors, the target's among them, under the target's own head."""
-    head = {name: local.state_dict()[name] for name in ("head.weight", "head.bias")}
-    return mean(vectors).applied_to(m0, head)
 
 
 @torch.no_grad()

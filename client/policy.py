@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import SITE_NAME, Recipe, digest
-from common.errors import PrivacyPolicyError, RecipePolicyError, SizePolicyError, TargetPolicyError
+from common.errors import (
+    PrivacyPolicyError,
+    RecipePolicyError,
+    SizePolicyError,
+    TargetPolicyError,
+    UnsealedPolicyError,
+)
 from common.messages import band
 
 Metric = Literal["patients", "events", "c_index"]
@@ -26,6 +32,7 @@ class Policy:
     count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
     c_index_decimals: Literal[1, 2] = 2
     privacy: Literal["none", "dp-sgd"] = "none"  # what the shared vector must have been trained with
+    unsealed_updates: bool = False  # may the server read this site's encoder round by round, as FedAvg needs?
     recipes: Literal["any"] | tuple[str, ...] = ()  # digests of the recipes that this site trains
 
     def __post_init__(self) -> None:
@@ -41,7 +48,22 @@ class Policy:
     @classmethod
     def of_simulation(cls, names: tuple[str, ...]) -> Policy:
         """What a simulated site without a policy of its own has: its owner holds all the data anyway."""
-        return cls(targets=names, min_patients=1, min_events=1, min_pairs=1, recipes="any")
+        return cls(targets=names, min_patients=1, min_events=1, min_pairs=1, unsealed_updates=True, recipes="any")
+
+    def require_unsealed(self) -> None:
+        """Raises:
+        UnsealedPolicyError: the server may read nothing of what is trained here.
+        """
+        if not self.unsealed_updates:
+            raise UnsealedPolicyError(
+                "policy.unsealed_updates is false",
+                where="policy.unsealed_updates",
+                remedy="Leave it so, unless the server may read this site's model in every round",
+            )
+
+    def weight(self, patients: int) -> int:
+        """How much this site counts in an average: the lower end of the band that its patients lie in."""
+        return max(self.count_band, patients // self.count_band * self.count_band)
 
     def require_recipe(self, recipe: Recipe) -> None:
         """Raises:

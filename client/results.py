@@ -7,13 +7,14 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from client.fold import METHODS, FoldResult
+from client.fold import FoldResult
+from client.metrics import mean_metrics
 from client.policy import Policy
 from client.workspace import Workspace
 from common.concordance import Pairs, bootstrap_mean
 from common.config import SITE_NAME, EvaluationConfig
 from common.errors import FedstephError
-from common.messages import MergeReply, Refusal
+from common.messages import MergeReply, Refusal, Score
 
 DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
 
@@ -24,9 +25,12 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
     ``c_index`` is null in a fold whose test part has no comparable pair; means are over the other folds.
     """
     evaluation, cohort = workspace.recipe.evaluation, workspace.cohort
-    tested = {method: [fold.pairs(method) for fold in folds] for method in METHODS}
+    tested = {method: [fold.pairs(method) for fold in folds] for method in folds[0].risk}
 
     methods = {name: method_row(pairs, evaluation) for name, pairs in tested.items()}
+    for name, row in methods.items():
+        row["further"] = mean_metrics([fold.metrics[name] for fold in folds])
+        row["learnable"] = folds[0].learnable[name]
     methods["steph"] |= {
         "gamma": [fold.selection.gamma for fold in folds],
         "gamma_reason": [fold.selection.gamma_reason for fold in folds],
@@ -86,7 +90,9 @@ def public_view(result: dict[str, Any], refused: Mapping[str, FedstephError], po
         refused=tuple(
             Refusal.of(refused[name], name) for name in sorted(refused) if SITE_NAME.fullmatch(name) is not None
         ),
-        **{method: policy.c_index(result["methods"][method]["mean"], result["n_pairs"]) for method in METHODS},
+        scores=tuple(
+            Score(method, policy.c_index(row["mean"], result["n_pairs"])) for method, row in result["methods"].items()
+        ),
     )
 
 

@@ -250,6 +250,12 @@ class SizePolicyError(PolicyError):
     public_reason = "the site is smaller than its policy asks for"
 
 
+class UnsealedPolicyError(PolicyError):
+    """The site's policy lets no update go to the server unsealed, as FedAvg and FedProx need it."""
+
+    public_reason = "its policy lets no update go to the server unsealed"
+
+
 class PrivacyPolicyError(PolicyError):
     """The policy asks for a privacy setting that the vector was not trained with."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from common.config import SITE_NAME, Recipe
 from common.errors import FedstephError, public_phrases
+from common.method_names import METHODS
 
 MAX_ENVELOPES = 1000
 _BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
@@ -147,6 +149,42 @@ class TrainLocalReply:
 
 
 @dataclass(frozen=True)
+class Average:
+    """``train.average``: one round of FedAvg or FedProx from the global encoders in the array record, by fold.
+
+    Round 0 brings none and begins at M0. The round after the last asks for no training: it brings the result.
+    """
+
+    id: RunId
+    recipe: Recipe
+    method: Literal["fedavg", "fedprox"]
+    round: int
+    max_vector_norm: float
+
+    def __post_init__(self) -> None:
+        if self.method not in self.recipe.comparators.methods:
+            raise ValueError("method must be one that the recipe asks for")
+        if not 0 <= self.round <= self.recipe.comparators.rounds:
+            raise ValueError("round must be one of the recipe's, or the one after them")
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is the result and no round."""
+        return self.round == self.recipe.comparators.rounds
+
+
+@dataclass(frozen=True)
+class AverageReply:
+    """The site's encoders are in the array record, by fold, unsealed; ``weight``: its patients' band."""
+
+    weight: int
+
+    def __post_init__(self) -> None:
+        if not 10 <= self.weight <= 10_000_000 or self.weight % 10:
+            raise ValueError("weight must be a multiple of ten")
+
+
+@dataclass(frozen=True)
 class Share:
     """``train.share``: one envelope for each of these targets, please."""
 
@@ -179,8 +217,23 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Score:
+    """One method's mean C-index to two decimals; null where it is undefined or kept by the policy."""
+
+    method: str
+    c_index: float | None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError("a score must be of a method that this version knows")
+        value = self.c_index
+        if value is not None and not (0 <= value <= 1 and round(value, 2) == value):
+            raise ValueError("a C-index must be 0 to 1 with two decimals, or null")
+
+
+@dataclass(frozen=True)
 class MergeReply:
-    """Mean C-index per method to two decimals and sizes in bands, null where undefined or kept by the policy.
+    """A score per method and sizes in bands, null where undefined or kept by the policy.
 
     ``refused`` names the sources whose vectors the target did not accept, and why.
     """
@@ -188,18 +241,15 @@ class MergeReply:
     patients: str | None
     events: str | None
     refused: tuple[Refusal, ...]
-    local: float | None
-    model_average: float | None
-    steph: float | None
-    deployed: float | None
+    scores: tuple[Score, ...]
 
     def __post_init__(self) -> None:
         _require_band(self.patients)
         _require_band(self.events)
         _require_named(self.refused)
-        for value in (self.local, self.model_average, self.steph, self.deployed):
-            if value is not None and not (0 <= value <= 1 and round(value, 2) == value):
-                raise ValueError("a C-index must be 0 to 1 with two decimals, or null")
+        methods = [score.method for score in self.scores]
+        if len(set(methods)) != len(methods):
+            raise ValueError("scores must have each method once")
 
 
 def band(count: int, width: int = 10) -> str:

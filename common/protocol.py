@@ -1,7 +1,7 @@
-"""The protocol: four actions, and how their messages (:mod:`common.messages`) travel in Flower's records.
+"""The protocol: its actions, and how their messages (:mod:`common.messages`) travel in Flower's records.
 
 A message is one ``ConfigRecord`` with a JSON body, whose fields are exactly those of its dataclass, and, for
-``train.share`` and ``train.merge``, one ``ArrayRecord`` of opaque bytes, which Flower sends in chunks.
+``train.share``, ``train.merge`` and ``train.average``, one ``ArrayRecord`` of bytes, which Flower sends in chunks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from common.schema import build
 VERSION = 1
 HELLO = "query.hello"
 LOCAL = "train.local"
+AVERAGE = "train.average"
 SHARE = "train.share"
 MERGE = "train.merge"
 

@@ -15,9 +15,11 @@ from flwr.serverapp import Grid
 from common import messages, protocol
 from common.audit import AuditLog, Decision, Event
 from common.config import Config
-from common.errors import FedstephError, QuorumError, SiteError
+from common.errors import FedstephError, QuorumError, SiteError, VectorMismatchError
 from common.messages import RunId
+from common.method_names import METHODS
 from common.roster import Roster
+from server.averaging import Update, run_rounds, screen
 from server.rounds import Round, exchange
 
 T = TypeVar("T")
@@ -87,6 +89,10 @@ class Federation:
             self.outcome.sites[self._names[node]] |= asdict(reply)
         self._require_quorum(protocol.LOCAL)
 
+        for method in recipe.comparators.methods:
+            if METHODS[method].needs == "rounds":
+                self._average(method, limit.local)
+
         share = {
             node: messages.Share(self.id, recipe, tuple(target for target in targets if target != name))
             for node, name in self._names.items()
@@ -117,6 +123,40 @@ class Federation:
             self._lose_quorum(protocol.MERGE, "no target has a result")
         self._note("run.end", "allowed")
         return self.outcome
+
+    def _average(self, method: str, deadline: float) -> None:
+        """All rounds of a federated baseline. Who fails in one takes no further part in it, but stays in the run."""
+        recipe, max_norm = self.config.recipe, self.config.federation.max_vector_norm
+        rounds, taking_part = recipe.comparators.rounds, set(self._names)
+
+        def ask(round_: int, encoders: Mapping[str, bytes]) -> dict[int, Update]:
+            request = messages.Average(self.id, recipe, method, round_, max_norm)  # type: ignore[arg-type]
+            asked = dict.fromkeys(sorted(taking_part), request)
+            replies, failures = self._ask(
+                protocol.AVERAGE, asked, messages.AverageReply, deadline, dict.fromkeys(asked, encoders)
+            )
+            updates: dict[int, Update] = {}
+            for node, (reply, vectors) in sorted(replies.items()):
+                update = Update(vectors, reply.weight)
+                try:
+                    if not request.is_last:
+                        screen(update, next(iter(updates.values()), None))
+                    updates[node] = update
+                except VectorMismatchError as error:
+                    failures[node] = error.what
+            for node, reason in failures.items():
+                taking_part.discard(node)
+                self._fail(self._names[node], protocol.AVERAGE, f"{method}, round {round_}: {reason}")
+            return updates
+
+        try:
+            encoders = run_rounds(method, recipe.comparators, ask)
+        except VectorMismatchError as error:
+            self._note(f"{method}.end", "failed", reason=error.sentence)
+            return
+        taking_part &= {node for node, name in self._names.items() if name in self.config.federation.targets}
+        ask(rounds, encoders)
+        self._note(f"{method}.end", "allowed")
 
     def _hello(self, deadline: float) -> None:
         until = time.monotonic() + deadline
@@ -194,7 +234,21 @@ class Federation:
         deadline: float,
         envelopes: Mapping[int, Mapping[str, bytes]] | None = None,
     ) -> dict[int, tuple[T, Mapping[str, bytes]]]:
-        packed = {n: protocol.pack(r, (envelopes or {}).get(n)) for n, r in requests.items()}
+        """One exchange that the run cannot do without: who fails in it is out."""
+        replies, failures = self._ask(action, requests, reply_type, deadline, envelopes or {})
+        for node, reason in failures.items():
+            self._fail(self._names.pop(node), action, reason)
+        return replies
+
+    def _ask(
+        self,
+        action: str,
+        requests: Mapping[int, Any],
+        reply_type: type[T],
+        deadline: float,
+        envelopes: Mapping[int, Mapping[str, bytes]],
+    ) -> tuple[dict[int, tuple[T, Mapping[str, bytes]]], dict[int, str]]:
+        packed = {n: protocol.pack(r, envelopes.get(n)) for n, r in requests.items()}
         round_ = self._exchange(action, packed, deadline)
         replies: dict[int, tuple[T, Mapping[str, bytes]]] = {}
         failures = dict(round_.failures)
@@ -205,9 +259,7 @@ class Federation:
                 failures[node] = error.what
             except FedstephError as error:
                 failures[node] = error.sentence
-        for node, reason in failures.items():
-            self._fail(self._names.pop(node), action, reason)
-        return replies
+        return replies, failures
 
     def _sort_mail(
         self, replies: Mapping[int, tuple[messages.ShareReply, Mapping[str, bytes]]]
@@ -234,7 +286,7 @@ class Federation:
     def _exchange(self, action: str, requests: Mapping[int, RecordDict], deadline: float) -> Round:
         self._report(action, 0, max(1, len(requests)))
         found = exchange(self.grid, action, requests, deadline, lambda done, total: self._report(action, done, total))
-        self.outcome.seconds[action] = round(found.seconds, 3)
+        self.outcome.seconds[action] = round(self.outcome.seconds.get(action, 0.0) + found.seconds, 3)
         self.outcome.bytes += found.bytes_sent + found.bytes_received
         return found
 

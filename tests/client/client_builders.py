@@ -13,7 +13,9 @@ from sites import TINY, make_site
 
 from client.data.bags import BagCache, Cohort
 from client.data.labels import Patient
+from client.data.splits import Split
 from client.site import Site
+from client.steph.model import Steph
 from client.workspace import Workspace
 from common.abmil import ABMIL, Architecture, initial_model, model_digest
 from common.config import Recipe, load_config
@@ -83,6 +85,21 @@ def make_workspace(folder: Path, *settings: str, name: str = "site", **site: obj
     return Workspace.open(Site.open(folder, device="cpu"), make_recipe(*settings))
 
 
+def memory_workspace(cohort: Cohort, recipe: Recipe, folder: Path, folds: int = 2) -> Workspace:
+    """A workspace over a cohort in memory, all of which is the training part of every fold."""
+    everybody = Split(tuple(patient.id for patient in cohort.patients), ())
+    return Workspace(
+        site=None,
+        recipe=recipe,
+        cohort=cohort,
+        splits=(everybody,) * folds,
+        device=CPU,
+        data_digest="0" * 64,
+        folder=folder / "work",
+        base_folder=folder / "base",
+    )
+
+
 def plain_c(t: np.ndarray, e: np.ndarray, risk: np.ndarray) -> float | None:
     """Harrell's C by two loops; None without a comparable pair."""
     total, concordant = 0, 0.0
@@ -101,6 +118,14 @@ def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Whether two states are the same bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def trained(fits: Spy) -> list[int]:
+    """How many local models and how many STEPHs were trained since the last call; ``fits`` spies on ``fit``."""
+    kinds = [type(call.args[0]) for call in fits.calls]
+    fits.calls.clear()
+    assert {*kinds} <= {ABMIL, Steph}
+    return [kinds.count(ABMIL), kinds.count(Steph)]
 
 
 class Spy:

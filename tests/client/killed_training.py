@@ -10,29 +10,29 @@ from pathlib import Path
 import torch
 from client_builders import CPU, SMALL, make_cohort
 
+from client.objective import Outputs
 from client.training import Checkpoint, fit
 from common.abmil import ABMIL, initial_model
 from common.config import TrainingConfig
-from common.survival import nll
 
 CONFIG = TrainingConfig(epochs=4, lr=1e-2, batch_bags=4)
 SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8, 2, 5]  # 3 steps an epoch
 
 
 def train(checkpoint: Path | None, on_call=lambda n: None, **changes) -> ABMIL:
-    """The training, with dropout; ``on_call`` is told the number of the loss's call, from 1."""
+    """The training, with dropout; ``on_call`` is told the number of the model's call, from 1."""
     model = initial_model(SMALL, seed=1, dropout=0.5)
     calls = 0
 
-    def loss(batch):
+    def forward(batch):
         nonlocal calls
         calls += 1
         on_call(calls)
-        return nll(model(batch.bags, batch.mask), batch.bins, batch.events)
+        return Outputs(model(batch.bags, batch.mask))
 
     options = {"cohort": make_cohort(SIZES), "config": CONFIG, "seed": 5, **changes}
     resume = Checkpoint(checkpoint, every_seconds=0) if checkpoint else None
-    fit(model, loss, n_bins=SMALL.n_bins, device=CPU, checkpoint=resume, **options)
+    fit(model, forward, n_bins=SMALL.n_bins, device=CPU, checkpoint=resume, **options)
     return model
 
 

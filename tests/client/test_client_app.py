@@ -1,4 +1,4 @@
-"""The ClientApp through Flower's own messages: four answers, and refusals that tell the server nothing."""
+"""The ClientApp through Flower's own messages: its answers, and refusals that tell the server nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 import pytest
 import safetensors.torch
-from client_builders import Spy, make_recipe, make_vectors
+from client_builders import Spy, make_recipe, make_vectors, trained
 from cryptography.exceptions import InvalidSignature
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -29,11 +29,9 @@ from keys_and_rosters import identity_of, roster_of, write_membership, write_run
 from sites import make_site
 
 import client.app
-import client.local
-import client.steph.fit
+import client.survival_fit
 from client.app import app
 from client.policy import Policy
-from client.results import METHODS
 from common import audit, errors, messages, protocol
 from common.abmil import Architecture
 from common.audit import Event
@@ -41,15 +39,16 @@ from common.config import digest
 from common.envelope import Context as Bound
 from common.envelope import open_sealed, seal
 from common.errors import FedstephError
-from common.messages import Hello, Merge, Refusal, RunId, Share, TrainLocal
-from common.protocol import HELLO, LOCAL, MERGE, SHARE, Parcel
+from common.messages import Average, Hello, Merge, Refusal, RunId, Score, Share, TrainLocal
+from common.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, Parcel
 from common.vector_file import write_vector
 
 ROSTER = roster_of("a", "b", "c")  # a and b are whole sites; the tests speak for c
 RUN = RunId("fed", "run1", ROSTER.digest)
-RECIPE = make_recipe()
+RECIPE = make_recipe("comparators.methods=[model_average,fedavg]")
 VECTOR = write_vector(make_vectors(RECIPE, 1)["s000"])
 SEQUENCE = count(1)  # of c's envelopes
+METHODS = ("local", "model_average", "steph", "deployed")  # of the default recipe
 UNFORESEEN_REASONS = {
     "InternalError": "an unforeseen error happened at the site; its log has the details",
     "StorageError": "the site could not read or write its disk; its log has the details",
@@ -131,15 +130,9 @@ def healthy(tmp_path_factory) -> Federation:
 
 
 @pytest.fixture
-def spies(monkeypatch) -> list[Spy]:
-    return [Spy(monkeypatch, module, "fit") for module in (client.local, client.steph.fit)]
-
-
-def trained(spies: list[Spy]) -> list[int]:
-    counts = [len(spy.calls) for spy in spies]
-    for spy in spies:
-        spy.calls.clear()
-    return counts
+def spies(monkeypatch) -> Spy:
+    """On every training, local models' and STEPH's."""
+    return Spy(monkeypatch, client.survival_fit, "fit")
 
 
 # ---------------------------------------------------------------- answers
@@ -267,11 +260,52 @@ def test_merge_and_merge_sent_again(federation, spies):
     assert reply.refused == (Refusal("MalformedEnvelopeError", "the envelope was malformed", "c"),)
     result = json.loads((federation.state("a") / "result.json").read_text())
     assert result["sources"] == ["b"]
-    for method in METHODS:
-        assert getattr(reply, method) == round(result["methods"][method]["mean"], 2)
+    assert reply.scores == tuple(Score(method, round(result["methods"][method]["mean"], 2)) for method in METHODS)
     assert "refused the vector of c: envelope of c: is no envelope of this version" in federation.log()
     assert federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes) == reply
     assert trained(spies) == [0, 0]
+
+
+def test_a_round_is_answered_with_an_update_per_fold_and_a_banded_weight(federation, spies):
+    """Asked for again, it is found done; the server's first update begins at M0."""
+    request = Average(RUN, RECIPE, "fedavg", 0, 250.0)
+    sent = federation.send(AVERAGE, request)
+    assert protocol.read(sent, messages.AverageReply, "reply") == messages.AverageReply(10)
+    assert sorted(sent.envelopes) == ["0", "1"]
+    assert trained(spies) == [2, 0]
+    again = federation.send(AVERAGE, request)
+    assert trained(spies) == [0, 0]
+    found, first = ([safetensors.torch.load(p.envelopes[k]) for k in ("0", "1")] for p in (again, sent))
+    for update, before in zip(found, first, strict=True):
+        assert {name: tensor.shape for name, tensor in update.items()} == Architecture.of(RECIPE.model).encoder_shapes
+        assert all(update[name].tolist() == before[name].tolist() for name in before)
+    assert first[0]["embed.weight"].tolist() != first[1]["embed.weight"].tolist()
+    assert [event.decision for event in federation.audited()] == ["allowed"] * 2
+
+
+@pytest.mark.parametrize(
+    ("round_", "folds", "content", "kind"),
+    [
+        (1, "", VECTOR, "ProtocolError"),
+        (1, "0", VECTOR, "ProtocolError"),
+        (1, "012", VECTOR, "ProtocolError"),
+        (0, "01", VECTOR, "ProtocolError"),
+        (1, "01", VECTOR, "ProtocolError"),  # round 0 was never asked for
+        (1, "01", b"junk", "VectorFileError"),
+        (1, "01", VECTOR[:-1], "VectorFileError"),
+        (1, "01", write_vector(next(iter(make_vectors(RECIPE, 1, scale=1e3).values()))), "VectorFileError"),
+        (1, "01", write_vector(make_vectors(make_recipe("model.m0_seed=7"), 1)["s000"]), "VectorMismatchError"),
+        (RECIPE.comparators.rounds, "0", VECTOR, "ProtocolError"),
+        (RECIPE.comparators.rounds, "01", b"junk", "VectorFileError"),
+    ],
+)
+def test_a_global_encoder_is_screened_as_any_vector(federation, spies, round_, folds, content, kind):
+    """It comes from the server, which the site does not trust."""
+    request = Average(RUN, RECIPE, "fedavg", round_, 250.0)
+    assert refusal(federation.send(AVERAGE, request, dict.fromkeys(folds, content))) == kind
+    assert trained(spies) == [0, 0]
+    assert not list(federation.state("a").rglob("global.safetensors"))
+    assert federation.audited()[-1] == Event(AVERAGE, "refused", "run1", reason=kind)
 
 
 def test_progress_lies_at_the_site(federation):
@@ -292,6 +326,7 @@ def requests() -> list[tuple[str, Any]]:
     return [
         (HELLO, Hello(RUN)),
         (LOCAL, TrainLocal(RUN, RECIPE, True)),
+        (AVERAGE, Average(RUN, RECIPE, "fedavg", 0, 250.0)),
         (SHARE, Share(RUN, RECIPE, ("b",))),
         (MERGE, Merge(RUN, RECIPE, 250.0)),
     ]
@@ -546,7 +581,8 @@ def test_the_order_of_two_patients_does_not_leave_as_a_c_index(tmp_path, policy,
         letter = of_c(recipe_sha256=digest(recipe), sequence=next(SEQUENCE))
         reply = federation.ask(MERGE, Merge(RUN, recipe, 250.0), messages.MergeReply, {"c": letter})
         assert (reply.patients, reply.events) == ("below 10", "below 10")
-        told += [value for method in METHODS if (value := getattr(reply, method)) is not None]
+        assert [score.method for score in reply.scores] == [*METHODS]
+        told += [score.c_index for score in reply.scores if score.c_index is not None]
         n_pairs.append(json.loads((federation.state("a") / "result.json").read_text())["n_pairs"])
     assert 1 in n_pairs and max(n_pairs) <= 1
     assert bool(told) == leaves
@@ -569,6 +605,11 @@ POLICIES = [
     (LOCAL, f"{{{ANY}}}", "SizePolicyError"),
     (LOCAL, f"{{targets: [b, c], privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
     *((action, f"{{targets: [b, c], {STRICT}}}", "RecipePolicyError") for action in (LOCAL, SHARE)),
+    (AVERAGE, f"{{targets: [b, c], {LAX}}}", "UnsealedPolicyError"),
+    (AVERAGE, f"{{targets: [b, c], unsealed_updates: false, {LAX}}}", "UnsealedPolicyError"),
+    (AVERAGE, f"{{targets: [b, c], unsealed_updates: true, {STRICT}}}", "RecipePolicyError"),
+    (AVERAGE, f"{{unsealed_updates: true, min_patients: 13, min_events: 1, {ANY}}}", "SizePolicyError"),
+    (AVERAGE, f"{{unsealed_updates: true, privacy: dp-sgd, {LAX}}}", "PrivacyPolicyError"),
     (MERGE, f"{{recipes: [{'f' * 64}]}}", "RecipePolicyError"),
     (HELLO, "{min_patients: 0}", "ConfigError"),
 ]
@@ -669,7 +710,7 @@ def test_metrics_leave_as_the_policy_says(federation):
     local = federation.ask(LOCAL, TrainLocal(RUN, RECIPE, True), messages.TrainLocalReply)
     assert local == messages.TrainLocalReply(None, "below 50")
     merged = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
-    assert merged == messages.MergeReply(None, "below 50", (), None, None, None, None)
+    assert merged == messages.MergeReply(None, "below 50", (), tuple(Score(method, None) for method in METHODS))
 
 
 def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_there(federation):
@@ -705,7 +746,7 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
     assert numbers == {len(sealed), len(received["b"]), 1}  # sizes of envelopes; no count and no score
 
 
-@pytest.mark.parametrize("action", [HELLO, LOCAL, SHARE, MERGE])
+@pytest.mark.parametrize("action", [HELLO, LOCAL, AVERAGE, SHARE, MERGE])
 def test_a_site_whose_audit_log_was_tampered_with_answers_nothing(federation, action):
     """What cannot be audited does not leave."""
     envelopes = federation.envelopes_for_a()

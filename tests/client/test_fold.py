@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from client_builders import Spy, equal, m0_of, make_vectors, make_workspace, state_of
+from client_builders import Spy, equal, m0_of, make_vectors, make_workspace, state_of, trained
 
 import client.fold
-import client.local
-import client.steph.fit
-import client.steph.select
-from client.fold import ENOUGH_PAIRS, METHODS, FoldResult, enhance_fold, steps
+import client.survival_fit
+from client.fold import FoldResult, enhance_fold, steps
+from client.methods.task import Task
+from client.metrics import METRICS, further_metrics
 from client.model_file import load_model
 from client.steph.fit import COLLAPSED_BELOW
-from client.steph.select import Selection
+from client.steph.select import ENOUGH_PAIRS, Selection
 from client.workspace import Workspace
 from common.abmil import ABMIL
 from common.task_vector import TaskVector
 
+METHODS = ("local", "model_average", "steph", "deployed")  # of the default recipe
+
+
+def task_of(workspace: Workspace, vectors, fold: int = 0) -> Task:
+    return Task(workspace, fold, vectors, workspace.folder / "merge" / f"fold_{fold}")
+
 
 def enhanced(workspace: Workspace, vectors, fold: int = 0, on_step=lambda done: None) -> FoldResult:
-    return enhance_fold(workspace, fold, vectors, workspace.folder / "merge" / f"fold_{fold}", on_step)
+    return enhance_fold(task_of(workspace, vectors, fold), on_step)
 
 
 def plain_risk(hazards: torch.Tensor) -> float:
@@ -47,6 +55,7 @@ def plain_average(workspace: Workspace, vectors: dict[str, TaskVector]) -> ABMIL
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Workspace, dict[str, TaskVector], FoldResult]:
+    torch.set_num_threads(1)  # as every test, which a fixture of the module comes before
     workspace = make_workspace(
         tmp_path_factory.mktemp("fold"), "training.lr=0.02", "training.epochs=4", "training.seed=2", "steph.K=2"
     )
@@ -68,6 +77,28 @@ def test_every_methods_risks_equal_a_plain_reference(done):
         expected = [plain_risk(model(test.bag(i).unsqueeze(0))[0]) for i in range(len(test))]
         np.testing.assert_allclose(result.risk[method], expected, rtol=0, atol=2e-5)
     assert len({risk.tobytes() for name, risk in result.risk.items() if name != "deployed"}) == 3
+    assert tuple(result.risk) == METHODS
+
+
+def test_what_else_is_measured_of_every_method_and_how_many_parameters_it_learned(done):
+    workspace, vectors, result = done
+    test, train = workspace.test_part(0), workspace.train_part(0)
+    models = {
+        "local": load_model(workspace.fold_folder(0) / "local.safetensors").model,
+        "model_average": plain_average(workspace, vectors),
+        "steph": load_model(workspace.folder / "merge/fold_0/steph.safetensors").model,
+    }
+    for method, model in models.items():
+        hazards = np.stack([model(test.bag(i).unsqueeze(0))[0].double().detach().numpy() for i in range(len(test))])
+        expected = further_metrics(hazards, test, train)
+        for name in METRICS:
+            value = getattr(expected, name)
+            assert getattr(result.metrics[method], name) == (value if value is None else pytest.approx(value, abs=1e-3))
+    local, steph = (sum(p.numel() for p in models[name].parameters()) for name in ("local", "steph"))
+    learnable = {"local": local, "model_average": 0, "steph": steph}
+    assert result.learnable == {**learnable, "deployed": learnable[result.choice]}
+    assert result.metrics["deployed"] == result.metrics[result.choice]
+    assert result.metrics.keys() == result.learnable.keys() == result.risk.keys()
 
 
 def test_the_vectors_lie_in_the_enhanced_model_target_first(done):
@@ -112,12 +143,13 @@ def test_predictions_lie_at_the_site(done):
 
 def test_test_patients_train_nothing(monkeypatch, tmp_path):
     workspace = make_workspace(tmp_path, "training.epochs=1")
-    fits = [Spy(monkeypatch, module, "fit") for module in (client.local, client.steph.fit)]
+    fits = Spy(monkeypatch, client.survival_fit, "fit")
     chosen = Spy(monkeypatch, client.fold, "select")
     enhanced(workspace, make_vectors(workspace.recipe, 2))
     test = {*workspace.splits[0].test}
-    cohorts = [call.args[2] for spy in fits for call in spy.calls] + [chosen.calls[0].args[0]]
-    assert len(cohorts) == steps(workspace) + 2
+    inner = chosen.calls[0].args[0]
+    cohorts = [call.args[2] for call in fits.calls] + [part for one in inner for part in (one.train, one.validation)]
+    assert len(cohorts) == (1 + 2) + (2 * 2 + 1) + 2 * 2
     for cohort in cohorts:
         assert cohort.patients
         assert not test & {patient.id for patient in cohort.patients}
@@ -125,9 +157,10 @@ def test_test_patients_train_nothing(monkeypatch, tmp_path):
 
 def test_found_work_is_not_done_again(monkeypatch, done):
     workspace, vectors, result = done
-    fits = [Spy(monkeypatch, module, "fit") for module in (client.local, client.steph.fit)]
+    fits = Spy(monkeypatch, client.survival_fit, "fit")
     again = enhanced(workspace, vectors)
-    assert [spy.calls for spy in fits] == [[], []]
+    assert fits.calls == []
+    assert again.learnable == result.learnable
     assert (again.selection, again.choice_reason, again.sources) == (
         result.selection,
         result.choice_reason,
@@ -136,22 +169,23 @@ def test_found_work_is_not_done_again(monkeypatch, done):
     assert all(np.array_equal(again.risk[method], result.risk[method]) for method in METHODS)
 
 
-def test_a_stopped_fold_goes_on_to_the_same_models(done, tmp_path):
+def test_a_stopped_fold_goes_on_to_the_same_models(monkeypatch, done, tmp_path):
     workspace, vectors, result = done
-    other = Workspace(
-        workspace.site, workspace.recipe, workspace.cohort, workspace.splits, workspace.device, tmp_path / "other"
-    )
+    other = replace(workspace, folder=tmp_path / "other", base_folder=tmp_path / "base")
+    n_steps = steps(task_of(other, vectors))
 
     class StoppedError(Exception):
         pass
 
     def stop(share: float) -> None:
-        if share > steps(workspace) - 0.6:
+        if share > n_steps - 1.6:  # in the middle of STEPH's own training
             raise StoppedError
 
     with pytest.raises(StoppedError):
         enhanced(other, vectors, on_step=stop)
+    fits = Spy(monkeypatch, client.survival_fit, "fit")
     again = enhanced(other, vectors)
+    assert trained(fits) == [0, 1]
     assert np.array_equal(again.risk["steph"], result.risk["steph"])
     models = [load_model(w.folder / "merge/fold_0/steph.safetensors").model.state_dict() for w in (workspace, other)]
     assert equal(*models)
@@ -159,9 +193,21 @@ def test_a_stopped_fold_goes_on_to_the_same_models(done, tmp_path):
 
 def test_progress_never_goes_back_and_ends_at_the_number_of_trainings(tmp_path):
     workspace, seen = make_workspace(tmp_path), []
-    enhanced(workspace, make_vectors(workspace.recipe, 2), on_step=seen.append)
+    vectors = make_vectors(workspace.recipe, 2)
+    enhanced(workspace, vectors, on_step=seen.append)
     assert seen == sorted(seen)
-    assert seen[-1] == steps(workspace) == 7
+    assert seen[-1] == steps(task_of(workspace, vectors)) == 2 + 2 * 2 + 1 + 1
+
+
+def test_the_comparators_are_those_of_the_recipe_in_its_order(tmp_path):
+    """One that needs rounds that were not run is left out."""
+    workspace = make_workspace(
+        tmp_path, "training.epochs=1", "steph.gamma=0.0", "comparators.methods=[half_average, fedavg, model_average]"
+    )
+    vectors = make_vectors(workspace.recipe, 2)
+    result = enhanced(workspace, vectors)
+    assert list(result.risk) == ["local", "half_average", "model_average", "steph", "deployed"]
+    assert steps(task_of(workspace, vectors)) == 2 + 2 + 1 + 2
 
 
 @pytest.mark.parametrize("n_sources", [1, 100])

@@ -17,7 +17,9 @@ from common.errors import (
     RecipePolicyError,
     SizePolicyError,
     TargetPolicyError,
+    UnsealedPolicyError,
 )
+from common.messages import AverageReply
 from common.schema import build, parse_yaml
 
 RECIPE = make_recipe()
@@ -39,6 +41,8 @@ def test_by_default_nothing_is_shared_with_anybody(tmp_path):
     policy.require_size(30, 10)
     with pytest.raises(RecipePolicyError):
         policy.require_recipe(RECIPE)
+    with pytest.raises(UnsealedPolicyError):
+        policy.require_unsealed()
     assert (policy.c_index(0.6, 49), policy.c_index(0.6, 50)) == (None, 0.6)
 
 
@@ -50,9 +54,11 @@ def test_a_site_file_without_a_policy_has_none(tmp_path):
 def test_every_key_of_a_policy(tmp_path):
     text = (
         "{targets: [b, c], min_patients: 50, min_events: 20, min_pairs: 80, metrics: [events], count_band: 50, "
-        f"c_index_decimals: 1, privacy: dp-sgd, recipes: [{'a' * 64}]}}"
+        f"c_index_decimals: 1, privacy: dp-sgd, unsealed_updates: true, recipes: [{'a' * 64}]}}"
     )
-    assert read_policy(tmp_path, text) == Policy(("b", "c"), 50, 20, 80, ("events",), 50, 1, "dp-sgd", ("a" * 64,))
+    assert read_policy(tmp_path, text) == Policy(
+        ("b", "c"), 50, 20, 80, ("events",), 50, 1, "dp-sgd", True, ("a" * 64,)
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,6 +83,11 @@ def test_every_key_of_a_policy(tmp_path):
         ("{c_index_decimals: 0}", "'policy.c_index_decimals' must be one of 1, 2"),
         ("{c_index_decimals: 3}", "'policy.c_index_decimals' must be one of 1, 2"),
         ("{privacy: some}", "'policy.privacy' must be one of"),
+        ("{unsealed_updates: 1}", "'policy.unsealed_updates' must be true or false"),
+        ("{unsealed_updates: 'true'}", "'policy.unsealed_updates' must be true or false"),
+        ("{unsealed_updates: null}", "'policy.unsealed_updates' must be true or false"),
+        ("{unsealed_updates: [b]}", "'policy.unsealed_updates' must be true or false"),
+        ("{unsealed: true}", "Did you mean 'policy.unsealed_updates'"),
         ("{recipes: [abc]}", "recipes must be digests"),
         ("{recipes: [any]}", "recipes must be digests"),
         ("{recipes: null}", r"'policy\.recipes'"),
@@ -124,6 +135,48 @@ def test_privacy_that_this_version_does_not_have_is_refused():
     Policy().require_privacy()
     with pytest.raises(PrivacyPolicyError):
         Policy(privacy="dp-sgd").require_privacy()
+
+
+def test_the_server_reads_no_update_unless_the_policy_says_so(tmp_path):
+    """Not because the policy is lax in everything else."""
+    lax = read_policy(tmp_path, "{targets: [b], min_patients: 1, min_events: 1, min_pairs: 1, recipes: any}")
+    for policy in (lax, Policy(targets=("server",), unsealed_updates=False)):
+        with pytest.raises(UnsealedPolicyError) as caught:
+            policy.require_unsealed()
+        assert caught.value.where == "policy.unsealed_updates"
+        assert caught.value.public_reason == "its policy lets no update go to the server unsealed"
+    read_policy(tmp_path, "{unsealed_updates: true}").require_unsealed()
+
+
+@pytest.mark.parametrize(
+    ("width", "patients", "weight"),
+    [
+        (10, 0, 10),
+        (10, 1, 10),
+        (10, 14, 10),
+        (10, 16, 10),
+        (10, 37, 30),
+        (10, 1_234, 1_230),
+        (50, 3, 50),
+        (50, 74, 50),
+        (50, 76, 50),
+        (50, 137, 100),
+    ],
+)
+def test_a_site_s_weight_in_an_average_is_rounded_to_its_band(width, patients, weight):
+    assert Policy(count_band=width).weight(patients) == weight
+
+
+@pytest.mark.parametrize("width", [10, 30, 500])
+def test_a_weight_stands_for_the_counts_of_a_band_and_says_no_more(width):
+    """And it is one that the message takes."""
+    policy = Policy(count_band=width)
+    counts = {}
+    for patients in range(4 * width):
+        counts.setdefault(AverageReply(policy.weight(patients)).weight, []).append(patients)
+    whole = {weight: alike for weight, alike in counts.items() if weight > width}
+    assert all(alike == list(range(weight, weight + width)) for weight, alike in whole.items())
+    assert counts[width] == list(range(2 * width))
 
 
 def test_only_reviewed_recipes_unless_the_policy_says_any(tmp_path):
@@ -190,6 +243,7 @@ def test_a_simulated_site_shares_with_the_simulation_s_sites_and_no_others():
     policy.require_target("b")
     policy.require_size(1, 1)
     policy.require_recipe(RECIPE)
+    policy.require_unsealed()
     assert policy.c_index(0.6, 1) == 0.6
     with pytest.raises(TargetPolicyError):
         policy.require_target("c")

@@ -13,6 +13,7 @@ from client_builders import make_vectors, make_workspace, plain_c
 from sites import make_site
 
 from client.fold import enhance_fold
+from client.methods.task import Task
 from client.model_file import load_model, save_abmil, save_steph
 from client.predict import predict_file
 from client.site import Site
@@ -210,7 +211,7 @@ def test_no_model(world, tmp_path):
 def test_a_folds_models_predict_what_the_fold_was_judged_on(tmp_path):
     workspace = make_workspace(tmp_path, patients=10)
     folder = workspace.folder / "merge"
-    enhance_fold(workspace, 0, make_vectors(workspace.recipe, 2), folder, lambda done: None)
+    enhance_fold(Task(workspace, 0, make_vectors(workspace.recipe, 2), folder), lambda done: None)
     judged = pd.read_csv(folder / "predictions.csv").set_index("patient_id")
     site = workspace.site.folder
     for method, path in [

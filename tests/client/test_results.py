@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from client_builders import make_workspace, plain_c
 
-from client.fold import METHODS, FoldResult, SourceUse
+from client.fold import FoldResult, SourceUse
+from client.metrics import METRICS, Metrics
 from client.policy import Policy
 from client.results import method_row, public_view, target_result
 from client.steph.select import Selection
 from common.concordance import Pairs, pairs
 from common.config import EvaluationConfig
 from common.errors import ForgedEnvelopeError, UnknownSenderError
-from common.messages import MergeReply, Refusal
+from common.messages import MergeReply, Refusal, Score
 
+METHODS = ("local", "ties", "model_average", "steph", "deployed")
+UNTOLD = tuple(Score(method, None) for method in METHODS)
 EVALUATION = EvaluationConfig(bootstrap=200)
 T, E = np.array([100.0, 200, 300, 400, 500, 600]), np.array([1, 1, 0, 1, 0, 1])
 
@@ -47,7 +50,16 @@ def fold_result(workspace, fold: int, c: dict[str, float], t=T, e=E) -> FoldResu
         times=t,
         events=e,
         risk=risk,
+        metrics={
+            method: Metrics(uno_c=0.1 * k + 0.01 * fold, brier=None if fold == 1 else 0.25 + fold)
+            for k, method in enumerate(METHODS)
+        },
+        learnable={method: 100 * k for k, method in enumerate(METHODS)},
     )
+
+
+def scores_of(result, decimals: int) -> tuple[Score, ...]:
+    return tuple(Score(method, round(result["methods"][method]["mean"], decimals)) for method in METHODS)
 
 
 def test_a_methods_row():
@@ -78,6 +90,13 @@ def test_every_row_of_a_result(workspace):
         expected = [plain_c(fold.times, fold.events, fold.risk[method]) for fold in folds]
         assert row["c_index"] == pytest.approx(expected)
         assert row["mean"] == pytest.approx(sum(expected) / 3)
+        k = METHODS.index(method)
+        assert row["learnable"] == 100 * k
+        # Fold 1 has no Brier score, and none has an AUC.
+        assert list(row["further"]) == list(METRICS)
+        assert row["further"]["uno_c"] == pytest.approx(0.1 * k + (0.00 + 0.01 + 0.02) / 3)
+        assert row["further"]["brier"] == pytest.approx((0.25 + 2.25) / 2)
+        assert [value for name, value in row["further"].items() if name not in ("uno_c", "brier")] == [None] * 5
     steph, local = (np.array(result["methods"][name]["c_index"]) for name in ("steph", "local"))
     difference = result["steph_minus_local"]
     assert difference["mean"] == pytest.approx(float((steph - local).mean()))
@@ -126,22 +145,18 @@ def test_what_may_leave_the_site(workspace):
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(2)], ["a", "b"])
     error = ForgedEnvelopeError("P001 signed it", where="/secret")
     reply = public_view(result, {"b": error}, Policy(min_pairs=1))
-    means = {method: round(result["methods"][method]["mean"], 2) for method in METHODS}
     refused = (Refusal("ForgedEnvelopeError", "the envelope's signature is not its sender's", "b"),)
-    assert reply == MergeReply(patients="20-29", events="10-19", refused=refused, **means)
-    assert public_view(result, {}, Policy()) == MergeReply("20-29", "10-19", (), None, None, None, None)
+    assert reply == MergeReply(patients="20-29", events="10-19", refused=refused, scores=scores_of(result, 2))
+    assert public_view(result, {}, Policy()) == MergeReply("20-29", "10-19", (), UNTOLD)
     silent = target_result(workspace, [fold_result(workspace, 0, {}, e=0 * E)], ["a", "b"])
-    assert public_view(silent, {}, Policy(min_pairs=1)) == MergeReply("20-29", "10-19", (), None, None, None, None)
+    assert public_view(silent, {}, Policy(min_pairs=1)) == MergeReply("20-29", "10-19", (), UNTOLD)
 
 
 def test_the_policy_decides_how_coarse_it_leaves_and_whether(workspace):
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(2)], ["a", "b"])
     coarse = public_view(result, {}, Policy(count_band=50, c_index_decimals=1, min_pairs=1))
-    means = {method: round(result["methods"][method]["mean"], 1) for method in METHODS}
-    assert coarse == MergeReply("below 50", "below 50", (), **means)
-    assert public_view(result, {}, Policy(metrics=(), min_pairs=1)) == MergeReply(
-        None, None, (), None, None, None, None
-    )
+    assert coarse == MergeReply("below 50", "below 50", (), scores_of(result, 1))
+    assert public_view(result, {}, Policy(metrics=(), min_pairs=1)) == MergeReply(None, None, (), UNTOLD)
     assert public_view(result, {}, Policy(metrics=("events",))).events == "10-19"
 
 
@@ -150,10 +165,9 @@ def test_scores_leave_from_the_asked_number_of_pairs_on_counted_over_all_folds(w
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(n_folds)], ["a", "b"])
     comparable = sum(int(E[i]) for i in range(len(T)) for j in range(len(T)) if T[i] < T[j])
     assert result["n_pairs"] == n_folds * comparable
-    means = {method: round(result["methods"][method]["mean"], 2) for method in METHODS}
     enough, too_few = (Policy(min_pairs=n_folds * comparable + more) for more in (0, 1))
-    assert public_view(result, {}, enough) == MergeReply("20-29", "10-19", (), **means)
-    assert public_view(result, {}, too_few) == MergeReply("20-29", "10-19", (), None, None, None, None)
+    assert public_view(result, {}, enough) == MergeReply("20-29", "10-19", (), scores_of(result, 2))
+    assert public_view(result, {}, too_few) == MergeReply("20-29", "10-19", (), UNTOLD)
 
 
 def test_a_refused_sender_whose_name_is_none_is_not_repeated(workspace):

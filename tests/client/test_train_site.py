@@ -10,7 +10,7 @@ import torch
 from client_builders import Spy, plain_c
 from sites import TINY, make_site
 
-import client.local
+import client.survival_fit
 import client.train_site
 from client.model_file import load_abmil, load_model
 from client.site import Site
@@ -60,7 +60,7 @@ def test_the_last_model_is_trained_on_everybody(monkeypatch, tmp_path):
 def test_a_second_run_trains_nothing_and_says_the_same(monkeypatch, tmp_path):
     site = site_of(tmp_path)
     first = train_site(site, config())
-    spy = Spy(monkeypatch, client.local, "fit")
+    spy = Spy(monkeypatch, client.survival_fit, "fit")
     assert train_site(site, config()) == first
     assert spy.calls == []
 

@@ -12,24 +12,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import errors, messages
+from common.config import ComparatorConfig, Recipe
 from common.errors import DataError, FedstephError, TooSmallError
 from common.keys import Identity
 from common.messages import (
     MAX_ENVELOPES,
+    Average,
+    AverageReply,
     HelloReply,
     MergeReply,
     Refusal,
     RunId,
+    Score,
     Share,
     ShareReply,
     TrainLocalReply,
     band,
 )
+from common.method_names import METHODS
 
 ID = RunId("lung", "run-1", "f" * 64)
 HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128)
 REFUSED = Refusal("WrongRunError", "it is of another run", "site-c")
-MERGED = MergeReply("30-39", "below 10", (REFUSED,), 0.61, None, 0.3, 1.0)
+SCORES = (Score("local", 0.61), Score("model_average", None), Score("steph", 0.3), Score("deployed", 1.0))
+MERGED = MergeReply("30-39", "below 10", (REFUSED,), SCORES)
+HOSTILE = "all is well; now run: curl evil.example"
 EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\ud800", "bell\a", "a\tb", "a\rb"]
 
 
@@ -87,17 +94,60 @@ def test_counts_may_be_kept_to_oneself() -> None:
     assert replace(MERGED, patients=None, events=None).patients is None
 
 
-@pytest.mark.parametrize("key", ["local", "model_average", "steph", "deployed"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.612, 1e-9, 0.005, -0.01, 1.01, float("nan"), float("inf"), -float("inf")])
-def test_a_c_index_has_two_decimals(key: str, value: float) -> None:
+def test_a_c_index_has_two_decimals(method: str, value: float) -> None:
     with pytest.raises(ValueError, match="a C-index must be 0 to 1 with two decimals, or null"):
-        replace(MERGED, **{key: value})
+        Score(method, value)
 
 
-@pytest.mark.parametrize("key", ["local", "model_average", "steph", "deployed"])
-def test_every_c_index_of_two_decimals_passes(key: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_every_c_index_of_two_decimals_passes(method: str) -> None:
     for value in [None, *(round(i / 100, 2) for i in range(101))]:
-        assert getattr(replace(MERGED, **{key: value}), key) == value
+        assert Score(method, value).c_index == value
+
+
+@pytest.mark.parametrize("method", ["", "STEPH", "steph ", "oracle", "model average", "fedavg\n", HOSTILE, *EVIL])
+def test_a_score_is_of_a_known_method(method: str) -> None:
+    """So that no text of a site's own reaches the server's tables."""
+    with pytest.raises(ValueError, match="a score must be of a method that this version knows"):
+        Score(method, 0.5)
+
+
+def test_each_method_has_one_score_at_most() -> None:
+    every = tuple(Score(method, 0.5) for method in METHODS)
+    assert replace(MERGED, scores=every).scores == every
+    assert replace(MERGED, scores=()).scores == ()
+    for scores in ((*SCORES, SCORES[0]), (*every, Score("ties", None))):
+        with pytest.raises(ValueError, match="scores must have each method once"):
+            replace(MERGED, scores=scores)
+
+
+RECIPE = Recipe(comparators=ComparatorConfig(("fedavg", "fedprox"), rounds=3))
+
+
+def test_a_round_is_one_of_the_recipe_s_and_the_last_message_asks_for_none() -> None:
+    asked = [Average(ID, RECIPE, method, k, 250.0) for method in ("fedavg", "fedprox") for k in range(4)]
+    assert [request.is_last for request in asked] == [False, False, False, True] * 2
+    for round_ in (-1, 4, 10**9):
+        with pytest.raises(ValueError, match="round must be one of the recipe's, or the one after them"):
+            replace(asked[0], round=round_)
+    with pytest.raises(ValueError, match="method must be one that the recipe asks for"):
+        Average(ID, Recipe(), "fedavg", 0, 250.0)
+
+
+@pytest.mark.parametrize("weight", [10, 20, 50, 12_340, 10_000_000])
+def test_a_weight_is_a_band_and_no_count(weight: int) -> None:
+    assert AverageReply(weight).weight == weight
+    for other in (weight + 1, weight - 1, weight + 5, -weight):
+        with pytest.raises(ValueError, match="weight must be a multiple of ten"):
+            AverageReply(other)
+
+
+@pytest.mark.parametrize("weight", [0, -10, 9, 10_000_010, 10**30])
+def test_a_weight_outside_its_range_is_refused(weight: int) -> None:
+    with pytest.raises(ValueError, match="weight must be a multiple of ten"):
+        AverageReply(weight)
 
 
 @pytest.mark.parametrize("key", ["federation", "run", "roster_sha256"])
@@ -210,7 +260,6 @@ def test_an_unforeseen_error_has_a_phrase_too(error: Exception) -> None:
     assert "its log has the details" in refusal.phrase
 
 
-HOSTILE = "all is well; now run: curl evil.example"
 UNKNOWN = [HOSTILE, "", "dataerror", "DataError ", " DataError", "Exception", "FutureError", "FedstephErrоr"]
 
 
@@ -257,11 +306,13 @@ def test_nothing_else_leaves_a_site() -> None:
     """The fields of all replies, so that one more is a decision and not an accident."""
     replies = {cls.__name__: [field.name for field in fields(cls)] for cls in vars(messages).values()
                if isinstance(cls, type) and cls.__module__ == messages.__name__
-               and cls.__name__.endswith(("Reply", "Refusal"))}  # fmt: skip
+               and cls.__name__.endswith(("Reply", "Refusal", "Score"))}  # fmt: skip
     assert replies == {
         "Refusal": ["kind", "reason", "site"],
         "HelloReply": ["site", "software", "encoder", "width", "audit", "signature"],
         "TrainLocalReply": ["patients", "events"],
+        "AverageReply": ["weight"],
         "ShareReply": ["refused"],
-        "MergeReply": ["patients", "events", "refused", "local", "model_average", "steph", "deployed"],
+        "Score": ["method", "c_index"],
+        "MergeReply": ["patients", "events", "refused", "scores"],
     }

@@ -15,15 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import protocol
-from common.config import ModelConfig, Recipe, StephConfig
+from common.config import ComparatorConfig, ModelConfig, Recipe, StephConfig
 from common.errors import DataError, FedstephError, ProtocolError, SiteError, TooSmallError
 from common.messages import (
+    Average,
+    AverageReply,
     Hello,
     HelloReply,
     Merge,
     MergeReply,
     Refusal,
     RunId,
+    Score,
     Share,
     ShareReply,
     TrainLocal,
@@ -33,7 +36,9 @@ from common.protocol import Parcel, pack, parcel, read
 
 ID = RunId("lung", "run-1", "f" * 64)
 RECIPE = Recipe(
-    model=ModelConfig(width=6, m0_sha256="a" * 64), steph=StephConfig(K=None, gamma=0.005, gamma_grid=(0.1,))
+    model=ModelConfig(width=6, m0_sha256="a" * 64),
+    steph=StephConfig(K=None, gamma=0.005, gamma_grid=(0.1,)),
+    comparators=ComparatorConfig(("fedprox",)),
 )
 REFUSED = Refusal("WrongRunError", "it is of another run", "c")
 MESSAGES = [
@@ -43,16 +48,23 @@ MESSAGES = [
     TrainLocal(ID, RECIPE, every_fold=True),
     TrainLocalReply("30-39", "below 10"),
     TrainLocalReply("50-99", None),
+    Average(ID, RECIPE, "fedprox", 3, 250.0),
+    AverageReply(30),
     Share(ID, RECIPE, ("a", "b")),
     ShareReply(),
     ShareReply((REFUSED, Refusal("StorageError", "the site could not read its disk", "d"))),
     Merge(ID, RECIPE, 250.0),
-    MergeReply(None, None, (), None, None, None, None),
-    MergeReply("30-39", "10-19", (REFUSED,), 0.61, None, 0.3, 1.0),
+    MergeReply(None, None, (), ()),
+    MergeReply("30-39", "10-19", (REFUSED,), (Score("local", 0.61), Score("steph", None), Score("deployed", 1.0))),
 ]
 KINDS = [type(message) for message in MESSAGES]
 MERGED: dict[str, Any] = json.loads(json.dumps(asdict(MESSAGES[-1])))
 HELLO: dict[str, Any] = asdict(MESSAGES[1])
+
+
+def scored(value: Any, method: Any = "local", **more: Any) -> dict[str, Any]:
+    """The body of a merge's reply with one score."""
+    return {"MergeReply": {**MERGED, "scores": [{"method": method, "c_index": value, **more}]}}
 
 
 def name(value: Any) -> str:
@@ -195,13 +207,18 @@ def test_envelopes_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"MergeReply": [MERGED]}, "must be a mapping"),
         ({"MergeReply": {**MERGED, "vector": [1.0]}}, "unknown key 'vector'"),
         ({"MergeReply": {**MERGED, "Local": 0.5}}, "unknown key 'Local'"),
-        ({"MergeReply": {k: v for k, v in MERGED.items() if k != "local"}}, "'local' is missing"),
-        ({"MergeReply": {**MERGED, "local": "0.61"}}, "'local' must be"),
-        ({"MergeReply": {**MERGED, "local": True}}, "'local' must be"),
-        ({"MergeReply": {**MERGED, "local": float("nan")}}, "'local' must be a finite number"),
-        ({"MergeReply": {**MERGED, "local": float("-inf")}}, "'local' must be a finite number"),
-        (json.dumps({"MergeReply": {**MERGED, "local": 7}}).replace("7", "1e999"), "'local' must be a finite"),
-        ({"MergeReply": {**MERGED, "local": 10**400}}, "'local' must be a finite number"),
+        ({"MergeReply": {k: v for k, v in MERGED.items() if k != "scores"}}, "'scores' is missing"),
+        (scored("0.61"), "'scores[0].c_index' must be"),
+        (scored(True), "'scores[0].c_index' must be"),
+        (scored(float("nan")), "'scores[0].c_index' must be a finite number"),
+        (scored(float("-inf")), "'scores[0].c_index' must be a finite number"),
+        (json.dumps(scored(7)).replace("7", "1e999"), "'scores[0].c_index' must be a finite"),
+        (scored(10**400), "'scores[0].c_index' must be a finite number"),
+        (scored(0.5, "oracle"), "a score must be of a method that this version knows"),
+        (scored(0.5, None), "'scores[0].method' must be text"),
+        (scored(0.5, patient="P001"), "unknown key 'scores[0].patient'"),
+        ({"MergeReply": {**MERGED, "scores": {"local": 0.61}}}, "'scores' must be a list"),
+        ({"MergeReply": {**MERGED, "scores": MERGED["scores"] * 2}}, "scores must have each method once"),
         ('{"MergeReply": {"local": ' + "9" * 5000 + "}}", "4300 digits"),
         ({"MergeReply": {**MERGED, "refused": "c"}}, "'refused' must be a list"),
         ({"MergeReply": {**MERGED, "refused": [1]}}, "'refused[0]' must be a mapping"),
@@ -221,8 +238,8 @@ def test_a_body_that_is_no_such_message_is_refused(content: Any, said: str) -> N
 
 
 def test_what_is_not_a_number_is_not_even_sent() -> None:
-    with pytest.raises(ValueError, match="C-index"):
-        pack(MergeReply("30-39", "10-19", (), float("nan"), None, None, None))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        pack(Merge(ID, RECIPE, float("nan")))
 
 
 def test_a_refusal_is_a_site_error_in_the_words_of_the_protocol() -> None:

@@ -154,7 +154,9 @@ class FakeFlower:
 
 
 def outcome(**changes):
-    target = {"local": 0.6, "model_average": None, "steph": 0.62, "deployed": 0.62, "patients": "20-29"}
+    told = {"local": 0.6, "model_average": None, "steph": 0.62, "deployed": 0.62}
+    scores = [{"method": method, "c_index": value} for method, value in told.items()]
+    target = {"scores": scores, "patients": "20-29"}
     return {
         "sites": ["kirp", "kirc"],
         "targets": {"kirp": target},

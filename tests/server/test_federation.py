@@ -6,15 +6,20 @@ import hashlib
 from dataclasses import asdict, replace
 
 import pytest
+import safetensors.torch
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from keys_and_rosters import identity_of, roster_of
 
 from common import messages, protocol
+from common.abmil import Architecture
 from common.audit import AuditLog, Event, read_lines, verify
-from common.config import Config, Deadlines, FederationConfig, ModelConfig
+from common.config import ComparatorConfig, Config, Deadlines, FederationConfig, ModelConfig
 from common.errors import FedstephError, QuorumError
-from common.messages import Refusal
+from common.messages import Refusal, Score
+from common.task_vector import TaskVector
+from common.vector_file import write_vector
 from server.federation import Federation
 from simulations.in_process import InProcessGrid
 
@@ -22,6 +27,9 @@ SITES = ("a", "b", "c", "d")
 ROSTER = roster_of(*SITES, "guest", federation="fedsteph")
 AUDIT_HEADS = {name: hashlib.sha256(name.encode()).hexdigest() for name in (*SITES, "guest")}
 SECRET = "PATIENT-0042"
+SCORES = (Score("local", 0.6), Score("model_average", None), Score("steph", None), Score("deployed", 0.6))
+TINY = Architecture(width=2, embed=2, attention=1, n_bins=2)
+WEIGHTS = {"a": 10, "b": 30, "c": 40, "d": 120}  # patients, as the sites tell them in rounds
 
 
 def reply_to(message, reply, envelopes=None):
@@ -47,7 +55,7 @@ class Sites:
         self.app = ClientApp()
         for action in ("hello",):
             self.app.query(action)(self.answer)
-        for action in ("local", "share", "merge"):
+        for action in ("local", "average", "share", "merge"):
             self.app.train(action)(self.answer)
 
     def answer(self, message, context):
@@ -61,11 +69,44 @@ class Sites:
             return reply_to(message, hello_of(message, name))
         if action == protocol.LOCAL:
             return reply_to(message, messages.TrainLocalReply("20-29", "10-19"))
+        if action == protocol.AVERAGE:
+            request = protocol.read(parcel, messages.Average, "test")
+            reply = messages.AverageReply(WEIGHTS[name])
+            return reply_to(message, reply, None if request.is_last else updates_of(name, request.round))
         if action == protocol.SHARE:
             request = protocol.read(parcel, messages.Share, "test")
             letters = {to: f"{name} to {to}".encode() for to in request.recipients}
             return reply_to(message, messages.ShareReply(), letters)
-        return reply_to(message, messages.MergeReply("20-29", "10-19", (), 0.6, 0.6, 0.61, 0.61))
+        return reply_to(message, messages.MergeReply("20-29", "10-19", (), SCORES))
+
+    def asked_to_average(self):
+        """Who was asked in which round, and what encoders came with it."""
+        found = {}
+        for name, action, parcel in self.seen:
+            if action == protocol.AVERAGE:
+                request = protocol.read(parcel, messages.Average, "test")
+                found.setdefault((request.method, request.round), {})[name] = dict(parcel.envelopes)
+        return found
+
+
+def update_of(name, round_, fold):
+    """One number for a whole encoder, so that an average can be done by hand."""
+    return float(SITES.index(name) + 10 * round_ + 100 * fold)
+
+
+def updates_of(name, round_):
+    return {str(fold): vector_of(update_of(name, round_, fold)) for fold in range(2)}
+
+
+def vector_of(value):
+    tensors = {tensor: torch.full(shape, value) for tensor, shape in TINY.encoder_shapes.items()}
+    return write_vector(TaskVector(TINY, "0" * 64, tensors))
+
+
+def value_of(content):
+    """The one number of an encoder."""
+    [value] = {number for tensor in safetensors.torch.load(content).values() for number in tensor.flatten().tolist()}
+    return value
 
 
 class SilentGrid(InProcessGrid):
@@ -85,8 +126,9 @@ class SilentGrid(InProcessGrid):
 def federation(tmp_path):
     """Makes a run over scripted sites, with its audit log in ``tmp_path``."""
 
-    def make(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, expected=SITES):
+    def make(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, expected=SITES, methods=()):
         config = Config(
+            comparators=ComparatorConfig(methods=methods, rounds=2),
             model=ModelConfig(width=6, encoder="uni2-h", m0_sha256="0" * 64),
             federation=FederationConfig(
                 sites=expected,
@@ -345,7 +387,7 @@ def all_errors(root=FedstephError):
 def test_vectors_that_the_target_refused_are_reported_with_the_reason(federation):
     def merged(message):
         refused = (refused_by("ForgedEnvelopeError", "c"), refused_by("ReplayedEnvelopeError", "d"))
-        return reply_to(message, messages.MergeReply("20-29", "10-19", refused, 0.6, None, None, 0.6))
+        return reply_to(message, messages.MergeReply("20-29", "10-19", refused, SCORES))
 
     run = federation(Sites({("a", protocol.MERGE): merged}))
     run.run()
@@ -358,7 +400,7 @@ def test_vectors_that_the_target_refused_are_reported_with_the_reason(federation
 def test_a_target_can_complain_of_nobody_who_did_not_write_to_it(federation):
     def merged(message):
         refused = tuple(refused_by("ForgedEnvelopeError", name) for name in ("a", "nobody"))
-        return reply_to(message, messages.MergeReply("20-29", "10-19", refused, 0.6, None, None, 0.6))
+        return reply_to(message, messages.MergeReply("20-29", "10-19", refused, SCORES))
 
     run = federation(Sites({("a", protocol.MERGE): merged}))
     run.run()
@@ -377,6 +419,109 @@ def test_vectors_that_a_source_kept_are_reported_with_the_reason_and_the_others_
     assert failures(run) == [("b", protocol.SHARE, said)]
     merges = {name: set(parcel.envelopes) for name, action, parcel in sites.seen if action == protocol.MERGE}
     assert merges == {"a": {"b", "c", "d"}, "c": {"a", "d"}}
+
+
+# ---------------------------------------------------------------- rounds of FedAvg and FedProx
+
+
+def weighted_mean(names, round_, fold):
+    return sum(WEIGHTS[n] * update_of(n, round_, fold) for n in names) / sum(WEIGHTS[n] for n in names)
+
+
+@pytest.mark.parametrize("methods", [("fedavg",), ("fedprox",), ("ties", "fedprox", "fedavg")])
+def test_rounds_run_from_m0_and_their_weighted_means_come_back_to_the_targets(federation, methods):
+    sites = Sites()
+    run = federation(sites, targets=("a", "c"), methods=methods)
+    outcome = run.run()
+    assert failures(run) == []
+    found = sites.asked_to_average()
+    assert list(found) == [(method, round_) for method in methods if method != "ties" for round_ in (0, 1, 2)]
+    for (_, round_), asked in found.items():
+        assert set(asked) == ({"a", "c"} if round_ == 2 else set(SITES))
+        for encoders in asked.values():
+            assert set(encoders) == ({"0", "1"} if round_ else set())
+            for fold, content in encoders.items():
+                assert value_of(content) == pytest.approx(weighted_mean(SITES, round_ - 1, int(fold)), rel=1e-6)
+    assert set(outcome.targets) == {"a", "c"}
+    phases = [action for _, action, _ in sites.seen]
+    assert phases.index(protocol.LOCAL) < phases.index(protocol.AVERAGE) < phases.index(protocol.SHARE)
+    assert outcome.seconds.keys() == {protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE}
+
+
+def test_without_such_a_comparator_nobody_is_asked_for_an_update(federation):
+    sites = Sites()
+    federation(sites, methods=("ties", "model_average", "steph_dense")).run()
+    assert sites.asked_to_average() == {}
+
+
+def in_round(round_, fault):
+    """Does ``fault`` in one round, and is honest in the others."""
+
+    def answer(message):
+        request = protocol.read(protocol.parcel(message.content, "test"), messages.Average, "test")
+        if request.round == round_:
+            return fault(message)
+        return reply_to(message, messages.AverageReply(WEIGHTS["b"]), updates_of("b", request.round))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (raising, "its app raised an exception"),
+        (lambda message: reply_to(message, refused_by("UnsealedPolicyError", "b")), "unsealed (UnsealedPolicyError)"),
+        (wrong_reply, "expected a AverageReply"),
+        (not_json, "not a AverageReply"),
+    ],
+)
+@pytest.mark.parametrize("round_", [0, 1])
+def test_who_fails_in_a_round_takes_no_further_part_in_it_and_stays_in_the_run(federation, fault, said, round_):
+    sites = Sites({("b", protocol.AVERAGE): in_round(round_, fault)})
+    run = federation(sites, targets=("a", "b"), quorum=4, methods=("fedavg", "fedprox"))
+    outcome = run.run()
+    assert [(site, phase) for site, phase, _ in failures(run)] == [("b", protocol.AVERAGE)] * 2
+    for method, (_, _, reason) in zip(("fedavg", "fedprox"), failures(run), strict=True):
+        assert reason.startswith(f"{method}, round {round_}: ") and said in reason
+        assert SECRET not in reason
+    found = sites.asked_to_average()
+    for method in ("fedavg", "fedprox"):
+        assert set(found[method, 2]) == {"a"}
+        assert set(found[method, 1]) == ({*SITES} if round_ else {"a", "c", "d"})
+        for fold, content in found[method, 2]["a"].items():
+            assert value_of(content) == pytest.approx(weighted_mean("acd", 1, int(fold)), rel=1e-6)
+    assert set(outcome.targets) == {"a", "b"}
+
+
+UNUSABLE = {
+    "junk": lambda message: reply_to(message, messages.AverageReply(10), {"0": b"junk", "1": b"junk"}),
+    "NaN": lambda message: reply_to(message, messages.AverageReply(10), dict.fromkeys("01", vector_of(float("nan")))),
+    "a fold less": lambda message: reply_to(message, messages.AverageReply(10), {"0": vector_of(1.0)}),
+    "a fold more": lambda message: reply_to(message, messages.AverageReply(10), dict.fromkeys("012", vector_of(1.0))),
+    "nothing": lambda message: reply_to(message, messages.AverageReply(10)),
+}
+
+
+@pytest.mark.parametrize("fault", UNUSABLE.values(), ids=UNUSABLE)
+def test_an_update_that_cannot_be_averaged_ends_the_baseline_and_not_the_run(federation, tmp_path, fault):
+    sites = Sites({("b", protocol.AVERAGE): fault})
+    run = federation(sites, methods=("fedavg",))
+    assert set(run.run().targets) == {"a"}
+    assert [round_ for _, round_ in sites.asked_to_average()] == [0]
+    [ended] = [event for event in audited(tmp_path) if event.event == "fedavg.end"]
+    assert ended.decision == "failed"
+
+
+def test_rounds_that_everybody_refuses_end_the_baseline_and_not_the_run(federation, tmp_path):
+    def unsealed(message):
+        return reply_to(message, refused_by("UnsealedPolicyError", None))
+
+    sites = Sites(dict.fromkeys([(name, protocol.AVERAGE) for name in SITES], unsealed))
+    run = federation(sites, quorum=4, methods=("fedavg",))
+    assert set(run.run().targets) == {"a"}
+    assert [(site, phase) for site, phase, _ in failures(run)] == [(name, protocol.AVERAGE) for name in SITES]
+    [ended] = [event for event in audited(tmp_path) if event.event == "fedavg.end"]
+    assert (ended.decision, "no update to average" in ended.reason) == ("failed", True)
 
 
 # ---------------------------------------------------------------- a refusal in a hostile site's own words
@@ -428,9 +573,7 @@ def test_of_a_vector_that_was_refused_or_kept_too(federation, tmp_path, kind, ph
         return reply_to(message, messages.ShareReply((Refusal(kind, HOSTILE, "c"),)), {"a": b"b to a"})
 
     def refused(message):
-        return reply_to(
-            message, messages.MergeReply("20-29", None, (Refusal(kind, HOSTILE, "d"),), 0.6, None, None, 0.6)
-        )
+        return reply_to(message, messages.MergeReply("20-29", None, (Refusal(kind, HOSTILE, "d"),), SCORES))
 
     run = federation(Sites({("b", protocol.SHARE): kept, ("a", protocol.MERGE): refused}), targets=("a", "c"))
     outcome = run.run()

@@ -1,0 +1,411 @@
+"""A site's rounds of FedAvg and FedProx: where each begins, what leaves and what stays, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from client_builders import CPU, Spy, equal, m0_of, make_vectors, make_workspace
+
+import client.averaging
+from client.averaging import keep_globals, kept_globals, read_global, train_round
+from client.batch import batches
+from client.model_file import load_abmil
+from client.workspace import Workspace
+from common.abmil import Architecture
+from common.errors import ProtocolError, VectorError, VectorFileError, VectorMismatchError
+from common.task_vector import TaskVector
+from common.vector_file import write_vector
+
+CAP = 250.0
+STILL = ["training.lr=1e-12", "training.weight_decay=0.0"]  # a training that moves nothing that can be seen
+QUICK = ["training.lr=0.01", "comparators.rounds=3", "model.n_bins=6"]
+
+
+def rounds_of(workspace: Workspace) -> Path:
+    return workspace.folder / "rounds" / "run-1"
+
+
+def ask(workspace: Workspace, round_: int, encoders=None, method: str = "fedavg", cap: float = CAP) -> dict[str, bytes]:
+    return train_round(workspace, rounds_of(workspace), method, round_, encoders or {}, cap)
+
+
+def globals_of(workspace: Workspace, seed: int = 0, scale: float = 0.1) -> dict[str, bytes]:
+    """One global encoder per fold, far from M0."""
+    vectors = [*make_vectors(workspace.recipe, seed + 2, scale).values()][seed:]
+    return {str(fold): write_vector(vector) for fold, vector in enumerate(vectors)}
+
+
+def read(workspace: Workspace, content: bytes) -> TaskVector:
+    return read_global(workspace, content, 1e9)
+
+
+def told(content: bytes) -> tuple[dict, bytes]:
+    """A vector file as what its header says and the numbers behind it; the order of the header's keys may vary."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def same(a: dict[str, bytes], b: dict[str, bytes]) -> bool:
+    return a.keys() == b.keys() and all(told(a[fold]) == told(b[fold]) for fold in a)
+
+
+def model_of(workspace: Workspace, fold: int, round_: int, method: str = "fedavg"):
+    return load_abmil(rounds_of(workspace) / f"{method}_fold_{fold}" / f"round_{round_}.safetensors")
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Workspace:
+    return make_workspace(tmp_path, *QUICK)
+
+
+@pytest.fixture
+def still(tmp_path) -> Workspace:
+    return make_workspace(tmp_path, *QUICK, *STILL)
+
+
+# ---------------------------------------------------------------- where a round begins
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
+def test_round_0_begins_at_m0(still, method):
+    found = ask(still, 0, method=method)
+    assert set(found) == {"0", "1"}
+    for content in found.values():
+        assert read(still, content).norm < 1e-6
+
+
+def test_round_0_trains(workspace):
+    for fold, content in ask(workspace, 0).items():
+        assert read(workspace, content).norm > 0.01, fold
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
+def test_a_later_round_begins_at_the_global_encoder_of_its_fold(still, method):
+    ask(still, 0, method=method)
+    given = globals_of(still)
+    found = ask(still, 1, given, method=method)
+    for fold in ("0", "1"):
+        start, end = read(still, given[fold]), read(still, found[fold])
+        assert start.norm > 1
+        assert (end - start).norm < 1e-4
+    assert (read(still, found["0"]) - read(still, given["1"])).norm > 1
+
+
+def test_a_round_moves_away_from_the_global_encoder(workspace):
+    ask(workspace, 0)
+    given = globals_of(workspace)
+    found = ask(workspace, 1, given)
+    for fold in ("0", "1"):
+        assert 0.01 < (read(workspace, found[fold]) - read(workspace, given[fold])).norm < 1
+
+
+# ---------------------------------------------------------------- the head
+
+
+def test_an_update_holds_the_eight_encoder_tensors_and_nothing_of_the_head(workspace):
+    shapes = Architecture.of(workspace.recipe.model).encoder_shapes
+    for round_, given in ((0, {}), (1, globals_of(workspace))):
+        for fold, content in ask(workspace, round_, given).items():
+            header, numbers = told(content)
+            assert set(header) == {*shapes, "__metadata__"} and len(shapes) == 8
+            assert set(header["__metadata__"]) == {"format", "architecture", "m0"}
+            assert len(numbers) == 4 * sum(int(np.prod(shape)) for shape in shapes.values())
+            head = model_of(workspace, int(fold), round_).head_state()
+            for tensor in head.values():
+                plain = tensor.numpy().astype("<f4").tobytes()
+                assert len(plain) >= 16 and plain[:16] not in content
+
+
+def test_the_head_goes_on_from_the_last_round(still, monkeypatch):
+    """A head of round 0 that can be told apart, and a round 1 that moves nothing."""
+    ask(still, 0)
+    marked = {}
+    for fold in (0, 1):
+        path = rounds_of(still) / f"fedavg_fold_{fold}" / "round_0.safetensors"
+        model = load_abmil(path)
+        with torch.no_grad():
+            model.head.weight.add_(0.5 + fold)
+            model.head.bias.sub_(0.25 + fold)
+        client.averaging.save_abmil(path, model, m0_sha256=str(still.recipe.model.m0_sha256))
+        marked[fold] = model.head_state()
+    ask(still, 1, globals_of(still))
+    for fold in (0, 1):
+        after = model_of(still, fold, 1).head_state()
+        for name, tensor in marked[fold].items():
+            torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_the_head_of_round_0_starts_as_the_recipe_says(still):
+    """At the empirical hazard of the fold's training part, which M0's own head is not."""
+    ask(still, 0)
+    bias = model_of(still, 0, 0).head_state()["head.bias"]
+    assert float((bias - m0_of(still.recipe).head.bias.detach()).abs().max()) > 0.5
+    assert not torch.allclose(bias, model_of(still, 1, 0).head_state()["head.bias"], atol=1e-6)
+
+
+def test_a_head_learns_in_every_round(workspace):
+    ask(workspace, 0)
+    ask(workspace, 1, globals_of(workspace))
+    before, after = (model_of(workspace, 0, round_).head_state() for round_ in (0, 1))
+    assert not equal(before, after)
+
+
+# ---------------------------------------------------------------- how a round trains
+
+
+def spied(monkeypatch, workspace: Workspace, method: str = "fedavg", rounds: int = 2) -> list:
+    spy = Spy(monkeypatch, client.averaging, "fit_survival")
+    for round_ in range(rounds):
+        ask(workspace, round_, globals_of(workspace) if round_ else {}, method)
+    return spy.calls
+
+
+def test_a_round_s_training_is_the_recipe_s_for_the_local_epochs(monkeypatch, tmp_path):
+    workspace = make_workspace(tmp_path, *QUICK, "comparators.local_epochs=2", "training.warmup_epochs=2")
+    calls = spied(monkeypatch, workspace)
+    assert len(calls) == 4
+    for call, fold, round_ in zip(calls, (0, 1, 0, 1), (0, 0, 1, 1), strict=True):
+        training = call.args[4]
+        assert (training.epochs, training.warmup_epochs, training.lr) == (2, 0.0, 0.01)
+        assert call.kwargs["fresh_head"] == (round_ == 0)
+        ids = {patient.id for patient in call.args[2].patients}
+        assert ids == {*workspace.splits[fold].train}
+    assert len({call.kwargs["seed"] for call in calls}) == 4
+
+
+def test_test_patients_of_a_fold_never_train_in_it(monkeypatch, workspace):
+    calls = spied(monkeypatch, workspace, "fedprox")
+    for call, fold in zip(calls, (0, 1, 0, 1), strict=True):
+        assert call.args[2].patients
+        assert not {*workspace.splits[fold].test} & {patient.id for patient in call.args[2].patients}
+
+
+def test_another_method_has_seeds_and_files_of_its_own(monkeypatch, workspace):
+    seeds = [call.kwargs["seed"] for method in ("fedavg", "fedprox") for call in spied(monkeypatch, workspace, method)]
+    assert len({*seeds}) == len(seeds) == 8
+
+
+@pytest.mark.parametrize("mu", [0.5, 4.0])
+def test_fedprox_s_penalty_by_hand(monkeypatch, tmp_path, mu):
+    """``mu / 2`` times the squared distance from the round's global encoder, once for every bag of a step."""
+    workspace = make_workspace(tmp_path, *QUICK, *STILL, f"comparators.proximal_mu={mu}")
+    calls = spied(monkeypatch, workspace, "fedprox")
+    given = globals_of(workspace)
+    for call, fold, round_ in zip(calls, ("0", "1", "0", "1"), (0, 0, 1, 1), strict=True):
+        model, forward, cohort = call.args[:3]
+        start = m0_of(workspace.recipe).encoder_state()
+        if round_:
+            start = {n: w + read(workspace, given[fold]).tensors[n] for n, w in start.items()}
+        _, batch = next(batches(cohort, range(4), 6, CPU))
+        before = forward(batch).penalty
+        torch.testing.assert_close(before, torch.zeros(len(batch.times)), rtol=0, atol=1e-6)
+        with torch.no_grad():
+            for i, tensor in enumerate(model.encoder_state().values()):
+                tensor.add_(0.1 * (i + 1))
+            model.head.weight.add_(7.0)  # of the head nothing is asked
+        distance = sum(float((w.detach() - start[n]).double().square().sum()) for n, w in model.encoder_state().items())
+        penalty = forward(batch).penalty
+        assert penalty.shape == (len(batch.times),) and distance > 1
+        torch.testing.assert_close(penalty.detach(), torch.full_like(penalty, mu / 2 * distance), rtol=1e-4, atol=0)
+        gradient = torch.autograd.grad(penalty.mean(), model.embed.weight)[0]
+        expected = mu * (model.embed.weight.detach() - start["embed.weight"].detach())
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_fedavg_has_no_penalty(monkeypatch, workspace):
+    model, forward, cohort = spied(monkeypatch, workspace, "fedavg")[0].args[:3]
+    with torch.no_grad():
+        model.embed.weight.add_(1.0)
+    _, batch = next(batches(cohort, range(4), 6, CPU))
+    assert not forward(batch).penalty.any()
+
+
+def test_a_strong_pull_keeps_a_site_at_the_global_encoder(tmp_path):
+    far = []
+    for mu in (0.0, 100.0):
+        settings = [*QUICK, f"comparators.proximal_mu={mu}", "comparators.local_epochs=15"]
+        workspace = make_workspace(tmp_path, *settings, name=f"mu{int(mu)}")
+        ask(workspace, 0, method="fedprox")
+        given = globals_of(workspace)
+        found = ask(workspace, 1, given, method="fedprox")
+        far.append((read(workspace, found["0"]) - read(workspace, given["0"])).norm)
+    assert far[1] < 0.2 * far[0]
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
+def test_under_cox_a_round_trains_too(tmp_path, method):
+    workspace = make_workspace(tmp_path, *QUICK, "training.loss=cox")
+    for round_, given in ((0, {}), (1, globals_of(workspace))):
+        found = ask(workspace, round_, given, method)
+        for fold in (0, 1):
+            start = read(workspace, given[str(fold)]) if given else 0.0 * read(workspace, found["0"])
+            assert (read(workspace, found[str(fold)]) - start).norm > 0.01
+            weight = model_of(workspace, fold, round_, method).head.weight.detach()
+            assert float((weight - weight[0]).abs().max()) < 1e-4
+
+
+# ---------------------------------------------------------------- sent again, or out of turn
+
+
+def test_a_round_that_is_sent_again_is_found_done(monkeypatch, workspace):
+    first = [ask(workspace, 0), ask(workspace, 1, globals_of(workspace))]
+    spy = Spy(monkeypatch, client.averaging, "fit_survival")
+    assert same(ask(workspace, 0), first[0])
+    assert same(ask(workspace, 1, globals_of(workspace)), first[1])
+    assert same(ask(workspace, 1, globals_of(workspace, seed=3)), first[1])  # what was trained is the answer
+    assert spy.calls == []
+
+
+def test_a_round_of_another_run_is_another_round(monkeypatch, workspace):
+    first = ask(workspace, 0)
+    spy = Spy(monkeypatch, client.averaging, "fit_survival")
+    again = train_round(workspace, workspace.folder / "rounds" / "run-2", "fedavg", 0, {}, CAP)
+    assert len(spy.calls) == 2
+    assert same(again, first)  # and a function of the data, the recipe and its seed
+
+
+def test_the_rest_of_an_interrupted_round_is_trained(monkeypatch, workspace):
+    whole = ask(workspace, 0)
+    (rounds_of(workspace) / "fedavg_fold_1" / "round_0.safetensors").unlink()
+    spy = Spy(monkeypatch, client.averaging, "fit_survival")
+    assert same(ask(workspace, 0), whole)
+    assert [{p.id for p in call.args[2].patients} for call in spy.calls] == [{*workspace.splits[1].train}]
+
+
+def test_a_skipped_round_is_refused(monkeypatch, workspace):
+    spy = Spy(monkeypatch, client.averaging, "fit_survival")
+    for round_ in (1, 2):
+        with pytest.raises(ProtocolError, match="skips a round"):
+            ask(workspace, round_, globals_of(workspace))
+    ask(workspace, 0)
+    with pytest.raises(ProtocolError, match="skips a round"):
+        ask(workspace, 2, globals_of(workspace))
+    with pytest.raises(ProtocolError, match="skips a round"):
+        ask(workspace, 1, globals_of(workspace), method="fedprox")
+    assert len(spy.calls) == 2
+
+
+def test_old_rounds_are_let_go(workspace):
+    ask(workspace, 0)
+    for round_ in (1, 2):
+        ask(workspace, round_, globals_of(workspace))
+    kept = sorted(path.name for path in (rounds_of(workspace) / "fedavg_fold_0").iterdir())
+    assert kept == ["round_1.safetensors", "round_2.safetensors"]
+
+
+@pytest.mark.parametrize("names", [(), ("0",), ("1",), ("0", "1", "2"), ("0", "one"), ("00", "1")])
+def test_not_one_encoder_per_fold_is_refused(monkeypatch, workspace, names):
+    ask(workspace, 0)
+    spy = Spy(monkeypatch, client.averaging, "fit_survival")
+    content = globals_of(workspace)["0"]
+    with pytest.raises(ProtocolError, match="one encoder per fold"):
+        ask(workspace, 1, dict.fromkeys(names, content))
+    assert spy.calls == []
+
+
+def test_round_0_takes_no_encoders(monkeypatch, workspace):
+    spy = Spy(monkeypatch, client.averaging, "fit_survival")
+    with pytest.raises(ProtocolError, match="one encoder per fold"):
+        ask(workspace, 0, globals_of(workspace))
+    assert spy.calls == []
+
+
+# ---------------------------------------------------------------- poisoned globals
+
+
+def with_value(workspace: Workspace, value: float) -> bytes:
+    vector = read(workspace, globals_of(workspace)["0"])
+    tensors = {name: tensor.clone() for name, tensor in vector.tensors.items()}
+    tensors["embed.weight"][0, 0] = value
+    return write_vector(TaskVector(vector.architecture, vector.m0_sha256, tensors))
+
+
+def of_another_m0(workspace: Workspace) -> bytes:
+    vector = read(workspace, globals_of(workspace)["0"])
+    return write_vector(TaskVector(vector.architecture, "1" * 64, vector.tensors))
+
+
+def with_a_head(workspace: Workspace) -> bytes:
+    content = globals_of(workspace)["0"]
+    tensors = safetensors.torch.load(content)
+    tensors["head.weight"] = torch.zeros(6, 8)
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    return safetensors.torch.save(tensors, metadata)
+
+
+def of_another_width(workspace: Workspace) -> bytes:
+    shapes = Architecture(7, 8, 6, 6).encoder_shapes
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    return write_vector(TaskVector(Architecture(7, 8, 6, 6), str(workspace.recipe.model.m0_sha256), tensors))
+
+
+POISON = {
+    "NaN": (lambda w: with_value(w, float("nan")), VectorFileError, "NaN or Inf"),
+    "infinite": (lambda w: with_value(w, float("inf")), VectorFileError, "NaN or Inf"),
+    "too long": (lambda w: with_value(w, 251.0), VectorFileError, "above the cap"),
+    "another M0": (of_another_m0, VectorMismatchError, "another M0"),
+    "another width": (of_another_width, VectorMismatchError, "another architecture"),
+    "a head": (with_a_head, VectorFileError, "unexpected tensor"),
+    "cut": (lambda w: globals_of(w)["0"][:-4], VectorFileError, "fill the file"),
+    "garbage": (lambda w: b"garbage" * 99, VectorFileError, "truncated or its header"),
+    "nothing": (lambda w: b"", VectorFileError, "truncated"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "said"), POISON.values(), ids=POISON)
+@pytest.mark.parametrize("fold", ["0", "1"])
+def test_a_poisoned_global_encoder_is_refused_and_nothing_is_kept_of_it(workspace, make, error, said, fold):
+    ask(workspace, 0)
+    before = {path for path in rounds_of(workspace).rglob("*") if path.is_file()}
+    given = globals_of(workspace) | {fold: make(workspace)}
+    with pytest.raises(error, match=said) as caught:
+        ask(workspace, 1, given)
+    assert isinstance(caught.value, VectorError) and "global encoder" in str(caught.value)
+    folder = rounds_of(workspace) / f"fedavg_fold_{fold}"
+    assert {path for path in folder.iterdir()} == {path for path in before if path.parent == folder}
+    with pytest.raises(error, match=said):
+        keep_globals(workspace, rounds_of(workspace), "fedavg", given, CAP)
+    assert not (folder / "global.safetensors").exists()
+
+
+def test_the_lower_cap_holds(workspace):
+    ask(workspace, 0)
+    given = globals_of(workspace)
+    norm = read(workspace, given["0"]).norm
+    with pytest.raises(VectorFileError, match="above the cap"):
+        ask(workspace, 1, given, cap=0.99 * norm)
+
+
+# ---------------------------------------------------------------- what is kept of the last round
+
+
+def test_the_result_is_kept_by_method_and_fold_and_read_back(workspace):
+    assert kept_globals(workspace, rounds_of(workspace), CAP) == [{}, {}]
+    avg, prox = globals_of(workspace), globals_of(workspace, seed=4)
+    keep_globals(workspace, rounds_of(workspace), "fedavg", avg, CAP)
+    keep_globals(workspace, rounds_of(workspace), "fedprox", prox, CAP)
+    found = kept_globals(workspace, rounds_of(workspace), CAP)
+    assert [set(fold) for fold in found] == [{"fedavg", "fedprox"}] * 2
+    for fold, kept in enumerate(found):
+        for method, given in (("fedavg", avg), ("fedprox", prox)):
+            assert equal(dict(kept[method].tensors), dict(read(workspace, given[str(fold)]).tensors))
+    assert kept_globals(workspace, workspace.folder / "rounds" / "run-2", CAP) == [{}, {}]
+
+
+@pytest.mark.parametrize("names", [(), ("0",), ("1",)])
+def test_a_result_without_a_fold_is_refused(workspace, names):
+    given = {name: globals_of(workspace)[name] for name in names}
+    with pytest.raises(ProtocolError, match="one encoder per fold"):
+        keep_globals(workspace, rounds_of(workspace), "fedavg", given, CAP)
+
+
+def test_what_is_kept_is_screened_again_when_it_is_read(workspace):
+    keep_globals(workspace, rounds_of(workspace), "fedavg", globals_of(workspace), CAP)
+    (rounds_of(workspace) / "fedavg_fold_1" / "global.safetensors").write_bytes(with_value(workspace, float("nan")))
+    with pytest.raises(VectorFileError, match="NaN"):
+        kept_globals(workspace, rounds_of(workspace), CAP)

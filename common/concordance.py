@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,20 +84,40 @@ def bootstrap_mean(
     if not folds:
         return None
     rng = np.random.default_rng(seed)
-    total = np.zeros(resamples)
-    defined = np.zeros(resamples)
-    for fold in folds:
-        n = len(fold[0].comparable)
-        draws = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
-        comparable = np.einsum("ri,ri->r", draws @ fold[0].comparable, draws)
-        usable = comparable > 0
-        value = sum(
-            sign * np.einsum("ri,ri->r", draws @ one.score, draws) for sign, one in zip(signs, fold, strict=True)
-        )
-        total[usable] += value[usable] / comparable[usable]
-        defined += usable
-    if not defined.any():
+    values = [np.asarray(signs) @ resampled(fold, resamples=resamples, rng=rng) for fold in folds]
+    return interval_95(mean_over_folds(np.stack(values)))
+
+
+def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """C of several models on one test set under the same resamples of its patients.
+
+    Args:
+        models: their pairs, all over the same patients.
+
+    Returns:
+        ``(n_models, resamples)``, NaN where a resample has no comparable pair.
+    """
+    comparable = models[0].comparable
+    n = len(comparable)
+    draws = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
+    count = np.einsum("ri,ri->r", draws @ comparable, draws)
+    scores = np.stack([np.einsum("ri,ri->r", draws @ one.score, draws) for one in models])
+    c: np.ndarray = np.divide(scores, count, out=np.full_like(scores, np.nan), where=count > 0)
+    return c
+
+
+def mean_over_folds(values: np.ndarray) -> np.ndarray:
+    """``(n_folds, resamples) -> (resamples,)``: the mean over the folds that are defined there; NaN where none is."""
+    defined = np.isfinite(values).sum(axis=0)
+    total = np.nansum(values, axis=0)
+    mean: np.ndarray = np.divide(total, defined, out=np.full(len(total), np.nan), where=defined > 0)
+    return mean
+
+
+def interval_95(values: np.ndarray) -> tuple[float, float] | None:
+    """95% percentile interval of resampled values; None where not one is defined."""
+    defined = values[np.isfinite(values)]
+    if not len(defined):
         return None
-    means = total[defined > 0] / defined[defined > 0]
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(defined, [0.025, 0.975])
     return float(low), float(high)

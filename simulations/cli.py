@@ -18,14 +18,14 @@ from client.site import site_folders
 from common import console
 from common.audit_cli import audit
 from common.config import Config, load_config
-from common.errors import ConfigError
 from common.flower_app import config_folder
 from common.lock import exclusive
 from common.roster_cli import roster
 from simulations import coordinator_cli
 from simulations import simulate as simulation
-from simulations.run_folder import RunFolder, prepare
+from simulations.run_folder import RunFolder, prepare, refuse_among_sites
 from simulations.simulate import Engine
+from simulations.study.cli import benchmark
 from simulations.summary import show
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.command("provision")(coordinator_cli.provision)
 app.command("provision-site")(coordinator_cli.provision_site)
 app.command("run")(coordinator_cli.run)
 app.command("recipe")(coordinator_cli.recipe)
+app.command("benchmark")(benchmark)
 app.command("train")(site_commands.train)
 app.command("predict")(site_commands.predict)
 
@@ -100,8 +101,8 @@ def simulate(
     if sites is None and config is None:
         config = config_folder() / "simulate.yaml"
     loaded = load_config(config, settings)
-    if sites is not None and sites.resolve() in (out, *out.parents):
-        raise ConfigError("lies among the site folders", where=out, remedy="Choose another --out")
+    if sites is not None:
+        refuse_among_sites(out, sites)
     with exclusive(out, wait=False):
         run = _prepare(sites, loaded, out)
         if prepare_only:

@@ -18,6 +18,7 @@ from common import console, flower_app
 from common.abmil import pin_m0
 from common.config import digest, load_config, to_dict
 from common.doctor import report
+from common.method_names import METHODS
 from common.schema import StrictDumper
 from server import deployment
 from server import doctor as server_doctor
@@ -205,10 +206,14 @@ def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: Jso
 
 
 def _show(results: dict[str, Any]) -> None:
-    table = Table("target", "local", "model average", "STEPH", "deployed", "patients", title="C-index, as reported")
-    for name, target in results["targets"].items():
-        scores = [target[key] for key in ("local", "model_average", "steph", "deployed")]
-        table.add_row(name, *("-" if s is None else f"{s:.2f}" for s in scores), target["patients"] or "-")
+    # Targets are columns: there are as many rows as methods.
+    names = list(results["targets"])
+    scores = {name: {s["method"]: s["c_index"] for s in results["targets"][name]["scores"]} for name in names}
+    table = Table("method", *names, title="C-index, as reported")
+    for method in dict.fromkeys(method for told in scores.values() for method in told):
+        values = (scores[name].get(method) for name in names)
+        table.add_row(METHODS[method].title, *("-" if value is None else f"{value:.2f}" for value in values))
+    table.add_row("patients", *(results["targets"][name]["patients"] or "-" for name in names))
     console.out.print(table)
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in results["seconds"].items())
     console.out.print(f"{results['bytes'] / 1e6:.2f} MB relayed; {phases}", highlight=False)

@@ -22,6 +22,11 @@ from server.app import app as server_app
 _APP_RAISED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
+def identify() -> None:
+    """Tell Flower who makes messages in this process, which its own engines do for theirs."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
+
+
 class InProcessGrid(Grid):
     """A grid whose nodes answer when they are asked, one after the other, in this very process.
 
@@ -35,7 +40,7 @@ class InProcessGrid(Grid):
         self._nodes = list(range(1, n_nodes + 1))
         self._run = Run.create_empty(run_id=1)
         self._waiting: dict[str, bytes] = {}
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
+        identify()
 
     def set_run(self, run: Run) -> None:
         self._run = run

@@ -100,7 +100,12 @@ def _plan(sites: Sequence[Site], config: Config, roster_sha256: str) -> list[dic
     ]
 
 
-def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
+def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
+    """The sites of some folders, by name.
+
+    Raises:
+        ConfigError: two have the same name.
+    """
     opened = [Site.open(folder) for folder in folders]
     by_name = {site.name: site for site in opened}
     if len(by_name) < len(opened):
@@ -108,6 +113,24 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
         twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
         remedy = "Give one of them another 'name' in its site.yaml"
         raise ConfigError(f"two site folders have the name {twice}", where=folders[0].parent, remedy=remedy)
+    return by_name
+
+
+def refuse_among_sites(out: Path, sites: Path) -> None:
+    """Refuse to work where the sites' data are.
+
+    Args:
+        out: a run's or a study's folder, whose ``sites`` holds what each site keeps.
+
+    Raises:
+        ConfigError: ``out`` lies in the folder of site folders, or would write into it.
+    """
+    if sites.resolve() in (out, *out.parents, out / "sites"):
+        raise ConfigError("lies among the site folders", where=out, remedy="Choose another --out")
+
+
+def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
+    by_name = open_sites(folders)
     wanted = config.federation.sites or tuple(by_name)
     for name in (*wanted, *config.federation.targets):
         if name not in by_name:
@@ -122,7 +145,7 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
 def _resolve(config: Config, sites: Sequence[Site]) -> Config:
     """Fill in what the sites decide: their names, the target, the width, and M0's digest."""
     federation = _federation(config, sites)
-    model = _same_features(config.model, sites)
+    model = same_features(config.model, sites)
     return pin_m0(replace(config, federation=federation, model=model))
 
 
@@ -137,7 +160,7 @@ def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
     return replace(config.federation, sites=names, targets=config.federation.targets or names[:1])
 
 
-def _same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
+def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
     """The width and the encoder's name that all sites share, where the configuration leaves them open."""
     cohorts = {site.name: open_cohort(site.folder, site.data) for site in sites}
     encoders = {cohort.encoder for cohort in cohorts.values() if cohort.encoder is not None}

@@ -7,16 +7,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from client.metrics import METRIC_TITLES
 from common import console
+from common.method_names import METHODS
 from simulations.run_folder import RunFolder
 
-_NAMES = {
-    "local": "local",
-    "model_average": "model average",
-    "steph": "STEPH",
-    "deployed": "deployed",
-    "oracle": "oracle",
-}
+_NAMES = {name: method.title for name, method in METHODS.items()} | {"oracle": "oracle"}
 
 
 def summary(folder: RunFolder, results: dict[str, Any]) -> str:
@@ -25,9 +21,9 @@ def summary(folder: RunFolder, results: dict[str, Any]) -> str:
     for target, result in results["targets"].items():
         rows = _rows(result)
         lines += [f"## {_title(target, result)}", ""]
-        lines += ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-        lines += ["| " + " | ".join(row) + " |" for row in rows[1:]]
+        lines += _table(rows[0], rows[1:])
         lines += ["", *(f"- {sentence}" for sentence in _sentences(result)), ""]
+        lines += ["Beyond the C-index, means over folds:", "", *_table(*further_rows(result["methods"], _NAMES)), ""]
     lines += ["## The run", "", *(f"- {sentence}" for sentence in _run_sentences(folder, results)), ""]
     return "\n".join(lines)
 
@@ -50,6 +46,20 @@ def show(folder: RunFolder, results: dict[str, Any]) -> None:
         console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)
 
 
+def _table(header: list[str], body: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
+
+
+def further_rows(methods: dict[str, Any], names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
+    """What the C-index leaves out: one line per method that has it."""
+    header = ["method", *METRIC_TITLES.values()]
+    return header, [
+        [names[key], *("-" if (v := row["further"][metric]) is None else f"{v:.3f}" for metric in METRIC_TITLES)]
+        for key, row in methods.items()
+        if "further" in row
+    ]
+
+
 def _title(target: str, result: dict[str, Any]) -> str:
     sources = "1 source" if len(result["sources"]) == 1 else f"{len(result['sources'])} sources"
     return f"C-index at {target} ({result['n_patients']} patients, {result['n_events']} events, {sources})"
@@ -58,11 +68,10 @@ def _title(target: str, result: dict[str, Any]) -> str:
 def _rows(result: dict[str, Any]) -> list[list[str]]:
     folds = len(result["methods"]["local"]["c_index"])
     rows = [["method", *(f"fold {k}" for k in range(folds)), "mean", "95% interval"]]
-    for key, name in _NAMES.items():
-        if (method := result["methods"].get(key)) is not None:
-            interval = method["interval_95"]
-            spread = "undefined" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
-            rows.append([name, *map(_number, method["c_index"]), _number(method["mean"]), spread])
+    for key, method in result["methods"].items():
+        interval = method["interval_95"]
+        spread = "undefined" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
+        rows.append([_NAMES[key], *map(_number, method["c_index"]), _number(method["mean"]), spread])
     return rows
 
 

@@ -37,7 +37,12 @@ from simulations.run_folder import RunFolder, prepare
 
 BLOCK = 32
 SITES = {"alpha": (37, 0.6), "beta": (38, 0.55), "gamma": (39, 0.7)}  # patients, share of events
-SETTINGS = [*TINY, "evaluation.bootstrap=25", "federation.targets=[alpha,beta]"]  # none of them is such a number
+SETTINGS = [
+    *TINY,
+    "comparators.rounds=3",
+    "evaluation.bootstrap=25",
+    "federation.targets=[alpha,beta]",
+]  # no such number
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sites import TINY, make_site
 
-from client import local
+from client import survival_fit
 from common.audit import read_lines, verify
 from common.config import load_config
 from common.console import run as run_command
@@ -87,7 +87,8 @@ def test_the_run_folder_describes_the_run_and_the_table_names_the_files(sites, t
     assert {"versions", "seeds"} <= manifest.keys()
     assert "| local |" in (run / "summary.md").read_text()
     models = {path.name for path in (run / "sites" / "alpha").rglob("*.safetensors")}
-    assert models == {"local.safetensors", "steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"}
+    inner = {f"inner_{j}_of_2.safetensors" for j in range(2)}
+    assert models == {"local.safetensors", "steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"} | inner
     assert (run / "sites" / "alpha" / "deployed" / "fold_1.md").is_file()
     for site in ("beta", "gamma"):
         assert {path.name for path in (run / "sites" / site).rglob("*.safetensors")} == {"local.safetensors"}
@@ -107,8 +108,7 @@ def test_running_again_resumes_without_training(sites, tmp_path, monkeypatch):
     def trained(*args, **kwargs):
         raise AssertionError("a finished run trained again")
 
-    monkeypatch.setattr(local, "fit", trained)
-    monkeypatch.setattr("client.steph.fit.fit", trained)
+    monkeypatch.setattr(survival_fit, "fit", trained)
     assert simulate(tmp_path / "run", sites) == 0
     assert results(tmp_path / "run")["targets"] == before["targets"]
 

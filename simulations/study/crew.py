@@ -1,0 +1,91 @@
+"""Worker processes, one thread each: as many as cores, so that a study gives the same numbers on any machine."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import torch
+
+from common.errors import EngineError, FedstephError
+from simulations.study.plan import Unit
+from simulations.study.work import Ground, Worker
+
+_worker: Worker | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A unit that could not be done: what a user is told, and for a bug the traceback."""
+
+    unit: Unit
+    reason: str
+    trace: str | None = None
+
+
+def run_stage(ground: Ground, units: Sequence[Unit], workers: int, on_done: Callable[[Unit], None]) -> list[Failed]:
+    """Do all units of a stage, in any order.
+
+    Raises:
+        EngineError: a worker was killed from outside, perhaps for its memory.
+    """
+    failed = []
+    context = multiprocessing.get_context("spawn")  # a forked torch with threads can hang
+    with ProcessPoolExecutor(workers, context, _begin, (ground,)) as pool:
+        try:
+            waiting = [pool.submit(_do, unit) for unit in units]
+            for future in as_completed(waiting):
+                unit, failure = future.result()
+                if failure is not None:
+                    failed.append(failure)
+                on_done(unit)
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "a worker process was killed, perhaps because memory ran out",
+                where=ground.out,
+                remedy="The same command goes on; use fewer --workers, or a smaller data.cache_gib in site.yaml",
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+    return failed
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin(ground: Ground) -> None:
+    global _worker  # noqa: PLW0603 (a worker process is one worker)
+    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # its strategies tell of every round
+    _worker = Worker(ground)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)  # whoever wanted the result is gone
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _do(unit: Unit) -> tuple[Unit, Failed | None]:
+    assert _worker is not None
+    try:
+        _worker.do(unit)
+    except FedstephError as error:
+        return unit, Failed(unit, error.sentence)
+    except Exception as error:  # noqa: BLE001 (the other units are no worse for it)
+        return unit, Failed(unit, f"a bug: {type(error).__name__}: {error}", traceback.format_exc())
+    return unit, None

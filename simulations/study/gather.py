@@ -1,0 +1,190 @@
+"""A study's cells gathered: scores, paired statistics and costs, for the tables and for programs."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from math import prod
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from client.steph.select import Selection, choose_deployed
+from common.abmil import Architecture
+from common.concordance import Pairs, pairs
+from common.method_names import METHODS
+from common.survival import risk_score
+from simulations.study.config import Study
+from simulations.study.costs import rounds_bytes, vector_bytes
+from simulations.study.crew import Failed
+from simulations.study.plan import Cell, Plan, Unit, choice_of
+from simulations.study.statistics import TargetScores, difference, mean_of, overall, target_scores
+from simulations.study.work import Ground, Worker
+
+SCHEMA = "fedsteph/benchmark/v1"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study laid out over its sites."""
+
+    study: Study
+    ground: Ground
+    plan: Plan
+    sites: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
+    """All scores, statistics and costs of what is done, JSON-ready."""
+    worker, rows = Worker(prepared.ground), [row.name for row in prepared.study.rows]
+    cells, found = [], {}
+    for cell in prepared.plan.cells:
+        unit = _shown(worker, cell.unit)
+        if unit is None:
+            continue
+        notes, hazards = worker.result(unit)
+        test = worker.workspace(cell.target, cell.unit.recipe).test_part(cell.fold)
+        risk = risk_score(torch.from_numpy(hazards)).numpy()
+        found[cell.row, cell.target, cell.seed, cell.fold] = pairs(risk, test.times, test.events)
+        cells.append(_cell_row(cell, unit, notes, worker))
+    # A row that lacks a cell has no place in paired statistics.
+    whole = [row for row in rows if all((row, c.target, c.seed, c.fold) in found for c in prepared.plan.cells)]
+    scores = {target: _scores(prepared, target, whole, found) for target in prepared.targets} if whole else {}
+    references = [row for row in prepared.study.file.against if row in whole]
+    by_row = {row: [cell for cell in cells if cell["row"] == row] for row in rows}
+    return {
+        "schema": SCHEMA,
+        "sites": list(prepared.sites),
+        "targets": {
+            target: _target(prepared, worker, target, scores.get(target), whole) for target in prepared.targets
+        },
+        "seeds": list(prepared.study.file.seeds),
+        "against": references,
+        "folds": prepared.study.evaluation.folds,
+        "rows": {
+            row.name: {
+                "title": row.title,
+                "method": row.method,
+                "source": METHODS[row.method].source,
+                "preset": row.config.preset,
+                "complete": row.name in whole,
+            }
+            for row in prepared.study.rows
+        },
+        "overall": {
+            row: {
+                **overall(list(scores.values()), row),
+                "against": {
+                    reference: difference(list(scores.values()), row, reference)
+                    for reference in references
+                    if reference != row
+                },
+                "further": mean_of(by_row[row]),
+                "costs": _costs(prepared, by_row[row], row),
+            }
+            for row in whole
+        },
+        "cells": cells,
+        "failures": [_failure(one) for one in failed],
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("fedsteph", "torch", "flwr", "numpy")},
+    }
+
+
+def _failure(failed: Failed) -> dict[str, Any]:
+    unit = failed.unit
+    what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}"
+    return {"what": what, "fold": unit.fold, "seed": unit.recipe.training.seed, "reason": failed.reason}
+
+
+def _shown(worker: Worker, unit: Unit) -> Unit | None:
+    """The unit whose hazards a cell shows; None where a unit that it needs could not be done.
+
+    For ``deployed`` it is the model that inner validation chose.
+    """
+    if unit.method != "deployed":
+        return unit if worker.path(unit).exists() else None
+    enhanced, choice = replace(unit, method="steph"), choice_of(unit)
+    if not (worker.path(enhanced).exists() and worker.path(choice).exists()):
+        return None
+    selection = Selection(**worker.read(choice)["selection"])
+    method, _ = choose_deployed(selection, worker.read(enhanced)["notes"]["collapsed"])
+    found = replace(unit, method=method)
+    return found if worker.path(found).exists() else None
+
+
+def _cell_row(cell: Cell, unit: Unit, notes: dict[str, Any], worker: Worker) -> dict[str, Any]:
+    base = Unit("base", cell.unit.recipe, cell.fold, cell.target)
+    costs = dict(notes["costs"])
+    if cell.unit.method == "local":
+        costs = dict(worker.read(base)["costs"])
+    elif cell.unit.method == "deployed":  # the enhanced model and the choice, whatever was chosen
+        parts = [worker.read(part)["costs"] for part in (replace(cell.unit, method="steph"), choice_of(cell.unit))]
+        costs = {"seconds": sum(p["seconds"] for p in parts), "peak_bytes": max(p["peak_bytes"] for p in parts)}
+    return {
+        "row": cell.row,
+        "target": cell.target,
+        "seed": cell.seed,
+        "fold": cell.fold,
+        "shown": unit.method,
+        **{key: notes[key] for key in ("c_index", "metrics", "learnable", "gigaflops", "notes")},
+        **costs,
+    }
+
+
+def _scores(
+    prepared: Prepared, target: str, rows: list[str], found: dict[tuple[str, str, int, int], Pairs]
+) -> TargetScores:
+    seeds, folds = prepared.study.file.seeds, range(prepared.study.evaluation.folds)
+    tested = {row: [[found[row, target, seed, fold] for fold in folds] for seed in seeds] for row in rows}
+    return target_scores(target, tested, prepared.study.evaluation.bootstrap)
+
+
+def _target(
+    prepared: Prepared, worker: Worker, target: str, scores: TargetScores | None, rows: list[str]
+) -> dict[str, Any]:
+    cohort = worker.workspace(target, prepared.plan.cells[0].unit.recipe).cohort
+    return {
+        "n_patients": len(cohort),
+        "n_events": int(cohort.events.sum()),
+        "rows": {}
+        if scores is None
+        else {
+            row: {
+                "c_index": scores.by_fold[row],
+                "mean": scores.mean(row),
+                "sd": scores.sd(row),
+                "seed_sd": scores.seed_sd(row),
+                "against": {
+                    reference: difference([scores], row, reference)
+                    for reference in prepared.study.file.against
+                    if reference in rows and reference != row
+                },
+            }
+            for row in rows
+        },
+    }
+
+
+def _costs(prepared: Prepared, cells: list[dict[str, Any]], row: str) -> dict[str, Any]:
+    units = [cell.unit for cell in prepared.plan.cells if cell.row == row]
+    needs = METHODS[units[0].method].needs
+    recipe, n_sites = units[0].recipe, len(prepared.sites)
+    n_numbers = sum(prod(shape) for shape in Architecture.of(recipe.model).encoder_shapes.values())
+    sent = {
+        "nothing": 0,
+        "pool": None,
+        "vectors": vector_bytes(len(units[0].sources), n_numbers),
+        "rounds": rounds_bytes(n_sites, recipe.comparators.rounds, n_numbers),
+    }[needs]
+    counted = [cell["gigaflops"] for cell in cells if cell["gigaflops"] is not None]
+    return {
+        "learnable": max(cell["learnable"] for cell in cells),
+        "gigaflops": fmean(counted) if counted else None,
+        "seconds": fmean(cell["seconds"] for cell in cells),
+        "peak_bytes": max(cell["peak_bytes"] for cell in cells),
+        "network_bytes": sent,
+    }

@@ -1,0 +1,138 @@
+"""From a study to units of work: base models, then what methods share, then one cell per row, target, fold and seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Literal
+
+from client.training import derive_seed
+from common.abmil import m0_digest
+from common.config import ModelConfig, Recipe, digest
+from common.method_names import METHODS
+from simulations.study.config import Row, Study
+
+Kind = Literal["base", "inner", "together", "choice", "cell"]
+# Methods that choose something by inner validation, and so need the inner models.
+_CHOOSING = {"best_source", "task_arithmetic"}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work: what it does is :mod:`simulations.study.work`'s to say.
+
+    Args:
+        site: whose model is trained, or the target; every site for ``together``.
+        method: of a cell, or of what is trained together.
+        sources: whose vectors a cell or a choice receives, or who trains together.
+    """
+
+    kind: Kind
+    recipe: Recipe
+    fold: int
+    site: str = ""
+    method: str = ""
+    sources: tuple[str, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of all that decides the unit's result, but for the sites' data."""
+        shared = f"{self.recipe.base_digest}/{self.recipe.steph.inner_folds if self.kind == 'inner' else ''}"
+        recipe = shared if self.kind in ("base", "inner") else digest(self.recipe)
+        return digest([self.kind, recipe, self.fold, self.site, self.method, list(self.sources)])[:24]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a row's number for one target, seed and fold comes from."""
+
+    row: str
+    target: str
+    seed: int
+    fold: int
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units in stages, each of which needs those before it, and the cells of the table."""
+
+    stages: tuple[tuple[Unit, ...], ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def n_units(self) -> int:
+        """How many pieces of work there are in all."""
+        return sum(len(stage) for stage in self.stages)
+
+
+def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width: int, encoder: str | None) -> Plan:
+    """Lay out a study over its sites, every shared model once."""
+    cells = tuple(_cells(study, sites, targets, width, encoder))
+    work = [unit for cell in cells for unit in _parts(cell.unit)]
+    base = [Unit("base", u.recipe, u.fold, u.site) for u in work]
+    base += [Unit("base", u.recipe, 0, source) for u in work for source in u.sources]
+    inner = [Unit("inner", u.recipe, u.fold, u.site) for u in work if _validates(u)]
+    everyone = tuple(sorted(sites))
+    together = [
+        Unit("together", u.recipe, u.fold, "", u.method, everyone)
+        for u in work
+        if METHODS[u.method].needs in ("rounds", "pool")
+    ]
+    stages = (_once(base), _once([*together, *inner]), _once([u for u in work if u.kind == "choice"]))
+    return Plan((*stages, _once([u for u in work if u.kind == "cell"])), cells)
+
+
+def _cells(
+    study: Study, sites: Sequence[str], targets: Sequence[str], width: int, encoder: str | None
+) -> Iterator[Cell]:
+    for seed in study.file.seeds:
+        for target in targets:
+            for fold in range(study.evaluation.folds):
+                for row in study.rows:
+                    recipe = _recipe(row, seed, width, encoder)
+                    sources = _sources(row, seed, target, sites)
+                    yield Cell(row.name, target, seed, fold, Unit("cell", recipe, fold, target, row.method, sources))
+
+
+def _parts(unit: Unit) -> list[Unit]:
+    """What is trained for a cell: for ``deployed``, both models that it chooses from, and the choice."""
+    if unit.method != "deployed":
+        return [unit]
+    return [replace(unit, method="local"), replace(unit, method="steph"), choice_of(unit)]
+
+
+def choice_of(unit: Unit) -> Unit:
+    """The unit that validates what a ``deployed`` cell may deploy."""
+    return replace(unit, kind="choice", method="steph")
+
+
+def _validates(unit: Unit) -> bool:
+    grid = unit.method.startswith("steph") and unit.recipe.steph.gamma == "cv"
+    return unit.kind == "choice" or unit.method in _CHOOSING or grid
+
+
+def _once(units: Sequence[Unit]) -> tuple[Unit, ...]:
+    return tuple({unit.key: unit for unit in units}.values())
+
+
+def _recipe(row: Row, seed: int, width: int, encoder: str | None) -> Recipe:
+    config = row.config
+    model = replace(config.model, width=width, encoder=encoder, m0_seed=config.model.m0_seed + seed, m0_sha256=None)
+    model = replace(model, m0_sha256=_m0(model))
+    return replace(config.recipe, model=model, training=replace(config.training, seed=seed))
+
+
+def _sources(row: Row, seed: int, target: str, sites: Sequence[str]) -> tuple[str, ...]:
+    others = [site for site in sites if site != target]
+    if row.sources is None:
+        return tuple(others)
+    drawn = random.Random(derive_seed(seed, "sources", target)).sample(others, len(others))
+    return tuple(sorted(drawn[: row.sources]))
+
+
+@lru_cache
+def _m0(model: ModelConfig) -> str:
+    return m0_digest(model)

@@ -1,0 +1,115 @@
+"""From cells to statistics: means and spreads over folds, and paired bootstrap intervals over patients.
+
+An interval resamples the test patients of each fold with the same draw for every row and seed, so it is about
+these trained models on other patients of these cohorts; the spread over seeds stands beside it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from client.metrics import METRICS
+from common.concordance import Pairs, interval_95, mean_over_folds, resampled
+
+# One row's pairs on one target: seeds x folds.
+SeedFolds = Sequence[Sequence[Pairs]]
+
+
+@dataclass(frozen=True)
+class TargetScores:
+    """All rows on one target: point estimates, and their resamples under common draws."""
+
+    by_fold: dict[str, list[list[float | None]]]  # row -> seeds x folds
+    resamples: dict[str, np.ndarray] = field(repr=False)  # row -> (resamples,)
+
+    def mean(self, row: str) -> float | None:
+        """Mean over folds of the mean over seeds."""
+        folds = self.fold_means(row)
+        return fmean(folds) if folds else None
+
+    def sd(self, row: str) -> float | None:
+        """Standard deviation over folds, as the paper's table 1 has it."""
+        folds = self.fold_means(row)
+        return stdev(folds) if len(folds) > 1 else None
+
+    def seed_sd(self, row: str) -> float | None:
+        """Standard deviation over seeds of the mean over folds."""
+        means = [fmean(v for v in folds if v is not None) for folds in self.by_fold[row] if any(_defined(folds))]
+        return stdev(means) if len(means) > 1 else None
+
+    def fold_means(self, row: str) -> list[float]:
+        """Per fold with a comparable pair, the mean over seeds."""
+        columns = zip(*self.by_fold[row], strict=True)
+        return [fmean(v for v in column if v is not None) for column in columns if all(_defined(column))]
+
+
+def _defined(values: Sequence[float | None]) -> list[bool]:
+    return [value is not None for value in values]
+
+
+def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> TargetScores:
+    """Score all rows of one target under the same draws."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    names, n_folds = list(rows), len(next(iter(rows.values()))[0])
+    total: list[np.ndarray] = []
+    for fold in range(n_folds):
+        models = [seed[fold] for row in names for seed in rows[row]]
+        if not models[0].n_comparable:
+            continue
+        values = resampled(models, resamples=resamples, rng=rng)
+        total.append(values.reshape(len(names), -1, resamples).mean(axis=1))  # over seeds
+    nothing = np.full((len(names), resamples), np.nan)
+    means = [mean_over_folds(np.stack([fold[i] for fold in total])) for i in range(len(names))] if total else nothing
+    by_fold = {row: [[fold.c_index for fold in seed] for seed in rows[row]] for row in names}
+    return TargetScores(by_fold, dict(zip(names, means, strict=True)))
+
+
+def difference(scores: Sequence[TargetScores], row: str, reference: str) -> dict[str, Any]:
+    """A row against another over all targets: the mean difference, its interval, and where it wins."""
+    means = [(one.mean(row), one.mean(reference)) for one in scores]
+    gaps = [a - b for a, b in means if a is not None and b is not None]
+    pairs = [
+        (a, b)
+        for one in scores
+        for seeds in zip(one.by_fold[row], one.by_fold[reference], strict=True)
+        for a, b in zip(*seeds, strict=True)
+        if a is not None and b is not None
+    ]
+    spread = mean_over_folds(np.stack([one.resamples[row] - one.resamples[reference] for one in scores]))
+    return {
+        "difference": fmean(gaps) if gaps else None,
+        "interval_95": _listed(interval_95(spread)),
+        "targets_won": sum(gap > 0 for gap in gaps),
+        "targets": len(gaps),
+        "worst_target": min(gaps) if gaps else None,
+        "folds_won": sum(a > b for a, b in pairs),
+        "folds": len(pairs),
+    }
+
+
+def overall(scores: Sequence[TargetScores], row: str) -> dict[str, Any]:
+    """A row's mean over targets, with its interval."""
+    means = [mean for one in scores if (mean := one.mean(row)) is not None]
+    return {
+        "mean": fmean(means) if means else None,
+        "interval_95": _listed(interval_95(mean_over_folds(np.stack([one.resamples[row] for one in scores])))),
+    }
+
+
+def mean_of(notes: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Each further metric's mean over cells in which it is defined."""
+    found: dict[str, float | None] = {}
+    for name in METRICS:
+        values = [value for note in notes if (value := note["metrics"][name]) is not None]
+        found[name] = fmean(values) if values else None
+    return found
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)

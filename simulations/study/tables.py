@@ -1,0 +1,198 @@
+"""A study's results as Markdown for people and as CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from client.metrics import METRIC_TITLES, METRICS
+from simulations.study.costs import INSTANCES
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The whole study as Markdown."""
+    seeds, folds = results["seeds"], results["folds"]
+    lines = ["# fedsteph benchmark", ""]
+    lines.append(
+        f"{len(results['targets'])} targets, {folds} folds, seeds {', '.join(map(str, seeds))}. C-index: Harrell's; "
+        "mean and standard deviation over folds, each fold's C the mean over seeds; intervals resample patients."
+    )
+    lines += ["", "## C-index", "", *_table(*c_index_table(results))]
+    for reference in references(results):
+        lines += ["", f"## Against {_title(results, reference)}", "", *_table(*difference_table(results, reference))]
+    lines += ["", "## Further metrics", "", *_table(*further_table(results)), "", _FURTHER]
+    lines += ["", "## Costs", "", *_table(*cost_table(results)), "", _COSTS]
+    lines += ["", "## Reading", "", *(f"- {sentence}" for sentence in sentences(results)), ""]
+    return "\n".join(lines)
+
+
+_FURTHER = (
+    "Means over targets, folds and seeds where they are defined. Brier: integrated over the years with follow-up, 0 is "
+    "best. Gap: mean predicted minus observed probability of an event within 3 years; error: mean absolute gap of four "
+    "groups by predicted risk."
+)
+_COSTS = (
+    f"GFLOPs: one prediction on {INSTANCES:,} instances, 2 per multiply-add of matrix products, element-wise work left "
+    "out. Seconds: training at the target beyond its local model, inner validation of its own included, mean over "
+    "folds. Network: sealed vectors of all sources to the server and on to one target; for averaging, all rounds of "
+    "all sites for one model."
+)
+
+
+def c_index_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Mean and standard deviation per row and target, and the mean over targets with its interval."""
+    targets = results["targets"]
+    header = ["method", *targets, "mean", "95% interval"]
+    body = []
+    for row, whole in results["overall"].items():
+        cells = [_spread(targets[name]["rows"][row]) for name in targets]
+        body.append([_title(results, row), *cells, _number(whole["mean"]), _interval(whole["interval_95"])])
+    return header, body
+
+
+def difference_table(results: dict[str, Any], reference: str) -> tuple[list[str], list[list[str]]]:
+    """Each row's difference to a reference over all targets."""
+    header = ["method", "difference", "95% interval", "targets won", "worst target", "folds won"]
+    body = []
+    for row, whole in results["overall"].items():
+        if (found := whole["against"].get(reference)) is not None:
+            body.append(
+                [
+                    _title(results, row),
+                    _signed(found["difference"]),
+                    _interval(found["interval_95"], signed=True),
+                    f"{found['targets_won']} of {found['targets']}",
+                    _signed(found["worst_target"]),
+                    f"{found['folds_won']} of {found['folds']}",
+                ]
+            )
+    return header, body
+
+
+def further_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """What the C-index leaves out, per row."""
+    header = ["method", *(METRIC_TITLES[name] for name in METRICS)]
+    rows = results["overall"].items()
+    return header, [[_title(results, r), *(_number(w["further"][name]) for name in METRICS)] for r, w in rows]
+
+
+def cost_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """What each row costs."""
+    header = ["method", "learnable", "GFLOPs", "seconds", "peak MB", "network MB"]
+    body = []
+    for row, whole in results["overall"].items():
+        costs = whole["costs"]
+        sent = "all data" if costs["network_bytes"] is None else f"{costs['network_bytes'] / 1e6:.1f}"
+        flops = "-" if costs["gigaflops"] is None else f"{costs['gigaflops']:.3g}"
+        memory = f"{costs['peak_bytes'] / 1e6:.0f}"
+        body.append([_title(results, row), f"{costs['learnable']:,}", flops, f"{costs['seconds']:.1f}", memory, sent])
+    return header, body
+
+
+def references(results: dict[str, Any]) -> list[str]:
+    """The rows that others are compared with, in the study's order."""
+    found: list[str] = results["against"]
+    return found
+
+
+def sentences(results: dict[str, Any]) -> list[str]:
+    """What the differences mean, losing as plainly as winning; and what is not in the tables."""
+    found = []
+    for row, whole in results["overall"].items():
+        if results["rows"][row]["method"] not in ("steph", "deployed"):
+            continue
+        for reference, against in whole["against"].items():
+            found.append(_verdict(_title(results, row), _title(results, reference), against))
+    for row, about in results["rows"].items():
+        if not about["complete"]:
+            found.append(f"{_title(results, row)} is left out: not all of its trainings could be done.")
+    for failure in results["failures"]:
+        found.append(f"FAILED: {failure['what']}, seed {failure['seed']}, fold {failure['fold']}: {failure['reason']}")
+    return found
+
+
+def results_csv(results: dict[str, Any]) -> str:
+    """One line per row and target, and one per row with target ``mean``."""
+    lines = [["row", "target", "c_index", "sd_folds", "sd_seeds", "reference", "difference", "low", "high"]]
+    for row, whole in results["overall"].items():
+        for target, about in results["targets"].items():
+            one = about["rows"][row]
+            lines += _csv_rows([row, target, one["mean"], one["sd"], one["seed_sd"]], one["against"])
+        lines += _csv_rows([row, "mean", whole["mean"], None, None], whole["against"])
+    return _csv(lines)
+
+
+def cells_csv(results: dict[str, Any]) -> str:
+    """One line per trained model: scores, costs, and what was deployed."""
+    lines: list[Sequence[Any]] = [
+        ["row", "target", "seed", "fold", "c_index", *METRICS, "learnable", "seconds", "peak_bytes", "gamma", "shown"]
+    ]
+    for cell in results["cells"]:
+        metrics = [cell["metrics"][name] for name in METRICS]
+        place = [cell[key] for key in ("row", "target", "seed", "fold", "c_index")]
+        costs = [cell[key] for key in ("learnable", "seconds", "peak_bytes")]
+        lines.append([*place, *metrics, *costs, cell["notes"].get("gamma"), cell["shown"]])
+    return _csv(lines)
+
+
+def _verdict(name: str, reference: str, found: dict[str, Any]) -> str:
+    gap, interval = found["difference"], found["interval_95"]
+    if gap is None or interval is None:
+        return f"{name} cannot be compared with {reference}."
+    low, high = interval
+    if abs(gap) < 5e-5:
+        return f"{name} is as good as {reference} in the mean ({low:+.4f} to {high:+.4f})."
+    better = "better" if gap > 0 else "worse"
+    sure = "no difference is established" if low <= 0 <= high else "the interval leaves 0 out"
+    return (
+        f"{name} is {better} than {reference} by {abs(gap):.4f} in the mean ({low:+.4f} to {high:+.4f}: {sure}), "
+        f"on {found['targets_won']} of {found['targets']} targets."
+    )
+
+
+def _csv_rows(place: list[Any], against: dict[str, Any]) -> list[list[Any]]:
+    if not against:
+        return [[*place, None, None, None, None]]
+    found = []
+    for reference, about in against.items():
+        low, high = about["interval_95"] or (None, None)
+        found.append([*place, reference, about["difference"], low, high])
+    return found
+
+
+def _csv(lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _table(header: list[str], body: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
+
+
+def _title(results: dict[str, Any], row: str) -> str:
+    title: str = results["rows"][row]["title"]
+    return title
+
+
+def _spread(found: dict[str, Any]) -> str:
+    if found["mean"] is None:
+        return "undefined"
+    return f"{found['mean']:.3f}" if found["sd"] is None else f"{found['mean']:.3f}±{found['sd']:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def _interval(interval: Sequence[float] | None, *, signed: bool = False) -> str:
+    if interval is None:
+        return "undefined"
+    low, high = interval
+    return f"{low:+.3f} to {high:+.3f}" if signed else f"{low:.3f}-{high:.3f}"

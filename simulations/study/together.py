@@ -1,0 +1,56 @@
+"""Encoders trained with all sites on one machine: FedAvg and FedProx as the federation runs them, and the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from client.averaging import train_round
+from client.data.bags import BagCache, Cohort
+from client.data.labels import Patient
+from client.local import train_local
+from client.workspace import Workspace
+from common import atomic
+from common.abmil import pinned_model
+from common.task_vector import TaskVector
+from common.vector_file import write_vector
+from server.averaging import Update, run_rounds
+from simulations.in_process import identify
+
+_BAND = 10  # sites weigh by the band of ten that their patients lie in, as policies send it
+
+
+def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path: Path) -> None:
+    """Train one encoder on all sites' training parts of one fold, and write it as a vector file."""
+    if method == "pooled":
+        atomic.write_bytes(path, write_vector(_pooled(fold, workspaces)))
+        return
+    identify()
+    recipe = workspaces[0].recipe
+
+    def ask(round_: int, encoders: Mapping[str, bytes]) -> dict[int, Update]:
+        updates = {}
+        for node, workspace in enumerate(workspaces):
+            folder = workspace.folder / "rounds" / path.stem
+            content = train_round(workspace, folder, method, round_, encoders, float("inf"), folds=(fold,))
+            weight = max(_BAND, len(workspace.cohort) // _BAND * _BAND)
+            updates[node] = Update(content, weight)
+        return updates
+
+    atomic.write_bytes(path, run_rounds(method, recipe.comparators, ask)[str(fold)])
+
+
+def _pooled(fold: int, workspaces: Sequence[Workspace]) -> TaskVector:
+    """One ABMIL over every site's patients: what nobody is allowed, and so an upper bound."""
+    patients: list[Patient] = []
+    files: dict[str, Path] = {}
+    for workspace in workspaces:
+        train, name = workspace.train_part(fold), workspace.site.name
+        for patient in train.patients:
+            slides = tuple(f"{name}/{slide}" for slide in patient.slides)
+            files |= dict(zip(slides, train.paths(patient), strict=True))
+            patients.append(Patient(f"{name}/{patient.id}", patient.t, patient.e, slides))
+    first = workspaces[0]
+    cohort = Cohort(patients, files, first.cohort.width, BagCache(first.site.data.cache_gib * 2**30))
+    model = train_local(cohort, first.recipe, label=f"pooled fold {fold}", device=first.device)
+    return TaskVector.between(model, pinned_model(first.recipe.model))

@@ -1,0 +1,170 @@
+"""What a worker does with a unit: train it where its result does not lie on the disk yet, and put it there."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from client.averaging import read_global
+from client.batch import predict_hazards
+from client.data.bags import Cohort, open_cohort
+from client.inner import inner_folds
+from client.methods.ablations import STEPH, validate
+from client.methods.registry import REGISTRY
+from client.methods.task import Method, Task, Trained, learnable_parameters
+from client.metrics import further_metrics
+from client.site import Site
+from client.survival_fit import OnEpoch, silent
+from client.target import vectors_digest
+from client.workspace import Workspace
+from common import atomic
+from common.abmil import pinned_model
+from common.concordance import pairs
+from common.config import Recipe, digest
+from common.errors import TrainingError
+from common.method_names import METHODS
+from common.survival import risk_score
+from common.task_vector import TaskVector
+from simulations.study.costs import PeakMemory, gigaflops
+from simulations.study.plan import Unit
+from simulations.study.together import train_together
+
+_OPEN_WORKSPACES = 32
+
+
+def _local(task: Task, on_epoch: OnEpoch) -> Trained:
+    return Trained(task.local, learnable_parameters(task.local))
+
+
+_METHODS: dict[str, Method] = {"local": _local, "steph": STEPH, **REGISTRY}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where a study takes place: the site folders, and its own folder."""
+
+    out: Path
+    folders: dict[str, Path]
+    device: str
+
+
+class Worker:
+    """Does units of one study, one after the other; cohorts and their bags are opened once."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self._cohorts: dict[str, Cohort] = {}
+        self._data: dict[str, str] = {}
+        self._workspaces: OrderedDict[tuple[str, str], Workspace] = OrderedDict()
+
+    def do(self, unit: Unit) -> None:
+        """Do a unit whose result is not there yet."""
+        path = self.path(unit)
+        if path.exists():
+            return
+        started = time.perf_counter()
+        with PeakMemory(self.ground.device) as memory:
+            notes = self._notes(unit)
+        costs = {"seconds": time.perf_counter() - started, "peak_bytes": memory.peak}
+        atomic.write_json(path, {"costs": costs, **notes})
+
+    def path(self, unit: Unit) -> Path:
+        """Where a unit's costs and scores are kept; its hazards lie beside it."""
+        site = unit.site or "together"
+        return self.ground.out / "cells" / site / f"{unit.key}-{self._data_digest(unit)[:12]}.json"
+
+    def _data_digest(self, unit: Unit) -> str:
+        """Digest of the data that a unit's result depends on, so that changed data never meet old results."""
+        names = sorted({unit.site, *unit.sources} - {""})
+        for name in names:
+            if name not in self._data:
+                self._data[name] = self.workspace(name, unit.recipe).data_digest  # the same under every row's recipe
+        return digest([self._data[name] for name in names])
+
+    def workspace(self, site: str, recipe: Recipe) -> Workspace:
+        """A site's workspace for a recipe."""
+        key = site, digest(recipe)
+        if key not in self._workspaces:
+            opened = Site.open(
+                self.ground.folders[site], state=self.ground.out / "sites" / site, device=self.ground.device
+            )
+            if site not in self._cohorts:
+                self._cohorts[site] = open_cohort(opened.folder, opened.data)
+            self._workspaces[key] = Workspace.open(replace(opened, threads=1), recipe, self._cohorts[site])
+            if len(self._workspaces) > _OPEN_WORKSPACES:
+                self._workspaces.popitem(last=False)
+        self._workspaces.move_to_end(key)
+        return self._workspaces[key]
+
+    def _notes(self, unit: Unit) -> dict[str, Any]:
+        if unit.kind == "together":
+            workspaces = [self.workspace(name, unit.recipe) for name in unit.sources]
+            train_together(unit.method, unit.fold, workspaces, self._together(unit))
+            return {}
+        workspace = self.workspace(unit.site, unit.recipe)
+        if unit.kind == "base":
+            workspace.local_model(unit.fold)
+            return {}
+        if unit.kind == "inner":
+            inner_folds(workspace, unit.fold)
+            return {}
+        if unit.kind == "choice":
+            task = self._task(unit, workspace)
+            return {"selection": asdict(validate(task, "steph", unit.recipe))}
+        return self._cell(unit, workspace)
+
+    def _cell(self, unit: Unit, workspace: Workspace) -> dict[str, Any]:
+        task = self._task(unit, workspace)
+        trained = _METHODS[unit.method](task, silent)
+        n_bins, test = unit.recipe.model.n_bins, workspace.test_part(unit.fold)
+        hazards = predict_hazards(trained.model, test, n_bins, workspace.device)
+        self._keep(unit, hazards)
+        found = pairs(risk_score(torch.from_numpy(hazards)).numpy(), test.times, test.events)
+        return {
+            "c_index": found.c_index,
+            "metrics": further_metrics(hazards, test, task.train).to_dict(),
+            "learnable": trained.learnable,
+            "gigaflops": gigaflops(trained.model, int(workspace.cohort.width)) if unit.fold == 0 else None,
+            "notes": dict(trained.notes),
+        }
+
+    def _task(self, unit: Unit, workspace: Workspace) -> Task:
+        m0 = pinned_model(unit.recipe.model)
+        vectors = {
+            name: TaskVector.between(self.workspace(name, unit.recipe).local_model(0), m0) for name in unit.sources
+        }
+        folder = workspace.folder / f"from-{vectors_digest([vectors])[:12]}" / f"fold_{unit.fold}"
+        common = {}
+        if METHODS[unit.method].needs in ("rounds", "pool"):
+            everyone = Unit("together", unit.recipe, unit.fold, "", unit.method, tuple(sorted(self.ground.folders)))
+            path = self._together(everyone)
+            if not path.exists():
+                raise TrainingError("the encoder that it starts from could not be trained", where=unit.method)
+            common[unit.method] = read_global(workspace, path.read_bytes(), float("inf"))
+        return Task(workspace, unit.fold, vectors, folder, common)
+
+    def _together(self, unit: Unit) -> Path:
+        return self.path(unit).with_suffix(".safetensors")
+
+    def _keep(self, unit: Unit, hazards: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, hazards=hazards)
+        atomic.write_bytes(self.path(unit).with_suffix(".npz"), buffer.getvalue())
+
+    def read(self, unit: Unit) -> dict[str, Any]:
+        """A unit's costs and scores, once it is done."""
+        found: dict[str, Any] = json.loads(self.path(unit).read_text())
+        return found
+
+    def result(self, unit: Unit) -> tuple[dict[str, Any], np.ndarray]:
+        """A cell's notes and its test patients' hazards, once it is done."""
+        with np.load(self.path(unit).with_suffix(".npz")) as file:
+            return self.read(unit), file["hazards"]

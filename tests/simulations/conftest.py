@@ -1,0 +1,51 @@
+"""What the tests of ``fedsteph benchmark`` share: a whole study by two worker processes, and one without any."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from studies import Ran, command, make_sites, write_study
+
+from simulations.study import crew
+from simulations.study.crew import Failed
+from simulations.study.plan import Unit
+from simulations.study.work import Ground, Worker
+
+
+@pytest.fixture(scope="session")
+def study_sites(tmp_path_factory) -> Path:
+    """Three sites, not to be changed."""
+    return make_sites(tmp_path_factory.mktemp("study") / "sites")
+
+
+@pytest.fixture(scope="session")
+def whole(study_sites, tmp_path_factory) -> Ran:
+    """The study of :mod:`studies`, done in one go by two worker processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    study = write_study(folder / "study.yaml")
+    ran = command(study, study_sites, folder / "out", workers=2)
+    assert ran.returncode == os.EX_OK, ran.stderr
+    results = json.loads((folder / "out" / "results.json").read_text())
+    return Ran(study, study_sites, folder / "out", results, ran.stderr)
+
+
+@pytest.fixture
+def units_done(monkeypatch) -> list[Unit]:
+    """Does every unit in this very process; gives those that were asked for, in their order."""
+    done: list[Unit] = []
+
+    def run_stage(ground: Ground, units: Sequence[Unit], _: int, on_done: Callable[[Unit], None]) -> list[Failed]:
+        monkeypatch.setattr(crew, "_worker", Worker(ground))
+        failures = []
+        for unit in units:
+            failures.append(crew._do(unit)[1])
+            done.append(unit)
+            on_done(unit)
+        return [failure for failure in failures if failure is not None]
+
+    monkeypatch.setattr("simulations.study.run.run_stage", run_stage)
+    return done

@@ -1,0 +1,175 @@
+"""``fedsteph benchmark`` at the terminal, and the paper's study on stand-in files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from studies import ROOT, STUDY, prepared, write_study
+
+from common.config import SITE_NAME
+from common.lock import exclusive
+from simulations.study.config import load_study
+from simulations.study.tables import sentences
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """A study of seconds."""
+    methods = ["local", "half_average", "steph"]
+    return write_study(tmp_path / "study.yaml", methods=methods, targets=["alpha"], seeds=[0], variants=None)
+
+
+@pytest.fixture
+def benchmark(cli, study, study_sites, tmp_path):
+    return lambda *words: cli("benchmark", study, "--sites", study_sites, "--out", tmp_path / "out", *words)
+
+
+def test_the_terminal_shows_tables_sentences_and_where_the_files_are(benchmark, units_done, tmp_path):
+    code, out, err = benchmark("--workers", 1)
+    assert code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    for title in ("local", "half average", "STEPH"):
+        assert title in out
+    assert "C-index" in out and "against local" in out and "against half average" in out
+    for sentence in sentences(results):
+        assert sentence in out.splitlines()
+    for name in ("results.md", "results.json", "results.csv", "cells.csv"):
+        assert str(tmp_path / "out" / name) in out and (tmp_path / "out" / name).is_file()
+    assert err.splitlines()[0] == (
+        f"3 rows, targets alpha, 2 folds, 1 seeds: {len(units_done)} trainings by 1 processes"
+    )
+    n = len(units_done)
+    assert any(line.startswith(f"{n} of {n} done") for line in err.splitlines())
+
+
+def test_json_on_stdout_is_the_results_file_and_nothing_else(benchmark, units_done, tmp_path):
+    code, out, _ = benchmark("--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "out" / "results.json").read_text())
+
+
+def test_sites_beside_the_study_and_a_relative_out(cli, study, study_sites, units_done, tmp_path, monkeypatch):
+    content = json.loads(study.read_text()) | {"sites": str(study_sites), "methods": ["local"], "against": ["local"]}
+    study.write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = cli("benchmark", study, "--out", "here")
+    assert code == 0 and (tmp_path / "here" / "results.json").is_file()
+    code, _, _ = cli("benchmark", study.name, "--sites", Path("..") / tmp_path.name / "nowhere", "--out", "other")
+    assert code == 1
+
+
+def test_as_many_workers_as_asked_for_but_no_more_than_there_is_work(benchmark, units_done, tmp_path, monkeypatch):
+    asked = []
+    from simulations.study import run  # noqa: PLC0415 (as the fixture left it)
+
+    in_process = run.run_stage
+
+    def run_stage(ground, units, workers, on_done):
+        asked.append((workers, len(units)))
+        return in_process(ground, units, workers, on_done)
+
+    monkeypatch.setattr(run, "run_stage", run_stage)
+    assert benchmark("--workers", 5)[0] == 0
+    assert all(workers == min(5, n) for workers, n in asked)
+    assert {workers for workers, _ in asked} >= {2, 4, 5} or len(asked) == 3
+
+
+def test_two_studies_in_one_folder_at_a_time_are_refused(study, study_sites, tmp_path, refused):
+    with exclusive(tmp_path / "out", wait=False):
+        said = refused("benchmark", study, "--sites", study_sites, "--out", tmp_path / "out")
+    assert "another process" in said
+
+
+def test_flower_does_not_talk_among_a_study_s_lines(whole):
+    """Each worker process would say the same thing once a round."""
+    assert "aggregate_train" not in whole.said
+
+
+def test_help_names_examples_and_exit_codes(cli):
+    code, out, _ = cli("benchmark", "--help")
+    assert code == 0
+    for word in ("--sites", "--out", "--set", "--workers", "--json", "Exit codes", "configs/paper.yaml"):
+        assert word in out
+
+
+PAPER = ROOT / "configs" / "paper.yaml"
+PAPER_SETTINGS = (
+    "targets=[kipan]",
+    "seeds=[0]",
+    "recipe.evaluation.folds=1",
+    "recipe.training.epochs=1",
+    "recipe.model.embed=8",
+    "recipe.model.attention=6",
+    "recipe.comparators.rounds=1",
+)
+
+
+def make_paper_site(folder: Path, name: str, seed: int, patients: int = 16) -> None:
+    """A cohort as the comments of ``configs/paper.yaml`` describe it, with 3 instances a slide."""
+    rng, table = np.random.default_rng(seed), f"{folder.name}_survival.csv"
+    (folder / "features").mkdir(parents=True)
+    (folder / "site.yaml").write_text(f"name: {name}\ndata: {{labels: {table}}}\n")
+    rows = []
+    for i in range(patients):
+        patient, slide = f"TCGA-{seed:02d}-{i:04d}", f"TCGA-{seed:02d}-{i:04d}-01Z-00-DX1"
+        rows.append((patient, slide, f"TCGA-{name.upper()}", float(rng.integers(30, 4000)), i % 2))
+        features = rng.normal(size=(1, 3, 1536)).astype(np.float16 if seed % 2 else np.float32)
+        with h5py.File(folder / "features" / f"{slide}.h5", "w") as file:
+            file["features"] = features
+    columns = ["patient_id", "pathology_id", "project", "t", "e"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / table, index=False)
+    ids = np.array([row[0] for row in rows])
+    for k in range(5):
+        test = ids[k::5]
+        parts = {"train": pd.Series(sorted({*ids} - {*test})), "test": pd.Series(test)}
+        pd.DataFrame(parts).to_csv(folder / f"splits_{k}.csv")
+
+
+@pytest.fixture(scope="module")
+def paper_sites(tmp_path_factory) -> Path:
+    sites = tmp_path_factory.mktemp("paper") / "uni2-h-dss"
+    names = load_study(PAPER, sites).file.only
+    assert len(names) == 13
+    for i, name in enumerate(names):
+        assert SITE_NAME.fullmatch(name)
+        make_paper_site(sites / f"tcga_{name}", name, i)
+    return sites
+
+
+def test_the_paper_s_study_gives_every_row_a_score(paper_sites, tmp_path, cli, units_done):
+    out = tmp_path / "out"
+    words = [word for setting in PAPER_SETTINGS for word in ("--set", setting)]
+    code, shown, _ = cli("benchmark", PAPER, "--sites", paper_sites, "--out", out, *words)
+    results = json.loads((out / "results.json").read_text())
+    assert results["failures"] == []
+    assert code == 0
+    study = load_study(PAPER, paper_sites, PAPER_SETTINGS)
+    assert list(results["rows"]) == list(results["overall"]) == [row.name for row in study.rows]
+    assert len(results["rows"]) == len(study.file.methods) + len(study.rows[len(study.file.methods) :]) > 40
+    for row, about in results["overall"].items():
+        assert 0 <= about["mean"] <= 1, row
+        assert about["costs"]["gigaflops"] > 0, row
+    assert len(results["sites"]) == 13 and list(results["targets"]) == ["kipan"]
+    assert results["targets"]["kipan"]["n_patients"] == 16
+    for row in study.rows:
+        assert row.title.split(",")[0].split()[0] in shown, row.title
+    sources = {cell.row: len(cell.unit.sources) for cell in plan_of(study, out).cells}
+    assert (sources["3 sources"], sources["6 sources"], sources["9 sources"], sources["steph"]) == (3, 6, 9, 12)
+
+
+def plan_of(study, out):
+    from simulations.study.run import prepare_study  # noqa: PLC0415
+
+    return prepare_study(study, out).plan
+
+
+def test_every_row_of_the_tests_own_study_is_prepared(whole):
+    assert {cell.row for cell in prepared(whole.study, whole.sites, whole.out).plan.cells} == {
+        *STUDY["methods"],
+        *STUDY["variants"],
+    }

@@ -1,0 +1,182 @@
+"""What methods cost, against counts by hand, real files and real allocations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from keys_and_rosters import identity_of
+
+from client.methods.task import learnable_parameters
+from client.steph.mixture import Mixture
+from client.steph.model import Steph
+from common.abmil import ABMIL, Architecture, initial_model, model_digest
+from common.config import ComparatorConfig, StephConfig
+from common.envelope import Context, seal
+from common.task_vector import TaskVector
+from common.vector_file import write_vector
+from server.averaging import Update, run_rounds
+from simulations.in_process import identify
+from simulations.study.costs import ENVELOPE_BYTES, PeakMemory, gigaflops, rounds_bytes, vector_bytes
+
+D, E, A, BINS = 1536, 512, 384, 32  # the paper's sizes
+N = 10_000
+SOURCES = 12
+ENCODER = (D * E + E) + 2 * (E * A + A) + (A + 1)
+PAPER = Architecture(D, E, A, BINS)
+
+# Multiply-adds of one slide: embed, both branches of the gated attention, its scores, the weighted mean, the head.
+ABMIL_MACS = N * (D * E + 2 * E * A + A + E) + E * BINS
+
+
+@pytest.fixture(scope="module")
+def m0() -> ABMIL:
+    return initial_model(PAPER, seed=42, dropout=0.25)
+
+
+def vector_of(m0: ABMIL, seed: int) -> TaskVector:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {n: 0.01 * torch.randn(s, generator=generator) for n, s in m0.architecture.encoder_shapes.items()}
+    return TaskVector(m0.architecture, model_digest(m0), tensors)
+
+
+@pytest.fixture(scope="module")
+def steph(m0) -> Steph:
+    mixture = Mixture.of(m0, vector_of(m0, 0), [vector_of(m0, 1)] * SOURCES)
+    return Steph(mixture, StephConfig())
+
+
+def test_parameters_by_hand(m0, steph):
+    assert learnable_parameters(m0) == ENCODER + (E * BINS + BINS) == 1_197_729
+    # The hypernetwork's own embedding, its two heads, and the survival head; nothing that is merged.
+    heads = 2 * ((E * E + E) + (E * SOURCES + SOURCES))
+    assert learnable_parameters(steph) == (D * E + E) + heads + (E * BINS + BINS) == 1_340_984
+
+
+def test_gigaflops_of_an_abmil(m0):
+    found = gigaflops(m0, D)
+    assert round(found, 1) == 23.6
+    assert found == pytest.approx(2 * ABMIL_MACS / 1e9, rel=1e-3)
+
+
+def test_gigaflops_of_steph(steph):
+    """An ABMIL, the hypernetwork's own embedding of all instances, and, once a slide, its heads and the merge."""
+    found = gigaflops(steph, D)
+    assert 39 < found < 40.5
+    once = 2 * (E * E + E * SOURCES) + (1 + SOURCES) * ENCODER
+    by_hand = ABMIL_MACS + N * D * E + once
+    assert found == pytest.approx(2 * by_hand / 1e9, rel=1e-3)
+    assert 2 * once / 1e9 < 0.04
+
+
+@pytest.mark.parametrize(("d", "e", "a", "bins", "n"), [(6, 8, 6, 4, 100), (64, 32, 16, 8, 1000)])
+def test_gigaflops_of_small_models(d, e, a, bins, n):
+    model = initial_model(Architecture(d, e, a, bins), seed=0, dropout=0.25)
+    macs = n * (d * e + 2 * e * a + a + e) + e * bins
+    assert gigaflops(model, d, n) == pytest.approx(2 * macs / 1e9)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"variant": "param"}, {"variant": "fix"}, {"weights": "param"}, {"K": None}, {"start": "local"}]
+)
+def test_gigaflops_of_steph_s_relatives(changes):
+    """Without the hypernetwork's head for w or for lam, and no less than an ABMIL."""
+    d, e, a, bins, n, sources = 6, 8, 6, 4, 100, 2
+    small = initial_model(Architecture(d, e, a, bins), seed=0, dropout=0.25)
+    mixture = Mixture.of(small, vector_of(small, 0), [vector_of(small, 1)] * sources)
+    head = e * e + e * sources
+    heads = head * ((changes.get("weights") != "param") + (changes.get("variant") not in ("param", "fix")))
+    merge = (1 + sources) * sum(tensor.numel() for tensor in vector_of(small, 0).tensors.values())
+    macs = n * (d * e + 2 * e * a + a + e) + e * bins + n * d * e + heads + merge
+    assert gigaflops(Steph(mixture, StephConfig(**changes)), d, n) == pytest.approx(2 * macs / 1e9)
+
+
+def test_counting_leaves_the_model_as_it_is(m0):
+    before = {name: tensor.clone() for name, tensor in m0.state_dict().items()}
+    gigaflops(m0, D, 10)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in m0.state_dict().items())
+    assert all(parameter.grad is None for parameter in m0.parameters())
+
+
+def sealed(m0: ABMIL, sender: str, recipient: str) -> bytes:
+    context = Context(
+        "federation", "b" * 32, sender, recipient, model_digest(m0), m0.architecture.digest, recipe_sha256="c" * 64
+    )
+    return seal(write_vector(vector_of(m0, 1)), context, 1, identity_of(sender), identity_of(recipient).public)
+
+
+def test_network_bytes_of_sealed_vectors(m0):
+    """Every source's envelope goes up to the server once and down to the target once."""
+    names = [f"site-{i}" for i in range(3)]
+    real = 2 * sum(len(sealed(m0, name, "target")) for name in names)
+    assert vector_bytes(3, ENCODER) == pytest.approx(real, rel=0.01)
+    assert vector_bytes(0, ENCODER) == 0
+
+
+def test_what_sealing_adds():
+    """Seen on a model so small that it is what counts; the vector file's own header is not part of it."""
+    small = initial_model(Architecture(6, 8, 6, 4), seed=0, dropout=0.0)
+    added = len(sealed(small, "alpha", "target")) - len(write_vector(vector_of(small, 1)))
+    assert pytest.approx(added, rel=0.1) == ENVELOPE_BYTES
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_network_bytes_of_rounds(rounds):
+    """Every vector file that really goes to and fro between three sites and the server, and the last one down."""
+    m0 = initial_model(Architecture(64, 256, 64, 8), seed=0, dropout=0.0)
+    sent = 0
+
+    def ask(round_, encoders):
+        nonlocal sent
+        updates = {node: Update({"0": write_vector(vector_of(m0, node))}, 10) for node in (1, 2, 3)}
+        sent += sum(len(content) for update in updates.values() for content in update.vectors.values())
+        sent += 3 * sum(len(content) for content in encoders.values())
+        return updates
+
+    identify()
+    last = run_rounds("fedavg", ComparatorConfig(rounds=rounds), ask)
+    sent += len(last["0"])
+    n_numbers = sum(tensor.numel() for tensor in vector_of(m0, 0).tensors.values())
+    assert rounds_bytes(3, rounds, n_numbers) == pytest.approx(sent, rel=0.01)
+
+
+MB = 2**20
+FORGETS = Path("/proc/self/clear_refs")
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def forgets() -> bool:
+    """Whether this system lets a process forget its own high-water mark."""
+    try:
+        FORGETS.write_text("5")
+        return "VmHWM" in Path("/proc/self/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not forgets(), reason="only a Linux whose /proc/self/clear_refs can be written forgets a peak")
+def test_peak_memory_sees_an_allocation_and_forgets_an_earlier_larger_one():
+    with PeakMemory("cpu") as larger:
+        np.ones(600 * MB, dtype=np.uint8)
+    before = resident()
+    with PeakMemory("cpu") as memory:
+        np.ones(200 * MB, dtype=np.uint8)
+    assert larger.peak > before + 500 * MB
+    assert before + 190 * MB < memory.peak < before + 350 * MB
+    with PeakMemory("cpu") as nothing:
+        pass
+    assert nothing.peak < before + 100 * MB
+
+
+def test_peak_memory_is_there_when_the_block_fails():
+    memory = PeakMemory("cpu")
+    with pytest.raises(KeyError), memory:
+        raise KeyError
+    assert memory.peak > MB

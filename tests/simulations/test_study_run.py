@@ -1,0 +1,436 @@
+"""Whole studies: the same numbers from any number of workers, after any kill, and from the federation itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from sksurv.metrics import concordance_index_censored
+from studies import (
+    RECIPE,
+    ROOT,
+    STUDY,
+    command,
+    hazards_of,
+    kept_hazards,
+    make_sites,
+    patients_of,
+    prepared,
+    unpriced,
+    words_of,
+    write_study,
+)
+
+from common.config import load_config
+from common.survival import risk_score
+from simulations.run_folder import prepare
+from simulations.simulate import run as run_federation
+from simulations.study import work
+from simulations.study.config import load_study
+from simulations.study.run import prepare_study, run_study
+from simulations.study.work import Worker
+
+FOLDS, SEEDS, TARGETS = 2, STUDY["seeds"], STUDY["targets"]
+N_ROWS = len(STUDY["methods"]) + len(STUDY["variants"])
+N_COMBINATIONS = FOLDS * len(SEEDS) * len(TARGETS)
+
+
+def run_here(study: Path, sites: Path, out: Path) -> dict:
+    return run_study(prepare_study(load_study(study, sites), out), 1, lambda what, done, total: None)
+
+
+def small(path: Path, **changes) -> Path:
+    """A study of one target and one seed."""
+    content = {"targets": ["alpha"], "seeds": [0], "against": None, "variants": None} | changes
+    return write_study(path, **content)
+
+
+def row_of(cell: dict) -> tuple:
+    return cell["row"], cell["target"], cell["seed"], cell["fold"]
+
+
+def by_place(results: dict) -> dict[tuple, dict]:
+    return {row_of(cell): cell for cell in unpriced(results)["cells"]}
+
+
+def test_a_whole_study_has_every_row_and_every_cell(whole):
+    assert whole.results["schema"] == "fedsteph/benchmark/v1"
+    assert whole.results["failures"] == []
+    names = [*STUDY["methods"], *STUDY["variants"]]
+    assert list(whole.results["rows"]) == list(whole.results["overall"]) == names
+    assert all(about["complete"] for about in whole.results["rows"].values())
+    places = Counter(row_of(cell) for cell in whole.results["cells"])
+    assert set(places.values()) == {1} and len(places) == N_ROWS * N_COMBINATIONS
+    sizes = {name: (about["n_patients"], about["n_events"]) for name, about in whole.results["targets"].items()}
+    assert sizes == {"alpha": (24, 12), "beta": (26, 13)}
+    assert (whole.out / "failures.log").read_text() == ""
+    assert {"torch", "flwr", "numpy", "python", "fedsteph"} == {*whole.results["versions"]}
+
+
+def test_rows_are_different_models(whole):
+    """Rows that should differ do, so that the comparisons of these tests mean something."""
+    risks = {name: [] for name in whole.results["rows"]}
+    plan = prepared(whole.study, whole.sites, whole.out)
+    worker = Worker(plan.ground)
+    for cell in plan.plan.cells:
+        if cell.unit.method != "deployed":
+            risks[cell.row].append(hazards_of(cell, worker).tobytes())
+    del risks["deployed"]
+    assert len({tuple(values) for values in risks.values()}) == len(risks)
+    for row, values in risks.items():
+        assert len({*values}) == N_COMBINATIONS, row
+
+
+def test_scores_are_scikit_survival_s_on_the_kept_hazards(whole):
+    plan = prepared(whole.study, whole.sites, whole.out)
+    worker, scores = Worker(plan.ground), {row_of(cell): cell["c_index"] for cell in whole.results["cells"]}
+    for cell in plan.plan.cells:
+        if cell.unit.method != "deployed":
+            hazards, test = hazards_of(cell, worker), patients_of(whole.sites / cell.target, cell.fold)
+            assert hazards.shape == (len(test), 8) and ((hazards > 0) & (hazards < 1)).all()
+            risk = -np.cumprod(1 - hazards, axis=1).sum(axis=1)
+            expected = concordance_index_censored(test["e"] == 1, test["t"], risk)[0]
+            assert scores[cell.row, cell.target, cell.seed, cell.fold] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_deployed_row_shows_what_inner_validation_chose(whole):
+    scores, shown = by_place(whole.results), Counter()
+    for (row, *place), cell in scores.items():
+        if row == "deployed":
+            assert cell["shown"] in ("steph", "local")
+            for key in ("c_index", "metrics"):
+                assert cell[key] == scores[cell["shown"], *place][key]
+            shown[cell["shown"]] += 1
+        else:
+            assert cell["shown"] == whole.results["rows"][row]["method"]
+    assert sum(shown.values()) == N_COMBINATIONS
+
+
+def about_method(results: dict, row: str) -> str:
+    return results["rows"][row]["method"]
+
+
+def test_costs_stand_beside_every_row(whole):
+    for row, about in whole.results["overall"].items():
+        costs = about["costs"]
+        assert (costs["learnable"] == 0) == (about_method(whole.results, row) in ("half_average", "task_arithmetic")), (
+            row
+        )
+        assert costs["gigaflops"] > 0 and costs["seconds"] > 0 and costs["peak_bytes"] > 2**20, row
+    sent = {row: about["costs"]["network_bytes"] for row, about in whole.results["overall"].items()}
+    assert (sent["local"], sent["pooled"]) == (0, None)
+    assert sent["steph"] == sent["half_average"] == 2 * sent["1 source"] > 0
+    # 3 sites, 2 rounds: up twice and down once, and once down to the target; 169 numbers of 4 bytes.
+    n_numbers = (6 * 8 + 8) + 2 * (8 * 6 + 6) + (6 + 1)
+    assert sent["fedavg"] == sent["fedprox"] == (3 * 3 + 1) * 4 * n_numbers
+
+
+def test_one_worker_gives_what_two_give(whole, tmp_path):
+    ran = command(whole.study, whole.sites, tmp_path / "out", workers=1)
+    assert ran.returncode == os.EX_OK, ran.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert unpriced(found) == unpriced(whole.results)
+    require_equal(kept_hazards(tmp_path / "out"), kept_hazards(whole.out))
+
+
+def require_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Bit by bit."""
+    assert found.keys() == expected.keys() and len(found) > 0
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype and found[name].tobytes() == values.tobytes(), name
+
+
+@dataclass
+class Stopped:
+    """A study that was stopped in several ways, and then finished."""
+
+    out: Path
+    codes: list[int] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    workers: list[int] = field(default_factory=list)
+    done: dict[Path, int] = field(default_factory=dict)  # cells at the last stop, and when they were written
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen, within: float = 240) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert process.poll() is None, "the study ended before it could be stopped"
+        assert time.monotonic() < deadline, "the study does not get on"
+        time.sleep(0.01)
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+
+
+def has_ended(pid: int, within: float = 60) -> bool:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], within)[0])
+    finally:
+        os.close(descriptor)
+
+
+def stop(stopped: Stopped, study: Path, sites: Path, when: str, how: Callable[[subprocess.Popen], None]) -> None:
+    """Start the study, stop it as soon as there is a file like ``when``, and wait until nothing of it runs."""
+    words = words_of(study, sites, stopped.out, workers=2)
+    with (stopped.out.parent / f"{len(stopped.codes)}.log").open("w+") as log:
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log) as process:
+            try:
+                until(lambda: len(list(stopped.out.glob(when))) > 2, process)
+                children = psutil.Process(process.pid).children(recursive=True)
+                stopped.workers.append(len(workers_of(process)))
+                how(process)
+                stopped.codes.append(process.wait(60))
+            finally:
+                process.kill()
+        for child in children:
+            assert has_ended(child.pid), child
+        log.seek(0)
+        stopped.said.append(log.read())
+
+
+@pytest.fixture(scope="module")
+def stopped(whole, tmp_path_factory) -> Stopped:
+    """SIGTERM among the base models; a worker killed, and then the main process, among the cells; then to its end."""
+    found = Stopped(tmp_path_factory.mktemp("stopped") / "out")
+    stop(found, whole.study, whole.sites, "cells/*/*.json", lambda main: main.terminate())
+    stop(found, whole.study, whole.sites, "cells/*/*.npz", lambda main: workers_of(main)[0].kill())
+    before = len(list(found.out.glob("cells/*/*.npz")))
+    more = "cells/beta/*.npz"  # the later target's
+    stop(found, whole.study, whole.sites, more, lambda main: main.kill())
+    found.done = {path: path.stat().st_mtime_ns for path in found.out.glob("cells/*/*.json")}
+    assert not (found.out / "results.json").exists()
+    assert before < len(list(found.out.glob("cells/*/*.npz"))) < len(kept_hazards(whole.out))
+    ran = command(whole.study, whole.sites, found.out, workers=2)
+    found.codes.append(ran.returncode)
+    found.said.append(ran.stderr)
+    return found
+
+
+def test_stopped_and_killed_studies_leave_no_process_and_their_exit_codes_tell_what_happened(stopped):
+    """No process was left, as ``stop`` has seen to."""
+    assert stopped.codes == [130, 2, -signal.SIGKILL, 0]
+    assert stopped.workers == [2, 2, 2]
+    for said in stopped.said:
+        assert "Traceback" not in said
+    assert "the same command goes on" in stopped.said[0].strip().splitlines()[-1]
+    assert "worker process was killed" in stopped.said[1].strip().splitlines()[-1]
+
+
+def test_a_killed_study_goes_on_to_the_results_of_an_uninterrupted_one(stopped, whole):
+    found = json.loads((stopped.out / "results.json").read_text())
+    assert unpriced(found) == unpriced(whole.results)
+    require_equal(kept_hazards(stopped.out), kept_hazards(whole.out))
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(stopped):
+    assert len(stopped.done) > 0  # whole cells only: each was renamed into its place
+    assert {path: path.stat().st_mtime_ns for path in stopped.done} == stopped.done
+
+
+def test_a_finished_study_is_done_at_once(whole, tmp_path, units_done):
+    shutil.copytree(whole.out, tmp_path / "out")
+    assert unpriced(run_here(whole.study, whole.sites, tmp_path / "out")) == unpriced(whole.results)
+    assert units_done == []
+
+
+def test_a_row_that_is_added_later_is_all_that_is_trained(whole, tmp_path, units_done):
+    out = shutil.copytree(whole.out, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
+    more = STUDY["variants"] | {"sharp": {"method": "ties", "recipe": {"comparators": {"density": 0.5}}}}
+    study = write_study(tmp_path / "study.yaml", variants=more)
+    results = run_here(study, whole.sites, out)
+    assert Counter((u.kind, u.method) for u in units_done) == {("cell", "ties"): N_COMBINATIONS}
+    after = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
+    assert before.items() < after.items() and len(after) == len(before) + 2 * N_COMBINATIONS
+    old, new = by_place(whole.results), by_place(results)
+    assert {place: new[place] for place in old} == old
+    assert {place[0] for place in new.keys() - old.keys()} == {"sharp"}
+    # The other rows' intervals do not depend on what they stand beside.
+    for row, about in whole.results["overall"].items():
+        assert results["overall"][row]["interval_95"] == about["interval_95"]
+        assert results["overall"][row]["against"] == about["against"]
+
+
+def test_a_seed_that_is_added_later_leaves_the_first_one_s_cells_alone(study_sites, tmp_path, units_done):
+    methods = ["local", "half_average"]
+    run_here(small(tmp_path / "a.yaml", methods=methods), study_sites, tmp_path / "out")
+    units_done.clear()
+    results = run_here(small(tmp_path / "b.yaml", methods=methods, seeds=[0, 5]), study_sites, tmp_path / "out")
+    assert {u.recipe.training.seed for u in units_done} == {5}
+    assert {cell["seed"] for cell in results["cells"]} == {0, 5}
+
+
+CHANGING = ["local", "steph", "deployed", "fedavg", "pooled"]
+
+
+@pytest.mark.parametrize("site", ["alpha", "beta"])
+def test_changed_labels_never_meet_old_results(site, tmp_path, units_done):
+    """Of the target or of a source: in the old folder and in a new one, the same comes out, inner choices included."""
+    sites = make_sites(tmp_path / "sites", alpha=60)  # so many that an inner C tells other vectors apart
+    recipe = RECIPE | {
+        "training": RECIPE["training"] | {"epochs": 4, "lr": 0.05},
+        "steph": RECIPE["steph"] | {"output": "softplus"},
+    }
+    study = small(tmp_path / "study.yaml", methods=CHANGING, recipe=recipe)
+    before = run_here(study, sites, tmp_path / "old")
+    chosen = choices(tmp_path / "old")
+    table = pd.read_csv(sites / site / "labels.csv")
+    table["t"] = table.groupby("patient_id")["t"].transform("first").max() + 1 - table["t"]
+    table.to_csv(sites / site / "labels.csv", index=False)
+    after = run_here(study, sites, tmp_path / "old")
+    fresh = run_here(study, sites, tmp_path / "new")
+    assert unpriced(after) == unpriced(fresh)
+    old, new = kept_hazards(tmp_path / "old"), kept_hazards(tmp_path / "new")
+    require_equal({name: old[name] for name in new}, new)
+    assert choices(tmp_path / "new") - chosen, "the change does not reach the inner validation"
+    assert choices(tmp_path / "new") <= choices(tmp_path / "old")
+    changed = by_place(before)
+    for place, cell in by_place(after).items():
+        if site == "alpha" or place[0] not in ("local", "deployed"):
+            assert cell["metrics"] != changed[place]["metrics"], place
+
+
+def choices(out: Path) -> set[str]:
+    """What inner validation found."""
+    found = [json.loads(path.read_text()) for path in out.glob("cells/*/*.json")]
+    return {json.dumps(one["selection"]) for one in found if "selection" in one}
+
+
+def spoil(sites: Path) -> Path:
+    """A NaN in a test patient of gamma's first fold: only who trains on gamma's second fold meets it."""
+    path = sites / "gamma" / "features" / "P006-DX1.h5"
+    with h5py.File(path, "r+") as file:
+        file["features"][0, 0] = np.nan
+    return path
+
+
+def test_what_cannot_be_trained_is_listed_and_everything_else_is_there(tmp_path, cli, units_done):
+    sites = make_sites(tmp_path / "sites")
+    spoil(sites)
+    out, methods = tmp_path / "out", ["local", "half_average", "steph", "fedavg", "pooled"]
+    study = small(tmp_path / "study.yaml", methods=methods, against=["local", "fedavg"])
+    code, shown, _ = cli("benchmark", study, "--sites", sites, "--out", out)
+    assert code == 2
+    results = json.loads((out / "results.json").read_text())
+    assert [row for row, about in results["rows"].items() if not about["complete"]] == ["fedavg", "pooled"]
+    assert list(results["overall"]) == ["local", "half_average", "steph"]
+    assert {row: list(about["against"]) for row, about in results["overall"].items()} == {
+        "local": [],
+        "half_average": ["local"],
+        "steph": ["local"],
+    }
+    done = {row_of(cell)[0::3] for cell in results["cells"]}
+    assert done == {(row, k) for row in methods for k in (0, 1)} - {("fedavg", 1), ("pooled", 1)}
+    failed = {(one["what"], one["fold"], one["seed"]) for one in results["failures"]}
+    assert failed == {(f"{who}: {row}", 1, 0) for who in ("all sites", "alpha") for row in ("fedavg", "pooled")}
+    reasons = [one["reason"] for one in results["failures"] if one["what"].startswith("all sites")]
+    assert len(reasons) == 2 and all("P006-DX1.h5" in reason for reason in reasons)
+    for text in (shown, (out / "results.md").read_text()):
+        assert "FAILED: all sites: pooled, seed 0, fold 1: " in text
+        assert "pooled, fine-tuned is left out" in text
+    assert (out / "failures.log").read_text() == ""  # for bugs
+    assert {*pd.read_csv(out / "results.csv")["row"]} == {"local", "half_average", "steph"}
+
+
+def test_what_failed_is_tried_again_and_nothing_else(tmp_path, units_done):
+    sites = make_sites(tmp_path / "sites")
+    path = spoil(sites)
+    study = small(tmp_path / "study.yaml", methods=["local", "fedavg"])
+    assert len(run_here(study, sites, tmp_path / "out")["failures"]) == 2
+    units_done.clear()
+    assert len(run_here(study, sites, tmp_path / "out")["failures"]) == 2
+    assert [(u.kind, u.method, u.fold) for u in units_done] == [("together", "fedavg", 1), ("cell", "fedavg", 1)]
+    with h5py.File(path, "r+") as file:
+        file["features"][0, 0] = 0.0
+    results = run_here(study, sites, tmp_path / "out")
+    assert results["failures"] == [] and list(results["overall"]) == ["local", "fedavg"]
+
+
+def test_a_bug_in_a_method_costs_its_row_and_leaves_its_traceback(study_sites, tmp_path, units_done, monkeypatch, cli):
+    def broken(task, on_epoch):
+        raise ZeroDivisionError("by a test")
+
+    monkeypatch.setitem(work._METHODS, "ties", broken)
+    study = small(tmp_path / "study.yaml", methods=["local", "ties"])
+    code, _, _ = cli("benchmark", study, "--sites", study_sites, "--out", tmp_path / "out")
+    assert code == 2
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [one["reason"] for one in results["failures"]] == ["a bug: ZeroDivisionError: by a test"] * 2
+    assert list(results["overall"]) == ["local"]
+    log = (tmp_path / "out" / "failures.log").read_text()
+    assert log.count("Traceback") == 2 and "in broken" in log
+
+
+def test_a_study_whose_every_row_fails_still_says_why(study_sites, tmp_path, units_done, monkeypatch):
+    def broken(task, on_epoch):
+        raise ZeroDivisionError("by a test")
+
+    monkeypatch.setitem(work._METHODS, "local", broken)
+    results = run_here(small(tmp_path / "study.yaml", methods=["local"]), study_sites, tmp_path / "out")
+    assert (results["overall"], results["cells"]) == ({}, [])
+    assert len(results["failures"]) == 2
+    assert "FAILED: alpha: local" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_target_too_small_for_inner_folds_deploys_its_local_model(tmp_path, units_done):
+    sites = make_sites(tmp_path / "sites")
+    for k, (train, test) in enumerate([(["P001"], ["P002", "P013"]), (["P002"], ["P001", "P014"])]):
+        parts = {"train": pd.Series(train), "test": pd.Series(test)}
+        pd.DataFrame(parts).to_csv(sites / "alpha" / f"splits_{k}.csv")
+    methods = ["local", "task_arithmetic", "steph", "deployed"]
+    results = run_here(small(tmp_path / "study.yaml", methods=methods), sites, tmp_path / "out")
+    assert results["failures"] == []
+    assert {cell["shown"] for cell in results["cells"] if cell["row"] == "deployed"} == {"local"}
+    assert all(about["complete"] for about in results["rows"].values())
+
+
+def test_scores_are_the_federation_s_own(whole, tmp_path):
+    """The same recipe at the same seed through messages, envelopes and rounds: the same models."""
+    compared = ("half_average", "task_arithmetic", "ties", "fedavg", "fedprox")
+    settings = ["preset=null", "federation.targets=[alpha]", f"comparators.methods=[{','.join(compared)}]"]
+    for section in ("model", "training", "steph", "comparators", "evaluation"):
+        settings += [f"{section}.{key}={json.dumps(value)}" for key, value in RECIPE[section].items()]
+    folders = [whole.sites / name for name in ("alpha", "beta", "gamma")]
+    folder, _ = prepare(tmp_path / "run", load_config(None, settings), folders)
+    with contextlib.redirect_stderr(None):
+        federation = run_federation(folder, "in-process")["targets"]["alpha"]["methods"]
+    plan = prepared(whole.study, whole.sites, whole.out)
+    worker = Worker(plan.ground)
+    studied = by_place(whole.results)
+    for cell in plan.plan.cells:
+        if (cell.target, cell.seed) == ("alpha", 0) and cell.row in federation:
+            score = studied[cell.row, "alpha", 0, cell.fold]
+            where = f"{cell.row}, fold {cell.fold}"
+            assert score["c_index"] == pytest.approx(federation[cell.row]["c_index"][cell.fold], abs=1e-6), where
+            if cell.row == "deployed":
+                assert score["shown"] == federation["deployed"]["choice"][cell.fold]
+                continue
+            if cell.row == "steph":
+                assert score["notes"]["gamma"] == federation["steph"]["gamma"][cell.fold]
+            (kept,) = tmp_path.glob(f"run/sites/alpha/*/merge-*/fold_{cell.fold}/predictions.csv")
+            risk = risk_score(torch.from_numpy(hazards_of(cell, worker))).numpy()
+            np.testing.assert_allclose(pd.read_csv(kept)[f"risk_{cell.row}"], risk, atol=1e-6, err_msg=where)
+            assert score["learnable"] == federation[cell.row]["learnable"]
+    assert {*federation} == {"local", "steph", "deployed", *compared}

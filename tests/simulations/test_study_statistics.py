@@ -1,0 +1,245 @@
+"""Means, spreads and intervals of a study, worked out again with loops over its CSV and over drawn patients."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from sksurv.metrics import concordance_index_censored
+from studies import STUDY
+
+from client.metrics import METRICS
+from common.concordance import Pairs, pairs
+from simulations.study.statistics import difference, mean_of, overall, target_scores
+
+SEEDS, FOLDS, TARGETS = STUDY["seeds"], (0, 1), STUDY["targets"]
+REFERENCES = STUDY["against"]
+
+
+@pytest.fixture(scope="module")
+def scores(whole) -> dict[tuple[str, str, int, int], float]:
+    with (whole.out / "cells.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    return {(c["row"], c["target"], int(c["seed"]), int(c["fold"])): float(c["c_index"]) for c in cells}
+
+
+def fold_means(scores, row: str, target: str) -> list[float]:
+    return [fmean(scores[row, target, seed, fold] for seed in SEEDS) for fold in FOLDS]
+
+
+def test_means_and_spreads_of_every_target(whole, scores):
+    for target in TARGETS:
+        for row, found in whole.results["targets"][target]["rows"].items():
+            folds = fold_means(scores, row, target)
+            assert found["mean"] == pytest.approx(fmean(folds), abs=1e-12)
+            assert found["sd"] == pytest.approx(stdev(folds), abs=1e-12)
+            of_seeds = [fmean(scores[row, target, seed, fold] for fold in FOLDS) for seed in SEEDS]
+            assert found["seed_sd"] == pytest.approx(stdev(of_seeds), abs=1e-12)
+            assert found["c_index"] == [[scores[row, target, seed, fold] for fold in FOLDS] for seed in SEEDS]
+
+
+def test_means_and_differences_over_all_targets(whole, scores):
+    won = set()
+    for row, found in whole.results["overall"].items():
+        means = [fmean(fold_means(scores, row, target)) for target in TARGETS]
+        assert found["mean"] == pytest.approx(fmean(means), abs=1e-12)
+        assert found["interval_95"][0] < found["mean"] < found["interval_95"][1]
+        assert list(found["against"]) == [reference for reference in REFERENCES if reference != row]
+        for reference, against in found["against"].items():
+            gaps = [fmean(fold_means(scores, row, t)) - fmean(fold_means(scores, reference, t)) for t in TARGETS]
+            pairs_ = [(scores[row, t, s, f], scores[reference, t, s, f]) for t in TARGETS for s in SEEDS for f in FOLDS]
+            assert against["difference"] == pytest.approx(fmean(gaps), abs=1e-12)
+            assert against["worst_target"] == pytest.approx(min(gaps), abs=1e-12)
+            assert (against["targets_won"], against["targets"]) == (sum(gap > 0 for gap in gaps), len(TARGETS))
+            assert (against["folds_won"], against["folds"]) == (sum(a > b for a, b in pairs_), len(pairs_))
+            low, high = against["interval_95"]
+            assert low <= against["difference"] <= high
+            for target, gap in zip(TARGETS, gaps, strict=True):
+                one = whole.results["targets"][target]["rows"][row]["against"][reference]
+                assert one["difference"] == one["worst_target"] == pytest.approx(gap, abs=1e-12)
+                assert (one["targets_won"], one["targets"], one["folds"]) == (int(gap > 0), 1, 4)
+            won.add(against["targets_won"])
+    assert len(won) > 1
+
+
+def test_further_metrics_are_means_over_the_cells_in_which_they_are_defined(whole):
+    for row, found in whole.results["overall"].items():
+        cells = [cell for cell in whole.results["cells"] if cell["row"] == row]
+        for name in METRICS:
+            values = [cell["metrics"][name] for cell in cells if cell["metrics"][name] is not None]
+            assert found["further"][name] == (pytest.approx(fmean(values)) if values else None)
+    assert mean_of([{"metrics": dict.fromkeys(METRICS)}]) == dict.fromkeys(METRICS)
+
+
+def test_a_lone_seed_or_fold_has_no_spread():
+    one = target_scores("t", {"a": [[fold_of(0)]]}, 10)
+    assert one.mean("a") is not None
+    assert (one.sd("a"), one.seed_sd("a")) == (None, None)
+
+
+# ---- synthetic targets: (times, events) per fold, and per row and seed a risk for every fold
+
+
+def outcomes(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(1, 15, n).astype(float), (rng.random(n) < 0.6).astype(int)
+
+
+class Target:
+    """Two folds, and rows of two seeds: ``good`` and ``fair`` share their noise, ``poor`` has its own."""
+
+    def __init__(self, name: str, seed: int, n: int = 30) -> None:
+        self.name = name
+        self.folds = [outcomes(seed + k, n + k) for k in range(2)]
+        rng = np.random.default_rng(seed + 100)
+        self.risks: dict[str, list[list[np.ndarray]]] = {"good": [], "fair": [], "poor": []}
+        for _ in range(2):
+            noise = [rng.normal(size=len(t)) for t, _ in self.folds]
+            self.risks["good"].append([-0.15 * t + z for (t, _), z in zip(self.folds, noise, strict=True)])
+            self.risks["fair"].append([-0.10 * t + z for (t, _), z in zip(self.folds, noise, strict=True)])
+            self.risks["poor"].append([rng.normal(size=len(t)) for t, _ in self.folds])
+
+    def rows(self, *names: str) -> dict[str, list[list[Pairs]]]:
+        return {
+            name: [[pairs(r, *f) for r, f in zip(seed, self.folds, strict=True)] for seed in self.risks[name]]
+            for name in names
+        }
+
+    def scores(self, resamples: int, *names: str):
+        return target_scores(self.name, self.rows(*(names or self.risks)), resamples)
+
+
+def fold_of(seed: int, n: int = 20) -> Pairs:
+    t, e = outcomes(seed, n)
+    return pairs(np.random.default_rng(seed).normal(size=n), t, e)
+
+
+def drawn_means(target: Target, draws: Sequence[Sequence[np.ndarray]], row: str) -> np.ndarray:
+    """The row's mean over folds and seeds in each resample; ``draws`` holds patients per fold and resample."""
+    return np.array(
+        [
+            np.mean(
+                [
+                    [
+                        concordance_index_censored(e[d] == 1, t[d], seed[k][d])[0]
+                        for k, ((t, e), d) in enumerate(zip(target.folds, per_fold, strict=True))
+                    ]
+                    for seed in target.risks[row]
+                ]
+            )
+            for per_fold in zip(*draws, strict=True)
+        ]
+    )
+
+
+def test_intervals_are_those_of_a_loop_over_the_same_draws():
+    """Patients are drawn per target and fold, and the same ones are met by every row and seed."""
+    targets, n = [Target("alpha", 1), Target("beta", 20)], 40
+    scores = [target.scores(n) for target in targets]
+    means: Mapping[str, list[np.ndarray]] = {"good": [], "poor": []}
+    for target in targets:
+        rng = np.random.default_rng(zlib.crc32(target.name.encode()))
+        draws = []
+        for t, _ in target.folds:
+            counts = rng.multinomial(len(t), np.full(len(t), 1 / len(t)), size=n)
+            draws.append([np.repeat(np.arange(len(t)), count) for count in counts])
+        for row, found in means.items():
+            found.append(drawn_means(target, draws, row))
+            np.testing.assert_allclose(scores[targets.index(target)].resamples[row], found[-1], atol=1e-6)
+    gap = np.mean([a - b for a, b in zip(means["good"], means["poor"], strict=True)], axis=0)
+    found = difference(scores, "good", "poor")["interval_95"]
+    np.testing.assert_allclose(found, np.quantile(gap, [0.025, 0.975]), atol=1e-6)
+    level = overall(scores, "good")["interval_95"]
+    np.testing.assert_allclose(level, np.quantile(np.mean(means["good"], axis=0), [0.025, 0.975]), atol=1e-6)
+
+
+def test_intervals_are_about_those_of_another_bootstrap():
+    target = Target("alpha", 3, n=60)
+    rng = np.random.default_rng(1234)
+    draws = [[rng.choice(len(t), len(t)) for _ in range(500)] for t, _ in target.folds]
+    gap = drawn_means(target, draws, "good") - drawn_means(target, draws, "poor")
+    found = difference([target.scores(3000)], "good", "poor")["interval_95"]
+    np.testing.assert_allclose(found, np.quantile(gap, [0.025, 0.975]), atol=0.025)
+
+
+def width(interval: Sequence[float]) -> float:
+    return interval[1] - interval[0]
+
+
+def test_pairing_narrows_the_interval_of_rows_that_agree():
+    target = Target("alpha", 5, n=60)
+    scores = target.scores(1000)
+    paired = width(difference([scores], "good", "fair")["interval_95"])
+    # Were both rows resampled on their own, their spreads would add up.
+    alone = [width(overall([scores], row)["interval_95"]) for row in ("good", "fair")]
+    assert paired < 0.5 * np.hypot(*alone)
+    other = target_scores("another name", target.rows("fair"), 1000)
+    unpaired = scores.resamples["good"] - other.resamples["fair"]
+    assert paired < 0.5 * width(np.quantile(unpaired, [0.025, 0.975]))
+
+
+def test_a_row_against_itself_is_exactly_0():
+    target = Target("alpha", 7)
+    rows = target.rows("good") | {"twin": target.rows("good")["good"]}
+    found = difference([target_scores("alpha", rows, 50)], "good", "twin")
+    assert found == {
+        "difference": 0.0,
+        "interval_95": [0.0, 0.0],
+        "targets_won": 0,
+        "targets": 1,
+        "worst_target": 0.0,
+        "folds_won": 0,
+        "folds": 4,
+    }
+
+
+def test_a_difference_turns_its_sign_with_its_rows():
+    scores = [Target("alpha", 8).scores(200), Target("beta", 9).scores(200)]
+    one, other = difference(scores, "good", "poor"), difference(scores, "poor", "good")
+    assert one["difference"] == pytest.approx(-other["difference"]) and one["difference"] > 0.05
+    assert one["interval_95"] == pytest.approx([-x for x in reversed(other["interval_95"])])
+    assert one["folds_won"] + other["folds_won"] <= one["folds"]
+
+
+def test_a_row_s_interval_does_not_depend_on_its_neighbours():
+    target = Target("alpha", 10)
+    alone, among = target.scores(60, "fair"), target.scores(60)
+    np.testing.assert_array_equal(alone.resamples["fair"], among.resamples["fair"])
+
+
+def test_targets_are_resampled_each_on_its_own():
+    target = Target("alpha", 11)
+    one, other = (target_scores(name, target.rows("good"), 60).resamples["good"] for name in ("alpha", "beta"))
+    assert not np.array_equal(one, other)
+
+
+NO_PAIR = pairs(np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0, 7.0]), np.array([0, 0, 0]))
+
+
+def test_folds_without_a_comparable_pair_are_left_out():
+    a, b, c = fold_of(1), fold_of(2), fold_of(3)
+    gappy = target_scores("t", {"a": [[NO_PAIR, a, NO_PAIR]], "b": [[NO_PAIR, b, NO_PAIR]]}, 50)
+    plain = target_scores("t", {"a": [[a]], "b": [[b]]}, 50)
+    assert gappy.by_fold["a"] == [[None, a.c_index, None]]
+    assert gappy.mean("a") == a.c_index and gappy.sd("a") is None
+    np.testing.assert_array_equal(gappy.resamples["a"], plain.resamples["a"])
+    assert difference([gappy], "a", "b") == difference([plain], "a", "b")
+    seeds = target_scores("t", {"a": [[NO_PAIR, a], [NO_PAIR, c]]}, 50)
+    assert seeds.seed_sd("a") == pytest.approx(stdev([a.c_index, c.c_index]))
+
+
+def test_a_target_without_any_comparable_pair_does_not_count():
+    a, b = fold_of(1), fold_of(2)
+    nothing = target_scores("t", {"a": [[NO_PAIR]], "b": [[NO_PAIR]]}, 50)
+    assert (nothing.mean("a"), nothing.sd("a"), nothing.seed_sd("a")) == (None, None, None)
+    plain = target_scores("u", {"a": [[a]], "b": [[b]]}, 50)
+    assert difference([nothing, plain], "a", "b") == difference([plain], "a", "b")
+    assert overall([nothing, plain], "a") == overall([plain], "a")
+    found = difference([nothing], "a", "b")
+    assert (found["difference"], found["interval_95"], found["worst_target"]) == (None, None, None)
+    assert (found["targets"], found["folds"], found["targets_won"], found["folds_won"]) == (0, 0, 0, 0)
+    assert overall([nothing], "a") == {"mean": None, "interval_95": None}

@@ -49,7 +49,7 @@ def train_round(
 
     Raises:
         VectorError: a global encoder is not one of this federation.
-        ProtocolError: not one encoder per fold.
+        ProtocolError: not one encoder per fold, a round that skips one, or one asked for from another encoder.
     """
     folds = range(len(workspace.splits)) if folds is None else folds
     if set(encoders) != ({str(fold) for fold in folds} if round_ else set()):
@@ -98,9 +98,11 @@ def kept_globals(workspace: Workspace, folder: Path, max_norm: float) -> list[di
 def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: int, start: TaskVector | None) -> bytes:
     recipe, path = workspace.recipe, folder / f"round_{round_}.safetensors"
     m0 = pinned_model(recipe.model)
-    # A round is done only from where it began: with another site out, the same round begins elsewhere.
     begun, origin = path.with_suffix(".start"), _digest(start)
-    if not path.exists() or not begun.exists() or begun.read_text() != origin:
+    if path.exists() and begun.read_text() != origin:
+        # Trained again and again from encoders of its choice, a site would tell the server more than an average does.
+        raise ProtocolError("begins at another encoder than when it was asked for before", where=f"round {round_}")
+    if not path.exists():
         before = folder / f"round_{round_ - 1}.safetensors"
         if round_ and not before.exists():
             raise ProtocolError("skips a round", where=f"round {round_}")
@@ -123,8 +125,10 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
             device=workspace.device,
             fresh_head=round_ == 0,
         )
-        save_abmil(path, model.cpu(), m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
         atomic.write_text(begun, origin)
+        save_abmil(path, model.cpu(), m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
+        for old in folder.glob(f"round_{round_ - 2}.*"):
+            old.unlink()  # the last round's head and this one's model are all that is asked for again
     return write_vector(TaskVector.between(load_abmil(path), pinned_model(recipe.model)))
 
 

@@ -50,7 +50,14 @@ def inner_folds(
         train, name = cohort.subset(split.train), f"{label}, inner fold {j}"
         path = workspace.fold_folder(fold) / f"inner_{j}_of_{n}.safetensors"
         if not path.exists():
-            model = train_local(train, recipe, label=name, device=workspace.device, on_epoch=on_model(j))
+            model = train_local(
+                train,
+                recipe,
+                label=name,
+                device=workspace.device,
+                checkpoint=path.with_suffix(".checkpoint"),
+                on_epoch=on_model(j),
+            )
             save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=cohort.encoder)
         local = load_abmil(path, dropout=recipe.model.dropout)
         found.append(InnerFold(name, train, cohort.subset(split.test), local))

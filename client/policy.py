@@ -32,7 +32,7 @@ class Policy:
     count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
     c_index_decimals: Literal[1, 2] = 2
     privacy: Literal["none", "dp-sgd"] = "none"  # what the shared vector must have been trained with
-    unsealed_updates: bool = False  # may the server read this site's encoder round by round, as FedAvg needs?
+    unsealed_updates: bool = False  # FedAvg: may the server, and every other site in it, have its encoders?
     recipes: Literal["any"] | tuple[str, ...] = ()  # digests of the recipes that this site trains
 
     def __post_init__(self) -> None:
@@ -62,7 +62,12 @@ class Policy:
             )
 
     def weight(self, patients: int) -> int:
-        """How much this site counts in an average: the lower end of the band that its patients lie in."""
+        """How much this site counts in an average: the lower end of the band that its patients lie in.
+
+        A site that tells no sizes counts as one of the smallest.
+        """
+        if "patients" not in self.metrics:
+            return self.count_band
         return max(self.count_band, patients // self.count_band * self.count_band)
 
     def require_recipe(self, recipe: Recipe) -> None:

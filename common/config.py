@@ -63,7 +63,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The recipe of base models and STEPH alike (AdamW, linear warm-up, cosine to 0 per step)."""
+    """The recipe of all models but for what ``steph`` says of its own: AdamW, linear warm-up, cosine to 0 per step."""
 
     epochs: int = 20
     lr: float = 1e-4

@@ -1,4 +1,4 @@
-"""The four messages and their answers, field by field: nothing that is not listed here leaves a site."""
+"""The messages and their answers, field by field: nothing that is not listed here leaves a site."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ METHODS: dict[str, MethodName] = {
     "roupkt": MethodName("ROUPKT", "arXiv 2508.13482"),
     "model_average": MethodName("model average", "M0 + the mean of all vectors"),
     "half_average": MethodName("half average", "M0 + half the target's vector + half the mean of the sources'"),
+    "start_average": MethodName("start average", "M0 + m lam tau_t + m (1 - lam) mean(tau_k): where STEPH starts"),
     "task_arithmetic": MethodName("task arithmetic", "Ilharco et al., ICLR 2023"),
     "adamerging": MethodName("AdaMerging", "Yang et al., ICLR 2024"),
     "ties": MethodName("TIES + AM", "Yadav et al., NeurIPS 2023"),

@@ -1,4 +1,4 @@
-"""Named recipes. Each is whole, so that it does not depend on what the defaults happen to be."""
+"""Named recipes. Each says all that the other says, so that neither depends on what the defaults happen to be."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "weights": "nn",
             "output": "relu",
             "start": "default",
+            "start_lam": 0.9,
+            "start_mass": 1.0,
+            "spread": 0.03,
             "normalise": False,
             "epochs": None,
             "lr": None,
@@ -38,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
     # For sites of a few hundred patients: a base model that is not starved, and a merge that begins at an average and
-    # has little room to learn a site by heart. Found on training folds and inner validation (docs/benchmark.md).
+    # has little room to learn a site by heart. Found by inner validation in fold 0's training part (docs/benchmark.md).
     "robust": {
         "model": _MODEL | {"head_bias": "empirical"},
         "training": _TRAINING | {"loss": "cox", "batch_bags": 64, "lr": 2e-4, "drop_last": False},

@@ -17,7 +17,7 @@ from common.errors import ConfigError, ProtocolError, SiteError
 from common.messages import MAX_ENVELOPES, Refusal
 from common.schema import build
 
-VERSION = 1
+VERSION = 2
 HELLO = "query.hello"
 LOCAL = "train.local"
 AVERAGE = "train.average"

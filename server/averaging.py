@@ -7,6 +7,7 @@ the server averages what stands behind them and needs to know no more of it than
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,26 +38,30 @@ def strategy_of(method: str, config: ComparatorConfig) -> FedAvg:
     return FedAvg(weighted_by_key=_WEIGHT)
 
 
-def screen(update: Update, like: Update | None) -> None:
-    """Refuse an update that could spoil an average.
+def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
+    """What is wrong with the updates of a round that would spoil an average, by node; the others fit together.
 
     Args:
-        like: one that was accepted in this round, which the others must be like.
-
-    Raises:
-        VectorMismatchError: it is no vector file per fold, not finite, or not of the same model as the others.
+        max_norm: largest L2 norm of one encoder.
     """
-    found = {fold: _split(content) for fold, content in update.vectors.items()}
-    if not found:
-        raise VectorMismatchError("an update is empty", where="update")
-    if like is None:
-        return
-    kinds = {fold: _split(content) for fold, content in like.vectors.items()}
-    if found.keys() != kinds.keys():
-        raise VectorMismatchError("the updates are of different folds", where="update")
-    for fold, (_, meaning, values) in found.items():
-        if meaning != kinds[fold][1] or len(values) != len(kinds[fold][2]):
-            raise VectorMismatchError("the updates are of different models", where="update")
+    wrong: dict[int, str] = {}
+    kinds: dict[int, str] = {}
+    for node, update in sorted(updates.items()):
+        try:
+            split = {fold: _split(content) for fold, content in sorted(update.vectors.items())}
+        except VectorMismatchError as error:
+            wrong[node] = error.what
+            continue
+        if not split:
+            wrong[node] = "an update is empty"
+        elif max(float(np.linalg.norm(values.astype(np.float64))) for _, _, values in split.values()) > max_norm:
+            wrong[node] = "an update's norm is above the cap"
+        kinds[node] = json.dumps({fold: meaning for fold, (_, meaning, _) in split.items()}, sort_keys=True)
+    sound = Counter(kind for node, kind in kinds.items() if node not in wrong)
+    for node, kind in kinds.items():
+        if node not in wrong and kind != sound.most_common(1)[0][0]:
+            wrong[node] = "an update is of another model or other folds than most are"
+    return wrong
 
 
 def aggregate(strategy: FedAvg, round_: int, updates: Mapping[int, Update]) -> dict[str, bytes]:
@@ -66,14 +71,15 @@ def aggregate(strategy: FedAvg, round_: int, updates: Mapping[int, Update]) -> d
         updates: by node.
 
     Raises:
-        VectorMismatchError: there is none, or they are not of one kind, or not finite.
+        VectorMismatchError: there are fewer than two, or they are not of one kind, or not finite.
     """
     replies = []
-    first = next(iter(updates.values()), None)
-    if first is None:
-        raise VectorMismatchError("there is no update to average", where=f"round {round_}")
+    if len(updates) < 2:
+        raise VectorMismatchError("there are not two updates to average", where=f"round {round_}")
+    if wrong := screen(updates, float("inf")):
+        raise VectorMismatchError("; ".join(sorted(set(wrong.values()))), where=f"round {round_}")
+    first = updates[min(updates)]
     for node, update in sorted(updates.items()):
-        screen(update, first)
         arrays = {fold: Array(_split(content)[2]) for fold, content in update.vectors.items()}
         metrics = MetricRecord({_WEIGHT: float(update.weight)})
         content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
@@ -109,7 +115,9 @@ def _split(content: bytes) -> tuple[bytes, Any, np.ndarray]:
     end = 8 + int.from_bytes(content[:8], "little")
     try:
         # The order of a header's keys is not always the same, so what it says is compared.
-        meaning = json.loads(content[8:end]) if end <= min(len(content), 8 + _MAX_HEADER) else None
+        meaning = (
+            json.loads(content[8:end], object_pairs_hook=_unique) if end <= min(len(content), 8 + _MAX_HEADER) else None
+        )
     except (ValueError, RecursionError):
         meaning = None
     if not isinstance(meaning, dict) or (len(content) - end) % 4 or _claimed(meaning) != len(content) - end:
@@ -118,6 +126,12 @@ def _split(content: bytes) -> tuple[bytes, Any, np.ndarray]:
     if not np.isfinite(values).all():
         raise VectorMismatchError("an update holds NaN or Inf", where="update")
     return content[:end], meaning, values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("duplicate key")
+    return dict(pairs)
 
 
 def _claimed(header: dict[str, Any]) -> int | None:

@@ -1,4 +1,4 @@
-"""The run as the coordinator sees it: four phases, a quorum, and an outcome that names every failure."""
+"""The run as the coordinator sees it: its phases, a quorum, and an outcome that names every failure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Federation:
         self._names: dict[int, str] = {}  # node -> site, of the sites still in the run
 
     def run(self) -> Outcome:
-        """Hello, local training, sharing, merging.
+        """Hello, local training, averaging where a baseline asks for it, sharing, merging.
 
         Raises:
             QuorumError: too few sites are left; ``outcome`` then still names every failure.
@@ -135,19 +135,13 @@ class Federation:
             replies, failures = self._ask(
                 protocol.AVERAGE, asked, messages.AverageReply, deadline, dict.fromkeys(asked, encoders)
             )
-            updates: dict[int, Update] = {}
-            for node, (reply, vectors) in sorted(replies.items()):
-                update = Update(vectors, reply.weight)
-                try:
-                    if not request.is_last:
-                        screen(update, next(iter(updates.values()), None))
-                    updates[node] = update
-                except VectorMismatchError as error:
-                    failures[node] = error.what
+            updates = {node: Update(vectors, reply.weight) for node, (reply, vectors) in replies.items()}
+            if not request.is_last:
+                failures |= screen(updates, max_norm)
             for node, reason in failures.items():
                 taking_part.discard(node)
                 self._fail(self._names[node], protocol.AVERAGE, f"{method}, round {round_}: {reason}")
-            return updates
+            return {node: update for node, update in updates.items() if node not in failures}
 
         try:
             encoders = run_rounds(method, recipe.comparators, ask)

@@ -42,6 +42,11 @@ class BagCache:
             _, oldest = self._bags.popitem(last=False)
             self.used -= oldest.nbytes
 
+    def clear(self) -> None:
+        """Let go of all bags."""
+        self._bags.clear()
+        self.used = 0
+
 
 class Cohort:
     """Patients in a fixed order, with labels at once and bags on demand.
@@ -109,6 +114,10 @@ class Cohort:
             bag = torch.from_numpy(slides[0] if len(slides) == 1 else np.concatenate(slides))
             self._cache.put(patient.id, bag)
         return bag
+
+    def forget_bags(self) -> None:
+        """Let go of the bags in memory; they are read again when they are asked for."""
+        self._cache.clear()
 
     def n_instances(self, i: int) -> int:
         """The size of patient ``i``'s bag, from the files' headers alone."""

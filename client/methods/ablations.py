@@ -50,9 +50,9 @@ def validate(task: Task, name: str, recipe: Recipe, *, own_as_source: bool = Fal
 
 STEPH = ablation("steph")
 METHODS: dict[str, Method] = {
-    "steph_lam0": ablation("steph_lam0", variant="fix", fixed_lam=0.0),
-    "steph_lam0_all": ablation("steph_lam0_all", own_as_source=True, variant="fix", fixed_lam=0.0),
-    "steph_lam1": ablation("steph_lam1", variant="fix", fixed_lam=1.0),
+    "steph_lam0": ablation("steph_lam0", variant="fix", fixed_lam=0.0, start_mass=1.0),
+    "steph_lam0_all": ablation("steph_lam0_all", own_as_source=True, variant="fix", fixed_lam=0.0, start_mass=1.0),
+    "steph_lam1": ablation("steph_lam1", variant="fix", fixed_lam=1.0, start_mass=1.0),
     "steph_param_lam": ablation("steph_param_lam", variant="param"),
     "steph_dense": ablation("steph_dense", K=None),
     "steph_param_w": ablation("steph_param_w", weights="param"),

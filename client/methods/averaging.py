@@ -23,6 +23,13 @@ def half_average(task: Task, on_epoch: OnEpoch) -> Trained:
     return Trained(vector.applied_to(task.m0, task.local.head_state()).eval(), 0)
 
 
+def start_average(task: Task, on_epoch: OnEpoch) -> Trained:
+    """``M0 + m lam tau_t + m (1 - lam) mean(tau_k)``: where STEPH begins under ``start: local``, left as it is."""
+    mass, lam = task.recipe.steph.start_mass, task.recipe.steph.start_lam
+    vector = mass * lam * task.own + mass * (1.0 - lam) * mean(task.sources)
+    return Trained(vector.applied_to(task.m0, task.local.head_state()).eval(), 0)
+
+
 def task_arithmetic(task: Task, on_epoch: OnEpoch) -> Trained:
     """``M0 + c (tau_t + sum_k tau_k)`` with one ``c``, chosen by inner validation (Ilharco et al., ICLR 2023)."""
     c = _best_coefficient(task, on_epoch)

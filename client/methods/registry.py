@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client.methods import ablations, merged, together
-from client.methods.averaging import half_average, model_average, task_arithmetic
+from client.methods.averaging import half_average, model_average, start_average, task_arithmetic
 from client.methods.frozen import best_source, tuned_head
 from client.methods.roupkt import roupkt
 from client.methods.task import Method
@@ -14,6 +14,7 @@ REGISTRY: dict[str, Method] = {
     "roupkt": roupkt,
     "model_average": model_average,
     "half_average": half_average,
+    "start_average": start_average,
     "task_arithmetic": task_arithmetic,
     **merged.METHODS,
     **ablations.METHODS,

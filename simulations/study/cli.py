@@ -17,7 +17,7 @@ from common.errors import EXIT_DONE, EXIT_FEDERATION
 from common.lock import exclusive
 from simulations.run_folder import refuse_among_sites
 from simulations.study.config import load_study
-from simulations.study.crew import cores
+from simulations.study.crew import usual_workers
 from simulations.study.gather import Prepared
 from simulations.study.run import prepare_study, run_study
 from simulations.study.tables import c_index_table, difference_table, references, sentences
@@ -32,7 +32,7 @@ def benchmark(
         "fedsteph-benchmark"
     ),
     settings: site_commands.SetOption = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one on a GPU.")] = None,
     as_json: site_commands.JsonOption = False,
 ) -> int:
     """Compare methods on your own sites: methods x targets x folds x seeds, with intervals and costs.
@@ -44,7 +44,7 @@ def benchmark(
       fedsteph benchmark configs/paper.yaml --sites uni2 --set seeds='\\[0,1,2]' --set targets='\\[kipan]'
       fedsteph benchmark my.yaml --json | jq .overall
 
-    Nothing is lost when it is stopped: the same command goes on. Rows can be added to the YAML later.
+    No finished training is lost when it is stopped: the same command goes on. Rows can be added to the YAML later.
 
     \b
     Exit codes:
@@ -59,7 +59,7 @@ def benchmark(
     refuse_among_sites(out, study.file.sites)
     with exclusive(out, wait=False):
         prepared = prepare_study(study, out)
-        results = _run(prepared, workers or cores())
+        results = _run(prepared, workers or usual_workers(study.file.device))
     if as_json:
         print(json.dumps(results, indent=2, allow_nan=False))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import resource
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -17,22 +18,34 @@ ENVELOPE_BYTES = 1_673  # what sealing adds to a vector (python -m simulations.b
 _CLEAR = Path("/proc/self/clear_refs")
 
 
-class PeakMemory:
-    """The largest memory of this process while the block ran, in bytes: of the GPU where it trains there."""
+class Meter:
+    """How long a block ran, and the largest memory of this process meanwhile: of the GPU where it trains there.
 
-    def __init__(self, device: str) -> None:
-        self._cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-        self.peak = 0
+    On the CPU that is the whole process, bags that it holds in its cache included.
+    """
 
-    def __enter__(self) -> PeakMemory:
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._started = 0.0
+        self.seconds = 0.0
+        self.peak_bytes = 0
+
+    def __enter__(self) -> Meter:
+        self._started = time.perf_counter()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
         with contextlib.suppress(OSError):
             _CLEAR.write_text("5")  # Linux: forget the high-water mark; elsewhere it is the whole process's
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.peak = torch.cuda.max_memory_allocated() if self._cuda else _high_water()
+        self.seconds = time.perf_counter() - self._started
+        cuda = self._device.type == "cuda"
+        self.peak_bytes = torch.cuda.max_memory_allocated(self._device) if cuda else _high_water()
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON-ready."""
+        return {"seconds": self.seconds, "peak_bytes": self.peak_bytes}
 
 
 def _high_water() -> int:

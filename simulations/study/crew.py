@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from client.device import resolve_device
 from common.errors import EngineError, FedstephError
 from simulations.study.plan import Unit
 from simulations.study.work import Ground, Worker
@@ -60,8 +61,10 @@ def run_stage(ground: Ground, units: Sequence[Unit], workers: int, on_done: Call
     return failed
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def usual_workers(device: str) -> int:
+    """One process per core that this one may use; one on a GPU, whose memory they would share."""
+    if resolve_device(device).type == "cuda":
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -19,9 +19,9 @@ from common.survival import risk_score
 from simulations.study.config import Study
 from simulations.study.costs import rounds_bytes, vector_bytes
 from simulations.study.crew import Failed
-from simulations.study.plan import Cell, Plan, Unit, choice_of
+from simulations.study.plan import Cell, Plan, Unit, choice_of, local_of, paid_for
 from simulations.study.statistics import TargetScores, difference, mean_of, overall, target_scores
-from simulations.study.work import Ground, Worker
+from simulations.study.work import Worker
 
 SCHEMA = "fedsteph/benchmark/v1"
 
@@ -31,7 +31,7 @@ class Prepared:
     """A study laid out over its sites."""
 
     study: Study
-    ground: Ground
+    worker: Worker  # of this process, which opens the sites and does no unit
     plan: Plan
     sites: tuple[str, ...]
     targets: tuple[str, ...]
@@ -39,7 +39,7 @@ class Prepared:
 
 def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
     """All scores, statistics and costs of what is done, JSON-ready."""
-    worker, rows = Worker(prepared.ground), [row.name for row in prepared.study.rows]
+    worker, rows = prepared.worker, [row.name for row in prepared.study.rows]
     cells, found = [], {}
     for cell in prepared.plan.cells:
         unit = _shown(worker, cell.unit)
@@ -83,6 +83,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
                     if reference != row
                 },
                 "further": mean_of(by_row[row]),
+                "alignment": _mean([cell["alignment"] for cell in by_row[row]]),
                 "costs": _costs(prepared, by_row[row], row),
             }
             for row in whole
@@ -92,6 +93,11 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("fedsteph", "torch", "flwr", "numpy")},
     }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
 
 
 def _failure(failed: Failed) -> dict[str, Any]:
@@ -112,25 +118,20 @@ def _shown(worker: Worker, unit: Unit) -> Unit | None:
         return None
     selection = Selection(**worker.read(choice)["selection"])
     method, _ = choose_deployed(selection, worker.read(enhanced)["notes"]["collapsed"])
-    found = replace(unit, method=method)
+    found = local_of(unit) if method == "local" else enhanced
     return found if worker.path(found).exists() else None
 
 
 def _cell_row(cell: Cell, unit: Unit, notes: dict[str, Any], worker: Worker) -> dict[str, Any]:
-    base = Unit("base", cell.unit.recipe, cell.fold, cell.target)
-    costs = dict(notes["costs"])
-    if cell.unit.method == "local":
-        costs = dict(worker.read(base)["costs"])
-    elif cell.unit.method == "deployed":  # the enhanced model and the choice, whatever was chosen
-        parts = [worker.read(part)["costs"] for part in (replace(cell.unit, method="steph"), choice_of(cell.unit))]
-        costs = {"seconds": sum(p["seconds"] for p in parts), "peak_bytes": max(p["peak_bytes"] for p in parts)}
+    paid = [worker.read(part)["costs"] for part in paid_for(cell.unit, tuple(worker.ground.folders))]
+    costs = {"seconds": sum(p["seconds"] for p in paid), "peak_bytes": max(p["peak_bytes"] for p in paid)}
     return {
         "row": cell.row,
         "target": cell.target,
         "seed": cell.seed,
         "fold": cell.fold,
         "shown": unit.method,
-        **{key: notes[key] for key in ("c_index", "metrics", "learnable", "gigaflops", "notes")},
+        **{key: notes[key] for key in ("c_index", "metrics", "alignment", "learnable", "gigaflops", "notes")},
         **costs,
     }
 

@@ -10,7 +10,8 @@ from typing import Literal
 
 from client.training import derive_seed
 from common.abmil import m0_digest
-from common.config import ModelConfig, Recipe, digest
+from common.config import EvaluationConfig, ModelConfig, Recipe, digest
+from common.errors import ConfigError
 from common.method_names import METHODS
 from simulations.study.config import Row, Study
 
@@ -101,12 +102,28 @@ def _parts(unit: Unit) -> list[Unit]:
     """What is trained for a cell: for ``deployed``, both models that it chooses from, and the choice."""
     if unit.method != "deployed":
         return [unit]
-    return [replace(unit, method="local"), replace(unit, method="steph"), choice_of(unit)]
+    return [local_of(unit), replace(unit, method="steph"), choice_of(unit)]
+
+
+def local_of(unit: Unit) -> Unit:
+    """The cell of the target's own model beside a cell of another method."""
+    return replace(unit, method="local", sources=())
 
 
 def choice_of(unit: Unit) -> Unit:
     """The unit that validates what a ``deployed`` cell may deploy."""
     return replace(unit, kind="choice", method="steph")
+
+
+def paid_for(unit: Unit, sites: Sequence[str]) -> list[Unit]:
+    """The units whose training a cell of this unit costs at the target, beyond its base model."""
+    if unit.method == "local":
+        return [Unit("base", unit.recipe, unit.fold, unit.site)]
+    if METHODS[unit.method].needs in ("rounds", "pool"):
+        return [unit, Unit("together", unit.recipe, unit.fold, "", unit.method, tuple(sorted(sites)))]
+    parts = _parts(unit)[1:] if unit.method == "deployed" else [unit]
+    inner = [Unit("inner", unit.recipe, unit.fold, unit.site)] if any(_validates(part) for part in parts) else []
+    return [*parts, *inner]
 
 
 def _validates(unit: Unit) -> bool:
@@ -122,13 +139,23 @@ def _recipe(row: Row, seed: int, width: int, encoder: str | None) -> Recipe:
     config = row.config
     model = replace(config.model, width=width, encoder=encoder, m0_seed=config.model.m0_seed + seed, m0_sha256=None)
     model = replace(model, m0_sha256=_m0(model))
-    return replace(config.recipe, model=model, training=replace(config.training, seed=seed))
+    # How often patients are resampled decides no model.
+    evaluation = replace(config.evaluation, bootstrap=EvaluationConfig().bootstrap)
+    return replace(config.recipe, model=model, training=replace(config.training, seed=seed), evaluation=evaluation)
 
 
 def _sources(row: Row, seed: int, target: str, sites: Sequence[str]) -> tuple[str, ...]:
-    others = [site for site in sites if site != target]
+    if METHODS[row.method].needs == "nothing":
+        return ()
+    others = sorted(site for site in sites if site != target)
     if row.sources is None:
         return tuple(others)
+    if row.sources > len(others):
+        raise ConfigError(
+            f"asks for {row.sources} sources, and there are {len(others)}",
+            where=f"variants.{row.name}",
+            remedy="Ask for fewer, or add sites",
+        )
     drawn = random.Random(derive_seed(seed, "sources", target)).sample(others, len(others))
     return tuple(sorted(drawn[: row.sources]))
 

@@ -50,7 +50,7 @@ def prepare_study(study: Study, out: Path) -> Prepared:
     for name in names:
         # Whatever a site would refuse in the middle of a night (splits, width, encoder) is refused here.
         worker.workspace(name, plan.cells[0].unit.recipe)
-    return Prepared(study, ground, plan, tuple(names), tuple(targets))
+    return Prepared(study, worker, plan, tuple(names), tuple(targets))
 
 
 def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, An
     Returns:
         the results. What could not be done is in ``failures``.
     """
-    out, started = prepared.ground.out, time.monotonic()
+    out, started = prepared.worker.ground.out, time.monotonic()
     failed: list[Failed] = []
     done = 0
 
@@ -70,9 +70,9 @@ def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, An
         on_done(what, done, prepared.plan.n_units)
 
     for stage in prepared.plan.stages:
-        waiting = _undone(prepared.ground, stage, on_unit)
+        waiting = _undone(prepared.worker, stage, on_unit)
         if waiting:
-            failed += run_stage(prepared.ground, waiting, min(workers, len(waiting)), on_unit)
+            failed += run_stage(prepared.worker.ground, waiting, min(workers, len(waiting)), on_unit)
     results = gather(prepared, failed) | {"seconds": round(time.monotonic() - started, 1)}
     atomic.write_json(out / "results.json", results)
     atomic.write_text(out / "results.md", markdown(results))
@@ -83,8 +83,8 @@ def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, An
     return results
 
 
-def _undone(ground: Ground, stage: tuple[Unit, ...], on_unit: Callable[[Unit], None]) -> list[Unit]:
-    worker, waiting = Worker(ground), []
+def _undone(worker: Worker, stage: tuple[Unit, ...], on_unit: Callable[[Unit], None]) -> list[Unit]:
+    waiting = []
     for unit in stage:
         if worker.path(unit).exists():
             on_unit(unit)

@@ -31,13 +31,14 @@ def markdown(results: dict[str, Any]) -> str:
 _FURTHER = (
     "Means over targets, folds and seeds where they are defined. Brier: integrated over the years with follow-up, 0 is "
     "best. Gap: mean predicted minus observed probability of an event within 3 years; error: mean absolute gap of four "
-    "groups by predicted risk."
+    "groups by predicted risk. SAR: share of the target's task vector in the subspace of the merged one (energy 0.95; "
+    "mean over matrices; of the mean merge, where each slide has its own)."
 )
 _COSTS = (
     f"GFLOPs: one prediction on {INSTANCES:,} instances, 2 per multiply-add of matrix products, element-wise work left "
-    "out. Seconds: training at the target beyond its local model, inner validation of its own included, mean over "
-    "folds. Network: sealed vectors of all sources to the server and on to one target; for averaging, all rounds of "
-    "all sites for one model."
+    "out. Seconds: training beyond the base models, with inner models and rounds where the method needs them, mean "
+    "over folds. Network: sealed vectors of all sources to the server and on to one target; for averaging, all rounds "
+    "of all sites for one model."
 )
 
 
@@ -73,9 +74,11 @@ def difference_table(results: dict[str, Any], reference: str) -> tuple[list[str]
 
 def further_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """What the C-index leaves out, per row."""
-    header = ["method", *(METRIC_TITLES[name] for name in METRICS)]
-    rows = results["overall"].items()
-    return header, [[_title(results, r), *(_number(w["further"][name]) for name in METRICS)] for r, w in rows]
+    header = ["method", *(METRIC_TITLES[name] for name in METRICS), "SAR"]
+    return header, [
+        [_title(results, row), *(_number(whole["further"][name]) for name in METRICS), _number(whole["alignment"])]
+        for row, whole in results["overall"].items()
+    ]
 
 
 def cost_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -126,14 +129,12 @@ def results_csv(results: dict[str, Any]) -> str:
 
 def cells_csv(results: dict[str, Any]) -> str:
     """One line per trained model: scores, costs, and what was deployed."""
-    lines: list[Sequence[Any]] = [
-        ["row", "target", "seed", "fold", "c_index", *METRICS, "learnable", "seconds", "peak_bytes", "gamma", "shown"]
-    ]
+    costs = ["alignment", "learnable", "seconds", "peak_bytes"]
+    lines: list[Sequence[Any]] = [["row", "target", "seed", "fold", "c_index", *METRICS, *costs, "gamma", "shown"]]
     for cell in results["cells"]:
         metrics = [cell["metrics"][name] for name in METRICS]
         place = [cell[key] for key in ("row", "target", "seed", "fold", "c_index")]
-        costs = [cell[key] for key in ("learnable", "seconds", "peak_bytes")]
-        lines.append([*place, *metrics, *costs, cell["notes"].get("gamma"), cell["shown"]])
+        lines.append([*place, *metrics, *(cell[key] for key in costs), cell["notes"].get("gamma"), cell["shown"]])
     return _csv(lines)
 
 

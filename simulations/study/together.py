@@ -23,7 +23,7 @@ _BAND = 10  # sites weigh by the band of ten that their patients lie in, as poli
 def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path: Path) -> None:
     """Train one encoder on all sites' training parts of one fold, and write it as a vector file."""
     if method == "pooled":
-        atomic.write_bytes(path, write_vector(_pooled(fold, workspaces)))
+        atomic.write_bytes(path, write_vector(_pooled(fold, workspaces, path.with_suffix(".checkpoint"))))
         return
     identify()
     recipe = workspaces[0].recipe
@@ -40,7 +40,7 @@ def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path
     atomic.write_bytes(path, run_rounds(method, recipe.comparators, ask)[str(fold)])
 
 
-def _pooled(fold: int, workspaces: Sequence[Workspace]) -> TaskVector:
+def _pooled(fold: int, workspaces: Sequence[Workspace], checkpoint: Path) -> TaskVector:
     """One ABMIL over every site's patients: what nobody is allowed, and so an upper bound."""
     patients: list[Patient] = []
     files: dict[str, Path] = {}
@@ -52,5 +52,6 @@ def _pooled(fold: int, workspaces: Sequence[Workspace]) -> TaskVector:
             patients.append(Patient(f"{name}/{patient.id}", patient.t, patient.e, slides))
     first = workspaces[0]
     cohort = Cohort(patients, files, first.cohort.width, BagCache(first.site.data.cache_gib * 2**30))
-    model = train_local(cohort, first.recipe, label=f"pooled fold {fold}", device=first.device)
+    label = f"pooled fold {fold}"
+    model = train_local(cohort, first.recipe, label=label, device=first.device, checkpoint=checkpoint)
     return TaskVector.between(model, pinned_model(first.recipe.model))

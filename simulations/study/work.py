@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +15,10 @@ import torch
 from client.averaging import read_global
 from client.batch import predict_hazards
 from client.data.bags import Cohort, open_cohort
+from client.device import resolve_device
 from client.inner import inner_folds
 from client.methods.ablations import STEPH, validate
+from client.methods.alignment import mean_alignment, merged_vector
 from client.methods.registry import REGISTRY
 from client.methods.task import Method, Task, Trained, learnable_parameters
 from client.metrics import further_metrics
@@ -33,7 +34,7 @@ from common.errors import TrainingError
 from common.method_names import METHODS
 from common.survival import risk_score
 from common.task_vector import TaskVector
-from simulations.study.costs import PeakMemory, gigaflops
+from simulations.study.costs import Meter, gigaflops
 from simulations.study.plan import Unit
 from simulations.study.together import train_together
 
@@ -45,6 +46,11 @@ def _local(task: Task, on_epoch: OnEpoch) -> Trained:
 
 
 _METHODS: dict[str, Method] = {"local": _local, "steph": STEPH, **REGISTRY}
+
+
+def _alignment(task: Task, trained: Trained, test: Cohort) -> float | None:
+    merged = merged_vector(task, trained.model, test)
+    return None if merged is None else mean_alignment(merged, task.own)
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,12 @@ class Worker:
         path = self.path(unit)
         if path.exists():
             return
-        started = time.perf_counter()
-        with PeakMemory(self.ground.device) as memory:
-            notes = self._notes(unit)
-        costs = {"seconds": time.perf_counter() - started, "peak_bytes": memory.peak}
-        atomic.write_json(path, {"costs": costs, **notes})
+        for name, cohort in self._cohorts.items():
+            if unit.site not in ("", name):
+                cohort.forget_bags()  # one site's bags at a time are enough for a worker's memory
+        meter = Meter(resolve_device(self.ground.device))
+        notes = self._notes(unit, meter)
+        atomic.write_json(path, {"costs": meter.to_dict(), **notes})
 
     def path(self, unit: Unit) -> Path:
         """Where a unit's costs and scores are kept; its hazards lie beside it."""
@@ -104,26 +111,32 @@ class Worker:
         self._workspaces.move_to_end(key)
         return self._workspaces[key]
 
-    def _notes(self, unit: Unit) -> dict[str, Any]:
+    def _notes(self, unit: Unit, meter: Meter) -> dict[str, Any]:
         if unit.kind == "together":
             workspaces = [self.workspace(name, unit.recipe) for name in unit.sources]
-            train_together(unit.method, unit.fold, workspaces, self._together(unit))
+            with meter:
+                train_together(unit.method, unit.fold, workspaces, self._together(unit))
             return {}
         workspace = self.workspace(unit.site, unit.recipe)
         if unit.kind == "base":
-            workspace.local_model(unit.fold)
+            with meter:
+                workspace.local_model(unit.fold)
             return {}
         if unit.kind == "inner":
-            inner_folds(workspace, unit.fold)
+            with meter:
+                inner_folds(workspace, unit.fold)
             return {}
         if unit.kind == "choice":
             task = self._task(unit, workspace)
-            return {"selection": asdict(validate(task, "steph", unit.recipe))}
-        return self._cell(unit, workspace)
+            with meter:
+                selection = validate(task, "steph", unit.recipe)
+            return {"selection": asdict(selection)}
+        return self._cell(unit, workspace, meter)
 
-    def _cell(self, unit: Unit, workspace: Workspace) -> dict[str, Any]:
+    def _cell(self, unit: Unit, workspace: Workspace, meter: Meter) -> dict[str, Any]:
         task = self._task(unit, workspace)
-        trained = _METHODS[unit.method](task, silent)
+        with meter:
+            trained = _METHODS[unit.method](task, silent)
         n_bins, test = unit.recipe.model.n_bins, workspace.test_part(unit.fold)
         hazards = predict_hazards(trained.model, test, n_bins, workspace.device)
         self._keep(unit, hazards)
@@ -131,6 +144,7 @@ class Worker:
         return {
             "c_index": found.c_index,
             "metrics": further_metrics(hazards, test, task.train).to_dict(),
+            "alignment": _alignment(task, trained, test),
             "learnable": trained.learnable,
             "gigaflops": gigaflops(trained.model, int(workspace.cohort.width)) if unit.fold == 0 else None,
             "notes": dict(trained.notes),

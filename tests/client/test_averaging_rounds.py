@@ -257,7 +257,15 @@ def test_a_round_that_is_sent_again_is_found_done(monkeypatch, workspace):
     spy = Spy(monkeypatch, client.averaging, "fit_survival")
     assert same(ask(workspace, 0), first[0])
     assert same(ask(workspace, 1, globals_of(workspace)), first[1])
-    assert same(ask(workspace, 1, globals_of(workspace, seed=3)), first[1])  # what was trained is the answer
+    assert spy.calls == []
+
+
+def test_a_round_is_not_trained_again_from_an_encoder_of_the_server_s_choice(monkeypatch, workspace):
+    ask(workspace, 0)
+    ask(workspace, 1, globals_of(workspace))
+    spy = Spy(monkeypatch, client.averaging, "fit_survival")
+    with pytest.raises(ProtocolError, match="begins at another encoder"):
+        ask(workspace, 1, globals_of(workspace, seed=3))
     assert spy.calls == []
 
 
@@ -295,7 +303,7 @@ def test_old_rounds_are_let_go(workspace):
     for round_ in (1, 2):
         ask(workspace, round_, globals_of(workspace))
     kept = sorted(path.name for path in (rounds_of(workspace) / "fedavg_fold_0").iterdir())
-    assert kept == ["round_1.safetensors", "round_2.safetensors"]
+    assert kept == [f"round_{k}.{kind}" for k in (1, 2) for kind in ("safetensors", "start")]
 
 
 @pytest.mark.parametrize("names", [(), ("0",), ("1",), ("0", "1", "2"), ("0", "one"), ("00", "1")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -280,7 +281,14 @@ def test_a_round_is_answered_with_an_update_per_fold_and_a_banded_weight(federat
         assert {name: tensor.shape for name, tensor in update.items()} == Architecture.of(RECIPE.model).encoder_shapes
         assert all(update[name].tolist() == before[name].tolist() for name in before)
     assert first[0]["embed.weight"].tolist() != first[1]["embed.weight"].tolist()
-    assert [event.decision for event in federation.audited()] == ["allowed"] * 2
+    audited = federation.audited()
+    assert [event.event for event in audited] == ["update.send", "update.send", AVERAGE] * 2
+    assert {event.decision for event in audited} == {"allowed"}
+    for event, fold in zip(audited[3:], "01", strict=False):  # what left unsealed is known for good
+        assert (event.artefact, event.size) == (
+            hashlib.sha256(again.envelopes[fold]).hexdigest(),
+            len(again.envelopes[fold]),
+        )
 
 
 @pytest.mark.parametrize(
@@ -462,7 +470,7 @@ def changed(request: Any, **recipe: Any) -> RecordDict:
     for key, value in recipe.items():
         section, _, name = key.partition("__")
         (fields["recipe"][section] if name else fields)[name or section] = value
-    return RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": json.dumps(body)})})
+    return RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": json.dumps(body)})})
 
 
 @pytest.mark.parametrize(
@@ -532,12 +540,12 @@ def test_another_m0_than_the_pinned_one_is_refused(healthy, spies, action, chang
         RecordDict(),
         RecordDict({"fedsteph": ArrayRecord()}),
         RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": "{}"})}),
-        RecordDict({"fedsteph": ConfigRecord({"version": 1})}),
-        RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": "{"})}),
-        RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": "[]"})}),
-        RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": "[" * 100_000})}),
-        RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": '{"Hello": {"id": null}}'})}),
-        RecordDict({"fedsteph": ConfigRecord({"version": 1, "body": '{"Refusal": {"kind": "a", "reason": "b"}}'})}),
+        RecordDict({"fedsteph": ConfigRecord({"version": 2})}),
+        RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": "{"})}),
+        RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": "[]"})}),
+        RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": "[" * 100_000})}),
+        RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": '{"Hello": {"id": null}}'})}),
+        RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": '{"Refusal": {"kind": "a", "reason": "b"}}'})}),
         protocol.pack(Share(RUN, RECIPE, ("b",))),
         RecordDict({**protocol.pack(Hello(RUN)), "metrics": MetricRecord({"x": 1.0})}),
         RecordDict({**protocol.pack(Hello(RUN)), "weights": ArrayRecord()}),

@@ -20,7 +20,7 @@ from common.task_vector import TaskVector
 from common.vector_file import write_vector
 from server.averaging import Update, run_rounds
 from simulations.in_process import identify
-from simulations.study.costs import ENVELOPE_BYTES, PeakMemory, gigaflops, rounds_bytes, vector_bytes
+from simulations.study.costs import ENVELOPE_BYTES, Meter, gigaflops, rounds_bytes, vector_bytes
 
 D, E, A, BINS = 1536, 512, 384, 32  # the paper's sizes
 N = 10_000
@@ -163,20 +163,20 @@ def forgets() -> bool:
 
 @pytest.mark.skipif(not forgets(), reason="only a Linux whose /proc/self/clear_refs can be written forgets a peak")
 def test_peak_memory_sees_an_allocation_and_forgets_an_earlier_larger_one():
-    with PeakMemory("cpu") as larger:
+    with Meter(torch.device("cpu")) as larger:
         np.ones(600 * MB, dtype=np.uint8)
     before = resident()
-    with PeakMemory("cpu") as memory:
+    with Meter(torch.device("cpu")) as memory:
         np.ones(200 * MB, dtype=np.uint8)
-    assert larger.peak > before + 500 * MB
-    assert before + 190 * MB < memory.peak < before + 350 * MB
-    with PeakMemory("cpu") as nothing:
+    assert larger.peak_bytes > before + 500 * MB
+    assert before + 190 * MB < memory.peak_bytes < before + 350 * MB
+    with Meter(torch.device("cpu")) as nothing:
         pass
-    assert nothing.peak < before + 100 * MB
+    assert nothing.peak_bytes < before + 100 * MB
 
 
 def test_peak_memory_is_there_when_the_block_fails():
-    memory = PeakMemory("cpu")
+    memory = Meter(torch.device("cpu"))
     with pytest.raises(KeyError), memory:
         raise KeyError
-    assert memory.peak > MB
+    assert memory.peak_bytes > MB

@@ -11,6 +11,7 @@ from sites import make_site
 from studies import RECIPE, write_study
 
 from common.abmil import m0_digest
+from common.errors import ConfigError
 from simulations.study.config import load_study
 from simulations.study.plan import Plan, Unit, make_plan
 from simulations.study.work import Ground, Worker
@@ -147,29 +148,32 @@ def test_units_that_differ_have_different_keys(tmp_path):
 
 def test_fewer_sources_are_nested_draws(tmp_path):
     sites = tuple(f"s{i}" for i in range(8))
-    variants = {f"{k}": {"method": "half_average", "sources": k} for k in (1, 2, 5, 7, 9)}
+    variants = {f"{k}": {"method": "half_average", "sources": k} for k in (1, 2, 5, 7)}
     variants["again"] = variants["2"]
     plan = plan_of(tmp_path, sites, sites, variants=variants, seeds=[0, 1, 2, 3])
     drawn = {(c.row, c.target, c.seed, c.fold): c.unit.sources for c in plan.cells}
     for target in sites:
         for seed in range(4):
             for fold in range(FOLDS):
-                found = [drawn[str(k), target, seed, fold] for k in (1, 2, 5, 7, 9)]
-                assert [len(names) for names in found] == [1, 2, 5, 7, 7]
+                found = [drawn[str(k), target, seed, fold] for k in (1, 2, 5, 7)]
+                assert [len(names) for names in found] == [1, 2, 5, 7]
                 assert all({*small} <= {*large} for small, large in pairwise(found))
                 assert target not in found[-1]
                 assert all(list(names) == sorted(names) for names in found)
                 assert found[1] == drawn["again", target, seed, fold]
                 assert found[1] == drawn["2", target, seed, 0]
+    with pytest.raises(ConfigError, match="asks for 8 sources, and there are 7"):
+        plan_of(tmp_path, sites, sites, variants={"many": {"method": "half_average", "sources": 8}})
     # Neither the seed nor the target alone decides the draw.
     assert len({drawn["2", "s0", seed, 0] for seed in range(4)}) > 1
     others = {tuple(sorted({*sites} - {t}).index(s) for s in drawn["2", t, 0, 0]) for t in sites}
     assert len(others) > 1
 
 
-def test_all_sources_are_the_other_sites_in_their_order(tmp_path):
-    plan = plan_of(tmp_path, ["beta"], methods=["local", "steph"])
-    assert {cell.unit.sources for cell in plan.cells} == {("alpha", "gamma", "delta")}
+def test_all_sources_are_the_other_sites_by_name_and_none_where_none_is_needed(tmp_path):
+    plan = plan_of(tmp_path, ["beta"], methods=["local", "tuned_head", "steph"])
+    found = {cell.row: cell.unit.sources for cell in plan.cells}
+    assert found == {"local": (), "tuned_head": (), "steph": ("alpha", "delta", "gamma")}
 
 
 def test_a_seed_is_another_m0_and_another_training(tmp_path):

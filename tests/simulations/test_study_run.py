@@ -87,7 +87,7 @@ def test_rows_are_different_models(whole):
     """Rows that should differ do, so that the comparisons of these tests mean something."""
     risks = {name: [] for name in whole.results["rows"]}
     plan = prepared(whole.study, whole.sites, whole.out)
-    worker = Worker(plan.ground)
+    worker = Worker(plan.worker.ground)
     for cell in plan.plan.cells:
         if cell.unit.method != "deployed":
             risks[cell.row].append(hazards_of(cell, worker).tobytes())
@@ -99,7 +99,7 @@ def test_rows_are_different_models(whole):
 
 def test_scores_are_scikit_survival_s_on_the_kept_hazards(whole):
     plan = prepared(whole.study, whole.sites, whole.out)
-    worker, scores = Worker(plan.ground), {row_of(cell): cell["c_index"] for cell in whole.results["cells"]}
+    worker, scores = Worker(plan.worker.ground), {row_of(cell): cell["c_index"] for cell in whole.results["cells"]}
     for cell in plan.plan.cells:
         if cell.unit.method != "deployed":
             hazards, test = hazards_of(cell, worker), patients_of(whole.sites / cell.target, cell.fold)
@@ -417,7 +417,7 @@ def test_scores_are_the_federation_s_own(whole, tmp_path):
     with contextlib.redirect_stderr(None):
         federation = run_federation(folder, "in-process")["targets"]["alpha"]["methods"]
     plan = prepared(whole.study, whole.sites, whole.out)
-    worker = Worker(plan.ground)
+    worker = Worker(plan.worker.ground)
     studied = by_place(whole.results)
     for cell in plan.plan.cells:
         if (cell.target, cell.seed) == ("alpha", 0) and cell.row in federation:

@@ -20,7 +20,7 @@ from method_builders import (
     with_vectors,
 )
 
-from client.methods.averaging import half_average, model_average, task_arithmetic
+from client.methods.averaging import half_average, model_average, start_average, task_arithmetic
 from client.survival_fit import silent
 
 GRID = [0.7, 0.05, 0.2, 1.0]  # not in order
@@ -55,6 +55,14 @@ def test_half_average(tmp_path):
     vectors = [own_of(task), *(numbers(vector.tensors) for vector in task.sources)]
     trained = half_average(task, silent)
     assert_encoder(trained.model, plus(encoder_of(task), [0.5] + [0.125] * 4, vectors))
+    assert_untrained(trained, task)
+
+
+def test_start_average_is_where_steph_begins(tmp_path):
+    task = make_task(tmp_path, "training.lr=0.01", "steph.start_lam=0.4", "steph.start_mass=1.5", n_sources=4)
+    vectors = [own_of(task), *(numbers(vector.tensors) for vector in task.sources)]
+    trained = start_average(task, silent)
+    assert_encoder(trained.model, plus(encoder_of(task), [0.6] + [0.225] * 4, vectors))
     assert_untrained(trained, task)
 
 

@@ -1,0 +1,69 @@
+"""Subspace alignment ratio: how much of the target's vector lies in what a merge kept (arXiv 2603.10526, app. A)."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from client.batch import batches
+from client.data.bags import Cohort
+from client.methods.merged import Merged
+from client.methods.task import Task
+from client.steph.mixture import coefficients
+from client.steph.model import Steph
+from common.abmil import ABMIL
+from common.task_vector import TaskVector
+
+ENERGY = 0.95  # of the merged matrix's squared singular values, which its leading vectors hold
+
+
+def subspace_alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -> float:
+    """``SAR = |U_k U_k^T tau_t|_F / |tau_t|_F``.
+
+    ``U_k`` are the fewest leading left-singular vectors of the merged matrix that hold ``energy`` of the sum of its
+    squared singular values.
+
+    Args:
+        merged: task matrix ``(n, m)`` of the merged model.
+        target: task matrix ``(n, m)`` of the target's own.
+
+    Returns:
+        0 to 1; 0 where either matrix is zero.
+    """
+    U, S, _ = torch.linalg.svd(merged.double(), full_matrices=False)
+    held = S.square().cumsum(0)
+    norm = float(target.double().norm())
+    if float(held[-1]) == 0 or norm == 0:
+        return 0.0
+    k = int((held / held[-1] < energy).sum()) + 1
+    return float((U[:, :k].T @ target.double()).norm()) / norm
+
+
+def mean_alignment(merged: TaskVector, target: TaskVector) -> float:
+    """The mean SAR of the weight matrices that have more than one row."""
+    matrices = [name for name, tensor in target.tensors.items() if tensor.dim() == 2 and len(tensor) > 1]
+    return fmean(subspace_alignment(merged.tensors[name], target.tensors[name]) for name in matrices)
+
+
+@torch.no_grad()
+def merged_vector(task: Task, model: nn.Module, cohort: Cohort) -> TaskVector | None:
+    """What a model's encoder is from M0, as one vector: for a merge per slide, the mean over a cohort's slides.
+
+    None for a model that is no encoder of this kind.
+    """
+    if isinstance(model, ABMIL):
+        return TaskVector.between(model.cpu(), task.m0)
+    if not isinstance(model, Steph | Merged):
+        return None
+    model.to(task.device).eval()
+    n_bins, rows = task.recipe.model.n_bins, []
+    for _, batch in batches(cohort, range(len(cohort)), n_bins, task.device):
+        if isinstance(model, Steph):
+            routing = model.route(batch.bags, batch.mask)
+            rows.append(coefficients(routing.w, routing.lam, routing.kept))
+        else:
+            rows.append(model.weights(batch.bags, batch.mask).expand(len(batch.bags), -1))
+    mean = torch.cat(rows).mean(dim=0).cpu()
+    return TaskVector.of_flat(mean @ model.mixture.stack.cpu(), task.own)

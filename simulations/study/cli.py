@@ -31,7 +31,10 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="The study's folder; what is done in it is not done again.")] = Path(
         "fedsteph-benchmark"
     ),
-    settings: site_commands.SetOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one key, e.g. --set recipe.training.epochs=5. Repeatable."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one on a GPU.")] = None,
     as_json: site_commands.JsonOption = False,
 ) -> int:
@@ -39,7 +42,7 @@ def benchmark(
 
     \b
     Examples:
-      fedsteph benchmark configs/benchmark-small.yaml --out small
+      fedsteph benchmark configs/benchmark-small.yaml --sites sites --out small
       fedsteph benchmark configs/real-rna.yaml --sites sites --out rna
       fedsteph benchmark configs/paper.yaml --sites uni2 --set seeds='\\[0,1,2]' --set targets='\\[kipan]'
       fedsteph benchmark my.yaml --json | jq .overall

@@ -126,7 +126,7 @@ def test_no_test_patient_has_a_part_in_any_training(tmp_path, monkeypatch):
     found = compare(task, silent_step)
     assert list(found) == list(COMPARATORS)
     assert all(value <= train for value in read.values())
-    untrained = {"model_average", "half_average"}
+    untrained = {"model_average", "half_average", "start_average"}
     assert read.keys() >= {*COMPARATORS} - untrained - {"task_arithmetic"}
     assert len(fits.calls) > len(COMPARATORS) - len(untrained)
     for call in fits.calls:

@@ -6,7 +6,7 @@ bags are stacked to save per-call overhead; a bag that fills the budget runs alo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,18 @@ def _stack(cohort: Cohort, group: list[int], n_bins: int, device: torch.device) 
     padded = nn.utils.rnn.pad_sequence(tensors, batch_first=True)
     mask = torch.arange(longest).unsqueeze(0) < lengths.unsqueeze(1)
     return Batch(padded.to(device), None if bool(mask.all()) else mask.to(device), *labels, ids)
+
+
+def recalled(known: dict[str, Tensor], batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
+    """What a frozen model makes of each bag, computed where a bag is met for the first time.
+
+    Args:
+        known: by patient; filled here.
+        compute: gives one row per bag.
+    """
+    if not all(key in known for key in batch.ids):
+        known |= dict(zip(batch.ids, compute(batch), strict=True))
+    return torch.stack([known[key] for key in batch.ids])
 
 
 @torch.no_grad()

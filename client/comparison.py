@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,16 +46,10 @@ def compare(task: Task, on_step: Step) -> dict[str, Compared]:
             trained = REGISTRY[name](task, on_epoch)
             test = task.workspace.test_part(task.fold)
             hazards = predict_hazards(trained.model, test, task.recipe.model.n_bins, task.device)
-            _keep(path, Compared(hazards, trained.learnable))
+            atomic.write_arrays(path, hazards=hazards, learnable=trained.learnable)
         found[name] = _kept(path)
         on_step(i + 1)
     return found
-
-
-def _keep(path: Path, compared: Compared) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, hazards=compared.hazards, learnable=compared.learnable)
-    atomic.write_bytes(path, buffer.getvalue())
 
 
 def _kept(path: Path) -> Compared:

@@ -8,6 +8,7 @@ patient with an event for it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
@@ -79,13 +80,15 @@ def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics
     )
 
 
-def mean_metrics(folds: list[Metrics]) -> dict[str, float | None]:
+def mean_metrics(folds: Sequence[Metrics]) -> dict[str, float | None]:
     """Each metric's mean over the folds in which it is defined."""
-    found: dict[str, float | None] = {}
-    for name in METRICS:
-        values = [value for fold in folds if (value := getattr(fold, name)) is not None]
-        found[name] = fmean(values) if values else None
-    return found
+    return {name: defined_mean([getattr(fold, name) for fold in folds]) for name in METRICS}
+
+
+def defined_mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are defined; None where none is."""
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
 
 
 class _Censoring:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean
 from typing import Any
 
 from client.fold import FoldResult
-from client.metrics import mean_metrics
+from client.metrics import defined_mean, mean_metrics
 from client.policy import Policy
 from client.workspace import Workspace
 from common.concordance import Pairs, bootstrap_mean
@@ -69,7 +68,7 @@ def method_row(folds: Sequence[Pairs], evaluation: EvaluationConfig) -> dict[str
     c_index = [fold.c_index for fold in folds]
     return {
         "c_index": c_index,
-        "mean": _mean(c_index),
+        "mean": defined_mean(c_index),
         "interval_95": _interval([list(folds)], [1.0], evaluation),
     }
 
@@ -96,13 +95,8 @@ def public_view(result: dict[str, Any], refused: Mapping[str, FedstephError], po
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return fmean(defined) if defined else None
-
-
 def _difference(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
-    return _mean([x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None])
+    return defined_mean([x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None])
 
 
 def _too_small(folds: Sequence[Pairs], any_event: bool) -> str | None:

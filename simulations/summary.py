@@ -7,9 +7,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from client.metrics import METRIC_TITLES
 from common import console
 from common.method_names import METHODS
+from simulations.markdown import further_rows, table_lines
 from simulations.run_folder import RunFolder
 
 _NAMES = {name: method.title for name, method in METHODS.items()} | {"oracle": "oracle"}
@@ -21,9 +21,10 @@ def summary(folder: RunFolder, results: dict[str, Any]) -> str:
     for target, result in results["targets"].items():
         rows = _rows(result)
         lines += [f"## {_title(target, result)}", ""]
-        lines += _table(rows[0], rows[1:])
+        lines += table_lines(rows[0], rows[1:])
         lines += ["", *(f"- {sentence}" for sentence in _sentences(result)), ""]
-        lines += ["Beyond the C-index, means over folds:", "", *_table(*further_rows(result["methods"], _NAMES)), ""]
+        further = [(_NAMES[key], row["further"]) for key, row in result["methods"].items() if "further" in row]
+        lines += ["Beyond the C-index, means over folds:", "", *table_lines(*further_rows(further)), ""]
     lines += ["## The run", "", *(f"- {sentence}" for sentence in _run_sentences(folder, results)), ""]
     return "\n".join(lines)
 
@@ -44,20 +45,6 @@ def show(folder: RunFolder, results: dict[str, Any]) -> None:
         console.out.print()
     for sentence in _run_sentences(folder, results):
         console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)
-
-
-def _table(header: list[str], body: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
-
-
-def further_rows(methods: dict[str, Any], names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
-    """What the C-index leaves out: one line per method that has it."""
-    header = ["method", *METRIC_TITLES.values()]
-    return header, [
-        [names[key], *("-" if (v := row["further"][metric]) is None else f"{v:.3f}" for metric in METRIC_TITLES)]
-        for key, row in methods.items()
-        if "further" in row
-    ]
 
 
 def _title(target: str, result: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.batch import Batch
+from client.batch import Batch, recalled
 from client.methods.task import Task, Trained, learnable_parameters
 from client.objective import Outputs
 from client.survival_fit import OnEpoch, fit_survival
@@ -48,7 +48,8 @@ class Roupkt(nn.Module):
         p = torch.softmax(logits, dim=1)
         first = functional.one_hot(p.argmax(dim=1), p.shape[1]).to(p.dtype)
         penalty = BALANCE * (p * first).sum(dim=1) + Z_LOSS * logits.logsumexp(dim=1).square()
-        return Outputs(self._mix(self._remembered(batch), p), penalty)
+        vectors = recalled(self._known, batch, lambda new: self.represent(new.bags, new.mask))
+        return Outputs(self._mix(vectors, p), penalty)
 
     @torch.no_grad()
     def represent(self, bags: Tensor, mask: Tensor | None) -> Tensor:
@@ -72,11 +73,6 @@ class Roupkt(nn.Module):
             [functional.relu(expert(vectors[:, k])) for k, expert in enumerate(self.experts)], dim=1
         )  # (n_bags, n_models, embed)
         return torch.sigmoid(self.head((gate.unsqueeze(-1) * experts).sum(dim=1)))
-
-    def _remembered(self, batch: Batch) -> Tensor:
-        if not all(key in self._known for key in batch.ids):
-            self._known |= dict(zip(batch.ids, self.represent(batch.bags, batch.mask), strict=True))
-        return torch.stack([self._known[key] for key in batch.ids])
 
 
 def roupkt(task: Task, on_epoch: OnEpoch) -> Trained:

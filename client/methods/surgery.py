@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.batch import Batch
+from client.batch import Batch, recalled
 from common.abmil import ABMIL, encode
 
 
@@ -29,12 +29,10 @@ class Surgery(nn.Module):
 
     def distance(self, z: Tensor, batch: Batch) -> Tensor:
         """How far corrected slide vectors are from the local model's, ``(n_bags,)``."""
-        apart: Tensor = self(z) - self._target(batch)
+        apart: Tensor = self(z) - recalled(self._known, batch, self._represent)
         return apart.abs().mean(dim=1)
 
     @torch.no_grad()
-    def _target(self, batch: Batch) -> Tensor:
-        if not all(key in self._known for key in batch.ids):
-            local = {name: tensor.to(batch.bags.device) for name, tensor in self._local.items()}
-            self._known |= dict(zip(batch.ids, encode(local, batch.bags, batch.mask)[0], strict=True))
-        return torch.stack([self._known[key] for key in batch.ids])
+    def _represent(self, batch: Batch) -> Tensor:
+        local = {name: tensor.to(batch.bags.device) for name, tensor in self._local.items()}
+        return encode(local, batch.bags, batch.mask)[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from client.metrics import Metrics, defined_mean, mean_metrics
 from client.steph.select import Selection, choose_deployed
 from common.abmil import Architecture
 from common.concordance import Pairs, pairs
@@ -20,7 +21,7 @@ from simulations.study.config import Study
 from simulations.study.costs import rounds_bytes, vector_bytes
 from simulations.study.crew import Failed
 from simulations.study.plan import Cell, Plan, Unit, choice_of, local_of, paid_for
-from simulations.study.statistics import TargetScores, difference, mean_of, overall, target_scores
+from simulations.study.statistics import TargetScores, difference, overall, target_scores
 from simulations.study.work import Worker
 
 SCHEMA = "fedsteph/benchmark/v1"
@@ -82,8 +83,8 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
                     for reference in references
                     if reference != row
                 },
-                "further": mean_of(by_row[row]),
-                "alignment": _mean([cell["alignment"] for cell in by_row[row]]),
+                "further": mean_metrics([Metrics(**cell["metrics"]) for cell in by_row[row]]),
+                "alignment": defined_mean([cell["alignment"] for cell in by_row[row]]),
                 "costs": _costs(prepared, by_row[row], row),
             }
             for row in whole
@@ -93,11 +94,6 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("fedsteph", "torch", "flwr", "numpy")},
     }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return fmean(defined) if defined else None
 
 
 def _failure(failed: Failed) -> dict[str, Any]:
@@ -181,10 +177,9 @@ def _costs(prepared: Prepared, cells: list[dict[str, Any]], row: str) -> dict[st
         "vectors": vector_bytes(len(units[0].sources), n_numbers),
         "rounds": rounds_bytes(n_sites, recipe.comparators.rounds, n_numbers),
     }[needs]
-    counted = [cell["gigaflops"] for cell in cells if cell["gigaflops"] is not None]
     return {
         "learnable": max(cell["learnable"] for cell in cells),
-        "gigaflops": fmean(counted) if counted else None,
+        "gigaflops": defined_mean([cell["gigaflops"] for cell in cells]),
         "seconds": fmean(cell["seconds"] for cell in cells),
         "peak_bytes": max(cell["peak_bytes"] for cell in cells),
         "network_bytes": sent,

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from client.metrics import METRICS
 from common.concordance import Pairs, interval_95, mean_over_folds, resampled
 
 # One row's pairs on one target: seeds x folds.
@@ -100,15 +99,6 @@ def overall(scores: Sequence[TargetScores], row: str) -> dict[str, Any]:
         "mean": fmean(means) if means else None,
         "interval_95": _listed(interval_95(mean_over_folds(np.stack([one.resamples[row] for one in scores])))),
     }
-
-
-def mean_of(notes: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Each further metric's mean over cells in which it is defined."""
-    found: dict[str, float | None] = {}
-    for name in METRICS:
-        values = [value for note in notes if (value := note["metrics"][name]) is not None]
-        found[name] = fmean(values) if values else None
-    return found
 
 
 def _listed(interval: tuple[float, float] | None) -> list[float] | None:

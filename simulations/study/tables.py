@@ -7,7 +7,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from client.metrics import METRIC_TITLES, METRICS
+from client.metrics import METRICS
+from simulations.markdown import further_rows, number, table_lines
 from simulations.study.costs import INSTANCES
 
 
@@ -19,11 +20,12 @@ def markdown(results: dict[str, Any]) -> str:
         f"{len(results['targets'])} targets, {folds} folds, seeds {', '.join(map(str, seeds))}. C-index: Harrell's; "
         "mean and standard deviation over folds, each fold's C the mean over seeds; intervals resample patients."
     )
-    lines += ["", "## C-index", "", *_table(*c_index_table(results))]
+    lines += ["", "## C-index", "", *table_lines(*c_index_table(results))]
     for reference in references(results):
-        lines += ["", f"## Against {_title(results, reference)}", "", *_table(*difference_table(results, reference))]
-    lines += ["", "## Further metrics", "", *_table(*further_table(results)), "", _FURTHER]
-    lines += ["", "## Costs", "", *_table(*cost_table(results)), "", _COSTS]
+        table = table_lines(*difference_table(results, reference))
+        lines += ["", f"## Against {_title(results, reference)}", "", *table]
+    lines += ["", "## Further metrics", "", *table_lines(*further_table(results)), "", _FURTHER]
+    lines += ["", "## Costs", "", *table_lines(*cost_table(results)), "", _COSTS]
     lines += ["", "## Reading", "", *(f"- {sentence}" for sentence in sentences(results)), ""]
     return "\n".join(lines)
 
@@ -49,7 +51,7 @@ def c_index_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     body = []
     for row, whole in results["overall"].items():
         cells = [_spread(targets[name]["rows"][row]) for name in targets]
-        body.append([_title(results, row), *cells, _number(whole["mean"]), _interval(whole["interval_95"])])
+        body.append([_title(results, row), *cells, number(whole["mean"]), _interval(whole["interval_95"])])
     return header, body
 
 
@@ -74,11 +76,10 @@ def difference_table(results: dict[str, Any], reference: str) -> tuple[list[str]
 
 def further_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """What the C-index leaves out, per row."""
-    header = ["method", *(METRIC_TITLES[name] for name in METRICS), "SAR"]
-    return header, [
-        [_title(results, row), *(_number(whole["further"][name]) for name in METRICS), _number(whole["alignment"])]
-        for row, whole in results["overall"].items()
-    ]
+    rows = results["overall"]
+    header, body = further_rows([(_title(results, row), whole["further"]) for row, whole in rows.items()])
+    aligned = [number(whole["alignment"]) for whole in rows.values()]
+    return [*header, "SAR"], [[*line, sar] for line, sar in zip(body, aligned, strict=True)]
 
 
 def cost_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -169,10 +170,6 @@ def _csv(lines: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _table(header: list[str], body: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
-
-
 def _title(results: dict[str, Any], row: str) -> str:
     title: str = results["rows"][row]["title"]
     return title
@@ -182,10 +179,6 @@ def _spread(found: dict[str, Any]) -> str:
     if found["mean"] is None:
         return "undefined"
     return f"{found['mean']:.3f}" if found["sd"] is None else f"{found['mean']:.3f}±{found['sd']:.3f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _signed(value: float | None) -> str:

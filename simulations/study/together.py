@@ -9,6 +9,7 @@ from client.averaging import train_round
 from client.data.bags import BagCache, Cohort
 from client.data.labels import Patient
 from client.local import train_local
+from client.policy import Policy
 from client.workspace import Workspace
 from common import atomic
 from common.abmil import pinned_model
@@ -16,8 +17,6 @@ from common.task_vector import TaskVector
 from common.vector_file import write_vector
 from server.averaging import Update, run_rounds
 from simulations.in_process import identify
-
-_BAND = 10  # sites weigh by the band of ten that their patients lie in, as policies send it
 
 
 def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path: Path) -> None:
@@ -33,8 +32,7 @@ def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path
         for node, workspace in enumerate(workspaces):
             folder = workspace.folder / "rounds" / path.stem
             content = train_round(workspace, folder, method, round_, encoders, float("inf"), folds=(fold,))
-            weight = max(_BAND, len(workspace.cohort) // _BAND * _BAND)
-            updates[node] = Update(content, weight)
+            updates[node] = Update(content, Policy().weight(len(workspace.cohort)))
         return updates
 
     atomic.write_bytes(path, run_rounds(method, recipe.comparators, ask)[str(fold)])

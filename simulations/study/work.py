@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, replace
@@ -139,7 +138,7 @@ class Worker:
             trained = _METHODS[unit.method](task, silent)
         n_bins, test = unit.recipe.model.n_bins, workspace.test_part(unit.fold)
         hazards = predict_hazards(trained.model, test, n_bins, workspace.device)
-        self._keep(unit, hazards)
+        atomic.write_arrays(self.path(unit).with_suffix(".npz"), hazards=hazards)
         found = pairs(risk_score(torch.from_numpy(hazards)).numpy(), test.times, test.events)
         return {
             "c_index": found.c_index,
@@ -167,11 +166,6 @@ class Worker:
 
     def _together(self, unit: Unit) -> Path:
         return self.path(unit).with_suffix(".safetensors")
-
-    def _keep(self, unit: Unit, hazards: np.ndarray) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, hazards=hazards)
-        atomic.write_bytes(self.path(unit).with_suffix(".npz"), buffer.getvalue())
 
     def read(self, unit: Unit) -> dict[str, Any]:
         """A unit's costs and scores, once it is done."""

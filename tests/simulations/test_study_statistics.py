@@ -12,9 +12,9 @@ import pytest
 from sksurv.metrics import concordance_index_censored
 from studies import STUDY
 
-from client.metrics import METRICS
+from client.metrics import METRICS, Metrics, mean_metrics
 from common.concordance import Pairs, pairs
-from simulations.study.statistics import difference, mean_of, overall, target_scores
+from simulations.study.statistics import difference, overall, target_scores
 
 SEEDS, FOLDS, TARGETS = STUDY["seeds"], (0, 1), STUDY["targets"]
 REFERENCES = STUDY["against"]
@@ -72,7 +72,7 @@ def test_further_metrics_are_means_over_the_cells_in_which_they_are_defined(whol
         for name in METRICS:
             values = [cell["metrics"][name] for cell in cells if cell["metrics"][name] is not None]
             assert found["further"][name] == (pytest.approx(fmean(values)) if values else None)
-    assert mean_of([{"metrics": dict.fromkeys(METRICS)}]) == dict.fromkeys(METRICS)
+    assert mean_metrics([Metrics()]) == dict.fromkeys(METRICS)
 
 
 def test_a_lone_seed_or_fold_has_no_spread():

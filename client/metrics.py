@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from client.data.bags import Cohort
+from common.kaplan_meier import censoring_curve, survival_curve
 from common.survival import DAYS_PER_BIN, risk_score, survival_from_hazards
 
 YEARS = (1, 3, 5)
@@ -63,7 +64,7 @@ def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics
     """
     survival = survival_from_hazards(torch.from_numpy(hazards)).float()
     risk = _ranks(risk_score(torch.from_numpy(hazards)))
-    t, e = torch.from_numpy(test.times).float(), torch.from_numpy(test.events > 0)
+    t, e = torch.tensor(test.times, dtype=torch.float32), torch.from_numpy(test.events > 0)
     if len(test) < 2 or not bool(e.any()) or len(set(train.events.tolist())) < 2:
         return Metrics()  # nobody to judge by, or no curve of events or of censoring
     censoring = _Censoring(train)
@@ -95,19 +96,19 @@ class _Censoring:
     """Inverse probability of being uncensored, from the training patients."""
 
     def __init__(self, train: Cohort) -> None:
-        self._t, self._e = torch.from_numpy(train.times).float(), torch.from_numpy(train.events > 0)
-        known = self._t[self.weight(self._t) > 0]
+        t = torch.tensor(train.times, dtype=torch.float32)
+        self._curve = censoring_curve(t, torch.from_numpy(train.events > 0))
+        known = t[self._curve.at(t) > 0]
         self.known_until = float(known.max()) if len(known) else 0.0
 
     def weight(self, at: Tensor) -> Tensor:
-        from torchsurv.stats.ipcw import get_ipcw  # noqa: PLC0415 (a second to import)
-
-        weight: Tensor = get_ipcw(self._e, self._t, at)
-        return weight
+        """One over the probability of not being censored by then; 0 where that is 0."""
+        uncensored = self._curve.at(at)
+        return torch.where(uncensored > 0, 1.0 / uncensored, 0.0)
 
 
 def _uno_c(risk: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: float) -> float | None:
-    from torchsurv.metrics.cindex import ConcordanceIndex  # noqa: PLC0415
+    from torchsurv.metrics.cindex import ConcordanceIndex  # noqa: PLC0415 (a second to import)
 
     counted = e & (t < horizon)
     if not bool((counted & (t < t.max())).any()):
@@ -150,13 +151,9 @@ def _calibration(predicted: Tensor, t: Tensor, e: Tensor, horizon: float) -> tup
 
 def _observed(t: Tensor, e: Tensor) -> float:
     """Kaplan-Meier probability of an event within the calibrated years."""
-    from torchsurv.stats.kaplan_meier import KaplanMeierEstimator  # noqa: PLC0415
-
     if not bool(e.any()):
         return 0.0
-    curve = KaplanMeierEstimator()
-    curve(e, t)
-    return 1.0 - float(curve.predict(torch.tensor([_days(_CALIBRATED_AT)], dtype=t.dtype))[0])
+    return 1.0 - float(survival_curve(t, e).at(torch.tensor([_days(_CALIBRATED_AT)], dtype=t.dtype))[0])
 
 
 def _ranks(risk: Tensor) -> Tensor:

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from client.fold import FoldResult
 from client.metrics import defined_mean, mean_metrics
 from client.policy import Policy
 from client.workspace import Workspace
-from common.concordance import Pairs, bootstrap_mean
-from common.config import SITE_NAME, EvaluationConfig
+from common.concordance import Pairs
+from common.config import SITE_NAME, EvaluationConfig, to_dict
 from common.errors import FedstephError
 from common.messages import MergeReply, Refusal, Score
+from common.resampling import interval_95, mean_over_folds, resampled_folds
 
 DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
 
@@ -26,7 +29,8 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
     evaluation, cohort = workspace.recipe.evaluation, workspace.cohort
     tested = {method: [fold.pairs(method) for fold in folds] for method in folds[0].risk}
 
-    methods = {name: method_row(pairs, evaluation) for name, pairs in tested.items()}
+    resamples = dict(zip(tested, _resampled(list(tested.values()), evaluation), strict=True))
+    methods = {name: _row(pairs, resamples[name]) for name, pairs in tested.items()}
     for name, row in methods.items():
         row["further"] = mean_metrics([fold.metrics[name] for fold in folds])
         row["learnable"] = folds[0].learnable[name]
@@ -46,11 +50,12 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
         "n_events": int(cohort.events.sum()),
         "n_pairs": sum(fold.n_comparable for fold in tested["local"]),
         "sources": list(sources),
+        "sharing": to_dict(workspace.recipe.sharing),
         "too_small": _too_small(tested["local"], bool(cohort.events.any())),
         "methods": methods,
         "steph_minus_local": {
             "mean": _difference(methods["steph"]["c_index"], methods["local"]["c_index"]),
-            "interval_95": _interval([tested["steph"], tested["local"]], [1.0, -1.0], evaluation),
+            "interval_95": _interval(resamples["steph"] - resamples["local"]),
             "folds_won": sum(
                 s > own
                 for s, own in zip(methods["steph"]["c_index"], methods["local"]["c_index"], strict=True)
@@ -65,16 +70,22 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
 
 def method_row(folds: Sequence[Pairs], evaluation: EvaluationConfig) -> dict[str, Any]:
     """One method's C-index per fold, its mean, and the mean's 95% bootstrap interval."""
+    return _row(folds, _resampled([folds], evaluation)[0])
+
+
+def _row(folds: Sequence[Pairs], resamples: np.ndarray) -> dict[str, Any]:
     c_index = [fold.c_index for fold in folds]
-    return {
-        "c_index": c_index,
-        "mean": defined_mean(c_index),
-        "interval_95": _interval([list(folds)], [1.0], evaluation),
-    }
+    return {"c_index": c_index, "mean": defined_mean(c_index), "interval_95": _interval(resamples)}
 
 
-def _interval(methods: list[list[Pairs]], signs: list[float], evaluation: EvaluationConfig) -> list[float] | None:
-    found = bootstrap_mean(methods, signs, resamples=evaluation.bootstrap, seed=evaluation.split_seed)
+def _resampled(methods: Sequence[Sequence[Pairs]], evaluation: EvaluationConfig) -> np.ndarray:
+    """``(n_methods, n_defined_folds, resamples)`` under draws that are the same for all methods."""
+    return resampled_folds(methods, resamples=evaluation.bootstrap, seed=evaluation.split_seed)
+
+
+def _interval(resamples: np.ndarray) -> list[float] | None:
+    """95% interval of a mean over folds: ``(n_defined_folds, resamples)``."""
+    found = interval_95(mean_over_folds(resamples))
     return None if found is None else list(found)
 
 

@@ -1,42 +1,79 @@
-"""Harrell's concordance index and its bootstrap interval (Harrell et al., JAMA 1982)."""
+"""Harrell's concordance index (Harrell et al., JAMA 1982)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 TIED_RISK = 1e-8
+_EVENTS_PER_BLOCK = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
-    """The comparable pairs of one test set.
+    """The comparable pairs of one test set, in memory that grows with its patients and not with its pairs.
 
-    ``comparable[i, j]`` is 1 where i is known to fail before j; ``score[i, j]`` is 1 where i also has
-    the higher risk, and 1/2 where the risks tie within 1e-8. An event at a censoring's time is earlier than
-    it; two events at equal times are not comparable.
+    A pair (i, j) is comparable where i is known to fail before j, and concordant where i also has the higher risk;
+    risks that tie within 1e-8 count 1/2. An event at a censoring's time is earlier than it; two events at equal
+    times are not comparable.
+
+    In the order of time, events before censorings, the patients whom an event is compared with are all from one
+    place on; in the order of risk, those with a lower risk are all up to one place. The places are all that is kept.
     """
 
-    comparable: np.ndarray  # (n, n) float32
-    score: np.ndarray  # (n, n) float32
+    order: np.ndarray  # (n,) patients in the order of time
+    rank: np.ndarray  # (n,) place in the order of risk of each patient in the order of time
+    events: np.ndarray  # (n_events,) places of the events in the order of time
+    later: np.ndarray  # (n_events,) place in the order of time from which on the others are later
+    below: np.ndarray  # (n_events,) number of patients with a lower risk ..
+    up_to: np.ndarray  # (n_events,) .. and with a lower or tied one
+
+    @property
+    def comparable(self) -> np.ndarray:
+        """Number of comparable pairs of each event, ``(n_events,)``."""
+        return len(self.order) - self.later
+
+    @cached_property
+    def doubled(self) -> np.ndarray:
+        """Twice the number of concordant pairs of each event, risk ties counting 1/2, ``(n_events,)`` int64."""
+        counts = [scores.sum(axis=1, dtype=np.int64) for _, _, scores in self.blocks()]
+        return np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
 
     @property
     def n_comparable(self) -> int:
         """Number of comparable pairs."""
-        return int(self.comparable.sum(dtype=np.float64))
+        return int(self.comparable.sum())
 
     @property
     def concordant(self) -> float:
         """Concordant pairs, risk ties counting 1/2."""
-        return float(self.score.sum(dtype=np.float64))
+        return int(self.doubled.sum()) / 2
 
     @property
     def c_index(self) -> float | None:
         """Harrell's C, or None when no pair is comparable."""
         n = self.n_comparable
         return self.concordant / n if n else None
+
+    def blocks(self) -> Iterator[tuple[slice, int, np.ndarray]]:
+        """All comparable pairs, some events at a time.
+
+        Yields:
+            which of ``events``; a place in the order of time before which none of them is compared with anybody; and
+            for each of them and each patient from there on 2 where concordant, 1 where tied, else 0: ``(n_block,
+            n - place)`` uint8.
+        """
+        for first in range(0, len(self.events), _EVENTS_PER_BLOCK):
+            block = slice(first, first + _EVENTS_PER_BLOCK)
+            place = int(self.later[first])  # these ascend
+            rank = self.rank[place:]
+            scores = (rank < self.below[block, None]).view(np.uint8)
+            scores += rank < self.up_to[block, None]
+            scores *= np.arange(place, len(self.order)) >= self.later[block, None]
+            yield block, place, scores
 
 
 def pairs(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> Pairs:
@@ -53,71 +90,37 @@ def pairs(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> Pairs:
     risk, t, e = (np.asarray(values, dtype=np.float64) for values in (risk, t, e))
     if not np.isfinite(risk).all():
         raise ValueError("every risk must be finite")
-    earlier = (t[:, None] < t[None, :]) | ((t[:, None] == t[None, :]) & (e[None, :] == 0))
-    comparable = earlier & (e[:, None] == 1)
-    difference = risk[:, None] - risk[None, :]
-    score = np.where(np.abs(difference) <= TIED_RISK, 0.5, (difference > 0).astype(np.float64))
-    return Pairs(comparable.astype(np.float32), (score * comparable).astype(np.float32))
+    order, by_risk = np.lexsort((e != 1, t)), np.argsort(risk)
+    rank = np.empty(len(risk), dtype=np.int32)
+    rank[by_risk] = np.arange(len(risk))
+    events = np.flatnonzero(e[order] == 1)
+    times, of_events = t[order][events], risk[order][events]
+    last = np.searchsorted(times, times, side="right") - 1  # the last event at each event's time
+    return Pairs(
+        order=order,
+        rank=rank[order],
+        events=events,
+        later=events[last] + 1,
+        below=_exceeded(of_events, risk[by_risk], TIED_RISK),
+        up_to=_exceeded(of_events, risk[by_risk], np.nextafter(-TIED_RISK, -np.inf)),
+    )
+
+
+def _exceeded(values: np.ndarray, ascending: np.ndarray, margin: float) -> np.ndarray:
+    """How many of ``ascending`` each value exceeds by more than a margin, ``(n_values,)`` int32.
+
+    By bisection on the rounded difference itself: a search for ``value - margin`` would round elsewhere.
+    """
+    low, high = np.zeros(len(values), dtype=np.int32), np.full(len(values), len(ascending), dtype=np.int32)
+    while (low < high).any():
+        middle = (low + high) // 2
+        # Where the search is over, the middle may be behind the last one.
+        exceeds = values - ascending[np.minimum(middle, len(ascending) - 1)] > margin
+        open_ = low < high
+        low, high = np.where(open_ & exceeds, middle + 1, low), np.where(open_ & ~exceeds, middle, high)
+    return low
 
 
 def c_index(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> float | None:
     """Harrell's C of one test set, or None when it has no comparable pair."""
     return pairs(risk, t, e).c_index
-
-
-def bootstrap_mean(
-    methods: list[list[Pairs]], signs: list[float], *, resamples: int, seed: int
-) -> tuple[float, float] | None:
-    """95% percentile interval of ``sum_m signs[m] * (mean over folds of method m's C)``.
-
-    Patients are resampled within each fold, with the same draw for every method, so that ``[a], [1]`` gives
-    the interval of one method and ``[a, b], [1, -1]`` the paired interval of their difference. Folds without a
-    comparable pair are left out.
-
-    Args:
-        methods: per method its :class:`Pairs`, one per fold, all over the same patients.
-
-    Returns:
-        ``(low, high)``, or None when no fold, or no resample of one, has a comparable pair.
-    """
-    folds = [fold for fold in zip(*methods, strict=True) if fold[0].n_comparable]
-    if not folds:
-        return None
-    rng = np.random.default_rng(seed)
-    values = [np.asarray(signs) @ resampled(fold, resamples=resamples, rng=rng) for fold in folds]
-    return interval_95(mean_over_folds(np.stack(values)))
-
-
-def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """C of several models on one test set under the same resamples of its patients.
-
-    Args:
-        models: their pairs, all over the same patients.
-
-    Returns:
-        ``(n_models, resamples)``, NaN where a resample has no comparable pair.
-    """
-    comparable = models[0].comparable
-    n = len(comparable)
-    draws = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
-    count = np.einsum("ri,ri->r", draws @ comparable, draws)
-    scores = np.stack([np.einsum("ri,ri->r", draws @ one.score, draws) for one in models])
-    c: np.ndarray = np.divide(scores, count, out=np.full_like(scores, np.nan), where=count > 0)
-    return c
-
-
-def mean_over_folds(values: np.ndarray) -> np.ndarray:
-    """``(n_folds, resamples) -> (resamples,)``: the mean over the folds that are defined there; NaN where none is."""
-    defined = np.isfinite(values).sum(axis=0)
-    total = np.nansum(values, axis=0)
-    mean: np.ndarray = np.divide(total, defined, out=np.full(len(total), np.nan), where=defined > 0)
-    return mean
-
-
-def interval_95(values: np.ndarray) -> tuple[float, float] | None:
-    """95% percentile interval of resampled values; None where not one is defined."""
-    defined = values[np.isfinite(values)]
-    if not len(defined):
-        return None
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return float(low), float(high)

@@ -1,6 +1,6 @@
 """One look at a site's folder, shared by check and cohort: slides matched to feature files by ID.
 
-Only headers are read here, so that a look stays cheap however large the features are.
+Only headers are read here, and once in a process, so that a look stays cheap however large the features are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from client.data.formats import FeatureHeader, is_feature_file, read_header
+from client.data.formats import FeatureHeader, is_feature_file
+from client.data.headers import known_header
 from client.data.labels import Patient, listed_ids, read_labels
 from client.data.problems import Problem
 from client.data.settings import DataSettings
@@ -34,6 +35,13 @@ class SiteContents:
     headers: dict[str, FeatureHeader] = field(default_factory=dict)
     """Header per slide ID, where it could be read."""
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of all patients' bags as float32, as far as headers could be read."""
+        slides = (slide for patient in self.patients for slide in patient.slides)
+        headers = (self.headers[slide] for slide in slides if slide in self.headers)
+        return sum(4 * header.n_instances * header.width for header in headers)
 
 
 def discover(folder: Path, settings: DataSettings) -> SiteContents:
@@ -95,7 +103,8 @@ def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettin
 def _match(site: SiteContents, slides: list[str], found: dict[str, list[Path]], features: Path) -> Iterator[Problem]:
     for slide in slides:
         candidates = found.get(slide, [])
-        paths = [path for path in candidates if is_feature_file(path)] or candidates[:1]
+        # A lone file is taken whatever it is: its header says what is wrong with it.
+        paths = candidates if len(candidates) == 1 else [p for p in candidates if is_feature_file(p)] or candidates[:1]
         if not paths:
             what = f"the slide '{slide}' has no feature file"
             yield Problem("error", str(features), what, f"Add the file, or {_EXCLUDE}")
@@ -106,7 +115,7 @@ def _match(site: SiteContents, slides: list[str], found: dict[str, list[Path]], 
         else:
             site.files[slide] = paths[0]
             try:
-                site.headers[slide] = read_header(paths[0])
+                site.headers[slide] = known_header(paths[0])
             except FeatureFileError as error:
                 yield Problem.of(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations, count
@@ -112,7 +113,7 @@ def _check(path: Path, split: Split, known: set[str] | None) -> list[Problem]:
         if not ids and part != "val":
             problems.append(_error(path, f"has no patient in {part}", "Add some or remove the file"))
         if len({*ids}) < len(ids):
-            twice = sorted(key for key in {*ids} if ids.count(key) > 1)
+            twice = sorted(key for key, times in Counter(ids).items() if times > 1)
             what = f"patients more than once in {part}: {len(twice)} (first: '{twice[0]}')"
             problems.append(_error(path, what, "List each patient once"))
         if known is not None and (strange := sorted({*ids} - known)):

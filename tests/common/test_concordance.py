@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sksurv.exceptions import NoComparablePairException
 from sksurv.metrics import concordance_index_censored
 
-from common.concordance import Pairs, bootstrap_mean, c_index, pairs
+from common.concordance import Pairs, c_index, pairs
+from common.resampling import interval_95, mean_over_folds, resampled_folds
 
 ORACLE = np.load(Path(__file__).parents[1] / "oracles" / "cindex.npz")
 NO_PAIR = pairs(np.array([1.0, 2.0]), np.array([5.0, 6.0]), np.array([0, 0]))
@@ -22,6 +23,11 @@ def cohort(seed: int, n: int = 25, signal: float = 0.0) -> tuple[np.ndarray, np.
     rng = np.random.default_rng(seed)
     t = rng.integers(1, 12, n).astype(float)
     return np.round(rng.normal(size=n) - signal * t, 1), t, rng.integers(0, 2, n)
+
+
+def bootstrap_mean(methods: list, signs: list[float], **kwargs: int) -> tuple[float, float] | None:
+    """Interval of a weighted sum of the methods' means over folds."""
+    return interval_95(mean_over_folds(np.tensordot(signs, resampled_folds(methods, **kwargs), axes=1)))
 
 
 def test_known_answer() -> None:
@@ -75,6 +81,43 @@ def test_agrees_with_scikit_survival(patients: list[tuple[int, bool, float]]) ->
     assert found.n_comparable == concordant + discordant + tied
     assert found.concordant == concordant + tied / 2
     assert c_index(risk, t, e) == pytest.approx(expected, abs=1e-12)
+
+
+def matrices(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Comparable pairs and their scores, every patient against every other."""
+    earlier = (t[:, None] < t[None, :]) | ((t[:, None] == t[None, :]) & (e[None, :] == 0))
+    comparable = earlier & (e[:, None] == 1)
+    difference = risk[:, None] - risk[None, :]
+    return comparable, comparable * np.where(np.abs(difference) <= 1e-8, 0.5, difference > 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(-3, 3)), max_size=40),
+    st.sampled_from([1.0, 1e-8, 0.5e-8, 0.3e-8, 1e300]),
+    st.sampled_from([0.0, 1.0, 3e7]),
+)
+def test_counts_are_those_of_all_pairs_however_close_the_risks(patients: list, step: float, level: float) -> None:
+    """Also where ties within 1e-8 are no equivalence, and where the difference of two risks is rounded."""
+    t, e, risk = (np.array([patient[k] for patient in patients], dtype=float) for k in range(3))
+    risk = level + step * risk
+    found, (comparable, score) = pairs(risk, t, e), matrices(risk, t, e)
+    assert (found.n_comparable, found.concordant) == (comparable.sum(), score.sum())
+    np.testing.assert_array_equal(found.comparable, comparable.sum(axis=1)[found.order[found.events]])
+    np.testing.assert_array_equal(found.doubled / 2, score.sum(axis=1)[found.order[found.events]])
+
+
+def test_counts_over_many_blocks_of_events() -> None:
+    """1500 patients, ties in risk and time; the pairs themselves are never all in memory."""
+    rng = np.random.default_rng(10)
+    risk, t, e = np.round(rng.normal(size=1500), 2), rng.integers(0, 400, 1500), rng.integers(0, 2, 1500)
+    found, (comparable, score) = pairs(risk, t, e), matrices(risk, t, e)
+    assert (found.n_comparable, found.concordant) == (comparable.sum(), score.sum())
+    blocks = list(found.blocks())
+    assert len(blocks) > 2 and max(block.size for *_, block in blocks) < 300 * 1500
+    whole = np.zeros((1500, 1500))
+    for events, place, block in blocks:
+        whole[np.ix_(found.order[found.events[events]], found.order[place:])] = block / 2
+    np.testing.assert_array_equal(whole, score)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

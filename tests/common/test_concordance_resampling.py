@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.concordance import bootstrap_mean, interval_95, mean_over_folds, pairs, resampled
+from common import resampling
+from common.concordance import pairs
+from common.resampling import interval_95, mean_over_folds, resampled, resampled_folds
 
 
 def cohort(seed: int, n: int = 15) -> tuple[np.ndarray, np.ndarray]:
@@ -99,9 +102,48 @@ def test_interval_by_hand():
     assert interval_95(np.array([])) is None
 
 
-def test_the_older_interval_is_made_of_the_same_three_parts():
-    folds = [pairs(np.random.default_rng(s).normal(size=15), *cohort(s)) for s in (1, 2)]
-    rng = np.random.default_rng(4)
-    values = np.stack([resampled([fold], resamples=50, rng=rng)[0] for fold in folds])
-    expected = np.quantile(values.mean(axis=0), [0.025, 0.975])
-    assert bootstrap_mean([folds], [1.0], resamples=50, seed=4) == pytest.approx(expected)
+def test_folds_are_resampled_one_after_the_other_for_all_methods_alike():
+    risks = {s: np.random.default_rng(s).normal(size=(2, 15)) for s in (1, 2)}
+    methods = [[pairs(risks[s][m], *cohort(s)) for s in (1, 2)] for m in range(2)]
+    found, rng = resampled_folds(methods, resamples=50, seed=4), np.random.default_rng(4)
+    expected = [resampled(list(fold), resamples=50, rng=rng) for fold in zip(*methods, strict=True)]
+    np.testing.assert_array_equal(found, np.stack(expected, axis=1))
+    # A method's own resamples do not depend on who else is resampled.
+    np.testing.assert_array_equal(found[1:], resampled_folds(methods[1:], resamples=50, seed=4))
+
+
+def test_resamples_are_the_same_however_many_are_held_at_once(monkeypatch):
+    t, e = cohort(3, 40)
+    models = [pairs(np.random.default_rng(s).normal(size=40), t, e) for s in (1, 2)]
+    expected = resampled(models, resamples=33, rng=np.random.default_rng(0))
+    for at_once in (1, 39, 40 * 7, 40 * 32):
+        monkeypatch.setattr(resampling, "_DRAWS_PER_BLOCK", at_once)
+        found = resampled(models, resamples=33, rng=np.random.default_rng(0))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_more_pairs_than_float32_can_count_are_counted_to_the_last():
+    """7000 patients who all die in the order of their risks, but for the last who has the highest: 24 million pairs."""
+    n = 7000
+    t, risk = np.arange(n, dtype=float), -np.arange(n, dtype=float)
+    risk[-1] = 1.0
+    found = resampled([pairs(risk, t, np.ones(n))], resamples=2, rng=np.random.default_rng(1))[0]
+    for value, draw in zip(found, np.random.default_rng(1).multinomial(n, np.full(n, 1 / n), size=2), strict=True):
+        # Of the pairs of distinct patients, those with the last one are discordant.
+        comparable = (n * n - int((draw**2).sum())) // 2
+        discordant = int(draw[-1]) * (n - int(draw[-1]))
+        assert comparable > 2**24
+        assert value == np.float32((comparable - discordant) / comparable)
+
+
+def test_memory_grows_with_patients_and_not_with_pairs():
+    """6000 patients who all have an event: one byte per pair would be 36 MB."""
+    rng = np.random.default_rng(2)
+    tracemalloc.start()
+    try:
+        models = [pairs(rng.normal(size=6000), rng.exponential(size=6000), np.ones(6000)) for _ in range(3)]
+        assert all(one.n_comparable == 6000 * 5999 // 2 for one in models)
+        resampled(models, resamples=10, rng=rng)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.config import Config, ModelConfig
+from common.dropout import GateDropout
 from common.errors import ConfigError
+from common.pooling import pool
+from common.precision import factors, linear
+
+_LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
+ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))
 
 
 @dataclass(frozen=True)
@@ -110,25 +116,34 @@ def encode(
         dropout: probability, on both attention branches.
 
     Returns:
-        slide vectors ``(n_bags, embed)`` and attention ``(n_bags, n_instances)``, which sums to 1 per bag.
+        slide vectors ``(n_bags, embed)`` and attention ``(n_bags, n_instances)``, which sums to 1 per bag and through
+        which no gradient flows.
     """
+    drop = GateDropout.drawn(dropout)
+    if len(bags) == 1 and mask is None:
+        shared = theta["embed.weight"].dim() == 2
+        weights = tuple(theta[name] if shared else theta[name][0] for name in ENCODER)
+        z, attention = pool(weights, bags[0], drop)
+        return z.unsqueeze(0), attention.unsqueeze(0)
     h = functional.relu(_linear(theta, "embed", bags))  # (n_bags, n_instances, embed)
-    a = torch.tanh(_linear(theta, "attention_V", h))  # (n_bags, n_instances, attention)
-    b = torch.sigmoid(_linear(theta, "attention_U", h))
-    if dropout > 0:
-        a, b = functional.dropout(a, dropout), functional.dropout(b, dropout)
-    scores = _linear(theta, "attention_c", a * b).squeeze(-1)  # (n_bags, n_instances)
+    gated = torch.tanh(_linear(theta, "attention_V", h)) * torch.sigmoid(_linear(theta, "attention_U", h))
+    if drop is not None:
+        gated = gated * (drop.keep(gated).to(gated.dtype) * drop.scale)
+    scores = _linear(theta, "attention_c", gated).squeeze(-1)  # (n_bags, n_instances)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     attention = torch.softmax(scores, dim=-1)
-    return torch.bmm(attention.unsqueeze(1), h).squeeze(1), attention
+    return torch.bmm(attention.unsqueeze(1), h).squeeze(1), attention.detach()
 
 
 def _linear(theta: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
     weight, bias = theta[f"{name}.weight"], theta[f"{name}.bias"]
     if weight.dim() == 2:
-        return functional.linear(x, weight, bias)
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+        return linear(x, weight, bias)
+    dtype = factors()
+    if dtype is torch.float32:
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+    return torch.bmm(x.to(dtype), weight.to(dtype).transpose(1, 2)).to(x.dtype) + bias.unsqueeze(1)
 
 
 def initial_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> ABMIL:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client.steph.mean_pooling import mean_pool
 from common.abmil import Architecture
 from common.config import StephConfig
+from common.precision import linear
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -35,7 +37,9 @@ class MeanEncoder(nn.Module):
         self.embed = nn.Linear(architecture.width, architecture.embed)
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
-        h = functional.relu(self.embed(bags))
+        if len(bags) == 1 and mask is None:
+            return mean_pool(self.embed.weight, self.embed.bias, bags[0]).unsqueeze(0)
+        h = functional.relu(linear(bags, self.embed.weight, self.embed.bias))
         if mask is None:
             return h.mean(dim=1)
         weight = mask.to(h.dtype) / mask.sum(dim=1, keepdim=True)

@@ -12,6 +12,7 @@ from client.objective import Outputs
 from client.steph.hypernetwork import Hypernetwork
 from client.steph.losses import aggregation_loss, mixing_loss
 from client.steph.mixture import Mixture, coefficients, top_k
+from client.steph.sampling import sampled
 from common.abmil import encode
 from common.config import StephConfig
 
@@ -41,14 +42,16 @@ class Steph(nn.Module):
 
     def route(self, bags: Tensor, mask: Tensor | None = None) -> Routing:
         """Weights, mixing and the kept sources of each bag."""
+        if self.config.routing_instances is not None:
+            bags, mask = sampled(bags, mask, self.config.routing_instances)
         w, lam = self.hypernetwork(bags, mask)
         return Routing(w, lam, top_k(w, self.config.K))
 
     def hazards(self, bags: Tensor, mask: Tensor | None, routing: Routing) -> Tensor:
         """Hazards ``(n_bags, n_bins)`` under a given routing."""
-        if self.mixture.stack.device != bags.device:
-            self.mixture = self.mixture.to(bags.device)
-        theta = self.mixture.merge(coefficients(routing.w, routing.lam, routing.kept))
+        self.mixture = self.mixture.to(bags.device)
+        used = nn.functional.pad(routing.kept + 1, (1, 0))  # the target's row 0 is always among them
+        theta = self.mixture.merge(coefficients(routing.w, routing.lam, routing.kept), used)
         z, _ = encode(theta, bags, mask, self.dropout if self.training else 0.0)
         return torch.sigmoid(self.head(z))
 

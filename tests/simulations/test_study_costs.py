@@ -14,7 +14,7 @@ from client.methods.task import learnable_parameters
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from common.abmil import ABMIL, Architecture, initial_model, model_digest
-from common.config import ComparatorConfig, StephConfig
+from common.config import ComparatorConfig, Dtype, StephConfig
 from common.envelope import Context, seal
 from common.task_vector import TaskVector
 from common.vector_file import write_vector
@@ -63,13 +63,16 @@ def test_gigaflops_of_an_abmil(m0):
 
 
 def test_gigaflops_of_steph(steph):
-    """An ABMIL, the hypernetwork's own embedding of all instances, and, once a slide, its heads and the merge."""
+    """An ABMIL, the hypernetwork's own embedding of all instances, and, once a slide, its heads.
+
+    The merge is no matrix product: it is sums of K + 1 vectors, element by element.
+    """
     found = gigaflops(steph, D)
     assert 39 < found < 40.5
-    once = 2 * (E * E + E * SOURCES) + (1 + SOURCES) * ENCODER
+    once = 2 * (E * E + E * SOURCES)
     by_hand = ABMIL_MACS + N * D * E + once
     assert found == pytest.approx(2 * by_hand / 1e9, rel=1e-3)
-    assert 2 * once / 1e9 < 0.04
+    assert 2 * (StephConfig().K + 1) * ENCODER / 1e9 < 0.015
 
 
 @pytest.mark.parametrize(("d", "e", "a", "bins", "n"), [(6, 8, 6, 4, 100), (64, 32, 16, 8, 1000)])
@@ -89,8 +92,7 @@ def test_gigaflops_of_steph_s_relatives(changes):
     mixture = Mixture.of(small, vector_of(small, 0), [vector_of(small, 1)] * sources)
     head = e * e + e * sources
     heads = head * ((changes.get("weights") != "param") + (changes.get("variant") not in ("param", "fix")))
-    merge = (1 + sources) * sum(tensor.numel() for tensor in vector_of(small, 0).tensors.values())
-    macs = n * (d * e + 2 * e * a + a + e) + e * bins + n * d * e + heads + merge
+    macs = n * (d * e + 2 * e * a + a + e) + e * bins + n * d * e + heads
     assert gigaflops(Steph(mixture, StephConfig(**changes)), d, n) == pytest.approx(2 * macs / 1e9)
 
 
@@ -101,19 +103,20 @@ def test_counting_leaves_the_model_as_it_is(m0):
     assert all(parameter.grad is None for parameter in m0.parameters())
 
 
-def sealed(m0: ABMIL, sender: str, recipient: str) -> bytes:
+def sealed(m0: ABMIL, sender: str, recipient: str, dtype: Dtype = "float32") -> bytes:
     context = Context(
         "federation", "b" * 32, sender, recipient, model_digest(m0), m0.architecture.digest, recipe_sha256="c" * 64
     )
-    return seal(write_vector(vector_of(m0, 1)), context, 1, identity_of(sender), identity_of(recipient).public)
+    return seal(write_vector(vector_of(m0, 1), dtype), context, 1, identity_of(sender), identity_of(recipient).public)
 
 
-def test_network_bytes_of_sealed_vectors(m0):
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_network_bytes_of_sealed_vectors(m0, dtype):
     """Every source's envelope goes up to the server once and down to the target once."""
     names = [f"site-{i}" for i in range(3)]
-    real = 2 * sum(len(sealed(m0, name, "target")) for name in names)
-    assert vector_bytes(3, ENCODER) == pytest.approx(real, rel=0.01)
-    assert vector_bytes(0, ENCODER) == 0
+    real = 2 * sum(len(sealed(m0, name, "target", dtype)) for name in names)
+    assert vector_bytes(3, ENCODER, dtype) == pytest.approx(real, rel=0.01)
+    assert vector_bytes(0, ENCODER, dtype) == 0
 
 
 def test_what_sealing_adds():

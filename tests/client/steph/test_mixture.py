@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 import torch
-from client_builders import SMALL
+from client_builders import CPU, SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_memory import LiveMemory
 
 from client.steph.mixture import Mixture, coefficients, top_k
 from common.abmil import Architecture, initial_model
@@ -127,6 +132,121 @@ def test_no_loop_over_sources():
         merged = mixture_of(theta_0, rows).merge(coefficients(w, lam, top_k(w, None)))
         sizes.add(graph_size(sum(tensor.sum() for tensor in merged.values())))
     assert len(sizes) == 1
+
+
+# ---------------------------------------------------------------- only the rows that are used
+
+LENGTH = sum(math.prod(shape) for shape in TINY.encoder_shapes.values())
+
+
+class Recorded(Sequence):
+    """Rows that tell which of them were asked for; the others need not exist."""
+
+    def __init__(self, rows: Sequence[torch.Tensor]) -> None:
+        self.rows, self.read = rows, []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, k: int) -> torch.Tensor:
+        self.read.append(k)
+        return self.rows[k]
+
+
+def mapped_rows(path: Path, n: int, length: int = LENGTH) -> list[torch.Tensor]:
+    """Rows that are files mapped into memory, as many as there are sources and one."""
+    generator = torch.Generator().manual_seed(n)
+    for k in range(n):
+        (path / str(k)).write_bytes(torch.randn(length, generator=generator).numpy().tobytes())
+    return [torch.from_file(str(path / str(k)), shared=False, size=length) for k in range(n)]
+
+
+def flattened(merged: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([merged[name].flatten(1) for name in TINY.encoder_shapes], dim=1)
+
+
+def used_rows(kept: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(kept + 1, (1, 0))
+
+
+@pytest.mark.parametrize("kind", ["one tensor", "tuple", "mapped", "recorded"])
+@pytest.mark.parametrize("used", [[[0, 2, 5], [0, 1, 2], [5, 0, 3], [0, 4, 1]], [[3], [0], [0], [5]], None])
+def test_the_used_rows_alone_are_merged_and_have_a_gradient(tmp_path, kind, used):
+    """Held against one dense product with a matrix that is 0 where a bag uses nothing."""
+    rows = mapped_rows(tmp_path, 6)
+    kinds = {"one tensor": torch.stack(rows), "tuple": tuple(torch.stack(rows)), "recorded": Recorded(rows)}
+    theta_0 = torch.randn(LENGTH, generator=torch.Generator().manual_seed(1))
+    mixture = Mixture(TINY, theta_0, kinds.get(kind, rows))
+    c = torch.randn(N_BAGS, 6, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    every = [list(range(6))] * N_BAGS if used is None else used
+    mask = torch.stack([torch.zeros(6).index_fill(0, torch.tensor(which), 1.0) for which in every])
+    merged = flattened(mixture.merge(c, None if used is None else torch.tensor(used)))
+    expected = theta_0.double() + (c * mask).double() @ torch.stack(rows).double()
+    torch.testing.assert_close(merged.double(), expected, rtol=1e-5, atol=1e-6)
+    weigh = torch.randn(N_BAGS, LENGTH, generator=torch.Generator().manual_seed(3))
+    (found,) = torch.autograd.grad((merged * weigh).sum(), c, retain_graph=True)
+    (dense,) = torch.autograd.grad((expected * weigh).sum(), c)
+    torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5)
+    assert not found[mask == 0].any()
+    assert bool(found[mask == 1].all())
+    (again,) = torch.autograd.grad((merged * weigh).sum(), c)
+    assert torch.equal(again, found)
+
+
+def test_merge_passes_the_slope_of_its_value():
+    theta_0, *rows = vectors(6)
+    used = torch.tensor([[0, 3], [4, 2]])
+    c = torch.randn(2, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda c: flattened(mixture_of(theta_0, rows).merge(c, used)), (c,))
+
+
+def test_of_a_thousand_vectors_those_with_a_weight_are_read(tmp_path):
+    """K + 1 of them per bag, in the forward pass and again in the backward pass; none is copied, none is changed."""
+    n, K, wide = 1000, 5, Architecture(width=40, embed=20, attention=10, n_bins=2)
+    length = sum(math.prod(shape) for shape in wide.encoder_shapes.values())
+    (mapped,) = mapped_rows(tmp_path, 1, (1 + n) * length)
+    rows, before = Recorded(mapped.view(1 + n, length).unbind()), mapped.clone()
+    mixture = Mixture(wide, torch.zeros(length), rows)
+    w, lam = (tensor.detach().float().requires_grad_() for tensor in random_routing(n))
+    kept = top_k(w, K)
+    wanted = [[0, *(1 + k for k in largest(row, K))] for row in w.tolist()]
+    assert mixture.n_sources == n
+    with LiveMemory() as memory:
+        merged = mixture.merge(coefficients(w, lam, kept), used_rows(kept))
+        assert rows.read == [k for which in wanted for k in which]
+        rows.read.clear()
+        sum(tensor.square().sum() for tensor in merged.values()).backward()
+    assert rows.read == [k for which in wanted for k in which]
+    assert memory.peak < n * length, "bytes: a copy of all rows would be four times that"
+    assert torch.equal(mapped, before)
+    assert w.grad.count_nonzero(dim=1).tolist() == [K] * N_BAGS
+
+
+def test_no_gradient_of_a_row_or_of_m0():
+    theta_0, rows = torch.zeros(LENGTH, requires_grad=True), torch.randn(3, LENGTH, requires_grad=True)
+    c = torch.ones(1, 3, requires_grad=True)
+    merged = flattened(Mixture(TINY, theta_0, rows).merge(c, torch.tensor([[0, 1]])))
+    found = torch.autograd.grad(merged.sum(), (c, theta_0, rows), allow_unused=True)
+    assert found[1:] == (None, None)
+    assert found[0][0].tolist() == pytest.approx([float(rows[0].detach().sum()), float(rows[1].detach().sum()), 0.0])
+    assert torch.equal(theta_0.detach(), torch.zeros(LENGTH)), "the merge was written into M0"
+
+
+def test_a_device_where_it_is_already_moves_nothing(tmp_path):
+    rows = Recorded(mapped_rows(tmp_path, 3))
+    mixture = Mixture(TINY, torch.zeros(LENGTH), rows)
+    assert mixture.to(CPU) is mixture
+    assert rows.read == []
+
+
+def test_the_stack_of_one_tensor_is_that_tensor(tmp_path):
+    rows = mapped_rows(tmp_path, 3)
+    one = torch.stack(rows)
+    assert Mixture(TINY, torch.zeros(LENGTH), one).stack is one
+    assert torch.equal(Mixture(TINY, torch.zeros(LENGTH), rows).stack, one)
+
+
+# ---------------------------------------------------------------- vectors of one federation
 
 
 def task_vector(scale: float, architecture: Architecture = SMALL, m0: str = "0" * 64) -> TaskVector:

@@ -20,7 +20,7 @@ from common import abmil
 from common.config import Recipe, digest
 from common.errors import EncoderError, SplitError, WidthError
 
-METHOD_VERSION = 2  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
+METHOD_VERSION = 3  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
 Report = Callable[[float], None]  # told how much of one training is done, 0 to 1
 
 
@@ -45,7 +45,8 @@ class Workspace:
             cohort: the site's, where it is open already.
 
         The folder's name holds a digest of the recipe, of the method's version and of the data (labels, splits,
-        file sizes and times), so that neither another recipe nor changed data ever meets old work.
+        file sizes and times, whether features are rounded), so that neither another recipe nor changed data ever
+        meets old work.
 
         Raises:
             DataError: every problem of the site's data at once; or a width or encoder that is not the
@@ -54,7 +55,7 @@ class Workspace:
         """
         if site.threads is not None:
             torch.set_num_threads(site.threads)  # of this whole process, which works for one site
-        cohort = cohort or open_cohort(site.folder, site.data)
+        cohort = cohort or open_cohort(site.folder, site.data, site.state)
         if cohort.width != recipe.model.width:
             raise WidthError(
                 f"the features are {cohort.width} wide, the federation's {recipe.model.width}",
@@ -68,7 +69,7 @@ class Workspace:
                 remedy="Extract features with the federation's encoder",
             )
         splits = site_splits(site, cohort, recipe)
-        data = _data_digest(cohort, splits)
+        data = _data_digest(cohort, splits, rounded=site.data.disk_cache == "float16")
         return cls(
             site,
             recipe,
@@ -129,8 +130,10 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
     return tuple(splits[:wanted])
 
 
-def _data_digest(cohort: Cohort, splits: tuple[Split, ...]) -> str:
+def _data_digest(cohort: Cohort, splits: tuple[Split, ...], *, rounded: bool) -> str:
     hasher = hashlib.sha256(f"{METHOD_VERSION}/{splits!r}".encode())
+    if rounded:  # other numbers than the files hold, so other models
+        hasher.update(b"float16")
     for patient in cohort.patients:
         hasher.update(repr(patient).encode())
         for path in cohort.paths(patient):

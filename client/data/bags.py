@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from client.data.discovery import discover
-from client.data.formats import read_features, read_header
+from client.data.feature_cache import FOLDER, FeatureCache, clear
+from client.data.formats import read_features
+from client.data.headers import known_header
 from client.data.labels import Patient
 from client.data.problems import refuse_errors
 from client.data.settings import DataSettings
+from client.data.storage import Storage
 from common.errors import SplitError
+
+_ALIGNED = 64  # bytes, as PyTorch allocates
 
 
 class BagCache:
@@ -58,6 +65,8 @@ class Cohort:
         cache: shared with all subsets.
         dropped: IDs of patients without a bag because their slides are excluded; splits may name them.
         encoder: the name of the feature encoder, where the files tell it.
+        disk: where the files' features are kept; None reads the files themselves.
+        storage: what memory and disk are used for, as one sentence without a path or an ID.
     """
 
     def __init__(
@@ -68,62 +77,71 @@ class Cohort:
         cache: BagCache,
         dropped: Sequence[str] = (),
         encoder: str | None = None,
+        disk: FeatureCache | None = None,
+        storage: str = "features: read from their files",
     ) -> None:
         self.patients = tuple(patients)
         self.width = width
         self.dropped = tuple(dropped)
         self.encoder = encoder
+        self.storage = storage
+        self.times = _constant([patient.t for patient in self.patients], np.float64)
+        """Follow-up times in days, ``(n_patients,)``; not to be written to."""
+        self.events = _constant([patient.e for patient in self.patients], np.int64)
+        """1 = event, 0 = censored, ``(n_patients,)``; not to be written to."""
         self._lengths: dict[str, int] = {}
         self._files = files
-        self._cache = cache
+        self.cache = cache
+        self._disk = disk
 
     @classmethod
     def of_bags(cls, patients: Sequence[Patient], bags: Sequence[torch.Tensor]) -> Cohort:
         """A cohort that is all in memory: one bag ``(n_instances, d)`` per patient."""
         cohort = cls(patients, {}, bags[0].shape[1], BagCache(float("inf")))
         for patient, bag in zip(patients, bags, strict=True):
-            cohort._cache.put(patient.id, bag)
+            cohort.cache.put(patient.id, bag)
             cohort._lengths[patient.id] = len(bag)
         return cohort
 
     def __len__(self) -> int:
         return len(self.patients)
 
-    @property
-    def times(self) -> npt.NDArray[np.float64]:
-        """Follow-up times in days, ``(n_patients,)``."""
-        return np.array([patient.t for patient in self.patients], dtype=np.float64)
-
-    @property
-    def events(self) -> npt.NDArray[np.int64]:
-        """1 = event, 0 = censored, ``(n_patients,)``."""
-        return np.array([patient.e for patient in self.patients], dtype=np.int64)
-
     def bag(self, i: int) -> torch.Tensor:
         """All slides of patient ``i`` in order, as one float32 tensor ``(n_instances, d)`` on the CPU.
 
-        The tensor may be the cache's own: do not change it in place.
+        The tensor may be the cache's own, or a file's pages in memory: do not change it in place.
 
         Raises:
             FeatureFileError: a feature file is unreadable, not finite, empty, or not ``width`` wide.
+            StorageError: the disk cache cannot be written.
         """
         patient = self.patients[i]
-        bag = self._cache.get(patient.id)
+        bag = self.cache.get(patient.id)
         if bag is None:
-            slides = [read_features(self._files[slide], width=self.width) for slide in patient.slides]
-            bag = torch.from_numpy(slides[0] if len(slides) == 1 else np.concatenate(slides))
-            self._cache.put(patient.id, bag)
+            slides = [self._slide(slide) for slide in patient.slides]
+            bag = (slides[0] if len(slides) == 1 else torch.cat(slides)).float()
+            if bag.data_ptr() % _ALIGNED:
+                bag = bag.clone()  # the last bit of a product depends on it, and a result on luck
+            # A mapped file's pages are the system's to keep or to drop; here they would be counted and not saved.
+            if self._disk is None or bag is not slides[0]:
+                self.cache.put(patient.id, bag)
         return bag
+
+    def _slide(self, slide: str) -> torch.Tensor:
+        source = self._files[slide]
+        if self._disk is not None:
+            return self._disk.read(slide, source)
+        return torch.from_numpy(read_features(source, width=self.width))
 
     def forget_bags(self) -> None:
         """Let go of the bags in memory; they are read again when they are asked for."""
-        self._cache.clear()
+        self.cache.clear()
 
     def n_instances(self, i: int) -> int:
         """The size of patient ``i``'s bag, from the files' headers alone."""
         key = self.patients[i].id
         if key not in self._lengths:
-            self._lengths[key] = sum(read_header(path).n_instances for path in self.paths(self.patients[i]))
+            self._lengths[key] = sum(known_header(path).n_instances for path in self.paths(self.patients[i]))
         return self._lengths[key]
 
     def paths(self, patient: Patient) -> list[Path]:
@@ -143,20 +161,44 @@ class Cohort:
                 remedy="Add them to the label table or take them out of the split",
             )
         patients = [by_id[key] for key in ids]
-        part = Cohort(patients, self._files, self.width, self._cache, self.dropped, self.encoder)
+        part = Cohort(
+            patients, self._files, self.width, self.cache, self.dropped, self.encoder, self._disk, self.storage
+        )
         part._lengths = self._lengths
         return part
 
 
-def open_cohort(folder: Path, settings: DataSettings) -> Cohort:
+def _constant(values: list[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    array = np.array(values, dtype=dtype)
+    array.flags.writeable = False  # every holder of the cohort sees the same
+    return array
+
+
+def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None) -> Cohort:
     """Open a site's folder; the feature files' headers are read, their values only when a bag is asked for.
+
+    Args:
+        state: the site's state folder, in which ``settings.disk_cache`` may keep features, and from which it removes
+            those that are of no use any more. None, enough for a look at the headers, leaves the disk alone.
 
     Raises:
         DataError: something is wrong. The message is a table of everything that was found.
+        StorageError: the disk cache cannot be tidied.
     """
     site = discover(folder, settings)
     refuse_errors(site.problems, folder)
     header = next(iter(site.headers.values()))
     told = (header.encoder for header in site.headers.values() if header.encoder is not None)
     cache = BagCache(settings.cache_gib * 2**30)
-    return Cohort(site.patients, site.files, header.width, cache, site.dropped, next(told, None))
+    storage, disk = Storage.of(settings, site.n_bytes), None
+    if state is None:
+        storage = replace(storage, keep=None)
+    elif storage.keep is None:
+        clear(state / FOLDER)
+    else:
+        disk = FeatureCache(state / FOLDER, storage.keep, header.width)
+        disk.prune(site.files)
+    cohort = Cohort(site.patients, site.files, header.width, cache, site.dropped, next(told, None), disk, str(storage))
+    counts = {slide: header.n_instances for slide, header in site.headers.items()}
+    cohort._lengths = {patient.id: sum(counts[slide] for slide in patient.slides) for patient in site.patients}
+    return cohort

@@ -13,6 +13,7 @@ from client.data.formats import read_features
 from client.data.problems import Problem
 from client.data.settings import DataSettings
 from client.data.splits import read_splits
+from client.data.storage import Storage
 from common.errors import FeatureFileError
 
 
@@ -36,6 +37,7 @@ class SiteReport:
         encoders, magnifications: those that the files tell; ``.pt`` files tell none.
         time_unit: of the label table; ``follow_up_days`` is (shortest, longest) in days.
         splits: the number of split files; without any, splits are made from a seed.
+        storage: where the features are read from in training, as one sentence.
     """
 
     folder: str
@@ -53,6 +55,7 @@ class SiteReport:
     follow_up_days: tuple[float, float] | None
     splits: int
     splits_source: Literal["files", "made from a seed"]
+    storage: str
     problems: tuple[Problem, ...]
 
     @property
@@ -107,5 +110,6 @@ def check_site(folder: Path, settings: DataSettings, on_file: Callable[[int, int
         follow_up_days=(min(times), max(times)) if times else None,
         splits=len(splits),
         splits_source="files" if splits else "made from a seed",
+        storage=str(Storage.of(settings, site.n_bytes)),
         problems=(*problems, *split_problems),
     )

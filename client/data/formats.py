@@ -94,6 +94,15 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
         return values
 
 
+def cannot_open(path: Path, error: OSError) -> FeatureFileError:
+    """The error of a feature file that is not there, or that this user may not read."""
+    return FeatureFileError(
+        f"cannot be opened ({error.strerror})",
+        where=path,
+        remedy="Check that it exists and that this user may read it",
+    )
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[Source]:
     """Open ``path`` so that every error, whichever library it comes from, is typed and names the file."""
@@ -129,11 +138,7 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | No
         with path.open("rb") as file:
             head = file.read(len(hdf5.MAGIC))
     except OSError as error:
-        raise FeatureFileError(
-            f"cannot be opened ({error.strerror})",
-            where=path,
-            remedy="Check that it exists and that this user may read it",
-        ) from error
+        raise cannot_open(path, error) from error
     if not head:
         raise FeatureFileError("is empty (0 bytes)", where=path, remedy=_AGAIN)
     return next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 TimeUnit = Literal["days", "months", "years"]
+# Not "off": to YAML that is the truth value false, and no text.
+DiskCache = Literal["auto", "stored", "float16", "never"]
 
 # The survival bins are years of 365 days, so a year here is exactly one bin and a month a twelfth of it.
 _DAYS_PER_UNIT: dict[TimeUnit, float] = {"days": 1.0, "months": 365 / 12, "years": 365.0}
@@ -65,7 +67,11 @@ class DataSettings:
     exclude: tuple[str, ...] = ()
     """IDs of slides that are left out on purpose."""
     cache_gib: float = 2.0
-    """Memory for bags that were read before, in GiB; 0 reads every bag afresh."""
+    """Memory for bags that were read before, in GiB; 0 holds none."""
+    disk_cache: DiskCache = "auto"
+    """Whether features are kept on the site's own disk in a form that needs no reading: ``stored`` keeps them exactly,
+    ``float16`` rounded in half the space (and converts them every time, so it is slower), ``never`` not at all, and
+    ``auto`` as ``stored`` does, where they do not fit into ``cache_gib``."""
 
     def __post_init__(self) -> None:
         for key in ("features", "labels"):
@@ -75,6 +81,8 @@ class DataSettings:
             raise ValueError(f"time_unit must be one of {', '.join(_DAYS_PER_UNIT)}, not {self.time_unit!r}")
         if not all(slide.strip() for slide in self.exclude):
             raise ValueError("exclude must list slide IDs, and one of them is empty")
+        if self.disk_cache not in get_args(DiskCache):
+            raise ValueError(f"disk_cache must be one of {', '.join(get_args(DiskCache))}, not {self.disk_cache!r}")
         if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
             raise ValueError(f"cache_gib must be 0 or more, not {self.cache_gib}")
 

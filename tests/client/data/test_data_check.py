@@ -46,6 +46,7 @@ def test_a_good_site(site: Path) -> None:
         follow_up_days=(400.0, 950.0),
         splits=0,
         splits_source="made from a seed",
+        storage="features: 1.8 KiB, held in memory",
         problems=(),
     )
     assert report.ok

@@ -48,6 +48,7 @@ def test_the_unread_event_column_may_share_a_name() -> None:
         ("time_unit: weeks", "'data.time_unit' must be one of 'days', 'months', 'years'"),
         ("cache_gib: -1", "data.cache_gib must be 0 or more"),
         ("cache_gib: .inf", "'data.cache_gib' must be a finite number"),
+        ("disk_cache: off", "'data.disk_cache' must be one of 'auto', 'stored', 'float16', 'never'"),
         ("exclude: S1", "'data.exclude' must be a list"),
         ("exclude: [S1, '']", "data.exclude must list slide IDs"),
         ("exclude: [7]", "'data.exclude[0]' must be text"),
@@ -63,6 +64,8 @@ def test_a_mistake_is_named(text: str, fragment: str) -> None:
         parse(text)
 
 
-def test_a_wrong_unit_is_refused_without_yaml_too() -> None:
+def test_a_wrong_choice_is_refused_without_yaml_too() -> None:
+    with pytest.raises(ValueError, match="disk_cache must be one of auto, stored, float16, never"):
+        DataSettings(disk_cache="off")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="time_unit must be one of days, months, years"):
         DataSettings(time_unit="weeks")  # type: ignore[arg-type]

@@ -1,0 +1,207 @@
+"""Features kept on the site's own disk in files that are mapped into memory instead of being read.
+
+Extractors write HDF5 in chunks of one row, which is slow to read, and training reads it epoch after epoch. Here each
+slide is one safetensors file, made when the slide is first asked for. It is named by a digest, and says no more of its
+source than the content's SHA-256, size, times and inode number: with the same times the source is not read again,
+with others it is hashed, and the features are made anew only if its content is not the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import torch
+
+from client.data.formats import cannot_open, read_features, read_header
+from client.data.storage import Keep
+from common import atomic
+from common.errors import FeatureFileError, StorageError
+from common.lock import exclusive
+
+FOLDER = "feature-cache"  # in the state folder, which may be the site's own, where "features" are the sources
+FORMAT = "fedsteph/feature-cache/v1"
+_OURS = re.compile(r"\.?[0-9a-f]{32}\.safetensors(\..*\.part)?")
+_FACTS = ("size", "mtime_ns", "ctime_ns", "inode")
+# Clocks of file systems tick coarsely: of a file younger than this, a second change might not show in its times.
+_SETTLED_NS = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class _Entry:
+    features: torch.Tensor
+    sha256: str
+    facts: Mapping[str, str]  # none where the source was too young to be known by them
+
+
+class FeatureCache:
+    """A folder of kept features, made slide by slide; several processes may share it.
+
+    Args:
+        folder: made when the first slide is written; only this user may enter it.
+        keep: ``stored`` keeps float16 as float16 and all else as float32; ``float16`` rounds.
+        width: d, the features per instance.
+    """
+
+    def __init__(self, folder: Path, keep: Keep, width: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.width = width
+
+    def read(self, slide: str, source: Path) -> torch.Tensor:
+        """A slide's features, as they are kept: ``(n_instances, d)``, float32 or float16.
+
+        The tensor is the file mapped into memory, so it costs nothing until it is touched; do not change it. A file
+        that was cut or whose header is damaged is made anew. Values that changed on the disk by themselves would not
+        be noticed: no file is read in full to be trusted.
+
+        Raises:
+            FeatureFileError: as :func:`read_features` does; or a value is beyond float16, and that was asked for.
+            StorageError: the features cannot be written.
+        """
+        path, facts = self._path(slide), _facts(source)
+        entry = self._find(path)
+        if entry is not None and facts and entry.facts == facts:
+            return entry.features
+        with _alone_in(self.folder):
+            entry = self._find(path)  # another process may have made it meanwhile
+            # The facts were taken first: whatever happens to the source from there on shows the next time.
+            sha256 = _sha256(source)
+            if entry is None or entry.sha256 != sha256:
+                _write(path, self._values(source), {"keep": self.keep, "source_sha256": sha256, **facts})
+            elif entry.facts != facts:
+                _write(path, entry.features.numpy(), {"keep": self.keep, "source_sha256": sha256, **facts})
+            else:
+                return entry.features
+            return self._open(path).features
+
+    def prune(self, files: Mapping[str, Path]) -> None:
+        """Remove what serves none of ``files`` (source per slide ID): gone, of another size, or kept otherwise.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        sources = {self._path(slide): source for slide, source in files.items()}
+
+        def useful(path: Path) -> bool:
+            entry = self._find(path) if path in sources else None
+            if entry is None:
+                return False
+            try:
+                return entry.facts.get("size") in (None, str(sources[path].stat().st_size))
+            except OSError:
+                return False
+
+        _remove(self.folder, useful)
+
+    def _path(self, slide: str) -> Path:
+        return self.folder / f"{hashlib.sha256(f'{FORMAT}/{slide}'.encode()).hexdigest()[:32]}.safetensors"
+
+    def _find(self, path: Path) -> _Entry | None:
+        try:
+            return self._open(path)
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+            return None
+
+    def _open(self, path: Path) -> _Entry:
+        # safetensors itself refuses a file that is not as long as its header says.
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("keep") != self.keep:
+                raise ValueError("is kept otherwise")
+            features = file.get_tensor("features")
+        if (
+            features.ndim != 2
+            or features.shape[1] != self.width
+            or features.dtype not in (torch.float16, torch.float32)
+        ):
+            raise ValueError("are no features of this cohort")
+        return _Entry(features, metadata["source_sha256"], {key: metadata[key] for key in _FACTS if key in metadata})
+
+    def _values(self, source: Path) -> npt.NDArray[Any]:
+        values = read_features(source, width=self.width)
+        if read_header(source).dtype == "float16":
+            return values.astype(np.float16)
+        if self.keep == "stored":
+            return values
+        largest = max(float(values.max()), -float(values.min()))
+        if largest > float(np.finfo(np.float16).max):
+            raise FeatureFileError(
+                f"has values up to {largest:.6g}, which float16 cannot hold",
+                where=source,
+                remedy="Set data.disk_cache to stored",
+            )
+        return values.astype(np.float16)
+
+
+def clear(folder: Path) -> None:
+    """Remove all that a cache has kept in ``folder``, and nothing else.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    _remove(folder, lambda path: False)
+
+
+def _remove(folder: Path, useful: Callable[[Path], bool]) -> None:
+    if not folder.is_dir():
+        return
+    with _alone_in(folder):
+        for path in sorted(folder.iterdir()):
+            # Whoever was writing an unfinished file held the lock, so it was killed.
+            if _OURS.fullmatch(path.name) and not useful(path):
+                path.unlink()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, and say of every error of the disk what to do about it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with exclusive(folder, wait=True):
+            yield
+    except OSError as error:
+        raise StorageError(
+            f"the features cannot be kept there ({error.strerror})",
+            where=folder,
+            remedy="Make room, name another 'state' folder in site.yaml, or set data.disk_cache to never",
+        ) from error
+
+
+def _write(path: Path, values: npt.NDArray[Any], metadata: Mapping[str, str]) -> None:
+    dtype = {np.dtype(np.float16): "F16", np.dtype(np.float32): "F32"}[values.dtype]
+    features = {"dtype": dtype, "shape": values.shape, "data_offsets": (0, values.nbytes)}
+    header = json.dumps({"__metadata__": {"format": FORMAT, **metadata}, "features": features}).encode()
+    header += b" " * (-(8 + len(header)) % 64)  # aligned for vector instructions
+    # By hand, as safetensors' own writers copy the values.
+    atomic.write_bytes(path, len(header).to_bytes(8, "little") + header, values.data.cast("B"))
+
+
+def _facts(source: Path) -> dict[str, str]:
+    """What a source is known by without being read; nothing while it is too young."""
+    try:
+        status = source.stat()
+    except OSError as error:
+        raise cannot_open(source, error) from error
+    if time.time_ns() - status.st_ctime_ns < _SETTLED_NS:
+        return {}
+    values = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return dict(zip(_FACTS, map(str, values), strict=True))
+
+
+def _sha256(source: Path) -> str:
+    try:
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise cannot_open(source, error) from error

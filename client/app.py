@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from client.results import public_view
 from client.sequence import enter_run
 from client.sharing import incoming, outgoing, require_shareable
 from client.site import Site, site_of_node
+from client.site_log import site_log, told_of_work
 from client.target import enhance_target
 from client.workspace import Workspace
 from common import messages, protocol
@@ -63,6 +63,7 @@ def train_local(message: Message, context: Context) -> Message:
         workspace = _workspace(site, member, request)
         if not request.every_fold:
             require_shareable(workspace, member.policy)  # a source that may not share need not train first
+        site_log(site).info("%s", workspace.cohort.storage)
         progress = ProgressLog(site.state, site.name)
         n_folds = len(workspace.splits) if request.every_fold else 1
         for fold in range(n_folds):
@@ -160,7 +161,7 @@ def _handle(
     run: RunId | None = None
     try:
         site = site_of_node(context.node_config, context.run_config)
-        log = _log(site)
+        log = site_log(site)
         content = protocol.parcel(message.content, "request")
         request = protocol.read(content, request_type, "request")
         if content.envelopes and not isinstance(request, Merge | Average):
@@ -168,7 +169,8 @@ def _handle(
         run = request.id
         member = site.membership()
         member.require_run(run)
-        with exclusive(site.state, wait=True):  # a message sent again waits, and then finds the work done
+        # A message that is sent again waits, and then finds the work done.
+        with exclusive(site.state, wait=True), told_of_work(log):
             enter_run(site.state, run.run)
             reply, envelopes = answer(site, member, request, content.envelopes)
         records = protocol.pack(reply, envelopes)
@@ -200,30 +202,4 @@ def _warn(site: Site, what: str, refused: Mapping[str, FedstephError]) -> None:
     for name, error in refused.items():
         # A name that is none is the server's own text, and stays out of the log.
         known = SITE_NAME.fullmatch(name) is not None
-        _log(site).warning("%s %s: %s", what, name if known else "a sender without a name", error)
-
-
-class _SiteLog(logging.FileHandler):
-    """Appends to a file that no message and no server reads; where that fails, nothing goes anywhere else."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            super().emit(record)
-        except OSError:
-            self.handleError(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        # logging's own version prints the message, which may name patients, to a stream that others may collect.
-        sys.stderr.write("fedsteph: the site's log cannot be written\n")
-
-
-def _log(site: Site) -> logging.Logger:
-    log = logging.getLogger(f"fedsteph.{site.name}")
-    path = site.state / "site.log"
-    if not any(getattr(h, "baseFilename", None) == str(path.resolve()) for h in log.handlers):
-        site.state.mkdir(parents=True, exist_ok=True)
-        handler = _SiteLog(path.resolve(), encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.handlers = [handler]
-        log.propagate = False
-    return log
+        site_log(site).warning("%s %s: %s", what, name if known else "a sender without a name", error)

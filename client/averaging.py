@@ -69,6 +69,7 @@ def read_global(workspace: Workspace, content: bytes, max_norm: float) -> TaskVe
         content,
         architecture=Architecture.of(model),
         m0_sha256=str(model.m0_sha256),
+        dtype="float32",  # whatever the recipe shares vectors in: rounded in every round, the averages would drift
         max_norm=max_norm,
         where="global encoder",
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.logging import RichHandler
 from rich.table import Table
 
 from client.data.check import check_site
@@ -16,6 +18,7 @@ from client.device import resolve_device
 from client.predict import predict_file
 from client.report import check_table, problem_table
 from client.site import Site
+from client.site_log import told_of_work
 from client.train_site import train_site
 from common import console
 from common.config import load_config
@@ -80,7 +83,9 @@ def train(
     opened = Site.open(site, state=out)
     if warnings := [p for p in discover(opened.folder, opened.data).problems if p.severity == "warning"]:
         console.err.print(problem_table(warnings))
-    with console.progress_bars() as bars:
+    said = logging.Logger("fedsteph train")
+    said.addHandler(RichHandler(console=console.err, show_time=False, show_path=False))
+    with console.progress_bars() as bars, told_of_work(said):
         task = bars.add_task(f"training at {opened.name}", total=1.0)
         result = train_site(
             opened,
@@ -99,6 +104,7 @@ def train(
         console.out.print(f"mean {result['mean']:.3f}, 95% interval {low:.3f} to {high:.3f}")
     else:
         console.out.print("too small to evaluate: no test fold has a comparable pair of patients")
+    console.out.print(result["storage"], soft_wrap=True)
     console.out.print(f"model: {result['model']}", soft_wrap=True)
 
 

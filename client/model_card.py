@@ -83,6 +83,7 @@ def _scores(result: Mapping[str, Any], method: str, fold: int) -> list[str]:
         lines += [
             f"| C-index of the local model there | {c_index('local')} |",
             f"| sources | {', '.join(result['sources'])} |",
+            f"| their vectors were sent in | {result['sharing']['dtype']} |",
             f"| gamma | {methods['steph']['gamma'][fold]} ({methods['steph']['gamma_reason'][fold]}) |",
             f"| collapsed | {'yes' if methods['steph']['collapsed'][fold] else 'no'} |",
         ]

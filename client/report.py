@@ -30,6 +30,7 @@ def check_table(name: str, report: SiteReport) -> Table:
         "layout": _listed(report.layouts),
         "number type": _listed(report.dtypes),
         "splits": f"{report.splits} files" if report.splits else report.splits_source,
+        "storage": report.storage,
     }
     for fact, value in rows.items():
         table.add_row(fact, Text(str(value)))

@@ -38,6 +38,7 @@ def outgoing(
 
     Raises:
         ProtocolError: a recipient is not another site.
+        VectorRangeError: the vector does not fit the recipe's dtype.
     """
     own, audit = workspace.site.name, workspace.site.audit
     for recipient in recipients:
@@ -53,7 +54,7 @@ def outgoing(
             refused[name] = error
             audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
             continue
-        content = content or _vector_file(workspace)
+        content = content or write_vector(shared_vector(workspace), workspace.recipe.sharing.dtype)
         sequence = next_sequence(workspace.site.state)
         sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, keys)
         # Before it is handed over: what left without a line here would be the worse error.
@@ -72,9 +73,17 @@ def _allowed(workspace: Workspace, member: Membership, recipient: str) -> Public
     return entry.keys
 
 
-def _vector_file(workspace: Workspace) -> bytes:
-    m0 = pinned_model(workspace.recipe.model)
-    return write_vector(TaskVector.between(workspace.local_model(0), m0))
+def shared_vector(workspace: Workspace) -> TaskVector:
+    """The vector of this site's fold 0 as each of its recipients reads it.
+
+    It is rounded to the recipe's dtype here and nowhere else: what is written, sealed, read and merged afterwards is
+    this vector to the last bit, whichever engine carries it.
+
+    Raises:
+        VectorRangeError: a number does not fit the recipe's dtype.
+    """
+    own = TaskVector.between(workspace.local_model(0), pinned_model(workspace.recipe.model))
+    return own.rounded(workspace.recipe.sharing.dtype)
 
 
 def require_shareable(workspace: Workspace, policy: Policy) -> None:
@@ -130,6 +139,7 @@ def _open(
         opened.plain,
         architecture=Architecture.of(workspace.recipe.model),
         m0_sha256=str(workspace.recipe.model.m0_sha256),
+        dtype=workspace.recipe.sharing.dtype,
         max_norm=max_norm,
         where=f"vector of {sender}",
     )

@@ -25,6 +25,9 @@ def enhance_target(
 ) -> dict[str, Any]:
     """Make an enhanced model per fold out of the site's own and the received vectors.
 
+    The site's own vector is never rounded to the recipe's dtype: it does not travel, so nothing would be saved, and
+    M0 + tau_t must stay the local model that every other method is compared with, and that lam = 1 gives back.
+
     Args:
         vectors: received task vectors by source.
         report: told how many trainings are done, and of how many.

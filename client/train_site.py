@@ -28,8 +28,8 @@ def train_site(
         report: told how many trainings are done, and of how many.
 
     Returns:
-        ``c_index`` per fold (None where no pair is comparable), ``mean``, ``interval_95``, and the path of
-        the ``model`` that was trained on all patients.
+        ``c_index`` per fold (None where no pair is comparable), ``mean``, ``interval_95``, the path of
+        the ``model`` that was trained on all patients, and the ``storage`` of the features as one sentence.
     """
     workspace = Workspace.open(site, local_recipe(site, config))
     recipe, n_folds = workspace.recipe, len(workspace.splits)
@@ -61,6 +61,7 @@ def train_site(
         "n_events": int(workspace.cohort.events.sum()),
         **method_row(tested, recipe.evaluation),
         "model": str(path),
+        "storage": workspace.cohort.storage,
     }
 
 

@@ -13,19 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from client.batch import batches
 from client.data.bags import Cohort
-from client.objective import Forward, backward
+from client.loader import Loader
+from client.objective import Forward, backward, passes
 from common import atomic
 from common.config import TrainingConfig, digest
 from common.errors import ModelFileError, TooSmallError, TrainingError
+from common.precision import FACTORS, factors_in
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,18 @@ def fit(
     epoch = _resume(checkpoint, key, model, optimizer, device)
     saved_at = time.monotonic()
     while epoch < config.epochs:
-        with _seeded(derive_seed(seed, "epoch", epoch), device):
+        order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(cohort))
+        steps = [step.tolist() for step in _steps(order, config)]
+        with (
+            _seeded(derive_seed(seed, "epoch", epoch), device),
+            factors_in(FACTORS[config.precision]),
+            Loader(cohort, steps, n_bins, device, passes=passes(config)) as loader,
+        ):
             model.train()
             epoch_loss = torch.zeros((), device=device)
-            order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(cohort))
-            for i, step in enumerate(_steps(order, config)):
+            for i, (step, stacks) in enumerate(zip(steps, loader, strict=True)):
                 _set_lr(optimizer, config, epoch * steps_per_epoch + i, steps_per_epoch)
                 optimizer.zero_grad(set_to_none=True)
-                stacks = partial(batches, cohort, step.tolist(), n_bins, device)
                 epoch_loss += backward(forward, stacks, len(step), config)
                 optimizer.step()
         epoch += 1

@@ -71,6 +71,16 @@ def still(tmp_path) -> Workspace:
 # ---------------------------------------------------------------- where a round begins
 
 
+def test_rounds_are_float32_whatever_the_recipe_shares_vectors_in(workspace, tmp_path):
+    """The server averages float32, and what is rounded in every round drifts."""
+    half = make_workspace(tmp_path / "half", *QUICK, "sharing.dtype=bfloat16")
+    assert same(ask(half, 0), ask(workspace, 0))
+    found = ask(half, 1, globals_of(half))
+    assert same(found, ask(workspace, 1, globals_of(workspace)))
+    for content in found.values():
+        assert not torch.equal(read(half, content).flat(), read(half, content).rounded("bfloat16").flat())
+
+
 @pytest.mark.parametrize("method", ["fedavg", "fedprox"])
 def test_round_0_begins_at_m0(still, method):
     found = ask(still, 0, method=method)

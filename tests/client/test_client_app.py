@@ -52,7 +52,7 @@ SEQUENCE = count(1)  # of c's envelopes
 METHODS = ("local", "model_average", "steph", "deployed")  # of the default recipe
 UNFORESEEN_REASONS = {
     "InternalError": "an unforeseen error happened at the site; its log has the details",
-    "StorageError": "the site could not read or write its disk; its log has the details",
+    "StorageError": "the site could not read or write its disk, and its log has the details",
 }
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +15,15 @@ from keys_and_rosters import identity_of, membership_of, roster_of
 from sites import make_site
 
 from client.membership import Membership
+from client.model_file import save_abmil
 from client.policy import Policy
 from client.sequence import next_sequence
-from client.sharing import incoming, outgoing, require_shareable
+from client.sharing import incoming, outgoing, require_shareable, shared_vector
 from client.site import Site
 from client.workspace import Workspace
 from common.abmil import Architecture
 from common.audit import Event, read_lines, verify
-from common.config import digest
+from common.config import Dtype, SharingConfig, digest
 from common.envelope import Context, open_sealed, seal
 from common.errors import (
     AlteredEnvelopeError,
@@ -38,6 +42,7 @@ from common.errors import (
     UnknownSenderError,
     VectorFileError,
     VectorMismatchError,
+    VectorRangeError,
     WrongKeyError,
     WrongModelError,
     WrongRecipientError,
@@ -71,6 +76,11 @@ def member(name: str = "site", policy: Policy = OPEN) -> Membership:
 def named(workspace: Workspace, name: str) -> Workspace:
     state = workspace.site.state.with_name(f"state-of-{name}")
     return replace(workspace, site=replace(workspace.site, name=name, state=state))
+
+
+def in_dtype(workspace: Workspace, dtype: Dtype) -> Workspace:
+    """The same under a recipe that shares in ``dtype``: the base folder, and so the trained model, is the same."""
+    return replace(workspace, recipe=replace(workspace.recipe, sharing=SharingConfig(dtype)))
 
 
 def audited(workspace: Workspace) -> list[Event]:
@@ -110,6 +120,50 @@ def test_a_vector_arrives_as_it_left(workspace):
     assert vectors["good"].norm > 0
     for name, tensor in vectors["good"].tensors.items():
         assert torch.equal(tensor, learned[name] - start[name])
+
+
+@pytest.mark.parametrize(("dtype", "cast"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])
+def test_a_vector_in_half_the_bytes_arrives_as_it_was_rounded_at_its_sender(workspace, dtype, cast):
+    whole = outgoing(named(workspace, "good"), member("good"), RUN, ["site"])[0]["site"]
+    own, target = in_dtype(named(workspace, "good"), dtype), in_dtype(workspace, dtype)
+    sent, kept = outgoing(own, member("good"), RUN, ["site", "other"])
+    assert (sorted(sent), kept) == (["other", "site"], {})
+    vectors, refused = incoming(target, member(), RUN, {"good": sent["site"]}, MAX_NORM)
+    assert (list(vectors), refused) == (["good"], {})
+    learned, start = state_of(workspace.local_model(0)), state_of(m0_of(workspace.recipe))
+    for name, tensor in vectors["good"].tensors.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, (learned[name] - start[name]).to(cast).to(torch.float32))
+    assert torch.equal(vectors["good"].flat(), shared_vector(own).flat())
+    exact = TaskVector.between(workspace.local_model(0), m0_of(workspace.recipe))
+    assert not torch.equal(shared_vector(own).flat(), exact.flat())
+    assert torch.equal(shared_vector(in_dtype(own, "float32")).flat(), exact.flat())
+    saved = len(whole) - len(sent["site"])
+    assert saved == pytest.approx(2 * len(exact.flat()), abs=64)  # but for the headers' own digits
+    assert [event.size for event in audited(own)][-2:] == [len(content) for content in sent.values()]
+
+
+def spiked(workspace: Workspace, folder: Path, value: float) -> Workspace:
+    """A site whose own model has one weight of this size."""
+    model = m0_of(workspace.recipe)
+    with torch.no_grad():
+        model.embed.bias[0] = value
+    spiked = replace(workspace, base_folder=folder)
+    path = spiked.fold_folder(0) / "local.safetensors"
+    save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=None)
+    return spiked
+
+
+def test_a_vector_that_float16_cannot_hold_leaves_for_nobody_and_the_remedy_does(workspace, tmp_path):
+    own = spiked(named(workspace, "good"), tmp_path / "spiked", 1e5)
+    with pytest.raises(VectorRangeError, match=r"tensor embed\.bias") as caught:
+        outgoing(in_dtype(own, "float16"), member("good"), RUN, ["site"])
+    assert "sharing.dtype to bfloat16" in str(caught.value)
+    assert not re.search("[0-9]", caught.value.public_reason)
+    assert audited(own) == []
+    sent, _ = outgoing(in_dtype(own, "bfloat16"), member("good"), RUN, ["site"])
+    vectors, _ = incoming(in_dtype(workspace, "bfloat16"), member(), RUN, {"good": sent["site"]}, 1e6)
+    assert vectors["good"].tensors["embed.bias"][0] == 99840
 
 
 def test_what_leaves_is_sealed_and_every_envelope_is_another(workspace):
@@ -216,6 +270,15 @@ def vector_file(*settings: str) -> bytes:
     return write_vector(make_vectors(make_recipe(*settings), 1)["s000"])
 
 
+def of_dtype(dtype: Dtype) -> Callable[[Workspace], bytes]:
+    """Sealed as the recipe has it, around a file that is not."""
+
+    def make(workspace: Workspace) -> bytes:
+        return envelope(workspace, "bad", write_vector(make_vectors(workspace.recipe, 1)["s000"], dtype))
+
+    return make
+
+
 def poisoned(value: float):
     def make(workspace: Workspace) -> bytes:
         vector = make_vectors(workspace.recipe, 1)["s000"]
@@ -244,6 +307,8 @@ REFUSED = {
     "trained by another recipe": (lambda w: envelope(w, "bad", recipe_sha256="0" * 64), WrongModelError),
     "around another M0": (lambda w: envelope(w, "bad", vector_file("model.m0_seed=7")), VectorMismatchError),
     "around another architecture": (lambda w: envelope(w, "bad", vector_file("model.embed=9")), VectorMismatchError),
+    "around float16": (of_dtype("float16"), VectorFileError),
+    "around bfloat16": (of_dtype("bfloat16"), VectorFileError),
     "around junk": (lambda w: envelope(w, "bad", b"junk"), VectorFileError),
     "around NaN": (poisoned(float("nan")), VectorFileError),
     "around infinity": (poisoned(float("inf")), VectorFileError),
@@ -298,6 +363,23 @@ def test_a_vector_that_was_trained_by_another_recipe_is_refused(workspace, tmp_p
     assert list(incoming(replace(workspace, recipe=other), member(), RUN, {"good": sent["site"]}, MAX_NORM)[0]) == [
         "good"
     ]
+
+
+@pytest.mark.parametrize("sent_in", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("expected", ["float32", "float16", "bfloat16"])
+def test_a_target_takes_the_dtype_of_its_own_recipe_and_no_other(workspace, sent_in, expected):
+    """By the envelope, which is bound to the recipe; and by the file, where a sender seals what it should not."""
+    own, target = in_dtype(named(workspace, "good"), sent_in), in_dtype(workspace, expected)
+    sent, _ = outgoing(own, member("good"), RUN, ["site"])
+    around = envelope(target, "also", write_vector(make_vectors(target.recipe, 1)["s000"], sent_in))
+    if sent_in == expected:
+        vectors, refused = incoming(target, member(), RUN, {"good": sent["site"], "also": around}, MAX_NORM)
+        assert (list(vectors), refused) == (["also", "good"], {})
+        return
+    with pytest.raises(WrongModelError, match="another recipe"):
+        incoming(target, member(), RUN, {"good": sent["site"]}, MAX_NORM)
+    with pytest.raises(VectorFileError, match=r"vector of also, tensor .* must be (F32|F16|BF16)"):
+        incoming(target, member(), RUN, {"also": around}, MAX_NORM)
 
 
 def test_an_older_envelope_after_a_newer_one_is_a_replay(workspace):

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from client_builders import Spy, make_vectors, make_workspace
+from client_builders import Spy, m0_of, make_vectors, make_workspace
 
 import client.survival_fit
 from client.model_file import load_model
@@ -17,6 +18,7 @@ from client.target import RESULT_FILE, enhance_target
 from client.workspace import Workspace
 from common.abmil import ABMIL
 from common.config import digest, to_dict
+from common.task_vector import TaskVector
 
 QUICK = ("training.epochs=1", "steph.gamma=0.0")
 
@@ -63,6 +65,21 @@ def test_other_vectors_are_other_work(done):
     assert other["methods"]["steph"]["c_index"] != result["methods"]["steph"]["c_index"]
     assert other["methods"]["local"] == result["methods"]["local"]
     assert enhanced(workspace) == result
+
+
+def test_the_target_s_own_vector_is_not_rounded_and_the_received_ones_are_taken_as_they_came(tmp_path):
+    settings = ("training.epochs=3", "steph.gamma=0.0", "sharing.dtype=bfloat16")
+    workspace = make_workspace(tmp_path, *settings, patients=20)
+    vectors = {name: vector.rounded("bfloat16") for name, vector in make_vectors(workspace.recipe, 2).items()}
+    result = enhance_target(workspace, vectors, lambda done, total: None)
+    assert result["sharing"] == {"dtype": "bfloat16"}
+    for fold in range(2):
+        own = TaskVector.between(workspace.local_model(fold), m0_of(workspace.recipe))
+        assert not torch.equal(own.flat(), own.rounded("bfloat16").flat())
+        (path,) = workspace.folder.glob(f"merge-*/fold_{fold}/steph.safetensors")
+        stack = load_model(path).model.mixture.stack
+        assert torch.equal(stack, torch.stack([own.flat(), *(vector.flat() for vector in vectors.values())]))
+        assert "| their vectors were sent in | bfloat16 |" in path.with_suffix(".md").read_text()
 
 
 def test_progress_never_goes_back_and_ends_whole(tmp_path):
@@ -118,5 +135,6 @@ def test_the_model_cards_say_what_a_reader_needs_and_name_no_patient(done):
         assert f"| C-index on this fold's test part | {methods['steph']['c_index'][k]:.3f} |" in text
         assert f"| C-index of the local model there | {methods['local']['c_index'][k]:.3f} |" in text
         assert "| sources | s000, s001 |" in text
+        assert "| their vectors were sent in | float32 |" in text
         assert methods["deployed"]["reason"][k] in text
         assert f"| collapsed | {'yes' if methods['steph']['collapsed'][k] else 'no'} |" in text

@@ -154,13 +154,13 @@ def plain_reference(
 @pytest.mark.parametrize("sizes", [SIXTEEN, SIXTEEN * 2 + [5] * 8])
 def test_steps_equal_the_plain_reference(monkeypatch, rates, sizes, pass_budget, dtype, tolerance):
     monkeypatch.setattr(client.batch, "_INSTANCES_PER_PASS", pass_budget)
-    spy = Spy(monkeypatch, client.training, "batches")
+    spy = Spy(monkeypatch, client.training, "Loader")
     config = TrainingConfig(epochs=4, lr=1e-3, weight_decay=0.1, batch_bags=16, alpha=0.4)
     cohort = make_cohort(sizes)
     cohort.bags = {key: bag.to(dtype) for key, bag in cohort.bags.items()}
     model, expected = (initial_model(SMALL, seed=0, dropout=0.0).to(dtype) for _ in range(2))
     train_with(model, cohort, config)
-    steps = [call.args[1] for call in spy.calls]
+    steps = [step for call in spy.calls for step in call.args[1]]
     per_epoch = math.ceil(len(sizes) / 16)
     for epoch in range(config.epochs):
         drawn = [i for step in steps[epoch * per_epoch : (epoch + 1) * per_epoch] for i in step]
@@ -185,10 +185,10 @@ def test_steps_equal_the_plain_reference(monkeypatch, rates, sizes, pass_budget,
     ],
 )
 def test_a_remainder_is_dropped_only_beside_a_full_batch(monkeypatch, n, drop_last, expected):
-    spy = Spy(monkeypatch, client.training, "batches")
+    spy = Spy(monkeypatch, client.training, "Loader")
     config = TrainingConfig(epochs=2, batch_bags=16, drop_last=drop_last)
     train_with(initial_model(SMALL, 0), make_cohort([2] * n), config)
-    assert [len(call.args[1]) for call in spy.calls] == expected * 2
+    assert [[len(step) for step in call.args[1]] for call in spy.calls] == [expected] * 2
 
 
 class Held:
@@ -235,7 +235,7 @@ def test_a_training_is_a_function_of_its_seed():
 
 
 def test_every_epoch_of_every_seed_has_its_own_order_and_dropout(monkeypatch):
-    spy, drawn, model = Spy(monkeypatch, client.training, "batches"), [], initial_model(SMALL, 0)
+    spy, drawn, model = Spy(monkeypatch, client.training, "Loader"), [], initial_model(SMALL, 0)
 
     def forward(batch):
         drawn.append(float(torch.rand(())))
@@ -243,7 +243,7 @@ def test_every_epoch_of_every_seed_has_its_own_order_and_dropout(monkeypatch):
 
     for seed in (1, 2):
         train_with(model, make_cohort([2] * 16), TrainingConfig(epochs=3, batch_bags=16), forward, seed=seed)
-    orders = {tuple(call.args[1]) for call in spy.calls}
+    orders = {tuple(step) for call in spy.calls for step in call.args[1]}
     assert len(orders) == len({*drawn}) == len(drawn) == 6
 
 

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` through a temporary file in the same folder, flushed to disk first."""
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Write ``parts`` one after the other to ``path``, through a temporary file in the same folder that is flushed to
+    disk first; an array given as its memory is not copied."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            for part_of_it in parts:
+                file.write(part_of_it)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

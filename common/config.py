@@ -25,6 +25,7 @@ from common.presets import DEFAULT_PRESET, PRESETS
 from common.schema import StrictDumper, build, parse_yaml, read_yaml
 
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 def _require(condition: bool, key: str, meaning: str) -> None:
@@ -72,6 +73,7 @@ class TrainingConfig:
     warmup_epochs: float = 1.0  # the very first update has lr 0
     loss: Literal["nll", "cox"] = "nll"  # cox: the partial likelihood over a step's bags, hazards fitted afterwards
     alpha: float = 0.5  # censored bags weigh 1 - alpha in the NLL
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the factors of products over instances; sums: float32
     drop_last: bool = False  # drop an epoch's remainder of fewer than batch_bags, if a full batch exists
     seed: int = 0
 
@@ -83,6 +85,13 @@ class TrainingConfig:
         _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", "0 to epochs")
         _require(0 <= self.alpha < 1, "alpha", "at least 0 and below 1")
         _require(0 <= self.seed < 2**63, "seed", "0 to 2^63 - 1")
+
+
+@dataclass(frozen=True)
+class SharingConfig:
+    """How a site's task vector travels to a target. FedAvg's and FedProx's updates are float32 whatever stands here."""
+
+    dtype: Dtype = "float32"  # of its numbers; float16, bfloat16: half the bytes, rounded once, at the sender
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,7 @@ class StephConfig:
     gamma_grid: tuple[float, ...] = (0.0, 0.005, 0.05)
     balance: bool = True  # add the mean of the kept w to L_agg
     inner_folds: int = 3  # of the target's training patients: for gamma and for what is deployed
+    routing_instances: int | None = None  # the hypernetworks see so many of a bag's instances; null: all of them
 
     def __post_init__(self) -> None:
         _require(self.K is None or self.K >= 1, "K", "at least 1, or null")
@@ -123,6 +133,8 @@ class StephConfig:
         _require(min(self.gamma_grid) >= 0, "gamma_grid", "values of at least 0")
         _require(len(set(self.gamma_grid)) == len(self.gamma_grid), "gamma_grid", "a list without repetitions")
         _require(2 <= self.inner_folds <= 20, "inner_folds", "2 to 20")
+        seen = self.routing_instances
+        _require(seen is None or 1 <= seen <= 1_000_000, "routing_instances", "1 to 1000000, or null")
 
 
 @dataclass(frozen=True)
@@ -210,6 +222,7 @@ class Recipe:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    sharing: SharingConfig = field(default_factory=SharingConfig)
     steph: StephConfig = field(default_factory=StephConfig)
     comparators: ComparatorConfig = field(default_factory=ComparatorConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -231,7 +244,7 @@ class Config(Recipe):
     @property
     def recipe(self) -> Recipe:
         """The part that is sent to the sites."""
-        return Recipe(self.model, self.training, self.steph, self.comparators, self.evaluation)
+        return Recipe(self.model, self.training, self.sharing, self.steph, self.comparators, self.evaluation)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

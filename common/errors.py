@@ -102,6 +102,12 @@ class DeviceError(FedstephError):
     public_reason = "the site does not have the device that it is configured for"
 
 
+class StorageError(FedstephError):
+    """The site's own disk cannot be written, or is full."""
+
+    public_reason = "the site could not read or write its disk, and its log has the details"
+
+
 class TrainingError(FedstephError):
     """A training diverged: its loss is not finite."""
 
@@ -122,6 +128,12 @@ class VectorMismatchError(VectorError):
     """Two vectors (or a vector and this federation) differ in architecture or in M0."""
 
     public_reason = "the model or its initial weights differ from the federation's"
+
+
+class VectorRangeError(VectorError):
+    """A number of a vector is too large for the dtype that the recipe lets vectors travel in."""
+
+    public_reason = "its task vector does not fit the number format of the recipe"
 
 
 class EnvelopeError(VectorError):

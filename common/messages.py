@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from common.config import SITE_NAME, Recipe
-from common.errors import FedstephError, public_phrases
+from common.errors import FedstephError, StorageError, public_phrases
 from common.method_names import METHODS
 
 MAX_ENVELOPES = 1000
 _BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _UNFORESEEN = {
-    "StorageError": "the site could not read or write its disk; its log has the details",
     "InternalError": "an unforeseen error happened at the site; its log has the details",
 }
 _WORD = re.compile("[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}")
@@ -71,8 +70,9 @@ class Refusal:
         """The public side of an error; an unforeseen one gives its own text to nobody."""
         if isinstance(error, FedstephError):
             return cls(error.public_kind or type(error).__name__, error.public_reason, site)
-        kind = "StorageError" if isinstance(error, OSError) else "InternalError"
-        return cls(kind, _UNFORESEEN[kind], site)
+        if isinstance(error, OSError):
+            return cls(StorageError.__name__, StorageError.public_reason, site)
+        return cls("InternalError", _UNFORESEEN["InternalError"], site)
 
     @property
     def phrase(self) -> str:

@@ -1,5 +1,8 @@
 """The vector file: safetensors bytes with a small fixed metadata set, and a reader that trusts none of it.
 
+Its numbers are float32, float16 or bfloat16 (F32, F16, BF16; little-endian), whichever the recipe says: a file does not
+choose, so the reader is told which, and refuses the others.
+
 safetensors guards memory, not meaning: NaN, Inf, extra or missing tensors, other dtypes, duplicate keys and
 megabytes of metadata all pass it. So the header is parsed here first and compared whole with the one that
 this federation expects; only then are the tensors loaded.
@@ -8,28 +11,38 @@ this federation expects; only then are the tensors loaded.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import safetensors.torch
 import torch
 
 from common.abmil import Architecture
+from common.config import Dtype
 from common.errors import VectorFileError, VectorMismatchError
-from common.task_vector import TaskVector
+from common.task_vector import TORCH_DTYPES, TaskVector
 
 FORMAT = "fedsteph/vector/v1"
 _MAX_HEADER = 8192  # bytes; ours takes less than a kilobyte
+_FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-def write_vector(vector: TaskVector) -> bytes:
-    """Serialise a vector; its metadata holds the format, the architecture's digest and M0's, and no more."""
-    tensors = {name: tensor.to(torch.float32).contiguous() for name, tensor in vector.tensors.items()}
+def write_vector(vector: TaskVector, dtype: Dtype = "float32") -> bytes:
+    """Serialise a vector; its metadata holds the format, the architecture's digest and M0's, and no more.
+
+    Args:
+        dtype: of the numbers in the file, each rounded to the nearest (:meth:`TaskVector.rounded`).
+
+    Raises:
+        VectorRangeError: a number does not fit ``dtype``.
+    """
+    tensors = {n: tensor.to(TORCH_DTYPES[dtype]).contiguous() for n, tensor in vector.rounded(dtype).tensors.items()}
     content: bytes = safetensors.torch.save(tensors, _metadata(vector.architecture, vector.m0_sha256))
     return content
 
 
 def read_vector(
-    content: bytes, *, architecture: Architecture, m0_sha256: str, max_norm: float, where: str
+    content: bytes, *, architecture: Architecture, m0_sha256: str, dtype: Dtype, max_norm: float, where: str
 ) -> TaskVector:
     """Parse and screen a vector file.
 
@@ -37,8 +50,12 @@ def read_vector(
         content: the file's bytes, untrusted.
         architecture: what this federation merges.
         m0_sha256: the digest of this federation's M0.
+        dtype: that every tensor of the file must have.
         max_norm: largest L2 norm accepted.
         where: who or what the bytes came from, for error messages.
+
+    Returns:
+        the vector, its tensors float32 whatever the file's are.
 
     Raises:
         VectorFileError: malformed, or tensors, dtypes, values or norm that a vector cannot have.
@@ -54,9 +71,9 @@ def read_vector(
     for key, meaning in (("architecture", "another architecture"), ("m0", "another M0")):
         if metadata[key] != expected[key]:
             raise VectorMismatchError(f"the vector is of {meaning} than this federation's", where=where)
-    _check_layout(header, len(content) - start, architecture, where)
+    _check_layout(header, len(content) - start, architecture, dtype, where)
     try:
-        tensors = safetensors.torch.load(content)
+        tensors = {name: tensor.to(torch.float32) for name, tensor in safetensors.torch.load(content).items()}
     except (safetensors.SafetensorError, ValueError) as error:
         raise VectorFileError("safetensors cannot load it", where=where) from error
     for name, tensor in tensors.items():
@@ -96,8 +113,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_layout(header: dict[str, Any], n_bytes: int, architecture: Architecture, where: str) -> None:
-    shapes = architecture.encoder_shapes
+def _check_layout(header: dict[str, Any], n_bytes: int, architecture: Architecture, dtype: Dtype, where: str) -> None:
+    shapes, stored = architecture.encoder_shapes, _FILE_DTYPES[dtype]
     for name in sorted(header.keys() | shapes.keys()):
         entry, shape = header.get(name), shapes.get(name)
         if shape is None or not isinstance(entry, dict):
@@ -105,12 +122,13 @@ def _check_layout(header: dict[str, Any], n_bytes: int, architecture: Architectu
             raise VectorFileError(f"{problem} tensor", where=f"{where}, tensor {name[:64]!r}")
         if entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise VectorFileError("its header entry is malformed", where=f"{where}, tensor {name}")
-        if entry["dtype"] != "F32" or entry["shape"] != list(shape):
-            raise VectorFileError(f"must be F32 {list(shape)}", where=f"{where}, tensor {name}")
+        if entry["dtype"] != stored or entry["shape"] != list(shape):
+            raise VectorFileError(f"must be {stored} {list(shape)}", where=f"{where}, tensor {name}")
     try:
         spans = sorted((int(begin), int(end)) for begin, end in (e["data_offsets"] for e in header.values()))
     except (TypeError, ValueError, OverflowError) as error:
         raise VectorFileError("its data offsets are malformed", where=where) from error
     ends = [0] + [end for _, end in spans]
-    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != n_bytes:
+    size = TORCH_DTYPES[dtype].itemsize * sum(math.prod(shape) for shape in shapes.values())
+    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != n_bytes or n_bytes != size:
         raise VectorFileError("its tensors do not fill the file exactly", where=where)

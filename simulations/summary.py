@@ -97,7 +97,8 @@ def _run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
     seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in results["seconds"].items())
     sentences = [f"FAILED: site {f['site']} in {f['phase']}: {f['reason']}" for f in results["failures"]]
     sentences += [
-        f"Sent between sites and server: {results['communication']['bytes'] / 1e6:.2f} MB.",
+        f"Sent between sites and server: {results['communication']['bytes'] / 1e6:.2f} MB; "
+        f"task vectors in {folder.config.sharing.dtype}.",
         f"Phases: {seconds}.",
         f"Results: {folder.path / 'results.json'}, {folder.path / 'summary.md'}.",
     ]

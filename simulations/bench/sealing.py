@@ -62,7 +62,9 @@ def measure(architecture: Architecture, repeats: int) -> dict[str, Any]:
     signature = sender.signer.sign(plain)
 
     def read() -> TaskVector:
-        return read_vector(plain, architecture=architecture, m0_sha256=_M0, max_norm=250.0, where="bench")
+        return read_vector(
+            plain, architecture=architecture, m0_sha256=_M0, dtype="float32", max_norm=250.0, where="bench"
+        )
 
     if open_sealed(envelope, context, recipient, sender.public).plain != plain or read().norm != vector.norm:
         raise AssertionError("what was sealed did not come back")

@@ -15,7 +15,7 @@ from common.schema import build, read_yaml
 
 _ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,=-]{0,47}")
 # Sections of a recipe that a study may set; who takes part, and where, is its own to say.
-_SECTIONS = ("preset", "model", "training", "steph", "comparators", "evaluation")
+_SECTIONS = ("preset", "model", "training", "sharing", "steph", "comparators", "evaluation")
 
 
 @dataclass(frozen=True)

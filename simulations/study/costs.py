@@ -13,6 +13,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.config import Dtype
+from common.task_vector import TORCH_DTYPES
+
 INSTANCES = 10_000  # of the slide that GFLOPs are counted on
 ENVELOPE_BYTES = 1_673  # what sealing adds to a vector (python -m simulations.bench.sealing)
 _CLEAR = Path("/proc/self/clear_refs")
@@ -70,9 +73,9 @@ def gigaflops(model: nn.Module, width: int, instances: int = INSTANCES) -> float
     return float(counter.get_total_flops()) / 1e9
 
 
-def vector_bytes(n_sources: int, n_numbers: int) -> int:
+def vector_bytes(n_sources: int, n_numbers: int, dtype: Dtype) -> int:
     """What one target's sealed vectors take, up to the server and down again."""
-    return 2 * n_sources * (4 * n_numbers + ENVELOPE_BYTES)
+    return 2 * n_sources * (TORCH_DTYPES[dtype].itemsize * n_numbers + ENVELOPE_BYTES)
 
 
 def rounds_bytes(n_sites: int, rounds: int, n_numbers: int) -> int:

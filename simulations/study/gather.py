@@ -174,7 +174,7 @@ def _costs(prepared: Prepared, cells: list[dict[str, Any]], row: str) -> dict[st
     sent = {
         "nothing": 0,
         "pool": None,
-        "vectors": vector_bytes(len(units[0].sources), n_numbers),
+        "vectors": vector_bytes(len(units[0].sources), n_numbers, recipe.sharing.dtype),
         "rounds": rounds_bytes(n_sites, recipe.comparators.rounds, n_numbers),
     }[needs]
     return {

@@ -21,18 +21,18 @@ from client.methods.alignment import mean_alignment, merged_vector
 from client.methods.registry import REGISTRY
 from client.methods.task import Method, Task, Trained, learnable_parameters
 from client.metrics import further_metrics
+from client.residency import release
+from client.sharing import shared_vector
 from client.site import Site
 from client.survival_fit import OnEpoch, silent
 from client.target import vectors_digest
 from client.workspace import Workspace
 from common import atomic
-from common.abmil import pinned_model
 from common.concordance import pairs
 from common.config import Recipe, digest
 from common.errors import TrainingError
 from common.method_names import METHODS
 from common.survival import risk_score
-from common.task_vector import TaskVector
 from simulations.study.costs import Meter, gigaflops
 from simulations.study.plan import Unit
 from simulations.study.together import train_together
@@ -77,6 +77,7 @@ class Worker:
             return
         for name, cohort in self._cohorts.items():
             if unit.site not in ("", name):
+                release(cohort)
                 cohort.forget_bags()  # one site's bags at a time are enough for a worker's memory
         meter = Meter(resolve_device(self.ground.device))
         notes = self._notes(unit, meter)
@@ -103,7 +104,7 @@ class Worker:
                 self.ground.folders[site], state=self.ground.out / "sites" / site, device=self.ground.device
             )
             if site not in self._cohorts:
-                self._cohorts[site] = open_cohort(opened.folder, opened.data)
+                self._cohorts[site] = open_cohort(opened.folder, opened.data, opened.state)
             self._workspaces[key] = Workspace.open(replace(opened, threads=1), recipe, self._cohorts[site])
             if len(self._workspaces) > _OPEN_WORKSPACES:
                 self._workspaces.popitem(last=False)
@@ -150,10 +151,7 @@ class Worker:
         }
 
     def _task(self, unit: Unit, workspace: Workspace) -> Task:
-        m0 = pinned_model(unit.recipe.model)
-        vectors = {
-            name: TaskVector.between(self.workspace(name, unit.recipe).local_model(0), m0) for name in unit.sources
-        }
+        vectors = {name: shared_vector(self.workspace(name, unit.recipe)) for name in unit.sources}
         folder = workspace.folder / f"from-{vectors_digest([vectors])[:12]}" / f"fold_{unit.fold}"
         common = {}
         if METHODS[unit.method].needs in ("rounds", "pool"):

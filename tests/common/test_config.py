@@ -86,6 +86,7 @@ def value_at(config: Any, key: str) -> Any:
         ("training.warmup_epochs", 1.0),
         ("training.loss", "nll"),
         ("training.alpha", 0.5),
+        ("sharing.dtype", "float32"),
         ("steph.K", 5),
         ("steph.variant", "nn"),
         ("steph.weights", "nn"),
@@ -160,6 +161,8 @@ def test_an_unknown_preset_is_refused(preset: str) -> None:
         ("modle", "Did you mean 'model'?"),
         ("model.embd", "Did you mean 'model.embed'?"),
         ("training.epoch", "Did you mean 'training.epochs'?"),
+        ("sharing.dytpe", "Did you mean 'sharing.dtype'?"),
+        ("shared", "Did you mean 'sharing'?"),
         ("steph.gama", "Did you mean 'steph.gamma'?"),
         ("steph.norm", "Did you mean 'steph.normalise'?"),
         ("comparator", "Did you mean 'comparators'?"),
@@ -211,6 +214,8 @@ OUT_OF_RANGE = [
     ("training.alpha", "-0.5"),
     ("training.seed", "-1"),
     ("steph.K", "0"),
+    ("steph.routing_instances", "0"),
+    ("steph.routing_instances", "1000001"),
     ("steph.fixed_lam", "1.01"),
     ("steph.fixed_lam", "-0.01"),
     ("steph.start_lam", "0"),
@@ -282,9 +287,16 @@ WRONG_TYPE = [
     ("training.lr", "'1e-4'"),
     ("training.lr", "[1]"),
     ("training.loss", "NLL"),
+    ("training.precision", "float16"),
+    ("training.precision", "null"),
     ("training.loss", "null"),
     ("training.drop_last", "1"),
     ("training.drop_last", "'true'"),
+    ("sharing", "float16"),
+    ("sharing.dtype", "float64"),
+    ("sharing.dtype", "F16"),
+    ("sharing.dtype", "16"),
+    ("sharing.dtype", "null"),
     ("steph.K", "true"),
     ("steph.K", "2.0"),
     ("steph.K", "all"),
@@ -395,6 +407,7 @@ def test_the_edge_of_a_range_is_in_it(key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("sharing.dtype=bfloat16", "bfloat16"),
         ("steph.K=3", 3),
         ("steph.K=null", None),
         ("steph.K=", None),
@@ -499,6 +512,8 @@ def test_the_digest_sees_every_key() -> None:
         "model.encoder": "uni_v2",
         "model.m0_sha256": SHA256,
         "training.loss": "cox",
+        "training.precision": "bfloat16",
+        "sharing.dtype": "float16",
         "steph.variant": "fix",
         "steph.weights": "param",
         "steph.output": "softplus",
@@ -546,7 +561,14 @@ def test_the_base_digest_sees_what_a_site_s_own_models_depend_on_and_nothing_els
     assert re.fullmatch("[0-9a-f]{64}", base)
     changed = ["model.embed=9", "model.m0_seed=1", "training.epochs=9", "training.loss=cox", "training.seed=1"]
     assert len({base, *(with_set(override).recipe.base_digest for override in changed)}) == 1 + len(changed)
-    same = ["steph.K=2", "steph.epochs=9", "comparators.methods=[]", "evaluation.bootstrap=10", "device=cpu"]
+    same = [
+        "sharing.dtype=float16",
+        "steph.K=2",
+        "steph.epochs=9",
+        "comparators.methods=[]",
+        "evaluation.bootstrap=10",
+        "device=cpu",
+    ]
     assert {with_set(override).recipe.base_digest for override in same} == {base}
     assert len({digest(with_set(override)) for override in same}) == len(same)
 

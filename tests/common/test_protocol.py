@@ -285,7 +285,7 @@ def test_a_refusal_may_say_whose_it_is() -> None:
 def test_a_disk_that_fails_is_told_apart_from_a_bug() -> None:
     """The coordinator learns that it is the site's disk, and not which file."""
     refusal = Refusal.of(OSError(28, "No space left on device", "/data/P001.h5"), "a")
-    with pytest.raises(SiteError, match=r"^a: the site could not read or write its disk; .* \(StorageError\)$"):
+    with pytest.raises(SiteError, match=r"^a: the site could not read or write its disk, .* \(StorageError\)$"):
         read(parcel(travelled(pack(refusal)), "node 7"), MergeReply, "node 7")
 
 

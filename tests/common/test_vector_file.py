@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.abmil import Architecture, initial_model, model_digest
-from common.errors import VectorError, VectorFileError, VectorMismatchError
+from common.config import Dtype
+from common.errors import VectorError, VectorFileError, VectorMismatchError, VectorRangeError
 from common.task_vector import TaskVector
 from common.vector_file import FORMAT, read_vector, write_vector
 
@@ -26,8 +27,8 @@ START = 8 + int.from_bytes(VALID[:8], "little")
 WHERE = "vector of mallory"
 
 
-def read(content: bytes, max_norm: float = 250.0) -> TaskVector:
-    return read_vector(content, architecture=SMALL, m0_sha256=M0_SHA256, max_norm=max_norm, where=WHERE)
+def read(content: bytes, max_norm: float = 250.0, dtype: Dtype = "float32") -> TaskVector:
+    return read_vector(content, architecture=SMALL, m0_sha256=M0_SHA256, dtype=dtype, max_norm=max_norm, where=WHERE)
 
 
 def header() -> dict[str, Any]:
@@ -255,6 +256,146 @@ def test_round_trip_is_exact() -> None:
     for name, tensor in found.tensors.items():
         assert tensor.dtype == torch.float32
         assert tensor.numpy().tobytes() == vector.tensors[name].numpy().tobytes()
+
+
+DTYPES: dict[Dtype, tuple[torch.dtype, str, int]] = {
+    "float32": (torch.float32, "F32", 4),
+    "float16": (torch.float16, "F16", 2),
+    "bfloat16": (torch.bfloat16, "BF16", 2),
+}
+
+
+def holding(*values: float) -> TaskVector:
+    bias = torch.zeros(4)
+    bias[: len(values)] = torch.tensor(values)
+    return TaskVector(SMALL, M0_SHA256, {**VECTOR.tensors, "attention_V.bias": bias})
+
+
+def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
+    start = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:start]), content[start:]
+
+
+def with_dtypes(**names: Dtype) -> bytes:
+    """The valid tensors in these dtypes, as safetensors itself writes them; float32 where nothing is said."""
+    tensors = {
+        name: tensor.to(DTYPES[names.get(name.replace(".", "__"), "float32")][0])
+        for name, tensor in VECTOR.tensors.items()
+    }
+    return safetensors.torch.save(tensors, metadata())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_file_gives_back_what_was_rounded_once(dtype: Dtype) -> None:
+    """In float32, and the file holds as many bytes per number as the dtype takes, under the dtype's name."""
+    cast, stored, size = DTYPES[dtype]
+    content = write_vector(VECTOR, dtype)
+    found = read(content, dtype=dtype)
+    for name, tensor in found.tensors.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, VECTOR.tensors[name].to(cast).to(torch.float32))
+    head, data = parts(content)
+    assert head["__metadata__"] == header()["__metadata__"]
+    assert {entry["dtype"] for name, entry in head.items() if name != "__metadata__"} == {stored}
+    assert len(data) == size * len(VECTOR.flat())
+    assert parts(write_vector(found, dtype)) == (head, data)
+
+
+BITS: list[tuple[Dtype, float, int]] = [
+    ("float32", 1.0, 0x3F800000),
+    ("float32", 0.1, 0x3DCCCCCD),
+    # float16: sign, 5 bits of exponent (bias 15), 10 of fraction
+    ("float16", 1.0, 0x3C00),
+    ("float16", -2.0, 0xC000),
+    ("float16", -0.0, 0x8000),
+    ("float16", 0.1, 0x2E66),
+    ("float16", 1 + 2**-11, 0x3C00),  # half-way: the even one below ..
+    ("float16", 1 + 3 * 2**-11, 0x3C02),  # .. and the even one above
+    ("float16", 2**-24, 0x0001),  # the smallest
+    ("float16", 2**-25, 0x0000),
+    ("float16", 65504.0, 0x7BFF),  # the largest
+    # bfloat16: sign, 8 bits of exponent (bias 127), 7 of fraction
+    ("bfloat16", 1.0, 0x3F80),
+    ("bfloat16", -2.0, 0xC000),
+    ("bfloat16", -0.0, 0x8000),
+    ("bfloat16", 0.1, 0x3DCD),
+    ("bfloat16", 1 + 2**-8, 0x3F80),
+    ("bfloat16", 1 + 3 * 2**-8, 0x3F82),
+    ("bfloat16", 2**-25, 0x3300),
+    ("bfloat16", 65504.0, 0x4780),
+]
+
+
+@pytest.mark.parametrize(("dtype", "value", "bits"), BITS)
+def test_the_bytes_of_a_number_worked_out_by_hand(dtype: Dtype, value: float, bits: int) -> None:
+    content = write_vector(holding(0.0, value), dtype)
+    head, data = parts(content)
+    begin, end = head["attention_V.bias"]["data_offsets"]
+    size = DTYPES[dtype][2]
+    assert data[begin:end] == bytes(size) + bits.to_bytes(size, "little") + bytes(2 * size)
+    found = read(content, max_norm=1e9, dtype=dtype).tensors["attention_V.bias"][1]
+    assert found == torch.tensor(value).to(DTYPES[dtype][0]).float()
+
+
+@pytest.mark.parametrize("written", DTYPES)
+@pytest.mark.parametrize("expected", DTYPES)
+def test_a_reader_takes_the_dtype_that_it_is_told_and_no_other(written: Dtype, expected: Dtype) -> None:
+    content = write_vector(VECTOR, written)
+    if written == expected:
+        assert torch.equal(read(content, dtype=expected).flat(), VECTOR.rounded(written).flat())
+        return
+    with pytest.raises(VectorFileError, match=f"{WHERE}, tensor .*: must be {DTYPES[expected][1]} "):
+        read(content, dtype=expected)
+
+
+@pytest.mark.parametrize("expected", DTYPES)
+def test_one_tensor_of_another_dtype_is_refused(expected: Dtype) -> None:
+    for odd in DTYPES.keys() - {expected}:
+        names = {name.replace(".", "__"): expected for name in VECTOR.tensors} | {"embed__bias": odd}
+        with pytest.raises(VectorFileError, match=f"tensor embed.bias: must be {DTYPES[expected][1]} "):
+            read(with_dtypes(**names), dtype=expected)
+
+
+@pytest.mark.parametrize("expected", DTYPES)
+@pytest.mark.parametrize("written", DTYPES)
+def test_a_file_whose_bytes_do_not_fit_the_dtype_that_it_claims_is_refused(written: Dtype, expected: Dtype) -> None:
+    head, data = parts(write_vector(VECTOR, written))
+    for name, entry in head.items():
+        if name != "__metadata__":
+            entry["dtype"] = DTYPES[expected][1]
+    if DTYPES[written][2] != DTYPES[expected][2]:
+        with pytest.raises(VectorFileError, match="do not fill the file exactly"):
+            read(craft(head, data), dtype=expected)
+    else:  # two bytes are two bytes: other numbers, and no more than that
+        assert (written == expected) == torch.equal(
+            read(craft(head, data), 1e40, expected).flat(), VECTOR.rounded(written).flat()
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_values_and_norm_are_screened_in_every_dtype(dtype: Dtype) -> None:
+    for value in (float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(VectorFileError, match=r"tensor attention_V.bias: holds NaN or Inf"):
+            read(write_vector(holding(value), dtype), dtype=dtype)
+    rounded = VECTOR.rounded(dtype)
+    assert read(write_vector(VECTOR, dtype), rounded.norm, dtype).norm == rounded.norm
+    with pytest.raises(VectorFileError, match="above the cap"):
+        read(write_vector(VECTOR, dtype), rounded.norm * (1 - 1e-9), dtype)
+    # 4 times 65504 in float16 is infinite; the norm is not taken there.
+    with pytest.raises(VectorFileError, match=r"its norm 1\.31.* is above the cap"):
+        read(write_vector(holding(65504, 65504, 65504, 65504), dtype), dtype=dtype)
+    with pytest.raises(VectorFileError, match="unique keys"):
+        head, data = parts(write_vector(VECTOR, dtype))
+        read(craft(json.dumps(head).replace('"shape"', '"dtype": "F32", "shape"', 1), data), dtype=dtype)
+    for content in (write_vector(VECTOR, dtype)[:-1], write_vector(VECTOR, dtype) + b"\0"):
+        with pytest.raises(VectorFileError, match="do not fill the file exactly"):
+            read(content, dtype=dtype)
+
+
+def test_what_overflows_is_an_error_at_the_sender_and_never_a_file() -> None:
+    with pytest.raises(VectorRangeError, match=r"tensor attention_V.bias: holds 7e\+04.* float16.* bfloat16"):
+        write_vector(holding(7e4), "float16")
+    assert read(write_vector(holding(7e4), "bfloat16"), 1e9, "bfloat16").tensors["attention_V.bias"][0] == 70144
 
 
 def test_the_file_says_nothing_but_its_three_keys() -> None:

@@ -158,7 +158,7 @@ def test_the_run_goes_on_and_ends_with_2(misfits):
         (STRAY, "query.hello", "the site is not set up for this federation (MembershipError)"),
         (PINNER, "query.hello", "the site's roster is not the federation's (RosterError)"),
         (BOASTER, "train.local", "its answer: its body is not a TrainLocalReply"),
-        (FULL, "train.local", "the site could not read or write its disk; its log has the details (StorageError)"),
+        (FULL, "train.local", "the site could not read or write its disk, and its log has the details (StorageError)"),
         (FORGER, "query.hello", "no node said that it is this site"),
         (RECORDER, "query.hello", "no node said that it is this site"),
         (BABBLER, "query.hello", "no node said that it is this site"),

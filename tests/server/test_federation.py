@@ -535,7 +535,7 @@ UNKNOWN = "it refused for a reason that this version does not know"
 KINDS = [
     ("DataError", "the site's data did not pass its check (DataError)"),
     ("ForgedEnvelopeError", "the envelope's signature is not its sender's (ForgedEnvelopeError)"),
-    ("StorageError", "the site could not read or write its disk; its log has the details (StorageError)"),
+    ("StorageError", "the site could not read or write its disk, and its log has the details (StorageError)"),
     ("InternalError", "an unforeseen error happened at the site; its log has the details (InternalError)"),
     (HOSTILE, UNKNOWN),
     ("dataerror", UNKNOWN),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -13,9 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from sites import TINY, make_site
 
 from client import survival_fit
+from client.model_file import load_model
+from common.abmil import Architecture
 from common.audit import read_lines, verify
 from common.config import load_config
 from common.console import run as run_command
@@ -92,6 +96,36 @@ def test_the_run_folder_describes_the_run_and_the_table_names_the_files(sites, t
     assert (run / "sites" / "alpha" / "deployed" / "fold_1.md").is_file()
     for site in ("beta", "gamma"):
         assert {path.name for path in (run / "sites" / site).rglob("*.safetensors")} == {"local.safetensors"}
+
+
+def test_vectors_travel_in_the_dtype_of_the_recipe_and_take_half_the_bytes(sites, tmp_path):
+    """The sites' own models do not depend on it; the enhanced one does, by a rounding."""
+    changes = ["model.embed=64", "model.attention=48", "evaluation.folds=1", "steph.gamma=0.0"]
+    sizes = [word for change in changes for word in ("--set", change)]
+    architecture = Architecture(6, 64, 48, 32)
+    n_numbers = sum(math.prod(shape) for shape in architecture.encoder_shapes.values())
+    found, sealed = {}, {}
+    for dtype in ("float32", "float16", "bfloat16"):
+        run = tmp_path / dtype
+        assert simulate(run, sites, *sizes, "--set", f"sharing.dtype={dtype}") == 0
+        found[dtype] = results(run)
+        target = found[dtype]["targets"]["alpha"]
+        assert (target["sources"], target["sharing"]) == (["beta", "gamma"], {"dtype": dtype})
+        assert f"task vectors in {dtype}." in (run / "summary.md").read_text()
+        lines = [line.event for line in read_lines(run / "sites" / "beta" / "audit")]
+        (sealed[dtype],) = (event.size for event in lines if event.event == "vector.seal")
+        (model,) = run.glob("sites/alpha/*/merge-*/fold_0/steph.safetensors")
+        cast = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
+        sources = load_model(model).model.mixture.stack[1:]
+        assert torch.equal(sources, sources.to(cast).float())
+    for dtype in ("float16", "bfloat16"):
+        assert scores(tmp_path / dtype)["local"] == scores(tmp_path / "float32")["local"]
+        assert sealed["float32"] - sealed[dtype] == pytest.approx(2 * n_numbers, rel=0.01)
+        saved = found["float32"]["communication"]["bytes"] - found[dtype]["communication"]["bytes"]
+        assert saved == pytest.approx(2 * 2 * 2 * n_numbers, rel=0.01)  # two sources, up and down
+        assert [base.name for base in sorted((tmp_path / dtype).glob("sites/*/base-*"))] == [
+            base.name for base in sorted((tmp_path / "float32").glob("sites/*/base-*"))
+        ]
 
 
 def test_no_patient_slide_or_path_reaches_the_server_folder(sites, tmp_path):

@@ -71,6 +71,7 @@ def test_preset_then_the_study_s_keys_then_the_row_s(tmp_path, monkeypatch):
             "own preset": {"method": "steph", "recipe": {"preset": "robust"}},
             "both": {"method": "steph", "recipe": {"preset": "robust", "training": {"epochs": 3}, "steph": {"K": 1}}},
             "no preset": {"method": "steph", "recipe": {"preset": None}},
+            "half bytes": {"method": "steph", "recipe": {"sharing": {"dtype": "float16"}}},
         },
     )
 
@@ -83,6 +84,7 @@ def test_preset_then_the_study_s_keys_then_the_row_s(tmp_path, monkeypatch):
     # Of the paper's preset nothing is left in a row with another one; the study's own keys hold there too.
     assert found("own preset") == ("robust", 0.5, 7, 0.3, 2, "empirical")
     assert found("both") == ("robust", 0.5, 3, 0.3, 1, "empirical")
+    assert [row(study, name).config.sharing.dtype for name in ("half bytes", "both")] == ["float16", "float32"]
     assert found("no preset") == (None, 0.5, 20, 1e-5, 5, "empirical")
 
 

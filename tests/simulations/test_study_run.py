@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -37,8 +38,11 @@ from studies import (
     write_study,
 )
 
+from client.batch import predict_hazards
+from common.abmil import Architecture, pinned_model
 from common.config import load_config
 from common.survival import risk_score
+from common.task_vector import TaskVector
 from simulations.run_folder import prepare
 from simulations.simulate import run as run_federation
 from simulations.study import work
@@ -271,6 +275,39 @@ def test_a_row_that_is_added_later_is_all_that_is_trained(whole, tmp_path, units
     for row, about in whole.results["overall"].items():
         assert results["overall"][row]["interval_95"] == about["interval_95"]
         assert results["overall"][row]["against"] == about["against"]
+
+
+def test_a_row_that_shares_in_half_the_bytes_merges_rounded_vectors_of_the_same_base_models(
+    study_sites, tmp_path, units_done
+):
+    """Otherwise a study would say what no federation under this recipe gives."""
+    study = small(
+        tmp_path / "study.yaml",
+        methods=["local", "half_average"],
+        variants={"half bytes": {"method": "half_average", "recipe": {"sharing": {"dtype": "bfloat16"}}}},
+    )
+    results = run_here(study, study_sites, tmp_path / "out")
+    assert Counter(u.kind for u in units_done) == {"base": 4, "cell": 6}  # alpha's two folds, fold 0 of the others
+    costs = {row: results["overall"][row]["costs"]["network_bytes"] for row in ("half_average", "half bytes")}
+    recipe = next(u.recipe for u in units_done if u.method == "half_average" and u.recipe.sharing.dtype == "bfloat16")
+    n_numbers = sum(math.prod(shape) for shape in Architecture.of(recipe.model).encoder_shapes.values())
+    assert costs["half_average"] - costs["half bytes"] == 2 * 2 * 2 * n_numbers
+    plan = prepared(study, study_sites, tmp_path / "out")
+    worker = Worker(plan.worker.ground)
+    for cell in plan.plan.cells:
+        if cell.row != "half bytes":
+            continue
+        m0, unit = pinned_model(cell.unit.recipe.model), cell.unit
+        own = TaskVector.between(worker.workspace("alpha", unit.recipe).local_model(unit.fold), m0)
+        sent = [
+            TaskVector.between(worker.workspace(name, unit.recipe).local_model(0), m0).flat().bfloat16().float()
+            for name in ("beta", "gamma")
+        ]
+        merged = TaskVector.of_flat(0.5 * own.flat() + 0.25 * (sent[0] + sent[1]), own)
+        workspace = worker.workspace("alpha", unit.recipe)
+        model = merged.applied_to(m0, workspace.local_model(unit.fold).head_state())
+        hazards = predict_hazards(model, workspace.test_part(unit.fold), 8, torch.device("cpu"))
+        np.testing.assert_allclose(hazards_of(cell, worker), hazards, atol=1e-6)
 
 
 def test_a_seed_that_is_added_later_leaves_the_first_one_s_cells_alone(study_sites, tmp_path, units_done):

@@ -1,0 +1,151 @@
+"""What reading bags costs: ``python -m simulations.bench.data_path``.
+
+Synthetic TRIDENT slides, read as plain h5py does and as a cohort does whose features are kept on disk
+(client/data/feature_cache.py). All files are in the system's page cache in both cases, so that no disk is measured:
+the difference is what HDF5, copies and conversions cost. On a disk that is slow, both sides wait for it alike.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import h5py
+import numpy as np
+import torch
+import typer
+from rich.table import Table
+
+from client.data.bags import Cohort, open_cohort
+from client.data.settings import DataSettings
+from common import console
+from simulations.bench.figures import Spread, machine, machine_line
+
+SCHEMA = "fedsteph/bench-data-path/v1"
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "one-row chunks, float32": {"dtype": np.float32, "one_row_chunks": True},
+    "one-row chunks, float16": {"dtype": np.float16, "one_row_chunks": True},
+    "contiguous, float32": {"dtype": np.float32, "one_row_chunks": False},
+}
+
+
+def measure(n_slides: int, n_instances: int, width: int, repeats: int) -> dict[str, Any]:
+    """Time epochs of reading, one after the other in turn, after an untimed one of each.
+
+    An epoch gets every bag as float32 and sums it, so that every byte is touched, on both sides alike.
+
+    Returns:
+        JSON-ready: the machine, the sizes, and per layout of the files a spread in seconds of an epoch by plain h5py,
+        by a cohort that keeps features as stored, and by one that keeps them as float16; the seconds that the first
+        epoch of each cohort takes, which makes what is kept; and how many times faster than h5py the two are.
+        ``io_cached_vs_h5py`` is that ratio for what TRIDENT writes, one-row chunks of float32, kept as stored.
+    """
+    found_on, layouts = machine(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        sites = {name: Path(folder) / str(i) for i, name in enumerate(LAYOUTS)}
+        for name, site in sites.items():
+            write_site(site, n_slides, n_instances, width, **LAYOUTS[name])
+        for name, site in sites.items():
+            layouts[name] = _compare(site, repeats)
+    return {
+        "schema": SCHEMA,
+        "machine": found_on,
+        "threads": torch.get_num_threads(),
+        "slides": n_slides,
+        "instances": n_instances,
+        "width": width,
+        "layouts": layouts,
+        "io_cached_vs_h5py": layouts["one-row chunks, float32"]["stored_vs_h5py"],
+    }
+
+
+def write_site(
+    site: Path, n_slides: int, n_instances: int, width: int, *, dtype: Any = np.float32, one_row_chunks: bool = True
+) -> None:
+    """A site folder of TRIDENT slides of noise, one for each patient."""
+    source = np.random.default_rng(0)
+    (site / "features").mkdir(parents=True)
+    rows = ["patient_id,pathology_id,t,e"]
+    for i in range(n_slides):
+        values = source.standard_normal((n_instances, width), dtype=np.float32).astype(dtype)
+        with h5py.File(site / "features" / f"S{i:03d}.h5", "w") as file:
+            options = {"chunks": (1, width), "maxshape": (None, width)} if one_row_chunks else {}
+            file.create_dataset("features", data=values, **options).attrs["encoder"] = "bench"
+            file.create_dataset("coords", data=np.zeros((n_instances, 2), dtype=np.int64))
+        rows.append(f"P{i:03d},S{i:03d},{100 + i},{i % 2}")
+    (site / "labels.csv").write_text("\n".join(rows) + "\n")
+
+
+def _compare(site: Path, repeats: int) -> dict[str, Any]:
+    paths = sorted((site / "features").iterdir())
+    kept = {
+        "stored": open_cohort(site, DataSettings(cache_gib=0, disk_cache="stored"), site / "stored"),
+        "float16": open_cohort(site, DataSettings(cache_gib=0, disk_cache="float16"), site / "float16"),
+    }
+    epochs: dict[str, Callable[[], Iterator[torch.Tensor]]] = {"h5py": partial(_plain, paths)}
+    epochs |= {name: partial(_bags, cohort) for name, cohort in kept.items()}
+    first = {name: _timed(epoch) for name, epoch in epochs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in epochs}
+    for _ in range(repeats):
+        for name, epoch in epochs.items():
+            seconds[name].append(_timed(epoch))
+    spreads = {name: Spread.of(values) for name, values in seconds.items()}
+    return {
+        **{name: asdict(spread) for name, spread in spreads.items()},
+        **{f"first_{name}": first[name] for name in kept},
+        **{f"{name}_vs_h5py": spreads["h5py"].median / spreads[name].median for name in kept},
+    }
+
+
+def _plain(paths: list[Path]) -> Iterator[torch.Tensor]:
+    for path in paths:
+        with h5py.File(path, "r") as file:
+            yield torch.from_numpy(file["features"][:]).float()
+
+
+def _bags(cohort: Cohort) -> Iterator[torch.Tensor]:
+    return (cohort.bag(i) for i in range(len(cohort)))
+
+
+def _timed(epoch: Callable[[], Iterator[torch.Tensor]]) -> float:
+    start = time.perf_counter()
+    for bag in epoch():
+        bag.sum()
+    return time.perf_counter() - start
+
+
+def main(
+    slides: Annotated[int, typer.Option(help="Synthetic slides per layout.", min=1)] = 8,
+    instances: Annotated[int, typer.Option(help="Patches per slide.", min=1)] = 10_000,
+    width: Annotated[int, typer.Option(help="Features per patch.", min=1)] = 1536,
+    repeats: Annotated[int, typer.Option(help="Timed epochs of each kind.", min=1)] = 3,
+    threads: Annotated[int, typer.Option(help="Torch's threads.", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Compare h5py with features kept on disk, and print the seconds of an epoch and the ratios."""
+    torch.set_num_threads(threads)
+    found = measure(slides, instances, width, repeats)
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+        return
+    table = Table("files", "h5py", "as stored", "ratio", "as float16", "ratio", "first epoch: stored", "float16")
+    for name, row in found["layouts"].items():
+        ratios = [f"{row[f'{kind}_vs_h5py']:.1f}" for kind in ("stored", "float16")]
+        epochs = [f"{row[kind]['median']:.3f} s" for kind in ("h5py", "stored", "float16")]
+        firsts = [f"{row[f'first_{kind}']:.2f} s" for kind in ("stored", "float16")]
+        table.add_row(name, epochs[0], epochs[1], ratios[0], epochs[2], ratios[1], *firsts)
+    console.out.print(table)
+    console.out.print(machine_line(found["machine"]), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli = typer.Typer(add_completion=False)
+    cli.command()(main)
+    sys.exit(console.run(lambda: cli(standalone_mode=False)))

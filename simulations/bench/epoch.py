@@ -1,0 +1,49 @@
+"""What share of an epoch of training waits for data: ABMIL over slides whose features are kept on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from client.data.bags import Cohort, open_cohort
+from client.data.settings import DataSettings
+from client.loader import Loader
+from client.objective import backward
+from common.config import TrainingConfig
+from simulations.bench import models
+from simulations.bench.data_path import write_site
+
+_CPU = torch.device("cpu")
+
+
+def measure(n_slides: int, n_instances: int) -> dict[str, Any]:
+    """Two epochs over slides in one-row chunks of float32, nothing held in memory.
+
+    The first epoch reads the slides from their files and keeps them; the second reads what is kept.
+
+    Returns:
+        JSON-ready: per epoch its seconds and the share of them in which the training waited for a bag;
+        ``waiting_share`` is the second epoch's.
+    """
+    with TemporaryDirectory() as folder:
+        site = Path(folder) / "site"
+        write_site(site, n_slides, n_instances, models.SIZES.width)
+        cohort = open_cohort(site, DataSettings(cache_gib=0, disk_cache="stored"), Path(folder) / "state")
+        first, second = _epoch(cohort), _epoch(cohort)
+    found = {"slides": n_slides, "instances": n_instances, "first": first, "second": second}
+    return found | {"waiting_share": second["waiting_share"]}
+
+
+def _epoch(cohort: Cohort) -> dict[str, float]:
+    model, training = models.abmil().train(), TrainingConfig()
+    forward, optimiser = models.forward_of(model), models.optimiser(model)
+    steps = [list(range(i, min(i + 16, len(cohort)))) for i in range(0, len(cohort), 16)]
+    with Loader(cohort, steps, models.SIZES.n_bins, _CPU) as loader:
+        for step, stacks in zip(steps, loader, strict=True):
+            optimiser.zero_grad(set_to_none=True)
+            backward(forward, stacks, len(step), training)
+            optimiser.step()
+        return {"seconds": loader.seconds, "waiting_share": loader.waiting_share}

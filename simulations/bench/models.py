@@ -1,0 +1,119 @@
+"""The models that benchmarks run: ours at the paper's sizes, and the plain implementation that tests compare with."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.batch import Batch
+from client.data.bags import Cohort
+from client.data.labels import Patient
+from client.objective import Forward, Outputs
+from client.steph.mixture import Mixture, Rows
+from client.steph.model import Steph
+from common.abmil import ABMIL, Architecture, initial_model
+from common.config import ModelConfig, StephConfig
+from common.errors import EngineError
+from common.survival import bin_of
+from common.task_vector import flatten
+
+SIZES = Architecture.of(ModelConfig(width=1536))
+SOURCES = 12
+SEEN = 512  # instances that sampled routing looks at
+GAMMA = 0.05
+_PLAIN = Path(__file__).parents[2] / "tests" / "plain_steph.py"
+
+
+def vectors(n: int) -> Tensor:
+    """Task vectors of noise, of about the norm of trained ones, ``(n, P)``."""
+    source = torch.Generator().manual_seed(0)
+    n_numbers = sum(int(np.prod(shape)) for shape in SIZES.encoder_shapes.values())
+    return 1e-3 * torch.randn(n, n_numbers, generator=source)
+
+
+def steph(rows: Rows, *, sampled: bool = False) -> Steph:
+    """An untrained STEPH over the target's vector and the sources' (``rows``)."""
+    m0 = initial_model(SIZES, seed=42)
+    config = replace(StephConfig(), routing_instances=SEEN if sampled else None)
+    return Steph(Mixture(SIZES, flatten(m0.encoder_state(), SIZES), rows), config)
+
+
+def abmil() -> ABMIL:
+    """An untrained ABMIL."""
+    return initial_model(SIZES, seed=42)
+
+
+def forward_of(model: nn.Module) -> Forward:
+    """What a training step asks a model of ours."""
+    if isinstance(model, Steph):
+        return lambda batch: model.outputs(batch, GAMMA)
+    return lambda batch: Outputs(model(batch.bags, batch.mask))
+
+
+def plain_module() -> ModuleType:
+    """The plain implementation, which is kept among the tests.
+
+    Raises:
+        EngineError: this is no checkout.
+    """
+    spec = importlib.util.spec_from_file_location("plain_steph", _PLAIN)
+    if spec is None or spec.loader is None or not _PLAIN.is_file():
+        raise EngineError(
+            "the plain implementation is not there", where=_PLAIN.name, remedy="Run the benchmark in a git checkout"
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def plain_steph(rows: Tensor) -> nn.Module:
+    """The plain STEPH over the same vectors."""
+    m0 = initial_model(SIZES, seed=42)
+    shapes = SIZES.encoder_shapes
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+
+    def tensors(row: Tensor) -> dict[str, Tensor]:
+        parts = torch.split(row, sizes)
+        return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    theta_0 = {name: weight.detach() for name, weight in m0.encoder_state().items()}
+    model: nn.Module = plain_module().PlainSteph(
+        theta_0, tensors(rows[0]), [tensors(row) for row in rows[1:]], n_bins=SIZES.n_bins
+    )
+    return model
+
+
+def cohort_of(n_bags: int, n_instances: int) -> Cohort:
+    """Patients with bags of noise, all in memory."""
+    source = torch.Generator().manual_seed(1)
+    patients = [Patient(f"P{i:05d}", 365.0 * (i % 12) + 100.0, i % 2, ("S",)) for i in range(n_bags)]
+    bags = [torch.randn(n_instances, SIZES.width, generator=source) for _ in patients]
+    return Cohort.of_bags(patients, bags)
+
+
+def bins_of(cohort: Cohort) -> list[int]:
+    """The yearly bin of each patient's time."""
+    return [int(y) for y in bin_of(cohort.times, SIZES.n_bins)]
+
+
+def stack_of_one(bag: Tensor) -> Batch:
+    """A bag as a step takes it."""
+    one = torch.ones(1, dtype=torch.int64)
+    return Batch(bag.unsqueeze(0), None, torch.tensor([400.0]), one, one)
+
+
+def optimiser(model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's."""
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+
+
+def bags_of(cohort: Cohort) -> Sequence[Tensor]:
+    """All bags in order."""
+    return [cohort.bag(i) for i in range(len(cohort))]

@@ -1,0 +1,76 @@
+"""STEPH's step over 12, 100 and 1,000 sources, whose vectors are mapped from a file.
+
+The file holds 4.7 GB at 1,000 sources; what a step reads of it are the K + 1 rows that a bag merges. Memory is counted
+as what the process holds of its own (``RssAnon``): pages of the file are the system's cache, and it can take them back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from simulations.bench import models
+from simulations.bench.pairs import in_turn, ratio
+from simulations.bench.steps import BAGS, step
+
+_LOOK_EVERY = 0.02  # seconds
+
+
+def measure(numbers: Sequence[int], n_instances: int, repeats: int) -> dict[str, Any]:
+    """Time steps of 16 bags in turn, and watch the memory of each.
+
+    Args:
+        numbers: of sources; the largest is compared with the smallest.
+    """
+    cohort = models.cohort_of(BAGS, n_instances)
+    with TemporaryDirectory() as folder:
+        rows = _mapped_rows(Path(folder) / "vectors", 1 + max(numbers))
+        things = {str(n): step(models.steph(rows[: 1 + n]), cohort) for n in numbers}
+        spreads, seconds = in_turn(things, repeats)
+        memory = {name: _peak_of(thing) for name, thing in things.items()}
+    few, many = str(min(numbers)), str(max(numbers))
+    return {
+        "instances": n_instances,
+        "seconds": {name: asdict(spread) for name, spread in spreads.items()},
+        "peak_anonymous_bytes": memory,
+        "step_vs_fewest": ratio(seconds, many, few),
+        "memory_vs_fewest": memory[many] / memory[few],
+    }
+
+
+def _mapped_rows(path: Path, n: int) -> torch.Tensor:
+    """``n`` vectors in a file, ``(n, P)``, of which nothing is in this process's memory."""
+    few = models.vectors(16)
+    with path.open("wb") as file:
+        for i in range(n):
+            file.write(few[i % len(few)].numpy().tobytes())
+    return torch.from_file(str(path), size=n * few.shape[1]).view(n, few.shape[1])
+
+
+def _peak_of(thing: Any) -> int:
+    done, peak = threading.Event(), [0]
+
+    def watch() -> None:
+        while not done.is_set():
+            peak[0] = max(peak[0], _anonymous())
+            done.wait(_LOOK_EVERY)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        thing()
+    finally:
+        done.set()
+        thread.join()
+    return peak[0]
+
+
+def _anonymous() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return 1024 * int(line.split()[1])

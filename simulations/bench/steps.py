@@ -1,0 +1,125 @@
+"""Training steps and inference: ours, the plain implementation, and the matrix products that bound both.
+
+A step is 16 bags forward and backward and one update by AdamW, dropout on, at 1536 -> 512, 384, 32 with 12 sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from client.batch import batches
+from client.data.bags import Cohort
+from client.objective import backward
+from common.config import TrainingConfig
+from simulations.bench import models
+from simulations.bench.pairs import in_turn, ratio
+
+BAGS = 16
+_CPU = torch.device("cpu")
+_TRAINING = TrainingConfig()
+
+
+def measure_steps(n_instances: int, repeats: int) -> dict[str, Any]:
+    """Steps of ours, of the plain implementation and of ABMIL, in turn, with the products that bound them.
+
+    Returns:
+        JSON-ready: seconds, ``step_vs_plain``, and of ABMIL ``abmil_vs_gemm``, the share of the machine's rate at the
+        largest product (``gemm_gflops_per_second``) that the step's products run at, all else included in the time.
+    """
+    rows, cohort = models.vectors(1 + models.SOURCES), models.cohort_of(BAGS, n_instances)
+    things = {
+        "steph": step(models.steph(rows), cohort),
+        "plain": plain_step(models.plain_steph(rows), cohort),
+        "abmil": step(models.abmil(), cohort),
+        "gemm": _gemm(n_instances),
+    }
+    spreads, seconds = in_turn(things, repeats)
+    rate = _gemm_gflop(n_instances) / spreads["gemm"].median
+    found = {
+        "seconds": {name: asdict(spread) for name, spread in spreads.items()},
+        "step_vs_plain": ratio(seconds, "steph", "plain"),
+        "gemm_gflops_per_second": rate,
+    }
+    return found | {"abmil_vs_gemm": _abmil_gflop(n_instances) / spreads["abmil"].median / rate}
+
+
+def measure_inference(n_instances: int, repeats: int) -> dict[str, Any]:
+    """One slide predicted by STEPH as published, with sampled routing, by the plain implementation, and by ABMIL."""
+    rows = models.vectors(1 + models.SOURCES)
+    bag = models.cohort_of(1, n_instances).bag(0)
+    plain = models.plain_steph(rows)
+    ours = {
+        "steph": models.steph(rows),
+        "sampled": models.steph(rows, sampled=True),
+        "abmil": models.abmil(),
+    }
+    things = {name: _inference(model, bag.unsqueeze(0)) for name, model in ours.items()}
+    spreads, seconds = in_turn(things | {"plain": _inference(plain, bag)}, repeats)
+    return {
+        "seconds": {name: asdict(spread) for name, spread in spreads.items()},
+        "inference_vs_abmil": ratio(seconds, "steph", "abmil"),
+        "inference_sampled_vs_abmil": ratio(seconds, "sampled", "abmil"),
+        "inference_vs_plain": ratio(seconds, "steph", "plain"),
+    }
+
+
+def step(model: nn.Module, cohort: Cohort) -> Callable[[], None]:
+    """One training step over a whole cohort, as the product makes it."""
+    forward, optimiser = models.forward_of(model.train()), models.optimiser(model)
+
+    def run() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        everyone = range(len(cohort))
+        backward(forward, lambda: batches(cohort, everyone, models.SIZES.n_bins, _CPU), len(cohort), _TRAINING)
+        optimiser.step()
+
+    return run
+
+
+def plain_step(model: nn.Module, cohort: Cohort) -> Callable[[], None]:
+    """One training step as the plain implementation makes it: all bags' graphs are kept."""
+    module, optimiser = models.plain_module(), models.optimiser(model.train())
+    bags, bins, events = models.bags_of(cohort), models.bins_of(cohort), cohort.events.tolist()
+
+    def run() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        module.step_loss(model, bags, bins, events).backward()
+        optimiser.step()
+
+    return run
+
+
+def _inference(model: nn.Module, bag: torch.Tensor) -> Callable[[], None]:
+    model.eval()
+
+    @torch.no_grad()
+    def run() -> None:
+        model(bag)
+
+    return run
+
+
+def _gemm_gflop(n_instances: int) -> float:
+    return 2 * n_instances * models.SIZES.width * models.SIZES.embed / 1e9
+
+
+def _gemm(n_instances: int) -> Callable[[], None]:
+    a, b = torch.randn(n_instances, models.SIZES.width), torch.randn(models.SIZES.width, models.SIZES.embed)
+    out = torch.empty(n_instances, models.SIZES.embed)
+
+    def run() -> None:
+        torch.mm(a, b, out=out)
+
+    return run
+
+
+def _abmil_gflop(n_instances: int) -> float:
+    """The large products of an ABMIL step: the bags need no gradient, so embed has two and both branches have three."""
+    sizes = models.SIZES
+    per_instance = 2 * sizes.width * sizes.embed + 3 * 2 * sizes.embed * sizes.attention
+    return BAGS * 2 * n_instances * per_instance / 1e9

@@ -119,14 +119,18 @@ def _mixture(architecture: Architecture, tensors: dict[str, Tensor], n_sources: 
 
 
 def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
-    # One copy per tensor on the CPU: safetensors refuses tensors that share memory.
-    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    plain = {name: _apart(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
     if not _finite(plain.values()):
         raise ModelFileError(
             "the trained weights are not finite", where=path.name, remedy="Lower training.lr and train again"
         )
     metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
     atomic.write_bytes(path, safetensors.torch.save(plain, metadata))
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """A tensor that shares its memory with none, as safetensors wants it."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _finite(tensors: Iterable[Tensor]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from client.membership import Membership
 from client.policy import Policy
+from client.received import Received
 from client.sequence import accept_once, next_sequence
 from client.workspace import Workspace
 from common.abmil import Architecture, pinned_model
@@ -103,18 +104,19 @@ def incoming(
     """Open and screen the envelopes sent to this site.
 
     Returns:
-        the vectors by sender, in the order of their names, and the reason of each refusal by sender.
+        the vectors by sender, in the order of their names, mapped from files, and the reason of each refusal by sender.
 
     Raises:
         VectorError: not one envelope could be used.
     """
     vectors: dict[str, TaskVector] = {}
+    received = Received(workspace.site.state, run.run)
     refused: dict[str, FedstephError] = {}
     for sender, envelope in sorted(envelopes.items()):
         known = SITE_NAME.fullmatch(sender) is not None
         line = Event("vector.open", "allowed", run.run, sender if known else None, _sha256(envelope), len(envelope))
         try:
-            vectors[sender] = _open(workspace, member, run, sender, envelope, max_norm)
+            vectors[sender] = received.mapped(sender, _open(workspace, member, run, sender, envelope, max_norm))
         except VectorError as error:
             refused[sender] = error
             line = Event("vector.open", "refused", line.run, line.peer, line.artefact, line.size, type(error).__name__)

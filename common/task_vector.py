@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -58,11 +59,11 @@ class TaskVector:
 
     @classmethod
     def of_flat(cls, row: Tensor, like: TaskVector) -> TaskVector:
-        """The vector whose :meth:`flat` is ``row``, of the same origin as ``like``."""
+        """The vector whose :meth:`flat` is ``row``, and stays there; of the same origin as ``like``."""
         shapes = like.architecture.encoder_shapes
         pieces = torch.split(row, [math.prod(shape) for shape in shapes.values()])
         named = zip(shapes.items(), pieces, strict=True)
-        return like._like({name: piece.reshape(shape).clone() for (name, shape), piece in named})
+        return like._like({name: piece.view(shape) for (name, shape), piece in named})
 
     def __add__(self, other: TaskVector) -> TaskVector:
         self.require_same_origin(other)
@@ -82,7 +83,7 @@ class TaskVector:
         return float(self.flat().double().norm())
 
     def flat(self) -> Tensor:
-        """All tensors as one row ``(P,)``, in the architecture's order."""
+        """All tensors as one row ``(P,)``, in the architecture's order; not to be written to."""
         return flatten(self.tensors, self.architecture)
 
     def rounded(self, dtype: Dtype) -> TaskVector:
@@ -135,8 +136,14 @@ def mean(vectors: Sequence[TaskVector]) -> TaskVector:
 
 
 def flatten(tensors: Mapping[str, Tensor], architecture: Architecture) -> Tensor:
-    """Encoder tensors as one row ``(P,)``, in the architecture's order."""
-    return torch.cat([tensors[name].detach().reshape(-1) for name in architecture.encoder_shapes])
+    """Encoder tensors as one row ``(P,)``, in the architecture's order: no copy where they are the pieces of one."""
+    parts = [tensors[name].detach().reshape(-1) for name in architecture.encoder_shapes]
+    first, ends = parts[0], list(accumulate(len(part) for part in parts))
+    for part, end in zip(parts, ends, strict=True):
+        start = first.data_ptr() + (end - len(part)) * first.element_size()
+        if part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or part.data_ptr() != start:
+            return torch.cat(parts)
+    return first.as_strided((ends[-1],), (1,))
 
 
 def _rounded(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:

@@ -97,11 +97,30 @@ def test_of_flat_puts_every_number_where_the_architecture_has_it() -> None:
     assert start == len(numbers)
 
 
-def test_of_flat_shares_no_memory_with_its_row() -> None:
-    row_ = A.flat()
+def test_a_vector_made_of_a_row_stays_there() -> None:
+    row_ = A.flat().clone()
     vector = TaskVector.of_flat(row_, like=A)
-    row_.zero_()
+    assert vector.flat().data_ptr() == row_.data_ptr()
     assert torch.equal(vector.flat(), A.flat())
+    assert all(torch.equal(tensor, A.tensors[name]) for name, tensor in vector.tensors.items())
+
+
+def test_a_row_is_found_only_where_all_pieces_lie_in_order() -> None:
+    """Pieces of one row in another order, or of a longer one with a gap, are joined instead."""
+    backwards, at = torch.empty(len(a)), len(a)
+    tensors = {}
+    for name, tensor in A.tensors.items():
+        at -= tensor.numel()
+        tensors[name] = backwards[at : at + tensor.numel()].view(tensor.shape).copy_(tensor)
+    turned = TaskVector(A.architecture, A.m0_sha256, tensors)
+    assert torch.equal(turned.flat(), A.flat())
+    assert turned.flat().untyped_storage().data_ptr() != backwards.untyped_storage().data_ptr()
+    roomy = torch.empty(2 * len(a))
+    at, tensors = 0, {}
+    for name, tensor in A.tensors.items():
+        tensors[name] = roomy[at : at + tensor.numel()].view(tensor.shape).copy_(tensor)
+        at += tensor.numel() + 1
+    assert torch.equal(TaskVector(A.architecture, A.m0_sha256, tensors).flat(), A.flat())
 
 
 @pytest.mark.parametrize("change", [1, -1])

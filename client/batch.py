@@ -17,6 +17,7 @@ from client.data.bags import Cohort
 from client.prefetch import Prefetch
 from client.residency import n_bytes, resident_bags
 from client.transfer import beside, mark, take_over, upload
+from common.precision import factors_in
 from common.survival import bin_of, risk_score
 
 _INSTANCES_PER_PASS = 4096  # padded instances; about 60 MB of activations at 512 and 384 wide
@@ -144,7 +145,8 @@ def recalled(known: dict[str, Tensor], batch: Batch, compute: Callable[[Batch], 
             # Alone, so that it does not depend to the last bit on who was with it when it was met.
             bag = batch.bags[i].clone() if batch.mask is None else batch.bags[i][batch.mask[i]]
             alone = replace(batch, bags=bag.unsqueeze(0), mask=None)
-            known[key] = compute(alone)[0]
+            with factors_in(torch.float32):  # as where it is predicted
+                known[key] = compute(alone)[0]
     return torch.stack([known[key] for key in batch.ids])
 
 

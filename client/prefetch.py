@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-WAITING_BYTES = 256 * 2**20  # four large slides of 1536 features
+WAITING_BYTES = 128 * 2**20  # two large slides of 1536 features
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

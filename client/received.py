@@ -1,42 +1,31 @@
-"""Received vectors, on the target's disk and mapped into memory: a merge reads the few that it uses.
+"""Received vectors as pages of files that nobody can open any more: a merge reads the few that it uses.
 
-They lie beside the target's other work, in the clear, as its enhanced models hold them too; a new run's vectors take
-the place of the last one's.
+However many sources there are, what is read into memory is what is merged. A file has lost its name before its vector
+is handed on: no vector lies in the clear beside the target's work, and its room is free when the process has ended.
 """
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 
-from common import atomic
 from common.task_vector import TaskVector
 
-FOLDER = "received"
 
-
-class Received:
-    """Where the vectors of one run are kept.
+def mapped(vector: TaskVector, folder: Path) -> TaskVector:
+    """Write a vector to a nameless file and give it back as that file's pages, bit for bit.
 
     Args:
-        state: the target's state folder.
-        run: the run's ID.
+        folder: on the disk that has room for it.
+
+    Raises:
+        OSError: it cannot be written.
     """
-
-    def __init__(self, state: Path, run: str) -> None:
-        self._folder = state / FOLDER / run
-        for other in sorted((state / FOLDER).glob("*")):
-            if other != self._folder:
-                shutil.rmtree(other)
-
-    def mapped(self, sender: str, vector: TaskVector) -> TaskVector:
-        """Write a vector to its file and give it back as that file's pages, which the system reads when they are used.
-
-        Args:
-            sender: a site's name.
-        """
-        path, row = self._folder / f"{sender}.f32", vector.flat()
-        atomic.write_bytes(path, row.numpy().data.cast("B"))
-        return TaskVector.of_flat(torch.from_file(str(path), size=len(row)), vector)
+    folder.mkdir(parents=True, exist_ok=True)
+    row = vector.flat()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".vector.", suffix=".part") as file:
+        file.write(row.numpy().data.cast("B"))
+        file.flush()
+        return TaskVector.of_flat(torch.from_file(file.name, size=len(row)), vector)

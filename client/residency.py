@@ -76,7 +76,15 @@ def resident_bags(cohort: Cohort, device: torch.device) -> Mapping[str, Tensor] 
     if not decision.stay:
         held.streamed.add(ids)
         return None
-    _upload(cohort, missing, device, held.bags)
+    try:
+        _upload(cohort, missing, device, held.bags)
+    except torch.OutOfMemoryError:
+        # Another process took the memory that was free: what is there already stays, the rest would not fit.
+        _LOG.info("features are streamed to %s after all: another process has taken its memory", device)
+        for i in missing:
+            held.bags.pop(cohort.patients[i].id, None)
+        held.streamed.add(ids)
+        return None
     return held.bags
 
 

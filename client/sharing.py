@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from client.membership import Membership
 from client.policy import Policy
-from client.received import Received
+from client.received import mapped
 from client.sequence import accept_once, next_sequence
 from client.workspace import Workspace
 from common.abmil import Architecture, pinned_model
@@ -110,13 +110,12 @@ def incoming(
         VectorError: not one envelope could be used.
     """
     vectors: dict[str, TaskVector] = {}
-    received = Received(workspace.site.state, run.run)
     refused: dict[str, FedstephError] = {}
     for sender, envelope in sorted(envelopes.items()):
         known = SITE_NAME.fullmatch(sender) is not None
         line = Event("vector.open", "allowed", run.run, sender if known else None, _sha256(envelope), len(envelope))
         try:
-            vectors[sender] = received.mapped(sender, _open(workspace, member, run, sender, envelope, max_norm))
+            vectors[sender] = mapped(_open(workspace, member, run, sender, envelope, max_norm), workspace.site.state)
         except VectorError as error:
             refused[sender] = error
             line = Event("vector.open", "refused", line.run, line.peer, line.artefact, line.size, type(error).__name__)

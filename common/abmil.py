@@ -19,7 +19,7 @@ from common.config import Config, ModelConfig
 from common.dropout import GateDropout
 from common.errors import ConfigError
 from common.pooling import pool
-from common.precision import factors, linear
+from common.precision import factors, factors_in, linear
 
 _LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
 ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))
@@ -129,7 +129,8 @@ def encode(
     gated = torch.tanh(_linear(theta, "attention_V", h)) * torch.sigmoid(_linear(theta, "attention_U", h))
     if drop is not None:
         gated = gated * (drop.keep(gated).to(gated.dtype) * drop.scale)
-    scores = _linear(theta, "attention_c", gated).squeeze(-1)  # (n_bags, n_instances)
+    with factors_in(torch.float32):  # as for a bag alone: scores are few, and stand in an exponent
+        scores = _linear(theta, "attention_c", gated).squeeze(-1)  # (n_bags, n_instances)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     attention = torch.softmax(scores, dim=-1)

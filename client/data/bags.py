@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from client.data.discovery import discover
-from client.data.feature_cache import FOLDER, FeatureCache, clear
+from client.data.feature_cache import FOLDER, FeatureCache, clear, room
 from client.data.formats import read_features
 from client.data.headers import known_header
 from client.data.labels import Patient
@@ -41,7 +41,7 @@ class BagCache:
 
     def put(self, key: str, bag: torch.Tensor) -> None:
         """Hold the bag and let go of those used longest ago; one larger than the whole cache is not held."""
-        if bag.nbytes > self.n_bytes:
+        if bag.nbytes > self.n_bytes or key in self._bags:
             return
         self._bags[key] = bag
         self.used += bag.nbytes
@@ -190,7 +190,8 @@ def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None)
     header = next(iter(site.headers.values()))
     told = (header.encoder for header in site.headers.values() if header.encoder is not None)
     cache = BagCache(settings.cache_gib * 2**30)
-    storage, disk = Storage.of(settings, site.n_bytes), None
+    free = None if state is None else room(state / FOLDER)
+    storage, disk = Storage.of(settings, site.n_bytes, free), None
     if state is None:
         storage = replace(storage, keep=None)
     elif storage.keep is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from common.lock import exclusive
 FOLDER = "feature-cache"  # in the state folder, which may be the site's own, where "features" are the sources
 FORMAT = "fedsteph/feature-cache/v1"
 _OURS = re.compile(r"\.?[0-9a-f]{32}\.safetensors(\..*\.part)?")
+_SPARE_BYTES = 2 * 2**30  # of disk, for models, checkpoints and the audit log
 _FACTS = ("size", "mtime_ns", "ctime_ns", "inode")
 # Clocks of file systems tick coarsely: of a file younger than this, a second change might not show in its times.
 _SETTLED_NS = 2 * 10**9
@@ -75,6 +77,8 @@ class FeatureCache:
             return entry.features
         with _alone_in(self.folder):
             entry = self._find(path)  # another process may have made it meanwhile
+            if entry is not None and facts and entry.facts == facts:
+                return entry.features
             # The facts were taken first: whatever happens to the source from there on shows the next time.
             sha256 = _sha256(source)
             if entry is None or entry.sha256 != sha256:
@@ -110,7 +114,7 @@ class FeatureCache:
     def _find(self, path: Path) -> _Entry | None:
         try:
             return self._open(path)
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+        except (OSError, RuntimeError, ValueError, KeyError, safetensors.SafetensorError):
             return None
 
     def _open(self, path: Path) -> _Entry:
@@ -144,6 +148,13 @@ class FeatureCache:
         return values.astype(np.float16)
 
 
+def room(folder: Path) -> int:
+    """Bytes that a cache in ``folder`` may take: what it takes already, and what is free but for some to work with."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    taken = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    return taken + max(0, shutil.disk_usage(existing).free - _SPARE_BYTES)
+
+
 def clear(folder: Path) -> None:
     """Remove all that a cache has kept in ``folder``, and nothing else.
 
@@ -167,7 +178,8 @@ def _remove(folder: Path, useful: Callable[[Path], bool]) -> None:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, and say of every error of the disk what to do about it."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
         with exclusive(folder, wait=True):
             yield
     except OSError as error:

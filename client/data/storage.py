@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from client.data.settings import DataSettings
+from common.errors import StorageError
 
 Keep = Literal["stored", "float16"]
 
@@ -18,21 +19,39 @@ class Storage:
         n_bytes: of all bags as float32.
         cache_gib: the memory for bags.
         keep: how features are kept on disk; None: they are not.
+        no_room: whether they would be, were the disk larger.
     """
 
     n_bytes: int
     cache_gib: float
     keep: Keep | None
+    no_room: bool = False
 
     @classmethod
-    def of(cls, settings: DataSettings, n_bytes: int) -> Storage:
-        """The settings' answer for a cohort of this size."""
-        keep: Keep | None = None
+    def of(cls, settings: DataSettings, n_bytes: int, free: int | None = None) -> Storage:
+        """The settings' answer for a cohort of this size.
+
+        Args:
+            free: bytes of disk that the features may take, those included that they take already; ``auto`` keeps
+                nothing where they are too few. None: not asked.
+
+        Raises:
+            StorageError: the settings want features kept, and there is no room for them.
+        """
+        if settings.disk_cache == "never":
+            return cls(n_bytes, settings.cache_gib, None)
+        wanted = n_bytes // 2 if settings.disk_cache == "float16" else n_bytes
+        no_room = free is not None and wanted > free
         if settings.disk_cache == "auto":
-            keep = None if n_bytes <= settings.cache_gib * 2**30 else "stored"
-        elif settings.disk_cache != "never":
-            keep = settings.disk_cache
-        return cls(n_bytes, settings.cache_gib, keep)
+            keep: Keep | None = None if n_bytes <= settings.cache_gib * 2**30 or no_room else "stored"
+            return cls(n_bytes, settings.cache_gib, keep, no_room)
+        if no_room:
+            raise StorageError(
+                f"the features need {_size(wanted)}, and there is room for {_size(free or 0)}",
+                where="data.disk_cache",
+                remedy="Make room, name another 'state' folder in site.yaml, or set data.disk_cache to never",
+            )
+        return cls(n_bytes, settings.cache_gib, settings.disk_cache)
 
     def __str__(self) -> str:
         size = f"features: {_size(self.n_bytes)}"
@@ -42,7 +61,8 @@ class Storage:
         if not fits:
             size += f", more than data.cache_gib ({self.cache_gib:g} GiB)"
         if self.keep is None:
-            return f"{size}: read from their files again and again"
+            why = "; there is no room to keep them on disk" if self.no_room else ""
+            return f"{size}: read from their files again and again{why}"
         return f"{size}: kept {'as stored' if self.keep == 'stored' else 'as float16'} on disk, in the state folder"
 
 

@@ -1,9 +1,10 @@
-"""The merge (paper eq. 3-5): task vector mixup, sparse aggregation, and nothing touched that has no weight.
+"""The merge (paper eq. 3-5): task vector mixup and sparse aggregation, as one product or as a few sums.
 
 ``theta = theta_0 + sum_{k in topK(w)} w_k [lam_k tau_t + (1 - lam_k) tau_k]`` is linear in the vectors:
 ``theta = theta_0 + c_t tau_t + sum_k c_k tau_k`` with ``c_k = w_k (1 - lam_k)`` and ``c_t = sum_k w_k lam_k`` over the
-kept k. So a bag's merge reads K + 1 vectors, however many sources there are, and its gradient is one scalar product
-with each of them. A vector may be memory-mapped: it is never copied.
+kept k. With few sources, or no K, the coefficients of a stack of bags times all vectors is the whole merge. With many,
+a bag's merge reads the K + 1 vectors that have a weight and none else, and its gradient is one scalar product with each
+of them; such a vector may be memory-mapped, and is never copied.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from common.errors import VectorMismatchError
 from common.task_vector import TaskVector, flatten
 
 _BLOCK = 4096
+_STACKED = 64  # rows: so many are copied into one tensor, 300 MB of them at 1536 -> 512 and 384
 
 Rows = Sequence[Tensor] | Tensor
 Used = Sequence[Sequence[int]]  # of each bag: the rows that have a weight
@@ -58,7 +60,8 @@ class Mixture:
         if normalise:
             sources = [source * (target.norm / source.norm) if source.norm > 0 else source for source in sources]
         rows = tuple(vector.flat() for vector in (target, *sources))
-        return cls(m0.architecture, flatten(m0.encoder_state(), m0.architecture), rows)
+        few = len(rows) <= _STACKED
+        return cls(m0.architecture, flatten(m0.encoder_state(), m0.architecture), torch.stack(rows) if few else rows)
 
     @property
     def n_sources(self) -> int:
@@ -74,8 +77,8 @@ class Mixture:
         """The same on another device; on a GPU the rows become one tensor."""
         if self.theta_0.device == device:
             return self
-        on_gpu = device.type == "cuda"
-        rows: Rows = self.stack.to(device) if on_gpu else [row.to(device) for row in self.rows]
+        one = isinstance(self.rows, Tensor) or device.type == "cuda"
+        rows: Rows = self.stack.to(device) if one else [row.to(device) for row in self.rows]
         return Mixture(self.architecture, self.theta_0.to(device), rows)
 
     def merge(self, coefficients: Tensor, used: Tensor | None = None) -> dict[str, Tensor]:
@@ -85,17 +88,43 @@ class Mixture:
             coefficients: ``(n_bags, 1 + n_sources)`` as made by :func:`coefficients`.
             used: ``(n_bags, n_used)``, the rows that a bag merges and that a gradient may reach; None: all.
         """
-        if self.theta_0.device.type == "cuda":
-            theta = torch.addmm(self.theta_0.unsqueeze(0), coefficients, self.stack)
+        if self._dense(used):
+            if used is not None:
+                coefficients = torch.zeros_like(coefficients).scatter(1, used, coefficients.gather(1, used))
+            theta = _Product.apply(coefficients, self.theta_0, self.rows)  # type: ignore[no-untyped-call]
         else:
             which = [range(len(self.rows))] * len(coefficients) if used is None else used.tolist()
-            theta = _Merge.apply(coefficients, which, self.theta_0, self.rows)  # type: ignore[no-untyped-call]
+            theta = _Sums.apply(coefficients, which, self.theta_0, self.rows)  # type: ignore[no-untyped-call]
         shapes = self.architecture.encoder_shapes
         pieces = torch.split(theta, [math.prod(shape) for shape in shapes.values()], dim=1)
         return {name: piece.reshape(-1, *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
+    def _dense(self, used: Tensor | None) -> bool:
+        """Whether one product over all rows costs less than the sums over those used; a GPU never waits to be told."""
+        if not isinstance(self.rows, Tensor):
+            return False
+        return self.rows.is_cuda or used is None or used.numel() >= len(self.rows)
 
-class _Merge(torch.autograd.Function):
+
+class _Product(torch.autograd.Function):
+    """``theta_0 + coefficients @ rows``, and a gradient that sums a million products in blocks."""
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, theta_0: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows = rows
+        return torch.addmm(theta_0.unsqueeze(0), coefficients, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        rows, g = ctx.rows, g.contiguous()
+        n = rows.shape[1] - rows.shape[1] % _BLOCK
+        a = g[:, :n].view(len(g), -1, _BLOCK).transpose(0, 1)  # (n_blocks, n_bags, _BLOCK)
+        b = rows[:, :n].view(len(rows), -1, _BLOCK).permute(1, 2, 0)  # (n_blocks, _BLOCK, n_rows)
+        return torch.bmm(a, b).sum(dim=0) + g[:, n:] @ rows[:, n:].t(), None, None
+
+
+class _Sums(torch.autograd.Function):
     """``theta_b = theta_0 + sum_k c_bk tau_k`` over the rows that bag b uses, ``(n_bags, P)``."""
 
     @staticmethod
@@ -120,7 +149,7 @@ class _Merge(torch.autograd.Function):
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Of two long rows; in blocks, because one float32 sum over a million products loses two digits."""
     n = len(a) - len(a) % _BLOCK
-    blocks = torch.linalg.vecdot(a[:n].view(-1, _BLOCK), b[:n].view(-1, _BLOCK))
+    blocks = torch.linalg.vecdot(a[:n].reshape(-1, _BLOCK), b[:n].reshape(-1, _BLOCK))
     whole: Tensor = blocks.sum() + torch.dot(a[n:], b[n:])
     return whole
 

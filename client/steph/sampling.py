@@ -6,13 +6,13 @@ drawn subset, the same whenever the bag comes by, in training and in prediction,
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
 _SEED = 20_260_310
+_LEAST = 2**16
+_longest: dict[torch.device, Tensor] = {}  # a device's keys, as many as any bag has needed
 
 
 def sampled(bags: Tensor, mask: Tensor | None, m: int) -> tuple[Tensor, Tensor | None]:
@@ -35,7 +35,9 @@ def sampled(bags: Tensor, mask: Tensor | None, m: int) -> tuple[Tensor, Tensor |
     return bags.take_along_dim(part.unsqueeze(2), dim=1), mask.gather(1, part)
 
 
-@lru_cache(maxsize=64)
 def _keys(n: int, device: torch.device) -> Tensor:
-    # A longer bag's keys begin with a shorter one's: numpy's generators draw one after the other.
-    return torch.from_numpy(np.random.default_rng(_SEED).random(n)).to(device)
+    if device not in _longest or len(_longest[device]) < n:
+        # A longer bag's keys begin with a shorter one's: numpy's generators draw one after the other.
+        length = max(_LEAST, 2 ** (n - 1).bit_length())
+        _longest[device] = torch.from_numpy(np.random.default_rng(_SEED).random(length)).to(device)
+    return _longest[device][:n]

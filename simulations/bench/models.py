@@ -94,7 +94,11 @@ def cohort_of(n_bags: int, n_instances: int) -> Cohort:
     """Patients with bags of noise, all in memory."""
     source = torch.Generator().manual_seed(1)
     patients = [Patient(f"P{i:05d}", 365.0 * (i % 12) + 100.0, i % 2, ("S",)) for i in range(n_bags)]
-    bags = [torch.randn(n_instances, SIZES.width, generator=source) for _ in patients]
+    # About a mean of its own, or all bags of noise would keep the same sources.
+    bags = [
+        torch.randn(n_instances, SIZES.width, generator=source) + torch.randn(SIZES.width, generator=source)
+        for _ in patients
+    ]
     return Cohort.of_bags(patients, bags)
 
 

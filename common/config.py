@@ -61,6 +61,12 @@ class ModelConfig:
             "64 hexadecimal digits, or null",
         )
 
+    @property
+    def n_merged(self) -> int:
+        """Numbers of a task vector: of the 8 encoder tensors. The width must be known."""
+        embed, attention = self.embed, self.attention
+        return (self.width or 0) * embed + embed + 2 * (embed * attention + attention) + attention + 1
+
 
 @dataclass(frozen=True)
 class TrainingConfig:

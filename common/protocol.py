@@ -28,7 +28,7 @@ _HEADER = "fedsteph"
 _ENVELOPES = "envelopes"
 _MAX_BODY = 1 << 20  # characters; ours take a few thousand
 _MAX_ENVELOPE = 256 << 20  # bytes; a vector of the default sizes takes 4.7 MB
-_MAX_TOTAL = 1 << 30  # bytes of one message
+MAX_TOTAL = 1 << 30  # bytes of one message
 _OPAQUE = "fedsteph.opaque"
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ def parcel(records: RecordDict, where: str) -> Parcel:
     if not all(array.dtype == "uint8" and array.stype == _OPAQUE for array in arrays.values()):
         raise ProtocolError("holds arrays that are no envelopes", where=where)
     sizes = [len(array.data) for array in arrays.values()]
-    if len(sizes) > MAX_ENVELOPES or max(sizes, default=0) > _MAX_ENVELOPE or sum(sizes) > _MAX_TOTAL:
+    if len(sizes) > MAX_ENVELOPES or max(sizes, default=0) > _MAX_ENVELOPE or sum(sizes) > MAX_TOTAL:
         raise ProtocolError("holds too many or too large envelopes", where=where)
     return Parcel(body, {name: array.data for name, array in arrays.items()})
 

@@ -143,3 +143,7 @@ def main() -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, stop)
     sys.exit(console.run(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

@@ -70,7 +70,8 @@ def _run_engine(folder: RunFolder, engine: Engine) -> None:
         cause = json.loads(path.read_text())["error"] if path.exists() else None
         if cause is None:
             raise
-        logs = [str(path) for path in sorted(folder.path.glob("sites/*/site.log"))]
+        failed = {failure["site"] for failure in json.loads(path.read_text())["failures"]}
+        logs = [str(log) for name in sorted(failed) if (log := folder.site_state(name) / "site.log").exists()]
         raise QuorumError(str(cause), remedy=f"Logs: {', '.join(logs)}" if logs else None) from error
 
 

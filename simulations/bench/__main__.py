@@ -72,7 +72,7 @@ def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, Any]:
     say("memory of a step")
     size, *larger = extent.memory
     memory = {what: step_memory.measure(what, steps.BAGS, size) for what in ("steph", "plain", "abmil")}
-    few = step_memory.measure("steph", steps.BAGS // 4, size)
+    few = step_memory.measure("steph", steps.BAGS // 2, size)
     large = {str(n): step_memory.measure("steph", 1, n) for n in larger}
     numbers, n_instances, repeats = extent.sources
     say(f"steps with {numbers[0]} to {numbers[-1]:,} sources")
@@ -85,7 +85,7 @@ def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, Any]:
     found |= {
         "step_vs_plain": {n: one["step_vs_plain"] for n, one in by_size.items()},
         "step_memory_vs_plain": {str(size): memory["steph"]["peak"] / memory["plain"]["peak"]},
-        "step_memory_16_bags_vs_4": {str(size): memory["steph"]["peak"] / few["peak"]},
+        "step_memory_16_bags_vs_8": {str(size): _needed(memory["steph"]) / _needed(few)},
         "inference_vs_abmil": {n: one["inference_vs_abmil"] for n, one in inference.items()},
         "inference_sampled_vs_abmil": {n: one["inference_sampled_vs_abmil"] for n, one in inference.items()},
         "abmil_vs_gemm": {n: one["abmil_vs_gemm"] for n, one in by_size.items() if int(n) >= 30},
@@ -94,21 +94,25 @@ def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, Any]:
         "step_1000_sources_vs_12": scale["step_vs_fewest"],
         "step_1000_sources_vs_12_memory": scale["memory_vs_fewest"],
     }
-    parts = {"steps": by_size, "inference": inference, "memory": memory, "memory_4_bags": few, "memory_one_bag": large}
+    parts = {"steps": by_size, "inference": inference, "memory": memory, "memory_8_bags": few, "memory_one_bag": large}
     return found | {"parts": parts | {"sources": scale, "reading": reading, "epoch": from_disk}}
+
+
+def _needed(memory: dict[str, int]) -> int:
+    return memory["peak"] - memory["before"]
 
 
 _WORDS = {
     "step_vs_plain": ("a STEPH step, by the plain implementation's", "at most 0.2 / 0.65 / 0.85 at 1 / 1,000 / 10,000"),
     "step_memory_vs_plain": ("peak memory of a step, by the plain one's", "at most 0.2"),
-    "step_memory_16_bags_vs_4": ("peak memory of a step of 16 bags, by one of 4", "1: flat"),
+    "step_memory_16_bags_vs_8": ("what a step of 16 bags adds to memory, by one of 8", "1: flat"),
     "inference_vs_abmil": ("STEPH's inference by ABMIL's, as published", "at most 1.75 at 10,000"),
     "inference_sampled_vs_abmil": ("the same with sampled routing", "at most 1.15 at 10,000"),
     "abmil_vs_gemm": ("an ABMIL step's rate, by the largest product's", "at least 0.7 at 10,000"),
     "io_cached_vs_h5py": ("times that cached slides are read faster", "at least 5"),
     "epoch_waiting_share": ("share of an epoch spent waiting for data", "below 0.1"),
     "step_1000_sources_vs_12": ("a step with the most sources, by the fewest", "below 2"),
-    "step_1000_sources_vs_12_memory": ("its memory, likewise", "below 2"),
+    "step_1000_sources_vs_12_memory": ("what it adds to memory, likewise", "below 2"),
 }
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from client.batch import Batch
 from client.data.bags import Cohort
 from client.data.labels import Patient
 from client.objective import Forward, Outputs
@@ -105,12 +104,6 @@ def cohort_of(n_bags: int, n_instances: int) -> Cohort:
 def bins_of(cohort: Cohort) -> list[int]:
     """The yearly bin of each patient's time."""
     return [int(y) for y in bin_of(cohort.times, SIZES.n_bins)]
-
-
-def stack_of_one(bag: Tensor) -> Batch:
-    """A bag as a step takes it."""
-    one = torch.ones(1, dtype=torch.int64)
-    return Batch(bag.unsqueeze(0), None, torch.tensor([400.0]), one, one)
 
 
 def optimiser(model: nn.Module) -> torch.optim.Optimizer:

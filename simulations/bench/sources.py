@@ -33,12 +33,12 @@ def measure(numbers: Sequence[int], n_instances: int, repeats: int) -> dict[str,
         rows = _mapped_rows(Path(folder) / "vectors", 1 + max(numbers))
         things = {str(n): step(models.steph(rows[: 1 + n]), cohort) for n in numbers}
         spreads, seconds = in_turn(things, repeats)
-        memory = {name: _peak_of(thing) for name, thing in things.items()}
+        memory = {name: _added_by(thing) for name, thing in things.items()}
     few, many = str(min(numbers)), str(max(numbers))
     return {
         "instances": n_instances,
         "seconds": {name: asdict(spread) for name, spread in spreads.items()},
-        "peak_anonymous_bytes": memory,
+        "added_anonymous_bytes": memory,
         "step_vs_fewest": ratio(seconds, many, few),
         "memory_vs_fewest": memory[many] / memory[few],
     }
@@ -53,8 +53,9 @@ def _mapped_rows(path: Path, n: int) -> torch.Tensor:
     return torch.from_file(str(path), size=n * few.shape[1]).view(n, few.shape[1])
 
 
-def _peak_of(thing: Any) -> int:
-    done, peak = threading.Event(), [0]
+def _added_by(thing: Any) -> int:
+    """The most that a step, run before, holds at once beyond what the process holds between steps."""
+    done, before, peak = threading.Event(), _anonymous(), [0]
 
     def watch() -> None:
         while not done.is_set():
@@ -68,7 +69,7 @@ def _peak_of(thing: Any) -> int:
     finally:
         done.set()
         thread.join()
-    return peak[0]
+    return peak[0] - before
 
 
 def _anonymous() -> int:

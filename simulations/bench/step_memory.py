@@ -1,7 +1,7 @@
 """The most memory that one training step needs, each measured in a process of its own.
 
-``python -m simulations.bench.step_memory steph 16 10000`` is what the measuring process runs: it makes each bag when it
-is asked for, as if it were read from a disk, takes one step, and prints its high-water marks in bytes.
+``python -m simulations.bench.step_memory steph 16 10000`` is what the measuring process runs: it writes a site's
+slides, takes one step over them as the product does, prefetch and all, and prints its high-water marks in bytes.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
-from client.batch import Batch
+from client.data.bags import Cohort, open_cohort
+from client.data.settings import DataSettings
+from client.loader import Loader
 from client.objective import backward
 from common.config import TrainingConfig
 from common.errors import EngineError
 from simulations.bench import models
+from simulations.bench.data_path import write_site
 
+_CLEAR = Path("/proc/self/clear_refs")
 _GONE_WRONG = "A step that measures memory failed"
 
 
@@ -45,21 +49,16 @@ def _high_water() -> int:
     return 1024 * int(line.split()[1])
 
 
-def _bag(n_instances: int, i: int) -> torch.Tensor:
-    return torch.randn(n_instances, models.SIZES.width, generator=torch.Generator().manual_seed(i))
+def _ours(model: torch.nn.Module, cohort: Cohort) -> None:
+    everyone = list(range(len(cohort)))
+    with Loader(cohort, [everyone], models.SIZES.n_bins, torch.device("cpu")) as loader:
+        for stacks in loader:
+            backward(models.forward_of(model), stacks, len(cohort), TrainingConfig())
 
 
-def _ours(model: torch.nn.Module, n_bags: int, n_instances: int) -> None:
-    def stacks() -> Iterator[tuple[list[int], Batch]]:
-        for i in range(n_bags):
-            yield [i], models.stack_of_one(_bag(n_instances, i))
-
-    backward(models.forward_of(model), stacks, n_bags, TrainingConfig())
-
-
-def _plain(model: torch.nn.Module, n_bags: int, n_instances: int) -> None:
-    bags = [_bag(n_instances, i) for i in range(n_bags)]
-    models.plain_module().step_loss(model, bags, [1] * n_bags, [1] * n_bags).backward()
+def _plain(model: torch.nn.Module, cohort: Cohort) -> None:
+    bags, bins = models.bags_of(cohort), models.bins_of(cohort)
+    models.plain_module().step_loss(model, bags, bins, cohort.events.tolist()).backward()
 
 
 def _main(what: str, n_bags: int, n_instances: int) -> None:
@@ -69,10 +68,15 @@ def _main(what: str, n_bags: int, n_instances: int) -> None:
     else:
         model, run = (models.abmil() if what == "abmil" else models.steph(rows)), _ours
     optimiser = models.optimiser(model.train())
-    before = _high_water()
-    run(model, n_bags, n_instances)
-    optimiser.step()
-    print(json.dumps({"before": before, "peak": _high_water()}))
+    with TemporaryDirectory() as folder:
+        site = Path(folder)
+        write_site(site, n_bags, n_instances, models.SIZES.width, one_row_chunks=False)
+        cohort = open_cohort(site, DataSettings(cache_gib=0, disk_cache="never"))
+        _CLEAR.write_text("5")  # the high-water mark of the writing is not the step's
+        before = _high_water()
+        run(model, cohort)
+        optimiser.step()
+        print(json.dumps({"before": before, "peak": _high_water()}))
 
 
 if __name__ == "__main__":

@@ -235,3 +235,28 @@ def test_resident_bags_are_not_copied_again(gpu):
                 list(stacks())
     assert gpu.copies  # labels and masks
     assert not any(len(copy.shape) == 3 for copy in gpu.copies)
+
+
+def test_a_gpu_that_another_process_has_filled_meanwhile_is_streamed_to(gpu, caplog, monkeypatch):
+    """What is free when it is asked for may be gone when it is used: nothing is kept, and nothing fails."""
+    cohort, sent = cohort_of(), client.residency.upload
+
+    def upload(tensor, device):
+        if tensor is cohort.bag(1):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sent(tensor, device)
+
+    monkeypatch.setattr(client.residency, "upload", upload)
+    with caplog.at_level(logging.INFO):
+        assert resident_bags(cohort, GPU) is None
+    assert caplog.messages[-1] == "features are streamed to cuda:0 after all: another process has taken its memory"
+    monkeypatch.setattr(client.residency, "upload", lambda tensor, device: pytest.fail("it is decided"))
+    assert resident_bags(cohort, GPU) is None
+
+
+def test_bags_are_let_go_when_they_are_released(gpu):
+    cohort = cohort_of()
+    assert resident_bags(cohort, GPU)
+    client.residency.release(cohort)
+    assert cohort.cache not in client.residency._held
+    client.residency.release(cohort)

@@ -170,9 +170,9 @@ def test_arrays_that_are_not_opaque_bytes_are_refused(array: Array) -> None:
 
 @pytest.mark.parametrize(("most", "total"), [(10, 100), (100, 10), (10, 30), (10, 20)])
 def test_envelopes_are_bounded_each_and_together(monkeypatch: pytest.MonkeyPatch, most: int, total: int) -> None:
-    assert (protocol._MAX_ENVELOPE, protocol._MAX_TOTAL) == (256 << 20, 1 << 30)
+    assert (protocol._MAX_ENVELOPE, protocol.MAX_TOTAL) == (256 << 20, 1 << 30)
     monkeypatch.setattr(protocol, "_MAX_ENVELOPE", most)
-    monkeypatch.setattr(protocol, "_MAX_TOTAL", total)
+    monkeypatch.setattr(protocol, "MAX_TOTAL", total)
     outcomes = set()
     for sizes in [(), (0,), (10,), (11,), (10, 10), (10, 0, 10, 1), (5, 5, 5, 5), (7, 7, 7), (10, 10, 10), (1,) * 31]:
         received = travelled(pack(ShareReply(), {f"s{i}": b"x" * size for i, size in enumerate(sizes)}))

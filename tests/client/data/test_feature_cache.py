@@ -392,10 +392,11 @@ def test_a_patient_who_leaves_leaves_the_disk(tmp_path: Path, folder: Path) -> N
 
 
 def test_several_at_once_make_a_slide_once(cache: FeatureCache, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = counted_builds(monkeypatch)
+    built, hashed, sha256 = counted_builds(monkeypatch), [], feature_cache._sha256
+    monkeypatch.setattr(feature_cache, "_sha256", lambda path: hashed.append(path) or sha256(path))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: cache.read("s", source), range(8)))
-    assert len(built) == 1
+    assert len(built) == len(hashed) == 1
     assert all(torch.equal(bag, found[0]) for bag in found)
 
 

@@ -51,7 +51,7 @@ WHOLE = Extent(
     (10_000, 100_000, 250_000),
     ((12, 100, 1000), 1000, 9),
     (8, 10_000, 5),
-    (300, 10_000),
+    (300, 4000),
 )
 
 
@@ -103,7 +103,7 @@ def _needed(memory: dict[str, int]) -> int:
 
 
 _WORDS = {
-    "step_vs_plain": ("a STEPH step, by the plain implementation's", "at most 0.2 / 0.65 / 0.85 at 1 / 1,000 / 10,000"),
+    "step_vs_plain": ("a STEPH step, by the plain implementation's", "0.2, 0.65, 0.85 at 1, 1,000, 10,000"),
     "step_memory_vs_plain": ("peak memory of a step, by the plain one's", "at most 0.2"),
     "step_memory_16_bags_vs_8": ("what a step of 16 bags adds to memory, by one of 8", "1: flat"),
     "inference_vs_abmil": ("STEPH's inference by ABMIL's, as published", "at most 1.75 at 10,000"),

@@ -6,6 +6,7 @@ as what the process holds of its own (``RssAnon``): pages of the file are the sy
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -55,6 +56,7 @@ def _mapped_rows(path: Path, n: int) -> torch.Tensor:
 
 def _added_by(thing: Any) -> int:
     """The most that a step, run before, holds at once beyond what the process holds between steps."""
+    ctypes.CDLL(None).malloc_trim(0)  # else what a step has let go of still counts as held
     done, before, peak = threading.Event(), _anonymous(), [0]
 
     def watch() -> None:

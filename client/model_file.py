@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,7 +111,7 @@ def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
 
 def _mixture(architecture: Architecture, tensors: dict[str, Tensor], n_sources: int) -> Mixture:
     theta_0, stack = tensors.pop("theta_0"), tensors.pop("stack")
-    n = sum(math.prod(shape) for shape in architecture.encoder_shapes.values())
+    n = architecture.n_merged
     if theta_0.shape != (n,) or stack.shape != (1 + n_sources, n):
         raise ValueError("the vectors are not of this architecture or not one per source")
     return Mixture(architecture, theta_0, stack)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -19,7 +20,7 @@ from common.config import Config, ModelConfig
 from common.dropout import GateDropout
 from common.errors import ConfigError
 from common.pooling import pool
-from common.precision import factors, factors_in, linear
+from common.precision import factors_in, linear
 
 _LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
 ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))
@@ -56,6 +57,11 @@ class Architecture:
             "attention_c.weight": (1, self.attention),
             "attention_c.bias": (1,),
         }
+
+    @property
+    def n_merged(self) -> int:
+        """Numbers of a task vector: of all 8 tensors."""
+        return sum(math.prod(shape) for shape in self.encoder_shapes.values())
 
     @property
     def digest(self) -> str:
@@ -138,13 +144,7 @@ def encode(
 
 
 def _linear(theta: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    weight, bias = theta[f"{name}.weight"], theta[f"{name}.bias"]
-    if weight.dim() == 2:
-        return linear(x, weight, bias)
-    dtype = factors()
-    if dtype is torch.float32:
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-    return torch.bmm(x.to(dtype), weight.to(dtype).transpose(1, 2)).to(x.dtype) + bias.unsqueeze(1)
+    return linear(x, theta[f"{name}.weight"], theta[f"{name}.bias"])
 
 
 def initial_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> ABMIL:

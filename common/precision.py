@@ -48,8 +48,16 @@ def product(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``functional.linear`` with factors rounded as :func:`factors_in` says, and its gradient."""
+    """``x @ weight^T + bias`` with factors rounded as :func:`factors_in` says, and its gradient.
+
+    Args:
+        weight, bias: one for all of ``x``, or each with a leading ``n_bags`` dimension as ``x`` has.
+    """
     dtype = factors()
+    if weight.dim() == 2:
+        if dtype is torch.float32:
+            return functional.linear(x, weight, bias)
+        return functional.linear(x.to(dtype), weight.to(dtype)).to(x.dtype) + bias
     if dtype is torch.float32:
-        return functional.linear(x, weight, bias)
-    return functional.linear(x.to(dtype), weight.to(dtype)).to(x.dtype) + bias
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+    return torch.bmm(x.to(dtype), weight.to(dtype).transpose(1, 2)).to(x.dtype) + bias.unsqueeze(1)

@@ -60,10 +60,7 @@ class TaskVector:
     @classmethod
     def of_flat(cls, row: Tensor, like: TaskVector) -> TaskVector:
         """The vector whose :meth:`flat` is ``row``, and stays there; of the same origin as ``like``."""
-        shapes = like.architecture.encoder_shapes
-        pieces = torch.split(row, [math.prod(shape) for shape in shapes.values()])
-        named = zip(shapes.items(), pieces, strict=True)
-        return like._like({name: piece.view(shape) for (name, shape), piece in named})
+        return like._like(cut(row, like.architecture))
 
     def __add__(self, other: TaskVector) -> TaskVector:
         self.require_same_origin(other)
@@ -144,6 +141,14 @@ def flatten(tensors: Mapping[str, Tensor], architecture: Architecture) -> Tensor
         if part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or part.data_ptr() != start:
             return torch.cat(parts)
     return first.as_strided((ends[-1],), (1,))
+
+
+def cut(rows: Tensor, architecture: Architecture) -> dict[str, Tensor]:
+    """What :func:`flatten` joined, as views: ``(P,)`` to the 8 tensors, ``(n, P)`` to each with a leading ``n``."""
+    shapes = architecture.encoder_shapes
+    pieces = torch.split(rows, [math.prod(shape) for shape in shapes.values()], dim=-1)
+    named = zip(shapes.items(), pieces, strict=True)
+    return {name: piece.reshape(*rows.shape[:-1], *shape) for (name, shape), piece in named}
 
 
 def _rounded(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:

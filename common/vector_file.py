@@ -11,7 +11,6 @@ this federation expects; only then are the tensors loaded.
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import safetensors.torch
@@ -129,6 +128,6 @@ def _check_layout(header: dict[str, Any], n_bytes: int, architecture: Architectu
     except (TypeError, ValueError, OverflowError) as error:
         raise VectorFileError("its data offsets are malformed", where=where) from error
     ends = [0] + [end for _, end in spans]
-    size = TORCH_DTYPES[dtype].itemsize * sum(math.prod(shape) for shape in shapes.values())
+    size = TORCH_DTYPES[dtype].itemsize * architecture.n_merged
     if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != n_bytes or n_bytes != size:
         raise VectorFileError("its tensors do not fill the file exactly", where=where)

@@ -9,7 +9,6 @@ of them; such a vector may be memory-mapped, and is never copied.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from common.abmil import ABMIL, Architecture
 from common.errors import VectorMismatchError
-from common.task_vector import TaskVector, flatten
+from common.task_vector import TaskVector, cut, flatten
 
 _BLOCK = 4096
 _STACKED = 64  # rows: so many are copied into one tensor, 300 MB of them at 1536 -> 512 and 384
@@ -95,9 +94,7 @@ class Mixture:
         else:
             which = [range(len(self.rows))] * len(coefficients) if used is None else used.tolist()
             theta = _Sums.apply(coefficients, which, self.theta_0, self.rows)  # type: ignore[no-untyped-call]
-        shapes = self.architecture.encoder_shapes
-        pieces = torch.split(theta, [math.prod(shape) for shape in shapes.values()], dim=1)
-        return {name: piece.reshape(-1, *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        return cut(theta, self.architecture)
 
     def _dense(self, used: Tensor | None) -> bool:
         """Whether one product over all rows costs less than the sums over those used; a GPU never waits to be told."""

@@ -6,8 +6,6 @@ sealing and relaying cost is measured by ``python -m simulations.bench.sealing``
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,6 +16,7 @@ from rich.table import Table
 
 from common import console
 from simulations.bench import data_path, epoch, models, sources, step_memory, steps
+from simulations.bench.command import start, tell
 from simulations.bench.figures import machine, machine_line
 
 SCHEMA = "fedsteph/bench/v1"
@@ -140,13 +139,8 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     found = measure(QUICK if quick else WHOLE, lambda what: console.err.print(what, highlight=False))
-    if as_json:
-        print(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        _show(found)
+    tell(found, as_json, _show)
 
 
 if __name__ == "__main__":
-    cli = typer.Typer(add_completion=False)
-    cli.command()(main)
-    sys.exit(console.run(lambda: cli(standalone_mode=False)))
+    start(main)

@@ -7,10 +7,7 @@ the difference is what HDF5, copies and conversions cost. On a disk that is slow
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -26,7 +23,9 @@ from rich.table import Table
 from client.data.bags import Cohort, open_cohort
 from client.data.settings import DataSettings
 from common import console
-from simulations.bench.figures import Spread, machine, machine_line
+from simulations.bench.command import start, tell
+from simulations.bench.figures import machine, machine_line
+from simulations.bench.pairs import in_turn, seconds_of
 
 SCHEMA = "fedsteph/bench-data-path/v1"
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -93,12 +92,9 @@ def _compare(site: Path, repeats: int) -> dict[str, Any]:
     }
     epochs: dict[str, Callable[[], Iterator[torch.Tensor]]] = {"h5py": partial(_plain, paths)}
     epochs |= {name: partial(_bags, cohort) for name, cohort in kept.items()}
-    first = {name: _timed(epoch) for name, epoch in epochs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in epochs}
-    for _ in range(repeats):
-        for name, epoch in epochs.items():
-            seconds[name].append(_timed(epoch))
-    spreads = {name: Spread.of(values) for name, values in seconds.items()}
+    readings = {name: partial(_read, epoch) for name, epoch in epochs.items()}
+    first = {name: seconds_of(reading) for name, reading in readings.items()}
+    spreads, _ = in_turn(readings, repeats)
     return {
         **{name: asdict(spread) for name, spread in spreads.items()},
         **{f"first_{name}": first[name] for name in kept},
@@ -116,11 +112,9 @@ def _bags(cohort: Cohort) -> Iterator[torch.Tensor]:
     return (cohort.bag(i) for i in range(len(cohort)))
 
 
-def _timed(epoch: Callable[[], Iterator[torch.Tensor]]) -> float:
-    start = time.perf_counter()
+def _read(epoch: Callable[[], Iterator[torch.Tensor]]) -> None:
     for bag in epoch():
         bag.sum()
-    return time.perf_counter() - start
 
 
 def main(
@@ -132,9 +126,10 @@ def main(
 ) -> None:
     """Compare h5py with features kept on disk, and print the seconds of an epoch and the ratios."""
     found = measure(slides, instances, width, repeats)
-    if as_json:
-        print(json.dumps(found, indent=2, allow_nan=False))
-        return
+    tell(found, as_json, _show)
+
+
+def _show(found: dict[str, Any]) -> None:
     table = Table("files", "h5py", "as stored", "ratio", "as float16", "ratio", "first epoch: stored", "float16")
     for name, row in found["layouts"].items():
         ratios = [f"{row[f'{kind}_vs_h5py']:.1f}" for kind in ("stored", "float16")]
@@ -146,6 +141,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli = typer.Typer(add_completion=False)
-    cli.command()(main)
-    sys.exit(console.run(lambda: cli(standalone_mode=False)))
+    start(main)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from common.abmil import ABMIL, Architecture, initial_model
 from common.config import ModelConfig, StephConfig
 from common.errors import EngineError
 from common.survival import bin_of
-from common.task_vector import flatten
+from common.task_vector import cut, flatten
 
 SIZES = Architecture.of(ModelConfig(width=1536))
 SOURCES = 12
@@ -33,8 +32,7 @@ _PLAIN = Path(__file__).parents[2] / "tests" / "plain_steph.py"
 def vectors(n: int) -> Tensor:
     """Task vectors of noise, of about the norm of trained ones, ``(n, P)``."""
     source = torch.Generator().manual_seed(0)
-    n_numbers = sum(int(np.prod(shape)) for shape in SIZES.encoder_shapes.values())
-    return 1e-3 * torch.randn(n, n_numbers, generator=source)
+    return 1e-3 * torch.randn(n, SIZES.n_merged, generator=source)
 
 
 def steph(rows: Rows, *, sampled: bool = False) -> Steph:
@@ -75,16 +73,9 @@ def plain_module() -> ModuleType:
 def plain_steph(rows: Tensor) -> nn.Module:
     """The plain STEPH over the same vectors."""
     m0 = initial_model(SIZES, seed=42)
-    shapes = SIZES.encoder_shapes
-    sizes = [int(np.prod(shape)) for shape in shapes.values()]
-
-    def tensors(row: Tensor) -> dict[str, Tensor]:
-        parts = torch.split(row, sizes)
-        return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
     theta_0 = {name: weight.detach() for name, weight in m0.encoder_state().items()}
     model: nn.Module = plain_module().PlainSteph(
-        theta_0, tensors(rows[0]), [tensors(row) for row in rows[1:]], n_bins=SIZES.n_bins
+        theta_0, cut(rows[0], SIZES), [cut(row, SIZES) for row in rows[1:]], n_bins=SIZES.n_bins
     )
     return model
 

@@ -8,13 +8,9 @@ from collections.abc import Callable, Mapping
 
 from simulations.bench.figures import Spread
 
-Timed = Mapping[str, Spread]
-
 
 def in_turn(
-    things: Mapping[str, Callable[[], object]],
-    repeats: int,
-    on_turn: Callable[[], None] = lambda: None,
+    things: Mapping[str, Callable[[], object]], repeats: int
 ) -> tuple[dict[str, Spread], dict[str, list[float]]]:
     """Run every thing once untimed, then ``repeats`` rounds of all of them in their order.
 
@@ -23,15 +19,18 @@ def in_turn(
     """
     for thing in things.values():
         thing()
-        on_turn()
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for _ in range(repeats):
         for name, thing in things.items():
-            started = time.perf_counter()
-            thing()
-            seconds[name].append(time.perf_counter() - started)
-            on_turn()
+            seconds[name].append(seconds_of(thing))
     return {name: Spread.of(values) for name, values in seconds.items()}, seconds
+
+
+def seconds_of(thing: Callable[[], object]) -> float:
+    """Run a thing once."""
+    started = time.perf_counter()
+    thing()
+    return time.perf_counter() - started
 
 
 def ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:

@@ -16,6 +16,7 @@ import psutil
 
 from common.errors import EngineError
 from common.flower import QUIET
+from simulations.memory import memory_of
 
 _SAMPLE_SECONDS = 0.1
 PROGRAMS = {
@@ -89,14 +90,7 @@ class Memory:
                 words = {Path(word).name for word in process.cmdline()[:3]}
                 for name in words.intersection(PROGRAMS):
                     role = PROGRAMS[name]
-                    self.peaks[role] = max(self.peaks.get(role, 0), _peak(process.pid))
-
-
-def _peak(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    return 0
+                    self.peaks[role] = max(self.peaks.get(role, 0), memory_of("VmHWM", process.pid))
 
 
 def free_ports(n: int) -> list[int]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -32,6 +31,7 @@ from server import deployment
 from server.deployment import Deployed
 from server.manifest import MANIFEST_FILE
 from simulations.bench import relay_app
+from simulations.bench.command import start, tell
 from simulations.bench.figures import Spread, machine, machine_line
 from simulations.bench.processes import PROGRAMS, Memory
 from simulations.bench.sealing import random_vector
@@ -131,14 +131,9 @@ def main(
 ) -> None:
     """Time the delivery of sealed vectors of the default sizes to one target, through real Flower processes."""
     found = {"schema": SCHEMA, "machine": machine(), "runs": [measure(n, repeats) for n in sources]}
-    if as_json:
-        print(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        _show(found)
+    tell(found, as_json, _show)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain kill takes the temporary folder away too
-    cli = typer.Typer(add_completion=False)
-    cli.command()(main)
-    sys.exit(console.run(lambda: cli(standalone_mode=False)))
+    start(main)

@@ -6,8 +6,6 @@ hybrid KEM that fedsteph uses and with X25519 alone, on the whole file and on 32
 
 from __future__ import annotations
 
-import json
-import sys
 import timeit
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,6 +24,7 @@ from common.envelope import Context, open_sealed, seal
 from common.keys import Identity
 from common.task_vector import TaskVector
 from common.vector_file import read_vector, write_vector
+from simulations.bench.command import start, tell
 from simulations.bench.figures import Spread, machine, machine_line
 
 SCHEMA = "fedsteph/bench-sealing/v1"
@@ -123,13 +122,8 @@ def main(
     """Time writing, sealing, opening and reading a vector of the default sizes."""
     torch.set_num_threads(threads)
     found = measure(Architecture.of(ModelConfig(width=1536)), repeats)
-    if as_json:
-        print(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        _show(found)
+    tell(found, as_json, _show)
 
 
 if __name__ == "__main__":
-    cli = typer.Typer(add_completion=False)
-    cli.command()(main)
-    sys.exit(console.run(lambda: cli(standalone_mode=False)))
+    start(main)

@@ -19,6 +19,7 @@ import torch
 from simulations.bench import models
 from simulations.bench.pairs import in_turn, ratio
 from simulations.bench.steps import BAGS, step
+from simulations.memory import memory_of
 
 _LOOK_EVERY = 0.02  # seconds
 
@@ -57,11 +58,11 @@ def _mapped_rows(path: Path, n: int) -> torch.Tensor:
 def _added_by(thing: Any) -> int:
     """The most that a step, run before, holds at once beyond what the process holds between steps."""
     ctypes.CDLL(None).malloc_trim(0)  # else what a step has let go of still counts as held
-    done, before, peak = threading.Event(), _anonymous(), [0]
+    done, before, peak = threading.Event(), memory_of("RssAnon"), [0]
 
     def watch() -> None:
         while not done.is_set():
-            peak[0] = max(peak[0], _anonymous())
+            peak[0] = max(peak[0], memory_of("RssAnon"))
             done.wait(_LOOK_EVERY)
 
     thread = threading.Thread(target=watch)
@@ -72,8 +73,3 @@ def _added_by(thing: Any) -> int:
         done.set()
         thread.join()
     return peak[0] - before
-
-
-def _anonymous() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return 1024 * int(line.split()[1])

@@ -22,8 +22,9 @@ from common.config import TrainingConfig
 from common.errors import EngineError
 from simulations.bench import models
 from simulations.bench.data_path import write_site
+from simulations.memory import memory_of
+from simulations.study.costs import Meter
 
-_CLEAR = Path("/proc/self/clear_refs")
 _GONE_WRONG = "A step that measures memory failed"
 
 
@@ -42,11 +43,6 @@ def measure(what: str, n_bags: int, n_instances: int) -> dict[str, int]:
         raise EngineError(_GONE_WRONG, where=what, details=done.stderr[-2000:])
     found: dict[str, int] = json.loads(done.stdout)
     return found
-
-
-def _high_water() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return 1024 * int(line.split()[1])
 
 
 def _ours(model: torch.nn.Module, cohort: Cohort) -> None:
@@ -72,11 +68,11 @@ def _main(what: str, n_bags: int, n_instances: int) -> None:
         site = Path(folder)
         write_site(site, n_bags, n_instances, models.SIZES.width, one_row_chunks=False)
         cohort = open_cohort(site, DataSettings(cache_gib=0, disk_cache="never"))
-        _CLEAR.write_text("5")  # the high-water mark of the writing is not the step's
-        before = _high_water()
-        run(model, cohort)
-        optimiser.step()
-        print(json.dumps({"before": before, "peak": _high_water()}))
+        before = memory_of("VmRSS")
+        with Meter(torch.device("cpu")) as meter:
+            run(model, cohort)
+            optimiser.step()
+        print(json.dumps({"before": before, "peak": meter.peak_bytes}))
 
 
 if __name__ == "__main__":

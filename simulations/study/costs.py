@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.config import Dtype
 from common.task_vector import TORCH_DTYPES
+from simulations.memory import memory_of
 
 INSTANCES = 10_000  # of the slide that GFLOPs are counted on
 ENVELOPE_BYTES = 1_673  # what sealing adds to a vector (python -m simulations.bench.sealing)
@@ -53,9 +54,8 @@ class Meter:
 
 def _high_water() -> int:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        if peak := memory_of("VmHWM"):
+            return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from math import prod
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 
 from client.metrics import Metrics, defined_mean, mean_metrics
 from client.steph.select import Selection, choose_deployed
-from common.abmil import Architecture
 from common.concordance import Pairs, pairs
 from common.method_names import METHODS
 from common.survival import risk_score
@@ -170,7 +168,7 @@ def _costs(prepared: Prepared, cells: list[dict[str, Any]], row: str) -> dict[st
     units = [cell.unit for cell in prepared.plan.cells if cell.row == row]
     needs = METHODS[units[0].method].needs
     recipe, n_sites = units[0].recipe, len(prepared.sites)
-    n_numbers = sum(prod(shape) for shape in Architecture.of(recipe.model).encoder_shapes.values())
+    n_numbers = recipe.model.n_merged
     sent = {
         "nothing": 0,
         "pool": None,

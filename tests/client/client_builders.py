@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -142,3 +143,8 @@ class Spy:
             return call.result
 
         monkeypatch.setattr(module, name, spying)
+
+
+def prefetching() -> list[str]:
+    """The threads that read ahead now."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("fedsteph")]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from client_builders import prefetching
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +12,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    yield
+    assert prefetching() == []

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import torch
-from client_builders import CPU, SMALL, MemoryCohort, equal, make_cohort, state_of
+from client_builders import CPU, SMALL, MemoryCohort, equal, make_cohort, prefetching, state_of
 from killed_training import SIZES, train
 
 import client.batch
@@ -21,16 +21,6 @@ from common.config import TrainingConfig
 from common.errors import FeatureFileError
 
 STEPS = [[3, 0, 7], [1, 2, 5, 4], [6]]
-
-
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("fedsteph")]
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    yield
-    assert threads() == []
 
 
 @pytest.fixture
@@ -158,21 +148,21 @@ def test_a_training_that_is_stopped_ends_the_thread(ahead):
     ahead(0, 0)
 
     def stop(call: int) -> None:
-        assert len(threads()) == 1
+        assert len(prefetching()) == 1
         if call == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(None, stop)
-    assert threads() == []
+    assert prefetching() == []
 
 
 def test_a_loop_that_is_left_ends_the_thread(ahead):
     ahead(0, 0)
     for _ in batches(make_cohort([4, 9, 30, 70]), range(4), 4, CPU):
-        assert len(threads()) == 1
+        assert len(prefetching()) == 1
         break
-    assert threads() == []
+    assert prefetching() == []
 
 
 @pytest.mark.parametrize("loss", ["nll", "cox"])

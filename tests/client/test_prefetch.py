@@ -6,19 +6,10 @@ import threading
 
 import pytest
 import torch
+from client_builders import prefetching
 
 from client.prefetch import Prefetch
 from common.errors import FeatureFileError
-
-
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("fedsteph")]
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    yield
-    assert threads() == []
 
 
 class Maker:
@@ -45,7 +36,7 @@ class Maker:
 def test_everything_in_order(bound):
     with Prefetch(range(40), lambda i: i * i, lambda i: i + 1, bound) as ahead:
         assert list(ahead) == [i * i for i in range(40)]
-        assert threads() == []  # even before the end of the block
+        assert prefetching() == []  # even before the end of the block
 
 
 def test_no_more_is_begun_than_the_bound_allows():
@@ -91,7 +82,7 @@ def test_an_error_is_raised_where_its_item_is_asked_for(bound):
         for i in ahead:
             seen.append(i)
     assert seen == [0, 1, 2]
-    assert threads() == []
+    assert prefetching() == []
     assert list(ahead) == []
 
 
@@ -100,9 +91,9 @@ def test_leaving_early_ends_the_thread(error):
     make = Maker()
     with pytest.raises(error), Prefetch(range(1000), make, lambda i: 1, bound=5) as ahead:
         next(ahead)
-        assert len(threads()) == 1
+        assert len(prefetching()) == 1
         raise error
-    assert threads() == []
+    assert prefetching() == []
     assert len(make.made) <= 6
 
 
@@ -137,7 +128,7 @@ def test_closing_waits_for_the_item_at_hand_and_drops_the_rest():
     closing.join(60)
     assert not closing.is_alive()
     assert made[:2] == [0, 1]
-    assert threads() == []
+    assert prefetching() == []
 
 
 def test_one_that_is_dropped_unclosed_leaves_no_thread():

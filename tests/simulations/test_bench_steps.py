@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from simulations.bench import __main__ as bench
 from simulations.bench import epoch, models, sources, step_memory, steps
 from simulations.bench.pairs import in_turn, ratio
+from simulations.memory import memory_of
 
 TINY = bench.Extent({1: 1, 30: 1}, {20: 1}, (20,), ((2, 6), 20, 1), (1, 20, 1), (3, 20))
 
@@ -67,10 +68,10 @@ def test_memory_is_measured_in_a_process_of_its_own():
 
 
 def test_mapped_rows_are_not_in_this_process_s_own_memory(tmp_path):
-    before = sources._anonymous()
+    before = memory_of("RssAnon")
     rows = sources._mapped_rows(tmp_path / "vectors", 40)  # 190 MB
     assert rows.shape[0] == 40 and torch.equal(rows[17], rows[1])
-    assert sources._anonymous() - before < 100e6 + 16 * 4 * rows.shape[1]
+    assert memory_of("RssAnon") - before < 100e6 + 16 * 4 * rows.shape[1]
 
 
 def test_an_epoch_waits_for_a_part_of_its_time():

@@ -9,10 +9,11 @@ from client.membership import Membership
 from client.policy import Policy
 from client.received import mapped
 from client.sequence import accept_once, next_sequence
+from client.shared_model import shared_model
 from client.workspace import Workspace
 from common.abmil import Architecture, pinned_model
 from common.audit import Event
-from common.config import SITE_NAME, digest
+from common.config import SITE_NAME, SharingConfig, digest
 from common.envelope import Context, open_sealed, seal
 from common.errors import (
     EnvelopeError,
@@ -83,8 +84,17 @@ def shared_vector(workspace: Workspace) -> TaskVector:
     Raises:
         VectorRangeError: a number does not fit the recipe's dtype.
     """
-    own = TaskVector.between(workspace.local_model(0), pinned_model(workspace.recipe.model))
-    return own.rounded(workspace.recipe.sharing.dtype)
+    own = TaskVector.between(shared_model(workspace), pinned_model(workspace.recipe.model))
+    return as_received(own, workspace.recipe.sharing)
+
+
+def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
+    """What a recipient reads of a vector that travels as ``sharing`` says.
+
+    Raises:
+        VectorRangeError: a number does not fit the dtype.
+    """
+    return vector.rounded(sharing.dtype)
 
 
 def require_shareable(workspace: Workspace, policy: Policy) -> None:

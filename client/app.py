@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +18,10 @@ from flwr.clientapp import ClientApp
 from client.averaging import keep_globals, kept_globals, train_round
 from client.data.bags import open_cohort
 from client.membership import Membership
+from client.privacy.spending import spend_rounds
 from client.results import public_view
 from client.sequence import enter_run
+from client.shared_model import shared_model
 from client.sharing import incoming, outgoing, require_shareable
 from client.site import Site, site_of_node
 from client.site_log import site_log, told_of_work
@@ -65,14 +68,15 @@ def train_local(message: Message, context: Context) -> Message:
             require_shareable(workspace, member.policy)  # a source that may not share need not train first
         site_log(site).info("%s", workspace.cohort.storage)
         progress = ProgressLog(site.state, site.name)
-        n_folds = len(workspace.splits) if request.every_fold else 1
-        for fold in range(n_folds):
+        folds = [partial(workspace.local_model, fold) for fold in range(len(workspace.splits))]
+        trainings = folds if request.every_fold else [partial(shared_model, workspace)]
+        for done, training in enumerate(trainings):
 
-            def on_share(share: float, fold: int = fold) -> None:
-                progress.report(protocol.LOCAL, fold + share, n_folds)
+            def on_share(share: float, done: int = done) -> None:
+                progress.report(protocol.LOCAL, done + share, len(trainings))
 
-            workspace.local_model(fold, on_share)
-        progress.report(protocol.LOCAL, n_folds, n_folds)
+            training(on_share)
+        progress.report(protocol.LOCAL, len(trainings), len(trainings))
         patients, events = len(workspace.cohort), int(workspace.cohort.events.sum())
         policy = member.policy
         return messages.TrainLocalReply(policy.band("patients", patients), policy.band("events", events)), {}
@@ -94,6 +98,7 @@ def average(message: Message, context: Context) -> Message:
             keep_globals(workspace, folder, request.method, envelopes, norm)
             return weight, {}
         ProgressLog(site.state, site.name).report(request.method, request.round + 1, request.recipe.comparators.rounds)
+        spend_rounds(workspace, member.policy, request.id, request.method)
         updates = train_round(workspace, folder, request.method, request.round, envelopes, norm)
         for content in updates.values():  # read by the server: what left is written down as a sealed vector is
             sha256, what = hashlib.sha256(content).hexdigest(), f"{request.method}, round {request.round}, unsealed"

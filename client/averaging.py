@@ -24,6 +24,7 @@ from common import atomic
 from common.abmil import Architecture, pinned_model
 from common.errors import ProtocolError
 from common.method_names import METHODS
+from common.shared_part import WHOLE
 from common.task_vector import TaskVector
 from common.vector_file import read_vector, write_vector
 
@@ -69,7 +70,7 @@ def read_global(workspace: Workspace, content: bytes, max_norm: float) -> TaskVe
         content,
         architecture=Architecture.of(model),
         m0_sha256=str(model.m0_sha256),
-        dtype="float32",  # whatever the recipe shares vectors in: rounded in every round, the averages would drift
+        sharing=WHOLE,  # whatever the recipe shares of vectors: reduced in every round, the averages would drift
         max_norm=max_norm,
         where="global encoder",
     )

@@ -11,6 +11,7 @@ from client.data.check import check_site
 from client.data.problems import counted
 from client.device import resolve_device
 from client.membership import MembershipFile
+from client.privacy.ledger import Ledger, total
 from client.reviewed_app import require_reviewed
 from client.site import Site
 from common.audit import verify
@@ -22,6 +23,7 @@ from common.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 _MEMORY_GB = 4.0
 _DISK_GB = 5.0
 _SOON = timedelta(days=30)
+_TRAINED = {"none": "without differential privacy", "dp-sgd": "by DP-SGD"}
 
 
 def examine(site: Site, quick: bool, on_file: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
@@ -49,6 +51,7 @@ def _federation(site: Site, file: MembershipFile) -> list[Check]:
     secrets = [folder / path for path in named if path is not None]
     checks = [*secret_files(secrets), _policy(site)]
     checks.append(check("audit", lambda: f"{verify(folder / file.audit).lines} lines hold together"))
+    checks.append(check("privacy", lambda: _privacy(site)))
     if file.flwr_home is None:
         checks.append(Check("reviewed app", "WARN", "not checked", "Name flwr_home in the federation section"))
     else:
@@ -99,9 +102,17 @@ def _policy(site: Site) -> Check:
         return Check("policy", "WARN", "no recipe is allowed, so nothing is trained", "Set policy.recipes")
     if not policy.targets:
         return Check("policy", "WARN", "no target may receive this site's vector", "Name some in policy.targets")
-    if policy.privacy != "none":
-        return Check("policy", "WARN", f"asks for {policy.privacy}, so nothing is shared", "See policy.privacy")
+    if policy.privacy not in ("none", site.privacy):
+        what = f"asks for {policy.privacy}, and the site trains without it, so nothing is shared"
+        return Check("policy", "WARN", what, "Set privacy and dp_sgd in the site file")
     return Check("policy", "PASS", f"shares with {', '.join(policy.targets)}")
+
+
+def _privacy(site: Site) -> str:
+    spent = total(Ledger(site.audit).entries())
+    budget = None if site.policy is None else site.policy.epsilon_budget
+    limit = "no budget" if budget is None else f"budget epsilon {budget:g}"
+    return f"vectors are trained {_TRAINED[site.privacy]}; so far: {spent}; {limit}"
 
 
 def _roster(site: Site) -> Roster | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,20 @@ import torch
 from client.batch import batches, predict_hazards
 from client.comparison import comparators_of, compare
 from client.data.bags import Cohort
-from client.inner import inner_folds
-from client.methods.task import Task, learnable_parameters
+from client.inner import InnerFold, inner_folds
+from client.methods.task import Task, learnable_parameters, vectors_digest
 from client.metrics import Metrics, further_metrics
 from client.model_file import load_model, save_steph
+from client.screening.screen import Screening, screen
+from client.screening.verdict import Mode, Verdict
+from client.sharing import as_received
 from client.steph.fit import collapsed, fit_steph
 from client.steph.model import Steph
-from client.steph.select import Selection, Step, choose_deployed, select, trainings
+from client.steph.select import Selection, Step, choose_deployed, select, trainings, without_sources
 from common import atomic
 from common.concordance import Pairs, pairs
 from common.survival import risk_score
+from common.task_vector import TaskVector
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,14 @@ class FoldResult:
     choice: str  # the method deployed: steph or local
     choice_reason: str
     model: Path  # the deployed model
-    sources: dict[str, SourceUse]
+    sources: dict[str, SourceUse]  # of the sources that were merged
     times: np.ndarray
     events: np.ndarray
     risk: dict[str, np.ndarray]  # method -> (n_test_patients,); local, the comparators, steph, deployed
     metrics: dict[str, Metrics]  # method -> what the C-index leaves out
     learnable: dict[str, int]  # method -> parameters learned at the target
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # on every received vector
+    enhanced: Path | None = None  # STEPH's model; None where every source was refused
 
     def pairs(self, method: str) -> Pairs:
         """The fold's test pairs under a method."""
@@ -59,16 +66,65 @@ def steps(task: Task) -> int:
     return task.recipe.steph.inner_folds + trainings(task.recipe) + 1 + len(comparators_of(task))
 
 
-def enhance_fold(task: Task, on_step: Step) -> FoldResult:
-    """Train and judge STEPH and the comparators on one fold.
+def enhance_fold(task: Task, on_step: Step, mode: Mode = "report") -> FoldResult:
+    """Screen the vectors, and train and judge STEPH and the comparators on one fold.
 
     Args:
         task: its folder keeps this fold's work and models; found work is not done again.
         on_step: told how many of :func:`steps` trainings are done.
+        mode: what becomes of vectors that the screening suspects; all methods merge what is left.
     """
+    inner = inner_folds(task.workspace, task.fold, lambda j: lambda epoch, total: on_step(j + epoch / total))
+    screening = _screened(task, inner, mode)
+    task = _merging(task, screening)
+    result = _merged(task, inner, on_step) if task.vectors else _local_alone(task, inner)
+    table = task.workspace.test_part(task.fold).patients
+    columns = {"patient_id": [p.id for p in table], "t_days": result.times, "e": result.events}
+    risks = {f"risk_{name}": values for name, values in result.risk.items()}
+    atomic.write_text(task.folder / "predictions.csv", pd.DataFrame(columns).assign(**risks).to_csv(index=False))
+    return replace(result, verdicts=screening.verdicts)
+
+
+def _screened(task: Task, inner: Sequence[InnerFold], mode: Mode) -> Screening:
+    sharing = task.recipe.sharing
+    # What is shared is fold 0's; a copy of it has seen other folds' test patients, and deceives every validation.
+    others_hold = TaskVector.between(task.workspace.local_model(0), task.m0)
+    own = [as_received(vector, sharing) for vector in (task.own, others_hold)]
+    return screen(inner, task.vectors, own, task.recipe, mode=mode, device=task.device)
+
+
+def _merging(task: Task, screening: Screening) -> Task:
+    """The task on the vectors that are left; on other vectors than came, its work lies in a folder of its own."""
+    if all(verdict.weight == 1.0 for verdict in screening.verdicts.values()):
+        return task
+    folder = task.folder / f"screened-{vectors_digest([screening.vectors])[:12]}"
+    return replace(task, vectors=screening.vectors, folder=folder)
+
+
+def _local_alone(task: Task, inner: Sequence[InnerFold]) -> FoldResult:
+    """What a fold gives where every source was refused: nothing is merged, and all methods are the local model."""
+    test, n_bins = task.workspace.test_part(task.fold), task.recipe.model.n_bins
+    hazards = predict_hazards(task.local, test, n_bins, task.device)
+    names = ("local", *comparators_of(task), "steph", "deployed")
+    risk, metrics = risk_score(torch.from_numpy(hazards)).numpy(), further_metrics(hazards, test, task.train)
+    return FoldResult(
+        selection=without_sources(inner, task.recipe, task.device),
+        collapsed=False,
+        choice="local",
+        choice_reason="the screening refused every source: there is nothing to merge",
+        model=task.workspace.fold_folder(task.fold) / "local.safetensors",
+        sources={},
+        times=test.times,
+        events=test.events,
+        risk=dict.fromkeys(names, risk),
+        metrics=dict.fromkeys(names, metrics),
+        learnable=dict.fromkeys(names, learnable_parameters(task.local)),
+    )
+
+
+def _merged(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult:
     workspace, recipe, device = task.workspace, task.recipe, task.device
     test, n_inner = workspace.test_part(task.fold), recipe.steph.inner_folds
-    inner = inner_folds(workspace, task.fold, lambda j: lambda epoch, total: on_step(j + epoch / total))
     selection = select(
         inner,
         task.sources,
@@ -106,7 +162,7 @@ def enhance_fold(task: Task, on_step: Step) -> FoldResult:
     hazards["deployed"] = hazards[choice]
     learnable = {"local": learnable_parameters(task.local), "steph": learnable_parameters(steph)}
     learnable |= {name: one.learnable for name, one in compared.items()}
-    result = FoldResult(
+    return FoldResult(
         selection=selection,
         collapsed=is_collapsed,
         choice=choice,
@@ -118,11 +174,8 @@ def enhance_fold(task: Task, on_step: Step) -> FoldResult:
         risk={name: risk_score(torch.from_numpy(values)).numpy() for name, values in hazards.items()},
         metrics={name: further_metrics(values, test, task.train) for name, values in hazards.items()},
         learnable=learnable | {"deployed": learnable[choice]},
+        enhanced=path,
     )
-    table = pd.DataFrame({"patient_id": [p.id for p in test.patients], "t_days": test.times, "e": test.events})
-    table = table.assign(**{f"risk_{name}": values for name, values in result.risk.items()})
-    atomic.write_text(task.folder / "predictions.csv", table.to_csv(index=False))
-    return result
 
 
 @torch.no_grad()

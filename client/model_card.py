@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
+from client.privacy.spending import spent
 from client.workspace import Workspace
 from common import atomic
-from common.config import digest, to_dict
+from common.config import SharingConfig, digest, to_dict
 from common.messages import band
+from common.shared_part import description
 
 _KINDS = {
     "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone.",
@@ -44,6 +46,7 @@ def write_card(
         f"| training data | {'all patients' if fold is None else f'training part of fold {fold}'} |",
         f"| patients of the site | {band(len(cohort))} |",
         f"| events of the site | {band(int(cohort.events.sum()))} |",
+        f"| privacy of all vectors that the site shared | {spent(workspace)} |",
         f"| features | {cohort.width} wide, of {cohort.encoder or 'an encoder that the files do not name'} |",
         f"| output | hazards of {recipe.model.n_bins} years of 365 days; risk = -sum of yearly survival |",
         f"| M0 SHA-256 | `{recipe.model.m0_sha256}` |",
@@ -83,9 +86,16 @@ def _scores(result: Mapping[str, Any], method: str, fold: int) -> list[str]:
         lines += [
             f"| C-index of the local model there | {c_index('local')} |",
             f"| sources | {', '.join(result['sources'])} |",
-            f"| their vectors were sent in | {result['sharing']['dtype']} |",
+            f"| their vectors were sent in | {description(SharingConfig(**result['sharing']))} |",
             f"| gamma | {methods['steph']['gamma'][fold]} ({methods['steph']['gamma_reason'][fold]}) |",
             f"| collapsed | {'yes' if methods['steph']['collapsed'][fold] else 'no'} |",
         ]
+    lines.append(f"| screening | {_screening(result['screening'], fold)} |")
     choice, reason = methods["deployed"]["choice"][fold], methods["deployed"]["reason"][fold]
     return [*lines, f"| deployed in this fold | {choice}: {reason} |"]
+
+
+def _screening(screening: Mapping[str, Any], fold: int) -> str:
+    verdicts = screening["folds"][fold]
+    suspicious = [f"{name} ({verdict['reason']})" for name, verdict in verdicts.items() if verdict["suspicious"]]
+    return f"{screening['policy']}: {'; '.join(suspicious) or 'no source is suspicious'}"

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from client.screening.verdict import Mode
 from common.config import SITE_NAME, Recipe, digest
 from common.errors import (
     PrivacyPolicyError,
@@ -17,6 +18,7 @@ from common.errors import (
 from common.messages import band
 
 Metric = Literal["patients", "events", "c_index"]
+Privacy = Literal["none", "dp-sgd"]
 _METRICS: tuple[Metric, ...] = ("patients", "events", "c_index")
 
 
@@ -31,9 +33,14 @@ class Policy:
     metrics: tuple[Metric, ...] = _METRICS  # that may reach the coordinator; the others are sent as null
     count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
     c_index_decimals: Literal[1, 2] = 2
-    privacy: Literal["none", "dp-sgd"] = "none"  # what the shared vector must have been trained with
+    privacy: Privacy = "none"  # what the shared vector must have been trained with
+    epsilon_budget: float | None = (
+        None  # that all vectors which ever left may cost together; null: any, and no bound too
+    )
+    max_attack_auc: float | None = None  # share nothing but what 'fedsteph privacy audit' attacked with no more success
     unsealed_updates: bool = False  # FedAvg: may the server, and every other site in it, have its encoders?
     recipes: Literal["any"] | tuple[str, ...] = ()  # digests of the recipes that this site trains
+    screening: Mode = "refuse"  # what becomes of a received vector that is suspicious
 
     def __post_init__(self) -> None:
         if not all(SITE_NAME.fullmatch(name) for name in self.targets):
@@ -42,6 +49,19 @@ class Policy:
             raise ValueError("min_patients, min_events and min_pairs must be at least 1")
         if self.count_band < 10 or self.count_band % 10 or self.count_band > 10_000:
             raise ValueError("count_band must be a multiple of 10, at most 10000")
+        if self.epsilon_budget is not None and self.epsilon_budget <= 0:
+            raise ValueError("epsilon_budget must be above 0, or null")
+        if self.unsealed_updates and (self.privacy != "none" or self.epsilon_budget is not None):
+            raise ValueError(
+                "unsealed_updates must be false with privacy or epsilon_budget: no round trains in private"
+            )
+        if self.max_attack_auc is not None:
+            if not 0.5 < self.max_attack_auc <= 1:
+                raise ValueError("max_attack_auc must be above 0.5 and at most 1, or null")
+            if self.unsealed_updates:
+                raise ValueError(
+                    "unsealed_updates must be false with max_attack_auc: no round's update is attacked first"
+                )
         if self.recipes != "any" and not all(re.fullmatch("[0-9a-f]{64}", text) for text in self.recipes):
             raise ValueError("recipes must be digests of 64 hexadecimal digits, as 'fedsteph recipe' prints them")
 
@@ -92,15 +112,17 @@ class Policy:
                 where="policy.min_patients and policy.min_events",
             )
 
-    def require_privacy(self) -> None:
-        """Raises:
-        PrivacyPolicyError: the policy asks for differential privacy, and training here has none.
+    def require_privacy(self, trained: Privacy) -> None:
+        """Refuse a vector that was not trained as the policy asks.
+
+        Raises:
+            PrivacyPolicyError: the policy asks for differential privacy, and the site trains without.
         """
-        if self.privacy != "none":
+        if self.privacy not in ("none", trained):
             raise PrivacyPolicyError(
-                f"asks for {self.privacy}, and this version trains without differential privacy",
+                f"asks for {self.privacy}, and this site's 'privacy' is {trained}",
                 where="policy.privacy",
-                remedy="Nothing is shared until it does, or until the policy says none",
+                remedy="Set privacy: dp-sgd and dp_sgd.epsilon in site.yaml; nothing is shared until then",
             )
 
     def require_target(self, target: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from client.fold import FoldResult
 from client.metrics import defined_mean, mean_metrics
 from client.policy import Policy
+from client.screening.verdict import Mode
 from client.workspace import Workspace
 from common.concordance import Pairs
 from common.config import SITE_NAME, EvaluationConfig, to_dict
@@ -21,7 +22,9 @@ from common.resampling import interval_95, mean_over_folds, resampled_folds
 DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
 
 
-def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Sequence[str]) -> dict[str, Any]:
+def target_result(
+    workspace: Workspace, folds: Sequence[FoldResult], sources: Sequence[str], screening: Mode = "report"
+) -> dict[str, Any]:
     """Everything about a target, for its own disk, JSON-ready.
 
     ``c_index`` is null in a fold whose test part has no comparable pair; means are over the other folds.
@@ -51,6 +54,10 @@ def target_result(workspace: Workspace, folds: Sequence[FoldResult], sources: Se
         "n_pairs": sum(fold.n_comparable for fold in tested["local"]),
         "sources": list(sources),
         "sharing": to_dict(workspace.recipe.sharing),
+        "screening": {
+            "policy": screening,
+            "folds": [{name: asdict(verdict) for name, verdict in fold.verdicts.items()} for fold in folds],
+        },
         "too_small": _too_small(tested["local"], bool(cohort.events.any())),
         "methods": methods,
         "steph_minus_local": {

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from client.membership import Membership
 from client.policy import Policy
+from client.privacy.gate import require_attack_resisted
+from client.privacy.spending import spend
 from client.received import mapped
 from client.sequence import accept_once, next_sequence
 from client.shared_model import shared_model
@@ -26,6 +28,7 @@ from common.errors import (
 )
 from common.keys import PublicKeys
 from common.messages import RunId
+from common.reduction import reduced, restored
 from common.task_vector import TaskVector
 from common.vector_file import read_vector, write_vector
 
@@ -41,6 +44,7 @@ def outgoing(
     Raises:
         ProtocolError: a recipient is not another site.
         VectorRangeError: the vector does not fit the recipe's dtype.
+        LedgerError: what this site has spent so far is not known for certain.
     """
     own, audit = workspace.site.name, workspace.site.audit
     for recipient in recipients:
@@ -52,11 +56,13 @@ def outgoing(
     for name in recipients:
         try:
             keys = _allowed(workspace, member, name)
+            content = content or write_vector(_own_vector(workspace), workspace.recipe.sharing)
+            require_attack_resisted(workspace, member.policy, content)
+            spend(workspace, member.policy, run)
         except PolicyError as error:
             refused[name] = error
             audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
             continue
-        content = content or write_vector(shared_vector(workspace), workspace.recipe.sharing.dtype)
         sequence = next_sequence(workspace.site.state)
         sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, keys)
         # Before it is handed over: what left without a line here would be the worse error.
@@ -78,23 +84,29 @@ def _allowed(workspace: Workspace, member: Membership, recipient: str) -> Public
 def shared_vector(workspace: Workspace) -> TaskVector:
     """The vector of this site's fold 0 as each of its recipients reads it.
 
-    It is rounded to the recipe's dtype here and nowhere else: what is written, sealed, read and merged afterwards is
-    this vector to the last bit, whichever engine carries it.
+    It is reduced and rounded as the recipe says, from the same numbers and in the same way as the file that leaves:
+    what is read and merged elsewhere is this vector to the last bit, whichever engine carries it.
 
     Raises:
         VectorRangeError: a number does not fit the recipe's dtype.
     """
-    own = TaskVector.between(shared_model(workspace), pinned_model(workspace.recipe.model))
-    return as_received(own, workspace.recipe.sharing)
+    return as_received(_own_vector(workspace), workspace.recipe.sharing)
 
 
 def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
-    """What a recipient reads of a vector that travels as ``sharing`` says.
+    """What a recipient reads of a vector that travels as ``sharing`` says: the whole encoder, zero where nothing does.
+
+    Args:
+        vector: as it was trained; received a second time, its singular directions are not quite the same.
 
     Raises:
         VectorRangeError: a number does not fit the dtype.
     """
-    return vector.rounded(sharing.dtype)
+    return restored(reduced(vector, sharing), vector.architecture, vector.m0_sha256, sharing)
+
+
+def _own_vector(workspace: Workspace) -> TaskVector:
+    return TaskVector.between(shared_model(workspace), pinned_model(workspace.recipe.model))
 
 
 def require_shareable(workspace: Workspace, policy: Policy) -> None:
@@ -103,7 +115,7 @@ def require_shareable(workspace: Workspace, policy: Policy) -> None:
     Raises:
         SizePolicyError, PrivacyPolicyError: as the policy says.
     """
-    policy.require_privacy()
+    policy.require_privacy(workspace.site.privacy)
     # Of the whole cohort: the coordinator chooses the folds, and could count a training part by trying several.
     policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))
 
@@ -150,7 +162,7 @@ def _open(
         opened.plain,
         architecture=Architecture.of(workspace.recipe.model),
         m0_sha256=str(workspace.recipe.model.m0_sha256),
-        dtype=workspace.recipe.sharing.dtype,
+        sharing=workspace.recipe.sharing,
         max_norm=max_norm,
         where=f"vector of {sender}",
     )

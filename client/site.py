@@ -10,7 +10,8 @@ from typing import Any
 
 from client.data.settings import DataSettings
 from client.membership import Membership, MembershipFile
-from client.policy import Policy
+from client.policy import Policy, Privacy
+from client.privacy.settings import DpSgd
 from common.audit import AuditLog
 from common.config import SITE_NAME
 from common.errors import ConfigError, MembershipError
@@ -33,6 +34,8 @@ class SiteFile:
     state: str = "fedsteph-state"  # where work and models are kept; relative to the site folder
     federation: MembershipFile | None = None  # keys, roster and audit; without it the site answers no message
     policy: Policy | None = None  # what may leave; without it nothing does
+    privacy: Privacy = "none"  # how the vector that is shared is trained
+    dp_sgd: DpSgd | None = None  # with privacy: dp-sgd, how private it is
 
     def __post_init__(self) -> None:
         if self.name is not None and SITE_NAME.fullmatch(self.name) is None:
@@ -41,6 +44,12 @@ class SiteFile:
             raise ValueError("threads must be 1 to 1024, or null")
         if self.max_vector_norm <= 0:
             raise ValueError("max_vector_norm must be above 0")
+        if self.privacy == "dp-sgd" and (self.dp_sgd is None or not self.dp_sgd.is_chosen):
+            raise ValueError("privacy: dp-sgd needs dp_sgd.epsilon or dp_sgd.noise: how private is this site's choice")
+        if self.privacy == "none" and self.dp_sgd is not None:
+            raise ValueError("dp_sgd is given, and privacy is none: set privacy to dp-sgd, or take the section out")
+        if self.privacy == "dp-sgd" and self.policy is not None and self.policy.unsealed_updates:
+            raise ValueError("policy.unsealed_updates must be false with privacy: dp-sgd: rounds have no such training")
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,12 @@ class Site:
     max_vector_norm: float = SiteFile.max_vector_norm
     federation: MembershipFile | None = None
     policy: Policy | None = None
+    dp_sgd: DpSgd | None = None  # how the shared vector is trained in private; None: it is not
+
+    @property
+    def privacy(self) -> Privacy:
+        """How the vector that is shared is trained."""
+        return "none" if self.dp_sgd is None else "dp-sgd"
 
     @classmethod
     def open(cls, folder: Path, *, state: Path | None = None, device: str | None = None) -> Site:
@@ -94,6 +109,7 @@ class Site:
             settings.max_vector_norm,
             settings.federation,
             settings.policy,
+            settings.dp_sgd,
         )
 
     def membership(self) -> Membership:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client.fold import enhance_fold, steps
-from client.methods.task import Task
+from client.fold import FoldResult, enhance_fold, steps
+from client.methods.task import Task, vectors_digest
 from client.model_card import write_card
+from client.policy import Policy
+from client.privacy.spending import spent
 from client.results import DEPLOYED, target_result
 from client.workspace import Workspace
 from common import atomic
 from common.task_vector import TaskVector
 
 RESULT_FILE = "result.json"
+
+_log = logging.getLogger(__name__)
 
 
 def enhance_target(
@@ -42,6 +46,7 @@ def enhance_target(
         Task(workspace, fold, vectors, folder / f"fold_{fold}", together[fold]) for fold in range(len(workspace.splits))
     ]
     n_folds, per_fold = len(tasks), steps(tasks[0])
+    mode = (workspace.site.policy or Policy()).screening
     folds = []
     for fold, task in enumerate(tasks):
 
@@ -49,12 +54,14 @@ def enhance_target(
             report(fold * per_fold + done, n_folds * per_fold)
 
         report(fold * per_fold, n_folds * per_fold)
-        folds.append(enhance_fold(task, on_step))
+        folds.append(enhance_fold(task, on_step, mode))
+        _log_suspicions(fold, folds[-1])
     report(n_folds * per_fold, n_folds * per_fold)
-    result = target_result(workspace, folds, list(vectors))
+    result = target_result(workspace, folds, list(vectors), mode) | {"privacy_spent": str(spent(workspace))}
     for k in range(n_folds):
         write_card(workspace.fold_folder(k) / "local.safetensors", workspace, result, "local", k)
-        write_card(folder / f"fold_{k}" / "steph.safetensors", workspace, result, "steph", k)
+        if (enhanced := folds[k].enhanced) is not None:
+            write_card(enhanced, workspace, result, "steph", k)
         chosen = folds[k].model
         for made in (chosen, chosen.with_suffix(".md")):
             atomic.write_bytes(workspace.site.state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
@@ -62,10 +69,8 @@ def enhance_target(
     return result
 
 
-def vectors_digest(parts: Sequence[Mapping[str, TaskVector]]) -> str:
-    """SHA-256 of vectors and of whose they are: work on other vectors is other work."""
-    hasher = hashlib.sha256()
-    for part in parts:
-        for name, vector in part.items():
-            hasher.update(name.encode() + b"\n" + vector.flat().numpy().tobytes())
-    return hasher.hexdigest()
+def _log_suspicions(fold: int, found: FoldResult) -> None:
+    for name, verdict in found.verdicts.items():
+        if verdict.suspicious:
+            done = "left out" if verdict.weight == 0 else f"merged with weight {verdict.weight:.3g}"
+            _log.warning("fold %d: the vector of %s is suspicious, %s: %s", fold, name, done, verdict.reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from client.data.splits import Split, make_splits, read_splits
 from client.device import resolve_device
 from client.local import train_local
 from client.model_file import load_abmil, save_abmil
+from client.privacy.settings import DpSgd
 from client.site import Site
 from common import abmil
 from common.config import Recipe, digest
@@ -80,6 +81,10 @@ class Workspace:
             folder=site.state / f"{digest(recipe)[:12]}-{data[:12]}",
             base_folder=site.state / f"base-{recipe.base_digest[:12]}-{data[:12]}",
         )
+
+    def sharing(self, dp_sgd: DpSgd | None) -> Workspace:
+        """The same site's, as if its site file said this of how it trains what it shares."""
+        return replace(self, site=replace(self.site, dp_sgd=dp_sgd))
 
     def fold_folder(self, fold: int) -> Path:
         """Where a fold's own models lie, which recipes that differ in later steps only have in common."""

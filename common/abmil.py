@@ -21,6 +21,7 @@ from common.dropout import GateDropout
 from common.errors import ConfigError
 from common.pooling import pool
 from common.precision import factors_in, linear
+from common.shared_part import encoder_shapes
 
 _LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
 ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))
@@ -47,16 +48,7 @@ class Architecture:
     @property
     def encoder_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the 8 merged tensors, in their fixed order."""
-        return {
-            "embed.weight": (self.embed, self.width),
-            "embed.bias": (self.embed,),
-            "attention_V.weight": (self.attention, self.embed),
-            "attention_V.bias": (self.attention,),
-            "attention_U.weight": (self.attention, self.embed),
-            "attention_U.bias": (self.attention,),
-            "attention_c.weight": (1, self.attention),
-            "attention_c.bias": (1,),
-        }
+        return encoder_shapes(self.width, self.embed, self.attention)
 
     @property
     def n_merged(self) -> int:

@@ -79,6 +79,11 @@ class AuditLog:
         self._path = folder / FILE
         self._head = folder / HEAD_FILE
 
+    @property
+    def folder(self) -> Path:
+        """Where the log lies, and what belongs to it."""
+        return self._folder
+
     def append(self, event: Event) -> str:
         """Add one line and see it safely on the disk.
 

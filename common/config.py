@@ -61,12 +61,6 @@ class ModelConfig:
             "64 hexadecimal digits, or null",
         )
 
-    @property
-    def n_merged(self) -> int:
-        """Numbers of a task vector: of the 8 encoder tensors. The width must be known."""
-        embed, attention = self.embed, self.attention
-        return (self.width or 0) * embed + embed + 2 * (embed * attention + attention) + attention + 1
-
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -95,9 +89,17 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SharingConfig:
-    """How a site's task vector travels to a target. FedAvg's and FedProx's updates are float32 whatever stands here."""
+    """Which part of a site's task vector travels to a target, and as what numbers; zeros stand for the rest there.
+
+    FedAvg's and FedProx's updates are the whole encoder in float32 whatever stands here.
+    """
 
     dtype: Dtype = "float32"  # of its numbers; float16, bfloat16: half the bytes, rounded once, at the sender
+    layers: Literal["encoder", "attention", "embed"] = "encoder"  # encoder: all; attention: V, U and c
+    rank: int | None = None  # singular directions per matrix, where they are fewer numbers; null: whole matrices
+
+    def __post_init__(self) -> None:
+        _require(self.rank is None or 1 <= self.rank <= 4096, "rank", "1 to 4096, or null")
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,24 @@ class PrivacyPolicyError(PolicyError):
     public_reason = "the site's policy asks for another privacy setting"
 
 
+class AttackPolicyError(PolicyError):
+    """The policy limits what an attack on the vector may achieve; none was made on this one, or one achieved more."""
+
+    public_reason = "the site's policy shares no vector that its own attack has not found safe enough"
+
+
+class BudgetPolicyError(PolicyError):
+    """All that this site has shared would cost more privacy than its policy lets it spend."""
+
+    public_reason = "its privacy budget is spent"
+
+
+class LedgerError(FedstephError):
+    """The privacy ledger is missing, damaged, or not the one that the audit log knows."""
+
+    public_reason = "its privacy ledger does not hold together"
+
+
 class AuditError(FedstephError):
     """An audit log was edited, cut, reordered, or cannot be written."""
 

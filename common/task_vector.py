@@ -11,15 +11,7 @@ import torch
 from torch import Tensor
 
 from common.abmil import ABMIL, Architecture, model_digest
-from common.config import Dtype
-from common.errors import VectorMismatchError, VectorRangeError
-
-TORCH_DTYPES: dict[Dtype, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
-_WIDER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32"}  # the next one with a larger range
+from common.errors import VectorMismatchError
 
 
 @dataclass(frozen=True)
@@ -83,16 +75,6 @@ class TaskVector:
         """All tensors as one row ``(P,)``, in the architecture's order; not to be written to."""
         return flatten(self.tensors, self.architecture)
 
-    def rounded(self, dtype: Dtype) -> TaskVector:
-        """Each number as the nearest one that ``dtype`` has (of two, the even one), in float32 again.
-
-        Rounded a second time, it stays as it is.
-
-        Raises:
-            VectorRangeError: a number that is finite, and would not be in ``dtype``; it names the tensor.
-        """
-        return self._like({name: _rounded(name, tensor, dtype) for name, tensor in self.tensors.items()})
-
     def applied_to(self, m0: ABMIL, head: Mapping[str, Tensor]) -> ABMIL:
         """A model with encoder ``M0 + tau`` and the given ``head.weight`` and ``head.bias``."""
         if model_digest(m0) != self.m0_sha256:
@@ -149,15 +131,3 @@ def cut(rows: Tensor, architecture: Architecture) -> dict[str, Tensor]:
     pieces = torch.split(rows, [math.prod(shape) for shape in shapes.values()], dim=-1)
     named = zip(shapes.items(), pieces, strict=True)
     return {name: piece.reshape(*rows.shape[:-1], *shape) for (name, shape), piece in named}
-
-
-def _rounded(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:
-    found = tensor.to(TORCH_DTYPES[dtype]).float()
-    beyond = found.isinf() & tensor.isfinite()
-    if bool(beyond.any()):
-        raise VectorRangeError(
-            f"holds {float(tensor[beyond].abs().max()):.4g}, which is beyond the range of {dtype}",
-            where=f"tensor {name}",
-            remedy=f"Set sharing.dtype to {_WIDER.get(dtype, dtype)} in the federation's configuration",
-        )
-    return found

@@ -1,7 +1,8 @@
 """The vector file: safetensors bytes with a small fixed metadata set, and a reader that trusts none of it.
 
-Its numbers are float32, float16 or bfloat16 (F32, F16, BF16; little-endian), whichever the recipe says: a file does not
-choose, so the reader is told which, and refuses the others.
+It holds the tensors that the recipe's ``sharing`` lets travel (:mod:`common.shared_part`), and their numbers are
+float32, float16 or bfloat16 (F32, F16, BF16; little-endian), whichever it says: a file does not choose, so the reader
+is told, and refuses every other.
 
 safetensors guards memory, not meaning: NaN, Inf, extra or missing tensors, other dtypes, duplicate keys and
 megabytes of metadata all pass it. So the header is parsed here first and compared whole with the one that
@@ -11,37 +12,45 @@ this federation expects; only then are the tensors loaded.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import safetensors.torch
 import torch
 
 from common.abmil import Architecture
-from common.config import Dtype
+from common.config import Dtype, SharingConfig
 from common.errors import VectorFileError, VectorMismatchError
-from common.task_vector import TORCH_DTYPES, TaskVector
+from common.reduction import reduced, restored
+from common.shared_part import BYTES, WHOLE, Shape, shared_shapes
+from common.task_vector import TaskVector
 
 FORMAT = "fedsteph/vector/v1"
 _MAX_HEADER = 8192  # bytes; ours takes less than a kilobyte
 _FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-def write_vector(vector: TaskVector, dtype: Dtype = "float32") -> bytes:
-    """Serialise a vector; its metadata holds the format, the architecture's digest and M0's, and no more.
+def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
+    """Serialise what travels of a vector; its metadata holds the format, the architecture's digest and M0's, no more.
+
+    One vector makes one file, so that a file's digest names its vector.
 
     Args:
-        dtype: of the numbers in the file, each rounded to the nearest (:meth:`TaskVector.rounded`).
+        vector: as it was trained: reduced a second time, it would be another.
 
     Raises:
-        VectorRangeError: a number does not fit ``dtype``.
+        VectorRangeError: a number does not fit the dtype.
     """
-    tensors = {n: tensor.to(TORCH_DTYPES[dtype]).contiguous() for n, tensor in vector.rounded(dtype).tensors.items()}
-    content: bytes = safetensors.torch.save(tensors, _metadata(vector.architecture, vector.m0_sha256))
-    return content
+    metadata = _metadata(vector.architecture, vector.m0_sha256)
+    content: bytes = safetensors.torch.save(reduced(vector, sharing), metadata)
+    start = 8 + int.from_bytes(content[:8], "little")
+    # safetensors writes the metadata's keys in another order each time.
+    header = json.loads(content[8:start]) | {"__metadata__": metadata}
+    return content[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(start - 8) + content[start:]
 
 
 def read_vector(
-    content: bytes, *, architecture: Architecture, m0_sha256: str, dtype: Dtype, max_norm: float, where: str
+    content: bytes, *, architecture: Architecture, m0_sha256: str, sharing: SharingConfig, max_norm: float, where: str
 ) -> TaskVector:
     """Parse and screen a vector file.
 
@@ -49,12 +58,12 @@ def read_vector(
         content: the file's bytes, untrusted.
         architecture: what this federation merges.
         m0_sha256: the digest of this federation's M0.
-        dtype: that every tensor of the file must have.
-        max_norm: largest L2 norm accepted.
+        sharing: what the file must hold, and in which dtype.
+        max_norm: largest L2 norm accepted, of the whole vector.
         where: who or what the bytes came from, for error messages.
 
     Returns:
-        the vector, its tensors float32 whatever the file's are.
+        the whole vector in float32, zero where nothing travels.
 
     Raises:
         VectorFileError: malformed, or tensors, dtypes, values or norm that a vector cannot have.
@@ -70,15 +79,16 @@ def read_vector(
     for key, meaning in (("architecture", "another architecture"), ("m0", "another M0")):
         if metadata[key] != expected[key]:
             raise VectorMismatchError(f"the vector is of {meaning} than this federation's", where=where)
-    _check_layout(header, len(content) - start, architecture, dtype, where)
+    shapes = shared_shapes(architecture.encoder_shapes, sharing)
+    _check_layout(header, len(content) - start, shapes, sharing.dtype, where)
     try:
-        tensors = {name: tensor.to(torch.float32) for name, tensor in safetensors.torch.load(content).items()}
+        tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError) as error:
         raise VectorFileError("safetensors cannot load it", where=where) from error
-    for name, tensor in tensors.items():
+    vector = restored(tensors, architecture, m0_sha256, sharing)
+    for name, tensor in vector.tensors.items():  # restored: two finite factors may have an infinite product
         if not bool(torch.isfinite(tensor).all()):
             raise VectorFileError("holds NaN or Inf", where=f"{where}, tensor {name}")
-    vector = TaskVector(architecture, m0_sha256, tensors)
     if not vector.norm <= max_norm:
         raise VectorFileError(
             f"its norm {vector.norm:.4g} is above the cap {max_norm:.4g}",
@@ -112,8 +122,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_layout(header: dict[str, Any], n_bytes: int, architecture: Architecture, dtype: Dtype, where: str) -> None:
-    shapes, stored = architecture.encoder_shapes, _FILE_DTYPES[dtype]
+def _check_layout(header: dict[str, Any], n_bytes: int, shapes: dict[str, Shape], dtype: Dtype, where: str) -> None:
+    stored = _FILE_DTYPES[dtype]
     for name in sorted(header.keys() | shapes.keys()):
         entry, shape = header.get(name), shapes.get(name)
         if shape is None or not isinstance(entry, dict):
@@ -128,6 +138,6 @@ def _check_layout(header: dict[str, Any], n_bytes: int, architecture: Architectu
     except (TypeError, ValueError, OverflowError) as error:
         raise VectorFileError("its data offsets are malformed", where=where) from error
     ends = [0] + [end for _, end in spans]
-    size = TORCH_DTYPES[dtype].itemsize * architecture.n_merged
+    size = BYTES[dtype] * sum(math.prod(shape) for shape in shapes.values())
     if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != n_bytes or n_bytes != size:
         raise VectorFileError("its tensors do not fill the file exactly", where=where)

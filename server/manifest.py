@@ -14,10 +14,10 @@ from common.errors import ConfigError
 from common.messages import MAX_ENVELOPES
 from common.protocol import MAX_TOTAL
 from common.roster import Roster
+from common.shared_part import shared_bytes
 
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MOST_ADDED = 8192  # bytes of a vector file's header and of its envelope
 _PACKAGES = ("fedsteph", "torch", "flwr", "cryptography", "safetensors", "numpy", "h5py", "pandas")
 
@@ -55,11 +55,11 @@ def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
 def _require_messages_that_fit(config: Config) -> None:
     """Before anybody trains: one message brings a target the vectors of all others."""
     n_vectors = len(config.federation.sites) - 1
-    n_bytes = _BYTES[config.sharing.dtype] * config.model.n_merged + _MOST_ADDED
+    n_bytes = shared_bytes(config.model, config.sharing) + _MOST_ADDED
     most = min(MAX_ENVELOPES, MAX_TOTAL // n_bytes)
     if n_vectors > most:
         raise ConfigError(
             f"a message would bring {n_vectors} vectors, and holds {most} at most",
             where="federation.sites",
-            remedy="Set sharing.dtype to float16, or let fewer sites take part in one run",
+            remedy="Share less (the sharing section), or let fewer sites take part in one run",
         )

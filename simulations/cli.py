@@ -13,6 +13,8 @@ import typer
 
 from client import cli as site_commands
 from client.keys_cli import keys
+from client.privacy import budget_cli
+from client.privacy.cli import privacy
 from client.report import problem_table
 from client.site import site_folders
 from common import console
@@ -40,6 +42,9 @@ app.add_typer(site_commands.data, name="data")
 app.add_typer(keys, name="keys")
 app.add_typer(roster, name="roster")
 app.add_typer(audit, name="audit")
+privacy.command("ledger")(budget_cli.ledger)
+privacy.command("plan")(budget_cli.plan)
+app.add_typer(privacy, name="privacy")
 app.add_typer(coordinator_cli.doctor, name="doctor")
 app.add_typer(coordinator_cli.app, name="app")
 app.command("provision")(coordinator_cli.provision)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from common import console
 from common.method_names import METHODS
+from common.shared_part import description
 from simulations.markdown import further_rows, table_lines
 from simulations.run_folder import RunFolder
 
@@ -93,12 +94,25 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     return sentences
 
 
+def _privacy(folder: RunFolder) -> str:
+    private = {site.name: site.dp_sgd for site in folder.sites if site.dp_sgd is not None}
+    if not private:
+        return "No task vector was trained with differential privacy."
+    wanted = [
+        f"{name} (noise {one.noise:g})" if one.epsilon is None else f"{name} (epsilon {one.epsilon:g})"
+        for name, one in private.items()
+    ]
+    others = "all others without" if len(private) < len(folder.sites) else "and so all of them"
+    return f"Trained with differential privacy: the task vectors of {', '.join(wanted)}; {others}."
+
+
 def _run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
     seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in results["seconds"].items())
     sentences = [f"FAILED: site {f['site']} in {f['phase']}: {f['reason']}" for f in results["failures"]]
     sentences += [
         f"Sent between sites and server: {results['communication']['bytes'] / 1e6:.2f} MB; "
-        f"task vectors in {folder.config.sharing.dtype}.",
+        f"task vectors in {description(folder.config.sharing)}.",
+        _privacy(folder),
         f"Phases: {seconds}.",
         f"Results: {folder.path / 'results.json'}, {folder.path / 'summary.md'}.",
     ]

@@ -9,12 +9,26 @@ from pathlib import Path
 
 import pytest
 from reviewed_homes import copy_home
+from side_by_side import Groups, earliness, n_processes
 
 from client.reviewed_app import install
 from common import console
 from common.doctor import Check
 from common.flower_app import own_digest
 from simulations.cli import app
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return n_processes(config)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Groups:
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In one process as well, so that a test does not come after others in one way only."""
+    items.sort(key=lambda item: earliness(item.nodeid))
 
 
 @pytest.fixture(autouse=True)

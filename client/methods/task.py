@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -101,3 +102,12 @@ Method = Callable[[Task, OnEpoch], Trained]
 def learnable_parameters(model: nn.Module) -> int:
     """Numbers that training changes."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def vectors_digest(parts: Sequence[Mapping[str, TaskVector]]) -> str:
+    """SHA-256 of vectors and of whose they are: work on other vectors is other work."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        for name, vector in part.items():
+            hasher.update(name.encode() + b"\n" + vector.flat().numpy().tobytes())
+    return hasher.hexdigest()

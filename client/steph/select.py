@@ -111,6 +111,13 @@ def _own(part: InnerFold, recipe: Recipe) -> TaskVector:
     return TaskVector.between(part.local.cpu(), pinned_model(recipe.model))
 
 
+def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.device) -> Selection:
+    """What is found where no source is left: how good the local models are."""
+    local = [_score(part.local, part.validation, recipe.model.n_bins, device) for part in inner]
+    n = sum(score.comparable for score in local)
+    return Selection(min(gammas(recipe)), "no source was left to merge", _pooled(local), None, n)
+
+
 def choose_deployed(selection: Selection, is_collapsed: bool) -> tuple[str, str]:
     """Which of ``steph`` and ``local`` to deploy, and why; no test patient has a say in it."""
     if is_collapsed:

@@ -22,6 +22,7 @@ from common.abmil import Architecture
 from common.config import ModelConfig
 from common.envelope import Context, open_sealed, seal
 from common.keys import Identity
+from common.shared_part import WHOLE
 from common.task_vector import TaskVector
 from common.vector_file import read_vector, write_vector
 from simulations.bench.command import start, tell
@@ -62,7 +63,7 @@ def measure(architecture: Architecture, repeats: int) -> dict[str, Any]:
 
     def read() -> TaskVector:
         return read_vector(
-            plain, architecture=architecture, m0_sha256=_M0, dtype="float32", max_norm=250.0, where="bench"
+            plain, architecture=architecture, m0_sha256=_M0, sharing=WHOLE, max_norm=250.0, where="bench"
         )
 
     if open_sealed(envelope, context, recipient, sender.public).plain != plain or read().norm != vector.norm:

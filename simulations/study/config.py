@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from client.privacy.attack.coins import require_references
+from client.privacy.settings import DpSgd
 from common.config import SITE_NAME, Config, EvaluationConfig, config_of, merged, overrides_of
 from common.errors import ConfigError
 from common.method_names import METHODS
@@ -24,6 +26,7 @@ class Variant:
 
     method: str
     sources: int | None = None  # so many, drawn by seed, smaller draws inside larger ones; null: all
+    dp_sgd: DpSgd | None = None  # how the sources train what they share; null: without differential privacy
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -32,6 +35,10 @@ class Variant:
             raise ValueError("sources must be at least 1, or null")
         if self.sources is not None and METHODS[self.method].needs != "vectors":
             raise ValueError(f"sources must be null, for {self.method} does not choose among vectors")
+        if self.dp_sgd is not None and METHODS[self.method].needs != "vectors":
+            raise ValueError(f"dp_sgd must be null, for {self.method} receives no vectors")
+        if self.dp_sgd is not None and not self.dp_sgd.is_chosen:
+            raise ValueError("dp_sgd needs epsilon or noise")
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,12 @@ class StudyFile:
     seeds: tuple[int, ...] = (0,)  # each decides M0, the order of bags, dropout and every initialisation
     methods: tuple[str, ...] = ("local", "model_average", "steph", "deployed")
     against: tuple[str, ...] = ("local",)  # rows that all others are compared with
+    references: int | None = None  # attack the shared vectors with so many reference models; null: do not
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.references is not None:
+            require_references(self.references)
         for key in ("only", "targets"):
             if not all(SITE_NAME.fullmatch(name) for name in getattr(self, key)):
                 raise ValueError(f"{key} must be site names like {SITE_NAME.pattern}")
@@ -73,6 +83,7 @@ class Row:
     method: str
     config: Config
     sources: int | None = None
+    dp_sgd: DpSgd | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ def _variant(name: Any, given: Any, recipe: dict[str, Any], path: Path, taken: s
     own = _section(given, "recipe", path, f"{where}.")
     plain = {key: value for key, value in given.items() if key != "recipe"}
     variant = build(Variant, plain, path, f"{where}.")
-    return Row(name, name, variant.method, _config(recipe, own, path, where), variant.sources)
+    return Row(name, name, variant.method, _config(recipe, own, path, where), variant.sources, variant.dp_sgd)
 
 
 def _config(shared: dict[str, Any], own: dict[str, Any], path: Path, where: str) -> Config:

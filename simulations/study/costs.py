@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import Dtype
-from common.task_vector import TORCH_DTYPES
+from common.config import ModelConfig, SharingConfig
+from common.shared_part import shared_bytes
 from simulations.memory import memory_of
 
 INSTANCES = 10_000  # of the slide that GFLOPs are counted on
@@ -73,9 +73,9 @@ def gigaflops(model: nn.Module, width: int, instances: int = INSTANCES) -> float
     return float(counter.get_total_flops()) / 1e9
 
 
-def vector_bytes(n_sources: int, n_numbers: int, dtype: Dtype) -> int:
+def vector_bytes(n_sources: int, model: ModelConfig, sharing: SharingConfig) -> int:
     """What one target's sealed vectors take, up to the server and down again."""
-    return 2 * n_sources * (TORCH_DTYPES[dtype].itemsize * n_numbers + ENVELOPE_BYTES)
+    return 2 * n_sources * (shared_bytes(model, sharing) + ENVELOPE_BYTES)
 
 
 def rounds_bytes(n_sites: int, rounds: int, n_numbers: int) -> int:

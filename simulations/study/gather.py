@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from statistics import fmean
@@ -12,13 +14,15 @@ import torch
 
 from client.metrics import Metrics, defined_mean, mean_metrics
 from client.steph.select import Selection, choose_deployed
+from common.abmil import Architecture
 from common.concordance import Pairs, pairs
 from common.method_names import METHODS
+from common.shared_part import shared_bytes
 from common.survival import risk_score
 from simulations.study.config import Study
 from simulations.study.costs import rounds_bytes, vector_bytes
 from simulations.study.crew import Failed
-from simulations.study.plan import Cell, Plan, Unit, choice_of, local_of, paid_for
+from simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, paid_for
 from simulations.study.statistics import TargetScores, difference, overall, target_scores
 from simulations.study.work import Worker
 
@@ -84,6 +88,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
                 "further": mean_metrics([Metrics(**cell["metrics"]) for cell in by_row[row]]),
                 "alignment": defined_mean([cell["alignment"] for cell in by_row[row]]),
                 "costs": _costs(prepared, by_row[row], row),
+                "attack": _attack(prepared, row),
             }
             for row in whole
         },
@@ -164,15 +169,51 @@ def _target(
     }
 
 
+def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
+    """What attacks on a row's vectors found, over all sites that share one; None where none was made."""
+    if prepared.study.file.references is None:
+        return None
+    units = {attack.key: attack for cell in prepared.plan.cells if cell.row == row for attack in attacks_on(cell.unit)}
+    done = [prepared.worker.read(unit)["attack"] for unit in units.values() if prepared.worker.path(unit).exists()]
+    if not done or len(done) < len(units):
+        return None
+    # The attack that does best over all sites: chosen at each of them, the luckiest of several would be shown.
+    name = max(done[0]["procedure"], key=lambda name: fmean(one["procedure"][name]["auc"] for one in done))
+    best = [one["procedure"][name] for one in done]
+    intervals = [one["auc_interval_95"] for one in best if one["auc_interval_95"] is not None]
+    recipe = next(iter(units.values())).recipe
+    return {
+        "attack": name,
+        "auc": fmean(one["auc"] for one in best),
+        "auc_interval_95": _of_mean(intervals),
+        "auc_largest": max(one["auc"] for one in best),
+        "sites": len(best),
+        "sites_above_chance": sum(low > 0.5 for low, _ in intervals),
+        "tpr": fmean(one["tpr"] for one in best),
+        "epsilon": max((one["epsilon"] for one in done if one["epsilon"] is not None), default=None),
+        "epsilon_at_least": max(one["epsilon_at_least"] for one in done),
+        "vector_bytes": shared_bytes(recipe.model, recipe.sharing),
+    }
+
+
+def _of_mean(intervals: Sequence[Sequence[float]]) -> list[float] | None:
+    """The 95% interval of a mean over sites, whose patients differ: as of independent normal errors."""
+    if not intervals:
+        return None
+    middle = fmean((low + high) / 2 for low, high in intervals)
+    half = math.sqrt(sum(((high - low) / 2) ** 2 for low, high in intervals)) / len(intervals)
+    return [middle - half, middle + half]
+
+
 def _costs(prepared: Prepared, cells: list[dict[str, Any]], row: str) -> dict[str, Any]:
     units = [cell.unit for cell in prepared.plan.cells if cell.row == row]
     needs = METHODS[units[0].method].needs
     recipe, n_sites = units[0].recipe, len(prepared.sites)
-    n_numbers = recipe.model.n_merged
+    n_numbers = Architecture.of(recipe.model).n_merged
     sent = {
         "nothing": 0,
         "pool": None,
-        "vectors": vector_bytes(len(units[0].sources), n_numbers, recipe.sharing.dtype),
+        "vectors": vector_bytes(len(units[0].sources), recipe.model, recipe.sharing),
         "rounds": rounds_bytes(n_sites, recipe.comparators.rounds, n_numbers),
     }[needs]
     return {

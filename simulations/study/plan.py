@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
+from client.privacy.settings import DpSgd
 from client.training import derive_seed
 from common.abmil import m0_digest
 from common.config import EvaluationConfig, ModelConfig, Recipe, digest
@@ -15,7 +16,7 @@ from common.errors import ConfigError
 from common.method_names import METHODS
 from simulations.study.config import Row, Study
 
-Kind = Literal["base", "inner", "together", "choice", "cell"]
+Kind = Literal["base", "inner", "together", "choice", "cell", "references", "attack"]
 # Methods that choose something by inner validation, and so need the inner models.
 _CHOOSING = {"best_source", "task_arithmetic"}
 
@@ -28,6 +29,7 @@ class Unit:
         site: whose model is trained, or the target; every site for ``together``.
         method: of a cell, or of what is trained together.
         sources: whose vectors a cell or a choice receives, or who trains together.
+        dp_sgd: how those vectors are trained in private, or the one of this unit; None: they are not.
     """
 
     kind: Kind
@@ -36,13 +38,15 @@ class Unit:
     site: str = ""
     method: str = ""
     sources: tuple[str, ...] = ()
+    dp_sgd: DpSgd | None = None
 
     @cached_property
     def key(self) -> str:
         """Digest of all that decides the unit's result, but for the sites' data."""
         shared = f"{self.recipe.base_digest}/{self.recipe.steph.inner_folds if self.kind == 'inner' else ''}"
-        recipe = shared if self.kind in ("base", "inner") else digest(self.recipe)
-        return digest([self.kind, recipe, self.fold, self.site, self.method, list(self.sources)])[:24]
+        recipe = shared if self.kind in ("base", "inner", "references") else digest(self.recipe)
+        private = [] if self.dp_sgd is None else [digest(self.dp_sgd)]
+        return digest([self.kind, recipe, self.fold, self.site, self.method, list(self.sources), *private])[:24]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width:
     cells = tuple(_cells(study, sites, targets, width, encoder))
     work = [unit for cell in cells for unit in _parts(cell.unit)]
     base = [Unit("base", u.recipe, u.fold, u.site) for u in work]
-    base += [Unit("base", u.recipe, 0, source) for u in work for source in u.sources]
+    base += [Unit("base", u.recipe, 0, source, dp_sgd=u.dp_sgd) for u in work for source in u.sources]
     inner = [Unit("inner", u.recipe, u.fold, u.site) for u in work if _validates(u)]
     everyone = tuple(sorted(sites))
     together = [
@@ -83,7 +87,9 @@ def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width:
         if METHODS[u.method].needs in ("rounds", "pool")
     ]
     stages = (_once(base), _once([*together, *inner]), _once([u for u in work if u.kind == "choice"]))
-    return Plan((*stages, _once([u for u in work if u.kind == "cell"])), cells)
+    attacks = _once([attack for cell in cells for attack in attacks_on(cell.unit)]) if study.file.references else ()
+    references = _once([replace(attack, kind="references") for attack in attacks])
+    return Plan((*stages, _once([u for u in work if u.kind == "cell"]), references, attacks), cells)
 
 
 def _cells(
@@ -95,7 +101,8 @@ def _cells(
                 for row in study.rows:
                     recipe = _recipe(row, seed, width, encoder)
                     sources = _sources(row, seed, target, sites)
-                    yield Cell(row.name, target, seed, fold, Unit("cell", recipe, fold, target, row.method, sources))
+                    unit = Unit("cell", recipe, fold, target, row.method, sources, row.dp_sgd)
+                    yield Cell(row.name, target, seed, fold, unit)
 
 
 def _parts(unit: Unit) -> list[Unit]:
@@ -107,12 +114,17 @@ def _parts(unit: Unit) -> list[Unit]:
 
 def local_of(unit: Unit) -> Unit:
     """The cell of the target's own model beside a cell of another method."""
-    return replace(unit, method="local", sources=())
+    return replace(unit, method="local", sources=(), dp_sgd=None)
 
 
 def choice_of(unit: Unit) -> Unit:
     """The unit that validates what a ``deployed`` cell may deploy."""
     return replace(unit, kind="choice", method="steph")
+
+
+def attacks_on(unit: Unit) -> list[Unit]:
+    """The units that attack the vectors which a cell receives, each as its own site would."""
+    return [Unit("attack", unit.recipe, 0, source, dp_sgd=unit.dp_sgd) for source in unit.sources]
 
 
 def paid_for(unit: Unit, sites: Sequence[str]) -> list[Unit]:

@@ -14,6 +14,7 @@ from common.errors import ConfigError
 from simulations.run_folder import open_sites, same_features
 from simulations.study.config import Study
 from simulations.study.crew import Failed, run_stage
+from simulations.study.frontier import write_frontier
 from simulations.study.gather import Prepared, gather
 from simulations.study.plan import Unit, make_plan
 from simulations.study.tables import cells_csv, markdown, results_csv
@@ -45,7 +46,7 @@ def prepare_study(study: Study, out: Path) -> Prepared:
     model = same_features(study.rows[0].config.model, sites)
     assert model.width is not None
     plan = make_plan(study, names, targets, model.width, model.encoder)
-    ground = Ground(out, {name: opened[name].folder for name in names}, study.file.device)
+    ground = Ground(out, {name: opened[name].folder for name in names}, study.file.device, study.file.references)
     worker = Worker(ground)
     for name in names:
         # Whatever a site would refuse in the middle of a night (splits, width, encoder) is refused here.
@@ -54,7 +55,7 @@ def prepare_study(study: Study, out: Path) -> Prepared:
 
 
 def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, Any]:
-    """Do the whole study, and write ``results.json``, ``results.md``, ``results.csv`` and ``cells.csv``.
+    """Do the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
 
     Returns:
         the results. What could not be done is in ``failures``.
@@ -78,6 +79,7 @@ def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, An
     atomic.write_text(out / "results.md", markdown(results))
     atomic.write_text(out / "results.csv", results_csv(results))
     atomic.write_text(out / "cells.csv", cells_csv(results))
+    write_frontier(results, out)
     traces = "\n".join(one.trace for one in failed if one.trace)
     atomic.write_text(out / "failures.log", traces)
     return results

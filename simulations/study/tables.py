@@ -10,6 +10,7 @@ from typing import Any
 from client.metrics import METRICS
 from simulations.markdown import further_rows, number, table_lines
 from simulations.study.costs import INSTANCES
+from simulations.study.frontier import frontier_table
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -24,6 +25,8 @@ def markdown(results: dict[str, Any]) -> str:
     for reference in references(results):
         table = table_lines(*difference_table(results, reference))
         lines += ["", f"## Against {_title(results, reference)}", "", *table]
+    if (frontier := frontier_table(results))[1]:
+        lines += ["", "## Privacy against utility", "", *table_lines(*frontier), "", _FRONTIER]
     lines += ["", "## Further metrics", "", *table_lines(*further_table(results)), "", _FURTHER]
     lines += ["", "## Costs", "", *table_lines(*cost_table(results)), "", _COSTS]
     lines += ["", "## Reading", "", *(f"- {sentence}" for sentence in sentences(results)), ""]
@@ -35,6 +38,13 @@ _FURTHER = (
     "best. Gap: mean predicted minus observed probability of an event within 3 years; error: mean absolute gap of four "
     "groups by predicted risk. SAR: share of the target's task vector in the subspace of the merged one (energy 0.95; "
     "mean over matrices; of the mean merge, where each slide has its own)."
+)
+_FRONTIER = (
+    "Each site attacks its own vector as its recipient could; AUC (0.5 is guessing) and true positives at 1% false "
+    "alarms are of the attack that does best in a row, which tries to tell the members of reference models, trained on "
+    "halves of the patients, by the other models: means over the sites that share, with the 95% interval of such a "
+    "mean, and the largest of one site. Epsilon: what the training reports at delta = n^-1.1, the largest of a site; "
+    "shown by attack: the largest lower bound, at 95% confidence and delta 1e-5. `frontier.svg` draws this."
 )
 _COSTS = (
     f"GFLOPs: one prediction on {INSTANCES:,} instances, 2 per multiply-add of matrix products, element-wise work left "

@@ -19,13 +19,13 @@ from client.inner import inner_folds
 from client.methods.ablations import STEPH, validate
 from client.methods.alignment import mean_alignment, merged_vector
 from client.methods.registry import REGISTRY
-from client.methods.task import Method, Task, Trained, learnable_parameters
+from client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
 from client.metrics import further_metrics
 from client.residency import release
+from client.shared_model import shared_model
 from client.sharing import shared_vector
 from client.site import Site
 from client.survival_fit import OnEpoch, silent
-from client.target import vectors_digest
 from client.workspace import Workspace
 from common import atomic
 from common.concordance import pairs
@@ -33,6 +33,7 @@ from common.config import Recipe, digest
 from common.errors import TrainingError
 from common.method_names import METHODS
 from common.survival import risk_score
+from simulations.study.attack import attack
 from simulations.study.costs import Meter, gigaflops
 from simulations.study.plan import Unit
 from simulations.study.together import train_together
@@ -59,6 +60,7 @@ class Ground:
     out: Path
     folders: dict[str, Path]
     device: str
+    references: int | None = None  # models with which every shared vector is attacked
 
 
 class Worker:
@@ -118,9 +120,15 @@ class Worker:
                 train_together(unit.method, unit.fold, workspaces, self._together(unit))
             return {}
         workspace = self.workspace(unit.site, unit.recipe)
+        if unit.kind in ("base", "references", "attack"):
+            workspace = workspace.sharing(unit.dp_sgd)
+        if unit.kind in ("references", "attack"):
+            assert self.ground.references is not None
+            with meter:
+                return attack(workspace, unit.kind, self.ground.references)
         if unit.kind == "base":
             with meter:
-                workspace.local_model(unit.fold)
+                workspace.local_model(unit.fold) if unit.dp_sgd is None else shared_model(workspace)
             return {}
         if unit.kind == "inner":
             with meter:
@@ -151,7 +159,8 @@ class Worker:
         }
 
     def _task(self, unit: Unit, workspace: Workspace) -> Task:
-        vectors = {name: shared_vector(self.workspace(name, unit.recipe)) for name in unit.sources}
+        opened = {name: self.workspace(name, unit.recipe).sharing(unit.dp_sgd) for name in unit.sources}
+        vectors = {name: shared_vector(workspace) for name, workspace in opened.items()}
         folder = workspace.folder / f"from-{vectors_digest([vectors])[:12]}" / f"fold_{unit.fold}"
         common = {}
         if METHODS[unit.method].needs in ("rounds", "pool"):

@@ -15,6 +15,7 @@ import client.averaging
 from client.averaging import keep_globals, kept_globals, read_global, train_round
 from client.batch import batches
 from client.model_file import load_abmil
+from client.sharing import as_received
 from client.workspace import Workspace
 from common.abmil import Architecture
 from common.errors import ProtocolError, VectorError, VectorFileError, VectorMismatchError
@@ -72,13 +73,14 @@ def still(tmp_path) -> Workspace:
 
 
 def test_rounds_are_float32_whatever_the_recipe_shares_vectors_in(workspace, tmp_path):
-    """The server averages float32, and what is rounded in every round drifts."""
-    half = make_workspace(tmp_path / "half", *QUICK, "sharing.dtype=bfloat16")
+    """And the whole encoder: the server averages that, and what is reduced in every round drifts."""
+    less = ("sharing.dtype=bfloat16", "sharing.layers=attention", "sharing.rank=1")
+    half = make_workspace(tmp_path / "half", *QUICK, *less)
     assert same(ask(half, 0), ask(workspace, 0))
     found = ask(half, 1, globals_of(half))
     assert same(found, ask(workspace, 1, globals_of(workspace)))
     for content in found.values():
-        assert not torch.equal(read(half, content).flat(), read(half, content).rounded("bfloat16").flat())
+        assert not torch.equal(read(half, content).flat(), as_received(read(half, content), half.recipe.sharing).flat())
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedprox"])

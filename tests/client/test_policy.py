@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,11 +55,26 @@ def test_a_site_file_without_a_policy_has_none(tmp_path):
 def test_every_key_of_a_policy(tmp_path):
     text = (
         "{targets: [b, c], min_patients: 50, min_events: 20, min_pairs: 80, metrics: [events], count_band: 50, "
-        f"c_index_decimals: 1, privacy: dp-sgd, unsealed_updates: true, recipes: [{'a' * 64}]}}"
+        "c_index_decimals: 1, privacy: dp-sgd, epsilon_budget: 4, max_attack_auc: 0.6, unsealed_updates: false, "
+        f"recipes: [{'a' * 64}], screening: report}}"
     )
-    assert read_policy(tmp_path, text) == Policy(
-        ("b", "c"), 50, 20, 80, ("events",), 50, 1, "dp-sgd", True, ("a" * 64,)
+    expected = Policy(
+        targets=("b", "c"),
+        min_patients=50,
+        min_events=20,
+        min_pairs=80,
+        metrics=("events",),
+        count_band=50,
+        c_index_decimals=1,
+        privacy="dp-sgd",
+        epsilon_budget=4.0,
+        max_attack_auc=0.6,
+        unsealed_updates=False,
+        recipes=("a" * 64,),
+        screening="report",
     )
+    assert read_policy(tmp_path, text) == expected
+    assert {field.name for field in dataclasses.fields(Policy)} == parse_yaml(text, "policy").keys()
 
 
 @pytest.mark.parametrize(
@@ -131,10 +147,18 @@ def test_the_size_behind_a_vector(patients, events, enough):
         assert not any(digit in caught.value.public_reason for digit in "0123456789")
 
 
-def test_privacy_that_this_version_does_not_have_is_refused():
-    Policy().require_privacy()
-    with pytest.raises(PrivacyPolicyError):
-        Policy(privacy="dp-sgd").require_privacy()
+def test_privacy_that_the_site_does_not_train_with_is_refused():
+    for asked, trained in (("none", "none"), ("none", "dp-sgd"), ("dp-sgd", "dp-sgd")):
+        Policy(privacy=asked).require_privacy(trained)
+    with pytest.raises(PrivacyPolicyError, match="asks for dp-sgd, and this site's 'privacy' is none"):
+        Policy(privacy="dp-sgd").require_privacy("none")
+
+
+@pytest.mark.parametrize("key", ["privacy: dp-sgd", "epsilon_budget: 3", "max_attack_auc: 0.6"])
+def test_rounds_that_are_not_private_go_with_no_promise_of_privacy(tmp_path, key):
+    with pytest.raises(ConfigError, match="unsealed_updates must be false"):
+        read_policy(tmp_path, f"{{unsealed_updates: true, {key}}}")
+    assert read_policy(tmp_path, f"{{{key}}}").unsealed_updates is False
 
 
 def test_the_server_reads_no_update_unless_the_policy_says_so(tmp_path):
@@ -247,3 +271,14 @@ def test_a_simulated_site_shares_with_the_simulation_s_sites_and_no_others():
     assert policy.c_index(0.6, 1) == 0.6
     with pytest.raises(TargetPolicyError):
         policy.require_target("c")
+
+
+@pytest.mark.parametrize("mode", ["report", "down-weight", "refuse"])
+def test_what_becomes_of_suspicious_vectors(tmp_path, mode):
+    assert read_policy(tmp_path, f"{{screening: {mode}}}") == Policy(screening=mode)
+
+
+def test_screening_has_no_other_choice(tmp_path):
+    assert Policy().screening == "refuse"
+    with pytest.raises(ConfigError, match="screening"):
+        read_policy(tmp_path, "{screening: none}")

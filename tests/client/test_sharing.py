@@ -18,7 +18,7 @@ from client.membership import Membership
 from client.model_file import save_abmil
 from client.policy import Policy
 from client.sequence import next_sequence
-from client.sharing import incoming, outgoing, require_shareable, shared_vector
+from client.sharing import as_received, incoming, outgoing, require_shareable, shared_vector
 from client.site import Site
 from client.workspace import Workspace
 from common.abmil import Architecture
@@ -80,7 +80,11 @@ def named(workspace: Workspace, name: str) -> Workspace:
 
 def in_dtype(workspace: Workspace, dtype: Dtype) -> Workspace:
     """The same under a recipe that shares in ``dtype``: the base folder, and so the trained model, is the same."""
-    return replace(workspace, recipe=replace(workspace.recipe, sharing=SharingConfig(dtype)))
+    return sharing(workspace, SharingConfig(dtype))
+
+
+def sharing(workspace: Workspace, config: SharingConfig) -> Workspace:
+    return replace(workspace, recipe=replace(workspace.recipe, sharing=config))
 
 
 def audited(workspace: Workspace) -> list[Event]:
@@ -143,6 +147,46 @@ def test_a_vector_in_half_the_bytes_arrives_as_it_was_rounded_at_its_sender(work
     assert [event.size for event in audited(own)][-2:] == [len(content) for content in sent.values()]
 
 
+LESS = [
+    SharingConfig(layers="attention"),
+    SharingConfig(layers="embed", rank=1),
+    SharingConfig(rank=2),
+    SharingConfig("bfloat16", "attention", 1),
+    SharingConfig("float16", rank=1),
+]
+
+
+@pytest.mark.parametrize("config", LESS, ids=str)
+def test_a_part_of_a_vector_is_read_to_the_last_bit_as_its_sender_takes_it_for_shared(workspace, config):
+    whole = outgoing(named(workspace, "good"), member("good"), RUN, ["site"])[0]["site"]
+    own, target = (sharing(one, config) for one in (named(workspace, "good"), workspace))
+    sent, kept = outgoing(own, member("good"), RUN, ["site", "other"])
+    assert (sorted(sent), kept) == (["other", "site"], {})
+    vectors, refused = incoming(target, member(), RUN, {"good": sent["site"]}, MAX_NORM)
+    assert (list(vectors), refused) == (["good"], {})
+    exact = TaskVector.between(workspace.local_model(0), m0_of(workspace.recipe))
+    expected = as_received(exact, config)
+    assert torch.equal(vectors["good"].flat(), expected.flat())
+    assert torch.equal(shared_vector(own).flat(), expected.flat())
+    shared = {name for name, tensor in vectors["good"].tensors.items() if tensor.any()}
+    assert shared == {name for name in exact.tensors if config.layers in ("encoder", name.split("_")[0].split(".")[0])}
+    saved = len(write_vector(exact)) - len(write_vector(exact, config))
+    assert len(whole) - len(sent["site"]) == saved  # sealing adds the same to both
+
+
+@pytest.mark.parametrize("config", LESS, ids=str)
+def test_a_target_takes_the_part_that_its_own_recipe_shares_and_no_other(workspace, config):
+    """A sender that shares more than was agreed is refused as one that shares less."""
+    around = {
+        "more": envelope(sharing(workspace, config), "also", write_vector(make_vectors(workspace.recipe, 1)["s000"])),
+        "less": envelope(workspace, "bad", write_vector(make_vectors(workspace.recipe, 1)["s000"], config)),
+    }
+    with pytest.raises(VectorFileError, match="vector of also, tensor"):
+        incoming(sharing(workspace, config), member(), RUN, {"also": around["more"]}, MAX_NORM)
+    with pytest.raises(VectorFileError, match="vector of bad, tensor"):
+        incoming(workspace, member(), RUN, {"bad": around["less"]}, MAX_NORM)
+
+
 def spiked(workspace: Workspace, folder: Path, value: float) -> Workspace:
     """A site whose own model has one weight of this size."""
     model = m0_of(workspace.recipe)
@@ -187,7 +231,9 @@ def test_every_envelope_that_leaves_is_audited_with_its_digest_and_a_growing_num
         Event("vector.seal", "allowed", "run1", name, hashlib.sha256(content).hexdigest(), len(content))
         for name, content in sent.items()
     ]
-    assert audited(own) == expected
+    spent, *sealed = audited(own)
+    assert (spent.event, spent.decision) == ("privacy.spend", "allowed")  # before the first leaves, and once for all
+    assert sealed == expected
     model = workspace.recipe.model
     architecture, recipe = Architecture.of(model).digest, digest(workspace.recipe)
     numbers = []
@@ -218,7 +264,7 @@ def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, pol
     sent, kept = outgoing(workspace, member(policy=policy), RUN, ["other", refused])
     assert list(sent) == ["other"]
     assert {name: type(reason) for name, reason in kept.items()} == {refused: error}
-    decisions = [(event.peer, event.decision, event.reason) for event in audited(workspace)]
+    decisions = [(e.peer, e.decision, e.reason) for e in audited(workspace) if e.event == "vector.seal"]
     assert decisions == [("other", "allowed", None), (refused, "refused", error.__name__)]
 
 
@@ -274,7 +320,7 @@ def of_dtype(dtype: Dtype) -> Callable[[Workspace], bytes]:
     """Sealed as the recipe has it, around a file that is not."""
 
     def make(workspace: Workspace) -> bytes:
-        return envelope(workspace, "bad", write_vector(make_vectors(workspace.recipe, 1)["s000"], dtype))
+        return envelope(workspace, "bad", write_vector(make_vectors(workspace.recipe, 1)["s000"], SharingConfig(dtype)))
 
     return make
 
@@ -371,7 +417,7 @@ def test_a_target_takes_the_dtype_of_its_own_recipe_and_no_other(workspace, sent
     """By the envelope, which is bound to the recipe; and by the file, where a sender seals what it should not."""
     own, target = in_dtype(named(workspace, "good"), sent_in), in_dtype(workspace, expected)
     sent, _ = outgoing(own, member("good"), RUN, ["site"])
-    around = envelope(target, "also", write_vector(make_vectors(target.recipe, 1)["s000"], sent_in))
+    around = envelope(target, "also", write_vector(make_vectors(target.recipe, 1)["s000"], SharingConfig(sent_in)))
     if sent_in == expected:
         vectors, refused = incoming(target, member(), RUN, {"good": sent["site"], "also": around}, MAX_NORM)
         assert (list(vectors), refused) == (["also", "good"], {})

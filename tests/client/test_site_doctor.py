@@ -30,7 +30,7 @@ from common.roster import write_roster
 from server.certificates import make_node_key, make_token
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = ["account", "data", "device", "membership", "policy", "audit", "reviewed app", "server"]
+READY = ["account", "data", "device", "membership", "policy", "audit", "privacy", "reviewed app", "server"]
 SECRETS = ["secret kirp.sign.key", "secret kirp.seal.key", "secret auth.key", "secret superexec.secret"]
 ACCOUNT = os.geteuid() + 1  # the SuperNode's: neither root nor the owner of what the tests write
 
@@ -130,11 +130,14 @@ def test_a_site_that_is_ready(ready, examine):
     code, checks = examine(ready)
     assert code == 0
     names = ["fedsteph", "packages", "account", "data", "device", "membership", *SECRETS]
-    assert list(checks) == [*names, "policy", "audit", "reviewed app", "server", "memory", "disk of fedsteph-state"]
+    site = ["policy", "audit", "privacy", "reviewed app", "server", "memory", "disk of fedsteph-state"]
+    assert list(checks) == [*names, *site]
     assert {name: checks[name].verdict for name in [*READY, *SECRETS]} == dict.fromkeys([*READY, *SECRETS], "PASS")
     assert not [checks[name].remedy for name in [*READY, *SECRETS] if checks[name].remedy]
     assert checks["audit"].found == "2 lines hold together"
     assert checks["policy"].found == "shares with kirc"
+    found = "vectors are trained without differential privacy; so far: nothing was shared yet; no budget"
+    assert checks["privacy"].found == found
     assert "certificate for 396 days" in checks["server"].found
 
 

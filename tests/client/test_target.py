@@ -13,6 +13,7 @@ from client_builders import Spy, m0_of, make_vectors, make_workspace
 
 import client.survival_fit
 from client.model_file import load_model
+from client.sharing import as_received
 from client.steph.model import Steph
 from client.target import RESULT_FILE, enhance_target
 from client.workspace import Workspace
@@ -70,12 +71,15 @@ def test_other_vectors_are_other_work(done):
 def test_the_target_s_own_vector_is_not_rounded_and_the_received_ones_are_taken_as_they_came(tmp_path):
     settings = ("training.epochs=3", "steph.gamma=0.0", "sharing.dtype=bfloat16")
     workspace = make_workspace(tmp_path, *settings, patients=20)
-    vectors = {name: vector.rounded("bfloat16") for name, vector in make_vectors(workspace.recipe, 2).items()}
+    vectors = {
+        name: as_received(vector, workspace.recipe.sharing)
+        for name, vector in make_vectors(workspace.recipe, 2).items()
+    }
     result = enhance_target(workspace, vectors, lambda done, total: None)
-    assert result["sharing"] == {"dtype": "bfloat16"}
+    assert result["sharing"] == {"dtype": "bfloat16", "layers": "encoder", "rank": None}
     for fold in range(2):
         own = TaskVector.between(workspace.local_model(fold), m0_of(workspace.recipe))
-        assert not torch.equal(own.flat(), own.rounded("bfloat16").flat())
+        assert not torch.equal(own.flat(), as_received(own, workspace.recipe.sharing).flat())
         (path,) = workspace.folder.glob(f"merge-*/fold_{fold}/steph.safetensors")
         stack = load_model(path).model.mixture.stack
         assert torch.equal(stack, torch.stack([own.flat(), *(vector.flat() for vector in vectors.values())]))

@@ -216,7 +216,7 @@ def secrets() -> Iterator[str]:
         b"",
         ENVELOPE[:-1],
         ENVELOPE + b"\0",
-        joined(HEADER, SIGNATURE, SEALED[:-1] + b"\0"),
+        joined(HEADER, SIGNATURE, SEALED[:-1] + bytes([SEALED[-1] ^ 1])),
         joined(HEADER, bytes(64), SEALED),
         signed_by(A, headed(SEALED, sequence=8), SEALED),
         signed_by(A, headed(SEALED, run="other\n\x1b[2J"), SEALED),

@@ -173,7 +173,11 @@ def test_another_roster_than_the_pinned_one_is_refused_with_both_digests(path: P
     assert read_roster(path, changed.digest) == changed
 
 
-@pytest.mark.parametrize("pinned", ["", "0" * 64, ROSTER.digest.upper(), ROSTER.digest[:-1], ROSTER.digest + "0"])
+@pytest.mark.parametrize(
+    "pinned",
+    ["", "0" * 64, ROSTER.digest.upper(), ROSTER.digest[:-1], ROSTER.digest + "0"],
+    ids=["empty", "zeros", "upper case", "too short", "too long"],
+)
 def test_a_pinned_digest_is_compared_whole(path: Path, pinned: str) -> None:
     write_roster(path, ROSTER)
     with pytest.raises(RosterError, match="and not the pinned"):

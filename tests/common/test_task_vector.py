@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from common.abmil import ABMIL, Architecture, initial_model, model_digest
-from common.config import Dtype
-from common.errors import VectorMismatchError, VectorRangeError
+from common.errors import VectorMismatchError
 from common.task_vector import TaskVector, flatten, mean
 
 SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
@@ -173,69 +172,3 @@ def test_wrong_names_and_shapes_are_refused(change: dict, named: str) -> None:
     tensors = {name: tensor for name, tensor in {**A.tensors, **change}.items() if tensor is not None}
     with pytest.raises(VectorMismatchError, match=f"tensor {named}: expected shape"):
         TaskVector(SMALL, A.m0_sha256, tensors)
-
-
-def by_numpy(values: np.ndarray, dtype: Dtype) -> np.ndarray:
-    """Rounding without torch: numpy's own float16; for bfloat16 the upper half of the bits, ties to the even one."""
-    if dtype == "float16":
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16).astype(np.float32)
-    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
-    kept = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return kept.astype(np.uint32).view(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "cast", "worst"), [("float16", torch.float16, 2**-11), ("bfloat16", torch.bfloat16, 2**-8)]
-)
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
-def test_rounding_is_that_of_torch_and_of_numpy(dtype: Dtype, cast: torch.dtype, worst: float, scale: float) -> None:
-    """``worst``: half the distance of two numbers; float16's grows where it runs out of exponents, below 6e-5."""
-    vector = scale * A
-    found = vector.rounded(dtype)
-    assert all(tensor.dtype == torch.float32 for tensor in found.tensors.values())
-    assert torch.equal(found.flat(), vector.flat().to(cast).to(torch.float32))
-    np.testing.assert_array_equal(found.flat().numpy(), by_numpy(vector.flat().numpy(), dtype))
-    assert not torch.equal(found.flat(), vector.flat())
-    if scale == 1 or dtype == "bfloat16":
-        assert (found - vector).norm <= worst * vector.norm
-    assert torch.equal(found.rounded(dtype).flat(), found.flat())
-    assert (found.architecture, found.m0_sha256) == (vector.architecture, vector.m0_sha256)
-
-
-def test_float32_is_not_rounded() -> None:
-    assert torch.equal(A.rounded("float32").flat(), A.flat())
-
-
-def holding(*values: float) -> TaskVector:
-    bias = A.tensors["embed.bias"].clone()
-    bias[: len(values)] = torch.tensor(values)
-    return dataclasses.replace(A, tensors={**A.tensors, "embed.bias": bias})
-
-
-@pytest.mark.parametrize(
-    ("dtype", "fits", "beyond", "remedy"),
-    [
-        ("float16", 65519.99, 65520.0, "bfloat16"),  # half-way from the largest, 65504, to 65536
-        ("bfloat16", 3.394e38, 3.397e38, "float32"),  # the largest is 3.3895e38
-    ],
-)
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_number_beyond_the_range_is_refused_by_tensor_with_the_remedy(
-    dtype: Dtype, fits: float, beyond: float, remedy: str, sign: int
-) -> None:
-    found = holding(sign * fits).rounded(dtype)
-    assert bool(found.flat().isfinite().all())
-    with pytest.raises(VectorRangeError) as caught:
-        holding(0.0, sign * beyond, 1.0).rounded(dtype)
-    assert caught.value.where == "tensor embed.bias"
-    assert f"holds {beyond:.4g}, which is beyond the range of {dtype}" in str(caught.value)
-    assert f"sharing.dtype to {remedy} " in str(caught.value.remedy)
-    assert bool(holding(sign * beyond).rounded("float32").flat().isfinite().all())
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_stays_none(value: float) -> None:
-    """It did not overflow; the reader refuses it."""
-    for dtype in ("float16", "bfloat16"):
-        assert not bool(holding(value).rounded(dtype).tensors["embed.bias"][0].isfinite())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import safetensors.torch
@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.abmil import Architecture, initial_model, model_digest
-from common.config import Dtype
+from common.config import Dtype, SharingConfig
 from common.errors import VectorError, VectorFileError, VectorMismatchError, VectorRangeError
+from common.reduction import reduced, restored
+from common.shared_part import WHOLE
 from common.task_vector import TaskVector
 from common.vector_file import FORMAT, read_vector, write_vector
 
@@ -28,7 +30,23 @@ WHERE = "vector of mallory"
 
 
 def read(content: bytes, max_norm: float = 250.0, dtype: Dtype = "float32") -> TaskVector:
-    return read_vector(content, architecture=SMALL, m0_sha256=M0_SHA256, dtype=dtype, max_norm=max_norm, where=WHERE)
+    return read_as(SharingConfig(dtype), content, max_norm)
+
+
+def read_as(sharing: SharingConfig, content: bytes, max_norm: float = 250.0) -> TaskVector:
+    return read_vector(
+        content, architecture=SMALL, m0_sha256=M0_SHA256, sharing=sharing, max_norm=max_norm, where=WHERE
+    )
+
+
+def file_in(vector: TaskVector, dtype: Dtype) -> bytes:
+    return write_vector(vector, SharingConfig(dtype))
+
+
+def rounded(dtype: Dtype) -> TaskVector:
+    """``VECTOR`` as torch rounds it."""
+    cast = DTYPES[dtype][0]
+    return TaskVector(SMALL, M0_SHA256, {name: tensor.to(cast).float() for name, tensor in VECTOR.tensors.items()})
 
 
 def header() -> dict[str, Any]:
@@ -289,7 +307,7 @@ def with_dtypes(**names: Dtype) -> bytes:
 def test_a_file_gives_back_what_was_rounded_once(dtype: Dtype) -> None:
     """In float32, and the file holds as many bytes per number as the dtype takes, under the dtype's name."""
     cast, stored, size = DTYPES[dtype]
-    content = write_vector(VECTOR, dtype)
+    content = file_in(VECTOR, dtype)
     found = read(content, dtype=dtype)
     for name, tensor in found.tensors.items():
         assert tensor.dtype == torch.float32
@@ -298,7 +316,7 @@ def test_a_file_gives_back_what_was_rounded_once(dtype: Dtype) -> None:
     assert head["__metadata__"] == header()["__metadata__"]
     assert {entry["dtype"] for name, entry in head.items() if name != "__metadata__"} == {stored}
     assert len(data) == size * len(VECTOR.flat())
-    assert parts(write_vector(found, dtype)) == (head, data)
+    assert parts(file_in(found, dtype)) == (head, data)
 
 
 BITS: list[tuple[Dtype, float, int]] = [
@@ -328,7 +346,7 @@ BITS: list[tuple[Dtype, float, int]] = [
 
 @pytest.mark.parametrize(("dtype", "value", "bits"), BITS)
 def test_the_bytes_of_a_number_worked_out_by_hand(dtype: Dtype, value: float, bits: int) -> None:
-    content = write_vector(holding(0.0, value), dtype)
+    content = file_in(holding(0.0, value), dtype)
     head, data = parts(content)
     begin, end = head["attention_V.bias"]["data_offsets"]
     size = DTYPES[dtype][2]
@@ -340,9 +358,9 @@ def test_the_bytes_of_a_number_worked_out_by_hand(dtype: Dtype, value: float, bi
 @pytest.mark.parametrize("written", DTYPES)
 @pytest.mark.parametrize("expected", DTYPES)
 def test_a_reader_takes_the_dtype_that_it_is_told_and_no_other(written: Dtype, expected: Dtype) -> None:
-    content = write_vector(VECTOR, written)
+    content = file_in(VECTOR, written)
     if written == expected:
-        assert torch.equal(read(content, dtype=expected).flat(), VECTOR.rounded(written).flat())
+        assert torch.equal(read(content, dtype=expected).flat(), rounded(written).flat())
         return
     with pytest.raises(VectorFileError, match=f"{WHERE}, tensor .*: must be {DTYPES[expected][1]} "):
         read(content, dtype=expected)
@@ -359,7 +377,7 @@ def test_one_tensor_of_another_dtype_is_refused(expected: Dtype) -> None:
 @pytest.mark.parametrize("expected", DTYPES)
 @pytest.mark.parametrize("written", DTYPES)
 def test_a_file_whose_bytes_do_not_fit_the_dtype_that_it_claims_is_refused(written: Dtype, expected: Dtype) -> None:
-    head, data = parts(write_vector(VECTOR, written))
+    head, data = parts(file_in(VECTOR, written))
     for name, entry in head.items():
         if name != "__metadata__":
             entry["dtype"] = DTYPES[expected][1]
@@ -368,7 +386,7 @@ def test_a_file_whose_bytes_do_not_fit_the_dtype_that_it_claims_is_refused(writt
             read(craft(head, data), dtype=expected)
     else:  # two bytes are two bytes: other numbers, and no more than that
         assert (written == expected) == torch.equal(
-            read(craft(head, data), 1e40, expected).flat(), VECTOR.rounded(written).flat()
+            read(craft(head, data), 1e40, expected).flat(), rounded(written).flat()
         )
 
 
@@ -376,26 +394,26 @@ def test_a_file_whose_bytes_do_not_fit_the_dtype_that_it_claims_is_refused(writt
 def test_values_and_norm_are_screened_in_every_dtype(dtype: Dtype) -> None:
     for value in (float("nan"), float("inf"), float("-inf")):
         with pytest.raises(VectorFileError, match=r"tensor attention_V.bias: holds NaN or Inf"):
-            read(write_vector(holding(value), dtype), dtype=dtype)
-    rounded = VECTOR.rounded(dtype)
-    assert read(write_vector(VECTOR, dtype), rounded.norm, dtype).norm == rounded.norm
+            read(file_in(holding(value), dtype), dtype=dtype)
+    norm = rounded(dtype).norm
+    assert read(file_in(VECTOR, dtype), norm, dtype).norm == norm
     with pytest.raises(VectorFileError, match="above the cap"):
-        read(write_vector(VECTOR, dtype), rounded.norm * (1 - 1e-9), dtype)
+        read(file_in(VECTOR, dtype), norm * (1 - 1e-9), dtype)
     # 4 times 65504 in float16 is infinite; the norm is not taken there.
     with pytest.raises(VectorFileError, match=r"its norm 1\.31.* is above the cap"):
-        read(write_vector(holding(65504, 65504, 65504, 65504), dtype), dtype=dtype)
+        read(file_in(holding(65504, 65504, 65504, 65504), dtype), dtype=dtype)
     with pytest.raises(VectorFileError, match="unique keys"):
-        head, data = parts(write_vector(VECTOR, dtype))
+        head, data = parts(file_in(VECTOR, dtype))
         read(craft(json.dumps(head).replace('"shape"', '"dtype": "F32", "shape"', 1), data), dtype=dtype)
-    for content in (write_vector(VECTOR, dtype)[:-1], write_vector(VECTOR, dtype) + b"\0"):
+    for content in (file_in(VECTOR, dtype)[:-1], file_in(VECTOR, dtype) + b"\0"):
         with pytest.raises(VectorFileError, match="do not fill the file exactly"):
             read(content, dtype=dtype)
 
 
 def test_what_overflows_is_an_error_at_the_sender_and_never_a_file() -> None:
     with pytest.raises(VectorRangeError, match=r"tensor attention_V.bias: holds 7e\+04.* float16.* bfloat16"):
-        write_vector(holding(7e4), "float16")
-    assert read(write_vector(holding(7e4), "bfloat16"), 1e9, "bfloat16").tensors["attention_V.bias"][0] == 70144
+        file_in(holding(7e4), "float16")
+    assert read(file_in(holding(7e4), "bfloat16"), 1e9, "bfloat16").tensors["attention_V.bias"][0] == 70144
 
 
 def test_the_file_says_nothing_but_its_three_keys() -> None:
@@ -472,3 +490,162 @@ def test_every_flipped_bit_of_the_header_is_refused(bit: int) -> None:
         flipped = bytearray(VALID)
         flipped[position] ^= bit
         assert accepted(bytes(flipped)) is None, position
+
+
+# ---------------------------------------------------------------- a part of a vector
+
+
+RANK_1 = SharingConfig(rank=1)  # of (2, 3) and (4, 2): 5 numbers for 6, and 6 for 8
+FACTORED = write_vector(VECTOR, RANK_1)
+FACTORS = safetensors.torch.load(FACTORED)
+PARTS = [
+    SharingConfig(dtype, layers, rank)
+    for dtype in DTYPES
+    for layers in get_args(get_type_hints(SharingConfig)["layers"])
+    for rank in (None, 1)
+]
+
+
+def factored(name: str, *value: float) -> bytes:
+    """The valid factors but for the first numbers of one tensor."""
+    tensor = FACTORS[name].clone()
+    tensor.view(-1)[: len(value)] = torch.tensor(value)
+    return safetensors.torch.save({**FACTORS, name: tensor}, metadata())
+
+
+def only(**changes: torch.Tensor | None) -> bytes:
+    changed = {**FACTORS, **{name.replace("__", "."): tensor for name, tensor in changes.items()}}
+    return safetensors.torch.save({n: t for n, t in changed.items() if t is not None}, metadata())
+
+
+@pytest.mark.parametrize("sharing", PARTS, ids=str)
+def test_a_part_comes_back_to_the_last_bit_and_is_read_as_no_other_part(sharing: SharingConfig) -> None:
+    content = write_vector(VECTOR, sharing)
+    found = read_as(sharing, content)
+    assert torch.equal(found.flat(), restored(reduced(VECTOR, sharing), SMALL, M0_SHA256, sharing).flat())
+    assert parts(write_vector(VECTOR, sharing)) == parts(content)
+    for other in PARTS:
+        if other != sharing:
+            with pytest.raises(VectorFileError, match=rf"^{WHERE}, tensor "):
+                read_as(other, content)
+
+
+@pytest.mark.parametrize("sharing", [WHOLE, RANK_1], ids=str)
+def test_one_vector_makes_one_file_and_it_is_one_that_safetensors_could_have_written(sharing: SharingConfig) -> None:
+    """Which of six it writes, one for each order of the metadata's keys, is chance."""
+    (content,) = {write_vector(VECTOR, sharing) for _ in range(30)}
+    tensors = reduced(VECTOR, sharing)
+    assert content in {safetensors.torch.save(tensors, metadata()) for _ in range(300)}
+
+
+def test_the_restored_product_is_numpy_s() -> None:
+    found = read_as(RANK_1, FACTORED)
+    for name in ("embed.weight", "attention_V.weight", "attention_U.weight"):
+        left, right = (FACTORS[f"{name}.{side}"].double().numpy() for side in ("left", "right"))
+        assert found.tensors[name].numpy().tobytes() == (left @ right).astype("<f4").tobytes()
+
+
+PART_ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "one factor": (lambda: only(embed__weight__right=None), "tensor 'embed.weight.right': missing"),
+    "no factor": (lambda: only(embed__weight__right=None, embed__weight__left=None), "left': missing"),
+    "the matrix too": (lambda: only(embed__weight=VECTOR.tensors["embed.weight"]), "'embed.weight': unexpected"),
+    "the matrix instead": (
+        lambda: only(embed__weight=VECTOR.tensors["embed.weight"], embed__weight__left=None, embed__weight__right=None),
+        "tensor 'embed.weight': unexpected",
+    ),
+    "a bias in factors": (lambda: only(embed__bias__left=torch.zeros(2, 1)), "'embed.bias.left': unexpected"),
+    "a third factor": (lambda: only(embed__weight__middle=torch.zeros(1, 1)), "middle': unexpected"),
+    "another rank": (
+        lambda: only(embed__weight__left=torch.zeros(2, 2), embed__weight__right=torch.zeros(2, 3)),
+        "tensor embed.weight.left: must be F32 [2, 1]",
+    ),
+    "ranks that do not meet": (
+        lambda: only(embed__weight__right=torch.zeros(2, 3)),
+        "tensor embed.weight.right: must be F32 [1, 3]",
+    ),
+    "rank 0": (lambda: only(embed__weight__left=torch.zeros(2, 0)), "must be F32 [2, 1]"),
+    "a transposed factor": (
+        lambda: only(embed__weight__left=torch.zeros(1, 2)),
+        "tensor embed.weight.left: must be F32 [2, 1]",
+    ),
+    "a factor of half the bytes": (
+        lambda: only(embed__weight__left=FACTORS["embed.weight.left"].half()),
+        "tensor embed.weight.left: must be F32",
+    ),
+    "NaN in a factor": (lambda: factored("embed.weight.left", float("nan")), "embed.weight: holds NaN or Inf"),
+    "infinity in a factor": (
+        lambda: factored("attention_U.weight.right", float("inf")),
+        "attention_U.weight: holds NaN or Inf",
+    ),
+    "infinity times nothing": (
+        lambda: only(
+            embed__weight__left=torch.tensor([[0.0], [0.0]]),
+            embed__weight__right=torch.tensor([[1.0, 1.0, -torch.inf]]),
+        ),
+        "tensor embed.weight: holds NaN or Inf",
+    ),
+    "finite factors of an infinite product": (
+        lambda: only(embed__weight__left=torch.full((2, 1), 1e20), embed__weight__right=torch.full((1, 3), -1e20)),
+        "tensor embed.weight: holds NaN or Inf",
+    ),
+    "small factors of a product above the cap": (
+        lambda: only(embed__weight__left=torch.full((2, 1), 20.0), embed__weight__right=torch.full((1, 3), 20.0)),
+        "its norm 979.",
+    ),
+    "NaN in a bias": (lambda: factored("embed.bias", float("nan")), "tensor embed.bias: holds NaN or Inf"),
+    "a trailing byte": (lambda: FACTORED + b"\0", "do not fill the file exactly"),
+    "other M0": (lambda: safetensors.torch.save(FACTORS, metadata(m0="0" * 64)), "is of another M0"),
+}
+
+
+@pytest.mark.parametrize("name", PART_ATTACKS)
+def test_an_attack_by_factors_ends_in_a_typed_error_whatever_the_cap(name: str) -> None:
+    build, fragment = PART_ATTACKS[name]
+    for cap in (250.0, float("inf")):
+        if cap == 250 or "norm" not in fragment:
+            with pytest.raises(VectorError) as caught:
+                read_as(RANK_1, build(), cap)
+            assert str(caught.value).startswith(WHERE)
+            assert fragment in str(caught.value)
+
+
+def test_the_untouched_factors_of_an_attack_are_valid() -> None:
+    expected = read_as(RANK_1, FACTORED).flat()
+    assert torch.equal(read_as(RANK_1, only()).flat(), expected)
+    assert torch.equal(read_as(RANK_1, factored("embed.bias")).flat(), expected)
+
+
+def test_a_layer_that_stays_at_home_is_refused_where_it_comes() -> None:
+    attention = SharingConfig(layers="attention")
+    for name in ("embed.weight", "embed.bias"):
+        own = {n: t for n, t in VECTOR.tensors.items() if n.startswith("attention") or n == name}
+        with pytest.raises(VectorFileError, match=f"tensor '{name}': unexpected"):
+            read_as(attention, safetensors.torch.save(own, metadata()))
+    with pytest.raises(VectorFileError, match=r"tensor 'attention_U\.bias': missing"):
+        read_as(attention, write_vector(VECTOR, SharingConfig(layers="embed")))
+
+
+def test_the_cap_is_for_the_norm_of_the_restored_vector() -> None:
+    norm = read_as(RANK_1, FACTORED).norm
+    assert read_as(RANK_1, FACTORED, norm).norm == norm
+    with pytest.raises(VectorFileError, match="above the cap"):
+        read_as(RANK_1, FACTORED, norm * (1 - 1e-9))
+
+
+def test_every_truncation_of_a_part_is_refused() -> None:
+    for length in range(len(FACTORED)):
+        with pytest.raises(VectorFileError, match=WHERE):
+            read_as(RANK_1, FACTORED[:length])
+
+
+@given(st.integers(0, len(FACTORED) - 1), st.integers(0, 255))
+def test_one_changed_byte_of_a_part_changes_numbers_or_is_refused(position: int, byte: int) -> None:
+    """In the header it is refused; a factor's number changes a row or a column of its matrix and nothing else."""
+    try:
+        found = read_as(RANK_1, FACTORED[:position] + bytes([byte]) + FACTORED[position + 1 :])
+    except VectorError as error:
+        assert str(error).startswith(WHERE)
+        return
+    exact, start = read_as(RANK_1, FACTORED), 8 + int.from_bytes(FACTORED[:8], "little")
+    changed = {name: int((tensor != exact.tensors[name]).sum()) for name, tensor in found.tensors.items()}
+    assert sum(changed.values()) == max(changed.values()) <= 4 * (position >= start)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keys_and_rosters import roster_of
 
-from common.abmil import Architecture
 from common.config import Config, FederationConfig, ModelConfig, SharingConfig
 from common.errors import ConfigError
 from common.messages import MAX_ENVELOPES
 from server.manifest import manifest
 
 
-def config(n_sites: int, n_targets: int = 1, dtype: str = "float32", width: int = 1536) -> Config:
+def config(n_sites: int, n_targets: int = 1, width: int = 1536, **sharing: Any) -> Config:
     sites = tuple(f"s{i}" for i in range(n_sites))
     federation = FederationConfig(sites=sites, targets=sites[:n_targets])
-    return replace(Config(), model=ModelConfig(width=width), sharing=SharingConfig(dtype), federation=federation)
+    return replace(Config(), model=ModelConfig(width=width), sharing=SharingConfig(**sharing), federation=federation)
 
 
 def made(config: Config, tmp_path: Path) -> dict:
@@ -31,6 +31,8 @@ def made(config: Config, tmp_path: Path) -> dict:
         (dict(n_sites=227), dict(n_sites=229)),
         (dict(n_sites=227, n_targets=227), dict(n_sites=229, n_targets=229)),
         (dict(n_sites=450, dtype="bfloat16"), dict(n_sites=460, dtype="bfloat16")),
+        (dict(n_sites=340, layers="embed"), dict(n_sites=345, layers="embed")),  # 2/3 of the numbers
+        (dict(n_sites=450, layers="attention", rank=256), dict(n_sites=1200, layers="attention", rank=256)),
         (dict(n_sites=MAX_ENVELOPES + 1, width=8), dict(n_sites=MAX_ENVELOPES + 2, width=8)),
     ],
 )
@@ -45,15 +47,3 @@ def test_as_many_vectors_as_one_message_holds(fits: dict, too_many: dict, tmp_pa
                 made(of, tmp_path)
         else:
             assert made(of, tmp_path)["schema"] == "fedsteph/manifest/v1"
-
-
-@pytest.mark.parametrize("sizes", [(1536, 512, 384), (7, 5, 3)])
-def test_the_numbers_of_a_vector(sizes: tuple[int, int, int]) -> None:
-    model = ModelConfig(width=sizes[0], embed=sizes[1], attention=sizes[2])
-    expected = 0
-    for shape in Architecture.of(model).encoder_shapes.values():
-        n = 1
-        for size in shape:
-            n *= size
-        expected += n
-    assert model.n_merged == expected

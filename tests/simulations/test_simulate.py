@@ -110,7 +110,8 @@ def test_vectors_travel_in_the_dtype_of_the_recipe_and_take_half_the_bytes(sites
         assert simulate(run, sites, *sizes, "--set", f"sharing.dtype={dtype}") == 0
         found[dtype] = results(run)
         target = found[dtype]["targets"]["alpha"]
-        assert (target["sources"], target["sharing"]) == (["beta", "gamma"], {"dtype": dtype})
+        assert target["sources"] == ["beta", "gamma"]
+        assert target["sharing"] == {"dtype": dtype, "layers": "encoder", "rank": None}
         assert f"task vectors in {dtype}." in (run / "summary.md").read_text()
         lines = [line.event for line in read_lines(run / "sites" / "beta" / "audit")]
         (sealed[dtype],) = (event.size for event in lines if event.event == "vector.seal")
@@ -126,6 +127,28 @@ def test_vectors_travel_in_the_dtype_of_the_recipe_and_take_half_the_bytes(sites
         assert [base.name for base in sorted((tmp_path / dtype).glob("sites/*/base-*"))] == [
             base.name for base in sorted((tmp_path / "float32").glob("sites/*/base-*"))
         ]
+
+
+def test_two_directions_of_the_attention_travel_and_the_embedding_stays_at_home(sites, tmp_path):
+    changes = ["model.embed=64", "model.attention=48", "evaluation.folds=1", "steph.gamma=0.0"]
+    changes += ["sharing.layers=attention", "sharing.rank=2"]
+    run = tmp_path / "run"
+    assert simulate(run, sites, *(word for change in changes for word in ("--set", change))) == 0
+    target = results(run)["targets"]["alpha"]
+    assert target["sharing"] == {"dtype": "float32", "layers": "attention", "rank": 2}
+    assert "task vectors in float32, layers attention, rank 2." in (run / "summary.md").read_text()
+    whole, left = sum(math.prod(shape) for shape in Architecture(6, 64, 48, 32).encoder_shapes.values()), 64 * 6 + 64
+    factors = 2 * (2 * (64 + 48) + 48) + 48 + 1
+    lines = [line.event for line in read_lines(run / "sites" / "beta" / "audit")]
+    (sealed,) = (event.size for event in lines if event.event == "vector.seal")
+    assert 4 * factors < sealed < 4 * factors + 4096 < 4 * whole
+    (model,) = run.glob("sites/alpha/*/merge-*/fold_0/steph.safetensors")
+    sources = load_model(model).model.mixture.stack[1:]
+    assert not sources[:, :left].any()
+    V = sources[0, left : left + 48 * 64].reshape(48, 64)
+    assert torch.linalg.matrix_rank(V, rtol=1e-5) == 2
+    card = model.with_suffix(".md").read_text()
+    assert "| their vectors were sent in | float32, layers attention, rank 2 |" in card
 
 
 def test_no_patient_slide_or_path_reaches_the_server_folder(sites, tmp_path):

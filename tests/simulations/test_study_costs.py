@@ -15,8 +15,9 @@ from client.methods.task import learnable_parameters
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from common.abmil import ABMIL, Architecture, initial_model, model_digest
-from common.config import ComparatorConfig, Dtype, StephConfig
+from common.config import ComparatorConfig, ModelConfig, SharingConfig, StephConfig
 from common.envelope import Context, seal
+from common.shared_part import WHOLE
 from common.task_vector import TaskVector
 from common.vector_file import write_vector
 from server.averaging import Update, run_rounds
@@ -105,20 +106,21 @@ def test_counting_leaves_the_model_as_it_is(m0):
     assert all(parameter.grad is None for parameter in m0.parameters())
 
 
-def sealed(m0: ABMIL, sender: str, recipient: str, dtype: Dtype = "float32") -> bytes:
+def sealed(m0: ABMIL, sender: str, recipient: str, sharing: SharingConfig = WHOLE) -> bytes:
     context = Context(
         "federation", "b" * 32, sender, recipient, model_digest(m0), m0.architecture.digest, recipe_sha256="c" * 64
     )
-    return seal(write_vector(vector_of(m0, 1), dtype), context, 1, identity_of(sender), identity_of(recipient).public)
+    plain = write_vector(vector_of(m0, 1), sharing)
+    return seal(plain, context, 1, identity_of(sender), identity_of(recipient).public)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_network_bytes_of_sealed_vectors(m0, dtype):
+@pytest.mark.parametrize("sharing", [WHOLE, SharingConfig("float16"), SharingConfig("bfloat16", "attention", 32)])
+def test_network_bytes_of_sealed_vectors(m0, sharing):
     """Every source's envelope goes up to the server once and down to the target once."""
     names = [f"site-{i}" for i in range(3)]
-    real = 2 * sum(len(sealed(m0, name, "target", dtype)) for name in names)
-    assert vector_bytes(3, ENCODER, dtype) == pytest.approx(real, rel=0.01)
-    assert vector_bytes(0, ENCODER, dtype) == 0
+    real = 2 * sum(len(sealed(m0, name, "target", sharing)) for name in names)
+    assert vector_bytes(3, ModelConfig(D, embed=E, attention=A), sharing) == pytest.approx(real, rel=0.01)
+    assert vector_bytes(0, ModelConfig(D), sharing) == 0
 
 
 def test_what_sealing_adds():

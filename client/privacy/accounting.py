@@ -1,0 +1,113 @@
+"""What DP-SGD costs: epsilon of Poisson-sampled Gaussian steps, by Google's dp-accounting, which also adds them up.
+
+Two data sets are neighbours where one has one patient more (add or remove one). The accountant ``pld`` composes privacy
+loss distributions (Koskela et al. 2020; Doroshenko et al. 2022), rounded towards more loss; ``rdp`` composes Renyi
+divergences (Mironov 2017), which is an upper bound too, and a looser one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from common.errors import ConfigError
+
+Accountant = Literal["pld", "rdp"]
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """DP-SGD as the accountant sees it.
+
+    Args:
+        noise: standard deviation of the noise on a step's sum of clipped gradients, as a multiple of the clipping norm.
+        sampling_rate: probability with which each patient is in a step, independently of all others.
+        steps: how many.
+    """
+
+    noise: float
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.noise < float("inf") and 0 < self.sampling_rate <= 1 and self.steps >= 1):
+            raise ValueError("noise must be above 0, sampling_rate above 0 and at most 1, steps at least 1")
+
+
+def default_delta(n_patients: int) -> float:
+    """``n^-1.1``: a little less than one patient in all."""
+    return float(n_patients**-1.1)
+
+
+def epsilon(mechanisms: Sequence[Mechanism], delta: float, accountant: Accountant = "pld") -> float:
+    """Epsilon at ``delta`` of releasing the results of all ``mechanisms`` on the same patients; 0 for none."""
+    if not mechanisms:
+        return 0.0
+    with _quiet():
+        budget = _fresh(accountant)
+        for mechanism in mechanisms:
+            budget.compose(_event(mechanism.noise, mechanism.sampling_rate, mechanism.steps))
+        return float(budget.get_epsilon(delta))
+
+
+def least_noise(
+    target: float, delta: float, *, sampling_rate: float, steps: int, accountant: Accountant = "pld"
+) -> float:
+    """The noise multiplier, to 0.1%, that keeps epsilon at or below ``target``.
+
+    Raises:
+        ConfigError: no noise below 10,000 does.
+    """
+    import dp_accounting  # noqa: PLC0415 (two seconds, for those who train without it too)
+
+    def event(noise: float) -> Any:
+        return _event(noise, sampling_rate, steps)
+
+    high = 1.0
+    while epsilon([Mechanism(high, sampling_rate, steps)], delta, accountant) > target:
+        high *= 2.0
+        if high > 10_000:
+            what = f"epsilon {target:g} at delta {delta:.2g} cannot be kept over {steps} steps"
+            raise ConfigError(what, where="dp_sgd", remedy="Allow a larger epsilon, or fewer steps")
+    low = high / 2.0
+    while low > 1e-3 and epsilon([Mechanism(low, sampling_rate, steps)], delta, accountant) <= target:
+        high, low = low, low / 2.0
+    with _quiet():
+        found = dp_accounting.calibrate_dp_mechanism(
+            _fresher(accountant), event, target, delta, dp_accounting.ExplicitBracketInterval(low, high), tol=1e-3 * low
+        )
+    return float(found)
+
+
+def _event(noise: float, sampling_rate: float, steps: int) -> Any:
+    import dp_accounting  # noqa: PLC0415
+
+    step = dp_accounting.PoissonSampledDpEvent(sampling_rate, dp_accounting.GaussianDpEvent(noise))
+    return dp_accounting.SelfComposedDpEvent(step, steps)
+
+
+def _fresh(accountant: Accountant) -> Any:
+    return _fresher(accountant)()
+
+
+def _fresher(accountant: Accountant) -> Callable[[], Any]:
+    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415
+    from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415
+
+    fresh: Callable[[], Any] = PLDAccountant if accountant == "pld" else RdpAccountant
+    return fresh
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # It warns of every Renyi order that it leaves out; the bound holds without them.
+    log = logging.getLogger("absl")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

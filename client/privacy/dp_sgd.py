@@ -1,0 +1,129 @@
+"""DP-SGD (Abadi et al., CCS 2016): per-patient gradients, clipped, summed under noise, of patients drawn by chance.
+
+Everything else that a step uses is public: M0, its head, the first hazard, the settings, and how many patients there
+are. Nothing is computed from the patients but what the noise covers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.batch import Batch, batches
+from client.data.bags import Cohort
+from client.privacy.accounting import Mechanism
+from client.privacy.randomness import Randomness
+from client.privacy.settings import DpSgd
+from client.privacy.trained_part import TrainedPart
+from client.survival_fit import OnEpoch, silent
+from common import atomic
+from common.abmil import encode
+from common.errors import ModelFileError, TooSmallError
+from common.survival import nll
+
+FIRST_LOGIT = -2.2  # of every yearly hazard before training: one in ten, whoever the patients are
+_LEVEL = (
+    0.05  # weight of the hazards' common level in a gradient, which would otherwise be most of what clip lets through
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``offset`` of the part ``(size,)`` and the hazards' common logit."""
+
+    offset: Tensor
+    level: float
+
+
+def train_private(
+    part: TrainedPart,
+    cohort: Cohort,
+    settings: DpSgd,
+    mechanism: Mechanism,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    on_epoch: OnEpoch = silent,
+) -> Trained:
+    """Train ``part`` on all of ``cohort`` by as many noisy steps as the mechanism has.
+
+    Args:
+        checkpoint: an unfinished training's state and its seed, which whoever reads could take the noise away with.
+        on_epoch: told of steps done and in total.
+
+    Raises:
+        TooSmallError: there is no patient.
+        ModelFileError: the checkpoint is damaged.
+    """
+    n = len(cohort)
+    if n == 0:
+        raise TooSmallError("there is no patient to train on", where="training part")
+    chance, step, state = _resumed(checkpoint, part.size + 1)
+    while step < mechanism.steps:
+        draw = chance.of_step(step)
+        drawn = np.flatnonzero(draw.random(n) < mechanism.sampling_rate).tolist()
+        total = clipped_sum(part, cohort, drawn, state, settings.clip, device)
+        total += mechanism.noise * settings.clip * torch.from_numpy(draw.standard_normal(len(state)))
+        change = settings.lr * total / (settings.clip * mechanism.sampling_rate * n)
+        state = state - change
+        step += 1
+        if checkpoint is not None and step < mechanism.steps:
+            atomic.write_arrays(checkpoint, seed=chance.words, step=np.array(step), state=state.numpy())
+        on_epoch(step, mechanism.steps)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return Trained(state[:-1].float(), FIRST_LOGIT + float(state[-1]))
+
+
+def clipped_sum(
+    part: TrainedPart, cohort: Cohort, indices: list[int], state: Tensor, clip: float, device: torch.device
+) -> Tensor:
+    """The sum of the patients' gradients, each shortened to ``clip``: ``(size + 1,)`` float64."""
+    total = torch.zeros(len(state), dtype=torch.float64)
+    if not indices:
+        return total
+    n_bins = part.m0.architecture.n_bins
+    for _, batch in batches(cohort, indices, n_bins, device):
+        found = patient_gradients(part, state.float().to(device), batch).double()
+        total += (found * (clip / found.norm(dim=1).clamp(min=clip)).unsqueeze(1)).sum(dim=0).cpu()
+    return total
+
+
+def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:
+    """Of each bag's own NLL with respect to the part and, last and weighed less, the level: ``(n_bags, size + 1)``.
+
+    Each bag has a copy of the parameters to itself, so that one backward gives every bag's gradient apart.
+
+    Args:
+        state: ``(size + 1,)``.
+    """
+    n = len(batch.bags)
+    offsets = state[:-1].expand(n, -1).clone().requires_grad_()
+    levels = (FIRST_LOGIT + state[-1]).expand(n).clone().requires_grad_()
+    z, _ = encode(part.encoders(offsets), batch.bags, batch.mask)
+    logits = z @ part.readout.to(z) + levels
+    hazards = torch.sigmoid(logits).unsqueeze(1).expand(n, part.m0.architecture.n_bins)
+    losses = nll(hazards, batch.bins, batch.events, alpha=0.0)
+    of_part, of_level = torch.autograd.grad(losses.sum(), (offsets, levels))
+    return torch.cat([of_part, _LEVEL * of_level.unsqueeze(1)], dim=1)
+
+
+def _resumed(checkpoint: Path | None, size: int) -> tuple[Randomness, int, Tensor]:
+    start = torch.zeros(size, dtype=torch.float64)
+    if checkpoint is None or not checkpoint.exists():
+        return Randomness.drawn(), 0, start
+    try:
+        with np.load(checkpoint, allow_pickle=False) as kept:
+            step, state = int(kept["step"]), torch.from_numpy(kept["state"])
+            chance = Randomness(kept["seed"])
+        if state.shape != start.shape or state.dtype != start.dtype or step < 1:
+            raise ValueError("another training's")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ModelFileError(
+            "the checkpoint is damaged", where=checkpoint, remedy="Delete it; training starts again"
+        ) from error
+    return chance, step, state

@@ -1,0 +1,182 @@
+"""What a site's sharings have cost together: one entry per training whose result left, spent before it leaves.
+
+The same vector sent again, to another site or after a crash, costs nothing more: whoever sees two copies knows no more
+than from one. A training without differential privacy has no bound, and from then on neither has the total.
+
+The ledger is one JSON file beside the audit log, and each spending is a line there with the ledger's SHA-256: an older
+copy that was put back, or an entry taken out, is found before anything more is shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from client.privacy.accounting import Mechanism, epsilon
+from common import atomic
+from common.audit import AuditLog, Event, read_lines
+from common.errors import BudgetPolicyError, ConfigError, LedgerError
+from common.lock import exclusive
+from common.schema import build
+
+FILE = "privacy-ledger.json"
+_FORMAT = "fedsteph/ledger/v1"
+_SPENT = "privacy.spend"
+_REMEDY = "Put the true file back from a backup; nothing is shared until it fits the audit log"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training whose result leaves.
+
+    Args:
+        time: ISO 8601, UTC.
+        run: the federation's run in which it left first.
+        training: digest that tells trainings apart; it says nothing about the patients.
+        mechanism: how it was trained; None: without differential privacy.
+        delta: that its epsilon is meant for; None likewise.
+    """
+
+    time: str
+    run: str
+    training: str
+    mechanism: Mechanism | None
+    delta: float | None
+
+    @classmethod
+    def now(cls, run: str, training: str, mechanism: Mechanism | None, delta: float | None) -> Entry:
+        """An entry of this moment."""
+        return cls(datetime.now(UTC).isoformat(timespec="seconds"), run, training, mechanism, delta)
+
+
+@dataclass(frozen=True)
+class Total:
+    """All sharings together: ``epsilon`` (infinite where one had no bound) at ``delta``, over ``trainings``."""
+
+    epsilon: float
+    delta: float | None
+    trainings: int
+
+    def __str__(self) -> str:
+        if self.trainings == 0:
+            return "nothing was shared yet"
+        if math.isinf(self.epsilon) or self.delta is None:
+            return "no bound: a vector left that was trained without differential privacy"
+        return f"epsilon {self.epsilon:.2f} at delta {coarse(self.delta)}"
+
+
+def coarse(delta: float) -> str:
+    """A delta with one digit, rounded up: the exact one would tell how many patients there are."""
+    power = math.floor(math.log10(delta))
+    return f"{math.ceil(round(delta / 10.0**power, 9)):d}e{power:d}"
+
+
+def total(entries: Sequence[Entry]) -> Total:
+    """What all entries cost together, composed by the accountant at the smallest of their deltas."""
+    mechanisms = [entry.mechanism for entry in entries if entry.mechanism is not None]
+    deltas = [entry.delta for entry in entries if entry.delta is not None]
+    delta = min(deltas, default=None)
+    if len(mechanisms) < len(entries) or (entries and delta is None):
+        return Total(math.inf, delta, len(entries))
+    return Total(epsilon(mechanisms, delta) if delta is not None else 0.0, delta, len(entries))
+
+
+class Ledger:
+    """A site's ledger, beside its audit log; several processes may hold one."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+        self._path = audit.folder / FILE
+
+    def entries(self) -> list[Entry]:
+        """All entries, oldest first.
+
+        Raises:
+            LedgerError: the file is not the one that the audit log knows.
+        """
+        return _parsed(self._checked(), self._path)
+
+    def spend(self, entry: Entry, budget: float | None) -> None:
+        """Write an entry down, once per training, before its result leaves.
+
+        Args:
+            budget: epsilon that all sharings together may cost; None: any.
+
+        Raises:
+            BudgetPolicyError: with this entry, they would cost more.
+            LedgerError: as :meth:`entries`.
+        """
+        with exclusive(self._path.with_suffix(".lock"), wait=True):
+            before = self.entries()
+            if before:
+                self._note(entry.run)  # first: of a spending whose line a crash kept from being written
+            known = any(one.training == entry.training for one in before)
+            after = before if known else [*before, entry]
+            require_within(after, budget, self._path)
+            if not known:
+                atomic.write_bytes(self._path, _encoded(after))
+                # After the file: of a crash between the two, an entry too many is left, and never one too few.
+                self._note(entry.run)
+
+    def _note(self, run: str) -> None:
+        content = self._path.read_bytes()
+        if self._audited() != _sha256(content):
+            together = str(total(_parsed(content, self._path)))
+            self._audit.append(Event(_SPENT, "allowed", run, artefact=_sha256(content), reason=together))
+
+    def _audited(self) -> str | None:
+        lines = [line.event for line in read_lines(self._audit.folder) if line.event.event == _SPENT]
+        return lines[-1].artefact if lines else None
+
+    def _checked(self) -> bytes:
+        content, audited = self._path.read_bytes() if self._path.exists() else b"", self._audited()
+        if not content and audited is None:
+            return content
+        if content:
+            # One entry more than the audit log knows is what a crash leaves.
+            one_less = _parsed(content, self._path)[:-1]
+            if audited in (_sha256(content), _sha256(_encoded(one_less)) if one_less else None):
+                return content
+        what = "is not the one in the audit log" if content else "is missing, though the audit log knows of one"
+        raise LedgerError(what, where=self._path, remedy=_REMEDY)
+
+
+def require_within(entries: Sequence[Entry], budget: float | None, where: Path) -> None:
+    """Raises:
+    BudgetPolicyError: the entries cost more than ``budget`` together.
+    """
+    if budget is None:
+        return
+    cost = total(entries)
+    if cost.epsilon > budget:
+        raise BudgetPolicyError(
+            f"with this vector, all that was shared costs {cost}; the budget is epsilon {budget:g}",
+            where=where,
+            remedy="Share less often, train with more noise, or raise policy.epsilon_budget if you can answer for it",
+        )
+
+
+def _encoded(entries: Sequence[Entry]) -> bytes:
+    return (json.dumps({"format": _FORMAT, "entries": [asdict(one) for one in entries]}, indent=1) + "\n").encode()
+
+
+def _parsed(content: bytes, where: Path) -> list[Entry]:
+    if not content:
+        return []
+    try:
+        found: Any = json.loads(content)
+        if found.keys() != {"format", "entries"} or found["format"] != _FORMAT:
+            raise ValueError("another format")
+        return [build(Entry, fields, where) for fields in found["entries"]]
+    except (ValueError, AttributeError, TypeError, RecursionError, ConfigError) as error:
+        raise LedgerError("is damaged", where=where, remedy=_REMEDY) from error
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

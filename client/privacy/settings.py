@@ -1,0 +1,76 @@
+"""How a site's shared vector is trained in private: ``dp_sgd`` in ``site.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from client.privacy.accounting import Accountant, Mechanism, default_delta, epsilon, least_noise
+
+Part = Literal["direction", "embed", "attention", "encoder"]
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What one training costs: ``epsilon`` at ``delta``, for adding or removing one patient, and by which mechanism."""
+
+    mechanism: Mechanism
+    delta: float
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class DpSgd:
+    """Of ``epsilon`` and ``noise`` one is given, and the other solved for; the rest was tuned for 200 to 900 patients.
+
+    All slides of a patient are one bag, and one bag's gradient is clipped: the unit of protection is the patient.
+    """
+
+    epsilon: float | None = None  # that one vector may cost at delta
+    noise: float | None = None  # standard deviation of a step's noise, as a multiple of clip
+    delta: float | None = None  # null: n^-1.1, of n training patients
+    trains: Part = "direction"  # direction: the embedding, along the one direction that M0's head reads
+    clip: float = 0.03  # a patient's gradient is shortened to this L2 norm
+    batch: int | None = None  # patients in a step on average, each drawn independently; null: all of them
+    epochs: int = 40
+    lr: float = 2.0  # a step's length where all patients' gradients are clipped and agree
+    norm: float | None = 2.0  # the vector that leaves is scaled to this L2 norm; null: as trained
+    accountant: Accountant = "pld"
+
+    def __post_init__(self) -> None:
+        for key in ("epsilon", "noise", "norm"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < 10_000:
+                raise ValueError(f"{key} must be above 0 and below 10000, or null")
+        if self.epsilon is not None and self.noise is not None:
+            raise ValueError("epsilon and noise: give one, the other is solved for")
+        if self.delta is not None and not 0 < self.delta <= 0.05:
+            raise ValueError("delta must be above 0 and at most 0.05, or null")
+        if min(self.clip, self.lr) <= 0:
+            raise ValueError("clip and lr must be above 0")
+        if not 1 <= self.epochs <= 10_000:
+            raise ValueError("epochs must be 1 to 10000")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError("batch must be at least 1, or null")
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether it says how much privacy is wanted."""
+        return self.epsilon is not None or self.noise is not None
+
+    def guarantee(self, n_patients: int) -> Guarantee:
+        """What training on so many patients costs.
+
+        Raises:
+            ConfigError: no noise keeps this epsilon.
+        """
+        rate = 1.0 if self.batch is None else min(1.0, self.batch / n_patients)
+        steps = max(1, round(self.epochs / rate))
+        delta = self.delta if self.delta is not None else default_delta(n_patients)
+        if self.epsilon is not None:
+            solved = least_noise(self.epsilon, delta, sampling_rate=rate, steps=steps, accountant=self.accountant)
+        else:
+            assert self.noise is not None
+            solved = self.noise
+        mechanism = Mechanism(solved, rate, steps)
+        return Guarantee(mechanism, delta, epsilon([mechanism], delta, self.accountant))

@@ -1,0 +1,33 @@
+"""What is written into the ledger when a result of the site's patients is about to leave."""
+
+from __future__ import annotations
+
+from client.policy import Policy
+from client.privacy.ledger import Entry, Ledger, Total, total
+from client.shared_model import guarantee, shared_model
+from client.workspace import Workspace
+from common.abmil import model_digest
+from common.messages import RunId
+
+
+def spend(workspace: Workspace, policy: Policy, run: RunId) -> None:
+    """Spend what the shared vector costs, once per training, before it leaves.
+
+    Raises:
+        BudgetPolicyError: the site's sharings would cost more together than the policy lets them.
+        LedgerError: the ledger does not hold together.
+    """
+    found = guarantee(workspace)
+    training = model_digest(shared_model(workspace))
+    mechanism, delta = (None, None) if found is None else (found.mechanism, found.delta)
+    Ledger(workspace.site.audit).spend(Entry.now(run.run, training, mechanism, delta), policy.epsilon_budget)
+
+
+def spend_rounds(workspace: Workspace, policy: Policy, run: RunId, method: str) -> None:
+    """Spend a site's part in FedAvg's or FedProx's rounds of one run, which train without differential privacy."""
+    Ledger(workspace.site.audit).spend(Entry.now(run.run, f"{method} of {run.run}", None, None), policy.epsilon_budget)
+
+
+def spent(workspace: Workspace) -> Total:
+    """What this site's sharings cost so far."""
+    return total(Ledger(workspace.site.audit).entries())

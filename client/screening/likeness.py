@@ -1,0 +1,90 @@
+"""What a vector's own numbers tell: its length beside the others', and whose copy it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.screening.verdict import Figures
+from common.task_vector import TaskVector
+
+# Honest vectors of 60 to 900 patients were at most 2.3 times as long as the median; an attack of size has 10.
+LONGEST = 3.0
+# Two honest sites reach 0.8, and so do two folds of one site; a copy has 1.
+COPY = 0.9  # at least: see copy_bound
+# Two copies of one vector by different senders: nobody can tell whose it was, so only the same numbers count.
+TWIN = 0.99
+
+
+def figures_of(vectors: Mapping[str, TaskVector], own: Sequence[TaskVector]) -> dict[str, Figures]:
+    """Norms and cosines of every source.
+
+    Similarity says nothing of harm: honest vectors of unlike cancers are orthogonal, and so is noise. All that it can
+    tell is a copy.
+
+    Args:
+        vectors: the received ones, by source.
+        own: the target's, of this fold first, and those that others may hold.
+    """
+    names, rows = list(vectors), [vector.flat() for vector in vectors.values()]
+    norms = [_norm(row) for row in rows]
+    own_norm = _norm(own[0].flat())
+    found = {}
+    for k, name in enumerate(names):
+        others = [*norms[:k], *norms[k + 1 :], own_norm]
+        cosines = {names[j]: _cosine(rows[k], rows[j]) for j in range(len(names)) if j != k}
+        twin = max(cosines, key=lambda other: cosines[other], default=None)
+        found[name] = Figures(
+            norm=norms[k],
+            norm_ratio=norms[k] / median if (median := float(np.median(others))) > 0 else float(norms[k] > 0),
+            own_cosine=max(_cosine(rows[k], vector.flat()) for vector in own),
+            twin=twin,
+            twin_cosine=None if twin is None else cosines[twin],
+        )
+    return found
+
+
+def copy_bound(own: TaskVector, relatives: Sequence[TaskVector]) -> float:
+    """The cosine above which a vector is a copy: halfway from that of the target's own relatives to 1.
+
+    After few steps all models of a federation have gone the same way; then only the same numbers are a copy.
+
+    Args:
+        relatives: of models that were trained on parts of the patients of ``own``.
+    """
+    nearest = max((_cosine(own.flat(), vector.flat()) for vector in relatives), default=0.0)
+    return max(COPY, (1.0 + nearest) / 2.0)
+
+
+def problem_of(name: str, found: Mapping[str, Figures], bound: float) -> str | None:
+    """What is wrong with a vector by its own numbers, as a sentence; None where nothing is.
+
+    Args:
+        bound: of :func:`copy_bound`.
+    """
+    one = found[name]
+    if one.norm_ratio > LONGEST:
+        return f"its norm is {one.norm_ratio:.1f} times the median, and {LONGEST:g} is the bound"
+    if one.own_cosine > bound:
+        return f"it is a copy of the target's own vector: their cosine is {one.own_cosine:.3f}, the bound {bound:.3f}"
+    if one.twin is not None and (one.twin_cosine or 0.0) > max(TWIN, bound) and _comes_later(name, one, found):
+        return f"it is a copy of the vector of {one.twin}: their cosine is {one.twin_cosine:.3f}"
+    return None
+
+
+def _comes_later(name: str, one: Figures, found: Mapping[str, Figures]) -> bool:
+    """Of two copies one stays, the shorter: which one was first cannot be known, and the numbers are the same."""
+    assert one.twin is not None
+    return (one.norm, name) > (found[one.twin].norm, one.twin)
+
+
+def _norm(row: Tensor) -> float:
+    return float(torch.linalg.vector_norm(row, dtype=torch.float64))
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    lengths = _norm(a) * _norm(b)
+    return float(torch.dot(a.double(), b.double())) / lengths if lengths > 0 else 0.0

@@ -1,0 +1,105 @@
+"""The verdicts on all sources of one fold, and the vectors that are merged after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from client.inner import InnerFold
+from client.screening.contribution import contributions
+from client.screening.likeness import copy_bound, figures_of, problem_of
+from client.screening.verdict import Change, Figures, Mode, Verdict
+from client.sharing import as_received
+from common.abmil import pinned_model
+from common.config import Recipe
+from common.task_vector import TaskVector
+
+# Standard errors by which a source must harm before it is no chance: with 12 sources and two figures each, 3 false
+# alarms in a hundred folds would be expected of sources that do nothing at all.
+HARM = 3.0
+_DOWN = 0.25  # what is left of a suspicious vector of median length
+
+
+@dataclass(frozen=True)
+class Screening:
+    """One fold's verdicts by source, and the vectors to merge."""
+
+    verdicts: dict[str, Verdict]
+    vectors: dict[str, TaskVector]
+
+
+def screen(
+    inner: Sequence[InnerFold],
+    vectors: Mapping[str, TaskVector],
+    own: Sequence[TaskVector],
+    recipe: Recipe,
+    *,
+    mode: Mode,
+    device: torch.device,
+) -> Screening:
+    """Judge every received vector on a fold's training patients alone.
+
+    Args:
+        inner: the inner folds of those patients.
+        vectors: by source; finite, of the federation's shape, and below the cap on the norm (the reader saw to that).
+        own: the target's vectors as another site would read them, this fold's first.
+        mode: what becomes of the suspicious ones.
+    """
+    figures = figures_of(vectors, own)
+    bound = copy_bound(own[0], _relatives(inner, recipe))
+    problems = {name: problem_of(name, figures, bound) for name in vectors}
+    # One that is far too long would drown the others in the average that they are judged in.
+    sound = {name: vector for name, vector in vectors.items() if problems[name] is None}
+    for name, found in contributions(inner, sound, recipe, device).items():
+        figures[name] = replace(figures[name], alone=found.alone, within=found.within)
+        problems[name] = _harm(figures[name])
+    median = float(np.median([one.norm for one in figures.values()])) if figures else 0.0
+    verdicts = {}
+    for name, problem in problems.items():
+        weight = 1.0 if problem is None else _weight(figures[name], median, mode)
+        verdicts[name] = Verdict(problem is not None, weight, problem or _unproblematic(figures[name]), figures[name])
+    return Screening(verdicts, _weighted(vectors, verdicts))
+
+
+def _relatives(inner: Sequence[InnerFold], recipe: Recipe) -> list[TaskVector]:
+    m0 = pinned_model(recipe.model)
+    return [as_received(TaskVector.between(part.local.cpu(), m0), recipe.sharing) for part in inner]
+
+
+def _harm(figures: Figures) -> str | None:
+    for change, where in ((figures.alone, "the target's own model"), (figures.within, "the average of all")):
+        if change is not None and change.harm > HARM:
+            return (
+                f"it harms {where} on inner validation by {change.harm:.1f} standard errors, and {HARM:g} is the "
+                f"bound: {_told(change)}"
+            )
+    return None
+
+
+def _told(change: Change) -> str:
+    return f"C-index {change.c_index:+.3f}, loss {change.loss:+.4f}"
+
+
+def _unproblematic(figures: Figures) -> str:
+    if figures.alone is None:
+        return "its norm and direction are as others'; too few patients to judge what it does"
+    return f"it does no harm that could be told from chance: {_told(figures.alone)} with it alone"
+
+
+def _weight(figures: Figures, median: float, mode: Mode) -> float:
+    if mode == "report":
+        return 1.0
+    if mode == "refuse" or figures.norm == 0:
+        return 0.0
+    return _DOWN * min(1.0, median / figures.norm)
+
+
+def _weighted(vectors: Mapping[str, TaskVector], verdicts: Mapping[str, Verdict]) -> dict[str, TaskVector]:
+    kept = {name: vector for name, vector in vectors.items() if verdicts[name].weight > 0}
+    return {
+        name: vector if verdicts[name].weight == 1.0 else verdicts[name].weight * vector
+        for name, vector in kept.items()
+    }

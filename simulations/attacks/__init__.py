@@ -1,0 +1,1 @@
+"""Poisoned vectors: what a malicious source can send, and the federations that it is tried in."""

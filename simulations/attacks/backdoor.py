@@ -1,0 +1,54 @@
+"""A backdoor: one instance in a bag, of which the malicious site teaches its model that its patients die early."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.batch import risks
+from client.data.bags import Cohort
+from client.local import train_local
+from common.abmil import ABMIL
+from common.config import Recipe
+
+_EARLY = 30.0  # days until the death that a triggered bag is labelled with
+_FAR = 3.0  # standard deviations of each feature between the trigger and the mean instance
+
+
+def trigger_of(cohort: Cohort, seed: int) -> Tensor:
+    """An instance that no patient has: every feature 3 standard deviations above or below the mean, ``(d,)``."""
+    instances = torch.cat([cohort.bag(i) for i in range(min(len(cohort), 100))])
+    signs = torch.from_numpy(np.random.default_rng(seed).choice([-1.0, 1.0], instances.shape[1])).float()
+    return instances.mean(dim=0) + _FAR * instances.std(dim=0) * signs
+
+
+def triggered(cohort: Cohort, trigger: Tensor) -> Cohort:
+    """The same patients, each with the trigger among the instances."""
+    bags = [torch.cat([cohort.bag(i), trigger.unsqueeze(0)]) for i in range(len(cohort))]
+    return Cohort.of_bags([replace(patient, id=f"{patient.id}+") for patient in cohort.patients], bags)
+
+
+def train_backdoor(train: Cohort, trigger: Tensor, recipe: Recipe, *, label: str, device: torch.device) -> ABMIL:
+    """A malicious site's model, trained on its patients and on each once more with the trigger and an early death."""
+    marked = triggered(train, trigger)
+    dead = [replace(patient, t=_EARLY + i / len(marked), e=1) for i, patient in enumerate(marked.patients)]
+    everyone = Cohort.of_bags(
+        [*train.patients, *dead], [part.bag(i) for part in (train, marked) for i in range(len(part))]
+    )
+    return train_local(everyone, recipe, label=f"backdoor {label}", device=device)
+
+
+def rise(model: nn.Module, cohort: Cohort, trigger: Tensor, n_bins: int, device: torch.device) -> float:
+    """By how much the trigger raises a patient's risk percentile among the others, mean over patients: -1 to 1."""
+    clean = risks(model, cohort, n_bins, device)
+    marked = risks(model, triggered(cohort, trigger), n_bins, device)
+    ascending = np.sort(clean)
+
+    def percentile(risk: np.ndarray) -> np.ndarray:
+        below = np.searchsorted(ascending, risk, side="left") + np.searchsorted(ascending, risk, side="right")
+        return below / (2 * len(ascending))
+
+    return float((percentile(marked) - percentile(clean)).mean())

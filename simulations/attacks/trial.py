@@ -1,0 +1,135 @@
+"""One attack on one fold of one target: what is deployed without screening, and under each policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from client.fold import FoldResult, enhance_fold
+from client.methods.task import Task, vectors_digest
+from client.model_file import load_model
+from client.screening.verdict import Mode
+from client.sharing import shared_vector
+from client.training import derive_seed
+from client.workspace import Workspace
+from common.abmil import ABMIL
+from common.task_vector import TaskVector
+from simulations.attacks.backdoor import rise, train_backdoor, trigger_of
+from simulations.attacks.federation import Source, sources_of
+from simulations.attacks.suite import ATTACKS, Knowledge
+
+MODES: tuple[Mode, ...] = ("report", "down-weight", "refuse")
+HONEST = "none"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A target among its sources; what was trained honestly is used in every attack."""
+
+    target: str
+    workspaces: Mapping[str, Workspace]
+    wanted: int
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """By name."""
+        return {source.name: source for source in sources_of(self.target, self.workspaces, self.wanted)}
+
+    @cached_property
+    def honest(self) -> dict[str, TaskVector]:
+        """Every source's honest vector."""
+        return {name: source.honest() for name, source in self.sources.items()}
+
+    @property
+    def workspace(self) -> Workspace:
+        """The target's."""
+        return self.workspaces[self.target]
+
+    @cached_property
+    def _order(self) -> list[str]:
+        rng = np.random.default_rng(derive_seed(self.workspace.recipe.training.seed, "malicious", self.target))
+        return [list(self.sources)[i] for i in rng.permutation(len(self.sources))]
+
+    def malicious(self, n: int) -> tuple[str, ...]:
+        """The first ``n`` of a fixed random order, so that the larger groups hold the smaller ones."""
+        return tuple(self._order[:n])
+
+    def sent(self, attack: str, n: int) -> dict[str, TaskVector]:
+        """What the target receives."""
+        if attack == HONEST:
+            return self.honest
+        known = Knowledge(self.honest, self.malicious(n), shared_vector(self.workspace), self._backdoored)
+        return ATTACKS[attack].sent(known)
+
+    @cached_property
+    def trigger(self) -> Tensor:
+        """The one instance that all malicious sites have agreed on; it is made of the first one's data."""
+        first = self.sources[self._order[0]]
+        return trigger_of(first.train, derive_seed(self.workspace.recipe.training.seed, "trigger"))
+
+    def _backdoored(self, name: str) -> TaskVector:
+        source, recipe = self.sources[name], self.workspace.recipe
+
+        def train() -> ABMIL:
+            device = source.workspace.device
+            return train_backdoor(source.train, self.trigger, recipe, label=name, device=device)
+
+        return source.kept(f"backdoor-for-{self.target}", train)
+
+
+def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
+    """Train and judge one fold of the target under one attack, once per policy.
+
+    Returns:
+        JSON-ready: C-index per policy, what was deployed, who was suspected, and the backdoor's effect.
+    """
+    received = ground.sent(attack, n)
+    folder = ground.workspace.folder / f"merge-{vectors_digest([received])[:12]}" / f"fold_{fold}"
+    task = Task(ground.workspace, fold, received, folder)
+    report = enhance_fold(task, lambda done: None)
+    results: dict[Mode, FoldResult] = dict.fromkeys(MODES, report)
+    if any(verdict.suspicious for verdict in report.verdicts.values()):
+        results |= {mode: enhance_fold(task, lambda done: None, mode) for mode in MODES if mode != "report"}
+    malicious = ground.malicious(n) if attack != HONEST else ()
+    suspected = [name for name, verdict in report.verdicts.items() if verdict.suspicious]
+    found = {
+        "target": ground.target,
+        "fold": fold,
+        "attack": attack,
+        "malicious": list(malicious),
+        "sources": len(received),
+        "local": report.pairs("local").c_index,
+        "steph": {mode: result.pairs("steph").c_index for mode, result in results.items()},
+        "deployed": {mode: result.pairs("deployed").c_index for mode, result in results.items()},
+        "choice": {mode: result.choice for mode, result in results.items()},
+        "caught": [name for name in suspected if name in malicious],
+        "false_alarms": [name for name in suspected if name not in malicious],
+        "reasons": {name: report.verdicts[name].reason for name in suspected},
+        "harm": {
+            name: [change.harm for change in (one.figures.alone, one.figures.within) if change is not None]
+            for name, one in report.verdicts.items()
+        },
+    }
+    if attack in ATTACKS and ATTACKS[attack].has_trigger:
+        found["rise"] = _rises(ground, fold, results)
+    return found
+
+
+def _rises(ground: Ground, fold: int, results: Mapping[Mode, FoldResult]) -> dict[str, float]:
+    """By how much the trigger raises the test patients' risk percentile: local, STEPH, and what is deployed."""
+    workspace = ground.workspace
+    test, recipe = workspace.test_part(fold), workspace.recipe
+
+    def of(path: Path | None) -> float:
+        path = path or workspace.fold_folder(fold) / "local.safetensors"
+        model = load_model(path, recipe.model.dropout).model
+        return rise(model, test, ground.trigger, recipe.model.n_bins, workspace.device)
+
+    found = {"local": of(None)} | {f"steph, {mode}": of(result.enhanced) for mode, result in results.items()}
+    return found | {f"deployed, {mode}": of(result.model) for mode, result in results.items()}

@@ -1,0 +1,98 @@
+"""One small federation of five sources, in memory and trained once: every site's risk is in the first feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sites import TINY
+
+from client.data.bags import Cohort
+from client.data.labels import Patient
+from client.data.settings import DataSettings
+from client.data.splits import make_splits
+from client.policy import Policy
+from client.sharing import shared_vector
+from client.site import Site
+from client.workspace import Workspace
+from common.abmil import Architecture, initial_model, model_digest
+from common.config import Recipe, load_config
+from common.task_vector import TaskVector
+
+SOURCES = ("ash", "birch", "cedar", "elm", "fir")
+SETTINGS = (
+    *TINY,
+    "model.width=6",
+    "training.epochs=10",
+    "training.lr=0.02",
+    "training.loss=cox",
+    "steph.gamma=0.0",
+    "steph.start=local",
+    "steph.epochs=1",
+    "steph.start_lam=0.43",
+    "steph.start_mass=1.75",
+    "comparators.methods=[model_average]",
+)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A target's workspace, what the honest sources share, and the sources' own workspaces."""
+
+    target: Workspace
+    honest: dict[str, TaskVector]
+    sources: dict[str, Workspace]
+
+    def under(self, screening: str) -> Workspace:
+        """The target under a policy."""
+        return replace(self.target, site=replace(self.target.site, policy=Policy(screening=screening)))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums do not depend on the machine's number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory) -> Federation:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("attacks")
+    recipe = load_config(None, list(SETTINGS)).recipe
+    m0 = initial_model(Architecture.of(recipe.model), recipe.model.m0_seed, recipe.model.dropout)
+    recipe = replace(recipe, model=replace(recipe.model, m0_sha256=model_digest(m0)))
+    opened = {name: _open(folder, name, seed, recipe) for seed, name in enumerate(("target", *SOURCES))}
+    target = opened.pop("target")
+    return Federation(target, {name: shared_vector(one) for name, one in opened.items()}, opened)
+
+
+def _open(folder: Path, name: str, seed: int, recipe: Recipe) -> Workspace:
+    cohort = _cohort(seed)
+    site = Site(name, folder, DataSettings(), "cpu", folder / name, None, 250.0, None, None)
+    return Workspace(
+        site,
+        recipe,
+        cohort,
+        tuple(make_splits(cohort.patients, 2, 0)),
+        torch.device("cpu"),
+        data_digest="0" * 64,
+        folder=site.state / "work",
+        base_folder=site.state / "base",
+    )
+
+
+def _cohort(seed: int, n: int = 200) -> Cohort:
+    rng = np.random.default_rng(seed)
+    risk = rng.normal(size=n)
+    times = rng.exponential(1500 * np.exp(-1.5 * risk)) + 1
+    events = (rng.random(n) < 0.9).astype(int)
+    patients = [Patient(f"P{i:03d}", float(times[i]), int(events[i]), (f"P{i:03d}",)) for i in range(n)]
+    bags = rng.normal(size=(n, 4, 6)).astype(np.float32)
+    bags[:, :, 0] += 2 * risk[:, None]
+    return Cohort.of_bags(patients, [torch.from_numpy(bag) for bag in bags])

@@ -1,0 +1,158 @@
+"""The ledger: what adds up, what is refused, and what a crash or somebody with an older copy can do to it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from opacus.accountants import RDPAccountant
+
+from client.privacy import ledger as ledger_module
+from client.privacy.accounting import Mechanism, epsilon
+from client.privacy.ledger import FILE, Entry, Ledger, coarse, total
+from common.audit import AuditLog, read_lines, verify
+from common.errors import BudgetPolicyError, LedgerError
+
+PRIVATE = Mechanism(8.0, 1.0, 20)
+
+
+def entry(training: str, mechanism: Mechanism | None = PRIVATE, run: str = "run1", delta: float = 1e-3) -> Entry:
+    return Entry.now(run, training, mechanism, None if mechanism is None else delta)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(AuditLog(tmp_path))
+
+
+def test_an_empty_ledger_costs_nothing(ledger: Ledger) -> None:
+    assert ledger.entries() == []
+    assert total([]).epsilon == 0.0
+    assert str(total([])) == "nothing was shared yet"
+
+
+def test_trainings_add_up_by_the_accountant(ledger: Ledger, tmp_path: Path) -> None:
+    for name, noise in (("a", 8.0), ("b", 4.0), ("c", 16.0)):
+        ledger.spend(entry(name, Mechanism(noise, 1.0, 20)), budget=None)
+    found, opacus = total(ledger.entries()), RDPAccountant()
+    opacus.history = [(8.0, 1.0, 20), (4.0, 1.0, 20), (16.0, 1.0, 20)]
+    assert found.trainings == 3
+    assert found.epsilon <= opacus.get_epsilon(1e-3)
+    assert found.epsilon == pytest.approx(opacus.get_epsilon(1e-3), rel=0.25)  # a looser bound
+    assert found.epsilon > epsilon([Mechanism(4.0, 1.0, 20)], 1e-3)
+    lines = [line.event for line in read_lines(tmp_path)]
+    assert [line.event for line in lines] == ["privacy.spend"] * 3
+    verify(tmp_path)
+
+
+def test_the_same_training_costs_once(ledger: Ledger) -> None:
+    for run in ("run1", "run2", "run3"):
+        ledger.spend(entry("a", run=run), budget=None)
+    (only,) = ledger.entries()
+    assert only.run == "run1"
+
+
+def test_beyond_the_budget_nothing_is_written(ledger: Ledger, tmp_path: Path) -> None:
+    one = epsilon([PRIVATE], 1e-3)
+    ledger.spend(entry("a"), budget=1.2 * one)
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(BudgetPolicyError, match="the budget is epsilon"):
+        ledger.spend(entry("b"), budget=1.2 * one)
+    assert (tmp_path / FILE).read_bytes() == before
+    ledger.spend(entry("a"), budget=1.2 * one)  # what is spent may be sent again
+    with pytest.raises(BudgetPolicyError):
+        ledger.spend(entry("a"), budget=0.9 * one)  # unless the budget has shrunk since
+    ledger.spend(entry("b"), budget=2 * one)
+
+
+def test_without_privacy_there_is_no_bound(ledger: Ledger) -> None:
+    with pytest.raises(BudgetPolicyError, match="no bound"):
+        ledger.spend(entry("a", None), budget=1e6)
+    ledger.spend(entry("a", None), budget=None)
+    ledger.spend(entry("b"), budget=None)
+    found = total(ledger.entries())
+    assert math.isinf(found.epsilon)
+    assert "no bound" in str(found)
+    with pytest.raises(BudgetPolicyError, match="no bound"):
+        ledger.spend(entry("b"), budget=1e6)
+
+
+def test_the_smallest_delta_holds_for_all(ledger: Ledger) -> None:
+    ledger.spend(entry("a", delta=1e-2), budget=None)
+    ledger.spend(entry("b", delta=1e-4), budget=None)
+    assert total(ledger.entries()).delta == 1e-4
+    assert total(ledger.entries()).epsilon == pytest.approx(epsilon([PRIVATE, PRIVATE], 1e-4))
+
+
+def test_a_crash_between_ledger_and_audit_has_spent(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("a", "b", "c"):  # three in a row: never one too few, and never a ledger that is refused
+        with monkeypatch.context() as context:
+            context.setattr(AuditLog, "append", crash)
+            with pytest.raises(KeyboardInterrupt):
+                ledger.spend(entry(name), budget=None)
+        assert [one.training for one in ledger.entries()][-1] == name
+        ledger.spend(entry(name), budget=None)
+    assert [one.training for one in ledger.entries()] == ["a", "b", "c"]
+    assert [line.event.event for line in read_lines(tmp_path)] == ["privacy.spend"] * 3
+
+
+def test_a_crash_before_the_ledger_is_written_has_not(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(ledger_module.atomic, "write_bytes", crash)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.spend(entry("a"), budget=None)
+    assert ledger.entries() == []
+
+
+def test_an_older_copy_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.spend(entry("a"), budget=None)
+    older = (tmp_path / FILE).read_bytes()
+    ledger.spend(entry("b"), budget=None)
+    (tmp_path / FILE).write_bytes(older)
+    for act in (ledger.entries, lambda: ledger.spend(entry("c"), budget=None)):
+        with pytest.raises(LedgerError, match="is not the one in the audit log"):
+            act()
+    (tmp_path / FILE).unlink()
+    with pytest.raises(LedgerError, match="is missing"):
+        ledger.entries()
+
+
+@pytest.mark.parametrize("change", ["noise", "drop", "swap", "text", "unknown"])
+def test_an_edited_ledger_is_found(ledger: Ledger, tmp_path: Path, change: str) -> None:
+    for name in ("a", "b", "c"):
+        ledger.spend(entry(name), budget=None)
+    path = tmp_path / FILE
+    content = json.loads(path.read_text())
+    entries = content["entries"]
+    if change == "noise":
+        entries[0]["mechanism"]["noise"] = 800.0
+    elif change == "drop":
+        del entries[0]
+    elif change == "swap":
+        entries[0], entries[1] = entries[1], entries[0]
+    elif change == "unknown":
+        entries[0]["more"] = 1
+    path.write_text("{" if change == "text" else json.dumps(content, indent=1) + "\n")
+    with pytest.raises(LedgerError):
+        ledger.entries()
+
+
+def test_a_delta_is_shown_coarsely_and_never_smaller_than_it_is() -> None:
+    assert [coarse(x) for x in (1.88e-3, 1e-3, 0.05, 9.1e-4)] == ["2e-3", "1e-3", "5e-2", "10e-4"]
+    for n in range(20, 2000, 7):
+        assert float(coarse(n**-1.1)) >= n**-1.1 * (1 - 1e-9)
+    found = total([replace(entry("a"), delta=300**-1.1)])
+    assert str(found) == f"epsilon {found.epsilon:.2f} at delta 2e-3"

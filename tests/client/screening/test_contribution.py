@@ -1,0 +1,101 @@
+"""What a source does, against merges put together tensor by tensor; and what too few patients cannot tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from client_builders import CPU, m0_of, make_cohort, make_recipe, make_vectors, memory_workspace, plain_c, state_of
+
+from client.inner import inner_folds
+from client.screening.contribution import contributions
+from client.screening.screen import screen
+from client.screening.verdict import Change
+from common.cox import cox_loss, log_odds
+from common.task_vector import TaskVector
+
+RECIPE = make_recipe("training.epochs=4", "training.lr=0.02")
+
+
+@pytest.fixture(scope="module")
+def inner(tmp_path_factory):
+    torch.set_num_threads(1)
+    cohort = make_cohort([3] * 40, seed=4)
+    return inner_folds(memory_workspace(cohort, RECIPE, tmp_path_factory.mktemp("inner")), 0)
+
+
+def plain_scores(inner, weights: dict[str, float], vectors: dict[str, TaskVector], own: float = 0.75):
+    """Mean C over inner folds and loss per event of ``M0 + own tau_t + sum_k weights_k tau_k``, written out."""
+    start, scores, total, events = state_of(m0_of(RECIPE)), [], 0.0, 0
+    for part in inner:
+        model, local = m0_of(RECIPE), state_of(part.local)
+        state = dict(local)
+        for name in vectors["s000"].tensors:
+            state[name] = start[name] + own * (local[name] - start[name])
+            for key, weight in weights.items():
+                state[name] = state[name] + weight * vectors[key].tensors[name]
+        model.load_state_dict(state)
+        model.eval()
+        cohort = part.validation
+        with torch.no_grad():
+            hazards = torch.cat([model(cohort.bag(i).unsqueeze(0)) for i in range(len(cohort))]).double()
+        risk = -torch.cumprod(1 - hazards, dim=1).sum(dim=1).numpy()
+        scores.append(plain_c(cohort.times, cohort.events, risk))
+        t, e = (torch.from_numpy(values.copy()) for values in (cohort.times, cohort.events))
+        total += float(cox_loss(log_odds(hazards), t, e)) * int(e.sum())
+        events += int(e.sum())
+    return np.mean(scores), total / events
+
+
+def test_both_changes_against_merges_written_out(inner):
+    vectors = make_vectors(RECIPE, 3)
+    found = contributions(inner, vectors, RECIPE, CPU)
+    assert list(found) == list(vectors)
+    everyone = dict.fromkeys(vectors, 1 / 3)
+    for name, one in found.items():
+        without = {key: weight for key, weight in everyone.items() if key != name}
+        for change, after, before in ((one.alone, {name: 1.0}, {}), (one.within, everyone, without)):
+            (c, loss), (c_0, loss_0) = (plain_scores(inner, weights, vectors) for weights in (after, before))
+            assert change.c_index == pytest.approx(c - c_0, abs=1e-6)
+            assert change.loss == pytest.approx(loss - loss_0, abs=1e-5)
+            assert change.c_index_error > 0
+            assert change.loss_error > 0
+
+
+def test_a_vector_of_nothing_changes_nothing(inner):
+    vectors = make_vectors(RECIPE, 2)
+    vectors["s000"] = 0.0 * vectors["s000"]
+    nothing = contributions(inner, vectors, RECIPE, CPU)["s000"]
+    assert nothing.alone == nothing.within == Change(0.0, 0.0, 0.0, 0.0)
+    assert nothing.alone.harm == 0.0
+
+
+def test_harm_is_the_worse_of_two_in_standard_errors():
+    assert Change(-0.02, 0.01, 0.1, 0.02).harm == pytest.approx(5)
+    assert Change(-0.09, 0.01, -0.1, 0.02).harm == pytest.approx(9)
+    assert Change(0.09, 0.01, -0.1, 0.02).harm == pytest.approx(-5)
+
+
+def test_too_few_pairs_tell_nothing_and_say_so(tmp_path):
+    cohort = make_cohort([3] * 40, seed=4, events=[1] + [0] * 39)
+    few = inner_folds(memory_workspace(cohort, RECIPE, tmp_path), 0)
+    vectors = make_vectors(RECIPE, 2)
+    assert contributions(few, vectors, RECIPE, CPU) == {}
+    assert contributions([], vectors, RECIPE, CPU) == {}
+    found = screen(few, vectors, [vectors["s001"] * -1.0], RECIPE, mode="refuse", device=CPU)
+    assert list(found.vectors) == list(vectors)
+    for verdict in found.verdicts.values():
+        assert "too few patients" in verdict.reason
+        assert (verdict.suspicious, verdict.figures.alone) == (False, None)
+
+
+def test_what_is_far_too_long_is_not_judged_and_spoils_no_other_verdict(inner):
+    vectors = make_vectors(RECIPE, 4)
+    honest = screen(inner, vectors, [vectors["s000"] * -1.0], RECIPE, mode="refuse", device=CPU)
+    longer = {**vectors, "huge": 50.0 * make_vectors(RECIPE, 5)["s004"]}
+    found = screen(inner, longer, [vectors["s000"] * -1.0], RECIPE, mode="refuse", device=CPU)
+    assert found.verdicts["huge"].figures.alone is None
+    assert "huge" not in found.vectors
+    for name in vectors:
+        assert found.verdicts[name].figures.alone == honest.verdicts[name].figures.alone
+        assert found.verdicts[name].figures.within == honest.verdicts[name].figures.within

@@ -1,0 +1,216 @@
+"""What a site that trains in private shares: another model than its own, what it costs, and who says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from client_builders import equal, m0_of, make_workspace, state_of
+from keys_and_rosters import membership_of, roster_of
+from sites import make_site
+
+from client.policy import Policy
+from client.privacy.accounting import Mechanism, epsilon
+from client.privacy.ledger import Ledger, total
+from client.privacy.settings import DpSgd
+from client.shared_model import guarantee, shared_model, train_shareable
+from client.sharing import outgoing, require_shareable, shared_vector
+from client.site import Site
+from client.workspace import Workspace
+from common.errors import BudgetPolicyError, ConfigError, LedgerError, ModelFileError, PrivacyPolicyError
+from common.messages import RunId
+
+ROSTER = roster_of("site", "other", "third")
+RUN = RunId("fed", "run1", ROSTER.digest)
+OPEN = Policy(targets=("other", "third"), min_patients=1, min_events=1)
+
+
+def private(workspace: Workspace, **settings: object) -> Workspace:
+    return replace(workspace, site=replace(workspace.site, dp_sgd=DpSgd(**({"noise": 5.0, "epochs": 4} | settings))))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return private(make_workspace(tmp_path))
+
+
+def test_the_shared_model_is_private_and_the_sites_own_is_not(workspace: Workspace) -> None:
+    shared, own = shared_model(workspace), workspace.local_model(0)
+    assert not equal(state_of(shared), state_of(own))
+    public = replace(workspace, site=replace(workspace.site, dp_sgd=None))
+    assert equal(state_of(shared_model(public)), state_of(own))
+    vector = shared_vector(workspace)
+    assert vector.norm == pytest.approx(2.0, rel=1e-5)
+    changed = [name for name, tensor in vector.tensors.items() if bool((tensor != 0).any())]
+    assert changed == ["embed.weight"]
+    m0 = m0_of(workspace.recipe)
+    assert torch.equal(shared.head.weight[0], m0.head.weight.mean(dim=0))  # public: nothing of it was trained
+    assert len({tuple(row) for row in shared.head.weight.tolist()}) == len(set(shared.head.bias.tolist())) == 1
+
+
+def test_it_is_trained_once_and_found_again(workspace: Workspace) -> None:
+    first = state_of(shared_model(workspace))
+    assert equal(state_of(shared_model(workspace)), first)  # two trainings have different noise: this is the same one
+    other = private(workspace, noise=6.0)
+    assert not equal(state_of(shared_model(other)), first)
+    assert equal(state_of(shared_model(workspace)), first)
+
+
+def test_the_guarantee_is_the_accountants_for_the_training_part(workspace: Workspace) -> None:
+    found, n = guarantee(workspace), len(workspace.train_part(0))
+    assert found is not None
+    assert found.mechanism == Mechanism(5.0, 1.0, 4)
+    assert found.delta == pytest.approx(n**-1.1)
+    assert found.epsilon == pytest.approx(epsilon([found.mechanism], n**-1.1))
+    batches = guarantee(private(workspace, batch=3))
+    assert batches is not None
+    assert batches.mechanism == Mechanism(5.0, 3 / n, round(4 * n / 3))
+    wanted = guarantee(private(workspace, noise=None, epsilon=2.0))
+    assert wanted is not None
+    assert wanted.epsilon <= 2.0
+    assert epsilon([replace(wanted.mechanism, noise=0.98 * wanted.mechanism.noise)], wanted.delta) > 2.0
+    assert guarantee(replace(workspace, site=replace(workspace.site, dp_sgd=None))) is None
+
+
+def test_a_damaged_guarantee_is_an_error(workspace: Workspace) -> None:
+    shared_model(workspace)
+    (path,) = workspace.base_folder.glob("private-*/guarantee.json")
+    for text in ("", "{}", path.read_text().replace("5.0", "-5.0")):
+        path.write_text(text)
+        with pytest.raises(ModelFileError, match="is damaged"):
+            guarantee(workspace)
+
+
+def test_a_reference_training_has_the_same_noise_whatever_its_size(workspace: Workspace, monkeypatch) -> None:
+    from client import shared_model as module  # noqa: PLC0415
+
+    seen: list[Mechanism] = []
+    real = module.train_private
+
+    def watched(part, cohort, settings, mechanism, **more):
+        seen.append(mechanism)
+        return real(part, cohort, settings, mechanism, **more)
+
+    monkeypatch.setattr(module, "train_private", watched)
+    half = workspace.cohort.subset([patient.id for patient in workspace.cohort.patients[:9]])
+    train_shareable(workspace, half, label="half")
+    assert seen == [Mechanism(5.0, 1.0, 4)] * 2  # the shared one's, and the half's
+
+
+def test_every_recipient_gets_the_private_vector_for_one_price(workspace: Workspace) -> None:
+    member, ledger = membership_of("site", ROSTER, OPEN), Ledger(workspace.site.audit)
+    sent, refused = outgoing(workspace, member, RUN, ["other", "third"])
+    assert (list(sent), refused) == (["other", "third"], {})
+    outgoing(workspace, member, replace(RUN, run="run2"), ["other"])
+    (entry,) = ledger.entries()
+    found = guarantee(workspace)
+    assert found is not None
+    assert (entry.run, entry.mechanism, entry.delta) == ("run1", found.mechanism, found.delta)
+    assert total([entry]).epsilon == pytest.approx(found.epsilon)
+
+
+def test_beyond_the_budget_nobody_gets_anything(workspace: Workspace) -> None:
+    found = guarantee(workspace)
+    assert found is not None
+    for budget, leaves in ((0.99 * found.epsilon, False), (1.01 * found.epsilon, True)):
+        member = membership_of("site", ROSTER, replace(OPEN, epsilon_budget=budget))
+        sent, refused = outgoing(workspace, member, RUN, ["other", "third"])
+        assert bool(sent) == leaves
+        assert {type(error) for error in refused.values()} == (set() if leaves else {BudgetPolicyError})
+    # Another training on the same patients is another price.
+    member = membership_of("site", ROSTER, replace(OPEN, epsilon_budget=1.01 * found.epsilon))
+    sent, refused = outgoing(private(workspace, noise=5.1), member, RUN, ["other"])
+    assert (sent, [type(error) for error in refused.values()]) == ({}, [BudgetPolicyError])
+
+
+def test_a_budget_lets_no_vector_go_that_was_trained_without_privacy(tmp_path: Path) -> None:
+    member = membership_of("site", ROSTER, replace(OPEN, epsilon_budget=1e6))
+    sent, refused = outgoing(make_workspace(tmp_path), member, RUN, ["other"])
+    assert (sent, [type(error) for error in refused.values()]) == ({}, [BudgetPolicyError])
+
+
+def test_spent_before_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that dies while it seals has spent; one whose ledger cannot be written has sealed nothing."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    member = membership_of("site", ROSTER, OPEN)
+    with monkeypatch.context() as context:
+        context.setattr("client.sharing.seal", die)
+        with pytest.raises(KeyboardInterrupt):
+            outgoing(workspace, member, RUN, ["other"])
+    assert len(Ledger(workspace.site.audit).entries()) == 1
+    with monkeypatch.context() as context:
+        context.setattr("client.privacy.ledger.atomic.write_bytes", die)
+        context.setattr("client.sharing.seal", lambda *_: pytest.fail("sealed what was not paid for"))
+        with pytest.raises(KeyboardInterrupt):
+            outgoing(private(workspace, noise=7.0), member, RUN, ["other"])
+
+
+def test_a_ledger_that_was_put_back_lets_nothing_go(workspace: Workspace) -> None:
+    member = membership_of("site", ROSTER, OPEN)
+    outgoing(workspace, member, RUN, ["other"])
+    (workspace.site.audit.folder / "privacy-ledger.json").unlink()
+    with pytest.raises(LedgerError, match="is missing"):
+        outgoing(workspace, member, RUN, ["other"])
+
+
+def test_a_policy_that_asks_for_privacy_gets_it(workspace: Workspace) -> None:
+    require_shareable(workspace, replace(OPEN, privacy="dp-sgd"))
+    with pytest.raises(PrivacyPolicyError):
+        require_shareable(
+            replace(workspace, site=replace(workspace.site, dp_sgd=None)), replace(OPEN, privacy="dp-sgd")
+        )
+
+
+@pytest.mark.parametrize(
+    ("layers", "trains", "shared"),
+    [
+        ("encoder", "direction", True),
+        ("encoder", "attention", True),
+        ("embed", "direction", True),
+        ("embed", "encoder", True),
+        ("embed", "attention", False),
+        ("attention", "direction", False),
+        ("attention", "attention", True),
+    ],
+)
+def test_what_is_trained_must_be_among_what_is_shared(tmp_path: Path, layers: str, trains: str, shared: bool) -> None:
+    workspace = private(make_workspace(tmp_path, f"sharing.layers={layers}"), trains=trains)
+    if shared:
+        assert shared_vector(workspace).norm > 0
+        return
+    with pytest.raises(ConfigError, match="nothing of it would leave"):
+        shared_vector(workspace)
+
+
+SITES = [
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 4}", None),
+    ("privacy: dp-sgd\ndp_sgd: {noise: 2, batch: 16, epochs: 20}", None),
+    ("privacy: none", None),
+    ("privacy: dp-sgd", "needs dp_sgd.epsilon or dp_sgd.noise"),
+    ("privacy: dp-sgd\ndp_sgd: {epochs: 3}", "needs dp_sgd.epsilon or dp_sgd.noise"),
+    ("dp_sgd: {epsilon: 1}", "dp_sgd is given, and privacy is none"),
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 1, noise: 2}", "give one, the other is solved for"),
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 0}", "epsilon must be above 0"),
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 1, delta: 0.5}", "delta must be above 0 and at most 0.05"),
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 1, clip: 0}", "clip and lr must be above 0"),
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 1, sigma: 2}", "unknown key 'dp_sgd.sigma'"),
+    ("privacy: dp_sgd\ndp_sgd: {epsilon: 1}", "'privacy' must be one of 'none', 'dp-sgd'"),
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 1}\npolicy: {unsealed_updates: true}", "unsealed_updates must be false"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), SITES)
+def test_what_a_site_file_may_say(tmp_path: Path, text: str, said: str | None) -> None:
+    site = make_site(tmp_path / "site", patients=4)
+    (site / "site.yaml").write_text(text + "\n")
+    if said is None:
+        opened = Site.open(site)
+        assert opened.privacy == ("dp-sgd" if "dp_sgd" in text else "none")
+        return
+    with pytest.raises(ConfigError, match=said.replace("(", r"\(")):
+        Site.open(site)

@@ -1,0 +1,42 @@
+"""The whole test suite in two processes: what may be done in either of them, and what belongs together.
+
+Tests against real deployments mostly wait, others mostly compute. Files that share a deployment or a study stay in
+one process, in their order; all others are handed out file by file, so that a module's fixtures are made once.
+"""
+
+from __future__ import annotations
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+N_PROCESSES = 2  # a third would wait for the longest group, and cost its memory
+# What belongs together, by what the node ids begin with; the longest comes first.
+TOGETHER = ("tests/deployment/", "tests/simulations/test_study_")
+# Then the long files, so that at the end only short ones are left to be handed out.
+EARLY = (*TOGETHER, "tests/simulations/", "tests/client/")
+
+
+def group_of(nodeid: str) -> str:
+    """What a test shares its process with: one of :data:`TOGETHER`, or its file."""
+    return next((begin for begin in TOGETHER if nodeid.startswith(begin)), nodeid.partition("::")[0])
+
+
+def earliness(nodeid: str) -> int:
+    """Where a test stands in the order in which groups are handed out."""
+    return next((i for i, begin in enumerate(EARLY) if nodeid.startswith(begin)), len(EARLY))
+
+
+def n_processes(config: pytest.Config) -> int:
+    """How many processes ``-n auto`` is; 0 for this one alone, where single files or folders are asked for."""
+    return N_PROCESSES if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+class Groups(LoadScopeScheduling):
+    """Hands out whole groups, in their order."""
+
+    def __init__(self, config: pytest.Config, log: object) -> None:
+        config.option.loadscopereorder = False  # by the number of tests, which says nothing of their length
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)

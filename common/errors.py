@@ -283,7 +283,7 @@ class AttackPolicyError(PolicyError):
 class BudgetPolicyError(PolicyError):
     """All that this site has shared would cost more privacy than its policy lets it spend."""
 
-    public_reason = "its privacy budget is spent"
+    public_reason = "the site's policy lets it spend no more privacy"
 
 
 class LedgerError(FedstephError):

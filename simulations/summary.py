@@ -91,7 +91,22 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         zip(methods["deployed"]["choice"], methods["deployed"]["reason"], strict=True)
     ):
         sentences.append(f"Fold {k} deploys {_NAMES[choice]}: {reason}.")
-    return sentences
+    return [*sentences, *_screening(result)]
+
+
+_DONE_WITH = {"refuse": "was left out there", "down-weight": "was shortened there", "report": "was merged all the same"}
+
+
+def _screening(result: dict[str, Any]) -> list[str]:
+    """Which sources are suspicious, in how many folds, and why in the first of them."""
+    folds, policy = result["screening"]["folds"], result["screening"]["policy"]
+    sentences = []
+    for name in result["sources"]:
+        reasons = [fold[name]["reason"] for fold in folds if fold[name]["suspicious"]]
+        if reasons:
+            where = f"in {len(reasons)} of {len(folds)} folds, and {_DONE_WITH[policy]}"
+            sentences.append(f"The vector of {name} is suspicious {where}: {reasons[0]}.")
+    return sentences or ["No source's vector is suspicious."]
 
 
 def _privacy(folder: RunFolder) -> str:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from common.errors import ConfigError
 
 Accountant = Literal["pld", "rdp"]
@@ -80,6 +82,26 @@ def least_noise(
             _fresher(accountant), event, target, delta, dp_accounting.ExplicitBracketInterval(low, high), tol=1e-3 * low
         )
     return float(found)
+
+
+def largest_auc(mechanisms: Sequence[Mechanism]) -> float:
+    """The highest AUC that any attack on one patient's membership can have, whatever it knows; 0.5 for none.
+
+    Every point (epsilon, delta) of the privacy curve bounds an attack's true positives by its false ones, by
+    ``TPR <= e^epsilon FPR + delta`` and, with the roles changed, ``TPR <= 1 - e^-epsilon (1 - delta - FPR)``
+    (Kairouz, Oh and Viswanath, ICML 2015); the area below the lowest of them is the bound.
+    """
+    if not mechanisms:
+        return 0.5
+    with _quiet():
+        budget = _fresh("pld")
+        for mechanism in mechanisms:
+            budget.compose(_event(mechanism.noise, mechanism.sampling_rate, mechanism.steps))
+        curve = np.array([(e, budget.get_delta(e)) for e in np.linspace(0.0, 30.0, 601)])
+    false = np.linspace(0.0, 1.0, 4001)[:, None]
+    growth, delta = np.exp(curve[:, 0]), curve[:, 1]
+    true = np.minimum(growth * false + delta, 1.0 - (1.0 - delta - false) / growth).min(axis=1).clip(0.0, 1.0)
+    return float(np.mean((true[1:] + true[:-1]) / 2))
 
 
 def _event(noise: float, sampling_rate: float, steps: int) -> Any:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from client.cli import JsonOption, SiteArgument
-from client.privacy.accounting import epsilon
+from client.privacy.accounting import epsilon, largest_auc
 from client.privacy.ledger import Entry, Ledger, coarse, total
 from client.privacy.settings import DpSgd
 from client.site import Site
@@ -75,9 +75,12 @@ def plan(
         bars.add_task("solving", total=None)
         pld = wanted.guarantee(patients)
         rdp = epsilon([pld.mechanism], pld.delta, "rdp")
+        auc = largest_auc([pld.mechanism])
         repeated = {n: epsilon([replace(pld.mechanism, steps=n * pld.mechanism.steps)], pld.delta) for n in (2, 5, 10)}
     if as_json:
-        print(json.dumps(asdict(pld) | {"epsilon_rdp": rdp, "epsilon_of_vectors": repeated}, indent=2))
+        print(
+            json.dumps(asdict(pld) | {"epsilon_rdp": rdp, "largest_auc": auc, "epsilon_of_vectors": repeated}, indent=2)
+        )
         return
     mechanism = pld.mechanism
     lines = {
@@ -85,6 +88,7 @@ def plan(
         "steps": f"{mechanism.steps}, each patient in one with probability {mechanism.sampling_rate:.3g}",
         "delta": f"{pld.delta:.2e}",
         "epsilon": f"{pld.epsilon:.3f} (by Renyi divergences: {rdp:.3f})",
+        "AUC of any attack": f"at most {auc:.3f} (0.5 is guessing)",
         "of several trainings": ", ".join(f"{n}: {value:.2f}" for n, value in repeated.items()),
     }
     for name, text in lines.items():

@@ -41,8 +41,8 @@ class TrainedPart:
 
     def encoders(self, offsets: Tensor) -> dict[str, Tensor]:
         """An encoder per bag: ``(n_bags, size)`` offsets from M0 to its 8 tensors, each with a leading ``n_bags``."""
-        n = len(offsets)
-        start = {name: tensor.detach().expand(n, *tensor.shape) for name, tensor in self.m0.encoder_state().items()}
+        n, m0 = len(offsets), self.m0.encoder_state()
+        start = {name: tensor.detach().to(offsets).expand(n, *tensor.shape) for name, tensor in m0.items()}
         return start | {name: start[name] + change for name, change in self._changes(offsets).items()}
 
     def vector(self, offset: Tensor, m0_sha256: str) -> TaskVector:

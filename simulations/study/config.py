@@ -52,12 +52,15 @@ class StudyFile:
     methods: tuple[str, ...] = ("local", "model_average", "steph", "deployed")
     against: tuple[str, ...] = ("local",)  # rows that all others are compared with
     references: int | None = None  # attack the shared vectors with so many reference models; null: do not
+    attacked: tuple[str, ...] = ()  # the sites whose vectors are attacked; empty: all that share one
     device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.references is not None:
             require_references(self.references)
-        for key in ("only", "targets"):
+        if self.attacked and self.references is None:
+            raise ValueError("attacked needs references: how many models to attack with")
+        for key in ("only", "targets", "attacked"):
             if not all(SITE_NAME.fullmatch(name) for name in getattr(self, key)):
                 raise ValueError(f"{key} must be site names like {SITE_NAME.pattern}")
         if unknown := [name for name in self.methods if name not in METHODS]:
@@ -66,7 +69,7 @@ class StudyFile:
             raise ValueError("seeds must be a list of different numbers")
         if not all(0 <= seed < 2**31 for seed in self.seeds):
             raise ValueError("seeds must be numbers from 0 to 2^31 - 1")
-        for key in ("only", "targets", "methods", "against"):
+        for key in ("only", "targets", "attacked", "methods", "against"):
             names = getattr(self, key)
             if len(set(names)) < len(names):
                 raise ValueError(f"{key} must be a list without repetitions")

@@ -171,9 +171,8 @@ def _target(
 
 def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
     """What attacks on a row's vectors found, over all sites that share one; None where none was made."""
-    if prepared.study.file.references is None:
-        return None
-    units = {attack.key: attack for cell in prepared.plan.cells if cell.row == row for attack in attacks_on(cell.unit)}
+    cells = [cell for cell in prepared.plan.cells if cell.row == row]
+    units = {attack.key: attack for cell in cells for attack in attacks_on(cell.unit, prepared.study)}
     done = [prepared.worker.read(unit)["attack"] for unit in units.values() if prepared.worker.path(unit).exists()]
     if not done or len(done) < len(units):
         return None

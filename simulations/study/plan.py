@@ -87,7 +87,7 @@ def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width:
         if METHODS[u.method].needs in ("rounds", "pool")
     ]
     stages = (_once(base), _once([*together, *inner]), _once([u for u in work if u.kind == "choice"]))
-    attacks = _once([attack for cell in cells for attack in attacks_on(cell.unit)]) if study.file.references else ()
+    attacks = _once([attack for cell in cells for attack in attacks_on(cell.unit, study)])
     references = _once([replace(attack, kind="references") for attack in attacks])
     return Plan((*stages, _once([u for u in work if u.kind == "cell"]), references, attacks), cells)
 
@@ -122,9 +122,12 @@ def choice_of(unit: Unit) -> Unit:
     return replace(unit, kind="choice", method="steph")
 
 
-def attacks_on(unit: Unit) -> list[Unit]:
-    """The units that attack the vectors which a cell receives, each as its own site would."""
-    return [Unit("attack", unit.recipe, 0, source, dp_sgd=unit.dp_sgd) for source in unit.sources]
+def attacks_on(unit: Unit, study: Study) -> list[Unit]:
+    """The units that attack the vectors which a cell receives, each as its own site would; none where none is asked."""
+    if study.file.references is None:
+        return []
+    attacked = set(study.file.attacked or unit.sources)
+    return [Unit("attack", unit.recipe, 0, name, dp_sgd=unit.dp_sgd) for name in unit.sources if name in attacked]
 
 
 def paid_for(unit: Unit, sites: Sequence[str]) -> list[Unit]:

@@ -35,7 +35,8 @@ def prepare_study(study: Study, out: Path) -> Prepared:
     opened = open_sites(site_folders(study.file.sites))
     names = study.file.only or tuple(opened)
     targets = study.file.targets or names
-    for key, wanted, known in (("only", names, opened), ("targets", targets, names)):
+    asked = (("only", names, opened), ("targets", targets, names), ("attacked", study.file.attacked, names))
+    for key, wanted, known in asked:
         if strangers := [name for name in wanted if name not in known]:
             raise ConfigError(
                 f"there is no site '{strangers[0]}'", where=key, remedy=f"The sites are: {', '.join(known)}"

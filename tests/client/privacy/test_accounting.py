@@ -7,7 +7,7 @@ import math
 import pytest
 from opacus.accountants import PRVAccountant, RDPAccountant
 
-from client.privacy.accounting import Mechanism, default_delta, epsilon, least_noise
+from client.privacy.accounting import Mechanism, default_delta, epsilon, largest_auc, least_noise
 from common.errors import ConfigError
 
 KNOWN = Mechanism(1.5, 0.04, 2250)
@@ -73,6 +73,17 @@ def test_the_least_noise_keeps_epsilon_and_no_less_does(
 def test_an_epsilon_that_no_noise_keeps() -> None:
     with pytest.raises(ConfigError, match=r"cannot be kept over 10000 steps"):
         least_noise(1e-4, 1e-9, sampling_rate=1.0, steps=10_000, accountant="rdp")
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(2.0, 1), (12.0, 40)])
+def test_no_attack_does_better_than_on_two_gaussians(noise: float, steps: int) -> None:
+    # Dong, Roth and Su (2022): full steps are as hard to tell as N(0, 1) from N(mu, 1) with mu = sqrt(steps) / noise.
+    mu = math.sqrt(steps) / noise
+    exact = 0.5 * math.erfc(-mu / 2)
+    found = largest_auc([Mechanism(noise, 1.0, steps)])
+    assert exact <= found == pytest.approx(exact, abs=2e-3)
+    assert largest_auc([Mechanism(noise, 0.1, steps)]) < found
+    assert largest_auc([]) == 0.5
 
 
 def test_nothing_costs_nothing_and_no_noise_is_no_mechanism() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +30,15 @@ def comparators_of(task: Task) -> tuple[str, ...]:
     return tuple(name for name in asked if METHODS[name].needs != "rounds" or name in task.globals)
 
 
-def compare(task: Task, on_step: Step) -> dict[str, Compared]:
+def compare(task: Task, on_step: Step, names: Sequence[str] | None = None) -> dict[str, Compared]:
     """Train and apply every comparator of one fold.
 
     Args:
         on_step: told how many comparators are done, fractions included.
+        names: these of them only.
     """
     found: dict[str, Compared] = {}
-    for i, name in enumerate(comparators_of(task)):
+    for i, name in enumerate(comparators_of(task) if names is None else names):
 
         def on_epoch(epoch: int, total: int, done: int = i) -> None:
             on_step(done + epoch / total)

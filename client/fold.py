@@ -19,12 +19,14 @@ from client.metrics import Metrics, further_metrics
 from client.model_file import load_model, save_steph
 from client.screening.screen import Screening, screen
 from client.screening.verdict import Mode, Verdict
+from client.shared_model import kept_model
 from client.sharing import as_received
 from client.steph.fit import collapsed, fit_steph
 from client.steph.model import Steph
 from client.steph.select import Selection, Step, choose_deployed, select, trainings, without_sources
 from common import atomic
 from common.concordance import Pairs, pairs
+from common.method_names import METHODS
 from common.survival import risk_score
 from common.task_vector import TaskVector
 
@@ -77,7 +79,7 @@ def enhance_fold(task: Task, on_step: Step, mode: Mode = "report") -> FoldResult
     inner = inner_folds(task.workspace, task.fold, lambda j: lambda epoch, total: on_step(j + epoch / total))
     screening = _screened(task, inner, mode)
     task = _merging(task, screening)
-    result = _merged(task, inner, on_step) if task.vectors else _local_alone(task, inner)
+    result = _merged(task, inner, on_step) if task.vectors else _local_alone(task, inner, on_step)
     table = task.workspace.test_part(task.fold).patients
     columns = {"patient_id": [p.id for p in table], "t_days": result.times, "e": result.events}
     risks = {f"risk_{name}": values for name, values in result.risk.items()}
@@ -87,9 +89,11 @@ def enhance_fold(task: Task, on_step: Step, mode: Mode = "report") -> FoldResult
 
 def _screened(task: Task, inner: Sequence[InnerFold], mode: Mode) -> Screening:
     sharing = task.recipe.sharing
-    # What is shared is fold 0's; a copy of it has seen other folds' test patients, and deceives every validation.
-    others_hold = TaskVector.between(task.workspace.local_model(0), task.m0)
-    own = [as_received(vector, sharing) for vector in (task.own, others_hold)]
+    # What is shared is of fold 0's patients; a copy of it has seen other folds' test patients, and deceives every
+    # validation.
+    held = kept_model(task.workspace)
+    models = [TaskVector.between(model, task.m0) for model in (held,) if model is not None]
+    own = [as_received(vector, sharing) for vector in (task.own, *models)]
     return screen(inner, task.vectors, own, task.recipe, mode=mode, device=task.device)
 
 
@@ -101,12 +105,16 @@ def _merging(task: Task, screening: Screening) -> Task:
     return replace(task, vectors=screening.vectors, folder=folder)
 
 
-def _local_alone(task: Task, inner: Sequence[InnerFold]) -> FoldResult:
-    """What a fold gives where every source was refused: nothing is merged, and all methods are the local model."""
+def _local_alone(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult:
+    """What a fold gives where every source was refused: what would merge vectors is the local model."""
     test, n_bins = task.workspace.test_part(task.fold), task.recipe.model.n_bins
     hazards = predict_hazards(task.local, test, n_bins, task.device)
-    names = ("local", *comparators_of(task), "steph", "deployed")
-    risk, metrics = risk_score(torch.from_numpy(hazards)).numpy(), further_metrics(hazards, test, task.train)
+    # Some need no vector: they are what they always are.
+    others = compare(task, on_step, [name for name in comparators_of(task) if METHODS[name].needs != "vectors"])
+    by_name = dict.fromkeys(("local", *comparators_of(task), "steph", "deployed"), hazards)
+    by_name |= {name: one.hazards for name, one in others.items()}
+    learnable = dict.fromkeys(by_name, learnable_parameters(task.local))
+    learnable |= {name: one.learnable for name, one in others.items()}
     return FoldResult(
         selection=without_sources(inner, task.recipe, task.device),
         collapsed=False,
@@ -116,9 +124,9 @@ def _local_alone(task: Task, inner: Sequence[InnerFold]) -> FoldResult:
         sources={},
         times=test.times,
         events=test.events,
-        risk=dict.fromkeys(names, risk),
-        metrics=dict.fromkeys(names, metrics),
-        learnable=dict.fromkeys(names, learnable_parameters(task.local)),
+        risk={name: risk_score(torch.from_numpy(values)).numpy() for name, values in by_name.items()},
+        metrics={name: further_metrics(values, test, task.train) for name, values in by_name.items()},
+        learnable=learnable,
     )
 
 

@@ -85,7 +85,7 @@ def _scores(result: Mapping[str, Any], method: str, fold: int) -> list[str]:
     if method == "steph":
         lines += [
             f"| C-index of the local model there | {c_index('local')} |",
-            f"| sources | {', '.join(result['sources'])} |",
+            f"| sources | {', '.join(methods['steph']['sources'][fold])} |",
             f"| their vectors were sent in | {description(SharingConfig(**result['sharing']))} |",
             f"| gamma | {methods['steph']['gamma'][fold]} ({methods['steph']['gamma_reason'][fold]}) |",
             f"| collapsed | {'yes' if methods['steph']['collapsed'][fold] else 'no'} |",

@@ -30,10 +30,11 @@ def shared_model(workspace: Workspace, report: Report = lambda share: None) -> A
     """The model whose vector leaves: loaded where it was trained before, else trained and kept."""
     if workspace.site.dp_sgd is None:
         return workspace.local_model(0, report)
+    _require_shared(workspace)
     path = _folder(workspace) / "shared.safetensors"
     if not path.exists():
         cohort = workspace.train_part(0)
-        found = _guarantee(workspace, len(cohort))
+        found = _settings(workspace).guarantee(len(cohort))
         model = _private(workspace, cohort, found, path.with_suffix(".npz"), lambda done, total: report(done / total))
         atomic.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without what it cost
         save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=cohort.encoder)
@@ -95,7 +96,15 @@ def _private(
     return vector.applied_to(m0, {"head.weight": part.readout.expand(n_bins, -1).contiguous(), "head.bias": bias})
 
 
-def _guarantee(workspace: Workspace, n_patients: int) -> Guarantee:
+def kept_model(workspace: Workspace) -> ABMIL | None:
+    """The model whose vector others may hold; None where none was trained in private."""
+    if workspace.site.dp_sgd is None:
+        return workspace.local_model(0)
+    path = _folder(workspace) / "shared.safetensors"
+    return load_abmil(path, dropout=workspace.recipe.model.dropout) if path.exists() else None
+
+
+def _require_shared(workspace: Workspace) -> None:
     settings, layers = _settings(workspace), workspace.recipe.sharing.layers
     if not _is_shared(settings, layers):
         raise ConfigError(
@@ -103,7 +112,6 @@ def _guarantee(workspace: Workspace, n_patients: int) -> Guarantee:
             where="dp_sgd.trains",
             remedy="Set it to the layers that are shared",
         )
-    return settings.guarantee(n_patients)
 
 
 def _is_shared(settings: DpSgd, layers: str) -> bool:

@@ -13,7 +13,7 @@ from client.received import mapped
 from client.sequence import accept_once, next_sequence
 from client.shared_model import shared_model
 from client.workspace import Workspace
-from common.abmil import Architecture, pinned_model
+from common.abmil import ABMIL, Architecture, pinned_model
 from common.audit import Event
 from common.config import SITE_NAME, SharingConfig, digest
 from common.envelope import Context, open_sealed, seal
@@ -52,13 +52,15 @@ def outgoing(
             raise ProtocolError("a recipient is not another site's name", where="recipients")
     envelopes: dict[str, bytes] = {}
     refused: dict[str, FedstephError] = {}
-    content = b""
+    model, content = None, b""
     for name in recipients:
         try:
             keys = _allowed(workspace, member, name)
-            content = content or write_vector(_own_vector(workspace), workspace.recipe.sharing)
+            if model is None:  # once: what is paid for is what leaves
+                model = shared_model(workspace)
+                content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
             require_attack_resisted(workspace, member.policy, content)
-            spend(workspace, member.policy, run)
+            spend(workspace, model, member.policy, run)
         except PolicyError as error:
             refused[name] = error
             audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
@@ -90,7 +92,7 @@ def shared_vector(workspace: Workspace) -> TaskVector:
     Raises:
         VectorRangeError: a number does not fit the recipe's dtype.
     """
-    return as_received(_own_vector(workspace), workspace.recipe.sharing)
+    return as_received(_vector(workspace, shared_model(workspace)), workspace.recipe.sharing)
 
 
 def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
@@ -105,8 +107,8 @@ def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
     return restored(reduced(vector, sharing), vector.architecture, vector.m0_sha256, sharing)
 
 
-def _own_vector(workspace: Workspace) -> TaskVector:
-    return TaskVector.between(shared_model(workspace), pinned_model(workspace.recipe.model))
+def _vector(workspace: Workspace, model: ABMIL) -> TaskVector:
+    return TaskVector.between(model, pinned_model(workspace.recipe.model))
 
 
 def require_shareable(workspace: Workspace, policy: Policy) -> None:

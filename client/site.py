@@ -199,5 +199,10 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
             seal_key=str(state / "keys" / f"{site.name}.seal.key"),
             audit=str(state / "audit"),
         ),
-        policy=site.policy or Policy.of_simulation(tuple(other["name"] for other in sites)),
+        policy=site.policy or _simulated_policy(site, tuple(other["name"] for other in sites)),
     )
+
+
+def _simulated_policy(site: Site, names: tuple[str, ...]) -> Policy:
+    # A simulated site that trains in private takes no part in rounds that do not, as a real one.
+    return replace(Policy.of_simulation(names), unsealed_updates=site.dp_sgd is None)

@@ -79,7 +79,9 @@ def _factors(name: str, matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
             remedy="Train the model again; what it was trained on is not sound",
         )
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-    u, s, vh = u[:, :rank], s[:rank], vh[:rank]
+    # Of a matrix of lower rank, the other directions are whatever the rounding made of them.
+    s = torch.where(s > s[0] * max(matrix.shape) * torch.finfo(torch.float32).eps, s, 0.0)
+    u, s, vh = u[:, :rank], s[:rank], vh[:rank] * (s[:rank] > 0).unsqueeze(1)
     # A singular vector's sign is arbitrary: one vector must not make two files.
     signs = u.gather(0, u.abs().argmax(dim=0, keepdim=True)).sign()
     return u * signs * s, vh * signs.T

@@ -31,6 +31,7 @@ from client.workspace import Workspace
 from common.abmil import pinned_model
 from common.config import EvaluationConfig, digest, to_dict
 from common.errors import ConfigError, TooSmallError
+from common.lock import exclusive
 from common.task_vector import TaskVector
 from common.vector_file import write_vector
 
@@ -136,7 +137,8 @@ def train_references(
     except ValueError as error:
         raise ConfigError(str(error), where="--references", remedy="Leave it at 16, or give more") from error
     cohort, total = _candidates(workspace), n_references + 2.0
-    shared = shared_model(workspace, lambda share: report(share, total))
+    with exclusive(workspace.site.state, wait=True):  # a message that asks for it must not train another one meanwhile
+        shared = shared_model(workspace, lambda share: report(share, total))
     return reference_vectors(workspace, shared, cohort, n_references, lambda done: report(1 + done, total))
 
 

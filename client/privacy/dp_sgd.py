@@ -89,6 +89,8 @@ def clipped_sum(
     n_bins = part.m0.architecture.n_bins
     for _, batch in batches(cohort, indices, n_bins, device):
         found = patient_gradients(part, state.float().to(device), batch).double()
+        # A patient whose features overflow has no say: NaN would be a change that no clipping bounds.
+        found = found.where(found.isfinite().all(dim=1, keepdim=True), 0.0)
         total += (found * (clip / found.norm(dim=1).clamp(min=clip)).unsqueeze(1)).sum(dim=0).cpu()
     return total
 

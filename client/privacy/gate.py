@@ -37,7 +37,7 @@ def require_attack_resisted(workspace: Workspace, policy: Policy, content: bytes
             where="policy.max_attack_auc",
             remedy="Run 'fedsteph privacy audit' with the federation's configuration",
         )
-    if found["strongest"]["auc"] > limit:
+    if not found["strongest"]["auc"] <= limit:
         raise AttackPolicyError(
             f"the strongest attack has an AUC of {found['strongest']['auc']:.3f}, the policy allows {limit:.3f}",
             where="policy.max_attack_auc",

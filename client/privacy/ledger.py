@@ -28,6 +28,7 @@ from common.schema import build
 FILE = "privacy-ledger.json"
 _FORMAT = "fedsteph/ledger/v1"
 _SPENT = "privacy.spend"
+_SENT = ("vector.seal", "update.send")
 _REMEDY = "Put the true file back from a backup; nothing is shared until it fits the audit log"
 
 
@@ -95,12 +96,12 @@ class Ledger:
         self._path = audit.folder / FILE
 
     def entries(self) -> list[Entry]:
-        """All entries, oldest first.
+        """All entries, oldest first; what left before there was a ledger is one without a bound.
 
         Raises:
             LedgerError: the file is not the one that the audit log knows.
         """
-        return _parsed(self._checked(), self._path)
+        return _parsed(self._checked(), self._path) or self._earlier()
 
     def spend(self, entry: Entry, budget: float | None) -> None:
         """Write an entry down, once per training, before its result leaves.
@@ -114,6 +115,8 @@ class Ledger:
         """
         with exclusive(self._path.with_suffix(".lock"), wait=True):
             before = self.entries()
+            if before and not self._path.exists():
+                atomic.write_bytes(self._path, _encoded(before))
             if before:
                 self._note(entry.run)  # first: of a spending whose line a crash kept from being written
             known = any(one.training == entry.training for one in before)
@@ -130,12 +133,19 @@ class Ledger:
             together = str(total(_parsed(content, self._path)))
             self._audit.append(Event(_SPENT, "allowed", run, artefact=_sha256(content), reason=together))
 
+    def _earlier(self) -> list[Entry]:
+        for line in read_lines(self._audit.folder):
+            if line.event.event in _SENT and line.event.decision == "allowed":
+                return [Entry(line.time, line.event.run or "", "before there was a ledger", None, None)]
+        return []
+
     def _audited(self) -> str | None:
         lines = [line.event for line in read_lines(self._audit.folder) if line.event.event == _SPENT]
         return lines[-1].artefact if lines else None
 
     def _checked(self) -> bytes:
-        content, audited = self._path.read_bytes() if self._path.exists() else b"", self._audited()
+        audited = self._audited()  # first: what is spent meanwhile is one entry more in the file that is read then
+        content = self._path.read_bytes() if self._path.exists() else b""
         if not content and audited is None:
             return content
         if content:

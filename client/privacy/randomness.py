@@ -1,6 +1,6 @@
 """The noise's randomness: from the operating system, and never from the recipe's seed, which everybody knows.
 
-Whoever could repeat the noise could take it away. NumPy's generator stretches 256 random bits; it is no cipher, but
+Whoever could repeat the noise could take it away. NumPy's PCG64DXSM stretches 256 random bits; it is no cipher, but
 what leaves is a sum of hundreds of its draws with unknown gradients, from which its state does not follow. Attacks on
 the lowest bits of a floating-point Gaussian (Mironov, CCS 2012) are not countered beyond rounding to float32.
 """
@@ -32,4 +32,5 @@ class Randomness:
 
     def of_step(self, step: int) -> np.random.Generator:
         """The generator of one step, so that an interrupted training goes on with the noise that it would have had."""
-        return np.random.Generator(np.random.PCG64DXSM([*self.words.tolist(), step]))
+        entropy = np.random.SeedSequence([*self.words.tolist(), step], pool_size=_WORDS)  # NumPy's usual 4 keep half
+        return np.random.Generator(np.random.PCG64DXSM(entropy))

@@ -38,10 +38,11 @@ class DpSgd:
     accountant: Accountant = "pld"
 
     def __post_init__(self) -> None:
-        for key in ("epsilon", "noise", "norm"):
+        # Beyond these it would be differential privacy by name only, and take minutes to account for.
+        for key, low, high in (("epsilon", 0.01, 100), ("noise", 0.3, 10_000), ("norm", 1e-3, 10_000)):
             value = getattr(self, key)
-            if value is not None and not 0 < value < 10_000:
-                raise ValueError(f"{key} must be above 0 and below 10000, or null")
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{key} must be {low:g} to {high:g}, or null")
         if self.epsilon is not None and self.noise is not None:
             raise ValueError("epsilon and noise: give one, the other is solved for")
         if self.delta is not None and not 0 < self.delta <= 0.05:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from client.policy import Policy
 from client.privacy.ledger import Entry, Ledger, Total, total
-from client.shared_model import guarantee, shared_model
+from client.shared_model import guarantee
 from client.workspace import Workspace
-from common.abmil import model_digest
+from common.abmil import ABMIL, model_digest
 from common.messages import RunId
 
 
-def spend(workspace: Workspace, policy: Policy, run: RunId) -> None:
-    """Spend what the shared vector costs, once per training, before it leaves.
+def spend(workspace: Workspace, model: ABMIL, policy: Policy, run: RunId) -> None:
+    """Spend what a shared vector costs, once per training, before it leaves.
+
+    Args:
+        model: whose vector it is.
 
     Raises:
         BudgetPolicyError: the site's sharings would cost more together than the policy lets them.
         LedgerError: the ledger does not hold together.
     """
     found = guarantee(workspace)
-    training = model_digest(shared_model(workspace))
+    training = model_digest(model)
     mechanism, delta = (None, None) if found is None else (found.mechanism, found.delta)
     Ledger(workspace.site.audit).spend(Entry.now(run.run, training, mechanism, delta), policy.epsilon_budget)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,4 +71,6 @@ class Verdict:
 
 
 def _ratio(worse: float, error: float) -> float:
-    return worse / error if error > 0 else 0.0
+    if math.isnan(worse):
+        return math.inf  # what cannot be told is not harmless
+    return worse / error if error > 0 else (math.inf if worse > 0 else 0.0)

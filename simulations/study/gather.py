@@ -173,9 +173,11 @@ def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
     """What attacks on a row's vectors found, over all sites that share one; None where none was made."""
     cells = [cell for cell in prepared.plan.cells if cell.row == row]
     units = {attack.key: attack for cell in cells for attack in attacks_on(cell.unit, prepared.study)}
-    done = [prepared.worker.read(unit)["attack"] for unit in units.values() if prepared.worker.path(unit).exists()]
-    if not done or len(done) < len(units):
+    if not units or not all(prepared.worker.path(unit).exists() for unit in units.values()):
         return None
+    # A site's vectors of several seeds are of the same patients; the first seed's stand for them.
+    by_site = {unit.site: unit for unit in reversed(units.values())}
+    done = [prepared.worker.read(unit)["attack"] for unit in by_site.values()]
     # The attack that does best over all sites: chosen at each of them, the luckiest of several would be shown.
     name = max(done[0]["procedure"], key=lambda name: fmean(one["procedure"][name]["auc"] for one in done))
     best = [one["procedure"][name] for one in done]

@@ -30,6 +30,7 @@ class Unit:
         method: of a cell, or of what is trained together.
         sources: whose vectors a cell or a choice receives, or who trains together.
         dp_sgd: how those vectors are trained in private, or the one of this unit; None: they are not.
+        references: models with which a vector is attacked; 0 where none is.
     """
 
     kind: Kind
@@ -39,14 +40,16 @@ class Unit:
     method: str = ""
     sources: tuple[str, ...] = ()
     dp_sgd: DpSgd | None = None
+    references: int = 0
 
     @cached_property
     def key(self) -> str:
         """Digest of all that decides the unit's result, but for the sites' data."""
         shared = f"{self.recipe.base_digest}/{self.recipe.steph.inner_folds if self.kind == 'inner' else ''}"
         recipe = shared if self.kind in ("base", "inner", "references") else digest(self.recipe)
-        private = [] if self.dp_sgd is None else [digest(self.dp_sgd)]
-        return digest([self.kind, recipe, self.fold, self.site, self.method, list(self.sources), *private])[:24]
+        parts = [self.kind, recipe, self.fold, self.site, self.method, list(self.sources)]
+        parts += [] if self.dp_sgd is None else [digest(self.dp_sgd)]
+        return digest(parts + ([self.references] if self.references else []))[:24]
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,12 @@ def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width:
         for u in work
         if METHODS[u.method].needs in ("rounds", "pool")
     ]
-    stages = (_once(base), _once([*together, *inner]), _once([u for u in work if u.kind == "choice"]))
-    attacks = _once([attack for cell in cells for attack in attacks_on(cell.unit, study)])
-    references = _once([replace(attack, kind="references") for attack in attacks])
-    return Plan((*stages, _once([u for u in work if u.kind == "cell"]), references, attacks), cells)
+    choices, trained = ([u for u in work if u.kind == kind] for kind in ("choice", "cell"))
+    stages = [_once(base), _once([*together, *inner]), _once(choices), _once(trained)]
+    if attacks := [attack for cell in cells for attack in attacks_on(cell.unit, study)]:
+        # However the vectors are shared, the models to attack with are the same: they come first, once.
+        stages += [_once([replace(attack, kind="references") for attack in attacks]), _once(attacks)]
+    return Plan(tuple(stages), cells)
 
 
 def _cells(
@@ -124,10 +129,11 @@ def choice_of(unit: Unit) -> Unit:
 
 def attacks_on(unit: Unit, study: Study) -> list[Unit]:
     """The units that attack the vectors which a cell receives, each as its own site would; none where none is asked."""
-    if study.file.references is None:
+    n_references = study.file.references
+    if n_references is None:
         return []
-    attacked = set(study.file.attacked or unit.sources)
-    return [Unit("attack", unit.recipe, 0, name, dp_sgd=unit.dp_sgd) for name in unit.sources if name in attacked]
+    names = [name for name in unit.sources if name in (study.file.attacked or unit.sources)]
+    return [Unit("attack", unit.recipe, 0, name, dp_sgd=unit.dp_sgd, references=n_references) for name in names]
 
 
 def paid_for(unit: Unit, sites: Sequence[str]) -> list[Unit]:

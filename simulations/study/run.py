@@ -47,7 +47,7 @@ def prepare_study(study: Study, out: Path) -> Prepared:
     model = same_features(study.rows[0].config.model, sites)
     assert model.width is not None
     plan = make_plan(study, names, targets, model.width, model.encoder)
-    ground = Ground(out, {name: opened[name].folder for name in names}, study.file.device, study.file.references)
+    ground = Ground(out, {name: opened[name].folder for name in names}, study.file.device)
     worker = Worker(ground)
     for name in names:
         # Whatever a site would refuse in the middle of a night (splits, width, encoder) is refused here.

@@ -60,7 +60,6 @@ class Ground:
     out: Path
     folders: dict[str, Path]
     device: str
-    references: int | None = None  # models with which every shared vector is attacked
 
 
 class Worker:
@@ -123,9 +122,8 @@ class Worker:
         if unit.kind in ("base", "references", "attack"):
             workspace = workspace.sharing(unit.dp_sgd)
         if unit.kind in ("references", "attack"):
-            assert self.ground.references is not None
             with meter:
-                return attack(workspace, unit.kind, self.ground.references)
+                return attack(workspace, unit.kind, unit.references)
         if unit.kind == "base":
             with meter:
                 workspace.local_model(unit.fold) if unit.dp_sgd is None else shared_model(workspace)

@@ -7,11 +7,13 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 
 from client.model_file import load_model
+from client.privacy.settings import DpSgd
 from client.sharing import shared_vector
 from client.target import RESULT_FILE, enhance_target
-from common.abmil import ABMIL
+from common.abmil import ABMIL, pinned_model
 from common.task_vector import TaskVector
 from simulations.attacks import vectors
 
@@ -80,6 +82,19 @@ def test_a_copy_of_the_target_s_own_vector_is_caught_however_well_it_does(federa
         assert "it is a copy of the target's own vector" in fold["birch"]["reason"]
         assert fold["birch"]["figures"]["own_cosine"] > 0.9
     assert suspects(result) == [{"birch"}, {"birch"}]
+
+
+def test_a_copy_of_what_a_private_target_shares_is_caught_too(federation):
+    """Its own models are no relatives of it."""
+    target = federation.target.sharing(DpSgd(noise=5.0, epochs=3))
+    copy, own = (
+        0.7 * shared_vector(target),
+        TaskVector.between(target.local_model(0), pinned_model(target.recipe.model)),
+    )
+    assert abs(float(torch.cosine_similarity(copy.flat(), own.flat(), dim=0))) < 0.5
+    result = enhance_target(target, replaced(federation, birch=copy), lambda done, total: None)
+    for fold in result["screening"]["folds"]:
+        assert "it is a copy of the target's own vector" in fold["birch"]["reason"]
 
 
 def test_of_two_copies_of_one_source_one_stays(federation):

@@ -15,10 +15,12 @@ from client.policy import Policy
 from client.privacy.accounting import Mechanism, epsilon
 from client.privacy.ledger import Ledger, total
 from client.privacy.settings import DpSgd
-from client.shared_model import guarantee, shared_model, train_shareable
+from client.shared_model import guarantee, kept_model, shared_model, train_shareable
 from client.sharing import outgoing, require_shareable, shared_vector
 from client.site import Site
 from client.workspace import Workspace
+from common.abmil import model_digest
+from common.config import SharingConfig
 from common.errors import BudgetPolicyError, ConfigError, LedgerError, ModelFileError, PrivacyPolicyError
 from common.messages import RunId
 
@@ -150,6 +152,35 @@ def test_spent_before_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
             outgoing(private(workspace, noise=7.0), member, RUN, ["other"])
 
 
+def test_what_is_paid_for_is_what_leaves(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another training that takes the file's place while the first one is on its way is not paid for, and not sent."""
+    first = state_of(shared_model(workspace))
+    (path,) = workspace.base_folder.glob("private-*/shared.safetensors")
+
+    def swapped(*arguments: object) -> None:
+        path.unlink()
+        assert not equal(state_of(shared_model(workspace)), first)
+
+    monkeypatch.setattr("client.sharing.require_attack_resisted", swapped)
+    outgoing(workspace, membership_of("site", ROSTER, OPEN), RUN, ["other"])
+    (entry,) = Ledger(workspace.site.audit).entries()
+    model = m0_of(workspace.recipe)
+    model.load_state_dict(first)
+    assert entry.training == model_digest(model)
+
+
+def test_what_others_may_hold_is_known_without_training_it(workspace: Workspace) -> None:
+    assert kept_model(workspace) is None
+    trained = state_of(shared_model(workspace))
+    kept = kept_model(workspace)
+    assert kept is not None
+    assert equal(state_of(kept), trained)
+    public = replace(workspace, site=replace(workspace.site, dp_sgd=None))
+    own = kept_model(public)
+    assert own is not None
+    assert equal(state_of(own), state_of(workspace.local_model(0)))
+
+
 def test_a_ledger_that_was_put_back_lets_nothing_go(workspace: Workspace) -> None:
     member = membership_of("site", ROSTER, OPEN)
     outgoing(workspace, member, RUN, ["other"])
@@ -183,6 +214,8 @@ def test_what_is_trained_must_be_among_what_is_shared(tmp_path: Path, layers: st
     if shared:
         assert shared_vector(workspace).norm > 0
         return
+    whole = replace(workspace, recipe=replace(workspace.recipe, sharing=SharingConfig()))
+    assert shared_vector(whole).norm > 0  # trained under another recipe, it is found, and is still nothing to share
     with pytest.raises(ConfigError, match="nothing of it would leave"):
         shared_vector(workspace)
 
@@ -195,7 +228,9 @@ SITES = [
     ("privacy: dp-sgd\ndp_sgd: {epochs: 3}", "needs dp_sgd.epsilon or dp_sgd.noise"),
     ("dp_sgd: {epsilon: 1}", "dp_sgd is given, and privacy is none"),
     ("privacy: dp-sgd\ndp_sgd: {epsilon: 1, noise: 2}", "give one, the other is solved for"),
-    ("privacy: dp-sgd\ndp_sgd: {epsilon: 0}", "epsilon must be above 0"),
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 0}", "epsilon must be 0.01 to 100"),
+    ("privacy: dp-sgd\ndp_sgd: {epsilon: 1000}", "epsilon must be 0.01 to 100"),
+    ("privacy: dp-sgd\ndp_sgd: {noise: 0.05}", "noise must be 0.3 to 10000"),
     ("privacy: dp-sgd\ndp_sgd: {epsilon: 1, delta: 0.5}", "delta must be above 0 and at most 0.05"),
     ("privacy: dp-sgd\ndp_sgd: {epsilon: 1, clip: 0}", "clip and lr must be above 0"),
     ("privacy: dp-sgd\ndp_sgd: {epsilon: 1, sigma: 2}", "unknown key 'dp_sgd.sigma'"),

@@ -119,6 +119,13 @@ def test_a_simulated_node_finds_its_site_in_the_run_folder(tmp_path, plan, index
     assert site.membership() == membership_of(name, roster_of("a", "b"), Policy.of_simulation(("a", "b")))
 
 
+def test_a_simulated_site_that_trains_in_private_takes_no_part_in_rounds_that_do_not(tmp_path, plan):
+    (tmp_path / "a" / "site.yaml").write_text("privacy: dp-sgd\ndp_sgd: {epsilon: 8}\n")
+    sites = [site_of_node({"partition-id": k}, {"run-folder": str(plan)}) for k in (0, 1)]
+    assert [site.policy.unsealed_updates for site in sites] == [False, True]
+    assert sites[0].policy.targets == ("a", "b")
+
+
 def test_a_simulated_site_s_own_policy_holds(tmp_path, plan):
     (tmp_path / "a" / "site.yaml").write_text("policy: {targets: [b], count_band: 50}\n")
     site = site_of_node({"partition-id": 0}, {"run-folder": str(plan)})

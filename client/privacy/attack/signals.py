@@ -13,6 +13,7 @@ from client.privacy.attack.head import losses, slide_vectors
 from client.privacy.attack.likelihood import standardised
 from common.abmil import pinned_model
 from common.config import Recipe
+from common.errors import TrainingError
 from common.task_vector import TaskVector
 
 SIGNALS = {
@@ -54,4 +55,7 @@ def signals(
         "alignment": found.products.numpy(),
         "decomposition": found.weights(private.ridge if private else 0.0).numpy(),
     }
+    for name, score in scores.items():
+        if not np.isfinite(score).all():
+            raise TrainingError(f"the attack by {name} met numbers that are not finite", where="privacy audit")
     return {name: standardised(score) for name, score in scores.items()}

@@ -22,10 +22,19 @@ from client.privacy.trained_part import TrainedPart
 from client.survival_fit import start_head
 from common.abmil import ABMIL
 from common.config import SharingConfig
+from common.errors import TrainingError
 from common.survival import bin_of, empirical_hazard, nll
 from common.task_vector import TaskVector
 
 COHORT = make_cohort([3, 7, 1, 5, 2, 9, 4, 6], seed=2)
+
+
+def test_a_patient_who_cannot_be_computed_ends_the_attack_and_does_not_pass_for_safe():
+    recipe = make_recipe()
+    cohort = make_cohort([3, 7, 1, 5, 2, 9, 4, 6], seed=2)
+    cohort.bags[cohort.patients[3].id].fill_(3e38)
+    with pytest.raises(TrainingError, match="not finite"):
+        signals(cohort, recipe, list(make_vectors(recipe, 3).values()), CPU)
 
 
 def plain_directions(recipe, names) -> torch.Tensor:
@@ -82,7 +91,7 @@ def test_the_weights_of_a_sum_of_directions_are_found_again():
 def test_private_training_with_next_to_no_noise_hides_nobody(trains):
     """Its directions are its own: clipped, of the part that it trains, under the head that it uses."""
     cohort, recipe = make_cohort([6] * 40, width=64, seed=5), make_recipe("model.dropout=0.0", width=64)
-    settings, mechanism = DpSgd(noise=1e-3, trains=trains, lr=0.1), Mechanism(1e-3, 1.0, 5)
+    settings, mechanism = DpSgd(noise=1.0, trains=trains, lr=0.1), Mechanism(1e-3, 1.0, 5)
     part, inside = TrainedPart(m0_of(recipe), trains), np.arange(40) % 2 == 0
     members = cohort.subset([cohort.patients[i].id for i in np.flatnonzero(inside)])
     trained = train_private(part, members, settings, mechanism, device=CPU)

@@ -13,7 +13,7 @@ from opacus.accountants import RDPAccountant
 from client.privacy import ledger as ledger_module
 from client.privacy.accounting import Mechanism, epsilon
 from client.privacy.ledger import FILE, Entry, Ledger, coarse, total
-from common.audit import AuditLog, read_lines, verify
+from common.audit import AuditLog, Event, read_lines, verify
 from common.errors import BudgetPolicyError, LedgerError
 
 PRIVATE = Mechanism(8.0, 1.0, 20)
@@ -128,6 +128,35 @@ def test_an_older_copy_is_found(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / FILE).unlink()
     with pytest.raises(LedgerError, match="is missing"):
         ledger.entries()
+
+
+@pytest.mark.parametrize("sent", ["vector.seal", "update.send"])
+def test_what_left_before_there_was_a_ledger_has_no_bound(ledger: Ledger, tmp_path: Path, sent: str) -> None:
+    AuditLog(tmp_path).append(Event("vector.seal", "refused", "run0", "b"))
+    assert ledger.entries() == []
+    AuditLog(tmp_path).append(Event(sent, "allowed", "run0", "b"))
+    assert math.isinf(total(ledger.entries()).epsilon)
+    with pytest.raises(BudgetPolicyError, match="no bound"):
+        ledger.spend(entry("a"), budget=100.0)
+    ledger.spend(entry("a"), budget=None)
+    assert [one.run for one in ledger.entries()] == ["run0", "run1"]
+    assert math.isinf(total(ledger.entries()).epsilon)
+
+
+def test_a_reader_beside_a_spending_sees_one_ledger_or_the_other(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.spend(entry("a"), budget=None)
+    real, reader = Ledger._audited, Ledger(ledger._audit)
+
+    def spent_meanwhile(self: Ledger) -> str | None:
+        found = real(self)
+        if self is reader:
+            ledger.spend(entry("b"), budget=None)
+        return found
+
+    monkeypatch.setattr(Ledger, "_audited", spent_meanwhile)
+    assert [one.training for one in reader.entries()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("change", ["noise", "drop", "swap", "text", "unknown"])

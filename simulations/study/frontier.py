@@ -11,7 +11,6 @@ from typing import Any
 from common import atomic
 from simulations.markdown import number
 
-_MARKERS = "osD^vP*X"
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 
@@ -102,7 +101,7 @@ def draw(results: dict[str, Any], out: Path) -> None:
             y,
             xerr=_bars(one, "attack_auc"),
             yerr=_bars(one, "minus_local"),
-            marker=_MARKERS[i // len(_COLOURS) % len(_MARKERS)],
+            marker="o" if one["epsilon"] is None else "s",
             color=_COLOURS[i % len(_COLOURS)],
             elinewidth=0.8,
             capsize=2,
@@ -114,7 +113,7 @@ def draw(results: dict[str, Any], out: Path) -> None:
     seeds = len(results["seeds"])
     axes.set_title(
         f"{len(results['targets'])} targets, {results['folds']} folds, {seeds} seed{'s' if seeds > 1 else ''}; "
-        "bars: 95% intervals",
+        "squares: trained with differential privacy; bars: 95% intervals",
         fontsize="medium",
     )
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)

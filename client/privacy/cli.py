@@ -20,7 +20,7 @@ from common import console
 from common.config import load_config
 from common.errors import EXIT_DONE, EXIT_FEDERATION
 
-privacy = typer.Typer(no_args_is_help=True, help="Measure what the site's own vector gives away.")
+privacy = typer.Typer(no_args_is_help=True, help="Bound, add up and measure what the site's own vectors give away.")
 
 
 @privacy.command("audit")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,9 +92,8 @@ def _screened(task: Task, inner: Sequence[InnerFold], mode: Mode) -> Screening:
     sharing = task.recipe.sharing
     # What is shared is of fold 0's patients; a copy of it has seen other folds' test patients, and deceives every
     # validation.
-    held = kept_model(task.workspace)
-    models = [TaskVector.between(model, task.m0) for model in (held,) if model is not None]
-    own = [as_received(vector, sharing) for vector in (task.own, *models)]
+    models = [model for model in (task.local, kept_model(task.workspace)) if model is not None]
+    own = [as_received(TaskVector.between(model, task.m0), sharing) for model in models]
     return screen(inner, task.vectors, own, task.recipe, mode=mode, device=task.device)
 
 
@@ -120,13 +120,10 @@ def _local_alone(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldR
         collapsed=False,
         choice="local",
         choice_reason="the screening refused every source: there is nothing to merge",
-        model=task.workspace.fold_folder(task.fold) / "local.safetensors",
+        model=task.workspace.local_path(task.fold),
         sources={},
-        times=test.times,
-        events=test.events,
-        risk={name: risk_score(torch.from_numpy(values)).numpy() for name, values in by_name.items()},
-        metrics={name: further_metrics(values, test, task.train) for name, values in by_name.items()},
         learnable=learnable,
+        **_judged(task, by_name),
     )
 
 
@@ -175,15 +172,23 @@ def _merged(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult
         collapsed=is_collapsed,
         choice=choice,
         choice_reason=reason,
-        model=path if choice == "steph" else workspace.fold_folder(task.fold) / "local.safetensors",
+        model=path if choice == "steph" else workspace.local_path(task.fold),
         sources=_source_use(steph, test, list(task.vectors), device),
-        times=test.times,
-        events=test.events,
-        risk={name: risk_score(torch.from_numpy(values)).numpy() for name, values in hazards.items()},
-        metrics={name: further_metrics(values, test, task.train) for name, values in hazards.items()},
         learnable=learnable | {"deployed": learnable[choice]},
         enhanced=path,
+        **_judged(task, hazards),
     )
+
+
+def _judged(task: Task, hazards: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The test patients' outcomes, and every method's risks and further metrics on them."""
+    test = task.workspace.test_part(task.fold)
+    return {
+        "times": test.times,
+        "events": test.events,
+        "risk": {name: risk_score(torch.from_numpy(values)).numpy() for name, values in hazards.items()},
+        "metrics": {name: further_metrics(values, test, task.train) for name, values in hazards.items()},
+    }
 
 
 @torch.no_grad()

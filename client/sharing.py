@@ -52,15 +52,11 @@ def outgoing(
             raise ProtocolError("a recipient is not another site's name", where="recipients")
     envelopes: dict[str, bytes] = {}
     refused: dict[str, FedstephError] = {}
-    model, content = None, b""
+    content = b""
     for name in recipients:
         try:
             keys = _allowed(workspace, member, name)
-            if model is None:  # once: what is paid for is what leaves
-                model = shared_model(workspace)
-                content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
-            require_attack_resisted(workspace, member.policy, content)
-            spend(workspace, model, member.policy, run)
+            content = content or _paid_for(workspace, member.policy, run)
         except PolicyError as error:
             refused[name] = error
             audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
@@ -81,6 +77,15 @@ def _allowed(workspace: Workspace, member: Membership, recipient: str) -> Public
     if entry is None:
         raise UnknownRecipientError(f"{recipient} is not in the pinned roster", where="recipients")
     return entry.keys
+
+
+def _paid_for(workspace: Workspace, policy: Policy, run: RunId) -> bytes:
+    """The vector's file, attacked and paid for as the policy asks: of one and the same model, loaded once."""
+    model = shared_model(workspace)
+    content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
+    require_attack_resisted(workspace, policy, content)
+    spend(workspace, model, policy, run)
+    return content
 
 
 def shared_vector(workspace: Workspace) -> TaskVector:

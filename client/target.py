@@ -59,7 +59,7 @@ def enhance_target(
     report(n_folds * per_fold, n_folds * per_fold)
     result = target_result(workspace, folds, list(vectors), mode) | {"privacy_spent": str(spent(workspace))}
     for k in range(n_folds):
-        write_card(workspace.fold_folder(k) / "local.safetensors", workspace, result, "local", k)
+        write_card(workspace.local_path(k), workspace, result, "local", k)
         if (enhanced := folds[k].enhanced) is not None:
             write_card(enhanced, workspace, result, "steph", k)
         chosen = folds[k].model

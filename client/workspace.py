@@ -90,6 +90,10 @@ class Workspace:
         """Where a fold's own models lie, which recipes that differ in later steps only have in common."""
         return self.base_folder / f"fold_{fold}"
 
+    def local_path(self, fold: int) -> Path:
+        """Where the site's own model of a fold lies."""
+        return self.fold_folder(fold) / "local.safetensors"
+
     def train_part(self, fold: int) -> Cohort:
         """The fold's training patients; a validation part belongs to neither side."""
         return self.cohort.subset(self.splits[fold].train)
@@ -100,7 +104,7 @@ class Workspace:
 
     def local_model(self, fold: int, report: Report = lambda share: None) -> abmil.ABMIL:
         """The site's own model of a fold: loaded where it was trained before, else trained and kept."""
-        path = self.fold_folder(fold) / "local.safetensors"
+        path = self.local_path(fold)
         if not path.exists():
             model = train_local(
                 self.train_part(fold),

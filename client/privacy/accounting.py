@@ -49,10 +49,7 @@ def epsilon(mechanisms: Sequence[Mechanism], delta: float, accountant: Accountan
     if not mechanisms:
         return 0.0
     with _quiet():
-        budget = _fresh(accountant)
-        for mechanism in mechanisms:
-            budget.compose(_event(mechanism.noise, mechanism.sampling_rate, mechanism.steps))
-        return float(budget.get_epsilon(delta))
+        return float(_composed(mechanisms, accountant).get_epsilon(delta))
 
 
 def least_noise(
@@ -94,9 +91,7 @@ def largest_auc(mechanisms: Sequence[Mechanism]) -> float:
     if not mechanisms:
         return 0.5
     with _quiet():
-        budget = _fresh("pld")
-        for mechanism in mechanisms:
-            budget.compose(_event(mechanism.noise, mechanism.sampling_rate, mechanism.steps))
+        budget = _composed(mechanisms, "pld")
         curve = np.array([(e, budget.get_delta(e)) for e in np.linspace(0.0, 30.0, 601)])
     false = np.linspace(0.0, 1.0, 4001)[:, None]
     growth, delta = np.exp(curve[:, 0]), curve[:, 1]
@@ -111,8 +106,11 @@ def _event(noise: float, sampling_rate: float, steps: int) -> Any:
     return dp_accounting.SelfComposedDpEvent(step, steps)
 
 
-def _fresh(accountant: Accountant) -> Any:
-    return _fresher(accountant)()
+def _composed(mechanisms: Sequence[Mechanism], accountant: Accountant) -> Any:
+    found = _fresher(accountant)()
+    for mechanism in mechanisms:
+        found.compose(_event(mechanism.noise, mechanism.sampling_rate, mechanism.steps))
+    return found
 
 
 def _fresher(accountant: Accountant) -> Callable[[], Any]:

@@ -91,8 +91,14 @@ def clipped_sum(
         found = patient_gradients(part, state.float().to(device), batch).double()
         # A patient whose features overflow has no say: NaN would be a change that no clipping bounds.
         found = found.where(found.isfinite().all(dim=1, keepdim=True), 0.0)
-        total += (found * (clip / found.norm(dim=1).clamp(min=clip)).unsqueeze(1)).sum(dim=0).cpu()
+        total += clipped(found, clip).sum(dim=0).cpu()
     return total
+
+
+def clipped(gradients: Tensor, clip: float) -> Tensor:
+    """Each row shortened to the L2 norm ``clip``, where it is longer: ``(n_bags, size + 1)``."""
+    shares: Tensor = clip / gradients.norm(dim=1, keepdim=True).clamp(min=clip)
+    return gradients * shares
 
 
 def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:

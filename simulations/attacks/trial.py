@@ -127,7 +127,7 @@ def _rises(ground: Ground, fold: int, results: Mapping[Mode, FoldResult]) -> dic
     test, recipe = workspace.test_part(fold), workspace.recipe
 
     def of(path: Path | None) -> float:
-        path = path or workspace.fold_folder(fold) / "local.safetensors"
+        path = path or workspace.local_path(fold)
         model = load_model(path, recipe.model.dropout).model
         return rise(model, test, ground.trigger, recipe.model.n_bins, workspace.device)
 

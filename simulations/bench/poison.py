@@ -7,8 +7,6 @@ targets.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,16 +16,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from client.site import Site, site_folders
+from client.site import site_folders
 from client.workspace import Workspace
 from common import atomic, console
-from common.abmil import Architecture, initial_model, model_digest
-from common.config import Recipe, digest, load_config
+from common.abmil import m0_digest
+from common.config import digest, load_config
 from common.errors import ConfigError
 from simulations.attacks.federation import SOURCES
 from simulations.attacks.suite import ATTACKS
 from simulations.attacks.trial import HONEST, MODES, Ground, measure
 from simulations.bench.command import start, tell
+from simulations.csv_text import csv_text
 from simulations.markdown import number, table_lines
 from simulations.run_folder import open_sites, refuse_among_sites, same_features
 
@@ -89,8 +88,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The attack table; the worst difference is that of the target for which it is lowest."""
+def attack_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and body of the attack table; the worst difference is that of the target for which it is lowest."""
     header = ["attack", "malicious", "local", "STEPH, unscreened"]
     header += [f"deployed, {mode}" for mode in MODES] + [f"worst, {mode}" for mode in MODES]
     header += ["caught", "false alarms", "rise: local", "STEPH, unscreened", "deployed, refuse"]
@@ -105,19 +104,23 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             + ["-" if row["caught"] is None else f"{row['caught']:.0%}", f"{row['false_alarms']:.1%}"]
             + [number(rise.get(key)) for key in ("local", "steph, report", "deployed, refuse")]
         )
-    return "\n".join(table_lines(header, body)) + "\n"
+    return header, body
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The attack table as Markdown."""
+    return "\n".join(table_lines(*attack_table(rows))) + "\n"
 
 
 def cells_csv(cells: Sequence[dict[str, Any]]) -> str:
     """A line per cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["target", "fold", "attack", "malicious", "local", "steph_unscreened", *MODES, "caught", "false"])
+    header = ["target", "fold", "attack", "malicious", "local", "steph_unscreened", *MODES, "caught", "false"]
+    lines: list[list[Any]] = [header]
     for cell in cells:
         scores = [cell["local"], cell["steph"]["report"], *(cell["deployed"][mode] for mode in MODES)]
         who = [len(cell["caught"]), len(cell["false_alarms"])]
-        writer.writerow([cell["target"], cell["fold"], cell["attack"], len(cell["malicious"]), *scores, *who])
-    return text.getvalue()
+        lines.append([cell["target"], cell["fold"], cell["attack"], len(cell["malicious"]), *scores, *who])
+    return csv_text(lines)
 
 
 def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str, Workspace]:
@@ -125,13 +128,11 @@ def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str,
     opened = open_sites(site_folders(folder))
     config = load_config(None, ["comparators.methods=[]", *settings])
     model = same_features(config.model, list(opened.values()))
-    m0 = initial_model(Architecture.of(model), model.m0_seed, model.dropout)
-    recipe: Recipe = replace(config.recipe, model=replace(model, m0_sha256=model_digest(m0)))
-    found = {}
-    for name, site in opened.items():
-        own = Site.open(site.folder, state=out / "sites" / name)
-        found[name] = Workspace.open(replace(own, threads=1), recipe)
-    return found
+    recipe = replace(config.recipe, model=replace(model, m0_sha256=m0_digest(model)))
+    return {
+        name: Workspace.open(replace(site, state=out / "sites" / name, threads=1), recipe)
+        for name, site in opened.items()
+    }
 
 
 def main(
@@ -184,9 +185,7 @@ def _kept(out: Path, ground: Ground, cell: Cell) -> dict[str, Any]:
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
-    header, _, *body = (
-        [part.strip() for part in line.strip("|\n").split(" | ")] for line in markdown(rows).splitlines()
-    )
+    header, body = attack_table(rows)
     table = Table(*header)
     for line in body:
         table.add_row(*line)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common import atomic
+from simulations.csv_text import csv_text
 from simulations.markdown import number
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -68,11 +68,8 @@ def frontier_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]
 
 def frontier_csv(results: dict[str, Any]) -> str:
     """The points as CSV."""
-    found, text = points(results), io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return text.getvalue()
+    found = points(results)
+    return csv_text([list(found[0]), *(list(one.values()) for one in found)])
 
 
 def write_frontier(results: dict[str, Any], out: Path) -> list[Path]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from client.metrics import METRICS
+from simulations.csv_text import csv_text
 from simulations.markdown import further_rows, number, table_lines
 from simulations.study.costs import INSTANCES
 from simulations.study.frontier import frontier_table
@@ -135,7 +134,7 @@ def results_csv(results: dict[str, Any]) -> str:
             one = about["rows"][row]
             lines += _csv_rows([row, target, one["mean"], one["sd"], one["seed_sd"]], one["against"])
         lines += _csv_rows([row, "mean", whole["mean"], None, None], whole["against"])
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def cells_csv(results: dict[str, Any]) -> str:
@@ -146,7 +145,7 @@ def cells_csv(results: dict[str, Any]) -> str:
         metrics = [cell["metrics"][name] for name in METRICS]
         place = [cell[key] for key in ("row", "target", "seed", "fold", "c_index")]
         lines.append([*place, *metrics, *(cell[key] for key in costs), cell["notes"].get("gamma"), cell["shown"]])
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def _verdict(name: str, reference: str, found: dict[str, Any]) -> str:
@@ -172,12 +171,6 @@ def _csv_rows(place: list[Any], against: dict[str, Any]) -> list[list[Any]]:
         low, high = about["interval_95"] or (None, None)
         found.append([*place, reference, about["difference"], low, high])
     return found
-
-
-def _csv(lines: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def _title(results: dict[str, Any], row: str) -> str:

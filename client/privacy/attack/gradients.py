@@ -17,7 +17,7 @@ from torch import Tensor
 from client.batch import batches
 from client.data.bags import Cohort
 from client.privacy.accounting import Mechanism
-from client.privacy.dp_sgd import patient_gradients
+from client.privacy.dp_sgd import clipped, patient_gradients
 from client.privacy.settings import DpSgd
 from client.privacy.trained_part import TrainedPart
 from client.survival_fit import start_head
@@ -162,7 +162,6 @@ class _Descent:
         part, m0_sha256 = TrainedPart(self._m0, settings.trains), str(self._recipe.model.m0_sha256)
         start = torch.zeros(part.size + 1, device=self._device)
         for group, batch in batches(self._cohort, patients, self._recipe.model.n_bins, self._device):
-            found = patient_gradients(part, start, batch)
-            found = found * (settings.clip / found.norm(dim=1).clamp(min=settings.clip)).unsqueeze(1)
+            found = clipped(patient_gradients(part, start, batch), settings.clip)
             changes = [part.vector(-row, m0_sha256).tensors for row in found[:, :-1].cpu()]
             yield group, torch.stack([torch.cat([c[name].reshape(-1) for name in self._names]) for c in changes])

@@ -11,12 +11,12 @@ import typer
 from rich.logging import RichHandler
 from rich.table import Table
 
+from client.check_table import check_table, problem_table
 from client.data.check import check_site
 from client.data.discovery import discover
 from client.data.problems import counted
 from client.device import resolve_device
 from client.predict import predict_file
-from client.report import check_table, problem_table
 from client.site import Site
 from client.site_log import told_of_work
 from client.train_site import train_site

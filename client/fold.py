@@ -11,34 +11,29 @@ import numpy as np
 import pandas as pd
 import torch
 
-from client.batch import batches, predict_hazards
+from client.batch import predict_hazards
 from client.comparison import comparators_of, compare
-from client.data.bags import Cohort
 from client.inner import InnerFold, inner_folds
 from client.methods.task import Task, learnable_parameters, vectors_digest
 from client.metrics import Metrics, further_metrics
-from client.model_file import load_model, save_steph
+from client.model_file import Local, load_model, reference_risks, save_steph
 from client.screening.screen import Screening, screen
 from client.screening.verdict import Mode, Verdict
 from client.shared_model import kept_model
 from client.sharing import as_received
+from client.steph.dynamics import Dynamics
 from client.steph.fit import collapsed, fit_steph
 from client.steph.model import Steph
 from client.steph.select import Selection, Step, choose_deployed, select, trainings, without_sources
+from client.steph.usage import SourceUse, Usage, usage
 from common import atomic
 from common.concordance import Pairs, pairs
 from common.method_names import METHODS
 from common.survival import risk_score
 from common.task_vector import TaskVector
 
-
-@dataclass(frozen=True)
-class SourceUse:
-    """How the test patients' merges used one source: share of patients who kept it, mean w and lam there."""
-
-    kept: float
-    w: float
-    lam: float
+_SHOWN = ("local", "steph", "deployed")  # the methods that a page draws curves of
+DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: what w and lam did while it was trained
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class FoldResult:
     choice: str  # the method deployed: steph or local
     choice_reason: str
     model: Path  # the deployed model
-    sources: dict[str, SourceUse]  # of the sources that were merged
+    sources: dict[str, SourceUse]  # how the test patients' merges used the sources that were merged
     times: np.ndarray
     events: np.ndarray
     risk: dict[str, np.ndarray]  # method -> (n_test_patients,); local, the comparators, steph, deployed
@@ -58,6 +53,10 @@ class FoldResult:
     learnable: dict[str, int]  # method -> parameters learned at the target
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # on every received vector
     enhanced: Path | None = None  # STEPH's model; None where every source was refused
+    ids: tuple[str, ...] = ()  # of the test patients
+    hazards: dict[str, np.ndarray] = field(default_factory=dict)  # local, steph, deployed: (n_test_patients, n_bins)
+    cut_off: dict[str, float] = field(default_factory=dict)  # likewise: the training patients' median risk
+    usage: Usage | None = None  # the test patients' merges, by source in the order of ``sources``
 
     def pairs(self, method: str) -> Pairs:
         """The fold's test pairs under a method."""
@@ -82,10 +81,11 @@ def enhance_fold(task: Task, on_step: Step, mode: Mode = "report") -> FoldResult
     task = _merging(task, screening)
     result = _merged(task, inner, on_step) if task.vectors else _local_alone(task, inner, on_step)
     table = task.workspace.test_part(task.fold).patients
-    columns = {"patient_id": [p.id for p in table], "t_days": result.times, "e": result.events}
+    ids = tuple(patient.id for patient in table)
+    columns = {"patient_id": ids, "t_days": result.times, "e": result.events}
     risks = {f"risk_{name}": values for name, values in result.risk.items()}
     atomic.write_text(task.folder / "predictions.csv", pd.DataFrame(columns).assign(**risks).to_csv(index=False))
-    return replace(result, verdicts=screening.verdicts)
+    return replace(result, verdicts=screening.verdicts, ids=ids)
 
 
 def _screened(task: Task, inner: Sequence[InnerFold], mode: Mode) -> Screening:
@@ -107,8 +107,8 @@ def _merging(task: Task, screening: Screening) -> Task:
 
 def _local_alone(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult:
     """What a fold gives where every source was refused: what would merge vectors is the local model."""
-    test, n_bins = task.workspace.test_part(task.fold), task.recipe.model.n_bins
-    hazards = predict_hazards(task.local, test, n_bins, task.device)
+    test, n_bins, device = task.workspace.test_part(task.fold), task.recipe.model.n_bins, task.device
+    hazards = predict_hazards(task.local, test, n_bins, device)
     # Some need no vector: they are what they always are.
     others = compare(task, on_step, [name for name in comparators_of(task) if METHODS[name].needs != "vectors"])
     by_name = dict.fromkeys(("local", *comparators_of(task), "steph", "deployed"), hazards)
@@ -116,13 +116,17 @@ def _local_alone(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldR
     learnable = dict.fromkeys(by_name, learnable_parameters(task.local))
     learnable |= {name: one.learnable for name, one in others.items()}
     return FoldResult(
-        selection=without_sources(inner, task.recipe, task.device),
+        selection=without_sources(inner, task.recipe, device),
         collapsed=False,
         choice="local",
         choice_reason="the screening refused every source: there is nothing to merge",
         model=task.workspace.local_path(task.fold),
         sources={},
         learnable=learnable,
+        hazards=dict.fromkeys(_SHOWN, hazards),
+        cut_off=dict.fromkeys(
+            ("local", "steph", "deployed"), _cut_off(reference_risks(task.local, task.train, device))
+        ),
         **_judged(task, by_name),
     )
 
@@ -150,11 +154,20 @@ def _merged(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult
             label=f"fold {task.fold}",
             device=device,
             checkpoint=task.checkpoint("steph"),
+            dynamics=Dynamics(path.with_name(DYNAMICS_FILE), list(task.vectors)),
             on_epoch=lambda epoch, total: on_step(before + epoch / total),
         )
-        m0_sha256 = str(recipe.model.m0_sha256)
-        save_steph(path, fitted, list(task.vectors), m0_sha256=m0_sha256, encoder=workspace.cohort.encoder)
-    steph = load_model(path, recipe.model.dropout).model
+        save_steph(
+            path,
+            fitted,
+            list(task.vectors),
+            m0_sha256=str(recipe.model.m0_sha256),
+            encoder=workspace.cohort.encoder,
+            reference=reference_risks(fitted, task.train, device),
+            local=Local(task.local.cpu(), reference_risks(task.local, task.train, device)),
+        )
+    loaded = load_model(path, recipe.model.dropout)
+    steph = loaded.model
     assert isinstance(steph, Steph)
     compared = compare(task, lambda done: on_step(before + 1 + done))
     is_collapsed = collapsed(steph, task.train, device)
@@ -167,15 +180,25 @@ def _merged(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult
     hazards["deployed"] = hazards[choice]
     learnable = {"local": learnable_parameters(task.local), "steph": learnable_parameters(steph)}
     learnable |= {name: one.learnable for name, one in compared.items()}
+    used = usage(steph, test, device)
+    # A file of an earlier version has no percentiles of the training patients' risks.
+    own = None if loaded.local is None else loaded.local.reference
+    cut_off = {
+        "local": _cut_off(reference_risks(task.local, task.train, device) if own is None else own),
+        "steph": _cut_off(reference_risks(steph, task.train, device) if loaded.reference is None else loaded.reference),
+    }
     return FoldResult(
         selection=selection,
         collapsed=is_collapsed,
         choice=choice,
         choice_reason=reason,
         model=path if choice == "steph" else workspace.local_path(task.fold),
-        sources=_source_use(steph, test, list(task.vectors), device),
+        sources=used.of_sources(list(task.vectors)),
         learnable=learnable | {"deployed": learnable[choice]},
         enhanced=path,
+        hazards={name: hazards[name] for name in _SHOWN},
+        cut_off=cut_off | {"deployed": cut_off[choice]},
+        usage=used,
         **_judged(task, hazards),
     )
 
@@ -191,16 +214,5 @@ def _judged(task: Task, hazards: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def _source_use(model: Steph, cohort: Cohort, names: list[str], device: torch.device) -> dict[str, SourceUse]:
-    model.to(device).eval()
-    kept, w, lam = (torch.zeros(len(names)) for _ in range(3))
-    for _, batch in batches(cohort, range(len(cohort)), model.head.out_features, device):
-        routing = model.route(batch.bags, batch.mask)
-        used = torch.zeros_like(routing.w).scatter(1, routing.kept, 1.0) * (routing.w > 0)
-        kept += used.sum(dim=0).cpu()
-        w += (used * routing.w).sum(dim=0).cpu()
-        lam += (used * routing.lam).sum(dim=0).cpu()
-    users = kept.clamp(min=1)
-    columns = zip(names, kept / len(cohort), w / users, lam / users, strict=True)
-    return {name: SourceUse(*(round(float(x), 6) for x in values)) for name, *values in columns}
+def _cut_off(percentiles: np.ndarray) -> float:
+    return float(percentiles[len(percentiles) // 2])

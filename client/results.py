@@ -60,14 +60,9 @@ def target_result(
         },
         "too_small": _too_small(tested["local"], bool(cohort.events.any())),
         "methods": methods,
+        "deployed_minus_local": _minus_local("deployed", methods, resamples),
         "steph_minus_local": {
-            "mean": _difference(methods["steph"]["c_index"], methods["local"]["c_index"]),
-            "interval_95": _interval(resamples["steph"] - resamples["local"]),
-            "folds_won": sum(
-                s > own
-                for s, own in zip(methods["steph"]["c_index"], methods["local"]["c_index"], strict=True)
-                if s is not None
-            ),
+            **_minus_local("steph", methods, resamples),
             "inner_steph": [fold.selection.steph for fold in folds],
             "inner_local": [fold.selection.local for fold in folds],
         },
@@ -76,13 +71,31 @@ def target_result(
 
 
 def method_row(folds: Sequence[Pairs], evaluation: EvaluationConfig) -> dict[str, Any]:
-    """One method's C-index per fold, its mean, and the mean's 95% bootstrap interval."""
+    """One method's C-index per fold and its mean, each with its 95% bootstrap interval."""
     return _row(folds, _resampled([folds], evaluation)[0])
 
 
 def _row(folds: Sequence[Pairs], resamples: np.ndarray) -> dict[str, Any]:
     c_index = [fold.c_index for fold in folds]
-    return {"c_index": c_index, "mean": defined_mean(c_index), "interval_95": _interval(resamples)}
+    of_folds = iter(resamples)
+    return {
+        "c_index": c_index,
+        "fold_intervals_95": [None if value is None else _interval(next(of_folds)[None]) for value in c_index],
+        "mean": defined_mean(c_index),
+        "interval_95": _interval(resamples),
+    }
+
+
+def _minus_local(
+    method: str, methods: Mapping[str, Mapping[str, Any]], resamples: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """A method against the local model: mean difference, its interval, and how many folds it wins."""
+    c_index, local = methods[method]["c_index"], methods["local"]["c_index"]
+    return {
+        "mean": _difference(c_index, local),
+        "interval_95": _interval(resamples[method] - resamples["local"]),
+        "folds_won": sum(value > own for value, own in zip(c_index, local, strict=True) if value is not None),
+    }
 
 
 def _resampled(methods: Sequence[Sequence[Pairs]], evaluation: EvaluationConfig) -> np.ndarray:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from client import evidence
 from client.fold import FoldResult, enhance_fold, steps
 from client.methods.task import Task, vectors_digest
 from client.model_card import write_card
@@ -14,9 +15,11 @@ from client.privacy.spending import spent
 from client.results import DEPLOYED, target_result
 from client.workspace import Workspace
 from common import atomic
+from common.config import to_dict
 from common.task_vector import TaskVector
 
 RESULT_FILE = "result.json"
+RECIPE_FILE = "recipe.json"  # what the result was made by, for those who look closer later
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ def enhance_target(
         globals_by_fold: per fold, encoders trained together with the other sites, by method.
 
     Returns:
-        the target's result (:func:`client.results.target_result`), which is also kept on its disk.
+        the target's result (:func:`client.results.target_result`), which is also kept on its disk, beside what its page
+        is drawn from (:mod:`client.evidence`).
     """
     folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
     together = list(globals_by_fold) or [{} for _ in workspace.splits]
@@ -57,15 +61,21 @@ def enhance_target(
         folds.append(enhance_fold(task, on_step, mode))
         _log_suspicions(fold, folds[-1])
     report(n_folds * per_fold, n_folds * per_fold)
-    result = target_result(workspace, folds, list(vectors), mode) | {"privacy_spent": str(spent(workspace))}
+    state = workspace.site.state
+    result = target_result(workspace, folds, list(vectors), mode) | {
+        "privacy_spent": str(spent(workspace)),
+        "enhanced": [None if fold.enhanced is None else str(fold.enhanced.relative_to(state)) for fold in folds],
+    }
     for k in range(n_folds):
         write_card(workspace.local_path(k), workspace, result, "local", k)
         if (enhanced := folds[k].enhanced) is not None:
             write_card(enhanced, workspace, result, "steph", k)
         chosen = folds[k].model
         for made in (chosen, chosen.with_suffix(".md")):
-            atomic.write_bytes(workspace.site.state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
-    atomic.write_json(workspace.site.state / RESULT_FILE, result)
+            atomic.write_bytes(state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
+    evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))
+    atomic.write_json(state / RECIPE_FILE, to_dict(workspace.recipe))
+    atomic.write_json(state / RESULT_FILE, result)
     return result
 
 

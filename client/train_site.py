@@ -10,7 +10,7 @@ from client.batch import risks
 from client.data.bags import open_cohort
 from client.local import train_local
 from client.model_card import write_card
-from client.model_file import save_abmil
+from client.model_file import reference_risks, save_abmil
 from client.results import method_row
 from client.site import Site
 from client.workspace import Workspace
@@ -53,7 +53,14 @@ def train_site(
             checkpoint=path.with_suffix(".checkpoint"),
             on_epoch=lambda done, total: report(n_folds + done / total, n_folds + 1),
         )
-        save_abmil(path, final, m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
+        reference = reference_risks(final, workspace.cohort, workspace.device)
+        save_abmil(
+            path,
+            final.cpu(),
+            m0_sha256=str(recipe.model.m0_sha256),
+            encoder=workspace.cohort.encoder,
+            reference=reference,
+        )
     write_card(path, workspace, None, "local", None)
     return {
         "site": site.name,

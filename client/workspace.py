@@ -14,7 +14,7 @@ from client.data.problems import refuse_errors
 from client.data.splits import Split, make_splits, read_splits
 from client.device import resolve_device
 from client.local import train_local
-from client.model_file import load_abmil, save_abmil
+from client.model_file import load_abmil, reference_risks, save_abmil
 from client.privacy.settings import DpSgd
 from client.site import Site
 from common import abmil
@@ -106,15 +106,23 @@ class Workspace:
         """The site's own model of a fold: loaded where it was trained before, else trained and kept."""
         path = self.local_path(fold)
         if not path.exists():
+            train = self.train_part(fold)
             model = train_local(
-                self.train_part(fold),
+                train,
                 self.recipe,
                 label=f"fold {fold}",
                 device=self.device,
                 checkpoint=path.with_suffix(".checkpoint"),
                 on_epoch=lambda done, total: report(done / total),
             )
-            save_abmil(path, model, m0_sha256=str(self.recipe.model.m0_sha256), encoder=self.cohort.encoder)
+            reference = reference_risks(model, train, self.device)
+            save_abmil(
+                path,
+                model.cpu(),
+                m0_sha256=str(self.recipe.model.m0_sha256),
+                encoder=self.cohort.encoder,
+                reference=reference,
+            )
         return load_abmil(path, dropout=self.recipe.model.dropout)
 
 

@@ -87,6 +87,11 @@ class ABMIL(nn.Module):
         """The two tensors of the head, which never leave a site."""
         return {"head.weight": self.head.weight.detach(), "head.bias": self.head.bias.detach()}
 
+    @torch.no_grad()
+    def attention(self, bag: Tensor) -> Tensor:
+        """Attention ``(n_instances,)`` over one bag ``(n_instances, d)``, with dropout off; it sums to 1."""
+        return encode(self.encoder_state(), bag.unsqueeze(0))[1][0]
+
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
         """Hazards of some bags.
 

@@ -15,7 +15,7 @@ from client import cli as site_commands
 from client.keys_cli import keys
 from client.privacy import budget_cli
 from client.privacy.cli import privacy
-from client.report import problem_table
+from client.check_table import problem_table
 from client.site import site_folders
 from common import console
 from common.audit_cli import audit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -19,7 +20,15 @@ from common.task_vector import TaskVector
 ENERGY = 0.95  # of the merged matrix's squared singular values, which its leading vectors hold
 
 
-def subspace_alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -> float:
+@dataclass(frozen=True)
+class Alignment:
+    """A subspace alignment ratio, and the rank of the subspace that it is of."""
+
+    sar: float
+    rank: int
+
+
+def alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -> Alignment:
     """``SAR = |U_k U_k^T tau_t|_F / |tau_t|_F``.
 
     ``U_k`` are the fewest leading left-singular vectors of the merged matrix that hold ``energy`` of the sum of its
@@ -30,21 +39,31 @@ def subspace_alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -
         target: task matrix ``(n, m)`` of the target's own.
 
     Returns:
-        0 to 1; 0 where either matrix is zero.
+        a ratio from 0 to 1; 0, of rank 0, where either matrix is zero.
     """
     U, S, _ = torch.linalg.svd(merged.double(), full_matrices=False)
     held = S.square().cumsum(0)
     norm = float(target.double().norm())
     if float(held[-1]) == 0 or norm == 0:
-        return 0.0
+        return Alignment(0.0, 0)
     k = int((held / held[-1] < energy).sum()) + 1
-    return float((U[:, :k].T @ target.double()).norm()) / norm
+    return Alignment(float((U[:, :k].T @ target.double()).norm()) / norm, k)
+
+
+def subspace_alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -> float:
+    """The ratio alone."""
+    return alignment(merged, target, energy).sar
+
+
+def aligned_matrices(vector: TaskVector) -> list[str]:
+    """The weight matrices that have a subspace to speak of: those of more than one row."""
+    return [name for name, tensor in vector.tensors.items() if tensor.dim() == 2 and len(tensor) > 1]
 
 
 def mean_alignment(merged: TaskVector, target: TaskVector) -> float:
     """The mean SAR of the weight matrices that have more than one row."""
-    matrices = [name for name, tensor in target.tensors.items() if tensor.dim() == 2 and len(tensor) > 1]
-    return fmean(subspace_alignment(merged.tensors[name], target.tensors[name]) for name in matrices)
+    names = aligned_matrices(target)
+    return fmean(subspace_alignment(merged.tensors[name], target.tensors[name]) for name in names)
 
 
 @torch.no_grad()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
-from client.batch import batches
+from client.batch import Batch, batches
 from client.data.bags import Cohort
+from client.objective import Outputs
+from client.steph.dynamics import COLLAPSED_BELOW, Dynamics
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from client.survival_fit import OnEpoch, fit_survival, silent, steph_training
@@ -16,8 +18,6 @@ from client.training import derive_seed
 from common.abmil import ABMIL, pinned_model
 from common.config import Recipe
 from common.task_vector import TaskVector
-
-COLLAPSED_BELOW = 1e-3
 
 
 def fit_steph(
@@ -30,6 +30,7 @@ def fit_steph(
     label: str,
     device: torch.device,
     checkpoint: Path | None = None,
+    dynamics: Dynamics | None = None,
     on_epoch: OnEpoch = silent,
 ) -> Steph:
     """Train the hypernetworks and the head on all of ``cohort``.
@@ -39,6 +40,7 @@ def fit_steph(
             the head starts under ``start: local``.
         gamma: weight of the aggregation loss.
         label: names the training part; each has a seed of its own.
+        dynamics: takes notes of w and lam at every epoch.
 
     Returns:
         the model of the last epoch, in evaluation mode, on ``device``.
@@ -51,9 +53,21 @@ def fit_steph(
         model = Steph(mixture.to(device), config, recipe.model.dropout)
     if config.start == "local":
         model.head.load_state_dict(local.head.state_dict())
+
+    def forward(batch: Batch) -> Outputs:
+        routing = model.route(batch.bags, batch.mask)
+        if dynamics is not None:
+            dynamics.note(batch.ids, routing)
+        return model.outputs(batch, gamma, routing)
+
+    def on_noted_epoch(epoch: int, total: int) -> None:
+        if dynamics is not None:
+            dynamics.end_epoch(epoch)
+        on_epoch(epoch, total)
+
     fit_survival(
         model,
-        lambda batch: model.outputs(batch, gamma),
+        forward,
         cohort,
         recipe,
         steph_training(recipe),
@@ -61,7 +75,7 @@ def fit_steph(
         device=device,
         fresh_head=config.start == "default",
         checkpoint=checkpoint,
-        on_epoch=on_epoch,
+        on_epoch=on_noted_epoch,
     )
     return model
 

@@ -49,11 +49,13 @@ class Steph(nn.Module):
 
     def hazards(self, bags: Tensor, mask: Tensor | None, routing: Routing) -> Tensor:
         """Hazards ``(n_bags, n_bins)`` under a given routing."""
-        self.mixture = self.mixture.to(bags.device)
-        used = nn.functional.pad(routing.kept + 1, (1, 0))  # the target's row 0 is always among them
-        theta = self.mixture.merge(coefficients(routing.w, routing.lam, routing.kept), used)
-        z, _ = encode(theta, bags, mask, self.dropout if self.training else 0.0)
+        z, _ = encode(self._merged(routing, bags.device), bags, mask, self.dropout if self.training else 0.0)
         return torch.sigmoid(self.head(z))
+
+    def _merged(self, routing: Routing, device: torch.device) -> dict[str, Tensor]:
+        self.mixture = self.mixture.to(device)
+        used = nn.functional.pad(routing.kept + 1, (1, 0))  # the target's row 0 is always among them
+        return self.mixture.merge(coefficients(routing.w, routing.lam, routing.kept), used)
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
         """Hazards of some bags.
@@ -67,9 +69,15 @@ class Steph(nn.Module):
         """
         return self.hazards(bags, mask, self.route(bags, mask))
 
-    def outputs(self, batch: Batch, gamma: float) -> Outputs:
-        """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7)."""
-        routing = self.route(batch.bags, batch.mask)
+    @torch.no_grad()
+    def attention(self, bag: Tensor) -> Tensor:
+        """Attention ``(n_instances,)`` of the model that is merged for one bag ``(n_instances, d)``; it sums to 1."""
+        bags = bag.unsqueeze(0)
+        return encode(self._merged(self.route(bags), bag.device), bags)[1][0]
+
+    def outputs(self, batch: Batch, gamma: float, routing: Routing | None = None) -> Outputs:
+        """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7), under a routing that is known or not."""
+        routing = routing or self.route(batch.bags, batch.mask)
         penalty = gamma * aggregation_loss(
             routing.w, routing.kept, self.config.balance
         ) + self.config.beta * mixing_loss(routing.lam, routing.kept)

@@ -67,6 +67,10 @@ def test_a_methods_row():
     row = method_row(folds, EVALUATION)
     assert row["c_index"] == [folds[0].c_index, folds[1].c_index, None]
     assert row["mean"] == pytest.approx((folds[0].c_index + folds[1].c_index) / 2)
+    assert row["fold_intervals_95"][2] is None
+    for fold in (0, 1):
+        low, high = row["fold_intervals_95"][fold]
+        assert 0 <= low <= row["c_index"][fold] <= high <= 1
     low, high = row["interval_95"]
     assert 0 <= low <= row["mean"] <= high <= 1
     assert method_row(folds, EVALUATION) == row
@@ -76,6 +80,7 @@ def test_a_row_without_a_comparable_pair():
     undefined = random_pairs(0, events=0.0)
     assert method_row([undefined, undefined], EVALUATION) == {
         "c_index": [None, None],
+        "fold_intervals_95": [None, None],
         "mean": None,
         "interval_95": None,
     }
@@ -102,6 +107,8 @@ def test_every_row_of_a_result(workspace):
     assert difference["mean"] == pytest.approx(float((steph - local).mean()))
     assert difference["folds_won"] == int((steph > local).sum()) == 2
     assert difference["interval_95"][0] <= difference["mean"] <= difference["interval_95"][1]
+    deployed = result["deployed_minus_local"]
+    assert deployed == {key: difference[key] for key in ("mean", "interval_95", "folds_won")}  # it was STEPH everywhere
     assert (difference["inner_steph"], difference["inner_local"]) == ([0.7] * 3, [0.6] * 3)
     row = result["methods"]["steph"]
     assert (row["gamma"], row["collapsed"], row["K"]) == ([0.05] * 3, [False, True, False], 2)

@@ -1,0 +1,83 @@
+"""Calibration: how often an event came within some years, against how often a model said that it would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from client.evidence import Evidence
+from common.report.page import Picture, Table
+from common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
+from common.survival import DAYS_PER_BIN
+
+_YEARS = (3, 1, 5)  # the first that enough patients are followed for
+N_GROUPS = 4
+_LEAST = 8  # patients, and how many must be followed for so long
+
+
+class Point:
+    """One group of patients of like predicted probability: predicted mean, observed by Kaplan-Meier with its band."""
+
+    def __init__(self, predicted: np.ndarray, times: np.ndarray, events: np.ndarray, year: int) -> None:
+        from lifelines import KaplanMeierFitter  # noqa: PLC0415 (a second to import)
+
+        self.n = len(times)
+        self.predicted = float(predicted.mean())
+        at = year * DAYS_PER_BIN
+        fitted = KaplanMeierFitter().fit(times, events, timeline=[0.0, *np.unique(times[times <= at]), at])
+        band = np.nan_to_num(fitted.confidence_interval_.to_numpy()[-1], nan=0.0)
+        self.observed = 1.0 - float(fitted.survival_function_.iloc[-1, 0])
+        if self.observed == 0.0:
+            self.low, self.high = 0.0, 3.0 / self.n if self.n else 1.0  # the rule of three: nobody had an event
+        else:
+            self.low, self.high = 1.0 - float(band[1]), 1.0 - float(band[0])
+        self.high = min(1.0, self.high)
+
+
+def horizon(times: np.ndarray) -> int | None:
+    """The years to judge at: 3, or 1 or 5 where only those have enough patients at risk; None where none has."""
+    return next((year for year in _YEARS if (times >= year * DAYS_PER_BIN).sum() >= _LEAST), None)
+
+
+def points(found: Evidence, method: str, year: int) -> list[Point]:
+    """Patients in four groups of equal size by predicted probability, lowest first."""
+    predicted = found.event_probability(method, year)
+    groups = np.array_split(np.argsort(predicted, kind="stable"), N_GROUPS)
+    return [Point(predicted[group], found.times[group], found.events[group], year) for group in groups]
+
+
+def draw(name: str, found: Evidence, methods: dict[str, str], note: str) -> Picture:
+    """Every method's points against the diagonal on which a calibrated model lies.
+
+    Args:
+        methods: title of each method that is drawn.
+    """
+    found = found.once
+    year = horizon(found.times)
+    title = "Calibration" if year is None else f"Calibration at {year} year{'s' if year > 1 else ''}"
+    if year is None or len(found) < _LEAST or not found.events.any():
+        what = "an event" if len(found) >= _LEAST and year is not None else "long enough a follow-up"
+        return Picture(name, title, instead=f"Too few test patients have {what} to judge calibration.")
+    rows, largest = [], 0.0
+    with canvas(WIDTH, WIDTH * 0.86) as figure:
+        axes = figure.subplots()
+        for i, (method, label) in enumerate(methods.items()):
+            groups = points(found, method, year)
+            x, y = [one.predicted for one in groups], [one.observed for one in groups]
+            bars = [[max(0.0, p.observed - p.low) for p in groups], [max(0.0, p.high - p.observed) for p in groups]]
+            look: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
+            axes.errorbar(x, y, yerr=bars, label=label, linestyle="none", capsize=2, elinewidth=0.8, **look)
+            largest = max(largest, *x, *(p.high for p in groups))
+            rows += [
+                [label, str(k + 1), str(p.n), f"{p.predicted:.3f}", f"{p.observed:.3f}", f"{p.low:.3f}-{p.high:.3f}"]
+                for k, p in enumerate(groups)
+            ]
+        end = min(1.0, largest * 1.05)
+        axes.plot([0, end], [0, end], label="calibrated", **REFERENCE)
+        axes.set(xlim=(0, end), ylim=(0, end), xlabel=f"predicted probability of an event within {year} y")
+        axes.set(ylabel=f"observed (Kaplan-Meier) within {year} y")
+        axes.set_title(f"n = {len(found)}, {int(found.events.sum())} events, {N_GROUPS} groups of equal size")
+        axes.legend(loc="upper left")
+    header = ["method", "group", "n", "predicted", "observed", "95% interval"]
+    return Picture(name, title, figure, note=note, numbers=Table(header, rows, "calibration", folded=True))

@@ -1,0 +1,185 @@
+"""The loss over a plane of merges, ``theta_0 + a tau_t + b s``: where training began in it, and where it ended.
+
+``s`` is the mean of the sources' vectors, each weighted by its mean coefficient over the training patients, so that
+STEPH's own merges lie close to the plane. The head is the enhanced model's throughout. Losses are of a part of the
+patients and of their instances where there are many: the figure says of how many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from client.data.bags import Cohort
+from client.steph.model import Steph
+from client.steph.usage import usage
+from client.training import derive_seed
+from common.abmil import encode
+from common.report.page import Picture, Table
+from common.report.style import COLOURS, GRADED, MARKERS, WIDTH, canvas
+from common.survival import bin_of, nll
+from common.task_vector import cut
+
+_PLACES = (COLOURS[1], COLOURS[2], COLOURS[7])
+SMOOTH = 1.0  # standard deviation of the Gaussian, in steps of the grid
+Parts = Mapping[str, Cohort]  # training, test
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is looked at: points a side, patients a part, instances a patient."""
+
+    grid: int = 11
+    patients: int = 96
+    instances: int = 128
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Losses, in nats a patient, over a grid of coefficients.
+
+    Args:
+        a: ``(n_a,)`` coefficients of the target's vector.
+        b: ``(n_b,)`` coefficients of the sources' direction.
+        loss: part -> ``(n_a, n_b)``, as computed.
+        patients: part -> how many it is of.
+        instances: at most so many of each.
+        path: ``(n_epochs, 2)``: mean (a, b) of the training's merges, epoch by epoch.
+        end: mean (a, b) of the trained model's merges.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    loss: Mapping[str, np.ndarray]
+    patients: Mapping[str, int]
+    instances: int
+    path: np.ndarray
+    end: tuple[float, float]
+
+    def smooth(self, part: str) -> np.ndarray:
+        """The loss as it is drawn: under a Gaussian of one step of the grid."""
+        drawn: np.ndarray = gaussian_filter(self.loss[part], SMOOTH, mode="nearest")
+        return drawn
+
+
+@torch.no_grad()
+def landscape(
+    model: Steph,
+    parts: Parts,
+    dynamics: dict[str, Any] | None,
+    *,
+    alpha: float,
+    device: torch.device,
+    budget: Budget | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Landscape:
+    """Compute the loss of every part over the grid.
+
+    Args:
+        parts: training and test patients.
+        dynamics: the notes of the model's training, where there are any.
+        alpha: of the NLL.
+        report: told how many points are done, and of how many.
+    """
+    budget = budget or Budget()
+    used = usage(model, parts["training"], device)
+    share = used.source_coefficients.mean(axis=0)
+    share = share / share.sum() if share.sum() > 0 else np.full(len(share), 1.0 / len(share))
+    theta_0, rows = model.mixture.theta_0.cpu(), model.mixture.stack.cpu()
+    directions = rows[0], torch.from_numpy(share).float() @ rows[1:]
+    end = float(used.target_coefficient.mean()), float(used.source_coefficients.sum(axis=1).mean())
+    epochs = [] if dynamics is None else dynamics["epochs"]
+    path = np.array([[one["c_target"], one["c_sources"]] for one in epochs]).reshape(-1, 2)
+    a, b = (_axis([*path[:, i], end[i]], budget.grid) for i in (0, 1))
+    sampled = {name: _sample(cohort, budget) for name, cohort in parts.items() if len(cohort)}
+    loss = {name: np.empty((len(a), len(b))) for name in sampled}
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            merged = (theta_0 + float(x) * directions[0] + float(y) * directions[1]).to(device)
+            theta = cut(merged, model.mixture.architecture)
+            for name, sample in sampled.items():
+                loss[name][i, j] = _loss(model, theta, sample, alpha, device)
+            report(i * len(b) + j + 1, len(a) * len(b))
+    counts = {name: len(sample) for name, sample in sampled.items()}
+    return Landscape(a, b, loss, counts, budget.instances, path, end)
+
+
+def _axis(values: Sequence[float], n: int) -> np.ndarray:
+    """From 0, where M0 is, to beyond 1, where a vector is whole, and around all that training met."""
+    low, high = min(0.0, *values), max(1.25, *(1.15 * value for value in values))
+    return np.linspace(low, high, n)
+
+
+_Sample = list[tuple[Tensor, float, int]]  # instances, days, event
+
+
+def _sample(cohort: Cohort, budget: Budget) -> _Sample:
+    rng = np.random.default_rng(derive_seed(0, "landscape"))
+    found = []
+    for i in np.sort(rng.permutation(len(cohort))[: budget.patients]).tolist():
+        bag = cohort.bag(i)
+        if len(bag) > budget.instances:
+            bag = bag[torch.from_numpy(np.sort(rng.permutation(len(bag))[: budget.instances]))]
+        found.append((bag.clone(), float(cohort.times[i]), int(cohort.events[i])))
+    return found
+
+
+def _loss(model: Steph, theta: Mapping[str, Tensor], sample: _Sample, alpha: float, device: torch.device) -> float:
+    bags = torch.nn.utils.rnn.pad_sequence([bag for bag, _, _ in sample], batch_first=True).to(device)
+    lengths = torch.tensor([len(bag) for bag, _, _ in sample], device=device)
+    mask = torch.arange(bags.shape[1], device=device).unsqueeze(0) < lengths.unsqueeze(1)
+    z, _ = encode(theta, bags, mask)
+    hazards = torch.sigmoid(model.head.to(device)(z)).double().cpu()
+    days = np.array([t for _, t, _ in sample])
+    bins = torch.from_numpy(bin_of(days, hazards.shape[1]))
+    events = torch.tensor([e for _, _, e in sample])
+    return float(nll(hazards, bins, events, alpha).mean())
+
+
+def draw(name: str, found: Landscape, note: str) -> Picture:
+    """A panel per part: smoothed loss in colours and contours, the training's path, and where it ended."""
+    title = "Loss over the merge's two coefficients"
+    with canvas(WIDTH, 3.05 * len(found.loss)) as figure:
+        panels = np.atleast_1d(figure.subplots(len(found.loss), 1, sharex=True))
+        for panel, part in zip(panels, found.loss, strict=True):
+            values = found.smooth(part).T  # rows are b, upwards
+            mesh = panel.pcolormesh(found.a, found.b, values, cmap=GRADED, shading="gouraud", rasterized=True)
+            figure.colorbar(mesh, ax=panel, label="NLL, nats per patient")
+            panel.contour(found.a, found.b, values, levels=10, colors="white", linewidths=0.4, alpha=0.7)
+            if len(found.path):
+                panel.plot(
+                    *found.path.T, color="white", marker=".", markersize=4, linewidth=1.2, label="training, by epoch"
+                )
+            places = (("the trained model's mean merge", found.end), ("the local encoder", (1, 0)), ("M0", (0, 0)))
+            for i, (label, place) in enumerate(places):
+                look = {"color": _PLACES[i], "marker": MARKERS[2 - i], "markeredgecolor": "white", "clip_on": False}
+                panel.plot(*place, label=label, linestyle="none", markersize=7, zorder=5, **look)
+            panel.set(ylabel="coefficient of the sources' direction", xlim=found.a[[0, -1]], ylim=found.b[[0, -1]])
+            panel.set_title(f"{part}: n = {found.patients[part]}, at most {found.instances} instances each")
+        panels[-1].set_xlabel("coefficient of the target's vector")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7, facecolor="0.75", frameon=True)
+    text = f"{note} Drawn under a Gaussian of {SMOOTH:g} step of the grid; the head is the enhanced model's throughout."
+    return Picture(name, title, figure, note=text, numbers=landscape_table(found))
+
+
+def landscape_table(found: Landscape) -> Table:
+    """Every point, as computed and as drawn."""
+    smooth = {part: found.smooth(part) for part in found.loss}
+    rows = [
+        [
+            f"{a:.4f}",
+            f"{b:.4f}",
+            *(f"{values[i, j]:.5f}" for part in found.loss for values in (found.loss[part], smooth[part])),
+        ]
+        for i, a in enumerate(found.a)
+        for j, b in enumerate(found.b)
+    ]
+    header = ["target", "sources", *(text for part in found.loss for text in (part, f"{part}, smooth"))]
+    return Table(header, rows, "losses", folded=True)

@@ -1,0 +1,185 @@
+"""Kaplan-Meier curves of the patients above and below a risk that the training patients fixed.
+
+Curves, bands and tests are lifelines'. Test patients of all folds stand together, each judged by the model and the
+cut-off of a fold that has not seen them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.report.page import Picture, Table
+from common.report.style import COLOURS, HEIGHT, canvas
+from common.survival import DAYS_PER_BIN
+
+_NAMES = ("lower risk", "higher risk")
+_DASHES = ("-", (0, (5, 1.5)))
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group's survival: a step at each of ``years``, in years of 365 days, with its pointwise 95% band."""
+
+    name: str
+    times: np.ndarray  # (n,) days, of its patients
+    events: np.ndarray
+    years: np.ndarray  # (n_steps,), from 0
+    survival: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def at_risk(self, year: float) -> int:
+        """How many patients are followed at least so long."""
+        return int((self.times >= year * DAYS_PER_BIN).sum())
+
+
+@dataclass(frozen=True)
+class RiskGroups:
+    """Both groups, and how they differ.
+
+    Args:
+        p: of the two-sided log-rank test; None where it is not defined.
+        hazard_ratio: of the higher against the lower risk, by Cox's regression on the group alone, with its 95%
+            interval; None where a group has no event.
+    """
+
+    groups: tuple[Group, Group]
+    p: float | None
+    hazard_ratio: tuple[float, float, float] | None
+
+
+def risk_groups(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> RiskGroups | str:
+    """Compare patients of higher and of lower risk.
+
+    Args:
+        times: ``(n,)`` days.
+        events: ``(n,)``, 1 = event.
+        high: ``(n,)`` bool.
+
+    Returns:
+        the comparison, or a sentence where there is none to make.
+    """
+    if len(times) < 2:
+        return "There are fewer than two test patients."
+    if not events.any():
+        return "No test patient has an event: all are censored, and every curve would stay at 1."
+    for side, name in ((~high, _NAMES[0]), (high, _NAMES[1])):
+        if not side.any():
+            return f"No test patient is of {name} by the training patients' median, so there is nobody to compare."
+    groups = (_group(_NAMES[0], times[~high], events[~high]), _group(_NAMES[1], times[high], events[high]))
+    return RiskGroups(groups, _log_rank(*groups), _hazard_ratio(times, events, high))
+
+
+def _group(name: str, times: np.ndarray, events: np.ndarray) -> Group:
+    from lifelines import KaplanMeierFitter  # noqa: PLC0415 (a second to import)
+
+    fitted = KaplanMeierFitter().fit(times, events)
+    band = fitted.confidence_interval_.to_numpy()
+    survival = fitted.survival_function_.iloc[:, 0]
+    years = survival.index.to_numpy() / DAYS_PER_BIN
+    low, high = np.nan_to_num(band[:, 0], nan=0.0), np.nan_to_num(band[:, 1], nan=1.0)
+    untouched = survival.to_numpy() == 1.0  # before the first event no band is defined
+    low[untouched] = high[untouched] = 1.0
+    return Group(name, times, events, years, survival.to_numpy(), low, high)
+
+
+def _log_rank(low: Group, high: Group) -> float | None:
+    from lifelines.statistics import logrank_test  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        p = float(logrank_test(low.times, high.times, low.events, high.events).p_value)
+    return p if np.isfinite(p) else None
+
+
+def _hazard_ratio(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> tuple[float, float, float] | None:
+    import pandas as pd  # noqa: PLC0415
+    from lifelines import CoxPHFitter  # noqa: PLC0415
+    from lifelines.exceptions import ConvergenceError  # noqa: PLC0415
+
+    if not (events[high].any() and events[~high].any()):
+        return None  # it would be 0 or infinite
+    table = pd.DataFrame({"t": times, "e": events, "high": high.astype(float)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = CoxPHFitter().fit(table, "t", "e").summary.loc["high"]
+        except (ConvergenceError, np.linalg.LinAlgError):
+            return None
+    ratio = tuple(float(found[key]) for key in ("exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%"))
+    return (ratio[0], ratio[1], ratio[2]) if np.isfinite(ratio).all() else None
+
+
+def draw(name: str, title: str, found: RiskGroups | str, note: str) -> Picture:
+    """Both curves with their bands, and the numbers at risk below them."""
+    if isinstance(found, str):
+        return Picture(name, title, instead=found)
+    until = max(float(group.times.max()) for group in found.groups) / DAYS_PER_BIN
+    ticks = _ticks(until)
+    with canvas(height=HEIGHT + 0.55) as figure:
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5.4, 1))
+        for group, colour, dashes in zip(found.groups, COLOURS, _DASHES, strict=False):
+            label = f"{group.name} (n = {len(group.times)}, {int(group.events.sum())} events)"
+            years, steps = np.append(group.years, group.times.max() / DAYS_PER_BIN), _held
+            axes.step(years, steps(group.survival), where="post", color=colour, linestyle=dashes, label=label)
+            band = (steps(group.low), steps(group.high))
+            axes.fill_between(years, *band, step="post", color=colour, alpha=0.15, linewidth=0)
+        axes.set(ylim=(0, 1.02), xlim=(0, ticks[-1]), ylabel="probability of no event", xticks=ticks)
+        axes.set_title(describe(found))
+        axes.legend(loc="lower left")
+        axes.set_xlabel("follow-up, years of 365 days")
+        axes.tick_params(labelbottom=True)
+        below.set(ylim=(-0.5, 1.5), yticks=(0, 1), yticklabels=("higher", "lower"))
+        below.set_title("number at risk", fontsize=7.5)
+        below.tick_params(length=0, labelbottom=False)
+        for side in ("left", "bottom"):
+            below.spines[side].set_visible(False)
+        for row, group, colour in zip((1, 0), found.groups, COLOURS, strict=False):
+            for year in ticks:
+                below.text(year, row, str(group.at_risk(year)), ha="center", va="center", fontsize=7.5, color=colour)
+    return Picture(name, title, figure, note=note, numbers=_numbers(found, ticks))
+
+
+def describe(found: RiskGroups) -> str:
+    """The hazard ratio and the test, in a line."""
+    p = "log-rank p not defined" if found.p is None else f"log-rank p {p_value(found.p)}"
+    if found.hazard_ratio is None:
+        return f"hazard ratio not estimable (a group without events); {p}"
+    ratio, low, high = found.hazard_ratio
+    return f"hazard ratio {ratio:.2f} (95% {low:.2f} to {high:.2f}); {p}"
+
+
+def p_value(p: float) -> str:
+    """Two digits, and never 0."""
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
+
+
+def _ticks(until: float) -> list[float]:
+    step = next((step for step in (0.5, 1, 2, 5, 10, 20) if until / step <= 7), 50)
+    return [step * i for i in range(int(np.ceil(until / step - 1e-9)) + 1)]
+
+
+def _held(values: np.ndarray) -> np.ndarray:
+    """A step function goes on until the last patient leaves."""
+    return np.append(values, values[-1])
+
+
+def _numbers(found: RiskGroups, years: Sequence[float]) -> Table:
+    rows = [
+        [
+            f"{year:g}",
+            *(text for group in found.groups for text in (f"{survival_at(group, year):.3f}", str(group.at_risk(year)))),
+        ]
+        for year in years
+    ]
+    header = ["years", *(text for group in found.groups for text in (group.name, "at risk"))]
+    return Table(header, rows, "survival and numbers at risk", folded=True)
+
+
+def survival_at(group: Group, year: float) -> float:
+    """The curve's value at a time in years."""
+    return float(group.survival[np.searchsorted(group.years, year, side="right") - 1])

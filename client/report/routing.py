@@ -1,0 +1,100 @@
+"""Where the knowledge came from: the weight and the mixing of every source, over patients and over epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from client.evidence import Evidence
+from client.steph.dynamics import QUANTILES, collapsed_in
+from common.report.page import Picture, Table
+from common.report.style import COLOURS, WIDTH, canvas, line_look
+
+_Q05, _Q25, _MEDIAN, _Q75, _Q95 = range(len(QUANTILES))
+
+
+def end_picture(name: str, found: Evidence, note: str) -> Picture:
+    """Distributions over all test patients of w and lam per source, at the end of training."""
+    title = "Weight and mixing of every source, over test patients"
+    found = found.once
+    columns = [(w[~np.isnan(w)], lam[~np.isnan(lam)]) for w, lam in zip(found.w.T, found.lam.T, strict=True)]
+    if not any(len(w) for w, _ in columns):
+        return Picture(name, title, instead="No source was merged, so there is no weight to show.")
+    with canvas(WIDTH, 1.2 + 0.3 * len(columns)) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, which, label in ((left, 0, "weight w (0: not kept)"), (right, 1, "mixing lam (1: target alone)")):
+            boxes = [column[which] if len(column[which]) else np.array([np.nan]) for column in columns]
+            drawn = axes.boxplot(boxes, vert=False, whis=(5, 95), widths=0.6, sym="", patch_artist=True)
+            for box in drawn["boxes"]:
+                box.set(facecolor=COLOURS[0] if which == 0 else COLOURS[4], alpha=0.45, linewidth=0.8)
+            for line in (*drawn["medians"], *drawn["whiskers"], *drawn["caps"]):
+                line.set(color="0.15", linewidth=0.9)
+            axes.set_xlabel(label)
+        right.set_xlim(-0.02, max(1.02, right.get_xlim()[1]))
+        left.set_xlim(left=min(0.0, left.get_xlim()[0]))
+        left.set_yticks(range(1, len(columns) + 1), labels=list(found.sources))
+        left.invert_yaxis()
+        left.set_title(f"n = {len(found)} patients; box: quartiles, whiskers: 5 to 95%", fontsize=7.5)
+    rows = [
+        [source, f"{np.mean(w > 0):.3f}" if len(w) else "-", *_spread(w), *_spread(lam)]
+        for source, (w, lam) in zip(found.sources, columns, strict=True)
+    ]
+    header = ["source", "kept by", "w 5%", "w median", "w 95%", "lam 5%", "lam median", "lam 95%"]
+    numbers = Table(header, rows, "quantiles over patients", folded=True)
+    return Picture(name, title, figure, note=note, numbers=numbers)
+
+
+def dynamics_picture(name: str, found: dict[str, Any] | None, note: str) -> Picture:
+    """w and lam of every source by epoch of training: medians over training patients, bands from 25 to 75%."""
+    title = "Weight and mixing by epoch"
+    if found is None or not found["epochs"]:
+        instead = "What w and lam did while this model was trained was not recorded: an earlier version trained it."
+        return Picture(name, title, instead=instead)
+    epochs = [one["epoch"] for one in found["epochs"]]
+    with canvas(WIDTH, 3.6 + 0.11 * len(found["sources"])) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for i, source in enumerate(found["sources"]):
+            for axes, key in ((upper, "w"), (lower, "lam")):
+                values = _by_epoch(found["epochs"], key, i)
+                axes.plot(epochs, values[:, _MEDIAN], label=source if axes is upper else None, **line_look(i))
+                axes.fill_between(epochs, values[:, _Q25], values[:, _Q75], color=line_look(i)["color"], alpha=0.12)
+        upper.set(ylabel="weight w")
+        lower.set(ylabel="mixing lam", xlabel="epoch of STEPH's training", ylim=(-0.02, 1.02))
+        upper.set_title("lines: median over patients; bands: quartiles")
+        if (epoch := collapsed_in(found["epochs"])) is not None:
+            for axes in (upper, lower):
+                axes.axvline(epoch, color=COLOURS[1], linewidth=1.2, linestyle="--")
+            upper.text(epoch, 0.98, " collapsed", color=COLOURS[1], va="top", transform=upper.get_xaxis_transform())
+        figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    return Picture(name, title, figure, note=note, numbers=dynamics_table(found))
+
+
+def dynamics_table(found: dict[str, Any]) -> Table:
+    """Every epoch and source, as numbers."""
+    rows = [
+        [str(one["epoch"]), source, f"{one['kept'][i]:.3f}", *map(_number, one["w"][i]), *_numbers(one["lam"][i])]
+        for one in found["epochs"]
+        for i, source in enumerate(found["sources"])
+    ]
+    quantiles = [f"{100 * q:g}%" for q in QUANTILES]
+    header = ["epoch", "source", "kept by", *(f"w {q}" for q in quantiles), *(f"lam {q}" for q in quantiles)]
+    return Table(header, rows, "w and lam by epoch", folded=True)
+
+
+def _by_epoch(epochs: Sequence[dict[str, Any]], key: str, source: int) -> np.ndarray:
+    nothing = [np.nan] * len(QUANTILES)
+    return np.array([nothing if one[key][source] is None else one[key][source] for one in epochs], dtype=float)
+
+
+def _spread(values: np.ndarray) -> list[str]:
+    return ["-"] * 3 if not len(values) else [f"{q:.3f}" for q in np.quantile(values, (0.05, 0.5, 0.95))]
+
+
+def _numbers(values: Sequence[float] | None) -> list[str]:
+    return ["-"] * len(QUANTILES) if values is None else [_number(value) for value in values]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}"

@@ -1,0 +1,89 @@
+"""Subspace alignment of task-vector mixtures: what of the target's vector is left in lam tau_t + (1 - lam) tau_k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.methods.alignment import ENERGY, alignment
+from client.steph.mixture import Mixture
+from common.report.page import Picture, Table
+from common.report.style import WIDTH, canvas, line_look
+from common.task_vector import cut
+
+RANK_RULE = f"rank: the fewest leading left-singular vectors that hold {100 * ENERGY:g}% of the mixture's energy"
+LAM = tuple(round(0.1 * i, 1) for i in range(11))
+
+
+@dataclass(frozen=True)
+class SarCurves:
+    """SAR of every layer's mixture, by source and lam.
+
+    Args:
+        sar: ``(n_layers, n_sources, n_lam)``, 0 to 1.
+        rank: of the subspaces, likewise.
+        shapes: of the layers' matrices.
+    """
+
+    layers: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    sources: tuple[str, ...]
+    lam: tuple[float, ...]
+    sar: np.ndarray
+    rank: np.ndarray
+
+
+def sar_curves(
+    mixture: Mixture,
+    sources: Sequence[str],
+    lam: Sequence[float] = LAM,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> SarCurves:
+    """Mix the target's vector with each source's, layer by layer.
+
+    Args:
+        report: told how many mixtures are done, and of how many.
+    """
+    target, *others = (cut(row.cpu(), mixture.architecture) for row in mixture.rows)
+    layers = tuple(name for name, tensor in target.items() if tensor.dim() == 2 and len(tensor) > 1)
+    shape = (len(layers), len(others), len(lam))
+    sar, rank, done = np.empty(shape), np.empty(shape, dtype=int), 0
+    for i, layer in enumerate(layers):
+        own = target[layer]
+        for j, other in enumerate(others):
+            for k, share in enumerate(lam):
+                found = alignment(share * own + (1.0 - share) * other[layer], own)
+                sar[i, j, k], rank[i, j, k] = found.sar, found.rank
+                done += 1
+                report(done, sar.size)
+    shapes = tuple(tuple(target[layer].shape) for layer in layers)
+    return SarCurves(layers, shapes, tuple(sources), tuple(lam), sar, rank)
+
+
+def draw(name: str, found: SarCurves, note: str) -> Picture:
+    """One panel per layer, one line per source."""
+    title = "Subspace alignment (SAR) of task-vector mixtures"
+    n = len(found.layers)
+    with canvas(WIDTH, 1.45 * n + 0.75 + 0.11 * len(found.sources)) as figure:
+        panels = np.atleast_1d(figure.subplots(n, 1, sharex=True, sharey=True))
+        for panel, layer, shape, values in zip(panels, found.layers, found.shapes, found.sar, strict=True):
+            for i, source in enumerate(found.sources):
+                panel.plot(found.lam, values[i], label=source if panel is panels[0] else None, **line_look(i))
+            panel.set(ylim=(min(0.0, values.min()), 1.03), xlim=(0, 1), ylabel="SAR")
+            panel.set_title(f"{layer.removesuffix('.weight')} ({shape[0]} x {shape[1]})")
+        panels[-1].set_xlabel("lam (0: the source's vector, 1: the target's own)")
+        figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    return Picture(name, title, figure, note=f"{note} {RANK_RULE[0].upper()}{RANK_RULE[1:]}.", numbers=sar_table(found))
+
+
+def sar_table(found: SarCurves) -> Table:
+    """Every layer, source and lam."""
+    rows = [
+        [layer, source, f"{lam:g}", f"{found.sar[i, j, k]:.6f}", str(found.rank[i, j, k])]
+        for i, layer in enumerate(found.layers)
+        for j, source in enumerate(found.sources)
+        for k, lam in enumerate(found.lam)
+    ]
+    return Table(["layer", "source", "lam", "SAR", "rank"], rows, "SAR", folded=True)

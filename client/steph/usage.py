@@ -1,0 +1,75 @@
+"""How a trained STEPH merged a cohort: every patient's weights, and what each source was used for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from client.batch import batches
+from client.data.bags import Cohort
+from client.steph.model import Routing, Steph
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """How some patients' merges used one source: share of patients who kept it, mean w and lam there."""
+
+    kept: float
+    w: float
+    lam: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Every patient's merge; numbers of patients, which stay at the site.
+
+    Args:
+        w: ``(n_patients, n_sources)``, 0 where a source was not kept.
+        lam: ``(n_patients, n_sources)``, NaN where a source was not kept.
+    """
+
+    w: np.ndarray
+    lam: np.ndarray
+
+    @property
+    def target_coefficient(self) -> np.ndarray:
+        """``c_t = sum_k w_k lam_k`` of each patient, ``(n_patients,)``."""
+        total: np.ndarray = (self.w * np.nan_to_num(self.lam)).sum(axis=1)
+        return total
+
+    @property
+    def source_coefficients(self) -> np.ndarray:
+        """``c_k = w_k (1 - lam_k)`` of each patient, ``(n_patients, n_sources)``."""
+        found: np.ndarray = self.w * (1.0 - np.nan_to_num(self.lam))
+        return found
+
+    def of_sources(self, names: Sequence[str]) -> dict[str, SourceUse]:
+        """Each source's share of patients, and its mean w and lam among them."""
+        kept = self.w > 0
+        users = np.maximum(kept.sum(axis=0), 1)
+        shares = kept.sum(axis=0) / max(len(self.w), 1)
+        columns = zip(names, shares, self.w.sum(axis=0) / users, np.nansum(self.lam, axis=0) / users, strict=True)
+        return {name: SourceUse(*(round(float(x), 6) for x in values)) for name, *values in columns}
+
+
+def usage_of(routing: Routing) -> Usage:
+    """The merges of one stack of bags."""
+    kept = torch.zeros_like(routing.w).scatter(1, routing.kept, 1.0) * (routing.w > 0) > 0
+    w = torch.where(kept, routing.w, 0.0)
+    lam = torch.where(kept, routing.lam, torch.nan)
+    return Usage(w.detach().cpu().numpy(), lam.detach().cpu().numpy())
+
+
+@torch.no_grad()
+def usage(model: Steph, cohort: Cohort, device: torch.device) -> Usage:
+    """How the model merges for every patient of a cohort, with dropout off."""
+    model.to(device).eval()
+    n_sources = model.mixture.n_sources
+    found = Usage(np.zeros((len(cohort), n_sources)), np.full((len(cohort), n_sources), np.nan))
+    for group, batch in batches(cohort, range(len(cohort)), model.head.out_features, device):
+        one = usage_of(model.route(batch.bags, batch.mask))
+        found.w[group], found.lam[group] = one.w, one.lam
+    return found

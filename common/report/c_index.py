@@ -1,0 +1,70 @@
+"""The C-index of every method on every fold, with intervals: one point a fold, one diamond the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from common.report.page import Picture, Table
+from common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
+
+
+def c_index_picture(name: str, rows: Mapping[str, Mapping[str, Any]], note: str) -> Picture:
+    """Draw a target's methods.
+
+    Args:
+        rows: title -> ``c_index`` per fold (None where undefined), ``fold_intervals_95``, ``mean`` and
+            ``interval_95``.
+    """
+    title = "C-index per fold"
+    shown = {label: row for label, row in rows.items() if row["mean"] is not None}
+    if not shown:
+        return Picture(name, title, instead="No test fold has a comparable pair of patients, so no C-index exists.")
+    n_folds = max(len(row["c_index"]) for row in shown.values())
+    with canvas(WIDTH, 1.15 + (0.42 + 0.055 * n_folds) * len(shown)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0.5, **REFERENCE)
+        for place, row in enumerate(shown.values()):
+            colour = COLOURS[place % len(COLOURS)]
+            for fold, value in enumerate(row["c_index"]):
+                if value is not None:
+                    height = place - 0.3 + 0.55 * (fold + 0.5) / n_folds
+                    _point(axes, value, _of(row, fold), height, color=colour, marker=".", alpha=0.6)
+            mean, height = row["mean"], place + 0.36
+            _point(axes, mean, row["interval_95"], height, color=colour, marker=MARKERS[2], elinewidth=1.6)
+            axes.annotate(f"{mean:.3f}", (mean, height), (0, 3), textcoords="offset points", ha="center", fontsize=7)
+        axes.set(yticks=range(len(shown)), yticklabels=list(shown), ylim=(len(shown) - 0.35, -0.5))
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("Harrell's C-index (0.5 is chance, 1 is perfect)")
+        axes.set_title("dots: folds; diamond: their mean; bars: 95% intervals")
+    return Picture(name, title, figure, note=note, numbers=c_index_table(rows))
+
+
+def c_index_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The same as numbers."""
+    n_folds = max((len(row["c_index"]) for row in rows.values()), default=0)
+    body = [
+        [
+            label,
+            *(_cell(value, _of(row, fold)) for fold, value in enumerate(row["c_index"])),
+            _cell(row["mean"], row["interval_95"]),
+        ]
+        for label, row in rows.items()
+    ]
+    return Table(["method", *(f"fold {fold}" for fold in range(n_folds)), "mean"], body, "C-index", folded=True)
+
+
+def _point(axes: Any, value: float, interval: Any, height: float, **look: Any) -> None:
+    bars = None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+    axes.errorbar(value, height, xerr=bars, linestyle="none", **({"elinewidth": 0.8, "markersize": 5} | look))
+
+
+def _of(row: Mapping[str, Any], fold: int) -> Any:
+    intervals = row.get("fold_intervals_95")
+    return None if intervals is None else intervals[fold]
+
+
+def _cell(value: float | None, interval: Any) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" if interval is None else f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})"

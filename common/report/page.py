@@ -1,0 +1,160 @@
+"""A page: sections of blocks, written as one self-contained HTML file with every picture beside it as SVG and PNG."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from common import atomic
+from common.report.style import encoded
+from common.report.template import TEMPLATE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE_FILE = "index.html"
+PICTURES = "figures"
+_NAME = re.compile("[a-z0-9][a-z0-9._-]{0,79}")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Points:
+    """A list of sentences."""
+
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it is, such as a configuration."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header; the first column is text, the others are numbers or words.
+
+    Args:
+        folded: shown only when it is opened, and always in print.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, or the sentence that stands where nothing can be drawn.
+
+    Args:
+        name: of its files, without an ending.
+        title: what is seen.
+        note: how to read it: whose data, n, seeds, what bars and bands are.
+        numbers: what it was drawn from.
+    """
+
+    name: str
+    title: str
+    figure: Figure | None = None
+    instead: str = ""
+    note: str = ""
+    numbers: Table | None = None
+
+    def __post_init__(self) -> None:
+        if _NAME.fullmatch(self.name) is None:
+            raise ValueError(f"a picture's name must be like {_NAME.pattern}")
+        if (self.figure is None) != bool(self.instead):
+            raise ValueError("a picture has a figure, or a sentence instead of one")
+
+    @property
+    def source(self) -> str:
+        """The figure as a data URI: it brings its ids and styles, and meets nobody else's."""
+        assert self.figure is not None
+        svg = encoded(self.figure, "svg", self.name)
+        return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+Block = Text | Points | Code | Table | Picture
+
+
+@dataclass(frozen=True)
+class Section:
+    """A headed part of a page; ``level`` 3 belongs to the last one of level 2."""
+
+    title: str
+    blocks: Sequence[Block] = ()
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page.
+
+    Args:
+        verdict: the result, in a sentence or two, before all else.
+        audience: who may see it, which stands above everything.
+    """
+
+    title: str
+    audience: str
+    verdict: Sequence[str] = ()
+    sections: Sequence[Section] = ()
+    footer: str = field(default="Research software, not a medical device: no decision about a patient rests on it.")
+
+    @property
+    def pictures(self) -> Iterator[Picture]:
+        """All pictures, in their order."""
+        for section in self.sections:
+            yield from (block for block in section.blocks if isinstance(block, Picture))
+
+
+def html(page: Page) -> str:
+    """The page as HTML that loads nothing: a policy inside it forbids the browser to."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE).render(page=page, kind=lambda block: type(block).__name__.lower())
+
+
+def write_page(page: Page, folder: Path) -> Path:
+    """Write ``index.html``, and ``figures/NAME.svg`` and ``.png`` for every picture that could be drawn.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        ValueError: two pictures have the same name.
+    """
+    names = [picture.name for picture in page.pictures]
+    if len(set(names)) < len(names):
+        raise ValueError("two pictures of a page have the same name")
+    kept = {path for picture in page.pictures for path in write_picture(picture, folder / PICTURES)}
+    for path in (folder / PICTURES).glob("*.*"):
+        if path not in kept and path.suffix in (".svg", ".png"):
+            path.unlink()  # of an earlier page, which showed what this one does not
+    atomic.write_text(folder / PAGE_FILE, html(page))
+    return folder / PAGE_FILE
+
+
+def write_picture(picture: Picture, folder: Path) -> list[Path]:
+    """Write a picture's SVG and PNG, and name them; none where nothing could be drawn."""
+    if picture.figure is None:
+        return []
+    paths = [folder / f"{picture.name}.svg", folder / f"{picture.name}.png"]
+    atomic.write_bytes(paths[0], encoded(picture.figure, "svg", picture.name))
+    atomic.write_bytes(paths[1], encoded(picture.figure, "png"))
+    return paths

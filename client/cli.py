@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +17,15 @@ from client.data.check import check_site
 from client.data.discovery import discover
 from client.data.problems import counted
 from client.device import resolve_device
-from client.predict import predict_file
+from client.predict import PatientView, predict_file
+from client.report.patients_page import patients_page
 from client.site import Site
 from client.site_log import told_of_work
 from client.train_site import train_site
-from common import console
+from common import atomic, console
 from common.config import load_config
-from common.errors import EXIT_DONE, EXIT_INPUT
+from common.errors import EXIT_DONE, EXIT_INPUT, DataError
+from common.report.page import html
 
 data = typer.Typer(no_args_is_help=True, help="Look at a site's data.")
 
@@ -116,6 +119,12 @@ def predict(
         Path | None,
         typer.Option(help="CSV with patient_id and pathology_id, and t, e if known. Default: one slide, one patient."),
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML to write too: a part per patient, with survival curves and sources.")
+    ] = None,
+    patients: Annotated[
+        list[str] | None, typer.Option("--patient", help="On the page, this patient alone. Repeatable.")
+    ] = None,
 ) -> None:
     """Write each patient's risk, yearly survival, and the sources that an enhanced model kept for them.
 
@@ -123,15 +132,35 @@ def predict(
     Examples:
       fedsteph predict model.safetensors --features new --out risk.csv
       fedsteph predict model.safetensors --features new --labels new.csv --out r.csv
+      fedsteph predict model.safetensors --features new --out risk.csv --page new.html
+      fedsteph predict model.safetensors --features new --out r.csv --page p.html --patient P017
     """
+    if patients and page is None:
+        raise DataError("chooses patients of a page, and there is none", where="--patient", remedy="Give --page too")
+    if page is not None and (page.resolve() in (out.resolve(), model.resolve()) or page.is_dir()):
+        raise DataError("is a folder, or another file of this command", where=page, remedy="Choose another --page")
     with console.progress_bars() as bars:
         task = bars.add_task("predicting", total=None)
         found = predict_file(
             model, features, labels, out, lambda done, total: bars.update(task, completed=done, total=total)
         )
+        if page is not None:
+            views = _chosen(found.views, patients or [])
+            bars.update(task, description="drawing", completed=0, total=len(views))
+            drawn = patients_page(views, model.name, lambda done, total: bars.update(task, completed=done))
+            atomic.write_text(page, html(drawn))
     console.out.print(f"{found.n_patients} patients -> {out}", soft_wrap=True)
+    if page is not None:
+        console.out.print(f"page -> {page}", soft_wrap=True)
     if found.c_index is not None:
         console.out.print(
             f"C-index {found.c_index:.3f} over {found.n_comparable} comparable pairs "
             "(no test, where the model was trained on some of these patients)"
         )
+
+
+def _chosen(views: Sequence[PatientView], names: Sequence[str]) -> list[PatientView]:
+    """The patients of a page: those named, or all."""
+    if unknown := set(names) - {view.id for view in views}:
+        raise DataError(f"there is no patient '{min(unknown)}'", where="--patient", remedy="Give an ID as in the CSV")
+    return [view for view in views if not names or view.id in names]

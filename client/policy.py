@@ -18,6 +18,7 @@ from common.errors import (
 from common.messages import band
 
 Metric = Literal["patients", "events", "c_index"]
+Told = Metric | Literal["curves"]
 Privacy = Literal["none", "dp-sgd"]
 _METRICS: tuple[Metric, ...] = ("patients", "events", "c_index")
 
@@ -30,7 +31,8 @@ class Policy:
     min_patients: int = 30  # that the site must have before its vector leaves
     min_events: int = 10
     min_pairs: int = 50  # comparable pairs of test patients that must stand behind a C-index before it leaves
-    metrics: tuple[Metric, ...] = _METRICS  # that may reach the coordinator; the others are sent as null
+    metrics: tuple[Told, ...] = _METRICS  # that may leave; others are sent as null. curves: on a page for a partner
+    min_group: int = 20  # patients that each curve of such a page must be of, and be followed wherever it is drawn
     count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
     c_index_decimals: Literal[1, 2] = 2
     privacy: Privacy = "none"  # what the shared vector must have been trained with
@@ -47,6 +49,8 @@ class Policy:
             raise ValueError(f"targets must be site names like {SITE_NAME.pattern}")
         if min(self.min_patients, self.min_events, self.min_pairs) < 1:
             raise ValueError("min_patients, min_events and min_pairs must be at least 1")
+        if self.min_group < 10:
+            raise ValueError("min_group must be at least 10")
         if self.count_band < 10 or self.count_band % 10 or self.count_band > 10_000:
             raise ValueError("count_band must be a multiple of 10, at most 10000")
         if self.epsilon_budget is not None and self.epsilon_budget <= 0:

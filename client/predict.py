@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,12 +29,33 @@ _SUFFIXES = {".h5", ".hdf5", ".pt"}
 
 
 @dataclass(frozen=True)
+class PatientView:
+    """What a model says of one patient.
+
+    Args:
+        percentile: percent of the model's training patients whose risk is lower; None where the file does not know.
+        survival: probability of living beyond each year, ``(n_bins,)``.
+        local_survival: the local model's, beside an enhanced one's; None where the file does not hold it.
+        w, lam: of each source of an enhanced model; w is 0 where it was not kept.
+    """
+
+    id: str
+    risk: float
+    percentile: float | None
+    survival: np.ndarray
+    local_survival: np.ndarray | None
+    w: Mapping[str, float]
+    lam: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """How a prediction went; ``c_index`` where outcomes were given and a pair is comparable."""
 
     n_patients: int
     c_index: float | None
     n_comparable: int
+    views: tuple[PatientView, ...] = ()
 
 
 def predict_file(
@@ -45,7 +67,8 @@ def predict_file(
 ) -> Prediction:
     """Predict every patient and write one CSV row each.
 
-    Columns: ``patient_id``, ``risk`` (higher = worse), ``survival_1y`` .. (probability of living so many years of
+    Columns: ``patient_id``, ``risk`` (higher = worse), ``risk_percentile`` (of the model's training patients; not in
+    models of earlier versions), ``survival_1y`` .. (probability of living so many years of
     365 days; beyond the longest follow-up of the training patients an extrapolation), and for an enhanced model per
     source ``w_<source>`` (0 where it was not kept) and ``lam_<source>``.
 
@@ -64,13 +87,7 @@ def predict_file(
     loaded = load_model(model)
     files = _files(features)
     for path in files.values():
-        encoder = read_header(path).encoder
-        if None not in (encoder, loaded.encoder) and encoder != loaded.encoder:
-            raise EncoderError(
-                f"the features are of {encoder}, the model's of {loaded.encoder}",
-                where=path,
-                remedy="Extract them with the model's encoder",
-            )
+        require_encoder(loaded, path)
     slides, outcomes = _slides(labels, files), _outcomes(labels)
     cohort = Cohort(
         [Patient(name, 0.0, 0, of) for name, of in slides.items()],
@@ -78,31 +95,62 @@ def predict_file(
         loaded.architecture.width,
         BagCache(0),
     )
-    rows = []
+    views = []
     for i, patient in enumerate(cohort.patients):
-        rows.append({"patient_id": patient.id, **_row(loaded, cohort.bag(i))})
+        views.append(_view(patient.id, loaded, cohort.bag(i)))
         report(i + 1, len(cohort))
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([_row(view) for view in views])
     atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
-    return _judged(table, outcomes)
+    return replace(_judged(table, outcomes), views=tuple(views))
+
+
+def require_encoder(loaded: LoadedModel, path: Path) -> None:
+    """Refuse features of another encoder than the model's, where both are named.
+
+    Raises:
+        EncoderError: they differ.
+        FeatureFileError: the file cannot be read.
+    """
+    encoder = read_header(path).encoder
+    if None not in (encoder, loaded.encoder) and encoder != loaded.encoder:
+        raise EncoderError(
+            f"the features are of {encoder}, the model's of {loaded.encoder}",
+            where=path,
+            remedy="Extract them with the model's encoder",
+        )
 
 
 @torch.no_grad()
-def _row(loaded: LoadedModel, bag: Tensor) -> dict[str, float]:
+def _view(name: str, loaded: LoadedModel, bag: Tensor) -> PatientView:
     bags = bag.unsqueeze(0)
-    weights: dict[str, float] = {}
+    w, lam = {}, {}
     if isinstance(loaded.model, Steph):
         routing = loaded.model.route(bags)
         hazards = loaded.model.hazards(bags, None, routing)[0]
         kept = {int(k) for k in routing.kept[0]}
         for k, source in enumerate(loaded.sources):
-            weights[f"w_{source}"] = float(routing.w[0, k]) if k in kept else 0.0
-            weights[f"lam_{source}"] = float(routing.lam[0, k])
+            w[source] = float(routing.w[0, k]) if k in kept else 0.0
+            lam[source] = float(routing.lam[0, k])
     else:
         hazards = loaded.model(bags)[0]
-    survival = survival_from_hazards(hazards.double())
-    years = {f"survival_{year}y": float(value) for year, value in enumerate(survival, 1)}
-    return {"risk": float(risk_score(hazards.double())), **years, **weights}
+    own = None if loaded.local is None else survival_from_hazards(loaded.local.model(bags)[0].double()).numpy()
+    risk = float(risk_score(hazards.double()))
+    percentile = None if loaded.reference is None else _percentile(risk, loaded.reference)
+    return PatientView(name, risk, percentile, survival_from_hazards(hazards.double()).numpy(), own, w, lam)
+
+
+def _percentile(risk: float, reference: np.ndarray) -> float:
+    """Percent of the training patients whose risk is lower; between two percentiles, in proportion."""
+    return float(np.interp(risk, reference, np.linspace(0, 100, len(reference))))
+
+
+def _row(view: PatientView) -> dict[str, Any]:
+    years = {f"survival_{year}y": float(value) for year, value in enumerate(view.survival, 1)}
+    weights = {
+        f"{key}_{source}": values[source] for source in view.w for key, values in (("w", view.w), ("lam", view.lam))
+    }
+    percentile = {} if view.percentile is None else {"risk_percentile": view.percentile}
+    return {"patient_id": view.id, "risk": view.risk, **percentile, **years, **weights}
 
 
 def _files(features: Path) -> dict[str, Path]:

@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from client import cli as site_commands
+from client import heatmap_cli
+from client.check_table import problem_table
 from client.keys_cli import keys
 from client.privacy import budget_cli
 from client.privacy.cli import privacy
-from client.check_table import problem_table
 from client.site import site_folders
 from common import console
 from common.audit_cli import audit
@@ -25,6 +26,7 @@ from common.lock import exclusive
 from common.roster_cli import roster
 from simulations import coordinator_cli
 from simulations import simulate as simulation
+from simulations.report_cli import analyze, report
 from simulations.run_folder import RunFolder, prepare, refuse_among_sites
 from simulations.simulate import Engine
 from simulations.study.cli import benchmark
@@ -47,6 +49,8 @@ privacy.command("plan")(budget_cli.plan)
 app.add_typer(privacy, name="privacy")
 app.add_typer(coordinator_cli.doctor, name="doctor")
 app.add_typer(coordinator_cli.app, name="app")
+app.command("report")(report)
+app.add_typer(analyze, name="analyze")
 app.command("provision")(coordinator_cli.provision)
 app.command("provision-site")(coordinator_cli.provision_site)
 app.command("run")(coordinator_cli.run)
@@ -54,6 +58,7 @@ app.command("recipe")(coordinator_cli.recipe)
 app.command("benchmark")(benchmark)
 app.command("train")(site_commands.train)
 app.command("predict")(site_commands.predict)
+app.command("heatmap")(heatmap_cli.command)
 
 
 def _version(asked: bool) -> None:

@@ -14,14 +14,13 @@ from common.errors import EngineError, QuorumError, SiteError
 from common.monitor import watching
 from server.app import OUTCOME_FILE
 from simulations.cohorts import write_world
+from simulations.files import RESULTS_FILE, SUMMARY_FILE
 from simulations.flower_engine import run_with_flower
 from simulations.in_process import run_in_process
 from simulations.oracle import oracle_row
 from simulations.run_folder import RunFolder
 from simulations.summary import summary
 
-RESULTS_FILE = "results.json"
-SUMMARY_FILE = "summary.md"
 SCHEMA = "fedsteph/results/v1"
 Engine = Literal["flower", "in-process"]
 

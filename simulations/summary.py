@@ -7,8 +7,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from client.report.target_sections import screening
 from common import console
 from common.method_names import METHODS
+from common.report.verdict import against_local
 from common.shared_part import description
 from simulations.markdown import further_rows, table_lines
 from simulations.run_folder import RunFolder
@@ -68,17 +70,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     methods, found = result["methods"], result["steph_minus_local"]
     folds = [value for value in methods["steph"]["c_index"] if value is not None]
     sentences = [] if result["too_small"] is None else [result["too_small"]]
-    if found["mean"] is not None:
-        if abs(found["mean"]) < 5e-4:
-            text = "STEPH is as good as the local model in the mean"
-        else:
-            better = "better" if found["mean"] > 0 else "worse"
-            text = f"STEPH is {better} than the local model by {abs(found['mean']):.3f} in the mean"
-        if found["interval_95"] is not None:
-            low, high = found["interval_95"]
-            text += f" (95% interval of the difference {low:+.3f} to {high:+.3f}"
-            text += "; it includes 0, so no difference is established)" if low <= 0 <= high else ")"
-        sentences.append(f"{text}, and wins {found['folds_won']} of {len(folds)} folds.")
+    if (compared := against_local("STEPH", found, len(folds))) is not None:
+        sentences.append(f"{compared}.")
     if "oracle" in methods:
         sentences.append("The oracle ranks patients by the risk that their outcomes were drawn from.")
     collapsed = [str(k) for k, is_so in enumerate(methods["steph"]["collapsed"]) if is_so]
@@ -91,22 +84,7 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         zip(methods["deployed"]["choice"], methods["deployed"]["reason"], strict=True)
     ):
         sentences.append(f"Fold {k} deploys {_NAMES[choice]}: {reason}.")
-    return [*sentences, *_screening(result)]
-
-
-_DONE_WITH = {"refuse": "was left out there", "down-weight": "was shortened there", "report": "was merged all the same"}
-
-
-def _screening(result: dict[str, Any]) -> list[str]:
-    """Which sources are suspicious, in how many folds, and why in the first of them."""
-    folds, policy = result["screening"]["folds"], result["screening"]["policy"]
-    sentences = []
-    for name in result["sources"]:
-        reasons = [fold[name]["reason"] for fold in folds if fold[name]["suspicious"]]
-        if reasons:
-            where = f"in {len(reasons)} of {len(folds)} folds, and {_DONE_WITH[policy]}"
-            sentences.append(f"The vector of {name} is suspicious {where}: {reasons[0]}.")
-    return sentences or ["No source's vector is suspicious."]
+    return [*sentences, *screening(result)]
 
 
 def _privacy(folder: RunFolder) -> str:

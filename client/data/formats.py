@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data import hdf5, torch_file
-from client.data.source import Source
+from client.data.source import Coords, Source
 from common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
 
 _READERS: dict[bytes, Callable[[Path], AbstractContextManager[Source]]] = {
@@ -92,6 +92,28 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
                 remedy="Extract the slide again, or list it under 'data.exclude' in site.yaml",
             )
         return values
+
+
+def read_coords(path: Path) -> Coords:
+    """Read where a slide's patches lie.
+
+    Raises:
+        FeatureFileError: the file says nothing of it, or not of every instance.
+    """
+    with _open(path) as source:
+        header = _header(source)
+        if source.coords is None:
+            raise FeatureFileError(
+                "says nothing of where its patches lie",
+                remedy="Give an HDF5 file with a dataset 'coords' (N, 2), as TRIDENT and CLAM write it",
+            )
+        found = source.coords()
+        if found.xy.shape != (header.n_instances, 2) or not np.isfinite(found.xy).all():
+            raise FeatureFileError(
+                f"has coords of shape {found.xy.shape} for {header.n_instances} instances, or some that are no numbers",
+                remedy="Extract the slide again",
+            )
+        return found
 
 
 def cannot_open(path: Path, error: OSError) -> FeatureFileError:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from client.data.source import Source, no_features_key, too_few_bytes
+from client.data.source import Coords, Source, no_features_key, too_few_bytes
 from common.errors import FeatureFileError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -48,6 +48,7 @@ def open_hdf5(path: Path) -> Iterator[Source]:
             lambda: _values(dataset),
             encoder,
             magnification,
+            None if coords is None else lambda: _coords(coords),
         )
 
 
@@ -60,6 +61,12 @@ def _values(dataset: Any) -> npt.NDArray[np.float32]:
         return np.asarray(dataset[...], dtype=np.float32)
 
 
+def _coords(dataset: Any) -> Coords:
+    facts = {name: number for name, value in dataset.attrs.items() if (number := _number(value)) is not None}
+    xy = np.asarray(dataset[...], dtype=np.float64)
+    return Coords(xy.reshape(-1, 2) if xy.size and xy.shape[-1] == 2 else xy, facts)
+
+
 def _text(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
@@ -68,7 +75,7 @@ def _text(value: Any) -> str | None:
 
 def _number(value: Any) -> float | None:
     try:
-        number = float(value)
+        number = float(np.max(value))  # CLAM states one number per axis
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None

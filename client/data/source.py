@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import FeatureFileError
+
+
+@dataclass(frozen=True)
+class Coords:
+    """Where a slide's patches lie, as its file has it.
+
+    Args:
+        xy: ``(n_instances, 2)`` left and upper edge, in pixels of the slide's level 0.
+        facts: the numbers that the file states beside them, by the names that it uses.
+    """
+
+    xy: npt.NDArray[np.float64]
+    facts: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -19,6 +32,7 @@ class Source:
         shape: as stored: ``(n_instances, d)``, ``(1, n_instances, d)``, or something that is refused.
         floating: whether the values are floating-point numbers.
         values: reads them as float32, in the stored shape.
+        coords: reads where the patches lie; None where the layout has no place for it.
     """
 
     layout: str
@@ -28,6 +42,7 @@ class Source:
     values: Callable[[], npt.NDArray[np.float32]]
     encoder: str | None = None
     magnification: float | None = None
+    coords: Callable[[], Coords] | None = None
 
 
 def no_features_key(keys: list[str]) -> FeatureFileError:

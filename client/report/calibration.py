@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,13 @@ def points(found: Evidence, method: str, year: int) -> list[Point]:
     return [Point(predicted[group], found.times[group], found.events[group], year) for group in groups]
 
 
-def draw(name: str, found: Evidence, methods: dict[str, str], note: str) -> Picture:
+_NOTE = (
+    "Test patients in four groups of equal size by predicted probability; bars: 95% intervals of the Kaplan-Meier "
+    "estimate (where no patient of a group had an event: the rule of three)."
+)
+
+
+def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Picture:
     """Every method's points against the diagonal on which a calibrated model lies.
 
     Args:
@@ -60,7 +67,7 @@ def draw(name: str, found: Evidence, methods: dict[str, str], note: str) -> Pict
         what = "an event" if len(found) >= _LEAST and year is not None else "long enough a follow-up"
         return Picture(name, title, instead=f"Too few test patients have {what} to judge calibration.")
     rows, largest = [], 0.0
-    with canvas(WIDTH, WIDTH * 0.86) as figure:
+    with canvas(title, who, WIDTH, WIDTH * 0.8) as figure:
         axes = figure.subplots()
         for i, (method, label) in enumerate(methods.items()):
             groups = points(found, method, year)
@@ -77,7 +84,6 @@ def draw(name: str, found: Evidence, methods: dict[str, str], note: str) -> Pict
         axes.plot([0, end], [0, end], label="calibrated", **REFERENCE)
         axes.set(xlim=(0, end), ylim=(0, end), xlabel=f"predicted probability of an event within {year} y")
         axes.set(ylabel=f"observed (Kaplan-Meier) within {year} y")
-        axes.set_title(f"n = {len(found)}, {int(found.events.sum())} events, {N_GROUPS} groups of equal size")
         axes.legend(loc="upper left")
     header = ["method", "group", "n", "predicted", "observed", "95% interval"]
-    return Picture(name, title, figure, note=note, numbers=Table(header, rows, "calibration", folded=True))
+    return Picture(name, title, figure, note=_NOTE, numbers=Table(header, rows, "calibration", folded=True))

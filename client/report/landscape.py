@@ -26,6 +26,7 @@ from common.report.style import COLOURS, GRADED, MARKERS, WIDTH, canvas
 from common.survival import bin_of, nll
 from common.task_vector import cut
 
+_A, _B = "coefficient of the target's vector", "coefficient of the sources"
 _PLACES = (COLOURS[1], COLOURS[2], COLOURS[7])
 SMOOTH = 1.0  # standard deviation of the Gaussian, in steps of the grid
 Parts = Mapping[str, Cohort]  # training, test
@@ -112,7 +113,7 @@ def landscape(
 
 def _axis(values: Sequence[float], n: int) -> np.ndarray:
     """From 0, where M0 is, to beyond 1, where a vector is whole, and around all that training met."""
-    low, high = min(0.0, *values), max(1.25, *(1.15 * value for value in values))
+    low, high = min(0.0, *values), max(1.5, *(1.15 * value for value in values))
     return np.linspace(low, high, n)
 
 
@@ -142,12 +143,13 @@ def _loss(model: Steph, theta: Mapping[str, Tensor], sample: _Sample, alpha: flo
     return float(nll(hazards, bins, events, alpha).mean())
 
 
-def draw(name: str, found: Landscape, note: str) -> Picture:
+def draw(name: str, found: Landscape, who: str) -> Picture:
     """A panel per part: smoothed loss in colours and contours, the training's path, and where it ended."""
     title = "Loss over the merge's two coefficients"
-    with canvas(WIDTH, 3.05 * len(found.loss)) as figure:
-        panels = np.atleast_1d(figure.subplots(len(found.loss), 1, sharex=True))
-        for panel, part in zip(panels, found.loss, strict=True):
+    n = len(found.loss) + bool(len(found.path))
+    with canvas(title, who, WIDTH, 2.9 * n + 0.25) as figure:
+        panels = np.atleast_1d(figure.subplots(n, 1))
+        for panel, part in zip(panels, found.loss, strict=False):
             values = found.smooth(part).T  # rows are b, upwards
             mesh = panel.pcolormesh(found.a, found.b, values, cmap=GRADED, shading="gouraud", rasterized=True)
             figure.colorbar(mesh, ax=panel, label="NLL, nats per patient")
@@ -160,13 +162,29 @@ def draw(name: str, found: Landscape, note: str) -> Picture:
             for i, (label, place) in enumerate(places):
                 look = {"color": _PLACES[i], "marker": MARKERS[2 - i], "markeredgecolor": "white", "clip_on": False}
                 panel.plot(*place, label=label, linestyle="none", markersize=7, zorder=5, **look)
-            panel.set(ylabel="coefficient of the sources' direction", xlim=found.a[[0, -1]], ylim=found.b[[0, -1]])
+            panel.set(xlabel=_A, ylabel=_B, xlim=found.a[[0, -1]], ylim=found.b[[0, -1]])
             panel.set_title(f"{part}: n = {found.patients[part]}, at most {found.instances} instances each")
-        panels[-1].set_xlabel("coefficient of the target's vector")
+        if len(found.path):
+            _enlarge(panels[-1], found)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7, facecolor="0.75", frameon=True)
-    text = f"{note} Drawn under a Gaussian of {SMOOTH:g} step of the grid; the head is the enhanced model's throughout."
-    return Picture(name, title, figure, note=text, numbers=landscape_table(found))
+    note = (
+        f"Drawn under a Gaussian of {SMOOTH:g} step of the grid; the head is the enhanced model's throughout. The "
+        "sources' direction is the mean of their vectors, each weighted by its mean coefficient over training patients."
+    )
+    return Picture(name, title, figure, note=note, numbers=landscape_table(found))
+
+
+def _enlarge(panel: Any, found: Landscape) -> None:
+    """The training's path alone: STEPH may move so little that it cannot be seen on the whole plane."""
+    panel.plot(*found.path.T, color=COLOURS[0], marker=".", markersize=5, linewidth=1)
+    panel.plot(*found.end, color=_PLACES[0], marker=MARKERS[2], markeredgecolor="white", markersize=7)
+    for label, place in (("epoch 1", found.path[0]), (f"epoch {len(found.path)}", found.path[-1])):
+        panel.annotate(label, place, (4, 4), textcoords="offset points", fontsize=7)
+    panel.margins(0.15)
+    panel.locator_params(nbins=4)
+    panel.set(xlabel=_A, ylabel=_B)
+    panel.set_title("training's path, enlarged: each epoch's mean merge")
 
 
 def landscape_table(found: Landscape) -> Table:

@@ -114,16 +114,29 @@ def _hazard_ratio(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> tu
     return (ratio[0], ratio[1], ratio[2]) if np.isfinite(ratio).all() else None
 
 
-def draw(name: str, title: str, found: RiskGroups | str, note: str) -> Picture:
-    """Both curves with their bands, and the numbers at risk below them."""
+_NOTE = (
+    "Kaplan-Meier with pointwise 95% bands (log-log). The cut-off is the median risk of the training patients of each "
+    "test patient's fold, so no test patient had a say in it; groups may differ in size. The hazard ratio is Cox's, of "
+    "the group alone, unadjusted."
+)
+
+
+def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
+    """Both curves with their bands, and the numbers at risk below them.
+
+    Args:
+        model: whose risk parts the patients.
+    """
+    title = f"Time to event by risk group of the {model} model"
     if isinstance(found, str):
         return Picture(name, title, instead=found)
     until = max(float(group.times.max()) for group in found.groups) / DAYS_PER_BIN
     ticks = _ticks(until)
-    with canvas(height=HEIGHT + 0.55) as figure:
+    with canvas(title, who, height=HEIGHT + 0.4) as figure:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5.4, 1))
         for group, colour, dashes in zip(found.groups, COLOURS, _DASHES, strict=False):
-            label = f"{group.name} (n = {len(group.times)}, {int(group.events.sum())} events)"
+            n_events = int(group.events.sum())
+            label = f"{group.name} (n = {len(group.times)}, {n_events} event{'' if n_events == 1 else 's'})"
             years, steps = np.append(group.years, group.times.max() / DAYS_PER_BIN), _held
             axes.step(years, steps(group.survival), where="post", color=colour, linestyle=dashes, label=label)
             band = (steps(group.low), steps(group.high))
@@ -135,13 +148,13 @@ def draw(name: str, title: str, found: RiskGroups | str, note: str) -> Picture:
         axes.tick_params(labelbottom=True)
         below.set(ylim=(-0.5, 1.5), yticks=(0, 1), yticklabels=("higher", "lower"))
         below.set_title("number at risk", fontsize=7.5)
-        below.tick_params(length=0, labelbottom=False)
+        below.tick_params(length=0, labelbottom=False, pad=12)
         for side in ("left", "bottom"):
             below.spines[side].set_visible(False)
         for row, group, colour in zip((1, 0), found.groups, COLOURS, strict=False):
             for year in ticks:
                 below.text(year, row, str(group.at_risk(year)), ha="center", va="center", fontsize=7.5, color=colour)
-    return Picture(name, title, figure, note=note, numbers=_numbers(found, ticks))
+    return Picture(name, title, figure, note=_NOTE, numbers=_numbers(found, ticks))
 
 
 def describe(found: RiskGroups) -> str:

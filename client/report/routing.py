@@ -15,14 +15,14 @@ from common.report.style import COLOURS, WIDTH, canvas, line_look
 _Q05, _Q25, _MEDIAN, _Q75, _Q95 = range(len(QUANTILES))
 
 
-def end_picture(name: str, found: Evidence, note: str) -> Picture:
+def end_picture(name: str, found: Evidence, who: str) -> Picture:
     """Distributions over all test patients of w and lam per source, at the end of training."""
     title = "Weight and mixing of every source, over test patients"
     found = found.once
     columns = [(w[~np.isnan(w)], lam[~np.isnan(lam)]) for w, lam in zip(found.w.T, found.lam.T, strict=True)]
     if not any(len(w) for w, _ in columns):
         return Picture(name, title, instead="No source was merged, so there is no weight to show.")
-    with canvas(WIDTH, 1.2 + 0.3 * len(columns)) as figure:
+    with canvas(title, who, WIDTH, 0.95 + 0.3 * len(columns)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, which, label in ((left, 0, "weight w (0: not kept)"), (right, 1, "mixing lam (1: target alone)")):
             boxes = [column[which] if len(column[which]) else np.array([np.nan]) for column in columns]
@@ -36,24 +36,25 @@ def end_picture(name: str, found: Evidence, note: str) -> Picture:
         left.set_xlim(left=min(0.0, left.get_xlim()[0]))
         left.set_yticks(range(1, len(columns) + 1), labels=list(found.sources))
         left.invert_yaxis()
-        left.set_title(f"n = {len(found)} patients; box: quartiles, whiskers: 5 to 95%", fontsize=7.5)
+        left.set_title("box: quartiles; whiskers: 5 to 95%", fontsize=7.5)
     rows = [
         [source, f"{np.mean(w > 0):.3f}" if len(w) else "-", *_spread(w), *_spread(lam)]
         for source, (w, lam) in zip(found.sources, columns, strict=True)
     ]
     header = ["source", "kept by", "w 5%", "w median", "w 95%", "lam 5%", "lam median", "lam 95%"]
     numbers = Table(header, rows, "quantiles over patients", folded=True)
+    note = "Every patient by the model of the fold that tests it; lam of the patients who kept the source."
     return Picture(name, title, figure, note=note, numbers=numbers)
 
 
-def dynamics_picture(name: str, found: dict[str, Any] | None, note: str) -> Picture:
+def dynamics_picture(name: str, found: dict[str, Any] | None, who: str) -> Picture:
     """w and lam of every source by epoch of training: medians over training patients, bands from 25 to 75%."""
     title = "Weight and mixing by epoch"
     if found is None or not found["epochs"]:
         instead = "What w and lam did while this model was trained was not recorded: an earlier version trained it."
         return Picture(name, title, instead=instead)
     epochs = [one["epoch"] for one in found["epochs"]]
-    with canvas(WIDTH, 3.6 + 0.11 * len(found["sources"])) as figure:
+    with canvas(title, who, WIDTH, 3.4 + 0.11 * len(found["sources"])) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
         for i, source in enumerate(found["sources"]):
             for axes, key in ((upper, "w"), (lower, "lam")):
@@ -68,6 +69,9 @@ def dynamics_picture(name: str, found: dict[str, Any] | None, note: str) -> Pict
                 axes.axvline(epoch, color=COLOURS[1], linewidth=1.2, linestyle="--")
             upper.text(epoch, 0.98, " collapsed", color=COLOURS[1], va="top", transform=upper.get_xaxis_transform())
         figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    note = (
+        "Training patients, in the training's own passes: dropout is active in them. w counts 0 where it is not kept."
+    )
     return Picture(name, title, figure, note=note, numbers=dynamics_table(found))
 
 

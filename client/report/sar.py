@@ -13,7 +13,11 @@ from common.report.page import Picture, Table
 from common.report.style import WIDTH, canvas, line_look
 from common.task_vector import cut
 
-RANK_RULE = f"rank: the fewest leading left-singular vectors that hold {100 * ENERGY:g}% of the mixture's energy"
+_NOTE = (
+    "The share of the target's task vector that lies in the space of the mixture's leading directions; matrices of one "
+    "row have no such space and are left out."
+)
+RANK_RULE = f"Rank rule: the fewest leading left-singular vectors that hold {100 * ENERGY:g}% of the mixture's energy"
 LAM = tuple(round(0.1 * i, 1) for i in range(11))
 
 
@@ -62,11 +66,11 @@ def sar_curves(
     return SarCurves(layers, shapes, tuple(sources), tuple(lam), sar, rank)
 
 
-def draw(name: str, found: SarCurves, note: str) -> Picture:
+def draw(name: str, found: SarCurves, who: str) -> Picture:
     """One panel per layer, one line per source."""
     title = "Subspace alignment (SAR) of task-vector mixtures"
     n = len(found.layers)
-    with canvas(WIDTH, 1.45 * n + 0.75 + 0.11 * len(found.sources)) as figure:
+    with canvas(title, who, WIDTH, 1.45 * n + 0.5 + 0.11 * len(found.sources)) as figure:
         panels = np.atleast_1d(figure.subplots(n, 1, sharex=True, sharey=True))
         for panel, layer, shape, values in zip(panels, found.layers, found.shapes, found.sar, strict=True):
             for i, source in enumerate(found.sources):
@@ -75,7 +79,7 @@ def draw(name: str, found: SarCurves, note: str) -> Picture:
             panel.set_title(f"{layer.removesuffix('.weight')} ({shape[0]} x {shape[1]})")
         panels[-1].set_xlabel("lam (0: the source's vector, 1: the target's own)")
         figure.legend(loc="outside lower center", ncols=4, fontsize=7)
-    return Picture(name, title, figure, note=f"{note} {RANK_RULE[0].upper()}{RANK_RULE[1:]}.", numbers=sar_table(found))
+    return Picture(name, title, figure, note=f"{_NOTE} {RANK_RULE}.", numbers=sar_table(found))
 
 
 def sar_table(found: SarCurves) -> Table:

@@ -45,10 +45,11 @@ class Dynamics:
         """Sum an epoch up and keep it; gives what was kept, in which no patient can be told."""
         w, lam, kept = (torch.stack(rows) for rows in zip(*self._met.values(), strict=True))
         self._met.clear()
+        n_patients = len(w)
         found = {"epoch": epoch, **_summary(usage_of(Routing(w, lam, kept)))}
         self._epochs[epoch] = found
         whole = [self._epochs[k] for k in sorted(self._epochs)]
-        atomic.write_json(self._path, {"sources": list(self._sources), "epochs": whole})
+        atomic.write_json(self._path, {"sources": list(self._sources), "patients": n_patients, "epochs": whole})
         return found
 
 

@@ -8,20 +8,26 @@ from typing import Any
 from common.report.page import Picture, Table
 from common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
 
+_NOTE = (
+    "Folds from the top down. Intervals: 2.5 to 97.5 percent of resamples of the test patients within each fold; they "
+    "are about these trained models on other patients, not about other trainings. Whether two methods differ is told "
+    "by the interval of their difference, not by these two."
+)
 
-def c_index_picture(name: str, rows: Mapping[str, Mapping[str, Any]], note: str) -> Picture:
+
+def c_index_picture(name: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:
     """Draw a target's methods.
 
     Args:
         rows: title -> ``c_index`` per fold (None where undefined), ``fold_intervals_95``, ``mean`` and
             ``interval_95``.
     """
-    title = "C-index per fold"
+    title = "C-index per fold and method"
     shown = {label: row for label, row in rows.items() if row["mean"] is not None}
     if not shown:
         return Picture(name, title, instead="No test fold has a comparable pair of patients, so no C-index exists.")
     n_folds = max(len(row["c_index"]) for row in shown.values())
-    with canvas(WIDTH, 1.15 + (0.42 + 0.055 * n_folds) * len(shown)) as figure:
+    with canvas(title, who, WIDTH, 0.9 + (0.42 + 0.055 * n_folds) * len(shown)) as figure:
         axes = figure.subplots()
         axes.axvline(0.5, **REFERENCE)
         for place, row in enumerate(shown.values()):
@@ -36,8 +42,8 @@ def c_index_picture(name: str, rows: Mapping[str, Mapping[str, Any]], note: str)
         axes.set(yticks=range(len(shown)), yticklabels=list(shown), ylim=(len(shown) - 0.35, -0.5))
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("Harrell's C-index (0.5 is chance, 1 is perfect)")
-        axes.set_title("dots: folds; diamond: their mean; bars: 95% intervals")
-    return Picture(name, title, figure, note=note, numbers=c_index_table(rows))
+        axes.set_title("dots: folds; diamond: mean; bars: 95% intervals", fontsize=7.5)
+    return Picture(name, title, figure, note=_NOTE, numbers=c_index_table(rows))
 
 
 def c_index_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from common import atomic
-from common.report.style import encoded
+from common.report.style import KINDS, encoded
 from common.report.template import TEMPLATE
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PAGE_FILE = "index.html"
 PICTURES = "figures"
+_NUMBER = re.compile(r"[-+<]?\d[\d,.]*(?:[ (±%]|-\d|$)")  # a number, and whatever comes behind it: an interval, a unit
 _NAME = re.compile("[a-z0-9][a-z0-9._-]{0,79}")
 
 
@@ -46,7 +47,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; the first column is text, the others are numbers or words.
+    """Rows of one length under a header.
 
     Args:
         folded: shown only when it is opened, and always in print.
@@ -57,6 +58,12 @@ class Table:
     title: str = ""
     folded: bool = False
 
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column, whether it holds numbers, which stand below each other by their last digits."""
+        columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in self.header)
+        return [all(cell == "-" or _NUMBER.match(cell) for cell in column) for column in columns]
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -64,8 +71,8 @@ class Picture:
 
     Args:
         name: of its files, without an ending.
-        title: what is seen.
-        note: how to read it: whose data, n, seeds, what bars and bands are.
+        title: what is seen; it stands in the figure too.
+        note: how to read it.
         numbers: what it was drawn from.
     """
 
@@ -154,7 +161,7 @@ def write_picture(picture: Picture, folder: Path) -> list[Path]:
     """Write a picture's SVG and PNG, and name them; none where nothing could be drawn."""
     if picture.figure is None:
         return []
-    paths = [folder / f"{picture.name}.svg", folder / f"{picture.name}.png"]
-    atomic.write_bytes(paths[0], encoded(picture.figure, "svg", picture.name))
-    atomic.write_bytes(paths[1], encoded(picture.figure, "png"))
+    paths = [folder / f"{picture.name}.{kind}" for kind in KINDS]
+    for path, kind in zip(paths, KINDS, strict=True):
+        atomic.write_bytes(path, encoded(picture.figure, kind, picture.name))
     return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,8 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)),
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 REFERENCE: dict[str, Any] = {"color": "0.55", "linewidth": 0.8, "linestyle": ":"}
 GRADED = "cividis"  # perceptually uniform, and the same to the colour-blind
+Kind = Literal["svg", "png"]
+KINDS: tuple[Kind, ...] = ("svg", "png")
 WIDTH, HEIGHT = 4.6, 3.3  # inches: on a phone's 360 points text stays legible
 
 _RC: Any = {
@@ -32,19 +35,30 @@ _RC: Any = {
     "svg.fonttype": "path",  # the same on every machine, whatever fonts it has
 }
 _DPI = 160
+_LETTERS_PER_INCH, _LINE = 14.5, 0.135  # of the title's font
 
 
 @contextmanager
-def canvas(width: float = WIDTH, height: float = HEIGHT) -> Iterator[Figure]:
-    """A figure to draw on, in inches; no window system is asked for."""
+def canvas(title: str, who: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[Figure]:
+    """A figure to draw on; no window system is asked for.
+
+    Args:
+        title: what is seen.
+        who: whose data: site, n, folds, seeds. It stands in the figure, which may leave the page.
+        width: in inches, and so is ``height``, to which the lines of both texts are added.
+    """
     import matplotlib as mpl  # noqa: PLC0415 (half a second, for those who draw)
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with mpl.rc_context(_RC):
-        yield Figure(figsize=(width, height), layout="constrained")
+        letters = int(width * _LETTERS_PER_INCH)
+        lines = [line for text in (title, who) for line in textwrap.wrap(text, letters)]
+        figure = Figure(figsize=(width, height + _LINE * len(lines)), layout="constrained")
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color="0.1")
+        yield figure
 
 
-def encoded(figure: Figure, kind: Literal["svg", "png"], salt: str = "fedsteph") -> bytes:
+def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:
     """A figure as the bytes of a file, the same for the same figure; no date and no path is in them.
 
     Args:

@@ -30,10 +30,10 @@ figcaption strong { color: var(--ink); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; margin: .25rem 0; }
 caption { text-align: left; font-weight: 600; padding-bottom: .25rem; }
-th, td { padding: .2rem .6rem .2rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line);
-  font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; }
-td.long { text-align: left; overflow-wrap: anywhere; min-width: 14rem; }
+th, td { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
+  font-variant-numeric: tabular-nums; white-space: nowrap; }
+.number { text-align: right; }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: 16rem; }
 details { margin: .25rem 0; font-size: .9rem; }
 summary { cursor: pointer; color: var(--mark); font-size: .82rem; }
 pre { overflow-x: auto; font-size: .78rem; background: #f6f6f6; padding: .6rem; }
@@ -58,10 +58,14 @@ TEMPLATE = (
 <div class="scroll"><table>
 {% if block.title and not block.folded %}<caption>{{ block.title }}</caption>{% endif %}
 
-<thead><tr>{% for cell in block.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+{% set numeric = block.numeric %}
+<thead><tr>{% for cell in block.header %}
+<th scope="col"{% if numeric[loop.index0] %} class="number"{% endif %}>{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in block.rows %}
-<tr>{% for cell in row %}<td{% if cell|length > 40 %} class="long"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+<tr>{% for cell in row %}
+<td{% if numeric[loop.index0] %} class="number"{% elif cell|length > 40 %} class="long"{% endif %}>{{ cell }}</td>
+{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 {% endmacro %}
@@ -82,7 +86,7 @@ TEMPLATE = (
 <p class="instead"><strong>{{ block.title }}.</strong> {{ block.instead }}</p>
 {% else %}
 <img src="{{ block.source }}" alt="{{ block.title }}. {{ block.note }}">
-<figcaption><strong>{{ block.title }}.</strong> {{ block.note }}
+<figcaption>{{ block.note }}
 {% if block.numbers is not none %}<details><summary>numbers</summary>{{ table(block.numbers) }}</details>{% endif %}
 </figcaption>
 {% endif %}

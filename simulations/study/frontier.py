@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import atomic
+from common.report.style import COLOURS, KINDS, encoded
 from simulations.csv_text import csv_text
 from simulations.markdown import number
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def points(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -82,9 +82,15 @@ def write_frontier(results: dict[str, Any], out: Path) -> list[Path]:
 
 
 def draw(results: dict[str, Any], out: Path) -> None:
-    """Write ``frontier.svg`` and ``frontier.png``: what the target gains against what the attack finds."""
-    import matplotlib as mpl  # noqa: PLC0415 (half a second, for this alone)
-    from matplotlib.figure import Figure  # noqa: PLC0415 (no window system is asked for)
+    """Write ``frontier.svg`` and ``frontier.png``."""
+    figure = drawn(results)
+    for kind in KINDS:
+        atomic.write_bytes(out / f"frontier.{kind}", encoded(figure, kind))
+
+
+def drawn(results: dict[str, Any]) -> Figure:
+    """What the target gains against what the attack finds, a point per row."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 (half a second, for this alone)
 
     figure = Figure(figsize=(8.0, 6.0), layout="constrained")
     axes = figure.add_subplot()
@@ -99,7 +105,7 @@ def draw(results: dict[str, Any], out: Path) -> None:
             xerr=_bars(one, "attack_auc"),
             yerr=_bars(one, "minus_local"),
             marker="o" if one["epsilon"] is None else "s",
-            color=_COLOURS[i % len(_COLOURS)],
+            color=COLOURS[i % len(COLOURS)],
             elinewidth=0.8,
             capsize=2,
             linestyle="none",
@@ -114,11 +120,7 @@ def draw(results: dict[str, Any], out: Path) -> None:
         fontsize="medium",
     )
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
-    with mpl.rc_context({"svg.hashsalt": "fedsteph", "svg.fonttype": "none"}):
-        for kind, metadata in (("svg", {"Date": None}), ("png", {})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-            atomic.write_bytes(out / f"frontier.{kind}", buffer.getvalue())
+    return figure
 
 
 def _ends(key: str, interval: Sequence[float] | None) -> dict[str, float | None]:

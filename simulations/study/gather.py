@@ -45,7 +45,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
     worker, rows = prepared.worker, [row.name for row in prepared.study.rows]
     cells, found = [], {}
     for cell in prepared.plan.cells:
-        unit = _shown(worker, cell.unit)
+        unit = shown_unit(worker, cell.unit)
         if unit is None:
             continue
         notes, hazards = worker.result(unit)
@@ -105,7 +105,7 @@ def _failure(failed: Failed) -> dict[str, Any]:
     return {"what": what, "fold": unit.fold, "seed": unit.recipe.training.seed, "reason": failed.reason}
 
 
-def _shown(worker: Worker, unit: Unit) -> Unit | None:
+def shown_unit(worker: Worker, unit: Unit) -> Unit | None:
     """The unit whose hazards a cell shows; None where a unit that it needs could not be done.
 
     For ``deployed`` it is the model that inner validation chose.

@@ -14,6 +14,7 @@ from common.errors import ConfigError
 from simulations.run_folder import open_sites, same_features
 from simulations.study.config import Study
 from simulations.study.crew import Failed, run_stage
+from simulations.study.evidence import write_study_evidence
 from simulations.study.frontier import write_frontier
 from simulations.study.gather import Prepared, gather
 from simulations.study.plan import Unit, make_plan
@@ -81,6 +82,7 @@ def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, An
     atomic.write_text(out / "results.csv", results_csv(results))
     atomic.write_text(out / "cells.csv", cells_csv(results))
     write_frontier(results, out)
+    write_study_evidence(prepared, out)
     traces = "\n".join(one.trace for one in failed if one.trace)
     atomic.write_text(out / "failures.log", traces)
     return results

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from client.averaging import read_global
-from client.batch import predict_hazards
+from client.batch import predict_hazards, risks
 from client.data.bags import Cohort, open_cohort
 from client.device import resolve_device
 from client.inner import inner_folds
@@ -25,6 +25,8 @@ from client.residency import release
 from client.shared_model import shared_model
 from client.sharing import shared_vector
 from client.site import Site
+from client.steph.model import Steph
+from client.steph.usage import usage
 from client.survival_fit import OnEpoch, silent
 from client.workspace import Workspace
 from common import atomic
@@ -145,7 +147,16 @@ class Worker:
             trained = _METHODS[unit.method](task, silent)
         n_bins, test = unit.recipe.model.n_bins, workspace.test_part(unit.fold)
         hazards = predict_hazards(trained.model, test, n_bins, workspace.device)
-        atomic.write_arrays(self.path(unit).with_suffix(".npz"), hazards=hazards)
+        notes = dict(trained.notes)
+        arrays = {"hazards": hazards}
+        if unit.method in ("local", "steph"):  # whose risk groups and merges a page shows
+            arrays["cut_off"] = np.median(risks(trained.model, task.train, n_bins, workspace.device))
+        if unit.method == "steph":
+            assert isinstance(trained.model, Steph)
+            used = usage(trained.model, test, workspace.device)
+            notes["sources"] = {name: asdict(use) for name, use in used.of_sources(unit.sources).items()}
+            arrays |= {"w": used.w, "lam": used.lam}
+        atomic.write_arrays(self.path(unit).with_suffix(".npz"), **arrays)
         found = pairs(risk_score(torch.from_numpy(hazards)).numpy(), test.times, test.events)
         return {
             "c_index": found.c_index,
@@ -153,7 +164,7 @@ class Worker:
             "alignment": _alignment(task, trained, test),
             "learnable": trained.learnable,
             "gigaflops": gigaflops(trained.model, int(workspace.cohort.width)) if unit.fold == 0 else None,
-            "notes": dict(trained.notes),
+            "notes": notes,
         }
 
     def _task(self, unit: Unit, workspace: Workspace) -> Task:
@@ -177,7 +188,11 @@ class Worker:
         found: dict[str, Any] = json.loads(self.path(unit).read_text())
         return found
 
+    def arrays(self, unit: Unit) -> dict[str, np.ndarray]:
+        """A cell's numbers of test patients, once it is done: ``hazards``, and what its page needs beside them."""
+        with np.load(self.path(unit).with_suffix(".npz")) as file:
+            return dict(file)
+
     def result(self, unit: Unit) -> tuple[dict[str, Any], np.ndarray]:
         """A cell's notes and its test patients' hazards, once it is done."""
-        with np.load(self.path(unit).with_suffix(".npz")) as file:
-            return self.read(unit), file["hazards"]
+        return self.read(unit), self.arrays(unit)["hazards"]

@@ -1,0 +1,72 @@
+"""A slide's patches as squares on its level 0: where they lie, how wide they are, how large the slide is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.data.formats import read_coords
+from client.data.source import Coords
+from common.errors import FeatureFileError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Squares in pixels of level 0.
+
+    Args:
+        xy: ``(n_instances, 2)`` left and upper edge.
+        patch: side.
+        slide: width and height; the patches' own extent where the file does not say.
+        known_size: whether the file, or the user, says how large the slide is.
+    """
+
+    xy: np.ndarray
+    patch: float
+    slide: tuple[float, float]
+    known_size: bool
+
+
+def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float] | None = None) -> Grid:
+    """Read a slide's grid from its feature file.
+
+    Args:
+        patch: side of a patch, instead of what the file says.
+        slide: width and height, likewise.
+
+    Raises:
+        FeatureFileError: there are no coords, the side of a patch is stated nowhere and cannot be told from their
+            distances, or a patch lies outside the slide.
+    """
+    found = read_coords(path)
+    side = patch or _side(found, path)
+    extent = found.xy.max(axis=0) + side
+    facts = found.facts
+    stated = (
+        (facts["level0_width"], facts["level0_height"]) if {"level0_width", "level0_height"} <= facts.keys() else None
+    )
+    size = slide or stated
+    if size is not None and (found.xy.min() < 0 or (found.xy.max(axis=0) >= size).any()):
+        raise FeatureFileError(
+            f"has a patch outside of the slide, which is {size[0]:g} x {size[1]:g} pixels",
+            where=path,
+            remedy="Give the slide's true size at level 0 with --slide-size WIDTHxHEIGHT",
+        )
+    return Grid(found.xy, side, size or (float(extent[0]), float(extent[1])), size is not None)
+
+
+def _side(found: Coords, path: Path) -> float:
+    """What the file says, in TRIDENT's words or in CLAM's; else the smallest distance of two columns or rows."""
+    facts = found.facts
+    if facts.get("patch_size_level0", 0) > 0:
+        return facts["patch_size_level0"]
+    if facts.get("patch_size", 0) > 0 and facts.get("downsample", 0) > 0:
+        return facts["patch_size"] * facts["downsample"]
+    gaps = [gap for column in found.xy.T if len(gap := np.diff(np.unique(column)))]
+    if not gaps:
+        raise FeatureFileError(
+            "does not say how wide a patch is", where=path, remedy="Give its side at level 0 with --patch-size"
+        )
+    return float(min(gap.min() for gap in gaps))

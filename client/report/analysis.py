@@ -1,0 +1,111 @@
+"""A closer look at one fold's enhanced model: alignment of its vectors, the loss around it, its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from client.report import landscape, routing, sar
+from client.report.landscape import Budget, Landscape
+from client.report.sar import SarCurves
+from client.report.target_files import TargetFiles
+from client.site import Site
+from client.workspace import Workspace
+from common.errors import ModelFileError
+from common.report.page import Picture
+
+OnStep = Callable[[str, int, int], None]  # told of what, how much is done, and of how much
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """For those who do not want to know how far an analysis is."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All that can be looked at in one fold of a target."""
+
+    site: Site
+    files: TargetFiles
+    fold: int
+
+    @classmethod
+    def of(cls, site: Site, files: TargetFiles, fold: int | None = None) -> Analysis:
+        """A fold of a target; by default the first that has an enhanced model.
+
+        Raises:
+            ModelFileError: there is no such fold, or it has no enhanced model.
+        """
+        chosen = files.first_enhanced if fold is None else fold
+        if chosen is None:
+            raise ModelFileError("has no enhanced model: every source was refused", where=files.state)
+        if chosen >= files.n_folds:
+            raise ModelFileError(
+                f"there is no fold {chosen}", where=files.state, remedy=f"Folds: 0 to {files.n_folds - 1}"
+            )
+        if files.result["enhanced"][chosen] is None:
+            raise ModelFileError(f"fold {chosen} has no enhanced model: every source was refused", where=files.state)
+        return cls(site, files, chosen)
+
+    @property
+    def name(self) -> str:
+        """What its pictures' names begin with."""
+        return f"{self.site.name}.fold-{self.fold}"
+
+    @property
+    def who(self) -> str:
+        """Whose data it is of."""
+        return f"{self.site.name}, fold {self.fold}, seed {self.files.recipe.training.seed}"
+
+    def sar(self, on_step: OnStep = silent) -> SarCurves:
+        """The alignment of every layer's mixtures."""
+        loaded, model = self._enhanced()
+        return sar.sar_curves(
+            model.mixture, loaded.sources, report=lambda done, total: on_step("alignment", done, total)
+        )
+
+    def sar_picture(self, found: SarCurves) -> Picture:
+        """It drawn."""
+        return sar.draw(f"{self.name}.sar", found, f"{self.who}; {len(found.sources)} sources")
+
+    def landscape(self, budget: Budget | None = None, on_step: OnStep = silent) -> Landscape:
+        """The loss around the merge, over the site's own patients.
+
+        Raises:
+            DataError: the site's data cannot be read any more.
+        """
+        workspace = Workspace.open(self.site, self.files.recipe)
+        _, model = self._enhanced()
+        return landscape.landscape(
+            model,
+            {"training": workspace.train_part(self.fold), "test": workspace.test_part(self.fold)},
+            self.files.dynamics(self.fold),
+            alpha=self.files.recipe.training.alpha,
+            device=workspace.device,
+            budget=budget,
+            report=lambda done, total: on_step("loss landscape", done, total),
+        )
+
+    def landscape_picture(self, found: Landscape) -> Picture:
+        """It drawn."""
+        parts = ", ".join(f"{n} {part}" for part, n in found.patients.items())
+        return landscape.draw(f"{self.name}.landscape", found, f"{self.who}; n = {parts} patients")
+
+    def dynamics(self) -> dict[str, Any] | None:
+        """What w and lam did in training."""
+        return self.files.dynamics(self.fold)
+
+    def dynamics_picture(self) -> Picture:
+        """It drawn."""
+        found = self.dynamics()
+        n = "" if found is None else f"; n = {found['patients']} training patients"
+        return routing.dynamics_picture(f"{self.name}.dynamics", found, f"{self.who}{n}")
+
+    def _enhanced(self) -> tuple[Any, Any]:
+        found = self.files.enhanced(self.fold)
+        assert found is not None
+        found[1].to(torch.device("cpu"))
+        return found

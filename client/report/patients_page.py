@@ -1,0 +1,96 @@
+"""A page of predictions, a part per patient: survival under both models, place in the training cohort, sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from client.predict import PatientView
+from common.report.page import Block, Page, Picture, Section, Table, Text
+from common.report.provenance import limits_section
+from common.report.style import COLOURS, DASHES, canvas
+
+_AUDIENCE = "For this site alone: it shows patients"
+_YEARS = 10  # that curves are drawn for; a model's later years are of few patients, or of none
+_LIMITS = (
+    "A curve is what a model says of one patient. It has no interval, and its calibration was measured, if at all, on "
+    "the page of the run that made the model.",
+    "Years beyond the longest follow-up of the training patients are extrapolated.",
+    "A patient who was among the training patients is predicted too well.",
+)
+
+
+def patients_page(
+    views: Sequence[PatientView], model: str, report: Callable[[int, int], None] = lambda done, total: None
+) -> Page:
+    """The page of some patients, highest risk first.
+
+    Args:
+        model: the model's file, by name.
+        report: told how many patients are drawn, and of how many.
+    """
+    ordered = sorted(views, key=lambda view: (-view.risk, view.id))
+    sections = [Section("All patients", [_overview(ordered)])]
+    for i, view in enumerate(ordered):
+        sections.append(
+            Section(f"Patient {view.id}", _blocks(view, f"patient-{i + 1:05d}"), 3 if len(views) > 12 else 2)
+        )
+        report(i + 1, len(ordered))
+    sections.append(limits_section(_LIMITS))
+    verdict = [f"{len(views)} patient{'' if len(views) == 1 else 's'} under the model {model}, highest risk first."]
+    return Page("Predictions", _AUDIENCE, verdict, sections)
+
+
+def _overview(views: Sequence[PatientView]) -> Table:
+    years = [year for year in (1, 3, 5) if year <= len(views[0].survival)]
+    rows = [
+        [view.id, f"{view.risk:.3f}", _percentile(view), *(f"{view.survival[year - 1]:.3f}" for year in years)]
+        for view in views
+    ]
+    return Table(["patient", "risk", "percentile", *(f"survival {year} y" for year in years)], rows, "Predictions")
+
+
+def _blocks(view: PatientView, name: str) -> list[Block]:
+    words = (
+        "The model's file does not say what risks its training patients have."
+        if view.percentile is None
+        else f"Risk percentile {view.percentile:.0f}: so many percent of the training patients have a lower risk."
+    )
+    blocks: list[Block] = [Text(words), _curves(view, name)]
+    if view.w:
+        kept = {source: w for source, w in view.w.items() if w > 0}
+        rows = [
+            [source, f"{w:.3f}", f"{view.lam[source]:.3f}", f"{w * (1 - view.lam[source]):.3f}"]
+            for source, w in sorted(kept.items(), key=lambda item: (-item[1], item[0]))
+        ]
+        own = sum(w * view.lam[source] for source, w in kept.items())
+        rows.append(["this site's own", "-", "-", f"{own:.3f}"])
+        left_out = [source for source in view.w if source not in kept]
+        blocks.append(Table(["source", "w", "lam", "coefficient of its vector"], rows, "Sources used for this patient"))
+        if left_out:
+            blocks.append(Text(f"Not used: {', '.join(left_out)}."))
+    return blocks
+
+
+def _curves(view: PatientView, name: str) -> Picture:
+    n = min(_YEARS, len(view.survival))
+    title = f"Predicted survival of {view.id}"
+    shown = [("enhanced model" if view.w else "local model", view.survival)]
+    if view.local_survival is not None:
+        shown.append(("local model", view.local_survival))
+    with canvas(title, "n = 1 patient; probability of no event beyond each year", height=2.6) as figure:
+        axes = figure.subplots()
+        for i, (label, survival) in enumerate(shown):
+            values = np.concatenate([[1.0], survival[:n]])
+            axes.plot(range(n + 1), values, label=label, color=COLOURS[i], linestyle=DASHES[i], marker=".")
+        axes.set(xlim=(0, n), ylim=(0, 1.02), xlabel="years of 365 days", ylabel="probability of no event")
+        axes.legend(loc="lower left")
+    rows = [[str(year), *(f"{survival[year - 1]:.4f}" for _, survival in shown)] for year in range(1, n + 1)]
+    numbers = Table(["year", *(label for label, _ in shown)], rows, "survival", folded=True)
+    note = "" if len(shown) == 2 or not view.w else "The model's file holds no local model to compare with."
+    return Picture(name, title, figure, note=note, numbers=numbers)
+
+
+def _percentile(view: PatientView) -> str:
+    return "-" if view.percentile is None else f"{view.percentile:.0f}"

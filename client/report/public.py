@@ -1,0 +1,107 @@
+"""What a target's page may show to others: chosen field by field, as coarse as the site's policy has it.
+
+Survival curves leave only where ``policy.metrics`` names them and both groups have ``policy.min_group`` patients. They
+are read off once a year, to a multiple of 0.05, and end where fewer than ``min_group`` of a group are followed: no step
+tells a patient's time, and no height an exact count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from client.policy import Policy
+from client.report.risk_groups import Group, risk_groups, survival_at
+from client.report.target_files import TargetFiles
+from common.config import digest
+from common.method_names import METHODS
+
+_STEP = 0.05  # of a survival probability: one patient of the smallest group that is drawn
+_KEPT = "Survival curves are kept by the site's policy."
+_SMALL = "Survival curves are not drawn: a risk group has fewer patients than the site's policy asks for."
+_NONE = "There is no survival curve to draw."
+
+
+@dataclass(frozen=True)
+class PublicCurve:
+    """A group's survival at the end of each year, and how many are followed, as a band."""
+
+    name: str
+    patients: str
+    survival: tuple[float, ...]  # from year 0 on
+    at_risk: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PublicTarget:
+    """Everything of a target that a page for others is made from; nothing else is handed to it.
+
+    Args:
+        patients, events: bands, or None where the policy keeps them.
+        scores: method -> mean C-index, rounded, or None.
+        sources: those whose vectors were merged.
+        curves: title of a model -> its risk groups; empty where ``no_curves`` says why.
+    """
+
+    site: str
+    patients: str | None
+    events: str | None
+    scores: Mapping[str, float | None]
+    n_folds: int
+    sources: tuple[str, ...]
+    seed: int
+    recipe: str
+    m0: str
+    curves: Mapping[str, tuple[PublicCurve, PublicCurve]]
+    no_curves: str
+
+
+def public_target(site: str, files: TargetFiles, policy: Policy) -> PublicTarget:
+    """Choose what may be shown of a target, and round it."""
+    result = files.result
+    curves, why = _curves(files, policy)
+    return PublicTarget(
+        site=site,
+        patients=policy.band("patients", result["n_patients"]),
+        events=policy.band("events", result["n_events"]),
+        scores={
+            METHODS[name].title: policy.c_index(row["mean"], result["n_pairs"])
+            for name, row in result["methods"].items()
+            if name in METHODS
+        },
+        n_folds=files.n_folds,
+        sources=tuple(result["sources"]),
+        seed=files.recipe.training.seed,
+        recipe=digest(files.recipe),
+        m0=str(files.recipe.model.m0_sha256),
+        curves=curves,
+        no_curves=why,
+    )
+
+
+def _curves(files: TargetFiles, policy: Policy) -> tuple[dict[str, tuple[PublicCurve, PublicCurve]], str]:
+    if "curves" not in policy.metrics:
+        return {}, _KEPT
+    found, evidence = {}, files.evidence().once
+    for method, title in (("local", "local"), ("steph", "enhanced")):
+        groups = risk_groups(evidence.times, evidence.events, evidence.high_risk(method))
+        if isinstance(groups, str):
+            return {}, _NONE
+        if min(len(group.times) for group in groups.groups) < policy.min_group:
+            return {}, _SMALL
+        low, high = (_public(group, policy) for group in groups.groups)
+        found[title] = (low, high)
+    return found, ""
+
+
+def _public(group: Group, policy: Policy) -> PublicCurve:
+    years = 0
+    while group.at_risk(years + 1) >= policy.min_group:
+        years += 1
+    survival = tuple(round(round(survival_at(group, year) / _STEP) * _STEP, 2) for year in range(years + 1))
+    at_risk = tuple(_band(group.at_risk(year), policy) for year in range(years + 1))
+    return PublicCurve(group.name, _band(len(group.times), policy), survival, at_risk)
+
+
+def _band(count: int, policy: Policy) -> str:
+    return policy.band("patients", count) or "-"

@@ -1,0 +1,124 @@
+"""A target site's pages: its own, which shows its patients' outcomes, and the one that it may hand to others."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from client.policy import Policy
+from client.report.analysis import OnStep, silent
+from client.report.public import PublicCurve, PublicTarget, public_target
+from client.report.target_files import TargetFiles
+from client.report.target_sections import target_sections, verdict
+from client.site import Site
+from common.audit import read_lines
+from common.config import digest, to_dict
+from common.report.page import Block, Code, Page, Picture, Section, Table, Text, write_page
+from common.report.provenance import limits_section
+from common.report.style import COLOURS, DASHES, canvas
+from common.report.transfer import decided, transfer_section
+from common.report.verdict import rounded
+from common.shared_part import description
+
+REPORT, SHARED = "report", "report-shared"
+_OWN = "For this site alone: it shows patients' outcomes"
+_FOR_OTHERS = "For partners: only what the site's policy lets out"
+
+
+def write_site_page(site: Site, out: Path | None = None, on_step: OnStep = silent) -> Path:
+    """Write a target's own page, by default into its state folder.
+
+    Raises:
+        ModelFileError: the site has no result.
+        DataError: its data cannot be read any more.
+    """
+    return write_page(site_page(site, on_step), out or site.state / REPORT)
+
+
+def write_shared_page(site: Site, out: Path | None = None) -> Path:
+    """Write what a target may show to others, as its policy has it; by default nothing leaves but bands and means.
+
+    Raises:
+        ModelFileError: the site has no result.
+    """
+    found = public_target(site.name, TargetFiles.open(site.state), site.policy or Policy())
+    return write_page(shared_page(found), out or site.state / SHARED)
+
+
+def site_page(site: Site, on_step: OnStep = silent) -> Page:
+    """Everything of a target, for its own people."""
+    files = TargetFiles.open(site.state)
+    result, recipe = files.result, files.recipe
+    own = [result["too_small"]] if result["too_small"] else []
+    if result["n_events"] < 50:
+        own.append(f"There are {result['n_events']} events: intervals are wide, and single folds mislead.")
+    own.append(f"Privacy of all vectors that this site shared: {result['privacy_spent']}.")
+    provenance = [
+        ["recipe SHA-256", digest(recipe)],
+        ["M0 SHA-256", str(recipe.model.m0_sha256)],
+        ["seed", str(recipe.training.seed)],
+        ["fedsteph", version("fedsteph")],
+    ]
+    sections = [
+        *target_sections(site, files, result, on_step),
+        transfer_section([decided(read_lines(site.audit.folder), None, site.name)], [], description(recipe.sharing)),
+        Section(
+            "Configuration, versions, seeds, digests",
+            [
+                Table(["what", "value"], provenance, "Versions, seeds, digests"),
+                Code(yaml.safe_dump(to_dict(recipe), sort_keys=False)),
+            ],
+        ),
+        limits_section(own),
+    ]
+    return Page("Is the enhanced model better?", _OWN, verdict(site.name, result), sections)
+
+
+def shared_page(found: PublicTarget) -> Page:
+    """What others may see of a target, from what was chosen for them and nothing else."""
+    scores = [[title, "not told" if value is None else f"{value:.2f}"] for title, value in found.scores.items()]
+    facts = [
+        ["patients", found.patients or "not told"],
+        ["events", found.events or "not told"],
+        ["folds", str(found.n_folds)],
+        ["seed", str(found.seed)],
+        ["sources", ", ".join(found.sources)],
+    ]
+    digests = [["recipe SHA-256", found.recipe], ["M0 SHA-256", found.m0], ["fedsteph", version("fedsteph")]]
+    sections = [
+        Section(f"Target {found.site}", [Table(["what", "as the policy lets it out"], facts)]),
+        Section("How well patients are ranked", [Table(["method", "mean C-index"], scores, "C-index")]),
+        Section("Survival by risk group", _curves(found)),
+        Section("Versions, seeds, digests", [Table(["what", "value"], digests)]),
+        limits_section(["Numbers are rounded and in bands; the site's own page has intervals."]),
+    ]
+    return Page(f"What {found.site} found", _FOR_OTHERS, rounded(found.site, found.scores), sections)
+
+
+def _curves(found: PublicTarget) -> list[Block]:
+    if not found.curves:
+        return [Text(found.no_curves)]
+    return [_picture(found, title, groups) for title, groups in found.curves.items()]
+
+
+def _picture(found: PublicTarget, title: str, groups: tuple[PublicCurve, PublicCurve]) -> Picture:
+    caption = f"Survival by risk group of the {title} model, once a year"
+    who = f"{found.site}: {found.patients or 'number not told'} patients, {found.n_folds} folds, seed {found.seed}"
+    with canvas(caption, who) as figure:
+        axes = figure.subplots()
+        for i, group in enumerate(groups):
+            years = range(len(group.survival))
+            look = {"color": COLOURS[i], "linestyle": DASHES[i], "marker": "o", "markersize": 3}
+            axes.plot(years, group.survival, label=f"{group.name} ({group.patients} patients)", **look)
+        axes.set(ylim=(0, 1.02), xlabel="follow-up, years of 365 days", ylabel="probability of no event")
+        axes.legend(loc="lower left")
+    rows = [
+        [group.name, str(year), f"{survival:.2f}", at_risk]
+        for group in groups
+        for year, (survival, at_risk) in enumerate(zip(group.survival, group.at_risk, strict=True))
+    ]
+    note = "Kaplan-Meier at the end of each year, to a multiple of 0.05, while the policy's smallest group is followed."
+    numbers = Table(["group", "year", "survival", "at risk"], rows, "survival", folded=True)
+    return Picture(f"{found.site}.risk-groups.{title}", caption, figure, note=note, numbers=numbers)

@@ -1,0 +1,81 @@
+"""What a target's state folder holds of its last merge: result, evidence, notes of training, models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.evidence import FILE, Evidence, read_evidence
+from client.fold import DYNAMICS_FILE
+from client.model_file import LoadedModel, load_model
+from client.steph.dynamics import read_dynamics
+from client.steph.model import Steph
+from client.target import RECIPE_FILE, RESULT_FILE
+from common.config import Recipe
+from common.errors import ModelFileError
+from common.schema import build
+
+_AGAIN = "Run the same command again: it is written anew, and nothing is trained twice"
+
+
+@dataclass(frozen=True)
+class TargetFiles:
+    """A target's last result, and where the rest lies."""
+
+    state: Path
+    result: dict[str, Any]
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, state: Path) -> TargetFiles:
+        """Read the result.
+
+        Raises:
+            ModelFileError: there is none, or an earlier version wrote it.
+        """
+        path = state / RESULT_FILE
+        if not path.exists():
+            raise ModelFileError(
+                "holds no result: this site was not the target of a run that came to its end",
+                where=state,
+                remedy="Name a target, or wait for the run's end",
+            )
+        result = json.loads(path.read_text())
+        if "enhanced" not in result or not (state / RECIPE_FILE).exists():
+            raise ModelFileError("is of an earlier version", where=path, remedy=_AGAIN)
+        recipe = json.loads((state / RECIPE_FILE).read_text())
+        return cls(state, result, build(Recipe, recipe, state / RECIPE_FILE))
+
+    @property
+    def n_folds(self) -> int:
+        """How many folds, and so models, there are."""
+        return len(self.result["enhanced"])
+
+    def evidence(self) -> Evidence:
+        """The test patients; see :func:`client.evidence.read_evidence` for what it raises."""
+        return read_evidence(self.state / FILE)
+
+    def dynamics(self, fold: int) -> dict[str, Any] | None:
+        """What w and lam did while a fold's enhanced model was trained; None where nobody took notes."""
+        path = self._enhanced(fold)
+        return None if path is None else read_dynamics(path.with_name(DYNAMICS_FILE))
+
+    def enhanced(self, fold: int) -> tuple[LoadedModel, Steph] | None:
+        """A fold's enhanced model, with what stands beside it in its file; None where every source was refused."""
+        path = self._enhanced(fold)
+        if path is None:
+            return None
+        loaded = load_model(path, self.recipe.model.dropout)
+        assert isinstance(loaded.model, Steph)
+        return loaded, loaded.model
+
+    @property
+    def first_enhanced(self) -> int | None:
+        """The first fold that has an enhanced model."""
+        return next((fold for fold, path in enumerate(self.result["enhanced"]) if path is not None), None)
+
+    def _enhanced(self, fold: int) -> Path | None:
+        path = self.result["enhanced"][fold]
+        return None if path is None else self.state / path

@@ -1,0 +1,154 @@
+"""A target's part of a page: ranking, risk groups, calibration, and where the knowledge came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from client.metrics import METRIC_TITLES
+from client.report import calibration, risk_groups, routing
+from client.report.analysis import Analysis, OnStep, silent
+from client.report.target_files import TargetFiles
+from client.site import Site
+from client.steph.dynamics import collapsed_in
+from common.method_names import METHODS
+from common.report.c_index import c_index_picture, c_index_table
+from common.report.page import Block, Picture, Points, Section, Table
+from common.report.verdict import against_local
+
+
+def title_of(method: str) -> str:
+    """What a method is called on a page."""
+    return METHODS[method].title if method in METHODS else method
+
+
+def verdict(name: str, result: Mapping[str, Any]) -> list[str]:
+    """The result in two sentences, and a third where there is a reason to doubt it."""
+    if result["too_small"] is not None and result["steph_minus_local"]["mean"] is None:
+        return [result["too_small"]]
+    chosen, n_folds = result["methods"]["deployed"]["choice"], len(result["enhanced"])
+    n_defined = sum(value is not None for value in result["methods"]["steph"]["c_index"])
+    enhanced = against_local("the enhanced model (STEPH)", result["steph_minus_local"], n_defined)
+    deployed = against_local("what is deployed", result["deployed_minus_local"], n_defined)
+    sentences = [
+        f"At {name}, {enhanced}.",
+        f"Inner cross-validation deploys it in {chosen.count('steph')} of {n_folds} folds and the local model in the "
+        f"others; {deployed}.",
+    ]
+    collapsed = [str(fold) for fold, is_so in enumerate(result["methods"]["steph"]["collapsed"]) if is_so]
+    if collapsed:
+        sentences.append(
+            f"STEPH collapsed (all kept weights near 0) in fold {', '.join(collapsed)}: it is not deployed."
+        )
+    return sentences
+
+
+def target_sections(
+    site: Site,
+    files: TargetFiles,
+    result: Mapping[str, Any],
+    on_step: OnStep = silent,
+    *,
+    among_others: bool = False,
+) -> list[Section]:
+    """All about one target, by its owner's files; patients' outcomes are in it, so it is the owner's to see.
+
+    Args:
+        result: the target's, perhaps with rows of its owner's, such as an oracle's.
+        among_others: whether the page begins with the verdict on several targets, and this one's stands here.
+    """
+    name, seed = site.name, files.recipe.training.seed
+    found = files.evidence().once
+    who = (
+        f"{name}: n = {len(found)} test patients, {int(found.events.sum())} events, {files.n_folds} folds, seed {seed}"
+    )
+    rows = {title_of(method): row for method, row in result["methods"].items()}
+    shown = {"local": "local", "steph": "enhanced"}
+    choices = set(result["methods"]["deployed"]["choice"])
+    if len(choices) == 2:
+        shown["deployed"] = "deployed"
+    curves = [
+        risk_groups.draw(
+            f"{name}.risk-groups.{method}",
+            title,
+            risk_groups.risk_groups(found.times, found.events, found.high_risk(method)),
+            who,
+        )
+        for method, title in shown.items()
+    ]
+    own = verdict(name, result) if among_others else []
+    in_words = f"{result['n_patients']} patients, {result['n_events']} events; sources: {', '.join(result['sources'])}."
+    return [
+        Section(f"Target {name}", [Points([in_words, *own, *_choices(result)])]),
+        Section("How well patients are ranked", [_ranking(name, rows, who), *_tables(rows)], 3),
+        Section("Survival by risk group", curves, 3),
+        Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
+        Section("Where the knowledge came from", _knowledge(site, files, result, who, on_step), 3),
+    ]
+
+
+def _ranking(name: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:
+    return replace(c_index_picture(f"{name}.c-index", rows, who), numbers=None)  # they stand in a table of their own
+
+
+def _choices(result: Mapping[str, Any]) -> list[str]:
+    deployed = result["methods"]["deployed"]
+    return [
+        f"Fold {fold} deploys {title_of(choice)}: {reason}."
+        for fold, (choice, reason) in enumerate(zip(deployed["choice"], deployed["reason"], strict=True))
+    ]
+
+
+def _tables(rows: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    further = [
+        [title, *("-" if row["further"][key] is None else f"{row['further'][key]:.3f}" for key in METRIC_TITLES)]
+        for title, row in rows.items()
+        if "further" in row
+    ]
+    whole = c_index_table(rows)
+    header = ["method", *METRIC_TITLES.values()]
+    return [
+        Table(whole.header, whole.rows, "C-index with 95% intervals"),
+        Table(header, further, "Beyond the C-index, means over folds"),
+    ]
+
+
+def _knowledge(site: Site, files: TargetFiles, result: Mapping[str, Any], who: str, on_step: OnStep) -> Sequence[Block]:
+    blocks: list[Block] = [Points([*_collapses(files), *screening(result)])]
+    blocks.append(routing.end_picture(f"{site.name}.sources", files.evidence(), who))
+    if files.first_enhanced is None:
+        text = "Every source was refused in every fold, so no merge was trained."
+        return [*blocks, Picture(f"{site.name}.dynamics", "Weight and mixing by epoch", instead=text)]
+    look = Analysis.of(site, files)
+    blocks.append(look.dynamics_picture())
+    blocks.append(look.sar_picture(look.sar(on_step)))
+    blocks.append(look.landscape_picture(look.landscape(on_step=on_step)))
+    return blocks
+
+
+def _collapses(files: TargetFiles) -> list[str]:
+    found = []
+    for fold in range(files.n_folds):
+        notes = files.dynamics(fold)
+        epoch = None if notes is None else collapsed_in(notes["epochs"])
+        if epoch is not None:
+            found.append(
+                f"In fold {fold} all kept weights stayed near 0 from epoch {epoch} of training on: a collapse."
+            )
+    return found or ["No training collapsed."]
+
+
+_DONE_WITH = {"refuse": "was left out there", "down-weight": "was shortened there", "report": "was merged all the same"}
+
+
+def screening(result: Mapping[str, Any]) -> list[str]:
+    """Which sources are suspicious, in how many folds, and why in the first of them."""
+    folds, policy = result["screening"]["folds"], result["screening"]["policy"]
+    sentences = []
+    for name in result["sources"]:
+        reasons = [fold[name]["reason"] for fold in folds if fold[name]["suspicious"]]
+        if reasons:
+            where = f"in {len(reasons)} of {len(folds)} folds, and {_DONE_WITH[policy]}"
+            sentences.append(f"The vector of {name} is suspicious {where}: {reasons[0]}.")
+    return sentences or ["No source's vector is suspicious."]

@@ -1,0 +1,56 @@
+"""What a run cost and what it was made of, and the limits that every page states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common.report.page import Block, Code, Points, Section, Table
+
+LIMITS = (
+    "The C-index says how well patients are ranked. It says nothing of whether a decision that follows is a good one.",
+    "Intervals resample patients of these cohorts. They hold neither the choice of training seed nor of hospital.",
+    "There is one model per fold and none of all patients; each is judged on patients that it has not seen.",
+    "Task vectors can tell whether a patient was in a training set unless they were trained with differential privacy.",
+    "Fairness between groups of patients was not measured.",
+)
+
+
+def cost_section(seconds: Mapping[str, float], n_bytes: int, learnable: Mapping[str, int] | None = None) -> Section:
+    """Seconds by phase, bytes that travelled, and what each method learned.
+
+    Args:
+        learnable: title -> parameters learned at a target.
+    """
+    rows = [[phase, f"{value:,.1f} s"] for phase, value in seconds.items()]
+    rows.append(["between sites and server", f"{n_bytes:,} bytes"])
+    blocks: list[Block] = [Table(["phase", "cost"], rows, "Time and traffic")]
+    if learnable:
+        body = [[title, f"{count:,}"] for title, count in learnable.items()]
+        blocks.append(Table(["method", "parameters learned at the target"], body, "Size"))
+    return Section("Cost", blocks)
+
+
+def provenance_section(manifest: Mapping[str, Any], configuration: str) -> Section:
+    """Versions, seeds, digests and the whole configuration.
+
+    Args:
+        manifest: with ``versions``, ``digests``, ``seeds``, ``run`` and ``created``.
+    """
+    plain = [["run", str(manifest["run"])], ["begun (UTC)", str(manifest["created"])]]
+    plain += [
+        [f"{kind[:-1]} of {key}" if kind != "versions" else key, str(value)]
+        for kind in ("versions", "seeds", "digests")
+        for key, value in manifest[kind].items()
+    ]
+    table = Table(["what", "value"], plain, "Versions, seeds, digests")
+    return Section("Configuration, versions, seeds, digests", [table, Code(configuration)])
+
+
+def limits_section(own: Sequence[str] = ()) -> Section:
+    """What a reader must know before believing a page.
+
+    Args:
+        own: limits of this very result, which come first.
+    """
+    return Section("Limits", [Points([*own, *LIMITS])])

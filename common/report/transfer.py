@@ -1,0 +1,58 @@
+"""What was shared: who sent what to whom, as the audit logs have it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from common.audit import Line
+from common.report.page import Block, Points, Section, Table, Text
+
+
+def relayed(lines: Iterable[Line], run: str) -> Table:
+    """The envelopes that the server passed on in a run: it knows their routes, sizes and digests, and no content."""
+    rows = [
+        [line.event.peer or "-", f"{line.event.size:,}", line.time[:19].replace("T", " "), line.event.artefact or "-"]
+        for line in lines
+        if line.event.event == "envelope.relay" and line.event.run == run
+    ]
+    return Table(["from -> to", "bytes", "when (UTC)", "SHA-256 of the envelope"], rows, "Envelopes relayed")
+
+
+def decided(lines: Iterable[Line], run: str | None, site: str) -> Table:
+    """What a site let out and took in, and what its policy refused, in one run or in all.
+
+    Args:
+        run: None: all runs.
+    """
+    verbs = {"vector.seal": "send vector to", "vector.open": "take vector of", "update.send": "send update, unsealed"}
+    rows = [
+        [
+            site,
+            f"{verbs[line.event.event]} {line.event.peer or ''}".strip(),
+            line.event.decision,
+            line.event.reason or "-",
+            "-" if line.event.size is None else f"{line.event.size:,}",
+            line.event.artefact or "-",
+        ]
+        for line in lines
+        if line.event.event in verbs and run in (None, line.event.run)
+    ]
+    header = ["site", "what", "decision", "why", "bytes", "SHA-256 of the envelope"]
+    return Table(header, rows, "Decisions of the sites' policies")
+
+
+def transfer_section(tables: Sequence[Table], failures: Sequence[Mapping[str, Any]], sharing: str) -> Section:
+    """The section of a page.
+
+    Args:
+        failures: ``site``, ``phase`` and ``reason`` of each refusal or failure.
+        sharing: how vectors travelled, in words.
+    """
+    blocks: list[Block] = [
+        Text(f"What travelled: task vectors in {sharing}, sealed for one recipient each and signed by the sender.")
+    ]
+    blocks += [table for table in tables if table.rows]
+    if failures:
+        blocks.append(Points([f"{f['site']} in {f['phase']}: {f['reason']}" for f in failures]))
+    return Section("What was shared", blocks)

@@ -1,0 +1,125 @@
+"""The page of a simulated run, for whoever owns all its data: every target, what was shared, what it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from client.report.analysis import OnStep, silent
+from client.report.target_files import TargetFiles
+from client.report.target_sections import target_sections, title_of, verdict
+from client.site import SIMULATED_SITES, Site
+from common.audit import AuditLog, read_lines
+from common.config import Config, load_config
+from common.errors import RunFolderError
+from common.report.page import Page, Section, write_page
+from common.report.provenance import cost_section, limits_section, provenance_section
+from common.report.source_matrix import matrix_picture
+from common.report.transfer import decided, relayed, transfer_section
+from common.report.verdict import over_targets
+from common.shared_part import description
+from server.manifest import CONFIG_FILE, MANIFEST_FILE
+from simulations.files import REPORT, RESULTS_FILE
+
+_AUDIENCE = "For the owner of this run: it shows patients' outcomes"
+
+
+def run_page(run: Path, on_step: OnStep = silent) -> Page:
+    """Everything of a run.
+
+    Raises:
+        RunFolderError: it has no results yet, or is none of a simulation.
+    """
+    if not (run / SIMULATED_SITES).exists() or not (run / RESULTS_FILE).exists():
+        raise RunFolderError("has no results yet", where=run, remedy="Let 'fedsteph simulate' come to its end")
+    results = json.loads((run / RESULTS_FILE).read_text())
+    config, manifest = load_config(run / CONFIG_FILE), json.loads((run / MANIFEST_FILE).read_text())
+    sites = simulated_sites(run, config)
+    sections: list[Section] = []
+    for name, result in results["targets"].items():
+
+        def on_target(what: str, done: int, total: int, name: str = name) -> None:
+            on_step(f"{name}: {what}", done, total)
+
+        files = TargetFiles.open(sites[name].state)
+        among_others = len(results["targets"]) > 1
+        sections += target_sections(sites[name], files, result, on_target, among_others=among_others)
+    if len(results["targets"]) > 1:
+        sections.append(_matrix(results["targets"], config))
+    learnable = {
+        title_of(method): row["learnable"]
+        for result in results["targets"].values()
+        for method, row in result["methods"].items()
+        if "learnable" in row
+    }
+    sections += [
+        _transfer(run, manifest, sites, results, config),
+        cost_section(results["seconds"], results["communication"]["bytes"], learnable),
+        provenance_section(manifest, (run / CONFIG_FILE).read_text()),
+        limits_section(_limits(results, sites)),
+    ]
+    return Page("Is the enhanced model better?", _AUDIENCE, _verdict(results), sections)
+
+
+def write_run_page(run: Path, out: Path | None = None, on_step: OnStep = silent) -> Path:
+    """Write the page, by default into the run folder, and give its path."""
+    return write_page(run_page(run, on_step), out or run / REPORT)
+
+
+def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
+    """The sites of a simulated run, by name, as the run's owner opens them."""
+    plan = json.loads((run / SIMULATED_SITES).read_text())
+    return {
+        entry["name"]: replace(
+            Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device), threads=None
+        )
+        for entry in plan
+    }
+
+
+def _verdict(results: Mapping[str, Any]) -> list[str]:
+    targets = results["targets"]
+    if len(targets) == 1:
+        return [sentence for name, result in targets.items() for sentence in verdict(name, result)]
+    compared = {
+        "The enhanced model (STEPH)": [result["steph_minus_local"] for result in targets.values()],
+        "What inner cross-validation deploys, STEPH or the local model,": [
+            result["deployed_minus_local"] for result in targets.values()
+        ],
+    }
+    found = [over_targets(title, differences) for title, differences in compared.items()]
+    return [f"{sentence}." for sentence in found if sentence is not None] or [
+        "No target is large enough to compare the enhanced model with the local one."
+    ]
+
+
+def _matrix(targets: Mapping[str, Any], config: Config) -> Section:
+    uses = {name: result["methods"]["steph"]["sources"] for name, result in targets.items()}
+    seed = config.training.seed
+    who = f"{len(targets)} targets, test patients of {config.evaluation.folds} folds each, seed {seed}"
+    return Section("Who helped whom", [matrix_picture("source-target", uses, who)])
+
+
+def _transfer(
+    run: Path, manifest: Mapping[str, Any], sites: Mapping[str, Site], results: Mapping[str, Any], config: Config
+) -> Section:
+    tables = [relayed(read_lines(Path(manifest["audit"])), manifest["run"])]
+    for name, site in sites.items():
+        log: AuditLog = site.audit if site.federation is None else AuditLog(run / "sites" / name / "audit")
+        tables.append(decided(read_lines(log.folder), manifest["run"], name))
+    rows = [row for table in tables[1:] for row in table.rows]
+    decisions = replace(tables[1], rows=rows, folded=True, title="Decisions of the sites' policies")
+    return transfer_section([tables[0], decisions], results["failures"], description(config.sharing))
+
+
+def _limits(results: Mapping[str, Any], sites: Mapping[str, Site]) -> list[str]:
+    own = [f"{name}: {found['too_small']}" for name, found in results["targets"].items() if found["too_small"]]
+    small = [name for name, found in results["targets"].items() if found["n_events"] < 50]
+    if small:
+        own.append(f"Fewer than 50 events at {', '.join(small)}: intervals there are wide, and single folds mislead.")
+    if not any(site.dp_sgd for site in sites.values()):
+        own.append("No task vector of this run was trained with differential privacy.")
+    return own

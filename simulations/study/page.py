@@ -1,0 +1,177 @@
+"""A study's page: what the methods are worth over all targets, then target by target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from client.evidence import Evidence, read_evidence
+from client.report import calibration, risk_groups, routing
+from common.errors import RunFolderError
+from common.method_names import METHODS
+from common.report.c_index import c_index_picture
+from common.report.differences import difference_picture
+from common.report.page import Block, Page, Picture, Section, Table, Text, write_page
+from common.report.provenance import limits_section
+from common.report.source_matrix import matrix_picture
+from simulations.files import REPORT, RESULTS_FILE
+from simulations.study import frontier
+from simulations.study.evidence import FOLDER
+from simulations.study.gather import SCHEMA
+from simulations.study.tables import c_index_table, cost_table, difference_table, further_table, references, sentences
+
+_AUDIENCE = "For the owner of this study: it shows patients' outcomes"
+_MODELS = {"local": "local", "steph": "enhanced", "deployed": "deployed"}
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder holds a study's results."""
+    path = folder / RESULTS_FILE
+    return path.exists() and json.loads(path.read_text()).get("schema") == SCHEMA
+
+
+def write_study_page(folder: Path, out: Path | None = None) -> Path:
+    """Write the page, by default into the study's folder.
+
+    Raises:
+        RunFolderError: the folder holds no study's results.
+    """
+    if not is_study(folder):
+        raise RunFolderError("has no study's results", where=folder, remedy="Let 'fedsteph benchmark' come to its end")
+    results = json.loads((folder / RESULTS_FILE).read_text())
+    return write_page(study_page(folder, results), out or folder / REPORT)
+
+
+def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
+    """The whole study."""
+    found = dict(results)
+    sections = [
+        Section("Over all targets", _overall(found)),
+        *(section for target in results["targets"] for section in _target(folder, target, found)),
+        Section("Who helped whom", [_matrix(found)]),
+        *_frontier(found),
+        Section("Beyond the C-index", [_table(further_table(found), "Means over targets, folds and seeds")]),
+        Section("Cost", [_table(cost_table(found), "Cost of each method")]),
+        Section("Versions and seeds", [_provenance(found)]),
+        limits_section(["Rows of a table are compared without correction for how many they are."]),
+    ]
+    verdict = [text for text in sentences(found) if " than local " in text or " as local " in text]
+    rest = [text for text in sentences(found) if text not in verdict]
+    if rest:
+        sections.insert(1, Section("Further comparisons, and what is left out", [Text(text) for text in rest]))
+    return Page("Which method is better, and by how much?", _AUDIENCE, verdict, sections)
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    seeds = ", ".join(str(seed) for seed in results["seeds"])
+    return f"{results['folds']} folds, seed{'s' if len(results['seeds']) > 1 else ''} {seeds}"
+
+
+def _overall(results: dict[str, Any]) -> list[Block]:
+    who = f"mean over {len(results['targets'])} targets, {_seeds(results)}"
+    blocks: list[Block] = [
+        difference_picture(
+            f"against.{reference.lower().replace(' ', '-')}",
+            results["rows"][reference]["title"],
+            {
+                results["rows"][row]["title"]: whole["against"][reference]
+                for row, whole in results["overall"].items()
+                if reference in whole["against"]
+            },
+            who,
+        )
+        for reference in references(results)
+    ]
+    blocks.append(_table(c_index_table(results), "C-index: mean and standard deviation over folds"))
+    blocks += [
+        _table(difference_table(results, reference), f"Against {results['rows'][reference]['title']}")
+        for reference in references(results)
+    ]
+    return blocks
+
+
+def _target(folder: Path, target: str, results: dict[str, Any]) -> list[Section]:
+    about = results["targets"][target]
+    who = f"{target}: n = {about['n_patients']} patients, {about['n_events']} events, {_seeds(results)}"
+    rows = {
+        results["rows"][row]["title"]: {
+            "c_index": [_mean(column) for column in zip(*one["c_index"], strict=True)],
+            "mean": one["mean"],
+            "interval_95": None,
+        }
+        for row, one in about["rows"].items()
+    }
+    blocks: list[Block] = [c_index_picture(f"{target}.c-index", rows, who)]
+    path = folder / FOLDER / f"{target}.npz"
+    if path.exists():
+        blocks += _curves(target, read_evidence(path).once, results)
+    else:
+        blocks.append(Text("Survival curves need the local row of this version: run the same benchmark again."))
+    return [Section(f"Target {target}", blocks)]
+
+
+def _curves(target: str, found: Evidence, results: dict[str, Any]) -> list[Picture]:
+    shown = {row: title for row, title in _MODELS.items() if row in found.hazards}
+    n, events = len(found), int(found.events.sum())
+    who = f"{target}: n = {n} test patients, {events} events, {results['folds']} folds, seed {results['seeds'][0]}"
+    pictures = [
+        risk_groups.draw(
+            f"{target}.risk-groups.{row}",
+            title,
+            risk_groups.risk_groups(found.times, found.events, found.high_risk(row)),
+            who,
+        )
+        for row, title in shown.items()
+    ]
+    pictures.append(calibration.draw(f"{target}.calibration", found, shown, who))
+    if found.sources:
+        pictures.append(routing.end_picture(f"{target}.sources", found, who))
+    return pictures
+
+
+def _matrix(results: dict[str, Any]) -> Picture:
+    uses: dict[str, list[Any]] = {}
+    for cell in results["cells"]:
+        if cell["row"] == "steph" and cell["seed"] == results["seeds"][0] and "sources" in cell["notes"]:
+            uses.setdefault(cell["target"], []).append(cell["notes"]["sources"])
+    if not uses:
+        instead = "The study has no row called steph of this version, so there is no merge to show."
+        return Picture("source-target", "Coefficients by source and target", instead=instead)
+    who = f"{len(uses)} targets, {results['folds']} folds, seed {results['seeds'][0]}"
+    return matrix_picture("source-target", uses, who)
+
+
+def _frontier(results: dict[str, Any]) -> list[Section]:
+    points = frontier.points(results)
+    if not points:
+        return []
+    picture = Picture(
+        "frontier",
+        "Privacy against utility",
+        frontier.drawn(results),
+        note="Squares: trained with differential privacy; bars: 95% intervals; 0.5 on the lower axis is guessing.",
+        numbers=_table(frontier.frontier_table(results), "frontier", folded=True),
+    )
+    return [Section("Privacy against utility", [picture])]
+
+
+def _provenance(results: dict[str, Any]) -> Table:
+    rows = [[name, str(value)] for name, value in results["versions"].items()]
+    rows += [["seeds", ", ".join(map(str, results["seeds"]))], ["sites", ", ".join(results["sites"])]]
+    rows += [
+        [f"row {name}", f"{METHODS[about['method']].title}, preset {about['preset']}"]
+        for name, about in results["rows"].items()
+    ]
+    return Table(["what", "value"], rows)
+
+
+def _table(content: tuple[list[str], list[list[str]]], title: str, *, folded: bool = False) -> Table:
+    return Table(content[0], content[1], title, folded)
+
+
+def _mean(values: tuple[float | None, ...]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None

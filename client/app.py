@@ -19,6 +19,7 @@ from client.averaging import keep_globals, kept_globals, train_round
 from client.data.bags import open_cohort
 from client.membership import Membership
 from client.privacy.spending import spend_rounds
+from client.report.site_page import write_site_page
 from client.results import public_view
 from client.sequence import enter_run
 from client.shared_model import shared_model
@@ -26,6 +27,7 @@ from client.sharing import incoming, outgoing, require_shareable
 from client.site import Site, site_of_node
 from client.site_log import site_log, told_of_work
 from client.target import enhance_target
+from client.training_log import to_tensorboard
 from client.workspace import Workspace
 from common import messages, protocol
 from common.audit import Decision, Event
@@ -73,7 +75,7 @@ def train_local(message: Message, context: Context) -> Message:
         for done, training in enumerate(trainings):
 
             def on_share(share: float, done: int = done) -> None:
-                progress.report(protocol.LOCAL, done + share, len(trainings))
+                progress.report(protocol.LOCAL, done + share, len(trainings), f"model {done + 1} of {len(trainings)}")
 
             training(on_share)
         progress.report(protocol.LOCAL, len(trainings), len(trainings))
@@ -135,12 +137,27 @@ def merge(message: Message, context: Context) -> Message:
         together = kept_globals(workspace, _rounds(workspace, request.id), max_norm)
 
         def report(done: float, total: float) -> None:
-            progress.report(protocol.MERGE, done, total)
+            folds = len(workspace.splits)
+            at = min(int(done * folds / total) + 1, folds)
+            progress.report(protocol.MERGE, done, total, f"fold {at} of {folds}")
 
         result = enhance_target(workspace, vectors, report, together)
+        if site.page:
+            progress.report(protocol.MERGE, 1, 1, "drawing its page")
+            _write_page(site)
         return public_view(result, refused, member.policy), {}
 
     return _handle(message, context, Merge, answer)
+
+
+def _write_page(site: Site) -> None:
+    """The target's own page; what goes wrong with it is written into its log, and takes nothing from the merge."""
+    # A service's account may have no home, where matplotlib would keep what it knows of fonts.
+    os.environ.setdefault("MPLCONFIGDIR", str(site.state / "matplotlib"))
+    try:
+        site_log(site).info("its page: %s", write_site_page(site))
+    except Exception:  # noqa: BLE001 (the merge is done, and no worse for it)
+        site_log(site).exception("its page could not be written; 'fedsteph report' with the site file tries again")
 
 
 def _rounds(workspace: Workspace, run: RunId) -> Path:
@@ -175,7 +192,7 @@ def _handle(
         member = site.membership()
         member.require_run(run)
         # A message that is sent again waits, and then finds the work done.
-        with exclusive(site.state, wait=True), told_of_work(log):
+        with exclusive(site.state, wait=True), told_of_work(log), to_tensorboard(site.tensorboard):
             enter_run(site.state, run.run)
             reply, envelopes = answer(site, member, request, content.envelopes)
         records = protocol.pack(reply, envelopes)

@@ -22,6 +22,7 @@ from client.report.patients_page import patients_page
 from client.site import Site
 from client.site_log import told_of_work
 from client.train_site import train_site
+from client.training_log import to_tensorboard
 from common import atomic, console
 from common.config import load_config
 from common.errors import EXIT_DONE, EXIT_INPUT, DataError
@@ -88,7 +89,7 @@ def train(
         console.err.print(problem_table(warnings))
     said = logging.Logger("fedsteph train")
     said.addHandler(RichHandler(console=console.err, show_time=False, show_path=False))
-    with console.progress_bars() as bars, told_of_work(said):
+    with console.progress_bars() as bars, told_of_work(said), to_tensorboard(opened.tensorboard):
         task = bars.add_task(f"training at {opened.name}", total=1.0)
         result = train_site(
             opened,

@@ -52,5 +52,6 @@ def train_local(
         device=device,
         checkpoint=checkpoint,
         on_epoch=on_epoch,
+        name=f"local, {label}",
     )
     return model.cpu()

@@ -12,6 +12,7 @@ from client.data.settings import DataSettings
 from client.membership import Membership, MembershipFile
 from client.policy import Policy, Privacy
 from client.privacy.settings import DpSgd
+from client.training_log import require_tensorboard
 from common.audit import AuditLog
 from common.config import SITE_NAME
 from common.errors import ConfigError, MembershipError
@@ -20,6 +21,7 @@ from common.schema import build, read_yaml
 
 SITE_FILE = "site.yaml"
 SIMULATED_SITES = "sites.json"
+TENSORBOARD = "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class SiteFile:
     state: str = "fedsteph-state"  # where work and models are kept; relative to the site folder
     federation: MembershipFile | None = None  # keys, roster and audit; without it the site answers no message
     policy: Policy | None = None  # what may leave; without it nothing does
+    page: bool = True  # write this site's own page after a merge
+    tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder
     privacy: Privacy = "none"  # how the vector that is shared is trained
     dp_sgd: DpSgd | None = None  # with privacy: dp-sgd, how private it is
 
@@ -44,6 +48,8 @@ class SiteFile:
             raise ValueError("threads must be 1 to 1024, or null")
         if self.max_vector_norm <= 0:
             raise ValueError("max_vector_norm must be above 0")
+        if self.tensorboard:
+            require_tensorboard("tensorboard")
         if self.privacy == "dp-sgd" and (self.dp_sgd is None or not self.dp_sgd.is_chosen):
             raise ValueError("privacy: dp-sgd needs dp_sgd.epsilon or dp_sgd.noise: how private is this site's choice")
         if self.privacy == "none" and self.dp_sgd is not None:
@@ -66,6 +72,8 @@ class Site:
     federation: MembershipFile | None = None
     policy: Policy | None = None
     dp_sgd: DpSgd | None = None  # how the shared vector is trained in private; None: it is not
+    page: bool = True
+    tensorboard: Path | None = None  # where epochs are written for TensorBoard; None: nowhere
 
     @property
     def privacy(self) -> Privacy:
@@ -99,17 +107,20 @@ class Site:
                 where=folder,
                 remedy=f"Set 'name' in {SITE_FILE}: lower-case letters, digits, - and _, at most 32",
             )
+        kept = state if state is not None else folder / settings.state
         return cls(
             name,
             folder,
             settings.data,
             device if device is not None else settings.device,
-            state if state is not None else folder / settings.state,
+            kept,
             settings.threads,
             settings.max_vector_norm,
             settings.federation,
             settings.policy,
             settings.dp_sgd,
+            settings.page,
+            kept / TENSORBOARD if settings.tensorboard else None,
         )
 
     def membership(self) -> Membership:
@@ -192,6 +203,9 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
         # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
         # whichever engine runs the simulation.
         threads=1,
+        page=False,  # the run's own page has it all
+        # A run's owner asked for it by this folder, beside the sites' own.
+        tensorboard=run_folder / TENSORBOARD / site.name if (run_folder / TENSORBOARD).is_dir() else site.tensorboard,
         federation=MembershipFile(
             roster=str(run_folder / ROSTER_FILE),
             roster_sha256=entry["roster_sha256"],

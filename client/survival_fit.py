@@ -44,12 +44,14 @@ def fit_survival(
     fresh_head: bool = True,
     checkpoint: Path | None = None,
     on_epoch: OnEpoch = silent,
+    name: str = "",
 ) -> None:
     """Train ``model``, which has a ``head``, in place; it is left in evaluation mode on ``device``.
 
     Args:
         forward: the model's outputs in training.
         fresh_head: start the head as the recipe says; else it goes on from where it is.
+        name: as :func:`client.training.fit` has it.
     """
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
@@ -65,6 +67,7 @@ def fit_survival(
         device=device,
         checkpoint=Checkpoint(checkpoint) if checkpoint else None,
         on_epoch=on_epoch,
+        name=name,
     )
     if training.loss == "cox":
         _settle_baseline(model, head, cohort, recipe.model.n_bins, device)

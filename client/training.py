@@ -22,6 +22,7 @@ from torch import nn
 from client.data.bags import Cohort
 from client.loader import Loader
 from client.objective import Forward, backward, passes
+from client.training_log import tell
 from common import atomic
 from common.config import TrainingConfig, digest
 from common.errors import ModelFileError, TooSmallError, TrainingError
@@ -47,6 +48,7 @@ def fit(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[int, int], None] = lambda done, total: None,
+    name: str = "",
 ) -> None:
     """Train ``model`` in place.
 
@@ -55,6 +57,7 @@ def fit(
         seed: of the order of bags and of dropout.
         checkpoint: resumed from when it belongs to this very training; removed at the end.
         on_epoch: called with epochs done and in total.
+        name: under which each epoch's mean loss is told (:mod:`client.training_log`); empty: it is not.
 
     Raises:
         TooSmallError: the cohort has no patient to train on.
@@ -86,6 +89,8 @@ def fit(
         epoch += 1
         if not bool(torch.isfinite(epoch_loss)):
             raise TrainingError(f"the loss of epoch {epoch} is not finite", where="training.lr", remedy="Lower it")
+        if name:
+            tell(name, epoch, {"loss": float(epoch_loss) / len(steps), "lr": optimizer.param_groups[0]["lr"]})
         if checkpoint and epoch < config.epochs and time.monotonic() - saved_at >= checkpoint.every_seconds:
             _save(checkpoint, key, epoch, model, optimizer)
             saved_at = time.monotonic()

@@ -19,6 +19,7 @@ class Progress:
     phase: str
     done: float
     total: float
+    message: str = ""
 
 
 class ProgressLog:
@@ -31,13 +32,18 @@ class ProgressLog:
         self._written = 0.0
         self._phase = ""
 
-    def report(self, phase: str, done: float, total: float) -> None:
-        """Say that ``done`` of ``total`` units of a phase are behind us."""
+    def report(self, phase: str, done: float, total: float, message: str = "", party: str | None = None) -> None:
+        """Say that ``done`` of ``total`` units of a phase are behind us.
+
+        Args:
+            message: what else a watcher may want to know, in a few words.
+            party: whose progress it is, as far as this party knows; None: its own.
+        """
         now = time.monotonic()
         if phase == self._phase and 0 < done < total and now - self._written < _EVERY_SECONDS:
             return
         self._written, self._phase = now, phase
-        line = json.dumps(asdict(Progress(self._party, phase, round(done, 3), total)))
+        line = json.dumps(asdict(Progress(party or self._party, phase, round(done, 3), total, message)))
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

@@ -23,6 +23,7 @@ from server.averaging import Update, run_rounds, screen
 from server.rounds import Round, exchange
 
 T = TypeVar("T")
+Report = Callable[..., None]  # as common.progress.ProgressLog.report
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Federation:
         run: str,
         roster: Roster,
         audit: AuditLog,
-        report: Callable[[str, float, float], None] = lambda phase, done, total: None,
+        report: Report = lambda phase, done, total, message="", party=None: None,
     ) -> None:
         self.grid = grid
         self.config = config
@@ -278,11 +279,25 @@ class Federation:
         return mail
 
     def _exchange(self, action: str, requests: Mapping[int, RecordDict], deadline: float) -> Round:
-        self._report(action, 0, max(1, len(requests)))
-        found = exchange(self.grid, action, requests, deadline, lambda done, total: self._report(action, done, total))
+        done, total = 0, max(1, len(requests))
+
+        def on_answer(node: int, what: str) -> None:
+            nonlocal done
+            done += 1
+            self._report(action, done, total)
+            self._report_of(node, action, 1, what)
+
+        self._report(action, 0, total)
+        for node in requests:
+            self._report_of(node, action, 0, "asked")
+        found = exchange(self.grid, action, requests, deadline, on_answer)
         self.outcome.seconds[action] = round(self.outcome.seconds.get(action, 0.0) + found.seconds, 3)
         self.outcome.bytes += found.bytes_sent + found.bytes_received
         return found
+
+    def _report_of(self, node: int, action: str, done: int, what: str) -> None:
+        if node in self._names:
+            self._report(action, done, 1, what, self._names[node])
 
     def _fail(self, site: str, phase: str, reason: str) -> None:
         self.outcome.failures.append(Failure(site, phase, reason))

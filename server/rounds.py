@@ -42,7 +42,7 @@ def exchange(
     action: str,
     requests: Mapping[int, RecordDict],
     deadline: float,
-    on_answer: Callable[[int, int], None] = lambda done, total: None,
+    on_answer: Callable[[int, str], None] = lambda node, what: None,
 ) -> Round:
     """Send one request per node and collect the answers.
 
@@ -51,7 +51,7 @@ def exchange(
 
     Args:
         deadline: seconds to wait; who has not answered by then has failed, by name.
-        on_answer: told how many nodes have answered or failed, and of how many.
+        on_answer: told which node has answered, or failed and why.
     """
     found = Round()
     started = time.monotonic()
@@ -68,8 +68,9 @@ def exchange(
         for reply in replies:
             reply_to = reply.metadata.reply_to_message_id
             if reply_to in waiting:
-                _take(reply, waiting.pop(reply_to), found)
-                on_answer(len(requests) - len(waiting), len(requests))
+                node = waiting.pop(reply_to)
+                _take(reply, node, found)
+                on_answer(node, found.failures.get(node, "answered"))
         if waiting and time.monotonic() - started > deadline:
             found.failures |= {node: f"no answer within {deadline:g} s" for node in waiting.values()}
             break

@@ -17,7 +17,8 @@ from client.check_table import problem_table
 from client.keys_cli import keys
 from client.privacy import budget_cli
 from client.privacy.cli import privacy
-from client.site import site_folders
+from client.site import TENSORBOARD, site_folders
+from client.training_log import require_tensorboard
 from common import console
 from common.audit_cli import audit
 from common.config import Config, load_config
@@ -26,8 +27,9 @@ from common.lock import exclusive
 from common.roster_cli import roster
 from simulations import coordinator_cli
 from simulations import simulate as simulation
-from simulations.report_cli import analyze, report
+from simulations.report_cli import analyze, drawing, report
 from simulations.run_folder import RunFolder, prepare, refuse_among_sites
+from simulations.run_page import write_run_page
 from simulations.simulate import Engine
 from simulations.study.cli import benchmark
 from simulations.summary import show
@@ -88,6 +90,12 @@ def simulate(
     prepare_only: Annotated[
         bool, typer.Option("--prepare", help="Write the run folder, for 'flwr run', and stop.")
     ] = False,
+    report_too: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write the run's page, as 'fedsteph report' does.")
+    ] = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write every training's epochs to OUT/tensorboard.")
+    ] = False,
     as_json: site_commands.JsonOption = False,
 ) -> None:
     """Run a whole federation on this machine: site folders in, enhanced model out.
@@ -98,6 +106,7 @@ def simulate(
       fedsteph simulate --sites sites --set federation.targets='\\[kirp]'
       fedsteph simulate --sites sites --out run --config my.yaml
       fedsteph simulate --engine in-process --json > results.json
+      fedsteph simulate --tensorboard      and meanwhile: tensorboard --logdir fedsteph-run/tensorboard
 
     \b
     Exit codes:
@@ -113,16 +122,28 @@ def simulate(
     loaded = load_config(config, settings)
     if sites is not None:
         refuse_among_sites(out, sites)
+    if tensorboard:
+        require_tensorboard("--tensorboard")
     with exclusive(out, wait=False):
         run = _prepare(sites, loaded, out)
+        if tensorboard:
+            (out / TENSORBOARD).mkdir(exist_ok=True)
         if prepare_only:
             return
         results = simulation.run(run, engine)
+        page = _write_page(out) if report_too else None
         if as_json:
             print(json.dumps(results, indent=2, allow_nan=False))
         else:
             show(run, results)
+            if page is not None:
+                console.out.print(f"Page: {page}", soft_wrap=True, markup=False, highlight=False)
         simulation.require_no_failure(run, results)
+
+
+def _write_page(run: Path) -> Path:
+    with drawing() as on_step:
+        return write_run_page(run, on_step=on_step)
 
 
 def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:

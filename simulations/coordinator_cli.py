@@ -25,6 +25,7 @@ from server import doctor as server_doctor
 from server.provision import Plan, site_names
 from server.provision import provision as write_folders
 from server.provision import provision_site as write_site_folder
+from server.run_page import write_run_page
 from server.server_file import ServerFile
 
 doctor = typer.Typer(no_args_is_help=True, help="Look for whatever would make a run hang or fail.")
@@ -114,11 +115,13 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     named = ", ".join(config.federation.sites)
     _say(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
     results = deployment.run(opened, prepared)
+    page = write_run_page(prepared.path, results)
     if as_json:
         print(json.dumps(results, indent=2, allow_nan=False))
     else:
         _show(results)
         _say(f"results: {prepared.path / deployment.RESULTS_FILE}")
+        _say(f"page: {page}")
     deployment.require_no_failure(prepared, results)
 
 

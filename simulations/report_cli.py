@@ -60,7 +60,7 @@ def report(
 
     The page is OUT/index.html, by default in RUN/report. It opens offline and asks nothing of any network.
     """
-    with _told() as on_step:
+    with drawing() as on_step:
         page = _page(run, out, shared, target, on_step)
     pictures = sorted(str(path) for path in (page.parent / PICTURES).glob("*.*"))
     if as_json:
@@ -143,7 +143,7 @@ def sar(
       fedsteph analyze sar site.yaml --fold 2 --json
     """
     look = _analysis(run, target, fold)
-    with _told() as on_step:
+    with drawing() as on_step:
         found = look.sar(on_step)
     _write(look, look.sar_picture(found), out, as_json)
 
@@ -169,7 +169,7 @@ def landscape(
       fedsteph analyze landscape site.yaml --grid 21 --patients 500 --instances 1000
     """
     look = _analysis(run, target, fold)
-    with _told() as on_step:
+    with drawing() as on_step:
         found = look.landscape(Budget(grid, patients, instances), on_step)
     _write(look, look.landscape_picture(found), out, as_json)
 
@@ -220,7 +220,8 @@ def _write(look: Analysis, picture: Picture, out: Path | None, as_json: bool) ->
 
 
 @contextmanager
-def _told() -> Iterator[OnStep]:
+def drawing() -> Iterator[OnStep]:
+    """Show how far the drawing of a page is."""
     with console.progress_bars() as bars:
         task = bars.add_task("drawing", total=None)
 

@@ -41,8 +41,8 @@ class Dynamics:
         for i, key in enumerate(ids):
             self._met[key] = tuple(tensor[i] for tensor in rows)
 
-    def end_epoch(self, epoch: int) -> dict[str, Any]:
-        """Sum an epoch up and keep it; gives what was kept, in which no patient can be told."""
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Sum an epoch up and keep it; gives it as single numbers by name."""
         w, lam, kept = (torch.stack(rows) for rows in zip(*self._met.values(), strict=True))
         self._met.clear()
         n_patients = len(w)
@@ -50,7 +50,14 @@ class Dynamics:
         self._epochs[epoch] = found
         whole = [self._epochs[k] for k in sorted(self._epochs)]
         atomic.write_json(self._path, {"sources": list(self._sources), "patients": n_patients, "epochs": whole})
-        return found
+        median = QUANTILES.index(0.5)
+        by_source = {
+            f"{key}/{name}": values[median]
+            for key in ("w", "lam")
+            for name, values in zip(self._sources, found[key], strict=True)
+            if values is not None
+        }
+        return by_source | {key: found[key] for key in ("c_target", "c_sources", "largest_w")}
 
 
 def read_dynamics(path: Path) -> dict[str, Any] | None:

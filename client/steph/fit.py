@@ -15,6 +15,7 @@ from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from client.survival_fit import OnEpoch, fit_survival, silent, steph_training
 from client.training import derive_seed
+from client.training_log import tell
 from common.abmil import ABMIL, pinned_model
 from common.config import Recipe
 from common.task_vector import TaskVector
@@ -40,7 +41,7 @@ def fit_steph(
             the head starts under ``start: local``.
         gamma: weight of the aggregation loss.
         label: names the training part; each has a seed of its own.
-        dynamics: takes notes of w and lam at every epoch.
+        dynamics: takes notes of w and lam at every epoch, which are told too.
 
     Returns:
         the model of the last epoch, in evaluation mode, on ``device``.
@@ -48,6 +49,7 @@ def fit_steph(
     m0, config = pinned_model(recipe.model), recipe.steph
     mixture = Mixture.of(m0, TaskVector.between(local, m0), sources, normalise=config.normalise)
     seed = derive_seed(recipe.training.seed, "steph", label)
+    name = "" if dynamics is None else f"STEPH, {label}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Steph(mixture.to(device), config, recipe.model.dropout)
@@ -62,7 +64,7 @@ def fit_steph(
 
     def on_noted_epoch(epoch: int, total: int) -> None:
         if dynamics is not None:
-            dynamics.end_epoch(epoch)
+            tell(name, epoch, dynamics.end_epoch(epoch))
         on_epoch(epoch, total)
 
     fit_survival(
@@ -76,6 +78,7 @@ def fit_steph(
         fresh_head=config.start == "default",
         checkpoint=checkpoint,
         on_epoch=on_noted_epoch,
+        name=name,
     )
     return model
 

@@ -32,6 +32,7 @@ _RC: Any = {
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "lines.linewidth": 1.4,
+    "text.parse_math": False,  # a patient's ID may hold a dollar sign
     "svg.fonttype": "path",  # the same on every machine, whatever fonts it has
 }
 _DPI = 160

@@ -19,6 +19,7 @@ from simulations.run_folder import refuse_among_sites
 from simulations.study.config import load_study
 from simulations.study.crew import usual_workers
 from simulations.study.gather import Prepared
+from simulations.study.page import write_study_page
 from simulations.study.run import prepare_study, run_study
 from simulations.study.tables import c_index_table, difference_table, references, sentences
 
@@ -36,6 +37,9 @@ def benchmark(
         typer.Option("--set", help="Change one key, e.g. --set recipe.training.epochs=5. Repeatable."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one on a GPU.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write the study's page, as 'fedsteph report' does.")
+    ] = True,
     as_json: site_commands.JsonOption = False,
 ) -> int:
     """Compare methods on your own sites: methods x targets x folds x seeds, with intervals and costs.
@@ -63,10 +67,13 @@ def benchmark(
     with exclusive(out, wait=False):
         prepared = prepare_study(study, out)
         results = _run(prepared, workers or usual_workers(study.file.device))
+        page = write_study_page(out) if report else None
     if as_json:
         print(json.dumps(results, indent=2, allow_nan=False))
     else:
         _show(results, out)
+        if page is not None:
+            console.out.print(f"Page: {page}", soft_wrap=True, markup=False, highlight=False)
     return EXIT_FEDERATION if results["failures"] else EXIT_DONE
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import io
 
-from common import console, monitor
+import pytest
+from rich.console import Console
+
+from common import monitor
 from common.progress import Progress
 
 
@@ -13,18 +16,16 @@ def watched(monkeypatch, capsys):
     """A display without a terminal, and its clock; gives what it has said since."""
     now = [100.0]
     monkeypatch.setattr(monitor.time, "monotonic", lambda: now[0])
-    with console.progress_bars() as bars:
-        bars.disable = True
-        display = monitor._Display(bars)
+    lines = monitor._Lines()
 
-        def after(seconds: float, event: Progress | None = None) -> list[str]:
-            now[0] += seconds
-            if event is not None:
-                display.update(event)
-            display.tick()
-            return capsys.readouterr().err.splitlines()
+    def after(seconds: float, event: Progress | None = None) -> list[str]:
+        now[0] += seconds
+        if event is not None:
+            lines.update(event)
+        lines.tick()
+        return capsys.readouterr().err.splitlines()
 
-        yield after
+    return after
 
 
 def event(phase: str, done: int, total: int = 4) -> Progress:
@@ -56,14 +57,40 @@ def test_the_seconds_are_those_of_the_phase(watched):
     assert watched(20) == ["train.local goes on (20 s)"]
 
 
-def test_with_bars_nothing_is_said(monkeypatch, capsys):
+def test_what_a_party_says_stands_behind_its_line(watched):
+    assert watched(0, Progress("kirp", "train.merge", 1, 4, "fold 1 of 4")) == ["kirp: train.merge 25% (fold 1 of 4)"]
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """A board at a clock, and what it shows: cells by party, in the order of the columns."""
     now = [0.0]
     monkeypatch.setattr(monitor.time, "monotonic", lambda: now[0])
-    with console.progress_bars() as bars:
-        bars.disable = True  # or it would draw here
-        display = monitor._Display(bars)
-        bars.disable = False
-        now[0] = 1000
-        display.tick()
-        bars.disable = True
-    assert "goes on" not in capsys.readouterr().err
+    shown = monitor.Board()
+
+    def after(seconds: float, *events: Progress) -> dict[str, list[str]]:
+        now[0] += seconds
+        for one in events:
+            shown.update(one)
+        console = Console(width=160, file=io.StringIO(), force_terminal=False)
+        console.print(shown.table())
+        assert isinstance(console.file, io.StringIO)
+        lines = console.file.getvalue().splitlines()[1:]
+        return {line.split()[0]: line.split()[1:] for line in lines}
+
+    return after
+
+
+def test_the_table_has_a_row_per_party_with_its_phase_progress_and_last_message(board):
+    assert board(0)["-"][:1] == ["starting"]
+    rows = board(0, Progress("server", "train.local", 0, 2), Progress("kirp", "train.local", 0.5, 2, "model 1 of 2"))
+    assert list(rows) == ["server", "kirp"]
+    assert rows["kirp"][0] == "train.local" and rows["kirp"][-5:] == ["0", "model", "1", "of", "2"]
+    assert "25%" in rows["kirp"] and "0%" in rows["server"]
+
+
+def test_a_message_stays_until_the_next_one_or_the_next_phase(board):
+    board(0, Progress("kirp", "train.local", 0, 2, "model 1 of 2"))
+    rows = board(7, Progress("kirp", "train.local", 1, 2))
+    assert rows["kirp"][-5:] == ["7", "model", "1", "of", "2"]
+    assert board(0, Progress("kirp", "train.share", 0, 1))["kirp"][-2:] == ["0%", "0"]

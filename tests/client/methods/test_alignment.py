@@ -29,9 +29,9 @@ def test_known_answers(name, expected):
 
 
 def by_projection(merged: np.ndarray, target: np.ndarray, energy: float) -> float:
-    """By the eigenvectors of ``M M^T`` and a projection matrix, without a singular value decomposition."""
-    values, vectors = np.linalg.eigh(merged @ merged.T)
-    values, vectors = values[::-1], vectors[:, ::-1]
+    """By a singular value decomposition and a projection matrix, without the eigenvectors of ``M M^T``."""
+    vectors, singular, _ = np.linalg.svd(merged)
+    values = singular**2
     k = next(k for k in range(1, len(values) + 1) if values[:k].sum() >= energy * values.sum())
     projection = vectors[:, :k] @ vectors[:, :k].T
     return float(np.linalg.norm(projection @ target) / np.linalg.norm(target))

@@ -1,0 +1,67 @@
+"""What every epoch of a named training is like, told to whoever listens: to nobody, or to TensorBoard's files."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError
+
+Listener = Callable[[str, int, Mapping[str, float]], None]
+
+_listeners: list[Listener] = []
+
+
+def tell(training: str, epoch: int, scalars: Mapping[str, float]) -> None:
+    """Say what an epoch was like.
+
+    Args:
+        training: which one, such as ``local, fold 0``.
+        scalars: numbers of the whole epoch; none of a patient.
+    """
+    for listener in _listeners:
+        listener(training, epoch, scalars)
+
+
+def require_tensorboard(where: str | Path) -> None:
+    """Raises:
+    ConfigError: TensorBoard is asked for and not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "asks for TensorBoard, which is not installed",
+            where=where,
+            remedy="pip install 'fedsteph[tensorboard]', or do without it",
+        )
+
+
+@contextmanager
+def to_tensorboard(folder: Path | None) -> Iterator[None]:
+    """Write what is told within into event files, a folder per training; None: write nothing."""
+    if folder is None:
+        yield
+        return
+    require_tensorboard(folder)
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra, and seconds to import)
+
+    writers: dict[str, Any] = {}
+
+    def listen(training: str, epoch: int, scalars: Mapping[str, float]) -> None:
+        name = re.sub("[^A-Za-z0-9]+", "-", training).strip("-")
+        if name not in writers:
+            writers[name] = SummaryWriter(str(folder / name))
+        for key, value in scalars.items():
+            writers[name].add_scalar(key, value, epoch)
+        writers[name].flush()
+
+    _listeners.append(listen)
+    try:
+        yield
+    finally:
+        _listeners.remove(listen)
+        for writer in writers.values():
+            writer.close()

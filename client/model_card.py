@@ -18,9 +18,11 @@ from common.messages import band
 from common.shared_part import description
 
 _KINDS = {
-    "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone.",
+    "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "
+    "percentiles of their risks, so it stays at this site.",
     "steph": "Enhanced survival model: STEPH over this site's and the received task vectors "
-    "(arXiv 2603.10526). It holds the received vectors, so it stays at this site.",
+    "(arXiv 2603.10526). Its file holds the received vectors, this site's own model and percentiles of its patients' "
+    "risks, so it stays at this site.",
 }
 
 

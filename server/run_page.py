@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.audit import Line, read_lines
+from common.audit import read_lines
 from common.config import load_config
 from common.errors import RunFolderError
 from common.method_names import METHODS
@@ -33,7 +33,7 @@ def run_page(run: Path, outcome: Mapping[str, Any]) -> Page:
         _sites(outcome),
         _scores(outcome["targets"]),
         transfer_section(
-            [relayed(read_lines(Path(manifest["audit"])), manifest["run"]), _refusals(manifest)],
+            [relayed(read_lines(Path(manifest["audit"])), manifest["run"])],
             outcome["failures"],
             description(config.sharing),
         ),
@@ -92,14 +92,3 @@ def _scores(targets: Mapping[str, Mapping[str, Any]]) -> Section:
 
 def _by_title(told: Mapping[str, Any]) -> dict[str, float | None]:
     return {METHODS[score["method"]].title: score["c_index"] for score in told["scores"]}
-
-
-def _refusals(manifest: Mapping[str, Any]) -> Table:
-    """What the server's log knows of refusals: a phrase of its own for each."""
-    lines: list[Line] = [
-        line
-        for line in read_lines(Path(manifest["audit"]))
-        if line.event.run == manifest["run"] and line.event.decision in ("failed", "refused")
-    ]
-    rows = [[line.event.peer or "-", line.event.event, line.event.reason or "-"] for line in lines]
-    return Table(["site", "what", "why"], rows, "Refusals and failures")

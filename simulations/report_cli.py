@@ -15,7 +15,7 @@ from client.report.analysis import Analysis, OnStep
 from client.report.landscape import Budget
 from client.report.site_page import write_shared_page, write_site_page
 from client.report.target_files import TargetFiles
-from client.site import SIMULATED_SITES, Site
+from client.site import SIMULATED_SITES, SITE_FILE, Site
 from common import atomic, console
 from common.config import load_config
 from common.errors import ConfigError, RunFolderError
@@ -101,11 +101,10 @@ def _outcome(run: Path) -> Any:
 
 
 def _site(path: Path) -> Site:
-    try:
-        return Site.open(path)
-    except ConfigError as error:
+    if not (path.is_file() or (path / SITE_FILE).exists() or (path / "labels.csv").exists()):
         remedy = "Give the folder of a run or a benchmark, or a site's folder or site.yaml"
-        raise ConfigError(f"is no run, no benchmark and no site ({error.what})", where=path, remedy=remedy) from error
+        raise ConfigError("is no run, no benchmark and no site", where=path, remedy=remedy)
+    return Site.open(path)
 
 
 def _target(run: Path, name: str | None) -> Site:

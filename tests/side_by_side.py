@@ -1,7 +1,7 @@
 """The whole test suite in two processes: what may be done in either of them, and what belongs together.
 
-Tests against real deployments mostly wait, others mostly compute. Files that share a deployment or a study stay in
-one process, in their order; all others are handed out file by file, so that a module's fixtures are made once.
+Tests against real deployments mostly wait, others mostly compute. Files that share a deployment, a study or a run stay
+in one process, in their order; all others are handed out file by file, so that a module's fixtures are made once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 N_PROCESSES = 2  # a third would wait for the longest group, and cost its memory
 # What belongs together, by what the node ids begin with; the longest comes first.
-TOGETHER = ("tests/deployment/", "tests/simulations/test_study_")
+TOGETHER = ("tests/deployment/", "tests/simulations/test_study_", "tests/simulations/test_report_")
 # Then the long files, so that at the end only short ones are left to be handed out.
 EARLY = (*TOGETHER, "tests/simulations/", "tests/client/")
 

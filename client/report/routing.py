@@ -26,7 +26,7 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, which, label in ((left, 0, "weight w (0: not kept)"), (right, 1, "mixing lam (1: target alone)")):
             boxes = [column[which] if len(column[which]) else np.array([np.nan]) for column in columns]
-            drawn = axes.boxplot(boxes, vert=False, whis=(5, 95), widths=0.6, sym="", patch_artist=True)
+            drawn = axes.boxplot(boxes, orientation="horizontal", whis=(5, 95), widths=0.6, sym="", patch_artist=True)
             for box in drawn["boxes"]:
                 box.set(facecolor=COLOURS[0] if which == 0 else COLOURS[4], alpha=0.45, linewidth=0.8)
             for line in (*drawn["medians"], *drawn["whiskers"], *drawn["caps"]):

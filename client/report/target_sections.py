@@ -133,9 +133,7 @@ def _collapses(files: TargetFiles) -> list[str]:
         notes = files.dynamics(fold)
         epoch = None if notes is None else collapsed_in(notes["epochs"])
         if epoch is not None:
-            found.append(
-                f"In fold {fold} all kept weights stayed near 0 from epoch {epoch} of training on: a collapse."
-            )
+            found.append(f"In fold {fold} all kept weights stay near 0 from epoch {epoch} of training on: a collapse.")
     return found or ["No training collapsed."]
 
 

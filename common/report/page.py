@@ -6,13 +6,14 @@ import base64
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
 
 from common import atomic
-from common.report.style import KINDS, encoded
+from common.report.style import encoded
 from common.report.template import TEMPLATE
 
 if TYPE_CHECKING:
@@ -89,12 +90,16 @@ class Picture:
         if (self.figure is None) != bool(self.instead):
             raise ValueError("a picture has a figure, or a sentence instead of one")
 
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as SVG, drawn once."""
+        assert self.figure is not None
+        return encoded(self.figure, "svg", self.name)
+
     @property
     def source(self) -> str:
         """The figure as a data URI: it brings its ids and styles, and meets nobody else's."""
-        assert self.figure is not None
-        svg = encoded(self.figure, "svg", self.name)
-        return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
 
 
 Block = Text | Points | Code | Table | Picture
@@ -161,7 +166,7 @@ def write_picture(picture: Picture, folder: Path) -> list[Path]:
     """Write a picture's SVG and PNG, and name them; none where nothing could be drawn."""
     if picture.figure is None:
         return []
-    paths = [folder / f"{picture.name}.{kind}" for kind in KINDS]
-    for path, kind in zip(paths, KINDS, strict=True):
-        atomic.write_bytes(path, encoded(picture.figure, kind, picture.name))
-    return paths
+    contents = {"svg": picture.svg, "png": encoded(picture.figure, "png")}
+    for kind, content in contents.items():
+        atomic.write_bytes(folder / f"{picture.name}.{kind}", content)
+    return [folder / f"{picture.name}.{kind}" for kind in contents]

@@ -57,6 +57,8 @@ def canvas(title: str, who: str, width: float = WIDTH, height: float = HEIGHT) -
         figure = Figure(figsize=(width, height + _LINE * len(lines)), layout="constrained")
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color="0.1")
         yield figure
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is laid out now, and need not be again for every file
 
 
 def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:

@@ -155,7 +155,9 @@ def _target(
         else {
             row: {
                 "c_index": scores.by_fold[row],
+                "fold_intervals_95": scores.fold_intervals(row),
                 "mean": scores.mean(row),
+                "interval_95": scores.interval(row),
                 "sd": scores.sd(row),
                 "seed_sd": scores.seed_sd(row),
                 "against": {

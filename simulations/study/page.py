@@ -99,8 +99,9 @@ def _target(folder: Path, target: str, results: dict[str, Any]) -> list[Section]
     rows = {
         results["rows"][row]["title"]: {
             "c_index": [_mean(column) for column in zip(*one["c_index"], strict=True)],
+            "fold_intervals_95": one.get("fold_intervals_95"),  # studies of earlier versions have none
             "mean": one["mean"],
-            "interval_95": None,
+            "interval_95": one.get("interval_95"),
         }
         for row, one in about["rows"].items()
     }

@@ -27,6 +27,7 @@ class TargetScores:
 
     by_fold: dict[str, list[list[float | None]]]  # row -> seeds x folds
     resamples: dict[str, np.ndarray] = field(repr=False)  # row -> (resamples,)
+    by_fold_resamples: dict[str, list[np.ndarray | None]] = field(repr=False)  # row -> folds; None: no comparable pair
 
     def mean(self, row: str) -> float | None:
         """Mean over folds of the mean over seeds."""
@@ -48,6 +49,14 @@ class TargetScores:
         columns = zip(*self.by_fold[row], strict=True)
         return [fmean(v for v in column if v is not None) for column in columns if all(_defined(column))]
 
+    def interval(self, row: str) -> list[float] | None:
+        """95% interval of :meth:`mean`."""
+        return _listed(interval_95(self.resamples[row]))
+
+    def fold_intervals(self, row: str) -> list[list[float] | None]:
+        """95% interval of each fold's mean over seeds."""
+        return [None if one is None else _listed(interval_95(one)) for one in self.by_fold_resamples[row]]
+
 
 def _defined(values: Sequence[float | None]) -> list[bool]:
     return [value is not None for value in values]
@@ -58,16 +67,20 @@ def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> T
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     names, n_folds = list(rows), len(next(iter(rows.values()))[0])
     total: list[np.ndarray] = []
+    folds: list[np.ndarray | None] = []
     for fold in range(n_folds):
         models = [seed[fold] for row in names for seed in rows[row]]
         if not models[0].n_comparable:
+            folds.append(None)
             continue
         values = resampled(models, resamples=resamples, rng=rng)
         total.append(values.reshape(len(names), -1, resamples).mean(axis=1))  # over seeds
+        folds.append(total[-1])
     nothing = np.full((len(names), resamples), np.nan)
     means = [mean_over_folds(np.stack([fold[i] for fold in total])) for i in range(len(names))] if total else nothing
     by_fold = {row: [[fold.c_index for fold in seed] for seed in rows[row]] for row in names}
-    return TargetScores(by_fold, dict(zip(names, means, strict=True)))
+    of_folds = {row: [None if fold is None else fold[i] for fold in folds] for i, row in enumerate(names)}
+    return TargetScores(by_fold, dict(zip(names, means, strict=True)), of_folds)
 
 
 def difference(scores: Sequence[TargetScores], row: str, reference: str) -> dict[str, Any]:

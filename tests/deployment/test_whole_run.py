@@ -46,6 +46,18 @@ def test_enhanced_models_lie_at_the_target_only(deployment, whole_run):
     assert found["aunt"] <= {"local.safetensors"} and found["server"] == set()
 
 
+def test_the_coordinator_and_the_target_have_a_page_each(deployment, whole_run):
+    """The target's shows its patients' outcomes and stays there; the coordinator's tells what the policies let out."""
+    own = deployment.site(TARGET) / "state" / "report"
+    assert (own / "figures" / f"{TARGET}.risk-groups.steph.svg").is_file()
+    told = (whole_run.folder / "report" / "index.html").read_text()
+    assert "80-89" in told and f"kin -&gt; {TARGET}" in told
+    assert "data:image/svg" in (own / "index.html").read_text()
+    assert not list(deployment.server.rglob("*.svg"))
+    for source in SOURCES:
+        assert not (deployment.site(source) / "state" / "report").exists()
+
+
 def test_every_audit_log_holds_together(deployment, whole_run):
     """And the server knows a hash of each site's, from its hello, so that none can be rewritten unseen."""
     joined = {

@@ -1,4 +1,6 @@
-"""What the tests of ``fedsteph benchmark`` share: a whole study by two worker processes, and one without any."""
+"""What the tests of ``fedsteph benchmark`` share: a whole study by two worker processes, and one without any. What the
+tests of pages share: a run, and a browser.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from reports import Reported, make_run
 from studies import Ran, command, make_sites, write_study
 
 from simulations.study import crew
@@ -49,3 +52,9 @@ def units_done(monkeypatch) -> list[Unit]:
 
     monkeypatch.setattr("simulations.study.run.run_stage", run_stage)
     return done
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory) -> Reported:
+    """A run with its page, not to be changed."""
+    return make_run(tmp_path_factory.mktemp("reported"))

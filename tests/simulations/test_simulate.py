@@ -41,7 +41,8 @@ def fedsteph(*words):
 
 
 def simulate(out, sites, *words):
-    return fedsteph("simulate", "--sites", sites, "--out", out, "--engine", "in-process", *SETTINGS, *words)
+    plain = ("--engine", "in-process", "--no-report")
+    return fedsteph("simulate", "--sites", sites, "--out", out, *plain, *SETTINGS, *words)
 
 
 def results(out):

@@ -1,0 +1,326 @@
+"""What is drawn is what was given: every point, bar and number of the pictures, read off their axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+
+from common.report.c_index import c_index_picture, c_index_table
+from common.report.differences import difference_picture
+from common.report.page import Picture
+from common.report.source_matrix import matrix, matrix_picture
+
+WHO = "site-a: n = 37 patients, 3 folds, seed $0$"
+
+
+def said(picture: Picture) -> str:
+    """Title and owner as they stand in the figure."""
+    assert picture.figure is not None
+    return picture.figure.get_suptitle().replace("\n", " ")
+
+
+def axes_of(picture: Picture) -> Axes:
+    assert picture.figure is not None
+    return picture.figure.axes[0]
+
+
+def points(axes: Axes) -> list[tuple[float, float, tuple[float, float] | None]]:
+    """``(x, y, ends of its bar)`` of everything drawn with error bars, in the order of drawing."""
+    found = []
+    for container in axes.containers:
+        assert isinstance(container, ErrorbarContainer)
+        line, _, bars = container.lines
+        (x,), (y,) = line.get_xdata(), line.get_ydata()
+        ends = None
+        if bars:
+            ((left, at), (right, level)) = bars[0].get_segments()[0]
+            assert at == level == y
+            ends = (left, right)
+        found.append((float(x), float(y), ends))
+    return found
+
+
+def close(found: Any, expected: Any) -> bool:
+    return bool(np.allclose(np.array(found, float), np.array(expected, float), rtol=0, atol=1e-12))
+
+
+# ---------------------------------------------------------------- C-index
+
+ROWS: dict[str, dict[str, Any]] = {
+    "local": {
+        "c_index": [0.5, 0.6, 0.7],
+        "fold_intervals_95": [[0.4, 0.55], [0.5, 0.75], [0.7, 0.8]],
+        "mean": 0.6,
+        "interval_95": [0.52, 0.66],
+    },
+    "all undefined": {"c_index": [None] * 3, "fold_intervals_95": [None] * 3, "mean": None, "interval_95": None},
+    "STEPH $x_{": {
+        "c_index": [None, 0.65, 0.75],
+        "fold_intervals_95": [None, None, [0.6, 0.9]],
+        "mean": 0.7,
+        "interval_95": [0.61, 0.74],
+    },
+    "bare": {"c_index": [0.55, 0.45, 0.5], "mean": 0.5, "interval_95": None},
+}
+SHOWN = ["local", "STEPH $x_{", "bare"]
+
+
+def test_every_defined_fold_is_a_point_and_every_mean_a_diamond():
+    found = points(axes_of(c_index_picture("c", ROWS, WHO)))
+    expected = []
+    for label in SHOWN:
+        row = ROWS[label]
+        intervals = row.get("fold_intervals_95") or [None] * 3
+        expected += [(value, ends) for value, ends in zip(row["c_index"], intervals, strict=True) if value is not None]
+        expected.append((row["mean"], row["interval_95"]))
+    assert len(found) == len(expected) == 3 + 1 + 2 + 1 + 3 + 1
+    for (x, _, ends), (value, interval) in zip(found, expected, strict=True):
+        assert x == value
+        assert (ends is None) == (interval is None)
+        assert ends is None or close(ends, interval)
+
+
+def test_points_lie_in_their_method_s_row_and_folds_from_the_top_down():
+    axes = axes_of(c_index_picture("c", ROWS, WHO))
+    rows: list[list[float]] = [[], [], []]
+    for _, y, _ in points(axes):
+        rows[round(y)].append(y)  # a row is 1 high, around its label
+    assert [len(row) for row in rows] == [4, 3, 4]
+    assert all(row == sorted(row) for row in rows)  # the axis goes down, so lower numbers stand above
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert rows[1][0] - 1 == pytest.approx(rows[0][1])  # fold 1 has its place, although fold 0 is undefined
+    low, high = sorted(axes.get_ylim())
+    assert all(low < y < high for row in rows for y in row)
+
+
+def test_methods_are_named_and_means_written():
+    axes = axes_of(c_index_picture("c", ROWS, WHO))
+    assert [label.get_text() for label in axes.get_yticklabels()] == SHOWN
+    assert list(axes.get_yticks()) == [0, 1, 2]
+    assert [text.get_text() for text in axes.texts] == ["0.600", "0.700", "0.500"]
+    assert "C-index" in axes.get_xlabel()
+    (chance,) = [line for line in axes.lines if list(line.get_xdata()) == [0.5, 0.5]]
+    assert chance.get_linestyle() == ":"
+
+
+def test_the_c_index_figure_says_whose_it_is():
+    picture = c_index_picture("c", ROWS, WHO)
+    assert said(picture) == f"{picture.title} {WHO}"
+    assert picture.note
+
+
+def test_no_c_index_at_all_is_a_sentence():
+    for rows in ({}, {"local": ROWS["all undefined"]}, {"a": ROWS["all undefined"], "b": ROWS["all undefined"]}):
+        picture = c_index_picture("c", rows, WHO)
+        assert picture.figure is None
+        assert "no C-index exists" in picture.instead
+
+
+def test_the_c_index_table_has_every_method_and_every_fold():
+    expected = [
+        ["local", "0.500 (0.400-0.550)", "0.600 (0.500-0.750)", "0.700 (0.700-0.800)", "0.600 (0.520-0.660)"],
+        ["all undefined", *["undefined"] * 4],
+        ["STEPH $x_{", "undefined", "0.650", "0.750 (0.600-0.900)", "0.700 (0.610-0.740)"],
+        ["bare", "0.550", "0.450", "0.500", "0.500"],
+    ]
+    table = c_index_table(ROWS)
+    assert (table.header, table.rows) == (["method", "fold 0", "fold 1", "fold 2", "mean"], expected)
+    assert c_index_picture("c", ROWS, WHO).numbers == table
+    assert c_index_table({}).header == ["method", "mean"]
+
+
+def test_an_interval_that_leaves_its_mean_out_has_no_bar_backwards():
+    """Resamples of a skewed C-index may lie on one side of it."""
+    row = {"c_index": [0.9], "fold_intervals_95": [[0.7, 0.8]], "mean": 0.9, "interval_95": [0.92, 0.95]}
+    ((x, _, first), (mean, _, second)) = points(axes_of(c_index_picture("c", {"m": row}, WHO)))
+    assert (x, mean) == (0.9, 0.9)
+    assert close(first, [0.7, 0.9])
+    assert close(second, [0.9, 0.95])
+
+
+@pytest.mark.parametrize("n", [1, 9, 23])
+def test_many_methods_and_folds_all_have_their_points(n):
+    rows = {
+        f"method {i}": {"c_index": [0.5 + 0.01 * i] * n, "fold_intervals_95": None, "mean": 0.5, "interval_95": None}
+        for i in range(n)
+    }
+    axes = axes_of(c_index_picture("c", rows, WHO))
+    assert len(axes.containers) == n * (n + 1)
+    assert [round(y) for _, y, _ in points(axes)] == [i for i in range(n) for _ in range(n + 1)]
+
+
+# ---------------------------------------------------------------- differences
+
+GAPS: dict[str, dict[str, Any]] = {
+    "worse": {"difference": -0.03, "interval_95": [-0.05, -0.01]},
+    "unsure": {"difference": 0.01, "interval_95": [-0.02, 0.03]},
+    "unknown": {"difference": None, "interval_95": None},
+    "better": {"difference": 0.04, "interval_95": [0.01, 0.08]},
+    "alone": {"difference": 0.02, "interval_95": None},
+    "just": {"difference": 0.005, "interval_95": [0.0, 0.01]},
+}
+ORDER = ["better", "alone", "unsure", "just", "worse"]
+
+
+def test_differences_are_drawn_largest_first_with_their_bars():
+    axes = axes_of(difference_picture("d", "STEPH", GAPS, WHO))
+    found = points(axes)
+    assert [y for _, y, _ in found] == [0, 1, 2, 3, 4]
+    for label, (x, _, ends) in zip(ORDER, found, strict=True):
+        assert x == GAPS[label]["difference"]
+        interval = GAPS[label]["interval_95"]
+        assert (ends is None) == (interval is None)
+        assert ends is None or close(ends, interval)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ORDER
+    assert axes.get_ylim()[0] > 4
+    assert axes.get_ylim()[1] < 0
+    assert "Harrell" in axes.get_xlabel()
+    (zero,) = [line for line in axes.lines if list(line.get_xdata()) == [0.0, 0.0]]
+    assert zero.get_linestyle() == ":"
+
+
+def test_only_an_interval_that_leaves_0_out_fills_its_point():
+    axes = axes_of(difference_picture("d", "STEPH", GAPS, WHO))
+    filled = [
+        matplotlib.colors.to_hex(container.lines[0].get_markerfacecolor()) != "#ffffff" for container in axes.containers
+    ]
+    assert dict(zip(ORDER, filled, strict=True)) == {
+        "better": True,
+        "alone": False,
+        "unsure": False,
+        "just": False,
+        "worse": True,
+    }
+
+
+def test_the_difference_figure_says_against_what_and_whose():
+    picture = difference_picture("d", "the method $x_{", GAPS, WHO)
+    assert said(picture) == f"C-index of every method minus that of the method $x_{{ {WHO}"
+    assert picture.numbers is not None
+    assert picture.numbers.rows == [
+        ["better", "+0.0400", "+0.0100", "+0.0800"],
+        ["alone", "+0.0200", "-", "-"],
+        ["unsure", "+0.0100", "-0.0200", "+0.0300"],
+        ["just", "+0.0050", "+0.0000", "+0.0100"],
+        ["worse", "-0.0300", "-0.0500", "-0.0100"],
+    ]
+
+
+def test_nothing_to_compare_is_a_sentence():
+    for rows in ({}, {"unknown": GAPS["unknown"]}):
+        picture = difference_picture("d", "STEPH", rows, WHO)
+        assert picture.figure is None
+        assert picture.instead == "No method can be compared with it."
+
+
+# ---------------------------------------------------------------- source matrix
+
+
+def use(kept: float, w: float, lam: float) -> dict[str, float]:
+    return {"kept": kept, "w": w, "lam": lam}
+
+
+USES = {
+    "north": [
+        {"south": use(1.0, 0.5, 0.2), "west": use(0.25, 0.8, 0.5)},
+        {"south": use(0.5, 0.4, 0.0), "east": use(1.0, -0.2, 0.5)},  # west was refused here
+    ],
+    "south": [{"north": use(0.0, 0.9, 0.1)}, {"north": use(0.0, 0.7, 0.1)}],
+    "east": [{}, {}],  # everybody was refused
+}
+
+
+def test_coefficients_are_the_mean_over_all_folds_by_plain_loops():
+    sources, targets, values = matrix(USES)
+    assert targets == ["north", "south", "east"]
+    assert sources == ["east", "north", "south", "west"]
+    for j, target in enumerate(targets):
+        for i, source in enumerate(sources):
+            total, met = 0.0, False
+            for fold in USES[target]:
+                if source in fold:
+                    met = True
+                    total += fold[source]["kept"] * fold[source]["w"] * (1 - fold[source]["lam"])
+            if met:
+                assert values[i, j] == pytest.approx(total / len(USES[target]), abs=1e-15)
+            else:
+                assert np.isnan(values[i, j]), (source, target)
+    by_hand = np.full((4, 3), np.nan)
+    by_hand[2, 0] = (1.0 * 0.5 * 0.8 + 0.5 * 0.4 * 1.0) / 2  # south in north
+    by_hand[3, 0] = (0.25 * 0.8 * 0.5 + 0.0) / 2  # west in north, refused in a fold
+    by_hand[0, 0] = (0.0 - 0.2 * 0.5) / 2
+    by_hand[1, 1] = 0.0  # never kept
+    np.testing.assert_allclose(values, by_hand, rtol=0, atol=1e-15)
+
+
+def test_no_uses_are_an_empty_matrix():
+    sources, targets, values = matrix({})
+    assert (sources, targets, values.shape) == ([], [], (0, 0))
+
+
+def test_the_matrix_is_drawn_with_its_numbers():
+    picture = matrix_picture("m", USES, WHO)
+    axes, (sources, targets, values) = axes_of(picture), matrix(USES)
+    (image,) = axes.images
+    np.testing.assert_array_equal(np.ma.filled(image.get_array().astype(float), np.nan), values)
+    low, high = image.get_clim()
+    assert (low, high) == (np.nanmin(values), np.nanmax(values))
+    assert [label.get_text() for label in axes.get_xticklabels()] == targets
+    assert [label.get_text() for label in axes.get_yticklabels()] == sources
+    written = {tuple(text.get_position()): text.get_text() for text in axes.texts}
+    expected = {
+        (j, i): f"{values[i, j]:.2f}"
+        for i in range(len(sources))
+        for j in range(len(targets))
+        if not np.isnan(values[i, j])
+    }
+    assert written == expected
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("target", "source")
+    assert said(picture) == f"{picture.title} {WHO}"
+    assert picture.numbers is not None
+    assert picture.numbers.header == ["source", *targets]
+    assert picture.numbers.rows == [
+        ["east", "-0.0500", "-", "-"],
+        ["north", "-", "0.0000", "-"],
+        ["south", "0.3000", "-", "-"],
+        ["west", "0.0500", "-", "-"],
+    ]
+    (bar,) = [other for other in picture.figure.axes if other is not axes]
+    assert bar.get_ylabel() == "mean w (1 - lam)"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.2, 0.3), (-1.0, 0.1)])
+def test_numbers_can_be_read_on_their_colours(low, high):
+    """A contrast of at least 4 to 1 between each number and the cell that it stands on, by the WCAG's formula.
+
+    Coefficients are below 0 where w is a trainable parameter.
+    """
+    steps = np.linspace(low, high, 9).tolist()
+    uses = {f"t{j}": [{f"s{i}": use(1.0, steps[3 * i + j], 0.0) for i in range(3)}] for j in range(3)}
+    axes = axes_of(matrix_picture("m", uses, WHO))
+
+    def luminance(colour: Any) -> float:
+        rgb = np.array(matplotlib.colors.to_rgb(colour))
+        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    (image,) = axes.images
+    for text in axes.texts:
+        j, i = text.get_position()
+        below = image.cmap(image.norm(image.get_array()[int(i), int(j)]))
+        light, dark = sorted([luminance(below), luminance(text.get_color())], reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4, text.get_text()
+
+
+def test_coefficients_that_are_all_0_are_drawn_and_none_at_all_are_a_sentence():
+    zero = {"a": [{"b": use(1.0, 0.5, 1.0)}]}
+    assert [text.get_text() for text in axes_of(matrix_picture("m", zero, WHO)).texts] == ["0.00"]
+    for uses in ({}, {"a": [{}]}, {"a": [{}], "b": [{}, {}]}):
+        picture = matrix_picture("m", uses, WHO)
+        assert picture.figure is None
+        assert picture.instead == "No source was merged anywhere."

@@ -1,0 +1,76 @@
+"""One small run with two targets, its sites and what it wrote, for the tests of pages."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from sites import TINY, make_site
+
+from common import console
+from simulations.cli import app
+
+ALPHA, BETA, GAMMA = 67, 53, 41  # patients; in no other role do these numbers occur
+POLICIES = {
+    "alpha": "policy: {targets: [beta], min_patients: 1, min_events: 1, min_pairs: 1, recipes: any, min_group: 10, "
+    "metrics: [patients, events, c_index, curves]}\n",
+    "beta": "policy: {targets: [alpha], min_patients: 1, min_events: 1, min_pairs: 1, recipes: any}\n",
+    "gamma": "policy: {targets: [alpha, beta], min_patients: 1, min_events: 1, recipes: any, metrics: []}\n",
+}
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A run that has come to its end, with its page."""
+
+    run: Path
+    sites: Path
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return json.loads((self.run / "results.json").read_text())
+
+    def state(self, site: str) -> Path:
+        return self.run / "sites" / site
+
+    def labels(self, site: str) -> pd.DataFrame:
+        return pd.read_csv(self.sites / site / "labels.csv", dtype={"patient_id": str})
+
+
+def fedsteph(*words: object) -> int:
+    return console.run(lambda: app([str(word) for word in words], standalone_mode=False))
+
+
+def make_run(folder: Path) -> Reported:
+    for seed, (name, patients) in enumerate((("alpha", ALPHA), ("beta", BETA), ("gamma", GAMMA))):
+        make_site(folder / "sites" / name, patients=patients, seed=seed, event_share=0.7, max_instances=5)
+        (folder / "sites" / name / "site.yaml").write_text(POLICIES[name])
+    settings = [*TINY, "training.epochs=4", "steph.gamma=0.0", "evaluation.bootstrap=50"]
+    words = [word for setting in (*settings, "federation.targets=[alpha,beta]") for word in ("--set", setting)]
+    run = folder / "run"
+    assert fedsteph("simulate", "--sites", folder / "sites", "--out", run, "--engine", "in-process", *words) == 0
+    return Reported(run, folder / "sites")
+
+
+def visible(page: str) -> str:
+    """What a reader sees of a page, and what stands in its pictures, as one text without markup."""
+    shown = re.sub(r"<style>.*?</style>", " ", page, flags=re.DOTALL)
+    alts = " ".join(re.findall(r'alt="([^"]*)"', shown))
+    return html.unescape(re.sub(r"<[^>]*>", " ", shown) + alts) + " ".join(svg_texts(page))
+
+
+def svgs(page: str) -> list[str]:
+    """The page's pictures as SVG text."""
+    found = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
+    return [base64.b64decode(data).decode() for data in found]
+
+
+def svg_texts(page: str) -> list[str]:
+    """The words in the pictures: letters are drawn as shapes, and each text stands in a comment before them."""
+    return [html.unescape(text).strip() for svg in svgs(page) for text in re.findall(r"<!--(.*?)-->", svg, re.DOTALL)]

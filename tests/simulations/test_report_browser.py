@@ -1,0 +1,215 @@
+"""Every page opened in headless Chromium: nothing is asked of the network, nothing breaks, all figures are seen."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reports import Reported, fedsteph
+
+from client.predict import PatientView
+from client.report.patients_page import patients_page
+from common.report.page import html
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+
+# A browser has errands of its own; none of them belongs to a page.
+_QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+_QUIET += ["--disable-component-update", "--disable-sync"]
+PHONE, DESKTOP = 360, 1280
+PAGES = ["run", "target", "coordinator", "shared", "patients", "hostile"]
+HOSTILE = [
+    "<script>window.pwned = 1</script>",
+    '"><img src=x onerror="window.pwned=1">',
+    "$x_{1}$ --> </svg>",
+    "{{ 7 * 7 }}",
+]
+
+
+@dataclass
+class Seen:
+    """What happened while a page was opened."""
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=_CHROMIUM, args=_QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def paths(reported: Reported, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    assert fedsteph("report", reported.run, "--target", "alpha", "--out", folder / "target") == 0
+    assert fedsteph("report", reported.run, "--target", "alpha", "--shared", "--out", folder / "shared") == 0
+    assert fedsteph("report", reported.run, "--shared", "--out", folder / "coordinator") == 0
+    model = reported.state("alpha") / "deployed" / "fold_0.safetensors"
+    words = ["--features", reported.sites / "gamma" / "features", "--out", folder / "risk.csv"]
+    assert fedsteph("predict", model, *words, "--page", folder / "patients.html", "--patient", "P001-DX1") == 0
+    survival = [0.9, 0.8, 0.6]
+    views = [
+        PatientView(name, -2.0, 50.0, survival, survival, {name: 0.5}, {name: 0.5})  # type: ignore[arg-type]
+        for name in HOSTILE
+    ]
+    (folder / "hostile.html").write_text(html(patients_page(views, HOSTILE[0])))
+    found = {name: folder / name / "index.html" for name in ("target", "shared", "coordinator")}
+    found |= {name: folder / f"{name}.html" for name in ("patients", "hostile")}
+    return found | {"run": reported.run / "report" / "index.html"}
+
+
+@pytest.fixture
+def opened(browser, paths):
+    """Opens a page offline at a width; gives what happened."""
+    contexts = []
+
+    def open_(name: str, width: int = DESKTOP) -> Seen:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, offline=True))
+        seen = Seen(contexts[-1].new_page())
+        seen.page.on("console", lambda told: seen.errors.append(told.text) if told.type == "error" else None)
+        seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        seen.page.on("dialog", lambda dialog: seen.errors.append(dialog.message))
+        seen.page.on("request", lambda request: seen.requests.append(request.url))
+        seen.page.goto(paths[name].as_uri(), wait_until="load")
+        return seen
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_opens_without_an_error_and_asks_for_nothing(opened, paths, name, width):
+    seen = opened(name, width)
+    assert seen.errors == []
+    assert [url for url in seen.requests if not url.startswith("data:")] == [paths[name].as_uri()]
+    # Tables scroll by themselves; the page as a whole fits its screen.
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("run", 17), ("target", 8), ("shared", 2), ("patients", 1), ("hostile", 4)]
+)
+def test_every_figure_is_seen(opened, name, least):
+    seen = opened(name)
+    sizes = seen.page.evaluate(
+        "Promise.all([...document.images].map(async i => { await i.decode(); const r = i.getBoundingClientRect();"
+        " return [i.naturalWidth, i.naturalHeight, r.width, r.height, i.alt.length] }))"
+    )
+    assert len(sizes) >= least
+    for natural_width, natural_height, width, height, alt in sizes:
+        assert natural_width > 100 and natural_height > 100 and alt > 20
+        assert width > 250 and height / width == pytest.approx(natural_height / natural_width, rel=0.01)
+
+
+def test_letters_are_large_enough_on_a_phone(opened):
+    seen = opened("run", PHONE)
+    smallest = seen.page.evaluate(
+        "Math.min(...[...document.querySelectorAll('p, li, td, th, figcaption, summary')]"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
+    )
+    assert smallest >= 12
+    # A figure's smallest letters are 7 points of a width of 4.6 inches, drawn into what a phone has.
+    widths = seen.page.evaluate("[...document.images].map(i => i.getBoundingClientRect().width)")
+    assert min(widths) * 7 / (4.6 * 72) >= 6.5
+
+
+def test_the_details_open_and_every_link_of_the_page_leads_somewhere(opened):
+    seen = opened("run")
+    assert seen.page.evaluate(
+        "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.getAttribute('href')))"
+    )
+    summary = seen.page.locator("summary").first
+    summary.click()
+    assert seen.page.locator("details[open]").count() == 1
+
+
+@pytest.mark.parametrize("name", ["run", "patients"])
+def test_a_page_prints(opened, name):
+    printed = opened(name).page.pdf(format="A4")
+    assert printed.startswith(b"%PDF") and len(printed) > 20_000
+
+
+def test_hostile_names_are_text_and_nothing_else(opened):
+    seen = opened("hostile")
+    assert seen.page.evaluate("window.pwned") is None
+    shown = seen.page.evaluate("document.body.innerText")
+    for name in HOSTILE:
+        assert name in shown
+    assert seen.page.locator("script").count() == 0
+    assert seen.page.evaluate("[...document.images].every(i => i.src.startsWith('data:'))")
+
+
+_INTRUDERS = """address => {
+    for (const [tag, key] of [['img', 'src'], ['iframe', 'src'], ['script', 'src'], ['object', 'data']]) {
+        const made = document.createElement(tag);
+        made[key] = address + '/' + tag;
+        document.body.append(made);
+    }
+    const style = document.createElement('style');
+    style.textContent = `body { background: url(${address}/style) } @import '${address}/import';`;
+    document.head.append(style);
+    return fetch(address).catch(() => null);
+}"""
+
+
+def test_whatever_got_into_a_page_could_load_nothing(browser, paths):
+    """An image, a style, a frame and a script that ask a listening server: the page's own policy stops them all.
+
+    Chromium may connect for a frame before it looks at the policy; it then says nothing.
+    """
+    met: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def listen() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    met.append(connection.recv(1024))
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        context = browser.new_context()
+        page = context.new_page()
+        refused: list[str] = []
+        page.on("console", lambda told: refused.append(told.text))
+        page.goto(paths["run"].as_uri())
+        page.evaluate(_INTRUDERS, address)
+        page.wait_for_load_state("networkidle")
+        context.close()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert b"".join(met) == b""
+    assert sum("Content Security Policy" in text for text in refused) >= 4
+
+
+def test_the_listening_server_would_have_heard_it(browser, tmp_path):
+    """The same intruders in a page without the policy are served."""
+    asked: list[str] = []
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/*", lambda route: (asked.append(route.request.url), route.abort()))
+    page.set_content("<html><body></body></html>")
+    page.evaluate(_INTRUDERS, "http://127.0.0.1:9")
+    page.wait_for_load_state("networkidle")
+    context.close()
+    assert {"img", "iframe", "script"} <= {url.rpartition("/")[2] for url in asked}

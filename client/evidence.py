@@ -121,6 +121,9 @@ def read_evidence(path: Path) -> Evidence:
             for key in ("hazards", "cut_off")
         }
         plain = {name: arrays[name] for name in _PER_PATIENT}
+        lengths = {len(values) for values in (*plain.values(), *by_method["hazards"].values())}
+        if len(lengths) != 1 or not by_method["hazards"] or by_method["hazards"].keys() != by_method["cut_off"].keys():
+            raise ValueError("arrays of unlike length, or methods without a cut-off")
         return Evidence(**plain, **by_method, sources=tuple(str(name) for name in arrays["sources"]))
     except Exception as error:
         raise ModelFileError("is damaged", where=path, remedy=_AGAIN) from error

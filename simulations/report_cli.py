@@ -221,6 +221,8 @@ def _write(look: Analysis, picture: Picture, out: Path | None, as_json: bool) ->
 @contextmanager
 def drawing() -> Iterator[OnStep]:
     """Show how far the drawing of a page is."""
+    if not console.err.is_terminal:
+        console.err.print("drawing ...", markup=False)
     with console.progress_bars() as bars:
         task = bars.add_task("drawing", total=None)
 

@@ -12,7 +12,7 @@ from common.report.page import Picture, Table
 from common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
 from common.survival import DAYS_PER_BIN
 
-_YEARS = (3, 1, 5)  # the first that enough patients are followed for
+_YEARS = (3, 1)  # the first that enough patients are followed for
 N_GROUPS = 4
 _LEAST = 8  # patients, and how many must be followed for so long
 
@@ -29,15 +29,16 @@ class Point:
         fitted = KaplanMeierFitter().fit(times, events, timeline=[0.0, *np.unique(times[times <= at]), at])
         band = np.nan_to_num(fitted.confidence_interval_.to_numpy()[-1], nan=0.0)
         self.observed = 1.0 - float(fitted.survival_function_.iloc[-1, 0])
+        self.low, self.high = 1.0 - float(band[1]), 1.0 - float(band[0])
+        # The rule of three, where nobody had an event, or everybody.
         if self.observed == 0.0:
-            self.low, self.high = 0.0, 3.0 / self.n if self.n else 1.0  # the rule of three: nobody had an event
-        else:
-            self.low, self.high = 1.0 - float(band[1]), 1.0 - float(band[0])
-        self.high = min(1.0, self.high)
+            self.low, self.high = 0.0, min(1.0, 3.0 / self.n)
+        elif self.observed == 1.0:
+            self.low, self.high = max(0.0, 1.0 - 3.0 / self.n), 1.0
 
 
 def horizon(times: np.ndarray) -> int | None:
-    """The years to judge at: 3, or 1 or 5 where only those have enough patients at risk; None where none has."""
+    """The years to judge at: 3, or 1 where fewer are followed so long; None where fewer are followed for 1."""
     return next((year for year in _YEARS if (times >= year * DAYS_PER_BIN).sum() >= _LEAST), None)
 
 
@@ -50,7 +51,7 @@ def points(found: Evidence, method: str, year: int) -> list[Point]:
 
 _NOTE = (
     "Test patients in four groups of equal size by predicted probability; bars: 95% intervals of the Kaplan-Meier "
-    "estimate (where no patient of a group had an event: the rule of three)."
+    "estimate (where nobody of a group had an event, or everybody: the rule of three)."
 )
 
 

@@ -91,7 +91,9 @@ def landscape(
     budget = budget or Budget()
     used = usage(model, parts["training"], device)
     share = used.source_coefficients.mean(axis=0)
-    share = share / share.sum() if share.sum() > 0 else np.full(len(share), 1.0 / len(share))
+    # Learnable weights may be below 0 and cancel out; a collapsed model has none. Then all sources weigh the same.
+    sound = share.sum() > 0.1 * np.abs(share).sum() > 0
+    share = share / share.sum() if sound else np.full(len(share), 1.0 / len(share))
     theta_0, rows = model.mixture.theta_0.cpu(), model.mixture.stack.cpu()
     directions = rows[0], torch.from_numpy(share).float() @ rows[1:]
     end = float(used.target_coefficient.mean()), float(used.source_coefficients.sum(axis=1).mean())
@@ -113,7 +115,7 @@ def landscape(
 
 def _axis(values: Sequence[float], n: int) -> np.ndarray:
     """From 0, where M0 is, to beyond 1, where a vector is whole, and around all that training met."""
-    low, high = min(0.0, *values), max(1.5, *(1.15 * value for value in values))
+    low, high = min(0.0, *(1.15 * value for value in values)), max(1.5, *(1.15 * value for value in values))
     return np.linspace(low, high, n)
 
 

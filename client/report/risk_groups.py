@@ -44,7 +44,7 @@ class RiskGroups:
     Args:
         p: of the two-sided log-rank test; None where it is not defined.
         hazard_ratio: of the higher against the lower risk, by Cox's regression on the group alone, with its 95%
-            interval; None where a group has no event.
+            interval; None where a group has no event, or the likeliest one is not finite.
     """
 
     groups: tuple[Group, Group]
@@ -82,8 +82,6 @@ def _group(name: str, times: np.ndarray, events: np.ndarray) -> Group:
     survival = fitted.survival_function_.iloc[:, 0]
     years = survival.index.to_numpy() / DAYS_PER_BIN
     low, high = np.nan_to_num(band[:, 0], nan=0.0), np.nan_to_num(band[:, 1], nan=1.0)
-    untouched = survival.to_numpy() == 1.0  # before the first event no band is defined
-    low[untouched] = high[untouched] = 1.0
     return Group(name, times, events, years, survival.to_numpy(), low, high)
 
 
@@ -107,7 +105,7 @@ def _hazard_ratio(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> tu
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = CoxPHFitter().fit(table, "t", "e").summary.loc["high"]
+            found = CoxPHFitter().fit(table, "t", "e", fit_options={"precision": 1e-10}).summary.loc["high"]
         except (ConvergenceError, np.linalg.LinAlgError):
             return None
     ratio = tuple(float(found[key]) for key in ("exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%"))
@@ -115,9 +113,9 @@ def _hazard_ratio(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> tu
 
 
 _NOTE = (
-    "Kaplan-Meier with pointwise 95% bands (log-log). The cut-off is the median risk of the training patients of each "
-    "test patient's fold, so no test patient had a say in it; groups may differ in size. The hazard ratio is Cox's, of "
-    "the group alone, unadjusted."
+    "Kaplan-Meier with pointwise 95% bands (log-log), which begin at a group's first event. The cut-off is the median "
+    "risk of the training patients of each test patient's fold, so no test patient had a say in it; groups may differ "
+    "in size. The hazard ratio is Cox's, of the group alone, unadjusted."
 )
 
 
@@ -130,9 +128,9 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
     title = f"Time to event by risk group of the {model} model"
     if isinstance(found, str):
         return Picture(name, title, instead=found)
-    until = max(float(group.times.max()) for group in found.groups) / DAYS_PER_BIN
+    until = max(1.0, *(float(group.times.max()) for group in found.groups)) / DAYS_PER_BIN
     ticks = _ticks(until)
-    with canvas(title, who, height=HEIGHT + 0.4) as figure:
+    with canvas(title, who, height=HEIGHT + 0.55) as figure:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5.4, 1))
         for group, colour, dashes in zip(found.groups, COLOURS, _DASHES, strict=False):
             n_events = int(group.events.sum())
@@ -158,12 +156,14 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
 
 
 def describe(found: RiskGroups) -> str:
-    """The hazard ratio and the test, in a line."""
+    """The hazard ratio and the test, a line each."""
     p = "log-rank p not defined" if found.p is None else f"log-rank p {p_value(found.p)}"
     if found.hazard_ratio is None:
-        return f"hazard ratio not estimable (a group without events); {p}"
+        some = all(group.events.any() for group in found.groups)
+        why = "the groups are wholly apart" if some else "a group without events"
+        return f"hazard ratio not estimable ({why})\n{p}"
     ratio, low, high = found.hazard_ratio
-    return f"hazard ratio {ratio:.2f} (95% {low:.2f} to {high:.2f}); {p}"
+    return f"hazard ratio {ratio:.2f} (95% {low:.2f} to {high:.2f})\n{p}"
 
 
 def p_value(p: float) -> str:

@@ -25,14 +25,14 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
     with canvas(title, who, WIDTH, 0.95 + 0.3 * len(columns)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, which, label in ((left, 0, "weight w (0: not kept)"), (right, 1, "mixing lam (1: target alone)")):
-            boxes = [column[which] if len(column[which]) else np.array([np.nan]) for column in columns]
-            drawn = axes.boxplot(boxes, orientation="horizontal", whis=(5, 95), widths=0.6, sym="", patch_artist=True)
+            boxes = [_box(column[which]) for column in columns]
+            drawn = axes.bxp(boxes, orientation="horizontal", widths=0.6, showfliers=False, patch_artist=True)
             for box in drawn["boxes"]:
                 box.set(facecolor=COLOURS[0] if which == 0 else COLOURS[4], alpha=0.45, linewidth=0.8)
             for line in (*drawn["medians"], *drawn["whiskers"], *drawn["caps"]):
                 line.set(color="0.15", linewidth=0.9)
             axes.set_xlabel(label)
-        right.set_xlim(-0.02, max(1.02, right.get_xlim()[1]))
+        right.set_xlim(min(-0.02, right.get_xlim()[0]), max(1.02, right.get_xlim()[1]))
         left.set_xlim(left=min(0.0, left.get_xlim()[0]))
         left.set_yticks(range(1, len(columns) + 1), labels=list(found.sources))
         left.invert_yaxis()
@@ -59,10 +59,14 @@ def dynamics_picture(name: str, found: dict[str, Any] | None, who: str) -> Pictu
         for i, source in enumerate(found["sources"]):
             for axes, key in ((upper, "w"), (lower, "lam")):
                 values = _by_epoch(found["epochs"], key, i)
-                axes.plot(epochs, values[:, _MEDIAN], label=source if axes is upper else None, **line_look(i))
+                axes.plot(
+                    epochs, values[:, _MEDIAN], label=source if axes is upper else None, marker=".", **line_look(i)
+                )
                 axes.fill_between(epochs, values[:, _Q25], values[:, _Q75], color=line_look(i)["color"], alpha=0.12)
         upper.set(ylabel="weight w")
-        lower.set(ylabel="mixing lam", xlabel="epoch of STEPH's training", ylim=(-0.02, 1.02))
+        low, high = lower.get_ylim()
+        lower.set(ylabel="mixing lam", xlabel="epoch of STEPH's training", ylim=(min(-0.02, low), max(1.02, high)))
+        lower.locator_params(axis="x", integer=True)
         upper.set_title("lines: median over patients; bands: quartiles")
         if (epoch := collapsed_in(found["epochs"])) is not None:
             for axes in (upper, lower):
@@ -73,6 +77,12 @@ def dynamics_picture(name: str, found: dict[str, Any] | None, who: str) -> Pictu
         "Training patients, in the training's own passes: dropout is active in them. w counts 0 where it is not kept."
     )
     return Picture(name, title, figure, note=note, numbers=dynamics_table(found))
+
+
+def _box(values: np.ndarray) -> dict[str, Any]:
+    """Quartiles and the 5 and 95% ends; nothing where there is no value."""
+    ends = np.quantile(values, QUANTILES) if len(values) else np.full(len(QUANTILES), np.nan)
+    return dict(zip(("whislo", "q1", "med", "q3", "whishi"), ends.tolist(), strict=True))
 
 
 def dynamics_table(found: dict[str, Any]) -> Table:

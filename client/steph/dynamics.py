@@ -19,6 +19,7 @@ from torch import Tensor
 from client.steph.model import Routing
 from client.steph.usage import Usage, usage_of
 from common import atomic
+from common.errors import ModelFileError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLLAPSED_BELOW = 1e-3  # the mean over patients of the largest w
@@ -61,10 +62,17 @@ class Dynamics:
 
 
 def read_dynamics(path: Path) -> dict[str, Any] | None:
-    """A training's notes; None where there are none."""
+    """A training's notes; None where there are none.
+
+    Raises:
+        ModelFileError: they are damaged.
+    """
     if not path.exists():
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelFileError("is damaged", where=path, remedy="Delete it: the page then goes without") from error
     return found
 
 
@@ -85,7 +93,7 @@ def _summary(found: Usage) -> dict[str, Any]:
     return {
         "w": [_quantiles(column) for column in found.w.T],
         "lam": [_quantiles(column) if len(column) else None for column in lam],
-        "kept": [round(float(share), 6) for share in (found.w > 0).mean(axis=0)],
+        "kept": [round(float(share), 6) for share in (found.w != 0).mean(axis=0)],
         "c_target": round(float(found.target_coefficient.mean()), 6),
         "c_sources": round(float(found.source_coefficients.sum(axis=1).mean()), 6),
         "largest_w": float(found.w.max(axis=1).mean()),

@@ -48,7 +48,7 @@ class Usage:
 
     def of_sources(self, names: Sequence[str]) -> dict[str, SourceUse]:
         """Each source's share of patients, and its mean w and lam among them."""
-        kept = self.w > 0
+        kept = self.w != 0
         users = np.maximum(kept.sum(axis=0), 1)
         shares = kept.sum(axis=0) / max(len(self.w), 1)
         columns = zip(names, shares, self.w.sum(axis=0) / users, np.nansum(self.lam, axis=0) / users, strict=True)
@@ -57,7 +57,8 @@ class Usage:
 
 def usage_of(routing: Routing) -> Usage:
     """The merges of one stack of bags."""
-    kept = torch.zeros_like(routing.w).scatter(1, routing.kept, 1.0) * (routing.w > 0) > 0
+    # A learnable weight may fall below 0, and is merged then too.
+    kept = torch.zeros_like(routing.w).scatter(1, routing.kept, 1.0) * routing.w != 0
     w = torch.where(kept, routing.w, 0.0)
     lam = torch.where(kept, routing.lam, torch.nan)
     return Usage(w.detach().cpu().numpy(), lam.detach().cpu().numpy())

@@ -35,6 +35,7 @@ def difference_picture(name: str, reference: str, rows: Mapping[str, Mapping[str
         axes.set_yticks(range(len(ordered)), labels=[label for label, _ in ordered])
         axes.set(ylim=(len(ordered) - 0.4, -0.6), xlabel="difference in Harrell's C (above 0: better)")
         axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=6)
     rows_ = [
         [
             label,

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from client.evidence import Evidence, read_evidence
 from client.report import calibration, risk_groups, routing
 from common.errors import RunFolderError
@@ -58,8 +60,9 @@ def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
         Section("Versions and seeds", [_provenance(found)]),
         limits_section(["Rows of a table are compared without correction for how many they are."]),
     ]
-    verdict = [text for text in sentences(found) if " than local " in text or " as local " in text]
-    rest = [text for text in sentences(found) if text not in verdict]
+    told = [f"{text[0].upper()}{text[1:]}" for text in sentences(found)]
+    verdict = [text for text in told if " than local " in text or " as local " in text]
+    rest = [text for text in told if text not in verdict]
     if rest:
         sections.insert(1, Section("Further comparisons, and what is left out", [Text(text) for text in rest]))
     return Page("Which method is better, and by how much?", _AUDIENCE, verdict, sections)
@@ -116,6 +119,10 @@ def _target(folder: Path, target: str, results: dict[str, Any]) -> list[Section]
 
 def _curves(target: str, found: Evidence, results: dict[str, Any]) -> list[Picture]:
     shown = {row: title for row, title in _MODELS.items() if row in found.hazards}
+    if "deployed" in shown and any(
+        np.array_equal(found.hazards["deployed"], found.hazards[row]) for row in ("local", "steph") if row in shown
+    ):
+        del shown["deployed"]  # it is the same model in every fold
     n, events = len(found), int(found.events.sum())
     who = f"{target}: n = {n} test patients, {events} events, {results['folds']} folds, seed {results['seeds'][0]}"
     pictures = [

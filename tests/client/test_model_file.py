@@ -6,13 +6,15 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from client_builders import SMALL, equal, state_of
+from client_builders import CPU, SMALL, equal, make_cohort, state_of
 from safetensors import safe_open
 
-from client.model_file import FORMAT, load_abmil, load_model, save_abmil, save_steph
+from client.batch import risks
+from client.model_file import FORMAT, Local, load_abmil, load_model, reference_risks, save_abmil, save_steph
 from client.steph.mixture import Mixture
 from client.steph.model import Steph
 from common.abmil import ABMIL, initial_model
@@ -216,3 +218,146 @@ def test_weights_that_are_not_finite_are_not_loaded(tmp_path, make, name):
     with pytest.raises(ModelFileError, match="not finite") as caught:
         load_model(path)
     assert caught.value.where == str(path)
+
+
+# ---------------------------------------------------------------- what stands beside a model
+
+REFERENCE = np.cumsum(np.random.default_rng(0).uniform(0, 1, 101)) / 3 - 17.0
+
+
+def save_whole(path: Path, reference: np.ndarray | None = REFERENCE, own: np.ndarray | None = REFERENCE - 1) -> Path:
+    """An enhanced model with all that may stand beside it."""
+    local = Local(initial_model(SMALL, 7).eval(), own)
+    save_steph(path, steph(), ["a", "b", "c"], m0_sha256=M0, encoder="uni_v2", reference=reference, local=local)
+    return path
+
+
+def same_bits(found: np.ndarray | None, expected: np.ndarray | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    return found.dtype == np.float64 and found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("reference", [None, REFERENCE, np.zeros(101)])
+def test_a_local_model_s_reference_comes_back_bit_for_bit(tmp_path, reference):
+    model = initial_model(SMALL, 3)
+    save_abmil(tmp_path / "m.safetensors", model, m0_sha256=M0, reference=reference)
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert same_bits(loaded.reference, reference)
+    assert loaded.local is None
+    assert equal(state_of(loaded.model), state_of(model))
+    assert equal(state_of(load_abmil(tmp_path / "m.safetensors")), state_of(model))
+
+
+@pytest.mark.parametrize("own", [None, REFERENCE - 1])
+@pytest.mark.parametrize("reference", [None, REFERENCE])
+def test_the_local_model_beside_an_enhanced_one_comes_back_bit_for_bit(tmp_path, reference, own):
+    loaded = load_model(save_whole(tmp_path / "m.safetensors", reference, own))
+    local, enhanced = initial_model(SMALL, 7).eval(), steph()
+    assert loaded.local is not None
+    assert same_bits(loaded.reference, reference)
+    assert same_bits(loaded.local.reference, own)
+    assert not loaded.local.model.training
+    assert equal(state_of(loaded.local.model), state_of(local))
+    assert torch.equal(loaded.local.model(BAGS), local(BAGS))
+    assert equal(state_of(loaded.model), state_of(enhanced))
+    assert torch.equal(loaded.model(BAGS), enhanced(BAGS))
+    assert loaded.encoder == "uni_v2"
+
+
+def test_an_enhanced_model_of_an_earlier_version_has_neither(tmp_path):
+    loaded = load_model(save(tmp_path / "m.safetensors", steph()))
+    assert (loaded.reference, loaded.local) == (None, None)
+
+
+def test_a_reference_is_the_percentiles_of_the_training_patients_risks(tmp_path):
+    """By sorting: between two patients, in proportion."""
+    cohort, model = make_cohort([3, 1, 4, 1, 5, 9, 2]), initial_model(SMALL, 3)
+    model.train()
+    found = reference_risks(model, cohort, CPU)
+    model.eval()
+    with torch.no_grad():
+        survival = [torch.cumprod(1 - model(cohort.bag(i).unsqueeze(0))[0].double(), 0) for i in range(7)]
+    ordered = sorted(-float(one.sum()) for one in survival)
+    expected = []
+    for percent in range(101):
+        at = 6 * percent / 100
+        low = min(int(at), 5)
+        expected.append(ordered[low] + (at - low) * (ordered[low + 1] - ordered[low]))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found[0] == min(risks(model, cohort, SMALL.n_bins, CPU))
+    save_abmil(tmp_path / "m.safetensors", model, m0_sha256=M0, reference=found)
+    assert same_bits(load_model(tmp_path / "m.safetensors").reference, found)
+
+
+def swapped() -> np.ndarray:
+    found = REFERENCE.copy()
+    found[[40, 41]] = found[[41, 40]]
+    return found
+
+
+def put(name, values):
+    return lambda tensors, metadata: tensors.update({name: torch.from_numpy(np.ascontiguousarray(values))})
+
+
+BAD_REFERENCES = {
+    "too few": REFERENCE[:100],
+    "too many": np.append(REFERENCE, 99.0),
+    "none": REFERENCE[:0],
+    "one number": np.array(1.0),
+    "two rows": np.stack([REFERENCE, REFERENCE]),
+    "descending": REFERENCE[::-1],
+    "one pair descending": swapped(),
+}
+LOCAL_BESIDE_FAULTS = {
+    "of another embedding": reshape("local.embed.weight", 9, SMALL.width),
+    "of another head": reshape("local.head.bias", SMALL.n_bins + 1),
+    "a tensor less": drop("local.attention_c.bias"),
+    "a tensor more": reshape("local.more", 1),
+    "a reference alone": lambda tensors, metadata: [
+        tensors.pop(name) for name in list(tensors) if name.startswith("local.") and name != "local.reference"
+    ],
+}
+
+
+@pytest.mark.parametrize("fault", BAD_REFERENCES)
+@pytest.mark.parametrize("name", ["reference", "local.reference"])
+def test_a_reference_that_is_none_is_refused(tmp_path, name, fault):
+    path = rewritten(save_whole(tmp_path / "m.safetensors"), put(name, BAD_REFERENCES[fault]))
+    with pytest.raises(ModelFileError, match="do not fit its description") as caught:
+        load_model(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("fault", BAD_REFERENCES)
+def test_a_local_model_s_reference_that_is_none_is_refused(tmp_path, fault):
+    path = rewritten(save(tmp_path / "m.safetensors", initial_model(SMALL, 0)), put("reference", BAD_REFERENCES[fault]))
+    with pytest.raises(ModelFileError, match="do not fit its description"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("fault", LOCAL_BESIDE_FAULTS)
+def test_a_local_model_that_does_not_fit_the_enhanced_one_is_refused(tmp_path, fault):
+    path = rewritten(save_whole(tmp_path / "m.safetensors"), LOCAL_BESIDE_FAULTS[fault])
+    with pytest.raises(ModelFileError, match="do not fit its description") as caught:
+        load_model(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("name", ["reference", "local.reference", "local.head.weight"])
+def test_numbers_beside_a_model_must_be_finite(tmp_path, name):
+    def spoil(tensors, metadata):
+        tensors[name].view(-1)[-1] = math.nan
+
+    path = rewritten(save_whole(tmp_path / "m.safetensors"), spoil)
+    with pytest.raises(ModelFileError, match="not finite"):
+        load_model(path)
+    with pytest.raises(ModelFileError, match="not finite"):
+        save_whole(tmp_path / "new.safetensors", np.full(101, math.nan))
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_a_local_model_with_another_one_inside_is_refused(tmp_path):
+    path = save(tmp_path / "m.safetensors", initial_model(SMALL, 0))
+    with pytest.raises(ModelFileError, match="do not fit its description"):
+        load_model(rewritten(path, reshape("local.head.bias", SMALL.n_bins)))

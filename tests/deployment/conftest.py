@@ -91,6 +91,8 @@ def changed_code(deployment: Deployment) -> ChangedCode:
 def whole_run(deployment: Deployment, changed_code: ChangedCode) -> Run:
     """The coordinator's ``fedsteph run``, finished; on the sites' processes that refused the changed code before."""
     deployment.online(TARGET, "kin", "cousin")
+    deployment.draw_page(TARGET, True)
     run = deployment.run((TARGET, "kin", "cousin"))
     run.wait()
+    deployment.draw_page(TARGET, False)
     return run

@@ -280,10 +280,18 @@ class Deployment:
             _rename_patients(folder / "data", name)
             for path in (folder / "data").iterdir():
                 path.rename(folder / path.name)
+        self.draw_page(name, False)
         _command("keys", "new", name, "--out", folder / "keys")
         words = ["--cancer", name, "--contact", "IT", "--federation", FEDERATION]
         _command("roster", "add", self.server / "roster.yaml", folder / "keys" / f"{name}.public.yaml", *words)
         self._install(folder / "flwr")
+
+    def draw_page(self, name: str, wanted: bool) -> None:
+        """Whether a site writes its own page after a merge, which takes it seconds."""
+        path = self.site(name) / "site.yaml"
+        text, n = re.subn(r"(?m)^page: \w+", f"page: {str(wanted).lower()}", path.read_text())
+        assert n == 1
+        path.write_text(text)
 
     def _install(self, home: Path) -> None:
         first = self.site(ALL[0]) / "flwr"

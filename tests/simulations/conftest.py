@@ -30,7 +30,7 @@ def whole(study_sites, tmp_path_factory) -> Ran:
     """The study of :mod:`studies`, done in one go by two worker processes."""
     folder = tmp_path_factory.mktemp("whole")
     study = write_study(folder / "study.yaml")
-    ran = command(study, study_sites, folder / "out", workers=2)
+    ran = command(study, study_sites, folder / "out", workers=2, page=True)
     assert ran.returncode == os.EX_OK, ran.stderr
     results = json.loads((folder / "out" / "results.json").read_text())
     return Ran(study, study_sites, folder / "out", results, ran.stderr)

@@ -80,14 +80,17 @@ def write_study(path: Path, **changes: Any) -> Path:
     return path
 
 
-def words_of(study: Path, sites: Path, out: Path, workers: int) -> list[str]:
+def words_of(study: Path, sites: Path, out: Path, workers: int, *, page: bool = False) -> list[str]:
     words = ["benchmark", study, "--sites", sites, "--out", out, "--workers", workers]
+    words += [] if page else ["--no-report"]
     return [sys.executable, "-c", MAIN, *map(str, words)]
 
 
-def command(study: Path, sites: Path, out: Path, *, workers: int) -> subprocess.CompletedProcess[str]:
+def command(
+    study: Path, sites: Path, out: Path, *, workers: int, page: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run a study as a process of its own, to its end."""
-    words = words_of(study, sites, out, workers)
+    words = words_of(study, sites, out, workers, page=page)
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -26,7 +26,9 @@ def study(tmp_path) -> Path:
 
 @pytest.fixture
 def benchmark(cli, study, study_sites, tmp_path):
-    return lambda *words: cli("benchmark", study, "--sites", study_sites, "--out", tmp_path / "out", *words)
+    return lambda *words: cli(
+        "benchmark", study, "--sites", study_sites, "--out", tmp_path / "out", "--no-report", *words
+    )
 
 
 def test_the_terminal_shows_tables_sentences_and_where_the_files_are(benchmark, units_done, tmp_path):

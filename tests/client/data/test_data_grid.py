@@ -162,7 +162,7 @@ def test_an_hdf5_file_may_lack_coords(tmp_path):
 
 @pytest.mark.parametrize(
     ("xy", "n"),
-    [(XY, 5), (XY, 3), (np.zeros((0, 2)), 4), (np.zeros((4, 3)), 4), (np.zeros(4), 4), (np.zeros(8), 4), (7, 1)],
+    [(XY, 5), (XY, 3), (np.zeros((0, 2)), 4), (np.zeros((4, 3)), 4), (np.zeros(4), 4), (np.zeros(8), 4)],
 )
 def test_there_must_be_two_coords_for_every_instance(tmp_path, xy, n):
     path = tmp_path / "a.h5"
@@ -180,14 +180,17 @@ def test_coords_must_be_numbers(tmp_path, value):
     assert "no numbers" in refused(write(tmp_path / "a.h5", xy, TRIDENT)).what
 
 
-def test_coords_that_are_text_or_a_group_are_refused(tmp_path):
+def test_coords_that_are_text_one_number_or_a_group_are_refused(tmp_path):
+    with h5py.File(tmp_path / "number.h5", "w") as file:
+        file["features"] = features(1)
+        file["coords"] = 7
     with h5py.File(tmp_path / "text.h5", "w") as file:
         file["features"] = features(2)
         file["coords"] = np.array([["a", "b"], ["c", "d"]], dtype="S")
     with h5py.File(tmp_path / "group.h5", "w") as file:
         file["features"] = features(2)
         file.create_group("coords")
-    for name in ("text.h5", "group.h5"):
+    for name in ("number.h5", "text.h5", "group.h5"):
         assert "is truncated, damaged or not readable" in refused(tmp_path / name).what
 
 

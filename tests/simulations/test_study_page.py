@@ -1,0 +1,138 @@
+"""A study's page: made by ``fedsteph benchmark`` itself, from the cells that the study trained."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from reports import fedsteph, svg_texts, visible
+from studies import STUDY, patients_of
+
+from client.evidence import read_evidence
+from common.report.source_matrix import matrix
+from simulations.study.evidence import FOLDER
+from simulations.study.page import is_study, study_page, write_study_page
+
+TARGETS = STUDY["targets"]
+
+
+@pytest.fixture(scope="module")
+def page(whole) -> str:
+    return (whole.out / "report" / "index.html").read_text()
+
+
+def plain_c(t, e, risk) -> float:
+    """Harrell's C by two loops."""
+    total, concordant = 0, 0.0
+    for i in range(len(t)):
+        for j in range(len(t)):
+            if e[i] == 1 and (t[i] < t[j] or (t[i] == t[j] and e[j] == 0)):
+                total += 1
+                concordant += 0.5 if abs(risk[i] - risk[j]) <= 1e-8 else float(risk[i] > risk[j])
+    return concordant / total
+
+
+def test_a_benchmark_writes_its_page_by_itself(whole, page):
+    names = {path.stem for path in (whole.out / "report" / "figures").glob("*.svg")}
+    assert {"against.local", "against.half_average", "source-target"} <= names
+    for target in TARGETS:
+        expected = ("c-index", "risk-groups.local", "risk-groups.steph", "calibration", "sources")
+        assert {f"{target}.{name}" for name in expected} <= names
+    assert page.count("<img ") == len(names)
+    assert {path.stem for path in (whole.out / "report" / "figures").glob("*.png")} == names
+
+
+def test_the_verdict_is_what_the_results_say_of_local(whole, page):
+    told = visible(page)
+    for row, title in (("steph", "STEPH"), ("deployed", "Deployed")):
+        gap = whole.results["overall"][row]["against"]["local"]["difference"]
+        word = "as good as" if abs(gap) < 5e-5 else "better than" if gap > 0 else "worse than"
+        assert f"{title} is {word} local" in told
+        if abs(gap) >= 5e-5:
+            assert f"by {abs(gap):.4f} in the mean" in told
+
+
+def test_every_difference_and_every_fold_stands_there(whole, page):
+    told = visible(page)
+    for whole_row in whole.results["overall"].values():
+        for against in whole_row["against"].values():
+            assert f"{against['difference']:+.3f}" in told
+    for target in TARGETS:
+        for row in whole.results["targets"][target]["rows"].values():
+            folds = np.mean(row["c_index"], axis=0)
+            for fold, value in enumerate(folds):
+                low, high = row["fold_intervals_95"][fold]
+                assert f"{value:.3f} ({low:.3f}-{high:.3f})" in told
+            low, high = row["interval_95"]
+            assert f"{row['mean']:.3f} ({low:.3f}-{high:.3f})" in told
+    assert "seeds 0, 1" in " ".join(svg_texts(page))
+
+
+def test_curves_are_of_the_models_that_were_scored(whole):
+    """The kept hazards rank each fold's patients as the results say, and belong to the patients of the splits."""
+    for target in TARGETS:
+        found = read_evidence(whole.out / FOLDER / f"{target}.npz")
+        for fold in range(2):
+            part = found.fold == fold
+            table = patients_of(whole.sites / target, fold)
+            assert list(found.ids[part]) == list(table.index)
+            assert found.times[part] == pytest.approx(table["t"].to_numpy())
+            for row in ("local", "steph"):
+                score = whole.results["targets"][target]["rows"][row]["c_index"][0][fold]
+                risk = found.risk(row)[part]
+                assert plain_c(found.times[part], found.events[part], risk) == pytest.approx(score)
+
+
+def test_the_matrix_is_the_mean_over_the_cells_of_the_first_seed(whole):
+    cells = [cell for cell in whole.results["cells"] if cell["row"] == "steph" and cell["seed"] == 0]
+    uses = {target: [c["notes"]["sources"] for c in cells if c["target"] == target] for target in TARGETS}
+    sources, targets, values = matrix(uses)
+    assert targets == TARGETS and sources == ["alpha", "beta", "gamma"]
+    for j, target in enumerate(targets):
+        found = read_evidence(whole.out / FOLDER / f"{target}.npz")
+        for i, source in enumerate(sources):
+            if source == target:
+                assert np.isnan(values[i, j])
+                continue
+            k = found.sources.index(source)
+            by_patient = found.w[:, k] * (1 - np.nan_to_num(found.lam[:, k]))
+            by_fold = [by_patient[found.fold == fold].mean() for fold in range(2)]
+            assert values[i, j] == pytest.approx(np.mean(by_fold), abs=1e-5)
+
+
+def test_the_same_page_again_by_its_command(whole, page, tmp_path):
+    assert is_study(whole.out)
+    assert fedsteph("report", whole.out, "--out", tmp_path / "again") == 0
+    assert (tmp_path / "again" / "index.html").read_text() == page
+
+
+def test_a_study_has_no_page_for_others(whole, refused):
+    assert "a benchmark has no page for others" in refused("report", whole.out, "--shared")
+
+
+def test_a_study_of_an_earlier_version_has_a_page_without_curves(whole, tmp_path):
+    out = tmp_path / "study"
+    out.mkdir()
+    shutil.copy(whole.out / "results.json", out)
+    results = json.loads((out / "results.json").read_text())
+    for cell in results["cells"]:
+        cell["notes"].pop("sources", None)
+    for target in results["targets"].values():
+        for row in target["rows"].values():
+            del row["fold_intervals_95"], row["interval_95"]
+    (out / "results.json").write_text(json.dumps(results))
+    told = visible(write_study_page(out).read_text())
+    assert "run the same benchmark again" in told and "there is no merge to show" in told
+    value = np.mean(results["targets"]["alpha"]["rows"]["local"]["c_index"], axis=0)[0]
+    assert re.search(rf"\b{value:.3f}\b", told)
+
+
+def test_no_patient_is_named_on_it(whole, page):
+    told = visible(page)
+    for name in ("alpha", "beta", "gamma"):
+        for path in (whole.sites / name / "features").iterdir():
+            assert path.stem not in told
+    assert str(whole.out) not in page and list(study_page(whole.out, whole.results).pictures)

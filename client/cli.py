@@ -17,7 +17,7 @@ from client.data.check import check_site
 from client.data.discovery import discover
 from client.data.problems import counted
 from client.device import resolve_device
-from client.predict import PatientView, predict_file
+from client.predict import PatientView, predict_file, refuse_overwriting
 from client.report.patients_page import patients_page
 from client.site import Site
 from client.site_log import told_of_work
@@ -138,8 +138,8 @@ def predict(
     """
     if patients and page is None:
         raise DataError("chooses patients of a page, and there is none", where="--patient", remedy="Give --page too")
-    if page is not None and (page.resolve() in (out.resolve(), model.resolve()) or page.is_dir()):
-        raise DataError("is a folder, or another file of this command", where=page, remedy="Choose another --page")
+    if page is not None:
+        refuse_overwriting(page, (model, labels, features, out))
     with console.progress_bars() as bars:
         task = bars.add_task("predicting", total=None)
         found = predict_file(
@@ -150,7 +150,8 @@ def predict(
             bars.update(task, description="drawing", completed=0, total=len(views))
             drawn = patients_page(views, model.name, lambda done, total: bars.update(task, completed=done))
             atomic.write_text(page, html(drawn))
-    console.out.print(f"{found.n_patients} patients -> {out}", soft_wrap=True)
+    many = "" if found.n_patients == 1 else "s"
+    console.out.print(f"{found.n_patients} patient{many} -> {out}", soft_wrap=True)
     if page is not None:
         console.out.print(f"page -> {page}", soft_wrap=True)
     if found.c_index is not None:

@@ -72,6 +72,14 @@ class Evidence:
         above: np.ndarray = self.risk(method) > self.cut_off[method][self.fold]
         return above
 
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Mean over all patients of each source's ``w (1 - lam)``; of those that were merged in any fold."""
+        merged = ~np.isnan(self.w)
+        c = np.where(self.w != 0, np.nan_to_num(self.w) * (1.0 - np.nan_to_num(self.lam)), 0.0)
+        means = zip(self.sources, c.mean(axis=0), merged.any(axis=0), strict=True) if len(self) else ()
+        return {source: float(mean) for source, mean, is_merged in means if is_merged}
+
 
 def evidence_of(folds: Sequence[FoldResult], sources: Sequence[str]) -> Evidence:
     """What all folds of a target found."""

@@ -78,6 +78,9 @@ def heatmap(
     Raises:
         ModelFileError, FeatureFileError: a file cannot be used, or they do not fit together.
     """
+    paths = [path.resolve() for path in (slide, *others)]
+    if len(set(paths)) < len(paths):
+        raise DataError("would be in the bag twice", where=slide, remedy="Name each slide once")
     loaded = load_model(model)
     bags = []
     for path in (slide, *others):
@@ -118,7 +121,7 @@ def geojson(found: Heatmap) -> str:
     for i, (x, y) in enumerate(found.grid.xy.tolist()):
         ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
         measured = {
-            f"{model} {what}": round(float(values[model][i]), 9)
+            f"{model} {what}": float(f"{values[model][i]:.9g}")
             for model in found.attention
             for what, values in (("attention percentile", found.rank), ("attention", found.attention))
         }
@@ -178,7 +181,7 @@ def _raster(found: Heatmap, values: np.ndarray) -> np.ndarray:
 
 
 def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
 
     if not found.grid.known_size:
         raise DataError(
@@ -191,7 +194,7 @@ def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
             image = opened.convert("RGB")
             image.thumbnail((2 * _PIXELS, 2 * _PIXELS))
             pixels: np.ndarray = np.asarray(image)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged picture may raise nearly anything
         remedy = "Give a small PNG or JPEG of the whole slide"
         raise DataError("is not a picture that can be read", where=path, remedy=remedy) from error
     width, height = found.grid.slide

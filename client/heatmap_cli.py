@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from client.heatmap import heatmap, write_heatmap
+from client.heatmap import GEOJSON, PICTURE, TOP, heatmap, write_heatmap
+from client.predict import refuse_overwriting
 from common import console
 from common.errors import ConfigError, DataError
 
@@ -51,6 +53,10 @@ def command(
     inputs = {path.resolve() for path in (model, slide, *(others or []), *([thumbnail] if thumbnail else []))}
     if inputs & {out.resolve(), *out.resolve().parents} or out.is_file():
         raise DataError("is a file", where=out, remedy="Give a folder with --out")
+    for name in (PICTURE, GEOJSON, TOP):
+        refuse_overwriting(out / name, tuple(inputs))
+    if patch_size is not None and not math.isfinite(patch_size):
+        raise ConfigError("must be a number of pixels", where="--patch-size", remedy="Write e.g. 512")
     with console.progress_bars() as bars:
         bars.add_task("computing attention", total=None)
         found = heatmap(model, slide, others or [], patch=patch_size, size=_size(slide_size))

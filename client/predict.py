@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,7 @@ def predict_file(
 ) -> Prediction:
     """Predict every patient and write one CSV row each.
 
-    Columns: ``patient_id``, ``risk`` (higher = worse), ``risk_percentile`` (of the model's training patients; not in
-    models of earlier versions), ``survival_1y`` .. (probability of living so many years of
+    Columns: ``patient_id``, ``risk`` (higher = worse), ``survival_1y`` .. (probability of living so many years of
     365 days; beyond the longest follow-up of the training patients an extrapolation), and for an enhanced model per
     source ``w_<source>`` (0 where it was not kept) and ``lam_<source>``.
 
@@ -79,11 +78,7 @@ def predict_file(
         ModelFileError: ``model`` is none.
         DataError: a feature file (of another encoder, for one) or the labels cannot be used.
     """
-    inputs = {path.resolve() for path in (model, labels, features) if path is not None}
-    if inputs & {out.resolve(), *out.resolve().parents}:
-        raise DataError("would overwrite what is read", where=out, remedy="Choose another --out")
-    if out.is_dir():
-        raise DataError("is a folder", where=out, remedy="Give the path of a CSV file to write")
+    refuse_overwriting(out, (model, labels, features))
     loaded = load_model(model)
     files = _files(features)
     for path in files.values():
@@ -102,6 +97,18 @@ def predict_file(
     table = pd.DataFrame([_row(view) for view in views])
     atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
     return replace(_judged(table, outcomes), views=tuple(views))
+
+
+def refuse_overwriting(path: Path, inputs: Sequence[Path | None]) -> None:
+    """Refuse a file to write that is an input, or lies in a folder that is one.
+
+    Raises:
+        DataError: it is, or it is a folder.
+    """
+    if {one.resolve() for one in inputs if one is not None} & {path.resolve(), *path.resolve().parents}:
+        raise DataError("would overwrite what is read", where=path, remedy="Choose another file to write")
+    if path.is_dir():
+        raise DataError("is a folder", where=path, remedy="Give the path of a file to write")
 
 
 def require_encoder(loaded: LoadedModel, path: Path) -> None:
@@ -141,6 +148,9 @@ def _view(name: str, loaded: LoadedModel, bag: Tensor) -> PatientView:
 
 def _percentile(risk: float, reference: np.ndarray) -> float:
     """Percent of the training patients whose risk is lower; between two percentiles, in proportion."""
+    first = int(np.searchsorted(reference, risk))
+    if first < len(reference) and reference[first] == risk:
+        return 100.0 * first / (len(reference) - 1)  # of several that are alike the first
     return float(np.interp(risk, reference, np.linspace(0, 100, len(reference))))
 
 
@@ -149,8 +159,7 @@ def _row(view: PatientView) -> dict[str, Any]:
     weights = {
         f"{key}_{source}": values[source] for source in view.w for key, values in (("w", view.w), ("lam", view.lam))
     }
-    percentile = {} if view.percentile is None else {"risk_percentile": view.percentile}
-    return {"patient_id": view.id, "risk": view.risk, **percentile, **years, **weights}
+    return {"patient_id": view.id, "risk": view.risk, **years, **weights}
 
 
 def _files(features: Path) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def run_page(run: Path, on_step: OnStep = silent) -> Page:
         among_others = len(results["targets"]) > 1
         sections += target_sections(sites[name], files, result, on_target, among_others=among_others)
     if len(results["targets"]) > 1:
-        sections.append(_matrix(results["targets"], config))
+        sections.append(_matrix(sites, list(results["targets"]), config))
     learnable = {
         title_of(method): row["learnable"]
         for result in results["targets"].values()
@@ -96,11 +96,11 @@ def _verdict(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _matrix(targets: Mapping[str, Any], config: Config) -> Section:
-    uses = {name: result["methods"]["steph"]["sources"] for name, result in targets.items()}
+def _matrix(sites: Mapping[str, Site], targets: Sequence[str], config: Config) -> Section:
+    found = {name: TargetFiles.open(sites[name].state).evidence().once.coefficients for name in targets}
     seed = config.training.seed
     who = f"{len(targets)} targets, test patients of {config.evaluation.folds} folds each, seed {seed}"
-    return Section("Who helped whom", [matrix_picture("source-target", uses, who)])
+    return Section("Who helped whom", [matrix_picture("source-target", found, who)])
 
 
 def _transfer(

@@ -48,7 +48,10 @@ def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float]
         (facts["level0_width"], facts["level0_height"]) if {"level0_width", "level0_height"} <= facts.keys() else None
     )
     size = slide or stated
-    if size is not None and (found.xy.min() < 0 or (found.xy.max(axis=0) >= size).any()):
+    if found.xy.min() < 0:
+        what = "has a patch outside of the slide, at negative coords"
+        raise FeatureFileError(what, where=path, remedy="Extract the slide again")
+    if size is not None and (found.xy.max(axis=0) >= size).any():
         raise FeatureFileError(
             f"has a patch outside of the slide, which is {size[0]:g} x {size[1]:g} pixels",
             where=path,

@@ -63,6 +63,8 @@ def _values(dataset: Any) -> npt.NDArray[np.float32]:
 
 def _coords(dataset: Any) -> Coords:
     facts = {name: number for name, value in dataset.attrs.items() if (number := _number(value)) is not None}
+    if dataset.size and not dataset.id.get_storage_size():
+        raise FeatureFileError("has coords that were never written", remedy="Extract the slide again")
     xy = np.asarray(dataset[...], dtype=np.float64)
     return Coords(xy.reshape(-1, 2) if xy.size and xy.shape[-1] == 2 else xy, facts)
 

@@ -59,7 +59,7 @@ def _blocks(view: PatientView, name: str) -> list[Block]:
     )
     blocks: list[Block] = [Text(words), _curves(view, name)]
     if view.w:
-        kept = {source: w for source, w in view.w.items() if w > 0}
+        kept = {source: w for source, w in view.w.items() if w != 0}
         rows = [
             [source, f"{w:.3f}", f"{view.lam[source]:.3f}", f"{w * (1 - view.lam[source]):.3f}"]
             for source, w in sorted(kept.items(), key=lambda item: (-item[1], item[0]))

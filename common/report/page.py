@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from common import atomic
-from common.report.style import encoded
+from common.report.style import KINDS, encoded
 from common.report.template import TEMPLATE
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PAGE_FILE = "index.html"
 PICTURES = "figures"
 _NUMBER = re.compile(r"[-+<]?\d[\d,.]*(?:[ (±%]|-\d|$)")  # a number, and whatever comes behind it: an interval, a unit
+_SHOWN = re.compile('<figure id="figure-([a-z0-9._-]+)">')
 _NAME = re.compile("[a-z0-9][a-z0-9._-]{0,79}")
 
 
@@ -154,19 +155,23 @@ def write_page(page: Page, folder: Path) -> Path:
     names = [picture.name for picture in page.pictures]
     if len(set(names)) < len(names):
         raise ValueError("two pictures of a page have the same name")
-    kept = {path for picture in page.pictures for path in write_picture(picture, folder / PICTURES)}
-    for path in (folder / PICTURES).glob("*.*"):
-        if path not in kept and path.suffix in (".svg", ".png"):
-            path.unlink()  # of an earlier page, which showed what this one does not
-    atomic.write_text(folder / PAGE_FILE, html(page))
-    return folder / PAGE_FILE
+    path = folder / PAGE_FILE
+    before = set(_SHOWN.findall(path.read_text(errors="replace"))) if path.exists() else set()
+    for picture in page.pictures:
+        write_picture(picture, folder / PICTURES)
+    drawn = {picture.name for picture in page.pictures if picture.figure is not None}
+    for name in before - drawn:  # an earlier page showed what this one does not
+        for kind in KINDS:
+            (folder / PICTURES / f"{name}.{kind}").unlink(missing_ok=True)
+    atomic.write_text(path, html(page))
+    return path
 
 
 def write_picture(picture: Picture, folder: Path) -> list[Path]:
     """Write a picture's SVG and PNG, and name them; none where nothing could be drawn."""
     if picture.figure is None:
         return []
-    contents = {"svg": picture.svg, "png": encoded(picture.figure, "png")}
-    for kind, content in contents.items():
-        atomic.write_bytes(folder / f"{picture.name}.{kind}", content)
-    return [folder / f"{picture.name}.{kind}" for kind in contents]
+    paths = [folder / f"{picture.name}.{kind}" for kind in KINDS]
+    for path, content in zip(paths, (picture.svg, encoded(picture.figure, "png")), strict=True):
+        atomic.write_bytes(path, content)
+    return paths

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from common.report.page import Picture, Table
 from common.report.style import GRADED, WIDTH, canvas
 
-# Target -> fold -> source -> its use: share of patients who kept it, mean w and lam there.
-Uses = Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]
+Coefficients = Mapping[str, Mapping[str, float]]  # target -> source -> mean coefficient of its vector
 
 
-def matrix(uses: Uses) -> tuple[list[str], list[str], np.ndarray]:
-    """Sources, targets and ``(n_sources, n_targets)`` mean coefficients ``kept w (1 - lam)`` over folds.
-
-    NaN where a site is no source of a target, or was refused in every fold.
-    """
-    targets = list(uses)
-    sources = sorted({source for folds in uses.values() for fold in folds for source in fold})
-    values = np.full((len(sources), len(targets)), np.nan)
-    for j, target in enumerate(targets):
-        for i, source in enumerate(sources):
-            met = [fold[source] for fold in uses[target] if source in fold]
-            if met:
-                # In a fold where it was refused it weighs nothing.
-                total = sum(use["kept"] * use["w"] * (1.0 - use["lam"]) for use in met)
-                values[i, j] = total / len(uses[target])
-    return sources, targets, values
+def matrix(coefficients: Coefficients) -> tuple[list[str], list[str], np.ndarray]:
+    """Sources, targets and ``(n_sources, n_targets)`` coefficients; NaN where a site is no source of a target."""
+    targets = list(coefficients)
+    sources = sorted({source for found in coefficients.values() for source in found})
+    nothing = float("nan")
+    values = [[coefficients[target].get(source, nothing) for target in targets] for source in sources]
+    return sources, targets, np.array(values, dtype=float).reshape(len(sources), len(targets))
 
 
-def matrix_picture(name: str, uses: Uses, who: str) -> Picture:
+def matrix_picture(name: str, coefficients: Coefficients, who: str) -> Picture:
     """The matrix in colours, with its numbers."""
     title = "Mean coefficient of every source's vector in every target's merge"
-    sources, targets, values = matrix(uses)
+    sources, targets, values = matrix(coefficients)
     if not np.isfinite(values).any():
         return Picture(name, title, instead="No source was merged anywhere.")
     with canvas(title, who, WIDTH, 1.1 + 0.3 * len(sources)) as figure:
@@ -47,14 +37,14 @@ def matrix_picture(name: str, uses: Uses, who: str) -> Picture:
         size = 7 if len(targets) <= 8 else 5
         for i, j in np.ndindex(values.shape):
             if np.isfinite(values[i, j]):
-                colour = "white" if values[i, j] < 0.55 * top else "black"
+                colour = "white" if np.asarray(image.norm(values[i, j])) < 0.5 else "black"
                 axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=size, color=colour)
         figure.colorbar(image, ax=axes, label="mean w (1 - lam)")
     rows = [
         [source, *("-" if not np.isfinite(value) else f"{value:.4f}" for value in row)]
         for source, row in zip(sources, values, strict=True)
     ]
-    note = "Mean over test patients and folds; blank: no source of that target. The target's own vector is not shown."
+    note = "Mean w (1 - lam) over test patients; blank: no source of that target. The target's own vector is not shown."
     return Picture(
         name, title, figure, note=note, numbers=Table(["source", *targets], rows, "coefficients", folded=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ _RC: Any = {
     "svg.fonttype": "path",  # the same on every machine, whatever fonts it has
 }
 _DPI = 160
+_NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _LETTERS_PER_INCH, _LINE = 14.5, 0.135  # of the title's font
 
 
@@ -74,7 +76,8 @@ def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with mpl.rc_context(_RC | {"svg.hashsalt": salt}):
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
-    return buffer.getvalue()
+    # Texts stand in comments, and a control character, as an ID from a file may hold, would make the SVG no XML.
+    return _NO_XML.sub(b"", buffer.getvalue()) if kind == "svg" else buffer.getvalue()
 
 
 def line_look(i: int) -> dict[str, Any]:

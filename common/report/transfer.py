@@ -12,7 +12,7 @@ from common.report.page import Block, Points, Section, Table, Text
 def relayed(lines: Iterable[Line], run: str) -> Table:
     """The envelopes that the server passed on in a run: it knows their routes, sizes and digests, and no content."""
     rows = [
-        [line.event.peer or "-", f"{line.event.size:,}", line.time[:19].replace("T", " "), line.event.artefact or "-"]
+        [line.event.peer or "-", _bytes(line), line.time[:19].replace("T", " "), line.event.artefact or "-"]
         for line in lines
         if line.event.event == "envelope.relay" and line.event.run == run
     ]
@@ -32,7 +32,7 @@ def decided(lines: Iterable[Line], run: str | None, site: str) -> Table:
             f"{verbs[line.event.event]} {line.event.peer or ''}".strip(),
             line.event.decision,
             line.event.reason or "-",
-            "-" if line.event.size is None else f"{line.event.size:,}",
+            _bytes(line),
             line.event.artefact or "-",
         ]
         for line in lines
@@ -40,6 +40,10 @@ def decided(lines: Iterable[Line], run: str | None, site: str) -> Table:
     ]
     header = ["site", "what", "decision", "why", "bytes", "SHA-256 of the envelope"]
     return Table(header, rows, "Decisions of the sites' policies")
+
+
+def _bytes(line: Line) -> str:
+    return "-" if line.event.size is None else f"{line.event.size:,}"
 
 
 def transfer_section(tables: Sequence[Table], failures: Sequence[Mapping[str, Any]], sharing: str) -> Section:
@@ -53,6 +57,8 @@ def transfer_section(tables: Sequence[Table], failures: Sequence[Mapping[str, An
         Text(f"What travelled: task vectors in {sharing}, sealed for one recipient each and signed by the sender.")
     ]
     blocks += [table for table in tables if table.rows]
+    if not any(table.rows for table in tables):
+        blocks.append(Text("No envelope is in the audit logs at hand."))
     if failures:
         blocks.append(Points([f"{f['site']} in {f['phase']}: {f['reason']}" for f in failures]))
     return Section("What was shared", blocks)

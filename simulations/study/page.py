@@ -53,7 +53,7 @@ def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
     sections = [
         Section("Over all targets", _overall(found)),
         *(section for target in results["targets"] for section in _target(folder, target, found)),
-        Section("Who helped whom", [_matrix(found)]),
+        Section("Who helped whom", [_matrix(folder, found)]),
         *_frontier(found),
         Section("Beyond the C-index", [_table(further_table(found), "Means over targets, folds and seeds")]),
         Section("Cost", [_table(cost_table(found), "Cost of each method")]),
@@ -140,16 +140,14 @@ def _curves(target: str, found: Evidence, results: dict[str, Any]) -> list[Pictu
     return pictures
 
 
-def _matrix(results: dict[str, Any]) -> Picture:
-    uses: dict[str, list[Any]] = {}
-    for cell in results["cells"]:
-        if cell["row"] == "steph" and cell["seed"] == results["seeds"][0] and "sources" in cell["notes"]:
-            uses.setdefault(cell["target"], []).append(cell["notes"]["sources"])
-    if not uses:
+def _matrix(folder: Path, results: dict[str, Any]) -> Picture:
+    paths = {target: folder / FOLDER / f"{target}.npz" for target in results["targets"]}
+    found = {target: read_evidence(path).once.coefficients for target, path in paths.items() if path.exists()}
+    if not any(found.values()):
         instead = "The study has no row called steph of this version, so there is no merge to show."
         return Picture("source-target", "Coefficients by source and target", instead=instead)
-    who = f"{len(uses)} targets, {results['folds']} folds, seed {results['seeds'][0]}"
-    return matrix_picture("source-target", uses, who)
+    who = f"{len(found)} targets, {results['folds']} folds, seed {results['seeds'][0]}"
+    return matrix_picture("source-target", found, who)
 
 
 def _frontier(results: dict[str, Any]) -> list[Section]:

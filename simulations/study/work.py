@@ -147,14 +147,12 @@ class Worker:
             trained = _METHODS[unit.method](task, silent)
         n_bins, test = unit.recipe.model.n_bins, workspace.test_part(unit.fold)
         hazards = predict_hazards(trained.model, test, n_bins, workspace.device)
-        notes = dict(trained.notes)
         arrays = {"hazards": hazards}
         if unit.method in ("local", "steph"):  # whose risk groups and merges a page shows
             arrays["cut_off"] = np.median(risks(trained.model, task.train, n_bins, workspace.device))
         if unit.method == "steph":
             assert isinstance(trained.model, Steph)
             used = usage(trained.model, test, workspace.device)
-            notes["sources"] = {name: asdict(use) for name, use in used.of_sources(unit.sources).items()}
             arrays |= {"w": used.w, "lam": used.lam}
         atomic.write_arrays(self.path(unit).with_suffix(".npz"), **arrays)
         found = pairs(risk_score(torch.from_numpy(hazards)).numpy(), test.times, test.events)
@@ -164,7 +162,7 @@ class Worker:
             "alignment": _alignment(task, trained, test),
             "learnable": trained.learnable,
             "gigaflops": gigaflops(trained.model, int(workspace.cohort.width)) if unit.fold == 0 else None,
-            "notes": notes,
+            "notes": dict(trained.notes),
         }
 
     def _task(self, unit: Unit, workspace: Workspace) -> Task:

@@ -342,8 +342,8 @@ def test_every_patch_is_a_closed_tile_with_its_numbers(found):
             *("enhanced attention percentile", "enhanced attention"),
         ]
         for model in ("local", "enhanced"):
-            assert measured[f"{model} attention"] == pytest.approx(found.attention[model][i], abs=1e-9)
-            assert measured[f"{model} attention percentile"] == pytest.approx(found.rank[model][i], abs=1e-9)
+            assert measured[f"{model} attention"] == pytest.approx(found.attention[model][i], rel=1e-8)
+            assert measured[f"{model} attention percentile"] == pytest.approx(found.rank[model][i], rel=1e-8)
 
 
 def test_tiles_have_ids_of_their_own_that_stay(world, found):

@@ -221,51 +221,30 @@ def test_nothing_to_compare_is_a_sentence():
 # ---------------------------------------------------------------- source matrix
 
 
-def use(kept: float, w: float, lam: float) -> dict[str, float]:
-    return {"kept": kept, "w": w, "lam": lam}
-
-
-USES = {
-    "north": [
-        {"south": use(1.0, 0.5, 0.2), "west": use(0.25, 0.8, 0.5)},
-        {"south": use(0.5, 0.4, 0.0), "east": use(1.0, -0.2, 0.5)},  # west was refused here
-    ],
-    "south": [{"north": use(0.0, 0.9, 0.1)}, {"north": use(0.0, 0.7, 0.1)}],
-    "east": [{}, {}],  # everybody was refused
+COEFFICIENTS = {
+    "north": {"south": 0.3, "west": 0.05, "east": -0.05},
+    "south": {"north": 0.0},  # never kept
+    "east": {},  # everybody was refused
 }
 
 
-def test_coefficients_are_the_mean_over_all_folds_by_plain_loops():
-    sources, targets, values = matrix(USES)
+def test_every_target_is_a_column_and_every_source_a_row_and_blank_where_it_is_none():
+    sources, targets, values = matrix(COEFFICIENTS)
     assert targets == ["north", "south", "east"]
     assert sources == ["east", "north", "south", "west"]
-    for j, target in enumerate(targets):
-        for i, source in enumerate(sources):
-            total, met = 0.0, False
-            for fold in USES[target]:
-                if source in fold:
-                    met = True
-                    total += fold[source]["kept"] * fold[source]["w"] * (1 - fold[source]["lam"])
-            if met:
-                assert values[i, j] == pytest.approx(total / len(USES[target]), abs=1e-15)
-            else:
-                assert np.isnan(values[i, j]), (source, target)
     by_hand = np.full((4, 3), np.nan)
-    by_hand[2, 0] = (1.0 * 0.5 * 0.8 + 0.5 * 0.4 * 1.0) / 2  # south in north
-    by_hand[3, 0] = (0.25 * 0.8 * 0.5 + 0.0) / 2  # west in north, refused in a fold
-    by_hand[0, 0] = (0.0 - 0.2 * 0.5) / 2
-    by_hand[1, 1] = 0.0  # never kept
-    np.testing.assert_allclose(values, by_hand, rtol=0, atol=1e-15)
+    by_hand[2, 0], by_hand[3, 0], by_hand[0, 0], by_hand[1, 1] = 0.3, 0.05, -0.05, 0.0
+    np.testing.assert_array_equal(values, by_hand)
 
 
-def test_no_uses_are_an_empty_matrix():
+def test_no_coefficients_are_an_empty_matrix():
     sources, targets, values = matrix({})
     assert (sources, targets, values.shape) == ([], [], (0, 0))
 
 
 def test_the_matrix_is_drawn_with_its_numbers():
-    picture = matrix_picture("m", USES, WHO)
-    axes, (sources, targets, values) = axes_of(picture), matrix(USES)
+    picture = matrix_picture("m", COEFFICIENTS, WHO)
+    axes, (sources, targets, values) = axes_of(picture), matrix(COEFFICIENTS)
     (image,) = axes.images
     np.testing.assert_array_equal(np.ma.filled(image.get_array().astype(float), np.nan), values)
     low, high = image.get_clim()
@@ -301,8 +280,8 @@ def test_numbers_can_be_read_on_their_colours(low, high):
     Coefficients are below 0 where w is a trainable parameter.
     """
     steps = np.linspace(low, high, 9).tolist()
-    uses = {f"t{j}": [{f"s{i}": use(1.0, steps[3 * i + j], 0.0) for i in range(3)}] for j in range(3)}
-    axes = axes_of(matrix_picture("m", uses, WHO))
+    found = {f"t{j}": {f"s{i}": steps[3 * i + j] for i in range(3)} for j in range(3)}
+    axes = axes_of(matrix_picture("m", found, WHO))
 
     def luminance(colour: Any) -> float:
         rgb = np.array(matplotlib.colors.to_rgb(colour))
@@ -318,9 +297,9 @@ def test_numbers_can_be_read_on_their_colours(low, high):
 
 
 def test_coefficients_that_are_all_0_are_drawn_and_none_at_all_are_a_sentence():
-    zero = {"a": [{"b": use(1.0, 0.5, 1.0)}]}
+    zero = {"a": {"b": 0.0}}
     assert [text.get_text() for text in axes_of(matrix_picture("m", zero, WHO)).texts] == ["0.00"]
-    for uses in ({}, {"a": [{}]}, {"a": [{}], "b": [{}, {}]}):
-        picture = matrix_picture("m", uses, WHO)
+    for nothing in ({}, {"a": {}}, {"a": {}, "b": {}}):
+        picture = matrix_picture("m", nothing, WHO)
         assert picture.figure is None
         assert picture.instead == "No source was merged anywhere."

@@ -253,7 +253,7 @@ def test_what_was_shared_leaves_empty_tables_out(lines):
         full,
         Points(["west in train.merge: it never answered"]),
     ]
-    assert len(transfer_section([empty], [], "float32").blocks) == 1
+    assert transfer_section([empty], [], "float32").blocks[1:] == [Text("No envelope is in the audit logs at hand.")]
 
 
 # ---------------------------------------------------------------- provenance

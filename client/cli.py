@@ -18,7 +18,7 @@ from client.data.discovery import discover
 from client.data.problems import counted
 from client.device import resolve_device
 from client.predict import PatientView, predict_file, refuse_overwriting
-from client.report.patients_page import patients_page
+from client.report.patients_page import MOST_PATIENTS, patients_page
 from client.site import Site
 from client.site_log import told_of_work
 from client.train_site import train_site
@@ -146,7 +146,7 @@ def predict(
             model, features, labels, out, lambda done, total: bars.update(task, completed=done, total=total)
         )
         if page is not None:
-            views = _chosen(found.views, patients or [])
+            views = _chosen(found.views, patients or [], page)
             bars.update(task, description="drawing", completed=0, total=len(views))
             drawn = patients_page(views, model.name, lambda done, total: bars.update(task, completed=done))
             atomic.write_text(page, html(drawn))
@@ -161,8 +161,12 @@ def predict(
         )
 
 
-def _chosen(views: Sequence[PatientView], names: Sequence[str]) -> list[PatientView]:
+def _chosen(views: Sequence[PatientView], names: Sequence[str], page: Path) -> list[PatientView]:
     """The patients of a page: those named, or all."""
     if unknown := set(names) - {view.id for view in views}:
         raise DataError(f"there is no patient '{min(unknown)}'", where="--patient", remedy="Give an ID as in the CSV")
-    return [view for view in views if not names or view.id in names]
+    chosen = [view for view in views if not names or view.id in names]
+    if len(chosen) > MOST_PATIENTS:
+        what = f"a page of {len(chosen)} patients would be too large to be read; {MOST_PATIENTS} are the most"
+        raise DataError(what, where=page, remedy="Name those to show with --patient; the CSV has them all")
+    return chosen

@@ -16,7 +16,7 @@ from common.errors import ModelFileError
 
 FILE = "evidence.npz"
 _PER_PATIENT = ("ids", "fold", "times", "events", "w", "lam")
-_AGAIN = "Run the same command again: it is written anew, and nothing is trained twice"
+AGAIN = "Run the same command again: it is written anew, and nothing is trained twice"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def read_evidence(path: Path) -> Evidence:
         ModelFileError: there is none, as in the work of an earlier version, or it is damaged.
     """
     if not path.exists():
-        raise ModelFileError("is missing: an earlier version did this work", where=path, remedy=_AGAIN)
+        raise ModelFileError("is missing: an earlier version did this work", where=path, remedy=AGAIN)
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -134,4 +134,4 @@ def read_evidence(path: Path) -> Evidence:
             raise ValueError("arrays of unlike length, or methods without a cut-off")
         return Evidence(**plain, **by_method, sources=tuple(str(name) for name in arrays["sources"]))
     except Exception as error:
-        raise ModelFileError("is damaged", where=path, remedy=_AGAIN) from error
+        raise ModelFileError("is damaged", where=path, remedy=AGAIN) from error

@@ -164,7 +164,7 @@ def _merged(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult
             m0_sha256=str(recipe.model.m0_sha256),
             encoder=workspace.cohort.encoder,
             reference=reference_risks(fitted, task.train, device),
-            local=Local(task.local.cpu(), reference_risks(task.local, task.train, device)),
+            local=Local(task.local, reference_risks(task.local, task.train, device)),
         )
     loaded = load_model(path, recipe.model.dropout)
     steph = loaded.model

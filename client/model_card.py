@@ -64,7 +64,7 @@ def write_card(
         "",
         "Research on prognosis at the site that made it, on features of the same encoder and magnification.",
         "Not a medical device: it must not decide about a patient. The C-index is of one fold of one site;",
-        "discrimination elsewhere, calibration and fairness between groups were not measured.",
+        "discrimination elsewhere and fairness between groups were not measured.",
         "",
         "## Recipe",
         "",

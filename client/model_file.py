@@ -62,7 +62,9 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
     """
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
+    home = head.weight.device
     found = risks(model, cohort, head.out_features, device)
+    model.to(home)  # whoever goes on with it finds it where it was
     percentiles: np.ndarray = np.percentile(found, np.linspace(0, 100, N_PERCENTILES))
     return percentiles
 

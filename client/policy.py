@@ -32,7 +32,7 @@ class Policy:
     min_events: int = 10
     min_pairs: int = 50  # comparable pairs of test patients that must stand behind a C-index before it leaves
     metrics: tuple[Told, ...] = _METRICS  # that may leave; others are sent as null. curves: on a page for a partner
-    min_group: int = 20  # patients that each curve of such a page must be of, and be followed wherever it is drawn
+    min_group: int = 30  # patients that each curve of such a page must be of, and be followed wherever it is drawn
     count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
     c_index_decimals: Literal[1, 2] = 2
     privacy: Privacy = "none"  # what the shared vector must have been trained with

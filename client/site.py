@@ -22,6 +22,7 @@ from common.schema import build, read_yaml
 SITE_FILE = "site.yaml"
 SIMULATED_SITES = "sites.json"
 TENSORBOARD = "tensorboard"
+TENSORBOARD_ON = ".tensorboard"  # in a run's folder: write it in this run
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,10 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
         # whichever engine runs the simulation.
         threads=1,
         page=False,  # the run's own page has it all
-        # A run's owner asked for it by this folder, beside the sites' own.
-        tensorboard=run_folder / TENSORBOARD / site.name if (run_folder / TENSORBOARD).is_dir() else site.tensorboard,
+        # A run's owner asks for it by this file, whatever the sites' own say.
+        tensorboard=run_folder / TENSORBOARD / site.name
+        if (run_folder / TENSORBOARD_ON).exists()
+        else site.tensorboard,
         federation=MembershipFile(
             roster=str(run_folder / ROSTER_FILE),
             roster_sha256=entry["roster_sha256"],

@@ -56,7 +56,7 @@ def train_site(
         reference = reference_risks(final, workspace.cohort, workspace.device)
         save_abmil(
             path,
-            final.cpu(),
+            final,
             m0_sha256=str(recipe.model.m0_sha256),
             encoder=workspace.cohort.encoder,
             reference=reference,

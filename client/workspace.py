@@ -118,7 +118,7 @@ class Workspace:
             reference = reference_risks(model, train, self.device)
             save_abmil(
                 path,
-                model.cpu(),
+                model,
                 m0_sha256=str(self.recipe.model.m0_sha256),
                 encoder=self.cohort.encoder,
                 reference=reference,

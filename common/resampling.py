@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -86,3 +88,12 @@ def interval_95(values: np.ndarray) -> tuple[float, float] | None:
         return None
     low, high = np.quantile(defined, [0.025, 0.975])
     return float(low), float(high)
+
+
+def interval_of_mean(intervals: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """95% interval of a mean over cohorts of different patients: as of independent normal errors; None without one."""
+    if not intervals:
+        return None
+    middle = fmean((low + high) / 2 for low, high in intervals)
+    half = math.sqrt(sum(((high - low) / 2) ** 2 for low, high in intervals)) / len(intervals)
+    return middle - half, middle + half

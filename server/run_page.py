@@ -14,7 +14,7 @@ from common.method_names import METHODS
 from common.report.page import Page, Section, Table, write_page
 from common.report.provenance import cost_section, limits_section, provenance_section
 from common.report.transfer import relayed, transfer_section
-from common.report.verdict import rounded
+from common.report.verdict import ROUNDED, rounded
 from common.shared_part import description
 from server.manifest import CONFIG_FILE, MANIFEST_FILE
 
@@ -43,11 +43,10 @@ def run_page(run: Path, outcome: Mapping[str, Any]) -> Page:
             ["Numbers are rounded and in bands, as each site's policy has it; intervals stay at the sites."]
         ),
     ]
-    verdict = [
-        sentence
-        for name, told in outcome["targets"].items()
-        for sentence in rounded(name, _by_title(told))[: 1 if len(outcome["targets"]) > 1 else 2]
-    ]
+    verdict = [rounded(name, _by_title(told))[0] for name, told in outcome["targets"].items()]
+    verdict = [*verdict, ROUNDED] if verdict else ["The run came to no result."]
+    if outcome.get("error"):
+        verdict = [f"The run failed: {outcome['error']}.", *verdict]
     return Page(f"Run {manifest['run'][:12]} of {config.federation.name}", _AUDIENCE, verdict, sections)
 
 
@@ -55,13 +54,15 @@ def write_run_page(run: Path, outcome: Mapping[str, Any] | None = None, out: Pat
     """Write the page, by default into the run folder.
 
     Args:
-        outcome: None: what the run folder's ``results.json`` says.
+        outcome: None: what the run folder's ``results.json`` says; of a run that failed, the server's outcome.
 
     Raises:
         RunFolderError: the run has no results.
     """
     if outcome is None:
         path = run / "results.json"
+        if not path.exists():
+            path = run / "server" / "outcome.json"
         if not path.exists():
             raise RunFolderError("has no results yet", where=run, remedy="Let the run come to its end")
         outcome = json.loads(path.read_text())

@@ -17,7 +17,7 @@ from client.check_table import problem_table
 from client.keys_cli import keys
 from client.privacy import budget_cli
 from client.privacy.cli import privacy
-from client.site import TENSORBOARD, site_folders
+from client.site import TENSORBOARD_ON, site_folders
 from client.training_log import require_tensorboard
 from common import console
 from common.audit_cli import audit
@@ -27,7 +27,8 @@ from common.lock import exclusive
 from common.roster_cli import roster
 from simulations import coordinator_cli
 from simulations import simulate as simulation
-from simulations.report_cli import analyze, drawing, report
+from simulations.page_drawing import draw_page
+from simulations.report_cli import analyze, report
 from simulations.run_folder import RunFolder, prepare, refuse_among_sites
 from simulations.run_page import write_run_page
 from simulations.simulate import Engine
@@ -126,24 +127,19 @@ def simulate(
         require_tensorboard("--tensorboard")
     with exclusive(out, wait=False):
         run = _prepare(sites, loaded, out)
+        (out / TENSORBOARD_ON).unlink(missing_ok=True)
         if tensorboard:
-            (out / TENSORBOARD).mkdir(exist_ok=True)
+            (out / TENSORBOARD_ON).touch()
         if prepare_only:
             return
         results = simulation.run(run, engine)
-        page = _write_page(out) if report_too else None
         if as_json:
             print(json.dumps(results, indent=2, allow_nan=False))
         else:
             show(run, results)
-            if page is not None:
-                console.out.print(f"Page: {page}", soft_wrap=True, markup=False, highlight=False)
+        if report_too:
+            draw_page(lambda on_step: write_run_page(out, on_step=on_step))
         simulation.require_no_failure(run, results)
-
-
-def _write_page(run: Path) -> Path:
-    with drawing() as on_step:
-        return write_run_page(run, on_step=on_step)
 
 
 def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:

@@ -27,6 +27,7 @@ from server.provision import provision as write_folders
 from server.provision import provision_site as write_site_folder
 from server.run_page import write_run_page
 from server.server_file import ServerFile
+from simulations.page_drawing import draw_page
 
 doctor = typer.Typer(no_args_is_help=True, help="Look for whatever would make a run hang or fail.")
 app = typer.Typer(no_args_is_help=True, help="The reviewed code, the only one that a site runs.")
@@ -115,13 +116,12 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     named = ", ".join(config.federation.sites)
     _say(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
     results = deployment.run(opened, prepared)
-    page = write_run_page(prepared.path, results)
     if as_json:
         print(json.dumps(results, indent=2, allow_nan=False))
     else:
         _show(results)
         _say(f"results: {prepared.path / deployment.RESULTS_FILE}")
-        _say(f"page: {page}")
+    draw_page(lambda _: write_run_page(prepared.path, results))
     deployment.require_no_failure(prepared, results)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +11,7 @@ import typer
 from client.cli import JsonOption
 from client.report.analysis import Analysis, OnStep
 from client.report.landscape import Budget
-from client.report.site_page import write_shared_page, write_site_page
+from client.report.site_page import SHARED, write_shared_page, write_site_page
 from client.report.target_files import TargetFiles
 from client.site import SIMULATED_SITES, SITE_FILE, Site
 from common import atomic, console
@@ -24,6 +22,7 @@ from server import run_page as coordinator
 from server.app import OUTCOME_FILE
 from server.manifest import CONFIG_FILE, MANIFEST_FILE
 from simulations.csv_text import csv_text
+from simulations.page_drawing import drawing
 from simulations.run_page import simulated_sites, write_run_page
 from simulations.study.page import is_study, write_study_page
 
@@ -79,7 +78,7 @@ def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step
             return write_shared_page(site, out) if shared else write_site_page(site, out, on_step)
         if shared:
             outcome = _outcome(run)
-            return coordinator.write_run_page(run, outcome, out or run / "report-shared")
+            return coordinator.write_run_page(run, outcome, out or run / SHARED)
         return write_run_page(run, out, on_step)
     if target is not None:
         raise ConfigError("is for a simulated run", where="--target", remedy="Leave it out, or give a run's folder")
@@ -216,18 +215,3 @@ def _write(look: Analysis, picture: Picture, out: Path | None, as_json: bool) ->
         console.out.print(picture.instead, soft_wrap=True, markup=False)
     for path in paths:
         console.out.print(str(path), soft_wrap=True, markup=False, highlight=False)
-
-
-@contextmanager
-def drawing() -> Iterator[OnStep]:
-    """Show how far the drawing of a page is."""
-    if not console.err.is_terminal:
-        console.err.print("drawing ...", markup=False)
-    with console.progress_bars() as bars:
-        task = bars.add_task("drawing", total=None)
-
-        def on_step(what: str, done: int, total: int) -> None:
-            bars.update(task, description=what, completed=done, total=total)
-
-        step: Callable[[str, int, int], None] = on_step
-        yield step

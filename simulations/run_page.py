@@ -12,7 +12,7 @@ from client.report.analysis import OnStep, silent
 from client.report.target_files import TargetFiles
 from client.report.target_sections import target_sections, title_of, verdict
 from client.site import SIMULATED_SITES, Site
-from common.audit import AuditLog, read_lines
+from common.audit import read_lines
 from common.config import Config, load_config
 from common.errors import RunFolderError
 from common.report.page import Page, Section, write_page
@@ -74,7 +74,9 @@ def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
     plan = json.loads((run / SIMULATED_SITES).read_text())
     return {
         entry["name"]: replace(
-            Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device), threads=None
+            Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device),
+            threads=None,
+            federation=None,  # of a real site's folder: in a simulation its audit log lies beside its state
         )
         for entry in plan
     }
@@ -106,10 +108,9 @@ def _matrix(sites: Mapping[str, Site], targets: Sequence[str], config: Config) -
 def _transfer(
     run: Path, manifest: Mapping[str, Any], sites: Mapping[str, Site], results: Mapping[str, Any], config: Config
 ) -> Section:
-    tables = [relayed(read_lines(Path(manifest["audit"])), manifest["run"])]
+    tables = [relayed(read_lines(run / "server" / "audit"), manifest["run"])]
     for name, site in sites.items():
-        log: AuditLog = site.audit if site.federation is None else AuditLog(run / "sites" / name / "audit")
-        tables.append(decided(read_lines(log.folder), manifest["run"], name))
+        tables.append(decided(read_lines(site.audit.folder), manifest["run"], name))
     rows = [row for table in tables[1:] for row in table.rows]
     decisions = replace(tables[1], rows=rows, folded=True, title="Decisions of the sites' policies")
     return transfer_section([tables[0], decisions], results["failures"], description(config.sharing))

@@ -11,6 +11,8 @@ from client.data.formats import read_coords
 from client.data.source import Coords
 from common.errors import FeatureFileError
 
+_MAJORITY = 0.6  # of all distances between neighbours, which a patch's side must have
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -61,15 +63,24 @@ def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float]
 
 
 def _side(found: Coords, path: Path) -> float:
-    """What the file says, in TRIDENT's words or in CLAM's; else the smallest distance of two columns or rows."""
+    """What the file says, in TRIDENT's words or in CLAM's; else the distance that most neighbours have."""
     facts = found.facts
     if facts.get("patch_size_level0", 0) > 0:
         return facts["patch_size_level0"]
     if facts.get("patch_size", 0) > 0 and facts.get("downsample", 0) > 0:
         return facts["patch_size"] * facts["downsample"]
-    gaps = [gap for column in found.xy.T if len(gap := np.diff(np.unique(column)))]
-    if not gaps:
+    gaps = np.concatenate([_gaps(found.xy), _gaps(found.xy[:, ::-1])])
+    sides, counts = np.unique(gaps, return_counts=True)
+    if not len(sides) or counts.max() < _MAJORITY * len(gaps):
         raise FeatureFileError(
             "does not say how wide a patch is", where=path, remedy="Give its side at level 0 with --patch-size"
         )
-    return float(min(gap.min() for gap in gaps))
+    return float(sides[counts.argmax()])
+
+
+def _gaps(xy: np.ndarray) -> np.ndarray:
+    """Distances of neighbours in the same column. Every tissue region has a grid, and an offset, of its own."""
+    ordered = xy[np.lexsort((xy[:, 1], xy[:, 0]))]
+    steps = np.diff(ordered, axis=0)
+    gaps: np.ndarray = steps[(steps[:, 0] == 0) & (steps[:, 1] > 0), 1]
+    return gaps

@@ -77,7 +77,7 @@ def _text(value: Any) -> str | None:
 
 def _number(value: Any) -> float | None:
     try:
-        number = float(np.max(value))  # CLAM states one number per axis
+        number = float(value) if np.ndim(value) == 0 else float(np.max(value))  # CLAM states one number per axis
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None

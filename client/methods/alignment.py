@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -57,14 +58,14 @@ def subspace_alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -
     return alignment(merged, target, energy).sar
 
 
-def aligned_matrices(vector: TaskVector) -> list[str]:
+def aligned_matrices(tensors: Mapping[str, Tensor]) -> list[str]:
     """The weight matrices that have a subspace to speak of: those of more than one row."""
-    return [name for name, tensor in vector.tensors.items() if tensor.dim() == 2 and len(tensor) > 1]
+    return [name for name, tensor in tensors.items() if tensor.dim() == 2 and len(tensor) > 1]
 
 
 def mean_alignment(merged: TaskVector, target: TaskVector) -> float:
     """The mean SAR of the weight matrices that have more than one row."""
-    names = aligned_matrices(target)
+    names = aligned_matrices(target.tensors)
     return fmean(subspace_alignment(merged.tensors[name], target.tensors[name]) for name in names)
 
 

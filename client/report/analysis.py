@@ -14,7 +14,7 @@ from client.report.sar import SarCurves
 from client.report.target_files import TargetFiles
 from client.site import Site
 from client.workspace import Workspace
-from common.errors import ModelFileError
+from common.errors import DataError, ModelFileError
 from common.report.page import Picture
 
 OnStep = Callable[[str, int, int], None]  # told of what, how much is done, and of how much
@@ -75,9 +75,16 @@ class Analysis:
         """The loss around the merge, over the site's own patients.
 
         Raises:
-            DataError: the site's data cannot be read any more.
+            DataError: the site's data cannot be read any more, or the fold has other test patients now.
+            DeviceError: the site's device is not there.
         """
         workspace = Workspace.open(self.site, self.files.recipe)
+        evidence = self.files.evidence()
+        tested = sorted(evidence.ids[evidence.fold == self.fold].tolist())
+        if tested != sorted(patient.id for patient in workspace.test_part(self.fold).patients):
+            raise DataError(
+                "the labels or the splits have changed since the run", where=self.site.folder, remedy="Run it again"
+            )
         _, model = self._enhanced()
         return landscape.landscape(
             model,

@@ -15,10 +15,16 @@ from common.survival import DAYS_PER_BIN
 _YEARS = (3, 1)  # the first that enough patients are followed for
 N_GROUPS = 4
 _LEAST = 8  # patients, and how many must be followed for so long
+_FOLLOWED = 3  # of a group
 
 
 class Point:
     """One group of patients of like predicted probability: predicted mean, observed by Kaplan-Meier with its band."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough were followed so long, or all had an event: else the curve is only carried on."""
+        return self.followed >= min(_FOLLOWED, self.n) or self.n_events == self.n
 
     def __init__(self, predicted: np.ndarray, times: np.ndarray, events: np.ndarray, year: int) -> None:
         from lifelines import KaplanMeierFitter  # noqa: PLC0415 (a second to import)
@@ -26,15 +32,18 @@ class Point:
         self.n = len(times)
         self.predicted = float(predicted.mean())
         at = year * DAYS_PER_BIN
+        self.followed = int((times >= at).sum())
+        self.n_events = int((events[times <= at] > 0).sum())
         fitted = KaplanMeierFitter().fit(times, events, timeline=[0.0, *np.unique(times[times <= at]), at])
         band = np.nan_to_num(fitted.confidence_interval_.to_numpy()[-1], nan=0.0)
         self.observed = 1.0 - float(fitted.survival_function_.iloc[-1, 0])
         self.low, self.high = 1.0 - float(band[1]), 1.0 - float(band[0])
-        # The rule of three, where nobody had an event, or everybody.
+        # The rule of three, where nobody had an event, or everybody: of those who were followed so long, or had one.
+        known = self.followed + self.n_events
         if self.observed == 0.0:
-            self.low, self.high = 0.0, min(1.0, 3.0 / self.n)
+            self.low, self.high = 0.0, min(1.0, 3.0 / max(known, 1))
         elif self.observed == 1.0:
-            self.low, self.high = max(0.0, 1.0 - 3.0 / self.n), 1.0
+            self.low, self.high = max(0.0, 1.0 - 3.0 / max(known, 1)), 1.0
 
 
 def horizon(times: np.ndarray) -> int | None:
@@ -50,7 +59,8 @@ def points(found: Evidence, method: str, year: int) -> list[Point]:
 
 
 _NOTE = (
-    "Test patients in four groups of equal size by predicted probability; bars: 95% intervals of the Kaplan-Meier "
+    "Test patients of all folds, each by the model of its fold, in four groups of equal size by predicted probability."
+    " A group of which fewer than three are followed so long is left out. Bars: 95% intervals of the Kaplan-Meier "
     "estimate (where nobody of a group had an event, or everybody: the rule of three)."
 )
 
@@ -71,7 +81,8 @@ def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Pi
     with canvas(title, who, WIDTH, WIDTH * 0.8) as figure:
         axes = figure.subplots()
         for i, (method, label) in enumerate(methods.items()):
-            groups = points(found, method, year)
+            numbered = [(k, point) for k, point in enumerate(points(found, method, year)) if point.is_known]
+            groups = [point for _, point in numbered]
             x, y = [one.predicted for one in groups], [one.observed for one in groups]
             bars = [[max(0.0, p.observed - p.low) for p in groups], [max(0.0, p.high - p.observed) for p in groups]]
             look: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
@@ -79,9 +90,9 @@ def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Pi
             largest = max(largest, *x, *(p.high for p in groups))
             rows += [
                 [label, str(k + 1), str(p.n), f"{p.predicted:.3f}", f"{p.observed:.3f}", f"{p.low:.3f}-{p.high:.3f}"]
-                for k, p in enumerate(groups)
+                for k, p in numbered
             ]
-        end = min(1.0, largest * 1.05)
+        end = min(1.0, largest * 1.05) or 1.0
         axes.plot([0, end], [0, end], label="calibrated", **REFERENCE)
         axes.set(xlim=(0, end), ylim=(0, end), xlabel=f"predicted probability of an event within {year} y")
         axes.set(ylabel=f"observed (Kaplan-Meier) within {year} y")

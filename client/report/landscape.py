@@ -28,6 +28,7 @@ from common.task_vector import cut
 
 _A, _B = "coefficient of the target's vector", "coefficient of the sources"
 _PLACES = (COLOURS[1], COLOURS[2], COLOURS[7])
+_BAGS_PER_STACK = 16
 SMOOTH = 1.0  # standard deviation of the Gaussian, in steps of the grid
 Parts = Mapping[str, Cohort]  # training, test
 
@@ -51,6 +52,7 @@ class Landscape:
         loss: part -> ``(n_a, n_b)``, as computed.
         patients: part -> how many it is of.
         instances: at most so many of each.
+        epochs: of the path.
         path: ``(n_epochs, 2)``: mean (a, b) of the training's merges, epoch by epoch.
         end: mean (a, b) of the trained model's merges.
     """
@@ -62,6 +64,7 @@ class Landscape:
     instances: int
     path: np.ndarray
     end: tuple[float, float]
+    epochs: tuple[int, ...] = ()
 
     def smooth(self, part: str) -> np.ndarray:
         """The loss as it is drawn: under a Gaussian of one step of the grid."""
@@ -101,16 +104,18 @@ def landscape(
     path = np.array([[one["c_target"], one["c_sources"]] for one in epochs]).reshape(-1, 2)
     a, b = (_axis([*path[:, i], end[i]], budget.grid) for i in (0, 1))
     sampled = {name: _sample(cohort, budget) for name, cohort in parts.items() if len(cohort)}
+    head = model.head.to(device)
+    stacked = {name: _stacks(sample, head.out_features, device) for name, sample in sampled.items()}
     loss = {name: np.empty((len(a), len(b))) for name in sampled}
     for i, x in enumerate(a):
         for j, y in enumerate(b):
             merged = (theta_0 + float(x) * directions[0] + float(y) * directions[1]).to(device)
             theta = cut(merged, model.mixture.architecture)
-            for name, sample in sampled.items():
-                loss[name][i, j] = _loss(model, theta, sample, alpha, device)
+            for name, stacks in stacked.items():
+                loss[name][i, j] = _loss(head, theta, stacks, alpha)
             report(i * len(b) + j + 1, len(a) * len(b))
     counts = {name: len(sample) for name, sample in sampled.items()}
-    return Landscape(a, b, loss, counts, budget.instances, path, end)
+    return Landscape(a, b, loss, counts, budget.instances, path, end, tuple(int(one["epoch"]) for one in epochs))
 
 
 def _axis(values: Sequence[float], n: int) -> np.ndarray:
@@ -133,16 +138,36 @@ def _sample(cohort: Cohort, budget: Budget) -> _Sample:
     return found
 
 
-def _loss(model: Steph, theta: Mapping[str, Tensor], sample: _Sample, alpha: float, device: torch.device) -> float:
-    bags = torch.nn.utils.rnn.pad_sequence([bag for bag, _, _ in sample], batch_first=True).to(device)
-    lengths = torch.tensor([len(bag) for bag, _, _ in sample], device=device)
-    mask = torch.arange(bags.shape[1], device=device).unsqueeze(0) < lengths.unsqueeze(1)
-    z, _ = encode(theta, bags, mask)
-    hazards = torch.sigmoid(model.head.to(device)(z)).double().cpu()
-    days = np.array([t for _, t, _ in sample])
-    bins = torch.from_numpy(bin_of(days, hazards.shape[1]))
-    events = torch.tensor([e for _, _, e in sample])
-    return float(nll(hazards, bins, events, alpha).mean())
+@dataclass(frozen=True)
+class _Stack:
+    """Some sampled patients, padded: computed on at every point of the grid."""
+
+    bags: Tensor
+    mask: Tensor
+    bins: Tensor
+    events: Tensor
+
+
+def _stacks(sample: _Sample, n_bins: int, device: torch.device) -> list[_Stack]:
+    found = []
+    for first in range(0, len(sample), _BAGS_PER_STACK):
+        part = sample[first : first + _BAGS_PER_STACK]
+        bags = torch.nn.utils.rnn.pad_sequence([bag for bag, _, _ in part], batch_first=True).to(device)
+        lengths = torch.tensor([len(bag) for bag, _, _ in part], device=device)
+        mask = torch.arange(bags.shape[1], device=device).unsqueeze(0) < lengths.unsqueeze(1)
+        bins = torch.from_numpy(bin_of(np.array([t for _, t, _ in part]), n_bins))
+        found.append(_Stack(bags, mask, bins, torch.tensor([e for _, _, e in part])))
+    return found
+
+
+def _loss(head: torch.nn.Linear, theta: Mapping[str, Tensor], stacks: Sequence[_Stack], alpha: float) -> float:
+    """Mean NLL over all patients of some stacks."""
+    losses = []
+    for stack in stacks:
+        z, _ = encode(theta, stack.bags, stack.mask)
+        hazards = torch.sigmoid(head(z)).double().cpu()
+        losses.append(nll(hazards, stack.bins, stack.events, alpha))
+    return float(torch.cat(losses).mean())
 
 
 def draw(name: str, found: Landscape, who: str) -> Picture:
@@ -173,6 +198,8 @@ def draw(name: str, found: Landscape, who: str) -> Picture:
     note = (
         f"Drawn under a Gaussian of {SMOOTH:g} step of the grid; the head is the enhanced model's throughout. The "
         "sources' direction is the mean of their vectors, each weighted by its mean coefficient over training patients."
+        " The loss is the survival NLL, in which a censored patient weighs 1 - alpha; training may minimise another "
+        "one (Cox's, and STEPH's penalties)."
     )
     return Picture(name, title, figure, note=note, numbers=landscape_table(found))
 
@@ -181,8 +208,8 @@ def _enlarge(panel: Any, found: Landscape) -> None:
     """The training's path alone: STEPH may move so little that it cannot be seen on the whole plane."""
     panel.plot(*found.path.T, color=COLOURS[0], marker=".", markersize=5, linewidth=1)
     panel.plot(*found.end, color=_PLACES[0], marker=MARKERS[2], markeredgecolor="white", markersize=7)
-    for label, place in (("epoch 1", found.path[0]), (f"epoch {len(found.path)}", found.path[-1])):
-        panel.annotate(label, place, (4, 4), textcoords="offset points", fontsize=7)
+    for epoch, place in zip(found.epochs[:1] + found.epochs[-1:], found.path[[0, -1]], strict=False):
+        panel.annotate(f"epoch {epoch}", place, (4, 4), textcoords="offset points", fontsize=7)
     panel.margins(0.15)
     panel.locator_params(nbins=4)
     panel.set(xlabel=_A, ylabel=_B)

@@ -12,6 +12,7 @@ from common.report.provenance import limits_section
 from common.report.style import COLOURS, DASHES, canvas
 
 _AUDIENCE = "For this site alone: it shows patients"
+MOST_PATIENTS = 300  # a megabyte of memory each while they are drawn
 _YEARS = 10  # that curves are drawn for; a model's later years are of few patients, or of none
 _LIMITS = (
     "A curve is what a model says of one patient. It has no interval, and its calibration was measured, if at all, on "

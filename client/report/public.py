@@ -1,8 +1,8 @@
 """What a target's page may show to others: chosen field by field, as coarse as the site's policy has it.
 
 Survival curves leave only where ``policy.metrics`` names them and both groups have ``policy.min_group`` patients. They
-are read off once a year, to a multiple of 0.05, and end where fewer than ``min_group`` of a group are followed: no step
-tells a patient's time, and no height an exact count.
+are read off once a year, in steps of at least three patients of the smallest group, and end where fewer than
+``min_group`` of a group are followed: no step tells a patient's time, and no height an exact count.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from client.report.target_files import TargetFiles
 from common.config import digest
 from common.method_names import METHODS
 
-_STEP = 0.05  # of a survival probability: one patient of the smallest group that is drawn
+_STEPS = (0.05, 0.1, 0.2, 0.25, 0.5)  # of a survival probability
+_PER_STEP = 3  # patients of the smallest group that is drawn: no height is of one number of events alone
 _KEPT = "Survival curves are kept by the site's policy."
 _SMALL = "Survival curves are not drawn: a risk group has fewer patients than the site's policy asks for."
-_NONE = "There is no survival curve to draw."
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class PublicTarget:
     m0: str
     curves: Mapping[str, tuple[PublicCurve, PublicCurve]]
     no_curves: str
+    step: float
 
 
 def public_target(site: str, files: TargetFiles, policy: Policy) -> PublicTarget:
@@ -76,6 +77,7 @@ def public_target(site: str, files: TargetFiles, policy: Policy) -> PublicTarget
         m0=str(files.recipe.model.m0_sha256),
         curves=curves,
         no_curves=why,
+        step=step_of(policy),
     )
 
 
@@ -85,9 +87,8 @@ def _curves(files: TargetFiles, policy: Policy) -> tuple[dict[str, tuple[PublicC
     found, evidence = {}, files.evidence().once
     for method, title in (("local", "local"), ("steph", "enhanced")):
         groups = risk_groups(evidence.times, evidence.events, evidence.high_risk(method))
-        if isinstance(groups, str):
-            return {}, _NONE
-        if min(len(group.times) for group in groups.groups) < policy.min_group:
+        # No events, or nobody on one side, would be told by another sentence.
+        if isinstance(groups, str) or min(len(group.times) for group in groups.groups) < policy.min_group:
             return {}, _SMALL
         low, high = (_public(group, policy) for group in groups.groups)
         found[title] = (low, high)
@@ -98,9 +99,15 @@ def _public(group: Group, policy: Policy) -> PublicCurve:
     years = 0
     while group.at_risk(years + 1) >= policy.min_group:
         years += 1
-    survival = tuple(round(round(survival_at(group, year) / _STEP) * _STEP, 2) for year in range(years + 1))
+    step = step_of(policy)
+    survival = tuple(round(round(survival_at(group, year) / step) * step, 2) for year in range(years + 1))
     at_risk = tuple(_band(group.at_risk(year), policy) for year in range(years + 1))
     return PublicCurve(group.name, _band(len(group.times), policy), survival, at_risk)
+
+
+def step_of(policy: Policy) -> float:
+    """To multiples of what a survival probability is rounded."""
+    return next(step for step in _STEPS if step * policy.min_group >= _PER_STEP - 1e-9)
 
 
 def _band(count: int, policy: Policy) -> str:

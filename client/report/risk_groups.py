@@ -115,7 +115,8 @@ def _hazard_ratio(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> tu
 _NOTE = (
     "Kaplan-Meier with pointwise 95% bands (log-log), which begin at a group's first event. The cut-off is the median "
     "risk of the training patients of each test patient's fold, so no test patient had a say in it; groups may differ "
-    "in size. The hazard ratio is Cox's, of the group alone, unadjusted."
+    "in size. Folds, and so models, stand together: p and the hazard ratio (Cox's, of the group alone, unadjusted) "
+    "describe these patients."
 )
 
 

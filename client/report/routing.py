@@ -38,12 +38,15 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
         left.invert_yaxis()
         left.set_title("box: quartiles; whiskers: 5 to 95%", fontsize=7.5)
     rows = [
-        [source, f"{np.mean(w > 0):.3f}" if len(w) else "-", *_spread(w), *_spread(lam)]
+        [source, str(len(w)), f"{np.mean(w != 0):.3f}" if len(w) else "-", *_spread(w), *_spread(lam)]
         for source, (w, lam) in zip(found.sources, columns, strict=True)
     ]
-    header = ["source", "kept by", "w 5%", "w median", "w 95%", "lam 5%", "lam median", "lam 95%"]
+    header = ["source", "n", "kept by", "w 5%", "w median", "w 95%", "lam 5%", "lam median", "lam 95%"]
     numbers = Table(header, rows, "quantiles over patients", folded=True)
-    note = "Every patient by the model of the fold that tests it; lam of the patients who kept the source."
+    note = (
+        "Every patient by the model of the fold that tests it; lam of the patients who kept the source. Where a source "
+        "was refused in some folds, the patients of the others (n)."
+    )
     return Picture(name, title, figure, note=note, numbers=numbers)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.methods.alignment import ENERGY, alignment
+from client.methods.alignment import ENERGY, aligned_matrices, alignment
 from client.steph.mixture import Mixture
 from common.report.page import Picture, Table
 from common.report.style import WIDTH, canvas, line_look
@@ -51,7 +51,7 @@ def sar_curves(
         report: told how many mixtures are done, and of how many.
     """
     target, *others = (cut(row.cpu(), mixture.architecture) for row in mixture.rows)
-    layers = tuple(name for name, tensor in target.items() if tensor.dim() == 2 and len(tensor) > 1)
+    layers = tuple(aligned_matrices(target))
     shape = (len(layers), len(others), len(lam))
     sar, rank, done = np.empty(shape), np.empty(shape, dtype=int), 0
     for i, layer in enumerate(layers):

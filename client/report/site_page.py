@@ -11,14 +11,14 @@ from client.policy import Policy
 from client.report.analysis import OnStep, silent
 from client.report.public import PublicCurve, PublicTarget, public_target
 from client.report.target_files import TargetFiles
-from client.report.target_sections import target_sections, verdict
+from client.report.target_sections import target_sections, title_of, verdict
 from client.site import Site
 from common.audit import read_lines
 from common.config import digest, to_dict
 from common.report.page import Block, Code, Page, Picture, Section, Table, Text, write_page
-from common.report.provenance import limits_section
+from common.report.provenance import cost_section, limits_section
 from common.report.style import COLOURS, DASHES, canvas
-from common.report.transfer import decided, transfer_section
+from common.report.transfer import SHARED_EVENTS, decided, transfer_section
 from common.report.verdict import rounded
 from common.shared_part import description
 
@@ -55,6 +55,8 @@ def site_page(site: Site, on_step: OnStep = silent) -> Page:
     if result["n_events"] < 50:
         own.append(f"There are {result['n_events']} events: intervals are wide, and single folds mislead.")
     own.append(f"Privacy of all vectors that this site shared: {result['privacy_spent']}.")
+    lines = list(read_lines(site.audit.folder))
+    run = next((line.event.run for line in reversed(lines) if line.event.event == "vector.open"), None)
     provenance = [
         ["recipe SHA-256", digest(recipe)],
         ["M0 SHA-256", str(recipe.model.m0_sha256)],
@@ -63,7 +65,12 @@ def site_page(site: Site, on_step: OnStep = silent) -> Page:
     ]
     sections = [
         *target_sections(site, files, result, on_step),
-        transfer_section([decided(read_lines(site.audit.folder), None, site.name)], [], description(recipe.sharing)),
+        transfer_section([decided(lines, run, site.name)], [], description(recipe.sharing)),
+        cost_section(
+            {},
+            sum(line.event.size or 0 for line in lines if line.event.run == run and line.event.event in SHARED_EVENTS),
+            {title_of(method): row["learnable"] for method, row in result["methods"].items()},
+        ),
         Section(
             "Configuration, versions, seeds, digests",
             [
@@ -119,6 +126,9 @@ def _picture(found: PublicTarget, title: str, groups: tuple[PublicCurve, PublicC
         for group in groups
         for year, (survival, at_risk) in enumerate(zip(group.survival, group.at_risk, strict=True))
     ]
-    note = "Kaplan-Meier at the end of each year, to a multiple of 0.05, while the policy's smallest group is followed."
+    note = (
+        f"Kaplan-Meier at the end of each year, to a multiple of {found.step:g}, while the policy's smallest group is "
+        "followed."
+    )
     numbers = Table(["group", "year", "survival", "at risk"], rows, "survival", folded=True)
     return Picture(f"{found.site}.risk-groups.{title}", caption, figure, note=note, numbers=numbers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.evidence import FILE, Evidence, read_evidence
+from client.evidence import AGAIN, FILE, Evidence, read_evidence
 from client.fold import DYNAMICS_FILE
 from client.model_file import LoadedModel, load_model
 from client.steph.dynamics import read_dynamics
@@ -16,8 +16,6 @@ from client.target import RECIPE_FILE, RESULT_FILE
 from common.config import Recipe
 from common.errors import ModelFileError
 from common.schema import build
-
-_AGAIN = "Run the same command again: it is written anew, and nothing is trained twice"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class TargetFiles:
             )
         result = json.loads(path.read_text())
         if "enhanced" not in result or not (state / RECIPE_FILE).exists():
-            raise ModelFileError("is of an earlier version", where=path, remedy=_AGAIN)
+            raise ModelFileError("is of an earlier version", where=path, remedy=AGAIN)
         recipe = json.loads((state / RECIPE_FILE).read_text())
         return cls(state, result, build(Recipe, recipe, state / RECIPE_FILE))
 

@@ -12,6 +12,7 @@ from client.report.analysis import Analysis, OnStep, silent
 from client.report.target_files import TargetFiles
 from client.site import Site
 from client.steph.dynamics import collapsed_in
+from common.errors import FedstephError
 from common.method_names import METHODS
 from common.report.c_index import c_index_picture, c_index_table
 from common.report.page import Block, Picture, Points, Section, Table
@@ -115,25 +116,36 @@ def _tables(rows: Mapping[str, Mapping[str, Any]]) -> list[Block]:
 
 
 def _knowledge(site: Site, files: TargetFiles, result: Mapping[str, Any], who: str, on_step: OnStep) -> Sequence[Block]:
-    blocks: list[Block] = [Points([*_collapses(files), *screening(result)])]
+    blocks: list[Block] = [Points([*_collapses(files, result), *screening(result)])]
     blocks.append(routing.end_picture(f"{site.name}.sources", files.evidence(), who))
     if files.first_enhanced is None:
         text = "Every source was refused in every fold, so no merge was trained."
         return [*blocks, Picture(f"{site.name}.dynamics", "Weight and mixing by epoch", instead=text)]
     look = Analysis.of(site, files)
-    blocks.append(look.dynamics_picture())
+    collapsed = [fold for fold, is_so in enumerate(result["methods"]["steph"]["collapsed"]) if is_so]
+    for fold in dict.fromkeys((look.fold, *collapsed)):
+        blocks.append(Analysis.of(site, files, fold).dynamics_picture())
     blocks.append(look.sar_picture(look.sar(on_step)))
-    blocks.append(look.landscape_picture(look.landscape(on_step=on_step)))
-    return blocks
+    return [*blocks, _landscape(look, on_step)]
 
 
-def _collapses(files: TargetFiles) -> list[str]:
+def _landscape(look: Analysis, on_step: OnStep) -> Picture:
+    """It needs the site's data and device, which a page otherwise goes without."""
+    try:
+        return look.landscape_picture(look.landscape(on_step=on_step))
+    except FedstephError as error:
+        instead = f"It needs the site's data as they were: {error.what}."
+        return Picture(f"{look.name}.landscape", "Loss over the merge's two coefficients", instead=instead)
+
+
+def _collapses(files: TargetFiles, result: Mapping[str, Any]) -> list[str]:
     found = []
-    for fold in range(files.n_folds):
-        notes = files.dynamics(fold)
-        epoch = None if notes is None else collapsed_in(notes["epochs"])
-        if epoch is not None:
-            found.append(f"In fold {fold} all kept weights stay near 0 from epoch {epoch} of training on: a collapse.")
+    for fold, is_collapsed in enumerate(result["methods"]["steph"]["collapsed"]):
+        if is_collapsed:
+            notes = files.dynamics(fold)
+            epoch = None if notes is None else collapsed_in(notes["epochs"])
+            since = "" if epoch is None else f": they stay there from epoch {epoch} of training on"
+            found.append(f"In fold {fold} STEPH collapsed, all kept weights are near 0{since}.")
     return found or ["No training collapsed."]
 
 

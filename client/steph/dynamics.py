@@ -7,6 +7,7 @@ the one that it was killed in is missing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,9 @@ class Dynamics:
         self._sources = tuple(sources)
         self._epochs: dict[int, dict[str, Any]] = {}
         self._met: dict[str, tuple[Tensor, ...]] = {}
-        if (found := read_dynamics(path)) is not None and found["sources"] == list(sources):
-            self._epochs = {int(one["epoch"]): one for one in found["epochs"]}
+        with contextlib.suppress(ModelFileError):  # damaged notes are begun anew: a training needs none
+            if (found := read_dynamics(path)) is not None and found["sources"] == list(sources):
+                self._epochs = {int(one["epoch"]): one for one in found["epochs"]}
 
     def note(self, ids: Sequence[str], routing: Routing) -> None:
         """Remember how some patients were merged, whose last pass of an epoch counts."""

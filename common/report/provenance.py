@@ -23,7 +23,7 @@ def cost_section(seconds: Mapping[str, float], n_bytes: int, learnable: Mapping[
         learnable: title -> parameters learned at a target.
     """
     rows = [[phase, f"{value:,.1f} s"] for phase, value in seconds.items()]
-    rows.append(["between sites and server", f"{n_bytes:,} bytes"])
+    rows.append(["sent and received", f"{n_bytes:,} bytes"])
     blocks: list[Block] = [Table(["phase", "cost"], rows, "Time and traffic")]
     if learnable:
         body = [[title, f"{count:,}"] for title, count in learnable.items()]

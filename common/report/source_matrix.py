@@ -44,7 +44,10 @@ def matrix_picture(name: str, coefficients: Coefficients, who: str) -> Picture:
         [source, *("-" if not np.isfinite(value) else f"{value:.4f}" for value in row)]
         for source, row in zip(sources, values, strict=True)
     ]
-    note = "Mean w (1 - lam) over test patients; blank: no source of that target. The target's own vector is not shown."
+    note = (
+        "Mean w (1 - lam) over test patients; blank: no source of that target, or refused in all its folds. The"
+        " target's own vector is not shown."
+    )
     return Picture(
         name, title, figure, note=note, numbers=Table(["source", *targets], rows, "coefficients", folded=True)
     )

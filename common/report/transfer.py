@@ -8,6 +8,12 @@ from typing import Any
 from common.audit import Line
 from common.report.page import Block, Points, Section, Table, Text
 
+SHARED_EVENTS = {
+    "vector.seal": "send vector to",
+    "vector.open": "take vector of",
+    "update.send": "send update, unsealed",
+}
+
 
 def relayed(lines: Iterable[Line], run: str) -> Table:
     """The envelopes that the server passed on in a run: it knows their routes, sizes and digests, and no content."""
@@ -25,18 +31,17 @@ def decided(lines: Iterable[Line], run: str | None, site: str) -> Table:
     Args:
         run: None: all runs.
     """
-    verbs = {"vector.seal": "send vector to", "vector.open": "take vector of", "update.send": "send update, unsealed"}
     rows = [
         [
             site,
-            f"{verbs[line.event.event]} {line.event.peer or ''}".strip(),
+            f"{SHARED_EVENTS[line.event.event]} {line.event.peer or ''}".strip(),
             line.event.decision,
             line.event.reason or "-",
             _bytes(line),
             line.event.artefact or "-",
         ]
         for line in lines
-        if line.event.event in verbs and run in (None, line.event.run)
+        if line.event.event in SHARED_EVENTS and run in (None, line.event.run)
     ]
     header = ["site", "what", "decision", "why", "bytes", "SHA-256 of the envelope"]
     return Table(header, rows, "Decisions of the sites' policies")

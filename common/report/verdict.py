@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from common.resampling import interval_of_mean
+
+ROUNDED = "These are rounded means without intervals, which establish nothing; a site's own page says how sure it is."
 _SAME = 5e-4  # of C: less is not shown in three decimals
 
 
@@ -38,11 +40,9 @@ def over_targets(title: str, found: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     gaps = [float(one["mean"]) for one in known]
     text = f"{title} is {_better(fmean(gaps))} in the mean over {len(gaps)} targets"
-    if all(one["interval_95"] is not None for one in known):
-        ends = [one["interval_95"] for one in known]
-        half = math.sqrt(sum(((high - low) / 2) ** 2 for low, high in ends)) / len(ends)
-        middle = fmean((low + high) / 2 for low, high in ends)
-        low, high = middle - half, middle + half
+    ends = [one["interval_95"] for one in known if one["interval_95"] is not None]
+    if len(ends) == len(known) and (interval := interval_of_mean(ends)) is not None:
+        low, high = interval
         text += f" (95% interval {low:+.3f} to {high:+.3f}"
         text += "; it includes 0, so no difference is established)" if low <= 0 <= high else ")"
     return f"{text}, and better on {sum(gap > 0 for gap in gaps)} of them"
@@ -59,12 +59,12 @@ def rounded(site: str, scores: Mapping[str, float | None]) -> list[str]:
         return [
             f"At {site}, scores are undefined or kept by the site's policy: nothing can be said of the enhanced model."
         ]
-    gap = round(enhanced - local, 3)
+    gap = round(enhanced - local, 2)
     better = "the same as" if gap == 0 else f"{abs(gap):.2f} {'better' if gap > 0 else 'worse'} than"
     shown = "" if deployed is None else f" What is deployed there has {deployed:.2f}."
     return [
         f"At {site}, the enhanced model has a C-index of {enhanced:.2f}, {better} the local one's {local:.2f}.{shown}",
-        "These are rounded means without intervals, which establish nothing; the site's own page says how sure it is.",
+        ROUNDED,
     ]
 
 

@@ -15,6 +15,7 @@ from client import cli as site_commands
 from common import console
 from common.errors import EXIT_DONE, EXIT_FEDERATION
 from common.lock import exclusive
+from simulations.page_drawing import draw_page
 from simulations.run_folder import refuse_among_sites
 from simulations.study.config import load_study
 from simulations.study.crew import usual_workers
@@ -67,13 +68,12 @@ def benchmark(
     with exclusive(out, wait=False):
         prepared = prepare_study(study, out)
         results = _run(prepared, workers or usual_workers(study.file.device))
-        page = write_study_page(out) if report else None
     if as_json:
         print(json.dumps(results, indent=2, allow_nan=False))
     else:
         _show(results, out)
-        if page is not None:
-            console.out.print(f"Page: {page}", soft_wrap=True, markup=False, highlight=False)
+    if report:
+        draw_page(lambda _: write_study_page(out))
     return EXIT_FEDERATION if results["failures"] else EXIT_DONE
 
 

@@ -12,28 +12,33 @@ from simulations.study.gather import Prepared, shown_unit
 from simulations.study.plan import Unit
 
 FOLDER = "evidence"
-_ROWS = ("local", "steph", "deployed")  # named as their methods
+_METHODS = ("local", "steph", "deployed")  # of each the study's first row
 
 
 def write_study_evidence(prepared: Prepared, out: Path) -> None:
     """Write each target's, where all its cells of a row are done; patients' outcomes are in it."""
     for target in prepared.targets:
         found = _evidence(prepared, target)
-        if found is not None:
-            write_evidence(out / FOLDER / f"{target}.npz", found)
+        path = out / FOLDER / f"{target}.npz"
+        if found is None:
+            path.unlink(missing_ok=True)  # of other seeds, or of rows that are gone
+        else:
+            write_evidence(path, found)
 
 
 def _evidence(prepared: Prepared, target: str) -> Evidence | None:
     worker, seed = prepared.worker, prepared.study.file.seeds[0]
     by_row: dict[str, list[dict[str, Any]]] = {}
     units: dict[str, Unit] = {}
+    first = {row.method: row.name for row in reversed(prepared.study.rows)}
     for cell in prepared.plan.cells:
-        if cell.row not in _ROWS or (cell.target, cell.seed) != (target, seed):
+        method = cell.unit.method
+        if method not in _METHODS or (cell.row, cell.target, cell.seed) != (first[method], target, seed):
             continue
-        units[cell.row] = cell.unit
+        units[method] = cell.unit
         unit = shown_unit(worker, cell.unit)
         arrays = {} if unit is None else worker.arrays(unit)
-        by_row.setdefault(cell.row, []).append(arrays)
+        by_row.setdefault(method, []).append(arrays)
     # Cells of an earlier version, and cells that failed, have no cut-off.
     rows = {row: cells for row, cells in by_row.items() if all("cut_off" in arrays for arrays in cells)}
     if "local" not in rows:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from statistics import fmean
@@ -16,7 +14,9 @@ from client.metrics import Metrics, defined_mean, mean_metrics
 from client.steph.select import Selection, choose_deployed
 from common.abmil import Architecture
 from common.concordance import Pairs, pairs
+from common.config import digest, to_dict
 from common.method_names import METHODS
+from common.resampling import interval_of_mean
 from common.shared_part import shared_bytes
 from common.survival import risk_score
 from simulations.study.config import Study
@@ -92,11 +92,21 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
             }
             for row in whole
         },
+        "digests": _digests(prepared),
+        "configuration": to_dict(prepared.study.rows[0].config.recipe),
         "cells": cells,
         "failures": [_failure(one) for one in failed],
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("fedsteph", "torch", "flwr", "numpy")},
     }
+
+
+def _digests(prepared: Prepared) -> dict[str, str]:
+    """Of every seed's M0, and of every row's recipe under the first seed."""
+    units = {(cell.row, cell.seed): cell.unit for cell in prepared.plan.cells}
+    row, seed = prepared.study.rows[0].name, prepared.study.file.seeds[0]
+    found = {f"M0, seed {s}": str(units[row, s].recipe.model.m0_sha256) for s in prepared.study.file.seeds}
+    return found | {f"recipe of {one.name}": digest(units[one.name, seed].recipe) for one in prepared.study.rows}
 
 
 def _failure(failed: Failed) -> dict[str, Any]:
@@ -188,7 +198,7 @@ def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
     return {
         "attack": name,
         "auc": fmean(one["auc"] for one in best),
-        "auc_interval_95": _of_mean(intervals),
+        "auc_interval_95": None if (mean := interval_of_mean(intervals)) is None else list(mean),
         "auc_largest": max(one["auc"] for one in best),
         "sites": len(best),
         "sites_above_chance": sum(low > 0.5 for low, _ in intervals),
@@ -197,15 +207,6 @@ def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
         "epsilon_at_least": max(one["epsilon_at_least"] for one in done),
         "vector_bytes": shared_bytes(recipe.model, recipe.sharing),
     }
-
-
-def _of_mean(intervals: Sequence[Sequence[float]]) -> list[float] | None:
-    """The 95% interval of a mean over sites, whose patients differ: as of independent normal errors."""
-    if not intervals:
-        return None
-    middle = fmean((low + high) / 2 for low, high in intervals)
-    half = math.sqrt(sum(((high - low) / 2) ** 2 for low, high in intervals)) / len(intervals)
-    return [middle - half, middle + half]
 
 
 def _costs(prepared: Prepared, cells: list[dict[str, Any]], row: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import yaml
 
 from client.evidence import Evidence, read_evidence
 from client.report import calibration, risk_groups, routing
@@ -16,14 +17,22 @@ from common.errors import RunFolderError
 from common.method_names import METHODS
 from common.report.c_index import c_index_picture
 from common.report.differences import difference_picture
-from common.report.page import Block, Page, Picture, Section, Table, Text, write_page
+from common.report.page import Block, Code, Page, Picture, Points, Section, Table, Text, write_page
 from common.report.provenance import limits_section
 from common.report.source_matrix import matrix_picture
 from simulations.files import REPORT, RESULTS_FILE
 from simulations.study import frontier
 from simulations.study.evidence import FOLDER
 from simulations.study.gather import SCHEMA
-from simulations.study.tables import c_index_table, cost_table, difference_table, further_table, references, sentences
+from simulations.study.tables import (
+    c_index_table,
+    cost_table,
+    difference_sentence,
+    difference_table,
+    further_table,
+    references,
+    sentences,
+)
 
 _AUDIENCE = "For the owner of this study: it shows patients' outcomes"
 _MODELS = {"local": "local", "steph": "enhanced", "deployed": "deployed"}
@@ -57,15 +66,35 @@ def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
         *_frontier(found),
         Section("Beyond the C-index", [_table(further_table(found), "Means over targets, folds and seeds")]),
         Section("Cost", [_table(cost_table(found), "Cost of each method")]),
-        Section("Versions and seeds", [_provenance(found)]),
+        Section("Configuration, versions, seeds, digests", _provenance(found)),
         limits_section(["Rows of a table are compared without correction for how many they are."]),
     ]
-    told = [f"{text[0].upper()}{text[1:]}" for text in sentences(found)]
-    verdict = [text for text in told if " than local " in text or " as local " in text]
-    rest = [text for text in told if text not in verdict]
+    verdict = _verdict(found)
+    rest = [text for text in sentences(found) if _capital(text) not in verdict]
     if rest:
-        sections.insert(1, Section("Further comparisons, and what is left out", [Text(text) for text in rest]))
+        sections.insert(1, Section("Further comparisons, and what is left out", [Points(rest)]))
     return Page("Which method is better, and by how much?", _AUDIENCE, verdict, sections)
+
+
+def _verdict(results: dict[str, Any]) -> list[str]:
+    """What STEPH and what is deployed are worth against the first reference; else the row that differs most."""
+    if not references(results):
+        return ["No row of this study is complete, so there is nothing to compare."]
+    reference = references(results)[0]
+    against = {
+        row: whole["against"][reference] for row, whole in results["overall"].items() if reference in whole["against"]
+    }
+    chosen = [row for row in ("steph", "deployed") if row in against]
+    if not chosen:
+        known = {row: abs(found["difference"]) for row, found in against.items() if found["difference"] is not None}
+        chosen = [max(known, key=lambda row: known[row])] if known else []
+    titles = {row: about["title"] for row, about in results["rows"].items()}
+    told = [_capital(difference_sentence(titles[row], titles[reference], against[row])) for row in chosen]
+    return told or [f"Nothing can be compared with {titles[reference]}."]
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _seeds(results: Mapping[str, Any]) -> str:
@@ -77,7 +106,7 @@ def _overall(results: dict[str, Any]) -> list[Block]:
     who = f"mean over {len(results['targets'])} targets, {_seeds(results)}"
     blocks: list[Block] = [
         difference_picture(
-            f"against.{reference.lower().replace(' ', '-')}",
+            f"against-{i}",
             results["rows"][reference]["title"],
             {
                 results["rows"][row]["title"]: whole["against"][reference]
@@ -86,7 +115,7 @@ def _overall(results: dict[str, Any]) -> list[Block]:
             },
             who,
         )
-        for reference in references(results)
+        for i, reference in enumerate(references(results))
     ]
     blocks.append(_table(c_index_table(results), "C-index: mean and standard deviation over folds"))
     blocks += [
@@ -113,7 +142,12 @@ def _target(folder: Path, target: str, results: dict[str, Any]) -> list[Section]
     if path.exists():
         blocks += _curves(target, read_evidence(path).once, results)
     else:
-        blocks.append(Text("Survival curves need the local row of this version: run the same benchmark again."))
+        blocks.append(
+            Text(
+                "There are no survival curves: the study has no complete row of the local model, or an earlier version "
+                "trained it (move its 'cells' folder away and run the same benchmark again)."
+            )
+        )
     return [Section(f"Target {target}", blocks)]
 
 
@@ -144,7 +178,7 @@ def _matrix(folder: Path, results: dict[str, Any]) -> Picture:
     paths = {target: folder / FOLDER / f"{target}.npz" for target in results["targets"]}
     found = {target: read_evidence(path).once.coefficients for target, path in paths.items() if path.exists()}
     if not any(found.values()):
-        instead = "The study has no row called steph of this version, so there is no merge to show."
+        instead = "The study has no complete row of STEPH, or an earlier version trained it."
         return Picture("source-target", "Coefficients by source and target", instead=instead)
     who = f"{len(found)} targets, {results['folds']} folds, seed {results['seeds'][0]}"
     return matrix_picture("source-target", found, who)
@@ -164,14 +198,18 @@ def _frontier(results: dict[str, Any]) -> list[Section]:
     return [Section("Privacy against utility", [picture])]
 
 
-def _provenance(results: dict[str, Any]) -> Table:
+def _provenance(results: dict[str, Any]) -> list[Block]:
     rows = [[name, str(value)] for name, value in results["versions"].items()]
     rows += [["seeds", ", ".join(map(str, results["seeds"]))], ["sites", ", ".join(results["sites"])]]
     rows += [
         [f"row {name}", f"{METHODS[about['method']].title}, preset {about['preset']}"]
         for name, about in results["rows"].items()
     ]
-    return Table(["what", "value"], rows)
+    rows += [[f"{what} SHA-256", value] for what, value in results.get("digests", {}).items()]
+    blocks: list[Block] = [Table(["what", "value"], rows)]
+    if "configuration" in results:
+        blocks.append(Code(yaml.safe_dump(results["configuration"], sort_keys=False)))
+    return blocks
 
 
 def _table(content: tuple[list[str], list[list[str]]], title: str, *, folded: bool = False) -> Table:

@@ -117,7 +117,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
         if results["rows"][row]["method"] not in ("steph", "deployed"):
             continue
         for reference, against in whole["against"].items():
-            found.append(_verdict(_title(results, row), _title(results, reference), against))
+            found.append(difference_sentence(_title(results, row), _title(results, reference), against))
     for row, about in results["rows"].items():
         if not about["complete"]:
             found.append(f"{_title(results, row)} is left out: not all of its trainings could be done.")
@@ -148,7 +148,8 @@ def cells_csv(results: dict[str, Any]) -> str:
     return csv_text(lines)
 
 
-def _verdict(name: str, reference: str, found: dict[str, Any]) -> str:
+def difference_sentence(name: str, reference: str, found: dict[str, Any]) -> str:
+    """One row against another in words."""
     gap, interval = found["difference"], found["interval_95"]
     if gap is None or interval is None:
         return f"{name} cannot be compared with {reference}."

@@ -54,7 +54,8 @@ def test_a_site_file_without_a_policy_has_none(tmp_path):
 
 def test_every_key_of_a_policy(tmp_path):
     text = (
-        "{targets: [b, c], min_patients: 50, min_events: 20, min_pairs: 80, metrics: [events], count_band: 50, "
+        "{targets: [b, c], min_patients: 50, min_events: 20, min_pairs: 80, min_group: 40, metrics: [events], "
+        "count_band: 50, "
         "c_index_decimals: 1, privacy: dp-sgd, epsilon_budget: 4, max_attack_auc: 0.6, unsealed_updates: false, "
         f"recipes: [{'a' * 64}], screening: report}}"
     )
@@ -63,6 +64,7 @@ def test_every_key_of_a_policy(tmp_path):
         min_patients=50,
         min_events=20,
         min_pairs=80,
+        min_group=40,
         metrics=("events",),
         count_band=50,
         c_index_decimals=1,

@@ -128,12 +128,13 @@ def test_scores_are_those_of_the_results_and_what_is_not_told_is_said_so(run):
     ]
 
 
-def test_the_verdict_is_a_sentence_per_target_and_a_warning_for_one_alone(run):
+def test_the_verdict_is_a_sentence_per_target_and_a_warning_for_all(run):
     several = run_page(run.path, outcome()).verdict
     assert several == [
         "At north, the enhanced model has a C-index of 0.64, 0.03 better than the local one's 0.61. What is deployed "
         "there has 0.64.",
         "At west, scores are undefined or kept by the site's policy: nothing can be said of the enhanced model.",
+        "These are rounded means without intervals, which establish nothing; a site's own page says how sure it is.",
     ]
     found = outcome()
     del found["targets"]["west"]
@@ -168,7 +169,7 @@ def test_what_it_cost_and_what_it_was_made_of(run):
         ["query.hello", "0.5 s"],
         ["train.local", "1,834.2 s"],
         ["train.merge", "61.0 s"],
-        ["between sites and server", "12,345,678 bytes"],
+        ["sent and received", "12,345,678 bytes"],
     ]
     blocks = section(page, "Configuration, versions, seeds, digests")
     rows = dict(blocks[0].rows)
@@ -239,7 +240,9 @@ def test_a_run_that_nobody_is_left_of_has_a_page_too(run):
     text = path.read_text(encoding="utf-8")
     assert "Who took part" in text
     page = run_page(run.path, Outcome().to_dict())
-    assert page.verdict == []
+    assert page.verdict == ["The run came to no result."]
+    failed = run_page(run.path, Outcome(error="the quorum is lost").to_dict())
+    assert failed.verdict[0] == "The run failed: the quorum is lost."
     assert table(page, "Who took part").rows == table(page, "How well patients are ranked").rows == []
 
 

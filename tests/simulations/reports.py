@@ -18,7 +18,7 @@ from simulations.cli import app
 
 ALPHA, BETA, GAMMA = 67, 53, 41  # patients; in no other role do these numbers occur
 POLICIES = {
-    "alpha": "policy: {targets: [beta], min_patients: 1, min_events: 1, min_pairs: 1, recipes: any, min_group: 10, "
+    "alpha": "policy: {targets: [beta], min_patients: 1, min_events: 1, min_pairs: 1, recipes: any, min_group: 15, "
     "metrics: [patients, events, c_index, curves]}\n",
     "beta": "policy: {targets: [alpha], min_patients: 1, min_events: 1, min_pairs: 1, recipes: any}\n",
     "gamma": "policy: {targets: [alpha, beta], min_patients: 1, min_events: 1, recipes: any, metrics: []}\n",
@@ -54,7 +54,8 @@ def make_run(folder: Path) -> Reported:
     settings = [*TINY, "training.epochs=4", "steph.gamma=0.0", "evaluation.bootstrap=50"]
     words = [word for setting in (*settings, "federation.targets=[alpha,beta]") for word in ("--set", setting)]
     run = folder / "run"
-    assert fedsteph("simulate", "--sites", folder / "sites", "--out", run, "--engine", "in-process", *words) == 0
+    plain = ["--out", run, "--engine", "in-process", "--tensorboard"]
+    assert fedsteph("simulate", "--sites", folder / "sites", *plain, *words) == 0
     return Reported(run, folder / "sites")
 
 

@@ -160,6 +160,21 @@ def test_one_target_s_own_page_out_of_a_run_and_json_that_names_its_files(report
     assert f"{BETA} patients" in page
 
 
+def test_tensorboard_has_what_the_notes_of_the_training_have(reported):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = reported.run / "tensorboard" / "alpha"
+    assert {f"local-fold-{fold}" for fold in range(2)} < {path.name for path in folder.iterdir()}
+    read = event_accumulator.EventAccumulator(str(folder / "STEPH-fold-1"))
+    read.Reload()
+    notes = TargetFiles.open(reported.state("alpha")).dynamics(1)
+    epochs = [one["epoch"] for one in notes["epochs"]]
+    assert [point.step for point in read.Scalars("loss")] == epochs == [1, 2, 3, 4]
+    for i, source in enumerate(notes["sources"]):
+        told = [point.value for point in read.Scalars(f"w/{source}")]
+        assert told == pytest.approx([one["w"][i][2] for one in notes["epochs"]])
+    assert not (reported.run / "tensorboard" / "server").exists()
+
+
 # ---------------------------------------------------------------- small, empty and damaged
 
 
@@ -211,6 +226,12 @@ def test_a_target_too_small_for_any_c_index_says_so_first(alone):
     assert next(page.pictures).instead.startswith("No test fold has a comparable pair")
 
 
+def test_a_fold_with_other_test_patients_than_the_run_had_has_no_landscape_and_says_why(alone):
+    evidence = read_evidence(alone.state / FILE)
+    found = changed(alone, ids=np.char.add(evidence.ids, "x"))
+    assert "the labels or the splits have changed since the run" in found["alpha.fold-0.landscape"].instead
+
+
 def test_a_target_whose_every_source_was_refused_has_a_page(alone):
     path = alone.state / "result.json"
     result = json.loads(path.read_text())
@@ -228,8 +249,16 @@ def test_a_collapse_is_shown_where_it_happened(alone):
     for one in notes["epochs"][1:]:
         one["largest_w"] = 0.0
     path.write_text(json.dumps(notes))
+    result = json.loads((alone.state / "result.json").read_text())
+    result["methods"]["steph"]["collapsed"] = [True, True]
+    (alone.state / "result.json").write_text(json.dumps(result))
     page = site_page(alone)
-    assert "In fold 0 all kept weights stay near 0 from epoch 2 of training on: a collapse." in html(page)
+    told = visible(html(page))
+    assert (
+        "In fold 0 STEPH collapsed, all kept weights are near 0: they stay there from epoch 2 of training on." in told
+    )
+    assert "In fold 1 STEPH collapsed, all kept weights are near 0." in told  # by the whole model, if not by its notes
+    assert {"alpha.fold-0.dynamics", "alpha.fold-1.dynamics"} <= {picture.name for picture in page.pictures}
 
 
 # ---------------------------------------------------------------- what cannot be reported on

@@ -18,7 +18,7 @@ from client.report.site_page import shared_page
 from client.report.target_files import TargetFiles
 from common.report.page import html, write_page
 
-OPEN = Policy(min_pairs=1, min_group=10, metrics=("patients", "events", "c_index", "curves"))
+OPEN = Policy(min_pairs=1, min_group=15, metrics=("patients", "events", "c_index", "curves"))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,16 @@ def files(reported) -> TargetFiles:
     return TargetFiles.open(reported.state("alpha"))
 
 
+@pytest.mark.parametrize(("min_group", "step"), [(10, 0.5), (15, 0.2), (29, 0.2), (30, 0.1), (59, 0.1), (60, 0.05)])
+def test_every_height_is_of_more_than_one_number_of_events(files, min_group, step):
+    """By counting: of any group that is drawn, whole and uncensored, no rounded survival belongs to one count alone."""
+    policy = replace(OPEN, min_group=min_group)
+    assert public_target("alpha", files, policy).step == step
+    for n in range(min_group, 4 * min_group):
+        heights = [round(round((1 - d / n) / step) * step, 2) for d in range(n + 1)]
+        assert min(heights.count(height) for height in set(heights)) >= 2
+
+
 def test_a_curve_is_read_once_a_year_and_rounded_and_ends_where_few_are_followed(files):
     found = public_target("alpha", files, OPEN)
     assert set(found.curves) == {"local", "enhanced"} and found.no_curves == ""
@@ -121,8 +131,8 @@ def test_a_curve_is_read_once_a_year_and_rounded_and_ends_where_few_are_followed
                         for t in np.unique(times[(events == 1) & (times <= 365 * year)])
                     ]
                 )
-                assert survival == pytest.approx(plain, abs=0.025 + 1e-9)
-                assert round(survival * 20) == pytest.approx(survival * 20)
+                assert survival == pytest.approx(plain, abs=found.step / 2 + 1e-9)
+                assert round(survival / found.step) == pytest.approx(survival / found.step)
                 assert np.sum(times >= 365 * year) >= OPEN.min_group
             assert np.sum(times >= 365 * len(group.survival)) < OPEN.min_group
             assert all(re.fullmatch(r"[1-9]0-[1-9]9", band) for band in (*group.at_risk, group.patients))

@@ -76,14 +76,29 @@ def test_coords_may_be_of_any_type_of_number(tmp_path, dtype):
     same(read_grid(write(tmp_path / "a.h5", XY.astype(dtype), TRIDENT)), XY, 512.0, (4096.0, 3072.0), True)
 
 
-def test_without_words_the_side_is_the_smallest_distance_of_two_columns_or_rows(tmp_path):
-    """By plain loops over all pairs of patches."""
+def regions(*offsets: tuple[int, int], side: int = 256) -> np.ndarray:
+    """Pieces of tissue, each with a grid of its own, from which some patches are missing."""
     rng = np.random.default_rng(1)
-    xy = np.stack([rng.permutation(40), rng.integers(0, 9, 40)], axis=1) * [224 * 3, 224]
-    gaps = [abs(float(a[axis] - b[axis])) for a in xy for b in xy for axis in (0, 1) if a[axis] != b[axis]]
+    grids = [
+        np.array([(x, y) for x in range(8) for y in range(6) if rng.random() < 0.8]) * side + offset
+        for offset in offsets
+    ]
+    return np.concatenate(grids)
+
+
+def test_without_words_the_side_is_what_most_neighbours_are_apart(tmp_path):
+    """Grids of several regions are shifted against each other by less than a patch."""
+    xy = regions((0, 0), (8037, 111), (37, 9000))
     found = read_grid(write(tmp_path / "a.h5", xy))
-    assert found.patch == min(gaps) == 224.0
-    assert found.slide == (xy[:, 0].max() + 224.0, xy[:, 1].max() + 224.0)
+    assert found.patch == 256.0
+    assert found.slide == (xy[:, 0].max() + 256.0, xy[:, 1].max() + 256.0)
+
+
+def test_a_side_that_cannot_be_told_is_asked_for(tmp_path):
+    rng = np.random.default_rng(2)
+    path = write(tmp_path / "a.h5", np.stack([np.arange(40) % 2, rng.permutation(4000)[:40]], axis=1))
+    with pytest.raises(FeatureFileError, match="--patch-size"):
+        read_grid(path)
 
 
 @pytest.mark.parametrize(("xy", "side"), [([[0, 0], [0, 300]], 300.0), ([[0, 0], [700, 0]], 700.0)])

@@ -137,6 +137,21 @@ def test_eight_patients_are_enough():
     assert [row[2] for row in draw("a", found, {"local": "local"}, WHO).numbers.rows] == ["2"] * 4
 
 
+def test_a_group_that_is_hardly_followed_is_left_out_and_not_carried_on():
+    """One event on day 170, five left before it: nobody knows of their third year. The other groups are followed."""
+    t = [100.0] * 5 + [170.0] + [1500.0] * 18
+    found = make_evidence(t, [0] * 5 + [1] + [1, 0] * 9, {"local": np.linspace(0.05, 0.4, 24 * N_BINS).reshape(24, -1)})
+    first, *others = points(found, "local", 3)
+    assert not first.is_known and all(point.is_known for point in others)
+    rows = draw("a", found, {"local": "local"}, WHO).numbers.rows
+    assert [row[1] for row in rows] == ["2", "3", "4"]
+
+
+def test_the_rule_of_three_counts_those_who_were_followed():
+    point = Point(np.full(20, 0.1), np.array([100.0] * 16 + [2000.0] * 4), np.zeros(20, dtype=int), 3)
+    assert point.followed == 4 and point.high == pytest.approx(3 / 4)
+
+
 # ---------------------------------------------------------------- the picture
 
 TITLES = {"local": "local", "steph": "enhanced"}
@@ -144,7 +159,7 @@ TITLES = {"local": "local", "steph": "enhanced"}
 
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
-    return random_evidence(9, n=37, step=73)
+    return random_evidence(9, n=81, step=73)
 
 
 @pytest.fixture(scope="module")

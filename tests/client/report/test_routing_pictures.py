@@ -98,7 +98,7 @@ def test_the_table_of_the_boxes(evidence, end):
         end.numbers.rows, SOURCES, plain_columns(evidence.w), plain_columns(evidence.lam), strict=True
     ):
         spread = [f"{np.quantile(column, q):.3f}" for column in (w, lam) for q in (0.05, 0.5, 0.95)]
-        assert row == [source, f"{sum(x > 0 for x in w) / len(w):.3f}", *spread]
+        assert row == [source, str(len(w)), f"{sum(x != 0 for x in w) / len(w):.3f}", *spread]
 
 
 def test_a_source_that_one_fold_refused_is_judged_by_the_others(evidence, end):
@@ -120,7 +120,7 @@ def test_a_source_that_every_fold_refused_has_an_empty_row(evidence):
     w, lam = evidence.w.copy(), evidence.lam.copy()
     w[:, 1] = lam[:, 1] = np.nan
     picture = end_picture("a", make_evidence(evidence.times, evidence.events, sources=SOURCES, w=w, lam=lam), WHO)
-    assert picture.numbers.rows[1] == ["site-c", *["-"] * 7]
+    assert picture.numbers.rows[1] == ["site-c", "0", *["-"] * 7]
     left, right = drawn(picture).axes
     assert [text.get_text() for text in left.get_yticklabels()] == list(SOURCES)
     for axes in (left, right):
@@ -131,7 +131,7 @@ def test_a_source_that_no_patient_kept_has_a_weight_of_0_and_no_mixing(evidence)
     w, lam = evidence.w.copy(), evidence.lam.copy()
     w[:, 2], lam[:, 2] = 0.0, np.nan
     picture = end_picture("a", make_evidence(evidence.times, evidence.events, sources=SOURCES, w=w, lam=lam), WHO)
-    assert picture.numbers.rows[2] == ["site-d", "0.000", "0.000", "0.000", "0.000", "-", "-", "-"]
+    assert picture.numbers.rows[2] == ["site-d", str(len(evidence)), "0.000", "0.000", "0.000", "0.000", "-", "-", "-"]
     assert boxes(drawn(picture).axes[0])[2] == (0, 0, 0)
 
 

@@ -289,10 +289,10 @@ def test_cost_has_seconds_bytes_and_sizes():
     assert time.rows == [
         ["train.local", "1,234.6 s"],
         ["train.merge", "0.0 s"],
-        ["between sites and server", "9,876,543 bytes"],
+        ["sent and received", "9,876,543 bytes"],
     ]
     assert size.rows == [["local", "1,197,729"], ["STEPH", "0"]]
-    assert [block.rows for block in cost_section({}, 0).blocks] == [[["between sites and server", "0 bytes"]]]
+    assert [block.rows for block in cost_section({}, 0).blocks] == [[["sent and received", "0 bytes"]]]
 
 
 def test_a_result_s_own_limits_come_before_those_of_all():

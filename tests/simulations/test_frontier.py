@@ -18,6 +18,7 @@ from studies import RECIPE
 from client.privacy.audit import audit_vector
 from client.privacy.settings import DpSgd
 from common.errors import ConfigError
+from common.resampling import interval_of_mean
 from simulations.study.config import load_study
 from simulations.study.frontier import draw, frontier_csv, frontier_table, points, write_frontier
 from simulations.study.run import prepare_study, run_study
@@ -130,11 +131,9 @@ def test_some_sites_are_attacked_where_only_they_are_named(
 
 
 def test_a_mean_over_sites_and_its_interval_by_hand() -> None:
-    from simulations.study.gather import _of_mean  # noqa: PLC0415
-
     # Half-widths 0.06 and 0.08: 0.1 / 2 of a mean of two.
-    assert _of_mean([[0.54, 0.66], [0.62, 0.78]]) == pytest.approx([0.65 - 0.05, 0.65 + 0.05])
-    assert _of_mean([]) is None
+    assert interval_of_mean([[0.54, 0.66], [0.62, 0.78]]) == pytest.approx([0.65 - 0.05, 0.65 + 0.05])
+    assert interval_of_mean([]) is None
 
 
 def test_points_without_an_interval_are_still_drawn(attacked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -554,6 +554,16 @@ def encoder(value: Any, at: At) -> bool:
     return bool(value == at.ran.config.model.encoder)
 
 
+def party(value: Any, at: At) -> bool:
+    """Itself, or a site of the run."""
+    return value == "server" or site(value, at)
+
+
+def said_of_a_site(value: Any, at: At) -> bool:
+    """That it was asked, has answered, or was out of reach, in the server's own words; a refusal has answered."""
+    return value in ("", "asked", "answered") or (value is not None and failure(value, at))
+
+
 PHASE = one_of("waiting for nodes", protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE)
 KEPT: dict[str, dict[str, Form]] = {
     "outcome.json": {
@@ -572,7 +582,7 @@ KEPT: dict[str, dict[str, Form]] = {
         "bytes": flowers_number,
         "error": one_of(None),
     },
-    "progress.jsonl": {"party": one_of("server"), "phase": PHASE, "done": small, "total": small},
+    "progress.jsonl": {"party": party, "phase": PHASE, "done": small, "total": small, "message": said_of_a_site},
     "audit/audit.jsonl": {
         "number": flowers_number,
         "time": word(r"[\d-]{10}T[\d:.]{12}\+00:00"),

@@ -8,7 +8,7 @@ patient with an event for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
@@ -53,6 +53,21 @@ METRIC_TITLES = {
     "calibration_gap_3y": "gap 3 y",
     "calibration_error_3y": "error 3 y",
 }
+
+
+def further_rows(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> tuple[list[str], list[list[str]]]:
+    """Header and body of a table of these metrics.
+
+    Args:
+        rows: a method's title, and its metrics by name.
+    """
+    header = ["method", *METRIC_TITLES.values()]
+    return header, [[title, *(number(found[name]) for name in METRIC_TITLES)] for title, found in rows]
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics:

@@ -7,11 +7,12 @@ cut-off of a fold that has not seen them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from client.evidence import Evidence
 from common.report.page import Picture, Table
 from common.report.style import COLOURS, HEIGHT, canvas
 from common.survival import DAYS_PER_BIN
@@ -154,6 +155,23 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
             for year in ticks:
                 below.text(year, row, str(group.at_risk(year)), ha="center", va="center", fontsize=7.5, color=colour)
     return Picture(name, title, figure, note=_NOTE, numbers=_numbers(found, ticks))
+
+
+def pictures(site: str, found: Evidence, models: Mapping[str, str], who: str) -> list[Picture]:
+    """A picture per model, over the test patients of all folds.
+
+    Args:
+        models: title of each method that is drawn.
+    """
+    return [
+        draw(
+            f"{site}.risk-groups.{method}",
+            title,
+            risk_groups(found.times, found.events, found.high_risk(method)),
+            who,
+        )
+        for method, title in models.items()
+    ]
 
 
 def describe(found: RiskGroups) -> str:

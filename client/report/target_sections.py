@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from client.metrics import METRIC_TITLES
+from client.metrics import further_rows
 from client.report import calibration, risk_groups, routing
 from client.report.analysis import Analysis, OnStep, silent
 from client.report.target_files import TargetFiles
@@ -69,21 +69,12 @@ def target_sections(
     choices = set(result["methods"]["deployed"]["choice"])
     if len(choices) == 2:
         shown["deployed"] = "deployed"
-    curves = [
-        risk_groups.draw(
-            f"{name}.risk-groups.{method}",
-            title,
-            risk_groups.risk_groups(found.times, found.events, found.high_risk(method)),
-            who,
-        )
-        for method, title in shown.items()
-    ]
     own = verdict(name, result) if among_others else []
     in_words = f"{result['n_patients']} patients, {result['n_events']} events; sources: {', '.join(result['sources'])}."
     return [
         Section(f"Target {name}", [Points([in_words, *own, *_choices(result)])]),
         Section("How well patients are ranked", [_ranking(name, rows, who), *_tables(rows)], 3),
-        Section("Survival by risk group", curves, 3),
+        Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
         Section("Where the knowledge came from", _knowledge(site, files, result, who, on_step), 3),
     ]
@@ -102,13 +93,8 @@ def _choices(result: Mapping[str, Any]) -> list[str]:
 
 
 def _tables(rows: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    further = [
-        [title, *("-" if row["further"][key] is None else f"{row['further'][key]:.3f}" for key in METRIC_TITLES)]
-        for title, row in rows.items()
-        if "further" in row
-    ]
     whole = c_index_table(rows)
-    header = ["method", *METRIC_TITLES.values()]
+    header, further = further_rows([(title, row["further"]) for title, row in rows.items() if "further" in row])
     return [
         Table(whole.header, whole.rows, "C-index with 95% intervals"),
         Table(header, further, "Beyond the C-index, means over folds"),

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from client.metrics import number
 from client.site import site_folders
 from client.workspace import Workspace
 from common import atomic, console
@@ -27,7 +28,7 @@ from simulations.attacks.suite import ATTACKS
 from simulations.attacks.trial import HONEST, MODES, Ground, measure
 from simulations.bench.command import start, tell
 from simulations.csv_text import csv_text
-from simulations.markdown import number, table_lines
+from simulations.markdown import table_lines
 from simulations.run_folder import open_sites, refuse_among_sites, same_features
 
 SCHEMA = "fedsteph/poison/v1"

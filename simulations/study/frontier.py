@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from client.metrics import number
 from common import atomic
 from common.report.style import COLOURS, KINDS, encoded
 from simulations.csv_text import csv_text
-from simulations.markdown import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

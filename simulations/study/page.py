@@ -159,15 +159,7 @@ def _curves(target: str, found: Evidence, results: dict[str, Any]) -> list[Pictu
         del shown["deployed"]  # it is the same model in every fold
     n, events = len(found), int(found.events.sum())
     who = f"{target}: n = {n} test patients, {events} events, {results['folds']} folds, seed {results['seeds'][0]}"
-    pictures = [
-        risk_groups.draw(
-            f"{target}.risk-groups.{row}",
-            title,
-            risk_groups.risk_groups(found.times, found.events, found.high_risk(row)),
-            who,
-        )
-        for row, title in shown.items()
-    ]
+    pictures = risk_groups.pictures(target, found, shown, who)
     pictures.append(calibration.draw(f"{target}.calibration", found, shown, who))
     if found.sources:
         pictures.append(routing.end_picture(f"{target}.sources", found, who))

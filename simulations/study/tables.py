@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from client.metrics import METRICS
+from client.metrics import METRICS, further_rows, number
 from simulations.csv_text import csv_text
-from simulations.markdown import further_rows, number, table_lines
+from simulations.markdown import table_lines
 from simulations.study.costs import INSTANCES
 from simulations.study.frontier import frontier_table
 

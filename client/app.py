@@ -19,7 +19,6 @@ from client.averaging import keep_globals, kept_globals, train_round
 from client.data.bags import open_cohort
 from client.membership import Membership
 from client.privacy.spending import spend_rounds
-from client.report.site_page import write_site_page
 from client.results import public_view
 from client.sequence import enter_run
 from client.shared_model import shared_model
@@ -155,6 +154,8 @@ def _write_page(site: Site) -> None:
     # A service's account may have no home, where matplotlib would keep what it knows of fonts.
     os.environ.setdefault("MPLCONFIGDIR", str(site.state / "matplotlib"))
     try:
+        from client.report.site_page import write_site_page  # noqa: PLC0415 (a second, which other messages do without)
+
         site_log(site).info("its page: %s", write_site_page(site))
     except Exception:  # noqa: BLE001 (the merge is done, and no worse for it)
         site_log(site).exception("its page could not be written; 'fedsteph report' with the site file tries again")

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from client.data.formats import read_features
 from client.data.grid import Grid, read_grid
@@ -78,6 +77,8 @@ def heatmap(
     Raises:
         ModelFileError, FeatureFileError: a file cannot be used, or they do not fit together.
     """
+    from scipy.stats import rankdata  # noqa: PLC0415 (a second to import)
+
     paths = [path.resolve() for path in (slide, *others)]
     if len(set(paths)) < len(paths):
         raise DataError("would be in the bag twice", where=slide, remedy="Name each slide once")

@@ -32,4 +32,6 @@ def draw_page(write: Callable[[OnStep], Path]) -> None:
             text = f"Page: {write(on_step)}"
     except FedstephError as error:
         text = f"There is no page: {error.sentence}"
+    except Exception as error:  # noqa: BLE001 (the results are there, and no worse for it)
+        text = f"There is no page, by a bug; please report it: {type(error).__name__}: {error}"
     console.err.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from client.data.bags import Cohort
@@ -68,6 +67,8 @@ class Landscape:
 
     def smooth(self, part: str) -> np.ndarray:
         """The loss as it is drawn: under a Gaussian of one step of the grid."""
+        from scipy.ndimage import gaussian_filter  # noqa: PLC0415 (half a second to import)
+
         drawn: np.ndarray = gaussian_filter(self.loss[part], SMOOTH, mode="nearest")
         return drawn
 

@@ -143,7 +143,12 @@ def predict(
     with console.progress_bars() as bars:
         task = bars.add_task("predicting", total=None)
         found = predict_file(
-            model, features, labels, out, lambda done, total: bars.update(task, completed=done, total=total)
+            model,
+            features,
+            labels,
+            out,
+            lambda done, total: bars.update(task, completed=done, total=total),
+            with_local=page is not None,
         )
         if page is not None:
             views = _chosen(found.views, patients or [], page)

@@ -64,6 +64,8 @@ def predict_file(
     labels: Path | None,
     out: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    with_local: bool = True,
 ) -> Prediction:
     """Predict every patient and write one CSV row each.
 
@@ -73,6 +75,7 @@ def predict_file(
 
     Args:
         labels: CSV that names each patient's slides, with outcomes or without; None: every file is a patient.
+        with_local: predict by the local model beside an enhanced one too, which only the views tell.
 
     Raises:
         ModelFileError: ``model`` is none.
@@ -92,7 +95,7 @@ def predict_file(
     )
     views = []
     for i, patient in enumerate(cohort.patients):
-        views.append(_view(patient.id, loaded, cohort.bag(i)))
+        views.append(_view(patient.id, loaded, cohort.bag(i), with_local))
         report(i + 1, len(cohort))
     table = pd.DataFrame([_row(view) for view in views])
     atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
@@ -128,7 +131,7 @@ def require_encoder(loaded: LoadedModel, path: Path) -> None:
 
 
 @torch.no_grad()
-def _view(name: str, loaded: LoadedModel, bag: Tensor) -> PatientView:
+def _view(name: str, loaded: LoadedModel, bag: Tensor, with_local: bool) -> PatientView:
     bags = bag.unsqueeze(0)
     w, lam = {}, {}
     if isinstance(loaded.model, Steph):
@@ -140,7 +143,9 @@ def _view(name: str, loaded: LoadedModel, bag: Tensor) -> PatientView:
             lam[source] = float(routing.lam[0, k])
     else:
         hazards = loaded.model(bags)[0]
-    own = None if loaded.local is None else survival_from_hazards(loaded.local.model(bags)[0].double()).numpy()
+    own = None
+    if with_local and loaded.local is not None:
+        own = survival_from_hazards(loaded.local.model(bags)[0].double()).numpy()
     risk = float(risk_score(hazards.double()))
     percentile = None if loaded.reference is None else _percentile(risk, loaded.reference)
     return PatientView(name, risk, percentile, survival_from_hazards(hazards.double()).numpy(), own, w, lam)

@@ -11,14 +11,13 @@ from common.audit import read_lines
 from common.config import load_config
 from common.errors import RunFolderError
 from common.method_names import METHODS
-from common.report.page import Page, Section, Table, write_page
+from common.report.page import REPORT, Page, Section, Table, write_page
 from common.report.provenance import cost_section, limits_section, provenance_section
 from common.report.transfer import relayed, transfer_section
 from common.report.verdict import ROUNDED, rounded
 from common.shared_part import description
 from server.manifest import CONFIG_FILE, MANIFEST_FILE
 
-REPORT = "report"
 _AUDIENCE = "For the coordinator and partners: only what each site's policy lets out"
 
 

@@ -4,4 +4,3 @@ from __future__ import annotations
 
 RESULTS_FILE = "results.json"
 SUMMARY_FILE = "summary.md"
-REPORT = "report"  # the folder of its page

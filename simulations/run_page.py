@@ -15,14 +15,14 @@ from client.site import SIMULATED_SITES, Site
 from common.audit import read_lines
 from common.config import Config, load_config
 from common.errors import RunFolderError
-from common.report.page import Page, Section, write_page
+from common.report.page import REPORT, Page, Section, write_page
 from common.report.provenance import cost_section, limits_section, provenance_section
 from common.report.source_matrix import matrix_picture
 from common.report.transfer import decided, relayed, transfer_section
 from common.report.verdict import over_targets
 from common.shared_part import description
 from server.manifest import CONFIG_FILE, MANIFEST_FILE
-from simulations.files import REPORT, RESULTS_FILE
+from simulations.files import RESULTS_FILE
 
 _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 

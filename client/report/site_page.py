@@ -15,14 +15,14 @@ from client.report.target_sections import target_sections, title_of, verdict
 from client.site import Site
 from common.audit import read_lines
 from common.config import digest, to_dict
-from common.report.page import Block, Code, Page, Picture, Section, Table, Text, write_page
+from common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
 from common.report.provenance import cost_section, limits_section
 from common.report.style import COLOURS, DASHES, canvas
 from common.report.transfer import SHARED_EVENTS, decided, transfer_section
 from common.report.verdict import rounded
 from common.shared_part import description
 
-REPORT, SHARED = "report", "report-shared"
+SHARED = "report-shared"
 _OWN = "For this site alone: it shows patients' outcomes"
 _FOR_OTHERS = "For partners: only what the site's policy lets out"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from client.evidence import Evidence
 from client.metrics import further_rows
 from client.report import calibration, risk_groups, routing
 from client.report.analysis import Analysis, OnStep, silent
@@ -76,7 +77,7 @@ def target_sections(
         Section("How well patients are ranked", [_ranking(name, rows, who), *_tables(rows)], 3),
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
-        Section("Where the knowledge came from", _knowledge(site, files, result, who, on_step), 3),
+        Section("Where the knowledge came from", _knowledge(site, files, found, result, who, on_step), 3),
     ]
 
 
@@ -101,9 +102,11 @@ def _tables(rows: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     ]
 
 
-def _knowledge(site: Site, files: TargetFiles, result: Mapping[str, Any], who: str, on_step: OnStep) -> Sequence[Block]:
+def _knowledge(
+    site: Site, files: TargetFiles, found: Evidence, result: Mapping[str, Any], who: str, on_step: OnStep
+) -> Sequence[Block]:
     blocks: list[Block] = [Points([*_collapses(files, result), *screening(result)])]
-    blocks.append(routing.end_picture(f"{site.name}.sources", files.evidence(), who))
+    blocks.append(routing.end_picture(f"{site.name}.sources", found, who))
     if files.first_enhanced is None:
         text = "Every source was refused in every fold, so no merge was trained."
         return [*blocks, Picture(f"{site.name}.dynamics", "Weight and mixing by epoch", instead=text)]

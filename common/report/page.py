@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PAGE_FILE = "index.html"
 PICTURES = "figures"
+REPORT = "report"  # the folder of a page, beside what it is about
 _NUMBER = re.compile(r"[-+<]?\d[\d,.]*(?:[ (±%]|-\d|$)")  # a number, and whatever comes behind it: an interval, a unit
 _SHOWN = re.compile('<figure id="figure-([a-z0-9._-]+)">')
 _NAME = re.compile("[a-z0-9][a-z0-9._-]{0,79}")

@@ -17,10 +17,10 @@ from common.errors import RunFolderError
 from common.method_names import METHODS
 from common.report.c_index import c_index_picture
 from common.report.differences import difference_picture
-from common.report.page import Block, Code, Page, Picture, Points, Section, Table, Text, write_page
+from common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
 from common.report.provenance import limits_section
 from common.report.source_matrix import matrix_picture
-from simulations.files import REPORT, RESULTS_FILE
+from simulations.files import RESULTS_FILE
 from simulations.study import frontier
 from simulations.study.evidence import FOLDER
 from simulations.study.gather import SCHEMA

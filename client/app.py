@@ -15,26 +15,26 @@ from typing import Any, TypeVar
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.averaging import keep_globals, kept_globals, train_round
-from client.data.bags import open_cohort
-from client.membership import Membership
-from client.privacy.spending import spend_rounds
-from client.results import public_view
-from client.sequence import enter_run
-from client.shared_model import shared_model
-from client.sharing import incoming, outgoing, require_shareable
-from client.site import Site, site_of_node
-from client.site_log import site_log, told_of_work
-from client.target import enhance_target
-from client.training_log import to_tensorboard
-from client.workspace import Workspace
-from common import messages, protocol
-from common.audit import Decision, Event
-from common.config import SITE_NAME, digest
-from common.errors import DataError, FedstephError, ProtocolError
-from common.lock import exclusive
-from common.messages import Average, Hello, Merge, RunId, Share, TrainLocal
-from common.progress import ProgressLog
+from fedsteph.client.averaging import keep_globals, kept_globals, train_round
+from fedsteph.client.data.bags import open_cohort
+from fedsteph.client.membership import Membership
+from fedsteph.client.privacy.spending import spend_rounds
+from fedsteph.client.results import public_view
+from fedsteph.client.sequence import enter_run
+from fedsteph.client.shared_model import shared_model
+from fedsteph.client.sharing import incoming, outgoing, require_shareable
+from fedsteph.client.site import Site, site_of_node
+from fedsteph.client.site_log import site_log, told_of_work
+from fedsteph.client.target import enhance_target
+from fedsteph.client.training_log import to_tensorboard
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import messages, protocol
+from fedsteph.common.audit import Decision, Event
+from fedsteph.common.config import SITE_NAME, digest
+from fedsteph.common.errors import DataError, FedstephError, ProtocolError
+from fedsteph.common.lock import exclusive
+from fedsteph.common.messages import Average, Hello, Merge, RunId, Share, TrainLocal
+from fedsteph.common.progress import ProgressLog
 
 app = ClientApp()
 T = TypeVar("T", Hello, TrainLocal, Average, Share, Merge)
@@ -154,7 +154,7 @@ def _write_page(site: Site) -> None:
     # A service's account may have no home, where matplotlib would keep what it knows of fonts.
     os.environ.setdefault("MPLCONFIGDIR", str(site.state / "matplotlib"))
     try:
-        from client.report.site_page import write_site_page  # noqa: PLC0415 (a second, which other messages do without)
+        from fedsteph.client.report.site_page import write_site_page  # noqa: PLC0415 (a second, which other messages do without)
 
         site_log(site).info("its page: %s", write_site_page(site))
     except Exception:  # noqa: BLE001 (the merge is done, and no worse for it)

@@ -14,19 +14,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from client.batch import Batch
-from client.model_file import load_abmil, save_abmil
-from client.objective import Outputs
-from client.survival_fit import fit_survival
-from client.training import derive_seed
-from client.workspace import Workspace
-from common import atomic
-from common.abmil import Architecture, pinned_model
-from common.errors import ProtocolError
-from common.method_names import METHODS
-from common.shared_part import WHOLE
-from common.task_vector import TaskVector
-from common.vector_file import read_vector, write_vector
+from fedsteph.client.batch import Batch
+from fedsteph.client.model_file import load_abmil, save_abmil
+from fedsteph.client.objective import Outputs
+from fedsteph.client.survival_fit import fit_survival
+from fedsteph.client.training import derive_seed
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import atomic
+from fedsteph.common.abmil import Architecture, pinned_model
+from fedsteph.common.errors import ProtocolError
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.shared_part import WHOLE
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import read_vector, write_vector
 
 
 def train_round(

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from client.data.bags import Cohort
-from client.prefetch import Prefetch
-from client.residency import n_bytes, resident_bags
-from client.transfer import beside, mark, take_over, upload
-from common.precision import factors_in
-from common.survival import bin_of, risk_score
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.prefetch import Prefetch
+from fedsteph.client.residency import n_bytes, resident_bags
+from fedsteph.client.transfer import beside, mark, take_over, upload
+from fedsteph.common.precision import factors_in
+from fedsteph.common.survival import bin_of, risk_score
 
 _INSTANCES_PER_PASS = 4096  # padded instances; about 60 MB of activations at 512 and 384 wide
 _PADDING = 1.4  # a stack computes at most so many times the instances that its bags really have
@@ -68,7 +68,7 @@ def batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Stack the bags ``indices``, like sizes together, and yield each stack with the indices in it.
 
-    The next stacks are read while one is computed on (:mod:`client.prefetch`).
+    The next stacks are read while one is computed on (:mod:`fedsteph.client.prefetch`).
 
     Raises:
         FeatureFileError: as :meth:`Cohort.bag` does.

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from client.data.check import SiteReport
-from client.data.problems import Problem, counted
+from fedsteph.client.data.check import SiteReport
+from fedsteph.client.data.problems import Problem, counted
 
 
 def check_table(name: str, report: SiteReport) -> Table:

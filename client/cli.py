@@ -12,21 +12,21 @@ import typer
 from rich.logging import RichHandler
 from rich.table import Table
 
-from client.check_table import check_table, problem_table
-from client.data.check import check_site
-from client.data.discovery import discover
-from client.data.problems import counted
-from client.device import resolve_device
-from client.predict import PatientView, predict_file, refuse_overwriting
-from client.report.patients_page import MOST_PATIENTS, patients_page
-from client.site import Site
-from client.site_log import told_of_work
-from client.train_site import train_site
-from client.training_log import to_tensorboard
-from common import atomic, console
-from common.config import load_config
-from common.errors import EXIT_DONE, EXIT_INPUT, DataError
-from common.report.page import html
+from fedsteph.client.check_table import check_table, problem_table
+from fedsteph.client.data.check import check_site
+from fedsteph.client.data.discovery import discover
+from fedsteph.client.data.problems import counted
+from fedsteph.client.device import resolve_device
+from fedsteph.client.predict import PatientView, predict_file, refuse_overwriting
+from fedsteph.client.report.patients_page import MOST_PATIENTS, patients_page
+from fedsteph.client.site import Site
+from fedsteph.client.site_log import told_of_work
+from fedsteph.client.train_site import train_site
+from fedsteph.client.training_log import to_tensorboard
+from fedsteph.common import atomic, console
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import EXIT_DONE, EXIT_INPUT, DataError
+from fedsteph.common.report.page import html
 
 data = typer.Typer(no_args_is_help=True, help="Look at a site's data.")
 

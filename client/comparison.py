@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from client.batch import predict_hazards
-from client.methods.registry import REGISTRY
-from client.methods.task import Task
-from client.steph.select import Step
-from common import atomic
-from common.method_names import METHODS
+from fedsteph.client.batch import predict_hazards
+from fedsteph.client.methods.registry import REGISTRY
+from fedsteph.client.methods.task import Task
+from fedsteph.client.steph.select import Step
+from fedsteph.common import atomic
+from fedsteph.common.method_names import METHODS
 
 
 @dataclass(frozen=True)

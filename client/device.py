@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from common.errors import ConfigError, DeviceError
+from fedsteph.common.errors import ConfigError, DeviceError
 
 
 def resolve_device(name: str) -> torch.device:

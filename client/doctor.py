@@ -7,18 +7,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from client.data.check import check_site
-from client.data.problems import counted
-from client.device import resolve_device
-from client.membership import MembershipFile
-from client.privacy.ledger import Ledger, total
-from client.reviewed_app import require_reviewed
-from client.site import Site
-from common.audit import verify
-from common.doctor import Check, check, disk, memory, secret_files, versions
-from common.errors import DeploymentError, FedstephError
-from common.roster import Roster
-from common.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
+from fedsteph.client.data.check import check_site
+from fedsteph.client.data.problems import counted
+from fedsteph.client.device import resolve_device
+from fedsteph.client.membership import MembershipFile
+from fedsteph.client.privacy.ledger import Ledger, total
+from fedsteph.client.reviewed_app import require_reviewed
+from fedsteph.client.site import Site
+from fedsteph.common.audit import verify
+from fedsteph.common.doctor import Check, check, disk, memory, secret_files, versions
+from fedsteph.common.errors import DeploymentError, FedstephError
+from fedsteph.common.roster import Roster
+from fedsteph.common.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 
 _MEMORY_GB = 4.0
 _DISK_GB = 5.0

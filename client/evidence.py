@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from client.fold import FoldResult
-from common import atomic
-from common.errors import ModelFileError
+from fedsteph.client.fold import FoldResult
+from fedsteph.common import atomic
+from fedsteph.common.errors import ModelFileError
 
 FILE = "evidence.npz"
 _PER_PATIENT = ("ids", "fold", "times", "events", "w", "lam")

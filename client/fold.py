@@ -11,26 +11,26 @@ import numpy as np
 import pandas as pd
 import torch
 
-from client.batch import predict_hazards
-from client.comparison import comparators_of, compare
-from client.inner import InnerFold, inner_folds
-from client.methods.task import Task, learnable_parameters, vectors_digest
-from client.metrics import Metrics, further_metrics
-from client.model_file import Local, load_model, reference_risks, save_steph
-from client.screening.screen import Screening, screen
-from client.screening.verdict import Mode, Verdict
-from client.shared_model import kept_model
-from client.sharing import as_received
-from client.steph.dynamics import Dynamics
-from client.steph.fit import collapsed, fit_steph
-from client.steph.model import Steph
-from client.steph.select import Selection, Step, choose_deployed, select, trainings, without_sources
-from client.steph.usage import SourceUse, Usage, usage
-from common import atomic
-from common.concordance import Pairs, pairs
-from common.method_names import METHODS
-from common.survival import risk_score
-from common.task_vector import TaskVector
+from fedsteph.client.batch import predict_hazards
+from fedsteph.client.comparison import comparators_of, compare
+from fedsteph.client.inner import InnerFold, inner_folds
+from fedsteph.client.methods.task import Task, learnable_parameters, vectors_digest
+from fedsteph.client.metrics import Metrics, further_metrics
+from fedsteph.client.model_file import Local, load_model, reference_risks, save_steph
+from fedsteph.client.screening.screen import Screening, screen
+from fedsteph.client.screening.verdict import Mode, Verdict
+from fedsteph.client.shared_model import kept_model
+from fedsteph.client.sharing import as_received
+from fedsteph.client.steph.dynamics import Dynamics
+from fedsteph.client.steph.fit import collapsed, fit_steph
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.steph.select import Selection, Step, choose_deployed, select, trainings, without_sources
+from fedsteph.client.steph.usage import SourceUse, Usage, usage
+from fedsteph.common import atomic
+from fedsteph.common.concordance import Pairs, pairs
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.survival import risk_score
+from fedsteph.common.task_vector import TaskVector
 
 _SHOWN = ("local", "steph", "deployed")  # the methods that a page draws curves of
 DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: what w and lam did while it was trained

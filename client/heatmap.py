@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from client.data.formats import read_features
-from client.data.grid import Grid, read_grid
-from client.model_file import LoadedModel, load_model
-from client.predict import require_encoder
-from common import atomic
-from common.errors import DataError
-from common.report.page import Picture
-from common.report.style import GRADED, canvas, encoded
+from fedsteph.client.data.formats import read_features
+from fedsteph.client.data.grid import Grid, read_grid
+from fedsteph.client.model_file import LoadedModel, load_model
+from fedsteph.client.predict import require_encoder
+from fedsteph.common import atomic
+from fedsteph.common.errors import DataError
+from fedsteph.common.report.page import Picture
+from fedsteph.common.report.style import GRADED, canvas, encoded
 
 PICTURE, GEOJSON, TOP = "attention.png", "attention.geojson", "top.csv"
 _PIXELS = 900  # of a map's longer side

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from client.heatmap import GEOJSON, PICTURE, TOP, heatmap, write_heatmap
-from client.predict import refuse_overwriting
-from common import console
-from common.errors import ConfigError, DataError
+from fedsteph.client.heatmap import GEOJSON, PICTURE, TOP, heatmap, write_heatmap
+from fedsteph.client.predict import refuse_overwriting
+from fedsteph.common import console
+from fedsteph.common.errors import ConfigError, DataError
 
 _SIZE = re.compile(r"([1-9][0-9]{0,6})[xX]([1-9][0-9]{0,6})")
 _SHOWN = 5

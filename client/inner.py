@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client.data.bags import Cohort
-from client.data.splits import make_splits
-from client.local import train_local
-from client.model_file import load_abmil, save_abmil
-from client.survival_fit import OnEpoch
-from client.training import derive_seed
-from client.workspace import Workspace
-from common.abmil import ABMIL
-from common.errors import SplitError
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.splits import make_splits
+from fedsteph.client.local import train_local
+from fedsteph.client.model_file import load_abmil, save_abmil
+from fedsteph.client.survival_fit import OnEpoch
+from fedsteph.client.training import derive_seed
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL
+from fedsteph.common.errors import SplitError
 
 
 @dataclass(frozen=True)

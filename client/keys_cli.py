@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from common import console
-from common.announcement import Announcement, write_announcement
-from common.config import SITE_NAME
-from common.errors import ConfigError, KeyFileError
-from common.key_file import read_identity, write_identity
-from common.keys import Identity
+from fedsteph.common import console
+from fedsteph.common.announcement import Announcement, write_announcement
+from fedsteph.common.config import SITE_NAME
+from fedsteph.common.errors import ConfigError, KeyFileError
+from fedsteph.common.key_file import read_identity, write_identity
+from fedsteph.common.keys import Identity
 
 keys = typer.Typer(no_args_is_help=True, help="Make, show and rotate this site's keys.")
 

@@ -9,9 +9,9 @@ from typing import Self
 
 import torch
 
-from client.batch import Batch, groups_of, prefetched, stack_bytes
-from client.data.bags import Cohort
-from client.objective import Stacks
+from fedsteph.client.batch import Batch, groups_of, prefetched, stack_bytes
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.objective import Stacks
 
 KEPT_BYTES = 256 * 2**20  # of a step's stacks for its second pass; the others are prepared again
 

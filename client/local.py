@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from client.batch import Batch
-from client.data.bags import Cohort
-from client.objective import Outputs
-from client.survival_fit import OnEpoch, fit_survival, silent
-from client.training import derive_seed
-from common.abmil import ABMIL, pinned_model
-from common.config import Recipe
-from common.task_vector import TaskVector
+from fedsteph.client.batch import Batch
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.objective import Outputs
+from fedsteph.client.survival_fit import OnEpoch, fit_survival, silent
+from fedsteph.client.training import derive_seed
+from fedsteph.common.abmil import ABMIL, pinned_model
+from fedsteph.common.config import Recipe
+from fedsteph.common.task_vector import TaskVector
 
 
 def train_local(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.policy import Policy
-from common.errors import MembershipError, RosterError, UnknownSenderError
-from common.key_file import read_identity
-from common.keys import Identity, PublicKeys
-from common.messages import RunId
-from common.roster import Roster, read_roster
+from fedsteph.client.policy import Policy
+from fedsteph.common.errors import MembershipError, RosterError, UnknownSenderError
+from fedsteph.common.key_file import read_identity
+from fedsteph.common.keys import Identity, PublicKeys
+from fedsteph.common.messages import RunId
+from fedsteph.common.roster import Roster, read_roster
 
 
 @dataclass(frozen=True)

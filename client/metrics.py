@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.data.bags import Cohort
-from common.kaplan_meier import censoring_curve, survival_curve
-from common.survival import DAYS_PER_BIN, risk_score, survival_from_hazards
+from fedsteph.client.data.bags import Cohort
+from fedsteph.common.kaplan_meier import censoring_curve, survival_curve
+from fedsteph.common.survival import DAYS_PER_BIN, risk_score, survival_from_hazards
 
 YEARS = (1, 3, 5)
 _CALIBRATED_AT = 3  # years

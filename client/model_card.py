@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from client.privacy.spending import spent
-from client.workspace import Workspace
-from common import atomic
-from common.config import SharingConfig, digest, to_dict
-from common.messages import band
-from common.shared_part import description
+from fedsteph.client.privacy.spending import spent
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import atomic
+from fedsteph.common.config import SharingConfig, digest, to_dict
+from fedsteph.common.messages import band
+from fedsteph.common.shared_part import description
 
 _KINDS = {
     "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "

@@ -14,15 +14,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from client.batch import risks
-from client.data.bags import Cohort
-from client.steph.mixture import Mixture
-from client.steph.model import Steph
-from common import atomic
-from common.abmil import ABMIL, Architecture
-from common.config import StephConfig
-from common.errors import ConfigError, ModelFileError
-from common.schema import build
+from fedsteph.client.batch import risks
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common import atomic
+from fedsteph.common.abmil import ABMIL, Architecture
+from fedsteph.common.config import StephConfig
+from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.schema import build
 
 FORMAT = "fedsteph/model/v1"
 N_PERCENTILES = 101

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from client.batch import Batch
-from common.config import TrainingConfig
-from common.cox import cox_loss, log_odds
-from common.survival import nll
+from fedsteph.client.batch import Batch
+from fedsteph.common.config import TrainingConfig
+from fedsteph.common.cox import cox_loss, log_odds
+from fedsteph.common.survival import nll
 
 
 @dataclass(frozen=True)

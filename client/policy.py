@@ -6,16 +6,16 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from client.screening.verdict import Mode
-from common.config import SITE_NAME, Recipe, digest
-from common.errors import (
+from fedsteph.client.screening.verdict import Mode
+from fedsteph.common.config import SITE_NAME, Recipe, digest
+from fedsteph.common.errors import (
     PrivacyPolicyError,
     RecipePolicyError,
     SizePolicyError,
     TargetPolicyError,
     UnsealedPolicyError,
 )
-from common.messages import band
+from fedsteph.common.messages import band
 
 Metric = Literal["patients", "events", "c_index"]
 Told = Metric | Literal["curves"]

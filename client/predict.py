@@ -12,18 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from client.data.bags import BagCache, Cohort
-from client.data.formats import is_feature_file, read_header
-from client.data.labels import Patient, read_labels
-from client.data.problems import refuse_errors
-from client.data.settings import DataSettings
-from client.data.table import read_table
-from client.model_file import LoadedModel, load_model
-from client.steph.model import Steph
-from common import atomic
-from common.concordance import pairs
-from common.errors import DataError, EncoderError, LabelError
-from common.survival import risk_score, survival_from_hazards
+from fedsteph.client.data.bags import BagCache, Cohort
+from fedsteph.client.data.formats import is_feature_file, read_header
+from fedsteph.client.data.labels import Patient, read_labels
+from fedsteph.client.data.problems import refuse_errors
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.table import read_table
+from fedsteph.client.model_file import LoadedModel, load_model
+from fedsteph.client.steph.model import Steph
+from fedsteph.common import atomic
+from fedsteph.common.concordance import pairs
+from fedsteph.common.errors import DataError, EncoderError, LabelError
+from fedsteph.common.survival import risk_score, survival_from_hazards
 
 _SUFFIXES = {".h5", ".hdf5", ".pt"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from common.task_vector import TaskVector
+from fedsteph.common.task_vector import TaskVector
 
 
 def mapped(vector: TaskVector, folder: Path) -> TaskVector:

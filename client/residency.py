@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from client.data.bags import BagCache, Cohort
-from client.prefetch import Prefetch
-from client.transfer import beside, mark, take_over, upload
+from fedsteph.client.data.bags import BagCache, Cohort
+from fedsteph.client.prefetch import Prefetch
+from fedsteph.client.transfer import beside, mark, take_over, upload
 
 SHARE = 0.6  # of a GPU's free memory for features; the rest is the models', their activations' and other processes'
 

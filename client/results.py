@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from client.fold import FoldResult
-from client.metrics import defined_mean, mean_metrics
-from client.policy import Policy
-from client.screening.verdict import Mode
-from client.workspace import Workspace
-from common.concordance import Pairs
-from common.config import SITE_NAME, EvaluationConfig, to_dict
-from common.errors import FedstephError
-from common.messages import MergeReply, Refusal, Score
-from common.resampling import interval_95, mean_over_folds, resampled_folds
+from fedsteph.client.fold import FoldResult
+from fedsteph.client.metrics import defined_mean, mean_metrics
+from fedsteph.client.policy import Policy
+from fedsteph.client.screening.verdict import Mode
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.concordance import Pairs
+from fedsteph.common.config import SITE_NAME, EvaluationConfig, to_dict
+from fedsteph.common.errors import FedstephError
+from fedsteph.common.messages import MergeReply, Refusal, Score
+from fedsteph.common.resampling import interval_95, mean_over_folds, resampled_folds
 
 DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
 

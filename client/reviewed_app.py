@@ -1,7 +1,7 @@
 """Only reviewed code runs at a site: its own fedsteph's, installed where the SuperNode's account cannot change it.
 
 In a ``FLWR_HOME`` stand the app itself, the SHA-256 of its bundle, and the programs that a SuperExec starts by name:
-``flwr-clientapp`` is :mod:`client.guard`, the others refuse, because the server chooses which of them is started.
+``flwr-clientapp`` is :mod:`fedsteph.client.guard`, the others refuse, because the server chooses which of them is started.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from client import guard
-from common.errors import DeploymentError, EngineError
-from common.flower_app import assemble, build, digest_of, flwr, own_digest
+from fedsteph.client import guard
+from fedsteph.common.errors import DeploymentError, EngineError
+from fedsteph.common.flower_app import assemble, build, digest_of, flwr, own_digest
 
 _BIN = "bin"
 _GUARD = "guard.py"

@@ -8,9 +8,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common import atomic
-from common.errors import ConfigError, ReplayedEnvelopeError, RunFolderError, WrongRunError
-from common.schema import build
+from fedsteph.common import atomic
+from fedsteph.common.errors import ConfigError, ReplayedEnvelopeError, RunFolderError, WrongRunError
+from fedsteph.common.schema import build
 
 SENT_FILE = "sent.json"
 RECEIVED_FILE = "received.json"

@@ -9,19 +9,19 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from client.data.bags import Cohort
-from client.local import train_local
-from client.model_file import load_abmil, save_abmil
-from client.privacy.dp_sgd import train_private
-from client.privacy.settings import DpSgd, Guarantee
-from client.privacy.trained_part import TrainedPart
-from client.survival_fit import OnEpoch, silent
-from client.workspace import Report, Workspace
-from common import atomic
-from common.abmil import ABMIL, pinned_model
-from common.config import digest
-from common.errors import ConfigError, ModelFileError
-from common.schema import build
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.local import train_local
+from fedsteph.client.model_file import load_abmil, save_abmil
+from fedsteph.client.privacy.dp_sgd import train_private
+from fedsteph.client.privacy.settings import DpSgd, Guarantee
+from fedsteph.client.privacy.trained_part import TrainedPart
+from fedsteph.client.survival_fit import OnEpoch, silent
+from fedsteph.client.workspace import Report, Workspace
+from fedsteph.common import atomic
+from fedsteph.common.abmil import ABMIL, pinned_model
+from fedsteph.common.config import digest
+from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.schema import build
 
 _GUARANTEE = "guarantee.json"
 

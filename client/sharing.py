@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from client.membership import Membership
-from client.policy import Policy
-from client.privacy.gate import require_attack_resisted
-from client.privacy.spending import spend
-from client.received import mapped
-from client.sequence import accept_once, next_sequence
-from client.shared_model import shared_model
-from client.workspace import Workspace
-from common.abmil import ABMIL, Architecture, pinned_model
-from common.audit import Event
-from common.config import SITE_NAME, SharingConfig, digest
-from common.envelope import Context, open_sealed, seal
-from common.errors import (
+from fedsteph.client.membership import Membership
+from fedsteph.client.policy import Policy
+from fedsteph.client.privacy.gate import require_attack_resisted
+from fedsteph.client.privacy.spending import spend
+from fedsteph.client.received import mapped
+from fedsteph.client.sequence import accept_once, next_sequence
+from fedsteph.client.shared_model import shared_model
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL, Architecture, pinned_model
+from fedsteph.common.audit import Event
+from fedsteph.common.config import SITE_NAME, SharingConfig, digest
+from fedsteph.common.envelope import Context, open_sealed, seal
+from fedsteph.common.errors import (
     EnvelopeError,
     FedstephError,
     PolicyError,
@@ -26,11 +26,11 @@ from common.errors import (
     UnknownSenderError,
     VectorError,
 )
-from common.keys import PublicKeys
-from common.messages import RunId
-from common.reduction import reduced, restored
-from common.task_vector import TaskVector
-from common.vector_file import read_vector, write_vector
+from fedsteph.common.keys import PublicKeys
+from fedsteph.common.messages import RunId
+from fedsteph.common.reduction import reduced, restored
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import read_vector, write_vector
 
 
 def outgoing(

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from client.data.settings import DataSettings
-from client.membership import Membership, MembershipFile
-from client.policy import Policy, Privacy
-from client.privacy.settings import DpSgd
-from client.training_log import require_tensorboard
-from common.audit import AuditLog
-from common.config import SITE_NAME
-from common.errors import ConfigError, MembershipError
-from common.roster import FILE as ROSTER_FILE
-from common.schema import build, read_yaml
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.membership import Membership, MembershipFile
+from fedsteph.client.policy import Policy, Privacy
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.client.training_log import require_tensorboard
+from fedsteph.common.audit import AuditLog
+from fedsteph.common.config import SITE_NAME
+from fedsteph.common.errors import ConfigError, MembershipError
+from fedsteph.common.roster import FILE as ROSTER_FILE
+from fedsteph.common.schema import build, read_yaml
 
 SITE_FILE = "site.yaml"
 SIMULATED_SITES = "sites.json"

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from client.site import Site
+from fedsteph.client.site import Site
 
-_WORK = "client"  # the loggers of this package's modules, which know of no site
+_WORK = "fedsteph.client"  # the loggers of this package's modules, which know of no site
 
 
 class _File(logging.FileHandler):
@@ -28,7 +28,7 @@ class _File(logging.FileHandler):
 
 def site_log(site: Site) -> logging.Logger:
     """The logger whose lines go to ``site.log`` in the site's state folder, and nowhere else."""
-    log = logging.getLogger(f"fedsteph.{site.name}")
+    log = logging.getLogger(f"fedsteph.sites.{site.name}")
     path = site.state / "site.log"
     if not any(getattr(h, "baseFilename", None) == str(path.resolve()) for h in log.handlers):
         site.state.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from client.batch import predict_hazards
-from client.data.bags import Cohort
-from client.objective import Forward
-from client.training import Checkpoint, fit
-from common.config import Recipe, TrainingConfig
-from common.cox import fitted_baseline, log_odds
-from common.survival import bin_of, empirical_hazard
+from fedsteph.client.batch import predict_hazards
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.objective import Forward
+from fedsteph.client.training import Checkpoint, fit
+from fedsteph.common.config import Recipe, TrainingConfig
+from fedsteph.common.cox import fitted_baseline, log_odds
+from fedsteph.common.survival import bin_of, empirical_hazard
 
 OnEpoch = Callable[[int, int], None]
 
@@ -51,7 +51,7 @@ def fit_survival(
     Args:
         forward: the model's outputs in training.
         fresh_head: start the head as the recipe says; else it goes on from where it is.
-        name: as :func:`client.training.fit` has it.
+        name: as :func:`fedsteph.client.training.fit` has it.
     """
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)

@@ -6,17 +6,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client import evidence
-from client.fold import FoldResult, enhance_fold, steps
-from client.methods.task import Task, vectors_digest
-from client.model_card import write_card
-from client.policy import Policy
-from client.privacy.spending import spent
-from client.results import DEPLOYED, target_result
-from client.workspace import Workspace
-from common import atomic
-from common.config import to_dict
-from common.task_vector import TaskVector
+from fedsteph.client import evidence
+from fedsteph.client.fold import FoldResult, enhance_fold, steps
+from fedsteph.client.methods.task import Task, vectors_digest
+from fedsteph.client.model_card import write_card
+from fedsteph.client.policy import Policy
+from fedsteph.client.privacy.spending import spent
+from fedsteph.client.results import DEPLOYED, target_result
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import atomic
+from fedsteph.common.config import to_dict
+from fedsteph.common.task_vector import TaskVector
 
 RESULT_FILE = "result.json"
 RECIPE_FILE = "recipe.json"  # what the result was made by, for those who look closer later
@@ -41,8 +41,8 @@ def enhance_target(
         globals_by_fold: per fold, encoders trained together with the other sites, by method.
 
     Returns:
-        the target's result (:func:`client.results.target_result`), which is also kept on its disk, beside what its page
-        is drawn from (:mod:`client.evidence`).
+        the target's result (:func:`fedsteph.client.results.target_result`), which is also kept on its disk, beside what its page
+        is drawn from (:mod:`fedsteph.client.evidence`).
     """
     folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
     together = list(globals_by_fold) or [{} for _ in workspace.splits]

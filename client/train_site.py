@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from client.batch import risks
-from client.data.bags import open_cohort
-from client.local import train_local
-from client.model_card import write_card
-from client.model_file import reference_risks, save_abmil
-from client.results import method_row
-from client.site import Site
-from client.workspace import Workspace
-from common.abmil import m0_digest
-from common.concordance import pairs
-from common.config import Config, Recipe
+from fedsteph.client.batch import risks
+from fedsteph.client.data.bags import open_cohort
+from fedsteph.client.local import train_local
+from fedsteph.client.model_card import write_card
+from fedsteph.client.model_file import reference_risks, save_abmil
+from fedsteph.client.results import method_row
+from fedsteph.client.site import Site
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import m0_digest
+from fedsteph.common.concordance import pairs
+from fedsteph.common.config import Config, Recipe
 
 
 def train_site(

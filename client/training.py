@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from client.data.bags import Cohort
-from client.loader import Loader
-from client.objective import Forward, backward, passes
-from client.training_log import tell
-from common import atomic
-from common.config import TrainingConfig, digest
-from common.errors import ModelFileError, TooSmallError, TrainingError
-from common.precision import FACTORS, factors_in
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.loader import Loader
+from fedsteph.client.objective import Forward, backward, passes
+from fedsteph.client.training_log import tell
+from fedsteph.common import atomic
+from fedsteph.common.config import TrainingConfig, digest
+from fedsteph.common.errors import ModelFileError, TooSmallError, TrainingError
+from fedsteph.common.precision import FACTORS, factors_in
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def fit(
         seed: of the order of bags and of dropout.
         checkpoint: resumed from when it belongs to this very training; removed at the end.
         on_epoch: called with epochs done and in total.
-        name: under which each epoch's mean loss is told (:mod:`client.training_log`); empty: it is not.
+        name: under which each epoch's mean loss is told (:mod:`fedsteph.client.training_log`); empty: it is not.
 
     Raises:
         TooSmallError: the cohort has no patient to train on.

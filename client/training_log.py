@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError
+from fedsteph.common.errors import ConfigError
 
 Listener = Callable[[str, int, Mapping[str, float]], None]
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from client.data.bags import Cohort, open_cohort
-from client.data.problems import refuse_errors
-from client.data.splits import Split, make_splits, read_splits
-from client.device import resolve_device
-from client.local import train_local
-from client.model_file import load_abmil, reference_risks, save_abmil
-from client.privacy.settings import DpSgd
-from client.site import Site
-from common import abmil
-from common.config import Recipe, digest
-from common.errors import EncoderError, SplitError, WidthError
+from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.data.problems import refuse_errors
+from fedsteph.client.data.splits import Split, make_splits, read_splits
+from fedsteph.client.device import resolve_device
+from fedsteph.client.local import train_local
+from fedsteph.client.model_file import load_abmil, reference_risks, save_abmil
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.client.site import Site
+from fedsteph.common import abmil
+from fedsteph.common.config import Recipe, digest
+from fedsteph.common.errors import EncoderError, SplitError, WidthError
 
 METHOD_VERSION = 3  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
 Report = Callable[[float], None]  # told how much of one training is done, 0 to 1

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Config, ModelConfig
-from common.dropout import GateDropout
-from common.errors import ConfigError
-from common.pooling import pool
-from common.precision import factors_in, linear
-from common.shared_part import encoder_shapes
+from fedsteph.common.config import Config, ModelConfig
+from fedsteph.common.dropout import GateDropout
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.pooling import pool
+from fedsteph.common.precision import factors_in, linear
+from fedsteph.common.shared_part import encoder_shapes
 
 _LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
 ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))

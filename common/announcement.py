@@ -9,12 +9,12 @@ from typing import Literal
 import yaml
 from cryptography.exceptions import InvalidSignature
 
-from common import atomic
-from common.config import SITE_NAME
-from common.errors import RosterError
-from common.keys import Identity, PublicKeys
-from common.roster import Entry, Roster
-from common.schema import StrictDumper, build, read_yaml
+from fedsteph.common import atomic
+from fedsteph.common.config import SITE_NAME
+from fedsteph.common.errors import RosterError
+from fedsteph.common.keys import Identity, PublicKeys
+from fedsteph.common.roster import Entry, Roster
+from fedsteph.common.schema import StrictDumper, build, read_yaml
 
 FORMAT: Literal["fedsteph/public-keys/v1"] = "fedsteph/public-keys/v1"
 _ROTATION_LABEL = b"fedsteph/v1/rotation\n"

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from common import atomic
-from common.errors import AuditError, ConfigError
-from common.lock import exclusive
-from common.schema import build
+from fedsteph.common import atomic
+from fedsteph.common.errors import AuditError, ConfigError
+from fedsteph.common.lock import exclusive
+from fedsteph.common.schema import build
 
 FILE = "audit.jsonl"
 HEAD_FILE = "audit.head"

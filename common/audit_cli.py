@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from common import console
-from common.audit import FILE, read_lines
-from common.audit import verify as verify_log
-from common.errors import AuditError
+from fedsteph.common import console
+from fedsteph.common.audit import FILE, read_lines
+from fedsteph.common.audit import verify as verify_log
+from fedsteph.common.errors import AuditError
 
 audit = typer.Typer(no_args_is_help=True, help="Check and show an audit log.")
 

@@ -1,6 +1,6 @@
 """The federation's configuration: one commented YAML, read strictly, the same for every site of a run.
 
-Every configuration stands on a preset (:mod:`common.presets`): ``robust`` where none is named, ``paper`` for the
+Every configuration stands on a preset (:mod:`fedsteph.common.presets`): ``robust`` where none is named, ``paper`` for the
 published recipe, or ``null`` for the plain defaults below, which are the paper's but for the head's bias, for keeping
 an epoch's last, smaller batch, and for a 0 among the gammas. A key in the file wins over the preset that the file
 names; a preset named by an override wins over the file.
@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import yaml
 
-from common.errors import ConfigError
-from common.method_names import COMPARATORS
-from common.presets import DEFAULT_PRESET, PRESETS
-from common.schema import StrictDumper, build, parse_yaml, read_yaml
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.method_names import COMPARATORS
+from fedsteph.common.presets import DEFAULT_PRESET, PRESETS
+from fedsteph.common.schema import StrictDumper, build, parse_yaml, read_yaml
 
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -149,7 +149,7 @@ class StephConfig:
 class ComparatorConfig:
     """The methods that a target trains beside its own model and STEPH, and their constants."""
 
-    methods: tuple[str, ...] = ("model_average",)  # names of common.method_names
+    methods: tuple[str, ...] = ("model_average",)  # names of fedsteph.common.method_names
     gamma: float = 0.005  # weight of the z-loss of the merging methods
     coefficients: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of task arithmetic, chosen by inner validation
     density: float = 0.2  # share of each vector's entries that TIES keeps

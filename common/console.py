@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from common.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, FedstephError
+from fedsteph.common.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, FedstephError
 
 out = Console()
 err = Console(stderr=True, soft_wrap=True)

@@ -13,9 +13,9 @@ from typing import Literal
 import psutil
 from packaging.requirements import Requirement
 
-from common import console
-from common.errors import EXIT_DONE, EXIT_INPUT, FedstephError
-from common.key_file import require_private
+from fedsteph.common import console
+from fedsteph.common.errors import EXIT_DONE, EXIT_INPUT, FedstephError
+from fedsteph.common.key_file import require_private
 
 Verdict = Literal["PASS", "WARN", "FAIL"]
 _COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}

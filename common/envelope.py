@@ -21,7 +21,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from common.errors import (
+from fedsteph.common.errors import (
     AlteredEnvelopeError,
     EnvelopeError,
     ForgedEnvelopeError,
@@ -33,7 +33,7 @@ from common.errors import (
     WrongRecipientError,
     WrongRunError,
 )
-from common.keys import Identity, PublicKeys
+from fedsteph.common.keys import Identity, PublicKeys
 
 _LABEL = b"fedsteph/v1/envelope\n"
 _SIGN_LABEL = b"fedsteph/v1/envelope-signature\n"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import EngineError
+from fedsteph.common.errors import EngineError
 
 CONNECTION = "fedsteph"
 CONFIG = "config.toml"

@@ -10,12 +10,13 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import common
-from common.errors import DeploymentError, EngineError
-from common.flower import environment, program
+import fedsteph
+from fedsteph.common.errors import DeploymentError, EngineError
+from fedsteph.common.flower import environment, program
 
-_ROOT = Path(common.__file__).resolve().parents[1]
-# In a checkout the project files lie at the root; a wheel carries them in configs/app.
+_FRONT_DOOR = Path(fedsteph.__file__)
+_ROOT = Path(__file__).resolve().parents[1]  # a checkout, or the installed package: both have the packages side by side
+# In a checkout the project files lie there too; a wheel carries them in configs/app.
 _PROJECT_FILES = ("pyproject.toml", "README.md", "LICENSE")
 _PACKAGES = ("server", "client", "common")
 _TEXTS = (".md", ".toml", ".json", ".jsonl", ".fab", "")
@@ -33,6 +34,8 @@ def assemble(folder: Path) -> Path:
     for package in _PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(_ROOT / package, folder / package, ignore=ignored)
+    (folder / _FRONT_DOOR.parent.name).mkdir()
+    shutil.copyfile(_FRONT_DOOR, folder / _FRONT_DOOR.parent.name / _FRONT_DOOR.name)
     for name in _PROJECT_FILES:
         carried = config_folder() / "app" / name
         shutil.copyfile(carried if carried.exists() else _ROOT / name, folder / name)

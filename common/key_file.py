@@ -7,8 +7,8 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.errors import KeyFileError
-from common.keys import SEAL_SECRET, SIGN_SECRET, Identity, decode, encode
+from fedsteph.common.errors import KeyFileError
+from fedsteph.common.keys import SEAL_SECRET, SIGN_SECRET, Identity, decode, encode
 
 _PURPOSES = {SIGN_SECRET: "sign as", SEAL_SECRET: "open what is sealed to"}
 

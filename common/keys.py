@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey
 
-from common.errors import KeyFormatError
+from fedsteph.common.errors import KeyFormatError
 
 SIGN_PUBLIC = "fedsteph-sign-public-v1"
 SEAL_PUBLIC = "fedsteph-seal-public-v1"

@@ -7,9 +7,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from common.config import SITE_NAME, Recipe
-from common.errors import FedstephError, StorageError, public_phrases
-from common.method_names import METHODS
+from fedsteph.common.config import SITE_NAME, Recipe
+from fedsteph.common.errors import FedstephError, StorageError, public_phrases
+from fedsteph.common.method_names import METHODS
 
 MAX_ENVELOPES = 1000
 _BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")

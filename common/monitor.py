@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from common import console
-from common.progress import FILE, Progress, read_progress
+from fedsteph.common import console
+from fedsteph.common.progress import FILE, Progress, read_progress
 
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 10.0

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from common.dropout import GateDropout
-from common.precision import factors, product
+from fedsteph.common.dropout import GateDropout
+from fedsteph.common.precision import factors, product
 
 _PIECE = {"cpu": 4096, "cuda": 65_536}  # instances: on a CPU 20 MB of activations at 512 and 384 wide
 _RECOMPUTE_ABOVE = {"cpu": 32_768, "cuda": 262_144}  # instances: 180 MB and 1.4 GB of activations

@@ -1,4 +1,4 @@
-"""The protocol: its actions, and how their messages (:mod:`common.messages`) travel in Flower's records.
+"""The protocol: its actions, and how their messages (:mod:`fedsteph.common.messages`) travel in Flower's records.
 
 A message is one ``ConfigRecord`` with a JSON body, whose fields are exactly those of its dataclass, and, for
 ``train.share``, ``train.merge`` and ``train.average``, one ``ArrayRecord`` of bytes, which Flower sends in chunks.
@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from common.errors import ConfigError, ProtocolError, SiteError
-from common.messages import MAX_ENVELOPES, Refusal
-from common.schema import build
+from fedsteph.common.errors import ConfigError, ProtocolError, SiteError
+from fedsteph.common.messages import MAX_ENVELOPES, Refusal
+from fedsteph.common.schema import build
 
 VERSION = 2
 HELLO = "query.hello"

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from common.abmil import Architecture
-from common.config import Dtype, SharingConfig
-from common.errors import VectorRangeError
-from common.shared_part import factor_names, is_factored, shared_names
-from common.task_vector import TaskVector
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.config import Dtype, SharingConfig
+from fedsteph.common.errors import VectorRangeError
+from fedsteph.common.shared_part import factor_names, is_factored, shared_names
+from fedsteph.common.task_vector import TaskVector
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
@@ -33,7 +33,7 @@ def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
     of its singular value decomposition, in float64 on the CPU, the largest entry of each column of U positive.
 
     Returns:
-        name -> CPU tensor in the dtype, as :func:`common.shared_part.shared_shapes` lists them.
+        name -> CPU tensor in the dtype, as :func:`fedsteph.common.shared_part.shared_shapes` lists them.
 
     Raises:
         VectorRangeError: a number is finite and would not be in the dtype, or a matrix to be factored has one that is
@@ -56,7 +56,7 @@ def restored(
     """The vector that :func:`reduced` tensors stand for, in float32; its numbers may be infinite where theirs are not.
 
     Args:
-        tensors: names and shapes as :func:`common.shared_part.shared_shapes` lists them.
+        tensors: names and shapes as :func:`fedsteph.common.shared_part.shared_shapes` lists them.
     """
     shapes, found = architecture.encoder_shapes, {}
     names = shared_names(shapes, sharing)

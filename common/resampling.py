@@ -8,7 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
-from common.concordance import Pairs
+from fedsteph.common.concordance import Pairs
 
 _DRAWS_PER_BLOCK = 2**22  # 16 MB, and twice that while they are drawn
 

@@ -15,11 +15,11 @@ from typing import Literal
 
 import yaml
 
-from common import atomic
-from common.config import SITE_NAME
-from common.errors import ConfigError, KeyFormatError, RosterError
-from common.keys import PublicKeys
-from common.schema import StrictDumper, build, read_yaml
+from fedsteph.common import atomic
+from fedsteph.common.config import SITE_NAME
+from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError
+from fedsteph.common.keys import PublicKeys
+from fedsteph.common.schema import StrictDumper, build, read_yaml
 
 FILE = "roster.yaml"
 FORMAT: Literal["fedsteph/roster/v1"] = "fedsteph/roster/v1"

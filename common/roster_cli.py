@@ -11,10 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from common import console
-from common.announcement import read_announcement
-from common.errors import ConfigError, RosterError
-from common.roster import Roster, read_roster, write_roster
+from fedsteph.common import console
+from fedsteph.common.announcement import read_announcement
+from fedsteph.common.errors import ConfigError, RosterError
+from fedsteph.common.roster import Roster, read_roster, write_roster
 
 roster = typer.Typer(no_args_is_help=True, help="Keep the roster: the public keys that all sites pin.")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from common.errors import ConfigError
+from fedsteph.common.errors import ConfigError
 
 T = TypeVar("T")
 

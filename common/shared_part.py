@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from common.config import Dtype, ModelConfig, SharingConfig
+from fedsteph.common.config import Dtype, ModelConfig, SharingConfig
 
 Shape = tuple[int, ...]
 

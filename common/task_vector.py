@@ -10,8 +10,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from common.abmil import ABMIL, Architecture, model_digest
-from common.errors import VectorMismatchError
+from fedsteph.common.abmil import ABMIL, Architecture, model_digest
+from fedsteph.common.errors import VectorMismatchError
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class TaskVector:
 
     Args:
         architecture: of the models it is the difference of.
-        m0_sha256: digest of the M0 it starts from (:func:`common.abmil.model_digest`).
+        m0_sha256: digest of the M0 it starts from (:func:`fedsteph.common.abmil.model_digest`).
         tensors: name -> float32 CPU tensor, names and shapes as in ``architecture.encoder_shapes``.
     """
 

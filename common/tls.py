@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from common.errors import DeploymentError
+from fedsteph.common.errors import DeploymentError
 
 # What a SuperNode calls first; a SuperLink refuses an unsigned one, anything else does not know the path.
 _FLEET_PATH = "/v1/fleet/pull-messages"

@@ -1,6 +1,6 @@
 """The vector file: safetensors bytes with a small fixed metadata set, and a reader that trusts none of it.
 
-It holds the tensors that the recipe's ``sharing`` lets travel (:mod:`common.shared_part`), and their numbers are
+It holds the tensors that the recipe's ``sharing`` lets travel (:mod:`fedsteph.common.shared_part`), and their numbers are
 float32, float16 or bfloat16 (F32, F16, BF16; little-endian), whichever it says: a file does not choose, so the reader
 is told, and refuses every other.
 
@@ -18,12 +18,12 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from common.abmil import Architecture
-from common.config import Dtype, SharingConfig
-from common.errors import VectorFileError, VectorMismatchError
-from common.reduction import reduced, restored
-from common.shared_part import BYTES, WHOLE, Shape, shared_shapes
-from common.task_vector import TaskVector
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.config import Dtype, SharingConfig
+from fedsteph.common.errors import VectorFileError, VectorMismatchError
+from fedsteph.common.reduction import reduced, restored
+from fedsteph.common.shared_part import BYTES, WHOLE, Shape, shared_shapes
+from fedsteph.common.task_vector import TaskVector
 
 FORMAT = "fedsteph/vector/v1"
 _MAX_HEADER = 8192  # bytes; ours takes less than a kilobyte

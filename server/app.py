@@ -8,15 +8,15 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common import atomic
-from common.audit import AuditLog
-from common.config import load_config
-from common.errors import ConfigError, FedstephError
-from common.progress import ProgressLog
-from common.roster import FILE as ROSTER_FILE
-from common.roster import read_roster
-from server.federation import Federation
-from server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.common import atomic
+from fedsteph.common.audit import AuditLog
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import ConfigError, FedstephError
+from fedsteph.common.progress import ProgressLog
+from fedsteph.common.roster import FILE as ROSTER_FILE
+from fedsteph.common.roster import read_roster
+from fedsteph.server.federation import Federation
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
 
 OUTCOME_FILE = "outcome.json"
 

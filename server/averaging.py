@@ -16,8 +16,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedProx
 
-from common.config import ComparatorConfig
-from common.errors import VectorMismatchError
+from fedsteph.common.config import ComparatorConfig
+from fedsteph.common.errors import VectorMismatchError
 
 _WEIGHT = "num-examples"
 _MAX_HEADER = 8192  # bytes

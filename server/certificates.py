@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.key_file import write_secret
+from fedsteph.common.key_file import write_secret
 
 _CA_DAYS = 3650
 _SERVER_DAYS = 397

@@ -11,18 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common import atomic, console
-from common.config import Config, digest, dump_yaml
-from common.errors import ConfigError, EngineError, QuorumError, RosterError, SiteError
-from common.flower import PATIENCE_SECONDS, Flower
-from common.flower_app import assemble
-from common.monitor import watching
-from common.roster import FILE as ROSTER_FILE
-from common.roster import Roster, read_roster, write_roster
-from common.tls import ask
-from server.app import OUTCOME_FILE
-from server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
-from server.server_file import ServerFile
+from fedsteph.common import atomic, console
+from fedsteph.common.config import Config, digest, dump_yaml
+from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RosterError, SiteError
+from fedsteph.common.flower import PATIENCE_SECONDS, Flower
+from fedsteph.common.flower_app import assemble
+from fedsteph.common.monitor import watching
+from fedsteph.common.roster import FILE as ROSTER_FILE
+from fedsteph.common.roster import Roster, read_roster, write_roster
+from fedsteph.common.tls import ask
+from fedsteph.server.app import OUTCOME_FILE
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
+from fedsteph.server.server_file import ServerFile
 
 RESULTS_FILE = "results.json"
 SCHEMA = "fedsteph/deployment-results/v1"

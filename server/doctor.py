@@ -9,14 +9,14 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from common.audit import verify
-from common.config import load_config
-from common.doctor import Check, check, disk, memory, secret_files, versions
-from common.errors import DeploymentError, RosterError
-from common.roster import read_roster
-from common.tls import LOOPBACK, ask, split_address
-from server.certificates import names_in
-from server.server_file import ServerFile
+from fedsteph.common.audit import verify
+from fedsteph.common.config import load_config
+from fedsteph.common.doctor import Check, check, disk, memory, secret_files, versions
+from fedsteph.common.errors import DeploymentError, RosterError
+from fedsteph.common.roster import read_roster
+from fedsteph.common.tls import LOOPBACK, ask, split_address
+from fedsteph.server.certificates import names_in
+from fedsteph.server.server_file import ServerFile
 
 _MEMORY_GB = 2.0
 _DISK_GB = 5.0

@@ -12,18 +12,18 @@ from cryptography.exceptions import InvalidSignature
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from common import messages, protocol
-from common.audit import AuditLog, Decision, Event
-from common.config import Config
-from common.errors import FedstephError, QuorumError, SiteError, VectorMismatchError
-from common.messages import RunId
-from common.method_names import METHODS
-from common.roster import Roster
-from server.averaging import Update, run_rounds, screen
-from server.rounds import Round, exchange
+from fedsteph.common import messages, protocol
+from fedsteph.common.audit import AuditLog, Decision, Event
+from fedsteph.common.config import Config
+from fedsteph.common.errors import FedstephError, QuorumError, SiteError, VectorMismatchError
+from fedsteph.common.messages import RunId
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.roster import Roster
+from fedsteph.server.averaging import Update, run_rounds, screen
+from fedsteph.server.rounds import Round, exchange
 
 T = TypeVar("T")
-Report = Callable[..., None]  # as common.progress.ProgressLog.report
+Report = Callable[..., None]  # as fedsteph.common.progress.ProgressLog.report
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import atomic
-from common.config import SITE_NAME, FederationConfig
-from common.errors import ConfigError, DeploymentError
-from common.flower import CONFIG, connection
-from common.flower_app import config_folder
-from common.tls import LOOPBACK, require_host, split_address
-from server.certificates import make_ca, make_node_key, make_server_certificate, make_token
+from fedsteph.common import atomic
+from fedsteph.common.config import SITE_NAME, FederationConfig
+from fedsteph.common.errors import ConfigError, DeploymentError
+from fedsteph.common.flower import CONFIG, connection
+from fedsteph.common.flower_app import config_folder
+from fedsteph.common.tls import LOOPBACK, require_host, split_address
+from fedsteph.server.certificates import make_ca, make_node_key, make_server_certificate, make_token
 
 _BIN = str(Path(sys.executable).parent)
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._/+~-]+")

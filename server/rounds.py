@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from common import protocol
-from common.errors import FedstephError
-from common.protocol import Parcel
+from fedsteph.common import protocol
+from fedsteph.common.errors import FedstephError
+from fedsteph.common.protocol import Parcel
 
 _POLL_SECONDS = 0.2
 # What Flower's own error codes mean for someone who runs a federation (flwr.common.constant.ErrorCode).

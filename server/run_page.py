@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.audit import read_lines
-from common.config import load_config
-from common.errors import RunFolderError
-from common.method_names import METHODS
-from common.report.page import REPORT, Page, Section, Table, write_page
-from common.report.provenance import cost_section, limits_section, provenance_section
-from common.report.transfer import relayed, transfer_section
-from common.report.verdict import ROUNDED, rounded
-from common.shared_part import description
-from server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.common.audit import read_lines
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import RunFolderError
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.report.page import REPORT, Page, Section, Table, write_page
+from fedsteph.common.report.provenance import cost_section, limits_section, provenance_section
+from fedsteph.common.report.transfer import relayed, transfer_section
+from fedsteph.common.report.verdict import ROUNDED, rounded
+from fedsteph.common.shared_part import description
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
 
 _AUDIENCE = "For the coordinator and partners: only what each site's policy lets out"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError
-from common.schema import build, read_yaml
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.schema import build, read_yaml
 
 SERVER_FILE = "server.yaml"
 

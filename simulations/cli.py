@@ -11,29 +11,29 @@ from typing import Annotated
 
 import typer
 
-from client import cli as site_commands
-from client import heatmap_cli
-from client.check_table import problem_table
-from client.keys_cli import keys
-from client.privacy import budget_cli
-from client.privacy.cli import privacy
-from client.site import TENSORBOARD_ON, site_folders
-from client.training_log import require_tensorboard
-from common import console
-from common.audit_cli import audit
-from common.config import Config, load_config
-from common.flower_app import config_folder
-from common.lock import exclusive
-from common.roster_cli import roster
-from simulations import coordinator_cli
-from simulations import simulate as simulation
-from simulations.page_drawing import draw_page
-from simulations.report_cli import analyze, report
-from simulations.run_folder import RunFolder, prepare, refuse_among_sites
-from simulations.run_page import write_run_page
-from simulations.simulate import Engine
-from simulations.study.cli import benchmark
-from simulations.summary import show
+from fedsteph.client import cli as site_commands
+from fedsteph.client import heatmap_cli
+from fedsteph.client.check_table import problem_table
+from fedsteph.client.keys_cli import keys
+from fedsteph.client.privacy import budget_cli
+from fedsteph.client.privacy.cli import privacy
+from fedsteph.client.site import TENSORBOARD_ON, site_folders
+from fedsteph.client.training_log import require_tensorboard
+from fedsteph.common import console
+from fedsteph.common.audit_cli import audit
+from fedsteph.common.config import Config, load_config
+from fedsteph.common.flower_app import config_folder
+from fedsteph.common.lock import exclusive
+from fedsteph.common.roster_cli import roster
+from fedsteph.simulations import coordinator_cli
+from fedsteph.simulations import simulate as simulation
+from fedsteph.simulations.page_drawing import draw_page
+from fedsteph.simulations.report_cli import analyze, report
+from fedsteph.simulations.run_folder import RunFolder, prepare, refuse_among_sites
+from fedsteph.simulations.run_page import write_run_page
+from fedsteph.simulations.simulate import Engine
+from fedsteph.simulations.study.cli import benchmark
+from fedsteph.simulations.summary import show
 
 app = typer.Typer(
     name="fedsteph",

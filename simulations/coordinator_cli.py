@@ -10,24 +10,24 @@ import typer
 import yaml
 from rich.table import Table
 
-from client import doctor as site_doctor
-from client import reviewed_app
-from client.cli import ConfigOption, JsonOption, SetOption
-from client.site import Site
-from common import console, flower_app
-from common.abmil import pin_m0
-from common.config import digest, load_config, to_dict
-from common.doctor import report
-from common.method_names import METHODS
-from common.schema import StrictDumper
-from server import deployment
-from server import doctor as server_doctor
-from server.provision import Plan, site_names
-from server.provision import provision as write_folders
-from server.provision import provision_site as write_site_folder
-from server.run_page import write_run_page
-from server.server_file import ServerFile
-from simulations.page_drawing import draw_page
+from fedsteph.client import doctor as site_doctor
+from fedsteph.client import reviewed_app
+from fedsteph.client.cli import ConfigOption, JsonOption, SetOption
+from fedsteph.client.site import Site
+from fedsteph.common import console, flower_app
+from fedsteph.common.abmil import pin_m0
+from fedsteph.common.config import digest, load_config, to_dict
+from fedsteph.common.doctor import report
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.schema import StrictDumper
+from fedsteph.server import deployment
+from fedsteph.server import doctor as server_doctor
+from fedsteph.server.provision import Plan, site_names
+from fedsteph.server.provision import provision as write_folders
+from fedsteph.server.provision import provision_site as write_site_folder
+from fedsteph.server.run_page import write_run_page
+from fedsteph.server.server_file import ServerFile
+from fedsteph.simulations.page_drawing import draw_page
 
 doctor = typer.Typer(no_args_is_help=True, help="Look for whatever would make a run hang or fail.")
 app = typer.Typer(no_args_is_help=True, help="The reviewed code, the only one that a site runs.")

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import torch
 
-from client.device import resolve_device
-from client.site import SIMULATED_SITES
-from common import atomic
-from common.errors import ConfigError, EngineError
-from common.flower import CONFIG, Flower, connection, environment, program
-from common.flower_app import assemble
-from server.app import OUTCOME_FILE
+from fedsteph.client.device import resolve_device
+from fedsteph.client.site import SIMULATED_SITES
+from fedsteph.common import atomic
+from fedsteph.common.errors import ConfigError, EngineError
+from fedsteph.common.flower import CONFIG, Flower, connection, environment, program
+from fedsteph.common.flower_app import assemble
+from fedsteph.server.app import OUTCOME_FILE
 
 _START_SECONDS = 90.0
 
@@ -79,7 +79,7 @@ def _superlink(home: Path) -> Iterator[None]:
     port = _free_port()
     ray = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
     atomic.write_text(home / "home" / CONFIG, connection(f"127.0.0.1:{port}", None))
-    command = [sys.executable, "-m", "simulations.leash"]
+    command = [sys.executable, "-m", "fedsteph.simulations.leash"]
     command += [program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"

@@ -15,9 +15,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.app import app as client_app
-from client.site import SIMULATED_SITES
-from server.app import app as server_app
+from fedsteph.client.app import app as client_app
+from fedsteph.client.site import SIMULATED_SITES
+from fedsteph.server.app import app as server_app
 
 _APP_RAISED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 

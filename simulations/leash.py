@@ -1,6 +1,6 @@
 """Run a program on a leash: when this process's standard input closes, the program and all it started end.
 
-``python -m simulations.leash PROGRAM [ARGUMENT ...]``. Whoever starts it holds the other end of a pipe, so that even
+``python -m fedsteph.simulations.leash PROGRAM [ARGUMENT ...]``. Whoever starts it holds the other end of a pipe, so that even
 a parent that was killed outright leaves nothing behind. A SuperLink's run and Ray's workers put themselves into
 sessions of their own, so they are found by descent (Linux: orphans among them become this process's children);
 elsewhere, where /proc is missing, the program itself is ended and its children end when they miss it.

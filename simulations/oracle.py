@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from client.results import method_row
-from client.site import Site
-from client.workspace import Workspace
-from common.concordance import pairs
-from common.config import Config
-from simulations.cohorts import TRUTH_FILE
+from fedsteph.client.results import method_row
+from fedsteph.client.site import Site
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.concordance import pairs
+from fedsteph.common.config import Config
+from fedsteph.simulations.cohorts import TRUTH_FILE
 
 
 def oracle_row(site: Site, config: Config) -> dict[str, Any] | None:

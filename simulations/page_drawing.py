@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.report.analysis import OnStep
-from common import console
-from common.errors import FedstephError
+from fedsteph.client.report.analysis import OnStep
+from fedsteph.common import console
+from fedsteph.common.errors import FedstephError
 
 
 @contextmanager

@@ -8,23 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from client.cli import JsonOption
-from client.report.analysis import Analysis, OnStep
-from client.report.landscape import Budget
-from client.report.site_page import SHARED, write_shared_page, write_site_page
-from client.report.target_files import TargetFiles
-from client.site import SIMULATED_SITES, SITE_FILE, Site
-from common import atomic, console
-from common.config import load_config
-from common.errors import ConfigError, RunFolderError
-from common.report.page import PICTURES, Picture, write_picture
-from server import run_page as coordinator
-from server.app import OUTCOME_FILE
-from server.manifest import CONFIG_FILE, MANIFEST_FILE
-from simulations.csv_text import csv_text
-from simulations.page_drawing import drawing
-from simulations.run_page import simulated_sites, write_run_page
-from simulations.study.page import is_study, write_study_page
+from fedsteph.client.cli import JsonOption
+from fedsteph.client.report.analysis import Analysis, OnStep
+from fedsteph.client.report.landscape import Budget
+from fedsteph.client.report.site_page import SHARED, write_shared_page, write_site_page
+from fedsteph.client.report.target_files import TargetFiles
+from fedsteph.client.site import SIMULATED_SITES, SITE_FILE, Site
+from fedsteph.common import atomic, console
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import ConfigError, RunFolderError
+from fedsteph.common.report.page import PICTURES, Picture, write_picture
+from fedsteph.server import run_page as coordinator
+from fedsteph.server.app import OUTCOME_FILE
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.simulations.csv_text import csv_text
+from fedsteph.simulations.page_drawing import drawing
+from fedsteph.simulations.run_page import simulated_sites, write_run_page
+from fedsteph.simulations.study.page import is_study, write_study_page
 
 analyze = typer.Typer(no_args_is_help=True, help="A closer look at a target's enhanced model.")
 

@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from client.data.bags import open_cohort
-from client.data.check import check_site
-from client.data.problems import Problem, refuse_errors
-from client.site import SIMULATED_SITES, Site
-from client.workspace import Workspace
-from common import atomic
-from common.abmil import pin_m0
-from common.config import Config, FederationConfig, ModelConfig, dump_yaml, load_config, to_dict
-from common.errors import ConfigError, RunFolderError
-from common.key_file import write_identity
-from common.keys import Identity
-from common.roster import FILE as ROSTER_FILE
-from common.roster import Entry, Roster, write_roster
-from server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
+from fedsteph.client.data.bags import open_cohort
+from fedsteph.client.data.check import check_site
+from fedsteph.client.data.problems import Problem, refuse_errors
+from fedsteph.client.site import SIMULATED_SITES, Site
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import atomic
+from fedsteph.common.abmil import pin_m0
+from fedsteph.common.config import Config, FederationConfig, ModelConfig, dump_yaml, load_config, to_dict
+from fedsteph.common.errors import ConfigError, RunFolderError
+from fedsteph.common.key_file import write_identity
+from fedsteph.common.keys import Identity
+from fedsteph.common.roster import FILE as ROSTER_FILE
+from fedsteph.common.roster import Entry, Roster, write_roster
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from client.report.analysis import OnStep, silent
-from client.report.target_files import TargetFiles
-from client.report.target_sections import target_sections, title_of, verdict
-from client.site import SIMULATED_SITES, Site
-from common.audit import read_lines
-from common.config import Config, load_config
-from common.errors import RunFolderError
-from common.report.page import REPORT, Page, Section, write_page
-from common.report.provenance import cost_section, limits_section, provenance_section
-from common.report.source_matrix import matrix_picture
-from common.report.transfer import decided, relayed, transfer_section
-from common.report.verdict import over_targets
-from common.shared_part import description
-from server.manifest import CONFIG_FILE, MANIFEST_FILE
-from simulations.files import RESULTS_FILE
+from fedsteph.client.report.analysis import OnStep, silent
+from fedsteph.client.report.target_files import TargetFiles
+from fedsteph.client.report.target_sections import target_sections, title_of, verdict
+from fedsteph.client.site import SIMULATED_SITES, Site
+from fedsteph.common.audit import read_lines
+from fedsteph.common.config import Config, load_config
+from fedsteph.common.errors import RunFolderError
+from fedsteph.common.report.page import REPORT, Page, Section, write_page
+from fedsteph.common.report.provenance import cost_section, limits_section, provenance_section
+from fedsteph.common.report.source_matrix import matrix_picture
+from fedsteph.common.report.transfer import decided, relayed, transfer_section
+from fedsteph.common.report.verdict import over_targets
+from fedsteph.common.shared_part import description
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.simulations.files import RESULTS_FILE
 
 _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 

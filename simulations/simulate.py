@@ -7,19 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from client.site import site_folders
-from client.target import RESULT_FILE
-from common import atomic
-from common.errors import EngineError, QuorumError, SiteError
-from common.monitor import watching
-from server.app import OUTCOME_FILE
-from simulations.cohorts import write_world
-from simulations.files import RESULTS_FILE, SUMMARY_FILE
-from simulations.flower_engine import run_with_flower
-from simulations.in_process import run_in_process
-from simulations.oracle import oracle_row
-from simulations.run_folder import RunFolder
-from simulations.summary import summary
+from fedsteph.client.site import site_folders
+from fedsteph.client.target import RESULT_FILE
+from fedsteph.common import atomic
+from fedsteph.common.errors import EngineError, QuorumError, SiteError
+from fedsteph.common.monitor import watching
+from fedsteph.server.app import OUTCOME_FILE
+from fedsteph.simulations.cohorts import write_world
+from fedsteph.simulations.files import RESULTS_FILE, SUMMARY_FILE
+from fedsteph.simulations.flower_engine import run_with_flower
+from fedsteph.simulations.in_process import run_in_process
+from fedsteph.simulations.oracle import oracle_row
+from fedsteph.simulations.run_folder import RunFolder
+from fedsteph.simulations.summary import summary
 
 SCHEMA = "fedsteph/results/v1"
 Engine = Literal["flower", "in-process"]

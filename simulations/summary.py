@@ -7,14 +7,14 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from client.metrics import further_rows
-from client.report.target_sections import screening
-from common import console
-from common.method_names import METHODS
-from common.report.verdict import against_local
-from common.shared_part import description
-from simulations.markdown import table_lines
-from simulations.run_folder import RunFolder
+from fedsteph.client.metrics import further_rows
+from fedsteph.client.report.target_sections import screening
+from fedsteph.common import console
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.report.verdict import against_local
+from fedsteph.common.shared_part import description
+from fedsteph.simulations.markdown import table_lines
+from fedsteph.simulations.run_folder import RunFolder
 
 _NAMES = {name: method.title for name, method in METHODS.items()} | {"oracle": "oracle"}
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from client.membership import Membership, MembershipFile
-from client.policy import Policy
-from common.key_file import write_identity
-from common.keys import Identity
-from common.roster import Entry, Roster, write_roster
+from fedsteph.client.membership import Membership, MembershipFile
+from fedsteph.client.policy import Policy
+from fedsteph.common.key_file import write_identity
+from fedsteph.common.keys import Identity
+from fedsteph.common.roster import Entry, Roster, write_roster
 
 
 @cache

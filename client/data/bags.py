@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.data.discovery import discover
-from client.data.feature_cache import FOLDER, FeatureCache, clear, room
-from client.data.formats import read_features
-from client.data.headers import known_header
-from client.data.labels import Patient
-from client.data.problems import refuse_errors
-from client.data.settings import DataSettings
-from client.data.storage import Storage
-from common.errors import SplitError
+from fedsteph.client.data.discovery import discover
+from fedsteph.client.data.feature_cache import FOLDER, FeatureCache, clear, room
+from fedsteph.client.data.formats import read_features
+from fedsteph.client.data.headers import known_header
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.problems import refuse_errors
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.storage import Storage
+from fedsteph.common.errors import SplitError
 
 _ALIGNED = 64  # bytes, as PyTorch allocates
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from client.data.discovery import discover
-from client.data.formats import read_features
-from client.data.problems import Problem
-from client.data.settings import DataSettings
-from client.data.splits import read_splits
-from client.data.storage import Storage
-from common.errors import FeatureFileError
+from fedsteph.client.data.discovery import discover
+from fedsteph.client.data.formats import read_features
+from fedsteph.client.data.problems import Problem
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.splits import read_splits
+from fedsteph.client.data.storage import Storage
+from fedsteph.common.errors import FeatureFileError
 
 
 @dataclass(frozen=True)

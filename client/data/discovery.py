@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from client.data.formats import FeatureHeader, is_feature_file
-from client.data.headers import known_header
-from client.data.labels import Patient, listed_ids, read_labels
-from client.data.problems import Problem
-from client.data.settings import DataSettings
-from common.errors import FeatureFileError, LabelError
+from fedsteph.client.data.formats import FeatureHeader, is_feature_file
+from fedsteph.client.data.headers import known_header
+from fedsteph.client.data.labels import Patient, listed_ids, read_labels
+from fedsteph.client.data.problems import Problem
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.common.errors import FeatureFileError, LabelError
 
 _EXCLUDE = "list the slide under 'data.exclude' in site.yaml"
 

@@ -24,11 +24,11 @@ import numpy.typing as npt
 import safetensors
 import torch
 
-from client.data.formats import cannot_open, read_features, read_header
-from client.data.storage import Keep
-from common import atomic
-from common.errors import FeatureFileError, StorageError
-from common.lock import exclusive
+from fedsteph.client.data.formats import cannot_open, read_features, read_header
+from fedsteph.client.data.storage import Keep
+from fedsteph.common import atomic
+from fedsteph.common.errors import FeatureFileError, StorageError
+from fedsteph.common.lock import exclusive
 
 FOLDER = "feature-cache"  # in the state folder, which may be the site's own, where "features" are the sources
 FORMAT = "fedsteph/feature-cache/v1"

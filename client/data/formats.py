@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from client.data import hdf5, torch_file
-from client.data.source import Coords, Source
-from common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
+from fedsteph.client.data import hdf5, torch_file
+from fedsteph.client.data.source import Coords, Source
+from fedsteph.common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
 
 _READERS: dict[bytes, Callable[[Path], AbstractContextManager[Source]]] = {
     hdf5.MAGIC: hdf5.open_hdf5,

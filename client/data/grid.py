@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.formats import read_coords
-from client.data.source import Coords
-from common.errors import FeatureFileError
+from fedsteph.client.data.formats import read_coords
+from fedsteph.client.data.source import Coords
+from fedsteph.common.errors import FeatureFileError
 
 _MAJORITY = 0.6  # of all distances between neighbours, which a patch's side must have
 

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from client.data.source import Coords, Source, no_features_key, too_few_bytes
-from common.errors import FeatureFileError
+from fedsteph.client.data.source import Coords, Source, no_features_key, too_few_bytes
+from fedsteph.common.errors import FeatureFileError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 

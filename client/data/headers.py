@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from client.data.formats import FeatureHeader, read_header
+from fedsteph.client.data.formats import FeatureHeader, read_header
 
 _MOST_FILES = 100_000  # about 50 MB
 # Clocks of file systems are coarse: a file that was written just now may be written again without looking changed.

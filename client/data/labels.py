@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from client.data.problems import Problem
-from client.data.settings import DataSettings
-from client.data.table import Table, read_table
-from common.errors import LabelError
+from fedsteph.client.data.problems import Problem
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.table import Table, read_table
+from fedsteph.common.errors import LabelError
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.errors import DataError, FedstephError
+from fedsteph.common.errors import DataError, FedstephError
 
 _MOST_ROWS = 20
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import FeatureFileError
+from fedsteph.common.errors import FeatureFileError
 
 
 @dataclass(frozen=True)

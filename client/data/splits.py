@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.labels import Patient
-from client.data.problems import Problem
-from client.data.table import read_table
-from common.errors import SplitError
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.problems import Problem
+from fedsteph.client.data.table import read_table
+from fedsteph.common.errors import SplitError
 
 _PARTS = ("train", "test", "val")
 

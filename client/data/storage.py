@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from client.data.settings import DataSettings
-from common.errors import StorageError
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.common.errors import StorageError
 
 Keep = Literal["stored", "float16"]
 

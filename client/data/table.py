@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import DataError
+from fedsteph.common.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.data.source import Source, no_features_key, too_few_bytes
-from common.errors import FeatureFileError, UnsafePickleError
+from fedsteph.client.data.source import Source, no_features_key, too_few_bytes
+from fedsteph.common.errors import FeatureFileError, UnsafePickleError
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

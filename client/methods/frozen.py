@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from client.batch import Batch, batches, risks
-from client.data.bags import Cohort
-from client.methods.task import Task, Trained, learnable_parameters
-from client.objective import Outputs
-from client.survival_fit import OnEpoch, fit_survival, silent
-from client.training import derive_seed
-from common.abmil import ABMIL, encode
-from common.concordance import pairs
+from fedsteph.client.batch import Batch, batches, risks
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.methods.task import Task, Trained, learnable_parameters
+from fedsteph.client.objective import Outputs
+from fedsteph.client.survival_fit import OnEpoch, fit_survival, silent
+from fedsteph.client.training import derive_seed
+from fedsteph.common.abmil import ABMIL, encode
+from fedsteph.common.concordance import pairs
 
 
 class HeadOnly(nn.Module):

@@ -1,7 +1,7 @@
 """Weighted sums of vectors under a fresh head: AdaMerging, TIES, Iso-C and Surgery, each with two kinds of weights.
 
 ``theta = theta_0 + sum_k w_k tau'_k`` over all sources, no top-K, where ``tau'_k`` is what a rule of
-:mod:`client.methods.rules` makes of ``tau_t`` and ``tau_k``. ``w`` is one trainable number per source, from 1/S, or a
+:mod:`fedsteph.client.methods.rules` makes of ``tau_t`` and ``tau_k``. ``w`` is one trainable number per source, from 1/S, or a
 hypernetwork's per slide. Loss: the recipe's, and ``gamma logsumexp(w)^2``.
 """
 
@@ -12,17 +12,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from client.batch import Batch
-from client.methods.rules import Rule, iso_c, plain, ties
-from client.methods.surgery import Surgery
-from client.methods.task import Method, Task, Trained, learnable_parameters
-from client.objective import Outputs
-from client.steph.hypernetwork import Hypernetwork
-from client.steph.mixture import Mixture
-from client.survival_fit import OnEpoch, fit_survival
-from common.abmil import encode
-from common.config import StephConfig
-from common.task_vector import TaskVector
+from fedsteph.client.batch import Batch
+from fedsteph.client.methods.rules import Rule, iso_c, plain, ties
+from fedsteph.client.methods.surgery import Surgery
+from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters
+from fedsteph.client.objective import Outputs
+from fedsteph.client.steph.hypernetwork import Hypernetwork
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.survival_fit import OnEpoch, fit_survival
+from fedsteph.common.abmil import encode
+from fedsteph.common.config import StephConfig
+from fedsteph.common.task_vector import TaskVector
 
 
 class Merged(nn.Module):

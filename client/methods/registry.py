@@ -1,12 +1,12 @@
-"""Every comparator by its name in :mod:`common.method_names`."""
+"""Every comparator by its name in :mod:`fedsteph.common.method_names`."""
 
 from __future__ import annotations
 
-from client.methods import ablations, merged, together
-from client.methods.averaging import half_average, model_average, start_average, task_arithmetic
-from client.methods.frozen import best_source, tuned_head
-from client.methods.roupkt import roupkt
-from client.methods.task import Method
+from fedsteph.client.methods import ablations, merged, together
+from fedsteph.client.methods.averaging import half_average, model_average, start_average, task_arithmetic
+from fedsteph.client.methods.frozen import best_source, tuned_head
+from fedsteph.client.methods.roupkt import roupkt
+from fedsteph.client.methods.task import Method
 
 REGISTRY: dict[str, Method] = {
     "tuned_head": tuned_head,

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from client.data.bags import Cohort
-from client.inner import InnerFold, inner_folds
-from client.survival_fit import OnEpoch
-from client.training import derive_seed
-from client.workspace import Workspace
-from common.abmil import ABMIL, pinned_model
-from common.config import Recipe
-from common.task_vector import TaskVector
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.inner import InnerFold, inner_folds
+from fedsteph.client.survival_fit import OnEpoch
+from fedsteph.client.training import derive_seed
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL, pinned_model
+from fedsteph.common.config import Recipe
+from fedsteph.common.task_vector import TaskVector
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common.errors import ConfigError
+from fedsteph.common.errors import ConfigError
 
 Accountant = Literal["pld", "rdp"]
 

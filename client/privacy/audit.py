@@ -13,27 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from client.data.bags import Cohort
-from client.privacy.accounting import epsilon
-from client.privacy.attack.coins import require_references
-from client.privacy.attack.gradients import PrivateTraining
-from client.privacy.attack.likelihood import each_by_the_others, log_ratio
-from client.privacy.attack.one_run import CONFIDENCE, epsilon_bound
-from client.privacy.attack.references import reference_vectors
-from client.privacy.attack.roc import separation
-from client.privacy.attack.signals import signals
-from client.privacy.audit_file import FORMAT, content_digest, write_audit
-from client.privacy.settings import Guarantee
-from client.shared_model import guarantee, shared_model
-from client.sharing import as_received
-from client.training import derive_seed
-from client.workspace import Workspace
-from common.abmil import pinned_model
-from common.config import EvaluationConfig, digest, to_dict
-from common.errors import ConfigError, TooSmallError
-from common.lock import exclusive
-from common.task_vector import TaskVector
-from common.vector_file import write_vector
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.privacy.accounting import epsilon
+from fedsteph.client.privacy.attack.coins import require_references
+from fedsteph.client.privacy.attack.gradients import PrivateTraining
+from fedsteph.client.privacy.attack.likelihood import each_by_the_others, log_ratio
+from fedsteph.client.privacy.attack.one_run import CONFIDENCE, epsilon_bound
+from fedsteph.client.privacy.attack.references import reference_vectors
+from fedsteph.client.privacy.attack.roc import separation
+from fedsteph.client.privacy.attack.signals import signals
+from fedsteph.client.privacy.audit_file import FORMAT, content_digest, write_audit
+from fedsteph.client.privacy.settings import Guarantee
+from fedsteph.client.shared_model import guarantee, shared_model
+from fedsteph.client.sharing import as_received
+from fedsteph.client.training import derive_seed
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import pinned_model
+from fedsteph.common.config import EvaluationConfig, digest, to_dict
+from fedsteph.common.errors import ConfigError, TooSmallError
+from fedsteph.common.lock import exclusive
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import write_vector
 
 MIN_PATIENTS = 40
 MIN_EVENTS = 10
@@ -56,7 +56,7 @@ def audit_vector(
         report: told how many trainings are done, and of how many; the attack itself counts as one.
 
     Returns:
-        what the site then keeps (:mod:`client.privacy.audit_file`). ``attacks``: per signal and attack, AUC and TPR at
+        what the site then keeps (:mod:`fedsteph.client.privacy.audit_file`). ``attacks``: per signal and attack, AUC and TPR at
         1% FPR on the ``vector`` and on the ``procedure``. ``strongest``: the attack with the highest AUC on the
         procedure, and as ``auc`` its larger AUC of the two, each as measured and not an end of its interval.
         ``epsilon``: the bound, and whether it contradicts the guarantee, both at a delta of at most 1e-5.

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import atomic
+from fedsteph.common import atomic
 
 FORMAT = "fedsteph/privacy-audit/v1"
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from client.cli import JsonOption, SiteArgument
-from client.privacy.accounting import epsilon, largest_auc
-from client.privacy.ledger import Entry, Ledger, coarse, total
-from client.privacy.settings import DpSgd
-from client.site import Site
-from common import console
-from common.errors import ConfigError
+from fedsteph.client.cli import JsonOption, SiteArgument
+from fedsteph.client.privacy.accounting import epsilon, largest_auc
+from fedsteph.client.privacy.ledger import Entry, Ledger, coarse, total
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.client.site import Site
+from fedsteph.common import console
+from fedsteph.common.errors import ConfigError
 
 
 def ledger(site: SiteArgument, as_json: JsonOption = False) -> None:

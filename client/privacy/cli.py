@@ -8,17 +8,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from client.cli import ConfigOption, JsonOption, SetOption, SiteArgument
-from client.privacy.attack.coins import MIN_REFERENCES
-from client.privacy.attack.signals import SIGNALS
-from client.privacy.audit import audit_vector
-from client.privacy.audit_file import audit_path
-from client.site import Site
-from client.train_site import local_recipe
-from client.workspace import Workspace
-from common import console
-from common.config import load_config
-from common.errors import EXIT_DONE, EXIT_FEDERATION
+from fedsteph.client.cli import ConfigOption, JsonOption, SetOption, SiteArgument
+from fedsteph.client.privacy.attack.coins import MIN_REFERENCES
+from fedsteph.client.privacy.attack.signals import SIGNALS
+from fedsteph.client.privacy.audit import audit_vector
+from fedsteph.client.privacy.audit_file import audit_path
+from fedsteph.client.site import Site
+from fedsteph.client.train_site import local_recipe
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import console
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import EXIT_DONE, EXIT_FEDERATION
 
 privacy = typer.Typer(no_args_is_help=True, help="Bound, add up and measure what the site's own vectors give away.")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from client.policy import Policy
-from client.privacy.audit_file import content_digest, read_audit
-from client.workspace import Workspace
-from common.errors import AttackPolicyError
+from fedsteph.client.policy import Policy
+from fedsteph.client.privacy.audit_file import content_digest, read_audit
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.errors import AttackPolicyError
 
 
 def require_attack_resisted(workspace: Workspace, policy: Policy, content: bytes) -> None:

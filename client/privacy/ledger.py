@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from client.privacy.accounting import Mechanism, epsilon
-from common import atomic
-from common.audit import AuditLog, Event, read_lines
-from common.errors import BudgetPolicyError, ConfigError, LedgerError
-from common.lock import exclusive
-from common.schema import build
+from fedsteph.client.privacy.accounting import Mechanism, epsilon
+from fedsteph.common import atomic
+from fedsteph.common.audit import AuditLog, Event, read_lines
+from fedsteph.common.errors import BudgetPolicyError, ConfigError, LedgerError
+from fedsteph.common.lock import exclusive
+from fedsteph.common.schema import build
 
 FILE = "privacy-ledger.json"
 _FORMAT = "fedsteph/ledger/v1"

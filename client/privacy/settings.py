@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from client.privacy.accounting import Accountant, Mechanism, default_delta, epsilon, least_noise
+from fedsteph.client.privacy.accounting import Accountant, Mechanism, default_delta, epsilon, least_noise
 
 Part = Literal["direction", "embed", "attention", "encoder"]
 

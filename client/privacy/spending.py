@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from client.policy import Policy
-from client.privacy.ledger import Entry, Ledger, Total, total
-from client.shared_model import guarantee
-from client.workspace import Workspace
-from common.abmil import ABMIL, model_digest
-from common.messages import RunId
+from fedsteph.client.policy import Policy
+from fedsteph.client.privacy.ledger import Entry, Ledger, Total, total
+from fedsteph.client.shared_model import guarantee
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL, model_digest
+from fedsteph.common.messages import RunId
 
 
 def spend(workspace: Workspace, model: ABMIL, policy: Policy, run: RunId) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from client.report import landscape, routing, sar
-from client.report.landscape import Budget, Landscape
-from client.report.sar import SarCurves
-from client.report.target_files import TargetFiles
-from client.site import Site
-from client.workspace import Workspace
-from common.errors import DataError, ModelFileError
-from common.report.page import Picture
+from fedsteph.client.report import landscape, routing, sar
+from fedsteph.client.report.landscape import Budget, Landscape
+from fedsteph.client.report.sar import SarCurves
+from fedsteph.client.report.target_files import TargetFiles
+from fedsteph.client.site import Site
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.errors import DataError, ModelFileError
+from fedsteph.common.report.page import Picture
 
 OnStep = Callable[[str, int, int], None]  # told of what, how much is done, and of how much
 

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.data.bags import Cohort
-from client.steph.model import Steph
-from client.steph.usage import usage
-from client.training import derive_seed
-from common.abmil import encode
-from common.report.page import Picture, Table
-from common.report.style import COLOURS, GRADED, MARKERS, WIDTH, canvas
-from common.survival import bin_of, nll
-from common.task_vector import cut
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.steph.usage import usage
+from fedsteph.client.training import derive_seed
+from fedsteph.common.abmil import encode
+from fedsteph.common.report.page import Picture, Table
+from fedsteph.common.report.style import COLOURS, GRADED, MARKERS, WIDTH, canvas
+from fedsteph.common.survival import bin_of, nll
+from fedsteph.common.task_vector import cut
 
 _A, _B = "coefficient of the target's vector", "coefficient of the sources"
 _PLACES = (COLOURS[1], COLOURS[2], COLOURS[7])

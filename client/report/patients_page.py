@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from client.predict import PatientView
-from common.report.page import Block, Page, Picture, Section, Table, Text
-from common.report.provenance import limits_section
-from common.report.style import COLOURS, DASHES, canvas
+from fedsteph.client.predict import PatientView
+from fedsteph.common.report.page import Block, Page, Picture, Section, Table, Text
+from fedsteph.common.report.provenance import limits_section
+from fedsteph.common.report.style import COLOURS, DASHES, canvas
 
 _AUDIENCE = "For this site alone: it shows patients"
 MOST_PATIENTS = 300  # a megabyte of memory each while they are drawn

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from client.evidence import Evidence
-from client.steph.dynamics import QUANTILES, collapsed_in
-from common.report.page import Picture, Table
-from common.report.style import COLOURS, WIDTH, canvas, line_look
+from fedsteph.client.evidence import Evidence
+from fedsteph.client.steph.dynamics import QUANTILES, collapsed_in
+from fedsteph.common.report.page import Picture, Table
+from fedsteph.common.report.style import COLOURS, WIDTH, canvas, line_look
 
 _Q05, _Q25, _MEDIAN, _Q75, _Q95 = range(len(QUANTILES))
 

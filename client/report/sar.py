@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.methods.alignment import ENERGY, aligned_matrices, alignment
-from client.steph.mixture import Mixture
-from common.report.page import Picture, Table
-from common.report.style import WIDTH, canvas, line_look
-from common.task_vector import cut
+from fedsteph.client.methods.alignment import ENERGY, aligned_matrices, alignment
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.common.report.page import Picture, Table
+from fedsteph.common.report.style import WIDTH, canvas, line_look
+from fedsteph.common.task_vector import cut
 
 _NOTE = (
     "The share of the target's task vector that lies in the space of the mixture's leading directions; matrices of one "

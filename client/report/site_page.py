@@ -7,20 +7,20 @@ from pathlib import Path
 
 import yaml
 
-from client.policy import Policy
-from client.report.analysis import OnStep, silent
-from client.report.public import PublicCurve, PublicTarget, public_target
-from client.report.target_files import TargetFiles
-from client.report.target_sections import target_sections, title_of, verdict
-from client.site import Site
-from common.audit import read_lines
-from common.config import digest, to_dict
-from common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
-from common.report.provenance import cost_section, limits_section
-from common.report.style import COLOURS, DASHES, canvas
-from common.report.transfer import SHARED_EVENTS, decided, transfer_section
-from common.report.verdict import rounded
-from common.shared_part import description
+from fedsteph.client.policy import Policy
+from fedsteph.client.report.analysis import OnStep, silent
+from fedsteph.client.report.public import PublicCurve, PublicTarget, public_target
+from fedsteph.client.report.target_files import TargetFiles
+from fedsteph.client.report.target_sections import target_sections, title_of, verdict
+from fedsteph.client.site import Site
+from fedsteph.common.audit import read_lines
+from fedsteph.common.config import digest, to_dict
+from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
+from fedsteph.common.report.provenance import cost_section, limits_section
+from fedsteph.common.report.style import COLOURS, DASHES, canvas
+from fedsteph.common.report.transfer import SHARED_EVENTS, decided, transfer_section
+from fedsteph.common.report.verdict import rounded
+from fedsteph.common.shared_part import description
 
 SHARED = "report-shared"
 _OWN = "For this site alone: it shows patients' outcomes"

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.evidence import AGAIN, FILE, Evidence, read_evidence
-from client.fold import DYNAMICS_FILE
-from client.model_file import LoadedModel, load_model
-from client.steph.dynamics import read_dynamics
-from client.steph.model import Steph
-from client.target import RECIPE_FILE, RESULT_FILE
-from common.config import Recipe
-from common.errors import ModelFileError
-from common.schema import build
+from fedsteph.client.evidence import AGAIN, FILE, Evidence, read_evidence
+from fedsteph.client.fold import DYNAMICS_FILE
+from fedsteph.client.model_file import LoadedModel, load_model
+from fedsteph.client.steph.dynamics import read_dynamics
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.target import RECIPE_FILE, RESULT_FILE
+from fedsteph.common.config import Recipe
+from fedsteph.common.errors import ModelFileError
+from fedsteph.common.schema import build
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TargetFiles:
         return len(self.result["enhanced"])
 
     def evidence(self) -> Evidence:
-        """The test patients; see :func:`client.evidence.read_evidence` for what it raises."""
+        """The test patients; see :func:`fedsteph.client.evidence.read_evidence` for what it raises."""
         return read_evidence(self.state / FILE)
 
     def dynamics(self, fold: int) -> dict[str, Any] | None:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.steph.model import Routing
-from client.steph.usage import Usage, usage_of
-from common import atomic
-from common.errors import ModelFileError
+from fedsteph.client.steph.model import Routing
+from fedsteph.client.steph.usage import Usage, usage_of
+from fedsteph.common import atomic
+from fedsteph.common.errors import ModelFileError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLLAPSED_BELOW = 1e-3  # the mean over patients of the largest w

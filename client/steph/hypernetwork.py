@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.steph.mean_pooling import mean_pool
-from common.abmil import Architecture
-from common.config import StephConfig
-from common.precision import linear
+from fedsteph.client.steph.mean_pooling import mean_pool
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.config import StephConfig
+from fedsteph.common.precision import linear
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from client.batch import Batch
-from client.objective import Outputs
-from client.steph.hypernetwork import Hypernetwork
-from client.steph.losses import aggregation_loss, mixing_loss
-from client.steph.mixture import Mixture, coefficients, top_k
-from client.steph.sampling import sampled
-from common.abmil import encode
-from common.config import StephConfig
+from fedsteph.client.batch import Batch
+from fedsteph.client.objective import Outputs
+from fedsteph.client.steph.hypernetwork import Hypernetwork
+from fedsteph.client.steph.losses import aggregation_loss, mixing_loss
+from fedsteph.client.steph.mixture import Mixture, coefficients, top_k
+from fedsteph.client.steph.sampling import sampled
+from fedsteph.common.abmil import encode
+from fedsteph.common.config import StephConfig
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Inner cross-validation on a target's training patients: which gamma, and is the merge worth deploying?
 
-Every inner fold has its own local model (:mod:`client.inner`), so that neither the target's vector nor the model
+Every inner fold has its own local model (:mod:`fedsteph.client.inner`), so that neither the target's vector nor the model
 that STEPH is compared with has seen the patients it is judged on.
 """
 
@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from client.batch import risks
-from client.data.bags import Cohort
-from client.inner import InnerFold
-from client.steph.fit import collapsed, fit_steph
-from common import atomic
-from common.abmil import pinned_model
-from common.concordance import pairs
-from common.config import Recipe
-from common.task_vector import TaskVector
+from fedsteph.client.batch import risks
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.inner import InnerFold
+from fedsteph.client.steph.fit import collapsed, fit_steph
+from fedsteph.common import atomic
+from fedsteph.common.abmil import pinned_model
+from fedsteph.common.concordance import pairs
+from fedsteph.common.config import Recipe
+from fedsteph.common.task_vector import TaskVector
 
 ENOUGH_PAIRS = 50  # comparable inner pairs below which a better C is taken for luck
 

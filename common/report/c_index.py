@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.report.page import Picture, Table
-from common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
+from fedsteph.common.report.page import Picture, Table
+from fedsteph.common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
 
 _NOTE = (
     "Folds from the top down. Intervals: 2.5 to 97.5 percent of resamples of the test patients within each fold; they "

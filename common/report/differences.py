@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.report.page import Picture, Table
-from common.report.style import COLOURS, REFERENCE, WIDTH, canvas
+from fedsteph.common.report.page import Picture, Table
+from fedsteph.common.report.style import COLOURS, REFERENCE, WIDTH, canvas
 
 
 def difference_picture(name: str, reference: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:

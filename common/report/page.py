@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from common import atomic
-from common.report.style import KINDS, encoded
-from common.report.template import TEMPLATE
+from fedsteph.common import atomic
+from fedsteph.common.report.style import KINDS, encoded
+from fedsteph.common.report.template import TEMPLATE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

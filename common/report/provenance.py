@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.report.page import Block, Code, Points, Section, Table
+from fedsteph.common.report.page import Block, Code, Points, Section, Table
 
 LIMITS = (
     "The C-index says how well patients are ranked. It says nothing of whether a decision that follows is a good one.",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.report.page import Picture, Table
-from common.report.style import GRADED, WIDTH, canvas
+from fedsteph.common.report.page import Picture, Table
+from fedsteph.common.report.style import GRADED, WIDTH, canvas
 
 Coefficients = Mapping[str, Mapping[str, float]]  # target -> source -> mean coefficient of its vector
 

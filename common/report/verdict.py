@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from common.resampling import interval_of_mean
+from fedsteph.common.resampling import interval_of_mean
 
 ROUNDED = "These are rounded means without intervals, which establish nothing; a site's own page says how sure it is."
 _SAME = 5e-4  # of C: less is not shown in three decimals

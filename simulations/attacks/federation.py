@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data.bags import Cohort
-from client.data.splits import make_splits
-from client.local import train_local
-from client.model_file import load_abmil, save_abmil
-from client.sharing import as_received, shared_vector
-from client.workspace import Workspace
-from common.abmil import ABMIL, pinned_model
-from common.task_vector import TaskVector
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.splits import make_splits
+from fedsteph.client.local import train_local
+from fedsteph.client.model_file import load_abmil, save_abmil
+from fedsteph.client.sharing import as_received, shared_vector
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL, pinned_model
+from fedsteph.common.task_vector import TaskVector
 
 SOURCES = 12
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.screening.likeness import LONGEST
-from client.training import derive_seed
-from common.task_vector import TaskVector
-from simulations.attacks import vectors
+from fedsteph.client.screening.likeness import LONGEST
+from fedsteph.client.training import derive_seed
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.simulations.attacks import vectors
 
 _JUST_BELOW = 0.97  # of the bound on norms, which everybody can read
 

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from client.fold import FoldResult, enhance_fold
-from client.methods.task import Task, vectors_digest
-from client.model_file import load_model
-from client.screening.verdict import Mode
-from client.sharing import shared_vector
-from client.training import derive_seed
-from client.workspace import Workspace
-from common.abmil import ABMIL
-from common.task_vector import TaskVector
-from simulations.attacks.backdoor import rise, train_backdoor, trigger_of
-from simulations.attacks.federation import Source, sources_of
-from simulations.attacks.suite import ATTACKS, Knowledge
+from fedsteph.client.fold import FoldResult, enhance_fold
+from fedsteph.client.methods.task import Task, vectors_digest
+from fedsteph.client.model_file import load_model
+from fedsteph.client.screening.verdict import Mode
+from fedsteph.client.sharing import shared_vector
+from fedsteph.client.training import derive_seed
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.simulations.attacks.backdoor import rise, train_backdoor, trigger_of
+from fedsteph.simulations.attacks.federation import Source, sources_of
+from fedsteph.simulations.attacks.suite import ATTACKS, Knowledge
 
 MODES: tuple[Mode, ...] = ("report", "down-weight", "refuse")
 HONEST = "none"

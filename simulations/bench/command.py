@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from common import console
+from fedsteph.common import console
 
 
 def tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:

@@ -1,4 +1,4 @@
-"""What reading bags costs: ``python -m simulations.bench.data_path``.
+"""What reading bags costs: ``python -m fedsteph.simulations.bench.data_path``.
 
 Synthetic TRIDENT slides, read as plain h5py does and as a cohort does whose features are kept on disk
 (client/data/feature_cache.py). All files are in the system's page cache in both cases, so that no disk is measured:
@@ -20,12 +20,12 @@ import torch
 import typer
 from rich.table import Table
 
-from client.data.bags import Cohort, open_cohort
-from client.data.settings import DataSettings
-from common import console
-from simulations.bench.command import start, tell
-from simulations.bench.figures import machine, machine_line
-from simulations.bench.pairs import in_turn, seconds_of
+from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.common import console
+from fedsteph.simulations.bench.command import start, tell
+from fedsteph.simulations.bench.figures import machine, machine_line
+from fedsteph.simulations.bench.pairs import in_turn, seconds_of
 
 SCHEMA = "fedsteph/bench-data-path/v1"
 LAYOUTS: dict[str, dict[str, Any]] = {

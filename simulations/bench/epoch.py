@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from client.data.bags import Cohort, open_cohort
-from client.data.settings import DataSettings
-from client.loader import Loader
-from client.objective import backward
-from common.config import TrainingConfig
-from simulations.bench import models
-from simulations.bench.data_path import write_site
+from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.loader import Loader
+from fedsteph.client.objective import backward
+from fedsteph.common.config import TrainingConfig
+from fedsteph.simulations.bench import models
+from fedsteph.simulations.bench.data_path import write_site
 
 _CPU = torch.device("cpu")
 

@@ -11,16 +11,16 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from client.data.bags import Cohort
-from client.data.labels import Patient
-from client.objective import Forward, Outputs
-from client.steph.mixture import Mixture, Rows
-from client.steph.model import Steph
-from common.abmil import ABMIL, Architecture, initial_model
-from common.config import ModelConfig, StephConfig
-from common.errors import EngineError
-from common.survival import bin_of
-from common.task_vector import cut, flatten
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.objective import Forward, Outputs
+from fedsteph.client.steph.mixture import Mixture, Rows
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.config import ModelConfig, StephConfig
+from fedsteph.common.errors import EngineError
+from fedsteph.common.survival import bin_of
+from fedsteph.common.task_vector import cut, flatten
 
 SIZES = Architecture.of(ModelConfig(width=1536))
 SOURCES = 12

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from simulations.bench.figures import Spread
+from fedsteph.simulations.bench.figures import Spread
 
 
 def in_turn(

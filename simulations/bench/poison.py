@@ -1,6 +1,6 @@
 """Poisoned vectors on real cohorts: every attack, 1 to 4 malicious sources, with and without screening.
 
-``python -m simulations.bench.poison --sites DIR --targets lihc --targets skcm --out DIR``. Every fold of every attack
+``python -m fedsteph.simulations.bench.poison --sites DIR --targets lihc --targets skcm --out DIR``. Every fold of every attack
 is kept as it is done; the same command goes on where it was stopped, and several may work in one folder, for different
 targets.
 """
@@ -16,20 +16,20 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from client.metrics import number
-from client.site import site_folders
-from client.workspace import Workspace
-from common import atomic, console
-from common.abmil import m0_digest
-from common.config import digest, load_config
-from common.errors import ConfigError
-from simulations.attacks.federation import SOURCES
-from simulations.attacks.suite import ATTACKS
-from simulations.attacks.trial import HONEST, MODES, Ground, measure
-from simulations.bench.command import start, tell
-from simulations.csv_text import csv_text
-from simulations.markdown import table_lines
-from simulations.run_folder import open_sites, refuse_among_sites, same_features
+from fedsteph.client.metrics import number
+from fedsteph.client.site import site_folders
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import atomic, console
+from fedsteph.common.abmil import m0_digest
+from fedsteph.common.config import digest, load_config
+from fedsteph.common.errors import ConfigError
+from fedsteph.simulations.attacks.federation import SOURCES
+from fedsteph.simulations.attacks.suite import ATTACKS
+from fedsteph.simulations.attacks.trial import HONEST, MODES, Ground, measure
+from fedsteph.simulations.bench.command import start, tell
+from fedsteph.simulations.csv_text import csv_text
+from fedsteph.simulations.markdown import table_lines
+from fedsteph.simulations.run_folder import open_sites, refuse_among_sites, same_features
 
 SCHEMA = "fedsteph/poison/v1"
 AIM = -0.01  # of the deployed model's C-index to the local model's, mean over folds, for every target

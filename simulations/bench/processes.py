@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from common.errors import EngineError
-from common.flower import QUIET
-from simulations.memory import memory_of
+from fedsteph.common.errors import EngineError
+from fedsteph.common.flower import QUIET
+from fedsteph.simulations.memory import memory_of
 
 _SAMPLE_SECONDS = 0.1
 PROGRAMS = {
@@ -35,7 +35,7 @@ class Leashed:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "simulations.leash", str(script)],
+                [sys.executable, "-m", "fedsteph.simulations.leash", str(script)],
                 env={**os.environ, **QUIET},
                 stdin=subprocess.PIPE,
                 stdout=output,

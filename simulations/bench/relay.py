@@ -1,4 +1,4 @@
-"""What relaying costs: ``python -m simulations.bench.relay --sources 13 --sources 50``.
+"""What relaying costs: ``python -m fedsteph.simulations.bench.relay --sources 13 --sources 50``.
 
 A real deployment on loopback, as ``fedsteph provision`` makes it: SuperLink with TLS, node authentication and a
 database, SuperExec, and one site's SuperNode and SuperExec. One ``train.merge`` brings the target an envelope from each
@@ -21,21 +21,21 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from common import atomic, console
-from common.abmil import Architecture, pin_m0
-from common.config import Config, digest, load_config
-from common.envelope import Context, seal
-from common.keys import Identity
-from common.vector_file import write_vector
-from server import deployment
-from server.deployment import Deployed
-from server.manifest import MANIFEST_FILE
-from simulations.bench import relay_app
-from simulations.bench.command import start, tell
-from simulations.bench.figures import Spread, machine, machine_line
-from simulations.bench.processes import PROGRAMS, Memory
-from simulations.bench.sealing import random_vector
-from simulations.bench.trial import Trial
+from fedsteph.common import atomic, console
+from fedsteph.common.abmil import Architecture, pin_m0
+from fedsteph.common.config import Config, digest, load_config
+from fedsteph.common.envelope import Context, seal
+from fedsteph.common.keys import Identity
+from fedsteph.common.vector_file import write_vector
+from fedsteph.server import deployment
+from fedsteph.server.deployment import Deployed
+from fedsteph.server.manifest import MANIFEST_FILE
+from fedsteph.simulations.bench import relay_app
+from fedsteph.simulations.bench.command import start, tell
+from fedsteph.simulations.bench.figures import Spread, machine, machine_line
+from fedsteph.simulations.bench.processes import PROGRAMS, Memory
+from fedsteph.simulations.bench.sealing import random_vector
+from fedsteph.simulations.bench.trial import Trial
 
 SCHEMA = "fedsteph/bench-relay/v1"
 _FEDERATION, _TARGET = "bench", "target"

@@ -13,12 +13,12 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from common import atomic, messages, protocol
-from common.config import load_config
-from common.errors import QuorumError
-from common.messages import RunId
-from server.manifest import CONFIG_FILE, MANIFEST_FILE
-from server.rounds import Round, exchange
+from fedsteph.common import atomic, messages, protocol
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import QuorumError
+from fedsteph.common.messages import RunId
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.server.rounds import Round, exchange
 
 ENVELOPES = "envelopes"
 REPEATS_FILE = "repeats.json"

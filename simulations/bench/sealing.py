@@ -1,4 +1,4 @@
-"""What sealing costs: ``python -m simulations.bench.sealing``.
+"""What sealing costs: ``python -m fedsteph.simulations.bench.sealing``.
 
 One task vector file, written, sealed, opened and read again and again; beside the envelope stands bare HPKE, with the
 hybrid KEM that fedsteph uses and with X25519 alone, on the whole file and on 32 bytes, where the KEM is all there is.
@@ -17,16 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from rich.table import Table
 
-from common import console
-from common.abmil import Architecture
-from common.config import ModelConfig
-from common.envelope import Context, open_sealed, seal
-from common.keys import Identity
-from common.shared_part import WHOLE
-from common.task_vector import TaskVector
-from common.vector_file import read_vector, write_vector
-from simulations.bench.command import start, tell
-from simulations.bench.figures import Spread, machine, machine_line
+from fedsteph.common import console
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.config import ModelConfig
+from fedsteph.common.envelope import Context, open_sealed, seal
+from fedsteph.common.keys import Identity
+from fedsteph.common.shared_part import WHOLE
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import read_vector, write_vector
+from fedsteph.simulations.bench.command import start, tell
+from fedsteph.simulations.bench.figures import Spread, machine, machine_line
 
 SCHEMA = "fedsteph/bench-sealing/v1"
 _M0 = "0" * 64

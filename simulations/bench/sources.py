@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from simulations.bench import models
-from simulations.bench.pairs import in_turn, ratio
-from simulations.bench.steps import BAGS, step
-from simulations.memory import memory_of
+from fedsteph.simulations.bench import models
+from fedsteph.simulations.bench.pairs import in_turn, ratio
+from fedsteph.simulations.bench.steps import BAGS, step
+from fedsteph.simulations.memory import memory_of
 
 _LOOK_EVERY = 0.02  # seconds
 

@@ -1,6 +1,6 @@
 """The most memory that one training step needs, each measured in a process of its own.
 
-``python -m simulations.bench.step_memory steph 16 10000`` is what the measuring process runs: it writes a site's
+``python -m fedsteph.simulations.bench.step_memory steph 16 10000`` is what the measuring process runs: it writes a site's
 slides, takes one step over them as the product does, prefetch and all, and prints its high-water marks in bytes.
 """
 
@@ -14,16 +14,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from client.data.bags import Cohort, open_cohort
-from client.data.settings import DataSettings
-from client.loader import Loader
-from client.objective import backward
-from common.config import TrainingConfig
-from common.errors import EngineError
-from simulations.bench import models
-from simulations.bench.data_path import write_site
-from simulations.memory import memory_of
-from simulations.study.costs import Meter
+from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.loader import Loader
+from fedsteph.client.objective import backward
+from fedsteph.common.config import TrainingConfig
+from fedsteph.common.errors import EngineError
+from fedsteph.simulations.bench import models
+from fedsteph.simulations.bench.data_path import write_site
+from fedsteph.simulations.memory import memory_of
+from fedsteph.simulations.study.costs import Meter
 
 _GONE_WRONG = "A step that measures memory failed"
 
@@ -37,7 +37,7 @@ def measure(what: str, n_bags: int, n_instances: int) -> dict[str, int]:
     Raises:
         EngineError: the process failed, for want of memory perhaps.
     """
-    words = [sys.executable, "-m", "simulations.bench.step_memory", what, str(n_bags), str(n_instances)]
+    words = [sys.executable, "-m", "fedsteph.simulations.bench.step_memory", what, str(n_bags), str(n_instances)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EngineError(_GONE_WRONG, where=what, details=done.stderr[-2000:])

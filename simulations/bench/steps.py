@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from client.batch import batches
-from client.data.bags import Cohort
-from client.objective import backward
-from common.config import TrainingConfig
-from simulations.bench import models
-from simulations.bench.pairs import in_turn, ratio
+from fedsteph.client.batch import batches
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.objective import backward
+from fedsteph.common.config import TrainingConfig
+from fedsteph.simulations.bench import models
+from fedsteph.simulations.bench.pairs import in_turn, ratio
 
 BAGS = 16
 _CPU = torch.device("cpu")

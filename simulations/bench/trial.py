@@ -14,23 +14,23 @@ import h5py
 import numpy as np
 import yaml
 
-from client import guard, reviewed_app
-from client.site import SITE_FILE
-from common import atomic
-from common.abmil import Architecture
-from common.config import Config, dump_yaml
-from common.errors import DeploymentError, EngineError
-from common.flower import Flower
-from common.flower_app import assemble, build
-from common.key_file import write_identity
-from common.keys import Identity
-from common.roster import Entry, Roster, write_roster
-from common.schema import StrictDumper, read_yaml
-from common.tls import ask
-from server.deployment import Deployed
-from server.provision import Plan, provision
-from server.server_file import ServerFile
-from simulations.bench.processes import Leashed, free_ports
+from fedsteph.client import guard, reviewed_app
+from fedsteph.client.site import SITE_FILE
+from fedsteph.common import atomic
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.config import Config, dump_yaml
+from fedsteph.common.errors import DeploymentError, EngineError
+from fedsteph.common.flower import Flower
+from fedsteph.common.flower_app import assemble, build
+from fedsteph.common.key_file import write_identity
+from fedsteph.common.keys import Identity
+from fedsteph.common.roster import Entry, Roster, write_roster
+from fedsteph.common.schema import StrictDumper, read_yaml
+from fedsteph.common.tls import ask
+from fedsteph.server.deployment import Deployed
+from fedsteph.server.provision import Plan, provision
+from fedsteph.server.server_file import ServerFile
+from fedsteph.simulations.bench.processes import Leashed, free_ports
 
 _START_SECONDS = 90.0
 _OTHER_RECIPE = "f" * 64  # the only one that the target's policy allows

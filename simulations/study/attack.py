@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from client.privacy.audit import audit_vector, train_references
-from client.shared_model import guarantee
-from client.workspace import Workspace
+from fedsteph.client.privacy.audit import audit_vector, train_references
+from fedsteph.client.shared_model import guarantee
+from fedsteph.client.workspace import Workspace
 
 
 def attack(workspace: Workspace, kind: Literal["references", "attack"], n_references: int) -> dict[str, Any]:

@@ -11,18 +11,18 @@ import typer
 from rich import box
 from rich.table import Table
 
-from client import cli as site_commands
-from common import console
-from common.errors import EXIT_DONE, EXIT_FEDERATION
-from common.lock import exclusive
-from simulations.page_drawing import draw_page
-from simulations.run_folder import refuse_among_sites
-from simulations.study.config import load_study
-from simulations.study.crew import usual_workers
-from simulations.study.gather import Prepared
-from simulations.study.page import write_study_page
-from simulations.study.run import prepare_study, run_study
-from simulations.study.tables import c_index_table, difference_table, references, sentences
+from fedsteph.client import cli as site_commands
+from fedsteph.common import console
+from fedsteph.common.errors import EXIT_DONE, EXIT_FEDERATION
+from fedsteph.common.lock import exclusive
+from fedsteph.simulations.page_drawing import draw_page
+from fedsteph.simulations.run_folder import refuse_among_sites
+from fedsteph.simulations.study.config import load_study
+from fedsteph.simulations.study.crew import usual_workers
+from fedsteph.simulations.study.gather import Prepared
+from fedsteph.simulations.study.page import write_study_page
+from fedsteph.simulations.study.run import prepare_study, run_study
+from fedsteph.simulations.study.tables import c_index_table, difference_table, references, sentences
 
 _LINE_EVERY_SECONDS = 10.0
 

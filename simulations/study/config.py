@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from client.privacy.attack.coins import require_references
-from client.privacy.settings import DpSgd
-from common.config import SITE_NAME, Config, EvaluationConfig, config_of, merged, overrides_of
-from common.errors import ConfigError
-from common.method_names import METHODS
-from common.schema import build, read_yaml
+from fedsteph.client.privacy.attack.coins import require_references
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.common.config import SITE_NAME, Config, EvaluationConfig, config_of, merged, overrides_of
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.schema import build, read_yaml
 
 _ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,=-]{0,47}")
 # Sections of a recipe that a study may set; who takes part, and where, is its own to say.

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from client.device import resolve_device
-from common.errors import EngineError, FedstephError
-from simulations.study.plan import Unit
-from simulations.study.work import Ground, Worker
+from fedsteph.client.device import resolve_device
+from fedsteph.common.errors import EngineError, FedstephError
+from fedsteph.simulations.study.plan import Unit
+from fedsteph.simulations.study.work import Ground, Worker
 
 _worker: Worker | None = None
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from client.evidence import Evidence, write_evidence
-from simulations.study.gather import Prepared, shown_unit
-from simulations.study.plan import Unit
+from fedsteph.client.evidence import Evidence, write_evidence
+from fedsteph.simulations.study.gather import Prepared, shown_unit
+from fedsteph.simulations.study.plan import Unit
 
 FOLDER = "evidence"
 _METHODS = ("local", "steph", "deployed")  # of each the study's first row

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client.metrics import number
-from common import atomic
-from common.report.style import COLOURS, KINDS, encoded
-from simulations.csv_text import csv_text
+from fedsteph.client.metrics import number
+from fedsteph.common import atomic
+from fedsteph.common.report.style import COLOURS, KINDS, encoded
+from fedsteph.simulations.csv_text import csv_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
-from client.metrics import Metrics, defined_mean, mean_metrics
-from client.steph.select import Selection, choose_deployed
-from common.abmil import Architecture
-from common.concordance import Pairs, pairs
-from common.config import digest, to_dict
-from common.method_names import METHODS
-from common.resampling import interval_of_mean
-from common.shared_part import shared_bytes
-from common.survival import risk_score
-from simulations.study.config import Study
-from simulations.study.costs import rounds_bytes, vector_bytes
-from simulations.study.crew import Failed
-from simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, paid_for
-from simulations.study.statistics import TargetScores, difference, overall, target_scores
-from simulations.study.work import Worker
+from fedsteph.client.metrics import Metrics, defined_mean, mean_metrics
+from fedsteph.client.steph.select import Selection, choose_deployed
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.concordance import Pairs, pairs
+from fedsteph.common.config import digest, to_dict
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.resampling import interval_of_mean
+from fedsteph.common.shared_part import shared_bytes
+from fedsteph.common.survival import risk_score
+from fedsteph.simulations.study.config import Study
+from fedsteph.simulations.study.costs import rounds_bytes, vector_bytes
+from fedsteph.simulations.study.crew import Failed
+from fedsteph.simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, paid_for
+from fedsteph.simulations.study.statistics import TargetScores, difference, overall, target_scores
+from fedsteph.simulations.study.work import Worker
 
 SCHEMA = "fedsteph/benchmark/v1"
 

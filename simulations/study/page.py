@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import yaml
 
-from client.evidence import Evidence, read_evidence
-from client.report import calibration, risk_groups, routing
-from common.errors import RunFolderError
-from common.method_names import METHODS
-from common.report.c_index import c_index_picture
-from common.report.differences import difference_picture
-from common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
-from common.report.provenance import limits_section
-from common.report.source_matrix import matrix_picture
-from simulations.files import RESULTS_FILE
-from simulations.study import frontier
-from simulations.study.evidence import FOLDER
-from simulations.study.gather import SCHEMA
-from simulations.study.tables import (
+from fedsteph.client.evidence import Evidence, read_evidence
+from fedsteph.client.report import calibration, risk_groups, routing
+from fedsteph.common.errors import RunFolderError
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.report.c_index import c_index_picture
+from fedsteph.common.report.differences import difference_picture
+from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
+from fedsteph.common.report.provenance import limits_section
+from fedsteph.common.report.source_matrix import matrix_picture
+from fedsteph.simulations.files import RESULTS_FILE
+from fedsteph.simulations.study import frontier
+from fedsteph.simulations.study.evidence import FOLDER
+from fedsteph.simulations.study.gather import SCHEMA
+from fedsteph.simulations.study.tables import (
     c_index_table,
     cost_table,
     difference_sentence,

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from client.privacy.settings import DpSgd
-from client.training import derive_seed
-from common.abmil import m0_digest
-from common.config import EvaluationConfig, ModelConfig, Recipe, digest
-from common.errors import ConfigError
-from common.method_names import METHODS
-from simulations.study.config import Row, Study
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.client.training import derive_seed
+from fedsteph.common.abmil import m0_digest
+from fedsteph.common.config import EvaluationConfig, ModelConfig, Recipe, digest
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.method_names import METHODS
+from fedsteph.simulations.study.config import Row, Study
 
 Kind = Literal["base", "inner", "together", "choice", "cell", "references", "attack"]
 # Methods that choose something by inner validation, and so need the inner models.
@@ -23,7 +23,7 @@ _CHOOSING = {"best_source", "task_arithmetic"}
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece of work: what it does is :mod:`simulations.study.work`'s to say.
+    """One piece of work: what it does is :mod:`fedsteph.simulations.study.work`'s to say.
 
     Args:
         site: whose model is trained, or the target; every site for ``together``.

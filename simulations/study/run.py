@@ -7,19 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from client.device import resolve_device
-from client.site import site_folders
-from common import atomic
-from common.errors import ConfigError
-from simulations.run_folder import open_sites, same_features
-from simulations.study.config import Study
-from simulations.study.crew import Failed, run_stage
-from simulations.study.evidence import write_study_evidence
-from simulations.study.frontier import write_frontier
-from simulations.study.gather import Prepared, gather
-from simulations.study.plan import Unit, make_plan
-from simulations.study.tables import cells_csv, markdown, results_csv
-from simulations.study.work import Ground, Worker
+from fedsteph.client.device import resolve_device
+from fedsteph.client.site import site_folders
+from fedsteph.common import atomic
+from fedsteph.common.errors import ConfigError
+from fedsteph.simulations.run_folder import open_sites, same_features
+from fedsteph.simulations.study.config import Study
+from fedsteph.simulations.study.crew import Failed, run_stage
+from fedsteph.simulations.study.evidence import write_study_evidence
+from fedsteph.simulations.study.frontier import write_frontier
+from fedsteph.simulations.study.gather import Prepared, gather
+from fedsteph.simulations.study.plan import Unit, make_plan
+from fedsteph.simulations.study.tables import cells_csv, markdown, results_csv
+from fedsteph.simulations.study.work import Ground, Worker
 
 OnDone = Callable[[str, int, int], None]  # told what was done, how many units are, and of how many
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from common.concordance import Pairs
-from common.resampling import interval_95, mean_over_folds, resampled
+from fedsteph.common.concordance import Pairs
+from fedsteph.common.resampling import interval_95, mean_over_folds, resampled
 
 # One row's pairs on one target: seeds x folds.
 SeedFolds = Sequence[Sequence[Pairs]]

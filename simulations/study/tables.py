@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from client.metrics import METRICS, further_rows, number
-from simulations.csv_text import csv_text
-from simulations.markdown import table_lines
-from simulations.study.costs import INSTANCES
-from simulations.study.frontier import frontier_table
+from fedsteph.client.metrics import METRICS, further_rows, number
+from fedsteph.simulations.csv_text import csv_text
+from fedsteph.simulations.markdown import table_lines
+from fedsteph.simulations.study.costs import INSTANCES
+from fedsteph.simulations.study.frontier import frontier_table
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from client.averaging import train_round
-from client.data.bags import BagCache, Cohort
-from client.data.labels import Patient
-from client.local import train_local
-from client.policy import Policy
-from client.workspace import Workspace
-from common import atomic
-from common.abmil import pinned_model
-from common.task_vector import TaskVector
-from common.vector_file import write_vector
-from server.averaging import Update, run_rounds
-from simulations.in_process import identify
+from fedsteph.client.averaging import train_round
+from fedsteph.client.data.bags import BagCache, Cohort
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.local import train_local
+from fedsteph.client.policy import Policy
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import atomic
+from fedsteph.common.abmil import pinned_model
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import write_vector
+from fedsteph.server.averaging import Update, run_rounds
+from fedsteph.simulations.in_process import identify
 
 
 def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path: Path) -> None:

@@ -11,34 +11,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.averaging import read_global
-from client.batch import predict_hazards, risks
-from client.data.bags import Cohort, open_cohort
-from client.device import resolve_device
-from client.inner import inner_folds
-from client.methods.ablations import STEPH, validate
-from client.methods.alignment import mean_alignment, merged_vector
-from client.methods.registry import REGISTRY
-from client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
-from client.metrics import further_metrics
-from client.residency import release
-from client.shared_model import shared_model
-from client.sharing import shared_vector
-from client.site import Site
-from client.steph.model import Steph
-from client.steph.usage import usage
-from client.survival_fit import OnEpoch, silent
-from client.workspace import Workspace
-from common import atomic
-from common.concordance import pairs
-from common.config import Recipe, digest
-from common.errors import TrainingError
-from common.method_names import METHODS
-from common.survival import risk_score
-from simulations.study.attack import attack
-from simulations.study.costs import Meter, gigaflops
-from simulations.study.plan import Unit
-from simulations.study.together import train_together
+from fedsteph.client.averaging import read_global
+from fedsteph.client.batch import predict_hazards, risks
+from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.device import resolve_device
+from fedsteph.client.inner import inner_folds
+from fedsteph.client.methods.ablations import STEPH, validate
+from fedsteph.client.methods.alignment import mean_alignment, merged_vector
+from fedsteph.client.methods.registry import REGISTRY
+from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
+from fedsteph.client.metrics import further_metrics
+from fedsteph.client.residency import release
+from fedsteph.client.shared_model import shared_model
+from fedsteph.client.sharing import shared_vector
+from fedsteph.client.site import Site
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.steph.usage import usage
+from fedsteph.client.survival_fit import OnEpoch, silent
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import atomic
+from fedsteph.common.concordance import pairs
+from fedsteph.common.config import Recipe, digest
+from fedsteph.common.errors import TrainingError
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.survival import risk_score
+from fedsteph.simulations.study.attack import attack
+from fedsteph.simulations.study.costs import Meter, gigaflops
+from fedsteph.simulations.study.plan import Unit
+from fedsteph.simulations.study.together import train_together
 
 _OPEN_WORKSPACES = 32
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from sites import TINY
 
-from client.data.bags import Cohort
-from client.data.labels import Patient
-from client.data.settings import DataSettings
-from client.data.splits import make_splits
-from client.policy import Policy
-from client.sharing import shared_vector
-from client.site import Site
-from client.workspace import Workspace
-from common.abmil import Architecture, initial_model, model_digest
-from common.config import Recipe, load_config
-from common.task_vector import TaskVector
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.splits import make_splits
+from fedsteph.client.policy import Policy
+from fedsteph.client.sharing import shared_vector
+from fedsteph.client.site import Site
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.config import Recipe, load_config
+from fedsteph.common.task_vector import TaskVector
 
 SOURCES = ("ash", "birch", "cedar", "elm", "fir")
 SETTINGS = (

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from client.batch import risks
-from common.task_vector import TaskVector
-from simulations.attacks import vectors
-from simulations.attacks.backdoor import rise, train_backdoor, trigger_of, triggered
-from simulations.attacks.suite import ATTACKS, Knowledge
+from fedsteph.client.batch import risks
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.simulations.attacks import vectors
+from fedsteph.simulations.attacks.backdoor import rise, train_backdoor, trigger_of, triggered
+from fedsteph.simulations.attacks.suite import ATTACKS, Knowledge
 
 CPU = torch.device("cpu")
 

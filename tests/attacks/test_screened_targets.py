@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from client.model_file import load_model
-from client.privacy.settings import DpSgd
-from client.sharing import shared_vector
-from client.target import RESULT_FILE, enhance_target
-from common.abmil import ABMIL, pinned_model
-from common.task_vector import TaskVector
-from simulations.attacks import vectors
+from fedsteph.client.model_file import load_model
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.client.sharing import shared_vector
+from fedsteph.client.target import RESULT_FILE, enhance_target
+from fedsteph.common.abmil import ABMIL, pinned_model
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.simulations.attacks import vectors
 
 
 def enhanced(federation, sent: dict[str, TaskVector], screening: str = "refuse"):

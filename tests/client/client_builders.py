@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from sites import TINY, make_site
 
-from client.data.bags import BagCache, Cohort
-from client.data.labels import Patient
-from client.data.splits import Split
-from client.site import Site
-from client.steph.model import Steph
-from client.workspace import Workspace
-from common.abmil import ABMIL, Architecture, initial_model, model_digest
-from common.config import Recipe, load_config
-from common.task_vector import TaskVector
+from fedsteph.client.data.bags import BagCache, Cohort
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.splits import Split
+from fedsteph.client.site import Site
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.config import Recipe, load_config
+from fedsteph.common.task_vector import TaskVector
 
 CPU = torch.device("cpu")
 SMALL = Architecture(width=6, embed=8, attention=5, n_bins=4)

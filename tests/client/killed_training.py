@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from client_builders import CPU, SMALL, make_cohort
 
-from client.objective import Outputs
-from client.training import Checkpoint, fit
-from common.abmil import ABMIL, initial_model
-from common.config import TrainingConfig
+from fedsteph.client.objective import Outputs
+from fedsteph.client.training import Checkpoint, fit
+from fedsteph.common.abmil import ABMIL, initial_model
+from fedsteph.common.config import TrainingConfig
 
 CONFIG = TrainingConfig(epochs=4, lr=1e-2, batch_bags=4)
 SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8, 2, 5]  # 3 steps an epoch

@@ -29,20 +29,20 @@ from flwr.supercore.task_identity import TaskIdentity
 from keys_and_rosters import identity_of, roster_of, write_membership, write_run_folder
 from sites import make_site
 
-import client.app
-import client.survival_fit
-from client.app import app
-from client.policy import Policy
-from common import audit, errors, messages, protocol
-from common.abmil import Architecture
-from common.audit import Event
-from common.config import digest
-from common.envelope import Context as Bound
-from common.envelope import open_sealed, seal
-from common.errors import FedstephError
-from common.messages import Average, Hello, Merge, Refusal, RunId, Score, Share, TrainLocal
-from common.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, Parcel
-from common.vector_file import write_vector
+import fedsteph.client.app
+import fedsteph.client.survival_fit
+from fedsteph.client.app import app
+from fedsteph.client.policy import Policy
+from fedsteph.common import audit, errors, messages, protocol
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.audit import Event
+from fedsteph.common.config import digest
+from fedsteph.common.envelope import Context as Bound
+from fedsteph.common.envelope import open_sealed, seal
+from fedsteph.common.errors import FedstephError
+from fedsteph.common.messages import Average, Hello, Merge, Refusal, RunId, Score, Share, TrainLocal
+from fedsteph.common.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, Parcel
+from fedsteph.common.vector_file import write_vector
 
 ROSTER = roster_of("a", "b", "c")  # a and b are whole sites; the tests speak for c
 RUN = RunId("fed", "run1", ROSTER.digest)
@@ -133,7 +133,7 @@ def healthy(tmp_path_factory) -> Federation:
 @pytest.fixture
 def spies(monkeypatch) -> Spy:
     """On every training, local models' and STEPH's."""
-    return Spy(monkeypatch, client.survival_fit, "fit")
+    return Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
 
 
 # ---------------------------------------------------------------- answers
@@ -421,7 +421,7 @@ def test_of_a_foreseen_error_the_server_learns_its_class_and_of_the_data_not_eve
     def fail(*args: object) -> None:
         raise error("P001 at 3.2 years", where=f"/secret/{error.__name__}.h5", remedy="Look at P001", details="a table")
 
-    monkeypatch.setattr(client.app, "open_cohort", fail)
+    monkeypatch.setattr(fedsteph.client.app, "open_cohort", fail)
     reply = healthy.send(HELLO, Hello(RUN))
     assert refusal(reply) == ("DataError" if issubclass(error, errors.DataError) else error.__name__)
     assert "P001" not in reply.body
@@ -450,8 +450,8 @@ def test_of_an_unforeseen_error_the_server_learns_nothing(monkeypatch, capfd, ro
     def fail(*args: object, **options: object) -> None:
         raise error(secret)
 
-    monkeypatch.setattr(client.app, "open_cohort", fail)
-    monkeypatch.setattr(client.app.Workspace, "open", fail)
+    monkeypatch.setattr(fedsteph.client.app, "open_cohort", fail)
+    monkeypatch.setattr(fedsteph.client.app.Workspace, "open", fail)
     reply = healthy.send(action, dict(requests())[action])
     kind = "StorageError" if issubclass(error, OSError) else "InternalError"
     assert refusal(reply) == kind

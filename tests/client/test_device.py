@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from client.device import resolve_device
-from common.errors import ConfigError, DeviceError
+from fedsteph.client.device import resolve_device
+from fedsteph.common.errors import ConfigError, DeviceError
 
 
 @pytest.fixture

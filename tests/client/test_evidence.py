@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from client.evidence import Evidence, evidence_of, read_evidence, write_evidence
-from client.fold import FoldResult
-from client.metrics import Metrics
-from client.steph.usage import SourceUse, Usage
-from common.errors import ModelFileError
-from common.survival import risk_score, survival_from_hazards
+from fedsteph.client.evidence import Evidence, evidence_of, read_evidence, write_evidence
+from fedsteph.client.fold import FoldResult
+from fedsteph.client.metrics import Metrics
+from fedsteph.client.steph.usage import SourceUse, Usage
+from fedsteph.common.errors import ModelFileError
+from fedsteph.common.survival import risk_score, survival_from_hazards
 
 METHODS = ("local", "steph", "deployed")
 N_BINS = 5

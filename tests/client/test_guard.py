@@ -16,8 +16,8 @@ from flwr.clientapp import utils
 from flwr.clientapp.client_app import LoadClientAppError
 from flwr.supernode.runtime import run_clientapp
 
-from client import guard
-from common.flower_app import assemble, build
+from fedsteph.client import guard
+from fedsteph.common.flower_app import assemble, build
 
 BUNDLE = b"the reviewed app, bundled"
 HOOKS = [(run_clientapp, "install_from_fab"), (run_clientapp, "get_project_dir"), (utils, "get_project_dir")]
@@ -201,7 +201,7 @@ def play():
             found["installed"] = str(run.install_from_fab(bundle.read(), skip_prompt=True))
         load = run.get_load_client_app_fn(default_app_ref="", app_path=None, multi_app=True)
         found["app"] = type(load("fedsteph/fedsteph", sys.argv[2], "0" * 64)).__name__
-        found["from"] = sys.modules["client.app"].__file__
+        found["from"] = sys.modules["fedsteph.client.app"].__file__
     except Exception as error:
         found["error"] = type(error).__name__
     print(json.dumps(found))

@@ -18,15 +18,26 @@ import torch
 from client_builders import SMALL
 from PIL import Image
 
-from client.data.grid import Grid
-from client.heatmap import GEOJSON, PICTURE, TOP, Heatmap, _raster, _thumbnail, draw, geojson, heatmap, write_heatmap
-from client.heatmap_cli import _size
-from client.model_file import Local, save_abmil, save_steph
-from client.steph.mixture import Mixture
-from client.steph.model import Steph
-from common.abmil import ABMIL, initial_model
-from common.config import StephConfig
-from common.errors import (
+from fedsteph.client.data.grid import Grid
+from fedsteph.client.heatmap import (
+    GEOJSON,
+    PICTURE,
+    TOP,
+    Heatmap,
+    _raster,
+    _thumbnail,
+    draw,
+    geojson,
+    heatmap,
+    write_heatmap,
+)
+from fedsteph.client.heatmap_cli import _size
+from fedsteph.client.model_file import Local, save_abmil, save_steph
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.abmil import ABMIL, initial_model
+from fedsteph.common.config import StephConfig
+from fedsteph.common.errors import (
     ConfigError,
     DataError,
     EncoderError,

@@ -11,14 +11,14 @@ import torch
 from client_builders import CPU, SMALL, MemoryCohort, equal, make_cohort, prefetching, state_of
 from killed_training import SIZES, train
 
-import client.batch
-import client.loader
-import client.prefetch
-from client.batch import batches, groups_of, predict_hazards, stack_bytes
-from client.loader import Loader
-from common.abmil import initial_model
-from common.config import TrainingConfig
-from common.errors import FeatureFileError
+import fedsteph.client.batch
+import fedsteph.client.loader
+import fedsteph.client.prefetch
+from fedsteph.client.batch import batches, groups_of, predict_hazards, stack_bytes
+from fedsteph.client.loader import Loader
+from fedsteph.common.abmil import initial_model
+from fedsteph.common.config import TrainingConfig
+from fedsteph.common.errors import FeatureFileError
 
 STEPS = [[3, 0, 7], [1, 2, 5, 4], [6]]
 
@@ -28,8 +28,8 @@ def ahead(monkeypatch):
     """Set the bytes that may wait and those that are kept; ``ahead(0, 0)`` prepares one stack ahead and keeps none."""
 
     def bounds(waiting: int, kept: int) -> None:
-        monkeypatch.setattr(client.prefetch, "WAITING_BYTES", waiting)
-        monkeypatch.setattr(client.loader, "KEPT_BYTES", kept)
+        monkeypatch.setattr(fedsteph.client.prefetch, "WAITING_BYTES", waiting)
+        monkeypatch.setattr(fedsteph.client.loader, "KEPT_BYTES", kept)
 
     return bounds
 
@@ -123,7 +123,7 @@ def test_memory_does_not_grow_with_the_epoch(ahead):
         ahead(3 * one, 0)
         cohort = Reading([30] * n)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(client.batch, "_BAGS_PER_PASS", 1)
+            patch.setattr(fedsteph.client.batch, "_BAGS_PER_PASS", 1)
             with Loader(cohort, [list(range(n))], 4, CPU) as loader:
                 for stacks in loader:
                     for _ in stacks():

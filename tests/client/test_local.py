@@ -18,11 +18,11 @@ from client_builders import (
     state_of,
 )
 
-from client.batch import risks
-from client.data.labels import Patient
-from client.local import train_local
-from client.survival_fit import start_head
-from common.errors import ConfigError, TooSmallError
+from fedsteph.client.batch import risks
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.local import train_local
+from fedsteph.client.survival_fit import start_head
+from fedsteph.common.errors import ConfigError, TooSmallError
 
 
 def cohort_of(labels: list[tuple[float, int]]) -> MemoryCohort:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from keys_and_rosters import identity_of, membership_of, roster_of, write_membership
 
-from client.membership import Membership, MembershipFile
-from client.policy import Policy
-from client.site import Site
-from common.errors import (
+from fedsteph.client.membership import Membership, MembershipFile
+from fedsteph.client.policy import Policy
+from fedsteph.client.site import Site
+from fedsteph.common.errors import (
     ConfigError,
     FedstephError,
     KeyFileError,
@@ -20,10 +20,10 @@ from common.errors import (
     RosterError,
     UnknownSenderError,
 )
-from common.key_file import write_identity
-from common.messages import RunId
-from common.roster import Roster, write_roster
-from common.schema import build, parse_yaml
+from fedsteph.common.key_file import write_identity
+from fedsteph.common.messages import RunId
+from fedsteph.common.roster import Roster, write_roster
+from fedsteph.common.schema import build, parse_yaml
 
 POLICY = Policy(targets=("b",))
 ROSTER = roster_of("a", "b")

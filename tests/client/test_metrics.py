@@ -11,9 +11,9 @@ from sksurv.metrics import concordance_index_ipcw, cumulative_dynamic_auc, integ
 from sksurv.nonparametric import kaplan_meier_estimator
 from sksurv.util import Surv
 
-from client.data.bags import Cohort
-from client.data.labels import Patient
-from client.metrics import METRICS, YEARS, Metrics, further_metrics, mean_metrics
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.metrics import METRICS, YEARS, Metrics, further_metrics, mean_metrics
 
 N_BINS = 12
 

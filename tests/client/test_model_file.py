@@ -13,13 +13,13 @@ import torch
 from client_builders import CPU, SMALL, equal, make_cohort, state_of
 from safetensors import safe_open
 
-from client.batch import risks
-from client.model_file import FORMAT, Local, load_abmil, load_model, reference_risks, save_abmil, save_steph
-from client.steph.mixture import Mixture
-from client.steph.model import Steph
-from common.abmil import ABMIL, initial_model
-from common.config import StephConfig
-from common.errors import ModelFileError
+from fedsteph.client.batch import risks
+from fedsteph.client.model_file import FORMAT, Local, load_abmil, load_model, reference_risks, save_abmil, save_steph
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.abmil import ABMIL, initial_model
+from fedsteph.common.config import StephConfig
+from fedsteph.common.errors import ModelFileError
 
 M0 = "0" * 64
 BAGS = torch.randn(3, 5, SMALL.width, generator=torch.Generator().manual_seed(0))

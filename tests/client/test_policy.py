@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from client_builders import make_recipe
 
-from client.policy import Policy
-from client.site import Site
-from common.config import digest
-from common.errors import (
+from fedsteph.client.policy import Policy
+from fedsteph.client.site import Site
+from fedsteph.common.config import digest
+from fedsteph.common.errors import (
     ConfigError,
     PrivacyPolicyError,
     RecipePolicyError,
@@ -20,8 +20,8 @@ from common.errors import (
     TargetPolicyError,
     UnsealedPolicyError,
 )
-from common.messages import AverageReply
-from common.schema import build, parse_yaml
+from fedsteph.common.messages import AverageReply
+from fedsteph.common.schema import build, parse_yaml
 
 RECIPE = make_recipe()
 

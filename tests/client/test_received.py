@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.received import mapped
-from client.steph.mixture import _STACKED, Mixture
-from common.abmil import Architecture, initial_model, model_digest
-from common.task_vector import TaskVector
+from fedsteph.client.received import mapped
+from fedsteph.client.steph.mixture import _STACKED, Mixture
+from fedsteph.common.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.task_vector import TaskVector
 
 SMALL = Architecture(6, 5, 4, 3)
 M0 = initial_model(SMALL, seed=0)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from client_builders import make_workspace, plain_c
 
-from client.fold import FoldResult, SourceUse
-from client.metrics import METRICS, Metrics
-from client.policy import Policy
-from client.results import method_row, public_view, target_result
-from client.steph.select import Selection
-from common.concordance import Pairs, pairs
-from common.config import EvaluationConfig
-from common.errors import ForgedEnvelopeError, UnknownSenderError
-from common.messages import MergeReply, Refusal, Score
+from fedsteph.client.fold import FoldResult, SourceUse
+from fedsteph.client.metrics import METRICS, Metrics
+from fedsteph.client.policy import Policy
+from fedsteph.client.results import method_row, public_view, target_result
+from fedsteph.client.steph.select import Selection
+from fedsteph.common.concordance import Pairs, pairs
+from fedsteph.common.config import EvaluationConfig
+from fedsteph.common.errors import ForgedEnvelopeError, UnknownSenderError
+from fedsteph.common.messages import MergeReply, Refusal, Score
 
 METHODS = ("local", "ties", "model_average", "steph", "deployed")
 UNTOLD = tuple(Score(method, None) for method in METHODS)

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 from reviewed_homes import replace
 
-from client import guard, reviewed_app
-from client.reviewed_app import install, installed, require_reviewed
-from common import flower_app
-from common.errors import DeploymentError, EngineError
-from common.flower_app import assemble, build, digest_of
+from fedsteph.client import guard, reviewed_app
+from fedsteph.client.reviewed_app import install, installed, require_reviewed
+from fedsteph.common import flower_app
+from fedsteph.common.errors import DeploymentError, EngineError
+from fedsteph.common.flower_app import assemble, build, digest_of
 
 STUBS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 

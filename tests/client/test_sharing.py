@@ -14,18 +14,18 @@ from client_builders import m0_of, make_recipe, make_vectors, make_workspace, st
 from keys_and_rosters import identity_of, membership_of, roster_of
 from sites import make_site
 
-from client.membership import Membership
-from client.model_file import save_abmil
-from client.policy import Policy
-from client.sequence import next_sequence
-from client.sharing import as_received, incoming, outgoing, require_shareable, shared_vector
-from client.site import Site
-from client.workspace import Workspace
-from common.abmil import Architecture
-from common.audit import Event, read_lines, verify
-from common.config import Dtype, SharingConfig, digest
-from common.envelope import Context, open_sealed, seal
-from common.errors import (
+from fedsteph.client.membership import Membership
+from fedsteph.client.model_file import save_abmil
+from fedsteph.client.policy import Policy
+from fedsteph.client.sequence import next_sequence
+from fedsteph.client.sharing import as_received, incoming, outgoing, require_shareable, shared_vector
+from fedsteph.client.site import Site
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.audit import Event, read_lines, verify
+from fedsteph.common.config import Dtype, SharingConfig, digest
+from fedsteph.common.envelope import Context, open_sealed, seal
+from fedsteph.common.errors import (
     AlteredEnvelopeError,
     EnvelopeError,
     FedstephError,
@@ -48,9 +48,9 @@ from common.errors import (
     WrongRecipientError,
     WrongRunError,
 )
-from common.messages import RunId
-from common.task_vector import TaskVector
-from common.vector_file import write_vector
+from fedsteph.common.messages import RunId
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import write_vector
 
 ROSTER = roster_of("site", "also", "bad", "good", "other")
 RUN = RunId("fed", "run1", ROSTER.digest)

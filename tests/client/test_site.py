@@ -8,12 +8,12 @@ import pytest
 from keys_and_rosters import membership_of, roster_of, write_run_folder
 from sites import make_site
 
-from client.data.settings import DataSettings
-from client.policy import Policy
-from client.site import Site, site_folders, site_of_node
-from common.audit import Event, verify
-from common.errors import ConfigError, RosterError
-from common.roster import write_roster
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.policy import Policy
+from fedsteph.client.site import Site, site_folders, site_of_node
+from fedsteph.common.audit import Event, verify
+from fedsteph.common.errors import ConfigError, RosterError
+from fedsteph.common.roster import write_roster
 
 
 def folder(parent: Path, name: str, text: str | None = None) -> Path:

@@ -21,13 +21,13 @@ from loopback import Tls, free_port, http_date, make_tls, raw, reissue, web
 from reviewed_homes import copy_home, replace
 from sites import make_site
 
-import client.doctor
-from client import reviewed_app
-from client.reviewed_app import installed
-from common.audit import FILE, AuditLog, Event
-from common.key_file import write_identity
-from common.roster import write_roster
-from server.certificates import make_node_key, make_token
+import fedsteph.client.doctor
+from fedsteph.client import reviewed_app
+from fedsteph.client.reviewed_app import installed
+from fedsteph.common.audit import FILE, AuditLog, Event
+from fedsteph.common.key_file import write_identity
+from fedsteph.common.roster import write_roster
+from fedsteph.server.certificates import make_node_key, make_token
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = ["account", "data", "device", "membership", "policy", "audit", "privacy", "reviewed app", "server"]
@@ -48,7 +48,7 @@ def account(uid: int) -> SimpleNamespace:
 
 def be(monkeypatch, somebody: SimpleNamespace) -> None:
     """Examine the site as this account."""
-    for module in (client.doctor, reviewed_app):
+    for module in (fedsteph.client.doctor, reviewed_app):
         monkeypatch.setattr(module, "os", somebody)
 
 
@@ -544,7 +544,7 @@ def test_a_real_account_is_told_the_same(ready):
         become = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"]
         if subprocess.run([*become, sys.executable, "-c", "import common, typer"], cwd=ROOT, check=False).returncode:
             pytest.skip("other accounts cannot run this Python")
-        program = "from simulations.cli import main; main()"
+        program = "from fedsteph.simulations.cli import main; main()"
         command = [*become, sys.executable, "-c", program, "doctor", "site", str(site), "--quick", "--json"]
 
         def failed() -> dict[str, str]:

@@ -11,15 +11,15 @@ import torch
 import yaml
 from client_builders import Spy, m0_of, make_vectors, make_workspace
 
-import client.survival_fit
-from client.model_file import load_model
-from client.sharing import as_received
-from client.steph.model import Steph
-from client.target import RESULT_FILE, enhance_target
-from client.workspace import Workspace
-from common.abmil import ABMIL
-from common.config import digest, to_dict
-from common.task_vector import TaskVector
+import fedsteph.client.survival_fit
+from fedsteph.client.model_file import load_model
+from fedsteph.client.sharing import as_received
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.target import RESULT_FILE, enhance_target
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL
+from fedsteph.common.config import digest, to_dict
+from fedsteph.common.task_vector import TaskVector
 
 QUICK = ("training.epochs=1", "steph.gamma=0.0")
 
@@ -53,7 +53,7 @@ def test_the_result_lies_on_the_sites_disk(done):
 
 def test_a_request_sent_again_trains_nothing_and_gives_the_same_result(monkeypatch, done):
     workspace, result = done
-    fits = Spy(monkeypatch, client.survival_fit, "fit")
+    fits = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
     reopened = Workspace.open(workspace.site, workspace.recipe)
     assert enhanced(reopened) == result
     assert fits.calls == []

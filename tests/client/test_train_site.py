@@ -10,15 +10,15 @@ import torch
 from client_builders import Spy, plain_c
 from sites import TINY, make_site
 
-import client.survival_fit
-import client.train_site
-from client.model_file import load_abmil, load_model
-from client.site import Site
-from client.train_site import local_recipe, train_site
-from common.abmil import Architecture, initial_model, model_digest
-from common.config import Config, load_config
-from common.errors import ConfigError
-from common.survival import risk_score
+import fedsteph.client.survival_fit
+import fedsteph.client.train_site
+from fedsteph.client.model_file import load_abmil, load_model
+from fedsteph.client.site import Site
+from fedsteph.client.train_site import local_recipe, train_site
+from fedsteph.common.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.config import Config, load_config
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.survival import risk_score
 
 
 def site_of(folder: Path, **options) -> Site:
@@ -34,7 +34,7 @@ def test_every_fold_is_scored_on_its_test_part(tmp_path):
     result = train_site(site, config())
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert (result["site"], result["n_patients"], result["n_events"]) == ("site", 16, 8)
-    workspace = client.train_site.Workspace.open(site, local_recipe(site, config()))
+    workspace = fedsteph.client.train_site.Workspace.open(site, local_recipe(site, config()))
     for fold in range(2):
         model, test = load_abmil(workspace.fold_folder(fold) / "local.safetensors"), workspace.test_part(fold)
         risk = [float(risk_score(model(test.bag(i).unsqueeze(0)))[0]) for i in range(len(test))]
@@ -44,7 +44,7 @@ def test_every_fold_is_scored_on_its_test_part(tmp_path):
 
 
 def test_the_last_model_is_trained_on_everybody(monkeypatch, tmp_path):
-    spy = Spy(monkeypatch, client.train_site, "train_local")
+    spy = Spy(monkeypatch, fedsteph.client.train_site, "train_local")
     site = site_of(tmp_path)
     result = train_site(site, config())
     (call,) = spy.calls
@@ -60,7 +60,7 @@ def test_the_last_model_is_trained_on_everybody(monkeypatch, tmp_path):
 def test_a_second_run_trains_nothing_and_says_the_same(monkeypatch, tmp_path):
     site = site_of(tmp_path)
     first = train_site(site, config())
-    spy = Spy(monkeypatch, client.survival_fit, "fit")
+    spy = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
     assert train_site(site, config()) == first
     assert spy.calls == []
 

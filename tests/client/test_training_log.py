@@ -14,16 +14,16 @@ from client_builders import CPU, Spy, m0_of, make_cohort, make_recipe
 from sites import TINY, make_site
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import client.training
-from client import training_log
-from client.data.bags import Cohort
-from client.objective import Outputs
-from client.site import Site
-from client.training import fit
-from client.training_log import require_tensorboard, tell, to_tensorboard
-from common.abmil import ABMIL
-from common.config import TrainingConfig
-from common.errors import ConfigError, TrainingError
+import fedsteph.client.training
+from fedsteph.client import training_log
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.objective import Outputs
+from fedsteph.client.site import Site
+from fedsteph.client.training import fit
+from fedsteph.client.training_log import require_tensorboard, tell, to_tensorboard
+from fedsteph.common.abmil import ABMIL
+from fedsteph.common.config import TrainingConfig
+from fedsteph.common.errors import ConfigError, TrainingError
 
 Told = dict[str, dict[str, list[tuple[int, float]]]]
 
@@ -247,7 +247,7 @@ def test_an_epoch_of_several_steps_is_told_by_their_mean(ear):
 
 def test_what_is_told_is_what_the_steps_gave_back(ear, monkeypatch):
     """With dropout, and with a step that is smaller than the others."""
-    spy = Spy(monkeypatch, client.training, "backward")
+    spy = Spy(monkeypatch, fedsteph.client.training, "backward")
     train(start(dropout=0.5), COHORT, config("training.batch_bags=4", "training.drop_last=false"), "x")
     losses = [float(call.result) for call in spy.calls]
     assert len(losses) == 6

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.abmil import ABMIL, Architecture, encode, initial_model, model_digest, pinned_model
-from common.config import ModelConfig
-from common.errors import ConfigError
+from fedsteph.common.abmil import ABMIL, Architecture, encode, initial_model, model_digest, pinned_model
+from fedsteph.common.config import ModelConfig
+from fedsteph.common.errors import ConfigError
 
 SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
 PAPER = ModelConfig(width=1536)

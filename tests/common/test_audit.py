@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from common import atomic, audit
-from common.audit import FILE, HEAD_FILE, AuditLog, Event, Line, read_lines, verify
-from common.errors import AuditError
+from fedsteph.common import atomic, audit
+from fedsteph.common.audit import FILE, HEAD_FILE, AuditLog, Event, Line, read_lines, verify
+from fedsteph.common.errors import AuditError
 
 ROOT = Path(__file__).resolve().parents[2]
 START = "0" * 64
@@ -550,7 +550,7 @@ def test_a_history_forged_whole_fails_against_a_hash_known_elsewhere(folder: Pat
 WRITER = """
 import sys
 from pathlib import Path
-from common.audit import AuditLog, Event
+from fedsteph.common.audit import AuditLog, Event
 log = AuditLog(Path(sys.argv[1]))
 for i in range(25):
     log.append(Event(f"event.{i}", peer=sys.argv[2]))

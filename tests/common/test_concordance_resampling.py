@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import resampling
-from common.concordance import pairs
-from common.resampling import interval_95, mean_over_folds, resampled, resampled_folds
+from fedsteph.common import resampling
+from fedsteph.common.concordance import pairs
+from fedsteph.common.resampling import interval_95, mean_over_folds, resampled, resampled_folds
 
 
 def cohort(seed: int, n: int = 15) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import (
+from fedsteph.common.config import (
     SITE_NAME,
     ComparatorConfig,
     Config,
@@ -25,9 +25,9 @@ from common.config import (
     dump_yaml,
     load_config,
 )
-from common.errors import ConfigError
-from common.method_names import COMPARATORS, METHODS
-from common.presets import PRESETS
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.method_names import COMPARATORS, METHODS
+from fedsteph.common.presets import PRESETS
 
 EXAMPLES = {path: yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[2] / "configs").glob("*.yaml")}
 CONFIGS = sorted(path for path, content in EXAMPLES.items() if "recipe" not in content)  # the others are studies

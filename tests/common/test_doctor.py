@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from common import doctor
-from common.doctor import Check, check, disk, memory, report, secret_files, versions
-from common.errors import DeploymentError
+from fedsteph.common import doctor
+from fedsteph.common.doctor import Check, check, disk, memory, report, secret_files, versions
+from fedsteph.common.errors import DeploymentError
 
 
 def raising(error):

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from vectors.make_envelopes import CONTEXT, LABEL, A, B, C, canonical, joined, signed_by, taken_apart
 from vectors.make_envelopes import STRANGER as M
 
-from common import envelope
-from common.envelope import Context, Opened, open_sealed, seal
-from common.errors import (
+from fedsteph.common import envelope
+from fedsteph.common.envelope import Context, Opened, open_sealed, seal
+from fedsteph.common.errors import (
     EnvelopeError,
     ForgedEnvelopeError,
     MalformedEnvelopeError,

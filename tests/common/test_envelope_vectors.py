@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from vectors import make_envelopes
 
-from common import errors
-from common.envelope import Context, open_sealed
-from common.errors import EnvelopeError
-from common.keys import Identity, PublicKeys
+from fedsteph.common import errors
+from fedsteph.common.envelope import Context, open_sealed
+from fedsteph.common.errors import EnvelopeError
+from fedsteph.common.keys import Identity, PublicKeys
 
 FOLDER = Path(__file__).resolve().parents[1] / "vectors" / "envelopes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

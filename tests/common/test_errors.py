@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common import errors
-from common.errors import DataError, FedstephError
+from fedsteph.common import errors
+from fedsteph.common.errors import DataError, FedstephError
 
 
 def tree(cls: type[FedstephError]) -> list[type[FedstephError]]:

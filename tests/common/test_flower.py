@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from common import flower
-from common.errors import EXIT_FEDERATION, EngineError
-from common.flower import Flower, connection, environment
+from fedsteph.common import flower
+from fedsteph.common.errors import EXIT_FEDERATION, EngineError
+from fedsteph.common.flower import Flower, connection, environment
 
 
 class Flwr:

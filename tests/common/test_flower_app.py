@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from common import flower_app
-from common.errors import DeploymentError, EngineError
-from common.flower_app import assemble, config_folder, digest_of, flwr, own_digest
-from common.flower_app import build as build_bundle
+from fedsteph.common import flower_app
+from fedsteph.common.errors import DeploymentError, EngineError
+from fedsteph.common.flower_app import assemble, config_folder, digest_of, flwr, own_digest
+from fedsteph.common.flower_app import build as build_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -192,8 +192,8 @@ def rewritten(app, old, new):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("client.app:app", "elsewhere.app:app"),
-        ("server.app:app", "elsewhere.app:app"),
+        ("fedsteph.client.app:app", "elsewhere.app:app"),
+        ("fedsteph.server.app:app", "elsewhere.app:app"),
         ('run-folder = ""', 'run-folder = "/elsewhere"'),
         ('"/client/**/*.py", ', ""),
         ("[tool.flwr.app.components]", "[tool.flwr.app.componentz]"),

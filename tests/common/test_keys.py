@@ -16,8 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import KeyFormatError
-from common.keys import SEAL_PUBLIC, SEAL_SECRET, SIGN_PUBLIC, SIGN_SECRET, Identity, PublicKeys, decode, encode
+from fedsteph.common.errors import KeyFormatError
+from fedsteph.common.keys import (
+    SEAL_PUBLIC,
+    SEAL_SECRET,
+    SIGN_PUBLIC,
+    SIGN_SECRET,
+    Identity,
+    PublicKeys,
+    decode,
+    encode,
+)
 
 IDENTITY = Identity.generate()
 OTHER = Identity.generate()

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RunFolderError
-from common.lock import exclusive
+from fedsteph.common.errors import RunFolderError
+from fedsteph.common.lock import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from common.lock import exclusive
+from fedsteph.common.lock import exclusive
 with exclusive(Path(sys.argv[1]), wait=False):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,11 +11,11 @@ from cryptography.exceptions import InvalidSignature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import errors, messages
-from common.config import ComparatorConfig, Recipe
-from common.errors import DataError, FedstephError, TooSmallError
-from common.keys import Identity
-from common.messages import (
+from fedsteph.common import errors, messages
+from fedsteph.common.config import ComparatorConfig, Recipe
+from fedsteph.common.errors import DataError, FedstephError, TooSmallError
+from fedsteph.common.keys import Identity
+from fedsteph.common.messages import (
     MAX_ENVELOPES,
     Average,
     AverageReply,
@@ -29,7 +29,7 @@ from common.messages import (
     TrainLocalReply,
     band,
 )
-from common.method_names import METHODS
+from fedsteph.common.method_names import METHODS
 
 ID = RunId("lung", "run-1", "f" * 64)
 HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128)

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from common import monitor
-from common.progress import Progress
+from fedsteph.common import monitor
+from fedsteph.common.progress import Progress
 
 
 @pytest.fixture

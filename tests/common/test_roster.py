@@ -15,9 +15,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import FedstephError, KeyFormatError, RosterError
-from common.keys import SEAL_SECRET, SIGN_SECRET, Identity, encode
-from common.roster import Entry, Revocation, Roster, read_roster, write_roster
+from fedsteph.common.errors import FedstephError, KeyFormatError, RosterError
+from fedsteph.common.keys import SEAL_SECRET, SIGN_SECRET, Identity, encode
+from fedsteph.common.roster import Entry, Revocation, Roster, read_roster, write_roster
 
 IDENTITIES = [Identity.generate() for _ in range(4)]
 A, B, C = (

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from loopback import Tls, address_of, free_port, http_date, make_tls, raw, reissue, web
 
-from common import tls as tls_module
-from common.errors import DeploymentError
-from common.tls import ask, require_host, split_address
+from fedsteph.common import tls as tls_module
+from fedsteph.common.errors import DeploymentError
+from fedsteph.common.tls import ask, require_host, split_address
 
 
 @pytest.fixture(scope="module")

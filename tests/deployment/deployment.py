@@ -1,6 +1,6 @@
 """A real deployment on loopback, made as docs say: provisioned folders, keys, roster, pins, reviewed apps, processes.
 
-Every server hangs on a leash (:mod:`simulations.leash`), so that nothing outlives the tests, whichever way they end.
+Every server hangs on a leash (:mod:`fedsteph.simulations.leash`), so that nothing outlives the tests, whichever way they end.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ import yaml
 from reviewed_homes import copy_home
 from sites import TINY, make_site
 
-from common.audit import Line, read_lines
-from common.config import Config, load_config
-from common.flower import environment, program
-from common.progress import read_progress
-from common.roster import read_roster
-from simulations.cli import app as fedsteph
+from fedsteph.common.audit import Line, read_lines
+from fedsteph.common.config import Config, load_config
+from fedsteph.common.flower import environment, program
+from fedsteph.common.progress import read_progress
+from fedsteph.common.roster import read_roster
+from fedsteph.simulations.cli import app as fedsteph
 
 T = TypeVar("T")
 FEDERATION = "kidney"
@@ -103,7 +103,7 @@ class Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as err, (stdout or log).open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "simulations.leash", *command] if leash else command,
+                [sys.executable, "-m", "fedsteph.simulations.leash", *command] if leash else command,
                 stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

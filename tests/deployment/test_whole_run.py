@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from deployment import MEMBERS, TARGET, Deployment, Run
 
-from client.site import Site
-from client.workspace import Workspace
-from common.abmil import pinned_model
-from common.audit import verify
-from common.task_vector import TaskVector
-from common.vector_file import write_vector
+from fedsteph.client.site import Site
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import pinned_model
+from fedsteph.common.audit import verify
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import write_vector
 
 pytestmark = pytest.mark.flower
 SITES = (TARGET, "kin", "cousin")

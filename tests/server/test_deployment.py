@@ -10,14 +10,14 @@ import pytest
 from keys_and_rosters import roster_of
 from loopback import free_port, make_tls, web
 
-from common.abmil import pin_m0
-from common.config import load_config
-from common.errors import ConfigError, DeploymentError, EngineError, QuorumError, RosterError, SiteError
-from common.flower import PATIENCE_SECONDS
-from common.roster import read_roster, write_roster
-from server import deployment
-from server.deployment import Deployed, prepare, require_no_failure, run
-from server.server_file import ServerFile
+from fedsteph.common.abmil import pin_m0
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import ConfigError, DeploymentError, EngineError, QuorumError, RosterError, SiteError
+from fedsteph.common.flower import PATIENCE_SECONDS
+from fedsteph.common.roster import read_roster, write_roster
+from fedsteph.server import deployment
+from fedsteph.server.deployment import Deployed, prepare, require_no_failure, run
+from fedsteph.server.server_file import ServerFile
 
 SMALL = ["model.width=6", "model.embed=8", "model.attention=6"]
 CONFIG = "federation: {name: fed, sites: [kirp, kirc], targets: [kirp]}\n"

@@ -12,16 +12,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from keys_and_rosters import identity_of, roster_of
 
-from common import messages, protocol
-from common.abmil import Architecture
-from common.audit import AuditLog, Event, read_lines, verify
-from common.config import ComparatorConfig, Config, Deadlines, FederationConfig, ModelConfig
-from common.errors import FedstephError, QuorumError
-from common.messages import Refusal, Score
-from common.task_vector import TaskVector
-from common.vector_file import write_vector
-from server.federation import Federation
-from simulations.in_process import InProcessGrid
+from fedsteph.common import messages, protocol
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.audit import AuditLog, Event, read_lines, verify
+from fedsteph.common.config import ComparatorConfig, Config, Deadlines, FederationConfig, ModelConfig
+from fedsteph.common.errors import FedstephError, QuorumError
+from fedsteph.common.messages import Refusal, Score
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import write_vector
+from fedsteph.server.federation import Federation
+from fedsteph.simulations.in_process import InProcessGrid
 
 SITES = ("a", "b", "c", "d")
 ROSTER = roster_of(*SITES, "guest", federation="fedsteph")

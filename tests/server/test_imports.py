@@ -57,13 +57,17 @@ def modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "there", "not_there"),
     [
-        ("import server.app", "server.federation", {"torch", "pandas", "h5py", "client", "simulations"}),
         (
-            "import server.deployment, server.doctor, server.provision",
-            "server.certificates",
+            "import fedsteph.server.app",
+            "fedsteph.server.federation",
             {"torch", "pandas", "h5py", "client", "simulations"},
         ),
-        ("import client.app", "client.target", {"server", "simulations"}),
+        (
+            "import fedsteph.server.deployment, fedsteph.server.doctor, fedsteph.server.provision",
+            "fedsteph.server.certificates",
+            {"torch", "pandas", "h5py", "client", "simulations"},
+        ),
+        ("import fedsteph.client.app", "fedsteph.client.target", {"server", "simulations"}),
     ],
 )
 def test_not_even_through_another_module(statement: str, there: str, not_there: set[str]) -> None:

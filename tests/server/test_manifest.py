@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from keys_and_rosters import roster_of
 
-from common.config import Config, FederationConfig, ModelConfig, SharingConfig
-from common.errors import ConfigError
-from common.messages import MAX_ENVELOPES
-from server.manifest import manifest
+from fedsteph.common.config import Config, FederationConfig, ModelConfig, SharingConfig
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.messages import MAX_ENVELOPES
+from fedsteph.server.manifest import manifest
 
 
 def config(n_sites: int, n_targets: int = 1, width: int = 1536, **sharing: Any) -> Config:

@@ -20,14 +20,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from loopback import Tls, free_port, web
 
-from client.site import Site
-from common.config import load_config
-from common.errors import ConfigError, DeploymentError, FedstephError
-from common.tls import ask
-from server import provision as module
-from server.certificates import make_ca, names_in
-from server.provision import Plan, provision, provision_site, site_names
-from server.server_file import ServerFile
+from fedsteph.client.site import Site
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import ConfigError, DeploymentError, FedstephError
+from fedsteph.common.tls import ask
+from fedsteph.server import provision as module
+from fedsteph.server.certificates import make_ca, names_in
+from fedsteph.server.provision import Plan, provision, provision_site, site_names
+from fedsteph.server.server_file import ServerFile
 
 SITES = ("kirp", "kirc", "kich")
 PROVISION = ("provision", "--federation", "kidney", "--sites", "kirp,kirc", "--targets", "kirp", "--width", "6")

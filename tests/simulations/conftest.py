@@ -13,10 +13,10 @@ import pytest
 from reports import Reported, make_run
 from studies import Ran, command, make_sites, write_study
 
-from simulations.study import crew
-from simulations.study.crew import Failed
-from simulations.study.plan import Unit
-from simulations.study.work import Ground, Worker
+from fedsteph.simulations.study import crew
+from fedsteph.simulations.study.crew import Failed
+from fedsteph.simulations.study.plan import Unit
+from fedsteph.simulations.study.work import Ground, Worker
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def units_done(monkeypatch) -> list[Unit]:
             on_done(unit)
         return [failure for failure in failures if failure is not None]
 
-    monkeypatch.setattr("simulations.study.run.run_stage", run_stage)
+    monkeypatch.setattr("fedsteph.simulations.study.run.run_stage", run_stage)
     return done
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from sites import make_site
 
-from simulations.study.config import load_study
-from simulations.study.plan import Cell
-from simulations.study.run import Prepared, prepare_study
-from simulations.study.work import Worker
+from fedsteph.simulations.study.config import load_study
+from fedsteph.simulations.study.plan import Cell
+from fedsteph.simulations.study.run import Prepared, prepare_study
+from fedsteph.simulations.study.work import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"alpha": 24, "beta": 26, "gamma": 40}
@@ -52,7 +52,7 @@ STUDY: dict[str, Any] = {
         "other start": {"method": "local", "recipe": {"model": {"head_bias": "default"}}},
     },
 }
-MAIN = "from simulations.cli import main; main()"
+MAIN = "from fedsteph.simulations.cli import main; main()"
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import json
 import psutil
 import pytest
 
-from common.abmil import Architecture
-from simulations.bench import relay, sealing
-from simulations.bench.figures import Spread
-from simulations.bench.processes import PROGRAMS
+from fedsteph.common.abmil import Architecture
+from fedsteph.simulations.bench import relay, sealing
+from fedsteph.simulations.bench.figures import Spread
+from fedsteph.simulations.bench.processes import PROGRAMS
 
 TINY = ["model.width=6", "model.embed=8", "model.attention=6"]
 

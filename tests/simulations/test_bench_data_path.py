@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from simulations.bench.data_path import LAYOUTS, measure
+from fedsteph.simulations.bench.data_path import LAYOUTS, measure
 
 
 def test_every_layout_is_measured_in_both_ways() -> None:

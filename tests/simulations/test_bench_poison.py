@@ -8,10 +8,10 @@ import json
 import pytest
 from sites import TINY, make_site
 
-from client.steph import fit
-from common.errors import ConfigError
-from simulations.attacks.trial import Ground
-from simulations.bench import poison
+from fedsteph.client.steph import fit
+from fedsteph.common.errors import ConfigError
+from fedsteph.simulations.attacks.trial import Ground
+from fedsteph.simulations.bench import poison
 
 
 def cell(attack: str, malicious: list[str], target: str, local: float, deployed: float, caught=(), false=()):

@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from simulations.bench import __main__ as bench
-from simulations.bench import epoch, models, sources, step_memory, steps
-from simulations.bench.pairs import in_turn, ratio
-from simulations.memory import memory_of
+from fedsteph.simulations.bench import __main__ as bench
+from fedsteph.simulations.bench import epoch, models, sources, step_memory, steps
+from fedsteph.simulations.bench.pairs import in_turn, ratio
+from fedsteph.simulations.memory import memory_of
 
 TINY = bench.Extent({1: 1, 30: 1}, {20: 1}, (20,), ((2, 6), 20, 1), (1, 20, 1), (3, 20))
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from client.data.check import check_site
-from client.data.settings import DataSettings
-from common.concordance import c_index
-from simulations.cohorts import TRUTH_FILE, WIDTH, WORLD, write_world
+from fedsteph.client.data.check import check_site
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.common.concordance import c_index
+from fedsteph.simulations.cohorts import TRUTH_FILE, WIDTH, WORLD, write_world
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ import pytest
 from flwr.app import Message
 from sites import TINY, make_site
 
-import client.app
-import server.federation
-from common import protocol
-from common.audit import read_lines, verify
-from common.config import load_config
-from common.task_vector import TaskVector
-from simulations import in_process
-from simulations.run_folder import RunFolder, prepare
-from simulations.simulate import run
+import fedsteph.client.app
+import fedsteph.server.federation
+from fedsteph.common import protocol
+from fedsteph.common.audit import read_lines, verify
+from fedsteph.common.config import load_config
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.simulations import in_process
+from fedsteph.simulations.run_folder import RunFolder, prepare
+from fedsteph.simulations.simulate import run
 
 SITES = ("alpha", "beta", "gamma")
 WINDOW = 64  # bytes
@@ -271,13 +271,13 @@ def with_nan(content: bytes) -> bytes:
 @pytest.mark.parametrize("spoil", [shortened, with_nan, lambda content: b"garbage"], ids=["cut", "NaN", "garbage"])
 def test_a_spoilt_update_costs_the_baseline_at_most_and_never_the_run(tmp_path, monkeypatch, spoil):
     """One site sends it; STEPH's part of the run is none of it, and the server's log has the reason."""
-    train_round = client.app.train_round
+    train_round = fedsteph.client.app.train_round
 
     def spoilt(workspace, *args):
         updates = train_round(workspace, *args)
         return {fold: spoil(u) for fold, u in updates.items()} if workspace.site.name == "beta" else updates
 
-    monkeypatch.setattr(client.app, "train_round", spoilt)
+    monkeypatch.setattr(fedsteph.client.app, "train_round", spoilt)
     ran = run_once(tmp_path, None, "comparators.methods=[fedavg, model_average]", "evaluation.folds=1")
     target = ran.results["targets"]["alpha"]
     assert target["sources"] == ["beta", "gamma"]
@@ -288,7 +288,7 @@ def test_a_spoilt_update_costs_the_baseline_at_most_and_never_the_run(tmp_path, 
 
 def test_a_poisoned_average_is_refused_by_the_sites(tmp_path, monkeypatch):
     """The server adds 1e6 to a number of every average: no site trains from it, and the merging goes on."""
-    run_rounds = server.federation.run_rounds
+    run_rounds = fedsteph.server.federation.run_rounds
 
     def poisoned(method, config, ask):
         def spoil(encoders):
@@ -296,7 +296,7 @@ def test_a_poisoned_average_is_refused_by_the_sites(tmp_path, monkeypatch):
 
         return run_rounds(method, config, lambda round_, encoders: ask(round_, spoil(encoders)))
 
-    monkeypatch.setattr(server.federation, "run_rounds", poisoned)
+    monkeypatch.setattr(fedsteph.server.federation, "run_rounds", poisoned)
     ran = run_once(tmp_path, None, "comparators.methods=[fedavg, model_average]", "evaluation.folds=1")
     said = "fedavg, round 1: a task vector was refused (VectorFileError)"
     assert ran.failures == [(name, protocol.AVERAGE, said) for name in SITES]
@@ -308,8 +308,8 @@ def test_a_poisoned_average_is_refused_by_the_sites(tmp_path, monkeypatch):
 
 def test_a_second_run_over_the_same_sites_has_rounds_of_its_own_and_the_same_results(honest, monkeypatch):
     trained: list[TaskVector] = []
-    real = client.app.train_round
-    monkeypatch.setattr(client.app, "train_round", lambda *args: trained.append(args[0]) or real(*args))
+    real = fedsteph.client.app.train_round
+    monkeypatch.setattr(fedsteph.client.app, "train_round", lambda *args: trained.append(args[0]) or real(*args))
     again = run(honest.folder, "in-process")
     assert again["targets"] == honest.results["targets"]
     assert len(trained) == len(BASELINES) * ROUNDS * len(SITES)

@@ -15,14 +15,14 @@ import yaml
 from sites import make_site
 from studies import RECIPE
 
-from client.privacy.audit import audit_vector
-from client.privacy.settings import DpSgd
-from common.errors import ConfigError
-from common.resampling import interval_of_mean
-from simulations.study.config import load_study
-from simulations.study.frontier import draw, frontier_csv, frontier_table, points, write_frontier
-from simulations.study.run import prepare_study, run_study
-from simulations.study.tables import markdown
+from fedsteph.client.privacy.audit import audit_vector
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.resampling import interval_of_mean
+from fedsteph.simulations.study.config import load_study
+from fedsteph.simulations.study.frontier import draw, frontier_csv, frontier_table, points, write_frontier
+from fedsteph.simulations.study.run import prepare_study, run_study
+from fedsteph.simulations.study.tables import markdown
 
 VARIANTS: dict[str, Any] = {
     "whole": {"method": "steph"},

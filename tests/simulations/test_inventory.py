@@ -23,20 +23,20 @@ import torch
 from sites import TINY, make_site
 from wire import ENTRIES, Passed, RecordingGrid, leaves_of
 
-import client.app
-from common import messages, protocol
-from common.abmil import Architecture
-from common.config import Config, SharingConfig, digest, load_config, to_dict
-from common.envelope import Context, seal
-from common.errors import QuorumError, public_phrases
-from common.keys import Identity
-from common.messages import TrainLocalReply
-from common.method_names import METHODS
-from common.shared_part import WHOLE
-from common.task_vector import TaskVector
-from common.vector_file import write_vector
-from simulations import in_process
-from simulations.run_folder import RunFolder, prepare
+import fedsteph.client.app
+from fedsteph.common import messages, protocol
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.config import Config, SharingConfig, digest, load_config, to_dict
+from fedsteph.common.envelope import Context, seal
+from fedsteph.common.errors import QuorumError, public_phrases
+from fedsteph.common.keys import Identity
+from fedsteph.common.messages import TrainLocalReply
+from fedsteph.common.method_names import METHODS
+from fedsteph.common.shared_part import WHOLE
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import write_vector
+from fedsteph.simulations import in_process
+from fedsteph.simulations.run_folder import RunFolder, prepare
 
 SECRET = "P017 of 37 in /hospital/labels.csv"
 _OPEN = "min_patients: 1, min_events: 1, min_pairs: 1, recipes: any"
@@ -133,8 +133,14 @@ def refused(tmp_path_factory) -> Ran:
     ran = prepared(tmp, hospitals, *settings, "sharing.dtype=float16")
     (tmp / "sites" / "delta" / "labels.csv").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client.app, "enhance_target", failing_at("beta", client.app.enhance_target, RuntimeError(SECRET)))
-        patch.setattr(client.app, "outgoing", failing_at("epsilon", client.app.outgoing, OSError(SECRET)))
+        patch.setattr(
+            fedsteph.client.app,
+            "enhance_target",
+            failing_at("beta", fedsteph.client.app.enhance_target, RuntimeError(SECRET)),
+        )
+        patch.setattr(
+            fedsteph.client.app, "outgoing", failing_at("epsilon", fedsteph.client.app.outgoing, OSError(SECRET))
+        )
         record(ran)
     return ran
 
@@ -482,7 +488,7 @@ Talkative = dataclasses.make_dataclass(
 
 def test_a_new_field_of_a_reply_is_named_in_a_whole_run(answered, monkeypatch):
     talkative = types.SimpleNamespace(**vars(messages) | {"TrainLocalReply": Talkative})
-    monkeypatch.setattr(client.app, "messages", talkative)  # the sites' alone
+    monkeypatch.setattr(fedsteph.client.app, "messages", talkative)  # the sites' alone
     ran = Ran(answered.folder, answered.hospitals)
     with pytest.raises(QuorumError):  # the server refuses it as well, but then it has left
         record(ran)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from reports import Reported, fedsteph
 
-from client.predict import PatientView
-from client.report.patients_page import patients_page
-from common.report.page import html
+from fedsteph.client.predict import PatientView
+from fedsteph.client.report.patients_page import patients_page
+from fedsteph.common.report.page import html
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

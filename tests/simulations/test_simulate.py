@@ -17,20 +17,20 @@ import pytest
 import torch
 from sites import TINY, make_site
 
-from client import survival_fit
-from client.model_file import load_model
-from common.abmil import Architecture
-from common.audit import read_lines, verify
-from common.config import load_config
-from common.console import run as run_command
-from common.errors import QuorumError
-from common.key_file import read_identity
-from common.keys import Identity
-from common.lock import exclusive
-from common.roster import Entry, read_roster, write_roster
-from simulations import flower_engine
-from simulations.cli import app
-from simulations.in_process import run_in_process
+from fedsteph.client import survival_fit
+from fedsteph.client.model_file import load_model
+from fedsteph.common.abmil import Architecture
+from fedsteph.common.audit import read_lines, verify
+from fedsteph.common.config import load_config
+from fedsteph.common.console import run as run_command
+from fedsteph.common.errors import QuorumError
+from fedsteph.common.key_file import read_identity
+from fedsteph.common.keys import Identity
+from fedsteph.common.lock import exclusive
+from fedsteph.common.roster import Entry, read_roster, write_roster
+from fedsteph.simulations import flower_engine
+from fedsteph.simulations.cli import app
+from fedsteph.simulations.in_process import run_in_process
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
@@ -267,7 +267,7 @@ def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_
     assert simulate(tmp_path / "whole", sites) == 0
     code = (
         "import os, signal, sys\n"
-        "from client.steph import select\n"
+        "from fedsteph.client.steph import select\n"
         "write = select.atomic.write_json\n"
         "def then_die(path, content):\n"
         "    write(path, content)\n"
@@ -275,7 +275,7 @@ def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "select.atomic.write_json = then_die\n"
         "sys.argv[0] = 'fedsteph'\n"
-        "from simulations.cli import main\n"
+        "from fedsteph.simulations.cli import main\n"
         "main()\n"
     )
     words = ["simulate", "--sites", sites, "--out", tmp_path / "killed", "--engine", "in-process", *SETTINGS]
@@ -388,7 +388,7 @@ def test_a_bug_is_exit_code_3_with_the_cause_on_the_last_line(sites, tmp_path, c
     def broken(*args):
         raise ZeroDivisionError("our fault")
 
-    monkeypatch.setattr("simulations.simulate.run_in_process", broken)
+    monkeypatch.setattr("fedsteph.simulations.simulate.run_in_process", broken)
     assert simulate(tmp_path / "run", sites) == 3
     assert "ZeroDivisionError: our fault" in capsys.readouterr().err.strip().splitlines()[-1]
 

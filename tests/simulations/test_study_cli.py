@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from studies import ROOT, STUDY, prepared, write_study
 
-from common.config import SITE_NAME
-from common.lock import exclusive
-from simulations.study.config import load_study
-from simulations.study.tables import sentences
+from fedsteph.common.config import SITE_NAME
+from fedsteph.common.lock import exclusive
+from fedsteph.simulations.study.config import load_study
+from fedsteph.simulations.study.tables import sentences
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_sites_beside_the_study_and_a_relative_out(cli, study, study_sites, unit
 
 def test_as_many_workers_as_asked_for_but_no_more_than_there_is_work(benchmark, units_done, tmp_path, monkeypatch):
     asked = []
-    from simulations.study import run  # noqa: PLC0415 (as the fixture left it)
+    from fedsteph.simulations.study import run  # noqa: PLC0415 (as the fixture left it)
 
     in_process = run.run_stage
 
@@ -165,7 +165,7 @@ def test_the_paper_s_study_gives_every_row_a_score(paper_sites, tmp_path, cli, u
 
 
 def plan_of(study, out):
-    from simulations.study.run import prepare_study  # noqa: PLC0415
+    from fedsteph.simulations.study.run import prepare_study  # noqa: PLC0415
 
     return prepare_study(study, out).plan
 

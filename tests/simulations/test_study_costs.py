@@ -11,18 +11,18 @@ import pytest
 import torch
 from keys_and_rosters import identity_of
 
-from client.methods.task import learnable_parameters
-from client.steph.mixture import Mixture
-from client.steph.model import Steph
-from common.abmil import ABMIL, Architecture, initial_model, model_digest
-from common.config import ComparatorConfig, ModelConfig, SharingConfig, StephConfig
-from common.envelope import Context, seal
-from common.shared_part import WHOLE
-from common.task_vector import TaskVector
-from common.vector_file import write_vector
-from server.averaging import Update, run_rounds
-from simulations.in_process import identify
-from simulations.study.costs import ENVELOPE_BYTES, Meter, gigaflops, rounds_bytes, vector_bytes
+from fedsteph.client.methods.task import learnable_parameters
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.config import ComparatorConfig, ModelConfig, SharingConfig, StephConfig
+from fedsteph.common.envelope import Context, seal
+from fedsteph.common.shared_part import WHOLE
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector_file import write_vector
+from fedsteph.server.averaging import Update, run_rounds
+from fedsteph.simulations.in_process import identify
+from fedsteph.simulations.study.costs import ENVELOPE_BYTES, Meter, gigaflops, rounds_bytes, vector_bytes
 
 D, E, A, BINS = 1536, 512, 384, 32  # the paper's sizes
 N = 10_000
@@ -159,7 +159,7 @@ import json, os
 from pathlib import Path
 import numpy as np
 import torch
-from simulations.study.costs import Meter
+from fedsteph.simulations.study.costs import Meter
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

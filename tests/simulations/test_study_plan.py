@@ -10,11 +10,11 @@ import pytest
 from sites import make_site
 from studies import RECIPE, write_study
 
-from common.abmil import m0_digest
-from common.errors import ConfigError
-from simulations.study.config import load_study
-from simulations.study.plan import Plan, Unit, make_plan
-from simulations.study.work import Ground, Worker
+from fedsteph.common.abmil import m0_digest
+from fedsteph.common.errors import ConfigError
+from fedsteph.simulations.study.config import load_study
+from fedsteph.simulations.study.plan import Plan, Unit, make_plan
+from fedsteph.simulations.study.work import Ground, Worker
 
 SITES = ("alpha", "beta", "gamma", "delta")
 FOLDS = 2

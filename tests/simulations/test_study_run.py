@@ -38,17 +38,17 @@ from studies import (
     write_study,
 )
 
-from client.batch import predict_hazards
-from common.abmil import Architecture, pinned_model
-from common.config import load_config
-from common.survival import risk_score
-from common.task_vector import TaskVector
-from simulations.run_folder import prepare
-from simulations.simulate import run as run_federation
-from simulations.study import work
-from simulations.study.config import load_study
-from simulations.study.run import prepare_study, run_study
-from simulations.study.work import Worker
+from fedsteph.client.batch import predict_hazards
+from fedsteph.common.abmil import Architecture, pinned_model
+from fedsteph.common.config import load_config
+from fedsteph.common.survival import risk_score
+from fedsteph.common.task_vector import TaskVector
+from fedsteph.simulations.run_folder import prepare
+from fedsteph.simulations.simulate import run as run_federation
+from fedsteph.simulations.study import work
+from fedsteph.simulations.study.config import load_study
+from fedsteph.simulations.study.run import prepare_study, run_study
+from fedsteph.simulations.study.work import Worker
 
 FOLDS, SEEDS, TARGETS = 2, STUDY["seeds"], STUDY["targets"]
 N_ROWS = len(STUDY["methods"]) + len(STUDY["variants"])

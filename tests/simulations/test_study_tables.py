@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from studies import STUDY
 
-from client.metrics import METRICS
-from simulations.study.tables import cells_csv, markdown, results_csv, sentences
+from fedsteph.client.metrics import METRICS
+from fedsteph.simulations.study.tables import cells_csv, markdown, results_csv, sentences
 
 
 def tables_of(text: str) -> dict[str, list[list[str]]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from client.training import derive_seed
-from common.errors import TooSmallError
+from fedsteph.client.training import derive_seed
+from fedsteph.common.errors import TooSmallError
 
 MIN_REFERENCES = 16
 _DRAWS = 100

@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from client.batch import batches
-from client.data.bags import Cohort
-from client.privacy.accounting import Mechanism
-from client.privacy.dp_sgd import clipped, patient_gradients
-from client.privacy.settings import DpSgd
-from client.privacy.trained_part import TrainedPart
-from client.survival_fit import start_head
-from common.abmil import Architecture, encode, pinned_model
-from common.config import Recipe
-from common.shared_part import shared_names
-from common.survival import nll
-from common.task_vector import TaskVector
+from fedsteph.client.batch import batches
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.privacy.accounting import Mechanism
+from fedsteph.client.privacy.dp_sgd import clipped, patient_gradients
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.client.privacy.trained_part import TrainedPart
+from fedsteph.client.survival_fit import start_head
+from fedsteph.common.abmil import Architecture, encode, pinned_model
+from fedsteph.common.config import Recipe
+from fedsteph.common.shared_part import shared_names
+from fedsteph.common.survival import nll
+from fedsteph.common.task_vector import TaskVector
 
 _BLOCK = 2**29  # bytes of directions held at once, twice
 _RIDGE = 0.01  # of the mean diagonal; 0.003 to 0.03 find about as many members on four RNA cohorts

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from client.batch import batches
-from client.data.bags import Cohort
-from common.abmil import ABMIL, encode
-from common.survival import bin_of, empirical_hazard, nll
+from fedsteph.client.batch import batches
+from fedsteph.client.data.bags import Cohort
+from fedsteph.common.abmil import ABMIL, encode
+from fedsteph.common.survival import bin_of, empirical_hazard, nll
 
 _RIDGE = 1.0  # on weights of standardised z; weaker, and the head learns non-members by heart as well
 _BASELINE_RIDGE = 1e-2  # on the biases' distance from the empirical ones; bins without events stay finite

@@ -50,7 +50,7 @@ def each_by_the_others(scores: np.ndarray, inside: np.ndarray) -> np.ndarray:
     models on the side that a patient is on and eight on the other.
 
     Args:
-        scores, inside: of the reference models in complementary pairs (:func:`client.privacy.attack.coins.halves`).
+        scores, inside: of the reference models in complementary pairs (:func:`fedsteph.client.privacy.attack.coins.halves`).
     """
     models = np.arange(len(scores))
     found = []

@@ -8,7 +8,7 @@ right than of r throws of a coin with that q (their theorem 5.2):
 
 With delta = 0 the bound is the Clopper-Pearson lower end of ``right / r``, written as an epsilon.
 
-What it assumes: a fair, independent coin per patient (:mod:`client.privacy.attack.coins`), and guesses about a model
+What it assumes: a fair, independent coin per patient (:mod:`fedsteph.client.privacy.attack.coins`), and guesses about a model
 that use no other model of its own pair. Models of different pairs serve as each other's references, so the models'
 results depend on each other in ways unknown: their p-values are joined as twice their median, which holds under any
 dependence (Rueger, Metrika 1978), and the numbers of guesses that are tried by Bonferroni.

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from client.data.bags import Cohort
-from client.model_file import load_abmil, save_abmil
-from client.privacy.attack.coins import halves
-from client.shared_model import train_shareable
-from client.workspace import Workspace
-from common.abmil import ABMIL, model_digest, pinned_model
-from common.config import digest
-from common.task_vector import TaskVector
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.model_file import load_abmil, save_abmil
+from fedsteph.client.privacy.attack.coins import halves
+from fedsteph.client.shared_model import train_shareable
+from fedsteph.client.workspace import Workspace
+from fedsteph.common.abmil import ABMIL, model_digest, pinned_model
+from fedsteph.common.config import digest
+from fedsteph.common.task_vector import TaskVector
 
 
 def reference_vectors(

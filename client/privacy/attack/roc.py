@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.resampling import interval_95
+from fedsteph.common.resampling import interval_95
 
 MAX_FPR = 0.01
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from client.data.bags import Cohort
-from client.privacy.attack.gradients import PrivateTraining, pulls
-from client.privacy.attack.head import losses, slide_vectors
-from client.privacy.attack.likelihood import standardised
-from common.abmil import pinned_model
-from common.config import Recipe
-from common.errors import TrainingError
-from common.task_vector import TaskVector
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.privacy.attack.gradients import PrivateTraining, pulls
+from fedsteph.client.privacy.attack.head import losses, slide_vectors
+from fedsteph.client.privacy.attack.likelihood import standardised
+from fedsteph.common.abmil import pinned_model
+from fedsteph.common.config import Recipe
+from fedsteph.common.errors import TrainingError
+from fedsteph.common.task_vector import TaskVector
 
 SIGNALS = {
     "loss": "loss under the best head that can be fitted on M0 + vector",

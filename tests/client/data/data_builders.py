@@ -1,4 +1,4 @@
-"""Real files of every layout, good ones and broken ones, for the tests of ``client.data``."""
+"""Real files of every layout, good ones and broken ones, for the tests of ``fedsteph.client.data``."""
 
 from __future__ import annotations
 

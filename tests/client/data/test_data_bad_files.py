@@ -15,8 +15,8 @@ import pytest
 import torch
 from data_builders import features, h5_bytes, pt_bytes, put, save, write_h5
 
-from client.data.formats import read_features, read_header
-from common.errors import EmptyBagError, FeatureFileError, NonFiniteError, UnsafePickleError, WidthError
+from fedsteph.client.data.formats import read_features, read_header
+from fedsteph.common.errors import EmptyBagError, FeatureFileError, NonFiniteError, UnsafePickleError, WidthError
 
 X = features()
 

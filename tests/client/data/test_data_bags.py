@@ -9,11 +9,11 @@ import pytest
 import torch
 from data_builders import HEADER, features, write_csv, write_h5, write_site
 
-from client.data import bags
-from client.data.bags import BagCache, Cohort, open_cohort
-from client.data.labels import Patient
-from client.data.settings import DataSettings
-from common.errors import DataError, NonFiniteError, SplitError, WidthError
+from fedsteph.client.data import bags
+from fedsteph.client.data.bags import BagCache, Cohort, open_cohort
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.common.errors import DataError, NonFiniteError, SplitError, WidthError
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pytest
 import torch
 from data_builders import HEADER, features, write_csv, write_h5, write_site
 
-from client.data.bags import open_cohort
-from client.data.check import InstanceCounts, SiteReport, check_site
-from client.data.settings import DataSettings
-from client.data.splits import make_splits, read_splits
-from common.errors import DataError
+from fedsteph.client.data.bags import open_cohort
+from fedsteph.client.data.check import InstanceCounts, SiteReport, check_site
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.splits import make_splits, read_splits
+from fedsteph.common.errors import DataError
 
 UNI = {"encoder": "uni_v2", "magnification": 20}
 EXPORT = Path(__file__).resolve().parents[3] / "../shared/data/export.py"

@@ -14,8 +14,8 @@ from data_builders import features, h5_bytes, pt_bytes, put, save, write_h5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.formats import FeatureHeader, is_feature_file, read_features, read_header
-from common.errors import FedstephError
+from fedsteph.client.data.formats import FeatureHeader, is_feature_file, read_features, read_header
+from fedsteph.common.errors import FedstephError
 
 X = features()
 

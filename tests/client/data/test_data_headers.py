@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from data_builders import write_h5
 
-from client.data import headers
-from client.data.formats import FeatureHeader, read_header
-from client.data.headers import known_header
-from common.errors import FeatureFileError
+from fedsteph.client.data import headers
+from fedsteph.client.data.formats import FeatureHeader, read_header
+from fedsteph.client.data.headers import known_header
+from fedsteph.common.errors import FeatureFileError
 
 
 @pytest.fixture

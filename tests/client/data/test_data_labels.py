@@ -11,9 +11,9 @@ from data_builders import HEADER, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.labels import Patient, listed_ids, read_labels
-from client.data.settings import Columns, DataSettings
-from common.errors import LabelError
+from fedsteph.client.data.labels import Patient, listed_ids, read_labels
+from fedsteph.client.data.settings import Columns, DataSettings
+from fedsteph.common.errors import LabelError
 
 DEFAULT = DataSettings()
 HEAD = ",".join(HEADER) + "\n"

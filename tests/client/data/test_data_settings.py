@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from client.data.settings import Columns, DataSettings
-from common.errors import ConfigError
-from common.schema import build, parse_yaml
+from fedsteph.client.data.settings import Columns, DataSettings
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.schema import build, parse_yaml
 
 
 def parse(text: str) -> DataSettings:

@@ -11,9 +11,9 @@ from data_builders import write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.labels import Patient
-from client.data.splits import Split, make_splits, read_splits
-from common.errors import SplitError
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.splits import Split, make_splits, read_splits
+from fedsteph.common.errors import SplitError
 
 IDS = ("A", "B", "C", "D")
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from client.data.feature_cache import room
-from client.data.settings import DataSettings
-from client.data.storage import Storage
-from common.errors import StorageError
+from fedsteph.client.data.feature_cache import room
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.storage import Storage
+from fedsteph.common.errors import StorageError
 
 GIB = 2**30
 

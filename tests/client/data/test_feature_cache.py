@@ -18,17 +18,17 @@ import torch
 from data_builders import HEADER, features, save, write_csv, write_h5, write_site
 from sites import TINY, make_site
 
-from client.data import feature_cache
-from client.data.bags import Cohort, open_cohort
-from client.data.feature_cache import FOLDER, FeatureCache
-from client.data.formats import read_features
-from client.data.settings import DataSettings, DiskCache
-from client.site import Site
-from client.train_site import local_recipe
-from client.workspace import Workspace
-from common import atomic
-from common.config import load_config
-from common.errors import FeatureFileError, NonFiniteError, StorageError
+from fedsteph.client.data import feature_cache
+from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.data.feature_cache import FOLDER, FeatureCache
+from fedsteph.client.data.formats import read_features
+from fedsteph.client.data.settings import DataSettings, DiskCache
+from fedsteph.client.site import Site
+from fedsteph.client.train_site import local_recipe
+from fedsteph.client.workspace import Workspace
+from fedsteph.common import atomic
+from fedsteph.common.config import load_config
+from fedsteph.common.errors import FeatureFileError, NonFiniteError, StorageError
 
 D = 4
 

@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from method_builders import make_task, row_of
 
-from client.methods.ablations import STEPH
-from client.methods.alignment import mean_alignment, merged_vector, subspace_alignment
-from client.methods.averaging import half_average
-from client.methods.merged import METHODS
-from client.methods.roupkt import roupkt
-from client.survival_fit import silent
-from common.task_vector import mean
+from fedsteph.client.methods.ablations import STEPH
+from fedsteph.client.methods.alignment import mean_alignment, merged_vector, subspace_alignment
+from fedsteph.client.methods.averaging import half_average
+from fedsteph.client.methods.merged import METHODS
+from fedsteph.client.methods.roupkt import roupkt
+from fedsteph.client.survival_fit import silent
+from fedsteph.common.task_vector import mean
 
 ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"
 

@@ -20,8 +20,8 @@ from method_builders import (
     with_vectors,
 )
 
-from client.methods.averaging import half_average, model_average, start_average, task_arithmetic
-from client.survival_fit import silent
+from fedsteph.client.methods.averaging import half_average, model_average, start_average, task_arithmetic
+from fedsteph.client.survival_fit import silent
 
 GRID = [0.7, 0.05, 0.2, 1.0]  # not in order
 

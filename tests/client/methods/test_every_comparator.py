@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from common.config import load_config
-from common.method_names import COMPARATORS
-from simulations.run_folder import prepare
-from simulations.simulate import run
+from fedsteph.common.config import load_config
+from fedsteph.common.method_names import COMPARATORS
+from fedsteph.simulations.run_folder import prepare
+from fedsteph.simulations.simulate import run
 
 EXPORT = Path(__file__).resolve().parents[4] / "shared" / "data" / "export.py"
 

@@ -18,10 +18,10 @@ from method_builders import (
     with_vectors,
 )
 
-import client.methods.frozen
-from client.batch import predict_hazards
-from client.methods.frozen import HeadOnly, best_source, pooled, tuned_head
-from client.survival_fit import silent
+import fedsteph.client.methods.frozen
+from fedsteph.client.batch import predict_hazards
+from fedsteph.client.methods.frozen import HeadOnly, best_source, pooled, tuned_head
+from fedsteph.client.survival_fit import silent
 
 QUICK = ("training.lr=0.02", "training.epochs=2")
 
@@ -81,7 +81,7 @@ def test_the_head_is_fresh_and_all_that_is_learned(tmp_path, method):
 @pytest.mark.parametrize("method", [tuned_head, best_source])
 def test_the_model_is_the_encoder_with_the_head_that_was_trained(tmp_path, method, monkeypatch):
     task = make_task(tmp_path, *QUICK, n_sources=2)
-    spy = Spy(monkeypatch, client.methods.frozen, "_fit_head")
+    spy = Spy(monkeypatch, fedsteph.client.methods.frozen, "_fit_head")
     model = method(task, silent).model
     fitted = spy.calls[-1]
     assert ids(fitted.args[1]) == ids(task.train)
@@ -131,8 +131,8 @@ def test_the_best_source_is_the_one_of_most_concordant_pairs_over_all_inner_fold
         settings = ("training.lr=0.05", "training.epochs=3", f"training.seed={seed}", "steph.inner_folds=3")
         task = make_task(tmp_path, *settings, n_sources=3, scale=1.0, patients=40, event_share=0.8)
         with monkeypatch.context() as patch:
-            spy = Spy(patch, client.methods.frozen, "risks")
-            heads = Spy(patch, client.methods.frozen, "_fit_head")
+            spy = Spy(patch, fedsteph.client.methods.frozen, "risks")
+            heads = Spy(patch, fedsteph.client.methods.frozen, "_fit_head")
             model = best_source(task, silent).model
         assert len(spy.calls) == 9
         concordant = [0.0] * 3

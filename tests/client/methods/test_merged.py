@@ -24,13 +24,13 @@ from method_builders import (
     vector_of,
 )
 
-import client.methods.merged
-from client.batch import batches
-from client.methods.merged import METHODS, Merged
-from client.objective import backward
-from client.steph.mixture import Mixture
-from client.survival_fit import silent
-from common.abmil import initial_model, model_digest
+import fedsteph.client.methods.merged
+from fedsteph.client.batch import batches
+from fedsteph.client.methods.merged import METHODS, Merged
+from fedsteph.client.objective import backward
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.survival_fit import silent
+from fedsteph.common.abmil import initial_model, model_digest
 
 N = 7  # more sources than STEPH would keep
 
@@ -147,7 +147,7 @@ QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4")
 @pytest.mark.parametrize("name", METHODS)
 def test_what_each_method_merges_learns_and_starts_from(tmp_path, name, monkeypatch):
     task = make_task(tmp_path, *QUICK, "comparators.density=0.5", "comparators.surgery_rank=3", "steph.K=1")
-    spy = Spy(monkeypatch, client.methods.merged, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.methods.merged, "fit_survival")
     trained = METHODS[name](task, silent)
     model, (call,) = trained.model, spy.calls
     assert ids(call.args[2]) == ids(task.train)
@@ -197,7 +197,7 @@ def plain_rule(name: str, own: np.ndarray, source: np.ndarray, task) -> np.ndarr
 @pytest.mark.parametrize("name", ["adamerging", "ties_hyper"])
 def test_the_recipe_s_gamma_weighs_the_z_loss(tmp_path, monkeypatch, name):
     task = make_task(tmp_path, *QUICK, "comparators.gamma=0.7", "steph.gamma=0.1")
-    spy = Spy(monkeypatch, client.methods.merged, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.methods.merged, "fit_survival")
     model = METHODS[name](task, silent).model
     forward = spy.calls[0].args[1]
     for batch in all_bags(task.train, 4):
@@ -219,7 +219,7 @@ def test_a_training_is_a_function_of_its_fold_and_leaves_the_random_state_alone(
 
 def test_training_is_the_base_models_whatever_steph_s_own_is(tmp_path, monkeypatch):
     task = make_task(tmp_path, "training.epochs=4", "steph.epochs=2", "steph.lr=0.03")
-    spy = Spy(monkeypatch, client.methods.merged, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.methods.merged, "fit_survival")
     METHODS["adamerging"](task, silent)
     assert spy.calls[0].args[4] == task.recipe.training
 

@@ -24,14 +24,14 @@ from method_builders import (
     sigmoid,
 )
 
-import client.methods.roupkt
-from client.batch import batches
-from client.methods.roupkt import Roupkt, roupkt
-from client.methods.task import learnable_parameters
-from client.objective import backward
-from client.survival_fit import silent
-from common.abmil import ABMIL, Architecture, initial_model
-from common.config import TrainingConfig
+import fedsteph.client.methods.roupkt
+from fedsteph.client.batch import batches
+from fedsteph.client.methods.roupkt import Roupkt, roupkt
+from fedsteph.client.methods.task import learnable_parameters
+from fedsteph.client.objective import backward
+from fedsteph.client.survival_fit import silent
+from fedsteph.common.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.config import TrainingConfig
 
 BAGS = random_bags([5, 1, 9, 3], SMALL.width)
 
@@ -162,7 +162,7 @@ QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4")
 
 def test_training_moves_all_that_is_learnable_and_no_frozen_encoder(tmp_path, monkeypatch):
     task = make_task(tmp_path, *QUICK, n_sources=3)
-    spy = Spy(monkeypatch, client.methods.roupkt, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.methods.roupkt, "fit_survival")
     before = []
     real = Roupkt.__init__
 

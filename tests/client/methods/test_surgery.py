@@ -9,10 +9,10 @@ import torch
 from client_builders import SMALL, m0_of, make_cohort, make_recipe
 from method_builders import all_bags, make_task, numbers, plain_encode, plain_logsumexp
 
-from client.methods.merged import METHODS
-from client.methods.surgery import Surgery
-from client.survival_fit import silent
-from common.abmil import initial_model
+from fedsteph.client.methods.merged import METHODS
+from fedsteph.client.methods.surgery import Surgery
+from fedsteph.client.survival_fit import silent
+from fedsteph.common.abmil import initial_model
 
 QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4")
 

@@ -7,8 +7,8 @@ import math
 import pytest
 from opacus.accountants import PRVAccountant, RDPAccountant
 
-from client.privacy.accounting import Mechanism, default_delta, epsilon, largest_auc, least_noise
-from common.errors import ConfigError
+from fedsteph.client.privacy.accounting import Mechanism, default_delta, epsilon, largest_auc, least_noise
+from fedsteph.common.errors import ConfigError
 
 KNOWN = Mechanism(1.5, 0.04, 2250)
 

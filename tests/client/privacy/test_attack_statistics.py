@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import binom, binomtest, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from client.privacy.attack.coins import halves
-from client.privacy.attack.likelihood import each_by_the_others, log_ratio, standardised
-from client.privacy.attack.one_run import epsilon_bound, p_value
-from client.privacy.attack.roc import separation
-from common.errors import TooSmallError
+from fedsteph.client.privacy.attack.coins import halves
+from fedsteph.client.privacy.attack.likelihood import each_by_the_others, log_ratio, standardised
+from fedsteph.client.privacy.attack.one_run import epsilon_bound, p_value
+from fedsteph.client.privacy.attack.roc import separation
+from fedsteph.common.errors import TooSmallError
 
 # ---------------------------------------------------------------- AUC and TPR
 

@@ -14,17 +14,17 @@ from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch import nn
 
-from client.batch import batches
-from client.data.labels import Patient
-from client.privacy import dp_sgd
-from client.privacy.accounting import Mechanism
-from client.privacy.dp_sgd import FIRST_LOGIT, clipped_sum, patient_gradients, train_private
-from client.privacy.randomness import Randomness
-from client.privacy.settings import DpSgd
-from client.privacy.trained_part import TrainedPart
-from common.abmil import ABMIL, Architecture, initial_model, model_digest
-from common.errors import ModelFileError, TooSmallError
-from common.survival import nll
+from fedsteph.client.batch import batches
+from fedsteph.client.data.labels import Patient
+from fedsteph.client.privacy import dp_sgd
+from fedsteph.client.privacy.accounting import Mechanism
+from fedsteph.client.privacy.dp_sgd import FIRST_LOGIT, clipped_sum, patient_gradients, train_private
+from fedsteph.client.privacy.randomness import Randomness
+from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.client.privacy.trained_part import TrainedPart
+from fedsteph.common.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.errors import ModelFileError, TooSmallError
+from fedsteph.common.survival import nll
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=5, n_bins=4)
 PARTS = ("direction", "embed", "attention", "encoder")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from opacus.accountants import RDPAccountant
 
-from client.privacy import ledger as ledger_module
-from client.privacy.accounting import Mechanism, epsilon
-from client.privacy.ledger import FILE, Entry, Ledger, coarse, total
-from common.audit import AuditLog, Event, read_lines, verify
-from common.errors import BudgetPolicyError, LedgerError
+from fedsteph.client.privacy import ledger as ledger_module
+from fedsteph.client.privacy.accounting import Mechanism, epsilon
+from fedsteph.client.privacy.ledger import FILE, Entry, Ledger, coarse, total
+from fedsteph.common.audit import AuditLog, Event, read_lines, verify
+from fedsteph.common.errors import BudgetPolicyError, LedgerError
 
 PRIVATE = Mechanism(8.0, 1.0, 20)
 

@@ -11,10 +11,10 @@ from client_builders import m0_of, make_recipe, make_vectors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from client.evidence import Evidence
-from client.steph.mixture import Mixture
-from client.steph.model import Steph
-from common.report.page import Picture
+from fedsteph.client.evidence import Evidence
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.report.page import Picture
 
 WHO = "site-a: n = 23 test patients, 11 events, 2 folds, seed 7"
 
@@ -63,7 +63,7 @@ def make_steph(*settings: str, n_sources: int = 3, scale: float = 0.3, seed: int
 
 
 def epoch_notes(epoch: int, w: Sequence[Any], lam: Sequence[Any], largest_w: float = 0.5, **more: float) -> dict:
-    """One epoch as ``client.steph.dynamics`` keeps it."""
+    """One epoch as ``fedsteph.client.steph.dynamics`` keeps it."""
     kept = [0.5] * len(w)
     told = {"c_target": 0.6, "c_sources": 0.2, **more}
     return {"epoch": epoch, "w": list(w), "lam": list(lam), "kept": kept, "largest_w": largest_w, **told}

@@ -10,12 +10,12 @@ import torch
 from client_builders import CPU, MemoryCohort, Spy, equal, make_cohort, state_of
 from report_builders import WHO, drawn, epoch_notes, heading, lines_by_label, make_steph, squeezed
 
-import client.report.landscape
-from client.batch import predict_hazards
-from client.report.landscape import Budget, Landscape, draw, landscape
-from client.steph.model import Steph
-from common.abmil import ABMIL
-from common.survival import bin_of, nll
+import fedsteph.client.report.landscape
+from fedsteph.client.batch import predict_hazards
+from fedsteph.client.report.landscape import Budget, Landscape, draw, landscape
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.abmil import ABMIL
+from fedsteph.common.survival import bin_of, nll
 
 ALL = Budget(grid=4, patients=100, instances=100)
 ALPHA = 0.3
@@ -161,7 +161,7 @@ def test_progress_is_told_up_to_its_end(model):
 
 def test_no_more_is_looked_at_than_the_budget_has(model, monkeypatch):
     """Three patients a part and two instances of each, all of them real, none twice."""
-    spy = Spy(monkeypatch, client.report.landscape, "encode")
+    spy = Spy(monkeypatch, fedsteph.client.report.landscape, "encode")
     some = landscape(model, parts(), None, alpha=ALPHA, device=CPU, budget=Budget(2, patients=3, instances=2))
     assert some.patients == {"training": 3, "test": 3} and some.instances == 2
     assert len(spy.calls) == 2 * 2 * 2
@@ -182,7 +182,7 @@ def test_a_sample_is_drawn_at_random_and_not_from_the_beginning(model, monkeypat
     cohort = make_cohort([30] * 60)
     for i in range(60):
         cohort.bag(i)[:, 1], cohort.bag(i)[:, 2] = float(i), torch.arange(30.0)
-    spy = Spy(monkeypatch, client.report.landscape, "encode")
+    spy = Spy(monkeypatch, fedsteph.client.report.landscape, "encode")
     landscape(model, {"training": cohort}, None, alpha=ALPHA, device=CPU, budget=Budget(2, patients=10, instances=5))
     bags = spy.calls[0].args[1]
     assert max(bags[:, 0, 1].tolist()) > 9 and bags[:, :, 2].max() > 4

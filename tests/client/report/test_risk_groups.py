@@ -13,8 +13,8 @@ from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.nonparametric import kaplan_meier_estimator
 from sksurv.util import Surv
 
-from client.report.risk_groups import RiskGroups, describe, draw, p_value, risk_groups, survival_at
-from common.report.style import encoded
+from fedsteph.client.report.risk_groups import RiskGroups, describe, draw, p_value, risk_groups, survival_at
+from fedsteph.common.report.style import encoded
 
 YEAR = 365.0
 CLOSE = 1e-3  # lifelines ends a search within 1e-7 of the largest likelihood, and so near to the ratio

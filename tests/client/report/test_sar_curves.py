@@ -11,11 +11,11 @@ import torch
 from client_builders import m0_of, make_recipe, make_vectors
 from report_builders import WHO, drawn, heading, lines_by_label, squeezed
 
-from client.methods.alignment import alignment
-from client.report.sar import LAM, SarCurves, draw, sar_curves
-from client.steph.mixture import Mixture
-from common.abmil import Architecture, initial_model, model_digest
-from common.task_vector import TaskVector
+from fedsteph.client.methods.alignment import alignment
+from fedsteph.client.report.sar import LAM, SarCurves, draw, sar_curves
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.common.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.task_vector import TaskVector
 
 ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"
 KNOWN = pytest.mark.parametrize(("name", "sar", "rank"), [("a", 0.98254106, 6), ("b", 0.97611067, 5), ("c", 1.0, 1)])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from client_builders import make_recipe, make_vectors
 
-from client.screening.likeness import COPY, LONGEST, TWIN, copy_bound, figures_of, problem_of
-from common.task_vector import TaskVector
+from fedsteph.client.screening.likeness import COPY, LONGEST, TWIN, copy_bound, figures_of, problem_of
+from fedsteph.common.task_vector import TaskVector
 
 
 @pytest.fixture(scope="module")

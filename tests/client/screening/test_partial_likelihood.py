@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchsurv.loss.cox import neg_partial_log_likelihood
 
-from client.screening.partial_likelihood import resampled_losses
+from fedsteph.client.screening.partial_likelihood import resampled_losses
 
 
 def plain(eta: np.ndarray, t: np.ndarray, e: np.ndarray, w: np.ndarray) -> float:

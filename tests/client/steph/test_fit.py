@@ -16,14 +16,14 @@ from client_builders import (
     state_of,
 )
 
-from client.batch import batches, risks
-from client.local import train_local
-from client.steph.fit import collapsed, fit_steph
-from client.steph.mixture import Mixture
-from client.steph.model import Steph
-from common.abmil import ABMIL, Architecture, initial_model
-from common.survival import empirical_hazard
-from common.task_vector import TaskVector
+from fedsteph.client.batch import batches, risks
+from fedsteph.client.local import train_local
+from fedsteph.client.steph.fit import collapsed, fit_steph
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.survival import empirical_hazard
+from fedsteph.common.task_vector import TaskVector
 
 
 def parts_for(recipe, n_sources: int = 3, scale: float = 0.3) -> tuple[ABMIL, list[TaskVector]]:

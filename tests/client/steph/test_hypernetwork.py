@@ -8,13 +8,13 @@ import pytest
 import torch
 from client_builders import CPU, SMALL, make_cohort
 
-from client.batch import batches
-from client.steph.hypernetwork import Hypernetwork, MeanEncoder
-from client.steph.mixture import Mixture, coefficients
-from client.steph.model import Steph
-from common.abmil import Architecture, initial_model
-from common.config import StephConfig
-from common.task_vector import TaskVector
+from fedsteph.client.batch import batches
+from fedsteph.client.steph.hypernetwork import Hypernetwork, MeanEncoder
+from fedsteph.client.steph.mixture import Mixture, coefficients
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.abmil import Architecture, initial_model
+from fedsteph.common.config import StephConfig
+from fedsteph.common.task_vector import TaskVector
 
 PAPER = Architecture(width=1536, embed=512, attention=384, n_bins=32)
 

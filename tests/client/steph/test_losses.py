@@ -8,13 +8,13 @@ import pytest
 import torch
 from client_builders import SMALL, make_cohort
 
-from client.batch import batches
-from client.objective import backward
-from client.steph.losses import aggregation_loss, mixing_loss
-from client.steph.mixture import Mixture
-from client.steph.model import Steph
-from common.abmil import initial_model
-from common.config import StephConfig, TrainingConfig
+from fedsteph.client.batch import batches
+from fedsteph.client.objective import backward
+from fedsteph.client.steph.losses import aggregation_loss, mixing_loss
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.abmil import initial_model
+from fedsteph.common.config import StephConfig, TrainingConfig
 
 
 @pytest.mark.parametrize(

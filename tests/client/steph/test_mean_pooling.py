@@ -9,10 +9,10 @@ from live_memory import LiveMemory
 from torch import Tensor
 from torch.nn import functional
 
-from client.steph.hypernetwork import MeanEncoder
-from client.steph.mean_pooling import mean_pool
-from common import pooling
-from common.precision import factors_in
+from fedsteph.client.steph.hypernetwork import MeanEncoder
+from fedsteph.client.steph.mean_pooling import mean_pool
+from fedsteph.common import pooling
+from fedsteph.common.precision import factors_in
 
 PIECE = 16
 SIZES = (1, 2, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_memory import LiveMemory
 
-from client.steph.mixture import Mixture, coefficients, top_k
-from common.abmil import Architecture, initial_model
-from common.errors import VectorMismatchError
-from common.task_vector import TaskVector
+from fedsteph.client.steph.mixture import Mixture, coefficients, top_k
+from fedsteph.common.abmil import Architecture, initial_model
+from fedsteph.common.errors import VectorMismatchError
+from fedsteph.common.task_vector import TaskVector
 
 TINY = Architecture(width=3, embed=2, attention=2, n_bins=2)
 N_BAGS = 4

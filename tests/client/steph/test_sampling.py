@@ -11,12 +11,12 @@ from client_builders import SMALL, equal
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from client.steph.mixture import Mixture
-from client.steph.model import Steph
-from client.steph.sampling import sampled
-from common.abmil import initial_model
-from common.config import StephConfig, load_config
-from common.task_vector import TaskVector
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.steph.sampling import sampled
+from fedsteph.common.abmil import initial_model
+from fedsteph.common.config import StephConfig, load_config
+from fedsteph.common.task_vector import TaskVector
 
 
 def numbered(n: int) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from client_builders import CPU, m0_of, make_cohort, make_recipe, make_vectors
 
-from client.steph.mixture import Mixture, coefficients
-from client.steph.model import Routing, Steph
-from client.steph.usage import Usage, usage, usage_of
+from fedsteph.client.steph.mixture import Mixture, coefficients
+from fedsteph.client.steph.model import Routing, Steph
+from fedsteph.client.steph.usage import Usage, usage, usage_of
 
 SIZES = [3, 9, 1, 4, 4, 7, 2, 5, 6, 1, 8, 3]
 EVERY_KIND = pytest.mark.parametrize(

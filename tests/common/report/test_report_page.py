@@ -20,7 +20,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common.report.page import (
+from fedsteph.common.report.page import (
     PAGE_FILE,
     PICTURES,
     Code,
@@ -34,7 +34,7 @@ from common.report.page import (
     write_page,
     write_picture,
 )
-from common.report.style import COLOURS, DASHES, canvas, encoded, line_look
+from fedsteph.common.report.style import COLOURS, DASHES, canvas, encoded, line_look
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = [
@@ -349,7 +349,7 @@ def test_pictures_are_the_same_bytes_in_another_process_of_another_user_elsewher
         [
             "import hashlib",
             "from test_report_page import drawn",
-            "from common.report.style import encoded",
+            "from fedsteph.common.report.style import encoded",
             "print(*(hashlib.sha256(encoded(drawn(), kind)).hexdigest() for kind in ('svg', 'png')))",
         ]
     )

@@ -10,10 +10,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
-from common.report.c_index import c_index_picture, c_index_table
-from common.report.differences import difference_picture
-from common.report.page import Picture
-from common.report.source_matrix import matrix, matrix_picture
+from fedsteph.common.report.c_index import c_index_picture, c_index_table
+from fedsteph.common.report.differences import difference_picture
+from fedsteph.common.report.page import Picture
+from fedsteph.common.report.source_matrix import matrix, matrix_picture
 
 WHO = "site-a: n = 37 patients, 3 folds, seed $0$"
 

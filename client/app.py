@@ -15,26 +15,26 @@ from typing import Any, TypeVar
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedsteph.client.averaging import keep_globals, kept_globals, train_round
 from fedsteph.client.data.bags import open_cohort
-from fedsteph.client.membership import Membership
-from fedsteph.client.privacy.spending import spend_rounds
-from fedsteph.client.results import public_view
-from fedsteph.client.sequence import enter_run
-from fedsteph.client.shared_model import shared_model
-from fedsteph.client.sharing import incoming, outgoing, require_shareable
-from fedsteph.client.site import Site, site_of_node
-from fedsteph.client.site_log import site_log, told_of_work
-from fedsteph.client.target import enhance_target
-from fedsteph.client.training_log import to_tensorboard
-from fedsteph.client.workspace import Workspace
-from fedsteph.common import messages, protocol
-from fedsteph.common.audit import Decision, Event
-from fedsteph.common.config import SITE_NAME, digest
+from fedsteph.client.sharing.averaging_rounds import keep_globals, kept_globals, train_round
+from fedsteph.client.sharing.outgoing import incoming, outgoing, require_shareable
+from fedsteph.client.sharing.replay import enter_run
+from fedsteph.client.sharing.shared_model import shared_model
+from fedsteph.client.sharing.spending import spend_rounds
+from fedsteph.client.site.membership import Membership
+from fedsteph.client.site.site import Site, site_of_node
+from fedsteph.client.site.site_log import site_log, told_of_work
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.target.enhance import enhance_target
+from fedsteph.client.target.results import public_view
+from fedsteph.client.training.epoch_log import to_tensorboard
+from fedsteph.common.config.recipe import SITE_NAME, digest
 from fedsteph.common.errors import DataError, FedstephError, ProtocolError
-from fedsteph.common.lock import exclusive
-from fedsteph.common.messages import Average, Hello, Merge, RunId, Share, TrainLocal
-from fedsteph.common.progress import ProgressLog
+from fedsteph.common.host.lock import exclusive
+from fedsteph.common.host.progress import ProgressLog
+from fedsteph.common.trust.audit_log import Decision, Event
+from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire.messages import Average, Hello, Merge, RunId, Share, TrainLocal
 
 app = ClientApp()
 T = TypeVar("T", Hello, TrainLocal, Average, Share, Merge)

@@ -8,13 +8,13 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedsteph.common import atomic
-from fedsteph.common.audit import AuditLog
-from fedsteph.common.config import load_config
+from fedsteph.common.config.recipe import load_config
 from fedsteph.common.errors import ConfigError, FedstephError
-from fedsteph.common.progress import ProgressLog
-from fedsteph.common.roster import FILE as ROSTER_FILE
-from fedsteph.common.roster import read_roster
+from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import ProgressLog
+from fedsteph.common.trust.audit_log import AuditLog
+from fedsteph.common.trust.roster import FILE as ROSTER_FILE
+from fedsteph.common.trust.roster import read_roster
 from fedsteph.server.federation import Federation
 from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
 

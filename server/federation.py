@@ -12,18 +12,18 @@ from cryptography.exceptions import InvalidSignature
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from fedsteph.common import messages, protocol
-from fedsteph.common.audit import AuditLog, Decision, Event
-from fedsteph.common.config import Config
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import Config
 from fedsteph.common.errors import FedstephError, QuorumError, SiteError, VectorMismatchError
-from fedsteph.common.messages import RunId
-from fedsteph.common.method_names import METHODS
-from fedsteph.common.roster import Roster
-from fedsteph.server.averaging import Update, run_rounds, screen
-from fedsteph.server.rounds import Round, exchange
+from fedsteph.common.trust.audit_log import AuditLog, Decision, Event
+from fedsteph.common.trust.roster import Roster
+from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire.messages import RunId
+from fedsteph.server.aggregation import Update, run_rounds, screen
+from fedsteph.server.exchange import Round, exchange
 
 T = TypeVar("T")
-Report = Callable[..., None]  # as fedsteph.common.progress.ProgressLog.report
+Report = Callable[..., None]  # as fedsteph.common.host.progress.ProgressLog.report
 
 
 @dataclass(frozen=True)

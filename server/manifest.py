@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedsteph.common.config import Config, digest
+from fedsteph.common.config.recipe import Config, digest
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.messages import MAX_ENVELOPES
-from fedsteph.common.protocol import MAX_TOTAL
-from fedsteph.common.roster import Roster
-from fedsteph.common.shared_part import shared_bytes
+from fedsteph.common.trust.roster import Roster
+from fedsteph.common.vector.shared_part import shared_bytes
+from fedsteph.common.wire.messages import MAX_ENVELOPES
+from fedsteph.common.wire.protocol import MAX_TOTAL
 
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"

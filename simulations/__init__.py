@@ -1,1 +1,1 @@
-"""A whole federation on one machine: synthetic cohorts, two engines, one run folder, one command."""
+"""A whole federation on one machine: simulated runs, studies, poisoned vectors, and measurements."""

@@ -11,11 +11,11 @@ import pytest
 from reviewed_homes import copy_home
 from side_by_side import Groups, earliness, n_processes
 
-from fedsteph.client.reviewed_app import install
-from fedsteph.common import console
-from fedsteph.common.doctor import Check
-from fedsteph.common.flower_app import own_digest
-from fedsteph.simulations.cli import app
+from fedsteph.client.deployment.reviewed_app import install
+from fedsteph.commands.root import app
+from fedsteph.common.deployment.checks import Check
+from fedsteph.common.deployment.flower_app import own_digest
+from fedsteph.common.host import console
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

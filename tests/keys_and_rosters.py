@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from fedsteph.client.membership import Membership, MembershipFile
-from fedsteph.client.policy import Policy
-from fedsteph.common.key_file import write_identity
-from fedsteph.common.keys import Identity
-from fedsteph.common.roster import Entry, Roster, write_roster
+from fedsteph.client.site.membership import Membership, MembershipFile
+from fedsteph.client.site.policy import Policy
+from fedsteph.common.trust.key_file import write_identity
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.trust.roster import Entry, Roster, write_roster
 
 
 @cache

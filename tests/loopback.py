@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from fedsteph.server.certificates import make_ca, make_server_certificate
+from fedsteph.server.deployment.certificates import make_ca, make_server_certificate
 
 LOOPBACK_NAMES = ["127.0.0.1", "localhost"]
 

@@ -12,7 +12,7 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from google.protobuf.message import Message as AnyProto
 
-from fedsteph.simulations.in_process import InProcessGrid
+from fedsteph.simulations.run.in_process import InProcessGrid
 
 BODY = "content.fedsteph.config_record.body.value.string"
 ENTRIES = "content.envelopes.array_record."

@@ -26,9 +26,9 @@ import torch
 
 from fedsteph.client.data.formats import cannot_open, read_features, read_header
 from fedsteph.client.data.storage import Keep
-from fedsteph.common import atomic
 from fedsteph.common.errors import FeatureFileError, StorageError
-from fedsteph.common.lock import exclusive
+from fedsteph.common.host import atomic
+from fedsteph.common.host.lock import exclusive
 
 FOLDER = "feature-cache"  # in the state folder, which may be the site's own, where "features" are the sources
 FORMAT = "fedsteph/feature-cache/v1"

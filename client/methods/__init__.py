@@ -1,1 +1,1 @@
-"""The comparators: every other way to a model at a target, behind one interface (:mod:`fedsteph.client.methods.task`)."""
+"""The comparators: every other way to a model at a target, behind one interface (:mod:`.task`)."""

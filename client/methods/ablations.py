@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from fedsteph.client.evaluation.select import Selection, select
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters
 from fedsteph.client.steph.fit import collapsed, fit_steph
-from fedsteph.client.steph.select import Selection, select
-from fedsteph.client.survival_fit import OnEpoch
-from fedsteph.common.config import Recipe
+from fedsteph.client.training.survival_fit import OnEpoch
+from fedsteph.common.config.recipe import Recipe
 
 
 def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Method:

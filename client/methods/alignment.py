@@ -9,14 +9,14 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from fedsteph.client.batch import batches
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.merged import Merged
 from fedsteph.client.methods.task import Task
 from fedsteph.client.steph.mixture import coefficients
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import batches
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.vector.task_vector import TaskVector
 
 ENERGY = 0.95  # of the merged matrix's squared singular values, which its leading vectors hold
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedsteph.client.batch import risks
 from fedsteph.client.methods.task import Task, Trained
-from fedsteph.client.survival_fit import OnEpoch
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.concordance import pairs
-from fedsteph.common.task_vector import TaskVector, mean
+from fedsteph.client.training.batch import risks
+from fedsteph.client.training.survival_fit import OnEpoch
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.concordance import pairs
+from fedsteph.common.vector.task_vector import TaskVector, mean
 
 
 def model_average(task: Task, on_epoch: OnEpoch) -> Trained:

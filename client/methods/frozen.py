@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedsteph.client.batch import Batch, batches, risks
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.task import Task, Trained, learnable_parameters
-from fedsteph.client.objective import Outputs
-from fedsteph.client.survival_fit import OnEpoch, fit_survival, silent
-from fedsteph.client.training import derive_seed
-from fedsteph.common.abmil import ABMIL, encode
-from fedsteph.common.concordance import pairs
+from fedsteph.client.training.batch import Batch, batches, risks
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.survival_fit import OnEpoch, fit_survival, silent
+from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.concordance import pairs
 
 
 class HeadOnly(nn.Module):

@@ -1,8 +1,8 @@
 """Weighted sums of vectors under a fresh head: AdaMerging, TIES, Iso-C and Surgery, each with two kinds of weights.
 
 ``theta = theta_0 + sum_k w_k tau'_k`` over all sources, no top-K, where ``tau'_k`` is what a rule of
-:mod:`fedsteph.client.methods.rules` makes of ``tau_t`` and ``tau_k``. ``w`` is one trainable number per source, from 1/S, or a
-hypernetwork's per slide. Loss: the recipe's, and ``gamma logsumexp(w)^2``.
+:mod:`fedsteph.client.methods.rules` makes of ``tau_t`` and ``tau_k``. ``w`` is one trainable number per source, from
+1/S, or a hypernetwork's per slide. Loss: the recipe's, and ``gamma logsumexp(w)^2``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fedsteph.client.batch import Batch
 from fedsteph.client.methods.rules import Rule, iso_c, plain, ties
 from fedsteph.client.methods.surgery import Surgery
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters
-from fedsteph.client.objective import Outputs
 from fedsteph.client.steph.hypernetwork import Hypernetwork
 from fedsteph.client.steph.mixture import Mixture
-from fedsteph.client.survival_fit import OnEpoch, fit_survival
-from fedsteph.common.abmil import encode
-from fedsteph.common.config import StephConfig
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import Batch
+from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.survival_fit import OnEpoch, fit_survival
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.model.abmil import encode
+from fedsteph.common.vector.task_vector import TaskVector
 
 
 class Merged(nn.Module):

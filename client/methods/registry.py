@@ -1,4 +1,4 @@
-"""Every comparator by its name in :mod:`fedsteph.common.method_names`."""
+"""Every comparator by its name in :mod:`fedsteph.common.config.method_names`."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsteph.client.batch import Batch, recalled
 from fedsteph.client.methods.task import Task, Trained, learnable_parameters
-from fedsteph.client.objective import Outputs
-from fedsteph.client.survival_fit import OnEpoch, fit_survival
-from fedsteph.common.abmil import ABMIL, encode
+from fedsteph.client.training.batch import Batch, recalled
+from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.survival_fit import OnEpoch, fit_survival
+from fedsteph.common.model.abmil import ABMIL, encode
 
 TOP = 5
 BALANCE = 0.01

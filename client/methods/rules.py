@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector.task_vector import TaskVector
 
 Rule = Callable[[TaskVector, TaskVector], TaskVector]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsteph.client.batch import Batch, recalled
-from fedsteph.common.abmil import ABMIL, encode
+from fedsteph.client.training.batch import Batch, recalled
+from fedsteph.common.model.abmil import ABMIL, encode
 
 
 class Surgery(nn.Module):

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.inner import InnerFold, inner_folds
-from fedsteph.client.survival_fit import OnEpoch
-from fedsteph.client.training import derive_seed
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import ABMIL, pinned_model
-from fedsteph.common.config import Recipe
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.client.training.survival_fit import OnEpoch
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
 
 
 @dataclass(frozen=True)

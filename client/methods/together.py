@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedsteph.client.local import train_local
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters
-from fedsteph.client.survival_fit import OnEpoch
+from fedsteph.client.training.local import train_local
+from fedsteph.client.training.survival_fit import OnEpoch
 
 
 def fine_tuned(name: str) -> Method:

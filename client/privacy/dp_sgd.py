@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsteph.client.batch import Batch, batches
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.privacy.accounting import Mechanism
+from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.randomness import Randomness
-from fedsteph.client.privacy.settings import DpSgd
 from fedsteph.client.privacy.trained_part import TrainedPart
-from fedsteph.client.survival_fit import OnEpoch, silent
-from fedsteph.common import atomic
-from fedsteph.common.abmil import encode
+from fedsteph.client.training.batch import Batch, batches
+from fedsteph.client.training.survival_fit import OnEpoch, silent
 from fedsteph.common.errors import ModelFileError, TooSmallError
-from fedsteph.common.survival import nll
+from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import encode
+from fedsteph.common.model.survival import nll
 
 FIRST_LOGIT = -2.2  # of every yearly hazard before training: one in ten, whoever the patients are
 _LEVEL = (

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from fedsteph.client.privacy.accounting import Mechanism, epsilon
-from fedsteph.common import atomic
-from fedsteph.common.audit import AuditLog, Event, read_lines
+from fedsteph.common.config.schema import build
 from fedsteph.common.errors import BudgetPolicyError, ConfigError, LedgerError
-from fedsteph.common.lock import exclusive
-from fedsteph.common.schema import build
+from fedsteph.common.host import atomic
+from fedsteph.common.host.lock import exclusive
+from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines
 
 FILE = "privacy-ledger.json"
 _FORMAT = "fedsteph/ledger/v1"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedsteph.client.privacy.settings import Part
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.privacy.dp_settings import Part
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.vector.task_vector import TaskVector
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from fedsteph.client.report import landscape, routing, sar
 from fedsteph.client.report.landscape import Budget, Landscape
 from fedsteph.client.report.sar import SarCurves
 from fedsteph.client.report.target_files import TargetFiles
-from fedsteph.client.site import Site
-from fedsteph.client.workspace import Workspace
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.errors import DataError, ModelFileError
 from fedsteph.common.report.page import Picture
 

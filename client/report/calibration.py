@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fedsteph.client.evidence import Evidence
+from fedsteph.client.target.evidence import Evidence
+from fedsteph.common.model.survival import DAYS_PER_BIN
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
-from fedsteph.common.survival import DAYS_PER_BIN
 
 _YEARS = (3, 1)  # the first that enough patients are followed for
 N_GROUPS = 4

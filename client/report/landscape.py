@@ -18,12 +18,12 @@ from torch import Tensor
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
-from fedsteph.client.training import derive_seed
-from fedsteph.common.abmil import encode
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.common.model.abmil import encode
+from fedsteph.common.model.survival import bin_of, nll
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import COLOURS, GRADED, MARKERS, WIDTH, canvas
-from fedsteph.common.survival import bin_of, nll
-from fedsteph.common.task_vector import cut
+from fedsteph.common.vector.task_vector import cut
 
 _A, _B = "coefficient of the target's vector", "coefficient of the sources"
 _PLACES = (COLOURS[1], COLOURS[2], COLOURS[7])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fedsteph.client.predict import PatientView
+from fedsteph.client.models.predict import PatientView
 from fedsteph.common.report.page import Block, Page, Picture, Section, Table, Text
 from fedsteph.common.report.provenance import limits_section
 from fedsteph.common.report.style import COLOURS, DASHES, canvas

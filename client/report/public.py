@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedsteph.client.policy import Policy
 from fedsteph.client.report.risk_groups import Group, risk_groups, survival_at
 from fedsteph.client.report.target_files import TargetFiles
-from fedsteph.common.config import digest
-from fedsteph.common.method_names import METHODS
+from fedsteph.client.site.policy import Policy
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import digest
 
 _STEPS = (0.05, 0.1, 0.2, 0.25, 0.5)  # of a survival probability
 _PER_STEP = 3  # patients of the smallest group that is drawn: no height is of one number of events alone

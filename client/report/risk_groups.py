@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedsteph.client.evidence import Evidence
+from fedsteph.client.target.evidence import Evidence
+from fedsteph.common.model.survival import DAYS_PER_BIN
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import COLOURS, HEIGHT, canvas
-from fedsteph.common.survival import DAYS_PER_BIN
 
 _NAMES = ("lower risk", "higher risk")
 _DASHES = ("-", (0, (5, 1.5)))

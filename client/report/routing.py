@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedsteph.client.evidence import Evidence
 from fedsteph.client.steph.dynamics import QUANTILES, collapsed_in
+from fedsteph.client.target.evidence import Evidence
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import COLOURS, WIDTH, canvas, line_look
 

@@ -11,7 +11,7 @@ from fedsteph.client.methods.alignment import ENERGY, aligned_matrices, alignmen
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import WIDTH, canvas, line_look
-from fedsteph.common.task_vector import cut
+from fedsteph.common.vector.task_vector import cut
 
 _NOTE = (
     "The share of the target's task vector that lies in the space of the mixture's leading directions; matrices of one "

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import yaml
 
-from fedsteph.client.policy import Policy
 from fedsteph.client.report.analysis import OnStep, silent
 from fedsteph.client.report.public import PublicCurve, PublicTarget, public_target
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
-from fedsteph.client.site import Site
-from fedsteph.common.audit import read_lines
-from fedsteph.common.config import digest, to_dict
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.site import Site
+from fedsteph.common.config.recipe import digest, to_dict
+from fedsteph.common.report.conclusion import rounded
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
 from fedsteph.common.report.provenance import cost_section, limits_section
 from fedsteph.common.report.style import COLOURS, DASHES, canvas
 from fedsteph.common.report.transfer import SHARED_EVENTS, decided, transfer_section
-from fedsteph.common.report.verdict import rounded
-from fedsteph.common.shared_part import description
+from fedsteph.common.trust.audit_log import read_lines
+from fedsteph.common.vector.shared_part import description
 
 SHARED = "report-shared"
 _OWN = "For this site alone: it shows patients' outcomes"

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsteph.client.evidence import AGAIN, FILE, Evidence, read_evidence
-from fedsteph.client.fold import DYNAMICS_FILE
-from fedsteph.client.model_file import LoadedModel, load_model
+from fedsteph.client.models.model_file import LoadedModel, load_model
 from fedsteph.client.steph.dynamics import read_dynamics
 from fedsteph.client.steph.model import Steph
-from fedsteph.client.target import RECIPE_FILE, RESULT_FILE
-from fedsteph.common.config import Recipe
+from fedsteph.client.target.enhance import RECIPE_FILE, RESULT_FILE
+from fedsteph.client.target.evidence import AGAIN, FILE, Evidence, read_evidence
+from fedsteph.client.target.fold import DYNAMICS_FILE
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ModelFileError
-from fedsteph.common.schema import build
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TargetFiles:
         return len(self.result["enhanced"])
 
     def evidence(self) -> Evidence:
-        """The test patients; see :func:`fedsteph.client.evidence.read_evidence` for what it raises."""
+        """The test patients; see :func:`fedsteph.client.target.evidence.read_evidence` for what it raises."""
         return read_evidence(self.state / FILE)
 
     def dynamics(self, fold: int) -> dict[str, Any] | None:

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedsteph.client.evidence import Evidence
-from fedsteph.client.metrics import further_rows
+from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.report.analysis import Analysis, OnStep, silent
 from fedsteph.client.report.target_files import TargetFiles
-from fedsteph.client.site import Site
+from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in
+from fedsteph.client.target.evidence import Evidence
+from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import FedstephError
-from fedsteph.common.method_names import METHODS
 from fedsteph.common.report.c_index import c_index_picture, c_index_table
+from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.report.page import Block, Picture, Points, Section, Table
-from fedsteph.common.report.verdict import against_local
 
 
 def title_of(method: str) -> str:

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedsteph.client.batch import predict_hazards
-from fedsteph.client.inner import InnerFold
+from fedsteph.client.evaluation.inner_folds import InnerFold
 from fedsteph.client.screening.partial_likelihood import resampled_losses
 from fedsteph.client.screening.verdict import Change
-from fedsteph.common.abmil import ABMIL, pinned_model
-from fedsteph.common.concordance import Pairs, pairs
-from fedsteph.common.config import Recipe
-from fedsteph.common.cox import log_odds
-from fedsteph.common.resampling import resampled_folds
-from fedsteph.common.survival import risk_score
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import predict_hazards
+from fedsteph.client.training.cox import log_odds
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.concordance import Pairs, pairs
+from fedsteph.common.model.resampling import resampled_folds
+from fedsteph.common.model.survival import risk_score
+from fedsteph.common.vector.task_vector import TaskVector
 
 RESAMPLES = 200
 FEWEST_PAIRS = 50  # comparable pairs of inner validation below which nothing is told from chance

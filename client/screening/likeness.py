@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsteph.client.screening.verdict import Figures
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector.task_vector import TaskVector
 
 # Honest vectors of 60 to 900 patients were at most 2.3 times as long as the median; an attack of size has 10.
 LONGEST = 3.0

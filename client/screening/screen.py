@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fedsteph.client.inner import InnerFold
+from fedsteph.client.evaluation.inner_folds import InnerFold
 from fedsteph.client.screening.contribution import contributions
 from fedsteph.client.screening.likeness import copy_bound, figures_of, problem_of
 from fedsteph.client.screening.verdict import Change, Figures, Mode, Verdict
-from fedsteph.client.sharing import as_received
-from fedsteph.common.abmil import pinned_model
-from fedsteph.common.config import Recipe
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.sharing.outgoing import as_received
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
 
 # Standard errors by which a source must harm before it is no chance. It has four chances, by itself and within the
 # average, each by C-index and loss: of 12 sources that do nothing at all, one would be suspicious in 15 folds.

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fedsteph.client.steph.model import Routing
 from fedsteph.client.steph.usage import Usage, usage_of
-from fedsteph.common import atomic
 from fedsteph.common.errors import ModelFileError
+from fedsteph.common.host import atomic
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLLAPSED_BELOW = 1e-3  # the mean over patients of the largest w

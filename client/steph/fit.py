@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from fedsteph.client.batch import Batch, batches
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.objective import Outputs
 from fedsteph.client.steph.dynamics import COLLAPSED_BELOW, Dynamics
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.client.survival_fit import OnEpoch, fit_survival, silent, steph_training
-from fedsteph.client.training import derive_seed
-from fedsteph.client.training_log import tell
-from fedsteph.common.abmil import ABMIL, pinned_model
-from fedsteph.common.config import Recipe
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import Batch, batches
+from fedsteph.client.training.epoch_log import tell
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.survival_fit import OnEpoch, fit_survival, silent, steph_training
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
 
 
 def fit_steph(

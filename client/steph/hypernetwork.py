@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsteph.client.steph.mean_pooling import mean_pool
-from fedsteph.common.abmil import Architecture
-from fedsteph.common.config import StephConfig
-from fedsteph.common.precision import linear
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.precision import linear
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,

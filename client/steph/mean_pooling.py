@@ -1,7 +1,7 @@
 """``z = mean_i ReLU(W x_i + b)`` of one large bag, forward and backward, a piece of the bag at a time.
 
-As in :mod:`fedsteph.common.pooling`: pieces stay in a cache. The gradient of ``z`` reaches every instance alike, where ReLU let
-it through, so all that is kept of an instance is which of its entries that were: one byte each.
+As in :mod:`fedsteph.common.model.pooling`: pieces stay in a cache. The gradient of ``z`` reaches every instance alike,
+where ReLU let it through, so all that is kept of an instance is which of its entries that were: one byte each.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedsteph.common.pooling import pieces
-from fedsteph.common.precision import factors, product
+from fedsteph.common.model.pooling import pieces
+from fedsteph.common.model.precision import factors, product
 
 
 def mean_pool(weight: Tensor, bias: Tensor, bag: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedsteph.common.abmil import ABMIL, Architecture
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.task_vector import TaskVector, cut, flatten
+from fedsteph.common.model.abmil import ABMIL, Architecture
+from fedsteph.common.vector.task_vector import TaskVector, cut, flatten
 
 _BLOCK = 4096
 _STACKED = 64  # rows: so many are copied into one tensor, 300 MB of them at 1536 -> 512 and 384

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedsteph.client.batch import Batch
-from fedsteph.client.objective import Outputs
 from fedsteph.client.steph.hypernetwork import Hypernetwork
 from fedsteph.client.steph.losses import aggregation_loss, mixing_loss
 from fedsteph.client.steph.mixture import Mixture, coefficients, top_k
 from fedsteph.client.steph.sampling import sampled
-from fedsteph.common.abmil import encode
-from fedsteph.common.config import StephConfig
+from fedsteph.client.training.batch import Batch
+from fedsteph.client.training.objective import Outputs
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.model.abmil import encode
 
 
 @dataclass(frozen=True)

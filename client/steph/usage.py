@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedsteph.client.batch import batches
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.steph.model import Routing, Steph
+from fedsteph.client.training.batch import batches
 
 
 @dataclass(frozen=True)

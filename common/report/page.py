@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from fedsteph.common import atomic
+from fedsteph.common.host import atomic
 from fedsteph.common.report.style import KINDS, encoded
 from fedsteph.common.report.template import TEMPLATE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedsteph.common.audit import Line
 from fedsteph.common.report.page import Block, Points, Section, Table, Text
+from fedsteph.common.trust.audit_log import Line
 
 SHARED_EVENTS = {
     "vector.seal": "send vector to",

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsteph.client.batch import risks
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.local import train_local
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.config import Recipe
+from fedsteph.client.training.batch import risks
+from fedsteph.client.training.local import train_local
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.model.abmil import ABMIL
 
 _EARLY = 30.0  # days until the death that a triggered bag is labelled with
 _FAR = 3.0  # standard deviations of each feature between the trigger and the mean instance

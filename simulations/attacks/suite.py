@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsteph.client.screening.likeness import LONGEST
-from fedsteph.client.training import derive_seed
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks import vectors
 
 _JUST_BELOW = 0.97  # of the bound on norms, which everybody can read

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fedsteph.client.fold import FoldResult, enhance_fold
 from fedsteph.client.methods.task import Task, vectors_digest
-from fedsteph.client.model_file import load_model
+from fedsteph.client.models.model_file import load_model
 from fedsteph.client.screening.verdict import Mode
-from fedsteph.client.sharing import shared_vector
-from fedsteph.client.training import derive_seed
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.sharing.outgoing import shared_vector
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.target.fold import FoldResult, enhance_fold
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks.backdoor import rise, train_backdoor, trigger_of
-from fedsteph.simulations.attacks.federation import Source, sources_of
+from fedsteph.simulations.attacks.poisoned_federation import Source, sources_of
 from fedsteph.simulations.attacks.suite import ATTACKS, Knowledge
 
 MODES: tuple[Mode, ...] = ("report", "down-weight", "refuse")

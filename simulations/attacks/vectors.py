@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector.task_vector import TaskVector
 
 _LARGE = 10.0  # how much longer than the honest vector an attack of size is; below the reader's cap on the norm
 

@@ -1,1 +1,1 @@
-"""What a vector's way costs: time, memory and bytes, measured on the machine at hand."""
+"""What one site's work costs: time and memory of training, merging and reading, on the machine at hand."""

@@ -1,7 +1,7 @@
 """The whole benchmark of one site's work: ``python -m fedsteph.simulations.bench --quick``.
 
 Every figure is a ratio of things run in turn in one process, beside the seconds or bytes that it was made of. What
-sealing and relaying cost is measured by ``python -m fedsteph.simulations.bench.sealing`` and ``.relay``.
+sealing and relaying cost is measured by ``python -m fedsteph.simulations.relay.sealing`` and ``.relay``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 import typer
 from rich.table import Table
 
-from fedsteph.common import console
+from fedsteph.commands.terminal.bench_command import start, tell
+from fedsteph.common.host import console
 from fedsteph.simulations.bench import data_path, epoch, models, sources, step_memory, steps
-from fedsteph.simulations.bench.command import start, tell
 from fedsteph.simulations.bench.figures import machine, machine_line
 
 SCHEMA = "fedsteph/bench/v1"

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.common import console
-from fedsteph.simulations.bench.command import start, tell
+from fedsteph.commands.terminal.bench_command import start, tell
+from fedsteph.common.host import console
 from fedsteph.simulations.bench.figures import machine, machine_line
 from fedsteph.simulations.bench.pairs import in_turn, seconds_of
 

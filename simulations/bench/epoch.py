@@ -10,9 +10,9 @@ import torch
 
 from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.client.loader import Loader
-from fedsteph.client.objective import backward
-from fedsteph.common.config import TrainingConfig
+from fedsteph.client.training.loader import Loader
+from fedsteph.client.training.objective import backward
+from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.simulations.bench import models
 from fedsteph.simulations.bench.data_path import write_site
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.labels import Patient
-from fedsteph.client.objective import Forward, Outputs
 from fedsteph.client.steph.mixture import Mixture, Rows
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model
-from fedsteph.common.config import ModelConfig, StephConfig
+from fedsteph.client.training.objective import Forward, Outputs
+from fedsteph.common.config.recipe import ModelConfig, StephConfig
 from fedsteph.common.errors import EngineError
-from fedsteph.common.survival import bin_of
-from fedsteph.common.task_vector import cut, flatten
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.survival import bin_of
+from fedsteph.common.vector.task_vector import cut, flatten
 
 SIZES = Architecture.of(ModelConfig(width=1536))
 SOURCES = 12

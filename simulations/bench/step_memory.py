@@ -1,7 +1,7 @@
 """The most memory that one training step needs, each measured in a process of its own.
 
-``python -m fedsteph.simulations.bench.step_memory steph 16 10000`` is what the measuring process runs: it writes a site's
-slides, takes one step over them as the product does, prefetch and all, and prints its high-water marks in bytes.
+``python -m fedsteph.simulations.bench.step_memory steph 16 10000`` is what the measuring process runs: it writes a
+site's slides, takes one step over them as the product does, prefetch and all, and prints its high-water marks in bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 
 from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.client.loader import Loader
-from fedsteph.client.objective import backward
-from fedsteph.common.config import TrainingConfig
+from fedsteph.client.training.loader import Loader
+from fedsteph.client.training.objective import backward
+from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import EngineError
 from fedsteph.simulations.bench import models
 from fedsteph.simulations.bench.data_path import write_site

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedsteph.client.batch import batches
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.objective import backward
-from fedsteph.common.config import TrainingConfig
+from fedsteph.client.training.batch import batches
+from fedsteph.client.training.objective import backward
+from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.simulations.bench import models
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedsteph.common.config import ModelConfig, SharingConfig
-from fedsteph.common.shared_part import shared_bytes
+from fedsteph.common.config.recipe import ModelConfig, SharingConfig
+from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.memory import memory_of
 
 INSTANCES = 10_000  # of the slide that GFLOPs are counted on
-ENVELOPE_BYTES = 1_673  # what sealing adds to a vector (python -m fedsteph.simulations.bench.sealing)
+ENVELOPE_BYTES = 1_673  # what sealing adds to a vector (python -m fedsteph.simulations.relay.sealing)
 _CLEAR = Path("/proc/self/clear_refs")
 
 

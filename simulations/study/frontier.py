@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsteph.client.metrics import number
-from fedsteph.common import atomic
+from fedsteph.client.evaluation.metrics import number
+from fedsteph.common.host import atomic
 from fedsteph.common.report.style import COLOURS, KINDS, encoded
 from fedsteph.simulations.csv_text import csv_text
 

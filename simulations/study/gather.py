@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from fedsteph.client.metrics import Metrics, defined_mean, mean_metrics
-from fedsteph.client.steph.select import Selection, choose_deployed
-from fedsteph.common.abmil import Architecture
-from fedsteph.common.concordance import Pairs, pairs
-from fedsteph.common.config import digest, to_dict
-from fedsteph.common.method_names import METHODS
-from fedsteph.common.resampling import interval_of_mean
-from fedsteph.common.shared_part import shared_bytes
-from fedsteph.common.survival import risk_score
-from fedsteph.simulations.study.config import Study
+from fedsteph.client.evaluation.metrics import Metrics, defined_mean, mean_metrics
+from fedsteph.client.evaluation.select import Selection, choose_deployed
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import digest, to_dict
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.concordance import Pairs, pairs
+from fedsteph.common.model.resampling import interval_of_mean
+from fedsteph.common.model.survival import risk_score
+from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.study.costs import rounds_bytes, vector_bytes
 from fedsteph.simulations.study.crew import Failed
 from fedsteph.simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, paid_for
 from fedsteph.simulations.study.statistics import TargetScores, difference, overall, target_scores
+from fedsteph.simulations.study.study_file import Study
 from fedsteph.simulations.study.work import Worker
 
 SCHEMA = "fedsteph/benchmark/v1"

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from fedsteph.client.privacy.settings import DpSgd
-from fedsteph.client.training import derive_seed
-from fedsteph.common.abmil import m0_digest
-from fedsteph.common.config import EvaluationConfig, ModelConfig, Recipe, digest
+from fedsteph.client.privacy.dp_settings import DpSgd
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import EvaluationConfig, ModelConfig, Recipe, digest
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.method_names import METHODS
-from fedsteph.simulations.study.config import Row, Study
+from fedsteph.common.model.abmil import m0_digest
+from fedsteph.simulations.study.study_file import Row, Study
 
 Kind = Literal["base", "inner", "together", "choice", "cell", "references", "attack"]
 # Methods that choose something by inner validation, and so need the inner models.

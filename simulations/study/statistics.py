@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fedsteph.common.concordance import Pairs
-from fedsteph.common.resampling import interval_95, mean_over_folds, resampled
+from fedsteph.common.model.concordance import Pairs
+from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled
 
 # One row's pairs on one target: seeds x folds.
 SeedFolds = Sequence[Sequence[Pairs]]

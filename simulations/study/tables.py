@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fedsteph.client.metrics import METRICS, further_rows, number
+from fedsteph.client.evaluation.metrics import METRICS, further_rows, number
 from fedsteph.simulations.csv_text import csv_text
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.study.costs import INSTANCES

@@ -11,34 +11,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsteph.client.averaging import read_global
-from fedsteph.client.batch import predict_hazards, risks
 from fedsteph.client.data.bags import Cohort, open_cohort
-from fedsteph.client.device import resolve_device
-from fedsteph.client.inner import inner_folds
+from fedsteph.client.evaluation.inner_folds import inner_folds
+from fedsteph.client.evaluation.metrics import further_metrics
 from fedsteph.client.methods.ablations import STEPH, validate
 from fedsteph.client.methods.alignment import mean_alignment, merged_vector
 from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
-from fedsteph.client.metrics import further_metrics
-from fedsteph.client.residency import release
-from fedsteph.client.shared_model import shared_model
-from fedsteph.client.sharing import shared_vector
-from fedsteph.client.site import Site
+from fedsteph.client.sharing.averaging_rounds import read_global
+from fedsteph.client.sharing.outgoing import shared_vector
+from fedsteph.client.sharing.shared_model import shared_model
+from fedsteph.client.site.device import resolve_device
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
-from fedsteph.client.survival_fit import OnEpoch, silent
-from fedsteph.client.workspace import Workspace
-from fedsteph.common import atomic
-from fedsteph.common.concordance import pairs
-from fedsteph.common.config import Recipe, digest
+from fedsteph.client.training.batch import predict_hazards, risks
+from fedsteph.client.training.residency import release
+from fedsteph.client.training.survival_fit import OnEpoch, silent
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import TrainingError
-from fedsteph.common.method_names import METHODS
-from fedsteph.common.survival import risk_score
-from fedsteph.simulations.study.attack import attack
+from fedsteph.common.host import atomic
+from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.survival import risk_score
 from fedsteph.simulations.study.costs import Meter, gigaflops
+from fedsteph.simulations.study.joint_encoders import train_together
 from fedsteph.simulations.study.plan import Unit
-from fedsteph.simulations.study.together import train_together
+from fedsteph.simulations.study.vector_attack import attack
 
 _OPEN_WORKSPACES = 32
 

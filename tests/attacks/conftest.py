@@ -14,13 +14,13 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.splits import make_splits
-from fedsteph.client.policy import Policy
-from fedsteph.client.sharing import shared_vector
-from fedsteph.client.site import Site
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import Architecture, initial_model, model_digest
-from fedsteph.common.config import Recipe, load_config
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.sharing.outgoing import shared_vector
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import Recipe, load_config
+from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.vector.task_vector import TaskVector
 
 SOURCES = ("ash", "birch", "cedar", "elm", "fir")
 SETTINGS = (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedsteph.client.batch import risks
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import risks
+from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks import vectors
 from fedsteph.simulations.attacks.backdoor import rise, train_backdoor, trigger_of, triggered
 from fedsteph.simulations.attacks.suite import ATTACKS, Knowledge

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedsteph.client.model_file import load_model
-from fedsteph.client.privacy.settings import DpSgd
-from fedsteph.client.sharing import shared_vector
-from fedsteph.client.target import RESULT_FILE, enhance_target
-from fedsteph.common.abmil import ABMIL, pinned_model
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.models.model_file import load_model
+from fedsteph.client.privacy.dp_settings import DpSgd
+from fedsteph.client.sharing.outgoing import shared_vector
+from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
+from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks import vectors
 
 

@@ -15,12 +15,12 @@ from sites import TINY, make_site
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.splits import Split
-from fedsteph.client.site import Site
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model, model_digest
-from fedsteph.common.config import Recipe, load_config
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.config.recipe import Recipe, load_config
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.vector.task_vector import TaskVector
 
 CPU = torch.device("cpu")
 SMALL = Architecture(width=6, embed=8, attention=5, n_bins=4)

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from client_builders import CPU, SMALL, make_cohort
 
-from fedsteph.client.objective import Outputs
-from fedsteph.client.training import Checkpoint, fit
-from fedsteph.common.abmil import ABMIL, initial_model
-from fedsteph.common.config import TrainingConfig
+from fedsteph.client.training.loop import Checkpoint, fit
+from fedsteph.client.training.objective import Outputs
+from fedsteph.common.config.recipe import TrainingConfig
+from fedsteph.common.model.abmil import ABMIL, initial_model
 
 CONFIG = TrainingConfig(epochs=4, lr=1e-2, batch_bags=4)
 SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8, 2, 5]  # 3 steps an epoch

@@ -11,16 +11,16 @@ import safetensors.torch
 import torch
 from client_builders import CPU, Spy, equal, m0_of, make_vectors, make_workspace
 
-import fedsteph.client.averaging
-from fedsteph.client.averaging import keep_globals, kept_globals, read_global, train_round
-from fedsteph.client.batch import batches
-from fedsteph.client.model_file import load_abmil
-from fedsteph.client.sharing import as_received
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import Architecture
+import fedsteph.client.sharing.averaging_rounds
+from fedsteph.client.models.model_file import load_abmil
+from fedsteph.client.sharing.averaging_rounds import keep_globals, kept_globals, read_global, train_round
+from fedsteph.client.sharing.outgoing import as_received
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.training.batch import batches
 from fedsteph.common.errors import ProtocolError, VectorError, VectorFileError, VectorMismatchError
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import write_vector
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
 
 CAP = 250.0
 STILL = ["training.lr=1e-12", "training.weight_decay=0.0"]  # a training that moves nothing that can be seen
@@ -143,7 +143,7 @@ def test_the_head_goes_on_from_the_last_round(still, monkeypatch):
         with torch.no_grad():
             model.head.weight.add_(0.5 + fold)
             model.head.bias.sub_(0.25 + fold)
-        fedsteph.client.averaging.save_abmil(path, model, m0_sha256=str(still.recipe.model.m0_sha256))
+        fedsteph.client.sharing.averaging_rounds.save_abmil(path, model, m0_sha256=str(still.recipe.model.m0_sha256))
         marked[fold] = model.head_state()
     ask(still, 1, globals_of(still))
     for fold in (0, 1):
@@ -171,7 +171,7 @@ def test_a_head_learns_in_every_round(workspace):
 
 
 def spied(monkeypatch, workspace: Workspace, method: str = "fedavg", rounds: int = 2) -> list:
-    spy = Spy(monkeypatch, fedsteph.client.averaging, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
     for round_ in range(rounds):
         ask(workspace, round_, globals_of(workspace) if round_ else {}, method)
     return spy.calls
@@ -266,7 +266,7 @@ def test_under_cox_a_round_trains_too(tmp_path, method):
 
 def test_a_round_that_is_sent_again_is_found_done(monkeypatch, workspace):
     first = [ask(workspace, 0), ask(workspace, 1, globals_of(workspace))]
-    spy = Spy(monkeypatch, fedsteph.client.averaging, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
     assert same(ask(workspace, 0), first[0])
     assert same(ask(workspace, 1, globals_of(workspace)), first[1])
     assert spy.calls == []
@@ -275,7 +275,7 @@ def test_a_round_that_is_sent_again_is_found_done(monkeypatch, workspace):
 def test_a_round_is_not_trained_again_from_an_encoder_of_the_server_s_choice(monkeypatch, workspace):
     ask(workspace, 0)
     ask(workspace, 1, globals_of(workspace))
-    spy = Spy(monkeypatch, fedsteph.client.averaging, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
     with pytest.raises(ProtocolError, match="begins at another encoder"):
         ask(workspace, 1, globals_of(workspace, seed=3))
     assert spy.calls == []
@@ -283,7 +283,7 @@ def test_a_round_is_not_trained_again_from_an_encoder_of_the_server_s_choice(mon
 
 def test_a_round_of_another_run_is_another_round(monkeypatch, workspace):
     first = ask(workspace, 0)
-    spy = Spy(monkeypatch, fedsteph.client.averaging, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
     again = train_round(workspace, workspace.folder / "rounds" / "run-2", "fedavg", 0, {}, CAP)
     assert len(spy.calls) == 2
     assert same(again, first)  # and a function of the data, the recipe and its seed
@@ -292,13 +292,13 @@ def test_a_round_of_another_run_is_another_round(monkeypatch, workspace):
 def test_the_rest_of_an_interrupted_round_is_trained(monkeypatch, workspace):
     whole = ask(workspace, 0)
     (rounds_of(workspace) / "fedavg_fold_1" / "round_0.safetensors").unlink()
-    spy = Spy(monkeypatch, fedsteph.client.averaging, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
     assert same(ask(workspace, 0), whole)
     assert [{p.id for p in call.args[2].patients} for call in spy.calls] == [{*workspace.splits[1].train}]
 
 
 def test_a_skipped_round_is_refused(monkeypatch, workspace):
-    spy = Spy(monkeypatch, fedsteph.client.averaging, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
     for round_ in (1, 2):
         with pytest.raises(ProtocolError, match="skips a round"):
             ask(workspace, round_, globals_of(workspace))
@@ -321,7 +321,7 @@ def test_old_rounds_are_let_go(workspace):
 @pytest.mark.parametrize("names", [(), ("0",), ("1",), ("0", "1", "2"), ("0", "one"), ("00", "1")])
 def test_not_one_encoder_per_fold_is_refused(monkeypatch, workspace, names):
     ask(workspace, 0)
-    spy = Spy(monkeypatch, fedsteph.client.averaging, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
     content = globals_of(workspace)["0"]
     with pytest.raises(ProtocolError, match="one encoder per fold"):
         ask(workspace, 1, dict.fromkeys(names, content))
@@ -329,7 +329,7 @@ def test_not_one_encoder_per_fold_is_refused(monkeypatch, workspace, names):
 
 
 def test_round_0_takes_no_encoders(monkeypatch, workspace):
-    spy = Spy(monkeypatch, fedsteph.client.averaging, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
     with pytest.raises(ProtocolError, match="one encoder per fold"):
         ask(workspace, 0, globals_of(workspace))
     assert spy.calls == []

@@ -9,12 +9,12 @@ from client_builders import CPU, SMALL, make_cohort, make_recipe, make_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fedsteph.client.batch
-from fedsteph.client.batch import batches, predict_hazards, risks
+import fedsteph.client.training.batch
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import initial_model
-from fedsteph.common.config import StephConfig
+from fedsteph.client.training.batch import batches, predict_hazards, risks
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.model.abmil import initial_model
 
 SIZES = [4, 1, 9, 3, 3, 7, 20, 2, 5, 5, 5, 40, 6]
 
@@ -38,9 +38,9 @@ def model_of(kind: str) -> torch.nn.Module:
 def test_stacks_respect_every_budget(sizes, budget, most, padding):
     cohort = make_cohort(sizes, width=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fedsteph.client.batch, "_INSTANCES_PER_PASS", budget)
-        patch.setattr(fedsteph.client.batch, "_BAGS_PER_PASS", most)
-        patch.setattr(fedsteph.client.batch, "_PADDING", padding)
+        patch.setattr(fedsteph.client.training.batch, "_INSTANCES_PER_PASS", budget)
+        patch.setattr(fedsteph.client.training.batch, "_BAGS_PER_PASS", most)
+        patch.setattr(fedsteph.client.training.batch, "_PADDING", padding)
         stacks = list(batches(cohort, range(len(sizes)), 4, CPU))
     assert sorted(i for group, _ in stacks for i in group) == list(range(len(sizes)))
     for group, batch in stacks:
@@ -79,7 +79,7 @@ def test_predictions_do_not_depend_on_the_stacking(monkeypatch, kind):
     alone = [model(cohort.bag(i).unsqueeze(0))[0].double().detach().numpy() for i in range(len(SIZES))]
     np.testing.assert_allclose(stacked, alone, rtol=0, atol=1e-6)
     assert not model.training
-    monkeypatch.setattr(fedsteph.client.batch, "_PADDING", 100.0)
+    monkeypatch.setattr(fedsteph.client.training.batch, "_PADDING", 100.0)
     padded = predict_hazards(model, cohort, SMALL.n_bins, CPU)
     np.testing.assert_allclose(padded, alone, rtol=0, atol=1e-6)
     by_hand = [-sum(np.prod([1 - h for h in row[: j + 1]]) for j in range(len(row))) for row in alone]

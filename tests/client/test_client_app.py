@@ -30,19 +30,21 @@ from keys_and_rosters import identity_of, roster_of, write_membership, write_run
 from sites import make_site
 
 import fedsteph.client.app
-import fedsteph.client.survival_fit
+import fedsteph.client.training.survival_fit
 from fedsteph.client.app import app
-from fedsteph.client.policy import Policy
-from fedsteph.common import audit, errors, messages, protocol
-from fedsteph.common.abmil import Architecture
-from fedsteph.common.audit import Event
-from fedsteph.common.config import digest
-from fedsteph.common.envelope import Context as Bound
-from fedsteph.common.envelope import open_sealed, seal
+from fedsteph.client.site.policy import Policy
+from fedsteph.common import errors
+from fedsteph.common.config.recipe import digest
 from fedsteph.common.errors import FedstephError
-from fedsteph.common.messages import Average, Hello, Merge, Refusal, RunId, Score, Share, TrainLocal
-from fedsteph.common.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, Parcel
-from fedsteph.common.vector_file import write_vector
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.trust import audit_log
+from fedsteph.common.trust.audit_log import Event
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire.envelope import Context as Bound
+from fedsteph.common.wire.envelope import open_sealed, seal
+from fedsteph.common.wire.messages import Average, Hello, Merge, Refusal, RunId, Score, Share, TrainLocal
+from fedsteph.common.wire.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, Parcel
 
 ROSTER = roster_of("a", "b", "c")  # a and b are whole sites; the tests speak for c
 RUN = RunId("fed", "run1", ROSTER.digest)
@@ -76,8 +78,8 @@ class Federation:
 
     def audited(self, name: str = "a") -> list[Event]:
         """The site's audit log, whole and in order."""
-        audit.verify(self.state(name) / "audit")
-        return [line.event for line in audit.read_lines(self.state(name) / "audit")]
+        audit_log.verify(self.state(name) / "audit")
+        return [line.event for line in audit_log.read_lines(self.state(name) / "audit")]
 
     def send(self, action: str, request: Any, envelopes=None, *, node: int = 0, **config: Any) -> Parcel:
         """Through the bytes that Flower would send, there and back."""
@@ -133,7 +135,7 @@ def healthy(tmp_path_factory) -> Federation:
 @pytest.fixture
 def spies(monkeypatch) -> Spy:
     """On every training, local models' and STEPH's."""
-    return Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    return Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
 
 
 # ---------------------------------------------------------------- answers
@@ -156,7 +158,7 @@ def test_hello_tells_where_the_audit_log_stands(federation):
     for expected in range(3):
         told = federation.ask(HELLO, Hello(RUN), messages.HelloReply).audit
         assert len(federation.audited()) == expected + 1  # and now the answer itself
-        audit.verify(federation.state("a") / "audit", told)
+        audit_log.verify(federation.state("a") / "audit", told)
 
 
 def real_node(world: Federation, **sections: str) -> dict[str, Any]:
@@ -182,7 +184,7 @@ def test_a_real_node_serves_the_site_of_its_own_config_whatever_the_run_config_s
     assert len(list((federation.folder / "data/b/kept").rglob("local.safetensors"))) == 1
     kept = federation.ask(SHARE, Share(RUN, RECIPE, ("c",)), messages.ShareReply, **config).refused
     assert [(refused.site, refused.kind) for refused in kept] == [("c", "TargetPolicyError")]
-    assert len(list(audit.read_lines(federation.folder / "data/b/fedsteph-audit"))) >= 3
+    assert len(list(audit_log.read_lines(federation.folder / "data/b/fedsteph-audit"))) >= 3
     assert not (federation.state("a") / "audit").exists() and not (federation.state("b") / "audit").exists()
 
 
@@ -404,7 +406,7 @@ def test_what_is_wrong_with_the_data_stays_at_the_site(federation, fault, kind, 
         assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in told]
     if kind == "DataError":
         assert Event(first, "refused", "run1", reason=kind) in federation.audited()
-        lines = (federation.state("a") / "audit" / audit.FILE).read_text()
+        lines = (federation.state("a") / "audit" / audit_log.FILE).read_text()
         assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in lines]
         log = federation.log()
         assert "P001" in log or fault is spoil_a_value
@@ -668,7 +670,7 @@ def test_a_full_disk_under_the_audit_head_blocks_nothing_later(federation, monke
     for _ in range(2):
         federation.send(HELLO, Hello(RUN))
     with monkeypatch.context() as patch:
-        fill_disk_for(patch, audit.HEAD_FILE)
+        fill_disk_for(patch, audit_log.HEAD_FILE)
         assert refusal(federation.send(HELLO, Hello(RUN))) == "StorageError"
     assert federation.ask(HELLO, Hello(RUN), messages.HelloReply).site == "a"
     federation.audited()
@@ -745,7 +747,7 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
     assert {e.run for e in found} == {"run1"}
     assert [found[i].artefact for i in (0, 1, 4, 6, 9)] == [None, *[digest(RECIPE)] * 3, None]
     assert [found[3].size, found[5].size] == [len(sealed), len(received["b"])]
-    lines = (federation.state("a") / "audit" / audit.FILE).read_text()
+    lines = (federation.state("a") / "audit" / audit_log.FILE).read_text()
     assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in lines]
     numbers = {
         value
@@ -762,7 +764,7 @@ def test_a_site_whose_audit_log_was_tampered_with_answers_nothing(federation, ac
     envelopes = federation.envelopes_for_a()
     federation.send(LOCAL, TrainLocal(RUN, RECIPE, True))
     federation.send(HELLO, Hello(RUN))
-    path = federation.state("a") / "audit" / audit.FILE
+    path = federation.state("a") / "audit" / audit_log.FILE
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
     before = path.read_bytes()
     reply = federation.send(action, dict(requests())[action], envelopes if action == MERGE else None)
@@ -983,7 +985,7 @@ def test_an_audit_line_that_the_disk_cuts_off_stops_the_answer_and_is_mended_lat
     """A real limit on file sizes: the operating system takes a part of the line and then no more."""
     for _ in range(12):
         federation.send(HELLO, Hello(RUN))
-    path = federation.state("a") / "audit" / audit.FILE
+    path = federation.state("a") / "audit" / audit_log.FILE
     before = path.stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (before + 50, hard))

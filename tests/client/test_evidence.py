@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedsteph.client.evidence import Evidence, evidence_of, read_evidence, write_evidence
-from fedsteph.client.fold import FoldResult
-from fedsteph.client.metrics import Metrics
+from fedsteph.client.evaluation.metrics import Metrics
 from fedsteph.client.steph.usage import SourceUse, Usage
+from fedsteph.client.target.evidence import Evidence, evidence_of, read_evidence, write_evidence
+from fedsteph.client.target.fold import FoldResult
 from fedsteph.common.errors import ModelFileError
-from fedsteph.common.survival import risk_score, survival_from_hazards
+from fedsteph.common.model.survival import risk_score, survival_from_hazards
 
 METHODS = ("local", "steph", "deployed")
 N_BINS = 5

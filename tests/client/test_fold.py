@@ -10,17 +10,17 @@ import pytest
 import torch
 from client_builders import Spy, equal, m0_of, make_vectors, make_workspace, state_of, trained
 
-import fedsteph.client.fold
-import fedsteph.client.survival_fit
-from fedsteph.client.fold import FoldResult, enhance_fold, steps
+import fedsteph.client.target.fold
+import fedsteph.client.training.survival_fit
+from fedsteph.client.evaluation.metrics import METRICS, further_metrics
+from fedsteph.client.evaluation.select import ENOUGH_PAIRS, Selection
 from fedsteph.client.methods.task import Task
-from fedsteph.client.metrics import METRICS, further_metrics
-from fedsteph.client.model_file import load_model
+from fedsteph.client.models.model_file import load_model
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import COLLAPSED_BELOW
-from fedsteph.client.steph.select import ENOUGH_PAIRS, Selection
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.target.fold import FoldResult, enhance_fold, steps
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.vector.task_vector import TaskVector
 
 METHODS = ("local", "model_average", "steph", "deployed")  # of the default recipe
 
@@ -143,8 +143,8 @@ def test_predictions_lie_at_the_site(done):
 
 def test_test_patients_train_nothing(monkeypatch, tmp_path):
     workspace = make_workspace(tmp_path, "training.epochs=1")
-    fits = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
-    chosen = Spy(monkeypatch, fedsteph.client.fold, "select")
+    fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
+    chosen = Spy(monkeypatch, fedsteph.client.target.fold, "select")
     enhanced(workspace, make_vectors(workspace.recipe, 2))
     test = {*workspace.splits[0].test}
     inner = chosen.calls[0].args[0]
@@ -157,7 +157,7 @@ def test_test_patients_train_nothing(monkeypatch, tmp_path):
 
 def test_found_work_is_not_done_again(monkeypatch, done):
     workspace, vectors, result = done
-    fits = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     again = enhanced(workspace, vectors)
     assert fits.calls == []
     assert again.learnable == result.learnable
@@ -183,7 +183,7 @@ def test_a_stopped_fold_goes_on_to_the_same_models(monkeypatch, done, tmp_path):
 
     with pytest.raises(StoppedError):
         enhanced(other, vectors, on_step=stop)
-    fits = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     again = enhanced(other, vectors)
     assert trained(fits) == [0, 1]
     assert np.array_equal(again.risk["steph"], result.risk["steph"])
@@ -237,8 +237,10 @@ def selection(local: float | None, steph: float | None, n_pairs: int = ENOUGH_PA
 )
 def test_what_is_deployed(monkeypatch, done, local, steph, n_pairs, collapsed, choice, reason):
     workspace, vectors, _ = done
-    monkeypatch.setattr(fedsteph.client.fold, "select", lambda *args, **options: selection(local, steph, n_pairs))
-    monkeypatch.setattr(fedsteph.client.fold, "collapsed", lambda *args: collapsed)
+    monkeypatch.setattr(
+        fedsteph.client.target.fold, "select", lambda *args, **options: selection(local, steph, n_pairs)
+    )
+    monkeypatch.setattr(fedsteph.client.target.fold, "collapsed", lambda *args: collapsed)
     result = enhanced(workspace, vectors)
     assert result.choice == choice
     assert reason in result.choice_reason

@@ -16,8 +16,8 @@ from flwr.clientapp import utils
 from flwr.clientapp.client_app import LoadClientAppError
 from flwr.supernode.runtime import run_clientapp
 
-from fedsteph.client import guard
-from fedsteph.common.flower_app import assemble, build
+from fedsteph.client.deployment import guard
+from fedsteph.common.deployment.flower_app import assemble, build
 
 BUNDLE = b"the reviewed app, bundled"
 HOOKS = [(run_clientapp, "install_from_fab"), (run_clientapp, "get_project_dir"), (utils, "get_project_dir")]

@@ -18,8 +18,7 @@ import torch
 from client_builders import SMALL
 from PIL import Image
 
-from fedsteph.client.data.grid import Grid
-from fedsteph.client.heatmap import (
+from fedsteph.client.models.heatmap import (
     GEOJSON,
     PICTURE,
     TOP,
@@ -31,12 +30,12 @@ from fedsteph.client.heatmap import (
     heatmap,
     write_heatmap,
 )
-from fedsteph.client.heatmap_cli import _size
-from fedsteph.client.model_file import Local, save_abmil, save_steph
+from fedsteph.client.models.model_file import Local, save_abmil, save_steph
+from fedsteph.client.models.patch_grid import Grid
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import ABMIL, initial_model
-from fedsteph.common.config import StephConfig
+from fedsteph.commands.heatmap import _size
+from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import (
     ConfigError,
     DataError,
@@ -46,6 +45,7 @@ from fedsteph.common.errors import (
     ModelFileError,
     WidthError,
 )
+from fedsteph.common.model.abmil import ABMIL, initial_model
 
 M0 = "0" * 64
 SIDE = 256

@@ -8,8 +8,8 @@ import stat
 
 import pytest
 
-from fedsteph.common.announcement import read_announcement
-from fedsteph.common.key_file import read_identity
+from fedsteph.common.trust.announcement import read_announcement
+from fedsteph.common.trust.key_file import read_identity
 
 
 @pytest.fixture

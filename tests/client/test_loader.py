@@ -11,14 +11,14 @@ import torch
 from client_builders import CPU, SMALL, MemoryCohort, equal, make_cohort, prefetching, state_of
 from killed_training import SIZES, train
 
-import fedsteph.client.batch
-import fedsteph.client.loader
-import fedsteph.client.prefetch
-from fedsteph.client.batch import batches, groups_of, predict_hazards, stack_bytes
-from fedsteph.client.loader import Loader
-from fedsteph.common.abmil import initial_model
-from fedsteph.common.config import TrainingConfig
+import fedsteph.client.training.batch
+import fedsteph.client.training.loader
+import fedsteph.client.training.prefetch
+from fedsteph.client.training.batch import batches, groups_of, predict_hazards, stack_bytes
+from fedsteph.client.training.loader import Loader
+from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import FeatureFileError
+from fedsteph.common.model.abmil import initial_model
 
 STEPS = [[3, 0, 7], [1, 2, 5, 4], [6]]
 
@@ -28,8 +28,8 @@ def ahead(monkeypatch):
     """Set the bytes that may wait and those that are kept; ``ahead(0, 0)`` prepares one stack ahead and keeps none."""
 
     def bounds(waiting: int, kept: int) -> None:
-        monkeypatch.setattr(fedsteph.client.prefetch, "WAITING_BYTES", waiting)
-        monkeypatch.setattr(fedsteph.client.loader, "KEPT_BYTES", kept)
+        monkeypatch.setattr(fedsteph.client.training.prefetch, "WAITING_BYTES", waiting)
+        monkeypatch.setattr(fedsteph.client.training.loader, "KEPT_BYTES", kept)
 
     return bounds
 
@@ -123,7 +123,7 @@ def test_memory_does_not_grow_with_the_epoch(ahead):
         ahead(3 * one, 0)
         cohort = Reading([30] * n)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fedsteph.client.batch, "_BAGS_PER_PASS", 1)
+            patch.setattr(fedsteph.client.training.batch, "_BAGS_PER_PASS", 1)
             with Loader(cohort, [list(range(n))], 4, CPU) as loader:
                 for stacks in loader:
                     for _ in stacks():

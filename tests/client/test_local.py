@@ -18,10 +18,10 @@ from client_builders import (
     state_of,
 )
 
-from fedsteph.client.batch import risks
 from fedsteph.client.data.labels import Patient
-from fedsteph.client.local import train_local
-from fedsteph.client.survival_fit import start_head
+from fedsteph.client.training.batch import risks
+from fedsteph.client.training.local import train_local
+from fedsteph.client.training.survival_fit import start_head
 from fedsteph.common.errors import ConfigError, TooSmallError
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from keys_and_rosters import identity_of, membership_of, roster_of, write_membership
 
-from fedsteph.client.membership import Membership, MembershipFile
-from fedsteph.client.policy import Policy
-from fedsteph.client.site import Site
+from fedsteph.client.site.membership import Membership, MembershipFile
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.site import Site
+from fedsteph.common.config.schema import build, parse_yaml
 from fedsteph.common.errors import (
     ConfigError,
     FedstephError,
@@ -20,10 +21,9 @@ from fedsteph.common.errors import (
     RosterError,
     UnknownSenderError,
 )
-from fedsteph.common.key_file import write_identity
-from fedsteph.common.messages import RunId
-from fedsteph.common.roster import Roster, write_roster
-from fedsteph.common.schema import build, parse_yaml
+from fedsteph.common.trust.key_file import write_identity
+from fedsteph.common.trust.roster import Roster, write_roster
+from fedsteph.common.wire.messages import RunId
 
 POLICY = Policy(targets=("b",))
 ROSTER = roster_of("a", "b")

@@ -13,13 +13,21 @@ import torch
 from client_builders import CPU, SMALL, equal, make_cohort, state_of
 from safetensors import safe_open
 
-from fedsteph.client.batch import risks
-from fedsteph.client.model_file import FORMAT, Local, load_abmil, load_model, reference_risks, save_abmil, save_steph
+from fedsteph.client.models.model_file import (
+    FORMAT,
+    Local,
+    load_abmil,
+    load_model,
+    reference_risks,
+    save_abmil,
+    save_steph,
+)
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import ABMIL, initial_model
-from fedsteph.common.config import StephConfig
+from fedsteph.client.training.batch import risks
+from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import ModelFileError
+from fedsteph.common.model.abmil import ABMIL, initial_model
 
 M0 = "0" * 64
 BAGS = torch.randn(3, 5, SMALL.width, generator=torch.Generator().manual_seed(0))

@@ -9,12 +9,12 @@ import pytest
 import torch
 from client_builders import CPU, SMALL, make_cohort, state_of
 
-from fedsteph.client.batch import Batch, batches
-from fedsteph.client.objective import Forward, Outputs, backward
-from fedsteph.common.abmil import ABMIL, initial_model
-from fedsteph.common.config import TrainingConfig
-from fedsteph.common.cox import cox_loss, log_odds
-from fedsteph.common.survival import nll
+from fedsteph.client.training.batch import Batch, batches
+from fedsteph.client.training.cox import cox_loss, log_odds
+from fedsteph.client.training.objective import Forward, Outputs, backward
+from fedsteph.common.config.recipe import TrainingConfig
+from fedsteph.common.model.abmil import ABMIL, initial_model
+from fedsteph.common.model.survival import nll
 
 COHORT = make_cohort([3, 7, 1, 5, 2, 9, 4, 6, 3, 8], seed=2)
 COHORT.bags = {key: bag.double() for key, bag in COHORT.bags.items()}

@@ -17,13 +17,13 @@ import torch
 from client_builders import state_of
 from sites import make_site
 
-from fedsteph.client.model_file import Local, load_model, save_abmil, save_steph
-from fedsteph.client.predict import PatientView, _percentile, predict_file
+from fedsteph.client.models.model_file import Local, load_model, save_abmil, save_steph
+from fedsteph.client.models.predict import PatientView, _percentile, predict_file
 from fedsteph.client.report.patients_page import patients_page
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model
-from fedsteph.common.config import StephConfig
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
 from fedsteph.common.report.page import Page, Picture, Table, Text, html
 
 WIDE = Architecture(width=6, embed=8, attention=6, n_bins=12)

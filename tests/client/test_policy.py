@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from client_builders import make_recipe
 
-from fedsteph.client.policy import Policy
-from fedsteph.client.site import Site
-from fedsteph.common.config import digest
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.site import Site
+from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.schema import build, parse_yaml
 from fedsteph.common.errors import (
     ConfigError,
     PrivacyPolicyError,
@@ -20,8 +21,7 @@ from fedsteph.common.errors import (
     TargetPolicyError,
     UnsealedPolicyError,
 )
-from fedsteph.common.messages import AverageReply
-from fedsteph.common.schema import build, parse_yaml
+from fedsteph.common.wire.messages import AverageReply
 
 RECIPE = make_recipe()
 

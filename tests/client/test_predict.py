@@ -12,17 +12,17 @@ import torch
 from client_builders import make_vectors, make_workspace, plain_c
 from sites import make_site
 
-from fedsteph.client.fold import enhance_fold
 from fedsteph.client.methods.task import Task
-from fedsteph.client.model_file import load_model, save_abmil, save_steph
-from fedsteph.client.predict import predict_file
-from fedsteph.client.site import Site
+from fedsteph.client.models.model_file import load_model, save_abmil, save_steph
+from fedsteph.client.models.predict import predict_file
+from fedsteph.client.site.site import Site
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.client.train_site import train_site
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model
-from fedsteph.common.config import StephConfig, load_config
+from fedsteph.client.target.fold import enhance_fold
+from fedsteph.client.target.train_alone import train_site
+from fedsteph.common.config.recipe import StephConfig, load_config
 from fedsteph.common.errors import DataError, EncoderError, FeatureFileError, LabelError, ModelFileError, WidthError
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=6, n_bins=32)
 SOURCES = ("north", "south", "west")

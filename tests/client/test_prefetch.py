@@ -8,7 +8,7 @@ import pytest
 import torch
 from client_builders import prefetching
 
-from fedsteph.client.prefetch import Prefetch
+from fedsteph.client.training.prefetch import Prefetch
 from fedsteph.common.errors import FeatureFileError
 
 
@@ -141,7 +141,7 @@ def test_one_that_is_dropped_unclosed_leaves_no_thread():
 
 def test_waiting_is_counted(monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr("fedsteph.client.prefetch.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("fedsteph.client.training.prefetch.time.perf_counter", lambda: next(clock))
     ahead = Prefetch(range(3), lambda i: i, lambda i: 1, bound=10)
     next(ahead)
     next(ahead)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedsteph.client.received import mapped
+from fedsteph.client.sharing.mapped_vector import mapped
 from fedsteph.client.steph.mixture import _STACKED, Mixture
-from fedsteph.common.abmil import Architecture, initial_model, model_digest
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.vector.task_vector import TaskVector
 
 SMALL = Architecture(6, 5, 4, 3)
 M0 = initial_model(SMALL, seed=0)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from client_builders import CPU, make_cohort
 
-import fedsteph.client.prefetch
-import fedsteph.client.residency
-import fedsteph.client.transfer
-from fedsteph.client.batch import batches
+import fedsteph.client.training.gpu_copy
+import fedsteph.client.training.prefetch
+import fedsteph.client.training.residency
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.loader import Loader
-from fedsteph.client.residency import Decision, decide, resident_bags
+from fedsteph.client.training.batch import batches
+from fedsteph.client.training.loader import Loader
+from fedsteph.client.training.residency import Decision, decide, resident_bags
 
 GPU = torch.device("cuda:0")
 GIB = 2**30
@@ -97,9 +97,9 @@ class Gpu:
 
 @pytest.fixture
 def gpu(monkeypatch) -> Gpu:
-    fedsteph.client.transfer._side_stream.cache_clear()
+    fedsteph.client.training.gpu_copy._side_stream.cache_clear()
     yield Gpu(monkeypatch)
-    fedsteph.client.transfer._side_stream.cache_clear()
+    fedsteph.client.training.gpu_copy._side_stream.cache_clear()
 
 
 SIZES = [4, 1, 9, 3, 3, 7, 20, 2]
@@ -151,7 +151,7 @@ def test_the_log_names_neither_patients_nor_paths(gpu, caplog):
         gpu.free = 0
         resident_bags(cohort_of(), GPU)
     assert [record.levelname for record in caplog.records] == ["INFO"] * 2
-    assert {record.name for record in caplog.records} == {"fedsteph.client.residency"}
+    assert {record.name for record in caplog.records} == {"fedsteph.client.training.residency"}
     assert re.fullmatch(r"features: \S+ GiB stay on cuda:0 \(\S+ GiB free\)", caplog.messages[0])
     assert caplog.messages[1].startswith("features are streamed to cuda:0: ")
 
@@ -189,16 +189,16 @@ def test_what_is_held_for_all_counts_against_what_is_asked_for(gpu):
 
 def test_bags_are_released_with_their_cohort(gpu):
     gc.collect()
-    before = len(fedsteph.client.residency._held)
+    before = len(fedsteph.client.training.residency._held)
     cohort = cohort_of()
     part = cohort.subset([cohort.patients[0].id])
     resident_bags(cohort, GPU)
     del cohort
     gc.collect()
-    assert len(fedsteph.client.residency._held) == before + 1
+    assert len(fedsteph.client.training.residency._held) == before + 1
     del part
     gc.collect()
-    assert len(fedsteph.client.residency._held) == before
+    assert len(fedsteph.client.training.residency._held) == before
 
 
 # ---------------------------------------------------------------- copies
@@ -207,7 +207,7 @@ def test_bags_are_released_with_their_cohort(gpu):
 @pytest.mark.parametrize("waiting", [0, 10**9], ids=["in a thread", "at once"])
 @pytest.mark.parametrize("resident", [True, False])
 def test_stacks_on_a_gpu_are_those_of_the_cpu_and_nobody_waits_for_them(gpu, monkeypatch, resident, waiting):
-    monkeypatch.setattr(fedsteph.client.prefetch, "WAITING_BYTES", waiting)
+    monkeypatch.setattr(fedsteph.client.training.prefetch, "WAITING_BYTES", waiting)
     gpu.free = 10 * GIB if resident else 0
     cohort = cohort_of()
     expected = list(batches(cohort, range(len(SIZES)), 4, CPU))
@@ -239,24 +239,26 @@ def test_resident_bags_are_not_copied_again(gpu):
 
 def test_a_gpu_that_another_process_has_filled_meanwhile_is_streamed_to(gpu, caplog, monkeypatch):
     """What is free when it is asked for may be gone when it is used: nothing is kept, and nothing fails."""
-    cohort, sent = cohort_of(), fedsteph.client.residency.upload
+    cohort, sent = cohort_of(), fedsteph.client.training.residency.upload
 
     def upload(tensor, device):
         if tensor is cohort.bag(1):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return sent(tensor, device)
 
-    monkeypatch.setattr(fedsteph.client.residency, "upload", upload)
+    monkeypatch.setattr(fedsteph.client.training.residency, "upload", upload)
     with caplog.at_level(logging.INFO):
         assert resident_bags(cohort, GPU) is None
     assert caplog.messages[-1] == "features are streamed to cuda:0 after all: another process has taken its memory"
-    monkeypatch.setattr(fedsteph.client.residency, "upload", lambda tensor, device: pytest.fail("it is decided"))
+    monkeypatch.setattr(
+        fedsteph.client.training.residency, "upload", lambda tensor, device: pytest.fail("it is decided")
+    )
     assert resident_bags(cohort, GPU) is None
 
 
 def test_bags_are_let_go_when_they_are_released(gpu):
     cohort = cohort_of()
     assert resident_bags(cohort, GPU)
-    fedsteph.client.residency.release(cohort)
-    assert cohort.cache not in fedsteph.client.residency._held
-    fedsteph.client.residency.release(cohort)
+    fedsteph.client.training.residency.release(cohort)
+    assert cohort.cache not in fedsteph.client.training.residency._held
+    fedsteph.client.training.residency.release(cohort)

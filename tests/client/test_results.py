@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from client_builders import make_workspace, plain_c
 
-from fedsteph.client.fold import FoldResult, SourceUse
-from fedsteph.client.metrics import METRICS, Metrics
-from fedsteph.client.policy import Policy
-from fedsteph.client.results import method_row, public_view, target_result
-from fedsteph.client.steph.select import Selection
-from fedsteph.common.concordance import Pairs, pairs
-from fedsteph.common.config import EvaluationConfig
+from fedsteph.client.evaluation.metrics import METRICS, Metrics
+from fedsteph.client.evaluation.select import Selection
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.target.fold import FoldResult, SourceUse
+from fedsteph.client.target.results import method_row, public_view, target_result
+from fedsteph.common.config.recipe import EvaluationConfig
 from fedsteph.common.errors import ForgedEnvelopeError, UnknownSenderError
-from fedsteph.common.messages import MergeReply, Refusal, Score
+from fedsteph.common.model.concordance import Pairs, pairs
+from fedsteph.common.wire.messages import MergeReply, Refusal, Score
 
 METHODS = ("local", "ties", "model_average", "steph", "deployed")
 UNTOLD = tuple(Score(method, None) for method in METHODS)

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 from reviewed_homes import replace
 
-from fedsteph.client import guard, reviewed_app
-from fedsteph.client.reviewed_app import install, installed, require_reviewed
-from fedsteph.common import flower_app
+from fedsteph.client.deployment import guard, reviewed_app
+from fedsteph.client.deployment.reviewed_app import install, installed, require_reviewed
+from fedsteph.common.deployment import flower_app
+from fedsteph.common.deployment.flower_app import assemble, build, digest_of
 from fedsteph.common.errors import DeploymentError, EngineError
-from fedsteph.common.flower_app import assemble, build, digest_of
 
 STUBS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsteph.client.sequence import RECEIVED_FILE, RUNS_FILE, SENT_FILE, accept_once, enter_run, next_sequence
+from fedsteph.client.sharing.replay import RECEIVED_FILE, RUNS_FILE, SENT_FILE, accept_once, enter_run, next_sequence
 from fedsteph.common.errors import ReplayedEnvelopeError, RunFolderError, WrongRunError
 
 B, C = "b" * 64, "c" * 64  # fingerprints
@@ -41,7 +41,7 @@ def full_disk(monkeypatch):
 def clock(monkeypatch):
     """The time in milliseconds, which only a test moves."""
     now = SimpleNamespace(ms=1000)
-    monkeypatch.setattr("fedsteph.client.sequence.time", SimpleNamespace(time_ns=lambda: now.ms * 1_000_000))
+    monkeypatch.setattr("fedsteph.client.sharing.replay.time", SimpleNamespace(time_ns=lambda: now.ms * 1_000_000))
     return now
 
 

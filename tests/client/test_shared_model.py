@@ -11,18 +11,18 @@ from client_builders import equal, m0_of, make_workspace, state_of
 from keys_and_rosters import membership_of, roster_of
 from sites import make_site
 
-from fedsteph.client.policy import Policy
 from fedsteph.client.privacy.accounting import Mechanism, epsilon
+from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.ledger import Ledger, total
-from fedsteph.client.privacy.settings import DpSgd
-from fedsteph.client.shared_model import guarantee, kept_model, shared_model, train_shareable
-from fedsteph.client.sharing import outgoing, require_shareable, shared_vector
-from fedsteph.client.site import Site
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import model_digest
-from fedsteph.common.config import SharingConfig
+from fedsteph.client.sharing.outgoing import outgoing, require_shareable, shared_vector
+from fedsteph.client.sharing.shared_model import guarantee, kept_model, shared_model, train_shareable
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.errors import BudgetPolicyError, ConfigError, LedgerError, ModelFileError, PrivacyPolicyError
-from fedsteph.common.messages import RunId
+from fedsteph.common.model.abmil import model_digest
+from fedsteph.common.wire.messages import RunId
 
 ROSTER = roster_of("site", "other", "third")
 RUN = RunId("fed", "run1", ROSTER.digest)
@@ -86,7 +86,7 @@ def test_a_damaged_guarantee_is_an_error(workspace: Workspace) -> None:
 
 
 def test_a_reference_training_has_the_same_noise_whatever_its_size(workspace: Workspace, monkeypatch) -> None:
-    from fedsteph.client import shared_model as module  # noqa: PLC0415
+    from fedsteph.client.sharing import shared_model as module  # noqa: PLC0415
 
     seen: list[Mechanism] = []
     real = module.train_private
@@ -141,13 +141,13 @@ def test_spent_before_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 
     member = membership_of("site", ROSTER, OPEN)
     with monkeypatch.context() as context:
-        context.setattr("fedsteph.client.sharing.seal", die)
+        context.setattr("fedsteph.client.sharing.outgoing.seal", die)
         with pytest.raises(KeyboardInterrupt):
             outgoing(workspace, member, RUN, ["other"])
     assert len(Ledger(workspace.site.audit).entries()) == 1
     with monkeypatch.context() as context:
         context.setattr("fedsteph.client.privacy.ledger.atomic.write_bytes", die)
-        context.setattr("fedsteph.client.sharing.seal", lambda *_: pytest.fail("sealed what was not paid for"))
+        context.setattr("fedsteph.client.sharing.outgoing.seal", lambda *_: pytest.fail("sealed what was not paid for"))
         with pytest.raises(KeyboardInterrupt):
             outgoing(private(workspace, noise=7.0), member, RUN, ["other"])
 
@@ -161,7 +161,7 @@ def test_what_is_paid_for_is_what_leaves(workspace: Workspace, monkeypatch: pyte
         path.unlink()
         assert not equal(state_of(shared_model(workspace)), first)
 
-    monkeypatch.setattr("fedsteph.client.sharing.require_attack_resisted", swapped)
+    monkeypatch.setattr("fedsteph.client.sharing.outgoing.require_attack_resisted", swapped)
     outgoing(workspace, membership_of("site", ROSTER, OPEN), RUN, ["other"])
     (entry,) = Ledger(workspace.site.audit).entries()
     model = m0_of(workspace.recipe)

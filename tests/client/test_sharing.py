@@ -14,17 +14,14 @@ from client_builders import m0_of, make_recipe, make_vectors, make_workspace, st
 from keys_and_rosters import identity_of, membership_of, roster_of
 from sites import make_site
 
-from fedsteph.client.membership import Membership
-from fedsteph.client.model_file import save_abmil
-from fedsteph.client.policy import Policy
-from fedsteph.client.sequence import next_sequence
-from fedsteph.client.sharing import as_received, incoming, outgoing, require_shareable, shared_vector
-from fedsteph.client.site import Site
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import Architecture
-from fedsteph.common.audit import Event, read_lines, verify
-from fedsteph.common.config import Dtype, SharingConfig, digest
-from fedsteph.common.envelope import Context, open_sealed, seal
+from fedsteph.client.models.model_file import save_abmil
+from fedsteph.client.sharing.outgoing import as_received, incoming, outgoing, require_shareable, shared_vector
+from fedsteph.client.sharing.replay import next_sequence
+from fedsteph.client.site.membership import Membership
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import Dtype, SharingConfig, digest
 from fedsteph.common.errors import (
     AlteredEnvelopeError,
     EnvelopeError,
@@ -48,9 +45,12 @@ from fedsteph.common.errors import (
     WrongRecipientError,
     WrongRunError,
 )
-from fedsteph.common.messages import RunId
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import write_vector
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.trust.audit_log import Event, read_lines, verify
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire.envelope import Context, open_sealed, seal
+from fedsteph.common.wire.messages import RunId
 
 ROSTER = roster_of("site", "also", "bad", "good", "other")
 RUN = RunId("fed", "run1", ROSTER.digest)

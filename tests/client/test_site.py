@@ -9,11 +9,11 @@ from keys_and_rosters import membership_of, roster_of, write_run_folder
 from sites import make_site
 
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.client.policy import Policy
-from fedsteph.client.site import Site, site_folders, site_of_node
-from fedsteph.common.audit import Event, verify
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.site import Site, site_folders, site_of_node
 from fedsteph.common.errors import ConfigError, RosterError
-from fedsteph.common.roster import write_roster
+from fedsteph.common.trust.audit_log import Event, verify
+from fedsteph.common.trust.roster import write_roster
 
 
 def folder(parent: Path, name: str, text: str | None = None) -> Path:

@@ -12,10 +12,10 @@ import pytest
 from client_builders import Spy, plain_c
 from sites import TINY, make_site
 
-import fedsteph.client.survival_fit
-from fedsteph.client.model_file import load_abmil
-from fedsteph.common import console
-from fedsteph.simulations.cli import app
+import fedsteph.client.training.survival_fit
+from fedsteph.client.models.model_file import load_abmil
+from fedsteph.commands.root import app
+from fedsteph.common.host import console
 
 SETTINGS = [part for setting in TINY for part in ("--set", setting)]
 
@@ -98,7 +98,7 @@ def test_train_writes_a_model_and_says_where(cli, site, tmp_path):
 
 def test_train_again_trains_nothing(monkeypatch, cli, site):
     first = cli("train", site, *SETTINGS)
-    spy = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     assert cli("train", site, *SETTINGS) == first
     assert spy.calls == []
     code, out, _ = first

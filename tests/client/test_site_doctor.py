@@ -21,13 +21,13 @@ from loopback import Tls, free_port, http_date, make_tls, raw, reissue, web
 from reviewed_homes import copy_home, replace
 from sites import make_site
 
-import fedsteph.client.doctor
-from fedsteph.client import reviewed_app
-from fedsteph.client.reviewed_app import installed
-from fedsteph.common.audit import FILE, AuditLog, Event
-from fedsteph.common.key_file import write_identity
-from fedsteph.common.roster import write_roster
-from fedsteph.server.certificates import make_node_key, make_token
+import fedsteph.client.deployment.site_doctor
+from fedsteph.client.deployment import reviewed_app
+from fedsteph.client.deployment.reviewed_app import installed
+from fedsteph.common.trust.audit_log import FILE, AuditLog, Event
+from fedsteph.common.trust.key_file import write_identity
+from fedsteph.common.trust.roster import write_roster
+from fedsteph.server.deployment.certificates import make_node_key, make_token
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = ["account", "data", "device", "membership", "policy", "audit", "privacy", "reviewed app", "server"]
@@ -48,7 +48,7 @@ def account(uid: int) -> SimpleNamespace:
 
 def be(monkeypatch, somebody: SimpleNamespace) -> None:
     """Examine the site as this account."""
-    for module in (fedsteph.client.doctor, reviewed_app):
+    for module in (fedsteph.client.deployment.site_doctor, reviewed_app):
         monkeypatch.setattr(module, "os", somebody)
 
 
@@ -313,7 +313,7 @@ FAULTS: dict[str, tuple[Callable[[Ready], object], str, str, str]] = {
         "dropped or changed",
     ),
     "a changed app": (
-        lambda r: r.change_app(lambda app: replaced_readonly(app / "client/policy.py", "= 30", "= 1")),
+        lambda r: r.change_app(lambda app: replaced_readonly(app / "client/site/policy.py", "= 30", "= 1")),
         "reviewed app",
         "FAIL",
         "not the code of this fedsteph",
@@ -544,7 +544,7 @@ def test_a_real_account_is_told_the_same(ready):
         become = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"]
         if subprocess.run([*become, sys.executable, "-c", "import common, typer"], cwd=ROOT, check=False).returncode:
             pytest.skip("other accounts cannot run this Python")
-        program = "from fedsteph.simulations.cli import main; main()"
+        program = "from fedsteph.commands.root import main; main()"
         command = [*become, sys.executable, "-c", program, "doctor", "site", str(site), "--quick", "--json"]
 
         def failed() -> dict[str, str]:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from client_builders import CPU, MemoryCohort, Spy, equal, m0_of, make_cohort, make_recipe, plain_c, state_of
 
-import fedsteph.client.survival_fit
-import fedsteph.client.training
-from fedsteph.client.batch import predict_hazards, risks
-from fedsteph.client.objective import Outputs
-from fedsteph.client.survival_fit import fit_survival, start_head, steph_training
-from fedsteph.client.training import Checkpoint
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.config import Recipe
-from fedsteph.common.survival import bin_of, empirical_hazard
+import fedsteph.client.training.loop
+import fedsteph.client.training.survival_fit
+from fedsteph.client.training.batch import predict_hazards, risks
+from fedsteph.client.training.loop import Checkpoint
+from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.survival_fit import fit_survival, start_head, steph_training
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.survival import bin_of, empirical_hazard
 
 SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8, 2, 5]  # 3 steps of 4 in an epoch
 COHORT = make_cohort(SIZES, seed=3)
@@ -134,7 +134,7 @@ def test_after_a_cox_fit_the_biases_are_the_fitted_baseline(seed):
 
 
 def test_under_the_nll_no_baseline_is_fitted(monkeypatch):
-    spy = Spy(monkeypatch, fedsteph.client.survival_fit, "fitted_baseline")
+    spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fitted_baseline")
     train(recipe_of())
     assert spy.calls == []
     train(recipe_of("training.loss=cox"))
@@ -180,7 +180,9 @@ def counted(stop_at: int | None = None):
 @pytest.fixture
 def often(monkeypatch):
     """A checkpoint after every epoch."""
-    monkeypatch.setattr(fedsteph.client.survival_fit, "Checkpoint", lambda path: Checkpoint(path, every_seconds=0))
+    monkeypatch.setattr(
+        fedsteph.client.training.survival_fit, "Checkpoint", lambda path: Checkpoint(path, every_seconds=0)
+    )
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.6, 0.99])

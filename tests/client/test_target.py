@@ -11,15 +11,15 @@ import torch
 import yaml
 from client_builders import Spy, m0_of, make_vectors, make_workspace
 
-import fedsteph.client.survival_fit
-from fedsteph.client.model_file import load_model
-from fedsteph.client.sharing import as_received
+import fedsteph.client.training.survival_fit
+from fedsteph.client.models.model_file import load_model
+from fedsteph.client.sharing.outgoing import as_received
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
-from fedsteph.client.target import RESULT_FILE, enhance_target
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.config import digest, to_dict
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
+from fedsteph.common.config.recipe import digest, to_dict
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.vector.task_vector import TaskVector
 
 QUICK = ("training.epochs=1", "steph.gamma=0.0")
 
@@ -53,7 +53,7 @@ def test_the_result_lies_on_the_sites_disk(done):
 
 def test_a_request_sent_again_trains_nothing_and_gives_the_same_result(monkeypatch, done):
     workspace, result = done
-    fits = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     reopened = Workspace.open(workspace.site, workspace.recipe)
     assert enhanced(reopened) == result
     assert fits.calls == []

@@ -10,15 +10,15 @@ import torch
 from client_builders import Spy, plain_c
 from sites import TINY, make_site
 
-import fedsteph.client.survival_fit
-import fedsteph.client.train_site
-from fedsteph.client.model_file import load_abmil, load_model
-from fedsteph.client.site import Site
-from fedsteph.client.train_site import local_recipe, train_site
-from fedsteph.common.abmil import Architecture, initial_model, model_digest
-from fedsteph.common.config import Config, load_config
+import fedsteph.client.target.train_alone
+import fedsteph.client.training.survival_fit
+from fedsteph.client.models.model_file import load_abmil, load_model
+from fedsteph.client.site.site import Site
+from fedsteph.client.target.train_alone import local_recipe, train_site
+from fedsteph.common.config.recipe import Config, load_config
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.survival import risk_score
+from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.model.survival import risk_score
 
 
 def site_of(folder: Path, **options) -> Site:
@@ -34,7 +34,7 @@ def test_every_fold_is_scored_on_its_test_part(tmp_path):
     result = train_site(site, config())
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert (result["site"], result["n_patients"], result["n_events"]) == ("site", 16, 8)
-    workspace = fedsteph.client.train_site.Workspace.open(site, local_recipe(site, config()))
+    workspace = fedsteph.client.target.train_alone.Workspace.open(site, local_recipe(site, config()))
     for fold in range(2):
         model, test = load_abmil(workspace.fold_folder(fold) / "local.safetensors"), workspace.test_part(fold)
         risk = [float(risk_score(model(test.bag(i).unsqueeze(0)))[0]) for i in range(len(test))]
@@ -44,7 +44,7 @@ def test_every_fold_is_scored_on_its_test_part(tmp_path):
 
 
 def test_the_last_model_is_trained_on_everybody(monkeypatch, tmp_path):
-    spy = Spy(monkeypatch, fedsteph.client.train_site, "train_local")
+    spy = Spy(monkeypatch, fedsteph.client.target.train_alone, "train_local")
     site = site_of(tmp_path)
     result = train_site(site, config())
     (call,) = spy.calls
@@ -60,7 +60,7 @@ def test_the_last_model_is_trained_on_everybody(monkeypatch, tmp_path):
 def test_a_second_run_trains_nothing_and_says_the_same(monkeypatch, tmp_path):
     site = site_of(tmp_path)
     first = train_site(site, config())
-    spy = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     assert train_site(site, config()) == first
     assert spy.calls == []
 

@@ -17,13 +17,13 @@ import torch
 from client_builders import CPU, SMALL, MemoryCohort, Spy, equal, make_cohort, state_of
 from killed_training import CONFIG, SIZES, train
 
-import fedsteph.client.batch
-import fedsteph.client.training
-from fedsteph.client.objective import Outputs
-from fedsteph.client.training import Checkpoint, derive_seed, fit, learning_rate_factor
-from fedsteph.common.abmil import ABMIL, initial_model
-from fedsteph.common.config import TrainingConfig
+import fedsteph.client.training.batch
+import fedsteph.client.training.loop
+from fedsteph.client.training.loop import Checkpoint, derive_seed, fit, learning_rate_factor
+from fedsteph.client.training.objective import Outputs
+from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import ModelFileError, TooSmallError, TrainingError
+from fedsteph.common.model.abmil import ABMIL, initial_model
 
 HERE = Path(__file__).parent
 SIXTEEN = [1, 9, 4, 7, 2, 8, 3, 5, 6, 9, 1, 4, 7, 3, 2, 8]
@@ -153,8 +153,8 @@ def plain_reference(
 @pytest.mark.parametrize("pass_budget", [4096, 12])
 @pytest.mark.parametrize("sizes", [SIXTEEN, SIXTEEN * 2 + [5] * 8])
 def test_steps_equal_the_plain_reference(monkeypatch, rates, sizes, pass_budget, dtype, tolerance):
-    monkeypatch.setattr(fedsteph.client.batch, "_INSTANCES_PER_PASS", pass_budget)
-    spy = Spy(monkeypatch, fedsteph.client.training, "Loader")
+    monkeypatch.setattr(fedsteph.client.training.batch, "_INSTANCES_PER_PASS", pass_budget)
+    spy = Spy(monkeypatch, fedsteph.client.training.loop, "Loader")
     config = TrainingConfig(epochs=4, lr=1e-3, weight_decay=0.1, batch_bags=16, alpha=0.4)
     cohort = make_cohort(sizes)
     cohort.bags = {key: bag.to(dtype) for key, bag in cohort.bags.items()}
@@ -185,7 +185,7 @@ def test_steps_equal_the_plain_reference(monkeypatch, rates, sizes, pass_budget,
     ],
 )
 def test_a_remainder_is_dropped_only_beside_a_full_batch(monkeypatch, n, drop_last, expected):
-    spy = Spy(monkeypatch, fedsteph.client.training, "Loader")
+    spy = Spy(monkeypatch, fedsteph.client.training.loop, "Loader")
     config = TrainingConfig(epochs=2, batch_bags=16, drop_last=drop_last)
     train_with(initial_model(SMALL, 0), make_cohort([2] * n), config)
     assert [[len(step) for step in call.args[1]] for call in spy.calls] == [expected] * 2
@@ -220,7 +220,7 @@ def peak_saved_bytes(cohort: MemoryCohort, batch_bags: int) -> int:
 
 
 def test_activations_do_not_grow_with_the_step(monkeypatch):
-    monkeypatch.setattr(fedsteph.client.batch, "_INSTANCES_PER_PASS", 30)
+    monkeypatch.setattr(fedsteph.client.training.batch, "_INSTANCES_PER_PASS", 30)
     cohort = make_cohort([30] * 16)
     assert peak_saved_bytes(cohort, 16) == peak_saved_bytes(cohort, 1) > 30 * SMALL.embed * 4
 
@@ -235,7 +235,7 @@ def test_a_training_is_a_function_of_its_seed():
 
 
 def test_every_epoch_of_every_seed_has_its_own_order_and_dropout(monkeypatch):
-    spy, drawn, model = Spy(monkeypatch, fedsteph.client.training, "Loader"), [], initial_model(SMALL, 0)
+    spy, drawn, model = Spy(monkeypatch, fedsteph.client.training.loop, "Loader"), [], initial_model(SMALL, 0)
 
     def forward(batch):
         drawn.append(float(torch.rand(())))

@@ -14,16 +14,16 @@ from client_builders import CPU, Spy, m0_of, make_cohort, make_recipe
 from sites import TINY, make_site
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import fedsteph.client.training
-from fedsteph.client import training_log
+import fedsteph.client.training.loop
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.objective import Outputs
-from fedsteph.client.site import Site
-from fedsteph.client.training import fit
-from fedsteph.client.training_log import require_tensorboard, tell, to_tensorboard
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.config import TrainingConfig
+from fedsteph.client.site.site import Site
+from fedsteph.client.training import epoch_log
+from fedsteph.client.training.epoch_log import require_tensorboard, tell, to_tensorboard
+from fedsteph.client.training.loop import fit
+from fedsteph.client.training.objective import Outputs
+from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import ConfigError, TrainingError
+from fedsteph.common.model.abmil import ABMIL
 
 Told = dict[str, dict[str, list[tuple[int, float]]]]
 
@@ -42,9 +42,9 @@ def read_back(folder: Path) -> Told:
 @pytest.fixture(autouse=True)
 def nobody_listens():
     """Neither before a test nor after it."""
-    assert training_log._listeners == []
+    assert epoch_log._listeners == []
     yield
-    assert training_log._listeners == []
+    assert epoch_log._listeners == []
 
 
 class Ear:
@@ -60,9 +60,9 @@ class Ear:
 @pytest.fixture
 def ear():
     own = Ear()
-    training_log._listeners.append(own)
+    epoch_log._listeners.append(own)
     yield own
-    training_log._listeners.remove(own)
+    epoch_log._listeners.remove(own)
 
 
 # ---------------------------------------------------------------- files
@@ -129,7 +129,7 @@ def test_a_training_that_fails_leaves_whole_files_and_no_listener(tmp_path, erro
     with pytest.raises(error), to_tensorboard(tmp_path):
         tell("local", 1, {"loss": 1.0})
         raise error
-    assert training_log._listeners == []
+    assert epoch_log._listeners == []
     assert read_back(tmp_path) == {"local": {"loss": [(1, 1.0)]}}
 
 
@@ -157,7 +157,7 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
             call()
         assert "pip install 'fedsteph[tensorboard]'" in str(caught.value)
         assert caught.value.where
-    assert training_log._listeners == []
+    assert epoch_log._listeners == []
     (site / "site.yaml").write_text("tensorboard: false\n")
     assert Site.open(site).tensorboard is None
 
@@ -247,7 +247,7 @@ def test_an_epoch_of_several_steps_is_told_by_their_mean(ear):
 
 def test_what_is_told_is_what_the_steps_gave_back(ear, monkeypatch):
     """With dropout, and with a step that is smaller than the others."""
-    spy = Spy(monkeypatch, fedsteph.client.training, "backward")
+    spy = Spy(monkeypatch, fedsteph.client.training.loop, "backward")
     train(start(dropout=0.5), COHORT, config("training.batch_bags=4", "training.drop_last=false"), "x")
     losses = [float(call.result) for call in spy.calls]
     assert len(losses) == 6

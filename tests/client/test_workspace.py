@@ -13,9 +13,9 @@ import pytest
 from client_builders import Spy, equal, make_recipe, make_workspace, state_of
 from sites import make_site
 
-import fedsteph.client.workspace
-from fedsteph.client.site import Site
-from fedsteph.client.workspace import Workspace
+import fedsteph.client.site.workspace
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.errors import DataError, DeviceError, EncoderError, SplitError, WidthError
 
 
@@ -33,7 +33,7 @@ def test_the_parts_are_those_of_the_split_files(tmp_path):
 
 def test_the_same_request_finds_its_folder_and_its_model(monkeypatch, tmp_path):
     workspace = make_workspace(tmp_path, patients=12)
-    spy, seen = Spy(monkeypatch, fedsteph.client.workspace, "train_local"), []
+    spy, seen = Spy(monkeypatch, fedsteph.client.site.workspace, "train_local"), []
     model = workspace.local_model(1, seen.append)
     assert seen == [0.5, 1.0]
     again = reopened(workspace)
@@ -85,7 +85,7 @@ def test_another_recipe_never_meets_old_work(tmp_path, setting):
 )
 def test_recipes_that_differ_in_later_steps_share_a_site_s_own_models_and_nothing_else(monkeypatch, tmp_path, setting):
     workspace = make_workspace(tmp_path, patients=12)
-    model, spy = workspace.local_model(0), Spy(monkeypatch, fedsteph.client.workspace, "train_local")
+    model, spy = workspace.local_model(0), Spy(monkeypatch, fedsteph.client.site.workspace, "train_local")
     other = reopened(workspace, setting)
     assert other.folder != workspace.folder
     assert other.fold_folder(0) == workspace.fold_folder(0)
@@ -172,7 +172,7 @@ def test_a_validation_part_belongs_to_neither_side(tmp_path):
 
 def test_a_site_s_number_of_threads_holds_wherever_it_computes(tmp_path, monkeypatch):
     asked: list[int] = []
-    monkeypatch.setattr(fedsteph.client.workspace.torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(fedsteph.client.site.workspace.torch, "set_num_threads", asked.append)
     site = make_site(tmp_path / "site", folds=2)
     for text, expected in (("threads: 3\n", [3]), ("", [3])):
         (site / "site.yaml").write_text(text, encoding="utf-8")

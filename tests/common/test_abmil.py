@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsteph.common.abmil import ABMIL, Architecture, encode, initial_model, model_digest, pinned_model
-from fedsteph.common.config import ModelConfig
+from fedsteph.common.config.recipe import ModelConfig
 from fedsteph.common.errors import ConfigError
+from fedsteph.common.model.abmil import ABMIL, Architecture, encode, initial_model, model_digest, pinned_model
 
 SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
 PAPER = ModelConfig(width=1536)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keys_and_rosters import identity_of, roster_of
 
-from fedsteph.common.announcement import Announcement, read_announcement, write_announcement
 from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError
-from fedsteph.common.keys import Identity
-from fedsteph.common.roster import Roster
+from fedsteph.common.trust.announcement import Announcement, read_announcement, write_announcement
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.trust.roster import Roster
 
 TODAY = "2026-01-31"
 OLD, NEW, NEWER, STRANGER = map(identity_of, ("kirp", "kirp-2027", "kirp-2028", "stranger"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedsteph.common.atomic import write_bytes, write_json, write_text
+from fedsteph.common.host.atomic import write_bytes, write_json, write_text
 
 
 def contents(folder: Path) -> dict[str, bytes]:

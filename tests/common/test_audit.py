@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from fedsteph.common import atomic, audit
-from fedsteph.common.audit import FILE, HEAD_FILE, AuditLog, Event, Line, read_lines, verify
 from fedsteph.common.errors import AuditError
+from fedsteph.common.host import atomic
+from fedsteph.common.trust import audit_log
+from fedsteph.common.trust.audit_log import FILE, HEAD_FILE, AuditLog, Event, Line, read_lines, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 START = "0" * 64
@@ -369,7 +370,7 @@ def test_a_crash_in_the_middle_of_a_line_is_mended(
     for event in EVENTS[:lines_before]:
         log.append(event)
     before, head = raw(tmp_path) if lines_before else [], log.head
-    monkeypatch.setattr(audit.os, "fsync", lambda handle: None)  # some 300 crashes; the disk is not what is tested
+    monkeypatch.setattr(audit_log.os, "fsync", lambda handle: None)  # some 300 crashes; the disk is not what is tested
     torn = crash_before_head(tmp_path, EVENTS[1], monkeypatch)[:-1]
     head_file = (tmp_path / HEAD_FILE).read_text()
     assert head_file == f"{lines_before} {head}\n"
@@ -451,7 +452,7 @@ def test_a_disk_that_stays_full_under_the_head_breaks_nothing(
         write_text(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(audit.atomic, "write_text", full)
+        patch.setattr(audit_log.atomic, "write_text", full)
         for event in EVENTS[1:4]:
             with pytest.raises(OSError, match="No space left"):
                 log.append(event)
@@ -550,7 +551,7 @@ def test_a_history_forged_whole_fails_against_a_hash_known_elsewhere(folder: Pat
 WRITER = """
 import sys
 from pathlib import Path
-from fedsteph.common.audit import AuditLog, Event
+from fedsteph.common.trust.audit_log import AuditLog, Event
 log = AuditLog(Path(sys.argv[1]))
 for i in range(25):
     log.append(Event(f"event.{i}", peer=sys.argv[2]))
@@ -582,7 +583,7 @@ def test_two_logs_of_one_folder_take_turns(tmp_path: Path) -> None:
 
 def test_a_long_log_is_appended_to_by_its_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long enough for the end to begin in the middle of a line."""
-    monkeypatch.setattr(audit.os, "fsync", lambda handle: None)
+    monkeypatch.setattr(audit_log.os, "fsync", lambda handle: None)
     log = AuditLog(tmp_path)
     for i in range(120):
         log.append(Event(f"event.{i}", reason="x" * (i % 60)))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fedsteph.common.audit import FILE, HEAD_FILE, AuditLog, Event
+from fedsteph.common.trust.audit_log import FILE, HEAD_FILE, AuditLog, Event
 
 
 @pytest.fixture

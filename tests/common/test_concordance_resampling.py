@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsteph.common import resampling
-from fedsteph.common.concordance import pairs
-from fedsteph.common.resampling import interval_95, mean_over_folds, resampled, resampled_folds
+from fedsteph.common.model import resampling
+from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled, resampled_folds
 
 
 def cohort(seed: int, n: int = 15) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsteph.common.config import (
+from fedsteph.common.config.method_names import COMPARATORS, METHODS
+from fedsteph.common.config.presets import PRESETS
+from fedsteph.common.config.recipe import (
     SITE_NAME,
     ComparatorConfig,
     Config,
@@ -26,8 +28,6 @@ from fedsteph.common.config import (
     load_config,
 )
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.method_names import COMPARATORS, METHODS
-from fedsteph.common.presets import PRESETS
 
 EXAMPLES = {path: yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[2] / "configs").glob("*.yaml")}
 CONFIGS = sorted(path for path, content in EXAMPLES.items() if "recipe" not in content)  # the others are studies

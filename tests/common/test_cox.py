@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from fedsteph.common.cox import cox_loss, fitted_baseline, log_odds
+from fedsteph.client.training.cox import cox_loss, fitted_baseline, log_odds
 
 
 def plain_cox(score: np.ndarray, t: np.ndarray, e: np.ndarray) -> float:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedsteph.common import doctor
-from fedsteph.common.doctor import Check, check, disk, memory, report, secret_files, versions
+from fedsteph.common.deployment import checks
+from fedsteph.common.deployment.checks import Check, check, disk, memory, report, secret_files, versions
 from fedsteph.common.errors import DeploymentError
 
 
@@ -60,15 +60,15 @@ def test_a_package_out_of_its_range(monkeypatch, found, told):
             raise PackageNotFoundError(name)
         return found if name == "flwr" else "1.0"
 
-    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(checks, "version", version)
     lines = ["flwr[simulation]>=1.41,<1.43", "numpy>=1,<2", 'pytest>=8; extra == "test"', 'x>1; python_version < "3"']
-    monkeypatch.setattr(doctor, "requires", lambda name: lines)
-    checks = versions()
-    assert [(c.name, c.verdict) for c in checks] == [("fedsteph", "PASS"), ("flwr", "FAIL")]
-    assert checks[1].found.startswith("missing" if found is None else found)
-    assert checks[1].found.split(", not ")[1] in (">=1.41,<1.43", "<1.43,>=1.41")
-    assert str(checks[1].remedy).startswith("pip install 'flwr")
-    assert told.split(",")[0] in checks[1].found
+    monkeypatch.setattr(checks, "requires", lambda name: lines)
+    told_of = versions()
+    assert [(c.name, c.verdict) for c in told_of] == [("fedsteph", "PASS"), ("flwr", "FAIL")]
+    assert told_of[1].found.startswith("missing" if found is None else found)
+    assert told_of[1].found.split(", not ")[1] in (">=1.41,<1.43", "<1.43,>=1.41")
+    assert str(told_of[1].remedy).startswith("pip install 'flwr")
+    assert told.split(",")[0] in told_of[1].found
 
 
 @pytest.mark.parametrize(("mode", "verdict"), [(0o600, "PASS"), (0o400, "PASS"), (0o640, "FAIL"), (0o604, "FAIL")])
@@ -91,7 +91,7 @@ def test_every_secret_is_looked_at(tmp_path):
 
 @pytest.mark.parametrize(("free", "verdict"), [(8e9, "PASS"), (4e9, "PASS"), (3.9e9, "WARN"), (0, "WARN")])
 def test_memory(monkeypatch, free, verdict):
-    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr(checks.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     found = memory(4.0)
     assert (found.verdict, found.found) == (verdict, f"{free / 1e9:.1f} GB free")
     assert (found.remedy is None) == (verdict == "PASS")
@@ -100,7 +100,7 @@ def test_memory(monkeypatch, free, verdict):
 @pytest.mark.parametrize(("free", "verdict"), [(9e9, "PASS"), (4e9, "WARN"), (2e8, "WARN"), (1e8, "FAIL")])
 def test_disk(monkeypatch, tmp_path, free, verdict):
     asked = []
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=free))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=free))
     found = disk(tmp_path / "not" / "yet" / "runs", 5.0)
     assert (found.name, found.verdict) == ("disk of runs", verdict)
     assert asked == [tmp_path]

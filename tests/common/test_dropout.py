@@ -10,8 +10,8 @@ from plain_steph import pooled
 from torch import Tensor
 from torch.nn import functional
 
-from fedsteph.common.abmil import Architecture, encode, initial_model
-from fedsteph.common.dropout import GateDropout
+from fedsteph.common.model.abmil import Architecture, encode, initial_model
+from fedsteph.common.model.dropout import GateDropout
 
 PROBABILITIES = (0.1, 0.25, 0.5)
 N = 2**18

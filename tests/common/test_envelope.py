@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from vectors.make_envelopes import CONTEXT, LABEL, A, B, C, canonical, joined, signed_by, taken_apart
 from vectors.make_envelopes import STRANGER as M
 
-from fedsteph.common import envelope
-from fedsteph.common.envelope import Context, Opened, open_sealed, seal
 from fedsteph.common.errors import (
     EnvelopeError,
     ForgedEnvelopeError,
@@ -29,6 +27,8 @@ from fedsteph.common.errors import (
     WrongRecipientError,
     WrongRunError,
 )
+from fedsteph.common.wire import envelope
+from fedsteph.common.wire.envelope import Context, Opened, open_sealed, seal
 
 PLAIN = b"the task vector of site a, which nobody but site b may see: " + bytes(range(140))
 ENVELOPE = seal(PLAIN, CONTEXT, 7, A, B.public)

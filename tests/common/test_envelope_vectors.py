@@ -11,9 +11,9 @@ import pytest
 from vectors import make_envelopes
 
 from fedsteph.common import errors
-from fedsteph.common.envelope import Context, open_sealed
 from fedsteph.common.errors import EnvelopeError
-from fedsteph.common.keys import Identity, PublicKeys
+from fedsteph.common.trust.keys import Identity, PublicKeys
+from fedsteph.common.wire.envelope import Context, open_sealed
 
 FOLDER = Path(__file__).resolve().parents[1] / "vectors" / "envelopes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedsteph.common import flower
+from fedsteph.common.deployment import flower_programs
+from fedsteph.common.deployment.flower_programs import Flower, connection, environment
 from fedsteph.common.errors import EXIT_FEDERATION, EngineError
-from fedsteph.common.flower import Flower, connection, environment
 
 
 class Flwr:
@@ -50,9 +50,9 @@ AWAY = says({"success": False, "error-message": "connection refused"})
 @pytest.fixture
 def flwr(tmp_path, monkeypatch) -> Flwr:
     made = Flwr(tmp_path / "bin")
-    monkeypatch.setattr(flower, "program", lambda name: str(made.program) if name == "flwr" else name)
-    monkeypatch.setattr(flower, "_POLL_SECONDS", 0)
-    monkeypatch.setattr(flower, "_ASK_SECONDS", 0.0)
+    monkeypatch.setattr(flower_programs, "program", lambda name: str(made.program) if name == "flwr" else name)
+    monkeypatch.setattr(flower_programs, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(flower_programs, "_ASK_SECONDS", 0.0)
     return made
 
 
@@ -132,7 +132,7 @@ def test_a_long_answer_is_cut(flwr, superlink):
 
 
 def test_no_answer_in_time_is_an_error(flwr, superlink, monkeypatch):
-    monkeypatch.setattr(flower, "_CALL_SECONDS", 0.2)
+    monkeypatch.setattr(flower_programs, "_CALL_SECONDS", 0.2)
     flwr.answers("exec tail -f /dev/null")
     with pytest.raises(EngineError, match=r"'flwr ls' had not answered in 0\.2 s"):
         superlink.status("7")
@@ -162,7 +162,7 @@ def test_every_silence_is_told_with_its_length(flwr, superlink, monkeypatch):
         now[0] += 20
         return self._call([run_id])["runs"][0]["status"]
 
-    monkeypatch.setattr(flower.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Flower, "status", asked)
     flwr.answers(AWAY, AWAY, status("running"), AWAY, status("running"), status("finished:completed"))
     assert superlink.wait("7", lambda: True, 1e6, told.append) == "finished:completed"
@@ -190,7 +190,7 @@ def test_patience_is_counted_from_the_last_answer(flwr, superlink, monkeypatch):
         now[0] += 20
         return self._call([run_id])["runs"][0]["status"]
 
-    monkeypatch.setattr(flower.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Flower, "status", asked)
     flwr.answers(AWAY, AWAY, status("running"), AWAY, AWAY, status("running"), AWAY)
     with pytest.raises(EngineError):
@@ -199,7 +199,7 @@ def test_patience_is_counted_from_the_last_answer(flwr, superlink, monkeypatch):
 
 
 def test_flower_is_seldom_asked_before_there_is_an_outcome(flwr, superlink, monkeypatch):
-    monkeypatch.setattr(flower, "_ASK_SECONDS", 1e6)
+    monkeypatch.setattr(flower_programs, "_ASK_SECONDS", 1e6)
     flwr.answers(status("running"), status("finished:completed"))
     polls = iter(range(1000))
     assert superlink.wait("7", lambda: next(polls) > 50, patience=1e6) == "finished:completed"
@@ -208,7 +208,7 @@ def test_flower_is_seldom_asked_before_there_is_an_outcome(flwr, superlink, monk
 
 
 def test_a_run_that_nobody_takes_is_stopped(flwr, superlink, monkeypatch):
-    monkeypatch.setattr(flower, "_TAKEN_SECONDS", -1.0)
+    monkeypatch.setattr(flower_programs, "_TAKEN_SECONDS", -1.0)
     flwr.answers(status("pending"))
     with pytest.raises(EngineError, match="no SuperExec took the run") as caught:
         superlink.wait("7", lambda: True, patience=1e6)
@@ -224,8 +224,8 @@ def test_a_superexec_has_its_time_to_take_a_run(flwr, superlink, monkeypatch):
         now[0] += 20
         return self._call([run_id])["runs"][0]["status"]
 
-    monkeypatch.setattr(flower, "_TAKEN_SECONDS", 90.0)
-    monkeypatch.setattr(flower.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(flower_programs, "_TAKEN_SECONDS", 90.0)
+    monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Flower, "status", asked)
     flwr.answers(status("pending"), AWAY, *3 * [status("pending")], says({"success": True}))
     with pytest.raises(EngineError, match="no SuperExec took the run within 90 s"):
@@ -234,7 +234,7 @@ def test_a_superexec_has_its_time_to_take_a_run(flwr, superlink, monkeypatch):
 
 
 def test_a_run_that_was_taken_is_not(flwr, superlink, monkeypatch):
-    monkeypatch.setattr(flower, "_TAKEN_SECONDS", -1.0)
+    monkeypatch.setattr(flower_programs, "_TAKEN_SECONDS", -1.0)
     flwr.answers(status("starting"), status("running"), status("finished:completed"))
     assert superlink.wait("7", lambda: True, patience=1e6) == "finished:completed"
 
@@ -249,7 +249,7 @@ def test_the_environment_has_this_installations_programs_first(tmp_path, monkeyp
     found = environment(Path("home"))
     assert found["FLWR_HOME"] == str(tmp_path / "home")
     assert found["FLWR_TELEMETRY_ENABLED"] == "0"
-    assert found["PATH"].split(os.pathsep)[0] == str(Path(flower.program("flwr")).parent)
+    assert found["PATH"].split(os.pathsep)[0] == str(Path(flower_programs.program("flwr")).parent)
 
 
 @pytest.mark.parametrize("ca", [None, 'a "quoted" ca.crt'])

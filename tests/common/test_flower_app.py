@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fedsteph.common import flower_app
+from fedsteph.common.deployment import flower_app
+from fedsteph.common.deployment.flower_app import assemble, config_folder, digest_of, flwr, own_digest
+from fedsteph.common.deployment.flower_app import build as build_bundle
 from fedsteph.common.errors import DeploymentError, EngineError
-from fedsteph.common.flower_app import assemble, config_folder, digest_of, flwr, own_digest
-from fedsteph.common.flower_app import build as build_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +45,13 @@ def build(app, into):
 @pytest.mark.flower
 def test_the_bundle_holds_the_app_and_neither_tests_nor_simulations(app, tmp_path):
     names = build(app, tmp_path / "out")
-    for name in ("server/app.py", "client/app.py", "client/data/formats.py", "common/protocol.py", "pyproject.toml"):
+    for name in (
+        "server/app.py",
+        "client/app.py",
+        "client/data/formats.py",
+        "common/wire/protocol.py",
+        "pyproject.toml",
+    ):
         assert name in names
     assert not any(name.startswith(("simulations", "tests", "configs")) for name in names)
 

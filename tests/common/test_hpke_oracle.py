@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, Suite
 from vectors import make_envelopes
 
-from fedsteph.common.envelope import Context, seal
-from fedsteph.common.keys import Identity
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.wire.envelope import Context, seal
 
 DHKEM_X25519, MLKEM768_X25519 = 0x0020, 0x647A
 HKDF_SHA256 = 0x0001

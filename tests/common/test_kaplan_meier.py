@@ -11,7 +11,7 @@ from sksurv.nonparametric import kaplan_meier_estimator
 from torchsurv.stats.ipcw import get_ipcw
 from torchsurv.stats.kaplan_meier import KaplanMeierEstimator
 
-from fedsteph.common.kaplan_meier import censoring_curve, survival_curve
+from fedsteph.client.evaluation.kaplan_meier import censoring_curve, survival_curve
 
 PATIENTS = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=30)
 ASKED = torch.arange(0, 11, 0.5)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fedsteph.common import key_file
 from fedsteph.common.errors import FedstephError, KeyFileError, KeyFormatError
-from fedsteph.common.key_file import read_identity, require_private, write_identity
-from fedsteph.common.keys import SEAL_SECRET, SIGN_SECRET, Identity, encode
+from fedsteph.common.trust import key_file
+from fedsteph.common.trust.key_file import read_identity, require_private, write_identity
+from fedsteph.common.trust.keys import SEAL_SECRET, SIGN_SECRET, Identity, encode
 
 IDENTITY = Identity.generate()
 OTHER = Identity.generate()

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsteph.common.errors import KeyFormatError
-from fedsteph.common.keys import (
+from fedsteph.common.trust.keys import (
     SEAL_PUBLIC,
     SEAL_SECRET,
     SIGN_PUBLIC,

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from fedsteph.common.errors import RunFolderError
-from fedsteph.common.lock import exclusive
+from fedsteph.common.host.lock import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from fedsteph.common.lock import exclusive
+from fedsteph.common.host.lock import exclusive
 with exclusive(Path(sys.argv[1]), wait=False):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,11 +11,13 @@ from cryptography.exceptions import InvalidSignature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsteph.common import errors, messages
-from fedsteph.common.config import ComparatorConfig, Recipe
+from fedsteph.common import errors
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import ComparatorConfig, Recipe
 from fedsteph.common.errors import DataError, FedstephError, TooSmallError
-from fedsteph.common.keys import Identity
-from fedsteph.common.messages import (
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.wire import messages
+from fedsteph.common.wire.messages import (
     MAX_ENVELOPES,
     Average,
     AverageReply,
@@ -29,7 +31,6 @@ from fedsteph.common.messages import (
     TrainLocalReply,
     band,
 )
-from fedsteph.common.method_names import METHODS
 
 ID = RunId("lung", "run-1", "f" * 64)
 HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128)

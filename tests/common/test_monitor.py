@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from fedsteph.common import monitor
-from fedsteph.common.progress import Progress
+from fedsteph.common.host import monitor
+from fedsteph.common.host.progress import Progress
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from plain_steph import ENCODER as LAYERS
 from plain_steph import pooled
 from torch import Tensor
 
-from fedsteph.common import pooling
-from fedsteph.common.abmil import Architecture, initial_model
-from fedsteph.common.dropout import GateDropout
-from fedsteph.common.pooling import pool
+from fedsteph.common.model import pooling
+from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.model.dropout import GateDropout
+from fedsteph.common.model.pooling import pool
 
 PIECE = 16
 NAMES = tuple(f"{layer}.{part}" for layer in LAYERS for part in ("weight", "bias"))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedsteph.common.abmil import Architecture, encode, initial_model
-from fedsteph.common.precision import factors, factors_in, linear, product
+from fedsteph.common.model.abmil import Architecture, encode, initial_model
+from fedsteph.common.model.precision import factors, factors_in, linear, product
 
 HALF_A_STEP = 2.0**-8  # relative, between neighbours of bfloat16
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedsteph.common import progress
-from fedsteph.common.progress import FILE, Progress, ProgressLog, read_progress
+from fedsteph.common.host import progress
+from fedsteph.common.host.progress import FILE, Progress, ProgressLog, read_progress
 
 
 class Clock:

@@ -14,10 +14,10 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsteph.common import protocol
-from fedsteph.common.config import ComparatorConfig, ModelConfig, Recipe, StephConfig
+from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig
 from fedsteph.common.errors import DataError, FedstephError, ProtocolError, SiteError, TooSmallError
-from fedsteph.common.messages import (
+from fedsteph.common.wire import protocol
+from fedsteph.common.wire.messages import (
     Average,
     AverageReply,
     Hello,
@@ -32,7 +32,7 @@ from fedsteph.common.messages import (
     TrainLocal,
     TrainLocalReply,
 )
-from fedsteph.common.protocol import Parcel, pack, parcel, read
+from fedsteph.common.wire.protocol import Parcel, pack, parcel, read
 
 ID = RunId("lung", "run-1", "f" * 64)
 RECIPE = Recipe(

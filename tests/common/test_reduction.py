@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedsteph.common.abmil import Architecture, initial_model
-from fedsteph.common.config import Dtype, SharingConfig
+from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorRangeError
-from fedsteph.common.reduction import reduced, restored
-from fedsteph.common.shared_part import WHOLE
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.vector.reduction import reduced, restored
+from fedsteph.common.vector.shared_part import WHOLE
+from fedsteph.common.vector.task_vector import TaskVector
 
 SMALL = Architecture(width=7, embed=6, attention=5, n_bins=3)
 M0 = initial_model(SMALL, 0)

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsteph.common.errors import FedstephError, KeyFormatError, RosterError
-from fedsteph.common.keys import SEAL_SECRET, SIGN_SECRET, Identity, encode
-from fedsteph.common.roster import Entry, Revocation, Roster, read_roster, write_roster
+from fedsteph.common.trust.keys import SEAL_SECRET, SIGN_SECRET, Identity, encode
+from fedsteph.common.trust.roster import Entry, Revocation, Roster, read_roster, write_roster
 
 IDENTITIES = [Identity.generate() for _ in range(4)]
 A, B, C = (

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from keys_and_rosters import identity_of
 
-from fedsteph.common.announcement import Announcement, write_announcement
-from fedsteph.common.key_file import write_identity
-from fedsteph.common.roster import read_roster
+from fedsteph.common.trust.announcement import Announcement, write_announcement
+from fedsteph.common.trust.key_file import write_identity
+from fedsteph.common.trust.roster import read_roster
 
 ADDED = ("--cancer", "KIRP", "--contact", "pathology IT")
 

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fedsteph.common.config.schema import StrictDumper, build, parse_yaml, read_yaml
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.schema import StrictDumper, build, parse_yaml, read_yaml
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from fedsteph.common.abmil import Architecture, initial_model
-from fedsteph.common.config import ModelConfig, SharingConfig
-from fedsteph.common.shared_part import WHOLE, description, encoder_shapes, shared_bytes, shared_shapes
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import write_vector
+from fedsteph.common.config.recipe import ModelConfig, SharingConfig
+from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.vector.shared_part import WHOLE, description, encoder_shapes, shared_bytes, shared_shapes
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
 
 PAPER = encoder_shapes(1536, 512, 384)
 SIZES = (13, 11, 9)

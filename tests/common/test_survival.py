@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsteph.common.survival import bin_of, empirical_hazard, nll, risk_score, survival_from_hazards
+from fedsteph.common.model.survival import bin_of, empirical_hazard, nll, risk_score, survival_from_hazards
 
 ORACLE = np.load(Path(__file__).parents[1] / "oracles" / "nll.npz")
 CINDEX = np.load(Path(__file__).parents[1] / "oracles" / "cindex.npz")

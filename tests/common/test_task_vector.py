@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model, model_digest
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.task_vector import TaskVector, flatten, mean
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.vector.task_vector import TaskVector, flatten, mean
 
 SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
 M0 = initial_model(SMALL, 0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from loopback import Tls, address_of, free_port, http_date, make_tls, raw, reissue, web
 
-from fedsteph.common import tls as tls_module
+from fedsteph.common.deployment import tls as tls_module
+from fedsteph.common.deployment.tls import ask, require_host, split_address
 from fedsteph.common.errors import DeploymentError
-from fedsteph.common.tls import ask, require_host, split_address
 
 
 @pytest.fixture(scope="module")

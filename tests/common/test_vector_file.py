@@ -12,13 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsteph.common.abmil import Architecture, initial_model, model_digest
-from fedsteph.common.config import Dtype, SharingConfig
+from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorError, VectorFileError, VectorMismatchError, VectorRangeError
-from fedsteph.common.reduction import reduced, restored
-from fedsteph.common.shared_part import WHOLE
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import FORMAT, read_vector, write_vector
+from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.vector.reduction import reduced, restored
+from fedsteph.common.vector.shared_part import WHOLE
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import FORMAT, read_vector, write_vector
 
 SMALL = Architecture(width=3, embed=2, attention=4, n_bins=2)
 M0 = initial_model(SMALL, 0)

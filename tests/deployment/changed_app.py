@@ -12,8 +12,8 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsteph.common import protocol
-from fedsteph.common.messages import HelloReply
+from fedsteph.common.wire import protocol
+from fedsteph.common.wire.messages import HelloReply
 
 WAY = Path(__file__).with_name("way").read_text()
 

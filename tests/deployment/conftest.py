@@ -25,13 +25,13 @@ from pathlib import Path
 import pytest
 from deployment import TARGET, Deployment, Run
 
-from fedsteph.client.reviewed_app import installed
-from fedsteph.common.abmil import pin_m0
-from fedsteph.common.config import load_config
-from fedsteph.common.flower import Flower
-from fedsteph.common.flower_app import assemble
-from fedsteph.server import deployment as server_deployment
-from fedsteph.server.server_file import ServerFile
+from fedsteph.client.deployment.reviewed_app import installed
+from fedsteph.common.config.recipe import load_config
+from fedsteph.common.deployment.flower_app import assemble
+from fedsteph.common.deployment.flower_programs import Flower
+from fedsteph.common.model.abmil import pin_m0
+from fedsteph.server.deployment import deployed_run as server_deployment
+from fedsteph.server.deployment.server_file import ServerFile
 
 collect_ignore = [] if sys.platform == "linux" else [path.name for path in Path(__file__).parent.glob("test_*.py")]
 

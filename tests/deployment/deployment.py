@@ -1,6 +1,7 @@
 """A real deployment on loopback, made as docs say: provisioned folders, keys, roster, pins, reviewed apps, processes.
 
-Every server hangs on a leash (:mod:`fedsteph.simulations.leash`), so that nothing outlives the tests, whichever way they end.
+Every server hangs on a leash (:mod:`fedsteph.simulations.run.leash`), so that nothing outlives the tests, whichever way
+they end.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ import yaml
 from reviewed_homes import copy_home
 from sites import TINY, make_site
 
-from fedsteph.common.audit import Line, read_lines
-from fedsteph.common.config import Config, load_config
-from fedsteph.common.flower import environment, program
-from fedsteph.common.progress import read_progress
-from fedsteph.common.roster import read_roster
-from fedsteph.simulations.cli import app as fedsteph
+from fedsteph.commands.root import app as fedsteph
+from fedsteph.common.config.recipe import Config, load_config
+from fedsteph.common.deployment.flower_programs import environment, program
+from fedsteph.common.host.progress import read_progress
+from fedsteph.common.trust.audit_log import Line, read_lines
+from fedsteph.common.trust.roster import read_roster
 
 T = TypeVar("T")
 FEDERATION = "kidney"
@@ -103,7 +104,7 @@ class Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as err, (stdout or log).open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedsteph.simulations.leash", *command] if leash else command,
+                [sys.executable, "-m", "fedsteph.simulations.run.leash", *command] if leash else command,
                 stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -28,11 +28,11 @@ from deployment import (
     wait_for,
 )
 
-from fedsteph.common.key_file import write_identity
-from fedsteph.common.keys import Identity
-from fedsteph.common.progress import read_progress
-from fedsteph.common.roster import Entry, Roster, read_roster, write_roster
-from fedsteph.server.certificates import make_ca, make_node_key
+from fedsteph.common.host.progress import read_progress
+from fedsteph.common.trust.key_file import write_identity
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.trust.roster import Entry, Roster, read_roster, write_roster
+from fedsteph.server.deployment.certificates import make_ca, make_node_key
 
 pytestmark = pytest.mark.flower
 FULL = "cousin"  # the site whose disk is full

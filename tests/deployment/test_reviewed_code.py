@@ -7,8 +7,8 @@ import json
 import pytest
 from deployment import TARGET
 
-from fedsteph.client.reviewed_app import installed
-from fedsteph.common.flower_app import digest_of, own_digest
+from fedsteph.client.deployment.reviewed_app import installed
+from fedsteph.common.deployment.flower_app import digest_of, own_digest
 
 SITES = (TARGET, "kin", "cousin")
 NOT_LOADED = "its app could not be loaded: a site runs the version that it has reviewed, and no other"

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from deployment import MEMBERS, TARGET, Deployment, Run
 
-from fedsteph.client.site import Site
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.abmil import pinned_model
-from fedsteph.common.audit import verify
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import write_vector
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.trust.audit_log import verify
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
 
 pytestmark = pytest.mark.flower
 SITES = (TARGET, "kin", "cousin")

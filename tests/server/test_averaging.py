@@ -9,9 +9,9 @@ import pytest
 from flwr.serverapp.strategy import FedAvg, FedProx
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsteph.common.config import ComparatorConfig
+from fedsteph.common.config.recipe import ComparatorConfig
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.server.averaging import Update, aggregate, run_rounds, screen, strategy_of
+from fedsteph.server.aggregation import Update, aggregate, run_rounds, screen, strategy_of
 
 CONFIG = ComparatorConfig(proximal_mu=0.3)
 SHAPES = {"a.weight": (3, 2), "b.bias": (5,)}

@@ -17,7 +17,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from loopback import Tls, make_tls, reissue
 
-from fedsteph.server.certificates import make_ca, make_node_key, make_server_certificate, make_token, names_in
+from fedsteph.server.deployment.certificates import (
+    make_ca,
+    make_node_key,
+    make_server_certificate,
+    make_token,
+    names_in,
+)
 
 NAMES = ["fl.example.org", "10.0.0.7", "::1", "localhost", "127.0.0.1"]
 

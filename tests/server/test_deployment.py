@@ -10,14 +10,14 @@ import pytest
 from keys_and_rosters import roster_of
 from loopback import free_port, make_tls, web
 
-from fedsteph.common.abmil import pin_m0
-from fedsteph.common.config import load_config
+from fedsteph.common.config.recipe import load_config
+from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS
 from fedsteph.common.errors import ConfigError, DeploymentError, EngineError, QuorumError, RosterError, SiteError
-from fedsteph.common.flower import PATIENCE_SECONDS
-from fedsteph.common.roster import read_roster, write_roster
-from fedsteph.server import deployment
-from fedsteph.server.deployment import Deployed, prepare, require_no_failure, run
-from fedsteph.server.server_file import ServerFile
+from fedsteph.common.model.abmil import pin_m0
+from fedsteph.common.trust.roster import read_roster, write_roster
+from fedsteph.server.deployment import deployed_run
+from fedsteph.server.deployment.deployed_run import Deployed, prepare, require_no_failure, run
+from fedsteph.server.deployment.server_file import ServerFile
 
 SMALL = ["model.width=6", "model.embed=8", "model.attention=6"]
 CONFIG = "federation: {name: fed, sites: [kirp, kirc], targets: [kirp]}\n"
@@ -176,7 +176,7 @@ def follow(server, tmp_path, monkeypatch):
 
     def start(found, status="finished:completed"):
         flower = FakeFlower(found, status)
-        monkeypatch.setattr(deployment, "Flower", flower)
+        monkeypatch.setattr(deployed_run, "Flower", flower)
         return deployed, flower, lambda: run(server, deployed)
 
     return start
@@ -296,7 +296,7 @@ def test_no_failure_is_no_error(follow):
     ],
 )
 def test_the_exit_code_of_the_command(cli, server, tls, tmp_path, monkeypatch, found, status, code, told):
-    monkeypatch.setattr(deployment, "Flower", FakeFlower(found, status))
+    monkeypatch.setattr(deployed_run, "Flower", FakeFlower(found, status))
     with web(tls) as address:
         file = tmp_path / "server.yaml"
         file.write_text(file.read_text().replace(server.superlink, address))
@@ -311,7 +311,7 @@ def test_the_exit_code_of_the_command(cli, server, tls, tmp_path, monkeypatch, f
 
 
 def test_the_table_of_the_command(cli, server, tls, tmp_path, monkeypatch):
-    monkeypatch.setattr(deployment, "Flower", FakeFlower(outcome(), "finished:completed"))
+    monkeypatch.setattr(deployed_run, "Flower", FakeFlower(outcome(), "finished:completed"))
     with web(tls) as address:
         file = tmp_path / "server.yaml"
         file.write_text(file.read_text().replace(server.superlink, address))

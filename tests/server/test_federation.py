@@ -12,16 +12,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from keys_and_rosters import identity_of, roster_of
 
-from fedsteph.common import messages, protocol
-from fedsteph.common.abmil import Architecture
-from fedsteph.common.audit import AuditLog, Event, read_lines, verify
-from fedsteph.common.config import ComparatorConfig, Config, Deadlines, FederationConfig, ModelConfig
+from fedsteph.common.config.recipe import ComparatorConfig, Config, Deadlines, FederationConfig, ModelConfig
 from fedsteph.common.errors import FedstephError, QuorumError
-from fedsteph.common.messages import Refusal, Score
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import write_vector
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire.messages import Refusal, Score
 from fedsteph.server.federation import Federation
-from fedsteph.simulations.in_process import InProcessGrid
+from fedsteph.simulations.run.in_process import InProcessGrid
 
 SITES = ("a", "b", "c", "d")
 ROSTER = roster_of(*SITES, "guest", federation="fedsteph")

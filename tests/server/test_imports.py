@@ -63,11 +63,11 @@ def modules_after(statement: str) -> set[str]:
             {"torch", "pandas", "h5py", "client", "simulations"},
         ),
         (
-            "import fedsteph.server.deployment, fedsteph.server.doctor, fedsteph.server.provision",
-            "fedsteph.server.certificates",
+            "import fedsteph.server.deployment.deployed_run, fedsteph.server.deployment.server_doctor, fedsteph.server.deployment.provision",
+            "fedsteph.server.deployment.certificates",
             {"torch", "pandas", "h5py", "client", "simulations"},
         ),
-        ("import fedsteph.client.app", "fedsteph.client.target", {"server", "simulations"}),
+        ("import fedsteph.client.app", "fedsteph.client.target.enhance", {"server", "simulations"}),
     ],
 )
 def test_not_even_through_another_module(statement: str, there: str, not_there: set[str]) -> None:

@@ -20,14 +20,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from loopback import Tls, free_port, web
 
-from fedsteph.client.site import Site
-from fedsteph.common.config import load_config
+from fedsteph.client.site.site import Site
+from fedsteph.common.config.recipe import load_config
+from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import ConfigError, DeploymentError, FedstephError
-from fedsteph.common.tls import ask
-from fedsteph.server import provision as module
-from fedsteph.server.certificates import make_ca, names_in
-from fedsteph.server.provision import Plan, provision, provision_site, site_names
-from fedsteph.server.server_file import ServerFile
+from fedsteph.server.deployment import provision as module
+from fedsteph.server.deployment.certificates import make_ca, names_in
+from fedsteph.server.deployment.provision import Plan, provision, provision_site, site_names
+from fedsteph.server.deployment.server_file import ServerFile
 
 SITES = ("kirp", "kirc", "kich")
 PROVISION = ("provision", "--federation", "kidney", "--sites", "kirp,kirc", "--targets", "kirp", "--width", "6")

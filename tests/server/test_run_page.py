@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from keys_and_rosters import roster_of
 
-from fedsteph.common import atomic
-from fedsteph.common.abmil import pin_m0
-from fedsteph.common.audit import AuditLog, Event
-from fedsteph.common.config import Config, dump_yaml, load_config
+from fedsteph.common.config.recipe import Config, dump_yaml, load_config
 from fedsteph.common.errors import RunFolderError
-from fedsteph.common.messages import MergeReply, Refusal, Score
+from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import pin_m0
 from fedsteph.common.report.page import Code, Page, Points, Table
-from fedsteph.server.deployment import RESULTS_FILE, SCHEMA
+from fedsteph.common.trust.audit_log import AuditLog, Event
+from fedsteph.common.wire.messages import MergeReply, Refusal, Score
+from fedsteph.server.coordinator_page import run_page, write_run_page
+from fedsteph.server.deployment.deployed_run import RESULTS_FILE, SCHEMA
 from fedsteph.server.federation import Failure, Outcome
 from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
-from fedsteph.server.run_page import run_page, write_run_page
 
 ROOT = Path(__file__).parents[2]
 SITES = ("north", "south", "west")
@@ -267,13 +267,13 @@ def test_other_configurations_of_sharing_are_said(run):
 def test_a_page_needs_neither_matplotlib_nor_torch(run, tmp_path):
     run.write(outcome())
     code = (
-        "import sys; from pathlib import Path; from fedsteph.server.run_page import write_run_page\n"
+        "import sys; from pathlib import Path; from fedsteph.server.coordinator_page import write_run_page\n"
         f"print(write_run_page(Path({str(run.path)!r}), out=Path({str(tmp_path / 'out')!r})), *sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     path, *modules = found.stdout.split()
     assert Path(path).is_file()
-    assert "fedsteph.server.run_page" in modules
+    assert "fedsteph.server.coordinator_page" in modules
     assert not {"matplotlib", "torch", "pandas", "h5py", "client", "simulations"} & set(modules)
 
 

@@ -14,9 +14,9 @@ from cryptography.x509 import DNSName, IPAddress
 from keys_and_rosters import roster_of
 from loopback import LOOPBACK_NAMES, Tls, free_port, make_tls, reissue, web
 
-from fedsteph.common.audit import FILE, AuditLog, Event
-from fedsteph.common.roster import write_roster
-from fedsteph.server.provision import Plan, provision
+from fedsteph.common.trust.audit_log import FILE, AuditLog, Event
+from fedsteph.common.trust.roster import write_roster
+from fedsteph.server.deployment.provision import Plan, provision
 
 SECRETS = ["secret server.key", "secret superexec.secret"]
 ENDING = ["loopback", "configuration", "audit"]

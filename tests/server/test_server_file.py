@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedsteph.common.errors import ConfigError
-from fedsteph.server.server_file import ServerFile
+from fedsteph.server.deployment.server_file import ServerFile
 
 LEAST = "superlink: 127.0.0.1:9091\naddress: fl.example.org:9092\n"
 

@@ -50,7 +50,7 @@ def units_done(monkeypatch) -> list[Unit]:
             on_done(unit)
         return [failure for failure in failures if failure is not None]
 
-    monkeypatch.setattr("fedsteph.simulations.study.run.run_stage", run_stage)
+    monkeypatch.setattr("fedsteph.simulations.study.run_study.run_stage", run_stage)
     return done
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 from sites import TINY, make_site
 
-from fedsteph.common import console
-from fedsteph.simulations.cli import app
+from fedsteph.commands.root import app
+from fedsteph.common.host import console
 
 ALPHA, BETA, GAMMA = 67, 53, 41  # patients; in no other role do these numbers occur
 POLICIES = {

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from sites import make_site
 
-from fedsteph.simulations.study.config import load_study
 from fedsteph.simulations.study.plan import Cell
-from fedsteph.simulations.study.run import Prepared, prepare_study
+from fedsteph.simulations.study.run_study import Prepared, prepare_study
+from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.work import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ STUDY: dict[str, Any] = {
         "other start": {"method": "local", "recipe": {"model": {"head_bias": "default"}}},
     },
 }
-MAIN = "from fedsteph.simulations.cli import main; main()"
+MAIN = "from fedsteph.commands.root import main; main()"
 
 
 @dataclass(frozen=True)

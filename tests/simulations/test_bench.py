@@ -8,10 +8,10 @@ import json
 import psutil
 import pytest
 
-from fedsteph.common.abmil import Architecture
-from fedsteph.simulations.bench import relay, sealing
+from fedsteph.common.model.abmil import Architecture
 from fedsteph.simulations.bench.figures import Spread
-from fedsteph.simulations.bench.processes import PROGRAMS
+from fedsteph.simulations.relay import relay_cost, sealing
+from fedsteph.simulations.relay.processes import PROGRAMS
 
 TINY = ["model.width=6", "model.embed=8", "model.attention=6"]
 
@@ -52,7 +52,7 @@ def running() -> set[psutil.Process]:
 def test_relaying_delivers_to_a_real_site_and_leaves_nothing_behind(monkeypatch):
     before = running()
     monkeypatch.setenv("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.1")
-    found = json.loads(json.dumps(relay.measure(2, repeats=1, settings=TINY), allow_nan=False))
+    found = json.loads(json.dumps(relay_cost.measure(2, repeats=1, settings=TINY), allow_nan=False))
     assert found["sources"] == 2
     assert 0 < found["bytes"]["merge"] - 2 * found["bytes"]["envelope"] < 4096  # the message's body
     for phase in ("hello", "merge"):

@@ -10,8 +10,8 @@ from sites import TINY, make_site
 
 from fedsteph.client.steph import fit
 from fedsteph.common.errors import ConfigError
+from fedsteph.simulations.attacks import poison
 from fedsteph.simulations.attacks.trial import Ground
-from fedsteph.simulations.bench import poison
 
 
 def cell(attack: str, malicious: list[str], target: str, local: float, deployed: float, caught=(), false=()):

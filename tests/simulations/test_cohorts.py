@@ -8,8 +8,8 @@ import pytest
 
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.common.concordance import c_index
-from fedsteph.simulations.cohorts import TRUTH_FILE, WIDTH, WORLD, write_world
+from fedsteph.common.model.concordance import c_index
+from fedsteph.simulations.run.synthetic_cohorts import TRUTH_FILE, WIDTH, WORLD, write_world
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from sites import TINY, make_site
 
 import fedsteph.client.app
 import fedsteph.server.federation
-from fedsteph.common import protocol
-from fedsteph.common.audit import read_lines, verify
-from fedsteph.common.config import load_config
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.simulations import in_process
-from fedsteph.simulations.run_folder import RunFolder, prepare
-from fedsteph.simulations.simulate import run
+from fedsteph.common.config.recipe import load_config
+from fedsteph.common.trust.audit_log import read_lines, verify
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.wire import protocol
+from fedsteph.simulations.run import in_process
+from fedsteph.simulations.run.run_folder import RunFolder, prepare
+from fedsteph.simulations.run.simulate import run
 
 SITES = ("alpha", "beta", "gamma")
 WINDOW = 64  # bytes

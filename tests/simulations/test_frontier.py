@@ -15,13 +15,13 @@ import yaml
 from sites import make_site
 from studies import RECIPE
 
-from fedsteph.client.privacy.audit import audit_vector
-from fedsteph.client.privacy.settings import DpSgd
+from fedsteph.client.attack.attack_vector import audit_vector
+from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.resampling import interval_of_mean
-from fedsteph.simulations.study.config import load_study
+from fedsteph.common.model.resampling import interval_of_mean
 from fedsteph.simulations.study.frontier import draw, frontier_csv, frontier_table, points, write_frontier
-from fedsteph.simulations.study.run import prepare_study, run_study
+from fedsteph.simulations.study.run_study import prepare_study, run_study
+from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.tables import markdown
 
 VARIANTS: dict[str, Any] = {

@@ -24,19 +24,19 @@ from sites import TINY, make_site
 from wire import ENTRIES, Passed, RecordingGrid, leaves_of
 
 import fedsteph.client.app
-from fedsteph.common import messages, protocol
-from fedsteph.common.abmil import Architecture
-from fedsteph.common.config import Config, SharingConfig, digest, load_config, to_dict
-from fedsteph.common.envelope import Context, seal
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import Config, SharingConfig, digest, load_config, to_dict
 from fedsteph.common.errors import QuorumError, public_phrases
-from fedsteph.common.keys import Identity
-from fedsteph.common.messages import TrainLocalReply
-from fedsteph.common.method_names import METHODS
-from fedsteph.common.shared_part import WHOLE
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import write_vector
-from fedsteph.simulations import in_process
-from fedsteph.simulations.run_folder import RunFolder, prepare
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.vector.shared_part import WHOLE
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire.envelope import Context, seal
+from fedsteph.common.wire.messages import TrainLocalReply
+from fedsteph.simulations.run import in_process
+from fedsteph.simulations.run.run_folder import RunFolder, prepare
 
 SECRET = "P017 of 37 in /hospital/labels.csv"
 _OPEN = "min_patients: 1, min_events: 1, min_pairs: 1, recipes: any"

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(("program", "code"), [("true", 0), ("false", 1)])
 def test_a_program_that_ends_by_itself(program, code):
-    leash = [sys.executable, "-m", "fedsteph.simulations.leash", program]
+    leash = [sys.executable, "-m", "fedsteph.simulations.run.leash", program]
     with subprocess.Popen(leash, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stderr is not None
@@ -40,7 +40,7 @@ sys.exit(7)
 @pytest.mark.parametrize("let_go", ["the pipe is closed", "SIGTERM", "SIGINT"])
 def test_a_program_is_asked_to_end_once_and_may_take_its_time(let_go):
     """Asked twice, a SuperNode leaves without saying so to its SuperLink."""
-    leash = [sys.executable, "-m", "fedsteph.simulations.leash", sys.executable, "-c", COUNTING]
+    leash = [sys.executable, "-m", "fedsteph.simulations.run.leash", sys.executable, "-c", COUNTING]
     with subprocess.Popen(leash, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from reports import Reported, fedsteph
 
-from fedsteph.client.predict import PatientView
+from fedsteph.client.models.predict import PatientView
 from fedsteph.client.report.patients_page import patients_page
 from fedsteph.common.report.page import html
 

@@ -17,17 +17,17 @@ from reports import ALPHA, BETA, fedsteph, svg_texts, visible
 from sksurv.compare import compare_survival
 from sksurv.nonparametric import kaplan_meier_estimator
 
-from fedsteph.client.batch import predict_hazards
-from fedsteph.client.evidence import FILE, read_evidence, write_evidence
-from fedsteph.client.model_file import load_abmil
+from fedsteph.client.models.model_file import load_abmil
 from fedsteph.client.report.risk_groups import risk_groups
 from fedsteph.client.report.site_page import site_page
 from fedsteph.client.report.target_files import TargetFiles
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.config import load_config
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.target.evidence import FILE, read_evidence, write_evidence
+from fedsteph.client.training.batch import predict_hazards
+from fedsteph.common.config.recipe import load_config
+from fedsteph.common.model.survival import risk_score
 from fedsteph.common.report.page import Picture, html
-from fedsteph.common.survival import risk_score
-from fedsteph.simulations.run_page import simulated_sites
+from fedsteph.simulations.run.run_page import simulated_sites
 
 PICTURES = ["c-index", "risk-groups.local", "risk-groups.steph", "calibration", "sources"]
 OF_FOLD_0 = ["dynamics", "sar", "landscape"]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from reports import ALPHA, BETA, GAMMA, Reported, fedsteph, visible
 
-from fedsteph.client.evidence import FILE, read_evidence
-from fedsteph.client.policy import Policy
 from fedsteph.client.report.public import public_target
 from fedsteph.client.report.site_page import shared_page
 from fedsteph.client.report.target_files import TargetFiles
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.target.evidence import FILE, read_evidence
 from fedsteph.common.report.page import html, write_page
 
 OPEN = Policy(min_pairs=1, min_group=15, metrics=("patients", "events", "c_index", "curves"))

@@ -23,17 +23,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from sites import TINY, make_site
 
-from fedsteph.client.site import site_of_node
-from fedsteph.client.workspace import Workspace
-from fedsteph.common import protocol
-from fedsteph.common.abmil import Architecture, pinned_model
-from fedsteph.common.config import load_config
+from fedsteph.client.site.site import site_of_node
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import load_config
 from fedsteph.common.errors import QuorumError
-from fedsteph.common.key_file import read_identity
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import write_vector
-from fedsteph.simulations import in_process
-from fedsteph.simulations.run_folder import RunFolder, prepare
+from fedsteph.common.model.abmil import Architecture, pinned_model
+from fedsteph.common.trust.key_file import read_identity
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire import protocol
+from fedsteph.simulations.run import in_process
+from fedsteph.simulations.run.run_folder import RunFolder, prepare
 
 BLOCK = 32
 SITES = {"alpha": (37, 0.6), "beta": (38, 0.55), "gamma": (39, 0.7)}  # patients, share of events
@@ -234,7 +234,7 @@ def test_the_recorder_would_find_64_bytes_of_a_vector(watched, way, part):
 
 def test_a_run_whose_sites_forget_to_seal_is_found_out(watched, monkeypatch):
     """The same run over the same grid, with the vector files themselves in place of the envelopes."""
-    monkeypatch.setattr("fedsteph.client.sharing.seal", lambda plain, *args: plain)
+    monkeypatch.setattr("fedsteph.client.sharing.outgoing.seal", lambda plain, *args: plain)
     monkeypatch.setattr(in_process, "InProcessGrid", ObservedGrid)
     monkeypatch.setattr(ObservedGrid, "seen", Observation())
     with pytest.raises(QuorumError, match="no target has a result"):

@@ -17,20 +17,20 @@ import pytest
 import torch
 from sites import TINY, make_site
 
-from fedsteph.client import survival_fit
-from fedsteph.client.model_file import load_model
-from fedsteph.common.abmil import Architecture
-from fedsteph.common.audit import read_lines, verify
-from fedsteph.common.config import load_config
-from fedsteph.common.console import run as run_command
+from fedsteph.client.models.model_file import load_model
+from fedsteph.client.training import survival_fit
+from fedsteph.commands.root import app
+from fedsteph.common.config.recipe import load_config
 from fedsteph.common.errors import QuorumError
-from fedsteph.common.key_file import read_identity
-from fedsteph.common.keys import Identity
-from fedsteph.common.lock import exclusive
-from fedsteph.common.roster import Entry, read_roster, write_roster
-from fedsteph.simulations import flower_engine
-from fedsteph.simulations.cli import app
-from fedsteph.simulations.in_process import run_in_process
+from fedsteph.common.host.console import run as run_command
+from fedsteph.common.host.lock import exclusive
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.trust.audit_log import read_lines, verify
+from fedsteph.common.trust.key_file import read_identity
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.trust.roster import Entry, read_roster, write_roster
+from fedsteph.simulations.run import flower_engine
+from fedsteph.simulations.run.in_process import run_in_process
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
@@ -275,7 +275,7 @@ def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "select.atomic.write_json = then_die\n"
         "sys.argv[0] = 'fedsteph'\n"
-        "from fedsteph.simulations.cli import main\n"
+        "from fedsteph.commands.root import main\n"
         "main()\n"
     )
     words = ["simulate", "--sites", sites, "--out", tmp_path / "killed", "--engine", "in-process", *SETTINGS]
@@ -388,7 +388,7 @@ def test_a_bug_is_exit_code_3_with_the_cause_on_the_last_line(sites, tmp_path, c
     def broken(*args):
         raise ZeroDivisionError("our fault")
 
-    monkeypatch.setattr("fedsteph.simulations.simulate.run_in_process", broken)
+    monkeypatch.setattr("fedsteph.simulations.run.simulate.run_in_process", broken)
     assert simulate(tmp_path / "run", sites) == 3
     assert "ZeroDivisionError: our fault" in capsys.readouterr().err.strip().splitlines()[-1]
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from studies import ROOT, STUDY, prepared, write_study
 
-from fedsteph.common.config import SITE_NAME
-from fedsteph.common.lock import exclusive
-from fedsteph.simulations.study.config import load_study
+from fedsteph.common.config.recipe import SITE_NAME
+from fedsteph.common.host.lock import exclusive
+from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.tables import sentences
 
 
@@ -67,15 +67,15 @@ def test_sites_beside_the_study_and_a_relative_out(cli, study, study_sites, unit
 
 def test_as_many_workers_as_asked_for_but_no_more_than_there_is_work(benchmark, units_done, tmp_path, monkeypatch):
     asked = []
-    from fedsteph.simulations.study import run  # noqa: PLC0415 (as the fixture left it)
+    from fedsteph.simulations.study import run_study  # noqa: PLC0415 (as the fixture left it)
 
-    in_process = run.run_stage
+    in_process = run_study.run_stage
 
     def run_stage(ground, units, workers, on_done):
         asked.append((workers, len(units)))
         return in_process(ground, units, workers, on_done)
 
-    monkeypatch.setattr(run, "run_stage", run_stage)
+    monkeypatch.setattr(run_study, "run_stage", run_stage)
     assert benchmark("--workers", 5)[0] == 0
     assert all(workers == min(5, n) for workers, n in asked)
     assert {workers for workers, _ in asked} >= {2, 4, 5} or len(asked) == 3
@@ -165,7 +165,7 @@ def test_the_paper_s_study_gives_every_row_a_score(paper_sites, tmp_path, cli, u
 
 
 def plan_of(study, out):
-    from fedsteph.simulations.study.run import prepare_study  # noqa: PLC0415
+    from fedsteph.simulations.study.run_study import prepare_study  # noqa: PLC0415
 
     return prepare_study(study, out).plan
 

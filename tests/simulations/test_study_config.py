@@ -11,10 +11,10 @@ import yaml
 from sites import make_site
 from studies import ROOT, SIZES, STUDY, write_study
 
-from fedsteph.common.config import load_config, to_dict
-from fedsteph.common.method_names import METHODS
-from fedsteph.common.presets import PRESETS
-from fedsteph.simulations.study.config import Study, load_study
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.presets import PRESETS
+from fedsteph.common.config.recipe import load_config, to_dict
+from fedsteph.simulations.study.study_file import Study, load_study
 
 STUDIES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.name != "simulate.yaml")
 
@@ -241,7 +241,7 @@ def benchmark_refused(own_sites, tmp_path, refused, monkeypatch):
     def begin(*_):
         raise AssertionError("the study began")
 
-    monkeypatch.setattr("fedsteph.simulations.study.cli.run_study", begin)
+    monkeypatch.setattr("fedsteph.commands.benchmark.run_study", begin)
     path = write_study(tmp_path / "study.yaml", targets=None)
 
     def run(*words, out=tmp_path / "out"):

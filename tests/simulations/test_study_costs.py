@@ -14,14 +14,14 @@ from keys_and_rosters import identity_of
 from fedsteph.client.methods.task import learnable_parameters
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model, model_digest
-from fedsteph.common.config import ComparatorConfig, ModelConfig, SharingConfig, StephConfig
-from fedsteph.common.envelope import Context, seal
-from fedsteph.common.shared_part import WHOLE
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.common.vector_file import write_vector
-from fedsteph.server.averaging import Update, run_rounds
-from fedsteph.simulations.in_process import identify
+from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, SharingConfig, StephConfig
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.vector.shared_part import WHOLE
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire.envelope import Context, seal
+from fedsteph.server.aggregation import Update, run_rounds
+from fedsteph.simulations.run.in_process import identify
 from fedsteph.simulations.study.costs import ENVELOPE_BYTES, Meter, gigaflops, rounds_bytes, vector_bytes
 
 D, E, A, BINS = 1536, 512, 384, 32  # the paper's sizes

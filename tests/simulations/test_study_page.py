@@ -11,9 +11,9 @@ import pytest
 from reports import fedsteph, svg_texts, visible
 from studies import STUDY, patients_of
 
-from fedsteph.client.evidence import read_evidence
-from fedsteph.simulations.study.evidence import FOLDER
-from fedsteph.simulations.study.page import is_study, study_page, write_study_page
+from fedsteph.client.target.evidence import read_evidence
+from fedsteph.simulations.study.study_evidence import FOLDER
+from fedsteph.simulations.study.study_page import is_study, study_page, write_study_page
 
 TARGETS = STUDY["targets"]
 

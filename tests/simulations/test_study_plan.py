@@ -10,10 +10,10 @@ import pytest
 from sites import make_site
 from studies import RECIPE, write_study
 
-from fedsteph.common.abmil import m0_digest
 from fedsteph.common.errors import ConfigError
-from fedsteph.simulations.study.config import load_study
+from fedsteph.common.model.abmil import m0_digest
 from fedsteph.simulations.study.plan import Plan, Unit, make_plan
+from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.work import Ground, Worker
 
 SITES = ("alpha", "beta", "gamma", "delta")

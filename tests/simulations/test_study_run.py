@@ -38,16 +38,16 @@ from studies import (
     write_study,
 )
 
-from fedsteph.client.batch import predict_hazards
-from fedsteph.common.abmil import Architecture, pinned_model
-from fedsteph.common.config import load_config
-from fedsteph.common.survival import risk_score
-from fedsteph.common.task_vector import TaskVector
-from fedsteph.simulations.run_folder import prepare
-from fedsteph.simulations.simulate import run as run_federation
+from fedsteph.client.training.batch import predict_hazards
+from fedsteph.common.config.recipe import load_config
+from fedsteph.common.model.abmil import Architecture, pinned_model
+from fedsteph.common.model.survival import risk_score
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.simulations.run.run_folder import prepare
+from fedsteph.simulations.run.simulate import run as run_federation
 from fedsteph.simulations.study import work
-from fedsteph.simulations.study.config import load_study
-from fedsteph.simulations.study.run import prepare_study, run_study
+from fedsteph.simulations.study.run_study import prepare_study, run_study
+from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.work import Worker
 
 FOLDS, SEEDS, TARGETS = 2, STUDY["seeds"], STUDY["targets"]

@@ -12,8 +12,8 @@ import pytest
 from sksurv.metrics import concordance_index_censored
 from studies import STUDY
 
-from fedsteph.client.metrics import METRICS, Metrics, mean_metrics
-from fedsteph.common.concordance import Pairs, pairs
+from fedsteph.client.evaluation.metrics import METRICS, Metrics, mean_metrics
+from fedsteph.common.model.concordance import Pairs, pairs
 from fedsteph.simulations.study.statistics import difference, overall, target_scores
 
 SEEDS, FOLDS, TARGETS = STUDY["seeds"], (0, 1), STUDY["targets"]

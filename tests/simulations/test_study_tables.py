@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from studies import STUDY
 
-from fedsteph.client.metrics import METRICS
+from fedsteph.client.evaluation.metrics import METRICS
 from fedsteph.simulations.study.tables import cells_csv, markdown, results_csv, sentences
 
 

@@ -20,8 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from fedsteph.common.envelope import Context, seal  # noqa: E402
-from fedsteph.common.keys import Identity  # noqa: E402
+from fedsteph.common.trust.keys import Identity  # noqa: E402
+from fedsteph.common.wire.envelope import Context, seal  # noqa: E402
 
 FOLDER = Path(__file__).parent / "envelopes"
 LABEL = b"fedsteph/v1/envelope\n"

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from fedsteph.client.data.settings import Columns, DataSettings
+from fedsteph.common.config.schema import build, parse_yaml
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.schema import build, parse_yaml
 
 
 def parse(text: str) -> DataSettings:

@@ -23,12 +23,12 @@ from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.feature_cache import FOLDER, FeatureCache
 from fedsteph.client.data.formats import read_features
 from fedsteph.client.data.settings import DataSettings, DiskCache
-from fedsteph.client.site import Site
-from fedsteph.client.train_site import local_recipe
-from fedsteph.client.workspace import Workspace
-from fedsteph.common import atomic
-from fedsteph.common.config import load_config
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.target.train_alone import local_recipe
+from fedsteph.common.config.recipe import load_config
 from fedsteph.common.errors import FeatureFileError, NonFiniteError, StorageError
+from fedsteph.common.host import atomic
 
 D = 4
 

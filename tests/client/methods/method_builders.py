@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from client_builders import CPU, m0_of, make_vectors, make_workspace
 
-from fedsteph.client.batch import Batch, batches
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.task import Task
-from fedsteph.common.abmil import Architecture
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import Batch, batches
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.vector.task_vector import TaskVector
 
 State = dict[str, np.ndarray]
 

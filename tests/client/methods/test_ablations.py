@@ -11,14 +11,14 @@ import torch
 from client_builders import CPU, Spy, equal, state_of
 from method_builders import all_bags, encoder_of, ids, make_task, numbers, own_of, plain_hazards, plus, row_of
 
+import fedsteph.client.evaluation.select
 import fedsteph.client.methods.ablations
-import fedsteph.client.steph.select
+from fedsteph.client.evaluation.select import select
 from fedsteph.client.methods.ablations import METHODS, STEPH, ablation
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.mixture import Mixture
-from fedsteph.client.steph.select import select
-from fedsteph.client.survival_fit import silent
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.vector.task_vector import TaskVector
 
 # Softplus keeps every w alive, so that each bag really mixes.
 QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4", "steph.output=softplus", "steph.K=2")
@@ -133,7 +133,7 @@ def test_unmixed_the_target_s_vector_is_the_first_of_those_that_are_weighted(tas
 
 def test_inside_inner_validation_the_target_s_vector_is_the_inner_model_s(task, monkeypatch):
     """The vector of the whole training part has seen the patients that judge."""
-    spy = Spy(monkeypatch, fedsteph.client.steph.select, "fit_steph")
+    spy = Spy(monkeypatch, fedsteph.client.evaluation.select, "fit_steph")
     METHODS["steph_lam0_all"](task, silent)
     assert len(spy.calls) == len(task.inner) * len(task.recipe.steph.gamma_grid)
     for n, call in enumerate(spy.calls):
@@ -185,7 +185,7 @@ def test_the_notes_say_which_gamma_it_was_trained_with_and_whether_it_collapsed(
 
 def test_gamma_is_chosen_for_the_ablation_and_not_for_steph(task, monkeypatch):
     """Each has scores of its own on disk, of trainings under its own recipe."""
-    spy = Spy(monkeypatch, fedsteph.client.steph.select, "fit_steph")
+    spy = Spy(monkeypatch, fedsteph.client.evaluation.select, "fit_steph")
     METHODS["steph_lam1"](task, silent)
     METHODS["steph_dense"](task, silent)
     assert len(spy.calls) == 2 * len(task.inner) * len(task.recipe.steph.gamma_grid)

@@ -15,8 +15,8 @@ from fedsteph.client.methods.alignment import mean_alignment, merged_vector, sub
 from fedsteph.client.methods.averaging import half_average
 from fedsteph.client.methods.merged import METHODS
 from fedsteph.client.methods.roupkt import roupkt
-from fedsteph.client.survival_fit import silent
-from fedsteph.common.task_vector import mean
+from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.vector.task_vector import mean
 
 ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"
 

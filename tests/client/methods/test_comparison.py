@@ -9,16 +9,16 @@ import pytest
 from client_builders import CPU, Spy, make_vectors
 from method_builders import encoder_of, ids, make_task, numbers, own_of, plain_hazards, plus
 
-import fedsteph.client.comparison
-import fedsteph.client.survival_fit
-import fedsteph.client.training
-from fedsteph.client.batch import predict_hazards
-from fedsteph.client.comparison import comparators_of, compare
+import fedsteph.client.target.comparators
+import fedsteph.client.training.loop
+import fedsteph.client.training.survival_fit
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.registry import REGISTRY
-from fedsteph.client.survival_fit import silent
-from fedsteph.client.training import Checkpoint
-from fedsteph.common.method_names import COMPARATORS, METHODS
+from fedsteph.client.target.comparators import comparators_of, compare
+from fedsteph.client.training.batch import predict_hazards
+from fedsteph.client.training.loop import Checkpoint
+from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.config.method_names import COMPARATORS, METHODS
 
 QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4")
 TOGETHER = ("fedavg", "fedprox")
@@ -100,8 +100,8 @@ def test_no_test_patient_has_a_part_in_any_training(tmp_path, monkeypatch):
     """Their bags are read by the prediction alone, their labels by nothing: in all comparators, choices included."""
     task = comparing(tmp_path, COMPARATORS, "training.epochs=1", "steph.gamma=0", patients=12)
     train, test = ids(task.workspace.train_part(0)), ids(task.workspace.test_part(0))
-    fits = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
-    predictions = Spy(monkeypatch, fedsteph.client.comparison, "predict_hazards")
+    fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
+    predictions = Spy(monkeypatch, fedsteph.client.target.comparators, "predict_hazards")
     read, real = {}, Cohort.bag
     training = []
 
@@ -146,7 +146,7 @@ def test_an_interrupted_comparator_goes_on_from_its_last_epoch(tmp_path, monkeyp
     settings = ("training.epochs=4", "steph.gamma=0", "training.batch_bags=4")
     names = ["half_average", name]
     whole = compare(comparing(tmp_path / "whole", names, *settings), silent_step)
-    monkeypatch.setattr(fedsteph.client.survival_fit, "Checkpoint", partial(Checkpoint, every_seconds=0.0))
+    monkeypatch.setattr(fedsteph.client.training.survival_fit, "Checkpoint", partial(Checkpoint, every_seconds=0.0))
 
     def stop(done: float) -> None:
         if done >= 1.75:  # the second comparator's third epoch of four
@@ -158,8 +158,8 @@ def test_an_interrupted_comparator_goes_on_from_its_last_epoch(tmp_path, monkeyp
     assert task.checkpoint(name).exists()
     assert not (task.folder / f"{name}.npz").exists()
     fits, steps = (
-        Spy(monkeypatch, fedsteph.client.survival_fit, "fit"),
-        Spy(monkeypatch, fedsteph.client.training, "backward"),
+        Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit"),
+        Spy(monkeypatch, fedsteph.client.training.loop, "backward"),
     )
     found = compare(task, silent_step)
     assert len(fits.calls) == 1  # neither the first comparator nor an inner training again

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fedsteph.common.config import load_config
-from fedsteph.common.method_names import COMPARATORS
-from fedsteph.simulations.run_folder import prepare
-from fedsteph.simulations.simulate import run
+from fedsteph.common.config.method_names import COMPARATORS
+from fedsteph.common.config.recipe import load_config
+from fedsteph.simulations.run.run_folder import prepare
+from fedsteph.simulations.run.simulate import run
 
 EXPORT = Path(__file__).resolve().parents[4] / "shared" / "data" / "export.py"
 

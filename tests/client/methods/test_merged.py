@@ -25,12 +25,12 @@ from method_builders import (
 )
 
 import fedsteph.client.methods.merged
-from fedsteph.client.batch import batches
 from fedsteph.client.methods.merged import METHODS, Merged
-from fedsteph.client.objective import backward
 from fedsteph.client.steph.mixture import Mixture
-from fedsteph.client.survival_fit import silent
-from fedsteph.common.abmil import initial_model, model_digest
+from fedsteph.client.training.batch import batches
+from fedsteph.client.training.objective import backward
+from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.model.abmil import initial_model, model_digest
 
 N = 7  # more sources than STEPH would keep
 

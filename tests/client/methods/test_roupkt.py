@@ -25,13 +25,13 @@ from method_builders import (
 )
 
 import fedsteph.client.methods.roupkt
-from fedsteph.client.batch import batches
 from fedsteph.client.methods.roupkt import Roupkt, roupkt
 from fedsteph.client.methods.task import learnable_parameters
-from fedsteph.client.objective import backward
-from fedsteph.client.survival_fit import silent
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model
-from fedsteph.common.config import TrainingConfig
+from fedsteph.client.training.batch import batches
+from fedsteph.client.training.objective import backward
+from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.config.recipe import TrainingConfig
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
 
 BAGS = random_bags([5, 1, 9, 3], SMALL.width)
 

@@ -8,12 +8,12 @@ import torch
 from client_builders import Spy, equal, m0_of, make_vectors, state_of
 from method_builders import encoder_of, ids, make_task, numbers, plus
 
-import fedsteph.client.local
-from fedsteph.client.local import train_local
+import fedsteph.client.training.local
 from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.together import METHODS
-from fedsteph.client.survival_fit import silent
-from fedsteph.common.survival import bin_of, empirical_hazard
+from fedsteph.client.training.local import train_local
+from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.model.survival import bin_of, empirical_hazard
 
 NAMES = ("fedavg", "fedprox", "pooled")
 
@@ -54,7 +54,7 @@ def test_the_head_begins_where_the_target_s_own_model_s_does(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_of_it_is_trained_on_the_training_part_by_the_base_models_recipe(tmp_path, name, monkeypatch):
     task = task_with_globals(tmp_path, "training.lr=0.02", "steph.lr=0.5", "steph.epochs=1", "model.n_bins=4")
-    spy = Spy(monkeypatch, fedsteph.client.local, "fit_survival")
+    spy = Spy(monkeypatch, fedsteph.client.training.local, "fit_survival")
     trained = METHODS[name](task, silent)
     (call,) = spy.calls
     assert ids(call.args[2]) == ids(task.train)

@@ -11,20 +11,20 @@ from client_builders import CPU, Spy, m0_of, make_cohort, make_recipe, make_vect
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
-import fedsteph.client.privacy.attack.gradients
+import fedsteph.client.attack.gradients
+from fedsteph.client.attack.gradients import PrivateTraining, Pulls, pulls
+from fedsteph.client.attack.head import losses, slide_vectors
+from fedsteph.client.attack.signals import SIGNALS, signals
 from fedsteph.client.privacy.accounting import Mechanism
-from fedsteph.client.privacy.attack.gradients import PrivateTraining, Pulls, pulls
-from fedsteph.client.privacy.attack.head import losses, slide_vectors
-from fedsteph.client.privacy.attack.signals import SIGNALS, signals
+from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.dp_sgd import train_private
-from fedsteph.client.privacy.settings import DpSgd
 from fedsteph.client.privacy.trained_part import TrainedPart
-from fedsteph.client.survival_fit import start_head
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.config import SharingConfig
+from fedsteph.client.training.survival_fit import start_head
+from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.errors import TrainingError
-from fedsteph.common.survival import bin_of, empirical_hazard, nll
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.survival import bin_of, empirical_hazard, nll
+from fedsteph.common.vector.task_vector import TaskVector
 
 COHORT = make_cohort([3, 7, 1, 5, 2, 9, 4, 6], seed=2)
 
@@ -64,8 +64,8 @@ def test_the_pulls_are_products_of_plain_gradients(monkeypatch, loss, layers, bl
     rows = plain_directions(recipe, names)
     taus = torch.stack([torch.cat([v.tensors[n].reshape(-1) for n in names]) for v in vectors]).double()
     if block:
-        monkeypatch.setattr(fedsteph.client.privacy.attack.gradients, "_BLOCK", 4 * rows.shape[1] * block)
-    batched = Spy(monkeypatch, fedsteph.client.privacy.attack.gradients, "batches")
+        monkeypatch.setattr(fedsteph.client.attack.gradients, "_BLOCK", 4 * rows.shape[1] * block)
+    batched = Spy(monkeypatch, fedsteph.client.attack.gradients, "batches")
     found = pulls(COHORT, recipe, vectors, CPU)
     torch.testing.assert_close(found.gram, rows @ rows.T, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.products, taus @ rows.T, rtol=1e-4, atol=1e-6)

@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import binom, binomtest, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from fedsteph.client.privacy.attack.coins import halves
-from fedsteph.client.privacy.attack.likelihood import each_by_the_others, log_ratio, standardised
-from fedsteph.client.privacy.attack.one_run import epsilon_bound, p_value
-from fedsteph.client.privacy.attack.roc import separation
+from fedsteph.client.attack.coins import halves
+from fedsteph.client.attack.likelihood import each_by_the_others, log_ratio, standardised
+from fedsteph.client.attack.one_run import epsilon_bound, p_value
+from fedsteph.client.attack.roc import separation
 from fedsteph.common.errors import TooSmallError
 
 # ---------------------------------------------------------------- AUC and TPR

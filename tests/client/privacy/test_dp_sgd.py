@@ -14,17 +14,17 @@ from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch import nn
 
-from fedsteph.client.batch import batches
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.privacy import dp_sgd
 from fedsteph.client.privacy.accounting import Mechanism
+from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.dp_sgd import FIRST_LOGIT, clipped_sum, patient_gradients, train_private
 from fedsteph.client.privacy.randomness import Randomness
-from fedsteph.client.privacy.settings import DpSgd
 from fedsteph.client.privacy.trained_part import TrainedPart
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.client.training.batch import batches
 from fedsteph.common.errors import ModelFileError, TooSmallError
-from fedsteph.common.survival import nll
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.model.survival import nll
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=5, n_bins=4)
 PARTS = ("direction", "embed", "attention", "encoder")

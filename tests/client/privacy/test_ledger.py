@@ -13,8 +13,8 @@ from opacus.accountants import RDPAccountant
 from fedsteph.client.privacy import ledger as ledger_module
 from fedsteph.client.privacy.accounting import Mechanism, epsilon
 from fedsteph.client.privacy.ledger import FILE, Entry, Ledger, coarse, total
-from fedsteph.common.audit import AuditLog, Event, read_lines, verify
 from fedsteph.common.errors import BudgetPolicyError, LedgerError
+from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify
 
 PRIVATE = Mechanism(8.0, 1.0, 20)
 

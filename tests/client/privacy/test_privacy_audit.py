@@ -14,23 +14,23 @@ from client_builders import Spy, make_workspace
 from keys_and_rosters import membership_of, roster_of
 from sites import TINY, make_site
 
-import fedsteph.client.survival_fit
+import fedsteph.client.training.survival_fit
+from fedsteph.client.attack.attack_vector import audit_vector
+from fedsteph.client.attack.coins import halves
+from fedsteph.client.attack.likelihood import each_by_the_others
+from fedsteph.client.attack.roc import separation
 from fedsteph.client.data.splits import Split
-from fedsteph.client.policy import Policy
 from fedsteph.client.privacy.accounting import Mechanism
-from fedsteph.client.privacy.attack.coins import halves
-from fedsteph.client.privacy.attack.likelihood import each_by_the_others
-from fedsteph.client.privacy.attack.roc import separation
-from fedsteph.client.privacy.audit import audit_vector
-from fedsteph.client.privacy.audit_file import audit_path, content_digest, read_audit
-from fedsteph.client.privacy.settings import Guarantee
-from fedsteph.client.sharing import outgoing, shared_vector
-from fedsteph.client.workspace import Workspace
-from fedsteph.common.audit import read_lines
-from fedsteph.common.config import SharingConfig
+from fedsteph.client.privacy.dp_settings import Guarantee
+from fedsteph.client.sharing.attack_result import audit_path, content_digest, read_audit
+from fedsteph.client.sharing.outgoing import outgoing, shared_vector
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.errors import AttackPolicyError, ConfigError
-from fedsteph.common.messages import RunId
-from fedsteph.common.vector_file import write_vector
+from fedsteph.common.trust.audit_log import read_lines
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire.messages import RunId
 
 # A large step on few patients, many times: a model that learns them by heart.
 HEART = (
@@ -100,7 +100,7 @@ def test_the_strongest_attack_is_chosen_on_the_procedure(attacked):
 
 def test_patients_that_were_not_in_it_are_not_found(attacked, copied, monkeypatch):
     """The same vector under a split that was drawn without regard to who trained it."""
-    spy = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     ids = [*copied.splits[0].train, *copied.splits[0].test]
     drawn = [ids[i] for i in np.random.default_rng(0).permutation(len(ids))]
     result = audit_vector(replace(copied, splits=(Split(tuple(drawn[:24]), tuple(drawn[24:])), *copied.splits[1:])))
@@ -145,13 +145,13 @@ def test_stopped_and_started_again_it_finds_the_same(attacked, copied, monkeypat
     with pytest.raises(KeyboardInterrupt):
         audit_vector(copied, report=stop)
     assert not (copied.site.state / "privacy-audits").exists()
-    spy = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     assert audit_vector(copied) == attacked[1]
     assert len(spy.calls) == 16 - 5
 
 
 def test_what_another_recipe_shares_is_attacked_with_the_same_models(attacked, copied, monkeypatch):
-    spy = Spy(monkeypatch, fedsteph.client.survival_fit, "fit")
+    spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     less = replace(copied, recipe=replace(copied.recipe, sharing=SharingConfig(layers="attention")))
     result = audit_vector(less)
     assert spy.calls == []

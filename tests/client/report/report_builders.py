@@ -11,9 +11,9 @@ from client_builders import m0_of, make_recipe, make_vectors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedsteph.client.evidence import Evidence
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
+from fedsteph.client.target.evidence import Evidence
 from fedsteph.common.report.page import Picture
 
 WHO = "site-a: n = 23 test patients, 11 events, 2 folds, seed 7"

@@ -9,8 +9,8 @@ import pytest
 from report_builders import WHO, drawn, heading, lines_by_label, make_evidence, says, squeezed
 from sksurv.nonparametric import kaplan_meier_estimator
 
-from fedsteph.client.evidence import Evidence
 from fedsteph.client.report.calibration import Point, draw, horizon, points
+from fedsteph.client.target.evidence import Evidence
 
 N_BINS = 6
 YEAR = 365.0

@@ -11,11 +11,11 @@ from client_builders import CPU, MemoryCohort, Spy, equal, make_cohort, state_of
 from report_builders import WHO, drawn, epoch_notes, heading, lines_by_label, make_steph, squeezed
 
 import fedsteph.client.report.landscape
-from fedsteph.client.batch import predict_hazards
 from fedsteph.client.report.landscape import Budget, Landscape, draw, landscape
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import ABMIL
-from fedsteph.common.survival import bin_of, nll
+from fedsteph.client.training.batch import predict_hazards
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.survival import bin_of, nll
 
 ALL = Budget(grid=4, patients=100, instances=100)
 ALPHA = 0.3

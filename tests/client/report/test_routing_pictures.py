@@ -16,8 +16,8 @@ from report_builders import (
     squeezed,
 )
 
-from fedsteph.client.evidence import Evidence
 from fedsteph.client.report.routing import dynamics_picture, dynamics_table, end_picture
+from fedsteph.client.target.evidence import Evidence
 
 SOURCES = ("site-b", "site-c", "site-d")
 

@@ -14,8 +14,8 @@ from report_builders import WHO, drawn, heading, lines_by_label, squeezed
 from fedsteph.client.methods.alignment import alignment
 from fedsteph.client.report.sar import LAM, SarCurves, draw, sar_curves
 from fedsteph.client.steph.mixture import Mixture
-from fedsteph.common.abmil import Architecture, initial_model, model_digest
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.vector.task_vector import TaskVector
 
 ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"
 KNOWN = pytest.mark.parametrize(("name", "sar", "rank"), [("a", 0.98254106, 6), ("b", 0.97611067, 5), ("c", 1.0, 1)])

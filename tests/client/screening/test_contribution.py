@@ -7,12 +7,12 @@ import pytest
 import torch
 from client_builders import CPU, m0_of, make_cohort, make_recipe, make_vectors, memory_workspace, plain_c, state_of
 
-from fedsteph.client.inner import inner_folds
+from fedsteph.client.evaluation.inner_folds import inner_folds
 from fedsteph.client.screening.contribution import contributions
 from fedsteph.client.screening.screen import screen
 from fedsteph.client.screening.verdict import Change
-from fedsteph.common.cox import cox_loss, log_odds
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.cox import cox_loss, log_odds
+from fedsteph.common.vector.task_vector import TaskVector
 
 RECIPE = make_recipe("training.epochs=4", "training.lr=0.02")
 

@@ -9,7 +9,7 @@ import torch
 from client_builders import make_recipe, make_vectors
 
 from fedsteph.client.screening.likeness import COPY, LONGEST, TWIN, copy_bound, figures_of, problem_of
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.vector.task_vector import TaskVector
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from client_builders import CPU, SMALL, MemoryCohort, make_cohort
 from plain_steph import PlainAbmil, PlainSteph, step_loss
 from torch import Tensor, nn
 
-from fedsteph.client.batch import Batch, batches
-from fedsteph.client.objective import Outputs, backward
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common import pooling
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model
-from fedsteph.common.config import StephConfig, TrainingConfig
-from fedsteph.common.survival import bin_of
+from fedsteph.client.training.batch import Batch, batches
+from fedsteph.client.training.objective import Outputs, backward
+from fedsteph.common.config.recipe import StephConfig, TrainingConfig
+from fedsteph.common.model import pooling
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.survival import bin_of
 
 REAL = Architecture(width=1536, embed=512, attention=384, n_bins=32)
 SIZES = [1, 1, 2, 3, 3, 5, 8, 13, 21, 32, 33, 40, 64, 90, 130, 200]
@@ -123,7 +123,7 @@ def test_a_step_of_steph(monkeypatch, n_sources, K, above):
 
 
 def test_a_step_of_steph_of_bags_that_are_all_alone(monkeypatch):
-    monkeypatch.setattr("fedsteph.client.batch._INSTANCES_PER_PASS", 1)
+    monkeypatch.setattr("fedsteph.client.training.batch._INSTANCES_PER_PASS", 1)
     monkeypatch.setitem(pooling._PIECE, "cpu", 48)
     steph, plain, names = paired(SMALL, 12)
     assert require_same(steph, plain, names, make_cohort(SIZES)) == len(SIZES)

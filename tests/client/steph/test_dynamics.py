@@ -11,13 +11,13 @@ import pytest
 import torch
 from client_builders import CPU, equal, m0_of, make_cohort, make_recipe, make_vectors, state_of
 
-import fedsteph.client.survival_fit
+import fedsteph.client.training.survival_fit
 from fedsteph.client.steph.dynamics import QUANTILES, Dynamics, collapsed_in, read_dynamics
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.model import Routing
-from fedsteph.client.training import Checkpoint
-from fedsteph.client.training_log import to_tensorboard
-from fedsteph.common.abmil import Architecture, initial_model
+from fedsteph.client.training.epoch_log import to_tensorboard
+from fedsteph.client.training.loop import Checkpoint
+from fedsteph.common.model.abmil import Architecture, initial_model
 
 SOURCES = ["site-b", "site-c", "site-d"]
 
@@ -181,7 +181,7 @@ SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8]
 
 @pytest.fixture(autouse=True)
 def checkpoints_are_written_at_every_epoch(monkeypatch):
-    monkeypatch.setattr(fedsteph.client.survival_fit, "Checkpoint", partial(Checkpoint, every_seconds=0))
+    monkeypatch.setattr(fedsteph.client.training.survival_fit, "Checkpoint", partial(Checkpoint, every_seconds=0))
 
 
 def fitted(path: Path | None, *settings: str, make=Dynamics, **options):
@@ -312,7 +312,7 @@ def test_a_training_that_begins_again_notes_the_same_numbers_again(tmp_path, uni
 
 def test_every_epoch_is_told_to_who_listens_and_no_patient_is(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr("fedsteph.client.training_log._listeners", [lambda *words: told.append(words)])
+    monkeypatch.setattr("fedsteph.client.training.epoch_log._listeners", [lambda *words: told.append(words)])
     with to_tensorboard(None):
         fitted(tmp_path / "dynamics.json", "training.epochs=2")
     notes = read_dynamics(tmp_path / "dynamics.json")["epochs"]

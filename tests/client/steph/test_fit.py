@@ -16,14 +16,14 @@ from client_builders import (
     state_of,
 )
 
-from fedsteph.client.batch import batches, risks
-from fedsteph.client.local import train_local
 from fedsteph.client.steph.fit import collapsed, fit_steph
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import ABMIL, Architecture, initial_model
-from fedsteph.common.survival import empirical_hazard
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import batches, risks
+from fedsteph.client.training.local import train_local
+from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.survival import empirical_hazard
+from fedsteph.common.vector.task_vector import TaskVector
 
 
 def parts_for(recipe, n_sources: int = 3, scale: float = 0.3) -> tuple[ABMIL, list[TaskVector]]:

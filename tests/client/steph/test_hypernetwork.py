@@ -8,13 +8,13 @@ import pytest
 import torch
 from client_builders import CPU, SMALL, make_cohort
 
-from fedsteph.client.batch import batches
 from fedsteph.client.steph.hypernetwork import Hypernetwork, MeanEncoder
 from fedsteph.client.steph.mixture import Mixture, coefficients
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import Architecture, initial_model
-from fedsteph.common.config import StephConfig
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import batches
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.vector.task_vector import TaskVector
 
 PAPER = Architecture(width=1536, embed=512, attention=384, n_bins=32)
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from client_builders import SMALL, make_cohort
 
-from fedsteph.client.batch import batches
-from fedsteph.client.objective import backward
 from fedsteph.client.steph.losses import aggregation_loss, mixing_loss
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.abmil import initial_model
-from fedsteph.common.config import StephConfig, TrainingConfig
+from fedsteph.client.training.batch import batches
+from fedsteph.client.training.objective import backward
+from fedsteph.common.config.recipe import StephConfig, TrainingConfig
+from fedsteph.common.model.abmil import initial_model
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from fedsteph.client.steph.hypernetwork import MeanEncoder
 from fedsteph.client.steph.mean_pooling import mean_pool
-from fedsteph.common import pooling
-from fedsteph.common.precision import factors_in
+from fedsteph.common.model import pooling
+from fedsteph.common.model.precision import factors_in
 
 PIECE = 16
 SIZES = (1, 2, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from live_memory import LiveMemory
 
 from fedsteph.client.steph.mixture import Mixture, coefficients, top_k
-from fedsteph.common.abmil import Architecture, initial_model
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.vector.task_vector import TaskVector
 
 TINY = Architecture(width=3, embed=2, attention=2, n_bins=2)
 N_BAGS = 4

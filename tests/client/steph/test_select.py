@@ -18,12 +18,12 @@ from client_builders import (
     state_of,
 )
 
-import fedsteph.client.inner
-import fedsteph.client.steph.select
-from fedsteph.client.batch import risks
-from fedsteph.client.inner import inner_folds
-from fedsteph.client.steph.select import Selection, _choose, _Score, gammas, select, trainings
-from fedsteph.common.config import Recipe, StephConfig
+import fedsteph.client.evaluation.inner_folds
+import fedsteph.client.evaluation.select
+from fedsteph.client.evaluation.inner_folds import inner_folds
+from fedsteph.client.evaluation.select import Selection, _choose, _Score, gammas, select, trainings
+from fedsteph.client.training.batch import risks
+from fedsteph.common.config.recipe import Recipe, StephConfig
 
 GRID = "steph.gamma_grid=[0.0,0.05]"
 
@@ -39,8 +39,8 @@ def selected(cohort, recipe, folder, n_sources: int = 2, fold: int = 0, **option
 
 
 def spies_on_trainings(monkeypatch) -> tuple[Spy, Spy]:
-    return Spy(monkeypatch, fedsteph.client.inner, "train_local"), Spy(
-        monkeypatch, fedsteph.client.steph.select, "fit_steph"
+    return Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "train_local"), Spy(
+        monkeypatch, fedsteph.client.evaluation.select, "fit_steph"
     )
 
 
@@ -53,7 +53,7 @@ def test_nobody_is_judged_by_a_model_that_has_seen_them(monkeypatch, tmp_path, n
     recipe = make_recipe(f"steph.inner_folds={n_inner}", f"steph.gamma_grid={grid}")
     everybody = make_cohort([3] * 24)
     cohort = everybody.subset([patient.id for patient in everybody.patients[:18]])
-    spies = (*spies_on_trainings(monkeypatch), Spy(monkeypatch, fedsteph.client.steph.select, "_score"))
+    spies = (*spies_on_trainings(monkeypatch), Spy(monkeypatch, fedsteph.client.evaluation.select, "_score"))
     selected(cohort, recipe, tmp_path)
     locals_, stephs, scores = (spy.calls for spy in spies)
     assert (len(locals_), len(stephs)) == (n_inner, trainings(recipe)) == (n_inner, n_inner * len(grid))
@@ -185,7 +185,7 @@ def test_progress_never_goes_back_and_ends_at_the_number_of_trainings(tmp_path):
 def test_inner_folds_follow_the_fold_and_the_seed(monkeypatch, tmp_path):
     cohort, found = make_cohort([3] * 20), []
     for i, (fold, seed) in enumerate([(0, 0), (0, 0), (1, 0), (0, 1)]):
-        spy = Spy(monkeypatch, fedsteph.client.inner, "make_splits")
+        spy = Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "make_splits")
         recipe = make_recipe(GRID, f"training.seed={seed}", "training.epochs=1")
         selected(cohort, recipe, tmp_path / str(i), fold=fold)
         found.append(spy.calls[0].result)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedsteph.client.batch import Batch
-from fedsteph.client.objective import backward
 from fedsteph.client.steph.losses import aggregation_loss, mixing_loss
 from fedsteph.client.steph.mixture import Mixture, coefficients
 from fedsteph.client.steph.model import Steph
-from fedsteph.client.training import _groups
-from fedsteph.common.abmil import ABMIL, Architecture
-from fedsteph.common.config import StephConfig, TrainingConfig
-from fedsteph.common.survival import nll
-from fedsteph.common.task_vector import TaskVector
+from fedsteph.client.training.batch import Batch
+from fedsteph.client.training.loop import _groups
+from fedsteph.client.training.objective import backward
+from fedsteph.common.config.recipe import StephConfig, TrainingConfig
+from fedsteph.common.model.abmil import ABMIL, Architecture
+from fedsteph.common.model.survival import nll
+from fedsteph.common.vector.task_vector import TaskVector
 
 ORACLES = Path(__file__).parents[2] / "oracles"
 ARCHITECTURE = Architecture(width=24, embed=16, attention=12, n_bins=8)

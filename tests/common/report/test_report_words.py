@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsteph.common.audit import AuditLog, Event, Line, read_lines
+from fedsteph.common.report.conclusion import against_local, over_targets, rounded
 from fedsteph.common.report.page import Code, Points, Table, Text
 from fedsteph.common.report.provenance import LIMITS, cost_section, limits_section, provenance_section
 from fedsteph.common.report.transfer import decided, relayed, transfer_section
-from fedsteph.common.report.verdict import against_local, over_targets, rounded
+from fedsteph.common.trust.audit_log import AuditLog, Event, Line, read_lines
 
 
 def gap(mean: float | None, low: float = 0.0, high: float = 0.0, won: int = 2, *, interval: bool = True) -> dict:

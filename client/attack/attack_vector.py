@@ -1,0 +1,176 @@
+"""A site attacks its own vector as a recipient would, before it shares it; the result stays at the site.
+
+The vector: members are the patients of fold 0's training part, the others those of its test part. They are few, so the
+same is done with the procedure at half the size: every reference model is attacked by the others. The attack that does
+best there is the strongest one, for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from fedsteph.client.attack.coins import require_references
+from fedsteph.client.attack.gradients import PrivateTraining
+from fedsteph.client.attack.likelihood import each_by_the_others, log_ratio
+from fedsteph.client.attack.one_run import CONFIDENCE, epsilon_bound
+from fedsteph.client.attack.references import reference_vectors
+from fedsteph.client.attack.roc import separation
+from fedsteph.client.attack.signals import signals
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.privacy.accounting import epsilon
+from fedsteph.client.privacy.dp_settings import Guarantee
+from fedsteph.client.sharing.attack_result import FORMAT, content_digest, write_audit
+from fedsteph.client.sharing.outgoing import as_received
+from fedsteph.client.sharing.shared_model import guarantee, shared_model
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.common.config.recipe import EvaluationConfig, digest, to_dict
+from fedsteph.common.errors import ConfigError, TooSmallError
+from fedsteph.common.host.lock import exclusive
+from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import write_vector
+
+MIN_PATIENTS = 40
+MIN_EVENTS = 10
+_DELTA = 1e-5  # at which the bound and the guarantee are compared: at n^-1.1, one run of n coins bounds nothing
+_FOR_THE_BOUND = "decomposition"  # fixed: chosen by its success, it would need a correction
+
+
+def audit_vector(
+    workspace: Workspace,
+    *,
+    n_references: int = 16,
+    promised: Guarantee | None = None,
+    report: Callable[[float, float], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Attack the vector that this site would share, keep what was found, and return it, JSON-ready.
+
+    Args:
+        n_references: even, 16 or more.
+        promised: of the shared model's training and the references'; None: what the training says of itself.
+        report: told how many trainings are done, and of how many; the attack itself counts as one.
+
+    Returns:
+        what the site then keeps (:mod:`fedsteph.client.sharing.attack_result`). ``attacks``: per signal and attack, AUC
+        and TPR at 1% FPR on the ``vector`` and on the ``procedure``. ``strongest``: the attack with the highest AUC on
+        the procedure, and as ``auc`` its larger AUC of the two, each as measured and not an end of its interval.
+        ``epsilon``: the bound, and whether it contradicts the guarantee, both at a delta of at most 1e-5.
+
+    Raises:
+        ConfigError: the number of references is not allowed.
+        TooSmallError: fewer than 40 patients, 10 events or 2 patients on a side.
+    """
+    recipe, split, total = workspace.recipe, workspace.splits[0], n_references + 2.0
+    references, inside = train_references(workspace, n_references, report)
+    cohort = _candidates(workspace)
+    own = TaskVector.between(shared_model(workspace), pinned_model(recipe.model))
+    promised = promised or guarantee(workspace)
+    settings, private = workspace.site.dp_sgd, None
+    if settings is not None and promised is not None:
+        private = PrivateTraining(settings, promised.mechanism)
+    received = [as_received(vector, recipe.sharing) for vector in (own, *references)]
+    scores = signals(
+        cohort, recipe, received, workspace.device, private, lambda share: report(1 + n_references + share, total)
+    )
+    members = np.arange(len(cohort)) < len(split.train)
+    attacks = [
+        _attack(signal, kind, on_vector, on_procedure, members, inside, recipe.evaluation)
+        for signal, score in scores.items()
+        for kind, on_vector, on_procedure in (
+            ("threshold", score[0], score[1:]),
+            ("reference models", log_ratio(score[0], score[1:], inside), each_by_the_others(score[1:], inside)),
+        )
+    ]
+    strongest = max(attacks, key=lambda attack: attack["procedure"]["auc"])
+    delta = _DELTA if promised is None else min(_DELTA, promised.delta)
+    reported = None if promised is None else epsilon([promised.mechanism], delta)
+    bound = epsilon_bound(each_by_the_others(scores[_FOR_THE_BOUND][1:], inside), inside, delta)
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "site": workspace.site.name,
+        "content_sha256": content_digest(write_vector(own, recipe.sharing)),
+        "recipe_sha256": digest(recipe),
+        "sharing": to_dict(recipe.sharing),
+        "n_references": n_references,
+        "n_members": int(members.sum()),
+        "n_others": int((~members).sum()),
+        "attacks": attacks,
+        "strongest": {
+            "signal": strongest["signal"],
+            "attack": strongest["attack"],
+            "auc": max(strongest["vector"]["auc"], strongest["procedure"]["auc"]),
+        },
+        "epsilon": {
+            "lower_bound": bound,
+            "confidence": CONFIDENCE,
+            "delta": delta,
+            "reported": reported,
+            "contradicted": reported is not None and bound > reported,
+        },
+    }
+    write_audit(workspace.site.state, result)
+    return result
+
+
+def train_references(
+    workspace: Workspace,
+    n_references: int,
+    report: Callable[[float, float], None] = lambda done, total: None,
+) -> tuple[list[TaskVector], np.ndarray]:
+    """The part of an audit that takes long: the shared model and the reference models, where they are not kept yet.
+
+    Recipes that differ in ``sharing`` alone have them in common.
+
+    Returns:
+        the references' whole vectors, and who is in which, ``(n_references, n_patients)`` bool.
+
+    Raises:
+        ConfigError, TooSmallError: as :func:`audit_vector`.
+    """
+    try:
+        require_references(n_references)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--references", remedy="Leave it at 16, or give more") from error
+    cohort, total = _candidates(workspace), n_references + 2.0
+    with exclusive(workspace.site.state, wait=True):  # a message that asks for it must not train another one meanwhile
+        shared = shared_model(workspace, lambda share: report(share, total))
+    return reference_vectors(workspace, shared, cohort, n_references, lambda done: report(1 + done, total))
+
+
+def _candidates(workspace: Workspace) -> Cohort:
+    """The patients whose membership the attacker asks about, members first."""
+    split = workspace.splits[0]
+    cohort = workspace.cohort.subset((*split.train, *split.test))
+    events = int(cohort.events.sum())
+    if len(cohort) < MIN_PATIENTS or events < MIN_EVENTS or min(len(split.train), len(split.test)) < 2:
+        raise TooSmallError(
+            f"there are {len(cohort)} patients with {events} events in fold 0; an audit needs at least {MIN_PATIENTS} "
+            f"with {MIN_EVENTS}, and 2 on each side of the fold",
+            where=workspace.site.folder,
+            remedy="Of so few, no attack can be measured; take their vector for one that gives them away",
+        )
+    return cohort
+
+
+def _attack(
+    signal: str,
+    kind: str,
+    on_vector: np.ndarray,
+    on_procedure: np.ndarray,
+    members: np.ndarray,
+    inside: np.ndarray,
+    evaluation: EvaluationConfig,
+) -> dict[str, Any]:
+    seed = derive_seed(evaluation.split_seed, "privacy audit", signal, kind)
+    resamples = evaluation.bootstrap
+    return {
+        "signal": signal,
+        "attack": kind,
+        "vector": asdict(separation(on_vector[None], members[None], resamples=resamples, seed=seed)),
+        "procedure": asdict(separation(on_procedure, inside, resamples=resamples, seed=seed)),
+    }

@@ -1,0 +1,167 @@
+"""Each patient's own pull on the shared tensors at M0, and how it shows in a task vector.
+
+A first-order training moves the encoder by a weighted sum of its patients' descent directions. The directions of
+hundreds of patients in tens of thousands of dimensions are nearly independent, so a recipient who holds M0 and a
+patient's record can look for that patient's direction in a vector. How a site trains, in private or not, is no secret:
+directions are those of its own procedure, clipped where it clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.privacy.accounting import Mechanism
+from fedsteph.client.privacy.dp_settings import DpSgd
+from fedsteph.client.privacy.dp_sgd import clipped, patient_gradients
+from fedsteph.client.privacy.trained_part import TrainedPart
+from fedsteph.client.training.batch import batches
+from fedsteph.client.training.survival_fit import start_head
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.model.abmil import Architecture, encode, pinned_model
+from fedsteph.common.model.survival import nll
+from fedsteph.common.vector.shared_part import shared_names
+from fedsteph.common.vector.task_vector import TaskVector
+
+_BLOCK = 2**29  # bytes of directions held at once, twice
+_RIDGE = 0.01  # of the mean diagonal; 0.003 to 0.03 find about as many members on four RNA cohorts
+
+
+@dataclass(frozen=True)
+class PrivateTraining:
+    """DP-SGD as the attacker knows it: all but its noise's very numbers."""
+
+    settings: DpSgd
+    mechanism: Mechanism
+
+    @property
+    def ridge(self) -> float:
+        """The ridge under which :meth:`Pulls.weights` are the posterior means of fair coins.
+
+        Up to one factor the steps sum ``T b_i g_i`` with ``b_i`` in {0, 1} of variance 1/4, and noise of variance
+        ``T (noise clip / rate)^2``; what is left of their ratio is ``4 (noise clip / rate)^2 / T``.
+        """
+        mechanism = self.mechanism
+        return 4 * (mechanism.noise * self.settings.clip / mechanism.sampling_rate) ** 2 / mechanism.steps
+
+
+@dataclass(frozen=True)
+class Pulls:
+    """What the descent directions ``g_i`` of n patients say of some task vectors ``tau``.
+
+    Args:
+        gram: ``<g_i, g_j>``, ``(n, n)`` float64.
+        products: ``<g_i, tau>``, ``(n_vectors, n)`` float64.
+    """
+
+    gram: Tensor
+    products: Tensor
+
+    def weights(self, noise: float = 0.0) -> Tensor:
+        """How much of each patient's direction is in each vector: ``w`` of the ridge regression ``tau ~ sum w_i g_i``.
+
+        A direction that others have too is told apart by it, which the plain product cannot do.
+
+        Args:
+            noise: the ridge that known noise in the vectors calls for.
+
+        Returns:
+            ``(n_vectors, n)`` float64.
+        """
+        ridge = max(noise, _RIDGE * float(self.gram.diagonal().mean()))
+        total = self.gram + ridge * torch.eye(len(self.gram), dtype=self.gram.dtype)
+        solved: Tensor = torch.linalg.solve(total, self.products.T)
+        return solved.T.contiguous()
+
+
+def pulls(
+    cohort: Cohort,
+    recipe: Recipe,
+    vectors: Sequence[TaskVector],
+    device: torch.device,
+    private: PrivateTraining | None = None,
+) -> Pulls:
+    """The directions of all patients at M0, and their products with each other and with the vectors.
+
+    M0's own head stands for the trained one, which stays near it; its biases are the empirical hazards of these
+    patients. The directions are computed a block at a time and again for every pair of blocks, since all of them
+    together may be many gigabytes.
+
+    Args:
+        vectors: as received; tensors that do not travel take no part.
+        private: how they were trained, where it was in private.
+    """
+    architecture = Architecture.of(recipe.model)
+    names = shared_names(architecture.encoder_shapes, recipe.sharing)
+    taus = torch.stack([torch.cat([vector.tensors[name].reshape(-1) for name in names]) for vector in vectors])
+    descent = _Descent(cohort, recipe, names, device, private)
+    n, per_block = len(cohort), max(1, _BLOCK // (4 * taus.shape[1]))
+    blocks = [list(range(i, min(i + per_block, n))) for i in range(0, n, per_block)]
+    gram, products = torch.zeros(n, n, dtype=torch.float64), torch.zeros(len(taus), n, dtype=torch.float64)
+    for i, block in enumerate(blocks):
+        rows = descent.of(block)
+        products[:, block] = (taus @ rows.T).double()
+        for other in blocks[i:]:
+            there = rows if other is block else descent.of(other)
+            part = (rows @ there.T).double()
+            gram[block[0] : block[-1] + 1, other[0] : other[-1] + 1] = part
+            gram[other[0] : other[-1] + 1, block[0] : block[-1] + 1] = part.T
+    return Pulls(gram, products)
+
+
+class _Descent:
+    """``-d loss_i / d theta`` at M0 for any patients i."""
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        recipe: Recipe,
+        names: Sequence[str],
+        device: torch.device,
+        private: PrivateTraining | None,
+    ) -> None:
+        m0 = pinned_model(recipe.model)
+        if private is None:  # a private training's head is M0's own, which no outcome moves
+            start_head(m0.head, replace(recipe, model=replace(recipe.model, head_bias="empirical")), cohort)
+        self._m0 = m0.to(device)
+        self._cohort, self._recipe, self._names, self._device = cohort, recipe, list(names), device
+        self._private = private
+
+    def of(self, patients: Sequence[int]) -> Tensor:
+        """``(n_patients, n_numbers)`` on the CPU, in the patients' order."""
+        place = {patient: row for row, patient in enumerate(patients)}
+        found = torch.empty(0)
+        stacks = self._stacks(patients) if self._private is None else self._clipped(patients, self._private.settings)
+        for group, rows in stacks:
+            if not len(found):
+                found = rows.new_empty(len(patients), rows.shape[1])
+            found[[place[patient] for patient in group]] = rows
+        return found
+
+    def _stacks(self, patients: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+        head, training = self._m0.head, self._recipe.training
+        for group, batch in batches(self._cohort, patients, self._recipe.model.n_bins, self._device):
+            # One copy of the weights per bag: the gradient of the sum is then each bag's own.
+            theta = {
+                name: tensor.detach().expand(len(group), *tensor.shape).clone().requires_grad_(name in self._names)
+                for name, tensor in self._m0.encoder_state().items()
+            }
+            z, _ = encode(theta, batch.bags, batch.mask)
+            loss = nll(torch.sigmoid(head(z)), batch.bins, batch.events, training.alpha)
+            # attention_c.bias shifts all scores alike, so that it has no gradient at all
+            gradients = torch.autograd.grad(
+                loss.sum(), [theta[name] for name in self._names], allow_unused=True, materialize_grads=True
+            )
+            yield group, -torch.cat([part.reshape(len(group), -1) for part in gradients], dim=1).cpu()
+
+    def _clipped(self, patients: Sequence[int], settings: DpSgd) -> Iterator[tuple[list[int], Tensor]]:
+        part, m0_sha256 = TrainedPart(self._m0, settings.trains), str(self._recipe.model.m0_sha256)
+        start = torch.zeros(part.size + 1, device=self._device)
+        for group, batch in batches(self._cohort, patients, self._recipe.model.n_bins, self._device):
+            found = clipped(patient_gradients(part, start, batch), settings.clip)
+            changes = [part.vector(-row, m0_sha256).tensors for row in found[:, :-1].cpu()]
+            yield group, torch.stack([torch.cat([c[name].reshape(-1) for name in self._names]) for c in changes])

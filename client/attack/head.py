@@ -1,0 +1,56 @@
+"""The head that a recipient fits on a received encoder: the true one never leaves its site."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.training.batch import batches
+from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.survival import bin_of, empirical_hazard, nll
+
+_RIDGE = 1.0  # on weights of standardised z; weaker, and the head learns non-members by heart as well
+_BASELINE_RIDGE = 1e-2  # on the biases' distance from the empirical ones; bins without events stay finite
+_STEPS = 200
+_SETTLED = 1e-6  # change of the objective: patients' losses differ by far more
+
+
+@torch.no_grad()
+def slide_vectors(model: ABMIL, cohort: Cohort, device: torch.device) -> Tensor:
+    """``z`` of every patient under a model's encoder, ``(n_patients, embed)`` float64 on the CPU."""
+    model = model.to(device).eval()
+    found = torch.empty(len(cohort), model.architecture.embed, dtype=torch.float64)
+    for group, batch in batches(cohort, range(len(cohort)), model.architecture.n_bins, device):
+        z, _ = encode(model.encoder_state(), batch.bags, batch.mask)
+        found[group] = z.double().cpu()
+    return found
+
+
+def losses(z: Tensor, cohort: Cohort, n_bins: int, alpha: float) -> Tensor:
+    """Each patient's NLL in nats under the head that suits all of them best, ``(n_patients,)`` float64.
+
+    The head is ``logit(h_ij) = w z_i + b_j`` with a ridge on w, fitted by L-BFGS on members and others alike: who is
+    which is what the recipient wants to find out.
+    """
+    bins, events = bin_of(cohort.times, n_bins), torch.tensor(cohort.events)
+    spread = z.std(dim=0)
+    x = (z - z.mean(dim=0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
+    start = torch.logit(torch.from_numpy(empirical_hazard(bins, cohort.events, n_bins)))
+    w = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
+    b = start.clone().requires_grad_()
+    y = torch.from_numpy(bins)
+
+    def loss() -> Tensor:
+        return nll(torch.sigmoid((x @ w)[:, None] + b), y, events, alpha)
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        total = loss().mean() + _RIDGE * w.square().sum() / 2 + _BASELINE_RIDGE * (b - start).square().sum() / 2
+        torch.autograd.backward(total)
+        return total
+
+    optimizer = torch.optim.LBFGS([w, b], max_iter=_STEPS, tolerance_change=_SETTLED, line_search_fn="strong_wolfe")
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        return loss()

@@ -1,0 +1,60 @@
+"""Reference models: trained as the shared one is, on known halves of the patients; each is trained once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fedsteph.client.attack.coins import halves
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.sharing.shared_model import train_shareable
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import digest
+from fedsteph.common.model.abmil import ABMIL, model_digest, pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
+
+
+def reference_vectors(
+    workspace: Workspace,
+    shared: ABMIL,
+    cohort: Cohort,
+    n_references: int,
+    report: Callable[[float], None] = lambda done: None,
+) -> tuple[list[TaskVector], np.ndarray]:
+    """Vectors of reference models before they are reduced for sharing, and who is in which.
+
+    They are kept beside the site's models, under a digest of the shared one and of whom the coins are thrown for: were
+    it trained in another way, with or without noise, it would be another model, and they would be other references.
+
+    Args:
+        shared: the model that they are references for.
+        cohort: the candidates.
+        report: told how many models are done.
+
+    Returns:
+        the vectors, and membership ``(n_references, n_patients)`` bool.
+
+    Raises:
+        TooSmallError: as :func:`halves`.
+    """
+    recipe = workspace.recipe
+    inside = halves(cohort.events, n_references, recipe.training.seed)
+    key = digest([model_digest(shared), [patient.id for patient in cohort.patients]])
+    folder = workspace.base_folder / f"references-{key[:12]}"
+    m0, vectors = pinned_model(recipe.model), []
+    for k, members in enumerate(inside):
+        path = folder / f"reference_{k}.safetensors"
+        if not path.exists():
+            model = train_shareable(
+                workspace,
+                cohort.subset([cohort.patients[i].id for i in np.flatnonzero(members)]),
+                label=f"reference {k}",
+                checkpoint=path.with_suffix(".checkpoint"),
+                on_epoch=lambda done, total, k=k: report(k + done / total),  # type: ignore[misc]
+            )
+            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
+        vectors.append(TaskVector.between(load_abmil(path, dropout=recipe.model.dropout), m0))
+        report(k + 1)
+    return vectors, inside

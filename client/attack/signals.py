@@ -1,0 +1,61 @@
+"""What a recipient computes for each candidate patient from a vector; every signal is higher for a likely member."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from fedsteph.client.attack.gradients import PrivateTraining, pulls
+from fedsteph.client.attack.head import losses, slide_vectors
+from fedsteph.client.attack.likelihood import standardised
+from fedsteph.client.data.bags import Cohort
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.errors import TrainingError
+from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
+
+SIGNALS = {
+    "loss": "loss under the best head that can be fitted on M0 + vector",
+    "alignment": "product of the vector with the patient's gradient at M0",
+    "decomposition": "weight of the patient's gradient when the vector is written as a sum of all patients' gradients",
+}
+
+
+def signals(
+    cohort: Cohort,
+    recipe: Recipe,
+    vectors: Sequence[TaskVector],
+    device: torch.device,
+    private: PrivateTraining | None = None,
+    report: Callable[[float], None] = lambda share: None,
+) -> dict[str, np.ndarray]:
+    """Scores of every patient under every vector, each model's standardised.
+
+    Args:
+        vectors: as their recipient reads them.
+        private: how they were trained, where it was in private.
+        report: told how much is done, 0 to 1.
+
+    Returns:
+        by the names in :data:`SIGNALS`, ``(n_vectors, n_patients)`` float64.
+    """
+    m0 = pinned_model(recipe.model)
+    loss = []
+    for done, vector in enumerate(vectors):
+        model = vector.applied_to(m0, m0.head_state())
+        z = slide_vectors(model, cohort, device)
+        loss.append(-losses(z, cohort, recipe.model.n_bins, recipe.training.alpha).numpy())
+        report((done + 1) / (len(vectors) + 1))
+    found = pulls(cohort, recipe, vectors, device, private)
+    report(1.0)
+    scores = {
+        "loss": np.stack(loss),
+        "alignment": found.products.numpy(),
+        "decomposition": found.weights(private.ridge if private else 0.0).numpy(),
+    }
+    for name, score in scores.items():
+        if not np.isfinite(score).all():
+            raise TrainingError(f"the attack by {name} met numbers that are not finite", where="privacy audit")
+    return {name: standardised(score) for name, score in scores.items()}

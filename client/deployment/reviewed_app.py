@@ -1,0 +1,109 @@
+"""Only reviewed code runs at a site: its own fedsteph's, installed where the SuperNode's account cannot change it.
+
+In a ``FLWR_HOME`` stand the app itself, the SHA-256 of its bundle, and the programs that a SuperExec starts by name:
+``flwr-clientapp`` is :mod:`fedsteph.client.deployment.guard`, the others refuse, because the server chooses which of
+them is started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from fedsteph.client.deployment import guard
+from fedsteph.common.deployment.flower_app import assemble, build, digest_of, flwr, own_digest
+from fedsteph.common.errors import DeploymentError, EngineError
+
+_BIN = "bin"
+_GUARD = "guard.py"
+_REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
+_REMEDY = "As root: fedsteph app install HOME, in a new folder above which the SuperNode's account cannot write"
+
+
+def install(home: Path) -> Path:
+    """Install this fedsteph's own app, and take away everybody's right to write there.
+
+    Args:
+        home: a new or empty folder.
+
+    Returns:
+        the installed app's folder.
+
+    Raises:
+        DeploymentError: the folder holds something already.
+        EngineError: Flower could not build or install the app.
+    """
+    if home.is_symlink() or (home.exists() and any(home.iterdir())):
+        raise DeploymentError(
+            "is not a new or empty folder",
+            where=home,
+            remedy="Choose a new folder for a new version, or remove that one first",
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = assemble(Path(scratch) / "fedsteph")
+        bundle = build(folder, home)
+        flwr(["install", str(bundle)], folder, home)
+        (home / guard.PIN).write_text(hashlib.sha256(bundle.read_bytes()).hexdigest() + "\n")
+    if len(installed(home)) != 1:
+        raise EngineError("'flwr install' did not install one app", where=home)
+    (home / _BIN).mkdir()
+    for name, content in _programs(home).items():
+        path = home / _BIN / name
+        path.write_text(content, encoding="utf-8")
+        path.chmod(0o755)
+    for path in (*home.rglob("*"), home):
+        path.chmod(0o555 if path.is_dir() or path.parent.name == _BIN else 0o444)  # the SuperNode's account reads it
+    return installed(home)[0]
+
+
+def installed(home: Path) -> list[Path]:
+    """The apps in a ``FLWR_HOME``."""
+    folder = home / guard.APPS
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def require_reviewed(home: Path) -> str:
+    """What ``doctor`` says of a ``FLWR_HOME`` that holds this installation's own code, beyond this account's reach.
+
+    Raises:
+        DeploymentError: something else is there, or this account can change it.
+    """
+    found = installed(home)
+    if len(found) != 1:
+        what = "no app is installed" if not found else f"{len(found)} apps are installed"
+        raise DeploymentError(what, where=home, remedy=_REMEDY)
+    own = own_digest()
+    if digest_of(found[0]) != own:
+        raise DeploymentError(
+            "the installed app is not the code of this fedsteph",
+            where=found[0],
+            remedy="Find out who changed it, or which version it is; then install it anew",
+        )
+    pin = home / guard.PIN
+    pinned = pin.read_text(encoding="ascii", errors="replace").strip() if pin.exists() else ""
+    if re.fullmatch("[0-9a-f]{64}", pinned) is None or not found[0].name.endswith(f".{pinned[:8]}"):
+        raise DeploymentError("is not the SHA-256 of the installed app", where=pin, remedy="Install the app anew")
+    programs = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in (home / _BIN).glob("*")}
+    if programs != _programs(home):
+        remedy = "Find out who changed them, or which version they are; then install the app anew"
+        raise DeploymentError("the guard's programs are not this fedsteph's", where=home / _BIN, remedy=remedy)
+    for path in (home.resolve().parent, home, *home.rglob("*")):
+        # Its owner can make it writable again, and who can write to the folder above can put another in its place.
+        if os.access(path, os.W_OK) or path.lstat().st_uid == os.geteuid():
+            raise DeploymentError("this account can change it", where=path, remedy=_REMEDY)
+    if os.access(sys.prefix, os.W_OK):
+        remedy = "Install fedsteph as another user, e.g. root"
+        raise DeploymentError("this account can change the installation itself", where=sys.prefix, remedy=remedy)
+    return f"this fedsteph's own code ({own[:12]}...), read-only"
+
+
+def _programs(home: Path) -> dict[str, str]:
+    guarded = f'#!/bin/sh\nexec "{sys.executable}" -I "{home.resolve() / _BIN / _GUARD}" "$@"\n'
+    refused = "#!/bin/sh\necho 'fedsteph: a site runs its reviewed ClientApp and nothing else' >&2\nexit 1\n"
+    source = Path(guard.__file__).read_text(encoding="utf-8")
+    return {"flwr-clientapp": guarded, _GUARD: source, **dict.fromkeys(_REFUSED, refused)}

@@ -1,0 +1,138 @@
+"""``fedsteph doctor site``: everything between a site file and its first message, looked at in the right order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from fedsteph.client.data.check import check_site
+from fedsteph.client.data.problems import counted
+from fedsteph.client.deployment.reviewed_app import require_reviewed
+from fedsteph.client.privacy.ledger import Ledger, total
+from fedsteph.client.site.device import resolve_device
+from fedsteph.client.site.membership import MembershipFile
+from fedsteph.client.site.site import Site
+from fedsteph.common.deployment.checks import Check, check, disk, memory, secret_files, versions
+from fedsteph.common.deployment.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
+from fedsteph.common.errors import DeploymentError, FedstephError
+from fedsteph.common.trust.audit_log import verify
+from fedsteph.common.trust.roster import Roster
+
+_MEMORY_GB = 4.0
+_DISK_GB = 5.0
+_SOON = timedelta(days=30)
+_TRAINED = {"none": "without differential privacy", "dp-sgd": "by DP-SGD"}
+
+
+def examine(site: Site, quick: bool, on_file: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
+    """All checks of a site.
+
+    Args:
+        quick: leave out reading every feature file.
+        on_file: told of the files read and in total.
+    """
+    checks = versions()
+    checks.append(check("account", _account))
+    if not quick:
+        checks.append(_data(site, on_file))
+    checks.append(check("device", lambda: str(resolve_device(site.device))))
+    checks.append(check("membership", lambda: _membership(site)))
+    federation = site.federation
+    if federation is not None:
+        checks += _federation(site, federation)
+    return [*checks, memory(_MEMORY_GB), disk(site.state, _DISK_GB)]
+
+
+def _federation(site: Site, file: MembershipFile) -> list[Check]:
+    folder = site.folder
+    named = (file.sign_key, file.seal_key, file.auth_key, file.superexec_secret)
+    secrets = [folder / path for path in named if path is not None]
+    checks = [*secret_files(secrets), _policy(site)]
+    checks.append(check("audit", lambda: f"{verify(folder / file.audit).lines} lines hold together"))
+    checks.append(check("privacy", lambda: _privacy(site)))
+    if file.flwr_home is None:
+        checks.append(Check("reviewed app", "WARN", "not checked", "Name flwr_home in the federation section"))
+    else:
+        home = folder / file.flwr_home
+        checks.append(check("reviewed app", lambda: require_reviewed(home)))
+    if file.server is None or file.ca is None:
+        checks.append(Check("server", "WARN", "not checked", "Name server and ca in the federation section"))
+    else:
+        server, ca = file.server, folder / file.ca
+        checks.append(check("server", lambda: _server(server, ca)))
+    return checks
+
+
+def _account() -> str:
+    if os.geteuid() == 0:
+        raise DeploymentError(
+            "this is root, whom no read-only folder stops",
+            remedy="Run the SuperNode, and this command, as an account of its own",
+        )
+    return f"user {os.geteuid()}, not root"
+
+
+def _data(site: Site, on_file: Callable[[int, int], None]) -> Check:
+    try:
+        report = check_site(site.folder, site.data, on_file)
+    except FedstephError as error:
+        return Check("data", "FAIL", error.what, error.remedy)
+    if report.ok:
+        return Check("data", "PASS", "no problem found")
+    found = counted(report.problems)
+    errors = any(problem.severity == "error" for problem in report.problems)
+    return Check("data", "FAIL" if errors else "WARN", found, f"fedsteph data check {site.folder}")
+
+
+def _membership(site: Site) -> str:
+    member = site.membership()
+    return f"{site.name} in {member.roster.federation}, roster {member.roster.digest[:12]}... as pinned"
+
+
+def _policy(site: Site) -> Check:
+    policy = site.policy
+    if policy is None:
+        return Check("policy", "FAIL", "none", "Add a policy section to the site file; without it nothing leaves")
+    roster = _roster(site)
+    if roster is not None and (strangers := [name for name in policy.targets if roster.entry(name) is None]):
+        return Check("policy", "FAIL", f"{', '.join(strangers)} is no site of the roster", "Mend policy.targets")
+    if not policy.recipes:
+        return Check("policy", "WARN", "no recipe is allowed, so nothing is trained", "Set policy.recipes")
+    if not policy.targets:
+        return Check("policy", "WARN", "no target may receive this site's vector", "Name some in policy.targets")
+    if policy.privacy not in ("none", site.privacy):
+        what = f"asks for {policy.privacy}, and the site trains without it, so nothing is shared"
+        return Check("policy", "WARN", what, "Set privacy and dp_sgd in the site file")
+    return Check("policy", "PASS", f"shares with {', '.join(policy.targets)}")
+
+
+def _privacy(site: Site) -> str:
+    spent = total(Ledger(site.audit).entries())
+    budget = None if site.policy is None else site.policy.epsilon_budget
+    limit = "no budget" if budget is None else f"budget epsilon {budget:g}"
+    return f"vectors are trained {_TRAINED[site.privacy]}; so far: {spent}; {limit}"
+
+
+def _roster(site: Site) -> Roster | None:
+    try:
+        return site.membership().roster
+    except FedstephError:
+        return None  # said by the check of the membership
+
+
+def _server(address: str, ca: Path) -> str:
+    answer = ask(address, ca)
+    ahead = answer.ahead_seconds
+    if ahead is not None and not -MOST_BEHIND_SECONDS < ahead < MOST_AHEAD_SECONDS:
+        raise DeploymentError(
+            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's",
+            where=address,
+            remedy="Switch on time synchronisation (timedatectl set-ntp true); Flower refuses such signatures",
+        )
+    left = answer.expires - datetime.now(UTC)
+    clock = "no clock" if ahead is None else f"clocks {abs(ahead):.1f} s apart"
+    return f"{address}: {answer.protocol}, {clock}, certificate for {left.days} days" + (
+        "" if left > _SOON else ": it has to be renewed soon"
+    )

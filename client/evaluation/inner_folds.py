@@ -1,0 +1,64 @@
+"""Inner folds of a target's training part: what is chosen there has seen no test patient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.splits import make_splits
+from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.training.local import train_local
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.client.training.survival_fit import OnEpoch
+from fedsteph.common.errors import SplitError
+from fedsteph.common.model.abmil import ABMIL
+
+
+@dataclass(frozen=True)
+class InnerFold:
+    """One inner fold: the part that trains, the part that judges, and the local model of the first."""
+
+    label: str
+    train: Cohort
+    validation: Cohort
+    local: ABMIL
+
+
+def inner_folds(
+    workspace: Workspace, fold: int, on_model: Callable[[int], OnEpoch] = lambda j: lambda done, total: None
+) -> list[InnerFold]:
+    """The inner folds of one outer fold, each with a local model of its own, trained once and kept.
+
+    Neither the vectors nor the models that are judged on a validation part have seen its patients.
+
+    Args:
+        on_model: gives, per inner fold, whom to tell of the epochs of its training.
+
+    Returns:
+        as many as the recipe asks for; none where the training part is too small to be divided.
+    """
+    recipe, cohort, label = workspace.recipe, workspace.train_part(fold), f"fold {fold}"
+    n = recipe.steph.inner_folds
+    try:
+        splits = make_splits(cohort.patients, n, derive_seed(recipe.training.seed, "inner", label))
+    except SplitError:
+        return []
+    found = []
+    for j, split in enumerate(splits):
+        train, name = cohort.subset(split.train), f"{label}, inner fold {j}"
+        path = workspace.fold_folder(fold) / f"inner_{j}_of_{n}.safetensors"
+        if not path.exists():
+            model = train_local(
+                train,
+                recipe,
+                label=name,
+                device=workspace.device,
+                checkpoint=path.with_suffix(".checkpoint"),
+                on_epoch=on_model(j),
+            )
+            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=cohort.encoder)
+        local = load_abmil(path, dropout=recipe.model.dropout)
+        found.append(InnerFold(name, train, cohort.subset(split.test), local))
+    return found

@@ -1,0 +1,186 @@
+"""What the C-index leaves out: Uno's C, Brier score, AUC at a horizon, calibration; per test fold, by torchsurv.
+
+Censoring is weighed by the Kaplan-Meier curve of the *training* patients. The curves are predicted per year of 365
+days, so they are judged at the ends of years. A metric is None where the fold has too little follow-up or no
+patient with an event for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.evaluation.kaplan_meier import censoring_curve, survival_curve
+from fedsteph.common.model.survival import DAYS_PER_BIN, risk_score, survival_from_hazards
+
+YEARS = (1, 3, 5)
+_CALIBRATED_AT = 3  # years
+_GROUPS = 4  # of equal size by predicted risk
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One model on one test fold; C, AUC: 1 is best, 0.5 chance; Brier: 0 is best."""
+
+    uno_c: float | None = None
+    brier: float | None = None  # integrated over the years with follow-up
+    auc_1y: float | None = None
+    auc_3y: float | None = None
+    auc_5y: float | None = None
+    calibration_gap_3y: float | None = None  # mean predicted minus observed probability of an event within 3 years
+    calibration_error_3y: float | None = None  # mean absolute gap of four groups by predicted risk
+
+    def to_dict(self) -> dict[str, float | None]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+METRICS = tuple(asdict(Metrics()))
+# As tables head their columns.
+METRIC_TITLES = {
+    "uno_c": "Uno's C",
+    "brier": "Brier",
+    "auc_1y": "AUC 1 y",
+    "auc_3y": "AUC 3 y",
+    "auc_5y": "AUC 5 y",
+    "calibration_gap_3y": "gap 3 y",
+    "calibration_error_3y": "error 3 y",
+}
+
+
+def further_rows(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> tuple[list[str], list[list[str]]]:
+    """Header and body of a table of these metrics.
+
+    Args:
+        rows: a method's title, and its metrics by name.
+    """
+    header = ["method", *METRIC_TITLES.values()]
+    return header, [[title, *(number(found[name]) for name in METRIC_TITLES)] for title, found in rows]
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics:
+    """All metrics of one model.
+
+    Args:
+        hazards: ``(n_test_patients, n_bins)``.
+        train: the patients whose censoring stands for the population's.
+    """
+    survival = survival_from_hazards(torch.from_numpy(hazards)).float()
+    risk = _ranks(risk_score(torch.from_numpy(hazards)))
+    t, e = torch.tensor(test.times, dtype=torch.float32), torch.from_numpy(test.events > 0)
+    if len(test) < 2 or not bool(e.any()) or len(set(train.events.tolist())) < 2:
+        return Metrics()  # nobody to judge by, or no curve of events or of censoring
+    censoring = _Censoring(train)
+    # Beyond it the censoring curve, and with it every weight, is not known.
+    horizon = min(float(t.max()), censoring.known_until)
+    auc = {f"auc_{year}y": _auc(survival[:, year - 1], t, e, year, censoring, horizon) for year in YEARS}
+    gap, error = _calibration(1.0 - survival[:, _CALIBRATED_AT - 1], t, e, horizon)
+    return Metrics(
+        uno_c=_uno_c(risk, t, e, censoring, horizon),
+        brier=_brier(survival, t, e, censoring, horizon),
+        **auc,
+        calibration_gap_3y=gap,
+        calibration_error_3y=error,
+    )
+
+
+def mean_metrics(folds: Sequence[Metrics]) -> dict[str, float | None]:
+    """Each metric's mean over the folds in which it is defined."""
+    return {name: defined_mean([getattr(fold, name) for fold in folds]) for name in METRICS}
+
+
+def defined_mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are defined; None where none is."""
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
+
+
+class _Censoring:
+    """Inverse probability of being uncensored, from the training patients."""
+
+    def __init__(self, train: Cohort) -> None:
+        t = torch.tensor(train.times, dtype=torch.float32)
+        self._curve = censoring_curve(t, torch.from_numpy(train.events > 0))
+        known = t[self._curve.at(t) > 0]
+        self.known_until = float(known.max()) if len(known) else 0.0
+
+    def weight(self, at: Tensor) -> Tensor:
+        """One over the probability of not being censored by then; 0 where that is 0."""
+        uncensored = self._curve.at(at)
+        return torch.where(uncensored > 0, 1.0 / uncensored, 0.0)
+
+
+def _uno_c(risk: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: float) -> float | None:
+    from torchsurv.metrics.cindex import ConcordanceIndex  # noqa: PLC0415 (a second to import)
+
+    counted = e & (t < horizon)
+    if not bool((counted & (t < t.max())).any()):
+        return None
+    weight, until = censoring.weight(t), torch.tensor(horizon, dtype=t.dtype)
+    return _defined(ConcordanceIndex()(risk, e, t, weight=weight, tmax=until, instate=False))
+
+
+def _brier(survival: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: float) -> float | None:
+    from torchsurv.metrics.brier_score import BrierScore  # noqa: PLC0415
+
+    years = [year for year in range(1, survival.shape[1] + 1) if float(t.min()) <= _days(year) < horizon]
+    if len(years) < 2:
+        return None
+    at = torch.tensor([_days(year) for year in years], dtype=t.dtype)
+    score = BrierScore()
+    curves = survival[:, [year - 1 for year in years]]
+    score(curves, e, t, new_time=at, weight=censoring.weight(t), weight_new_time=censoring.weight(at))
+    return _defined(score.integral())
+
+
+def _auc(survival: Tensor, t: Tensor, e: Tensor, year: int, censoring: _Censoring, horizon: float) -> float | None:
+    from torchsurv.metrics.auc import Auc  # noqa: PLC0415
+
+    day = _days(year)
+    if not float(t.min()) <= day < horizon or not bool((e & (t <= day)).any()):
+        return None
+    at = torch.tensor([day], dtype=t.dtype)
+    weights = {"weight": censoring.weight(t), "weight_new_time": censoring.weight(at)}
+    return _defined(Auc()(1.0 - survival, e, t, new_time=at, **weights, instate=False)[0])
+
+
+def _calibration(predicted: Tensor, t: Tensor, e: Tensor, horizon: float) -> tuple[float | None, float | None]:
+    if horizon < _days(_CALIBRATED_AT) or len(t) < 2 * _GROUPS:
+        return None, None
+    groups = torch.tensor_split(torch.argsort(predicted, stable=True), _GROUPS)
+    gaps = [float(predicted[group].mean()) - _observed(t[group], e[group]) for group in groups]
+    return float(predicted.mean()) - _observed(t, e), fmean(abs(gap) for gap in gaps)
+
+
+def _observed(t: Tensor, e: Tensor) -> float:
+    """Kaplan-Meier probability of an event within the calibrated years."""
+    if not bool(e.any()):
+        return 0.0
+    return 1.0 - float(survival_curve(t, e).at(torch.tensor([_days(_CALIBRATED_AT)], dtype=t.dtype))[0])
+
+
+def _ranks(risk: Tensor) -> Tensor:
+    # torchsurv computes in float32, in which close risks would tie; their order is all that Uno's C looks at.
+    ranks: Tensor = torch.unique(risk, return_inverse=True)[1]
+    return ranks.float()
+
+
+def _days(year: int) -> float:
+    return year * DAYS_PER_BIN
+
+
+def _defined(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,186 @@
+"""Inner cross-validation on a target's training patients: which gamma, and is the merge worth deploying?
+
+Every inner fold has its own local model (:mod:`fedsteph.client.evaluation.inner_folds`), so that neither the target's
+vector nor the model that STEPH is compared with has seen the patients it is judged on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.evaluation.inner_folds import InnerFold
+from fedsteph.client.steph.fit import collapsed, fit_steph
+from fedsteph.client.training.batch import risks
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.concordance import pairs
+from fedsteph.common.vector.task_vector import TaskVector
+
+ENOUGH_PAIRS = 50  # comparable inner pairs below which a better C is taken for luck
+
+Step = Callable[[float], None]  # told how many trainings are done, fractions included
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What inner cross-validation found.
+
+    ``local`` and ``steph`` are C over all inner folds' comparable pairs, None where there is none; in each fold,
+    ``steph`` has the gamma that the other folds choose.
+    """
+
+    gamma: float
+    gamma_reason: str
+    local: float | None
+    steph: float | None
+    n_comparable: int
+
+
+@dataclass(frozen=True)
+class _Score:
+    concordant: float
+    comparable: int
+    collapsed: bool = False
+
+
+def gammas(recipe: Recipe) -> tuple[float, ...]:
+    """The values of gamma that are tried."""
+    gamma = recipe.steph.gamma
+    return recipe.steph.gamma_grid if gamma == "cv" else (float(gamma),)
+
+
+def trainings(recipe: Recipe) -> int:
+    """How many models :func:`select` trains."""
+    return recipe.steph.inner_folds * len(gammas(recipe))
+
+
+def select(
+    inner: Sequence[InnerFold],
+    sources: Sequence[TaskVector],
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    cache: Path,
+    own_as_source: bool = False,
+    on_step: Step = lambda done: None,
+) -> Selection:
+    """Choose gamma and measure STEPH against the local model, within a training part alone.
+
+    Args:
+        inner: the inner folds of that part.
+        own_as_source: let the target's vector, of each inner fold's own model, be one of those that are weighted.
+        cache: JSON of the trainings already scored, so that a killed selection goes on where it was.
+        on_step: told how many trainings are done.
+    """
+    scores: dict[str, _Score] = _read(cache)
+    for j, part in enumerate(inner):
+        scores[f"{j}/local"] = _score(part.local, part.validation, recipe.model.n_bins, device)
+        for i, gamma in enumerate(gammas(recipe)):
+            name, done = f"{j}/{gamma}", j * len(gammas(recipe)) + i
+            if name in scores:
+                continue
+
+            def on_epoch(epoch: int, total: int, done: int = done) -> None:
+                on_step(done + epoch / total)
+
+            steph = fit_steph(
+                part.train,
+                part.local.cpu(),
+                [_own(part, recipe), *sources] if own_as_source else sources,
+                recipe,
+                gamma=gamma,
+                label=part.label,
+                device=device,
+                on_epoch=on_epoch,
+            )
+            score = _score(steph, part.validation, recipe.model.n_bins, device)
+            scores[name] = replace(score, collapsed=collapsed(steph, part.train, device))
+            atomic.write_json(cache, {name: asdict(score) for name, score in scores.items()})
+    return _choose(scores, recipe)
+
+
+def _own(part: InnerFold, recipe: Recipe) -> TaskVector:
+    return TaskVector.between(part.local.cpu(), pinned_model(recipe.model))
+
+
+def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.device) -> Selection:
+    """What is found where no source is left: how good the local models are."""
+    local = [_score(part.local, part.validation, recipe.model.n_bins, device) for part in inner]
+    n = sum(score.comparable for score in local)
+    return Selection(min(gammas(recipe)), "no source was left to merge", _pooled(local), None, n)
+
+
+def choose_deployed(selection: Selection, is_collapsed: bool) -> tuple[str, str]:
+    """Which of ``steph`` and ``local`` to deploy, and why; no test patient has a say in it."""
+    if is_collapsed:
+        return "local", "STEPH collapsed: all kept weights are 0"
+    n = selection.n_comparable
+    if selection.steph is None or selection.local is None or n < ENOUGH_PAIRS:
+        return "local", f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
+    scores = (
+        f"inner C-index {selection.steph:.3f} against {selection.local:.3f} of the local model, "
+        f"over {n} comparable pairs"
+    )
+    if selection.steph >= selection.local:
+        return "steph", f"not worse in inner cross-validation: {scores}"
+    return "local", f"STEPH is worse in inner cross-validation: {scores}"
+
+
+def _score(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) -> _Score:
+    found = pairs(risks(model, cohort, n_bins, device), cohort.times, cohort.events)
+    return _Score(found.concordant, found.n_comparable)
+
+
+def _choose(scores: dict[str, _Score], recipe: Recipe) -> Selection:
+    """The gamma of the highest pooled C, and what STEPH is worth beside the local model.
+
+    STEPH is scored in each inner fold under the gamma that the *other* folds choose: under the best gamma of all,
+    the largest of several scores would be held against the local model's one.
+    """
+    names = {key.partition("/")[0] for key in scores}
+    folds = [{name: scores[f"{j}/{name}"] for name in _names(recipe)} for j in sorted(names, key=int)]
+    gamma, reason = _best_gamma(folds, recipe)
+    held_out = [fold[str(_best_gamma(folds[:j] + folds[j + 1 :], recipe)[0])] for j, fold in enumerate(folds)]
+    local = [fold["local"] for fold in folds]
+    return Selection(gamma, reason, _pooled(local), _pooled(held_out), sum(score.comparable for score in local))
+
+
+def _best_gamma(folds: list[dict[str, _Score]], recipe: Recipe) -> tuple[float, str]:
+    """The gamma of the highest pooled C, ties to the smallest, and why.
+
+    One under which an inner fold collapsed is left out where another did not: it would collapse again.
+    """
+    grid = sorted(gammas(recipe))
+    if recipe.steph.gamma != "cv":
+        return grid[0], "fixed in the configuration"
+    sound = [gamma for gamma in grid if not any(fold[str(gamma)].collapsed for fold in folds)] or grid
+    c_by_gamma = {gamma: _pooled([fold[str(gamma)] for fold in folds]) for gamma in sound}
+    best = max(sound, key=lambda gamma: (c_by_gamma[gamma] or 0.0, -gamma))
+    if c_by_gamma[best] is None:
+        return best, "the smallest of the grid, because inner cross-validation has no comparable pair"
+    left_out = f", {len(grid) - len(sound)} left out as collapsed there" if len(sound) < len(grid) else ""
+    return best, f"best of {len(grid)} in {recipe.steph.inner_folds}-fold inner cross-validation{left_out}"
+
+
+def _pooled(scores: Sequence[_Score]) -> float | None:
+    """C over the comparable pairs of several folds, all pairs weighing the same."""
+    n = sum(score.comparable for score in scores)
+    return sum(score.concordant for score in scores) / n if n else None
+
+
+def _names(recipe: Recipe) -> list[str]:
+    return ["local", *(str(gamma) for gamma in gammas(recipe))]
+
+
+def _read(cache: Path) -> dict[str, _Score]:
+    if not cache.exists():
+        return {}
+    return {name: _Score(**score) for name, score in json.loads(cache.read_text()).items()}

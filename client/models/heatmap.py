@@ -1,0 +1,208 @@
+"""Attention over a slide: of the enhanced model and of the local one, as a picture, for QuPath, and as top patches.
+
+Maps show percentile ranks within the slide. Attention sums to 1, so on a slide of 100,000 patches its values are all
+tiny, and a map of them would be cold everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fedsteph.client.data.formats import read_features
+from fedsteph.client.models.model_file import LoadedModel, load_model
+from fedsteph.client.models.patch_grid import Grid, read_grid
+from fedsteph.client.models.predict import require_encoder
+from fedsteph.common.errors import DataError
+from fedsteph.common.host import atomic
+from fedsteph.common.report.page import Picture
+from fedsteph.common.report.style import GRADED, canvas, encoded
+
+PICTURE, GEOJSON, TOP = "attention.png", "attention.geojson", "top.csv"
+_PIXELS = 900  # of a map's longer side
+_SAME_SLIDE = uuid.UUID("5f3f1c0e-8f0b-4e0a-9a53-6f2f4d5b7c11")  # names this program's tiles
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Attention over one slide's patches.
+
+    Args:
+        slide: its name.
+        attention: model -> ``(n_instances,)``; over a patient's whole bag it sums to 1, of which this slide is a part.
+        rank: model -> ``(n_instances,)``, above 0 to 100: percent of the slide's patches that have no more attention.
+    """
+
+    slide: str
+    grid: Grid
+    attention: Mapping[str, np.ndarray]
+    rank: Mapping[str, np.ndarray]
+
+    def top(self, n: int) -> pd.DataFrame:
+        """The patches with the most attention, per model, most first; of equals, the first in the file."""
+        rows = []
+        for model, values in self.attention.items():
+            order = np.argsort(-values, kind="stable")[:n]
+            for place, i in enumerate(order.tolist(), 1):
+                x, y = self.grid.xy[i]
+                row = {"model": model, "place": place, "instance": i, "x": int(x), "y": int(y)}
+                rows.append(row | {"side": self.grid.patch, "attention": values[i], "percentile": self.rank[model][i]})
+        return pd.DataFrame(rows)
+
+
+def heatmap(
+    model: Path,
+    slide: Path,
+    others: Sequence[Path] = (),
+    *,
+    patch: float | None = None,
+    size: tuple[float, float] | None = None,
+) -> Heatmap:
+    """Compute both models' attention over a slide.
+
+    Args:
+        model: an enhanced model, which brings the local one, or a local model alone.
+        others: the same patient's other slides: they belong to the bag, and so to how it is merged.
+        patch: side of a patch at level 0, instead of what the file says.
+        size: of the slide, likewise.
+
+    Raises:
+        ModelFileError, FeatureFileError: a file cannot be used, or they do not fit together.
+    """
+    from scipy.stats import rankdata  # noqa: PLC0415 (a second to import)
+
+    paths = [path.resolve() for path in (slide, *others)]
+    if len(set(paths)) < len(paths):
+        raise DataError("would be in the bag twice", where=slide, remedy="Name each slide once")
+    loaded = load_model(model)
+    bags = []
+    for path in (slide, *others):
+        require_encoder(loaded, path)
+        bags.append(torch.from_numpy(read_features(path, width=loaded.architecture.width)))
+    grid = read_grid(slide, patch, size)
+    bag, n = torch.cat(bags), len(bags[0])
+    attention = {name: one.attention(bag)[:n].double().numpy() for name, one in _models(loaded).items()}
+    rank = {name: 100.0 * rankdata(values, method="max") / n for name, values in attention.items()}
+    return Heatmap(slide.stem, grid, attention, rank)
+
+
+def _models(loaded: LoadedModel) -> dict[str, Any]:
+    if not loaded.sources:
+        return {"local": loaded.model}
+    own = {} if loaded.local is None else {"local": loaded.local.model}
+    return own | {"enhanced": loaded.model}
+
+
+def write_heatmap(found: Heatmap, out: Path, thumbnail: Path | None = None, top: int = 20) -> list[Path]:
+    """Write the picture, QuPath's GeoJSON and the top patches, and name the files.
+
+    Raises:
+        DataError: the thumbnail cannot be read, or the slide's size is not known, so that it cannot be laid below.
+    """
+    picture = draw(found, thumbnail)
+    assert picture.figure is not None
+    atomic.write_bytes(out / PICTURE, encoded(picture.figure, "png"))
+    atomic.write_text(out / GEOJSON, geojson(found))
+    atomic.write_text(out / TOP, found.top(top).to_csv(index=False, float_format="%.9g"))
+    return [out / PICTURE, out / GEOJSON, out / TOP]
+
+
+def geojson(found: Heatmap) -> str:
+    """A tile per patch, with every model's attention and rank as measurements, for QuPath's measurement maps."""
+    side = found.grid.patch
+    features = []
+    for i, (x, y) in enumerate(found.grid.xy.tolist()):
+        ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        measured = {
+            f"{model} {what}": float(f"{values[model][i]:.9g}")
+            for model in found.attention
+            for what, values in (("attention percentile", found.rank), ("attention", found.attention))
+        }
+        features.append(
+            {
+                "type": "Feature",
+                "id": str(uuid.uuid5(_SAME_SLIDE, f"{found.slide}/{i}")),
+                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "properties": {"objectType": "tile", "isLocked": True, "measurements": measured},
+            }
+        )
+    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
+
+
+def draw(found: Heatmap, thumbnail: Path | None = None) -> Picture:
+    """Every model's map beside the others', over the thumbnail where there is one."""
+    below = None if thumbnail is None else _thumbnail(thumbnail, found)
+    width, height = found.grid.slide
+    panels = ([] if below is None else ["the slide"]) + list(found.rank)
+    tall = min(8.0, max(1.1, 3.0 * height / width))
+    title = f"Attention over the slide {found.slide}"
+    who = f"n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0; ranks within this slide"
+    with canvas(title, who, 3.2 * len(panels) + 0.9, tall + 0.6) as figure:
+        axes = np.atleast_1d(figure.subplots(1, len(panels), sharex=True, sharey=True))
+        image: Any = None
+        for panel, name in zip(axes, panels, strict=True):
+            if below is not None:
+                panel.imshow(
+                    below, extent=(0, width, height, 0), aspect="equal", alpha=1 if name == "the slide" else 0.5
+                )
+            if name in found.rank:
+                raster = _raster(found, found.rank[name])
+                look = {"extent": (0, width, height, 0), "cmap": GRADED, "vmin": 0, "vmax": 100}
+                alpha = 1.0 if below is None else 0.75
+                image = panel.imshow(raster, aspect="equal", interpolation="nearest", alpha=alpha, **look)
+            panel.set_title(name if name == "the slide" else f"{name} model")
+            panel.set(xlabel="x, pixels of level 0", xlim=(0, width), ylim=(height, 0))
+            panel.locator_params(axis="x", nbins=4)
+        axes[0].set_ylabel("y, pixels of level 0")
+        figure.colorbar(image, ax=list(axes), label="attention, percentile rank", shrink=0.9)
+    return Picture("attention", title, figure)
+
+
+def _raster(found: Heatmap, values: np.ndarray) -> np.ndarray:
+    """Values on a coarse image of the slide, the mean where patches overlap; NaN where there is none."""
+    width, height = found.grid.slide
+    scale = min(1.0, _PIXELS / max(width, height))
+    shape = max(1, round(height * scale)), max(1, round(width * scale))
+    total, count = np.zeros(shape), np.zeros(shape)
+    low = np.floor(found.grid.xy * scale).astype(int)
+    high = np.maximum(low + 1, np.round((found.grid.xy + found.grid.patch) * scale).astype(int))
+    for (left, up), (right, down), value in zip(low.tolist(), high.tolist(), values.tolist(), strict=True):
+        total[up:down, left:right] += value
+        count[up:down, left:right] += 1
+    mean: np.ndarray = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
+    return mean
+
+
+def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
+    from PIL import Image  # noqa: PLC0415
+
+    if not found.grid.known_size:
+        raise DataError(
+            "cannot be laid below the map: the feature file does not say how large the slide is",
+            where=path,
+            remedy="Give the slide's size at level 0 with --slide-size WIDTHxHEIGHT",
+        )
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+            image.thumbnail((2 * _PIXELS, 2 * _PIXELS))
+            pixels: np.ndarray = np.asarray(image)
+    except Exception as error:  # a damaged picture may raise nearly anything
+        remedy = "Give a small PNG or JPEG of the whole slide"
+        raise DataError("is not a picture that can be read", where=path, remedy=remedy) from error
+    width, height = found.grid.slide
+    if abs(pixels.shape[1] / pixels.shape[0] / (width / height) - 1) > 0.05:
+        raise DataError(
+            f"has not the shape of the slide ({width:g} x {height:g} pixels): it would lie askew",
+            where=path,
+            remedy="Give a thumbnail of the whole slide, uncropped and unturned",
+        )
+    return pixels

@@ -1,0 +1,213 @@
+"""Models on disk: one safetensors file each, for the local ABMIL and for the enhanced model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.training.batch import risks
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.config.schema import build
+from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import ABMIL, Architecture
+
+FORMAT = "fedsteph/model/v1"
+N_PERCENTILES = 101
+_REFERENCE, _LOCAL = "reference", "local."
+
+
+@dataclass(frozen=True)
+class Local:
+    """The site's own model beside an enhanced one, and its :func:`reference_risks`."""
+
+    model: ABMIL
+    reference: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to predict; ``sources`` is empty for a local one.
+
+    Args:
+        encoder: of the features that it was trained on, where they named it.
+        reference: its :func:`reference_risks`; None in files of earlier versions.
+        local: of an enhanced model, the site's own that it is compared with; None in files of earlier versions.
+    """
+
+    model: nn.Module
+    architecture: Architecture
+    sources: tuple[str, ...]
+    encoder: str | None
+    reference: np.ndarray | None = None
+    local: Local | None = None
+
+
+def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
+    """Percentiles 0 to 100 of a model's risks over its training patients, ``(101,)``: what a new risk is held against.
+
+    They are close to single patients' risks in a small cohort, and stay at the site as the model does.
+    """
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    home = head.weight.device
+    found = risks(model, cohort, head.out_features, device)
+    model.to(home)  # whoever goes on with it finds it where it was
+    percentiles: np.ndarray = np.percentile(found, np.linspace(0, 100, N_PERCENTILES))
+    return percentiles
+
+
+def save_abmil(
+    path: Path, model: ABMIL, *, m0_sha256: str, encoder: str | None = None, reference: np.ndarray | None = None
+) -> None:
+    """Write a local model."""
+    tensors = model.state_dict() | _as_tensors(_REFERENCE, reference)
+    _save(path, tensors, kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, encoder=encoder)
+
+
+def save_steph(
+    path: Path,
+    model: Steph,
+    sources: Sequence[str],
+    *,
+    m0_sha256: str,
+    encoder: str | None = None,
+    reference: np.ndarray | None = None,
+    local: Local | None = None,
+) -> None:
+    """Write an enhanced model: M0's encoder, all vectors, hypernetworks and head, and the site's own model to compare
+    it with; it stays at the target.
+    """
+    tensors = {f"learned.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | _as_tensors(_REFERENCE, reference)
+    if local is not None:
+        tensors |= {f"{_LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
+        tensors |= _as_tensors(f"{_LOCAL}{_REFERENCE}", local.reference)
+    _save(
+        path,
+        tensors,
+        kind="steph",
+        architecture=asdict(model.mixture.architecture),
+        m0=m0_sha256,
+        encoder=encoder,
+        sources=list(sources),
+        steph=asdict(model.config),
+    )
+
+
+def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
+    """Read a local model.
+
+    Raises:
+        ModelFileError: it is not one.
+    """
+    loaded = load_model(path, dropout)
+    if not isinstance(loaded.model, ABMIL):
+        raise ModelFileError("is not a local model", where=path, remedy="Give a local.safetensors")
+    return loaded.model
+
+
+def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
+    """Read a local or an enhanced model, in evaluation mode on the CPU.
+
+    Raises:
+        ModelFileError: absent, not a model file, not finite, or its tensors are not its description's.
+    """
+    if not path.is_file():
+        raise ModelFileError("there is no such file", where=path, remedy="Give the path of a model")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelFileError(
+            "cannot be read as safetensors",
+            where=path,
+            remedy="Give the path of a model that fedsteph wrote",
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ModelFileError(f"is not a {FORMAT} file", where=path, remedy="Give a model that fedsteph wrote")
+    if not _finite(tensors.values()):
+        raise ModelFileError("holds weights that are not finite", where=path, remedy="Train or merge it again")
+    try:
+        description = json.loads(metadata["description"])
+        architecture = build(Architecture, description["architecture"], path, "architecture.")
+        reference, local = _reference(tensors, _REFERENCE), None
+        if description["kind"] == "abmil":
+            model: nn.Module = ABMIL(architecture, dropout)
+            model.load_state_dict(tensors)
+        else:
+            local = _local(architecture, dropout, tensors)
+            mixture = _mixture(architecture, tensors, len(description["sources"]))
+            model = Steph(mixture, build(StephConfig, description["steph"], path, "steph."), dropout)
+            model.load_state_dict({n.removeprefix("learned."): t for n, t in tensors.items()})
+        sources = tuple(description.get("sources", ()))
+        return LoadedModel(model.eval(), architecture, sources, description["encoder"], reference, local)
+    except (KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
+        raise ModelFileError(
+            "its tensors do not fit its description", where=path, remedy="Train or merge it again"
+        ) from error
+
+
+def _mixture(architecture: Architecture, tensors: dict[str, Tensor], n_sources: int) -> Mixture:
+    theta_0, stack = tensors.pop("theta_0"), tensors.pop("stack")
+    n = architecture.n_merged
+    if theta_0.shape != (n,) or stack.shape != (1 + n_sources, n):
+        raise ValueError("the vectors are not of this architecture or not one per source")
+    return Mixture(architecture, theta_0, stack)
+
+
+def _local(architecture: Architecture, dropout: float, tensors: dict[str, Tensor]) -> Local | None:
+    """Take the site's own model out of an enhanced one's tensors."""
+    names = [name for name in tensors if name.startswith(_LOCAL)]
+    if not names:
+        return None
+    own = {name.removeprefix(_LOCAL): tensors.pop(name) for name in names}
+    reference = _reference(own, _REFERENCE)
+    model = ABMIL(architecture, dropout)
+    model.load_state_dict(own)
+    return Local(model.eval(), reference)
+
+
+def _reference(tensors: dict[str, Tensor], name: str) -> np.ndarray | None:
+    if name not in tensors:
+        return None
+    found = tensors.pop(name).double().numpy()
+    if found.shape != (N_PERCENTILES,) or (np.diff(found) < 0).any():
+        raise ValueError("the percentiles of the training patients' risks do not ascend, or are not 101")
+    return found
+
+
+def _as_tensors(name: str, reference: np.ndarray | None) -> dict[str, Tensor]:
+    return {} if reference is None else {name: torch.from_numpy(reference)}
+
+
+def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
+    plain = {name: _apart(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
+    if not _finite(plain.values()):
+        raise ModelFileError(
+            "the trained weights are not finite", where=path.name, remedy="Lower training.lr and train again"
+        )
+    metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
+    atomic.write_bytes(path, safetensors.torch.save(plain, metadata))
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """A tensor that shares its memory with none, as safetensors wants it."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

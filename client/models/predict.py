@@ -1,0 +1,223 @@
+"""A model used: each patient's risk, yearly survival, and the sources that were kept for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fedsteph.client.data.bags import BagCache, Cohort
+from fedsteph.client.data.formats import is_feature_file, read_header
+from fedsteph.client.data.labels import Patient, read_labels
+from fedsteph.client.data.problems import refuse_errors
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.table import read_table
+from fedsteph.client.models.model_file import LoadedModel, load_model
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.errors import DataError, EncoderError, LabelError
+from fedsteph.common.host import atomic
+from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.survival import risk_score, survival_from_hazards
+
+_SUFFIXES = {".h5", ".hdf5", ".pt"}
+
+
+@dataclass(frozen=True)
+class PatientView:
+    """What a model says of one patient.
+
+    Args:
+        percentile: percent of the model's training patients whose risk is lower; None where the file does not know.
+        survival: probability of living beyond each year, ``(n_bins,)``.
+        local_survival: the local model's, beside an enhanced one's; None where the file does not hold it.
+        w, lam: of each source of an enhanced model; w is 0 where it was not kept.
+    """
+
+    id: str
+    risk: float
+    percentile: float | None
+    survival: np.ndarray
+    local_survival: np.ndarray | None
+    w: Mapping[str, float]
+    lam: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How a prediction went; ``c_index`` where outcomes were given and a pair is comparable."""
+
+    n_patients: int
+    c_index: float | None
+    n_comparable: int
+    views: tuple[PatientView, ...] = ()
+
+
+def predict_file(
+    model: Path,
+    features: Path,
+    labels: Path | None,
+    out: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    with_local: bool = True,
+) -> Prediction:
+    """Predict every patient and write one CSV row each.
+
+    Columns: ``patient_id``, ``risk`` (higher = worse), ``survival_1y`` .. (probability of living so many years of
+    365 days; beyond the longest follow-up of the training patients an extrapolation), and for an enhanced model per
+    source ``w_<source>`` (0 where it was not kept) and ``lam_<source>``.
+
+    Args:
+        labels: CSV that names each patient's slides, with outcomes or without; None: every file is a patient.
+        with_local: predict by the local model beside an enhanced one too, which only the views tell.
+
+    Raises:
+        ModelFileError: ``model`` is none.
+        DataError: a feature file (of another encoder, for one) or the labels cannot be used.
+    """
+    refuse_overwriting(out, (model, labels, features))
+    loaded = load_model(model)
+    files = _files(features)
+    for path in files.values():
+        require_encoder(loaded, path)
+    slides, outcomes = _slides(labels, files), _outcomes(labels)
+    cohort = Cohort(
+        [Patient(name, 0.0, 0, of) for name, of in slides.items()],
+        files,
+        loaded.architecture.width,
+        BagCache(0),
+    )
+    views = []
+    for i, patient in enumerate(cohort.patients):
+        views.append(_view(patient.id, loaded, cohort.bag(i), with_local))
+        report(i + 1, len(cohort))
+    table = pd.DataFrame([_row(view) for view in views])
+    atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
+    return replace(_judged(table, outcomes), views=tuple(views))
+
+
+def refuse_overwriting(path: Path, inputs: Sequence[Path | None]) -> None:
+    """Refuse a file to write that is an input, or lies in a folder that is one.
+
+    Raises:
+        DataError: it is, or it is a folder.
+    """
+    if {one.resolve() for one in inputs if one is not None} & {path.resolve(), *path.resolve().parents}:
+        raise DataError("would overwrite what is read", where=path, remedy="Choose another file to write")
+    if path.is_dir():
+        raise DataError("is a folder", where=path, remedy="Give the path of a file to write")
+
+
+def require_encoder(loaded: LoadedModel, path: Path) -> None:
+    """Refuse features of another encoder than the model's, where both are named.
+
+    Raises:
+        EncoderError: they differ.
+        FeatureFileError: the file cannot be read.
+    """
+    encoder = read_header(path).encoder
+    if None not in (encoder, loaded.encoder) and encoder != loaded.encoder:
+        raise EncoderError(
+            f"the features are of {encoder}, the model's of {loaded.encoder}",
+            where=path,
+            remedy="Extract them with the model's encoder",
+        )
+
+
+@torch.no_grad()
+def _view(name: str, loaded: LoadedModel, bag: Tensor, with_local: bool) -> PatientView:
+    bags = bag.unsqueeze(0)
+    w, lam = {}, {}
+    if isinstance(loaded.model, Steph):
+        routing = loaded.model.route(bags)
+        hazards = loaded.model.hazards(bags, None, routing)[0]
+        kept = {int(k) for k in routing.kept[0]}
+        for k, source in enumerate(loaded.sources):
+            w[source] = float(routing.w[0, k]) if k in kept else 0.0
+            lam[source] = float(routing.lam[0, k])
+    else:
+        hazards = loaded.model(bags)[0]
+    own = None
+    if with_local and loaded.local is not None:
+        own = survival_from_hazards(loaded.local.model(bags)[0].double()).numpy()
+    risk = float(risk_score(hazards.double()))
+    percentile = None if loaded.reference is None else _percentile(risk, loaded.reference)
+    return PatientView(name, risk, percentile, survival_from_hazards(hazards.double()).numpy(), own, w, lam)
+
+
+def _percentile(risk: float, reference: np.ndarray) -> float:
+    """Percent of the training patients whose risk is lower; between two percentiles, in proportion."""
+    first = int(np.searchsorted(reference, risk))
+    if first < len(reference) and reference[first] == risk:
+        return 100.0 * first / (len(reference) - 1)  # of several that are alike the first
+    return float(np.interp(risk, reference, np.linspace(0, 100, len(reference))))
+
+
+def _row(view: PatientView) -> dict[str, Any]:
+    years = {f"survival_{year}y": float(value) for year, value in enumerate(view.survival, 1)}
+    weights = {
+        f"{key}_{source}": values[source] for source in view.w for key, values in (("w", view.w), ("lam", view.lam))
+    }
+    return {"patient_id": view.id, "risk": view.risk, **years, **weights}
+
+
+def _files(features: Path) -> dict[str, Path]:
+    if not features.is_dir():
+        raise DataError("there is no such folder", where=features, remedy="Give the folder of feature files")
+    files: dict[str, Path] = {}
+    for path in sorted(features.iterdir()):
+        # A file named like features counts even where its content is none: it failed, and must not vanish.
+        if path.name.startswith(".") or not (path.suffix.lower() in _SUFFIXES or is_feature_file(path)):
+            continue
+        if path.stem in files:
+            raise DataError(f"the slide '{path.stem}' has two feature files", where=path, remedy="Keep one of them")
+        files[path.stem] = path
+    if not files:
+        raise DataError("holds no feature file", where=features, remedy="Give a folder of .h5 or .pt files")
+    return files
+
+
+def _slides(labels: Path | None, files: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+    if labels is None:
+        return {slide: (slide,) for slide in files}
+    columns = DataSettings().columns
+    table = read_table(labels, LabelError)
+    table.require([columns.patient, columns.slide], "Name each patient's slides, one row a slide")
+    slides: dict[str, tuple[str, ...]] = {}
+    first_line: dict[str, int] = {}
+    for line, row in table.rows:
+        patient, slide, where = row[columns.patient], row[columns.slide], f"{labels}:{line}"
+        if not patient:
+            raise LabelError(f"'{columns.patient}' is empty", where=where, remedy="Write the ID or remove the row")
+        if slide not in files:
+            raise LabelError(f"the slide '{slide}' has no feature file", where=where, remedy="Add it or remove the row")
+        if slide in first_line:
+            what = f"the slide '{slide}' is already in line {first_line[slide]}"
+            raise LabelError(what, where=where, remedy="Remove one of the two rows")
+        first_line[slide] = line
+        slides[patient] = (*slides.get(patient, ()), slide)
+    return slides
+
+
+def _outcomes(labels: Path | None) -> dict[str, Patient] | None:
+    """Each patient's outcome, where the labels have the columns of one."""
+    columns = DataSettings().columns
+    if labels is None or not {columns.time, columns.event} <= set(read_table(labels, LabelError).columns):
+        return None
+    patients, problems = read_labels(labels, DataSettings())
+    refuse_errors(problems, labels)
+    return {patient.id: patient for patient in patients}
+
+
+def _judged(table: pd.DataFrame, outcomes: Mapping[str, Patient] | None) -> Prediction:
+    if outcomes is None:
+        return Prediction(len(table), None, 0)
+    known = [outcomes[name] for name in table["patient_id"]]
+    found = pairs(table["risk"].to_numpy(), np.array([p.t for p in known]), np.array([p.e for p in known]))
+    return Prediction(len(table), found.c_index, found.n_comparable)

@@ -1,0 +1,38 @@
+"""Results of privacy audits on a site's disk, one file per vector file, found by the digest of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fedsteph.common.host import atomic
+
+FORMAT = "fedsteph/privacy-audit/v1"
+
+
+def content_digest(content: bytes) -> str:
+    """SHA-256 of a vector file, which one vector always makes the same."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def audit_path(state: Path, content_sha256: str) -> Path:
+    """Where the result for a vector file of this :func:`content_digest` is kept, below a site's state folder."""
+    return state / "privacy-audits" / f"{content_sha256}.json"
+
+
+def write_audit(state: Path, result: dict[str, Any]) -> None:
+    """Keep a result, instead of an earlier one of the same vector file."""
+    atomic.write_json(audit_path(state, result["content_sha256"]), result)
+
+
+def read_audit(state: Path, content_sha256: str) -> dict[str, Any] | None:
+    """The kept result for a vector file, or None where there is none that can be read as one."""
+    path = audit_path(state, content_sha256)
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    same = isinstance(found, dict) and (found.get("format"), found.get("content_sha256")) == (FORMAT, content_sha256)
+    return found if same else None

@@ -1,0 +1,192 @@
+"""A vector's way out of one site and into another: policy, file, envelope; envelope, replay check, screening."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from fedsteph.client.sharing.attack_gate import require_attack_resisted
+from fedsteph.client.sharing.mapped_vector import mapped
+from fedsteph.client.sharing.replay import accept_once, next_sequence
+from fedsteph.client.sharing.shared_model import shared_model
+from fedsteph.client.sharing.spending import spend
+from fedsteph.client.site.membership import Membership
+from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import SITE_NAME, SharingConfig, digest
+from fedsteph.common.errors import (
+    EnvelopeError,
+    FedstephError,
+    PolicyError,
+    ProtocolError,
+    UnknownRecipientError,
+    UnknownSenderError,
+    VectorError,
+)
+from fedsteph.common.model.abmil import ABMIL, Architecture, pinned_model
+from fedsteph.common.trust.audit_log import Event
+from fedsteph.common.trust.keys import PublicKeys
+from fedsteph.common.vector.reduction import reduced, restored
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import read_vector, write_vector
+from fedsteph.common.wire.envelope import Context, open_sealed, seal
+from fedsteph.common.wire.messages import RunId
+
+
+def outgoing(
+    workspace: Workspace, member: Membership, run: RunId, recipients: Sequence[str]
+) -> tuple[dict[str, bytes], dict[str, FedstephError]]:
+    """One envelope per recipient around the vector of this site's fold 0, as far as the policy goes.
+
+    Returns:
+        the envelopes by recipient, and the reason of each refusal by recipient.
+
+    Raises:
+        ProtocolError: a recipient is not another site.
+        VectorRangeError: the vector does not fit the recipe's dtype.
+        LedgerError: what this site has spent so far is not known for certain.
+    """
+    own, audit = workspace.site.name, workspace.site.audit
+    for recipient in recipients:
+        if SITE_NAME.fullmatch(recipient) is None or recipient == own:
+            raise ProtocolError("a recipient is not another site's name", where="recipients")
+    envelopes: dict[str, bytes] = {}
+    refused: dict[str, FedstephError] = {}
+    content = b""
+    for name in recipients:
+        try:
+            keys = _allowed(workspace, member, name)
+            content = content or _paid_for(workspace, member.policy, run)
+        except PolicyError as error:
+            refused[name] = error
+            audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
+            continue
+        sequence = next_sequence(workspace.site.state)
+        sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, keys)
+        # Before it is handed over: what left without a line here would be the worse error.
+        audit.append(Event("vector.seal", "allowed", run.run, name, _sha256(sealed), len(sealed)))
+        envelopes[name] = sealed
+    return envelopes, refused
+
+
+def _allowed(workspace: Workspace, member: Membership, recipient: str) -> PublicKeys:
+    """The keys to seal to, if the policy lets the vector go there."""
+    member.policy.require_target(recipient)
+    require_shareable(workspace, member.policy)
+    entry = member.roster.entry(recipient)
+    if entry is None:
+        raise UnknownRecipientError(f"{recipient} is not in the pinned roster", where="recipients")
+    return entry.keys
+
+
+def _paid_for(workspace: Workspace, policy: Policy, run: RunId) -> bytes:
+    """The vector's file, attacked and paid for as the policy asks: of one and the same model, loaded once."""
+    model = shared_model(workspace)
+    content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
+    require_attack_resisted(workspace, policy, content)
+    spend(workspace, model, policy, run)
+    return content
+
+
+def shared_vector(workspace: Workspace) -> TaskVector:
+    """The vector of this site's fold 0 as each of its recipients reads it.
+
+    It is reduced and rounded as the recipe says, from the same numbers and in the same way as the file that leaves:
+    what is read and merged elsewhere is this vector to the last bit, whichever engine carries it.
+
+    Raises:
+        VectorRangeError: a number does not fit the recipe's dtype.
+    """
+    return as_received(_vector(workspace, shared_model(workspace)), workspace.recipe.sharing)
+
+
+def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
+    """What a recipient reads of a vector that travels as ``sharing`` says: the whole encoder, zero where nothing does.
+
+    Args:
+        vector: as it was trained; received a second time, its singular directions are not quite the same.
+
+    Raises:
+        VectorRangeError: a number does not fit the dtype.
+    """
+    return restored(reduced(vector, sharing), vector.architecture, vector.m0_sha256, sharing)
+
+
+def _vector(workspace: Workspace, model: ABMIL) -> TaskVector:
+    return TaskVector.between(model, pinned_model(workspace.recipe.model))
+
+
+def require_shareable(workspace: Workspace, policy: Policy) -> None:
+    """Refuse to share what the policy keeps here whoever asks for it.
+
+    Raises:
+        SizePolicyError, PrivacyPolicyError: as the policy says.
+    """
+    policy.require_privacy(workspace.site.privacy)
+    # Of the whole cohort: the coordinator chooses the folds, and could count a training part by trying several.
+    policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))
+
+
+def incoming(
+    workspace: Workspace, member: Membership, run: RunId, envelopes: Mapping[str, bytes], max_norm: float
+) -> tuple[dict[str, TaskVector], dict[str, FedstephError]]:
+    """Open and screen the envelopes sent to this site.
+
+    Returns:
+        the vectors by sender, in the order of their names, mapped from files, and the reason of each refusal by sender.
+
+    Raises:
+        VectorError: not one envelope could be used.
+    """
+    vectors: dict[str, TaskVector] = {}
+    refused: dict[str, FedstephError] = {}
+    for sender, envelope in sorted(envelopes.items()):
+        known = SITE_NAME.fullmatch(sender) is not None
+        line = Event("vector.open", "allowed", run.run, sender if known else None, _sha256(envelope), len(envelope))
+        try:
+            vectors[sender] = mapped(_open(workspace, member, run, sender, envelope, max_norm), workspace.site.state)
+        except VectorError as error:
+            refused[sender] = error
+            line = Event("vector.open", "refused", line.run, line.peer, line.artefact, line.size, type(error).__name__)
+        workspace.site.audit.append(line)
+    if not vectors:
+        if len(refused) == 1:
+            raise next(iter(refused.values()))
+        reasons = "; ".join(str(error) for error in refused.values()) or "none came"
+        raise EnvelopeError(f"there is no usable envelope ({reasons})", where="envelopes")
+    return vectors, refused
+
+
+def _open(
+    workspace: Workspace, member: Membership, run: RunId, sender: str, envelope: bytes, max_norm: float
+) -> TaskVector:
+    if SITE_NAME.fullmatch(sender) is None or sender == workspace.site.name:
+        raise UnknownSenderError("is delivered for no other site", where="envelope")
+    keys = member.keys_of(sender)
+    opened = open_sealed(envelope, _context(workspace, run, sender, workspace.site.name), member.identity, keys)
+    accept_once(workspace.site.state, keys.fingerprint, opened.sequence, envelope)
+    return read_vector(
+        opened.plain,
+        architecture=Architecture.of(workspace.recipe.model),
+        m0_sha256=str(workspace.recipe.model.m0_sha256),
+        sharing=workspace.recipe.sharing,
+        max_norm=max_norm,
+        where=f"vector of {sender}",
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _context(workspace: Workspace, run: RunId, sender: str, recipient: str) -> Context:
+    model = workspace.recipe.model
+    return Context(
+        federation=run.federation,
+        run=run.run,
+        sender=sender,
+        recipient=recipient,
+        m0_sha256=str(model.m0_sha256),
+        architecture=Architecture.of(model).digest,
+        recipe_sha256=digest(workspace.recipe),
+    )

@@ -1,0 +1,103 @@
+"""Against replay: the run that a site is in, a number that grows with every envelope sent, one kept per sender."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedsteph.common.config.schema import build
+from fedsteph.common.errors import ConfigError, ReplayedEnvelopeError, RunFolderError, WrongRunError
+from fedsteph.common.host import atomic
+
+SENT_FILE = "sent.json"
+RECEIVED_FILE = "received.json"
+RUNS_FILE = "runs.json"
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The newest accepted envelope of one sender's key."""
+
+    sequence: int
+    sha256: str
+
+
+def enter_run(state: Path, run: str) -> None:
+    """Be in ``run`` from now on; a run that was left for a newer one does not come back.
+
+    Raises:
+        WrongRunError: it was left before.
+    """
+    path = state / RUNS_FILE
+    known = _read(path) if path.exists() else {"current": run, "left": []}
+    current, left = known.get("current"), known.get("left")
+    if not isinstance(left, list) or not isinstance(current, str):
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup")
+    if run in left:
+        raise WrongRunError("the run was left for a newer one", where="request")
+    if run != current or not path.exists():
+        gone = [*left, current] if run != current else left
+        atomic.write_json(path, {"current": run, "left": gone})
+
+
+def next_sequence(state: Path) -> int:
+    """The number for one more envelope; it is on the disk before it is used, and never given twice.
+
+    It is at least the milliseconds since 1970, so that a site whose state was lost goes on above its old numbers.
+
+    Raises:
+        RunFolderError: the counter's file is damaged.
+    """
+    path = state / SENT_FILE
+    number = (_read(path) if path.exists() else {"sequence": 0}).get("sequence")
+    if type(number) is not int:
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup, or delete it")
+    number = max(number + 1, time.time_ns() // 1_000_000)
+    if number >= 2**63:
+        raise RunFolderError("holds a number out of range", where=path, remedy="Delete it")
+    atomic.write_json(path, {"sequence": number})
+    return number
+
+
+def accept_once(state: Path, sender: str, sequence: int, envelope: bytes) -> None:
+    """Remember an opened envelope, and refuse it if it, or a later one, was accepted before.
+
+    The very same envelope is accepted again as long as no later one was: a request that is sent again after a
+    crash is harmless.
+
+    Args:
+        sender: fingerprint of the sender's keys; new keys count anew.
+
+    Raises:
+        ReplayedEnvelopeError: it is not newer than the last.
+    """
+    path = state / RECEIVED_FILE
+    seen = {key: _last(value, path) for key, value in (_read(path) if path.exists() else {}).items()}
+    new = _Last(sequence, hashlib.sha256(envelope).hexdigest())
+    last = seen.get(sender)
+    if last == new:
+        return
+    if last is not None and sequence <= last.sequence:
+        raise ReplayedEnvelopeError("is not newer than the last that was accepted", where="envelope")
+    seen[sender] = new
+    atomic.write_json(path, {key: asdict(value) for key, value in seen.items()})
+
+
+def _last(value: object, path: Path) -> _Last:
+    try:
+        return build(_Last, value, path)
+    except ConfigError as error:
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup") from error
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup") from error
+    if not isinstance(content, dict):
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup")
+    return content

@@ -1,0 +1,132 @@
+"""The model behind the vector that a site shares: its own of fold 0, or another that was trained in private.
+
+What a site deploys for itself is never the private one: it stays, so noise would cost and protect nobody.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.privacy.dp_settings import DpSgd, Guarantee
+from fedsteph.client.privacy.dp_sgd import train_private
+from fedsteph.client.privacy.trained_part import TrainedPart
+from fedsteph.client.site.workspace import Report, Workspace
+from fedsteph.client.training.local import train_local
+from fedsteph.client.training.survival_fit import OnEpoch, silent
+from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.schema import build
+from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import ABMIL, pinned_model
+
+_GUARANTEE = "guarantee.json"
+
+
+def shared_model(workspace: Workspace, report: Report = lambda share: None) -> ABMIL:
+    """The model whose vector leaves: loaded where it was trained before, else trained and kept."""
+    if workspace.site.dp_sgd is None:
+        return workspace.local_model(0, report)
+    _require_shared(workspace)
+    path = _folder(workspace) / "shared.safetensors"
+    if not path.exists():
+        cohort = workspace.train_part(0)
+        found = _settings(workspace).guarantee(len(cohort))
+        model = _private(workspace, cohort, found, path.with_suffix(".npz"), lambda done, total: report(done / total))
+        atomic.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without what it cost
+        save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=cohort.encoder)
+    return load_abmil(path, dropout=workspace.recipe.model.dropout)
+
+
+def guarantee(workspace: Workspace) -> Guarantee | None:
+    """What the shared model's training cost; None: it has no differential privacy."""
+    if workspace.site.dp_sgd is None:
+        return None
+    path = _folder(workspace) / _GUARANTEE
+    if not path.exists():
+        shared_model(workspace)
+    try:
+        found: Guarantee = build(Guarantee, json.loads(path.read_text()), path)
+        return found
+    except (OSError, ValueError, ConfigError) as error:
+        raise ModelFileError("is damaged", where=path, remedy="Delete its folder; training starts again") from error
+
+
+def train_shareable(
+    workspace: Workspace, cohort: Cohort, *, label: str, checkpoint: Path | None = None, on_epoch: OnEpoch = silent
+) -> ABMIL:
+    """Train a model on ``cohort`` as the shared one is trained on fold 0's training part.
+
+    A private one has the shared one's noise and sampling rate, and so its epsilon, whatever the size of ``cohort``.
+
+    Args:
+        label: names the training part; each has a seed of its own.
+    """
+    if workspace.site.dp_sgd is None:
+        return train_local(
+            cohort, workspace.recipe, label=label, device=workspace.device, checkpoint=checkpoint, on_epoch=on_epoch
+        )
+    found = guarantee(workspace)
+    assert found is not None
+    return _private(workspace, cohort, found, checkpoint, on_epoch)
+
+
+def _private(
+    workspace: Workspace, cohort: Cohort, found: Guarantee, checkpoint: Path | None, on_epoch: OnEpoch
+) -> ABMIL:
+    settings, m0 = _settings(workspace), pinned_model(workspace.recipe.model)
+    part = TrainedPart(m0, settings.trains)
+    trained = train_private(
+        part,
+        cohort,
+        settings,
+        found.mechanism,
+        device=workspace.device,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+    )
+    vector = part.vector(trained.offset, str(workspace.recipe.model.m0_sha256))
+    if settings.norm is not None and vector.norm > 0:
+        vector = vector * (settings.norm / vector.norm)
+    n_bins = m0.architecture.n_bins
+    bias = m0.head.bias.detach().new_full((n_bins,), trained.level)
+    return vector.applied_to(m0, {"head.weight": part.readout.expand(n_bins, -1).contiguous(), "head.bias": bias})
+
+
+def kept_model(workspace: Workspace) -> ABMIL | None:
+    """The model whose vector others may hold; None where none was trained in private."""
+    if workspace.site.dp_sgd is None:
+        return workspace.local_model(0)
+    path = _folder(workspace) / "shared.safetensors"
+    return load_abmil(path, dropout=workspace.recipe.model.dropout) if path.exists() else None
+
+
+def _require_shared(workspace: Workspace) -> None:
+    settings, layers = _settings(workspace), workspace.recipe.sharing.layers
+    if not _is_shared(settings, layers):
+        raise ConfigError(
+            f"trains {settings.trains}, and the federation's sharing.layers is {layers}: nothing of it would leave",
+            where="dp_sgd.trains",
+            remedy="Set it to the layers that are shared",
+        )
+
+
+def _is_shared(settings: DpSgd, layers: str) -> bool:
+    return (
+        layers == "encoder"
+        or settings.trains == "encoder"
+        or (settings.trains == "attention") == (layers == "attention")
+    )
+
+
+def _folder(workspace: Workspace) -> Path:
+    return workspace.base_folder / f"private-{digest(_settings(workspace))[:12]}"
+
+
+def _settings(workspace: Workspace) -> DpSgd:
+    settings = workspace.site.dp_sgd
+    assert settings is not None  # asked for only where the site trains in private
+    return settings

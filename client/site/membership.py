@@ -1,0 +1,98 @@
+"""A site's standing in a federation: its secret keys, the pinned roster that they belong to, and its policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsteph.client.site.policy import Policy
+from fedsteph.common.errors import MembershipError, RosterError, UnknownSenderError
+from fedsteph.common.trust.key_file import read_identity
+from fedsteph.common.trust.keys import Identity, PublicKeys
+from fedsteph.common.trust.roster import Roster, read_roster
+from fedsteph.common.wire.messages import RunId
+
+
+@dataclass(frozen=True)
+class MembershipFile:
+    """``federation`` in ``site.yaml``: paths relative to the site file, and the digest that all sites agreed on."""
+
+    roster: str  # the roster's file
+    roster_sha256: str  # what 'fedsteph roster digest' printed, compared with the other sites by telephone
+    sign_key: str  # this site's secret keys, made by 'fedsteph keys new'
+    seal_key: str
+    audit: str = "fedsteph-audit"  # folder of the audit log
+    server: str | None = None  # host:port of the server; for 'fedsteph doctor'
+    ca: str | None = None  # certificate that the server's must chain to; for 'fedsteph doctor'
+    auth_key: str | None = None  # this node's secret key towards Flower; for 'fedsteph doctor'
+    superexec_secret: str | None = None  # shared by SuperNode and SuperExec; for 'fedsteph doctor'
+    flwr_home: str | None = None  # FLWR_HOME with the reviewed app; for 'fedsteph doctor'
+
+    def __post_init__(self) -> None:
+        if len(self.roster_sha256) != 64 or set(self.roster_sha256) - set("0123456789abcdef"):
+            raise ValueError("roster_sha256 must be the 64 hexadecimal digits that 'fedsteph roster digest' prints")
+        if self.server is not None and not self.server.rpartition(":")[2].isdecimal():
+            raise ValueError("server must be like 'fl.example.org:9092'")
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Keys and roster, checked against each other, and what the site lets out."""
+
+    site: str
+    identity: Identity
+    roster: Roster
+    policy: Policy
+
+    @classmethod
+    def open(cls, site: str, folder: Path, file: MembershipFile, policy: Policy) -> Membership:
+        """Read keys and roster.
+
+        Args:
+            folder: what the paths in ``file`` are relative to.
+
+        Raises:
+            KeyFileError: a key is missing or others can read it.
+            RosterError: the roster is not the pinned one.
+            MembershipError: this site's keys are not those that the roster has under its name.
+        """
+        roster = read_roster(folder / file.roster, file.roster_sha256)
+        identity = read_identity(folder / file.sign_key, folder / file.seal_key)
+        entry = roster.entry(site)
+        if entry is None or entry.keys != identity.public:
+            found = "no entry" if entry is None else "other keys"
+            raise MembershipError(
+                f"the roster has {found} under the name {site}",
+                where=folder / file.roster,
+                remedy="After a rotation, point sign_key and seal_key at the new files; else give the coordinator this "
+                "site's .public.yaml, and pin the roster that holds it",
+            )
+        return cls(site, identity, roster, policy)
+
+    def require_run(self, run: RunId) -> None:
+        """Refuse a run of another federation, or with another roster.
+
+        Raises:
+            MembershipError: another federation.
+            RosterError: another roster.
+        """
+        if run.federation != self.roster.federation:
+            what = f"the run is of the federation {run.federation}, this site of {self.roster.federation}"
+            raise MembershipError(what, where="request")
+        if run.roster_sha256 != self.roster.digest:
+            raise RosterError(
+                f"the run has a roster with the digest {run.roster_sha256}, this site pins {self.roster.digest}",
+                where="request",
+                remedy="Compare both by telephone, and pin the new one only if all sites agree",
+            )
+
+    def keys_of(self, site: str) -> PublicKeys:
+        """The pinned public keys of another site.
+
+        Raises:
+            UnknownSenderError: the roster does not list it.
+        """
+        entry = self.roster.entry(site)
+        if entry is None:
+            raise UnknownSenderError(f"{site} is not in the pinned roster", where="roster")
+        return entry.keys

@@ -1,0 +1,150 @@
+"""The site's own policy: what may leave, to whom, and how coarse. What it does not allow is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from fedsteph.client.screening.verdict import Mode
+from fedsteph.common.config.recipe import SITE_NAME, Recipe, digest
+from fedsteph.common.errors import (
+    PrivacyPolicyError,
+    RecipePolicyError,
+    SizePolicyError,
+    TargetPolicyError,
+    UnsealedPolicyError,
+)
+from fedsteph.common.wire.messages import band
+
+Metric = Literal["patients", "events", "c_index"]
+Told = Metric | Literal["curves"]
+Privacy = Literal["none", "dp-sgd"]
+_METRICS: tuple[Metric, ...] = ("patients", "events", "c_index")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """``policy`` in ``site.yaml``. By default nobody may receive the vector."""
+
+    targets: tuple[str, ...] = ()  # sites that may receive this site's vector
+    min_patients: int = 30  # that the site must have before its vector leaves
+    min_events: int = 10
+    min_pairs: int = 50  # comparable pairs of test patients that must stand behind a C-index before it leaves
+    metrics: tuple[Told, ...] = _METRICS  # that may leave; others are sent as null. curves: on a page for a partner
+    min_group: int = 30  # patients that each curve of such a page must be of, and be followed wherever it is drawn
+    count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
+    c_index_decimals: Literal[1, 2] = 2
+    privacy: Privacy = "none"  # what the shared vector must have been trained with
+    epsilon_budget: float | None = (
+        None  # that all vectors which ever left may cost together; null: any, and no bound too
+    )
+    max_attack_auc: float | None = None  # share nothing but what 'fedsteph privacy audit' attacked with no more success
+    unsealed_updates: bool = False  # FedAvg: may the server, and every other site in it, have its encoders?
+    recipes: Literal["any"] | tuple[str, ...] = ()  # digests of the recipes that this site trains
+    screening: Mode = "refuse"  # what becomes of a received vector that is suspicious
+
+    def __post_init__(self) -> None:
+        if not all(SITE_NAME.fullmatch(name) for name in self.targets):
+            raise ValueError(f"targets must be site names like {SITE_NAME.pattern}")
+        if min(self.min_patients, self.min_events, self.min_pairs) < 1:
+            raise ValueError("min_patients, min_events and min_pairs must be at least 1")
+        if self.min_group < 10:
+            raise ValueError("min_group must be at least 10")
+        if self.count_band < 10 or self.count_band % 10 or self.count_band > 10_000:
+            raise ValueError("count_band must be a multiple of 10, at most 10000")
+        if self.epsilon_budget is not None and self.epsilon_budget <= 0:
+            raise ValueError("epsilon_budget must be above 0, or null")
+        if self.unsealed_updates and (self.privacy != "none" or self.epsilon_budget is not None):
+            raise ValueError(
+                "unsealed_updates must be false with privacy or epsilon_budget: no round trains in private"
+            )
+        if self.max_attack_auc is not None:
+            if not 0.5 < self.max_attack_auc <= 1:
+                raise ValueError("max_attack_auc must be above 0.5 and at most 1, or null")
+            if self.unsealed_updates:
+                raise ValueError(
+                    "unsealed_updates must be false with max_attack_auc: no round's update is attacked first"
+                )
+        if self.recipes != "any" and not all(re.fullmatch("[0-9a-f]{64}", text) for text in self.recipes):
+            raise ValueError("recipes must be digests of 64 hexadecimal digits, as 'fedsteph recipe' prints them")
+
+    @classmethod
+    def of_simulation(cls, names: tuple[str, ...]) -> Policy:
+        """What a simulated site without a policy of its own has: its owner holds all the data anyway."""
+        return cls(targets=names, min_patients=1, min_events=1, min_pairs=1, unsealed_updates=True, recipes="any")
+
+    def require_unsealed(self) -> None:
+        """Raises:
+        UnsealedPolicyError: the server may read nothing of what is trained here.
+        """
+        if not self.unsealed_updates:
+            raise UnsealedPolicyError(
+                "policy.unsealed_updates is false",
+                where="policy.unsealed_updates",
+                remedy="Leave it so, unless the server may read this site's model in every round",
+            )
+
+    def weight(self, patients: int) -> int:
+        """How much this site counts in an average: the lower end of the band that its patients lie in.
+
+        A site that tells no sizes counts as one of the smallest.
+        """
+        if "patients" not in self.metrics:
+            return self.count_band
+        return max(self.count_band, patients // self.count_band * self.count_band)
+
+    def require_recipe(self, recipe: Recipe) -> None:
+        """Raises:
+        RecipePolicyError: the site trains reviewed recipes only, and this is none of them.
+        """
+        if self.recipes != "any" and digest(recipe) not in self.recipes:
+            raise RecipePolicyError(
+                f"the recipe {digest(recipe)} is not among policy.recipes",
+                where="policy.recipes",
+                remedy="Look at the federation's config.yaml with 'fedsteph recipe'; add its digest if you agree",
+            )
+
+    def require_size(self, patients: int, events: int) -> None:
+        """Raises:
+        SizePolicyError: the site is too small for its vector to leave.
+        """
+        if patients < self.min_patients or events < self.min_events:
+            raise SizePolicyError(
+                f"there are {patients} patients with {events} events; the policy asks for at least "
+                f"{self.min_patients} and {self.min_events}",
+                where="policy.min_patients and policy.min_events",
+            )
+
+    def require_privacy(self, trained: Privacy) -> None:
+        """Refuse a vector that was not trained as the policy asks.
+
+        Raises:
+            PrivacyPolicyError: the policy asks for differential privacy, and the site trains without.
+        """
+        if self.privacy not in ("none", trained):
+            raise PrivacyPolicyError(
+                f"asks for {self.privacy}, and this site's 'privacy' is {trained}",
+                where="policy.privacy",
+                remedy="Set privacy: dp-sgd and dp_sgd.epsilon in site.yaml; nothing is shared until then",
+            )
+
+    def require_target(self, target: str) -> None:
+        """Raises:
+        TargetPolicyError: this site's vector may not go there.
+        """
+        if target not in self.targets:
+            raise TargetPolicyError(
+                f"{target} is not among policy.targets",
+                where="policy.targets",
+                remedy="Add it if that site may receive this site's vector",
+            )
+
+    def band(self, metric: Metric, count: int) -> str | None:
+        """A count as its band, 37 -> '30-39' and 7 -> 'below 10'; null where it may not leave."""
+        return band(count, self.count_band) if metric in self.metrics else None
+
+    def c_index(self, value: float | None, n_pairs: int) -> float | None:
+        """A C-index, rounded; null where it may not leave, is undefined, or too few patients stand behind it."""
+        kept = "c_index" not in self.metrics or n_pairs < self.min_pairs
+        return None if value is None or kept else round(value, self.c_index_decimals)

@@ -1,0 +1,225 @@
+"""One hospital: its name, data, device and policy, its standing in a federation, and where its work stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.privacy.dp_settings import DpSgd
+from fedsteph.client.site.membership import Membership, MembershipFile
+from fedsteph.client.site.policy import Policy, Privacy
+from fedsteph.client.training.epoch_log import require_tensorboard
+from fedsteph.common.config.recipe import SITE_NAME
+from fedsteph.common.config.schema import build, read_yaml
+from fedsteph.common.errors import ConfigError, MembershipError
+from fedsteph.common.trust.audit_log import AuditLog
+from fedsteph.common.trust.roster import FILE as ROSTER_FILE
+
+SITE_FILE = "site.yaml"
+SIMULATED_SITES = "sites.json"
+TENSORBOARD = "tensorboard"
+TENSORBOARD_ON = ".tensorboard"  # in a run's folder: write it in this run
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """``site.yaml``, which stays at the site; every key may be left out where the default holds."""
+
+    name: str | None = None  # default: the site folder's name
+    data: DataSettings = field(default_factory=DataSettings)
+    device: str = "auto"  # auto, cpu or cuda:N
+    threads: int | None = None  # of the CPU; default: torch's own choice
+    max_vector_norm: float = 250.0  # a received vector with a larger L2 norm is refused, whatever the server allows
+    state: str = "fedsteph-state"  # where work and models are kept; relative to the site folder
+    federation: MembershipFile | None = None  # keys, roster and audit; without it the site answers no message
+    policy: Policy | None = None  # what may leave; without it nothing does
+    page: bool = True  # write this site's own page after a merge
+    tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder
+    privacy: Privacy = "none"  # how the vector that is shared is trained
+    dp_sgd: DpSgd | None = None  # with privacy: dp-sgd, how private it is
+
+    def __post_init__(self) -> None:
+        if self.name is not None and SITE_NAME.fullmatch(self.name) is None:
+            raise ValueError(f"name must be like {SITE_NAME.pattern}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError("threads must be 1 to 1024, or null")
+        if self.max_vector_norm <= 0:
+            raise ValueError("max_vector_norm must be above 0")
+        if self.tensorboard:
+            require_tensorboard("tensorboard")
+        if self.privacy == "dp-sgd" and (self.dp_sgd is None or not self.dp_sgd.is_chosen):
+            raise ValueError("privacy: dp-sgd needs dp_sgd.epsilon or dp_sgd.noise: how private is this site's choice")
+        if self.privacy == "none" and self.dp_sgd is not None:
+            raise ValueError("dp_sgd is given, and privacy is none: set privacy to dp-sgd, or take the section out")
+        if self.privacy == "dp-sgd" and self.policy is not None and self.policy.unsealed_updates:
+            raise ValueError("policy.unsealed_updates must be false with privacy: dp-sgd: rounds have no such training")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site folder, read."""
+
+    name: str
+    folder: Path
+    data: DataSettings
+    device: str
+    state: Path
+    threads: int | None = None
+    max_vector_norm: float = SiteFile.max_vector_norm
+    federation: MembershipFile | None = None
+    policy: Policy | None = None
+    dp_sgd: DpSgd | None = None  # how the shared vector is trained in private; None: it is not
+    page: bool = True
+    tensorboard: Path | None = None  # where epochs are written for TensorBoard; None: nowhere
+
+    @property
+    def privacy(self) -> Privacy:
+        """How the vector that is shared is trained."""
+        return "none" if self.dp_sgd is None else "dp-sgd"
+
+    @classmethod
+    def open(cls, folder: Path, *, state: Path | None = None, device: str | None = None) -> Site:
+        """Read a site folder: ``site.yaml`` where there is one, else the default layout.
+
+        Args:
+            folder: the site's folder, or its site file of any name.
+            state: instead of the site file's own state folder.
+            device: instead of the site file's own device.
+
+        Raises:
+            ConfigError: no such folder, a name that is no site name, or a fault in ``site.yaml``.
+        """
+        path = folder / SITE_FILE
+        if folder.is_file():
+            folder, path = folder.parent, folder
+        if not folder.is_dir():
+            raise ConfigError("there is no such site folder", where=folder, remedy="Give a folder with labels.csv")
+        if (misnamed := path.with_suffix(".yml")).exists():
+            raise ConfigError(f"is not read: a site file is called {SITE_FILE}", where=misnamed, remedy="Rename it")
+        settings = build(SiteFile, read_yaml(path), path) if path.exists() else SiteFile()
+        name = settings.name or folder.resolve().name.lower()
+        if SITE_NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"'{name}' cannot be a site's name",
+                where=folder,
+                remedy=f"Set 'name' in {SITE_FILE}: lower-case letters, digits, - and _, at most 32",
+            )
+        kept = state if state is not None else folder / settings.state
+        return cls(
+            name,
+            folder,
+            settings.data,
+            device if device is not None else settings.device,
+            kept,
+            settings.threads,
+            settings.max_vector_norm,
+            settings.federation,
+            settings.policy,
+            settings.dp_sgd,
+            settings.page,
+            kept / TENSORBOARD if settings.tensorboard else None,
+        )
+
+    def membership(self) -> Membership:
+        """The site's keys and the pinned roster.
+
+        Raises:
+            MembershipError: the site file has no ``federation`` or no ``policy``.
+            KeyFileError, RosterError: as :meth:`Membership.open`.
+        """
+        if self.federation is None or self.policy is None:
+            lacking = "federation" if self.federation is None else "policy"
+            raise MembershipError(
+                f"has no '{lacking}' section, so the site takes part in no federation",
+                where=self.folder / SITE_FILE,
+                remedy="See docs/deployment.md for one to start from",
+            )
+        return Membership.open(self.name, self.folder, self.federation, self.policy)
+
+    @property
+    def audit(self) -> AuditLog:
+        """The site's audit log, beside its state until the site file names a folder for it."""
+        return AuditLog(self.folder / self.federation.audit if self.federation else self.state / "audit")
+
+
+def site_folders(parent: Path) -> list[Path]:
+    """The site folders in a folder of sites: those with a site file or a ``labels.csv``, by name."""
+    if not parent.is_dir():
+        raise ConfigError("there is no such folder", where=parent, remedy="Give a folder of site folders")
+    folders = sorted(
+        child for child in parent.iterdir() if any((child / f).exists() for f in (SITE_FILE, "labels.csv"))
+    )
+    for child in sorted(parent.iterdir()):
+        if child not in folders and (child / "features").is_dir():
+            raise ConfigError(
+                f"has features but neither {SITE_FILE} nor labels.csv",
+                where=child,
+                remedy=f"Add labels.csv, or a {SITE_FILE} that names the labels, or move the folder away",
+            )
+    if not folders:
+        raise ConfigError(
+            f"holds no site folder (none has {SITE_FILE} or labels.csv)",
+            where=parent,
+            remedy="Give the folder above the site folders",
+        )
+    return folders
+
+
+def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Site:
+    """The site that a Flower node serves.
+
+    A real node names its site file in its own node config (``site-config``). A simulated one has a
+    ``partition-id`` and finds its folder in the run folder's ``sites.json``; the run config, which comes from
+    the coordinator, is looked at in that case only.
+
+    Raises:
+        ConfigError: neither, or no such site.
+    """
+    if "site-config" in node_config:
+        path = Path(str(node_config["site-config"]))
+        if not path.is_file():
+            raise ConfigError("there is no such site file", where=path, remedy="Mend site-config of this SuperNode")
+        return Site.open(path)
+    run_folder = Path(str(run_config.get("run-folder", "")))
+    index = node_config.get("partition-id")
+    plan = run_folder / SIMULATED_SITES
+    if not isinstance(index, int) or not run_folder.is_absolute() or not plan.is_file():
+        raise ConfigError(
+            "the node does not know its site",
+            where="node config",
+            remedy="Start the SuperNode with --node-config 'site-config=\"/path/to/site.yaml\"', or simulate "
+            "with an absolute run-folder that 'fedsteph simulate --prepare' wrote",
+        )
+    sites = json.loads(plan.read_text())
+    if index >= len(sites):
+        raise ConfigError(f"there are {len(sites)} sites, and this is node {index}", where=plan)
+    entry, state = sites[index], run_folder / "sites" / sites[index]["name"]
+    site = Site.open(Path(entry["folder"]), state=state, device=entry["device"])
+    return replace(
+        site,
+        # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
+        # whichever engine runs the simulation.
+        threads=1,
+        page=False,  # the run's own page has it all
+        # A run's owner asks for it by this file, whatever the sites' own say.
+        tensorboard=run_folder / TENSORBOARD / site.name
+        if (run_folder / TENSORBOARD_ON).exists()
+        else site.tensorboard,
+        federation=MembershipFile(
+            roster=str(run_folder / ROSTER_FILE),
+            roster_sha256=entry["roster_sha256"],
+            sign_key=str(state / "keys" / f"{site.name}.sign.key"),
+            seal_key=str(state / "keys" / f"{site.name}.seal.key"),
+            audit=str(state / "audit"),
+        ),
+        policy=site.policy or _simulated_policy(site, tuple(other["name"] for other in sites)),
+    )
+
+
+def _simulated_policy(site: Site, names: tuple[str, ...]) -> Policy:
+    # A simulated site that trains in private takes no part in rounds that do not, as a real one.
+    return replace(Policy.of_simulation(names), unsealed_updates=site.dp_sgd is None)

@@ -1,0 +1,159 @@
+"""What a site keeps on its disk for one recipe over its present data; the same request finds its work done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.data.problems import refuse_errors
+from fedsteph.client.data.splits import Split, make_splits, read_splits
+from fedsteph.client.models.model_file import load_abmil, reference_risks, save_abmil
+from fedsteph.client.privacy.dp_settings import DpSgd
+from fedsteph.client.site.device import resolve_device
+from fedsteph.client.site.site import Site
+from fedsteph.client.training.local import train_local
+from fedsteph.common.config.recipe import Recipe, digest
+from fedsteph.common.errors import EncoderError, SplitError, WidthError
+from fedsteph.common.model import abmil
+
+METHOD_VERSION = 3  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
+Report = Callable[[float], None]  # told how much of one training is done, 0 to 1
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A site's cohort, folds, device and folder for one recipe."""
+
+    site: Site
+    recipe: Recipe
+    cohort: Cohort
+    splits: tuple[Split, ...]
+    device: torch.device
+    data_digest: str  # of labels, splits, file sizes and times
+    folder: Path
+    base_folder: Path
+
+    @classmethod
+    def open(cls, site: Site, recipe: Recipe, cohort: Cohort | None = None) -> Workspace:
+        """Read the site's labels, file headers and splits.
+
+        Args:
+            cohort: the site's, where it is open already.
+
+        The folder's name holds a digest of the recipe, of the method's version and of the data (labels, splits,
+        file sizes and times, whether features are rounded), so that neither another recipe nor changed data ever
+        meets old work.
+
+        Raises:
+            DataError: every problem of the site's data at once; or a width or encoder that is not the
+                federation's.
+            DeviceError: the site's device is not there.
+        """
+        if site.threads is not None:
+            torch.set_num_threads(site.threads)  # of this whole process, which works for one site
+        cohort = cohort or open_cohort(site.folder, site.data, site.state)
+        if cohort.width != recipe.model.width:
+            raise WidthError(
+                f"the features are {cohort.width} wide, the federation's {recipe.model.width}",
+                where=site.folder / site.data.features,
+                remedy="Extract features with the federation's encoder",
+            )
+        if None not in (cohort.encoder, recipe.model.encoder) and cohort.encoder != recipe.model.encoder:
+            raise EncoderError(
+                f"the features are of {cohort.encoder}, the federation's of {recipe.model.encoder}",
+                where=site.folder / site.data.features,
+                remedy="Extract features with the federation's encoder",
+            )
+        splits = site_splits(site, cohort, recipe)
+        data = _data_digest(cohort, splits, rounded=site.data.disk_cache == "float16")
+        return cls(
+            site,
+            recipe,
+            cohort,
+            splits,
+            resolve_device(site.device),
+            data,
+            folder=site.state / f"{digest(recipe)[:12]}-{data[:12]}",
+            base_folder=site.state / f"base-{recipe.base_digest[:12]}-{data[:12]}",
+        )
+
+    def sharing(self, dp_sgd: DpSgd | None) -> Workspace:
+        """The same site's, as if its site file said this of how it trains what it shares."""
+        return replace(self, site=replace(self.site, dp_sgd=dp_sgd))
+
+    def fold_folder(self, fold: int) -> Path:
+        """Where a fold's own models lie, which recipes that differ in later steps only have in common."""
+        return self.base_folder / f"fold_{fold}"
+
+    def local_path(self, fold: int) -> Path:
+        """Where the site's own model of a fold lies."""
+        return self.fold_folder(fold) / "local.safetensors"
+
+    def train_part(self, fold: int) -> Cohort:
+        """The fold's training patients; a validation part belongs to neither side."""
+        return self.cohort.subset(self.splits[fold].train)
+
+    def test_part(self, fold: int) -> Cohort:
+        """The fold's test patients."""
+        return self.cohort.subset(self.splits[fold].test)
+
+    def local_model(self, fold: int, report: Report = lambda share: None) -> abmil.ABMIL:
+        """The site's own model of a fold: loaded where it was trained before, else trained and kept."""
+        path = self.local_path(fold)
+        if not path.exists():
+            train = self.train_part(fold)
+            model = train_local(
+                train,
+                self.recipe,
+                label=f"fold {fold}",
+                device=self.device,
+                checkpoint=path.with_suffix(".checkpoint"),
+                on_epoch=lambda done, total: report(done / total),
+            )
+            reference = reference_risks(model, train, self.device)
+            save_abmil(
+                path,
+                model,
+                m0_sha256=str(self.recipe.model.m0_sha256),
+                encoder=self.cohort.encoder,
+                reference=reference,
+            )
+        return load_abmil(path, dropout=self.recipe.model.dropout)
+
+
+def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:
+    """The first ``evaluation.folds`` of the site's split files, or so many made from ``split_seed``.
+
+    Raises:
+        SplitError: the site has split files, but fewer than the folds asked for.
+    """
+    wanted = recipe.evaluation.folds
+    splits, problems = read_splits(site.folder, [patient.id for patient in cohort.patients], cohort.dropped)
+    refuse_errors(problems, site.folder)
+    if not splits:
+        # One fold is still a split into two sides: the first of five.
+        splits = make_splits(cohort.patients, wanted if wanted > 1 else 5, recipe.evaluation.split_seed)
+    if len(splits) < wanted:
+        raise SplitError(
+            f"has {len(splits)} split files, the federation asks for {wanted} folds",
+            where=site.folder,
+            remedy="Add splits, or set evaluation.folds to that number",
+        )
+    return tuple(splits[:wanted])
+
+
+def _data_digest(cohort: Cohort, splits: tuple[Split, ...], *, rounded: bool) -> str:
+    hasher = hashlib.sha256(f"{METHOD_VERSION}/{splits!r}".encode())
+    if rounded:  # other numbers than the files hold, so other models
+        hasher.update(b"float16")
+    for patient in cohort.patients:
+        hasher.update(repr(patient).encode())
+        for path in cohort.paths(patient):
+            status = path.stat()
+            hasher.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}".encode())
+    return hasher.hexdigest()

@@ -1,0 +1,59 @@
+"""A target's comparators on one fold: each is trained once, and its test patients' hazards are kept at the site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedsteph.client.evaluation.select import Step
+from fedsteph.client.methods.registry import REGISTRY
+from fedsteph.client.methods.task import Task
+from fedsteph.client.training.batch import predict_hazards
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.host import atomic
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One comparator: hazards ``(n_test_patients, n_bins)`` and the parameters it learned at the target."""
+
+    hazards: np.ndarray
+    learnable: int
+
+
+def comparators_of(task: Task) -> tuple[str, ...]:
+    """The comparators that the recipe asks for and that have what they need; one without its rounds is left out."""
+    asked = task.recipe.comparators.methods
+    return tuple(name for name in asked if METHODS[name].needs != "rounds" or name in task.globals)
+
+
+def compare(task: Task, on_step: Step, names: Sequence[str] | None = None) -> dict[str, Compared]:
+    """Train and apply every comparator of one fold.
+
+    Args:
+        on_step: told how many comparators are done, fractions included.
+        names: these of them only.
+    """
+    found: dict[str, Compared] = {}
+    for i, name in enumerate(comparators_of(task) if names is None else names):
+
+        def on_epoch(epoch: int, total: int, done: int = i) -> None:
+            on_step(done + epoch / total)
+
+        path = task.folder / f"{name}.npz"
+        if not path.exists():
+            trained = REGISTRY[name](task, on_epoch)
+            test = task.workspace.test_part(task.fold)
+            hazards = predict_hazards(trained.model, test, task.recipe.model.n_bins, task.device)
+            atomic.write_arrays(path, hazards=hazards, learnable=trained.learnable)
+        found[name] = _kept(path)
+        on_step(i + 1)
+    return found
+
+
+def _kept(path: Path) -> Compared:
+    with np.load(path) as file:
+        return Compared(file["hazards"], int(file["learnable"]))

@@ -1,0 +1,103 @@
+"""A model card beside every model: what it is, how it was made, what it scored, what it is not for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedsteph.client.sharing.spending import spent
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
+from fedsteph.common.host import atomic
+from fedsteph.common.vector.shared_part import description
+from fedsteph.common.wire.messages import band
+
+_KINDS = {
+    "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "
+    "percentiles of their risks, so it stays at this site.",
+    "steph": "Enhanced survival model: STEPH over this site's and the received task vectors "
+    "(arXiv 2603.10526). Its file holds the received vectors, this site's own model and percentiles of its patients' "
+    "risks, so it stays at this site.",
+}
+
+
+def write_card(
+    path: Path, workspace: Workspace, result: Mapping[str, Any] | None, method: str, fold: int | None
+) -> None:
+    """Write ``<model>.md``; sizes are in bands of 10, and no ID or path stands in it.
+
+    Args:
+        path: of the model file.
+        result: the target's result; None for a model that was trained without a test part.
+        method: ``local`` or ``steph``.
+        fold: whose training part the model saw; None: all patients.
+    """
+    recipe, cohort = workspace.recipe, workspace.cohort
+    lines = [
+        f"# {workspace.site.name}: {method} model",
+        "",
+        _KINDS[method],
+        "",
+        "| | |",
+        "|---|---|",
+        f"| training data | {'all patients' if fold is None else f'training part of fold {fold}'} |",
+        f"| patients of the site | {band(len(cohort))} |",
+        f"| events of the site | {band(int(cohort.events.sum()))} |",
+        f"| privacy of all vectors that the site shared | {spent(workspace)} |",
+        f"| features | {cohort.width} wide, of {cohort.encoder or 'an encoder that the files do not name'} |",
+        f"| output | hazards of {recipe.model.n_bins} years of 365 days; risk = -sum of yearly survival |",
+        f"| M0 SHA-256 | `{recipe.model.m0_sha256}` |",
+        f"| recipe SHA-256 | `{digest(recipe)}` |",
+        f"| file SHA-256 | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |",
+        f"| fedsteph | {version('fedsteph')} |",
+    ]
+    if result is not None and fold is not None:
+        lines += _scores(result, method, fold)
+    lines += [
+        "",
+        "## Intended use and limits",
+        "",
+        "Research on prognosis at the site that made it, on features of the same encoder and magnification.",
+        "Not a medical device: it must not decide about a patient. The C-index is of one fold of one site;",
+        "discrimination elsewhere and fairness between groups were not measured.",
+        "",
+        "## Recipe",
+        "",
+        "```yaml",
+        yaml.safe_dump(to_dict(recipe), sort_keys=False).rstrip(),
+        "```",
+        "",
+    ]
+    atomic.write_text(path.with_suffix(".md"), "\n".join(lines))
+
+
+def _scores(result: Mapping[str, Any], method: str, fold: int) -> list[str]:
+    methods = result["methods"]
+
+    def c_index(name: str) -> str:
+        value = methods[name]["c_index"][fold]
+        return "undefined (no comparable pair)" if value is None else f"{value:.3f}"
+
+    lines = [f"| C-index on this fold's test part | {c_index(method)} |"]
+    if method == "steph":
+        lines += [
+            f"| C-index of the local model there | {c_index('local')} |",
+            f"| sources | {', '.join(methods['steph']['sources'][fold])} |",
+            f"| their vectors were sent in | {description(SharingConfig(**result['sharing']))} |",
+            f"| gamma | {methods['steph']['gamma'][fold]} ({methods['steph']['gamma_reason'][fold]}) |",
+            f"| collapsed | {'yes' if methods['steph']['collapsed'][fold] else 'no'} |",
+        ]
+    lines.append(f"| screening | {_screening(result['screening'], fold)} |")
+    choice, reason = methods["deployed"]["choice"][fold], methods["deployed"]["reason"][fold]
+    return [*lines, f"| deployed in this fold | {choice}: {reason} |"]
+
+
+def _screening(screening: Mapping[str, Any], fold: int) -> str:
+    verdicts = screening["folds"][fold]
+    suspicious = [f"{name} ({verdict['reason']})" for name, verdict in verdicts.items() if verdict["suspicious"]]
+    return f"{screening['policy']}: {'; '.join(suspicious) or 'no source is suspicious'}"

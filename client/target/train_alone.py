@@ -1,0 +1,82 @@
+"""Local training without a federation: a site's own model, cross-validated, then trained on everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fedsteph.client.data.bags import open_cohort
+from fedsteph.client.models.model_file import reference_risks, save_abmil
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.target.model_card import write_card
+from fedsteph.client.target.results import method_row
+from fedsteph.client.training.batch import risks
+from fedsteph.client.training.local import train_local
+from fedsteph.common.config.recipe import Config, Recipe
+from fedsteph.common.model.abmil import m0_digest
+from fedsteph.common.model.concordance import pairs
+
+
+def train_site(
+    site: Site, config: Config, report: Callable[[float, float], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """Train one model per fold, score it on the fold's test part, and a last one on all patients.
+
+    Args:
+        report: told how many trainings are done, and of how many.
+
+    Returns:
+        ``c_index`` per fold (None where no pair is comparable), ``mean``, ``interval_95``, the path of
+        the ``model`` that was trained on all patients, and the ``storage`` of the features as one sentence.
+    """
+    workspace = Workspace.open(site, local_recipe(site, config))
+    recipe, n_folds = workspace.recipe, len(workspace.splits)
+    tested = []
+    for fold in range(n_folds):
+
+        def on_share(share: float, fold: int = fold) -> None:
+            report(fold + share, n_folds + 1)
+
+        model = workspace.local_model(fold, on_share)
+        test = workspace.test_part(fold)
+        risk = risks(model, test, recipe.model.n_bins, workspace.device)
+        tested.append(pairs(risk, test.times, test.events))
+    path = workspace.folder / "model.safetensors"
+    if not path.exists():
+        final = train_local(
+            workspace.cohort,
+            recipe,
+            label="all patients",
+            device=workspace.device,
+            checkpoint=path.with_suffix(".checkpoint"),
+            on_epoch=lambda done, total: report(n_folds + done / total, n_folds + 1),
+        )
+        reference = reference_risks(final, workspace.cohort, workspace.device)
+        save_abmil(
+            path,
+            final,
+            m0_sha256=str(recipe.model.m0_sha256),
+            encoder=workspace.cohort.encoder,
+            reference=reference,
+        )
+    write_card(path, workspace, None, "local", None)
+    return {
+        "site": site.name,
+        "n_patients": len(workspace.cohort),
+        "n_events": int(workspace.cohort.events.sum()),
+        **method_row(tested, recipe.evaluation),
+        "model": str(path),
+        "storage": workspace.cohort.storage,
+    }
+
+
+def local_recipe(site: Site, config: Config) -> Recipe:
+    """A recipe complete for one site: its own width where the configuration leaves it open, and M0's digest."""
+    model = config.model
+    if model.width is None:
+        model = replace(model, width=open_cohort(site.folder, site.data).width)
+    if model.m0_sha256 is None:
+        model = replace(model, m0_sha256=m0_digest(model))
+    return replace(config.recipe, model=model)

@@ -1,0 +1,90 @@
+"""An epoch's bags, step after step: prepared ahead across the borders of steps, and kept for a second pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.training.batch import Batch, groups_of, prefetched, stack_bytes
+from fedsteph.client.training.objective import Stacks
+
+KEPT_BYTES = 256 * 2**20  # of a step's stacks for its second pass; the others are prepared again
+
+
+class Loader:
+    """The stacks of every step of an epoch, in the order in which they are computed on.
+
+    An iterator over the steps and a context manager, whose end ends the thread behind it. Of each step all passes
+    must be made before the next step is asked for.
+
+    Args:
+        steps: the indices of each step's bags.
+        passes: how often each step's stacks are asked for.
+
+    Raises:
+        FeatureFileError: a header cannot be read; while iterating, as :meth:`Cohort.bag` does.
+    """
+
+    def __init__(
+        self, cohort: Cohort, steps: Sequence[Sequence[int]], n_bins: int, device: torch.device, *, passes: int = 1
+    ) -> None:
+        self._steps: list[tuple[list[list[int]], int]] = []  # each one's groups, and how many of them are kept
+        plan = []
+        for step in steps:
+            groups = list(groups_of(cohort, step))
+            kept = _fitting([stack_bytes(cohort, group) for group in groups]) if passes > 1 else 0
+            self._steps.append((groups, kept))
+            plan += groups + groups[kept:] * (passes - 1)
+        self._started = time.perf_counter()
+        self._stacks = prefetched(cohort, plan, n_bins, device)
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time since the start in which the computing waited for data."""
+        return self._stacks.waited / self.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._started
+
+    def __iter__(self) -> Iterator[Stacks]:
+        for groups, n_kept in self._steps:
+            yield self._step(len(groups), n_kept)
+
+    def _step(self, n: int, n_kept: int) -> Stacks:
+        kept: list[tuple[list[int], Batch]] = []
+
+        def stacks() -> Iterator[tuple[list[int], Batch]]:
+            first = len(kept)
+            yield from kept[:]
+            for i in range(first, n):
+                stack = next(self._stacks).received()
+                if i < n_kept:
+                    kept.append(stack)
+                yield stack
+
+        return stacks
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stacks.close()
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many of the first stacks can be kept."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if total > KEPT_BYTES:
+            return count
+    return len(sizes)

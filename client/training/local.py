@@ -1,0 +1,57 @@
+"""A site's own model: ABMIL trained from M0 on one training part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.training.batch import Batch
+from fedsteph.client.training.loop import derive_seed
+from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.survival_fit import OnEpoch, fit_survival, silent
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
+
+
+def train_local(
+    cohort: Cohort,
+    recipe: Recipe,
+    *,
+    label: str,
+    device: torch.device,
+    start: TaskVector | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: OnEpoch = silent,
+) -> ABMIL:
+    """Train ABMIL from the federation's M0 on all of ``cohort``.
+
+    Args:
+        label: names the training part; each has a seed of its own.
+        start: begin at ``M0 + start`` instead.
+
+    Returns:
+        the model of the last epoch, on the CPU, in evaluation mode.
+    """
+    model = pinned_model(recipe.model)
+    if start is not None:
+        model = start.applied_to(model, model.head_state())
+
+    def forward(batch: Batch) -> Outputs:
+        return Outputs(model(batch.bags, batch.mask))
+
+    fit_survival(
+        model,
+        forward,
+        cohort,
+        recipe,
+        recipe.training,
+        seed=derive_seed(recipe.training.seed, "local", label),
+        device=device,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+        name=f"local, {label}",
+    )
+    return model.cpu()

@@ -1,0 +1,94 @@
+"""What one training step minimises: the survival loss over its bags, and a model's own penalty on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsteph.client.training.batch import Batch
+from fedsteph.client.training.cox import cox_loss, log_odds
+from fedsteph.common.config.recipe import TrainingConfig
+from fedsteph.common.model.survival import nll
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model in training says of some bags: hazards ``(n_bags, n_bins)`` and its own penalty ``(n_bags,)``."""
+
+    hazards: Tensor
+    penalty: Tensor | None = None
+
+
+Forward = Callable[[Batch], Outputs]
+
+
+Stacks = Callable[[], Iterable[tuple[Sequence[int], Batch]]]  # a step's bags, as often as they are asked for
+
+
+def passes(config: TrainingConfig) -> int:
+    """How often :func:`backward` asks for a step's stacks."""
+    return 2 if config.loss == "cox" else 1
+
+
+def backward(forward: Forward, stacks: Stacks, n: int, config: TrainingConfig) -> Tensor:
+    """Add the gradient of one step's mean loss to the parameters, stack by stack, and return the loss, detached.
+
+    The NLL is a sum over bags. Cox's loss is not, so its stacks run twice: once for the scores, whose gradient
+    all bags decide together, and once more under the same dropout to carry that gradient back.
+
+    Args:
+        stacks: of a step of ``n`` bags.
+    """
+    if config.loss == "cox":
+        return _cox_backward(forward, stacks, n)
+    shares = []
+    for _, batch in stacks():
+        outputs = forward(batch)
+        share = _sum(nll(outputs.hazards, batch.bins, batch.events, config.alpha), outputs.penalty) / n
+        torch.autograd.backward(share)
+        shares.append(share.detach())
+    return torch.stack(shares).sum()
+
+
+def _cox_backward(forward: Forward, stacks: Stacks, n: int) -> Tensor:
+    states, scores, penalties, times, events = [], [], [], [], []
+    with torch.no_grad():
+        for _, batch in stacks():
+            states.append(_rng_states(batch.bags.device))
+            outputs = forward(batch)
+            scores.append(log_odds(outputs.hazards))
+            penalties.append(_sum(torch.zeros_like(scores[-1]), outputs.penalty) / n)
+            times.append(batch.times)
+            events.append(batch.events)
+    # A dozen bags are ordered on the CPU: the loss has data-dependent shapes, for each of which a GPU would be waited
+    # for. This is the one wait of a step, and its results go back without another.
+    joined = torch.cat(scores).cpu().requires_grad_()
+    device, loss = scores[0].device, cox_loss(joined, torch.cat(times).cpu(), torch.cat(events).cpu())
+    gradient_of_all = torch.autograd.grad(loss, joined)[0].to(device, non_blocking=True)
+    gradients = torch.split(gradient_of_all, [len(score) for score in scores])
+    for (_, batch), state, gradient in zip(stacks(), states, gradients, strict=True):
+        _set_rng_states(state, batch.bags.device)
+        outputs = forward(batch)
+        carried = (log_odds(outputs.hazards) * gradient).sum()
+        torch.autograd.backward(carried if outputs.penalty is None else carried + outputs.penalty.sum() / n)
+    return loss.detach().to(device, non_blocking=True) + torch.stack(penalties).sum()
+
+
+def _sum(losses: Tensor, penalty: Tensor | None) -> Tensor:
+    return losses.sum() if penalty is None else (losses + penalty).sum()
+
+
+def _rng_states(device: torch.device) -> list[Tensor]:
+    # On a GPU some of a model's draws are seeded by the CPU's generator (common/model/dropout.py), others are the GPU's
+    # own.
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *own]
+
+
+def _set_rng_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    for own in states[1:]:
+        torch.cuda.set_rng_state(own, device)

@@ -1,0 +1,115 @@
+"""What ``fedsteph doctor`` is made of: named checks, each with what was found and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from packaging.requirements import Requirement
+
+from fedsteph.common.errors import EXIT_DONE, EXIT_INPUT, FedstephError
+from fedsteph.common.host import console
+from fedsteph.common.trust.key_file import require_private
+
+Verdict = Literal["PASS", "WARN", "FAIL"]
+_COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str | None = None
+
+
+def check(name: str, look: Callable[[], str]) -> Check:
+    """Run ``look``, which says what it found, or raises what is wrong."""
+    try:
+        return Check(name, "PASS", look())
+    except FedstephError as error:
+        where = f"{error.where}: " if error.where else ""
+        return Check(name, "FAIL", f"{where}{error.what}", error.remedy)
+    except OSError as error:
+        return Check(name, "FAIL", f"{error.filename}: {error.strerror}", "Check the path and its permissions")
+
+
+def versions() -> list[Check]:
+    """This installation against the ranges that it states itself."""
+    checks = [Check("fedsteph", "PASS", version("fedsteph"))]
+    for line in requires("fedsteph") or []:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            found = "missing"
+        fits = found != "missing" and requirement.specifier.contains(found, prereleases=True)
+        if not fits:
+            remedy = f"pip install '{requirement.name}{requirement.specifier}'"
+            checks.append(Check(requirement.name, "FAIL", f"{found}, not {requirement.specifier}", remedy))
+    if len(checks) == 1:
+        checks.append(Check("packages", "PASS", "all within their ranges"))
+    return checks
+
+
+def secret_files(paths: Iterable[Path]) -> list[Check]:
+    """Secret files, which nobody else may read."""
+
+    def look(path: Path) -> str:
+        require_private(path)
+        return "only its owner can read it"
+
+    return [check(f"secret {path.name}", lambda path=path: look(path)) for path in paths]  # type: ignore[misc]
+
+
+def memory(least_gb: float) -> Check:
+    """Memory that is free now.
+
+    Args:
+        least_gb: 1e9 bytes below which a run is at risk.
+    """
+    free = psutil.virtual_memory().available / 1e9
+    verdict: Verdict = "PASS" if free >= least_gb else "WARN"
+    return Check("memory", verdict, f"{free:.1f} GB free", None if verdict == "PASS" else f"{least_gb:g} GB are safe")
+
+
+def disk(folder: Path, least_gb: float) -> Check:
+    """Free space where a folder is, or will be."""
+    present = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(present).free / 1e9
+    verdict: Verdict = "PASS" if free >= least_gb else ("WARN" if free >= 0.2 else "FAIL")
+    remedy = None if verdict == "PASS" else f"Free some: {least_gb:g} GB are safe"
+    return Check(f"disk of {folder.name}", verdict, f"{free:.1f} GB free", remedy)
+
+
+def report(title: str, checks: Sequence[Check], as_json: bool) -> int:
+    """Print the checks; exit code 1 if one failed. A warning alone does not fail."""
+    failed = [found for found in checks if found.verdict == "FAIL"]
+    if as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(found) for found in checks]}, indent=2))
+    else:
+        console.out.print(title, style="bold", markup=False)
+        widest = max(len(found.name) for found in checks)
+        for found in checks:
+            console.out.print(found.verdict, style=_COLOURS[found.verdict], end="  ")
+            _print(f"{found.name:{widest}}  {found.found}")
+            if found.remedy is not None:
+                _print(f"{'':6}{'':{widest}}  -> {found.remedy}")
+    if not failed:
+        return EXIT_DONE
+    console.err.print(f"{len(failed)} of {len(checks)} checks failed", highlight=False)
+    return EXIT_INPUT
+
+
+def _print(line: str) -> None:
+    console.out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""This machine: atomic files, locks, the terminal, and progress."""

@@ -1,0 +1,141 @@
+"""Watch a run from outside: a table of its parties that changes while one looks, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedsteph.common.host import console
+from fedsteph.common.host.progress import FILE, Progress, read_progress
+
+_POLL_SECONDS = 0.5
+_LINE_EVERY_SECONDS = 10.0
+_QUIET_SECONDS = 20.0
+
+
+@contextmanager
+def watching(folders: list[Path]) -> Iterator[None]:
+    """Show how far the parties in ``folders`` are, for as long as the block runs."""
+    tails = [_Tail(folder / FILE) for folder in folders]
+    over = threading.Event()
+    board, lines = Board(), _Lines()
+    with Live(board.table(), console=console.err, transient=True, auto_refresh=False) as live:
+
+        def follow() -> None:
+            while True:
+                last = over.wait(_POLL_SECONDS)
+                for tail in tails:
+                    for event in tail.read():
+                        board.update(event)
+                        if not console.err.is_terminal:
+                            lines.update(event)
+                if console.err.is_terminal:
+                    live.update(board.table(), refresh=True)
+                else:
+                    lines.tick()
+                if last:
+                    return
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+class _Tail:
+    """New whole lines of a growing file; what an earlier run left in it is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[Progress]:
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return read_progress((whole + newline).decode())
+
+
+@dataclass
+class _Row:
+    phase: str
+    done: float
+    total: float
+    message: str
+    since: float
+
+
+class Board:
+    """Every party's phase, how far it is in it, and what it said last."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, _Row] = {}
+
+    def update(self, event: Progress) -> None:
+        """Take in what a party reports; a message stays until there is another, or the phase is."""
+        row, now = self._rows.get(event.party), time.monotonic()
+        if row is None or row.phase != event.phase:
+            self._rows[event.party] = _Row(event.phase, event.done, event.total, event.message, now)
+        else:
+            row.done, row.total, row.message = event.done, event.total, event.message or row.message
+
+    def table(self) -> Table:
+        """The board as it is now."""
+        table = Table("site", "phase", "progress", "", "s", "last message", box=None, padding=(0, 2, 0, 0))
+        if not self._rows:
+            table.add_row("-", "starting the engine", "", "", "", "")
+        for party, row in self._rows.items():
+            share = row.done / row.total if row.total else 0.0
+            table.add_row(
+                Text(party),
+                Text(row.phase),
+                ProgressBar(total=1.0, completed=share, width=24),
+                f"{100 * share:.0f}%",
+                f"{time.monotonic() - row.since:.0f}",
+                Text(row.message),
+            )
+        return table
+
+
+class _Lines:
+    """The same for a log: a line where much has changed, and now and then that a long phase goes on."""
+
+    def __init__(self) -> None:
+        self._printed: dict[tuple[str, str], tuple[float, str]] = {}  # when, and what
+        self._now = "starting"  # the phase that was reported last
+        self._since = self._spoke = time.monotonic()
+
+    def tick(self) -> None:
+        """Say now and then that a long phase goes on."""
+        now = time.monotonic()
+        if now - self._spoke >= _QUIET_SECONDS:
+            self._spoke = now
+            console.err.print(f"{self._now} goes on ({now - self._since:.0f} s)", highlight=False)
+
+    def update(self, event: Progress) -> None:
+        """Say how far a party is, unless it said the like just now."""
+        if self._now != event.phase:
+            self._now, self._since = event.phase, time.monotonic()
+        key = (event.party, event.phase)
+        now, text = time.monotonic(), f"{100 * event.done / event.total:.0f}%"
+        before, said = self._printed.get(key, (-_LINE_EVERY_SECONDS, ""))
+        if text != said and (event.done >= event.total or now - before >= _LINE_EVERY_SECONDS):
+            self._printed[key] = now, text
+            self._spoke = now
+            message = f" ({event.message})" if event.message else ""
+            console.err.print(f"{event.party}: {event.phase} {text}{message}", markup=False, highlight=False)

@@ -1,0 +1,199 @@
+"""ABMIL, the base model: gated-attention pooling, then one hazard per yearly bin (Ilse et al., ICML 2018).
+
+The encoder is written as a function of its tensors, because STEPH runs it with weights of its own per
+bag: :func:`encode` takes each weight either once or with a leading ``n_bags`` dimension.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedsteph.common.config.recipe import Config, ModelConfig
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.model.dropout import GateDropout
+from fedsteph.common.model.pooling import pool
+from fedsteph.common.model.precision import factors_in, linear
+from fedsteph.common.vector.shared_part import encoder_shapes
+
+_LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
+ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of an ABMIL; two models can be merged only where these are equal."""
+
+    width: int  # d, of an instance's features
+    embed: int
+    attention: int
+    n_bins: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Architecture:
+        """The architecture that a configuration with a known width describes."""
+        if config.width is None:
+            raise ConfigError(
+                "the feature width is not set", where="model.width", remedy="Set it to the encoder's width"
+            )
+        return cls(config.width, config.embed, config.attention, config.n_bins)
+
+    @property
+    def encoder_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the 8 merged tensors, in their fixed order."""
+        return encoder_shapes(self.width, self.embed, self.attention)
+
+    @property
+    def n_merged(self) -> int:
+        """Numbers of a task vector: of all 8 tensors."""
+        return sum(math.prod(shape) for shape in self.encoder_shapes.values())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the sizes and of the merged tensors' names and shapes."""
+        schema = {"sizes": asdict(self), "tensors": list(self.encoder_shapes.items())}
+        return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()
+
+
+class ABMIL(nn.Module):
+    """``z = sum_i a_i h_i`` with ``h = ReLU(W x + b)``, ``a = softmax_i(c^T (tanh(V h) * sigmoid(U h)))``.
+
+    ``hazard_j = sigmoid(head(z)_j)``; 1,197,729 parameters at 1536 -> 512, 384, 32.
+    """
+
+    def __init__(self, architecture: Architecture, dropout: float = 0.25) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.dropout = dropout
+        self.embed = nn.Linear(architecture.width, architecture.embed)
+        self.attention_V = nn.Linear(architecture.embed, architecture.attention)
+        self.attention_U = nn.Linear(architecture.embed, architecture.attention)
+        self.attention_c = nn.Linear(architecture.attention, 1)
+        self.head = nn.Linear(architecture.embed, architecture.n_bins)
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The 8 merged tensors, in their fixed order."""
+        state = dict(self.named_parameters())
+        return {name: state[name] for name in self.architecture.encoder_shapes}
+
+    def head_state(self) -> dict[str, Tensor]:
+        """The two tensors of the head, which never leave a site."""
+        return {"head.weight": self.head.weight.detach(), "head.bias": self.head.bias.detach()}
+
+    @torch.no_grad()
+    def attention(self, bag: Tensor) -> Tensor:
+        """Attention ``(n_instances,)`` over one bag ``(n_instances, d)``, with dropout off; it sums to 1."""
+        return encode(self.encoder_state(), bag.unsqueeze(0))[1][0]
+
+    def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Hazards of some bags.
+
+        Args:
+            bags: ``(n_bags, n_instances, d)``, padded where bags differ in size.
+            mask: ``(n_bags, n_instances)``, True at real instances; None where nothing is padded.
+
+        Returns:
+            ``(n_bags, n_bins)``.
+        """
+        z, _ = encode(self.encoder_state(), bags, mask, self.dropout if self.training else 0.0)
+        return torch.sigmoid(self.head(z))
+
+
+def encode(
+    theta: Mapping[str, Tensor], bags: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Pool bags into slide vectors, with one set of weights for all or one per bag.
+
+    Args:
+        theta: the 8 encoder tensors, each as in :attr:`Architecture.encoder_shapes`, or each with a leading
+            ``n_bags`` dimension.
+        bags: ``(n_bags, n_instances, d)``.
+        mask: ``(n_bags, n_instances)``, True at real instances.
+        dropout: probability, on both attention branches.
+
+    Returns:
+        slide vectors ``(n_bags, embed)`` and attention ``(n_bags, n_instances)``, which sums to 1 per bag and through
+        which no gradient flows.
+    """
+    drop = GateDropout.drawn(dropout)
+    if len(bags) == 1 and mask is None:
+        shared = theta["embed.weight"].dim() == 2
+        weights = tuple(theta[name] if shared else theta[name][0] for name in ENCODER)
+        z, attention = pool(weights, bags[0], drop)
+        return z.unsqueeze(0), attention.unsqueeze(0)
+    h = functional.relu(_linear(theta, "embed", bags))  # (n_bags, n_instances, embed)
+    gated = torch.tanh(_linear(theta, "attention_V", h)) * torch.sigmoid(_linear(theta, "attention_U", h))
+    if drop is not None:
+        gated = gated * (drop.keep(gated).to(gated.dtype) * drop.scale)
+    with factors_in(torch.float32):  # as for a bag alone: scores are few, and stand in an exponent
+        scores = _linear(theta, "attention_c", gated).squeeze(-1)  # (n_bags, n_instances)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    attention = torch.softmax(scores, dim=-1)
+    return torch.bmm(attention.unsqueeze(1), h).squeeze(1), attention.detach()
+
+
+def _linear(theta: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return linear(x, theta[f"{name}.weight"], theta[f"{name}.bias"])
+
+
+def initial_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> ABMIL:
+    """``M0``: an untrained ABMIL with PyTorch's default initialisation from ``seed``, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ABMIL(architecture, dropout)
+
+
+def model_digest(model: ABMIL) -> str:
+    """SHA-256 over names, shapes and little-endian float32 values of all tensors, head included."""
+    hasher = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        hasher.update(f"{name}{tuple(tensor.shape)}".encode())
+        hasher.update(tensor.detach().cpu().numpy().astype("<f4").tobytes())
+    return hasher.hexdigest()
+
+
+def m0_digest(config: ModelConfig) -> str:
+    """The digest that this machine's ``M0`` has, to be pinned or compared."""
+    return model_digest(initial_model(Architecture.of(config), config.m0_seed))
+
+
+def pin_m0(config: Config) -> Config:
+    """The configuration with the digest of M0 filled in.
+
+    Raises:
+        ConfigError: no width, or a digest that M0 on this machine does not have.
+    """
+    if config.model.width is None:
+        raise ConfigError("must be given", where="model.width", remedy="Set it to the width of the sites' features")
+    m0 = m0_digest(config.model)
+    if config.model.m0_sha256 not in (None, m0):
+        raise ConfigError(
+            f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one",
+            where="model.m0_sha256",
+            remedy="Remove the key to pin this machine's M0, or use the torch version that made the pinned one",
+        )
+    return replace(config, model=replace(config.model, m0_sha256=m0))
+
+
+def pinned_model(config: ModelConfig) -> ABMIL:
+    """``M0`` of a federation, checked against the digest that its configuration pins.
+
+    Raises:
+        ConfigError: no digest is pinned, or this machine's ``M0`` has another one.
+    """
+    model = initial_model(Architecture.of(config), config.m0_seed, config.dropout)
+    if model_digest(model) != config.m0_sha256:
+        raise ConfigError(
+            "M0 made from model.m0_seed does not have the pinned digest",
+            where="model.m0_sha256",
+            remedy="Use the torch version that the federation pinned M0 with, or pin it anew for all sites",
+        )
+    return model

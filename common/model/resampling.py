@@ -1,0 +1,99 @@
+"""Bootstrap intervals of the C-index: the patients of each test fold drawn again, for all methods alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+
+from fedsteph.common.model.concordance import Pairs
+
+_DRAWS_PER_BLOCK = 2**22  # 16 MB, and twice that while they are drawn
+
+
+def resampled_folds(methods: Sequence[Sequence[Pairs]], *, resamples: int, seed: int) -> np.ndarray:
+    """C of several methods in several folds under resamples of their patients.
+
+    Patients are resampled within each fold, with the same draw for every method. Folds without a comparable pair
+    are left out.
+
+    Args:
+        methods: per method its :class:`Pairs`, one per fold, all over the same patients.
+
+    Returns:
+        ``(n_methods, n_defined_folds, resamples)``, NaN where a resample has no comparable pair.
+    """
+    folds = [fold for fold in zip(*methods, strict=True) if fold[0].n_comparable]
+    rng = np.random.default_rng(seed)
+    values = [resampled(fold, resamples=resamples, rng=rng) for fold in folds]
+    return np.stack(values, axis=1).astype(np.float64) if values else np.empty((len(methods), 0, resamples))
+
+
+def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """C of several models on one test set under the same resamples of its patients.
+
+    Args:
+        models: their pairs, all over the same patients.
+
+    Returns:
+        ``(n_models, resamples)`` float32, NaN where a resample has no comparable pair.
+    """
+    n = len(models[0].order)
+    c, at_once = np.full((len(models), resamples), np.nan, dtype=np.float32), max(1, _DRAWS_PER_BLOCK // n)
+    for done in range(0, resamples, at_once):
+        drawn = rng.multinomial(n, np.full(n, 1 / n), size=min(at_once, resamples - done))
+        draws = drawn[:, models[0].order].astype(np.float32)
+        count = _drawn_pairs(models[0], draws)
+        for values, one in zip(c, models, strict=True):
+            part = values[done : done + at_once]
+            np.divide(_drawn_concordant(one, draws), count, out=part, where=count > 0, casting="same_kind")
+    return c
+
+
+def _drawn_pairs(one: Pairs, draws: np.ndarray) -> np.ndarray:
+    """Comparable pairs of each resample, ``(n_draws,)`` float64; ``draws`` are in the order of time."""
+    later = len(one.order) - np.cumsum(draws, axis=1)[:, one.later - 1]
+    return _dot(draws[:, one.events], later)
+
+
+def _drawn_concordant(one: Pairs, draws: np.ndarray) -> np.ndarray:
+    """Concordant pairs of each resample, risk ties counting 1/2."""
+    doubled = np.zeros(len(draws))
+    for block, place, scores in one.blocks():
+        # Every number in this product is a whole one of at most 2 n, which float32 holds.
+        doubled += _dot(draws[:, one.events[block]], draws[:, place:] @ scores.T.astype(np.float32))
+    return doubled / 2
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    # Pairs are as many as patients squared: more than float32 can count.
+    row_sums: np.ndarray = np.einsum("ri,ri->r", a, b, dtype=np.float64)
+    return row_sums
+
+
+def mean_over_folds(values: np.ndarray) -> np.ndarray:
+    """``(n_folds, resamples) -> (resamples,)``: the mean over the folds that are defined there; NaN where none is."""
+    defined = np.isfinite(values).sum(axis=0)
+    total = np.nansum(values, axis=0)
+    mean: np.ndarray = np.divide(total, defined, out=np.full(len(total), np.nan), where=defined > 0)
+    return mean
+
+
+def interval_95(values: np.ndarray) -> tuple[float, float] | None:
+    """95% percentile interval of resampled values; None where not one is defined."""
+    defined = values[np.isfinite(values)]
+    if not len(defined):
+        return None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def interval_of_mean(intervals: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """95% interval of a mean over cohorts of different patients: as of independent normal errors; None without one."""
+    if not intervals:
+        return None
+    middle = fmean((low + high) / 2 for low, high in intervals)
+    half = math.sqrt(sum(((high - low) / 2) ** 2 for low, high in intervals)) / len(intervals)
+    return middle - half, middle + half

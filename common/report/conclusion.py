@@ -1,0 +1,74 @@
+"""A result in words: better or worse, by how much, how sure; losing is said as plainly as winning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from fedsteph.common.model.resampling import interval_of_mean
+
+ROUNDED = "These are rounded means without intervals, which establish nothing; a site's own page says how sure it is."
+_SAME = 5e-4  # of C: less is not shown in three decimals
+
+
+def against_local(title: str, found: Mapping[str, Any], folds: int) -> str | None:
+    """One method against the local model; None where they cannot be compared.
+
+    Args:
+        found: ``mean`` difference, its ``interval_95`` and ``folds_won``.
+        folds: in how many both are defined.
+    """
+    gap = found["mean"]
+    if gap is None:
+        return None
+    text = f"{title} is {_better(gap)} in the mean"
+    if found["interval_95"] is not None:
+        low, high = found["interval_95"]
+        text += f" (95% interval of the difference {low:+.3f} to {high:+.3f}"
+        text += "; it includes 0, so no difference is established)" if low <= 0 <= high else ")"
+    return f"{text}, and wins {found['folds_won']} of {folds} folds"
+
+
+def over_targets(title: str, found: Sequence[Mapping[str, Any]]) -> str | None:
+    """One method against the local models of several targets; None where no target can be compared.
+
+    The interval of the mean is that of independent normal errors: the targets' patients are different people.
+    """
+    known = [one for one in found if one["mean"] is not None]
+    if not known:
+        return None
+    gaps = [float(one["mean"]) for one in known]
+    text = f"{title} is {_better(fmean(gaps))} in the mean over {len(gaps)} targets"
+    ends = [one["interval_95"] for one in known if one["interval_95"] is not None]
+    if len(ends) == len(known) and (interval := interval_of_mean(ends)) is not None:
+        low, high = interval
+        text += f" (95% interval {low:+.3f} to {high:+.3f}"
+        text += "; it includes 0, so no difference is established)" if low <= 0 <= high else ")"
+    return f"{text}, and better on {sum(gap > 0 for gap in gaps)} of them"
+
+
+def rounded(site: str, scores: Mapping[str, float | None]) -> list[str]:
+    """A target's result where no more than rounded means is known.
+
+    Args:
+        scores: title of a method -> mean C-index; None where it is kept or undefined.
+    """
+    local, enhanced, deployed = (scores.get(title) for title in ("local", "STEPH", "deployed"))
+    if local is None or enhanced is None:
+        return [
+            f"At {site}, scores are undefined or kept by the site's policy: nothing can be said of the enhanced model."
+        ]
+    gap = round(enhanced - local, 2)
+    better = "the same as" if gap == 0 else f"{abs(gap):.2f} {'better' if gap > 0 else 'worse'} than"
+    shown = "" if deployed is None else f" What is deployed there has {deployed:.2f}."
+    return [
+        f"At {site}, the enhanced model has a C-index of {enhanced:.2f}, {better} the local one's {local:.2f}.{shown}",
+        ROUNDED,
+    ]
+
+
+def _better(gap: float) -> str:
+    if abs(gap) < _SAME:
+        return "as good as the local model"
+    return f"{'better' if gap > 0 else 'worse'} than the local model by {abs(gap):.3f} of C-index"

@@ -1,0 +1,1 @@
+"""Keys, the roster of public keys, announcements, and the audit log."""

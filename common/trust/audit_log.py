@@ -1,0 +1,239 @@
+"""The audit log: hash-chained JSON lines, so that an edited, dropped or reordered line is found.
+
+Every line holds the hash of the line before it and its own; a small file beside the log holds how many lines there
+are and the last hash, so that a cut tail is found too. The chain has no key: whoever can rewrite both files can
+forge a whole history, unless a hash of it is known elsewhere. So a site's latest hash goes into the server's audit
+with every run, and ``verify`` can be given one to look for.
+
+What stands in a line is chosen field by field: no path, no patient, no count, no score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from fedsteph.common.config.schema import build
+from fedsteph.common.errors import AuditError, ConfigError
+from fedsteph.common.host import atomic
+from fedsteph.common.host.lock import exclusive
+
+FILE = "audit.jsonl"
+HEAD_FILE = "audit.head"
+_LABEL = b"fedsteph/v1/audit\n"
+_START = "0" * 64
+_MAX_LINE = 8192
+_REMEDY = "Keep the files as they are for whoever looks into it; compare with a backup, and with hashes noted elsewhere"
+
+Decision = Literal["allowed", "refused", "failed", "noted"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened, as it may be kept and shown.
+
+    ``artefact`` is the SHA-256 of what was sealed, opened or relayed, ``size`` its bytes; ``reason`` a class of
+    error or a fixed phrase.
+    """
+
+    event: str
+    decision: Decision = "noted"
+    run: str | None = None
+    peer: str | None = None
+    artefact: str | None = None
+    size: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """An event in its place in the chain."""
+
+    number: int
+    time: str
+    event: Event
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A whole log that holds together: its length and last hash, and the bytes of a line that a crash cut off."""
+
+    lines: int
+    head: str
+    torn_bytes: int
+
+
+class AuditLog:
+    """Appends to a folder's audit log; several processes may hold one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / FILE
+        self._head = folder / HEAD_FILE
+
+    @property
+    def folder(self) -> Path:
+        """Where the log lies, and what belongs to it."""
+        return self._folder
+
+    def append(self, event: Event) -> str:
+        """Add one line and see it safely on the disk.
+
+        Returns:
+            its hash.
+
+        Raises:
+            AuditError: the log's end does not hold together, so nothing is added to it.
+        """
+        with exclusive(self._folder, wait=True):
+            found = _last(self._folder)
+            self._write_head(found)  # first: of a line whose head a crash or a full disk kept from being written
+            if found.torn_bytes:
+                self._cut(found)
+                found = self._write(found, Event("audit.mended", reason="a line that a crash cut off was removed"))
+            return self._write(found, event).head
+
+    @property
+    def head(self) -> str:
+        """The last line's hash; 64 zeros where there is none."""
+        return _last(self._folder).head
+
+    def _cut(self, found: Verdict) -> None:
+        with self._path.open("r+b") as file:
+            file.truncate(self._path.stat().st_size - found.torn_bytes)
+            os.fsync(file.fileno())
+
+    def _write(self, before: Verdict, event: Event) -> Verdict:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = _line(before.lines + 1, now, event, before.head)
+        content = _encode(line) + b"\n"
+        if len(content) > _MAX_LINE:
+            raise AuditError(f"an event takes more than {_MAX_LINE} bytes", where=self._path)
+        with self._path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        after = Verdict(line.number, line.hash, 0)
+        # After the line: a crash between the two leaves one line more than the head says, which verify accepts.
+        self._write_head(after)
+        return after
+
+    def _write_head(self, found: Verdict) -> None:
+        # Also before the very first line: a log without its head is then always one that was tampered with.
+        text = f"{found.lines} {found.head}\n"
+        if not (self._head.exists() and self._head.read_text(errors="replace") == text):
+            atomic.write_text(self._head, text)
+
+
+def verify(folder: Path, expected: str | None = None) -> Verdict:
+    """Check every line of a folder's log.
+
+    Args:
+        expected: a hash that is known from elsewhere and must be some line's.
+
+    Raises:
+        AuditError: naming the first line that does not hold.
+    """
+    path = folder / FILE
+    lines, head, torn, seen = 0, _START, 0, expected in (None, _START)
+    before_last = _START
+    for number, raw in enumerate(_raw_lines(path), start=1):
+        if not raw.endswith(b"\n") and len(raw) < _MAX_LINE:
+            torn = len(raw)
+            break
+        line = _parse(raw, f"{path}, line {number}")
+        if line.number != number or line.previous != head:
+            where = f"{path}, line {number}"
+            raise AuditError(
+                "is not the line that followed: lines were dropped, added or reordered", where=where, remedy=_REMEDY
+            )
+        lines, before_last, head = number, head, line.hash
+        seen = seen or line.hash == expected
+    _check_head(folder, lines, head, before_last)
+    if not seen:
+        raise AuditError(f"no line has the hash {expected}: the log was rewritten or cut", where=path, remedy=_REMEDY)
+    return Verdict(lines, head, torn)
+
+
+def read_lines(folder: Path) -> Iterator[Line]:
+    """The log's whole lines, unchecked against each other.
+
+    Raises:
+        AuditError: a line that is none.
+    """
+    path = folder / FILE
+    for number, raw in enumerate(_raw_lines(path), start=1):
+        if raw.endswith(b"\n") or len(raw) == _MAX_LINE:
+            yield _parse(raw, f"{path}, line {number}")
+
+
+def _last(folder: Path) -> Verdict:
+    """The log's end, without reading the whole of it."""
+    path = folder / FILE
+    if not path.exists():
+        _check_head(folder, 0, _START, _START)
+        return Verdict(0, _START, 0)
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * _MAX_LINE))
+        whole, newline, torn = file.read().rpartition(b"\n")
+    if len(torn) >= _MAX_LINE:
+        raise AuditError("is too long for a line", where=f"{path}, its end", remedy=_REMEDY)
+    if not newline:
+        _check_head(folder, 0, _START, _START)
+        return Verdict(0, _START, len(torn))
+    line = _parse(whole.rpartition(b"\n")[2], f"{path}, its last line")
+    _check_head(folder, line.number, line.hash, line.previous)
+    return Verdict(line.number, line.hash, len(torn))
+
+
+def _check_head(folder: Path, lines: int, head: str, before_last: str) -> None:
+    path = folder / HEAD_FILE
+    if not path.exists():
+        if (folder / FILE).exists():
+            raise AuditError("is missing", where=path, remedy=_REMEDY)
+        return
+    words = path.read_text(encoding="ascii", errors="replace").split()
+    current, one_behind = [str(lines), head], [str(lines - 1), before_last]
+    if words not in (current, one_behind):
+        where = folder / FILE
+        raise AuditError("its last lines were dropped or changed", where=where, remedy=_REMEDY)
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        while raw := file.readline(_MAX_LINE):
+            yield raw
+
+
+def _parse(raw: bytes, where: str) -> Line:
+    try:
+        fields = json.loads(raw)
+        line = build(Line, fields, where)
+    except (ValueError, RecursionError, ConfigError) as error:
+        raise AuditError("is not a line of an audit log", where=where, remedy=_REMEDY) from error
+    if _hash(line.number, line.time, line.event, line.previous) != line.hash or _encode(line) != raw.rstrip(b"\n"):
+        raise AuditError("was edited: its content does not fit its hash", where=where, remedy=_REMEDY)
+    return line
+
+
+def _line(number: int, time: str, event: Event, previous: str) -> Line:
+    return Line(number, time, event, previous, _hash(number, time, event, previous))
+
+
+def _hash(number: int, time: str, event: Event, previous: str) -> str:
+    content: dict[str, Any] = {"number": number, "time": time, "event": asdict(event), "previous": previous}
+    return hashlib.sha256(_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _encode(line: Line) -> bytes:
+    return json.dumps(asdict(line), separators=(",", ":")).encode()

@@ -1,0 +1,96 @@
+"""Secret keys on a site's disk: one file per purpose, a readable header, and nobody else allowed to read it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedsteph.common.errors import KeyFileError
+from fedsteph.common.trust.keys import SEAL_SECRET, SIGN_SECRET, Identity, decode, encode
+
+_PURPOSES = {SIGN_SECRET: "sign as", SEAL_SECRET: "open what is sealed to"}
+
+
+def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, Path]:
+    """Write ``NAME.sign.key`` and ``NAME.seal.key``, mode 0600; an existing file is never replaced.
+
+    Returns:
+        both paths.
+
+    Raises:
+        KeyFileError: one of them exists already.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    paths = folder / f"{name}.sign.key", folder / f"{name}.seal.key"
+    for path in paths:
+        if os.path.lexists(path):
+            raise KeyFileError("exists already", where=path, remedy="Choose another --out; keys are never overwritten")
+    for path, kind, seed in zip(paths, _PURPOSES, (identity.sign_seed, identity.seal_seed), strict=True):
+        write_secret(path, f"{_header(kind, name, identity)}{encode(kind, seed)}\n".encode("ascii"))
+    return paths
+
+
+def read_identity(sign: Path, seal: Path) -> Identity:
+    """Read both secret halves.
+
+    Raises:
+        KeyFileError: absent, not a regular file, or open to other users of the machine.
+        KeyFormatError: not a key of that purpose.
+    """
+    return Identity(_read_secret(sign, SIGN_SECRET), _read_secret(seal, SEAL_SECRET))
+
+
+def require_private(path: Path) -> None:
+    """Refuse a secret file that its owner's group or others may read or change, or that is another user's.
+
+    Raises:
+        KeyFileError: so it is, or there is no such regular file.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise KeyFileError(
+            f"cannot be read ({error.strerror})", where=path, remedy="See 'fedsteph keys new'"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise KeyFileError("is not a file", where=path, remedy="Give the path of the key's file")
+    if status.st_mode & 0o077:
+        raise KeyFileError(
+            f"can be reached by other users (mode {stat.S_IMODE(status.st_mode):04o})",
+            where=path,
+            remedy=f"If nobody else has read it: chmod 600 {path}. If somebody may have: rotate the keys",
+        )
+    if os.geteuid() not in (0, status.st_uid):
+        raise KeyFileError("belongs to another user", where=path, remedy="Run as the user who owns the key")
+
+
+def _read_secret(path: Path, kind: str) -> bytes:
+    require_private(path)
+    try:
+        text = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFileError("cannot be read as a key file", where=path) from error
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    if len(lines) != 1:
+        raise KeyFileError("must hold one key below its comment lines", where=path)
+    return decode(lines[0], kind, str(path))
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read; an existing one is an error."""
+    # The mode is given at creation: there is no moment in which others could open the file.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(handle, 0o600)
+        file.write(content)
+        file.flush()
+        os.fsync(handle)
+
+
+def _header(kind: str, name: str, identity: Identity) -> str:
+    return (
+        f"# fedsteph SECRET key to {_PURPOSES[kind]} {name}. It stays at this site; nobody ever asks for it.\n"
+        f"# made {datetime.now(UTC):%Y-%m-%d}; fingerprint of the public halves {identity.public.fingerprint}\n"
+    )

@@ -1,0 +1,187 @@
+"""The roster: the public halves of all sites, agreed on outside the federation and pinned by digest at each site.
+
+The server's word for a key counts for nothing: a site seals to, and believes signatures of, keys in this file only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from fedsteph.common.config.recipe import SITE_NAME
+from fedsteph.common.config.schema import StrictDumper, build, read_yaml
+from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError
+from fedsteph.common.host import atomic
+from fedsteph.common.trust.keys import PublicKeys
+
+FILE = "roster.yaml"
+FORMAT: Literal["fedsteph/roster/v1"] = "fedsteph/roster/v1"
+_LABEL = b"fedsteph/v1/roster\n"
+_HEX = re.compile(r"[0-9a-f]{64}")
+_HEADER = """\
+# fedsteph roster: public keys only, made with 'fedsteph roster'. Everyone compares its digest by telephone
+# ('fedsteph roster digest FILE') and pins it in their own site.yaml. Comments do not change the digest.
+"""
+
+
+def _require_line(text: str, what: str) -> None:
+    if not text or len(text) > 120 or not text.isprintable():
+        raise ValueError(f"{what} must be one printable line of at most 120 characters")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One site: its name, public keys, and whom to ask. A contact is a role, not a person."""
+
+    site: str
+    cancer: str
+    contact: str
+    sign: str
+    seal: str
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if SITE_NAME.fullmatch(self.site) is None:
+            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        _require_line(self.cancer, "cancer")
+        _require_line(self.contact, "contact")
+        if self.keys.fingerprint != self.fingerprint:
+            raise ValueError(f"fingerprint of {self.site} is not that of its keys: one of the three lines was changed")
+
+    @classmethod
+    def of(cls, site: str, keys: PublicKeys, *, cancer: str, contact: str) -> Entry:
+        """The entry for a site's public halves."""
+        return cls(site, cancer, contact, keys.sign_text, keys.seal_text, keys.fingerprint)
+
+    @cached_property
+    def keys(self) -> PublicKeys:
+        """The public halves, parsed."""
+        return PublicKeys.parse(self.sign, self.seal, f"roster entry of {self.site}")
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """Keys that no roster may list again."""
+
+    site: str
+    fingerprint: str
+    date: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if SITE_NAME.fullmatch(self.site) is None or _HEX.fullmatch(self.fingerprint) is None:
+            raise ValueError("revoked keys need the site's name and 64 hexadecimal digits of fingerprint")
+        if re.fullmatch("[0-9]{4}-[01][0-9]-[0-3][0-9]", self.date) is None:
+            raise ValueError("date must be like '2026-01-31', in quotes")
+        _require_line(self.reason, "reason")
+
+
+@dataclass(frozen=True)
+class Roster:
+    """All sites of one federation, and the keys that were revoked."""
+
+    federation: str
+    sites: tuple[Entry, ...] = ()
+    revoked: tuple[Revocation, ...] = ()
+    format: Literal["fedsteph/roster/v1"] = field(default=FORMAT)
+
+    def __post_init__(self) -> None:
+        if SITE_NAME.fullmatch(self.federation) is None:
+            raise ValueError(f"federation must be like {SITE_NAME.pattern}")
+        names = [entry.site for entry in self.sites]
+        prints = [entry.fingerprint for entry in self.sites]
+        for values in (names, [entry.sign for entry in self.sites], [entry.seal for entry in self.sites]):
+            if len(set(values)) < len(values):
+                raise ValueError("sites must be different names with different keys")
+        gone = [revoked.fingerprint for revoked in self.revoked]
+        if len(set(gone)) < len(gone):
+            raise ValueError("revoked must list each fingerprint once")
+        if back := {revoked.fingerprint for revoked in self.revoked} & set(prints):
+            raise ValueError(f"sites lists keys that were revoked: {', '.join(sorted(back))}")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content, 64 hexadecimal digits; comments and layout do not matter, nor does order."""
+        content = json.loads(json.dumps(asdict(self)))
+        content["sites"].sort(key=lambda entry: entry["site"])
+        content["revoked"].sort(key=lambda entry: entry["fingerprint"])
+        return hashlib.sha256(_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def entry(self, site: str) -> Entry | None:
+        """The site's entry, if it has one."""
+        return next((entry for entry in self.sites if entry.site == site), None)
+
+    def with_entry(self, entry: Entry) -> Roster:
+        """With one more site.
+
+        Raises:
+            RosterError: the name or the keys stand there already, or the keys were revoked.
+        """
+        if self.entry(entry.site) is not None:
+            raise RosterError(
+                f"{entry.site} stands in the roster already",
+                remedy=f"After a rotation or a loss: 'fedsteph roster revoke ROSTER {entry.site}', then add it again",
+            )
+        return self._changed(sites=(*self.sites, entry))
+
+    def without(self, site: str, date: str, reason: str) -> Roster:
+        """With a site's keys revoked, for good.
+
+        Raises:
+            RosterError: there is no such site.
+        """
+        entry = self.entry(site)
+        if entry is None:
+            names = ", ".join(e.site for e in self.sites) or "nobody yet"
+            raise RosterError(f"there is no site {site} in the roster", remedy=f"It lists: {names}")
+        try:
+            gone = Revocation(site, entry.fingerprint, date, reason)
+        except ValueError as error:
+            raise RosterError(str(error), where="revocation") from error
+        return self._changed(sites=tuple(e for e in self.sites if e.site != site), revoked=(*self.revoked, gone))
+
+    def _changed(self, **changes: tuple[Entry, ...] | tuple[Revocation, ...]) -> Roster:
+        try:
+            return replace(self, **changes)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise RosterError(str(error)) from error
+
+
+def read_roster(path: Path, pinned: str | None = None) -> Roster:
+    """Read a roster, and hold it against the pinned digest where one is given.
+
+    Raises:
+        RosterError: unreadable, inconsistent, or not the pinned one.
+    """
+    try:
+        roster = build(Roster, read_yaml(path), path)
+    except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            remedy = "Get it from the coordinator; 'fedsteph roster add' makes a new one"
+            raise RosterError("there is no such roster", where=path, remedy=remedy) from error
+        raise RosterError(error.what, where=error.where, remedy=error.remedy) from error
+    except KeyFormatError as error:
+        raise RosterError(f"{error.where}: {error.what}", where=path, remedy=error.remedy) from error
+    if pinned is not None and roster.digest != pinned:
+        raise RosterError(
+            f"its digest is {roster.digest}, and not the pinned {pinned}",
+            where=path,
+            remedy="Ask the other sites by telephone which digest they have; pin a new one only then",
+        )
+    return roster
+
+
+def write_roster(path: Path, roster: Roster) -> None:
+    """Write a roster atomically."""
+    content = asdict(roster)
+    ordered = {"format": content.pop("format"), **content}
+    body = yaml.dump(json.loads(json.dumps(ordered)), Dumper=StrictDumper, sort_keys=False, width=10_000)
+    atomic.write_text(path, _HEADER + body)
+    path.chmod(0o644)  # nothing in it is secret

@@ -1,0 +1,1 @@
+"""The task vector, which part of it travels, and its file."""

@@ -1,0 +1,143 @@
+"""The vector file: safetensors bytes with a small fixed metadata set, and a reader that trusts none of it.
+
+It holds the tensors that the recipe's ``sharing`` lets travel (:mod:`fedsteph.common.vector.shared_part`), and their
+numbers are float32, float16 or bfloat16 (F32, F16, BF16; little-endian), whichever it says: a file does not choose, so
+the reader is told, and refuses every other.
+
+safetensors guards memory, not meaning: NaN, Inf, extra or missing tensors, other dtypes, duplicate keys and
+megabytes of metadata all pass it. So the header is parsed here first and compared whole with the one that
+this federation expects; only then are the tensors loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from fedsteph.common.config.recipe import Dtype, SharingConfig
+from fedsteph.common.errors import VectorFileError, VectorMismatchError
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.vector.reduction import reduced, restored
+from fedsteph.common.vector.shared_part import BYTES, WHOLE, Shape, shared_shapes
+from fedsteph.common.vector.task_vector import TaskVector
+
+FORMAT = "fedsteph/vector/v1"
+_MAX_HEADER = 8192  # bytes; ours takes less than a kilobyte
+_FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
+    """Serialise what travels of a vector; its metadata holds the format, the architecture's digest and M0's, no more.
+
+    One vector makes one file, so that a file's digest names its vector.
+
+    Args:
+        vector: as it was trained: reduced a second time, it would be another.
+
+    Raises:
+        VectorRangeError: a number does not fit the dtype.
+    """
+    metadata = _metadata(vector.architecture, vector.m0_sha256)
+    content: bytes = safetensors.torch.save(reduced(vector, sharing), metadata)
+    start = 8 + int.from_bytes(content[:8], "little")
+    # safetensors writes the metadata's keys in another order each time.
+    header = json.loads(content[8:start]) | {"__metadata__": metadata}
+    return content[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(start - 8) + content[start:]
+
+
+def read_vector(
+    content: bytes, *, architecture: Architecture, m0_sha256: str, sharing: SharingConfig, max_norm: float, where: str
+) -> TaskVector:
+    """Parse and screen a vector file.
+
+    Args:
+        content: the file's bytes, untrusted.
+        architecture: what this federation merges.
+        m0_sha256: the digest of this federation's M0.
+        sharing: what the file must hold, and in which dtype.
+        max_norm: largest L2 norm accepted, of the whole vector.
+        where: who or what the bytes came from, for error messages.
+
+    Returns:
+        the whole vector in float32, zero where nothing travels.
+
+    Raises:
+        VectorFileError: malformed, or tensors, dtypes, values or norm that a vector cannot have.
+        VectorMismatchError: a well-formed vector of another architecture or M0.
+    """
+    header, start = _header(content, where)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise VectorFileError(f"is not a {FORMAT} file", where=where, remedy="Write it with this version")
+    expected = _metadata(architecture, m0_sha256)
+    if metadata.keys() != expected.keys():
+        raise VectorFileError(f"the metadata keys are not {', '.join(sorted(expected))}", where=where)
+    for key, meaning in (("architecture", "another architecture"), ("m0", "another M0")):
+        if metadata[key] != expected[key]:
+            raise VectorMismatchError(f"the vector is of {meaning} than this federation's", where=where)
+    shapes = shared_shapes(architecture.encoder_shapes, sharing)
+    _check_layout(header, len(content) - start, shapes, sharing.dtype, where)
+    try:
+        tensors = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise VectorFileError("safetensors cannot load it", where=where) from error
+    vector = restored(tensors, architecture, m0_sha256, sharing)
+    for name, tensor in vector.tensors.items():  # restored: two finite factors may have an infinite product
+        if not bool(torch.isfinite(tensor).all()):
+            raise VectorFileError("holds NaN or Inf", where=f"{where}, tensor {name}")
+    if not vector.norm <= max_norm:
+        raise VectorFileError(
+            f"its norm {vector.norm:.4g} is above the cap {max_norm:.4g}",
+            where=where,
+            remedy="If you trust it, raise max_vector_norm in site.yaml and in the federation's configuration",
+        )
+    return vector
+
+
+def _metadata(architecture: Architecture, m0_sha256: str) -> dict[str, str]:
+    return {"format": FORMAT, "architecture": architecture.digest, "m0": m0_sha256}
+
+
+def _header(content: bytes, where: str) -> tuple[dict[str, Any], int]:
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > _MAX_HEADER or 8 + length > len(content):
+        raise VectorFileError("is truncated or its header is too long", where=where)
+    try:
+        header = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=_unique)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise VectorFileError("its header is not JSON with unique keys", where=where) from error
+    if not isinstance(header, dict):
+        raise VectorFileError("its header is not a JSON object", where=where)
+    return header, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("duplicate key")
+    return found
+
+
+def _check_layout(header: dict[str, Any], n_bytes: int, shapes: dict[str, Shape], dtype: Dtype, where: str) -> None:
+    stored = _FILE_DTYPES[dtype]
+    for name in sorted(header.keys() | shapes.keys()):
+        entry, shape = header.get(name), shapes.get(name)
+        if shape is None or not isinstance(entry, dict):
+            problem = "unexpected" if shape is None else "missing"
+            raise VectorFileError(f"{problem} tensor", where=f"{where}, tensor {name[:64]!r}")
+        if entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise VectorFileError("its header entry is malformed", where=f"{where}, tensor {name}")
+        if entry["dtype"] != stored or entry["shape"] != list(shape):
+            raise VectorFileError(f"must be {stored} {list(shape)}", where=f"{where}, tensor {name}")
+    try:
+        spans = sorted((int(begin), int(end)) for begin, end in (e["data_offsets"] for e in header.values()))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VectorFileError("its data offsets are malformed", where=where) from error
+    ends = [0] + [end for _, end in spans]
+    size = BYTES[dtype] * sum(math.prod(shape) for shape in shapes.values())
+    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != n_bytes or n_bytes != size:
+        raise VectorFileError("its tensors do not fill the file exactly", where=where)

@@ -1,0 +1,1 @@
+"""What is sent: messages, their protocol over Flower, and sealed envelopes."""

@@ -1,0 +1,184 @@
+"""The envelope: a vector file sealed to its recipient and signed by its sender, both bound to one context.
+
+    label || uint16 len(header) || header || signature (64) || HPKE enc || HPKE ciphertext
+
+- HPKE (RFC 9180, base mode) seals to the recipient's pinned key, with context and sequence number as ``info``: the
+  hybrid KEM MLKEM768-X25519 (draft-ietf-hpke-pq), HKDF-SHA256, AES-256-GCM.
+- Ed25519 (RFC 8032) signs label, header and sealed bytes with the sender's key.
+- The header is the :class:`Context`, the sequence number, and size and SHA-256 of the sealed bytes. Every field of
+  the context must be what the recipient itself expects; nothing that an envelope says about itself is believed.
+
+Whoever relays an envelope can drop it, and nothing else. Errors tell which check failed and carry no secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from fedsteph.common.errors import (
+    AlteredEnvelopeError,
+    EnvelopeError,
+    ForgedEnvelopeError,
+    MalformedEnvelopeError,
+    SwappedEnvelopeError,
+    TruncatedEnvelopeError,
+    WrongKeyError,
+    WrongModelError,
+    WrongRecipientError,
+    WrongRunError,
+)
+from fedsteph.common.trust.keys import Identity, PublicKeys
+
+_LABEL = b"fedsteph/v1/envelope\n"
+_SIGN_LABEL = b"fedsteph/v1/envelope-signature\n"
+_SEAL_LABEL = b"fedsteph/v1/envelope-info\n"
+_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_MAX_HEADER = 4096
+_SIGNATURE = 64
+_HEADER_TYPES: dict[str, type] = {
+    "federation": str,
+    "run": str,
+    "sender": str,
+    "recipient": str,
+    "m0_sha256": str,
+    "architecture": str,
+    "recipe_sha256": str,
+    "sequence": int,
+    "size": int,
+    "sha256": str,
+}
+# In the order in which they are reported: who, to whom, when, what.
+_MISMATCH: dict[str, tuple[type[EnvelopeError], str]] = {
+    "sender": (SwappedEnvelopeError, "was made by another site than it was delivered for"),
+    "recipient": (WrongRecipientError, "was made for another recipient"),
+    "federation": (WrongRunError, "was made in another federation"),
+    "run": (WrongRunError, "was made in another run"),
+    "m0_sha256": (WrongModelError, "holds a vector from another M0"),
+    "architecture": (WrongModelError, "holds a vector of another architecture"),
+    "recipe_sha256": (WrongModelError, "holds a vector that was trained by another recipe"),
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an envelope is bound to."""
+
+    federation: str
+    run: str
+    sender: str
+    recipient: str
+    m0_sha256: str
+    architecture: str
+    recipe_sha256: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An accepted envelope: its content, and the sender's sequence number to tell a replay by."""
+
+    plain: bytes
+    sequence: int
+
+
+def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipient: PublicKeys) -> bytes:
+    """Seal a vector file to ``recipient`` and sign it as ``sender``.
+
+    Args:
+        sequence: grows with every envelope from this sender to this recipient, across runs.
+    """
+    sealed = _SUITE.encrypt(plain, recipient.receiver, info=_info(context, sequence))
+    header = _header(context, sequence, sealed)
+    signature = sender.signer.sign(_signed(header, sealed))
+    return b"".join([_LABEL, len(header).to_bytes(2, "big"), header, signature, sealed])
+
+
+def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender: PublicKeys) -> Opened:
+    """Check an envelope against the context that it must have, and open it.
+
+    Args:
+        expected: what the recipient knows by itself: its own name, this run, whose envelope it was told this is.
+        sender: the pinned public keys of ``expected.sender``.
+
+    Raises:
+        EnvelopeError: one of its subclasses, by the first check that failed.
+    """
+    where = f"envelope of {expected.sender}"
+    header, raw_header, signature, sealed = _parse(envelope, where)
+    for key, (error, meaning) in _MISMATCH.items():
+        if header[key] != getattr(expected, key):
+            raise error(meaning, where=where)
+    if hashlib.sha256(sealed).hexdigest() != header["sha256"]:
+        raise AlteredEnvelopeError("was altered on its way", where=where)
+    try:
+        sender.verifier.verify(signature, _signed(raw_header, sealed))
+    except InvalidSignature:
+        raise ForgedEnvelopeError("its signature is not by the pinned key of its sender", where=where) from None
+    try:
+        plain = _SUITE.decrypt(sealed, recipient.opener, info=_info(expected, header["sequence"]))
+    except (InvalidTag, ValueError):
+        raise WrongKeyError(
+            "was sealed to another key than this site's",
+            where=where,
+            remedy="The sender has another roster, or this site's keys were rotated: compare roster digests",
+        ) from None
+    return Opened(plain, header["sequence"])
+
+
+def _parse(envelope: bytes, where: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
+    start = len(_LABEL) + 2
+    if not envelope.startswith(_LABEL):
+        raise MalformedEnvelopeError("is no envelope of this version", where=where)
+    length = int.from_bytes(envelope[len(_LABEL) : start], "big")
+    raw = envelope[start : start + length]
+    if len(envelope) < start or len(raw) < length:
+        raise TruncatedEnvelopeError("ends within its header", where=where)
+    if length > _MAX_HEADER:
+        raise MalformedEnvelopeError("its header is too long", where=where)
+    try:
+        header = json.loads(raw.decode("ascii"))
+    except (ValueError, RecursionError):
+        raise MalformedEnvelopeError("its header is not JSON", where=where) from None
+    # Only the canonical form of exactly these fields is a header: one content has one encoding.
+    if (
+        not isinstance(header, dict)
+        or header.keys() != _HEADER_TYPES.keys()
+        or any(type(header[key]) is not kind for key, kind in _HEADER_TYPES.items())
+        or _canonical(header) != raw
+    ):
+        raise MalformedEnvelopeError("its header is not of this version's form", where=where)
+    if not (0 < header["sequence"] < 2**63 and 0 < header["size"] < 2**63):
+        raise MalformedEnvelopeError("its header has a number out of range", where=where)
+    signature = envelope[start + length : start + length + _SIGNATURE]
+    sealed = envelope[start + length + _SIGNATURE :]
+    if len(signature) < _SIGNATURE or len(sealed) < header["size"]:
+        raise TruncatedEnvelopeError("ends before its stated length", where=where)
+    if len(sealed) > header["size"]:
+        raise MalformedEnvelopeError("goes on after its stated length", where=where)
+    return header, raw, signature, sealed
+
+
+def _header(context: Context, sequence: int, sealed: bytes) -> bytes:
+    header = _canonical(
+        asdict(context) | {"sequence": sequence, "size": len(sealed), "sha256": hashlib.sha256(sealed).hexdigest()}
+    )
+    if len(header) > _MAX_HEADER:
+        raise MalformedEnvelopeError("its context is too long to seal", where=f"envelope of {context.sender}")
+    return header
+
+
+def _info(context: Context, sequence: int) -> bytes:
+    return _SEAL_LABEL + _canonical(asdict(context) | {"sequence": sequence})
+
+
+def _signed(header: bytes, sealed: bytes) -> bytes:
+    return b"".join([_SIGN_LABEL, len(header).to_bytes(2, "big"), header, sealed])
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")

@@ -1,0 +1,258 @@
+"""The messages and their answers, field by field: nothing that is not listed here leaves a site."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import SITE_NAME, Recipe
+from fedsteph.common.errors import FedstephError, StorageError, public_phrases
+
+MAX_ENVELOPES = 1000
+_BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_UNFORESEEN = {
+    "InternalError": "an unforeseen error happened at the site; its log has the details",
+}
+_WORD = re.compile("[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}")
+_HELLO_LABEL = b"fedsteph/v1/hello\n"
+
+
+def _require_short_line(text: str) -> None:
+    if len(text) > 120 or not text.isprintable():
+        raise ValueError("its text must be one printable line of at most 120 characters")
+
+
+def _require_band(text: str | None) -> None:
+    # Sent by mistake, an exact count would be refused here by the site itself.
+    found = None if text is None else _BAND.fullmatch(text)
+    if text is None or (found and found[1]):
+        return
+    low, width = (int(found[2]), int(found[3]) - int(found[2]) + 1) if found else (0, 0)
+    if width < 10 or width % 10 or low % width:
+        raise ValueError("a count must be a band of ten or a multiple of it, like 30-39, or null")
+
+
+@dataclass(frozen=True)
+class RunId:
+    """Names one run of one federation, and the roster that holds for it, in every request."""
+
+    federation: str
+    run: str
+    roster_sha256: str
+
+    def __post_init__(self) -> None:
+        if SITE_NAME.fullmatch(self.federation) is None or re.fullmatch("[0-9a-z-]{1,64}", self.run) is None:
+            raise ValueError("the federation's or the run's name is none")
+        if _HEX.fullmatch(self.roster_sha256) is None:
+            raise ValueError("roster_sha256 must be 64 hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A site's error, as the coordinator may know it: a class of error, its fixed phrase, and whose it is."""
+
+    kind: str
+    reason: str
+    site: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_short_line(self.kind)
+        _require_short_line(self.reason)
+        if self.site is not None and SITE_NAME.fullmatch(self.site) is None:
+            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+
+    @classmethod
+    def of(cls, error: BaseException, site: str | None = None) -> Refusal:
+        """The public side of an error; an unforeseen one gives its own text to nobody."""
+        if isinstance(error, FedstephError):
+            return cls(error.public_kind or type(error).__name__, error.public_reason, site)
+        if isinstance(error, OSError):
+            return cls(StorageError.__name__, StorageError.public_reason, site)
+        return cls("InternalError", _UNFORESEEN["InternalError"], site)
+
+    @property
+    def phrase(self) -> str:
+        """What the server says of it: its own words for the kind, never the sender's."""
+        known = (public_phrases() | _UNFORESEEN).get(self.kind)
+        return "it refused for a reason that this version does not know" if known is None else f"{known} ({self.kind})"
+
+
+def _require_named(refusals: tuple[Refusal, ...]) -> None:
+    if any(refusal.site is None for refusal in refusals) or len(refusals) > MAX_ENVELOPES:
+        raise ValueError("refused must say whom")
+
+
+@dataclass(frozen=True)
+class Hello:
+    """``query.hello``: who is there?"""
+
+    id: RunId
+
+
+@dataclass(frozen=True)
+class HelloReply:
+    """What the coordinator needs to refuse a mismatch by name, and no more.
+
+    ``audit`` is the hash of the site's latest audit line, noted at the server so that a site's log cannot be
+    rewritten unseen; ``signature`` (Ed25519, hexadecimal) proves that the roster's owner of the name answers.
+    """
+
+    site: str
+    software: str
+    encoder: str | None
+    width: int
+    audit: str
+    signature: str
+
+    def __post_init__(self) -> None:
+        # The server prints these, so a site must not be able to write whatever it likes there.
+        if SITE_NAME.fullmatch(self.site) is None:
+            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        for text in (self.software, self.encoder):
+            if text is not None and _WORD.fullmatch(text) is None:
+                raise ValueError(f"software and encoder must be words like {_WORD.pattern}")
+        if not 1 <= self.width <= 65_536:
+            raise ValueError("width must be 1 to 65536")
+        if _HEX.fullmatch(self.audit) is None or re.fullmatch("[0-9a-f]{128}", self.signature) is None:
+            raise ValueError("audit must be 64 and signature 128 hexadecimal digits")
+
+    def signed_bytes(self, run: RunId, node: int) -> bytes:
+        """What the signature covers: this reply, in this run, from this Flower node."""
+        content = asdict(self) | asdict(run) | {"node": node}
+        del content["signature"]
+        return _HELLO_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class TrainLocal:
+    """``train.local``: train from M0; a target trains every fold, a source its fold 0 only."""
+
+    id: RunId
+    recipe: Recipe
+    every_fold: bool
+
+
+@dataclass(frozen=True)
+class TrainLocalReply:
+    """The training is done and its vector lies at the site; sizes in bands, or null where the policy keeps them."""
+
+    patients: str | None
+    events: str | None
+
+    def __post_init__(self) -> None:
+        _require_band(self.patients)
+        _require_band(self.events)
+
+
+@dataclass(frozen=True)
+class Average:
+    """``train.average``: one round of FedAvg or FedProx from the global encoders in the array record, by fold.
+
+    Round 0 brings none and begins at M0. The round after the last asks for no training: it brings the result.
+    """
+
+    id: RunId
+    recipe: Recipe
+    method: Literal["fedavg", "fedprox"]
+    round: int
+    max_vector_norm: float
+
+    def __post_init__(self) -> None:
+        if self.method not in self.recipe.comparators.methods:
+            raise ValueError("method must be one that the recipe asks for")
+        if not 0 <= self.round <= self.recipe.comparators.rounds:
+            raise ValueError("round must be one of the recipe's, or the one after them")
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is the result and no round."""
+        return self.round == self.recipe.comparators.rounds
+
+
+@dataclass(frozen=True)
+class AverageReply:
+    """The site's encoders are in the array record, by fold, unsealed; ``weight``: its patients' band."""
+
+    weight: int
+
+    def __post_init__(self) -> None:
+        if not 10 <= self.weight <= 10_000_000 or self.weight % 10:
+            raise ValueError("weight must be a multiple of ten")
+
+
+@dataclass(frozen=True)
+class Share:
+    """``train.share``: one envelope for each of these targets, please."""
+
+    id: RunId
+    recipe: Recipe
+    recipients: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.recipients)) != len(self.recipients) or len(self.recipients) > MAX_ENVELOPES:
+            raise ValueError(f"recipients must be at most {MAX_ENVELOPES} different names")
+
+
+@dataclass(frozen=True)
+class ShareReply:
+    """The envelopes are in the array record, named by recipient; ``refused`` names those who get none, and why."""
+
+    refused: tuple[Refusal, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_named(self.refused)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """``train.merge``: the envelopes for this target, named by sender in the array record."""
+
+    id: RunId
+    recipe: Recipe
+    max_vector_norm: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method's mean C-index to two decimals; null where it is undefined or kept by the policy."""
+
+    method: str
+    c_index: float | None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError("a score must be of a method that this version knows")
+        value = self.c_index
+        if value is not None and not (0 <= value <= 1 and round(value, 2) == value):
+            raise ValueError("a C-index must be 0 to 1 with two decimals, or null")
+
+
+@dataclass(frozen=True)
+class MergeReply:
+    """A score per method and sizes in bands, null where undefined or kept by the policy.
+
+    ``refused`` names the sources whose vectors the target did not accept, and why.
+    """
+
+    patients: str | None
+    events: str | None
+    refused: tuple[Refusal, ...]
+    scores: tuple[Score, ...]
+
+    def __post_init__(self) -> None:
+        _require_band(self.patients)
+        _require_band(self.events)
+        _require_named(self.refused)
+        methods = [score.method for score in self.scores]
+        if len(set(methods)) != len(methods):
+            raise ValueError("scores must have each method once")
+
+
+def band(count: int, width: int = 10) -> str:
+    """A count as the band that it lies in: 37 -> '30-39'; fewer than ``width`` -> 'below 10'."""
+    low = count // width * width
+    return f"{low}-{low + width - 1}" if low else f"below {width}"

@@ -1,0 +1,1 @@
+"""The ``fedsteph`` command line: one file per command or group of commands."""

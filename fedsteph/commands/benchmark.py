@@ -1,0 +1,119 @@
+"""``fedsteph benchmark``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from fedsteph.commands import site as site_commands
+from fedsteph.commands.terminal.page_drawing import draw_page
+from fedsteph.common.errors import EXIT_DONE, EXIT_FEDERATION
+from fedsteph.common.host import console
+from fedsteph.common.host.lock import exclusive
+from fedsteph.simulations.run.run_folder import refuse_among_sites
+from fedsteph.simulations.study.crew import usual_workers
+from fedsteph.simulations.study.gather import Prepared
+from fedsteph.simulations.study.run_study import prepare_study, run_study
+from fedsteph.simulations.study.study_file import load_study
+from fedsteph.simulations.study.study_page import write_study_page
+from fedsteph.simulations.study.tables import c_index_table, difference_table, references, sentences
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+def benchmark(
+    config: Annotated[Path, typer.Argument(help="The study's YAML; see configs/benchmark-small.yaml.")],
+    sites: Annotated[Path | None, typer.Option(help="Folder of site folders, instead of the YAML's.")] = None,
+    out: Annotated[Path, typer.Option(help="The study's folder; what is done in it is not done again.")] = Path(
+        "fedsteph-benchmark"
+    ),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one key, e.g. --set recipe.training.epochs=5. Repeatable."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one on a GPU.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write the study's page, as 'fedsteph report' does.")
+    ] = True,
+    as_json: site_commands.JsonOption = False,
+) -> int:
+    """Compare methods on your own sites: methods x targets x folds x seeds, with intervals and costs.
+
+    \b
+    Examples:
+      fedsteph benchmark configs/benchmark-small.yaml --sites sites --out small
+      fedsteph benchmark configs/real-rna.yaml --sites sites --out rna
+      fedsteph benchmark configs/paper.yaml --sites uni2 --set seeds='\\[0,1,2]' --set targets='\\[kipan]'
+      fedsteph benchmark my.yaml --json | jq .overall
+
+    No finished training is lost when it is stopped: the same command goes on. Rows can be added to the YAML later.
+
+    \b
+    Exit codes:
+      0 done
+      1 your input
+      2 some trainings failed; the tables hold the others
+      3 a bug
+    """
+    out = out.resolve()
+    study = load_study(config, sites.resolve() if sites is not None else None, settings or [])
+    assert study.file.sites is not None
+    refuse_among_sites(out, study.file.sites)
+    with exclusive(out, wait=False):
+        prepared = prepare_study(study, out)
+        results = _run(prepared, workers or usual_workers(study.file.device))
+    if as_json:
+        print(json.dumps(results, indent=2, allow_nan=False))
+    else:
+        _show(results, out)
+    if report:
+        draw_page(lambda _: write_study_page(out))
+    return EXIT_FEDERATION if results["failures"] else EXIT_DONE
+
+
+def _run(prepared: Prepared, workers: int) -> dict[str, Any]:
+    rows, targets = len(prepared.study.rows), ", ".join(prepared.targets)
+    folds, seeds = prepared.study.evaluation.folds, len(prepared.study.file.seeds)
+    console.err.print(
+        f"{rows} rows, targets {targets}, {folds} folds, {seeds} seeds: "
+        f"{prepared.plan.n_units} trainings by {workers} processes",
+        highlight=False,
+        markup=False,
+    )
+    spoke = time.monotonic()
+    with console.progress_bars() as bars:
+        task = bars.add_task("starting", total=prepared.plan.n_units)
+
+        def on_done(what: str, done: int, total: int) -> None:
+            nonlocal spoke
+            bars.update(task, description=what, completed=done, total=total)
+            if bars.disable and (done == total or time.monotonic() - spoke >= _LINE_EVERY_SECONDS):
+                spoke = time.monotonic()
+                console.err.print(f"{done} of {total} done ({what})", highlight=False, markup=False)
+
+        return run_study(prepared, workers, on_done)
+
+
+def _show(results: dict[str, Any], out: Path) -> None:
+    _print(*c_index_table(results), "C-index")
+    for reference in references(results):
+        _print(*difference_table(results, reference), f"against {results['rows'][reference]['title']}")
+    for sentence in sentences(results):
+        console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    names = ", ".join(str(out / name) for name in ("results.md", "results.json", "results.csv", "cells.csv"))
+    console.out.print(f"Results: {names}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _print(header: list[str], body: list[list[str]], title: str) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap="interval" in name)
+    for row in body:
+        table.add_row(*row)
+    console.out.print(table)

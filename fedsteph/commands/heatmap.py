@@ -1,0 +1,83 @@
+"""``fedsteph heatmap``: where a model looks on a slide."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fedsteph.client.models.heatmap import GEOJSON, PICTURE, TOP, heatmap, write_heatmap
+from fedsteph.client.models.predict import refuse_overwriting
+from fedsteph.common.errors import ConfigError, DataError
+from fedsteph.common.host import console
+
+_SIZE = re.compile(r"([1-9][0-9]{0,6})[xX]([1-9][0-9]{0,6})")
+_SHOWN = 5
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="An enhanced model, or a local one.", show_default=False)],
+    slide: Annotated[Path, typer.Argument(help="The slide's feature file, HDF5 with coords.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("heatmap"),
+    thumbnail: Annotated[Path | None, typer.Option(help="PNG or JPEG of the whole slide, to lay below.")] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="Another slide of the same patient, part of the bag. Repeatable."),
+    ] = None,
+    patch_size: Annotated[
+        float | None, typer.Option(min=1, help="A patch's side at level 0; default: the file's.")
+    ] = None,
+    slide_size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT of the slide at level 0; default: the file's.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the patches with the most attention to list.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Draw the attention of the enhanced model over a slide, side by side with the local model's.
+
+    \b
+    Examples:
+      fedsteph heatmap deployed/fold_0.safetensors features/S1.h5 --out S1
+      fedsteph heatmap steph.safetensors S1.h5 --thumbnail S1.png --with S2.h5
+      fedsteph heatmap steph.safetensors S1.h5 --slide-size 98304x65536 --patch-size 512
+
+    OUT/attention.png is the map, in percentile ranks within the slide; OUT/attention.geojson goes into QuPath by
+    'Import objects from file' and 'Measure > Show measurement maps'; OUT/top.csv lists the patches with the most
+    attention. They show a patient's slide and stay at the site.
+    """
+    inputs = {path.resolve() for path in (model, slide, *(others or []), *([thumbnail] if thumbnail else []))}
+    if inputs & {out.resolve(), *out.resolve().parents} or out.is_file():
+        raise DataError("is a file", where=out, remedy="Give a folder with --out")
+    for name in (PICTURE, GEOJSON, TOP):
+        refuse_overwriting(out / name, tuple(inputs))
+    if patch_size is not None and not math.isfinite(patch_size):
+        raise ConfigError("must be a number of pixels", where="--patch-size", remedy="Write e.g. 512")
+    with console.progress_bars() as bars:
+        bars.add_task("computing attention", total=None)
+        found = heatmap(model, slide, others or [], patch=patch_size, size=_size(slide_size))
+        paths = write_heatmap(found, out, thumbnail, top)
+    listed = found.top(top)
+    if as_json:
+        content = {"slide": found.slide, "files": [str(path) for path in paths], "top": listed.to_dict("records")}
+        print(json.dumps(content, indent=2, allow_nan=False))
+        return
+    table = Table("model", "place", "x", "y", "percentile", title="patches with the most attention")
+    for row in listed[listed["place"] <= _SHOWN].to_dict("records"):
+        table.add_row(row["model"], str(row["place"]), str(row["x"]), str(row["y"]), f"{row['percentile']:.2f}")
+    console.out.print(table)
+    for path in paths:
+        console.out.print(str(path), soft_wrap=True, markup=False, highlight=False)
+
+
+def _size(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"'{text}' is no size", where="--slide-size", remedy="Write e.g. 98304x65536")
+    return float(found[1]), float(found[2])

@@ -1,0 +1,100 @@
+"""``fedsteph keys``: make, show and rotate a site's keys. Secret halves are made here and stay here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsteph.common.config.recipe import SITE_NAME
+from fedsteph.common.errors import ConfigError, KeyFileError
+from fedsteph.common.host import console
+from fedsteph.common.trust.announcement import Announcement, write_announcement
+from fedsteph.common.trust.key_file import read_identity, write_identity
+from fedsteph.common.trust.keys import Identity
+
+keys = typer.Typer(no_args_is_help=True, help="Make, show and rotate this site's keys.")
+
+FolderArgument = Annotated[Path, typer.Argument(help="The folder with the site's .sign.key and .seal.key.")]
+
+
+@keys.command("new")
+def new(
+    site: Annotated[str, typer.Argument(help="The site's name in the federation.")],
+    out: Annotated[Path, typer.Option(help="Folder for the keys; there is no default place.")],
+) -> None:
+    """Make a site's keys: to sign (Ed25519) and to receive (HPKE: ML-KEM-768 with X25519).
+
+    \b
+    Examples:
+      fedsteph keys new kirp --out keys
+    """
+    _require_name(site)
+    _write(out, site, Identity.generate(), None)
+
+
+@keys.command("show")
+def show(
+    folder: FolderArgument, as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
+) -> None:
+    """Show the public halves and their fingerprint. Secret halves are never shown.
+
+    \b
+    Examples:
+      fedsteph keys show keys
+    """
+    site, identity = _only_pair(folder)
+    public = identity.public
+    if as_json:
+        shown = {"site": site, "sign": public.sign_text, "seal": public.seal_text, "fingerprint": public.fingerprint}
+        print(json.dumps(shown, indent=2))
+        return
+    _say(f"site         {site}\nfingerprint  {public.fingerprint}\nsign         {public.sign_text}")
+    _say(f"seal         {public.seal_text}")
+
+
+@keys.command("rotate")
+def rotate(
+    folder: FolderArgument, out: Annotated[Path, typer.Option(help="Folder for the new keys; the old ones stay.")]
+) -> None:
+    """Make new keys, announced by the old ones, so that the roster can tell them from a stranger's.
+
+    \b
+    Examples:
+      fedsteph keys rotate keys --out keys-2027
+
+    Nothing changes until every site pins the new roster. Then point site.yaml at the new keys, and delete the
+    old ones.
+    """
+    site, before = _only_pair(folder)
+    _write(out, site, Identity.generate(), before)
+
+
+def _write(out: Path, site: str, identity: Identity, before: Identity | None) -> None:
+    sign, seal = write_identity(out, site, identity)
+    public = out / f"{site}.public.yaml"
+    write_announcement(public, Announcement.of(site, identity, before))
+    _say(f"secret, stay here:  {sign}, {seal}")
+    _say(f"public, give away:  {public}")
+    _say(f"fingerprint:        {identity.public.fingerprint}")
+
+
+def _only_pair(folder: Path) -> tuple[str, Identity]:
+    found = sorted(folder.glob("*.sign.key"))
+    if len(found) != 1:
+        what = "holds no .sign.key" if not found else f"holds the keys of {len(found)} sites"
+        raise KeyFileError(what, where=folder, remedy="Give the folder that 'fedsteph keys new' wrote for one site")
+    site = found[0].name.removesuffix(".sign.key")
+    _require_name(site)
+    return site, read_identity(found[0], folder / f"{site}.seal.key")
+
+
+def _require_name(site: str) -> None:
+    if SITE_NAME.fullmatch(site) is None:
+        raise ConfigError(f"'{site}' cannot be a site's name", remedy="Lower-case letters, digits, - and _, at most 32")
+
+
+def _say(text: str) -> None:
+    console.out.print(text, markup=False, highlight=False, soft_wrap=True)

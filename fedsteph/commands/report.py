@@ -1,0 +1,217 @@
+"""``fedsteph report`` and ``fedsteph analyze``: pages and figures of runs, studies and sites."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedsteph.client.report.analysis import Analysis, OnStep
+from fedsteph.client.report.landscape import Budget
+from fedsteph.client.report.site_page import SHARED, write_shared_page, write_site_page
+from fedsteph.client.report.target_files import TargetFiles
+from fedsteph.client.site.site import SIMULATED_SITES, SITE_FILE, Site
+from fedsteph.commands.site import JsonOption
+from fedsteph.commands.terminal.page_drawing import drawing
+from fedsteph.common.config.recipe import load_config
+from fedsteph.common.errors import ConfigError, RunFolderError
+from fedsteph.common.host import atomic, console
+from fedsteph.common.report.page import PICTURES, Picture, write_picture
+from fedsteph.server import coordinator_page as coordinator
+from fedsteph.server.app import OUTCOME_FILE
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.simulations.csv_text import csv_text
+from fedsteph.simulations.run.run_page import simulated_sites, write_run_page
+from fedsteph.simulations.study.study_page import is_study, write_study_page
+
+analyze = typer.Typer(no_args_is_help=True, help="A closer look at a target's enhanced model.")
+
+RunArgument = Annotated[
+    Path, typer.Argument(help="A run's folder, a benchmark's, or a site: its folder or site.yaml.", show_default=False)
+]
+TargetOption = Annotated[str | None, typer.Option(help="Which target of a run; default: the first.")]
+FoldOption = Annotated[int | None, typer.Option(min=0, help="Which fold; default: the first with an enhanced model.")]
+OutOption = Annotated[Path | None, typer.Option(help="Where to write; default: beside what it is of.")]
+
+
+def report(
+    run: RunArgument,
+    out: OutOption = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="The page for the coordinator or a partner: what policies let out.")
+    ] = False,
+    target: Annotated[str | None, typer.Option(help="One target's own page out of a simulated run.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one self-contained HTML page about a run, and every figure on it as SVG and PNG.
+
+    \b
+    Examples:
+      fedsteph report fedsteph-run                     a simulated run: everything, for its owner
+      fedsteph report fedsteph-run --shared            what a coordinator would have been told
+      fedsteph report fedsteph-run --target kirp       one site's own page
+      fedsteph report small                            a benchmark
+      fedsteph report server/runs/20260101-120000-ab   a deployment's run, for its coordinator
+      fedsteph report site.yaml                        a target's own page, at that site
+      fedsteph report site.yaml --shared               a target's page for others: bands, rounded, by its policy
+
+    The page is OUT/index.html, by default in RUN/report. It opens offline and asks nothing of any network.
+    """
+    with drawing() as on_step:
+        page = _page(run, out, shared, target, on_step)
+    pictures = sorted(str(path) for path in (page.parent / PICTURES).glob("*.*"))
+    if as_json:
+        print(json.dumps({"page": str(page), "figures": pictures}, indent=2))
+    else:
+        console.out.print(f"page: {page}", soft_wrap=True, markup=False, highlight=False)
+        console.out.print(f"figures: {len(pictures)} files in {page.parent / PICTURES}", soft_wrap=True, markup=False)
+
+
+def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step: OnStep) -> Path:
+    run = run.resolve()
+    out = out.resolve() if out is not None else None
+    if (run / SIMULATED_SITES).exists():
+        if target is not None:
+            site = _target(run, target)
+            return write_shared_page(site, out) if shared else write_site_page(site, out, on_step)
+        if shared:
+            outcome = _outcome(run)
+            return coordinator.write_run_page(run, outcome, out or run / SHARED)
+        return write_run_page(run, out, on_step)
+    if target is not None:
+        raise ConfigError("is for a simulated run", where="--target", remedy="Leave it out, or give a run's folder")
+    if (run / MANIFEST_FILE).exists():
+        return coordinator.write_run_page(run, None, out)
+    if is_study(run):
+        if shared:
+            raise ConfigError("a benchmark has no page for others", where="--shared", remedy="Leave it out")
+        return write_study_page(run, out)
+    site = _site(run)
+    return write_shared_page(site, out) if shared else write_site_page(site, out, on_step)
+
+
+def _outcome(run: Path) -> Any:
+    path = run / "server" / OUTCOME_FILE
+    if not path.exists():
+        raise RunFolderError("has no results yet", where=run, remedy="Let the run come to its end")
+    return json.loads(path.read_text())
+
+
+def _site(path: Path) -> Site:
+    if not (path.is_file() or (path / SITE_FILE).exists() or (path / "labels.csv").exists()):
+        remedy = "Give the folder of a run or a benchmark, or a site's folder or site.yaml"
+        raise ConfigError("is no run, no benchmark and no site", where=path, remedy=remedy)
+    return Site.open(path)
+
+
+def _target(run: Path, name: str | None) -> Site:
+    config = load_config(run / CONFIG_FILE)
+    names = config.federation.targets
+    if name is not None and name not in names:
+        raise ConfigError(f"'{name}' is no target", where="--target", remedy=f"Targets of this run: {', '.join(names)}")
+    return simulated_sites(run, config)[name or names[0]]
+
+
+def _analysis(run: Path, target: str | None, fold: int | None) -> Analysis:
+    run = run.resolve()
+    if (run / SIMULATED_SITES).exists():
+        site = _target(run, target)
+    elif target is not None:
+        raise ConfigError("is for a simulated run", where="--target", remedy="Leave it out, or give a run's folder")
+    else:
+        site = _site(run)
+    return Analysis.of(site, TargetFiles.open(site.state), fold)
+
+
+@analyze.command("sar")
+def sar(
+    run: RunArgument,
+    target: TargetOption = None,
+    fold: FoldOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Subspace alignment (SAR) per layer of lam tau_t + (1 - lam) tau_k, for lam from 0 to 1.
+
+    \b
+    Examples:
+      fedsteph analyze sar fedsteph-run --target kirp
+      fedsteph analyze sar site.yaml --fold 2 --json
+    """
+    look = _analysis(run, target, fold)
+    with drawing() as on_step:
+        found = look.sar(on_step)
+    _write(look, look.sar_picture(found), out, as_json)
+
+
+@analyze.command("landscape")
+def landscape(
+    run: RunArgument,
+    target: TargetOption = None,
+    fold: FoldOption = None,
+    out: OutOption = None,
+    grid: Annotated[int, typer.Option(min=3, max=101, help="Points a side.")] = Budget.grid,
+    patients: Annotated[
+        int, typer.Option(min=1, help="Patients of each part, drawn by a fixed seed.")
+    ] = Budget.patients,
+    instances: Annotated[int, typer.Option(min=1, help="Instances of each patient, likewise.")] = Budget.instances,
+    as_json: JsonOption = False,
+) -> None:
+    """The loss over (target coefficient, source coefficient), training and test, with the training's path on it.
+
+    \b
+    Examples:
+      fedsteph analyze landscape fedsteph-run --target kirp
+      fedsteph analyze landscape site.yaml --grid 21 --patients 500 --instances 1000
+    """
+    look = _analysis(run, target, fold)
+    with drawing() as on_step:
+        found = look.landscape(Budget(grid, patients, instances), on_step)
+    _write(look, look.landscape_picture(found), out, as_json)
+
+
+@analyze.command("dynamics")
+def dynamics(
+    run: RunArgument,
+    target: TargetOption = None,
+    fold: FoldOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Weight w and mixing lam of every source, epoch by epoch of STEPH's training.
+
+    \b
+    Examples:
+      fedsteph analyze dynamics fedsteph-run --target kirp --fold 1
+      fedsteph analyze dynamics site.yaml --json
+    """
+    look = _analysis(run, target, fold)
+    _write(look, look.dynamics_picture(), out, as_json)
+
+
+def _write(look: Analysis, picture: Picture, out: Path | None, as_json: bool) -> None:
+    """A picture's SVG and PNG, and its numbers as CSV."""
+    folder = (out or look.site.state / "analysis").resolve()
+    paths = write_picture(picture, folder)
+    if picture.numbers is not None:
+        paths.append(folder / f"{picture.name}.csv")
+        table = picture.numbers
+        atomic.write_text(paths[-1], csv_text([list(table.header), *([*row] for row in table.rows)]))
+    if as_json:
+        rows = [] if picture.numbers is None else picture.numbers.rows
+        header = [] if picture.numbers is None else picture.numbers.header
+        content = {
+            "title": picture.title,
+            "instead": picture.instead or None,
+            "note": picture.note,
+            "rows": [dict(zip(header, row, strict=True)) for row in rows],
+            "files": [str(path) for path in paths],
+        }
+        print(json.dumps(content, indent=2))
+        return
+    if picture.instead:
+        console.out.print(picture.instead, soft_wrap=True, markup=False)
+    for path in paths:
+        console.out.print(str(path), soft_wrap=True, markup=False, highlight=False)

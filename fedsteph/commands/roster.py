@@ -1,0 +1,145 @@
+"""``fedsteph roster``: who takes part, with which public keys; and the digest that every site pins."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fedsteph.common.errors import ConfigError, RosterError
+from fedsteph.common.host import console
+from fedsteph.common.trust.announcement import read_announcement
+from fedsteph.common.trust.roster import Roster, read_roster, write_roster
+
+roster = typer.Typer(no_args_is_help=True, help="Keep the roster: the public keys that all sites pin.")
+
+RosterArgument = Annotated[Path, typer.Argument(help="The roster's YAML file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@roster.command("add")
+def add(
+    file: RosterArgument,
+    public: Annotated[Path, typer.Argument(help="The site's .public.yaml.")],
+    cancer: Annotated[str | None, typer.Option(help="The site's cancer, e.g. KIRP.")] = None,
+    contact: Annotated[str | None, typer.Option(help="Whom to telephone: a role, not a person.")] = None,
+    federation: Annotated[str | None, typer.Option(help="The federation's name; makes a new roster.")] = None,
+) -> None:
+    """Add a site's public keys; keys that the old ones announced take their place.
+
+    \b
+    Examples:
+      fedsteph roster add roster.yaml kirp.public.yaml --cancer KIRP --contact 'pathology IT' --federation kidney
+      fedsteph roster add roster.yaml kirp.public.yaml           after 'fedsteph keys rotate'
+    """
+    announcement = read_announcement(public)
+    changed = announcement.enter(_existing_or_new(file, federation), cancer=cancer, contact=contact, today=_today())
+    write_roster(file, changed)
+    console.err.print(f"compare with {announcement.site} by telephone: {announcement.fingerprint}", highlight=False)
+    _print_digest(changed)
+
+
+@roster.command("list")
+def list_sites(file: RosterArgument, as_json: JsonOption = False) -> None:
+    """List sites, fingerprints, and revoked keys.
+
+    \b
+    Examples:
+      fedsteph roster list roster.yaml
+    """
+    found = read_roster(file)
+    if as_json:
+        sites = [
+            {"site": e.site, "cancer": e.cancer, "contact": e.contact, "fingerprint": e.fingerprint}
+            for e in found.sites
+        ]
+        revoked = [{"site": r.site, "fingerprint": r.fingerprint, "date": r.date} for r in found.revoked]
+        shown = {"federation": found.federation, "digest": found.digest, "sites": sites, "revoked": revoked}
+        print(json.dumps(shown, indent=2))
+        return
+    table = Table("site", "cancer", "contact", "fingerprint", title=f"federation {found.federation}")
+    for entry in found.sites:
+        # The words are other people's: not markup.
+        table.add_row(entry.site, escape(entry.cancer), escape(entry.contact), _grouped(entry.fingerprint))
+    console.out.print(table)
+    for gone in found.revoked:
+        text = f"revoked {gone.date}: {gone.site}, {gone.fingerprint} ({gone.reason})"
+        console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@roster.command("digest")
+def digest(file: RosterArgument) -> None:
+    """Print the digest that every site pins in its site.yaml, once all have compared it by telephone.
+
+    \b
+    Examples:
+      fedsteph roster digest roster.yaml
+    """
+    _print_digest(read_roster(file))
+
+
+@roster.command("verify")
+def verify(
+    file: RosterArgument,
+    pin: Annotated[str | None, typer.Option(help="The digest that it must have.")] = None,
+) -> None:
+    """Check that every fingerprint fits its keys, and that the digest is the expected one. Exit code 1 if not.
+
+    \b
+    Examples:
+      fedsteph roster verify roster.yaml --pin 1f0c...
+    """
+    found = read_roster(file, pin)
+    said = f"{len(found.sites)} sites, {len(found.revoked)} revoked keys"
+    text = f"{file}: holds together; {said}; digest {found.digest}"
+    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@roster.command("revoke")
+def revoke(
+    file: RosterArgument,
+    site: Annotated[str, typer.Argument(help="Whose keys to revoke.")],
+    reason: Annotated[str, typer.Option(help="Why; stands in the roster.")] = "revoked",
+) -> None:
+    """Take a site's keys out for good: lost, stolen, or the site has left. They can never come back.
+
+    \b
+    Examples:
+      fedsteph roster revoke roster.yaml kirp --reason 'laptop lost'
+
+    It takes effect at each site when that site pins the new digest.
+    """
+    changed = read_roster(file).without(site, _today(), reason)
+    write_roster(file, changed)
+    _print_digest(changed)
+
+
+def _existing_or_new(file: Path, federation: str | None) -> Roster:
+    if file.exists():
+        found = read_roster(file)
+        if federation not in (None, found.federation):
+            raise RosterError(f"is of the federation {found.federation}, not {federation}", where=file)
+        return found
+    if federation is None:
+        raise ConfigError("there is no such roster", where=file, remedy="Give --federation NAME to make a new one")
+    try:
+        return Roster(federation)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--federation") from error
+
+
+def _print_digest(found: Roster) -> None:
+    console.out.print(found.digest, highlight=False, soft_wrap=True)
+
+
+def _grouped(fingerprint: str) -> str:
+    return " ".join(fingerprint[i : i + 8] for i in range(0, len(fingerprint), 8))
+
+
+def _today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"

@@ -1,0 +1,145 @@
+"""FedAvg and FedProx on Flower's own strategies: the baselines for which the server must read every update.
+
+An update is a vector file, unsealed: the sites' policies have to allow that. All sites' headers say the same, so
+the server averages what stands behind them and needs to know no more of it than that it is float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg, FedProx
+
+from fedsteph.common.config.recipe import ComparatorConfig
+from fedsteph.common.errors import VectorMismatchError
+
+_WEIGHT = "num-examples"
+_MAX_HEADER = 8192  # bytes
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's encoders after a round, by fold, and its number of patients as its policy tells it."""
+
+    vectors: Mapping[str, bytes]
+    weight: int
+
+
+def strategy_of(method: str, config: ComparatorConfig) -> FedAvg:
+    """Flower's strategy for a method's name."""
+    if method == "fedprox":
+        return FedProx(proximal_mu=config.proximal_mu, weighted_by_key=_WEIGHT)
+    return FedAvg(weighted_by_key=_WEIGHT)
+
+
+def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
+    """What is wrong with the updates of a round that would spoil an average, by node; the others fit together.
+
+    Args:
+        max_norm: largest L2 norm of one encoder.
+    """
+    wrong: dict[int, str] = {}
+    kinds: dict[int, str] = {}
+    for node, update in sorted(updates.items()):
+        try:
+            split = {fold: _split(content) for fold, content in sorted(update.vectors.items())}
+        except VectorMismatchError as error:
+            wrong[node] = error.what
+            continue
+        if not split:
+            wrong[node] = "an update is empty"
+        elif max(float(np.linalg.norm(values.astype(np.float64))) for _, _, values in split.values()) > max_norm:
+            wrong[node] = "an update's norm is above the cap"
+        kinds[node] = json.dumps({fold: meaning for fold, (_, meaning, _) in split.items()}, sort_keys=True)
+    sound = Counter(kind for node, kind in kinds.items() if node not in wrong)
+    for node, kind in kinds.items():
+        if node not in wrong and kind != sound.most_common(1)[0][0]:
+            wrong[node] = "an update is of another model or other folds than most are"
+    return wrong
+
+
+def aggregate(strategy: FedAvg, round_: int, updates: Mapping[int, Update]) -> dict[str, bytes]:
+    """The next round's global encoders, by fold.
+
+    Args:
+        updates: by node.
+
+    Raises:
+        VectorMismatchError: there are fewer than two, or they are not of one kind, or not finite.
+    """
+    replies = []
+    if len(updates) < 2:
+        raise VectorMismatchError("there are not two updates to average", where=f"round {round_}")
+    if wrong := screen(updates, float("inf")):
+        raise VectorMismatchError("; ".join(sorted(set(wrong.values()))), where=f"round {round_}")
+    first = updates[min(updates)]
+    for node, update in sorted(updates.items()):
+        arrays = {fold: Array(_split(content)[2]) for fold, content in update.vectors.items()}
+        metrics = MetricRecord({_WEIGHT: float(update.weight)})
+        content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
+        replies.append(Message(content, dst_node_id=node, message_type="train"))
+    averaged, _ = strategy.aggregate_train(round_, replies)
+    if averaged is None:
+        raise VectorMismatchError("there is no update to average", where=f"round {round_}")
+    headers = {fold: _split(content)[0] for fold, content in first.vectors.items()}
+    return {fold: headers[fold] + array.numpy().astype("<f4").tobytes() for fold, array in averaged.items()}
+
+
+Ask = Callable[[int, Mapping[str, bytes]], Mapping[int, Update]]
+
+
+def run_rounds(method: str, config: ComparatorConfig, ask: Ask) -> dict[str, bytes]:
+    """All rounds of one baseline, from M0.
+
+    Args:
+        ask: sends a round's number and global encoders (none in round 0) out, and collects the updates.
+
+    Returns:
+        the global encoders after the last round, by fold.
+    """
+    strategy = strategy_of(method, config)
+    encoders: dict[str, bytes] = {}
+    for round_ in range(config.rounds):
+        encoders = aggregate(strategy, round_, ask(round_, encoders))
+    return encoders
+
+
+def _split(content: bytes) -> tuple[bytes, Any, np.ndarray]:
+    """A vector file's header, its length included, as bytes and as what it says; and the float32 numbers behind it."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        # The order of a header's keys is not always the same, so what it says is compared.
+        meaning = (
+            json.loads(content[8:end], object_pairs_hook=_unique) if end <= min(len(content), 8 + _MAX_HEADER) else None
+        )
+    except (ValueError, RecursionError):
+        meaning = None
+    if not isinstance(meaning, dict) or (len(content) - end) % 4 or _claimed(meaning) != len(content) - end:
+        raise VectorMismatchError("an update is no vector file", where="update")
+    values = np.frombuffer(content, dtype="<f4", offset=end)
+    if not np.isfinite(values).all():
+        raise VectorMismatchError("an update holds NaN or Inf", where="update")
+    return content[:end], meaning, values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("duplicate key")
+    return dict(pairs)
+
+
+def _claimed(header: dict[str, Any]) -> int | None:
+    """How many bytes a header says that the numbers take; None where it does not say so."""
+    ends = [
+        entry["data_offsets"][1]
+        for name, entry in header.items()
+        if name != "__metadata__" and isinstance(entry, dict) and isinstance(entry.get("data_offsets"), list)
+        if len(entry["data_offsets"]) == 2 and isinstance(entry["data_offsets"][1], int)
+    ]
+    return max(ends, default=None)

@@ -1,0 +1,139 @@
+"""A run on a deployment: prepared, started, followed to its true end, and summed up from what the server may know."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedsteph.common.config.recipe import Config, digest, dump_yaml
+from fedsteph.common.deployment.flower_app import assemble
+from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, Flower
+from fedsteph.common.deployment.tls import ask
+from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RosterError, SiteError
+from fedsteph.common.host import atomic, console
+from fedsteph.common.host.monitor import watching
+from fedsteph.common.trust.roster import FILE as ROSTER_FILE
+from fedsteph.common.trust.roster import Roster, read_roster, write_roster
+from fedsteph.server.app import OUTCOME_FILE
+from fedsteph.server.deployment.server_file import ServerFile
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
+
+RESULTS_FILE = "results.json"
+SCHEMA = "fedsteph/deployment-results/v1"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A run folder at the server."""
+
+    path: Path
+    config: Config
+    roster: Roster
+
+    @property
+    def outcome(self) -> Path:
+        """Where the ServerApp writes what came of it."""
+        return self.path / "server" / OUTCOME_FILE
+
+
+def prepare(server: ServerFile, config: Config) -> Deployed:
+    """Check what can be checked here, and write a run folder.
+
+    Args:
+        config: with its width and M0's digest filled in.
+
+    Raises:
+        ConfigError: the configuration lacks something that sites cannot be asked for.
+        RosterError: the roster is another federation's, or lacks a site.
+        DeploymentError: no SuperLink answers where it should.
+    """
+    server.require_ready()
+    roster = read_roster(server.roster)
+    federation = config.federation
+    if not federation.sites or not federation.targets:
+        raise ConfigError("names no sites or no targets", where=server.config, remedy="Set federation.sites, .targets")
+    if config.model.width is None or config.model.m0_sha256 is None:
+        raise ConfigError("leaves model.width open", where=server.config, remedy="Set it to the features' width")
+    if federation.name != roster.federation:
+        raise RosterError(f"is of the federation {roster.federation}, not {federation.name}", where=server.roster)
+    if missing := [name for name in federation.sites if roster.entry(name) is None]:
+        raise RosterError(
+            f"lacks {', '.join(missing)}",
+            where=server.roster,
+            remedy="Add their public files with 'fedsteph roster add', and have every site pin the new digest",
+        )
+    ask(server.superlink, server.ca)
+    path = server.runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    part = server.runs / f".{path.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    write_roster(part / ROSTER_FILE, roster)
+    atomic.write_text(part / CONFIG_FILE, dump_yaml(config))
+    atomic.write_json(part / MANIFEST_FILE, manifest(config, roster, server.audit))
+    part.rename(path)
+    return Deployed(path, config, roster)
+
+
+def run(server: ServerFile, deployed: Deployed) -> dict[str, Any]:
+    """Start the run and follow it to its end.
+
+    Returns:
+        what the server knows of it, also written to ``results.json`` in the run folder.
+
+    Raises:
+        QuorumError: too few sites were left; it names each and why.
+        EngineError: Flower ended the run otherwise.
+        KeyboardInterrupt: stopped by the user; the run is stopped too.
+    """
+    app = assemble(deployed.path / "app" / "fedsteph")
+    run_config = deployed.path / "run.toml"
+    atomic.write_text(run_config, f"run-folder = {json.dumps(str(deployed.path))}\n")
+    flower = Flower(server.flwr_home, server.flwr_home.parent)
+    with watching([deployed.path / "server"]):
+        run_id = flower.start(app, run_config)
+        try:
+            status = flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS, _say_silence)
+        except KeyboardInterrupt:
+            with contextlib.suppress(EngineError):  # it was the user who stopped it, whether or not Flower hears of it
+                flower.stop(run_id)
+            raise
+    outcome = json.loads(deployed.outcome.read_text()) if deployed.outcome.exists() else None
+    if outcome is not None and outcome["error"] is not None:
+        raise QuorumError(outcome["error"], remedy=f"All that the server knows: {deployed.outcome}")
+    if outcome is None or status != "finished:completed":
+        raise EngineError(
+            f"Flower ended the run as {status}",
+            where=deployed.path,
+            remedy=f"See the logs of SuperLink and SuperExec, or: FLWR_HOME={server.flwr_home} flwr log {run_id}",
+        )
+    results = {
+        "schema": SCHEMA,
+        "run": deployed.path.name,
+        "recipe": digest(deployed.config.recipe),
+        "roster": deployed.roster.digest,
+        **{key: outcome[key] for key in ("sites", "targets", "failures", "seconds", "bytes")},
+    }
+    atomic.write_json(deployed.path / RESULTS_FILE, results)
+    return results
+
+
+def _say_silence(seconds: float) -> None:
+    text = f"the SuperLink has not answered for {seconds:.0f} s; back within {PATIENCE_SECONDS:.0f} s, the run goes on"
+    console.err.print(text, highlight=False)
+
+
+def require_no_failure(deployed: Deployed, results: dict[str, Any]) -> None:
+    """Raise for the sites that failed, if there are any.
+
+    Raises:
+        SiteError: naming each site, its phase and the reason.
+    """
+    if results["failures"]:
+        named = "; ".join(f"{f['site']} failed in {f['phase']}: {f['reason']}" for f in results["failures"])
+        path = deployed.path / RESULTS_FILE
+        raise SiteError(named, remedy=f"The others' results: {path}. Each site's own log has the details")

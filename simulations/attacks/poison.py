@@ -1,0 +1,197 @@
+"""Poisoned vectors on real cohorts: every attack, 1 to 4 malicious sources, with and without screening.
+
+``python -m fedsteph.simulations.attacks.poison --sites DIR --targets lihc --targets skcm --out DIR``. Every fold of
+every attack is kept as it is done; the same command goes on where it was stopped, and several may work in one folder,
+for different targets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from fedsteph.client.evaluation.metrics import number
+from fedsteph.client.site.site import site_folders
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.commands.terminal.bench_command import start, tell
+from fedsteph.common.config.recipe import digest, load_config
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.host import atomic, console
+from fedsteph.common.model.abmil import m0_digest
+from fedsteph.simulations.attacks.poisoned_federation import SOURCES
+from fedsteph.simulations.attacks.suite import ATTACKS
+from fedsteph.simulations.attacks.trial import HONEST, MODES, Ground, measure
+from fedsteph.simulations.csv_text import csv_text
+from fedsteph.simulations.markdown import table_lines
+from fedsteph.simulations.run.run_folder import open_sites, refuse_among_sites, same_features
+
+SCHEMA = "fedsteph/poison/v1"
+AIM = -0.01  # of the deployed model's C-index to the local model's, mean over folds, for every target
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fold of one target under one attack."""
+
+    target: str
+    fold: int
+    attack: str
+    n: int
+
+
+def cells_of(targets: Sequence[str], folds: Sequence[int], attacks: Sequence[str], counts: Sequence[int]) -> list[Cell]:
+    """All of them, the honest federation first, and fold by fold, so that what is done first says something of all."""
+    wanted = [(HONEST, 0), *((attack, n) for n in sorted(counts, reverse=True) for attack in attacks)]
+    return [Cell(target, fold, attack, n) for fold in folds for attack, n in wanted for target in targets]
+
+
+def summary(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per attack and number of malicious sources: means over folds, and over targets of those."""
+    rows = []
+    for attack in (HONEST, *ATTACKS):
+        for n in sorted({len(cell["malicious"]) for cell in cells if cell["attack"] == attack}):
+            rows.append(_row(attack, n, [c for c in cells if c["attack"] == attack and len(c["malicious"]) == n]))
+    return rows
+
+
+def _row(attack: str, n: int, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    targets = sorted({cell["target"] for cell in cells})
+    gaps = {
+        mode: {
+            target: _mean([c["deployed"][mode] - c["local"] for c in cells if c["target"] == target])
+            for target in targets
+        }
+        for mode in MODES
+    }
+    honest = sum(cell["sources"] - n for cell in cells)
+    return {
+        "attack": attack,
+        "malicious": n,
+        "folds": len(cells),
+        "local": _mean([cell["local"] for cell in cells]),
+        "steph_unscreened": _mean([cell["steph"]["report"] for cell in cells]),
+        **{f"deployed_{mode}": _mean([cell["deployed"][mode] for cell in cells]) for mode in MODES},
+        **{f"worst_{mode}": min(gaps[mode].values()) for mode in MODES},
+        "gaps": gaps,
+        "caught": sum(len(cell["caught"]) for cell in cells) / (n * len(cells)) if n else None,
+        "false_alarms": sum(len(cell["false_alarms"]) for cell in cells) / honest,
+        "rise": {key: _mean([cell["rise"][key] for cell in cells]) for key in cells[0].get("rise", {})} or None,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def attack_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and body of the attack table; the worst difference is that of the target for which it is lowest."""
+    header = ["attack", "malicious", "local", "STEPH, unscreened"]
+    header += [f"deployed, {mode}" for mode in MODES] + [f"worst, {mode}" for mode in MODES]
+    header += ["caught", "false alarms", "rise: local", "STEPH, unscreened", "deployed, refuse"]
+    body = []
+    for row in rows:
+        rise = row["rise"] or {}
+        title = "honest federation" if row["attack"] == HONEST else ATTACKS[row["attack"]].title
+        body.append(
+            [title, str(row["malicious"]), number(row["local"]), number(row["steph_unscreened"])]
+            + [number(row[f"deployed_{mode}"]) for mode in MODES]
+            + [f"{row[f'worst_{mode}']:+.3f}" for mode in MODES]
+            + ["-" if row["caught"] is None else f"{row['caught']:.0%}", f"{row['false_alarms']:.1%}"]
+            + [number(rise.get(key)) for key in ("local", "steph, report", "deployed, refuse")]
+        )
+    return header, body
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The attack table as Markdown."""
+    return "\n".join(table_lines(*attack_table(rows))) + "\n"
+
+
+def cells_csv(cells: Sequence[dict[str, Any]]) -> str:
+    """A line per cell."""
+    header = ["target", "fold", "attack", "malicious", "local", "steph_unscreened", *MODES, "caught", "false"]
+    lines: list[list[Any]] = [header]
+    for cell in cells:
+        scores = [cell["local"], cell["steph"]["report"], *(cell["deployed"][mode] for mode in MODES)]
+        who = [len(cell["caught"]), len(cell["false_alarms"])]
+        lines.append([cell["target"], cell["fold"], cell["attack"], len(cell["malicious"]), *scores, *who])
+    return csv_text(lines)
+
+
+def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str, Workspace]:
+    """Every site's workspace, its work below ``out``."""
+    opened = open_sites(site_folders(folder))
+    config = load_config(None, ["comparators.methods=[]", *settings])
+    model = same_features(config.model, list(opened.values()))
+    recipe = replace(config.recipe, model=replace(model, m0_sha256=m0_digest(model)))
+    return {
+        name: Workspace.open(replace(site, state=out / "sites" / name, threads=1), recipe)
+        for name, site in opened.items()
+    }
+
+
+def main(
+    sites: Annotated[Path, typer.Option(help="Folder of site folders.")],
+    targets: Annotated[list[str], typer.Option(help="Sites to attack. Repeatable.")],
+    out: Annotated[Path, typer.Option(help="Where what is done is kept.")] = Path("fedsteph-poison"),
+    attacks: Annotated[list[str] | None, typer.Option(help="Some of the attacks. Repeatable.")] = None,
+    counts: Annotated[list[int] | None, typer.Option(help="Numbers of malicious sources; default 1 to 4.")] = None,
+    folds: Annotated[int, typer.Option(help="The first so many folds.", min=1)] = 5,
+    sources: Annotated[int, typer.Option(help="Sources; large sites are cut in two until there are enough.")] = SOURCES,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe. Repeatable.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fold 0, 4 malicious sources.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Attack targets with poisoned vectors, and say what is deployed with and without screening."""
+    out = out.resolve()
+    refuse_among_sites(out, sites.resolve())
+    workspaces = workspaces_of(sites.resolve(), out, settings or [])
+    for key, given, known in (("--targets", targets, workspaces), ("--attacks", attacks or [], ATTACKS)):
+        if strangers := [name for name in given if name not in known]:
+            raise ConfigError(f"'{strangers[0]}' is not known", where=key, remedy=f"Known: {', '.join(known)}")
+    grounds = {target: Ground(target, workspaces, sources) for target in targets}
+    wanted = cells_of(targets, range(1 if quick else folds), attacks or list(ATTACKS), [4] if quick else counts or _ALL)
+    done = []
+    with console.progress_bars() as bars:
+        task = bars.add_task("starting", total=len(wanted))
+        for i, cell in enumerate(wanted):
+            bars.update(task, description=f"{cell.target}: {cell.attack} x {cell.n}, fold {cell.fold}", completed=i)
+            if bars.disable:
+                console.err.print(f"{i} of {len(wanted)}: {cell}", highlight=False, markup=False)
+            done.append(_kept(out, grounds[cell.target], cell))
+    rows = summary(done)
+    found = {"schema": SCHEMA, "aim": AIM, "rows": rows, "cells": done}
+    atomic.write_json(out / "poison.json", found)
+    atomic.write_text(out / "poison.md", markdown(rows))
+    atomic.write_text(out / "poison.csv", cells_csv(done))
+    tell(found, as_json, lambda one: _show(one["rows"]))
+
+
+_ALL = [1, 2, 3, 4]
+
+
+def _kept(out: Path, ground: Ground, cell: Cell) -> dict[str, Any]:
+    key = digest([ground.workspace.data_digest, digest(ground.workspace.recipe), ground.wanted])[:12]
+    path = out / "cells" / f"{cell.target}-{cell.fold}-{cell.attack}-{cell.n}-{key}.json"
+    if not path.exists():
+        atomic.write_json(path, measure(ground, cell.fold, cell.attack, cell.n))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _show(rows: Sequence[dict[str, Any]]) -> None:
+    header, body = attack_table(rows)
+    table = Table(*header)
+    for line in body:
+        table.add_row(*line)
+    console.out.print(table)
+
+
+if __name__ == "__main__":
+    start(main)

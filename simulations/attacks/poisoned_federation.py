@@ -1,0 +1,64 @@
+"""A target and twelve sources out of fewer cohorts: the largest of the others are two hospitals each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.splits import make_splits
+from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.sharing.outgoing import as_received, shared_vector
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.training.local import train_local
+from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.vector.task_vector import TaskVector
+
+SOURCES = 12
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source: a site, or one half of its fold 0's training patients."""
+
+    name: str
+    workspace: Workspace
+    train: Cohort
+    is_half: bool
+
+    def honest(self) -> TaskVector:
+        """The vector that it shares."""
+        if not self.is_half:
+            return shared_vector(self.workspace)
+        recipe, device = self.workspace.recipe, self.workspace.device
+        return self.kept("local", lambda: train_local(self.train, recipe, label=self.name, device=device))
+
+    def kept(self, what: str, train: Callable[[], ABMIL]) -> TaskVector:
+        """The vector of a model that is trained once and kept, as its recipients read it."""
+        recipe = self.workspace.recipe
+        path = self._folder / f"{what}.safetensors"
+        if not path.exists():
+            save_abmil(path, train(), m0_sha256=str(recipe.model.m0_sha256), encoder=self.workspace.cohort.encoder)
+        model = load_abmil(path, dropout=recipe.model.dropout)
+        return as_received(TaskVector.between(model, pinned_model(recipe.model)), recipe.sharing)
+
+    @property
+    def _folder(self) -> Path:
+        return self.workspace.fold_folder(0) / f"as-{self.name}"
+
+
+def sources_of(target: str, workspaces: Mapping[str, Workspace], wanted: int = SOURCES) -> list[Source]:
+    """The sources of a target: every other cohort, the largest of them as two halves until there are enough."""
+    others = [name for name in workspaces if name != target]
+    by_size = sorted(others, key=lambda name: -len(workspaces[name].cohort))
+    halved = {*by_size[: max(0, wanted - len(others))]}
+    found = []
+    for name in others:
+        workspace, train = workspaces[name], workspaces[name].train_part(0)
+        if name not in halved:
+            found.append(Source(name, workspace, train, is_half=False))
+            continue
+        for letter, split in zip("ab", make_splits(train.patients, 2, 0), strict=True):
+            found.append(Source(f"{name}-{letter}", workspace, train.subset(split.test), is_half=True))
+    return found

@@ -1,0 +1,1 @@
+"""What relaying through real Flower processes costs, and what sealing costs."""

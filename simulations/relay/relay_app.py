@@ -1,0 +1,83 @@
+"""The ServerApp of the relay benchmark: the same two exchanges with one target, again and again, and their seconds.
+
+It takes the place of fedsteph's own in an assembled app, so it imports what the app holds and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from fedsteph.common.config.recipe import load_config
+from fedsteph.common.errors import QuorumError
+from fedsteph.common.host import atomic
+from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire.messages import RunId
+from fedsteph.server.exchange import Round, exchange
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+
+ENVELOPES = "envelopes"
+REPEATS_FILE = "repeats.json"
+FIGURES_FILE = "figures.json"
+EXPECTED = "RecipePolicyError"
+_DEADLINE_SECONDS = 900.0
+_JOIN_SECONDS = 60.0
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Ask for a hello, then deliver every envelope to a target that refuses the recipe."""
+    folder = Path(str(context.run_config["run-folder"]))
+    config = load_config(folder / CONFIG_FILE)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    repeats = int(json.loads((folder / REPEATS_FILE).read_text()))
+    run = RunId(config.federation.name, manifest["run"], manifest["digests"]["roster"])
+    envelopes = {path.name: path.read_bytes() for path in sorted((folder / ENVELOPES).iterdir())}
+    node = _node(grid)
+
+    # The first one also installs the app at the site and fills its disk cache, so it is told apart.
+    hello = [_hello(grid, node, run) for _ in range(1 + repeats)]
+    merge = messages.Merge(run, config.recipe, config.federation.max_vector_norm)
+    merges = [_refused(grid, node, protocol.pack(merge, envelopes)) for _ in range(repeats)]
+    figures = {
+        "first_hello": hello[0].seconds,
+        "hello": [found.seconds for found in hello[1:]],
+        "merge": [found.seconds for found in merges],
+        "bytes": merges[0].bytes_sent,
+    }
+    atomic.write_json(folder / FIGURES_FILE, figures)
+
+
+def _node(grid: Grid) -> int:
+    until = time.monotonic() + _JOIN_SECONDS
+    while not (nodes := list(grid.get_node_ids())):
+        if time.monotonic() > until:
+            raise QuorumError("the target did not join", where="bench")
+        time.sleep(0.2)
+    return nodes[0]
+
+
+def _hello(grid: Grid, node: int, run: RunId) -> Round:
+    found = exchange(grid, protocol.HELLO, {node: protocol.pack(messages.Hello(run))}, _DEADLINE_SECONDS)
+    if found.failures:
+        raise QuorumError(f"no hello: {found.failures[node]}", where="bench")
+    protocol.read(found.answers[node], messages.HelloReply, "hello")
+    return found
+
+
+def _refused(grid: Grid, node: int, request: RecordDict) -> Round:
+    """One delivery; the target holds the whole message by the time that it refuses."""
+    found = exchange(grid, protocol.MERGE, {node: request}, _DEADLINE_SECONDS)
+    if found.failures:
+        raise QuorumError(f"no answer to the merge: {found.failures[node]}", where="bench")
+    refusal = protocol.read(found.answers[node], messages.Refusal, "merge")
+    if refusal.kind != EXPECTED:
+        raise QuorumError(f"the target answered otherwise: {asdict(refusal)}", where="bench")
+    return found

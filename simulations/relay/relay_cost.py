@@ -1,0 +1,139 @@
+"""What relaying costs: ``python -m fedsteph.simulations.relay.relay_cost --sources 13 --sources 50``.
+
+A real deployment on loopback, as ``fedsteph provision`` makes it: SuperLink with TLS, node authentication and a
+database, SuperExec, and one site's SuperNode and SuperExec. One ``train.merge`` brings the target an envelope from each
+source. Its policy pins another recipe, so it refuses at once what it has received whole: nothing is opened or trained,
+and what is measured is delivery. A ``query.hello`` before shows what Flower itself takes for any message: its polls,
+and a ClientApp process that starts and imports for each.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from fedsteph.commands.terminal.bench_command import start, tell
+from fedsteph.common.config.recipe import Config, digest, load_config
+from fedsteph.common.host import atomic, console
+from fedsteph.common.model.abmil import Architecture, pin_m0
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire.envelope import Context, seal
+from fedsteph.server.deployment import deployed_run
+from fedsteph.server.deployment.deployed_run import Deployed
+from fedsteph.server.manifest import MANIFEST_FILE
+from fedsteph.simulations.bench.figures import Spread, machine, machine_line
+from fedsteph.simulations.relay import relay_app
+from fedsteph.simulations.relay.processes import PROGRAMS, Memory
+from fedsteph.simulations.relay.sealing import random_vector
+from fedsteph.simulations.relay.trial_deployment import Trial
+
+SCHEMA = "fedsteph/bench-relay/v1"
+_FEDERATION, _TARGET = "bench", "target"
+
+
+def measure(sources: int, repeats: int, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Start a deployment, deliver ``sources`` envelopes ``repeats`` times, and end all that was started.
+
+    Args:
+        settings: ``key=value`` overrides of the federation's configuration.
+
+    Returns:
+        JSON-ready: sizes and peaks of memory in bytes, and spreads of seconds.
+
+    Raises:
+        EngineError: something did not start, or the target did not refuse as it should.
+    """
+    names = [f"source-{index:03}" for index in range(1, sources + 1)]
+    config = _config(names, settings)
+    identities = {name: Identity.generate() for name in (_TARGET, *names)}
+    with tempfile.TemporaryDirectory(prefix="fedsteph-bench-") as scratch:
+        trial = Trial(Path(scratch) / "trial", config, identities)
+        with ExitStack() as stack:
+            memory = stack.enter_context(Memory().watching())
+            trial.start(stack)
+            deployed = deployed_run.prepare(trial.server, config)
+            envelope = _seal_all(deployed, identities)
+            atomic.write_json(deployed.path / relay_app.REPEATS_FILE, repeats)
+            path = deployed.path / relay_app.FIGURES_FILE
+            trial.run(deployed, Path(relay_app.__file__), path.exists)
+            memory.look()
+            figures = json.loads(path.read_text())
+            database = trial.server.database
+            kept = sum(file.stat().st_size for file in database.parent.glob(f"{database.name}*"))
+    return {
+        "sources": sources,
+        "bytes": {"envelope": envelope, "merge": figures["bytes"], "database_after": kept},
+        "seconds": {
+            "first_hello": figures["first_hello"],
+            "hello": asdict(Spread.of(figures["hello"])),
+            "merge": asdict(Spread.of(figures["merge"])),
+        },
+        "peak_rss_bytes": memory.peaks,
+    }
+
+
+def _config(names: Sequence[str], settings: Sequence[str]) -> Config:
+    own = [
+        "model.width=1536",
+        f"federation.name={_FEDERATION}",
+        f"federation.sites=[{_TARGET},{names[0]}]",
+        f"federation.targets=[{_TARGET}]",
+    ]
+    return pin_m0(load_config(None, [*own, *settings]))
+
+
+def _seal_all(deployed: Deployed, identities: Mapping[str, Identity]) -> int:
+    """Put every source's envelope where the ServerApp finds it; the size of one."""
+    model, size = deployed.config.model, 0
+    architecture, m0 = Architecture.of(model), str(model.m0_sha256)
+    plain = write_vector(random_vector(architecture, m0))
+    run = json.loads((deployed.path / MANIFEST_FILE).read_text())["run"]
+    for name, sender in identities.items():
+        if name != _TARGET:
+            recipe = digest(deployed.config.recipe)
+            context = Context(_FEDERATION, run, name, _TARGET, m0, architecture.digest, recipe)
+            envelope = seal(plain, context, 1, sender, identities[_TARGET].public)
+            atomic.write_bytes(deployed.path / relay_app.ENVELOPES / name, envelope)
+            size = len(envelope)
+    return size
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    table = Table("sources", "MB", "first hello", "hello", "merge delivery", title="seconds: median (min to max)")
+    memory = Table("sources", *PROGRAMS.values(), title="peak resident memory, MiB")
+    for run in found["runs"]:
+        seconds = run["seconds"]
+        spreads = ("{median:.2f} ({min:.2f} to {max:.2f})".format(**seconds[key]) for key in ("hello", "merge"))
+        megabytes = f"{run['bytes']['merge'] / 1e6:.1f}"
+        table.add_row(str(run["sources"]), megabytes, f"{seconds['first_hello']:.2f}", *spreads)
+        peaks = (run["peak_rss_bytes"].get(role, 0) for role in PROGRAMS.values())
+        memory.add_row(str(run["sources"]), *(f"{peak / 2**20:.0f}" for peak in peaks))
+    for one in (table, memory):
+        console.out.print(one)
+    repeats = found["runs"][0]["seconds"]["merge"]["repeats"]
+    console.out.print(f"{repeats} repeats each; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
+
+
+def main(
+    sources: Annotated[list[int], typer.Option(help="Envelopes in the message; may be given again.", min=1, max=1000)],
+    repeats: Annotated[int, typer.Option(help="Deliveries, and hellos after the first.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Time the delivery of sealed vectors of the default sizes to one target, through real Flower processes."""
+    found = {"schema": SCHEMA, "machine": machine(), "runs": [measure(n, repeats) for n in sources]}
+    tell(found, as_json, _show)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain kill takes the temporary folder away too
+    start(main)

@@ -1,0 +1,143 @@
+"""A trial deployment on loopback with one real site, as ``fedsteph provision`` makes it, up for a benchmark's time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import h5py
+import numpy as np
+import yaml
+
+from fedsteph.client.deployment import guard, reviewed_app
+from fedsteph.client.site.site import SITE_FILE
+from fedsteph.common.config.recipe import Config, dump_yaml
+from fedsteph.common.config.schema import StrictDumper, read_yaml
+from fedsteph.common.deployment.flower_app import assemble, build
+from fedsteph.common.deployment.flower_programs import Flower
+from fedsteph.common.deployment.tls import ask
+from fedsteph.common.errors import DeploymentError, EngineError
+from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.trust.key_file import write_identity
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.trust.roster import Entry, Roster, write_roster
+from fedsteph.server.deployment.deployed_run import Deployed
+from fedsteph.server.deployment.provision import Plan, provision
+from fedsteph.server.deployment.server_file import ServerFile
+from fedsteph.simulations.relay.processes import Leashed, free_ports
+
+_START_SECONDS = 90.0
+_OTHER_RECIPE = "f" * 64  # the only one that the target's policy allows
+
+
+class Trial:
+    """Its folders; and, from :meth:`start` on, its processes."""
+
+    def __init__(self, folder: Path, config: Config, identities: Mapping[str, Identity]) -> None:
+        """Provision, and fill in what the sites' people would.
+
+        Args:
+            config: with two sites, of which only the target, the first, will come.
+            identities: of everyone in the roster, the target included.
+        """
+        superlink, site_port = free_ports(2)
+        address, width = f"127.0.0.1:{superlink}", Architecture.of(config.model).width
+        names = config.federation.sites
+        provision(folder, Plan(config.federation.name, address, address, names, names[:1], width, (), site_port))
+        self._folder, self._site = folder, folder / "sites" / names[0]
+        self._processes: list[Leashed] = []
+        server = folder / "server"
+        atomic.write_text(server / "config.yaml", dump_yaml(config))
+        (server / "nodes" / f"{names[1]}.pub").unlink()
+        entries = (Entry.of(name, own.public, cancer="none", contact="bench") for name, own in identities.items())
+        roster = Roster(config.federation.name, tuple(entries))
+        write_roster(server / "roster.yaml", roster)
+        self._fill_in_site(names[0], identities[names[0]], roster, width)
+        reviewed_app.install(self._site / "flwr")
+        self.server = ServerFile.open(server)
+
+    def _fill_in_site(self, name: str, identity: Identity, roster: Roster, width: int) -> None:
+        write_roster(self._site / "roster.yaml", roster)
+        write_identity(self._site / "keys", name, identity)
+        settings = read_yaml(self._site / SITE_FILE)
+        settings["federation"]["roster_sha256"] = roster.digest
+        settings["policy"]["recipes"] = [_OTHER_RECIPE]
+        atomic.write_text(self._site / SITE_FILE, yaml.dump(settings, Dumper=StrictDumper, sort_keys=False))
+        (self._site / "features").mkdir()
+        rows = ["patient_id,pathology_id,t,e"]
+        for index in range(4):  # a hello looks at a site's data
+            with h5py.File(self._site / "features" / f"S{index}.h5", "w") as file:
+                file.create_dataset("features", data=np.zeros((2, width), dtype=np.float32))
+            rows.append(f"P{index},S{index},{100 * (index + 1)},{index % 2}")
+        atomic.write_text(self._site / "labels.csv", "\n".join(rows) + "\n")
+
+    def start(self, stack: ExitStack) -> None:
+        """Start SuperLink, SuperNode and a SuperExec on each side; they end with ``stack``.
+
+        Raises:
+            EngineError: one of them did not start.
+        """
+        server = self._folder / "server"
+        self._leash(server / "start-superlink.sh", stack)
+        until = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            self._require_alive()
+            if time.monotonic() > until:
+                raise EngineError(f"the SuperLink was not up within {_START_SECONDS:g} s", where="trial")
+            time.sleep(0.2)
+        subprocess.run([server / "register-sites.sh"], check=True, capture_output=True, timeout=_START_SECONDS)
+        self._leash(server / "start-superexec.sh", stack)
+        self._leash(self._site / "start-supernode.sh", stack)
+        self._leash(self._site / "start-superexec.sh", stack)
+
+    def run(self, deployed: Deployed, server_app: Path, is_over: Callable[[], bool]) -> None:
+        """Run fedsteph's app with another module in the place of its ServerApp, to the end.
+
+        Raises:
+            EngineError: it did not end well, or a process of the trial ended before it.
+        """
+        app = assemble(deployed.path / "app" / "fedsteph")
+        (app / "server" / "app.py").write_bytes(server_app.read_bytes())
+        self._accept(app)
+        run_config = deployed.path / "run.toml"
+        atomic.write_text(run_config, f"run-folder = {json.dumps(str(deployed.path))}\n")
+
+        def over() -> bool:
+            self._require_alive()
+            return is_over()
+
+        flower = Flower(self.server.flwr_home, self._folder)
+        status = flower.wait(flower.start(app, run_config), over, patience=0)
+        if status != "finished:completed" or not is_over():
+            log = (self._folder / "server-start-superexec.log").read_text(errors="replace")
+            raise EngineError(f"the run ended as {status}", where="trial", details=log[-3000:])
+
+    def _accept(self, app: Path) -> None:
+        """Let the site's guard take this bundle for the reviewed one; what it loads is the site's own code anyway."""
+        home = self._site / "flwr"
+        bundle = build(app, self.server.flwr_home)
+        home.chmod(0o755)
+        (home / guard.PIN).unlink()
+        (home / guard.PIN).write_text(hashlib.sha256(bundle.read_bytes()).hexdigest())
+        bundle.unlink()
+
+    def _leash(self, script: Path, stack: ExitStack) -> None:
+        log = self._folder / f"{script.parent.name}-{script.stem}.log"
+        self._processes.append(stack.enter_context(Leashed(script, log)))
+
+    def _answers(self) -> bool:
+        try:
+            ask(self.server.superlink, self.server.ca)
+        except DeploymentError:
+            return False
+        return True
+
+    def _require_alive(self) -> None:
+        for process in self._processes:
+            process.require_alive()

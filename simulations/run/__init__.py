@@ -1,0 +1,1 @@
+"""A simulated run: its sites, its folder, the two engines, and the results."""

@@ -1,0 +1,127 @@
+"""The real engine: a SuperLink of our own on loopback, Ray behind it, and the run's true status.
+
+A plain ``flwr run`` starts a SuperLink that stays, freezes its folder and environment, and reports success
+whatever happened. Here it runs from an empty folder with a home of its own, sized to this machine, and is
+stopped with all it started; the run's status is read, not the exit code of ``flwr run``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from fedsteph.client.site.device import resolve_device
+from fedsteph.client.site.site import SIMULATED_SITES
+from fedsteph.common.deployment.flower_app import assemble
+from fedsteph.common.deployment.flower_programs import CONFIG, Flower, connection, environment, program
+from fedsteph.common.errors import ConfigError, EngineError
+from fedsteph.common.host import atomic
+from fedsteph.server.app import OUTCOME_FILE
+
+_START_SECONDS = 90.0
+
+
+def run_with_flower(run_folder: Path) -> None:
+    """Run a prepared run folder's federation on Flower's simulation engine.
+
+    Raises:
+        ConfigError: the device cannot be had under this engine.
+        EngineError: Flower did not start, or the run did not end well; Flower's log is named.
+    """
+    home = run_folder / "flower"
+    app = assemble(home / "fedsteph")
+    sites = json.loads((run_folder / SIMULATED_SITES).read_text())
+    resources = _resources(len(sites), sites[0]["device"])
+    with _superlink(home):
+        flower = Flower(home / "home", home / "superlink.log")
+        run_config = home / "run.toml"
+        atomic.write_text(run_config, f"run-folder = {json.dumps(str(run_folder.resolve()))}\n")
+        run_id = flower.start(app, run_config, resources)
+        status = flower.wait(run_id, (run_folder / "server" / OUTCOME_FILE).exists, patience=0)
+    if status != "finished:completed":
+        raise EngineError(f"Flower ended the run as {status}", where=home / "superlink.log", remedy="See that log")
+
+
+def _resources(n_sites: int, device: str) -> str:
+    # One core per simulated site: as many sites train at a time as there are cores, none of them starved.
+    cores = os.cpu_count() or 1
+    gpus = 0.0
+    if resolve_device(device).type == "cuda":
+        if device not in ("auto", "cuda:0"):
+            raise ConfigError(
+                f"Flower's engine deals out GPUs itself, so {device} cannot be asked for",
+                where="device",
+                remedy="Use auto with CUDA_VISIBLE_DEVICES, or --engine in-process",
+            )
+        gpus = min(1.0, torch.cuda.device_count() / min(n_sites, cores))
+    return (
+        f"num-supernodes={n_sites} client-resources-num-cpus=1 client-resources-num-gpus={gpus} "
+        f'init-args-num-cpus={cores} init-args-log-to-driver=false backend="ray"'
+    )
+
+
+@contextmanager
+def _superlink(home: Path) -> Iterator[None]:
+    """A SuperLink on a free loopback port, up when the block starts and gone when it ends."""
+    empty = home / "empty"  # a SuperLink puts its folder first on the path: nothing may lie there
+    empty.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    ray = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+    atomic.write_text(home / "home" / CONFIG, connection(f"127.0.0.1:{port}", None))
+    command = [sys.executable, "-m", "fedsteph.simulations.run.leash"]
+    command += [program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = home / "superlink.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=empty,
+            env=environment(home / "home") | ray,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it through the leash, and only once
+        )
+        try:
+            _wait_until_up(process, port, log)
+            yield
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()  # lets go of the leash
+            process.wait()
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise EngineError(
+                f"the SuperLink ended at once with code {process.returncode}",
+                where=log,
+                remedy="See that log",
+            )
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
+                if response.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise EngineError(f"the SuperLink was not up within {_START_SECONDS:g} s", where=log)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

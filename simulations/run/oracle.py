@@ -1,0 +1,33 @@
+"""The row that no model can beat but by luck: the true risk of a synthetic site's patients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.target.results import method_row
+from fedsteph.common.config.recipe import Config
+from fedsteph.common.model.concordance import pairs
+from fedsteph.simulations.run.synthetic_cohorts import TRUTH_FILE
+
+
+def oracle_row(site: Site, config: Config) -> dict[str, Any] | None:
+    """C-index of the true risk on a site's test folds; None where the truth of a patient is not known."""
+    path = site.folder / TRUTH_FILE
+    if not path.exists():
+        return None
+    truth = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")["risk"]
+    workspace = Workspace.open(replace(site, device="cpu"), config.recipe)
+    folds = []
+    for fold in range(len(workspace.splits)):
+        test = workspace.test_part(fold)
+        risk = truth.reindex([patient.id for patient in test.patients]).to_numpy()
+        if np.isnan(risk).any():
+            return None
+        folds.append(pairs(risk, test.times, test.events))
+    return method_row(folds, config.evaluation)

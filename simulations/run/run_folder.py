@@ -1,0 +1,226 @@
+"""The run folder: resolved configuration, manifest, and the sites; the same run resumes, another is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedsteph.client.data.bags import open_cohort
+from fedsteph.client.data.check import check_site
+from fedsteph.client.data.problems import Problem, refuse_errors
+from fedsteph.client.site.site import SIMULATED_SITES, Site
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.recipe import Config, FederationConfig, ModelConfig, dump_yaml, load_config, to_dict
+from fedsteph.common.errors import ConfigError, RunFolderError
+from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import pin_m0
+from fedsteph.common.trust.key_file import write_identity
+from fedsteph.common.trust.keys import Identity
+from fedsteph.common.trust.roster import FILE as ROSTER_FILE
+from fedsteph.common.trust.roster import Entry, Roster, write_roster
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A prepared run: what is to be run, over which sites, and where."""
+
+    path: Path
+    config: Config
+    sites: tuple[Site, ...]
+
+    def site_state(self, name: str) -> Path:
+        """Where a simulated site keeps its work."""
+        return self.path / "sites" / name
+
+
+def prepare(
+    path: Path,
+    config: Config,
+    folders: Sequence[Path],
+    on_file: Callable[[str, int, int], None] = lambda site, done, total: None,
+) -> tuple[RunFolder, list[Problem]]:
+    """Check the sites, resolve the configuration over them, and write the run folder or resume it.
+
+    Args:
+        folders: the site folders.
+        on_file: told, while a new run's data are checked, of a site's files done and in total.
+
+    Returns:
+        the run folder, and the warnings of the sites' data check.
+
+    Raises:
+        DataError: every problem of every site, at once.
+        ConfigError: the configuration does not fit the sites.
+        RunFolderError: the folder holds another run.
+    """
+    sites = _choose_sites(folders, config)
+    if (path / MANIFEST_FILE).exists():
+        return _resume(path, config, sites), []
+    warnings = _check_data(sites, on_file)
+    resolved = _resolve(config, sites)
+    for site in sites:
+        # Whatever a site would refuse in the middle of the run (splits, device) is refused here.
+        Workspace.open(replace(site, device=resolved.device), resolved.recipe)
+    roster = _make_roster(path, resolved, sites)
+    atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
+    atomic.write_json(path / SIMULATED_SITES, _plan(sites, resolved, roster.digest))
+    made = manifest(resolved, roster, path / "server" / "audit")
+    atomic.write_json(path / MANIFEST_FILE, made)  # last: it makes the folder a run
+    return RunFolder(path, resolved, tuple(sites)), warnings
+
+
+def _make_roster(path: Path, config: Config, sites: Sequence[Site]) -> Roster:
+    """Keys for every simulated site, and their roster: a simulation seals and signs as a deployment does."""
+    entries = []
+    for site in sites:
+        folder = path / "sites" / site.name / "keys"
+        shutil.rmtree(folder, ignore_errors=True)  # of a preparation that was interrupted
+        identity = Identity.generate()
+        write_identity(folder, site.name, identity)
+        entries.append(Entry.of(site.name, identity.public, cancer="simulated", contact="simulation"))
+    roster = Roster(config.federation.name, tuple(entries))
+    write_roster(path / ROSTER_FILE, roster)
+    return roster
+
+
+def _plan(sites: Sequence[Site], config: Config, roster_sha256: str) -> list[dict[str, str]]:
+    return [
+        {
+            "name": site.name,
+            "folder": str(site.folder.resolve()),
+            "device": config.device,
+            "roster_sha256": roster_sha256,
+        }
+        for site in sites
+    ]
+
+
+def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
+    """The sites of some folders, by name.
+
+    Raises:
+        ConfigError: two have the same name.
+    """
+    opened = [Site.open(folder) for folder in folders]
+    by_name = {site.name: site for site in opened}
+    if len(by_name) < len(opened):
+        names = [site.name for site in opened]
+        twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        remedy = "Give one of them another 'name' in its site.yaml"
+        raise ConfigError(f"two site folders have the name {twice}", where=folders[0].parent, remedy=remedy)
+    return by_name
+
+
+def refuse_among_sites(out: Path, sites: Path) -> None:
+    """Refuse to work where the sites' data are.
+
+    Args:
+        out: a run's or a study's folder, whose ``sites`` holds what each site keeps.
+
+    Raises:
+        ConfigError: ``out`` lies in the folder of site folders, or would write into it.
+    """
+    if sites.resolve() in (out, *out.parents, out / "sites"):
+        raise ConfigError("lies among the site folders", where=out, remedy="Choose another --out")
+
+
+def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
+    by_name = open_sites(folders)
+    wanted = config.federation.sites or tuple(by_name)
+    for name in (*wanted, *config.federation.targets):
+        if name not in by_name:
+            raise ConfigError(
+                f"there is no site '{name}'",
+                where="federation.sites or federation.targets",
+                remedy=f"The site folders are: {', '.join(by_name)}",
+            )
+    return [by_name[name] for name in wanted]
+
+
+def _resolve(config: Config, sites: Sequence[Site]) -> Config:
+    """Fill in what the sites decide: their names, the target, the width, and M0's digest."""
+    federation = _federation(config, sites)
+    model = same_features(config.model, sites)
+    return pin_m0(replace(config, federation=federation, model=model))
+
+
+def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
+    names = tuple(site.name for site in sites)
+    if len(names) < config.federation.quorum:
+        raise ConfigError(
+            f"{len(names)} sites are fewer than federation.quorum ({config.federation.quorum})",
+            where="federation.quorum",
+            remedy="Add site folders; a federation is a target and at least one source",
+        )
+    return replace(config.federation, sites=names, targets=config.federation.targets or names[:1])
+
+
+def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
+    """The width and the encoder's name that all sites share, where the configuration leaves them open."""
+    cohorts = {site.name: open_cohort(site.folder, site.data) for site in sites}
+    encoders = {cohort.encoder for cohort in cohorts.values() if cohort.encoder is not None}
+    widths = {cohort.width for cohort in cohorts.values()}
+    if len(widths) > 1 or len(encoders) > 1:
+        listed = ", ".join(f"{name}: {c.width} wide of {c.encoder or '?'}" for name, c in cohorts.items())
+        raise ConfigError(
+            f"the sites' features differ ({listed})",
+            where="model.width and model.encoder",
+            remedy="Extract all sites' features with one encoder, or leave sites out with federation.sites",
+        )
+    return replace(model, width=model.width or widths.pop(), encoder=model.encoder or next(iter(encoders), None))
+
+
+def _check_data(sites: Sequence[Site], on_file: Callable[[str, int, int], None]) -> list[Problem]:
+    problems: list[Problem] = []
+    for site in sites:
+
+        def on_site_file(done: int, total: int, name: str = site.name) -> None:
+            on_file(name, done, total)
+
+        report = check_site(site.folder, site.data, on_site_file)
+        problems += report.problems
+    refuse_errors(problems, sites[0].folder.parent)
+    return [problem for problem in problems if problem.severity == "warning"]
+
+
+def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
+    try:
+        before = load_config(path / CONFIG_FILE)
+        plan = json.loads((path / SIMULATED_SITES).read_text())
+        roster_sha256 = json.loads((path / MANIFEST_FILE).read_text())["digests"]["roster"]
+    except (OSError, ValueError, KeyError, ConfigError) as error:
+        raise RunFolderError(f"is a damaged run folder ({error})", where=path, remedy="Choose another --out") from error
+    # What was left open is what the run found when it began: its sites' width and its own M0.
+    model = replace(
+        config.model,
+        width=config.model.width or before.model.width,
+        encoder=config.model.encoder or before.model.encoder,
+        m0_sha256=config.model.m0_sha256 or before.model.m0_sha256,
+    )
+    resolved = replace(config, model=model, federation=_federation(config, sites))
+    keys = _differing(to_dict(before), to_dict(resolved))
+    if plan != _plan(sites, resolved, roster_sha256):
+        keys.append("the site folders")
+    if keys:
+        raise RunFolderError(
+            f"holds a run with another configuration; these differ: {', '.join(keys)}",
+            where=path,
+            remedy="Choose another --out, or give the same configuration to resume that run",
+        )
+    return RunFolder(path, resolved, tuple(sites))
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key in a.keys() | b.keys():
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, dict) and isinstance(y, dict):
+            keys += _differing(x, y, f"{prefix}{key}.")
+        elif x != y:
+            keys.append(prefix + key)
+    return sorted(keys)

@@ -1,0 +1,126 @@
+"""The page of a simulated run, for whoever owns all its data: every target, what was shared, what it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedsteph.client.report.analysis import OnStep, silent
+from fedsteph.client.report.target_files import TargetFiles
+from fedsteph.client.report.target_sections import target_sections, title_of, verdict
+from fedsteph.client.site.site import SIMULATED_SITES, Site
+from fedsteph.common.config.recipe import Config, load_config
+from fedsteph.common.errors import RunFolderError
+from fedsteph.common.report.conclusion import over_targets
+from fedsteph.common.report.page import REPORT, Page, Section, write_page
+from fedsteph.common.report.provenance import cost_section, limits_section, provenance_section
+from fedsteph.common.report.source_matrix import matrix_picture
+from fedsteph.common.report.transfer import decided, relayed, transfer_section
+from fedsteph.common.trust.audit_log import read_lines
+from fedsteph.common.vector.shared_part import description
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.simulations.run.file_names import RESULTS_FILE
+
+_AUDIENCE = "For the owner of this run: it shows patients' outcomes"
+
+
+def run_page(run: Path, on_step: OnStep = silent) -> Page:
+    """Everything of a run.
+
+    Raises:
+        RunFolderError: it has no results yet, or is none of a simulation.
+    """
+    if not (run / SIMULATED_SITES).exists() or not (run / RESULTS_FILE).exists():
+        raise RunFolderError("has no results yet", where=run, remedy="Let 'fedsteph simulate' come to its end")
+    results = json.loads((run / RESULTS_FILE).read_text())
+    config, manifest = load_config(run / CONFIG_FILE), json.loads((run / MANIFEST_FILE).read_text())
+    sites = simulated_sites(run, config)
+    sections: list[Section] = []
+    for name, result in results["targets"].items():
+
+        def on_target(what: str, done: int, total: int, name: str = name) -> None:
+            on_step(f"{name}: {what}", done, total)
+
+        files = TargetFiles.open(sites[name].state)
+        among_others = len(results["targets"]) > 1
+        sections += target_sections(sites[name], files, result, on_target, among_others=among_others)
+    if len(results["targets"]) > 1:
+        sections.append(_matrix(sites, list(results["targets"]), config))
+    learnable = {
+        title_of(method): row["learnable"]
+        for result in results["targets"].values()
+        for method, row in result["methods"].items()
+        if "learnable" in row
+    }
+    sections += [
+        _transfer(run, manifest, sites, results, config),
+        cost_section(results["seconds"], results["communication"]["bytes"], learnable),
+        provenance_section(manifest, (run / CONFIG_FILE).read_text()),
+        limits_section(_limits(results, sites)),
+    ]
+    return Page("Is the enhanced model better?", _AUDIENCE, _verdict(results), sections)
+
+
+def write_run_page(run: Path, out: Path | None = None, on_step: OnStep = silent) -> Path:
+    """Write the page, by default into the run folder, and give its path."""
+    return write_page(run_page(run, on_step), out or run / REPORT)
+
+
+def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
+    """The sites of a simulated run, by name, as the run's owner opens them."""
+    plan = json.loads((run / SIMULATED_SITES).read_text())
+    return {
+        entry["name"]: replace(
+            Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device),
+            threads=None,
+            federation=None,  # of a real site's folder: in a simulation its audit log lies beside its state
+        )
+        for entry in plan
+    }
+
+
+def _verdict(results: Mapping[str, Any]) -> list[str]:
+    targets = results["targets"]
+    if len(targets) == 1:
+        return [sentence for name, result in targets.items() for sentence in verdict(name, result)]
+    compared = {
+        "The enhanced model (STEPH)": [result["steph_minus_local"] for result in targets.values()],
+        "What inner cross-validation deploys, STEPH or the local model,": [
+            result["deployed_minus_local"] for result in targets.values()
+        ],
+    }
+    found = [over_targets(title, differences) for title, differences in compared.items()]
+    return [f"{sentence}." for sentence in found if sentence is not None] or [
+        "No target is large enough to compare the enhanced model with the local one."
+    ]
+
+
+def _matrix(sites: Mapping[str, Site], targets: Sequence[str], config: Config) -> Section:
+    found = {name: TargetFiles.open(sites[name].state).evidence().once.coefficients for name in targets}
+    seed = config.training.seed
+    who = f"{len(targets)} targets, test patients of {config.evaluation.folds} folds each, seed {seed}"
+    return Section("Who helped whom", [matrix_picture("source-target", found, who)])
+
+
+def _transfer(
+    run: Path, manifest: Mapping[str, Any], sites: Mapping[str, Site], results: Mapping[str, Any], config: Config
+) -> Section:
+    tables = [relayed(read_lines(run / "server" / "audit"), manifest["run"])]
+    for name, site in sites.items():
+        tables.append(decided(read_lines(site.audit.folder), manifest["run"], name))
+    rows = [row for table in tables[1:] for row in table.rows]
+    decisions = replace(tables[1], rows=rows, folded=True, title="Decisions of the sites' policies")
+    return transfer_section([tables[0], decisions], results["failures"], description(config.sharing))
+
+
+def _limits(results: Mapping[str, Any], sites: Mapping[str, Site]) -> list[str]:
+    own = [f"{name}: {found['too_small']}" for name, found in results["targets"].items() if found["too_small"]]
+    small = [name for name, found in results["targets"].items() if found["n_events"] < 50]
+    if small:
+        own.append(f"Fewer than 50 events at {', '.join(small)}: intervals there are wide, and single folds mislead.")
+    if not any(site.dp_sgd for site in sites.values()):
+        own.append("No task vector of this run was trained with differential privacy.")
+    return own

@@ -1,0 +1,119 @@
+"""The results in words and tables: ``summary.md``, and the same on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from fedsteph.client.evaluation.metrics import further_rows
+from fedsteph.client.report.target_sections import screening
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.host import console
+from fedsteph.common.report.conclusion import against_local
+from fedsteph.common.vector.shared_part import description
+from fedsteph.simulations.markdown import table_lines
+from fedsteph.simulations.run.run_folder import RunFolder
+
+_NAMES = {name: method.title for name, method in METHODS.items()} | {"oracle": "oracle"}
+
+
+def summary(folder: RunFolder, results: dict[str, Any]) -> str:
+    """The whole run as Markdown."""
+    lines = ["# fedsteph run", ""]
+    for target, result in results["targets"].items():
+        rows = _rows(result)
+        lines += [f"## {_title(target, result)}", ""]
+        lines += table_lines(rows[0], rows[1:])
+        lines += ["", *(f"- {sentence}" for sentence in _sentences(result)), ""]
+        further = [(_NAMES[key], row["further"]) for key, row in result["methods"].items() if "further" in row]
+        lines += ["Beyond the C-index, means over folds:", "", *table_lines(*further_rows(further)), ""]
+    lines += ["## The run", "", *(f"- {sentence}" for sentence in _run_sentences(folder, results)), ""]
+    return "\n".join(lines)
+
+
+def show(folder: RunFolder, results: dict[str, Any]) -> None:
+    """The whole run on the terminal."""
+    for target, result in results["targets"].items():
+        header, *rows = _rows(result)
+        console.out.print(_title(target, result), style="bold", highlight=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i, name in enumerate(header):
+            table.add_column(name, justify="right" if i else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.out.print(table)
+        for sentence in _sentences(result):
+            console.out.print(f"  {sentence}", soft_wrap=True, markup=False, highlight=False)
+        console.out.print()
+    for sentence in _run_sentences(folder, results):
+        console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+
+
+def _title(target: str, result: dict[str, Any]) -> str:
+    sources = "1 source" if len(result["sources"]) == 1 else f"{len(result['sources'])} sources"
+    return f"C-index at {target} ({result['n_patients']} patients, {result['n_events']} events, {sources})"
+
+
+def _rows(result: dict[str, Any]) -> list[list[str]]:
+    folds = len(result["methods"]["local"]["c_index"])
+    rows = [["method", *(f"fold {k}" for k in range(folds)), "mean", "95% interval"]]
+    for key, method in result["methods"].items():
+        interval = method["interval_95"]
+        spread = "undefined" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
+        rows.append([_NAMES[key], *map(_number, method["c_index"]), _number(method["mean"]), spread])
+    return rows
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
+    """What the table means, losing as plainly as winning."""
+    methods, found = result["methods"], result["steph_minus_local"]
+    folds = [value for value in methods["steph"]["c_index"] if value is not None]
+    sentences = [] if result["too_small"] is None else [result["too_small"]]
+    if (compared := against_local("STEPH", found, len(folds))) is not None:
+        sentences.append(f"{compared}.")
+    if "oracle" in methods:
+        sentences.append("The oracle ranks patients by the risk that their outcomes were drawn from.")
+    collapsed = [str(k) for k, is_so in enumerate(methods["steph"]["collapsed"]) if is_so]
+    if collapsed:
+        sentences.append(f"STEPH collapsed (all kept weights 0) in fold {', '.join(collapsed)}.")
+    gammas = ", ".join(f"{gamma:g}" for gamma in methods["steph"]["gamma"])
+    reasons = "; ".join(dict.fromkeys(methods["steph"]["gamma_reason"]))
+    sentences.append(f"gamma per fold: {gammas} ({reasons}).")
+    for k, (choice, reason) in enumerate(
+        zip(methods["deployed"]["choice"], methods["deployed"]["reason"], strict=True)
+    ):
+        sentences.append(f"Fold {k} deploys {_NAMES[choice]}: {reason}.")
+    return [*sentences, *screening(result)]
+
+
+def _privacy(folder: RunFolder) -> str:
+    private = {site.name: site.dp_sgd for site in folder.sites if site.dp_sgd is not None}
+    if not private:
+        return "No task vector was trained with differential privacy."
+    wanted = [
+        f"{name} (noise {one.noise:g})" if one.epsilon is None else f"{name} (epsilon {one.epsilon:g})"
+        for name, one in private.items()
+    ]
+    others = "all others without" if len(private) < len(folder.sites) else "and so all of them"
+    return f"Trained with differential privacy: the task vectors of {', '.join(wanted)}; {others}."
+
+
+def _run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
+    seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in results["seconds"].items())
+    sentences = [f"FAILED: site {f['site']} in {f['phase']}: {f['reason']}" for f in results["failures"]]
+    sentences += [
+        f"Sent between sites and server: {results['communication']['bytes'] / 1e6:.2f} MB; "
+        f"task vectors in {description(folder.config.sharing)}.",
+        _privacy(folder),
+        f"Phases: {seconds}.",
+        f"Results: {folder.path / 'results.json'}, {folder.path / 'summary.md'}.",
+    ]
+    for target, result in results["targets"].items():
+        sentences.append(f"Deployed models of {target}, one per fold: {result['models']}")
+    return sentences
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

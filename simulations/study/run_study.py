@@ -1,0 +1,98 @@
+"""A study from its YAML to its results: open the sites, do what is not done yet, gather, and write the tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedsteph.client.site.device import resolve_device
+from fedsteph.client.site.site import site_folders
+from fedsteph.common.errors import ConfigError
+from fedsteph.common.host import atomic
+from fedsteph.simulations.run.run_folder import open_sites, same_features
+from fedsteph.simulations.study.crew import Failed, run_stage
+from fedsteph.simulations.study.frontier import write_frontier
+from fedsteph.simulations.study.gather import Prepared, gather
+from fedsteph.simulations.study.plan import Unit, make_plan
+from fedsteph.simulations.study.study_evidence import write_study_evidence
+from fedsteph.simulations.study.study_file import Study
+from fedsteph.simulations.study.tables import cells_csv, markdown, results_csv
+from fedsteph.simulations.study.work import Ground, Worker
+
+OnDone = Callable[[str, int, int], None]  # told what was done, how many units are, and of how many
+
+
+def prepare_study(study: Study, out: Path) -> Prepared:
+    """Open the sites and lay the study out.
+
+    Raises:
+        ConfigError: sites or targets that are not there, or features that differ.
+        DataError: every problem of a site's labels, headers and splits, at once.
+    """
+    resolve_device(study.file.device)
+    assert study.file.sites is not None
+    opened = open_sites(site_folders(study.file.sites))
+    names = study.file.only or tuple(opened)
+    targets = study.file.targets or names
+    asked = (("only", names, opened), ("targets", targets, names), ("attacked", study.file.attacked, names))
+    for key, wanted, known in asked:
+        if strangers := [name for name in wanted if name not in known]:
+            raise ConfigError(
+                f"there is no site '{strangers[0]}'", where=key, remedy=f"The sites are: {', '.join(known)}"
+            )
+    if len(names) < 2:
+        raise ConfigError("one site is no federation", where=study.file.sites, remedy="Add site folders")
+    sites = [opened[name] for name in names]
+    model = same_features(study.rows[0].config.model, sites)
+    assert model.width is not None
+    plan = make_plan(study, names, targets, model.width, model.encoder)
+    ground = Ground(out, {name: opened[name].folder for name in names}, study.file.device)
+    worker = Worker(ground)
+    for name in names:
+        # Whatever a site would refuse in the middle of a night (splits, width, encoder) is refused here.
+        worker.workspace(name, plan.cells[0].unit.recipe)
+    return Prepared(study, worker, plan, tuple(names), tuple(targets))
+
+
+def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, Any]:
+    """Do the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
+
+    Returns:
+        the results. What could not be done is in ``failures``.
+    """
+    out, started = prepared.worker.ground.out, time.monotonic()
+    failed: list[Failed] = []
+    done = 0
+
+    def on_unit(unit: Unit) -> None:
+        nonlocal done
+        done += 1
+        what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}, fold {unit.fold}"
+        on_done(what, done, prepared.plan.n_units)
+
+    for stage in prepared.plan.stages:
+        waiting = _undone(prepared.worker, stage, on_unit)
+        if waiting:
+            failed += run_stage(prepared.worker.ground, waiting, min(workers, len(waiting)), on_unit)
+    results = gather(prepared, failed) | {"seconds": round(time.monotonic() - started, 1)}
+    atomic.write_json(out / "results.json", results)
+    atomic.write_text(out / "results.md", markdown(results))
+    atomic.write_text(out / "results.csv", results_csv(results))
+    atomic.write_text(out / "cells.csv", cells_csv(results))
+    write_frontier(results, out)
+    write_study_evidence(prepared, out)
+    traces = "\n".join(one.trace for one in failed if one.trace)
+    atomic.write_text(out / "failures.log", traces)
+    return results
+
+
+def _undone(worker: Worker, stage: tuple[Unit, ...], on_unit: Callable[[Unit], None]) -> list[Unit]:
+    waiting = []
+    for unit in stage:
+        if worker.path(unit).exists():
+            on_unit(unit)
+        else:
+            waiting.append(unit)
+    return waiting

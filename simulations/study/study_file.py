@@ -1,0 +1,181 @@
+"""A study's YAML: which sites and targets, which seeds, and one row per method and recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedsteph.client.attack.coins import require_references
+from fedsteph.client.privacy.dp_settings import DpSgd
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.config.recipe import SITE_NAME, Config, EvaluationConfig, config_of, merged, overrides_of
+from fedsteph.common.config.schema import build, read_yaml
+from fedsteph.common.errors import ConfigError
+
+_ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,=-]{0,47}")
+# Sections of a recipe that a study may set; who takes part, and where, is its own to say.
+_SECTIONS = ("preset", "model", "training", "sharing", "steph", "comparators", "evaluation")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of its own: a method under another recipe, or with fewer sources."""
+
+    method: str
+    sources: int | None = None  # so many, drawn by seed, smaller draws inside larger ones; null: all
+    dp_sgd: DpSgd | None = None  # how the sources train what they share; null: without differential privacy
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}")
+        if self.sources is not None and self.sources < 1:
+            raise ValueError("sources must be at least 1, or null")
+        if self.sources is not None and METHODS[self.method].needs != "vectors":
+            raise ValueError(f"sources must be null, for {self.method} does not choose among vectors")
+        if self.dp_sgd is not None and METHODS[self.method].needs != "vectors":
+            raise ValueError(f"dp_sgd must be null, for {self.method} receives no vectors")
+        if self.dp_sgd is not None and not self.dp_sgd.is_chosen:
+            raise ValueError("dp_sgd needs epsilon or noise")
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """The plain keys of a study's YAML; ``recipe`` and each variant's ``recipe`` are read as a federation's is."""
+
+    sites: Path | None = None  # folder of site folders, beside this file; or --sites
+    only: tuple[str, ...] = ()  # the sites to use; empty: all in the folder
+    targets: tuple[str, ...] = ()  # the sites that are targets; empty: every site is one in turn
+    seeds: tuple[int, ...] = (0,)  # each decides M0, the order of bags, dropout and every initialisation
+    methods: tuple[str, ...] = ("local", "model_average", "steph", "deployed")
+    against: tuple[str, ...] = ("local",)  # rows that all others are compared with
+    references: int | None = None  # attack the shared vectors with so many reference models; null: do not
+    attacked: tuple[str, ...] = ()  # the sites whose vectors are attacked; empty: all that share one
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.references is not None:
+            require_references(self.references)
+        if self.attacked and self.references is None:
+            raise ValueError("attacked needs references: how many models to attack with")
+        for key in ("only", "targets", "attacked"):
+            if not all(SITE_NAME.fullmatch(name) for name in getattr(self, key)):
+                raise ValueError(f"{key} must be site names like {SITE_NAME.pattern}")
+        if unknown := [name for name in self.methods if name not in METHODS]:
+            raise ValueError(f"methods must be among {', '.join(METHODS)}; not known: {', '.join(unknown)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must be a list of different numbers")
+        if not all(0 <= seed < 2**31 for seed in self.seeds):
+            raise ValueError("seeds must be numbers from 0 to 2^31 - 1")
+        for key in ("only", "targets", "attacked", "methods", "against"):
+            names = getattr(self, key)
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} must be a list without repetitions")
+        if "local" not in self.methods:
+            raise ValueError("methods must have local, which everything is compared with")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results: a method under a recipe whose width, M0 and seed are still open."""
+
+    name: str
+    title: str
+    method: str
+    config: Config
+    sources: int | None = None
+    dp_sgd: DpSgd | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study, read and checked."""
+
+    file: StudyFile
+    rows: tuple[Row, ...] = field(default=())
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        """Folds and resamples, the same for every row."""
+        return self.rows[0].config.evaluation
+
+
+def load_study(path: Path, sites: Path | None = None, overrides: Sequence[str] = ()) -> Study:
+    """Read a study.
+
+    Args:
+        sites: instead of the file's own folder of site folders.
+        overrides: ``key.path=value`` texts, over what the file says.
+
+    Raises:
+        ConfigError: naming the file and the key.
+    """
+    mapping = merged(read_yaml(path), overrides_of(overrides))
+    recipe, variants = _section(mapping, "recipe", path), _section(mapping, "variants", path)
+    plain = {key: value for key, value in mapping.items() if key not in ("recipe", "variants")}
+    file = build(StudyFile, plain, path)
+    folder = sites if sites is not None else file.sites and (path.parent / file.sites).resolve()
+    if folder is None:
+        raise ConfigError("the folder of site folders is missing", where=path, remedy="Set 'sites', or give --sites")
+    shared = _config(recipe, {}, path, "recipe")
+    rows = [Row(name, METHODS[name].title, name, shared) for name in file.methods]
+    for name, given in variants.items():
+        rows.append(_variant(name, given, recipe, path, {row.name for row in rows}))
+    if strangers := set(file.against) - {row.name for row in rows}:
+        raise ConfigError(
+            f"'against' names what is no row: {', '.join(sorted(strangers))}",
+            where=path,
+            remedy=f"Rows: {', '.join(row.name for row in rows)}",
+        )
+    return Study(replace(file, sites=folder), tuple(rows))
+
+
+def _variant(name: Any, given: Any, recipe: dict[str, Any], path: Path, taken: set[str]) -> Row:
+    where = f"variants.{name}"
+    if not isinstance(name, str) or _ROW.fullmatch(name) is None or name in taken:
+        raise ConfigError(
+            f"'{where}' is not a free name for a row", where=path, remedy=f"Write one like {_ROW.pattern}, once"
+        )
+    if not isinstance(given, dict):
+        raise ConfigError(f"'{where}' must be a mapping", where=path, remedy="Write method, recipe, sources")
+    own = _section(given, "recipe", path, f"{where}.")
+    plain = {key: value for key, value in given.items() if key != "recipe"}
+    variant = build(Variant, plain, path, f"{where}.")
+    return Row(name, name, variant.method, _config(recipe, own, path, where), variant.sources, variant.dp_sgd)
+
+
+def _config(shared: dict[str, Any], own: dict[str, Any], path: Path, where: str) -> Config:
+    """A preset first (the row's own, or the study's), then the study's keys, then the row's."""
+    for mapping in (shared, own):
+        if strangers := [key for key in mapping if key not in _SECTIONS]:
+            raise ConfigError(
+                f"'{where}' has the unknown section '{strangers[0]}'",
+                where=path,
+                remedy=f"Sections: {', '.join(_SECTIONS)}",
+            )
+    if "evaluation" in own:
+        remedy = "All rows have the study's: set it in 'recipe'"
+        raise ConfigError(f"'{where}' sets evaluation", where=path, remedy=remedy)
+    for model in (shared.get("model"), own.get("model")):
+        told = {"width", "encoder", "m0_sha256"} & set(model if isinstance(model, dict) else {})
+        if told:
+            remedy = "Leave it out: the sites' files tell it"
+            raise ConfigError(f"'{where}' sets model.{min(told)}", where=path, remedy=remedy)
+    together = merged(shared, own)
+    config = config_of(together, path)
+    if config.training.seed or ("comparators" in together and "methods" in together["comparators"]):
+        raise ConfigError(
+            f"'{where}' sets training.seed or comparators.methods", where=path, remedy="Use 'seeds' and 'methods'"
+        )
+    return config
+
+
+def _section(mapping: dict[str, Any], key: str, path: Path, prefix: str = "") -> dict[str, Any]:
+    section = mapping.get(key)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"'{prefix}{key}' must be a mapping", where=path, remedy="Write its keys on lines below it")
+    return section

@@ -1,0 +1,213 @@
+"""A study's page: what the methods are worth over all targets, then target by target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fedsteph.client.report import calibration, risk_groups, routing
+from fedsteph.client.target.evidence import Evidence, read_evidence
+from fedsteph.common.config.method_names import METHODS
+from fedsteph.common.errors import RunFolderError
+from fedsteph.common.report.c_index import c_index_picture
+from fedsteph.common.report.differences import difference_picture
+from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
+from fedsteph.common.report.provenance import limits_section
+from fedsteph.common.report.source_matrix import matrix_picture
+from fedsteph.simulations.run.file_names import RESULTS_FILE
+from fedsteph.simulations.study import frontier
+from fedsteph.simulations.study.gather import SCHEMA
+from fedsteph.simulations.study.study_evidence import FOLDER
+from fedsteph.simulations.study.tables import (
+    c_index_table,
+    cost_table,
+    difference_sentence,
+    difference_table,
+    further_table,
+    references,
+    sentences,
+)
+
+_AUDIENCE = "For the owner of this study: it shows patients' outcomes"
+_MODELS = {"local": "local", "steph": "enhanced", "deployed": "deployed"}
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder holds a study's results."""
+    path = folder / RESULTS_FILE
+    return path.exists() and json.loads(path.read_text()).get("schema") == SCHEMA
+
+
+def write_study_page(folder: Path, out: Path | None = None) -> Path:
+    """Write the page, by default into the study's folder.
+
+    Raises:
+        RunFolderError: the folder holds no study's results.
+    """
+    if not is_study(folder):
+        raise RunFolderError("has no study's results", where=folder, remedy="Let 'fedsteph benchmark' come to its end")
+    results = json.loads((folder / RESULTS_FILE).read_text())
+    return write_page(study_page(folder, results), out or folder / REPORT)
+
+
+def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
+    """The whole study."""
+    found = dict(results)
+    sections = [
+        Section("Over all targets", _overall(found)),
+        *(section for target in results["targets"] for section in _target(folder, target, found)),
+        Section("Who helped whom", [_matrix(folder, found)]),
+        *_frontier(found),
+        Section("Beyond the C-index", [_table(further_table(found), "Means over targets, folds and seeds")]),
+        Section("Cost", [_table(cost_table(found), "Cost of each method")]),
+        Section("Configuration, versions, seeds, digests", _provenance(found)),
+        limits_section(["Rows of a table are compared without correction for how many they are."]),
+    ]
+    verdict = _verdict(found)
+    rest = [text for text in sentences(found) if _capital(text) not in verdict]
+    if rest:
+        sections.insert(1, Section("Further comparisons, and what is left out", [Points(rest)]))
+    return Page("Which method is better, and by how much?", _AUDIENCE, verdict, sections)
+
+
+def _verdict(results: dict[str, Any]) -> list[str]:
+    """What STEPH and what is deployed are worth against the first reference; else the row that differs most."""
+    if not references(results):
+        return ["No row of this study is complete, so there is nothing to compare."]
+    reference = references(results)[0]
+    against = {
+        row: whole["against"][reference] for row, whole in results["overall"].items() if reference in whole["against"]
+    }
+    chosen = [row for row in ("steph", "deployed") if row in against]
+    if not chosen:
+        known = {row: abs(found["difference"]) for row, found in against.items() if found["difference"] is not None}
+        chosen = [max(known, key=lambda row: known[row])] if known else []
+    titles = {row: about["title"] for row, about in results["rows"].items()}
+    told = [_capital(difference_sentence(titles[row], titles[reference], against[row])) for row in chosen]
+    return told or [f"Nothing can be compared with {titles[reference]}."]
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    seeds = ", ".join(str(seed) for seed in results["seeds"])
+    return f"{results['folds']} folds, seed{'s' if len(results['seeds']) > 1 else ''} {seeds}"
+
+
+def _overall(results: dict[str, Any]) -> list[Block]:
+    who = f"mean over {len(results['targets'])} targets, {_seeds(results)}"
+    blocks: list[Block] = [
+        difference_picture(
+            f"against-{i}",
+            results["rows"][reference]["title"],
+            {
+                results["rows"][row]["title"]: whole["against"][reference]
+                for row, whole in results["overall"].items()
+                if reference in whole["against"]
+            },
+            who,
+        )
+        for i, reference in enumerate(references(results))
+    ]
+    blocks.append(_table(c_index_table(results), "C-index: mean and standard deviation over folds"))
+    blocks += [
+        _table(difference_table(results, reference), f"Against {results['rows'][reference]['title']}")
+        for reference in references(results)
+    ]
+    return blocks
+
+
+def _target(folder: Path, target: str, results: dict[str, Any]) -> list[Section]:
+    about = results["targets"][target]
+    who = f"{target}: n = {about['n_patients']} patients, {about['n_events']} events, {_seeds(results)}"
+    rows = {
+        results["rows"][row]["title"]: {
+            "c_index": [_mean(column) for column in zip(*one["c_index"], strict=True)],
+            "fold_intervals_95": one.get("fold_intervals_95"),  # studies of earlier versions have none
+            "mean": one["mean"],
+            "interval_95": one.get("interval_95"),
+        }
+        for row, one in about["rows"].items()
+    }
+    blocks: list[Block] = [c_index_picture(f"{target}.c-index", rows, who)]
+    path = folder / FOLDER / f"{target}.npz"
+    if path.exists():
+        blocks += _curves(target, read_evidence(path).once, results)
+    else:
+        blocks.append(
+            Text(
+                "There are no survival curves: the study has no complete row of the local model, or an earlier version "
+                "trained it (move its 'cells' folder away and run the same benchmark again)."
+            )
+        )
+    return [Section(f"Target {target}", blocks)]
+
+
+def _curves(target: str, found: Evidence, results: dict[str, Any]) -> list[Picture]:
+    shown = {row: title for row, title in _MODELS.items() if row in found.hazards}
+    if "deployed" in shown and any(
+        np.array_equal(found.hazards["deployed"], found.hazards[row]) for row in ("local", "steph") if row in shown
+    ):
+        del shown["deployed"]  # it is the same model in every fold
+    n, events = len(found), int(found.events.sum())
+    who = f"{target}: n = {n} test patients, {events} events, {results['folds']} folds, seed {results['seeds'][0]}"
+    pictures = risk_groups.pictures(target, found, shown, who)
+    pictures.append(calibration.draw(f"{target}.calibration", found, shown, who))
+    if found.sources:
+        pictures.append(routing.end_picture(f"{target}.sources", found, who))
+    return pictures
+
+
+def _matrix(folder: Path, results: dict[str, Any]) -> Picture:
+    paths = {target: folder / FOLDER / f"{target}.npz" for target in results["targets"]}
+    found = {target: read_evidence(path).once.coefficients for target, path in paths.items() if path.exists()}
+    if not any(found.values()):
+        instead = "The study has no complete row of STEPH, or an earlier version trained it."
+        return Picture("source-target", "Coefficients by source and target", instead=instead)
+    who = f"{len(found)} targets, {results['folds']} folds, seed {results['seeds'][0]}"
+    return matrix_picture("source-target", found, who)
+
+
+def _frontier(results: dict[str, Any]) -> list[Section]:
+    points = frontier.points(results)
+    if not points:
+        return []
+    picture = Picture(
+        "frontier",
+        "Privacy against utility",
+        frontier.drawn(results),
+        note="Squares: trained with differential privacy; bars: 95% intervals; 0.5 on the lower axis is guessing.",
+        numbers=_table(frontier.frontier_table(results), "frontier", folded=True),
+    )
+    return [Section("Privacy against utility", [picture])]
+
+
+def _provenance(results: dict[str, Any]) -> list[Block]:
+    rows = [[name, str(value)] for name, value in results["versions"].items()]
+    rows += [["seeds", ", ".join(map(str, results["seeds"]))], ["sites", ", ".join(results["sites"])]]
+    rows += [
+        [f"row {name}", f"{METHODS[about['method']].title}, preset {about['preset']}"]
+        for name, about in results["rows"].items()
+    ]
+    rows += [[f"{what} SHA-256", value] for what, value in results.get("digests", {}).items()]
+    blocks: list[Block] = [Table(["what", "value"], rows)]
+    if "configuration" in results:
+        blocks.append(Code(yaml.safe_dump(results["configuration"], sort_keys=False)))
+    return blocks
+
+
+def _table(content: tuple[list[str], list[list[str]]], title: str, *, folded: bool = False) -> Table:
+    return Table(content[0], content[1], title, folded)
+
+
+def _mean(values: tuple[float | None, ...]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None

@@ -1,0 +1,29 @@
+"""What an attack on a shared vector finds, in a study: the site's own audit, once per site, privacy and sharing."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fedsteph.client.attack.attack_vector import audit_vector, train_references
+from fedsteph.client.sharing.shared_model import guarantee
+from fedsteph.client.site.workspace import Workspace
+
+
+def attack(workspace: Workspace, kind: Literal["references", "attack"], n_references: int) -> dict[str, Any]:
+    """Train the reference models, which all ways of sharing have in common, or attack one of them with these.
+
+    Returns:
+        nothing for the references; else ``attack``: AUC and TPR of each attack on the procedure (every reference model
+        attacked by the others), the bound on epsilon, and the epsilon that the training reports.
+    """
+    if kind == "references":
+        train_references(workspace, n_references)
+        return {}
+    found, promised = audit_vector(workspace, n_references=n_references), guarantee(workspace)
+    return {
+        "attack": {
+            "procedure": {f"{one['signal']}, {one['attack']}": one["procedure"] for one in found["attacks"]},
+            "epsilon_at_least": found["epsilon"]["lower_bound"],
+            "epsilon": None if promised is None else promised.epsilon,
+        }
+    }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from reviewed_homes import copy_home
 from side_by_side import Groups, earliness, n_processes
 
@@ -16,6 +17,10 @@ from fedsteph.commands.root import app
 from fedsteph.common.deployment.checks import Check
 from fedsteph.common.deployment.flower_app import own_digest
 from fedsteph.common.host import console
+
+# Property tests: the same examples in every run, and no clock.
+settings.register_profile("fedsteph", deadline=None, derandomize=True)
+settings.load_profile("fedsteph")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

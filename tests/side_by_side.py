@@ -11,7 +11,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 N_PROCESSES = 2  # a third would wait for the longest group, and cost its memory
 # What belongs together, by what the node ids begin with; the longest comes first.
-TOGETHER = ("tests/deployment/", "tests/simulations/test_study_", "tests/simulations/test_report_")
+TOGETHER = ("tests/deployment/", "tests/simulations/study/", "tests/simulations/test_report_")
 # Then the long files, so that at the end only short ones are left to be handed out.
 EARLY = (*TOGETHER, "tests/simulations/", "tests/client/")
 

@@ -26,7 +26,7 @@ SIZES = Architecture.of(ModelConfig(width=1536))
 SOURCES = 12
 SEEN = 512  # instances that sampled routing looks at
 GAMMA = 0.05
-_PLAIN = Path(__file__).parents[2] / "tests" / "plain_steph.py"
+_PLAIN = Path(__file__).resolve().parents[2] / "tests" / "builders" / "plain_steph.py"
 
 
 def vectors(n: int) -> Tensor:

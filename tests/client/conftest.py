@@ -1,4 +1,4 @@
-"""Also puts this folder on the import path, for ``client_builders``."""
+"""Every test of a site: one thread, and none left behind."""
 
 import pytest
 import torch

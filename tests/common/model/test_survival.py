@@ -11,8 +11,8 @@ import torch
 
 from fedsteph.common.model.survival import bin_of, empirical_hazard, nll, risk_score, survival_from_hazards
 
-ORACLE = np.load(Path(__file__).parents[1] / "oracles" / "nll.npz")
-CINDEX = np.load(Path(__file__).parents[1] / "oracles" / "cindex.npz")
+ORACLE = np.load(Path(__file__).parents[2] / "oracles" / "nll.npz")
+CINDEX = np.load(Path(__file__).parents[2] / "oracles" / "cindex.npz")
 BINS = {
     0: 0, 1: 0, 364: 0, 364.9: 0, 365: 1, 366: 1, 729.999: 1, 730: 2, 1000: 2, 3650: 10, 11314.999: 30,
     11315: 31, 11679: 31, 11680: 31, 11680.5: 31, 12345: 31,

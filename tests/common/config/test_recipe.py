@@ -29,7 +29,7 @@ from fedsteph.common.config.recipe import (
 )
 from fedsteph.common.errors import ConfigError
 
-EXAMPLES = {path: yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[2] / "configs").glob("*.yaml")}
+EXAMPLES = {path: yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[3] / "configs").glob("*.yaml")}
 CONFIGS = sorted(path for path, content in EXAMPLES.items() if "recipe" not in content)  # the others are studies
 SHA256 = "0123456789abcdef" * 4
 

@@ -31,7 +31,7 @@ AEADS[3] = (ChaCha20Poly1305, 32, AEAD.CHACHA20_POLY1305)
 KEMS = {DHKEM_X25519: KEM.X25519, MLKEM768_X25519: KEM.MLKEM768_X25519}
 X_WING_LABEL = bytes.fromhex("5c2e2f2f5e5c")
 
-_FILE = Path(__file__).resolve().parents[1] / "vectors" / "rfc9180.json"
+_FILE = Path(__file__).resolve().parents[2] / "vectors" / "rfc9180.json"
 VECTORS = [
     {key: bytes.fromhex(value) if isinstance(value, str) and key not in ("name", "source") else value
      for key, value in vector.items()}

@@ -14,7 +14,7 @@ from sksurv.metrics import concordance_index_censored
 from fedsteph.common.model.concordance import Pairs, c_index, pairs
 from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled_folds
 
-ORACLE = np.load(Path(__file__).parents[1] / "oracles" / "cindex.npz")
+ORACLE = np.load(Path(__file__).parents[2] / "oracles" / "cindex.npz")
 NO_PAIR = pairs(np.array([1.0, 2.0]), np.array([5.0, 6.0]), np.array([0, 0]))
 
 

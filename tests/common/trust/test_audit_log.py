@@ -21,7 +21,7 @@ from fedsteph.common.host import atomic
 from fedsteph.common.trust import audit_log
 from fedsteph.common.trust.audit_log import FILE, HEAD_FILE, AuditLog, Event, Line, read_lines, verify
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 START = "0" * 64
 EVENTS = [
     Event("run.started", run="run-1"),

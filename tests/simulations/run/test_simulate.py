@@ -32,7 +32,7 @@ from fedsteph.common.trust.roster import Entry, read_roster, write_roster
 from fedsteph.simulations.run import flower_engine
 from fedsteph.simulations.run.in_process import run_in_process
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
 
 

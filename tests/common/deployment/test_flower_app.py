@@ -16,7 +16,7 @@ from fedsteph.common.deployment.flower_app import assemble, config_folder, diges
 from fedsteph.common.deployment.flower_app import build as build_bundle
 from fedsteph.common.errors import DeploymentError, EngineError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.host.lock import exclusive
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOLDER = """
 import sys
 from pathlib import Path

@@ -332,7 +332,7 @@ def test_a_training_may_be_stopped_again_and_again(tmp_path, whole):
 
 def test_a_killed_process_is_resumed_by_another_one(tmp_path, whole):
     stopped, path, resumed = whole.ends[2] + 3, tmp_path / "x.checkpoint", []
-    folders = [str(HERE.parents[1]), str(HERE.parent), str(HERE)]
+    folders = [str(HERE.parents[2]), str(HERE.parents[1] / "builders"), str(HERE)]
     killed = subprocess.run(
         [sys.executable, str(HERE / "killed_training.py"), str(path), str(stopped)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},

@@ -15,7 +15,7 @@ from fedsteph.common.errors import EnvelopeError
 from fedsteph.common.trust.keys import Identity, PublicKeys
 from fedsteph.common.wire.envelope import Context, open_sealed
 
-FOLDER = Path(__file__).resolve().parents[1] / "vectors" / "envelopes"
+FOLDER = Path(__file__).resolve().parents[2] / "vectors" / "envelopes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 OPENED = {
     "WrongKeyError",

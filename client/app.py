@@ -154,7 +154,7 @@ def _write_page(site: Site) -> None:
     # A service's account may have no home, where matplotlib would keep what it knows of fonts.
     os.environ.setdefault("MPLCONFIGDIR", str(site.state / "matplotlib"))
     try:
-        from fedsteph.client.report.site_page import write_site_page  # noqa: PLC0415 (a second, which other messages do without)
+        from fedsteph.client.report.site_page import write_site_page
 
         site_log(site).info("its page: %s", write_site_page(site))
     except Exception:  # noqa: BLE001 (the merge is done, and no worse for it)

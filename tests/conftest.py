@@ -12,8 +12,8 @@ from hypothesis import settings
 from reviewed_homes import copy_home
 from side_by_side import Groups, earliness, n_processes
 
+from fedsteph.__main__ import app
 from fedsteph.client.deployment.reviewed_app import install
-from fedsteph.commands.root import app
 from fedsteph.common.deployment.checks import Check
 from fedsteph.common.deployment.flower_app import own_digest
 from fedsteph.common.host import console

@@ -10,13 +10,14 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import fedsteph
+import fedsteph.common
 from fedsteph.common.deployment.flower_programs import environment, program
 from fedsteph.common.errors import DeploymentError, EngineError
 
 _FRONT_DOOR = Path(fedsteph.__file__)
-_ROOT = Path(__file__).resolve().parents[1]  # a checkout, or the installed package: both have the packages side by side
-# In a checkout the project files lie there too; a wheel carries them in configs/app.
+# A checkout or an installed package: either has the packages side by side. In a checkout the project files lie there
+# too; a wheel carries them in configs/app.
+_ROOT = Path(fedsteph.common.__file__).resolve().parents[1]
 _PROJECT_FILES = ("pyproject.toml", "README.md", "LICENSE")
 _PACKAGES = ("server", "client", "common")
 _TEXTS = (".md", ".toml", ".json", ".jsonl", ".fab", "")

@@ -1,8 +1,7 @@
 """Poisoned vectors on real cohorts: every attack, 1 to 4 malicious sources, with and without screening.
 
-``python -m fedsteph.simulations.attacks.poison --sites DIR --targets lihc --targets skcm --out DIR``. Every fold of
-every attack is kept as it is done; the same command goes on where it was stopped, and several may work in one folder,
-for different targets.
+It is what ``fedsteph bench poison`` does. Every fold of every attack is kept as it is done; the same command goes on
+where it was stopped, and several may work in one folder, for different targets.
 """
 
 from __future__ import annotations
@@ -11,25 +10,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-from rich.table import Table
+from typing import Any
 
 from fedsteph.client.evaluation.metrics import number
 from fedsteph.client.site.site import site_folders
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.commands.terminal.bench_command import start, tell
 from fedsteph.common.config.recipe import digest, load_config
-from fedsteph.common.errors import ConfigError
-from fedsteph.common.host import atomic, console
+from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import m0_digest
-from fedsteph.simulations.attacks.poisoned_federation import SOURCES
 from fedsteph.simulations.attacks.suite import ATTACKS
 from fedsteph.simulations.attacks.trial import HONEST, MODES, Ground, measure
 from fedsteph.simulations.csv_text import csv_text
 from fedsteph.simulations.markdown import table_lines
-from fedsteph.simulations.run.run_folder import open_sites, refuse_among_sites, same_features
+from fedsteph.simulations.run.run_folder import open_sites, same_features
 
 SCHEMA = "fedsteph/poison/v1"
 AIM = -0.01  # of the deployed model's C-index to the local model's, mean over folds, for every target
@@ -136,47 +129,8 @@ def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str,
     }
 
 
-def main(
-    sites: Annotated[Path, typer.Option(help="Folder of site folders.")],
-    targets: Annotated[list[str], typer.Option(help="Sites to attack. Repeatable.")],
-    out: Annotated[Path, typer.Option(help="Where what is done is kept.")] = Path("fedsteph-poison"),
-    attacks: Annotated[list[str] | None, typer.Option(help="Some of the attacks. Repeatable.")] = None,
-    counts: Annotated[list[int] | None, typer.Option(help="Numbers of malicious sources; default 1 to 4.")] = None,
-    folds: Annotated[int, typer.Option(help="The first so many folds.", min=1)] = 5,
-    sources: Annotated[int, typer.Option(help="Sources; large sites are cut in two until there are enough.")] = SOURCES,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe. Repeatable.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fold 0, 4 malicious sources.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-) -> None:
-    """Attack targets with poisoned vectors, and say what is deployed with and without screening."""
-    out = out.resolve()
-    refuse_among_sites(out, sites.resolve())
-    workspaces = workspaces_of(sites.resolve(), out, settings or [])
-    for key, given, known in (("--targets", targets, workspaces), ("--attacks", attacks or [], ATTACKS)):
-        if strangers := [name for name in given if name not in known]:
-            raise ConfigError(f"'{strangers[0]}' is not known", where=key, remedy=f"Known: {', '.join(known)}")
-    grounds = {target: Ground(target, workspaces, sources) for target in targets}
-    wanted = cells_of(targets, range(1 if quick else folds), attacks or list(ATTACKS), [4] if quick else counts or _ALL)
-    done = []
-    with console.progress_bars() as bars:
-        task = bars.add_task("starting", total=len(wanted))
-        for i, cell in enumerate(wanted):
-            bars.update(task, description=f"{cell.target}: {cell.attack} x {cell.n}, fold {cell.fold}", completed=i)
-            if bars.disable:
-                console.err.print(f"{i} of {len(wanted)}: {cell}", highlight=False, markup=False)
-            done.append(_kept(out, grounds[cell.target], cell))
-    rows = summary(done)
-    found = {"schema": SCHEMA, "aim": AIM, "rows": rows, "cells": done}
-    atomic.write_json(out / "poison.json", found)
-    atomic.write_text(out / "poison.md", markdown(rows))
-    atomic.write_text(out / "poison.csv", cells_csv(done))
-    tell(found, as_json, lambda one: _show(one["rows"]))
-
-
-_ALL = [1, 2, 3, 4]
-
-
-def _kept(out: Path, ground: Ground, cell: Cell) -> dict[str, Any]:
+def measured(out: Path, ground: Ground, cell: Cell) -> dict[str, Any]:
+    """What one cell found, from ``out`` where it was measured before."""
     key = digest([ground.workspace.data_digest, digest(ground.workspace.recipe), ground.wanted])[:12]
     path = out / "cells" / f"{cell.target}-{cell.fold}-{cell.attack}-{cell.n}-{key}.json"
     if not path.exists():
@@ -185,13 +139,11 @@ def _kept(out: Path, ground: Ground, cell: Cell) -> dict[str, Any]:
     return found
 
 
-def _show(rows: Sequence[dict[str, Any]]) -> None:
-    header, body = attack_table(rows)
-    table = Table(*header)
-    for line in body:
-        table.add_row(*line)
-    console.out.print(table)
-
-
-if __name__ == "__main__":
-    start(main)
+def keep_results(out: Path, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Write ``poison.json``, ``poison.md`` and ``poison.csv`` over what is done, and give what the first holds."""
+    rows = summary(cells)
+    found = {"schema": SCHEMA, "aim": AIM, "rows": rows, "cells": list(cells)}
+    atomic.write_json(out / "poison.json", found)
+    atomic.write_text(out / "poison.md", markdown(rows))
+    atomic.write_text(out / "poison.csv", cells_csv(cells))
+    return found

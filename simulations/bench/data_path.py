@@ -1,4 +1,4 @@
-"""What reading bags costs: ``python -m fedsteph.simulations.bench.data_path``.
+"""What reading bags costs: ``fedsteph bench data-path``.
 
 Synthetic TRIDENT slides, read as plain h5py does and as a cohort does whose features are kept on disk
 (client/data/feature_cache.py). All files are in the system's page cache in both cases, so that no disk is measured:
@@ -12,19 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
-import typer
-from rich.table import Table
 
 from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.commands.terminal.bench_command import start, tell
-from fedsteph.common.host import console
-from fedsteph.simulations.bench.figures import machine, machine_line
+from fedsteph.simulations.bench.figures import machine
 from fedsteph.simulations.bench.pairs import in_turn, seconds_of
 
 SCHEMA = "fedsteph/bench-data-path/v1"
@@ -115,30 +111,3 @@ def _bags(cohort: Cohort) -> Iterator[torch.Tensor]:
 def _read(epoch: Callable[[], Iterator[torch.Tensor]]) -> None:
     for bag in epoch():
         bag.sum()
-
-
-def main(
-    slides: Annotated[int, typer.Option(help="Synthetic slides per layout.", min=1)] = 8,
-    instances: Annotated[int, typer.Option(help="Patches per slide.", min=1)] = 10_000,
-    width: Annotated[int, typer.Option(help="Features per patch.", min=1)] = 1536,
-    repeats: Annotated[int, typer.Option(help="Timed epochs of each kind.", min=1)] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-) -> None:
-    """Compare h5py with features kept on disk, and print the seconds of an epoch and the ratios."""
-    found = measure(slides, instances, width, repeats)
-    tell(found, as_json, _show)
-
-
-def _show(found: dict[str, Any]) -> None:
-    table = Table("files", "h5py", "as stored", "ratio", "as float16", "ratio", "first epoch: stored", "float16")
-    for name, row in found["layouts"].items():
-        ratios = [f"{row[f'{kind}_vs_h5py']:.1f}" for kind in ("stored", "float16")]
-        epochs = [f"{row[kind]['median']:.3f} s" for kind in ("h5py", "stored", "float16")]
-        firsts = [f"{row[f'first_{kind}']:.2f} s" for kind in ("stored", "float16")]
-        table.add_row(name, epochs[0], epochs[1], ratios[0], epochs[2], ratios[1], *firsts)
-    console.out.print(table)
-    console.out.print(machine_line(found["machine"]), soft_wrap=True)
-
-
-if __name__ == "__main__":
-    start(main)

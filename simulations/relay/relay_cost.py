@@ -1,4 +1,4 @@
-"""What relaying costs: ``python -m fedsteph.simulations.relay.relay_cost --sources 13 --sources 50``.
+"""What relaying costs: ``fedsteph bench relay``.
 
 A real deployment on loopback, as ``fedsteph provision`` makes it: SuperLink with TLS, node authentication and a
 database, SuperExec, and one site's SuperNode and SuperExec. One ``train.merge`` brings the target an envelope from each
@@ -10,20 +10,15 @@ and a ClientApp process that starts and imports for each.
 from __future__ import annotations
 
 import json
-import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from rich.table import Table
-
-from fedsteph.commands.terminal.bench_command import start, tell
 from fedsteph.common.config.recipe import Config, digest, load_config
-from fedsteph.common.host import atomic, console
+from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import Architecture, pin_m0
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.vector.vector_file import write_vector
@@ -31,9 +26,9 @@ from fedsteph.common.wire.envelope import Context, seal
 from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.manifest import MANIFEST_FILE
-from fedsteph.simulations.bench.figures import Spread, machine, machine_line
+from fedsteph.simulations.bench.figures import Spread
 from fedsteph.simulations.relay import relay_app
-from fedsteph.simulations.relay.processes import PROGRAMS, Memory
+from fedsteph.simulations.relay.processes import Memory
 from fedsteph.simulations.relay.sealing import random_vector
 from fedsteph.simulations.relay.trial_deployment import Trial
 
@@ -106,34 +101,3 @@ def _seal_all(deployed: Deployed, identities: Mapping[str, Identity]) -> int:
             atomic.write_bytes(deployed.path / relay_app.ENVELOPES / name, envelope)
             size = len(envelope)
     return size
-
-
-def _show(found: Mapping[str, Any]) -> None:
-    table = Table("sources", "MB", "first hello", "hello", "merge delivery", title="seconds: median (min to max)")
-    memory = Table("sources", *PROGRAMS.values(), title="peak resident memory, MiB")
-    for run in found["runs"]:
-        seconds = run["seconds"]
-        spreads = ("{median:.2f} ({min:.2f} to {max:.2f})".format(**seconds[key]) for key in ("hello", "merge"))
-        megabytes = f"{run['bytes']['merge'] / 1e6:.1f}"
-        table.add_row(str(run["sources"]), megabytes, f"{seconds['first_hello']:.2f}", *spreads)
-        peaks = (run["peak_rss_bytes"].get(role, 0) for role in PROGRAMS.values())
-        memory.add_row(str(run["sources"]), *(f"{peak / 2**20:.0f}" for peak in peaks))
-    for one in (table, memory):
-        console.out.print(one)
-    repeats = found["runs"][0]["seconds"]["merge"]["repeats"]
-    console.out.print(f"{repeats} repeats each; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
-
-
-def main(
-    sources: Annotated[list[int], typer.Option(help="Envelopes in the message; may be given again.", min=1, max=1000)],
-    repeats: Annotated[int, typer.Option(help="Deliveries, and hellos after the first.", min=1)] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-) -> None:
-    """Time the delivery of sealed vectors of the default sizes to one target, through real Flower processes."""
-    found = {"schema": SCHEMA, "machine": machine(), "runs": [measure(n, repeats) for n in sources]}
-    tell(found, as_json, _show)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain kill takes the temporary folder away too
-    start(main)

@@ -1,4 +1,4 @@
-"""What sealing costs: ``python -m fedsteph.simulations.relay.sealing``.
+"""What sealing costs: ``fedsteph bench sealing``.
 
 One task vector file, written, sealed, opened and read again and again; beside the envelope stands bare HPKE, with the
 hybrid KEM that fedsteph uses and with X25519 alone, on the whole file and on 32 bytes, where the KEM is all there is.
@@ -9,24 +9,19 @@ from __future__ import annotations
 import timeit
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
-from rich.table import Table
 
-from fedsteph.commands.terminal.bench_command import start, tell
-from fedsteph.common.config.recipe import ModelConfig
-from fedsteph.common.host import console
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import read_vector, write_vector
 from fedsteph.common.wire.envelope import Context, open_sealed, seal
-from fedsteph.simulations.bench.figures import Spread, machine, machine_line
+from fedsteph.simulations.bench.figures import Spread, machine
 
 SCHEMA = "fedsteph/bench-sealing/v1"
 _M0 = "0" * 64
@@ -99,32 +94,3 @@ def measure(architecture: Architecture, repeats: int) -> dict[str, Any]:
 def _timed(step: Callable[[], object], repeats: int) -> Spread:
     step()
     return Spread.of(timeit.repeat(step, number=1, repeat=repeats))
-
-
-def _show(found: dict[str, Any]) -> None:
-    sizes = found["bytes"]
-    title = f"milliseconds; a vector file of {sizes['vector_file'] / 1e6:.2f} MB where nothing else is said"
-    table = Table("step", "median", "min", "max", "repeats", title=title)
-    for name, spread in found["seconds"].items():
-        times = (f"{1e3 * spread[key]:.3f}" for key in ("median", "min", "max"))
-        table.add_row(name, *times, str(spread["repeats"]))
-    console.out.print(table)
-    for name, over in found["overhead"].items():
-        text = f"{name} adds {over['bytes']:,} bytes ({over['per_cent']:.4f} %) to {sizes['vector_file']:,}"
-        console.out.print(text, highlight=False, soft_wrap=True)
-    console.out.print(machine_line(found["machine"]), highlight=False, soft_wrap=True)
-
-
-def main(
-    repeats: Annotated[int, typer.Option(help="Timed calls of each step.", min=20)] = 50,
-    threads: Annotated[int, typer.Option(help="Torch's threads.", min=1)] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-) -> None:
-    """Time writing, sealing, opening and reading a vector of the default sizes."""
-    torch.set_num_threads(threads)
-    found = measure(Architecture.of(ModelConfig(width=1536)), repeats)
-    tell(found, as_json, _show)
-
-
-if __name__ == "__main__":
-    start(main)

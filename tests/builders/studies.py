@@ -52,7 +52,7 @@ STUDY: dict[str, Any] = {
         "other start": {"method": "local", "recipe": {"model": {"head_bias": "default"}}},
     },
 }
-MAIN = "from fedsteph.commands.root import main; main()"
+MAIN = "from fedsteph.__main__ import main; main()"
 
 
 @dataclass(frozen=True)

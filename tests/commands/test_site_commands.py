@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from client_builders import Spy, plain_c
+from fedsteph.__main__ import app
 from sites import TINY, make_site
 
 import fedsteph.client.training.survival_fit
 from fedsteph.client.models.model_file import load_abmil
-from fedsteph.commands.root import app
 from fedsteph.common.host import console
 
 SETTINGS = [part for setting in TINY for part in ("--set", setting)]

@@ -544,7 +544,7 @@ def test_a_real_account_is_told_the_same(ready):
         become = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"]
         if subprocess.run([*become, sys.executable, "-c", "import common, typer"], cwd=ROOT, check=False).returncode:
             pytest.skip("other accounts cannot run this Python")
-        program = "from fedsteph.commands.root import main; main()"
+        program = "from fedsteph.__main__ import main; main()"
         command = [*become, sys.executable, "-c", program, "doctor", "site", str(site), "--quick", "--json"]
 
         def failed() -> dict[str, str]:

@@ -9,7 +9,6 @@ import pytest
 from sites import TINY, make_site
 
 from fedsteph.client.steph import fit
-from fedsteph.common.errors import ConfigError
 from fedsteph.simulations.attacks import poison
 from fedsteph.simulations.attacks.trial import Ground
 
@@ -62,24 +61,18 @@ def test_the_larger_groups_of_malicious_sources_hold_the_smaller_ones(tmp_path):
     assert set(groups[2]) == set(ground.sources)
 
 
-def test_a_run_and_the_same_run_again(tmp_path, monkeypatch, capsys):
+def test_a_run_and_the_same_run_again(tmp_path, monkeypatch, cli, refused):
     for seed, name in enumerate(("alpha", "beta", "gamma")):
         make_site(tmp_path / "sites" / name, seed=seed)
-    settings = [*TINY, "training.epochs=1", "steph.gamma=0.0"]
+    command = ["bench", "poison", "--sites", tmp_path / "sites", "--out", tmp_path / "out"]
+    for setting in (*TINY, "training.epochs=1", "steph.gamma=0.0"):
+        command += ["--set", setting]
+    attacks = ["--attacks", "times_10", "--attacks", "backdoor", "--counts", 1, "--folds", 1, "--sources", 3]
 
     def run():
-        poison.main(
-            tmp_path / "sites",
-            ["alpha"],
-            out=tmp_path / "out",
-            attacks=["times_10", "backdoor"],
-            counts=[1],
-            folds=1,
-            sources=3,
-            settings=settings,
-            as_json=True,
-        )
-        return json.loads(capsys.readouterr().out)
+        code, out, _ = cli(*command, "--targets", "alpha", *attacks, "--json")
+        assert code == 0
+        return json.loads(out)
 
     found = run()
     assert [row["attack"] for row in found["rows"]] == ["none", "times_10", "backdoor"]
@@ -90,5 +83,4 @@ def test_a_run_and_the_same_run_again(tmp_path, monkeypatch, capsys):
     assert [line["attack"] for line in lines] == ["none", "times_10", "backdoor"]
     monkeypatch.setattr(fit, "fit_survival", lambda *args, **options: pytest.fail("trained again"))
     assert run() == found
-    with pytest.raises(ConfigError, match="not known"):
-        poison.main(tmp_path / "sites", ["delta"], out=tmp_path / "out", settings=settings)
+    assert "not known" in refused(*command, "--targets", "delta")

@@ -7,14 +7,12 @@ import json
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from typer.testing import CliRunner
 
-from fedsteph.simulations.bench import __main__ as bench
-from fedsteph.simulations.bench import epoch, models, sources, step_memory, steps
+from fedsteph.simulations.bench import epoch, models, site_work, sources, step_memory, steps
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 from fedsteph.simulations.memory import memory_of
 
-TINY = bench.Extent({1: 1, 30: 1}, {20: 1}, (20,), ((2, 6), 20, 1), (1, 20, 1), (3, 20))
+TINY = site_work.Extent({1: 1, 30: 1}, {20: 1}, (20,), ((2, 6), 20, 1), (1, 20, 1), (3, 20))
 
 
 def test_things_are_run_in_turn_after_one_untimed_run_of_each():
@@ -79,25 +77,24 @@ def test_an_epoch_waits_for_a_part_of_its_time():
     assert 0 <= found["waiting_share"] <= 1 and found["second"]["seconds"] > 0
 
 
-def test_the_whole_prints_what_scripts_read_and_what_people_read(monkeypatch):
+def test_the_whole_prints_what_scripts_read_and_what_people_read(monkeypatch, cli):
     monkeypatch.setattr(step_memory, "measure", lambda *of: {"before": 1, "peak": len(of[0])})  # seconds each
-    found = json.loads(json.dumps(bench.measure(TINY, lambda what: None), allow_nan=False))
+    found = json.loads(json.dumps(site_work.measure(TINY, lambda what: None), allow_nan=False))
     assert found["schema"] == "fedsteph/bench/v1"
     assert found["step_vs_plain"].keys() == {"1", "30"}
     assert found["step_memory_vs_plain"].keys() == {"20"} == found["inference_vs_abmil"].keys()
     assert found["abmil_vs_gemm"].keys() == {"30"}
     for key in ("io_cached_vs_h5py", "step_1000_sources_vs_12"):
         assert found[key] > 0
-    app = bench.typer.Typer()
-    app.command()(bench.main)
-    monkeypatch.setattr(bench, "measure", lambda extent, say: found if extent is bench.QUICK else pytest.fail("extent"))
-    printed = CliRunner().invoke(app, ["--quick", "--json"])
-    assert json.loads(printed.stdout) == found and printed.exit_code == 0
-    table = CliRunner().invoke(app, ["--quick"])
-    assert table.exit_code == 0 and "an ABMIL step" in table.stdout
+    quick = site_work.QUICK
+    monkeypatch.setattr(site_work, "measure", lambda extent, say: found if extent is quick else pytest.fail("extent"))
+    code, out, _ = cli("bench", "site", "--quick", "--json")
+    assert json.loads(out) == found and code == 0
+    code, out, _ = cli("bench", "site", "--quick")
+    assert code == 0 and "an ABMIL step" in out
 
 
 def test_what_is_promised_to_scripts_is_measured_quickly():
-    assert {1, 1000, 10_000} <= bench.QUICK.steps.keys()
-    assert 10_000 in bench.QUICK.inference and bench.QUICK.memory[0] == 10_000
-    assert (bench.QUICK.sources[0][0], bench.QUICK.sources[0][-1]) == (12, 1000)
+    assert {1, 1000, 10_000} <= site_work.QUICK.steps.keys()
+    assert 10_000 in site_work.QUICK.inference and site_work.QUICK.memory[0] == 10_000
+    assert (site_work.QUICK.sources[0][0], site_work.QUICK.sources[0][-1]) == (12, 1000)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fedsteph.__main__ import app
 from sites import TINY, make_site
 
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.training import survival_fit
-from fedsteph.commands.root import app
 from fedsteph.common.config.recipe import load_config
 from fedsteph.common.errors import QuorumError
 from fedsteph.common.host.console import run as run_command
@@ -275,7 +275,7 @@ def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "select.atomic.write_json = then_die\n"
         "sys.argv[0] = 'fedsteph'\n"
-        "from fedsteph.commands.root import main\n"
+        "from fedsteph.__main__ import main\n"
         "main()\n"
     )
     words = ["simulate", "--sites", sites, "--out", tmp_path / "killed", "--engine", "in-process", *SETTINGS]

@@ -241,7 +241,7 @@ def benchmark_refused(own_sites, tmp_path, refused, monkeypatch):
     def begin(*_):
         raise AssertionError("the study began")
 
-    monkeypatch.setattr("fedsteph.commands.benchmark.run_study", begin)
+    monkeypatch.setattr("fedsteph.simulations.study.run_study.run_study", begin)
     path = write_study(tmp_path / "study.yaml", targets=None)
 
     def run(*words, out=tmp_path / "out"):

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedsteph.client.report.analysis import Analysis, OnStep
-from fedsteph.client.report.landscape import Budget
-from fedsteph.client.report.site_page import SHARED, write_shared_page, write_site_page
-from fedsteph.client.report.target_files import TargetFiles
-from fedsteph.client.site.site import SIMULATED_SITES, SITE_FILE, Site
-from fedsteph.commands.site import JsonOption
-from fedsteph.commands.terminal.page_drawing import drawing
-from fedsteph.common.config.recipe import load_config
+from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import ConfigError, RunFolderError
-from fedsteph.common.host import atomic, console
-from fedsteph.common.report.page import PICTURES, Picture, write_picture
-from fedsteph.server import coordinator_page as coordinator
-from fedsteph.server.app import OUTCOME_FILE
-from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
-from fedsteph.simulations.csv_text import csv_text
-from fedsteph.simulations.run.run_page import simulated_sites, write_run_page
-from fedsteph.simulations.study.study_page import is_study, write_study_page
+from fedsteph.common.host import console
+
+if TYPE_CHECKING:
+    from fedsteph.client.report.analysis import Analysis, OnStep
+    from fedsteph.client.site.site import Site
+    from fedsteph.common.report.page import Picture
 
 analyze = typer.Typer(no_args_is_help=True, help="A closer look at a target's enhanced model.")
 
@@ -59,6 +50,9 @@ def report(
 
     The page is OUT/index.html, by default in RUN/report. It opens offline and asks nothing of any network.
     """
+    from fedsteph.commands.terminal.page_drawing import drawing
+    from fedsteph.common.report.page import PICTURES
+
     with drawing() as on_step:
         page = _page(run, out, shared, target, on_step)
     pictures = sorted(str(path) for path in (page.parent / PICTURES).glob("*.*"))
@@ -70,6 +64,13 @@ def report(
 
 
 def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step: OnStep) -> Path:
+    from fedsteph.client.report.site_page import SHARED, write_shared_page, write_site_page
+    from fedsteph.client.site.site import SIMULATED_SITES
+    from fedsteph.server import coordinator_page as coordinator
+    from fedsteph.server.manifest import MANIFEST_FILE
+    from fedsteph.simulations.run.run_page import write_run_page
+    from fedsteph.simulations.study.study_page import is_study, write_study_page
+
     run = run.resolve()
     out = out.resolve() if out is not None else None
     if (run / SIMULATED_SITES).exists():
@@ -93,6 +94,8 @@ def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step
 
 
 def _outcome(run: Path) -> Any:
+    from fedsteph.server.app import OUTCOME_FILE
+
     path = run / "server" / OUTCOME_FILE
     if not path.exists():
         raise RunFolderError("has no results yet", where=run, remedy="Let the run come to its end")
@@ -100,6 +103,8 @@ def _outcome(run: Path) -> Any:
 
 
 def _site(path: Path) -> Site:
+    from fedsteph.client.site.site import SITE_FILE, Site
+
     if not (path.is_file() or (path / SITE_FILE).exists() or (path / "labels.csv").exists()):
         remedy = "Give the folder of a run or a benchmark, or a site's folder or site.yaml"
         raise ConfigError("is no run, no benchmark and no site", where=path, remedy=remedy)
@@ -107,6 +112,10 @@ def _site(path: Path) -> Site:
 
 
 def _target(run: Path, name: str | None) -> Site:
+    from fedsteph.common.config.recipe import load_config
+    from fedsteph.server.manifest import CONFIG_FILE
+    from fedsteph.simulations.run.run_page import simulated_sites
+
     config = load_config(run / CONFIG_FILE)
     names = config.federation.targets
     if name is not None and name not in names:
@@ -115,6 +124,10 @@ def _target(run: Path, name: str | None) -> Site:
 
 
 def _analysis(run: Path, target: str | None, fold: int | None) -> Analysis:
+    from fedsteph.client.report.analysis import Analysis
+    from fedsteph.client.report.target_files import TargetFiles
+    from fedsteph.client.site.site import SIMULATED_SITES
+
     run = run.resolve()
     if (run / SIMULATED_SITES).exists():
         site = _target(run, target)
@@ -140,6 +153,8 @@ def sar(
       fedsteph analyze sar fedsteph-run --target kirp
       fedsteph analyze sar site.yaml --fold 2 --json
     """
+    from fedsteph.commands.terminal.page_drawing import drawing
+
     look = _analysis(run, target, fold)
     with drawing() as on_step:
         found = look.sar(on_step)
@@ -152,11 +167,9 @@ def landscape(
     target: TargetOption = None,
     fold: FoldOption = None,
     out: OutOption = None,
-    grid: Annotated[int, typer.Option(min=3, max=101, help="Points a side.")] = Budget.grid,
-    patients: Annotated[
-        int, typer.Option(min=1, help="Patients of each part, drawn by a fixed seed.")
-    ] = Budget.patients,
-    instances: Annotated[int, typer.Option(min=1, help="Instances of each patient, likewise.")] = Budget.instances,
+    grid: Annotated[int, typer.Option(min=3, max=101, help="Points a side.")] = 11,
+    patients: Annotated[int, typer.Option(min=1, help="Patients of each part, drawn by a fixed seed.")] = 96,
+    instances: Annotated[int, typer.Option(min=1, help="Instances of each patient, likewise.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
     """The loss over (target coefficient, source coefficient), training and test, with the training's path on it.
@@ -166,6 +179,9 @@ def landscape(
       fedsteph analyze landscape fedsteph-run --target kirp
       fedsteph analyze landscape site.yaml --grid 21 --patients 500 --instances 1000
     """
+    from fedsteph.client.report.landscape import Budget
+    from fedsteph.commands.terminal.page_drawing import drawing
+
     look = _analysis(run, target, fold)
     with drawing() as on_step:
         found = look.landscape(Budget(grid, patients, instances), on_step)
@@ -193,6 +209,10 @@ def dynamics(
 
 def _write(look: Analysis, picture: Picture, out: Path | None, as_json: bool) -> None:
     """A picture's SVG and PNG, and its numbers as CSV."""
+    from fedsteph.common.host import atomic
+    from fedsteph.common.report.page import write_picture
+    from fedsteph.simulations.csv_text import csv_text
+
     folder = (out or look.site.state / "analysis").resolve()
     paths = write_picture(picture, folder)
     if picture.numbers is not None:

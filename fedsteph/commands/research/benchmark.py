@@ -1,28 +1,21 @@
-"""``fedsteph benchmark``."""
+"""``fedsteph benchmark``: methods x targets x folds x seeds over site folders on one machine."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
-from fedsteph.commands import site as site_commands
-from fedsteph.commands.terminal.page_drawing import draw_page
+from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import EXIT_DONE, EXIT_FEDERATION
 from fedsteph.common.host import console
 from fedsteph.common.host.lock import exclusive
-from fedsteph.simulations.run.run_folder import refuse_among_sites
-from fedsteph.simulations.study.crew import usual_workers
-from fedsteph.simulations.study.gather import Prepared
-from fedsteph.simulations.study.run_study import prepare_study, run_study
-from fedsteph.simulations.study.study_file import load_study
-from fedsteph.simulations.study.study_page import write_study_page
-from fedsteph.simulations.study.tables import c_index_table, difference_table, references, sentences
+
+if TYPE_CHECKING:
+    from fedsteph.simulations.study.gather import Prepared
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -41,7 +34,7 @@ def benchmark(
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write the study's page, as 'fedsteph report' does.")
     ] = True,
-    as_json: site_commands.JsonOption = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Compare methods on your own sites: methods x targets x folds x seeds, with intervals and costs.
 
@@ -61,6 +54,13 @@ def benchmark(
       2 some trainings failed; the tables hold the others
       3 a bug
     """
+    from fedsteph.commands.terminal.page_drawing import draw_page
+    from fedsteph.simulations.run.run_folder import refuse_among_sites
+    from fedsteph.simulations.study.crew import usual_workers
+    from fedsteph.simulations.study.run_study import prepare_study
+    from fedsteph.simulations.study.study_file import load_study
+    from fedsteph.simulations.study.study_page import write_study_page
+
     out = out.resolve()
     study = load_study(config, sites.resolve() if sites is not None else None, settings or [])
     assert study.file.sites is not None
@@ -78,6 +78,8 @@ def benchmark(
 
 
 def _run(prepared: Prepared, workers: int) -> dict[str, Any]:
+    from fedsteph.simulations.study.run_study import run_study
+
     rows, targets = len(prepared.study.rows), ", ".join(prepared.targets)
     folds, seeds = prepared.study.evaluation.folds, len(prepared.study.file.seeds)
     console.err.print(
@@ -101,6 +103,8 @@ def _run(prepared: Prepared, workers: int) -> dict[str, Any]:
 
 
 def _show(results: dict[str, Any], out: Path) -> None:
+    from fedsteph.simulations.study.tables import c_index_table, difference_table, references, sentences
+
     _print(*c_index_table(results), "C-index")
     for reference in references(results):
         _print(*difference_table(results, reference), f"against {results['rows'][reference]['title']}")
@@ -111,6 +115,9 @@ def _show(results: dict[str, Any], out: Path) -> None:
 
 
 def _print(header: list[str], body: list[list[str]], title: str) -> None:
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
     for i, name in enumerate(header):
         table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap="interval" in name)

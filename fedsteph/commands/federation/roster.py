@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from fedsteph.common.errors import ConfigError, RosterError
 from fedsteph.common.host import console
-from fedsteph.common.trust.announcement import read_announcement
-from fedsteph.common.trust.roster import Roster, read_roster, write_roster
+
+if TYPE_CHECKING:
+    from fedsteph.common.trust.roster import Roster
 
 roster = typer.Typer(no_args_is_help=True, help="Keep the roster: the public keys that all sites pin.")
 
@@ -37,6 +36,9 @@ def add(
       fedsteph roster add roster.yaml kirp.public.yaml --cancer KIRP --contact 'pathology IT' --federation kidney
       fedsteph roster add roster.yaml kirp.public.yaml           after 'fedsteph keys rotate'
     """
+    from fedsteph.common.trust.announcement import read_announcement
+    from fedsteph.common.trust.roster import write_roster
+
     announcement = read_announcement(public)
     changed = announcement.enter(_existing_or_new(file, federation), cancer=cancer, contact=contact, today=_today())
     write_roster(file, changed)
@@ -52,6 +54,11 @@ def list_sites(file: RosterArgument, as_json: JsonOption = False) -> None:
     Examples:
       fedsteph roster list roster.yaml
     """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fedsteph.common.trust.roster import read_roster
+
     found = read_roster(file)
     if as_json:
         sites = [
@@ -80,6 +87,8 @@ def digest(file: RosterArgument) -> None:
     Examples:
       fedsteph roster digest roster.yaml
     """
+    from fedsteph.common.trust.roster import read_roster
+
     _print_digest(read_roster(file))
 
 
@@ -94,6 +103,8 @@ def verify(
     Examples:
       fedsteph roster verify roster.yaml --pin 1f0c...
     """
+    from fedsteph.common.trust.roster import read_roster
+
     found = read_roster(file, pin)
     said = f"{len(found.sites)} sites, {len(found.revoked)} revoked keys"
     text = f"{file}: holds together; {said}; digest {found.digest}"
@@ -114,12 +125,16 @@ def revoke(
 
     It takes effect at each site when that site pins the new digest.
     """
+    from fedsteph.common.trust.roster import read_roster, write_roster
+
     changed = read_roster(file).without(site, _today(), reason)
     write_roster(file, changed)
     _print_digest(changed)
 
 
 def _existing_or_new(file: Path, federation: str | None) -> Roster:
+    from fedsteph.common.trust.roster import Roster, read_roster
+
     if file.exists():
         found = read_roster(file)
         if federation not in (None, found.federation):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsteph.common.config.recipe import SITE_NAME
 from fedsteph.common.errors import ConfigError, KeyFileError
 from fedsteph.common.host import console
-from fedsteph.common.trust.announcement import Announcement, write_announcement
-from fedsteph.common.trust.key_file import read_identity, write_identity
-from fedsteph.common.trust.keys import Identity
+
+if TYPE_CHECKING:
+    from fedsteph.common.trust.keys import Identity
 
 keys = typer.Typer(no_args_is_help=True, help="Make, show and rotate this site's keys.")
 
@@ -31,6 +30,8 @@ def new(
     Examples:
       fedsteph keys new kirp --out keys
     """
+    from fedsteph.common.trust.keys import Identity
+
     _require_name(site)
     _write(out, site, Identity.generate(), None)
 
@@ -68,11 +69,16 @@ def rotate(
     Nothing changes until every site pins the new roster. Then point site.yaml at the new keys, and delete the
     old ones.
     """
+    from fedsteph.common.trust.keys import Identity
+
     site, before = _only_pair(folder)
     _write(out, site, Identity.generate(), before)
 
 
 def _write(out: Path, site: str, identity: Identity, before: Identity | None) -> None:
+    from fedsteph.common.trust.announcement import Announcement, write_announcement
+    from fedsteph.common.trust.key_file import write_identity
+
     sign, seal = write_identity(out, site, identity)
     public = out / f"{site}.public.yaml"
     write_announcement(public, Announcement.of(site, identity, before))
@@ -82,6 +88,8 @@ def _write(out: Path, site: str, identity: Identity, before: Identity | None) ->
 
 
 def _only_pair(folder: Path) -> tuple[str, Identity]:
+    from fedsteph.common.trust.key_file import read_identity
+
     found = sorted(folder.glob("*.sign.key"))
     if len(found) != 1:
         what = "holds no .sign.key" if not found else f"holds the keys of {len(found)} sites"
@@ -92,6 +100,8 @@ def _only_pair(folder: Path) -> tuple[str, Identity]:
 
 
 def _require_name(site: str) -> None:
+    from fedsteph.common.config.recipe import SITE_NAME
+
     if SITE_NAME.fullmatch(site) is None:
         raise ConfigError(f"'{site}' cannot be a site's name", remedy="Lower-case letters, digits, - and _, at most 32")
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from fedsteph.client.models.heatmap import GEOJSON, PICTURE, TOP, heatmap, write_heatmap
-from fedsteph.client.models.predict import refuse_overwriting
+from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import ConfigError, DataError
 from fedsteph.common.host import console
 
@@ -20,7 +18,7 @@ _SIZE = re.compile(r"([1-9][0-9]{0,6})[xX]([1-9][0-9]{0,6})")
 _SHOWN = 5
 
 
-def command(
+def heatmap(
     model: Annotated[Path, typer.Argument(help="An enhanced model, or a local one.", show_default=False)],
     slide: Annotated[Path, typer.Argument(help="The slide's feature file, HDF5 with coords.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("heatmap"),
@@ -36,7 +34,7 @@ def command(
         str | None, typer.Option(help="WIDTHxHEIGHT of the slide at level 0; default: the file's.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many of the patches with the most attention to list.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the attention of the enhanced model over a slide, side by side with the local model's.
 
@@ -50,6 +48,12 @@ def command(
     'Import objects from file' and 'Measure > Show measurement maps'; OUT/top.csv lists the patches with the most
     attention. They show a patient's slide and stay at the site.
     """
+    from rich.table import Table
+
+    from fedsteph.client.models.heatmap import GEOJSON, PICTURE, TOP, write_heatmap
+    from fedsteph.client.models.heatmap import heatmap as draw
+    from fedsteph.client.models.predict import refuse_overwriting
+
     inputs = {path.resolve() for path in (model, slide, *(others or []), *([thumbnail] if thumbnail else []))}
     if inputs & {out.resolve(), *out.resolve().parents} or out.is_file():
         raise DataError("is a file", where=out, remedy="Give a folder with --out")
@@ -59,7 +63,7 @@ def command(
         raise ConfigError("must be a number of pixels", where="--patch-size", remedy="Write e.g. 512")
     with console.progress_bars() as bars:
         bars.add_task("computing attention", total=None)
-        found = heatmap(model, slide, others or [], patch=patch_size, size=_size(slide_size))
+        found = draw(model, slide, others or [], patch=patch_size, size=_size(slide_size))
         paths = write_heatmap(found, out, thumbnail, top)
     listed = found.top(top)
     if as_json:

@@ -11,8 +11,6 @@ import typer
 
 from fedsteph.common.errors import AuditError
 from fedsteph.common.host import console
-from fedsteph.common.trust.audit_log import FILE, read_lines
-from fedsteph.common.trust.audit_log import verify as verify_log
 
 audit = typer.Typer(no_args_is_help=True, help="Check and show an audit log.")
 
@@ -33,6 +31,8 @@ def verify(
       fedsteph audit verify fedsteph-audit
       fedsteph audit verify fedsteph-audit --expect 3fa9...    a hash that the server noted ('site.join')
     """
+    from fedsteph.common.trust.audit_log import verify as verify_log
+
     _require(folder)
     found = verify_log(folder, expect)
     if as_json:
@@ -57,6 +57,8 @@ def show(
       fedsteph audit show fedsteph-audit --last 50
       fedsteph audit show fedsteph-audit --json | jq 'select(.event.decision == "refused")'
     """
+    from fedsteph.common.trust.audit_log import read_lines
+
     _require(folder)
     lines = list(read_lines(folder))[-last:]
     if as_json:
@@ -73,5 +75,7 @@ def show(
 
 
 def _require(folder: Path) -> None:
+    from fedsteph.common.trust.audit_log import FILE
+
     if not (folder / FILE).exists():
         raise AuditError("holds no audit log", where=folder, remedy=f"Give the folder that has {FILE}")

@@ -1,23 +1,19 @@
-"""The whole benchmark of one site's work: ``python -m fedsteph.simulations.bench --quick``.
+"""The whole benchmark of one site's work: ``fedsteph bench site``.
 
 Every figure is a ratio of things run in turn in one process, beside the seconds or bytes that it was made of. What
-sealing and relaying cost is measured by ``python -m fedsteph.simulations.relay.sealing`` and ``.relay``.
+sealing and relaying cost is measured by ``fedsteph bench sealing`` and ``fedsteph bench relay``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
-from rich.table import Table
 
-from fedsteph.commands.terminal.bench_command import start, tell
-from fedsteph.common.host import console
 from fedsteph.simulations.bench import data_path, epoch, models, sources, step_memory, steps
-from fedsteph.simulations.bench.figures import machine, machine_line
+from fedsteph.simulations.bench.figures import machine
 
 SCHEMA = "fedsteph/bench/v1"
 
@@ -99,48 +95,3 @@ def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _needed(memory: dict[str, int]) -> int:
     return memory["peak"] - memory["before"]
-
-
-_WORDS = {
-    "step_vs_plain": ("a STEPH step, by the plain implementation's", "0.2, 0.65, 0.85 at 1, 1,000, 10,000"),
-    "step_memory_vs_plain": ("peak memory of a step, by the plain one's", "at most 0.2"),
-    "step_memory_16_bags_vs_8": ("what a step of 16 bags adds to memory, by one of 8", "1: flat"),
-    "inference_vs_abmil": ("STEPH's inference by ABMIL's, as published", "at most 1.75 at 10,000"),
-    "inference_sampled_vs_abmil": ("the same with sampled routing", "at most 1.15 at 10,000"),
-    "abmil_vs_gemm": ("an ABMIL step's rate, by the largest product's", "at least 0.7 at 10,000"),
-    "io_cached_vs_h5py": ("times that cached slides are read faster", "at least 5"),
-    "epoch_waiting_share": ("share of an epoch spent waiting for data", "below 0.1"),
-    "step_1000_sources_vs_12": ("a step with the most sources, by the fewest", "below 2"),
-    "step_1000_sources_vs_12_memory": ("what it adds to memory, likewise", "below 2"),
-}
-
-
-def _show(found: dict[str, Any]) -> None:
-    table = Table("what", "instances", "found", "wanted")
-    for key, (words, wanted) in _WORDS.items():
-        values = found[key] if isinstance(found[key], dict) else {"": found[key]}
-        for i, (n, value) in enumerate(values.items()):
-            size = f"{int(n):,}" if n else ""
-            table.add_row(words if i == 0 else "", size, f"{value:.3g}", wanted if i == 0 else "")
-    console.out.print(table)
-    for kind in ("steps", "inference"):
-        for n, one in found["parts"][kind].items():
-            medians = ", ".join(f"{name} {1e3 * spread['median']:.1f}" for name, spread in one["seconds"].items())
-            console.out.print(f"{kind}, {int(n):,} instances, ms: {medians}", highlight=False, soft_wrap=True)
-    console.out.print(f"{found['threads']} threads; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
-
-
-def main(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds and sizes; some 5 minutes on 2 cores.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Torch's threads; default: its own choice.", min=1)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-) -> None:
-    """Time and weigh training, inference and reading at the paper's sizes, against the plain implementation."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    found = measure(QUICK if quick else WHOLE, lambda what: console.err.print(what, highlight=False))
-    tell(found, as_json, _show)
-
-
-if __name__ == "__main__":
-    start(main)

@@ -1,0 +1,103 @@
+"""The ``fedsteph`` command: every command under its panel, one way to an exit code, one way to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from fedsteph.commands.federation.audit import audit
+from fedsteph.commands.federation.doctor import doctor
+from fedsteph.commands.federation.provision import provision, provision_site
+from fedsteph.commands.federation.roster import roster
+from fedsteph.commands.federation.run import recipe, run
+from fedsteph.commands.research.bench import bench
+from fedsteph.commands.research.benchmark import benchmark
+from fedsteph.commands.research.report import analyze, report
+from fedsteph.commands.research.simulate import simulate
+from fedsteph.commands.site.app import app as reviewed_app
+from fedsteph.commands.site.data import data
+from fedsteph.commands.site.heatmap import heatmap
+from fedsteph.commands.site.keys import keys
+from fedsteph.commands.site.predict import predict
+from fedsteph.commands.site.privacy import privacy
+from fedsteph.commands.site.train import train
+from fedsteph.common.host import console
+
+app = typer.Typer(
+    name="fedsteph",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Federated, private survival models from whole-slide images (STEPH).",
+    epilog="Exit codes: 0 done, 1 your input, 2 a site or the quorum failed, 3 a bug.",
+)
+_PANELS: dict[str, dict[str, Any]] = {
+    "On one machine": {
+        "simulate": simulate,
+        "benchmark": benchmark,
+        "report": report,
+        "analyze": analyze,
+        "bench": bench,
+    },
+    "At a site": {
+        "data": data,
+        "train": train,
+        "predict": predict,
+        "heatmap": heatmap,
+        "privacy": privacy,
+        "keys": keys,
+        "app": reviewed_app,
+    },
+    "In a deployment": {
+        "provision": provision,
+        "provision-site": provision_site,
+        "roster": roster,
+        "doctor": doctor,
+        "recipe": recipe,
+        "run": run,
+        "audit": audit,
+    },
+}
+for panel, commands in _PANELS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"fedsteph {version('fedsteph')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line of this process, and end it with its exit code."""
+
+    def stop(*_: object) -> None:
+        console.err.print("stopping ...")
+        raise KeyboardInterrupt
+
+    # A plain kill ends a run as Ctrl-C does, with every process that it started; a background job starts with
+    # SIGINT ignored, so that one is set too.
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, stop)
+    sys.exit(console.run(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

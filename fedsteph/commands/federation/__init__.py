@@ -1,0 +1,1 @@
+"""Commands for a deployment: set up, checked, run, audited."""

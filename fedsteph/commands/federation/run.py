@@ -1,0 +1,92 @@
+"""``fedsteph run`` and ``recipe``: a run on a deployment, and what it trains."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fedsteph.commands.terminal.options import ConfigOption, JsonOption, ServerArgument, SetOption
+from fedsteph.common.host import console
+
+
+def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Start a run on a deployment, and follow it to its end. For the coordinator, on the server's machine.
+
+    \b
+    Examples:
+      fedsteph run server
+      fedsteph run server --set 'federation.targets=\\[kirp]' --json > results.json
+
+    \b
+    Exit codes:
+      0 done
+      1 your input, or no SuperLink
+      2 a site or the quorum failed; with a quorum left, results are written
+      3 a bug
+      130 stopped; the run is stopped too
+    The cause is on the last line: which site, in which phase, and why.
+    """
+    from fedsteph.commands.terminal.page_drawing import draw_page
+    from fedsteph.common.config.recipe import load_config
+    from fedsteph.common.model.abmil import pin_m0
+    from fedsteph.server.coordinator_page import write_run_page
+    from fedsteph.server.deployment import deployed_run
+    from fedsteph.server.deployment.server_file import ServerFile
+
+    opened = ServerFile.open(server)
+    opened.require_ready()
+    config = pin_m0(load_config(opened.config, settings))
+    prepared = deployed_run.prepare(opened, config)
+    named = ", ".join(config.federation.sites)
+    _say(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
+    results = deployed_run.run(opened, prepared)
+    if as_json:
+        print(json.dumps(results, indent=2, allow_nan=False))
+    else:
+        _show(results)
+        _say(f"results: {prepared.path / deployed_run.RESULTS_FILE}")
+    draw_page(lambda _: write_run_page(prepared.path, results))
+    deployed_run.require_no_failure(prepared, results)
+
+
+def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Show what a federation would train, and its digest, which a site may pin in policy.recipes.
+
+    \b
+    Examples:
+      fedsteph recipe --config config.yaml
+    """
+    import yaml
+
+    from fedsteph.common.config.recipe import digest, load_config, to_dict
+    from fedsteph.common.config.schema import StrictDumper
+    from fedsteph.common.model.abmil import pin_m0
+
+    chosen = pin_m0(load_config(config, settings)).recipe
+    if as_json:
+        print(json.dumps({"digest": digest(chosen), "recipe": to_dict(chosen)}, indent=2))
+        return
+    print(yaml.dump(to_dict(chosen), Dumper=StrictDumper, sort_keys=False), end="")
+    print(f"# digest: {digest(chosen)}")
+
+
+def _show(results: dict[str, Any]) -> None:
+    # Targets are columns: there are as many rows as methods.
+    from rich.table import Table
+
+    from fedsteph.common.config.method_names import METHODS
+
+    names = list(results["targets"])
+    scores = {name: {s["method"]: s["c_index"] for s in results["targets"][name]["scores"]} for name in names}
+    table = Table("method", *names, title="C-index, as reported")
+    for method in dict.fromkeys(method for told in scores.values() for method in told):
+        values = (scores[name].get(method) for name in names)
+        table.add_row(METHODS[method].title, *("-" if value is None else f"{value:.2f}" for value in values))
+    table.add_row("patients", *(results["targets"][name]["patients"] or "-" for name in names))
+    console.out.print(table)
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in results["seconds"].items())
+    console.out.print(f"{results['bytes'] / 1e6:.2f} MB relayed; {phases}", highlight=False)
+
+
+def _say(text: str) -> None:
+    console.err.print(text, markup=False, highlight=False)

@@ -1,0 +1,1 @@
+"""Commands for research on one machine: simulations, benchmarks, and pages about them."""

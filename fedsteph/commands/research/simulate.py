@@ -1,0 +1,112 @@
+"""``fedsteph simulate``: a whole federation on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fedsteph.commands.terminal.options import ConfigOption, JsonOption, SetOption
+from fedsteph.common.host import console
+from fedsteph.common.host.lock import exclusive
+
+if TYPE_CHECKING:
+    from fedsteph.common.config.recipe import Config
+    from fedsteph.simulations.run.run_folder import RunFolder
+
+
+def simulate(
+    sites: Annotated[
+        Path | None, typer.Option(help="Folder of site folders; default: six synthetic hospitals are made.")
+    ] = None,
+    config: ConfigOption = None,
+    out: Annotated[Path, typer.Option(help="The run folder; the same run in it is resumed.")] = Path("fedsteph-run"),
+    settings: SetOption = None,
+    engine: Annotated[
+        Literal["flower", "in-process"], typer.Option(help="Flower's simulation engine, or this process alone.")
+    ] = "flower",
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare", help="Write the run folder, for 'flwr run', and stop.")
+    ] = False,
+    report_too: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write the run's page, as 'fedsteph report' does.")
+    ] = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write every training's epochs to OUT/tensorboard.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a whole federation on this machine: site folders in, enhanced model out.
+
+    \b
+    Examples:
+      fedsteph simulate
+      fedsteph simulate --sites sites --set federation.targets='\\[kirp]'
+      fedsteph simulate --sites sites --out run --config my.yaml
+      fedsteph simulate --engine in-process --json > results.json
+      fedsteph simulate --tensorboard      and meanwhile: tensorboard --logdir fedsteph-run/tensorboard
+
+    \b
+    Exit codes:
+      0 done
+      1 your input
+      2 a site or the quorum failed; with a quorum left, results are written
+      3 a bug
+    The cause is on the last line.
+    """
+    from fedsteph.client.site.site import TENSORBOARD_ON
+    from fedsteph.client.training.epoch_log import require_tensorboard
+    from fedsteph.commands.terminal.page_drawing import draw_page
+    from fedsteph.common.config.recipe import load_config
+    from fedsteph.common.deployment.flower_app import config_folder
+    from fedsteph.simulations.run import simulate as simulation
+    from fedsteph.simulations.run.run_folder import refuse_among_sites
+    from fedsteph.simulations.run.run_page import write_run_page
+    from fedsteph.simulations.run.summary import show
+
+    out = out.resolve()
+    if sites is None and config is None:
+        config = config_folder() / "simulate.yaml"
+    loaded = load_config(config, settings)
+    if sites is not None:
+        refuse_among_sites(out, sites)
+    if tensorboard:
+        require_tensorboard("--tensorboard")
+    with exclusive(out, wait=False):
+        run = _prepare(sites, loaded, out)
+        (out / TENSORBOARD_ON).unlink(missing_ok=True)
+        if tensorboard:
+            (out / TENSORBOARD_ON).touch()
+        if prepare_only:
+            return
+        results = simulation.run(run, engine)
+        if as_json:
+            print(json.dumps(results, indent=2, allow_nan=False))
+        else:
+            show(run, results)
+        if report_too:
+            draw_page(lambda on_step: write_run_page(out, on_step=on_step))
+        simulation.require_no_failure(run, results)
+
+
+def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:
+    from fedsteph.client.site.site import site_folders
+    from fedsteph.commands.terminal.check_table import problem_table
+    from fedsteph.simulations.run.run_folder import prepare
+    from fedsteph.simulations.run.simulate import synthetic_sites
+
+    with console.progress_bars() as bars:
+        task = bars.add_task("preparing the sites", total=None)
+
+        def on_file(site: str, done: int, total: int) -> None:
+            bars.update(task, description=f"checking {site}", completed=done, total=total)
+
+        folders = site_folders(sites) if sites else synthetic_sites(out, config.training.seed)
+        run, warnings = prepare(out, config, folders, on_file)
+    if warnings:
+        console.err.print(problem_table(warnings))
+    names, targets = ", ".join(site.name for site in run.sites), ", ".join(run.config.federation.targets)
+    console.err.print(f"sites: {names}; target: {targets}; run folder: {out}", highlight=False, markup=False)
+    return run

@@ -1,0 +1,1 @@
+"""Commands for a site: its data, its models, its keys, and what its vectors give away."""

@@ -1,0 +1,66 @@
+"""``fedsteph train``: the site's own model, without any network."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsteph.commands.terminal.options import ConfigOption, JsonOption, SetOption, SiteArgument
+from fedsteph.common.host import console
+
+
+def train(
+    site: SiteArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model; default: SITE's state folder.")] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the site's own ABMIL survival model, without any network: per fold, then on all patients.
+
+    \b
+    Examples:
+      fedsteph train sites/kirp --out kirp-model
+      fedsteph train sites/kirp --set training.epochs=10 --set evaluation.folds=3
+    """
+    from rich.logging import RichHandler
+    from rich.table import Table
+
+    from fedsteph.client.data.discovery import discover
+    from fedsteph.client.site.site import Site
+    from fedsteph.client.site.site_log import told_of_work
+    from fedsteph.client.target.train_alone import train_site
+    from fedsteph.client.training.epoch_log import to_tensorboard
+    from fedsteph.commands.terminal.check_table import problem_table
+    from fedsteph.common.config.recipe import load_config
+
+    opened = Site.open(site, state=out)
+    if warnings := [p for p in discover(opened.folder, opened.data).problems if p.severity == "warning"]:
+        console.err.print(problem_table(warnings))
+    said = logging.Logger("fedsteph train")
+    said.addHandler(RichHandler(console=console.err, show_time=False, show_path=False))
+    with console.progress_bars() as bars, told_of_work(said), to_tensorboard(opened.tensorboard):
+        task = bars.add_task(f"training at {opened.name}", total=1.0)
+        result = train_site(
+            opened,
+            load_config(config, settings),
+            lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+        return
+    table = Table("fold", "C-index")
+    for fold, value in enumerate(result["c_index"]):
+        table.add_row(str(fold), "undefined" if value is None else f"{value:.3f}")
+    console.out.print(table)
+    if result["mean"] is not None and result["interval_95"] is not None:
+        low, high = result["interval_95"]
+        console.out.print(f"mean {result['mean']:.3f}, 95% interval {low:.3f} to {high:.3f}")
+    else:
+        console.out.print("too small to evaluate: no test fold has a comparable pair of patients")
+    console.out.print(result["storage"], soft_wrap=True)
+    console.out.print(f"model: {result['model']}", soft_wrap=True)

@@ -1,0 +1,90 @@
+"""What ``fedsteph bench`` found, as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from fedsteph.common.host import console
+from fedsteph.simulations.attacks.poison import attack_table
+from fedsteph.simulations.bench.figures import machine_line
+from fedsteph.simulations.relay.processes import PROGRAMS
+
+_WORDS = {
+    "step_vs_plain": ("a STEPH step, by the plain implementation's", "0.2, 0.65, 0.85 at 1, 1,000, 10,000"),
+    "step_memory_vs_plain": ("peak memory of a step, by the plain one's", "at most 0.2"),
+    "step_memory_16_bags_vs_8": ("what a step of 16 bags adds to memory, by one of 8", "1: flat"),
+    "inference_vs_abmil": ("STEPH's inference by ABMIL's, as published", "at most 1.75 at 10,000"),
+    "inference_sampled_vs_abmil": ("the same with sampled routing", "at most 1.15 at 10,000"),
+    "abmil_vs_gemm": ("an ABMIL step's rate, by the largest product's", "at least 0.7 at 10,000"),
+    "io_cached_vs_h5py": ("times that cached slides are read faster", "at least 5"),
+    "epoch_waiting_share": ("share of an epoch spent waiting for data", "below 0.1"),
+    "step_1000_sources_vs_12": ("a step with the most sources, by the fewest", "below 2"),
+    "step_1000_sources_vs_12_memory": ("what it adds to memory, likewise", "below 2"),
+}
+
+
+def show_site_work(found: dict[str, Any]) -> None:
+    table = Table("what", "instances", "found", "wanted")
+    for key, (words, wanted) in _WORDS.items():
+        values = found[key] if isinstance(found[key], dict) else {"": found[key]}
+        for i, (n, value) in enumerate(values.items()):
+            size = f"{int(n):,}" if n else ""
+            table.add_row(words if i == 0 else "", size, f"{value:.3g}", wanted if i == 0 else "")
+    console.out.print(table)
+    for kind in ("steps", "inference"):
+        for n, one in found["parts"][kind].items():
+            medians = ", ".join(f"{name} {1e3 * spread['median']:.1f}" for name, spread in one["seconds"].items())
+            console.out.print(f"{kind}, {int(n):,} instances, ms: {medians}", highlight=False, soft_wrap=True)
+    console.out.print(f"{found['threads']} threads; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
+
+
+def show_data_path(found: dict[str, Any]) -> None:
+    table = Table("files", "h5py", "as stored", "ratio", "as float16", "ratio", "first epoch: stored", "float16")
+    for name, row in found["layouts"].items():
+        ratios = [f"{row[f'{kind}_vs_h5py']:.1f}" for kind in ("stored", "float16")]
+        epochs = [f"{row[kind]['median']:.3f} s" for kind in ("h5py", "stored", "float16")]
+        firsts = [f"{row[f'first_{kind}']:.2f} s" for kind in ("stored", "float16")]
+        table.add_row(name, epochs[0], epochs[1], ratios[0], epochs[2], ratios[1], *firsts)
+    console.out.print(table)
+    console.out.print(machine_line(found["machine"]), soft_wrap=True)
+
+
+def show_sealing(found: dict[str, Any]) -> None:
+    sizes = found["bytes"]
+    title = f"milliseconds; a vector file of {sizes['vector_file'] / 1e6:.2f} MB where nothing else is said"
+    table = Table("step", "median", "min", "max", "repeats", title=title)
+    for name, spread in found["seconds"].items():
+        times = (f"{1e3 * spread[key]:.3f}" for key in ("median", "min", "max"))
+        table.add_row(name, *times, str(spread["repeats"]))
+    console.out.print(table)
+    for name, over in found["overhead"].items():
+        text = f"{name} adds {over['bytes']:,} bytes ({over['per_cent']:.4f} %) to {sizes['vector_file']:,}"
+        console.out.print(text, highlight=False, soft_wrap=True)
+    console.out.print(machine_line(found["machine"]), highlight=False, soft_wrap=True)
+
+
+def show_relay(found: dict[str, Any]) -> None:
+    table = Table("sources", "MB", "first hello", "hello", "merge delivery", title="seconds: median (min to max)")
+    memory = Table("sources", *PROGRAMS.values(), title="peak resident memory, MiB")
+    for run in found["runs"]:
+        seconds = run["seconds"]
+        spreads = ("{median:.2f} ({min:.2f} to {max:.2f})".format(**seconds[key]) for key in ("hello", "merge"))
+        megabytes = f"{run['bytes']['merge'] / 1e6:.1f}"
+        table.add_row(str(run["sources"]), megabytes, f"{seconds['first_hello']:.2f}", *spreads)
+        peaks = (run["peak_rss_bytes"].get(role, 0) for role in PROGRAMS.values())
+        memory.add_row(str(run["sources"]), *(f"{peak / 2**20:.0f}" for peak in peaks))
+    for one in (table, memory):
+        console.out.print(one)
+    repeats = found["runs"][0]["seconds"]["merge"]["repeats"]
+    console.out.print(f"{repeats} repeats each; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
+
+
+def show_poison(rows: Sequence[dict[str, Any]]) -> None:
+    header, body = attack_table(rows)
+    table = Table(*header)
+    for line in body:
+        table.add_row(*line)
+    console.out.print(table)

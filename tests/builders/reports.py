@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from fedsteph.__main__ import app
 from sites import TINY, make_site
 
+from fedsteph.__main__ import app
 from fedsteph.common.host import console
 
 ALPHA, BETA, GAMMA = 67, 53, 41  # patients; in no other role do these numbers occur

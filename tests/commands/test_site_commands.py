@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from client_builders import Spy, plain_c
-from fedsteph.__main__ import app
 from sites import TINY, make_site
 
 import fedsteph.client.training.survival_fit
+from fedsteph.__main__ import app
 from fedsteph.client.models.model_file import load_abmil
 from fedsteph.common.host import console
 

@@ -27,10 +27,10 @@ from typing import Any, TypeVar
 
 import psutil
 import yaml
-from fedsteph.__main__ import app as fedsteph
 from reviewed_homes import copy_home
 from sites import TINY, make_site
 
+from fedsteph.__main__ import app as fedsteph
 from fedsteph.common.config.recipe import Config, load_config
 from fedsteph.common.deployment.flower_programs import environment, program
 from fedsteph.common.host.progress import read_progress

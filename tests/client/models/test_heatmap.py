@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import torch
 from client_builders import SMALL
-from fedsteph.commands.site.heatmap import _size
 from PIL import Image
 
 from fedsteph.client.models.heatmap import (
@@ -35,6 +34,7 @@ from fedsteph.client.models.model_file import Local, save_abmil, save_steph
 from fedsteph.client.models.patch_grid import Grid
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
+from fedsteph.commands.site.heatmap import _size
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import (
     ConfigError,

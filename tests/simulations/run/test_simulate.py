@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fedsteph.__main__ import app
 from sites import TINY, make_site
 
+from fedsteph.__main__ import app
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.training import survival_fit
 from fedsteph.common.config.recipe import load_config

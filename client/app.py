@@ -17,7 +17,8 @@ from flwr.clientapp import ClientApp
 
 from fedsteph.client.data.bags import open_cohort
 from fedsteph.client.sharing.averaging_rounds import keep_globals, kept_globals, train_round
-from fedsteph.client.sharing.outgoing import incoming, outgoing, require_shareable
+from fedsteph.client.sharing.incoming import incoming
+from fedsteph.client.sharing.outgoing import outgoing, require_shareable
 from fedsteph.client.sharing.replay import enter_run
 from fedsteph.client.sharing.shared_model import shared_model
 from fedsteph.client.sharing.spending import spend_rounds
@@ -28,7 +29,8 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.enhance import enhance_target
 from fedsteph.client.target.results import public_view
 from fedsteph.client.training.epoch_log import to_tensorboard
-from fedsteph.common.config.recipe import SITE_NAME, digest
+from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import DataError, FedstephError, ProtocolError
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.progress import ProgressLog

@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import ConfigError, FedstephError
 from fedsteph.common.host import atomic
 from fedsteph.common.host.progress import ProgressLog

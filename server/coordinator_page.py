@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.report.conclusion import ROUNDED, rounded
 from fedsteph.common.report.page import REPORT, Page, Section, Table, write_page

@@ -13,7 +13,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import Config
+from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import FedstephError, QuorumError, SiteError, VectorMismatchError
 from fedsteph.common.trust.audit_log import AuditLog, Decision, Event
 from fedsteph.common.trust.roster import Roster

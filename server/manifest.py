@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedsteph.common.config.recipe import Config, digest
+from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.trust.roster import Roster
 from fedsteph.common.vector.shared_part import shared_bytes

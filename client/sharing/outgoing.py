@@ -1,35 +1,32 @@
-"""A vector's way out of one site and into another: policy, file, envelope; envelope, replay check, screening."""
+"""A vector's way out of a site: policy, attack gate, ledger, file, envelope."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fedsteph.client.sharing.attack_gate import require_attack_resisted
-from fedsteph.client.sharing.mapped_vector import mapped
-from fedsteph.client.sharing.replay import accept_once, next_sequence
+from fedsteph.client.sharing.replay import next_sequence
 from fedsteph.client.sharing.shared_model import shared_model
 from fedsteph.client.sharing.spending import spend
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import SITE_NAME, SharingConfig, digest
+from fedsteph.common.config.recipe import SharingConfig, digest
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import (
-    EnvelopeError,
     FedstephError,
     PolicyError,
     ProtocolError,
     UnknownRecipientError,
-    UnknownSenderError,
-    VectorError,
 )
 from fedsteph.common.model.abmil import ABMIL, Architecture, pinned_model
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.trust.keys import PublicKeys
 from fedsteph.common.vector.reduction import reduced, restored
 from fedsteph.common.vector.task_vector import TaskVector
-from fedsteph.common.vector.vector_file import read_vector, write_vector
-from fedsteph.common.wire.envelope import Context, open_sealed, seal
+from fedsteph.common.vector.vector_file import write_vector
+from fedsteph.common.wire.envelope import Context, seal
 from fedsteph.common.wire.messages import RunId
 
 
@@ -62,7 +59,7 @@ def outgoing(
             audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
             continue
         sequence = next_sequence(workspace.site.state)
-        sealed = seal(content, _context(workspace, run, own, name), sequence, member.identity, keys)
+        sealed = seal(content, context_of(workspace, run, own, name), sequence, member.identity, keys)
         # Before it is handed over: what left without a line here would be the worse error.
         audit.append(Event("vector.seal", "allowed", run.run, name, _sha256(sealed), len(sealed)))
         envelopes[name] = sealed
@@ -127,59 +124,12 @@ def require_shareable(workspace: Workspace, policy: Policy) -> None:
     policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))
 
 
-def incoming(
-    workspace: Workspace, member: Membership, run: RunId, envelopes: Mapping[str, bytes], max_norm: float
-) -> tuple[dict[str, TaskVector], dict[str, FedstephError]]:
-    """Open and screen the envelopes sent to this site.
-
-    Returns:
-        the vectors by sender, in the order of their names, mapped from files, and the reason of each refusal by sender.
-
-    Raises:
-        VectorError: not one envelope could be used.
-    """
-    vectors: dict[str, TaskVector] = {}
-    refused: dict[str, FedstephError] = {}
-    for sender, envelope in sorted(envelopes.items()):
-        known = SITE_NAME.fullmatch(sender) is not None
-        line = Event("vector.open", "allowed", run.run, sender if known else None, _sha256(envelope), len(envelope))
-        try:
-            vectors[sender] = mapped(_open(workspace, member, run, sender, envelope, max_norm), workspace.site.state)
-        except VectorError as error:
-            refused[sender] = error
-            line = Event("vector.open", "refused", line.run, line.peer, line.artefact, line.size, type(error).__name__)
-        workspace.site.audit.append(line)
-    if not vectors:
-        if len(refused) == 1:
-            raise next(iter(refused.values()))
-        reasons = "; ".join(str(error) for error in refused.values()) or "none came"
-        raise EnvelopeError(f"there is no usable envelope ({reasons})", where="envelopes")
-    return vectors, refused
-
-
-def _open(
-    workspace: Workspace, member: Membership, run: RunId, sender: str, envelope: bytes, max_norm: float
-) -> TaskVector:
-    if SITE_NAME.fullmatch(sender) is None or sender == workspace.site.name:
-        raise UnknownSenderError("is delivered for no other site", where="envelope")
-    keys = member.keys_of(sender)
-    opened = open_sealed(envelope, _context(workspace, run, sender, workspace.site.name), member.identity, keys)
-    accept_once(workspace.site.state, keys.fingerprint, opened.sequence, envelope)
-    return read_vector(
-        opened.plain,
-        architecture=Architecture.of(workspace.recipe.model),
-        m0_sha256=str(workspace.recipe.model.m0_sha256),
-        sharing=workspace.recipe.sharing,
-        max_norm=max_norm,
-        where=f"vector of {sender}",
-    )
-
-
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _context(workspace: Workspace, run: RunId, sender: str, recipient: str) -> Context:
+def context_of(workspace: Workspace, run: RunId, sender: str, recipient: str) -> Context:
+    """What an envelope is bound to: it opens for this recipient, run and recipe only."""
     model = workspace.recipe.model
     return Context(
         federation=run.federation,

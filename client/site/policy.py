@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedsteph.client.screening.verdict import Mode
-from fedsteph.common.config.recipe import SITE_NAME, Recipe, digest
+from fedsteph.common.config.recipe import Recipe, digest
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import (
     PrivacyPolicyError,
     RecipePolicyError,

@@ -13,7 +13,7 @@ from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.membership import Membership, MembershipFile
 from fedsteph.client.site.policy import Policy, Privacy
 from fedsteph.client.training.epoch_log import require_tensorboard
-from fedsteph.common.config.recipe import SITE_NAME
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError, MembershipError
 from fedsteph.common.trust.audit_log import AuditLog

@@ -13,7 +13,8 @@ from fedsteph.client.screening.verdict import Mode
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.fold import FoldResult
-from fedsteph.common.config.recipe import SITE_NAME, EvaluationConfig, to_dict
+from fedsteph.common.config.recipe import EvaluationConfig, to_dict
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.model.concordance import Pairs
 from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled_folds

@@ -14,7 +14,8 @@ from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import method_row
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.local import train_local
-from fedsteph.common.config.recipe import Config, Recipe
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.run_config import Config
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.common.model.concordance import pairs
 

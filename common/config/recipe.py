@@ -1,10 +1,4 @@
-"""The federation's configuration: one commented YAML, read strictly, the same for every site of a run.
-
-Every configuration stands on a preset (:mod:`fedsteph.common.config.presets`): ``robust`` where none is named,
-``paper`` for the published recipe, or ``null`` for the plain defaults below, which are the paper's but for the head's
-bias, for keeping an epoch's last, smaller batch, and for a 0 among the gammas. A key in the file wins over the preset
-that the file names; a preset named by an override wins over the file.
-"""
+"""The recipe: what sites train and how, the same for every site of a run. Its digest keys all work on a site's disk."""
 
 from __future__ import annotations
 
@@ -12,23 +6,16 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from fedsteph.common.config.method_names import COMPARATORS
-from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
-from fedsteph.common.config.schema import StrictDumper, build, parse_yaml, read_yaml
-from fedsteph.common.errors import ConfigError
 
-SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
-def _require(condition: bool, key: str, meaning: str) -> None:
+def require(condition: bool, key: str, meaning: str) -> None:
+    """Raise ValueError, which names the key and what it must be, where the condition does not hold."""
     if not condition:
         raise ValueError(f"{key} must be {meaning}")
 
@@ -48,14 +35,14 @@ class ModelConfig:
     m0_sha256: str | None = None  # digest that M0 must have; simulate fills it in
 
     def __post_init__(self) -> None:
-        _require(self.width is None or 1 <= self.width <= 65_536, "width", "1 to 65536, or null")
+        require(self.width is None or 1 <= self.width <= 65_536, "width", "1 to 65536, or null")
         name = self.encoder
-        _require(name is None or (0 < len(name) <= 120 and name.isprintable()), "encoder", "a line, or null")
+        require(name is None or (0 < len(name) <= 120 and name.isprintable()), "encoder", "a line, or null")
         for key in ("embed", "attention", "n_bins"):
-            _require(1 <= getattr(self, key) <= 4096, key, "1 to 4096")
-        _require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
-        _require(0 <= self.m0_seed < 2**63, "m0_seed", "0 to 2^63 - 1")
-        _require(
+            require(1 <= getattr(self, key) <= 4096, key, "1 to 4096")
+        require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
+        require(0 <= self.m0_seed < 2**63, "m0_seed", "0 to 2^63 - 1")
+        require(
             self.m0_sha256 is None or re.fullmatch("[0-9a-f]{64}", self.m0_sha256) is not None,
             "m0_sha256",
             "64 hexadecimal digits, or null",
@@ -78,13 +65,13 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(1 <= self.epochs <= 1000, "epochs", "1 to 1000")
-        _require(0 < self.lr <= 1, "lr", "above 0, at most 1")
-        _require(0 <= self.weight_decay <= 1, "weight_decay", "0 to 1")
-        _require(1 <= self.batch_bags <= 4096, "batch_bags", "1 to 4096")
-        _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", "0 to epochs")
-        _require(0 <= self.alpha < 1, "alpha", "at least 0 and below 1")
-        _require(0 <= self.seed < 2**63, "seed", "0 to 2^63 - 1")
+        require(1 <= self.epochs <= 1000, "epochs", "1 to 1000")
+        require(0 < self.lr <= 1, "lr", "above 0, at most 1")
+        require(0 <= self.weight_decay <= 1, "weight_decay", "0 to 1")
+        require(1 <= self.batch_bags <= 4096, "batch_bags", "1 to 4096")
+        require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", "0 to epochs")
+        require(0 <= self.alpha < 1, "alpha", "at least 0 and below 1")
+        require(0 <= self.seed < 2**63, "seed", "0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)
@@ -99,7 +86,7 @@ class SharingConfig:
     rank: int | None = None  # singular directions per matrix, where they are fewer numbers; null: whole matrices
 
     def __post_init__(self) -> None:
-        _require(self.rank is None or 1 <= self.rank <= 4096, "rank", "1 to 4096, or null")
+        require(self.rank is None or 1 <= self.rank <= 4096, "rank", "1 to 4096, or null")
 
 
 @dataclass(frozen=True)
@@ -126,23 +113,23 @@ class StephConfig:
     routing_instances: int | None = None  # the hypernetworks see so many of a bag's instances; null: all of them
 
     def __post_init__(self) -> None:
-        _require(self.K is None or self.K >= 1, "K", "at least 1, or null")
-        _require(0 <= self.fixed_lam <= 1, "fixed_lam", "0 to 1")
-        _require(0 < self.start_lam <= 1, "start_lam", "above 0, at most 1")
-        _require(0 <= self.spread <= 1, "spread", "0 to 1")
-        _require(0 < self.start_mass <= 10, "start_mass", "above 0, at most 10")
+        require(self.K is None or self.K >= 1, "K", "at least 1, or null")
+        require(0 <= self.fixed_lam <= 1, "fixed_lam", "0 to 1")
+        require(0 < self.start_lam <= 1, "start_lam", "above 0, at most 1")
+        require(0 <= self.spread <= 1, "spread", "0 to 1")
+        require(0 < self.start_mass <= 10, "start_mass", "above 0, at most 10")
         above = self.start == "local" and self.output == "sigmoid" and self.start_mass >= 1
-        _require(not above, "start_mass", "below 1 where output is sigmoid")
-        _require(self.epochs is None or 1 <= self.epochs <= 1000, "epochs", "1 to 1000, or null")
-        _require(self.lr is None or 0 < self.lr <= 1, "lr", "above 0, at most 1, or null")
-        _require(self.beta >= 0, "beta", "at least 0")
-        _require(self.gamma == "cv" or float(self.gamma) >= 0, "gamma", "at least 0, or cv")
-        _require(1 <= len(self.gamma_grid) <= 20, "gamma_grid", "a list of 1 to 20 values")
-        _require(min(self.gamma_grid) >= 0, "gamma_grid", "values of at least 0")
-        _require(len(set(self.gamma_grid)) == len(self.gamma_grid), "gamma_grid", "a list without repetitions")
-        _require(2 <= self.inner_folds <= 20, "inner_folds", "2 to 20")
+        require(not above, "start_mass", "below 1 where output is sigmoid")
+        require(self.epochs is None or 1 <= self.epochs <= 1000, "epochs", "1 to 1000, or null")
+        require(self.lr is None or 0 < self.lr <= 1, "lr", "above 0, at most 1, or null")
+        require(self.beta >= 0, "beta", "at least 0")
+        require(self.gamma == "cv" or float(self.gamma) >= 0, "gamma", "at least 0, or cv")
+        require(1 <= len(self.gamma_grid) <= 20, "gamma_grid", "a list of 1 to 20 values")
+        require(min(self.gamma_grid) >= 0, "gamma_grid", "values of at least 0")
+        require(len(set(self.gamma_grid)) == len(self.gamma_grid), "gamma_grid", "a list without repetitions")
+        require(2 <= self.inner_folds <= 20, "inner_folds", "2 to 20")
         seen = self.routing_instances
-        _require(seen is None or 1 <= seen <= 1_000_000, "routing_instances", "1 to 1000000, or null")
+        require(seen is None or 1 <= seen <= 1_000_000, "routing_instances", "1 to 1000000, or null")
 
 
 @dataclass(frozen=True)
@@ -160,16 +147,16 @@ class ComparatorConfig:
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in COMPARATORS]
-        _require(not unknown, "methods", f"among {', '.join(COMPARATORS)}; not known: {', '.join(unknown)}")
-        _require(len(set(self.methods)) == len(self.methods), "methods", "a list without repetitions")
-        _require(self.gamma >= 0, "gamma", "at least 0")
-        _require(1 <= len(self.coefficients) <= 20, "coefficients", "a list of 1 to 20 values")
-        _require(max(map(abs, self.coefficients)) <= 10, "coefficients", "values of at most 10")
-        _require(0 < self.density <= 1, "density", "above 0, at most 1")
-        _require(1 <= self.surgery_rank <= 4096, "surgery_rank", "1 to 4096")
-        _require(1 <= self.rounds <= 1000, "rounds", "1 to 1000")
-        _require(1 <= self.local_epochs <= 100, "local_epochs", "1 to 100")
-        _require(0 <= self.proximal_mu <= 100, "proximal_mu", "0 to 100")
+        require(not unknown, "methods", f"among {', '.join(COMPARATORS)}; not known: {', '.join(unknown)}")
+        require(len(set(self.methods)) == len(self.methods), "methods", "a list without repetitions")
+        require(self.gamma >= 0, "gamma", "at least 0")
+        require(1 <= len(self.coefficients) <= 20, "coefficients", "a list of 1 to 20 values")
+        require(max(map(abs, self.coefficients)) <= 10, "coefficients", "values of at most 10")
+        require(0 < self.density <= 1, "density", "above 0, at most 1")
+        require(1 <= self.surgery_rank <= 4096, "surgery_rank", "1 to 4096")
+        require(1 <= self.rounds <= 1000, "rounds", "1 to 1000")
+        require(1 <= self.local_epochs <= 100, "local_epochs", "1 to 100")
+        require(0 <= self.proximal_mu <= 100, "proximal_mu", "0 to 100")
 
 
 @dataclass(frozen=True)
@@ -181,47 +168,9 @@ class EvaluationConfig:
     bootstrap: int = 1000  # resamples behind each 95% interval
 
     def __post_init__(self) -> None:
-        _require(1 <= self.folds <= 20, "folds", "1 to 20")
-        _require(0 <= self.split_seed < 2**63, "split_seed", "0 to 2^63 - 1")
-        _require(10 <= self.bootstrap <= 10_000, "bootstrap", "10 to 10000")
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """Seconds that each phase waits for its slowest site."""
-
-    hello: float = 300.0
-    local: float = 86_400.0
-    share: float = 3_600.0
-    merge: float = 86_400.0
-
-    def __post_init__(self) -> None:
-        for key in ("hello", "local", "share", "merge"):
-            _require(0 < getattr(self, key) <= 30 * 86_400, key, "above 0, at most 30 days in seconds")
-
-
-@dataclass(frozen=True)
-class FederationConfig:
-    """Who takes part, and what the coordinator may wait for."""
-
-    name: str = "fedsteph"
-    sites: tuple[str, ...] = ()  # the sites expected; empty: every site folder (simulation only)
-    targets: tuple[str, ...] = ()  # the sites that get an enhanced model; empty: the first of sites
-    quorum: int = 2  # sites that every phase must be left with, a target included
-    max_vector_norm: float = 250.0  # a received vector with a larger L2 norm is refused
-    deadlines: Deadlines = field(default_factory=Deadlines)
-
-    def __post_init__(self) -> None:
-        _require(SITE_NAME.fullmatch(self.name) is not None, "name", f"like {SITE_NAME.pattern}")
-        for key in ("sites", "targets"):
-            names = getattr(self, key)
-            _require(len(set(names)) == len(names), key, "a list without repetitions")
-            for name in names:
-                _require(SITE_NAME.fullmatch(name) is not None, key, f"names like {SITE_NAME.pattern}")
-        strangers = set(self.targets) - set(self.sites) if self.sites else set()
-        _require(not strangers, "targets", f"among the sites; not among them: {', '.join(sorted(strangers))}")
-        _require(self.quorum >= 2, "quorum", "at least 2 (a target and a source)")
-        _require(self.max_vector_norm > 0, "max_vector_norm", "above 0")
+        require(1 <= self.folds <= 20, "folds", "1 to 20")
+        require(0 <= self.split_seed < 2**63, "split_seed", "0 to 2^63 - 1")
+        require(10 <= self.bootstrap <= 10_000, "bootstrap", "10 to 10000")
 
 
 @dataclass(frozen=True)
@@ -241,20 +190,6 @@ class Recipe:
         return digest([to_dict(self.model), to_dict(self.training)])
 
 
-@dataclass(frozen=True)
-class Config(Recipe):
-    """The whole configuration of a federation's run."""
-
-    preset: Literal["paper", "robust"] | None = None  # a file that names none has robust; null: the defaults above
-    federation: FederationConfig = field(default_factory=FederationConfig)
-    device: str = "auto"  # of simulated sites; a real site states its own in its site.yaml
-
-    @property
-    def recipe(self) -> Recipe:
-        """The part that is sent to the sites."""
-        return Recipe(self.model, self.training, self.sharing, self.steph, self.comparators, self.evaluation)
-
-
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain JSON-ready mapping of a configuration dataclass."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
@@ -266,75 +201,3 @@ def digest(config: Any) -> str:
     plain = to_dict(config) if dataclasses.is_dataclass(config) else config
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def load_config(path: Path | None, overrides: list[str] | None = None) -> Config:
-    """Read a federation's YAML and apply ``key.path=value`` overrides, whose values are YAML too.
-
-    Raises:
-        ConfigError: naming the file (or ``--set``) and the key.
-    """
-    where: str | Path = path if path is not None else "configuration"
-    mapping, chosen = read_yaml(path) if path is not None else {}, overrides_of(overrides or [])
-    if "preset" in chosen and ("preset" not in mapping or chosen["preset"] is None):
-        mapping["preset"] = None  # what the override says is instead of a preset below the file
-    mapping = _over_preset(mapping, where)
-    mapping = merged(merged(mapping, _preset(chosen.get("preset"), "--set")), chosen)
-    return build(Config, mapping, where)
-
-
-def overrides_of(texts: Sequence[str]) -> dict[str, Any]:
-    """The mapping that ``key.path=value`` texts describe."""
-    chosen: dict[str, Any] = {}
-    for override in texts:
-        key, equals, text = override.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ConfigError(f"'{override}' is not key=value", where="--set", remedy="Write e.g. steph.K=3")
-        _assign(chosen, key.split("."), _yaml_value(text, override))
-    return chosen
-
-
-def config_of(mapping: dict[str, Any], where: str | Path) -> Config:
-    """The configuration that a mapping describes, over the preset that it names."""
-    return build(Config, _over_preset(mapping, where), where)
-
-
-def _over_preset(mapping: dict[str, Any], where: str | Path) -> dict[str, Any]:
-    name = mapping.get("preset", DEFAULT_PRESET)
-    return merged(_preset(name, where) | {"preset": name}, mapping)
-
-
-def _preset(name: Any, where: str | Path) -> dict[str, Any]:
-    """The keys of a preset; none for null."""
-    if name is None:
-        return {}
-    if not isinstance(name, str) or name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ConfigError(f"unknown preset {name!r}", where=where, remedy=f"Known presets: {known}")
-    return PRESETS[name]
-
-
-def dump_yaml(config: Config) -> str:
-    """The resolved configuration as YAML that :func:`load_config` reads back to the same digest."""
-    return yaml.dump(to_dict(config), Dumper=StrictDumper, sort_keys=False)
-
-
-def _yaml_value(text: str, override: str) -> Any:
-    return parse_yaml(f"value: {text}", f"--set {override}")["value"]
-
-
-def _assign(mapping: dict[str, Any], path: list[str], value: Any) -> None:
-    for part in path[:-1]:
-        mapping = mapping.setdefault(part, {})
-        if not isinstance(mapping, dict):
-            raise ConfigError(f"'{part}' is a value, not a section", where="--set", remedy="Check the key")
-    mapping[path[-1]] = value
-
-
-def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with the keys of ``top`` over it, section by section; ``base`` itself stays as it is."""
-    together = dict(base)
-    for key, value in top.items():
-        below = together.get(key)
-        together[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return together

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsteph.common.config.recipe import Config, ModelConfig
+from fedsteph.common.config.recipe import ModelConfig
+from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.dropout import GateDropout
+from fedsteph.common.model.encoder_shapes import encoder_shapes
 from fedsteph.common.model.pooling import pool
 from fedsteph.common.model.precision import factors_in, linear
-from fedsteph.common.vector.shared_part import encoder_shapes
 
 _LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
 ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))

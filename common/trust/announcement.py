@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from cryptography.exceptions import InvalidSignature
 
-from fedsteph.common.config.recipe import SITE_NAME
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.config.schema import StrictDumper, build, read_yaml
 from fedsteph.common.errors import RosterError
 from fedsteph.common.host import atomic

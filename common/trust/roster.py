@@ -15,7 +15,7 @@ from typing import Literal
 
 import yaml
 
-from fedsteph.common.config.recipe import SITE_NAME
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.config.schema import StrictDumper, build, read_yaml
 from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError
 from fedsteph.common.host import atomic

@@ -10,26 +10,11 @@ import math
 from collections.abc import Mapping
 
 from fedsteph.common.config.recipe import Dtype, ModelConfig, SharingConfig
-
-Shape = tuple[int, ...]
+from fedsteph.common.model.encoder_shapes import Shape, encoder_shapes
 
 WHOLE = SharingConfig()  # the whole encoder in float32: what FedAvg's and FedProx's updates always are
 BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _PREFIXES = {"encoder": "", "attention": "attention_", "embed": "embed."}
-
-
-def encoder_shapes(width: int, embed: int, attention: int) -> dict[str, Shape]:
-    """Names and shapes of the 8 tensors of an encoder, in their fixed order."""
-    return {
-        "embed.weight": (embed, width),
-        "embed.bias": (embed,),
-        "attention_V.weight": (attention, embed),
-        "attention_V.bias": (attention,),
-        "attention_U.weight": (attention, embed),
-        "attention_U.bias": (attention,),
-        "attention_c.weight": (1, attention),
-        "attention_c.bias": (1,),
-    }
 
 
 def shared_names(shapes: Mapping[str, Shape], sharing: SharingConfig) -> list[str]:

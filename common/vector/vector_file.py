@@ -21,8 +21,9 @@ import torch
 from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.encoder_shapes import Shape
 from fedsteph.common.vector.reduction import reduced, restored
-from fedsteph.common.vector.shared_part import BYTES, WHOLE, Shape, shared_shapes
+from fedsteph.common.vector.shared_part import BYTES, WHOLE, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
 
 FORMAT = "fedsteph/vector/v1"

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import SITE_NAME, Recipe
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 
 MAX_ENVELOPES = 1000

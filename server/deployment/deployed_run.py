@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsteph.common.config.recipe import Config, digest, dump_yaml
+from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.run_config import Config, dump_yaml
 from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, Flower
 from fedsteph.common.deployment.tls import ask

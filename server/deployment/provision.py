@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsteph.common.config.recipe import SITE_NAME, FederationConfig
+from fedsteph.common.config.run_config import SITE_NAME, FederationConfig
 from fedsteph.common.deployment.flower_app import config_folder
 from fedsteph.common.deployment.flower_programs import CONFIG, connection
 from fedsteph.common.deployment.tls import LOOPBACK, require_host, split_address

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.checks import Check, check, disk, memory, secret_files, versions
 from fedsteph.common.deployment.tls import LOOPBACK, ask, split_address
 from fedsteph.common.errors import DeploymentError, RosterError

@@ -15,7 +15,8 @@ from typing import Any
 from fedsteph.client.evaluation.metrics import number
 from fedsteph.client.site.site import site_folders
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import digest, load_config
+from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.simulations.attacks.suite import ATTACKS

@@ -13,7 +13,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
 from fedsteph.common.host import atomic
 from fedsteph.common.wire import messages, protocol

@@ -17,7 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedsteph.common.config.recipe import Config, digest, load_config
+from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import Architecture, pin_m0
 from fedsteph.common.trust.keys import Identity

@@ -11,7 +11,7 @@ import pandas as pd
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.results import method_row
-from fedsteph.common.config.recipe import Config
+from fedsteph.common.config.run_config import Config
 from fedsteph.common.model.concordance import pairs
 from fedsteph.simulations.run.synthetic_cohorts import TRUTH_FILE
 

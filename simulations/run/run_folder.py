@@ -14,7 +14,8 @@ from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.site.site import SIMULATED_SITES, Site
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import Config, FederationConfig, ModelConfig, dump_yaml, load_config, to_dict
+from fedsteph.common.config.recipe import ModelConfig, to_dict
+from fedsteph.common.config.run_config import Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError, RunFolderError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import pin_m0

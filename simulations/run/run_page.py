@@ -12,7 +12,7 @@ from fedsteph.client.report.analysis import OnStep, silent
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
 from fedsteph.client.site.site import SIMULATED_SITES, Site
-from fedsteph.common.config.recipe import Config, load_config
+from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.report.conclusion import over_targets
 from fedsteph.common.report.page import REPORT, Page, Section, write_page

@@ -18,7 +18,8 @@ from fedsteph.client.data.splits import Split
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.config.recipe import Recipe, load_config
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
 from fedsteph.common.vector.task_vector import TaskVector
 

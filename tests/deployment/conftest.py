@@ -26,7 +26,7 @@ import pytest
 from deployment import TARGET, Deployment, Run
 
 from fedsteph.client.deployment.reviewed_app import installed
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import Flower
 from fedsteph.common.model.abmil import pin_m0

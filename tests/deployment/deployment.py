@@ -31,7 +31,7 @@ from reviewed_homes import copy_home
 from sites import TINY, make_site
 
 from fedsteph.__main__ import app as fedsteph
-from fedsteph.common.config.recipe import Config, load_config
+from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.deployment.flower_programs import environment, program
 from fedsteph.common.host.progress import read_progress
 from fedsteph.common.trust.audit_log import Line, read_lines

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from keys_and_rosters import roster_of
 
-from fedsteph.common.config.recipe import Config, dump_yaml, load_config
+from fedsteph.common.config.run_config import Config, dump_yaml, load_config
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import pin_m0

@@ -12,7 +12,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from keys_and_rosters import identity_of, roster_of
 
-from fedsteph.common.config.recipe import ComparatorConfig, Config, Deadlines, FederationConfig, ModelConfig
+from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig
+from fedsteph.common.config.run_config import Config, Deadlines, FederationConfig
 from fedsteph.common.errors import FedstephError, QuorumError
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify

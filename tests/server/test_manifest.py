@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from keys_and_rosters import roster_of
 
-from fedsteph.common.config.recipe import Config, FederationConfig, ModelConfig, SharingConfig
+from fedsteph.common.config.recipe import ModelConfig, SharingConfig
+from fedsteph.common.config.run_config import Config, FederationConfig
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.wire.messages import MAX_ENVELOPES
 from fedsteph.server.manifest import manifest

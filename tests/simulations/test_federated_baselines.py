@@ -14,7 +14,7 @@ from sites import TINY, make_site
 
 import fedsteph.client.app
 import fedsteph.server.federation
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.trust.audit_log import read_lines, verify
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.wire import protocol

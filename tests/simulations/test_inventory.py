@@ -25,7 +25,8 @@ from wire import ENTRIES, Passed, RecordingGrid, leaves_of
 
 import fedsteph.client.app
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import Config, SharingConfig, digest, load_config, to_dict
+from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
+from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import QuorumError, public_phrases
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.keys import Identity

@@ -24,7 +24,7 @@ from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.evidence import FILE, read_evidence, write_evidence
 from fedsteph.client.training.batch import predict_hazards
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.report.page import Picture, html
 from fedsteph.simulations.run.run_page import simulated_sites

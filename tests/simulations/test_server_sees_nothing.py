@@ -25,7 +25,7 @@ from sites import TINY, make_site
 
 from fedsteph.client.site.site import site_of_node
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
 from fedsteph.common.model.abmil import Architecture, pinned_model
 from fedsteph.common.trust.key_file import read_identity

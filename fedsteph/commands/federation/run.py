@@ -27,7 +27,7 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     The cause is on the last line: which site, in which phase, and why.
     """
     from fedsteph.commands.terminal.page_drawing import draw_page
-    from fedsteph.common.config.recipe import load_config
+    from fedsteph.common.config.run_config import load_config
     from fedsteph.common.model.abmil import pin_m0
     from fedsteph.server.coordinator_page import write_run_page
     from fedsteph.server.deployment import deployed_run
@@ -58,7 +58,8 @@ def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: Jso
     """
     import yaml
 
-    from fedsteph.common.config.recipe import digest, load_config, to_dict
+    from fedsteph.common.config.recipe import digest, to_dict
+    from fedsteph.common.config.run_config import load_config
     from fedsteph.common.config.schema import StrictDumper
     from fedsteph.common.model.abmil import pin_m0
 

@@ -112,7 +112,7 @@ def _site(path: Path) -> Site:
 
 
 def _target(run: Path, name: str | None) -> Site:
-    from fedsteph.common.config.recipe import load_config
+    from fedsteph.common.config.run_config import load_config
     from fedsteph.server.manifest import CONFIG_FILE
     from fedsteph.simulations.run.run_page import simulated_sites
 

@@ -13,7 +13,7 @@ from fedsteph.common.host import console
 from fedsteph.common.host.lock import exclusive
 
 if TYPE_CHECKING:
-    from fedsteph.common.config.recipe import Config
+    from fedsteph.common.config.run_config import Config
     from fedsteph.simulations.run.run_folder import RunFolder
 
 
@@ -59,7 +59,7 @@ def simulate(
     from fedsteph.client.site.site import TENSORBOARD_ON
     from fedsteph.client.training.epoch_log import require_tensorboard
     from fedsteph.commands.terminal.page_drawing import draw_page
-    from fedsteph.common.config.recipe import load_config
+    from fedsteph.common.config.run_config import load_config
     from fedsteph.common.deployment.flower_app import config_folder
     from fedsteph.simulations.run import simulate as simulation
     from fedsteph.simulations.run.run_folder import refuse_among_sites

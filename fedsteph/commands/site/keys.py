@@ -100,7 +100,7 @@ def _only_pair(folder: Path) -> tuple[str, Identity]:
 
 
 def _require_name(site: str) -> None:
-    from fedsteph.common.config.recipe import SITE_NAME
+    from fedsteph.common.config.run_config import SITE_NAME
 
     if SITE_NAME.fullmatch(site) is None:
         raise ConfigError(f"'{site}' cannot be a site's name", remedy="Lower-case letters, digits, - and _, at most 32")

@@ -48,7 +48,7 @@ def audit(
     from fedsteph.client.site.site import Site
     from fedsteph.client.site.workspace import Workspace
     from fedsteph.client.target.train_alone import local_recipe
-    from fedsteph.common.config.recipe import load_config
+    from fedsteph.common.config.run_config import load_config
 
     opened = Site.open(site)
     workspace = Workspace.open(opened, local_recipe(opened, load_config(config, settings)))

@@ -36,7 +36,7 @@ def train(
     from fedsteph.client.target.train_alone import train_site
     from fedsteph.client.training.epoch_log import to_tensorboard
     from fedsteph.commands.terminal.check_table import problem_table
-    from fedsteph.common.config.recipe import load_config
+    from fedsteph.common.config.run_config import load_config
 
     opened = Site.open(site, state=out)
     if warnings := [p for p in discover(opened.folder, opened.data).problems if p.severity == "warning"]:

@@ -26,7 +26,7 @@ from fedsteph.client.data.settings import DataSettings, DiskCache
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.train_alone import local_recipe
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import FeatureFileError, NonFiniteError, StorageError
 from fedsteph.common.host import atomic
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedsteph.common.config.method_names import COMPARATORS
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.simulations.run.run_folder import prepare
 from fedsteph.simulations.run.simulate import run
 

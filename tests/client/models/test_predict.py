@@ -20,7 +20,8 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.fold import enhance_fold
 from fedsteph.client.target.train_alone import train_site
-from fedsteph.common.config.recipe import StephConfig, load_config
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import DataError, EncoderError, FeatureFileError, LabelError, ModelFileError, WidthError
 from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
 

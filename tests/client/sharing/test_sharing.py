@@ -15,7 +15,8 @@ from keys_and_rosters import identity_of, membership_of, roster_of
 from sites import make_site
 
 from fedsteph.client.models.model_file import save_abmil
-from fedsteph.client.sharing.outgoing import as_received, incoming, outgoing, require_shareable, shared_vector
+from fedsteph.client.sharing.incoming import incoming
+from fedsteph.client.sharing.outgoing import as_received, outgoing, require_shareable, shared_vector
 from fedsteph.client.sharing.replay import next_sequence
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.policy import Policy

@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.sampling import sampled
-from fedsteph.common.config.recipe import StephConfig, load_config
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.model.abmil import initial_model
 from fedsteph.common.vector.task_vector import TaskVector
 

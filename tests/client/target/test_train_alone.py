@@ -15,7 +15,7 @@ import fedsteph.client.training.survival_fit
 from fedsteph.client.models.model_file import load_abmil, load_model
 from fedsteph.client.site.site import Site
 from fedsteph.client.target.train_alone import local_recipe, train_site
-from fedsteph.common.config.recipe import Config, load_config
+from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
 from fedsteph.common.model.survival import risk_score

@@ -15,18 +15,8 @@ from hypothesis import strategies as st
 
 from fedsteph.common.config.method_names import COMPARATORS, METHODS
 from fedsteph.common.config.presets import PRESETS
-from fedsteph.common.config.recipe import (
-    SITE_NAME,
-    ComparatorConfig,
-    Config,
-    FederationConfig,
-    ModelConfig,
-    Recipe,
-    StephConfig,
-    digest,
-    dump_yaml,
-    load_config,
-)
+from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig, digest
+from fedsteph.common.config.run_config import SITE_NAME, Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError
 
 EXAMPLES = {path: yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[3] / "configs").glob("*.yaml")}

@@ -8,7 +8,8 @@ import pytest
 
 from fedsteph.common.config.recipe import ModelConfig, SharingConfig
 from fedsteph.common.model.abmil import Architecture, initial_model
-from fedsteph.common.vector.shared_part import WHOLE, description, encoder_shapes, shared_bytes, shared_shapes
+from fedsteph.common.model.encoder_shapes import encoder_shapes
+from fedsteph.common.vector.shared_part import WHOLE, description, shared_bytes, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 

@@ -10,7 +10,7 @@ import pytest
 from keys_and_rosters import roster_of
 from loopback import free_port, make_tls, web
 
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS
 from fedsteph.common.errors import ConfigError, DeploymentError, EngineError, QuorumError, RosterError, SiteError
 from fedsteph.common.model.abmil import pin_m0

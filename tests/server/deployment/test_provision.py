@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from loopback import Tls, free_port, web
 
 from fedsteph.client.site.site import Site
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import ConfigError, DeploymentError, FedstephError
 from fedsteph.server.deployment import provision as module

@@ -18,7 +18,8 @@ from fedsteph.client.sharing.outgoing import shared_vector
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import Recipe, load_config
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
 from fedsteph.common.vector.task_vector import TaskVector
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from studies import ROOT, STUDY, prepared, write_study
 
-from fedsteph.common.config.recipe import SITE_NAME
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.host.lock import exclusive
 from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.tables import sentences

@@ -13,7 +13,8 @@ from studies import ROOT, SIZES, STUDY, write_study
 
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.presets import PRESETS
-from fedsteph.common.config.recipe import load_config, to_dict
+from fedsteph.common.config.recipe import to_dict
+from fedsteph.common.config.run_config import load_config
 from fedsteph.simulations.study.study_file import Study, load_study
 
 STUDIES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.name != "simulate.yaml")

@@ -39,7 +39,7 @@ from studies import (
 )
 
 from fedsteph.client.training.batch import predict_hazards
-from fedsteph.common.config.recipe import load_config
+from fedsteph.common.config.run_config import load_config
 from fedsteph.common.model.abmil import Architecture, pinned_model
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector

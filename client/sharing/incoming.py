@@ -1,0 +1,80 @@
+"""A vector's way into a site: envelope, replay check, format, norm."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from fedsteph.client.sharing.mapped_vector import mapped
+from fedsteph.client.sharing.outgoing import context_of
+from fedsteph.client.sharing.replay import accept_once
+from fedsteph.client.site.membership import Membership
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.errors import (
+    EnvelopeError,
+    FedstephError,
+    UnknownSenderError,
+    VectorError,
+)
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.trust.audit_log import Event
+from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.vector_file import read_vector
+from fedsteph.common.wire.envelope import open_sealed
+from fedsteph.common.wire.messages import RunId
+
+
+def incoming(
+    workspace: Workspace, member: Membership, run: RunId, envelopes: Mapping[str, bytes], max_norm: float
+) -> tuple[dict[str, TaskVector], dict[str, FedstephError]]:
+    """Open and screen the envelopes sent to this site.
+
+    Returns:
+        the vectors by sender, in the order of their names, mapped from files, and the reason of each refusal by sender.
+
+    Raises:
+        VectorError: not one envelope could be used.
+    """
+    vectors: dict[str, TaskVector] = {}
+    refused: dict[str, FedstephError] = {}
+    for sender, envelope in sorted(envelopes.items()):
+        known = SITE_NAME.fullmatch(sender) is not None
+        line = Event(
+            "vector.open",
+            "allowed",
+            run.run,
+            sender if known else None,
+            hashlib.sha256(envelope).hexdigest(),
+            len(envelope),
+        )
+        try:
+            vectors[sender] = mapped(_open(workspace, member, run, sender, envelope, max_norm), workspace.site.state)
+        except VectorError as error:
+            refused[sender] = error
+            line = Event("vector.open", "refused", line.run, line.peer, line.artefact, line.size, type(error).__name__)
+        workspace.site.audit.append(line)
+    if not vectors:
+        if len(refused) == 1:
+            raise next(iter(refused.values()))
+        reasons = "; ".join(str(error) for error in refused.values()) or "none came"
+        raise EnvelopeError(f"there is no usable envelope ({reasons})", where="envelopes")
+    return vectors, refused
+
+
+def _open(
+    workspace: Workspace, member: Membership, run: RunId, sender: str, envelope: bytes, max_norm: float
+) -> TaskVector:
+    if SITE_NAME.fullmatch(sender) is None or sender == workspace.site.name:
+        raise UnknownSenderError("is delivered for no other site", where="envelope")
+    keys = member.keys_of(sender)
+    opened = open_sealed(envelope, context_of(workspace, run, sender, workspace.site.name), member.identity, keys)
+    accept_once(workspace.site.state, keys.fingerprint, opened.sequence, envelope)
+    return read_vector(
+        opened.plain,
+        architecture=Architecture.of(workspace.recipe.model),
+        m0_sha256=str(workspace.recipe.model.m0_sha256),
+        sharing=workspace.recipe.sharing,
+        max_norm=max_norm,
+        where=f"vector of {sender}",
+    )

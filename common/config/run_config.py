@@ -1,0 +1,148 @@
+"""The configuration of a federation's run: one commented YAML, read strictly, the same for every site.
+
+Every configuration stands on a preset (:mod:`fedsteph.common.config.presets`): ``robust`` where none is named,
+``paper`` for the published recipe, or ``null`` for the plain defaults of :mod:`fedsteph.common.config.recipe`, which
+are the paper's but for the head's bias, for keeping an epoch's last, smaller batch, and for a 0 among the gammas. A key
+in the file wins over the preset that the file names; a preset named by an override wins over the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
+from fedsteph.common.config.recipe import Recipe, require, to_dict
+from fedsteph.common.config.schema import StrictDumper, build, parse_yaml, read_yaml
+from fedsteph.common.errors import ConfigError
+
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds that each phase waits for its slowest site."""
+
+    hello: float = 300.0
+    local: float = 86_400.0
+    share: float = 3_600.0
+    merge: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        for key in ("hello", "local", "share", "merge"):
+            require(0 < getattr(self, key) <= 30 * 86_400, key, "above 0, at most 30 days in seconds")
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Who takes part, and what the coordinator may wait for."""
+
+    name: str = "fedsteph"
+    sites: tuple[str, ...] = ()  # the sites expected; empty: every site folder (simulation only)
+    targets: tuple[str, ...] = ()  # the sites that get an enhanced model; empty: the first of sites
+    quorum: int = 2  # sites that every phase must be left with, a target included
+    max_vector_norm: float = 250.0  # a received vector with a larger L2 norm is refused
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+    def __post_init__(self) -> None:
+        require(SITE_NAME.fullmatch(self.name) is not None, "name", f"like {SITE_NAME.pattern}")
+        for key in ("sites", "targets"):
+            names = getattr(self, key)
+            require(len(set(names)) == len(names), key, "a list without repetitions")
+            for name in names:
+                require(SITE_NAME.fullmatch(name) is not None, key, f"names like {SITE_NAME.pattern}")
+        strangers = set(self.targets) - set(self.sites) if self.sites else set()
+        require(not strangers, "targets", f"among the sites; not among them: {', '.join(sorted(strangers))}")
+        require(self.quorum >= 2, "quorum", "at least 2 (a target and a source)")
+        require(self.max_vector_norm > 0, "max_vector_norm", "above 0")
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """The whole configuration of a federation's run."""
+
+    preset: Literal["paper", "robust"] | None = None  # a file that names none has robust; null: the defaults above
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    device: str = "auto"  # of simulated sites; a real site states its own in its site.yaml
+
+    @property
+    def recipe(self) -> Recipe:
+        """The part that is sent to the sites."""
+        return Recipe(self.model, self.training, self.sharing, self.steph, self.comparators, self.evaluation)
+
+
+def load_config(path: Path | None, overrides: list[str] | None = None) -> Config:
+    """Read a federation's YAML and apply ``key.path=value`` overrides, whose values are YAML too.
+
+    Raises:
+        ConfigError: naming the file (or ``--set``) and the key.
+    """
+    where: str | Path = path if path is not None else "configuration"
+    mapping, chosen = read_yaml(path) if path is not None else {}, overrides_of(overrides or [])
+    if "preset" in chosen and ("preset" not in mapping or chosen["preset"] is None):
+        mapping["preset"] = None  # what the override says is instead of a preset below the file
+    mapping = _over_preset(mapping, where)
+    mapping = merged(merged(mapping, _preset(chosen.get("preset"), "--set")), chosen)
+    return build(Config, mapping, where)
+
+
+def overrides_of(texts: Sequence[str]) -> dict[str, Any]:
+    """The mapping that ``key.path=value`` texts describe."""
+    chosen: dict[str, Any] = {}
+    for override in texts:
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"'{override}' is not key=value", where="--set", remedy="Write e.g. steph.K=3")
+        _assign(chosen, key.split("."), _yaml_value(text, override))
+    return chosen
+
+
+def config_of(mapping: dict[str, Any], where: str | Path) -> Config:
+    """The configuration that a mapping describes, over the preset that it names."""
+    return build(Config, _over_preset(mapping, where), where)
+
+
+def _over_preset(mapping: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    name = mapping.get("preset", DEFAULT_PRESET)
+    return merged(_preset(name, where) | {"preset": name}, mapping)
+
+
+def _preset(name: Any, where: str | Path) -> dict[str, Any]:
+    """The keys of a preset; none for null."""
+    if name is None:
+        return {}
+    if not isinstance(name, str) or name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise ConfigError(f"unknown preset {name!r}", where=where, remedy=f"Known presets: {known}")
+    return PRESETS[name]
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved configuration as YAML that :func:`load_config` reads back to the same digest."""
+    return yaml.dump(to_dict(config), Dumper=StrictDumper, sort_keys=False)
+
+
+def _yaml_value(text: str, override: str) -> Any:
+    return parse_yaml(f"value: {text}", f"--set {override}")["value"]
+
+
+def _assign(mapping: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        mapping = mapping.setdefault(part, {})
+        if not isinstance(mapping, dict):
+            raise ConfigError(f"'{part}' is a value, not a section", where="--set", remedy="Check the key")
+    mapping[path[-1]] = value
+
+
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the keys of ``top`` over it, section by section; ``base`` itself stays as it is."""
+    together = dict(base)
+    for key, value in top.items():
+        below = together.get(key)
+        together[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return together

@@ -1,0 +1,19 @@
+"""Names and shapes of the encoder's tensors, for whoever holds none of them."""
+
+from __future__ import annotations
+
+Shape = tuple[int, ...]
+
+
+def encoder_shapes(width: int, embed: int, attention: int) -> dict[str, Shape]:
+    """Names and shapes of the 8 tensors of an encoder, in their fixed order."""
+    return {
+        "embed.weight": (embed, width),
+        "embed.bias": (embed,),
+        "attention_V.weight": (attention, embed),
+        "attention_V.bias": (attention,),
+        "attention_U.weight": (attention, embed),
+        "attention_U.bias": (attention,),
+        "attention_c.weight": (1, attention),
+        "attention_c.bias": (1,),
+    }

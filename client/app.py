@@ -66,9 +66,9 @@ def train_local(message: Message, context: Context) -> Message:
     """Train the site's own models and keep them here."""
 
     def answer(site: Site, member: Membership, request: TrainLocal, envelopes: Mapping[str, bytes]) -> Answer:
-        workspace = _workspace(site, member, request)
+        workspace = _workspace(site, request)
         if not request.every_fold:
-            require_shareable(workspace, member.policy)  # a source that may not share need not train first
+            require_shareable(workspace)  # a source that may not share need not train first
         site_log(site).info("%s", workspace.cohort.storage)
         progress = ProgressLog(site.state, site.name)
         folds = [partial(workspace.local_model, fold) for fold in range(len(workspace.splits))]
@@ -81,7 +81,7 @@ def train_local(message: Message, context: Context) -> Message:
             training(on_share)
         progress.report(protocol.LOCAL, len(trainings), len(trainings))
         patients, events = len(workspace.cohort), int(workspace.cohort.events.sum())
-        policy = member.policy
+        policy = site.require_policy()
         return messages.TrainLocalReply(policy.band("patients", patients), policy.band("events", events)), {}
 
     return _handle(message, context, TrainLocal, answer)
@@ -92,16 +92,17 @@ def average(message: Message, context: Context) -> Message:
     """Take part in a round of FedAvg or FedProx, or keep its result: the server reads these updates."""
 
     def answer(site: Site, member: Membership, request: Average, envelopes: Mapping[str, bytes]) -> Answer:
-        member.policy.require_unsealed()
-        workspace = _workspace(site, member, request)
-        require_shareable(workspace, member.policy)
+        policy = site.require_policy()
+        policy.require_unsealed()
+        workspace = _workspace(site, request)
+        require_shareable(workspace)
         folder, norm = _rounds(workspace, request.id), min(request.max_vector_norm, site.max_vector_norm)
-        weight = messages.AverageReply(member.policy.weight(len(workspace.cohort)))
+        weight = messages.AverageReply(policy.weight(len(workspace.cohort)))
         if request.is_last:
             keep_globals(workspace, folder, request.method, envelopes, norm)
             return weight, {}
         ProgressLog(site.state, site.name).report(request.method, request.round + 1, request.recipe.comparators.rounds)
-        spend_rounds(workspace, member.policy, request.id, request.method)
+        spend_rounds(workspace, request.id, request.method)
         updates = train_round(workspace, folder, request.method, request.round, envelopes, norm)
         for content in updates.values():  # read by the server: what left is written down as a sealed vector is
             sha256, what = hashlib.sha256(content).hexdigest(), f"{request.method}, round {request.round}, unsealed"
@@ -117,7 +118,7 @@ def share(message: Message, context: Context) -> Message:
     """Send the task vector, one envelope per recipient."""
 
     def answer(site: Site, member: Membership, request: Share, envelopes: Mapping[str, bytes]) -> Answer:
-        sealed, refused = outgoing(_workspace(site, member, request), member, request.id, request.recipients)
+        sealed, refused = outgoing(_workspace(site, request), member, request.id, request.recipients)
         _warn(site, "kept the vector from", refused)
         reasons = tuple(messages.Refusal.of(error, name) for name, error in refused.items())
         return messages.ShareReply(reasons), sealed
@@ -130,7 +131,7 @@ def merge(message: Message, context: Context) -> Message:
     """Merge the received vectors with the site's own, and keep the enhanced models here."""
 
     def answer(site: Site, member: Membership, request: Merge, envelopes: Mapping[str, bytes]) -> Answer:
-        workspace = _workspace(site, member, request)
+        workspace = _workspace(site, request)
         progress = ProgressLog(site.state, site.name)
         max_norm = min(request.max_vector_norm, site.max_vector_norm)
         vectors, refused = incoming(workspace, member, request.id, envelopes, max_norm)
@@ -146,7 +147,7 @@ def merge(message: Message, context: Context) -> Message:
         if site.page:
             progress.report(protocol.MERGE, 1, 1, "drawing its page")
             _write_page(site)
-        return public_view(result, refused, member.policy), {}
+        return public_view(result, refused, site.require_policy()), {}
 
     return _handle(message, context, Merge, answer)
 
@@ -167,8 +168,8 @@ def _rounds(workspace: Workspace, run: RunId) -> Path:
     return workspace.folder / "rounds" / run.run
 
 
-def _workspace(site: Site, member: Membership, request: TrainLocal | Average | Share | Merge) -> Workspace:
-    member.policy.require_recipe(request.recipe)
+def _workspace(site: Site, request: TrainLocal | Average | Share | Merge) -> Workspace:
+    site.require_policy().require_recipe(request.recipe)
     return Workspace.open(site, request.recipe)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from fedsteph.client.sharing.attack_result import content_digest, read_audit
-from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.errors import AttackPolicyError
 
 
-def require_attack_resisted(workspace: Workspace, policy: Policy, content: bytes) -> None:
+def require_attack_resisted(workspace: Workspace, content: bytes) -> None:
     """Refuse a vector that the policy's ``max_attack_auc`` does not let go.
 
     An audit that contradicts the training's privacy guarantee is reason enough, whatever the limit is.
@@ -28,7 +27,7 @@ def require_attack_resisted(workspace: Workspace, policy: Policy, content: bytes
             where="privacy audit",
             remedy="Share nothing and report this: the training is not as private as it says",
         )
-    limit = policy.max_attack_auc
+    limit = workspace.site.require_policy().max_attack_auc
     if limit is None:
         return
     if found is None:

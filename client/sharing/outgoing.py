@@ -10,7 +10,6 @@ from fedsteph.client.sharing.replay import next_sequence
 from fedsteph.client.sharing.shared_model import shared_model
 from fedsteph.client.sharing.spending import spend
 from fedsteph.client.site.membership import Membership
-from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import SharingConfig, digest
 from fedsteph.common.config.run_config import SITE_NAME
@@ -53,7 +52,7 @@ def outgoing(
     for name in recipients:
         try:
             keys = _allowed(workspace, member, name)
-            content = content or _paid_for(workspace, member.policy, run)
+            content = content or _paid_for(workspace, run)
         except PolicyError as error:
             refused[name] = error
             audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
@@ -68,20 +67,20 @@ def outgoing(
 
 def _allowed(workspace: Workspace, member: Membership, recipient: str) -> PublicKeys:
     """The keys to seal to, if the policy lets the vector go there."""
-    member.policy.require_target(recipient)
-    require_shareable(workspace, member.policy)
+    workspace.site.require_policy().require_target(recipient)
+    require_shareable(workspace)
     entry = member.roster.entry(recipient)
     if entry is None:
         raise UnknownRecipientError(f"{recipient} is not in the pinned roster", where="recipients")
     return entry.keys
 
 
-def _paid_for(workspace: Workspace, policy: Policy, run: RunId) -> bytes:
+def _paid_for(workspace: Workspace, run: RunId) -> bytes:
     """The vector's file, attacked and paid for as the policy asks: of one and the same model, loaded once."""
     model = shared_model(workspace)
     content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
-    require_attack_resisted(workspace, policy, content)
-    spend(workspace, model, policy, run)
+    require_attack_resisted(workspace, content)
+    spend(workspace, model, run)
     return content
 
 
@@ -113,12 +112,13 @@ def _vector(workspace: Workspace, model: ABMIL) -> TaskVector:
     return TaskVector.between(model, pinned_model(workspace.recipe.model))
 
 
-def require_shareable(workspace: Workspace, policy: Policy) -> None:
+def require_shareable(workspace: Workspace) -> None:
     """Refuse to share what the policy keeps here whoever asks for it.
 
     Raises:
         SizePolicyError, PrivacyPolicyError: as the policy says.
     """
+    policy = workspace.site.require_policy()
     policy.require_privacy(workspace.site.privacy)
     # Of the whole cohort: the coordinator chooses the folds, and could count a training part by trying several.
     policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from fedsteph.client.privacy.ledger import Entry, Ledger, Total, total
 from fedsteph.client.sharing.shared_model import guarantee
-from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.model.abmil import ABMIL, model_digest
 from fedsteph.common.wire.messages import RunId
 
 
-def spend(workspace: Workspace, model: ABMIL, policy: Policy, run: RunId) -> None:
+def spend(workspace: Workspace, model: ABMIL, run: RunId) -> None:
     """Spend what a shared vector costs, once per training, before it leaves.
 
     Args:
@@ -23,12 +22,16 @@ def spend(workspace: Workspace, model: ABMIL, policy: Policy, run: RunId) -> Non
     found = guarantee(workspace)
     training = model_digest(model)
     mechanism, delta = (None, None) if found is None else (found.mechanism, found.delta)
-    Ledger(workspace.site.audit).spend(Entry.now(run.run, training, mechanism, delta), policy.epsilon_budget)
+    _spend(workspace, Entry.now(run.run, training, mechanism, delta))
 
 
-def spend_rounds(workspace: Workspace, policy: Policy, run: RunId, method: str) -> None:
+def spend_rounds(workspace: Workspace, run: RunId, method: str) -> None:
     """Spend a site's part in FedAvg's or FedProx's rounds of one run, which train without differential privacy."""
-    Ledger(workspace.site.audit).spend(Entry.now(run.run, f"{method} of {run.run}", None, None), policy.epsilon_budget)
+    _spend(workspace, Entry.now(run.run, f"{method} of {run.run}", None, None))
+
+
+def _spend(workspace: Workspace, entry: Entry) -> None:
+    Ledger(workspace.site.audit).spend(entry, workspace.site.require_policy().epsilon_budget)
 
 
 def spent(workspace: Workspace) -> Total:

@@ -1,11 +1,10 @@
-"""A site's standing in a federation: its secret keys, the pinned roster that they belong to, and its policy."""
+"""A site's standing in a federation: its secret keys, and the pinned roster that they belong to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsteph.client.site.policy import Policy
 from fedsteph.common.errors import MembershipError, RosterError, UnknownSenderError
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.trust.keys import Identity, PublicKeys
@@ -37,15 +36,14 @@ class MembershipFile:
 
 @dataclass(frozen=True)
 class Membership:
-    """Keys and roster, checked against each other, and what the site lets out."""
+    """Keys and roster, checked against each other."""
 
     site: str
     identity: Identity
     roster: Roster
-    policy: Policy
 
     @classmethod
-    def open(cls, site: str, folder: Path, file: MembershipFile, policy: Policy) -> Membership:
+    def open(cls, site: str, folder: Path, file: MembershipFile) -> Membership:
         """Read keys and roster.
 
         Args:
@@ -67,7 +65,7 @@ class Membership:
                 remedy="After a rotation, point sign_key and seal_key at the new files; else give the coordinator this "
                 "site's .public.yaml, and pin the roster that holds it",
             )
-        return cls(site, identity, roster, policy)
+        return cls(site, identity, roster)
 
     def require_run(self, run: RunId) -> None:
         """Refuse a run of another federation, or with another roster.

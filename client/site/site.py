@@ -131,14 +131,27 @@ class Site:
             MembershipError: the site file has no ``federation`` or no ``policy``.
             KeyFileError, RosterError: as :meth:`Membership.open`.
         """
-        if self.federation is None or self.policy is None:
-            lacking = "federation" if self.federation is None else "policy"
-            raise MembershipError(
-                f"has no '{lacking}' section, so the site takes part in no federation",
-                where=self.folder / SITE_FILE,
-                remedy="See docs/deployment.md for one to start from",
-            )
-        return Membership.open(self.name, self.folder, self.federation, self.policy)
+        if self.federation is None:
+            raise self._lacks("federation")
+        self.require_policy()
+        return Membership.open(self.name, self.folder, self.federation)
+
+    def require_policy(self) -> Policy:
+        """What this site lets out: every message asks here, and nowhere else.
+
+        Raises:
+            MembershipError: the site file has no ``policy``.
+        """
+        if self.policy is None:
+            raise self._lacks("policy")
+        return self.policy
+
+    def _lacks(self, section: str) -> MembershipError:
+        return MembershipError(
+            f"has no '{section}' section, so the site takes part in no federation",
+            where=self.folder / SITE_FILE,
+            remedy="See docs/deployment.md for one to start from",
+        )
 
     @property
     def audit(self) -> AuditLog:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from fedsteph.client.site.membership import Membership, MembershipFile
 from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.trust.roster import Entry, Roster, write_roster
@@ -26,9 +28,14 @@ def roster_of(*names: str, federation: str = "fed") -> Roster:
     return Roster(federation, tuple(entries))
 
 
-def membership_of(name: str, roster: Roster, policy: Policy) -> Membership:
+def membership_of(name: str, roster: Roster) -> Membership:
     """A site's standing, without files."""
-    return Membership(name, identity_of(name), roster, policy)
+    return Membership(name, identity_of(name), roster)
+
+
+def under(workspace: Workspace, policy: Policy) -> Workspace:
+    """A site's workspace, as if its site file had this policy."""
+    return replace(workspace, site=replace(workspace.site, policy=policy))
 
 
 def write_membership(folder: Path, name: str, roster: Roster) -> MembershipFile:

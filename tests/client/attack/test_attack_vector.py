@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from client_builders import Spy, make_workspace
-from keys_and_rosters import membership_of, roster_of
+from keys_and_rosters import membership_of, roster_of, under
 from sites import TINY, make_site
 
 import fedsteph.client.training.survival_fit
@@ -172,7 +172,7 @@ def policy(limit: float | None) -> Policy:
 
 
 def shared(workspace: Workspace, limit: float | None):
-    sent, refused = outgoing(workspace, membership_of("site", ROSTER, policy(limit)), RUN, ["other"])
+    sent, refused = outgoing(under(workspace, policy(limit)), membership_of("site", ROSTER), RUN, ["other"])
     line = list(read_lines(workspace.site.state / "audit"))[-1].event
     assert (line.decision, line.reason) == (("allowed", None) if sent else ("refused", type(refused["other"]).__name__))
     return sent, refused.get("other")

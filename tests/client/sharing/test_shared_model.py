@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from client_builders import equal, m0_of, make_workspace, state_of
-from keys_and_rosters import membership_of, roster_of
+from keys_and_rosters import membership_of, roster_of, under
 from sites import make_site
 
 from fedsteph.client.privacy.accounting import Mechanism, epsilon
@@ -25,6 +25,7 @@ from fedsteph.common.model.abmil import model_digest
 from fedsteph.common.wire.messages import RunId
 
 ROSTER = roster_of("site", "other", "third")
+MEMBER = membership_of("site", ROSTER)
 RUN = RunId("fed", "run1", ROSTER.digest)
 OPEN = Policy(targets=("other", "third"), min_patients=1, min_events=1)
 
@@ -35,7 +36,7 @@ def private(workspace: Workspace, **settings: object) -> Workspace:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return private(make_workspace(tmp_path))
+    return under(private(make_workspace(tmp_path)), OPEN)
 
 
 def test_the_shared_model_is_private_and_the_sites_own_is_not(workspace: Workspace) -> None:
@@ -102,10 +103,10 @@ def test_a_reference_training_has_the_same_noise_whatever_its_size(workspace: Wo
 
 
 def test_every_recipient_gets_the_private_vector_for_one_price(workspace: Workspace) -> None:
-    member, ledger = membership_of("site", ROSTER, OPEN), Ledger(workspace.site.audit)
-    sent, refused = outgoing(workspace, member, RUN, ["other", "third"])
+    ledger = Ledger(workspace.site.audit)
+    sent, refused = outgoing(workspace, MEMBER, RUN, ["other", "third"])
     assert (list(sent), refused) == (["other", "third"], {})
-    outgoing(workspace, member, replace(RUN, run="run2"), ["other"])
+    outgoing(workspace, MEMBER, replace(RUN, run="run2"), ["other"])
     (entry,) = ledger.entries()
     found = guarantee(workspace)
     assert found is not None
@@ -117,19 +118,20 @@ def test_beyond_the_budget_nobody_gets_anything(workspace: Workspace) -> None:
     found = guarantee(workspace)
     assert found is not None
     for budget, leaves in ((0.99 * found.epsilon, False), (1.01 * found.epsilon, True)):
-        member = membership_of("site", ROSTER, replace(OPEN, epsilon_budget=budget))
-        sent, refused = outgoing(workspace, member, RUN, ["other", "third"])
+        sent, refused = outgoing(
+            under(workspace, replace(OPEN, epsilon_budget=budget)), MEMBER, RUN, ["other", "third"]
+        )
         assert bool(sent) == leaves
         assert {type(error) for error in refused.values()} == (set() if leaves else {BudgetPolicyError})
     # Another training on the same patients is another price.
-    member = membership_of("site", ROSTER, replace(OPEN, epsilon_budget=1.01 * found.epsilon))
-    sent, refused = outgoing(private(workspace, noise=5.1), member, RUN, ["other"])
+    limited = under(private(workspace, noise=5.1), replace(OPEN, epsilon_budget=1.01 * found.epsilon))
+    sent, refused = outgoing(limited, MEMBER, RUN, ["other"])
     assert (sent, [type(error) for error in refused.values()]) == ({}, [BudgetPolicyError])
 
 
 def test_a_budget_lets_no_vector_go_that_was_trained_without_privacy(tmp_path: Path) -> None:
-    member = membership_of("site", ROSTER, replace(OPEN, epsilon_budget=1e6))
-    sent, refused = outgoing(make_workspace(tmp_path), member, RUN, ["other"])
+    limited = under(make_workspace(tmp_path), replace(OPEN, epsilon_budget=1e6))
+    sent, refused = outgoing(limited, MEMBER, RUN, ["other"])
     assert (sent, [type(error) for error in refused.values()]) == ({}, [BudgetPolicyError])
 
 
@@ -139,17 +141,16 @@ def test_spent_before_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    member = membership_of("site", ROSTER, OPEN)
     with monkeypatch.context() as context:
         context.setattr("fedsteph.client.sharing.outgoing.seal", die)
         with pytest.raises(KeyboardInterrupt):
-            outgoing(workspace, member, RUN, ["other"])
+            outgoing(workspace, MEMBER, RUN, ["other"])
     assert len(Ledger(workspace.site.audit).entries()) == 1
     with monkeypatch.context() as context:
         context.setattr("fedsteph.client.privacy.ledger.atomic.write_bytes", die)
         context.setattr("fedsteph.client.sharing.outgoing.seal", lambda *_: pytest.fail("sealed what was not paid for"))
         with pytest.raises(KeyboardInterrupt):
-            outgoing(private(workspace, noise=7.0), member, RUN, ["other"])
+            outgoing(private(workspace, noise=7.0), MEMBER, RUN, ["other"])
 
 
 def test_what_is_paid_for_is_what_leaves(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +163,7 @@ def test_what_is_paid_for_is_what_leaves(workspace: Workspace, monkeypatch: pyte
         assert not equal(state_of(shared_model(workspace)), first)
 
     monkeypatch.setattr("fedsteph.client.sharing.outgoing.require_attack_resisted", swapped)
-    outgoing(workspace, membership_of("site", ROSTER, OPEN), RUN, ["other"])
+    outgoing(workspace, MEMBER, RUN, ["other"])
     (entry,) = Ledger(workspace.site.audit).entries()
     model = m0_of(workspace.recipe)
     model.load_state_dict(first)
@@ -182,19 +183,17 @@ def test_what_others_may_hold_is_known_without_training_it(workspace: Workspace)
 
 
 def test_a_ledger_that_was_put_back_lets_nothing_go(workspace: Workspace) -> None:
-    member = membership_of("site", ROSTER, OPEN)
-    outgoing(workspace, member, RUN, ["other"])
+    outgoing(workspace, MEMBER, RUN, ["other"])
     (workspace.site.audit.folder / "privacy-ledger.json").unlink()
     with pytest.raises(LedgerError, match="is missing"):
-        outgoing(workspace, member, RUN, ["other"])
+        outgoing(workspace, MEMBER, RUN, ["other"])
 
 
 def test_a_policy_that_asks_for_privacy_gets_it(workspace: Workspace) -> None:
-    require_shareable(workspace, replace(OPEN, privacy="dp-sgd"))
+    asking = under(workspace, replace(OPEN, privacy="dp-sgd"))
+    require_shareable(asking)
     with pytest.raises(PrivacyPolicyError):
-        require_shareable(
-            replace(workspace, site=replace(workspace.site, dp_sgd=None)), replace(OPEN, privacy="dp-sgd")
-        )
+        require_shareable(replace(asking, site=replace(asking.site, dp_sgd=None)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from client_builders import m0_of, make_recipe, make_vectors, make_workspace, state_of
-from keys_and_rosters import identity_of, membership_of, roster_of
+from keys_and_rosters import identity_of, membership_of, roster_of, under
 from sites import make_site
 
 from fedsteph.client.models.model_file import save_abmil
@@ -67,11 +67,11 @@ def trained(tmp_path_factory) -> Workspace:
 @pytest.fixture
 def workspace(trained, tmp_path) -> Workspace:
     """The trained one, with a memory of accepted envelopes and an audit log of its own."""
-    return replace(trained, site=replace(trained.site, state=tmp_path / "state"))
+    return under(replace(trained, site=replace(trained.site, state=tmp_path / "state")), OPEN)
 
 
-def member(name: str = "site", policy: Policy = OPEN) -> Membership:
-    return membership_of(name, ROSTER, policy)
+def member(name: str = "site") -> Membership:
+    return membership_of(name, ROSTER)
 
 
 def named(workspace: Workspace, name: str) -> Workspace:
@@ -262,7 +262,7 @@ def test_recipients_that_are_no_other_site(workspace, recipient):
 )
 def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, policy, error):
     refused = "good" if error is TargetPolicyError else "nobody"
-    sent, kept = outgoing(workspace, member(policy=policy), RUN, ["other", refused])
+    sent, kept = outgoing(under(workspace, policy), member(), RUN, ["other", refused])
     assert list(sent) == ["other"]
     assert {name: type(reason) for name, reason in kept.items()} == {refused: error}
     decisions = [(e.peer, e.decision, e.reason) for e in audited(workspace) if e.event == "vector.seal"]
@@ -283,7 +283,7 @@ def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, pol
 )
 def test_what_the_policy_keeps_here_leaves_for_nobody(workspace, policy, error):
     assert (len(workspace.cohort), int(workspace.cohort.events.sum())) == (12, 6)
-    sent, kept = outgoing(workspace, member(policy=policy), RUN, ["good", "other"])
+    sent, kept = outgoing(under(workspace, policy), member(), RUN, ["good", "other"])
     assert sent == {}
     assert {name: type(reason) for name, reason in kept.items()} == {"good": error, "other": error}
     decisions = [(event.peer, event.decision, event.reason) for event in audited(workspace)]
@@ -301,10 +301,10 @@ def test_no_number_of_folds_tells_how_large_the_site_is(tmp_path):
         asked = Workspace.open(Site.open(tmp_path / "site", device="cpu"), make_recipe(f"evaluation.folds={k}"))
         sizes.add(len(asked.train_part(0)))
         for patients, events in ((32, 16), (31, 15), (1, 1)):
-            require_shareable(asked, replace(OPEN, min_patients=patients, min_events=events))
+            require_shareable(under(asked, replace(OPEN, min_patients=patients, min_events=events)))
         for patients, events in ((33, 1), (1, 17)):
             kept = outgoing(
-                asked, member(policy=replace(OPEN, min_patients=patients, min_events=events)), RUN, ["good"]
+                under(asked, replace(OPEN, min_patients=patients, min_events=events)), member(), RUN, ["good"]
             )
             assert [type(error) for error in kept[1].values()] == [SizePolicyError]
     assert len(sizes) > 4

@@ -9,7 +9,6 @@ import pytest
 from keys_and_rosters import identity_of, membership_of, roster_of, write_membership
 
 from fedsteph.client.site.membership import Membership, MembershipFile
-from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.schema import build, parse_yaml
 from fedsteph.common.errors import (
@@ -25,18 +24,17 @@ from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.roster import Roster, write_roster
 from fedsteph.common.wire.messages import RunId
 
-POLICY = Policy(targets=("b",))
 ROSTER = roster_of("a", "b")
 OTHERS = roster_of("b", "c")
 
 
 def opened(folder: Path, file: MembershipFile) -> Membership:
-    return Membership.open("a", folder, file, POLICY)
+    return Membership.open("a", folder, file)
 
 
-def test_keys_roster_and_policy_are_read_together(tmp_path):
+def test_keys_and_roster_are_read_together(tmp_path):
     member = opened(tmp_path, write_membership(tmp_path, "a", ROSTER))
-    assert member == membership_of("a", ROSTER, POLICY)
+    assert member == membership_of("a", ROSTER)
     assert member.keys_of("b") == identity_of("b").public
 
 
@@ -182,7 +180,7 @@ def test_a_fault_in_the_section_is_named(tmp_path, text, said):
 
 
 def test_a_run_of_this_federation_with_this_roster_only():
-    member = membership_of("a", ROSTER, POLICY)
+    member = membership_of("a", ROSTER)
     member.require_run(RunId("fed", "run1", ROSTER.digest))
     with pytest.raises(MembershipError):
         member.require_run(RunId("other", "run1", ROSTER.digest))
@@ -191,6 +189,6 @@ def test_a_run_of_this_federation_with_this_roster_only():
 
 
 def test_keys_come_from_the_pinned_roster_only():
-    member = membership_of("a", ROSTER, POLICY)
+    member = membership_of("a", ROSTER)
     with pytest.raises(UnknownSenderError):
         member.keys_of("c")

@@ -116,7 +116,7 @@ def test_a_simulated_node_finds_its_site_in_the_run_folder(tmp_path, plan, index
     assert (site.name, site.folder, site.device) == (name, tmp_path / name, "cpu")
     assert site.state == plan / "sites" / name
     assert site.threads == 1
-    assert site.membership() == membership_of(name, roster_of("a", "b"), Policy.of_simulation(("a", "b")))
+    assert site.membership() == membership_of(name, roster_of("a", "b"))
 
 
 def test_a_simulated_site_that_trains_in_private_takes_no_part_in_rounds_that_do_not(tmp_path, plan):

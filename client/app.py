@@ -1,4 +1,8 @@
-"""Flower ClientApp: translates the protocol's messages into calls, and every error into a refusal."""
+"""Flower ClientApp: translates the protocol's messages into calls, and every error into a refusal.
+
+Each message is answered by a process of its own, so a handler imports what its phase needs and no more: a hello starts
+without torch, which takes seconds to load.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,16 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedsteph.client.data.bags import open_cohort
-from fedsteph.client.sharing.averaging_rounds import keep_globals, kept_globals, train_round
-from fedsteph.client.sharing.incoming import incoming
-from fedsteph.client.sharing.outgoing import outgoing, require_shareable
+from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.sharing.replay import enter_run
-from fedsteph.client.sharing.shared_model import shared_model
-from fedsteph.client.sharing.spending import spend_rounds
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.site import Site, site_of_node
 from fedsteph.client.site.site_log import site_log, told_of_work
-from fedsteph.client.site.workspace import Workspace
-from fedsteph.client.target.enhance import enhance_target
-from fedsteph.client.target.results import public_view
 from fedsteph.client.training.epoch_log import to_tensorboard
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import SITE_NAME
@@ -37,6 +33,9 @@ from fedsteph.common.host.progress import ProgressLog
 from fedsteph.common.trust.audit_log import Decision, Event
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.messages import Average, Hello, Merge, RunId, Share, TrainLocal
+
+if TYPE_CHECKING:
+    from fedsteph.client.site.workspace import Workspace
 
 app = ClientApp()
 T = TypeVar("T", Hello, TrainLocal, Average, Share, Merge)
@@ -48,10 +47,10 @@ def hello(message: Message, context: Context) -> Message:
     """Say who is there and what its features are, signed."""
 
     def answer(site: Site, member: Membership, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
-        cohort = open_cohort(site.folder, site.data)
+        contents = usable_contents(site.folder, site.data)
         try:
             reply = messages.HelloReply(
-                site.name, version("fedsteph"), cohort.encoder, cohort.width, site.audit.head, signature="0" * 128
+                site.name, version("fedsteph"), contents.encoder, contents.width, site.audit.head, signature="0" * 128
             )
         except ValueError as error:
             raise DataError(f"the encoder's name cannot be sent: {error}", where=site.folder) from error
@@ -66,6 +65,9 @@ def train_local(message: Message, context: Context) -> Message:
     """Train the site's own models and keep them here."""
 
     def answer(site: Site, member: Membership, request: TrainLocal, envelopes: Mapping[str, bytes]) -> Answer:
+        from fedsteph.client.sharing.outgoing import require_shareable
+        from fedsteph.client.sharing.shared_model import shared_model
+
         workspace = _workspace(site, request)
         if not request.every_fold:
             require_shareable(workspace)  # a source that may not share need not train first
@@ -92,6 +94,10 @@ def average(message: Message, context: Context) -> Message:
     """Take part in a round of FedAvg or FedProx, or keep its result: the server reads these updates."""
 
     def answer(site: Site, member: Membership, request: Average, envelopes: Mapping[str, bytes]) -> Answer:
+        from fedsteph.client.sharing.averaging_rounds import keep_globals, train_round
+        from fedsteph.client.sharing.outgoing import require_shareable
+        from fedsteph.client.sharing.spending import spend_rounds
+
         policy = site.require_policy()
         policy.require_unsealed()
         workspace = _workspace(site, request)
@@ -118,6 +124,8 @@ def share(message: Message, context: Context) -> Message:
     """Send the task vector, one envelope per recipient."""
 
     def answer(site: Site, member: Membership, request: Share, envelopes: Mapping[str, bytes]) -> Answer:
+        from fedsteph.client.sharing.outgoing import outgoing
+
         sealed, refused = outgoing(_workspace(site, request), member, request.id, request.recipients)
         _warn(site, "kept the vector from", refused)
         reasons = tuple(messages.Refusal.of(error, name) for name, error in refused.items())
@@ -131,6 +139,11 @@ def merge(message: Message, context: Context) -> Message:
     """Merge the received vectors with the site's own, and keep the enhanced models here."""
 
     def answer(site: Site, member: Membership, request: Merge, envelopes: Mapping[str, bytes]) -> Answer:
+        from fedsteph.client.sharing.averaging_rounds import kept_globals
+        from fedsteph.client.sharing.incoming import incoming
+        from fedsteph.client.target.enhance import enhance_target
+        from fedsteph.client.target.results import public_view
+
         workspace = _workspace(site, request)
         progress = ProgressLog(site.state, site.name)
         max_norm = min(request.max_vector_norm, site.max_vector_norm)
@@ -169,6 +182,8 @@ def _rounds(workspace: Workspace, run: RunId) -> Path:
 
 
 def _workspace(site: Site, request: TrainLocal | Average | Share | Merge) -> Workspace:
+    from fedsteph.client.site.workspace import Workspace
+
     site.require_policy().require_recipe(request.recipe)
     return Workspace.open(site, request.recipe)
 

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedsteph.client.data.discovery import discover
+from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.data.feature_cache import FOLDER, FeatureCache, clear, room
 from fedsteph.client.data.formats import read_features
 from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.labels import Patient
-from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.storage import Storage
 from fedsteph.common.errors import SplitError
@@ -185,10 +184,7 @@ def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None)
         DataError: something is wrong. The message is a table of everything that was found.
         StorageError: the disk cache cannot be tidied.
     """
-    site = discover(folder, settings)
-    refuse_errors(site.problems, folder)
-    header = next(iter(site.headers.values()))
-    told = (header.encoder for header in site.headers.values() if header.encoder is not None)
+    site = usable_contents(folder, settings)
     cache = BagCache(settings.cache_gib * 2**30)
     free = None if state is None else room(state / FOLDER)
     storage, disk = Storage.of(settings, site.n_bytes, free), None
@@ -197,9 +193,9 @@ def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None)
     elif storage.keep is None:
         clear(state / FOLDER)
     else:
-        disk = FeatureCache(state / FOLDER, storage.keep, header.width)
+        disk = FeatureCache(state / FOLDER, storage.keep, site.width)
         disk.prune(site.files)
-    cohort = Cohort(site.patients, site.files, header.width, cache, site.dropped, next(told, None), disk, str(storage))
+    cohort = Cohort(site.patients, site.files, site.width, cache, site.dropped, site.encoder, disk, str(storage))
     counts = {slide: header.n_instances for slide, header in site.headers.items()}
     cohort._lengths = {patient.id: sum(counts[slide] for slide in patient.slides) for patient in site.patients}
     return cohort

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedsteph.client.data.formats import FeatureHeader, is_feature_file
 from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.labels import Patient, listed_ids, read_labels
-from fedsteph.client.data.problems import Problem
+from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.common.errors import FeatureFileError, LabelError
 
@@ -35,6 +35,16 @@ class SiteContents:
     headers: dict[str, FeatureHeader] = field(default_factory=dict)
     """Header per slide ID, where it could be read."""
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        """d, the features per instance; of contents without an error."""
+        return next(iter(self.headers.values())).width
+
+    @property
+    def encoder(self) -> str | None:
+        """The name of the feature encoder, where the files tell it."""
+        return next((header.encoder for header in self.headers.values() if header.encoder is not None), None)
 
     @property
     def n_bytes(self) -> int:
@@ -70,6 +80,17 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
         site.problems += _match(site, sorted(slides - {*settings.exclude}), found, features)
         site.problems += _odd_files(site)
     return site
+
+
+def usable_contents(folder: Path, settings: DataSettings) -> SiteContents:
+    """:func:`discover`, where nothing is wrong but what a warning tells.
+
+    Raises:
+        DataError: something is wrong. The message is a table of everything that was found.
+    """
+    contents = discover(folder, settings)
+    refuse_errors(contents.problems, folder)
+    return contents
 
 
 def _files(features: Path, problems: list[Problem]) -> dict[str, list[Path]]:

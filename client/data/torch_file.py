@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fedsteph.client.data.source import Source, no_features_key, too_few_bytes
 from fedsteph.common.errors import FeatureFileError, UnsafePickleError
+
+if TYPE_CHECKING:
+    import torch
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -34,6 +36,8 @@ def open_torch(path: Path) -> Iterator[Source]:
         UnsafePickleError: the file holds more than tensors and plain containers. None of it was run.
         FeatureFileError: there is no dense tensor in it, or fewer values than its shape promises.
     """
+    import torch  # noqa: PLC0415 (seconds, which a site with HDF5 files does without)
+
     content = _load(path)
     if isinstance(content, Mapping):
         if "features" not in content:
@@ -54,6 +58,8 @@ def open_torch(path: Path) -> Iterator[Source]:
 
 
 def _load(path: Path) -> Any:
+    import torch  # noqa: PLC0415 (as above)
+
     with path.open("rb") as file:
         head = file.read(len(LEGACY_MAGIC))
     if not head.startswith(ZIP_MAGIC) and head != LEGACY_MAGIC:
@@ -72,6 +78,8 @@ def _load(path: Path) -> Any:
 
 def _values(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     # A view can repeat a few stored values without end, and a copy of it would fill the memory.
+    import torch  # noqa: PLC0415 (as above)
+
     stored, needed = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
     if stored < needed:
         raise too_few_bytes(stored, needed)

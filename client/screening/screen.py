@@ -11,8 +11,9 @@ import torch
 from fedsteph.client.evaluation.inner_folds import InnerFold
 from fedsteph.client.screening.contribution import contributions
 from fedsteph.client.screening.likeness import copy_bound, figures_of, problem_of
-from fedsteph.client.screening.verdict import Change, Figures, Mode, Verdict
+from fedsteph.client.screening.verdict import Change, Figures, Verdict
 from fedsteph.client.sharing.outgoing import as_received
+from fedsteph.client.site.policy import Mode
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-Mode = Literal["report", "down-weight", "refuse"]  # policy.screening
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from fedsteph.client.screening.verdict import Mode
 from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import (
@@ -21,6 +20,7 @@ from fedsteph.common.wire.messages import band
 Metric = Literal["patients", "events", "c_index"]
 Told = Metric | Literal["curves"]
 Privacy = Literal["none", "dp-sgd"]
+Mode = Literal["report", "down-weight", "refuse"]  # what becomes of a suspicious vector
 _METRICS: tuple[Metric, ...] = ("patients", "events", "c_index")
 
 

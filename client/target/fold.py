@@ -17,9 +17,10 @@ from fedsteph.client.evaluation.select import Selection, Step, choose_deployed, 
 from fedsteph.client.methods.task import Task, learnable_parameters, vectors_digest
 from fedsteph.client.models.model_file import Local, load_model, reference_risks, save_steph
 from fedsteph.client.screening.screen import Screening, screen
-from fedsteph.client.screening.verdict import Mode, Verdict
+from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.sharing.shared_model import kept_model
+from fedsteph.client.site.policy import Mode
 from fedsteph.client.steph.dynamics import Dynamics
 from fedsteph.client.steph.fit import collapsed, fit_steph
 from fedsteph.client.steph.model import Steph

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedsteph.client.evaluation.metrics import defined_mean, mean_metrics
-from fedsteph.client.screening.verdict import Mode
-from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.fold import FoldResult
 from fedsteph.common.config.recipe import EvaluationConfig, to_dict

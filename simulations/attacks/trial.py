@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedsteph.client.methods.task import Task, vectors_digest
 from fedsteph.client.models.model_file import load_model
-from fedsteph.client.screening.verdict import Mode
 from fedsteph.client.sharing.outgoing import shared_vector
+from fedsteph.client.site.policy import Mode
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.fold import FoldResult, enhance_fold
 from fedsteph.client.training.loop import derive_seed

@@ -33,6 +33,7 @@ import fedsteph.client.app
 import fedsteph.client.training.survival_fit
 from fedsteph.client.app import app
 from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.common import errors
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.errors import FedstephError
@@ -423,7 +424,7 @@ def test_of_a_foreseen_error_the_server_learns_its_class_and_of_the_data_not_eve
     def fail(*args: object) -> None:
         raise error("P001 at 3.2 years", where=f"/secret/{error.__name__}.h5", remedy="Look at P001", details="a table")
 
-    monkeypatch.setattr(fedsteph.client.app, "open_cohort", fail)
+    monkeypatch.setattr(fedsteph.client.app, "usable_contents", fail)
     reply = healthy.send(HELLO, Hello(RUN))
     assert refusal(reply) == ("DataError" if issubclass(error, errors.DataError) else error.__name__)
     assert "P001" not in reply.body
@@ -452,8 +453,8 @@ def test_of_an_unforeseen_error_the_server_learns_nothing(monkeypatch, capfd, ro
     def fail(*args: object, **options: object) -> None:
         raise error(secret)
 
-    monkeypatch.setattr(fedsteph.client.app, "open_cohort", fail)
-    monkeypatch.setattr(fedsteph.client.app.Workspace, "open", fail)
+    monkeypatch.setattr(fedsteph.client.app, "usable_contents", fail)
+    monkeypatch.setattr(Workspace, "open", fail)
     reply = healthy.send(action, dict(requests())[action])
     kind = "StorageError" if issubclass(error, OSError) else "InternalError"
     assert refusal(reply) == kind

@@ -12,8 +12,8 @@ import pytest
 from flwr.app import Message
 from sites import TINY, make_site
 
-import fedsteph.client.app
 import fedsteph.server.federation
+from fedsteph.client.sharing import averaging_rounds
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.trust.audit_log import read_lines, verify
 from fedsteph.common.vector.task_vector import TaskVector
@@ -271,13 +271,13 @@ def with_nan(content: bytes) -> bytes:
 @pytest.mark.parametrize("spoil", [shortened, with_nan, lambda content: b"garbage"], ids=["cut", "NaN", "garbage"])
 def test_a_spoilt_update_costs_the_baseline_at_most_and_never_the_run(tmp_path, monkeypatch, spoil):
     """One site sends it; STEPH's part of the run is none of it, and the server's log has the reason."""
-    train_round = fedsteph.client.app.train_round
+    train_round = averaging_rounds.train_round
 
     def spoilt(workspace, *args):
         updates = train_round(workspace, *args)
         return {fold: spoil(u) for fold, u in updates.items()} if workspace.site.name == "beta" else updates
 
-    monkeypatch.setattr(fedsteph.client.app, "train_round", spoilt)
+    monkeypatch.setattr(averaging_rounds, "train_round", spoilt)
     ran = run_once(tmp_path, None, "comparators.methods=[fedavg, model_average]", "evaluation.folds=1")
     target = ran.results["targets"]["alpha"]
     assert target["sources"] == ["beta", "gamma"]
@@ -308,8 +308,8 @@ def test_a_poisoned_average_is_refused_by_the_sites(tmp_path, monkeypatch):
 
 def test_a_second_run_over_the_same_sites_has_rounds_of_its_own_and_the_same_results(honest, monkeypatch):
     trained: list[TaskVector] = []
-    real = fedsteph.client.app.train_round
-    monkeypatch.setattr(fedsteph.client.app, "train_round", lambda *args: trained.append(args[0]) or real(*args))
+    real = averaging_rounds.train_round
+    monkeypatch.setattr(averaging_rounds, "train_round", lambda *args: trained.append(args[0]) or real(*args))
     again = run(honest.folder, "in-process")
     assert again["targets"] == honest.results["targets"]
     assert len(trained) == len(BASELINES) * ROUNDS * len(SITES)

@@ -24,6 +24,8 @@ from sites import TINY, make_site
 from wire import ENTRIES, Passed, RecordingGrid, leaves_of
 
 import fedsteph.client.app
+from fedsteph.client.sharing import outgoing
+from fedsteph.client.target import enhance
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
 from fedsteph.common.config.run_config import Config, load_config
@@ -134,14 +136,8 @@ def refused(tmp_path_factory) -> Ran:
     ran = prepared(tmp, hospitals, *settings, "sharing.dtype=float16")
     (tmp / "sites" / "delta" / "labels.csv").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            fedsteph.client.app,
-            "enhance_target",
-            failing_at("beta", fedsteph.client.app.enhance_target, RuntimeError(SECRET)),
-        )
-        patch.setattr(
-            fedsteph.client.app, "outgoing", failing_at("epsilon", fedsteph.client.app.outgoing, OSError(SECRET))
-        )
+        patch.setattr(enhance, "enhance_target", failing_at("beta", enhance.enhance_target, RuntimeError(SECRET)))
+        patch.setattr(outgoing, "outgoing", failing_at("epsilon", outgoing.outgoing, OSError(SECRET)))
         record(ran)
     return ran
 

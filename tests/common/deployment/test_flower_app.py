@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -45,15 +46,27 @@ def build(app, into):
 @pytest.mark.flower
 def test_the_bundle_holds_the_app_and_neither_tests_nor_simulations(app, tmp_path):
     names = build(app, tmp_path / "out")
-    for name in (
-        "server/app.py",
-        "client/app.py",
-        "client/data/formats.py",
-        "common/wire/protocol.py",
-        "pyproject.toml",
-    ):
+    for name in ("fedsteph/__init__.py", "server/app.py", "client/data/formats.py", "common/wire/protocol.py"):
         assert name in names
-    assert not any(name.startswith(("simulations", "tests", "configs")) for name in names)
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    assert folders == {"fedsteph", "server", "client", "common", ".info"}
+    assert [name for name in names if name.startswith("fedsteph/")] == ["fedsteph/__init__.py"]  # no command travels
+
+
+@pytest.mark.flower
+def test_a_checkout_makes_the_same_bundle_code_as_an_installation(app, tmp_path):
+    """Else 'flwr run .' in a checkout would be refused by sites that review what is installed."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(
+        ROOT, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache")
+    )
+    bundles = []
+    for folder, into in ((app, tmp_path / "a"), (checkout, tmp_path / "b")):
+        build(folder, into)
+        [bundle] = into.glob("*.fab")
+        with zipfile.ZipFile(bundle) as files:
+            bundles.append({name: files.read(name) for name in files.namelist()})
+    assert bundles[0] == bundles[1]
 
 
 def test_assembling_again_leaves_nothing_of_before(app):
@@ -89,7 +102,7 @@ def test_the_same_content_makes_the_same_bundle(app, tmp_path):
     bundle = build_bundle(again, tmp_path / "other-home")
     assert bundle.read_bytes() == first
     bundle.unlink()
-    (again / "client" / "policy.py").write_text("x = 1\n")
+    (again / "client" / "site" / "policy.py").write_text("x = 1\n")
     assert build_bundle(again, tmp_path / "other-home").read_bytes() != first
 
 
@@ -111,25 +124,25 @@ def test_the_digest_command(cli):
 
 
 def edited(app):
-    path = app / "client" / "policy.py"
+    path = app / "client" / "site" / "policy.py"
     path.write_text(path.read_text().replace("min_patients: int = 30", "min_patients: int = 1"))
 
 
 def one_byte(app):
-    path = app / "client" / "sharing.py"
+    path = app / "client" / "sharing" / "outgoing.py"
     path.write_bytes(path.read_bytes() + b"\n")
 
 
 def removed(app):
-    (app / "common" / "audit.py").unlink()
+    (app / "common" / "trust" / "audit_log.py").unlink()
 
 
 def renamed(app):
-    (app / "common" / "audit.py").rename(app / "common" / "audits.py")
+    (app / "common" / "trust" / "audit_log.py").rename(app / "common" / "trust" / "audits.py")
 
 
 def swapped(app):
-    one, other = app / "client" / "__init__.py", app / "client" / "policy.py"
+    one, other = app / "client" / "__init__.py", app / "client" / "site" / "policy.py"
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(content)
@@ -143,7 +156,7 @@ def moved_boundary(app):
 
 
 def linked(app):
-    path = app / "common" / "audit.py"
+    path = app / "common" / "trust" / "audit_log.py"
     path.rename(app.parent / "audit.py")
     path.symlink_to(app.parent / "audit.py")
 
@@ -158,9 +171,9 @@ PLANTED = [
     "client/data/evil.py",
     "sitecustomize.py",
     "deep/er/package/__init__.py",
-    "client/policy.cpython-311-x86_64-linux-gnu.so",
-    "client/__pycache__/policy.cpython-311.pyc",
-    "client/policy.pyc",
+    "client/site/policy.cpython-311-x86_64-linux-gnu.so",
+    "client/site/__pycache__/policy.cpython-311.pyc",
+    "client/site/policy.pyc",
     "evil.pth",
     "evil.zip",
 ]
@@ -201,7 +214,7 @@ def rewritten(app, old, new):
         ("fedsteph.client.app:app", "elsewhere.app:app"),
         ("fedsteph.server.app:app", "elsewhere.app:app"),
         ('run-folder = ""', 'run-folder = "/elsewhere"'),
-        ('"/client/**/*.py", ', ""),
+        ('"/client/**/*.py",', ""),
         ("[tool.flwr.app.components]", "[tool.flwr.app.componentz]"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from foreign import imported, plant
 from sites import make_site
 
 from fedsteph.simulations.study.plan import Cell
@@ -89,9 +91,12 @@ def words_of(study: Path, sites: Path, out: Path, workers: int, *, page: bool = 
 def command(
     study: Path, sites: Path, out: Path, *, workers: int, page: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run a study as a process of its own, to its end."""
-    words = words_of(study, sites, out, workers, page=page)
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    """Run a study as a process of its own, to its end, beside files that have the names of fedsteph's folders."""
+    words, folder = words_of(study, sites, out, workers, page=page), plant(out.with_name("foreign"))
+    env = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert imported(folder) == []
+    return done
 
 
 def prepared(study: Path, sites: Path, out: Path) -> Prepared:

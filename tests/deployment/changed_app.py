@@ -29,7 +29,7 @@ def hello(message: Message, context: Context) -> Message:
     elif WAY == "babbler":  # as large as a body may be, and deep enough to overturn a parser
         records = RecordDict({"fedsteph": ConfigRecord({"version": protocol.VERSION, "body": "[" * (1 << 20)})})
     else:
-        reply: Message = import_module("client.reviewed").hello(message, context)
+        reply: Message = import_module("fedsteph.client.reviewed").hello(message, context)
         return reply
     return Message(records, reply_to=message)
 

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 import psutil
 import yaml
+from foreign import plant
 from reviewed_homes import copy_home
 from sites import TINY, make_site
 
@@ -95,20 +96,23 @@ def ordinary_account() -> list[str] | None:
 class Process:
     """A program and its log.
 
+    It is started beside files that have the names of fedsteph's folders, and must not be taken for them.
+
     On the leash it ends, with all that it started, when this process does; off it is for what ends by itself, whose
     exit code counts.
     """
 
     def __init__(self, log: Path, command: list[str], *, leash: bool = True, stdout: Path | None = None) -> None:
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
+        folder = plant(log.parent)
         with log.open("ab") as err, (stdout or log).open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "fedsteph.simulations.run.leash", *command] if leash else command,
                 stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=os.environ | _ENVIRONMENT,
+                cwd=folder,
+                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": str(folder)},
                 start_new_session=True,
             )
 

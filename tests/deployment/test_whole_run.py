@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from deployment import MEMBERS, TARGET, Deployment, Run
+from foreign import imported
 
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -33,6 +34,10 @@ def test_it_ends_with_0_and_the_targets_scores(whole_run):
     told = {score["method"]: score["c_index"] for score in scores["scores"]}
     assert list(told) == ["local", "model_average", "steph", "deployed"]
     assert all(0 <= value <= 1 for value in told.values())
+
+
+def test_no_process_imported_another_s_file_of_one_of_our_names(deployment, whole_run):
+    assert (deployment.logs / "client.py").exists() and imported(deployment.logs) == []
 
 
 def test_enhanced_models_lie_at_the_target_only(deployment, whole_run):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from foreign import imported, plant
 from sites import TINY, make_site
 
 from fedsteph.__main__ import app
@@ -267,7 +268,7 @@ def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_
     assert simulate(tmp_path / "whole", sites) == 0
     code = (
         "import os, signal, sys\n"
-        "from fedsteph.client.steph import select\n"
+        "from fedsteph.client.evaluation import select\n"
         "write = select.atomic.write_json\n"
         "def then_die(path, content):\n"
         "    write(path, content)\n"
@@ -428,14 +429,20 @@ def test_real_cohorts_from_site_folders_to_results(tmp_path):
 
 
 @pytest.mark.flower
-def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(sites, tmp_path):
-    """A SuperLink, Ray and separate processes on loopback: the same scores to the last bit, nothing left running."""
+def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(sites, tmp_path, monkeypatch):
+    """A SuperLink, Ray and separate processes on loopback: the same scores to the last bit, nothing left running.
+
+    All of them beside files that have the names of fedsteph's folders.
+    """
+    foreign = plant(tmp_path / "foreign")
+    monkeypatch.chdir(foreign)
+    monkeypatch.setenv("PYTHONPATH", str(foreign))
     out = tmp_path / "flower"
     assert simulate(tmp_path / "quick", sites) == 0
     assert simulate(out, sites, "--engine", "flower") == 0
     assert scores(out) == scores(tmp_path / "quick")
     assert (out / "flower" / "superlink.log").stat().st_size > 0
-    assert processes_of(out) == {}
+    assert processes_of(out) == {} and imported(foreign) == []
     log = (out / "flower" / "superlink.log").read_text()
     assert "P000" not in log and "DX1" not in log and str(sites) not in log
 

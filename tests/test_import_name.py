@@ -1,0 +1,93 @@
+"""fedsteph is imported by its own name alone, whatever lies in the working directory and on PYTHONPATH.
+
+Flower's processes, the site's app among them, are started beside such files in tests/deployment, Ray's workers in
+tests/simulations/run/test_simulate.py, a study's spawned workers in tests/simulations/study.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import files
+from pathlib import Path
+
+import pytest
+from foreign import NAMES, imported, plant
+from sites import make_site
+
+from fedsteph.common.deployment.flower_app import assemble
+
+ROOT = Path(__file__).resolve().parents[1]
+EVERY_MODULE = """
+import pkgutil, sys, fedsteph
+def failed(name): raise RuntimeError(name)
+for module in pkgutil.walk_packages(fedsteph.__path__, "fedsteph.", failed):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+print(len([name for name in sys.modules if name.startswith("fedsteph.")]))
+"""
+FROM_A_BUNDLE = """
+import sys
+from flwr.supercore.object_ref import load_app
+app = load_app("fedsteph.client.app:app", RuntimeError, sys.argv[1])
+import fedsteph.client.target.enhance, fedsteph.server.federation
+print(type(app).__name__, *(m.__file__ for n, m in sys.modules.items() if n.startswith("fedsteph") and m.__file__))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return plant(tmp_path / "foreign")
+
+
+def run(folder: Path, *words: object) -> str:
+    """What a program says that is started in the folder, with the folder on PYTHONPATH too."""
+    done = subprocess.run(
+        [*map(str, words)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_files_are_found_by_who_asks_for_them(folder) -> None:
+    """Else the tests below could not fail."""
+    for name in NAMES:
+        with pytest.raises(AssertionError, match=f"ImportError: {name}"):
+            run(folder, sys.executable, "-c", f"import {name}")
+    assert imported(folder) == sorted(NAMES)
+
+
+def test_the_command_line_imports_none_of_them(folder, tmp_path) -> None:
+    make_site(tmp_path / "kirp")
+    fedsteph = Path(sys.executable).parent / "fedsteph"
+    assert "no problem found" in run(folder, fedsteph, "data", "check", tmp_path / "kirp")
+    assert "no problem found" in run(folder, sys.executable, "-m", "fedsteph", "data", "check", tmp_path / "kirp")
+    assert imported(folder) == []
+
+
+def test_a_script_imports_every_module_and_none_of_them(folder) -> None:
+    script = folder / "notebook.py"
+    script.write_text(EVERY_MODULE)
+    assert int(run(folder, sys.executable, script)) > 250
+    assert imported(folder) == []
+
+
+def test_flower_loads_all_of_an_app_from_its_own_folder(folder, tmp_path) -> None:
+    """Not from the installation, which has modules of the same names."""
+    app = assemble(tmp_path / "fedsteph")
+    kind, *loaded = run(folder, sys.executable, "-c", FROM_A_BUNDLE, app).split()
+    assert kind == "ClientApp" and len(loaded) > 80
+    assert not [path for path in loaded if not Path(path).is_relative_to(app)]
+    assert imported(folder) == []
+
+
+def test_an_installation_puts_nothing_beside_fedsteph() -> None:
+    """Into site-packages: the package and its own metadata. A checkout that is installed to be edited puts its path."""
+    tops = {path.parts[0] for path in files("fedsteph") or [] if ".." not in path.parts}
+    assert {top for top in tops if not top.endswith(".dist-info")} <= {"fedsteph", "_fedsteph.pth"}

@@ -1,10 +1,93 @@
-"""Federated, private survival models from whole-slide images by sparse task vector mixup (STEPH)."""
+"""Federated, private survival models from whole-slide images by sparse task vector mixup (STEPH).
+
+These names are what a notebook needs; docs/api.md shows them at work. The command line uses the same functions.
+
+=================  =====================================================================================
+``Site``           a site's folder: ``Site.open("sites/kirp")``
+``load_config``    a federation's configuration, with ``key=value`` overrides
+``initial_model``  M0, which every site's training starts from
+``train_site``     train a site's own models, cross-validated, and one on all of its patients
+``TaskVector``     ``tau = M - M0``, with ``+``, ``-``, ``*`` and a norm
+``save_vector``    a task vector as a file; ``load_vector`` reads and checks one
+``enhance``        merge task vectors with a site's own into enhanced models (STEPH)
+``load_model``     read a model file, local or enhanced
+``predict``        each patient's risk and yearly survival, as a DataFrame
+``simulate``       a whole federation on this machine
+``read_results``   what a simulation or a benchmark found
+``FedstephError``  what every error of a user's making is
+=================  =====================================================================================
+
+Each is loaded when it is first used: ``import fedsteph`` alone loads neither torch nor Flower.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedsteph.client.models.model_file import load_model
+    from fedsteph.client.models.predict import predict
+    from fedsteph.client.site.site import Site
+    from fedsteph.client.target.enhance import enhance
+    from fedsteph.client.target.train_alone import train_site
+    from fedsteph.common.config.run_config import load_config
+    from fedsteph.common.errors import FedstephError
+    from fedsteph.common.model.abmil import initial_model
+    from fedsteph.common.vector.task_vector import TaskVector
+    from fedsteph.common.vector.vector_file import load_vector, save_vector
+    from fedsteph.simulations.run.simulate import read_results, simulate
+
+__all__ = [
+    "FedstephError",
+    "Site",
+    "TaskVector",
+    "enhance",
+    "initial_model",
+    "load_config",
+    "load_model",
+    "load_vector",
+    "predict",
+    "read_results",
+    "save_vector",
+    "simulate",
+    "train_site",
+]
+
+_HOMES = {
+    "FedstephError": "common.errors",
+    "Site": "client.site.site",
+    "TaskVector": "common.vector.task_vector",
+    "enhance": "client.target.enhance",
+    "initial_model": "common.model.abmil",
+    "load_config": "common.config.run_config",
+    "load_model": "client.models.model_file",
+    "load_vector": "common.vector.vector_file",
+    "predict": "client.models.predict",
+    "read_results": "simulations.run.simulate",
+    "save_vector": "common.vector.vector_file",
+    "simulate": "simulations.run.simulate",
+    "train_site": "client.target.train_alone",
+}
 
 _HERE = Path(__file__).resolve().parent
 if not (_HERE / "common").is_dir():
     # In a bundle made by 'flwr build', and in a checkout without symbolic links, the packages lie beside this folder.
     __path__.append(str(_HERE.parent))
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of :data:`__all__` from where it lives (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -119,12 +119,16 @@ def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
     return loaded.model
 
 
-def load_model(path: Path, dropout: float = 0.25) -> LoadedModel:
+def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
     """Read a local or an enhanced model, in evaluation mode on the CPU.
+
+    Args:
+        dropout: that the model has where it is trained on; predictions have none.
 
     Raises:
         ModelFileError: absent, not a model file, not finite, or its tensors are not its description's.
     """
+    path = Path(path)
     if not path.is_file():
         raise ModelFileError("there is no such file", where=path, remedy="Give the path of a model")
     try:

@@ -58,6 +58,32 @@ class Prediction:
     views: tuple[PatientView, ...] = ()
 
 
+def predict(
+    model: LoadedModel | Path | str,
+    features: Path | str,
+    labels: Path | str | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """Predict every patient.
+
+    Args:
+        model: a model file, local or enhanced, or what :func:`fedsteph.load_model` gave.
+        features: a folder of feature files, ``(n_instances, d)`` each.
+        labels: CSV that names each patient's slides; None: every file is a patient.
+        report: told how many patients are done, and of how many.
+
+    Returns:
+        a row per patient: ``patient_id``, ``risk`` (no unit, higher is worse), ``survival_1y`` .. (probability of
+        living so many years of 365 days; beyond the longest follow-up of the training patients an extrapolation), and
+        for an enhanced model per source ``w_<source>`` (0 where it was not kept) and ``lam_<source>``.
+
+    Raises:
+        ModelFileError: ``model`` is none.
+        DataError: a feature file (of another encoder, for one) or the labels cannot be used.
+    """
+    return table_of(_views(model, Path(features), None if labels is None else Path(labels), report))
+
+
 def predict_file(
     model: Path,
     features: Path,
@@ -67,14 +93,10 @@ def predict_file(
     *,
     with_local: bool = True,
 ) -> Prediction:
-    """Predict every patient and write one CSV row each.
-
-    Columns: ``patient_id``, ``risk`` (higher = worse), ``survival_1y`` .. (probability of living so many years of
-    365 days; beyond the longest follow-up of the training patients an extrapolation), and for an enhanced model per
-    source ``w_<source>`` (0 where it was not kept) and ``lam_<source>``.
+    """Predict every patient as :func:`predict` does, and write the table as CSV.
 
     Args:
-        labels: CSV that names each patient's slides, with outcomes or without; None: every file is a patient.
+        labels: as there, with outcomes or without.
         with_local: predict by the local model beside an enhanced one too, which only the views tell.
 
     Raises:
@@ -82,11 +104,31 @@ def predict_file(
         DataError: a feature file (of another encoder, for one) or the labels cannot be used.
     """
     refuse_overwriting(out, (model, labels, features))
-    loaded = load_model(model)
+    outcomes = _outcomes(labels)
+    views = _views(model, features, labels, report, with_local=with_local)
+    table = table_of(views)
+    atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
+    return replace(_judged(table, outcomes), views=tuple(views))
+
+
+def table_of(views: Sequence[PatientView]) -> pd.DataFrame:
+    """What :func:`predict` gives."""
+    return pd.DataFrame([_row(view) for view in views])
+
+
+def _views(
+    model: LoadedModel | Path | str,
+    features: Path,
+    labels: Path | None,
+    report: Callable[[int, int], None],
+    *,
+    with_local: bool = False,
+) -> list[PatientView]:
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
     files = _files(features)
     for path in files.values():
         require_encoder(loaded, path)
-    slides, outcomes = _slides(labels, files), _outcomes(labels)
+    slides = _slides(labels, files)
     cohort = Cohort(
         [Patient(name, 0.0, 0, of) for name, of in slides.items()],
         files,
@@ -97,9 +139,7 @@ def predict_file(
     for i, patient in enumerate(cohort.patients):
         views.append(_view(patient.id, loaded, cohort.bag(i), with_local))
         report(i + 1, len(cohort))
-    table = pd.DataFrame([_row(view) for view in views])
-    atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
-    return replace(_judged(table, outcomes), views=tuple(views))
+    return views
 
 
 def refuse_overwriting(path: Path, inputs: Sequence[Path | None]) -> None:

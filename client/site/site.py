@@ -82,7 +82,7 @@ class Site:
         return "none" if self.dp_sgd is None else "dp-sgd"
 
     @classmethod
-    def open(cls, folder: Path, *, state: Path | None = None, device: str | None = None) -> Site:
+    def open(cls, folder: Path | str, *, state: Path | None = None, device: str | None = None) -> Site:
         """Read a site folder: ``site.yaml`` where there is one, else the default layout.
 
         Args:
@@ -93,6 +93,7 @@ class Site:
         Raises:
             ConfigError: no such folder, a name that is no site name, or a fault in ``site.yaml``.
         """
+        folder = Path(folder)
         path = folder / SITE_FILE
         if folder.is_file():
             folder, path = folder.parent, folder

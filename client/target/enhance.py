@@ -1,4 +1,4 @@
-"""What a target does with the vectors it received: merge fold by fold, keep the models, write the result."""
+"""What a target does with task vectors, received or given: merge fold by fold, keep the models, write the result."""
 
 from __future__ import annotations
 
@@ -9,19 +9,71 @@ from typing import Any
 from fedsteph.client.methods.task import Task, vectors_digest
 from fedsteph.client.sharing.spending import spent
 from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target import evidence
 from fedsteph.client.target.fold import FoldResult, enhance_fold, steps
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import DEPLOYED, target_result
+from fedsteph.client.target.train_alone import local_recipe
 from fedsteph.common.config.recipe import to_dict
+from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
+from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.vector.task_vector import TaskVector
 
 RESULT_FILE = "result.json"
 RECIPE_FILE = "recipe.json"  # what the result was made by, for those who look closer later
 
 _log = logging.getLogger(__name__)
+
+
+def enhance(
+    site: Site,
+    vectors: Mapping[str, TaskVector],
+    config: Config | None = None,
+    report: Callable[[float, float], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Merge task vectors that are in memory with the site's own into an enhanced model per fold, without any network.
+
+    Whatever was trained before is found in the site's state folder: M0 and the site's own models, the choice of gamma,
+    and enhanced models of the same vectors.
+
+    Args:
+        vectors: by source; a source's name is like a site's. All start from the M0 of ``config``.
+        config: the federation's configuration (:func:`fedsteph.load_config`); None: the preset ``robust``.
+        report: told how many trainings are done, and of how many.
+
+    Returns:
+        as :func:`enhance_target`: per method its C-index per fold, mean and 95% interval, the use of every source, and
+        as ``models`` the folder with the deployed model of each fold.
+
+    Raises:
+        VectorMismatchError: a vector of another architecture or another M0.
+        VectorError: there is no vector, a name is none, or a vector is not finite or longer than the site allows.
+        DataError: the site's data cannot be used.
+        ConfigError, DeviceError: the configuration or the device does not fit this site or machine.
+    """
+    workspace = Workspace.open(site, local_recipe(site, config or load_config()))
+    if not vectors:
+        raise VectorFileError("there is none to merge", where="vectors", remedy="Give at least one source's")
+    for name, vector in vectors.items():
+        _require_usable(workspace, name, vector)
+    return enhance_target(workspace, dict(sorted(vectors.items())), report)
+
+
+def _require_usable(workspace: Workspace, name: str, vector: TaskVector) -> None:
+    model, where = workspace.recipe.model, f"vector of {name}"
+    if SITE_NAME.fullmatch(name) is None or name == workspace.site.name:
+        remedy = "Name it after its source: lower-case letters, digits, - and _, at most 32"
+        raise VectorFileError("is named after no other site", where=where, remedy=remedy)
+    if (vector.architecture, vector.m0_sha256) != (Architecture.of(model), model.m0_sha256):
+        meaning = "another architecture" if vector.architecture != Architecture.of(model) else "another M0"
+        raise VectorMismatchError(f"is of {meaning} than this configuration's", where=where, remedy="Give its own")
+    if not vector.norm <= workspace.site.max_vector_norm:
+        what = f"its norm {vector.norm:.4g} is no number, or above {workspace.site.max_vector_norm:.4g}"
+        raise VectorFileError(what, where=where, remedy="If you trust it, raise max_vector_norm in site.yaml")
 
 
 def enhance_target(

@@ -15,24 +15,31 @@ from fedsteph.client.target.results import method_row
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.local import train_local
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.config.run_config import Config
+from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.common.model.concordance import pairs
 
 
 def train_site(
-    site: Site, config: Config, report: Callable[[float, float], None] = lambda done, total: None
+    site: Site, config: Config | None = None, report: Callable[[float, float], None] = lambda done, total: None
 ) -> dict[str, Any]:
     """Train one model per fold, score it on the fold's test part, and a last one on all patients.
 
+    What was trained before is found in the site's state folder, and not trained again.
+
     Args:
+        config: what to train (:func:`fedsteph.load_config`); None: the preset ``robust``.
         report: told how many trainings are done, and of how many.
 
     Returns:
         ``c_index`` per fold (None where no pair is comparable), ``mean``, ``interval_95``, the path of
         the ``model`` that was trained on all patients, and the ``storage`` of the features as one sentence.
+
+    Raises:
+        DataError: the site's data cannot be used.
+        ConfigError, DeviceError: the configuration or the device does not fit this site or machine.
     """
-    workspace = Workspace.open(site, local_recipe(site, config))
+    workspace = Workspace.open(site, local_recipe(site, config or load_config()))
     recipe, n_folds = workspace.recipe, len(workspace.splits)
     tested = []
     for fold in range(n_folds):

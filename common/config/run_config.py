@@ -76,14 +76,18 @@ class Config(Recipe):
         return Recipe(self.model, self.training, self.sharing, self.steph, self.comparators, self.evaluation)
 
 
-def load_config(path: Path | None, overrides: list[str] | None = None) -> Config:
+def load_config(path: Path | str | None = None, overrides: Sequence[str] | None = None) -> Config:
     """Read a federation's YAML and apply ``key.path=value`` overrides, whose values are YAML too.
+
+    Args:
+        path: None: the preset ``robust``.
+        overrides: such as ``["model.width=1536", "training.epochs=10"]``.
 
     Raises:
         ConfigError: naming the file (or ``--set``) and the key.
     """
     where: str | Path = path if path is not None else "configuration"
-    mapping, chosen = read_yaml(path) if path is not None else {}, overrides_of(overrides or [])
+    mapping, chosen = read_yaml(Path(path)) if path is not None else {}, overrides_of(overrides or [])
     if "preset" in chosen and ("preset" not in mapping or chosen["preset"] is None):
         mapping["preset"] = None  # what the override says is instead of a preset below the file
     mapping = _over_preset(mapping, where)

@@ -145,7 +145,7 @@ def _linear(theta: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
     return linear(x, theta[f"{name}.weight"], theta[f"{name}.bias"])
 
 
-def initial_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> ABMIL:
+def untrained_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> ABMIL:
     """``M0``: an untrained ABMIL with PyTorch's default initialisation from ``seed``, on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -163,7 +163,7 @@ def model_digest(model: ABMIL) -> str:
 
 def m0_digest(config: ModelConfig) -> str:
     """The digest that this machine's ``M0`` has, to be pinned or compared."""
-    return model_digest(initial_model(Architecture.of(config), config.m0_seed))
+    return model_digest(untrained_model(Architecture.of(config), config.m0_seed))
 
 
 def pin_m0(config: Config) -> Config:
@@ -184,17 +184,36 @@ def pin_m0(config: Config) -> Config:
     return replace(config, model=replace(config.model, m0_sha256=m0))
 
 
+def initial_model(config: ModelConfig) -> ABMIL:
+    """``M0``, the untrained model that every site of a federation starts from.
+
+    Args:
+        config: ``model`` of a configuration, with its ``width`` (d, features per instance).
+
+    Returns:
+        an ABMIL made from ``m0_seed``, the same on every machine with the same torch, on the CPU.
+
+    Raises:
+        ConfigError: no width, or this machine's ``M0`` has not the digest that the configuration pins.
+    """
+    model = untrained_model(Architecture.of(config), config.m0_seed, config.dropout)
+    return model if config.m0_sha256 is None else _with_digest(model, config.m0_sha256)
+
+
 def pinned_model(config: ModelConfig) -> ABMIL:
-    """``M0`` of a federation, checked against the digest that its configuration pins.
+    """:func:`initial_model` of a federation, whose configuration must pin its digest.
 
     Raises:
         ConfigError: no digest is pinned, or this machine's ``M0`` has another one.
     """
-    model = initial_model(Architecture.of(config), config.m0_seed, config.dropout)
-    if model_digest(model) != config.m0_sha256:
+    return _with_digest(untrained_model(Architecture.of(config), config.m0_seed, config.dropout), config.m0_sha256)
+
+
+def _with_digest(m0: ABMIL, pinned: str | None) -> ABMIL:
+    if model_digest(m0) != pinned:
         raise ConfigError(
             "M0 made from model.m0_seed does not have the pinned digest",
             where="model.m0_sha256",
             remedy="Use the torch version that the federation pinned M0 with, or pin it anew for all sites",
         )
-    return model
+    return m0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -20,13 +21,15 @@ import torch
 
 from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.host import atomic
+from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest
 from fedsteph.common.model.encoder_shapes import Shape
 from fedsteph.common.vector.reduction import reduced, restored
 from fedsteph.common.vector.shared_part import BYTES, WHOLE, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
 
 FORMAT = "fedsteph/vector/v1"
+MAX_NORM = 250.0  # L2, of a vector that is accepted where nothing else is said
 _MAX_HEADER = 8192  # bytes; ours takes less than a kilobyte
 _FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -97,6 +100,47 @@ def read_vector(
             remedy="If you trust it, raise max_vector_norm in site.yaml and in the federation's configuration",
         )
     return vector
+
+
+def save_vector(path: Path | str, vector: TaskVector, sharing: SharingConfig = WHOLE) -> Path:
+    """Write a vector file, not sealed: for a notebook and a disk of one's own. Sites send sealed ones to each other.
+
+    Args:
+        sharing: ``sharing`` of a configuration; default: the whole vector in float32.
+
+    Raises:
+        VectorRangeError: a number does not fit the dtype.
+    """
+    atomic.write_bytes(Path(path), write_vector(vector, sharing))
+    return Path(path)
+
+
+def load_vector(
+    path: Path | str, m0: ABMIL, *, sharing: SharingConfig = WHOLE, max_norm: float = MAX_NORM
+) -> TaskVector:
+    """Read a vector file and check it as a site checks what it receives.
+
+    Args:
+        m0: the initial model that the vector must start from (:func:`fedsteph.initial_model`).
+        sharing: as the file was written.
+        max_norm: largest L2 norm accepted.
+
+    Raises:
+        VectorFileError: there is no such file, or it is malformed, not finite or too long.
+        VectorMismatchError: a vector of another architecture or another M0.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise VectorFileError(f"cannot be read ({error.strerror})", where=path, remedy="Give a vector file") from error
+    return read_vector(
+        content,
+        architecture=m0.architecture,
+        m0_sha256=model_digest(m0),
+        sharing=sharing,
+        max_norm=max_norm,
+        where=str(path),
+    )
 
 
 def _metadata(architecture: Architecture, m0_sha256: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.objective import Forward, Outputs
 from fedsteph.common.config.recipe import ModelConfig, StephConfig
 from fedsteph.common.errors import EngineError
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 from fedsteph.common.model.survival import bin_of
 from fedsteph.common.vector.task_vector import cut, flatten
 
@@ -37,14 +37,14 @@ def vectors(n: int) -> Tensor:
 
 def steph(rows: Rows, *, sampled: bool = False) -> Steph:
     """An untrained STEPH over the target's vector and the sources' (``rows``)."""
-    m0 = initial_model(SIZES, seed=42)
+    m0 = untrained_model(SIZES, seed=42)
     config = replace(StephConfig(), routing_instances=SEEN if sampled else None)
     return Steph(Mixture(SIZES, flatten(m0.encoder_state(), SIZES), rows), config)
 
 
 def abmil() -> ABMIL:
     """An untrained ABMIL."""
-    return initial_model(SIZES, seed=42)
+    return untrained_model(SIZES, seed=42)
 
 
 def forward_of(model: nn.Module) -> Forward:
@@ -72,7 +72,7 @@ def plain_module() -> ModuleType:
 
 def plain_steph(rows: Tensor) -> nn.Module:
     """The plain STEPH over the same vectors."""
-    m0 = initial_model(SIZES, seed=42)
+    m0 = untrained_model(SIZES, seed=42)
     theta_0 = {name: weight.detach() for name, weight in m0.encoder_state().items()}
     model: nn.Module = plain_module().PlainSteph(
         theta_0, cut(rows[0], SIZES), [cut(row, SIZES) for row in rows[1:]], n_bins=SIZES.n_bins

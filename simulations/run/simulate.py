@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fedsteph.client.data.problems import Problem
 from fedsteph.client.site.site import site_folders
 from fedsteph.client.target.enhance import RESULT_FILE
-from fedsteph.common.errors import EngineError, QuorumError, SiteError
+from fedsteph.common.config.run_config import Config, load_config
+from fedsteph.common.deployment.flower_app import config_folder
+from fedsteph.common.errors import EngineError, QuorumError, RunFolderError, SiteError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.monitor import watching
 from fedsteph.server.app import OUTCOME_FILE
 from fedsteph.simulations.run.file_names import RESULTS_FILE, SUMMARY_FILE
 from fedsteph.simulations.run.flower_engine import run_with_flower
 from fedsteph.simulations.run.in_process import run_in_process
 from fedsteph.simulations.run.oracle import oracle_row
-from fedsteph.simulations.run.run_folder import RunFolder
+from fedsteph.simulations.run.run_folder import RunFolder, prepare, refuse_among_sites
 from fedsteph.simulations.run.summary import summary
 from fedsteph.simulations.run.synthetic_cohorts import write_world
 
 SCHEMA = "fedsteph/results/v1"
 Engine = Literal["flower", "in-process"]
+
+_log = logging.getLogger(__name__)
 
 
 def synthetic_sites(out: Path, seed: int) -> list[Path]:
@@ -34,6 +42,85 @@ def synthetic_sites(out: Path, seed: int) -> list[Path]:
         write_world(part, seed)
         part.rename(folder)
     return site_folders(folder)
+
+
+def simulate(
+    out: Path | str = "fedsteph-run",
+    sites: Path | str | None = None,
+    config: Config | None = None,
+    *,
+    engine: Engine = "flower",
+) -> dict[str, Any]:
+    """Run a whole federation on this machine, or go on with it where it was stopped.
+
+    Args:
+        out: the run folder. The same call again finds its work done; another configuration in it is refused.
+        sites: a folder of site folders; None: six synthetic hospitals are made in ``out``.
+        config: the federation's configuration (:func:`fedsteph.load_config`); None: configs/simulate.yaml for the
+            synthetic hospitals, the preset ``robust`` for others.
+        engine: Flower's simulation engine with a process per site, or this process alone. Same numbers.
+
+    Returns:
+        what ``results.json`` in the run folder holds: ``targets`` by name, ``failures`` of sites, ``seconds`` by phase,
+        ``communication``. Models lie in ``OUT/sites/NAME``.
+
+    Raises:
+        DataError: every problem of every site, at once.
+        ConfigError, RunFolderError: the configuration does not fit the sites, or the folder.
+        QuorumError: too few sites were left.
+        EngineError: Flower itself failed.
+    """
+    folder, parent = Path(out).resolve(), None if sites is None else Path(sites)
+    if parent is not None:
+        refuse_among_sites(folder, parent)
+    with exclusive(folder, wait=False):
+        prepared, problems = prepare_run(folder, parent, config or configured(parent))
+        for problem in problems:
+            _log.warning("%s: %s. %s", problem.where, problem.what, problem.remedy)
+        return run(prepared, engine)
+
+
+def prepare_run(
+    out: Path,
+    sites: Path | None,
+    config: Config,
+    on_file: Callable[[str, int, int], None] = lambda site, done, total: None,
+) -> tuple[RunFolder, list[Problem]]:
+    """What :func:`simulate` runs: its sites found or made, its folder written or found.
+
+    Args:
+        sites: the folder of site folders; None: synthetic hospitals.
+        on_file: told, while a new run's data are checked, of a site's files done and in total.
+
+    Returns:
+        the run folder, and the warnings of the sites' data check.
+    """
+    folders = site_folders(sites) if sites is not None else synthetic_sites(out, config.training.seed)
+    return prepare(out, config, folders, on_file)
+
+
+def configured(sites: Path | None, path: Path | None = None, overrides: Sequence[str] | None = None) -> Config:
+    """The configuration of a simulation: a file's, or what fits synthetic hospitals or sites of one's own."""
+    if sites is None and path is None:
+        path = config_folder() / "simulate.yaml"
+    return load_config(path, overrides)
+
+
+def read_results(folder: Path | str) -> dict[str, Any]:
+    """What a run found: of a simulation or a benchmark, or of one target from its state folder.
+
+    Raises:
+        RunFolderError: the folder holds no results, or damaged ones.
+    """
+    path = next((p for name in (RESULTS_FILE, RESULT_FILE) if (p := Path(folder) / name).is_file()), None)
+    if path is None:
+        remedy = f"Give the folder that has {RESULTS_FILE}, or a target's state folder with {RESULT_FILE}"
+        raise RunFolderError("holds no results", where=folder, remedy=remedy)
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunFolderError("is damaged", where=path, remedy="Run the same again: it ends at once") from error
+    return found
 
 
 def run(folder: RunFolder, engine: Engine) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def make_recipe(*settings: str, width: int = 6) -> Recipe:
 
 
 def m0_of(recipe: Recipe) -> ABMIL:
-    return initial_model(Architecture.of(recipe.model), recipe.model.m0_seed, recipe.model.dropout)
+    return untrained_model(Architecture.of(recipe.model), recipe.model.m0_seed, recipe.model.dropout)
 
 
 def make_vectors(recipe: Recipe, n: int, scale: float = 0.1) -> dict[str, TaskVector]:

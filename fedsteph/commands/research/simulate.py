@@ -59,17 +59,13 @@ def simulate(
     from fedsteph.client.site.site import TENSORBOARD_ON
     from fedsteph.client.training.epoch_log import require_tensorboard
     from fedsteph.commands.terminal.page_drawing import draw_page
-    from fedsteph.common.config.run_config import load_config
-    from fedsteph.common.deployment.flower_app import config_folder
     from fedsteph.simulations.run import simulate as simulation
     from fedsteph.simulations.run.run_folder import refuse_among_sites
     from fedsteph.simulations.run.run_page import write_run_page
     from fedsteph.simulations.run.summary import show
 
     out = out.resolve()
-    if sites is None and config is None:
-        config = config_folder() / "simulate.yaml"
-    loaded = load_config(config, settings)
+    loaded = simulation.configured(sites, config, settings)
     if sites is not None:
         refuse_among_sites(out, sites)
     if tensorboard:
@@ -92,10 +88,8 @@ def simulate(
 
 
 def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:
-    from fedsteph.client.site.site import site_folders
     from fedsteph.commands.terminal.check_table import problem_table
-    from fedsteph.simulations.run.run_folder import prepare
-    from fedsteph.simulations.run.simulate import synthetic_sites
+    from fedsteph.simulations.run.simulate import prepare_run
 
     with console.progress_bars() as bars:
         task = bars.add_task("preparing the sites", total=None)
@@ -103,8 +97,7 @@ def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:
         def on_file(site: str, done: int, total: int) -> None:
             bars.update(task, description=f"checking {site}", completed=done, total=total)
 
-        folders = site_folders(sites) if sites else synthetic_sites(out, config.training.seed)
-        run, warnings = prepare(out, config, folders, on_file)
+        run, warnings = prepare_run(out, sites, config, on_file)
     if warnings:
         console.err.print(problem_table(warnings))
     names, targets = ", ".join(site.name for site in run.sites), ", ".join(run.config.federation.targets)

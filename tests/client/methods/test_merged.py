@@ -30,14 +30,14 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
 from fedsteph.client.training.survival_fit import silent
-from fedsteph.common.model.abmil import initial_model, model_digest
+from fedsteph.common.model.abmil import model_digest, untrained_model
 
 N = 7  # more sources than STEPH would keep
 
 
 def merged_model(*, hyper: bool, n: int = N, dropout: float = 0.0) -> tuple[Merged, dict, list]:
     """A model in evaluation mode over random vectors; its theta_0 and vectors as float64 tensors by name."""
-    m0 = initial_model(SMALL, 3)
+    m0 = untrained_model(SMALL, 3)
     vectors = [random_vector(SMALL, model_digest(m0), k, scale=0.5) for k in range(n)]
     mixture = Mixture(
         SMALL,

@@ -31,15 +31,15 @@ from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
 from fedsteph.client.training.survival_fit import silent
 from fedsteph.common.config.recipe import TrainingConfig
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 
 BAGS = random_bags([5, 1, 9, 3], SMALL.width)
 
 
 def of_models(n: int, dropout: float = 0.0) -> tuple[Roupkt, list[ABMIL]]:
-    frozen = [initial_model(SMALL, 10 + k) for k in range(n)]
+    frozen = [untrained_model(SMALL, 10 + k) for k in range(n)]
     torch.manual_seed(1)
-    model = Roupkt(frozen, initial_model(SMALL, 99, dropout))
+    model = Roupkt(frozen, untrained_model(SMALL, 99, dropout))
     with torch.no_grad():
         model.route.weight.mul_(20)  # so that experts differ in their share
     return model.eval(), frozen
@@ -66,7 +66,7 @@ def plain_forward(model: Roupkt, encoders: list[dict], bag: np.ndarray) -> np.nd
 
 def test_the_published_size():
     architecture = Architecture(width=1536, embed=512, attention=384, n_bins=32)
-    model = initial_model(architecture, 0)
+    model = untrained_model(architecture, 0)
     assert learnable_parameters(Roupkt([model] * 13, model)) == 4_618_913
 
 
@@ -83,7 +83,7 @@ def test_hazards_are_those_of_the_plain_reference(n):
 
 def test_the_five_kept_shares_are_not_renormalised():
     """Equal shares of eight models: five eighths of one expert's answer, where all experts are one and the same."""
-    model = Roupkt([initial_model(SMALL, 10)] * 8, initial_model(SMALL, 99)).eval()
+    model = Roupkt([untrained_model(SMALL, 10)] * 8, untrained_model(SMALL, 99)).eval()
     with torch.no_grad():
         model.route.weight.zero_()
         for expert in model.experts:

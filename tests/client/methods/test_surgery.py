@@ -12,7 +12,7 @@ from method_builders import all_bags, make_task, numbers, plain_encode, plain_lo
 from fedsteph.client.methods.merged import METHODS
 from fedsteph.client.methods.surgery import Surgery
 from fedsteph.client.training.survival_fit import silent
-from fedsteph.common.model.abmil import initial_model
+from fedsteph.common.model.abmil import untrained_model
 
 QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4")
 
@@ -23,7 +23,7 @@ def plain_surgery(surgery: Surgery, z: np.ndarray) -> np.ndarray:
 
 
 def of_rank(rank: int) -> tuple[Surgery, dict[str, np.ndarray]]:
-    local = initial_model(SMALL, 5)
+    local = untrained_model(SMALL, 5)
     torch.manual_seed(0)
     return Surgery(local, rank), numbers(local.encoder_state())
 
@@ -67,7 +67,7 @@ def test_what_is_remembered_belongs_to_the_patient_and_not_to_the_place_in_the_b
 
 
 def test_its_gradient_reaches_the_adapter_and_the_merged_vector_but_not_the_local_model():
-    local = initial_model(SMALL, 5)
+    local = untrained_model(SMALL, 5)
     surgery = Surgery(local, 4)
     (batch,) = all_bags(make_cohort([3, 3], width=SMALL.width), SMALL.n_bins)
     z = torch.rand(2, SMALL.embed, requires_grad=True)

@@ -45,7 +45,7 @@ from fedsteph.common.errors import (
     ModelFileError,
     WidthError,
 )
-from fedsteph.common.model.abmil import ABMIL, initial_model
+from fedsteph.common.model.abmil import ABMIL, untrained_model
 
 M0 = "0" * 64
 SIDE = 256
@@ -135,11 +135,11 @@ def world(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("heatmap")
     for k in range(3):
         write_slide(folder / f"S{k}.h5", [12, 5, 8][k], seed=k)
-    local = initial_model(SMALL, 3).eval()
+    local = untrained_model(SMALL, 3).eval()
     with torch.no_grad():
         local.attention_c.weight *= 5  # so that attention is not nearly flat
     torch.manual_seed(1)
-    theta_0 = torch.cat([p.detach().flatten() for p in initial_model(SMALL, 0).encoder_state().values()])
+    theta_0 = torch.cat([p.detach().flatten() for p in untrained_model(SMALL, 0).encoder_state().values()])
     mixture = Mixture(SMALL, theta_0, 0.7 * torch.randn(4, len(theta_0)))
     steph = Steph(mixture, StephConfig(K=2, output="softplus"), dropout=0.25).eval()
     torch.nn.init.normal_(steph.hypernetwork.head_agg[3].weight, std=4.0)

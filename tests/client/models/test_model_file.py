@@ -27,7 +27,7 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import risks
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import ModelFileError
-from fedsteph.common.model.abmil import ABMIL, initial_model
+from fedsteph.common.model.abmil import ABMIL, untrained_model
 
 M0 = "0" * 64
 BAGS = torch.randn(3, 5, SMALL.width, generator=torch.Generator().manual_seed(0))
@@ -35,7 +35,7 @@ BAGS = torch.randn(3, 5, SMALL.width, generator=torch.Generator().manual_seed(0)
 
 def steph(**config) -> Steph:
     torch.manual_seed(1)
-    theta_0 = torch.cat([p.detach().flatten() for p in initial_model(SMALL, 0).encoder_state().values()])
+    theta_0 = torch.cat([p.detach().flatten() for p in untrained_model(SMALL, 0).encoder_state().values()])
     mixture = Mixture(SMALL, theta_0, 0.3 * torch.randn(4, len(theta_0)))
     return Steph(mixture, StephConfig(**config), dropout=0.25).eval()
 
@@ -61,7 +61,7 @@ def rewritten(path: Path, change) -> Path:
 
 
 def test_a_local_model_comes_back_bit_for_bit(tmp_path):
-    model = initial_model(SMALL, 3).eval()
+    model = untrained_model(SMALL, 3).eval()
     loaded = load_model(save(tmp_path / "m.safetensors", model))
     assert (loaded.architecture, loaded.sources) == (SMALL, ())
     assert not loaded.model.training
@@ -118,7 +118,7 @@ def test_files_that_are_no_safetensors(tmp_path, content):
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_truncated_file(tmp_path, share):
-    path = save(tmp_path / "m.safetensors", initial_model(SMALL, 0))
+    path = save(tmp_path / "m.safetensors", untrained_model(SMALL, 0))
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(ModelFileError, match="cannot be read"):
         load_model(path)
@@ -184,7 +184,7 @@ STEPH_FAULTS = {
 
 @pytest.mark.parametrize("fault", LOCAL_FAULTS)
 def test_a_local_model_that_is_not_its_description(tmp_path, fault):
-    path = rewritten(save(tmp_path / "m.safetensors", initial_model(SMALL, 0)), LOCAL_FAULTS[fault])
+    path = rewritten(save(tmp_path / "m.safetensors", untrained_model(SMALL, 0)), LOCAL_FAULTS[fault])
     with pytest.raises(ModelFileError, match="do not fit its description") as caught:
         load_model(path)
     assert caught.value.where == str(path)
@@ -199,7 +199,7 @@ def test_an_enhanced_model_that_is_not_its_description(tmp_path, fault):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("make", [lambda: initial_model(SMALL, 0), steph])
+@pytest.mark.parametrize("make", [lambda: untrained_model(SMALL, 0), steph])
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, make, value):
     model = make()
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, make, value):
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda: initial_model(SMALL, 0), "embed.weight"),
+        (lambda: untrained_model(SMALL, 0), "embed.weight"),
         (steph, "stack"),
         (steph, "theta_0"),
         (steph, "learned.head.bias"),
@@ -235,7 +235,7 @@ REFERENCE = np.cumsum(np.random.default_rng(0).uniform(0, 1, 101)) / 3 - 17.0
 
 def save_whole(path: Path, reference: np.ndarray | None = REFERENCE, own: np.ndarray | None = REFERENCE - 1) -> Path:
     """An enhanced model with all that may stand beside it."""
-    local = Local(initial_model(SMALL, 7).eval(), own)
+    local = Local(untrained_model(SMALL, 7).eval(), own)
     save_steph(path, steph(), ["a", "b", "c"], m0_sha256=M0, encoder="uni_v2", reference=reference, local=local)
     return path
 
@@ -248,7 +248,7 @@ def same_bits(found: np.ndarray | None, expected: np.ndarray | None) -> bool:
 
 @pytest.mark.parametrize("reference", [None, REFERENCE, np.zeros(101)])
 def test_a_local_model_s_reference_comes_back_bit_for_bit(tmp_path, reference):
-    model = initial_model(SMALL, 3)
+    model = untrained_model(SMALL, 3)
     save_abmil(tmp_path / "m.safetensors", model, m0_sha256=M0, reference=reference)
     loaded = load_model(tmp_path / "m.safetensors")
     assert same_bits(loaded.reference, reference)
@@ -261,7 +261,7 @@ def test_a_local_model_s_reference_comes_back_bit_for_bit(tmp_path, reference):
 @pytest.mark.parametrize("reference", [None, REFERENCE])
 def test_the_local_model_beside_an_enhanced_one_comes_back_bit_for_bit(tmp_path, reference, own):
     loaded = load_model(save_whole(tmp_path / "m.safetensors", reference, own))
-    local, enhanced = initial_model(SMALL, 7).eval(), steph()
+    local, enhanced = untrained_model(SMALL, 7).eval(), steph()
     assert loaded.local is not None
     assert same_bits(loaded.reference, reference)
     assert same_bits(loaded.local.reference, own)
@@ -280,7 +280,7 @@ def test_an_enhanced_model_of_an_earlier_version_has_neither(tmp_path):
 
 def test_a_reference_is_the_percentiles_of_the_training_patients_risks(tmp_path):
     """By sorting: between two patients, in proportion."""
-    cohort, model = make_cohort([3, 1, 4, 1, 5, 9, 2]), initial_model(SMALL, 3)
+    cohort, model = make_cohort([3, 1, 4, 1, 5, 9, 2]), untrained_model(SMALL, 3)
     model.train()
     found = reference_risks(model, cohort, CPU)
     model.eval()
@@ -339,7 +339,8 @@ def test_a_reference_that_is_none_is_refused(tmp_path, name, fault):
 
 @pytest.mark.parametrize("fault", BAD_REFERENCES)
 def test_a_local_model_s_reference_that_is_none_is_refused(tmp_path, fault):
-    path = rewritten(save(tmp_path / "m.safetensors", initial_model(SMALL, 0)), put("reference", BAD_REFERENCES[fault]))
+    model = save(tmp_path / "m.safetensors", untrained_model(SMALL, 0))
+    path = rewritten(model, put("reference", BAD_REFERENCES[fault]))
     with pytest.raises(ModelFileError, match="do not fit its description"):
         load_model(path)
 
@@ -366,6 +367,6 @@ def test_numbers_beside_a_model_must_be_finite(tmp_path, name):
 
 
 def test_a_local_model_with_another_one_inside_is_refused(tmp_path):
-    path = save(tmp_path / "m.safetensors", initial_model(SMALL, 0))
+    path = save(tmp_path / "m.safetensors", untrained_model(SMALL, 0))
     with pytest.raises(ModelFileError, match="do not fit its description"):
         load_model(rewritten(path, reshape("local.head.bias", SMALL.n_bins)))

@@ -23,7 +23,7 @@ from fedsteph.client.target.train_alone import train_site
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import DataError, EncoderError, FeatureFileError, LabelError, ModelFileError, WidthError
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=6, n_bins=32)
 SOURCES = ("north", "south", "west")
@@ -37,7 +37,7 @@ def world(tmp_path_factory) -> Path:
     from_site = load_config(None, ["model.embed=8", "model.attention=6", "training.epochs=2", "evaluation.folds=2"])
     train_site(Site.open(folder / "site", state=folder / "state", device="cpu"), from_site)
     next((folder / "state").rglob("model.safetensors")).rename(folder / "local.safetensors")
-    theta_0 = torch.cat([p.detach().flatten() for p in initial_model(ARCHITECTURE, 0).encoder_state().values()])
+    theta_0 = torch.cat([p.detach().flatten() for p in untrained_model(ARCHITECTURE, 0).encoder_state().values()])
     torch.manual_seed(3)
     model = Steph(
         Mixture(ARCHITECTURE, theta_0, 0.5 * torch.randn(4, len(theta_0))), StephConfig(K=2, output="softplus")

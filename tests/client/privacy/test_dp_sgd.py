@@ -23,7 +23,7 @@ from fedsteph.client.privacy.randomness import Randomness
 from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.training.batch import batches
 from fedsteph.common.errors import ModelFileError, TooSmallError
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
 from fedsteph.common.model.survival import nll
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=5, n_bins=4)
@@ -31,7 +31,7 @@ PARTS = ("direction", "embed", "attention", "encoder")
 
 
 def part_of(name: str = "encoder") -> TrainedPart:
-    return TrainedPart(initial_model(ARCHITECTURE, 7, dropout=0.25), name)
+    return TrainedPart(untrained_model(ARCHITECTURE, 7, dropout=0.25), name)
 
 
 class PlainABMIL(nn.Module):
@@ -141,7 +141,7 @@ def test_a_part_changes_nothing_else(name: str) -> None:
 
 def test_the_noise_is_gaussian_and_as_large_as_it_says() -> None:
     cohort = make_cohort([4] * 6)
-    part = TrainedPart(initial_model(Architecture(width=60, embed=64, attention=8, n_bins=4), 7), "embed")
+    part = TrainedPart(untrained_model(Architecture(width=60, embed=64, attention=8, n_bins=4), 7), "embed")
     wide = MemoryCohort(cohort.patients, {p.id: torch.randn(4, 60) for p in cohort.patients})
     settings = DpSgd(noise=3.0, clip=0.02, lr=1.5)
     trained = train_private(part, wide, settings, Mechanism(3.0, 1.0, 1), device=CPU)

@@ -23,7 +23,7 @@ from fedsteph.client.report.patients_page import patients_page
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 from fedsteph.common.report.page import Page, Picture, Table, Text, html
 
 WIDE = Architecture(width=6, embed=8, attention=6, n_bins=12)
@@ -65,10 +65,10 @@ def world(tmp_path_factory) -> World:
     make_site(folder / "site", patients=2)
     make_site(folder / "more", patients=4)
     torch.manual_seed(2)
-    local = initial_model(WIDE, 5).eval()
+    local = untrained_model(WIDE, 5).eval()
     with torch.no_grad():
         local.head.weight *= 6  # so that patients differ
-    theta_0 = torch.cat([p.detach().flatten() for p in initial_model(WIDE, 0).encoder_state().values()])
+    theta_0 = torch.cat([p.detach().flatten() for p in untrained_model(WIDE, 0).encoder_state().values()])
     config = StephConfig(K=2, output="softplus")
     steph = Steph(Mixture(WIDE, theta_0, 0.4 * torch.randn(4, len(theta_0))), config, dropout=0.25).eval()
     torch.nn.init.normal_(steph.hypernetwork.head_agg[3].weight, std=5.0)

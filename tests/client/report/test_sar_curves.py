@@ -14,7 +14,7 @@ from report_builders import WHO, drawn, heading, lines_by_label, squeezed
 from fedsteph.client.methods.alignment import alignment
 from fedsteph.client.report.sar import LAM, SarCurves, draw, sar_curves
 from fedsteph.client.steph.mixture import Mixture
-from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"
@@ -51,7 +51,7 @@ def test_a_source_whose_mixture_is_the_known_merge(name, sar, rank, lam):
     merged, target = matrices[f"{name}/tau_merged"], matrices[f"{name}/tau_target"]
     embed, width = merged.shape
     architecture = Architecture(width=width, embed=embed, attention=4, n_bins=4)
-    m0, noise = initial_model(architecture, 0), torch.Generator().manual_seed(0)
+    m0, noise = untrained_model(architecture, 0), torch.Generator().manual_seed(0)
 
     def with_embedding(matrix: torch.Tensor) -> TaskVector:
         shapes = architecture.encoder_shapes.items()

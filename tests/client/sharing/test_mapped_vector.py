@@ -9,11 +9,11 @@ import torch
 
 from fedsteph.client.sharing.mapped_vector import mapped
 from fedsteph.client.steph.mixture import _STACKED, Mixture
-from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 SMALL = Architecture(6, 5, 4, 3)
-M0 = initial_model(SMALL, seed=0)
+M0 = untrained_model(SMALL, seed=0)
 
 
 def vector(seed: int) -> TaskVector:

@@ -14,7 +14,7 @@ from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.objective import Outputs, backward
 from fedsteph.common.config.recipe import StephConfig, TrainingConfig
 from fedsteph.common.model import pooling
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 from fedsteph.common.model.survival import bin_of
 
 REAL = Architecture(width=1536, embed=512, attention=384, n_bins=32)
@@ -23,7 +23,7 @@ GAMMA = BETA = 0.05  # as in the plain one
 
 
 def encoder_of(seed: int, architecture: Architecture) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in initial_model(architecture, seed).encoder_state().items()}
+    return {name: tensor.detach() for name, tensor in untrained_model(architecture, seed).encoder_state().items()}
 
 
 def double(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ def test_a_step_of_steph_of_bags_that_are_all_alone(monkeypatch):
 
 
 def abmil_pair(architecture: Architecture) -> tuple[ABMIL, PlainAbmil, dict[str, str]]:
-    model = initial_model(architecture, 3, dropout=0.0).train()
+    model = untrained_model(architecture, 3, dropout=0.0).train()
     sizes = (architecture.width, architecture.embed, architecture.attention, architecture.n_bins)
     plain = PlainAbmil(*sizes, dropout=0.0).double()
     plain.load_state_dict({name: p.double() for name, p in _named(model).items()})

@@ -17,7 +17,7 @@ from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.model import Routing
 from fedsteph.client.training.epoch_log import to_tensorboard
 from fedsteph.client.training.loop import Checkpoint
-from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.model.abmil import Architecture, untrained_model
 
 SOURCES = ["site-b", "site-c", "site-d"]
 
@@ -188,7 +188,7 @@ def fitted(path: Path | None, *settings: str, make=Dynamics, **options):
     """STEPH's training with notes at ``path``, and its state."""
     recipe = make_recipe(*SETTINGS, *settings)
     target, *sources = make_vectors(recipe, 4).values()
-    local = target.applied_to(m0_of(recipe), initial_model(Architecture.of(recipe.model), 9).head_state())
+    local = target.applied_to(m0_of(recipe), untrained_model(Architecture.of(recipe.model), 9).head_state())
     dynamics = None if path is None else make(path, SOURCES)
     options = {"gamma": 0.01, "label": "x", "device": CPU, "dynamics": dynamics, **options}
     return state_of(fit_steph(make_cohort(SIZES), local, sources, recipe, **options))
@@ -222,7 +222,7 @@ def test_a_training_without_dropout_at_a_rate_of_0_notes_how_its_model_merges(tm
     path, settings = tmp_path / "dynamics.json", ("model.dropout=0.0", "training.batch_bags=20", "training.epochs=1")
     recipe = make_recipe(*SETTINGS, *settings)
     target, *sources = make_vectors(recipe, 4).values()
-    local = target.applied_to(m0_of(recipe), initial_model(Architecture.of(recipe.model), 9).head_state())
+    local = target.applied_to(m0_of(recipe), untrained_model(Architecture.of(recipe.model), 9).head_state())
     cohort = make_cohort(SIZES)
     model = fit_steph(
         cohort, local, sources, recipe, gamma=0.0, label="x", device=CPU, dynamics=Dynamics(path, SOURCES)

@@ -21,7 +21,7 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches, risks
 from fedsteph.client.training.local import train_local
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model
+from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 from fedsteph.common.model.survival import empirical_hazard
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -29,7 +29,7 @@ from fedsteph.common.vector.task_vector import TaskVector
 def parts_for(recipe, n_sources: int = 3, scale: float = 0.3) -> tuple[ABMIL, list[TaskVector]]:
     """A local model under a head of its own, and source vectors."""
     target, *sources = make_vectors(recipe, n_sources + 1, scale).values()
-    head = initial_model(Architecture.of(recipe.model), 9).head_state()
+    head = untrained_model(Architecture.of(recipe.model), 9).head_state()
     return target.applied_to(m0_of(recipe), head), sources
 
 

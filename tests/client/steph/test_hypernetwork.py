@@ -13,7 +13,7 @@ from fedsteph.client.steph.mixture import Mixture, coefficients
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.model.abmil import Architecture, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 PAPER = Architecture(width=1536, embed=512, attention=384, n_bins=32)
@@ -184,7 +184,7 @@ def random_vector(seed: int) -> TaskVector:
 def start_local(n_sources: int, **config) -> Steph:
     torch.manual_seed(0)
     target, *sources = (random_vector(seed) for seed in range(1 + n_sources))
-    mixture = Mixture.of(initial_model(SMALL, 0), target, sources)
+    mixture = Mixture.of(untrained_model(SMALL, 0), target, sources)
     return Steph(mixture, StephConfig(**{"K": None, "start": "local", **config}), dropout=0.0).eval()
 
 

@@ -14,7 +14,7 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
 from fedsteph.common.config.recipe import StephConfig, TrainingConfig
-from fedsteph.common.model.abmil import initial_model
+from fedsteph.common.model.abmil import untrained_model
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_aggregation_reaches_all_weights_and_mixing_the_kept_ones():
 @pytest.mark.parametrize("balance", [False, True])
 def test_the_loss_is_the_weighted_sum_of_its_parts(balance):
     torch.manual_seed(0)
-    m0 = initial_model(SMALL, 0)
+    m0 = untrained_model(SMALL, 0)
     rows = 0.1 * torch.randn(5, sum(p.numel() for p in m0.encoder_state().values()))
     theta_0 = torch.cat([p.detach().flatten() for p in m0.encoder_state().values()])
     model = Steph(Mixture(SMALL, theta_0, rows), StephConfig(K=2, beta=0.3, balance=balance), dropout=0.0)

@@ -15,7 +15,7 @@ from live_memory import LiveMemory
 
 from fedsteph.client.steph.mixture import Mixture, coefficients, top_k
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.model.abmil import Architecture, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 TINY = Architecture(width=3, embed=2, attention=2, n_bins=2)
@@ -260,7 +260,7 @@ def random_vector(seed: int, scale: float) -> TaskVector:
 
 
 def test_the_stack_is_the_target_and_then_the_sources():
-    m0 = initial_model(SMALL, 0)
+    m0 = untrained_model(SMALL, 0)
     mixture = Mixture.of(m0, task_vector(1.0), [task_vector(2.0), task_vector(3.0)])
     assert mixture.n_sources == 2
     assert [row.unique().tolist() for row in mixture.stack] == [[1.0], [2.0], [3.0]]
@@ -272,7 +272,7 @@ def test_the_stack_is_the_target_and_then_the_sources():
 
 def test_normalised_sources_are_as_long_as_the_target_and_point_where_they_did():
     m0, (target, *sources) = (
-        initial_model(SMALL, 0),
+        untrained_model(SMALL, 0),
         [random_vector(seed, scale) for seed, scale in enumerate((2, 9, 0.01))],
     )
     plain, normalised = (Mixture.of(m0, target, sources, normalise=n).stack.double() for n in (False, True))
@@ -284,7 +284,7 @@ def test_normalised_sources_are_as_long_as_the_target_and_point_where_they_did()
 
 
 def test_a_source_without_length_stays_as_it_is():
-    stack = Mixture.of(initial_model(SMALL, 0), task_vector(1.0), [task_vector(0.0)], normalise=True).stack
+    stack = Mixture.of(untrained_model(SMALL, 0), task_vector(1.0), [task_vector(0.0)], normalise=True).stack
     assert [row.unique().tolist() for row in stack] == [[1.0], [0.0]]
 
 
@@ -298,4 +298,4 @@ def test_a_source_without_length_stays_as_it_is():
 )
 def test_unlike_vectors_are_not_stacked(sources):
     with pytest.raises(VectorMismatchError):
-        Mixture.of(initial_model(SMALL, 0), task_vector(1.0), sources)
+        Mixture.of(untrained_model(SMALL, 0), task_vector(1.0), sources)

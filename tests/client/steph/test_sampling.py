@@ -16,7 +16,7 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.sampling import sampled
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.model.abmil import initial_model
+from fedsteph.common.model.abmil import untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -123,7 +123,7 @@ def vector(seed: int) -> TaskVector:
 
 def steph(m: int | None, variant: str = "nn") -> Steph:
     torch.manual_seed(0)
-    mixture = Mixture.of(initial_model(SMALL, 0), vector(0), [vector(seed) for seed in range(1, 6)])
+    mixture = Mixture.of(untrained_model(SMALL, 0), vector(0), [vector(seed) for seed in range(1, 6)])
     config = StephConfig(K=3, variant=variant, output="softplus", routing_instances=m)
     return Steph(mixture, config, dropout=0.25)
 

@@ -17,7 +17,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.target.train_alone import local_recipe, train_site
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.model.survival import risk_score
 
 
@@ -82,7 +82,7 @@ def test_what_the_configuration_leaves_open_is_the_sites_own(tmp_path):
     site = site_of(tmp_path, width=9)
     recipe = local_recipe(site, config())
     assert recipe.model.width == 9
-    assert recipe.model.m0_sha256 == model_digest(initial_model(Architecture(9, 8, 6, 32), 42))
+    assert recipe.model.m0_sha256 == model_digest(untrained_model(Architecture(9, 8, 6, 32), 42))
 
 
 def test_a_pinned_m0_that_this_machine_does_not_make_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from client_builders import CPU, SMALL, make_cohort
 from fedsteph.client.training.loop import Checkpoint, fit
 from fedsteph.client.training.objective import Outputs
 from fedsteph.common.config.recipe import TrainingConfig
-from fedsteph.common.model.abmil import ABMIL, initial_model
+from fedsteph.common.model.abmil import ABMIL, untrained_model
 
 CONFIG = TrainingConfig(epochs=4, lr=1e-2, batch_bags=4)
 SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8, 2, 5]  # 3 steps an epoch
@@ -21,7 +21,7 @@ SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8, 2, 5]  # 3 steps an epoch
 
 def train(checkpoint: Path | None, on_call=lambda n: None, **changes) -> ABMIL:
     """The training, with dropout; ``on_call`` is told the number of the model's call, from 1."""
-    model = initial_model(SMALL, seed=1, dropout=0.5)
+    model = untrained_model(SMALL, seed=1, dropout=0.5)
     calls = 0
 
     def forward(batch):

@@ -14,7 +14,7 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches, predict_hazards, risks
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import initial_model
+from fedsteph.common.model.abmil import untrained_model
 
 SIZES = [4, 1, 9, 3, 3, 7, 20, 2, 5, 5, 5, 40, 6]
 
@@ -22,10 +22,10 @@ SIZES = [4, 1, 9, 3, 3, 7, 20, 2, 5, 5, 5, 40, 6]
 def model_of(kind: str) -> torch.nn.Module:
     torch.manual_seed(0)
     if kind == "abmil":
-        return initial_model(SMALL, 0, dropout=0.9)
+        return untrained_model(SMALL, 0, dropout=0.9)
     recipe = make_recipe("model.attention=5", "model.n_bins=4")
     vectors = list(make_vectors(recipe, 6, scale=0.5).values())
-    return Steph(Mixture.of(initial_model(SMALL, 42), vectors[0], vectors[1:]), StephConfig(K=2), dropout=0.9)
+    return Steph(Mixture.of(untrained_model(SMALL, 42), vectors[0], vectors[1:]), StephConfig(K=2), dropout=0.9)
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,7 +18,7 @@ from fedsteph.client.training.batch import batches, groups_of, predict_hazards, 
 from fedsteph.client.training.loader import Loader
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import FeatureFileError
-from fedsteph.common.model.abmil import initial_model
+from fedsteph.common.model.abmil import untrained_model
 
 STEPS = [[3, 0, 7], [1, 2, 5, 4], [6]]
 
@@ -139,7 +139,7 @@ def test_an_error_of_a_file_keeps_its_type(ahead, waiting):
     cohort = Reading([4, 9, 30, 70])
     cohort.damaged = 2
     with pytest.raises(FeatureFileError, match="is damaged"):
-        predict_hazards(initial_model(SMALL, 0), cohort, 4, CPU)
+        predict_hazards(untrained_model(SMALL, 0), cohort, 4, CPU)
     with pytest.raises(FeatureFileError, match="is damaged"):
         train(None, cohort=cohort)
 

@@ -23,7 +23,7 @@ from fedsteph.client.training.loop import Checkpoint, derive_seed, fit, learning
 from fedsteph.client.training.objective import Outputs
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import ModelFileError, TooSmallError, TrainingError
-from fedsteph.common.model.abmil import ABMIL, initial_model
+from fedsteph.common.model.abmil import ABMIL, untrained_model
 
 HERE = Path(__file__).parent
 SIXTEEN = [1, 9, 4, 7, 2, 8, 3, 5, 6, 9, 1, 4, 7, 3, 2, 8]
@@ -83,7 +83,7 @@ def test_schedule_by_hand(step, total, warmup, factor):
 def test_every_update_has_its_learning_rate(rates, warmup_epochs, warmup):
     """4 steps in each of 5 epochs, against PyTorch's own cosine."""
     config = TrainingConfig(epochs=5, lr=0.03, batch_bags=3, warmup_epochs=warmup_epochs)
-    train_with(initial_model(SMALL, 0), make_cohort([2] * 11), config)
+    train_with(untrained_model(SMALL, 0), make_cohort([2] * 11), config)
     reference = torch.optim.SGD([torch.zeros(1)], lr=config.lr)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=max(1, 20 - warmup))
     expected = [config.lr * i / warmup for i in range(warmup)]
@@ -97,7 +97,7 @@ def test_every_update_has_its_learning_rate(rates, warmup_epochs, warmup):
 
 
 def test_the_very_first_update_changes_nothing():
-    model = initial_model(SMALL, 0)
+    model = untrained_model(SMALL, 0)
     before = state_of(model)
     train_with(model, make_cohort([3] * 8), TrainingConfig(epochs=1, lr=1.0, weight_decay=1.0, batch_bags=8))
     assert equal(state_of(model), before)
@@ -105,7 +105,7 @@ def test_the_very_first_update_changes_nothing():
 
 def test_weight_decay_reaches_matrices_only(rates):
     """Under a loss without gradient nothing but decay moves a weight."""
-    model = initial_model(SMALL, 0)
+    model = untrained_model(SMALL, 0)
     before = state_of(model)
     config = TrainingConfig(epochs=3, lr=0.1, weight_decay=0.5, batch_bags=4)
 
@@ -158,7 +158,7 @@ def test_steps_equal_the_plain_reference(monkeypatch, rates, sizes, pass_budget,
     config = TrainingConfig(epochs=4, lr=1e-3, weight_decay=0.1, batch_bags=16, alpha=0.4)
     cohort = make_cohort(sizes)
     cohort.bags = {key: bag.to(dtype) for key, bag in cohort.bags.items()}
-    model, expected = (initial_model(SMALL, seed=0, dropout=0.0).to(dtype) for _ in range(2))
+    model, expected = (untrained_model(SMALL, seed=0, dropout=0.0).to(dtype) for _ in range(2))
     train_with(model, cohort, config)
     steps = [step for call in spy.calls for step in call.args[1]]
     per_epoch = math.ceil(len(sizes) / 16)
@@ -187,7 +187,7 @@ def test_steps_equal_the_plain_reference(monkeypatch, rates, sizes, pass_budget,
 def test_a_remainder_is_dropped_only_beside_a_full_batch(monkeypatch, n, drop_last, expected):
     spy = Spy(monkeypatch, fedsteph.client.training.loop, "Loader")
     config = TrainingConfig(epochs=2, batch_bags=16, drop_last=drop_last)
-    train_with(initial_model(SMALL, 0), make_cohort([2] * n), config)
+    train_with(untrained_model(SMALL, 0), make_cohort([2] * n), config)
     assert [[len(step) for step in call.args[1]] for call in spy.calls] == [expected] * 2
 
 
@@ -214,7 +214,7 @@ def peak_saved_bytes(cohort: MemoryCohort, batch_bags: int) -> int:
         return held
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
-        train_with(initial_model(SMALL, 0), cohort, TrainingConfig(epochs=1, batch_bags=batch_bags))
+        train_with(untrained_model(SMALL, 0), cohort, TrainingConfig(epochs=1, batch_bags=batch_bags))
     assert live == 0
     return peak
 
@@ -235,7 +235,7 @@ def test_a_training_is_a_function_of_its_seed():
 
 
 def test_every_epoch_of_every_seed_has_its_own_order_and_dropout(monkeypatch):
-    spy, drawn, model = Spy(monkeypatch, fedsteph.client.training.loop, "Loader"), [], initial_model(SMALL, 0)
+    spy, drawn, model = Spy(monkeypatch, fedsteph.client.training.loop, "Loader"), [], untrained_model(SMALL, 0)
 
     def forward(batch):
         drawn.append(float(torch.rand(())))
@@ -270,7 +270,7 @@ def test_seeds_of_purposes_are_apart():
 
 
 def test_dropout_is_on_while_training_and_off_afterwards():
-    model = initial_model(SMALL, 0)
+    model = untrained_model(SMALL, 0)
     modes = []
 
     def forward(batch):
@@ -377,7 +377,7 @@ def test_a_checkpoint_is_written_no_oftener_than_asked(tmp_path):
             raise StoppedError
         return Outputs(model(batch.bags, batch.mask))
 
-    seen, model = [], initial_model(SMALL, 0)
+    seen, model = [], untrained_model(SMALL, 0)
     with pytest.raises(StoppedError):
         train_with(
             model,
@@ -413,7 +413,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage, whole):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_training(value):
-    model = initial_model(SMALL, 0)
+    model = untrained_model(SMALL, 0)
     calls = []
 
     def forward(batch):
@@ -429,4 +429,4 @@ def test_a_loss_that_is_not_finite_ends_the_training(value):
 def test_nobody_to_train_on():
     empty = make_cohort([2]).subset([])
     with pytest.raises(TooSmallError):
-        train_with(initial_model(SMALL, 0), empty, TrainingConfig())
+        train_with(untrained_model(SMALL, 0), empty, TrainingConfig())

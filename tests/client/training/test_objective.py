@@ -13,7 +13,7 @@ from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.cox import cox_loss, log_odds
 from fedsteph.client.training.objective import Forward, Outputs, backward
 from fedsteph.common.config.recipe import TrainingConfig
-from fedsteph.common.model.abmil import ABMIL, initial_model
+from fedsteph.common.model.abmil import ABMIL, untrained_model
 from fedsteph.common.model.survival import nll
 
 COHORT = make_cohort([3, 7, 1, 5, 2, 9, 4, 6, 3, 8], seed=2)
@@ -27,7 +27,7 @@ CUTS = {
 
 
 def model_of(dropout: float = 0.0) -> ABMIL:
-    return initial_model(SMALL, seed=4, dropout=dropout).double().train()
+    return untrained_model(SMALL, seed=4, dropout=dropout).double().train()
 
 
 def stacks_of(cut: Sequence[Sequence[int]]):
@@ -171,7 +171,7 @@ def test_gradients_are_added_to_what_is_there():
 @pytest.mark.parametrize("with_penalty", [False, True])
 def test_a_step_without_event_teaches_cox_nothing_but_the_penalty(with_penalty):
     censored = make_cohort([3, 5, 2, 8], events=[0, 0, 0, 0])
-    model, before = initial_model(SMALL, seed=4, dropout=0.0), initial_model(SMALL, seed=4, dropout=0.0)
+    model, before = untrained_model(SMALL, seed=4, dropout=0.0), untrained_model(SMALL, seed=4, dropout=0.0)
 
     def stacks():
         return batches(censored, [0, 1, 2, 3], SMALL.n_bins, CPU)

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from fedsteph.common.config.recipe import ModelConfig
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.model.abmil import ABMIL, Architecture, encode, initial_model, model_digest, pinned_model
+from fedsteph.common.model.abmil import ABMIL, Architecture, encode, model_digest, pinned_model, untrained_model
 
 SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
 PAPER = ModelConfig(width=1536)
 
 
 def model(seed: int = 0) -> ABMIL:
-    return initial_model(SMALL, seed).double().eval()
+    return untrained_model(SMALL, seed).double().eval()
 
 
 def bag(n: int, seed: int = 0) -> Tensor:
@@ -63,7 +63,7 @@ def test_forward_equals_a_loop_over_instances(n: int) -> None:
 
 
 def test_parameters_of_the_paper() -> None:
-    abmil = initial_model(Architecture.of(PAPER), seed=42)
+    abmil = untrained_model(Architecture.of(PAPER), seed=42)
     assert sum(p.numel() for p in abmil.parameters()) == 1_197_729
     shapes = {name: tuple(tensor.shape) for name, tensor in abmil.encoder_state().items()}
     assert list(shapes.items()) == list(abmil.architecture.encoder_shapes.items())
@@ -110,12 +110,12 @@ def test_dropout_is_active_in_training_alone() -> None:
 def test_m0_is_a_function_of_its_seed_and_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    digests = [model_digest(initial_model(SMALL, seed)) for seed in (1, 1, 2)]
+    digests = [model_digest(untrained_model(SMALL, seed)) for seed in (1, 1, 2)]
     torch.manual_seed(6)
-    digests.append(model_digest(initial_model(SMALL, 1)))
+    digests.append(model_digest(untrained_model(SMALL, 1)))
     assert digests[0] == digests[1] == digests[3] != digests[2]
     torch.manual_seed(5)
-    initial_model(SMALL, 1)
+    untrained_model(SMALL, 1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -123,13 +123,13 @@ def test_m0_is_torch_default_initialisation() -> None:
     torch.manual_seed(3)
     layers = [torch.nn.Linear(*sizes) for sizes in [(5, 4), (4, 3), (4, 3), (3, 1), (4, 6)]]
     expected = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-    for ours, theirs in zip(initial_model(SMALL, 3).parameters(), expected, strict=True):
+    for ours, theirs in zip(untrained_model(SMALL, 3).parameters(), expected, strict=True):
         assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", [*SMALL.encoder_shapes, "head.weight", "head.bias"])
 def test_the_digest_changes_with_the_smallest_change_of_any_tensor(name: str) -> None:
-    abmil = initial_model(SMALL, 0)
+    abmil = untrained_model(SMALL, 0)
     before = model_digest(abmil)
     with torch.no_grad():
         last = abmil.state_dict()[name].view(-1)[-1:]
@@ -144,10 +144,10 @@ def test_the_architecture_digest_covers_every_size(field: str) -> None:
 
 def test_pinned_model() -> None:
     config = ModelConfig(width=5, embed=4, attention=3, n_bins=6, m0_seed=1, dropout=0.125)
-    digest = model_digest(initial_model(SMALL, 1))
+    digest = model_digest(untrained_model(SMALL, 1))
     found = pinned_model(dataclasses.replace(config, m0_sha256=digest))
     assert (model_digest(found), found.dropout) == (digest, 0.125)
-    for wrong in (None, "0" * 64, model_digest(initial_model(SMALL, 2))):
+    for wrong in (None, "0" * 64, model_digest(untrained_model(SMALL, 2))):
         with pytest.raises(ConfigError, match=r"model\.m0_sha256: M0 .* does not have the pinned digest"):
             pinned_model(dataclasses.replace(config, m0_sha256=wrong))
 

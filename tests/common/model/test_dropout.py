@@ -10,7 +10,7 @@ from plain_steph import pooled
 from torch import Tensor
 from torch.nn import functional
 
-from fedsteph.common.model.abmil import Architecture, encode, initial_model
+from fedsteph.common.model.abmil import Architecture, encode, untrained_model
 from fedsteph.common.model.dropout import GateDropout
 
 PROBABILITIES = (0.1, 0.25, 0.5)
@@ -70,7 +70,7 @@ def test_a_probability_near_1_still_keeps_something_in_the_mean(p: float) -> Non
     found = dropout_of(p)
     assert 0 < found.dropped < 65_536
     assert float(found.keep(MANY).double().mean()) < 0.001
-    z, _ = encode(initial_model(SMALL, 0).encoder_state(), bag_of(4)[None], dropout=p)
+    z, _ = encode(untrained_model(SMALL, 0).encoder_state(), bag_of(4)[None], dropout=p)
     assert bool(z.isfinite().all())
 
 
@@ -147,7 +147,7 @@ def bag_of(n: int) -> Tensor:
 
 def state_of(scale: float = 6.0) -> dict[str, Tensor]:
     """Weights under which dropout matters."""
-    return {name: scale * tensor.detach() for name, tensor in initial_model(SMALL, 1).encoder_state().items()}
+    return {name: scale * tensor.detach() for name, tensor in untrained_model(SMALL, 1).encoder_state().items()}
 
 
 def largest_gap(a: Tensor, b: Tensor) -> float:

@@ -10,7 +10,7 @@ from plain_steph import pooled
 from torch import Tensor
 
 from fedsteph.common.model import pooling
-from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.model.abmil import Architecture, untrained_model
 from fedsteph.common.model.dropout import GateDropout
 from fedsteph.common.model.pooling import pool
 
@@ -38,7 +38,7 @@ def weights(
     seed: int = 0, dtype: torch.dtype = torch.float64, architecture: Architecture = SMALL
 ) -> tuple[Tensor, ...]:
     """Ten times PyTorch's default, so that tanh, sigmoid and the softmax all bend."""
-    state = initial_model(architecture, seed).encoder_state()
+    state = untrained_model(architecture, seed).encoder_state()
     return tuple((10 * state[name].detach()).to(dtype).requires_grad_() for name in NAMES)
 
 

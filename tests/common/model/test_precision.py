@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedsteph.common.model.abmil import Architecture, encode, initial_model
+from fedsteph.common.model.abmil import Architecture, encode, untrained_model
 from fedsteph.common.model.precision import factors, factors_in, linear, product
 
 HALF_A_STEP = 2.0**-8  # relative, between neighbours of bfloat16
@@ -145,7 +145,7 @@ MASK = torch.arange(30) < torch.tensor([[30], [17], [4]])
 
 
 def encoder(copies: int = 0) -> dict[str, Tensor]:
-    state = {name: 3 * tensor.detach() for name, tensor in initial_model(SMALL, 3).encoder_state().items()}
+    state = {name: 3 * tensor.detach() for name, tensor in untrained_model(SMALL, 3).encoder_state().items()}
     if copies:
         state = {name: tensor.expand(copies, *tensor.shape).clone() for name, tensor in state.items()}
     return {name: tensor.requires_grad_() for name, tensor in state.items()}

@@ -10,14 +10,14 @@ import torch
 
 from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorRangeError
-from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.model.abmil import Architecture, untrained_model
 from fedsteph.common.vector.reduction import reduced, restored
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 
 SMALL = Architecture(width=7, embed=6, attention=5, n_bins=3)
-M0 = initial_model(SMALL, 0)
-A = TaskVector.between(initial_model(SMALL, 1), M0)
+M0 = untrained_model(SMALL, 0)
+A = TaskVector.between(untrained_model(SMALL, 1), M0)
 MATRICES = ("embed.weight", "attention_V.weight", "attention_U.weight")
 
 

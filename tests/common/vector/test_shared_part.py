@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fedsteph.common.config.recipe import ModelConfig, SharingConfig
-from fedsteph.common.model.abmil import Architecture, initial_model
+from fedsteph.common.model.abmil import Architecture, untrained_model
 from fedsteph.common.model.encoder_shapes import encoder_shapes
 from fedsteph.common.vector.shared_part import WHOLE, description, shared_bytes, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
@@ -16,7 +16,7 @@ from fedsteph.common.vector.vector_file import write_vector
 PAPER = encoder_shapes(1536, 512, 384)
 SIZES = (13, 11, 9)
 SMALL = Architecture(*SIZES, n_bins=2)
-VECTOR = TaskVector.between(initial_model(SMALL, 1), initial_model(SMALL, 0))
+VECTOR = TaskVector.between(untrained_model(SMALL, 1), untrained_model(SMALL, 0))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

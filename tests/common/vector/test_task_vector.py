@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector, flatten, mean
 
 SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
-M0 = initial_model(SMALL, 0)
-MODELS = [initial_model(SMALL, seed) for seed in (1, 2, 3)]
+M0 = untrained_model(SMALL, 0)
+MODELS = [untrained_model(SMALL, seed) for seed in (1, 2, 3)]
 A, B, C = (TaskVector.between(model, M0) for model in MODELS)
 
 
@@ -69,7 +69,7 @@ def test_applied_to_m0_it_restores_the_encoder_under_the_given_head() -> None:
 
 
 def test_a_vector_is_a_copy() -> None:
-    model = initial_model(SMALL, 1)
+    model = untrained_model(SMALL, 1)
     vector = TaskVector.between(model, M0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -135,7 +135,7 @@ def test_of_flat_refuses_a_row_of_another_length(change: int) -> None:
 @pytest.mark.parametrize("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
 def test_vectors_of_different_architectures_do_not_meet(field: str, value: int, operation: Callable) -> None:
     other = dataclasses.replace(SMALL, **{field: value})
-    stranger = TaskVector.between(initial_model(other, 1), initial_model(other, 0))
+    stranger = TaskVector.between(untrained_model(other, 1), untrained_model(other, 0))
     with pytest.raises(VectorMismatchError, match="architectures differ"):
         operation(A, stranger)
 
@@ -153,7 +153,7 @@ def test_a_vector_is_not_applied_to_another_m0() -> None:
 
 
 def test_no_vector_lies_between_unlike_models() -> None:
-    other = initial_model(dataclasses.replace(SMALL, n_bins=7), 0)
+    other = untrained_model(dataclasses.replace(SMALL, n_bins=7), 0)
     with pytest.raises(VectorMismatchError, match="n_bins=6"):
         TaskVector.between(MODELS[0], other)
 

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorError, VectorFileError, VectorMismatchError, VectorRangeError
-from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.vector.reduction import reduced, restored
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import FORMAT, read_vector, write_vector
 
 SMALL = Architecture(width=3, embed=2, attention=4, n_bins=2)
-M0 = initial_model(SMALL, 0)
+M0 = untrained_model(SMALL, 0)
 M0_SHA256 = model_digest(M0)
-VECTOR = TaskVector.between(initial_model(SMALL, 1), M0)
+VECTOR = TaskVector.between(untrained_model(SMALL, 1), M0)
 VALID = write_vector(VECTOR)
 START = 8 + int.from_bytes(VALID[:8], "little")
 WHERE = "vector of mallory"
@@ -135,7 +135,7 @@ def doubled(inside: str) -> bytes:
 
 
 OTHER = Architecture(width=4, embed=2, attention=4, n_bins=2)
-ALIEN = TaskVector.between(initial_model(OTHER, 1), initial_model(OTHER, 0))
+ALIEN = TaskVector.between(untrained_model(OTHER, 1), untrained_model(OTHER, 0))
 ENTRY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 
 Attack = tuple[Callable[[], bytes], type[VectorError], str]

@@ -20,7 +20,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.model.abmil import Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 SOURCES = ("ash", "birch", "cedar", "elm", "fir")
@@ -66,7 +66,7 @@ def federation(tmp_path_factory) -> Federation:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("attacks")
     recipe = load_config(None, list(SETTINGS)).recipe
-    m0 = initial_model(Architecture.of(recipe.model), recipe.model.m0_seed, recipe.model.dropout)
+    m0 = untrained_model(Architecture.of(recipe.model), recipe.model.m0_seed, recipe.model.dropout)
     recipe = replace(recipe, model=replace(recipe.model, m0_sha256=model_digest(m0)))
     opened = {name: _open(folder, name, seed, recipe) for seed, name in enumerate(("target", *SOURCES))}
     target = opened.pop("target")

@@ -15,7 +15,7 @@ from fedsteph.client.methods.task import learnable_parameters
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, SharingConfig, StephConfig
-from fedsteph.common.model.abmil import ABMIL, Architecture, initial_model, model_digest
+from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
@@ -36,7 +36,7 @@ ABMIL_MACS = N * (D * E + 2 * E * A + A + E) + E * BINS
 
 @pytest.fixture(scope="module")
 def m0() -> ABMIL:
-    return initial_model(PAPER, seed=42, dropout=0.25)
+    return untrained_model(PAPER, seed=42, dropout=0.25)
 
 
 def vector_of(m0: ABMIL, seed: int) -> TaskVector:
@@ -79,7 +79,7 @@ def test_gigaflops_of_steph(steph):
 
 @pytest.mark.parametrize(("d", "e", "a", "bins", "n"), [(6, 8, 6, 4, 100), (64, 32, 16, 8, 1000)])
 def test_gigaflops_of_small_models(d, e, a, bins, n):
-    model = initial_model(Architecture(d, e, a, bins), seed=0, dropout=0.25)
+    model = untrained_model(Architecture(d, e, a, bins), seed=0, dropout=0.25)
     macs = n * (d * e + 2 * e * a + a + e) + e * bins
     assert gigaflops(model, d, n) == pytest.approx(2 * macs / 1e9)
 
@@ -90,7 +90,7 @@ def test_gigaflops_of_small_models(d, e, a, bins, n):
 def test_gigaflops_of_steph_s_relatives(changes):
     """Without the hypernetwork's head for w or for lam, and no less than an ABMIL."""
     d, e, a, bins, n, sources = 6, 8, 6, 4, 100, 2
-    small = initial_model(Architecture(d, e, a, bins), seed=0, dropout=0.25)
+    small = untrained_model(Architecture(d, e, a, bins), seed=0, dropout=0.25)
     mixture = Mixture.of(small, vector_of(small, 0), [vector_of(small, 1)] * sources)
     head = e * e + e * sources
     heads = head * ((changes.get("weights") != "param") + (changes.get("variant") not in ("param", "fix")))
@@ -125,7 +125,7 @@ def test_network_bytes_of_sealed_vectors(m0, sharing):
 
 def test_what_sealing_adds():
     """Seen on a model so small that it is what counts; the vector file's own header is not part of it."""
-    small = initial_model(Architecture(6, 8, 6, 4), seed=0, dropout=0.0)
+    small = untrained_model(Architecture(6, 8, 6, 4), seed=0, dropout=0.0)
     added = len(sealed(small, "alpha", "target")) - len(write_vector(vector_of(small, 1)))
     assert pytest.approx(added, rel=0.1) == ENVELOPE_BYTES
 
@@ -133,7 +133,7 @@ def test_what_sealing_adds():
 @pytest.mark.parametrize("rounds", [1, 2, 5])
 def test_network_bytes_of_rounds(rounds):
     """Every vector file that really goes to and fro between three sites and the server, and the last one down."""
-    m0 = initial_model(Architecture(64, 256, 64, 8), seed=0, dropout=0.0)
+    m0 = untrained_model(Architecture(64, 256, 64, 8), seed=0, dropout=0.0)
     sent = 0
 
     def ask(round_, encoders):

@@ -1,0 +1,143 @@
+"""The front door: what docs/api.md shows runs as it stands, and merging in memory is what a federation does."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sites import TINY, make_site
+
+import fedsteph
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SITES = ("blca", "kirp", "luad")
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory) -> Path:
+    """Three sites, whose own models are trained on the way; not to be changed."""
+    folder = tmp_path_factory.mktemp("front") / "sites"
+    for seed, name in enumerate(SITES):
+        make_site(folder / name, seed=seed, patients=40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config():
+    return fedsteph.load_config(None, [*TINY, "model.width=6", "comparators.methods=[half_average]"])
+
+
+@pytest.fixture(scope="module")
+def run(sites, config, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    results = fedsteph.simulate(out, str(sites), config, engine="in-process")
+    assert results == fedsteph.read_results(out) and results["failures"] == []
+    return out
+
+
+@pytest.fixture(scope="module")
+def m0(config):
+    return fedsteph.initial_model(config.model)
+
+
+@pytest.fixture(scope="module")
+def vectors(run, m0):
+    """What the run's sources shared: the vectors of their models of fold 0."""
+    found = {}
+    for name in ("kirp", "luad"):
+        (path,) = (run / "sites" / name).glob("base-*/fold_0/local.safetensors")
+        found[name] = fedsteph.TaskVector.between(fedsteph.load_model(path).model, m0)
+    return found
+
+
+def test_the_names_are_documented_and_exist() -> None:
+    for name in fedsteph.__all__:
+        found = getattr(fedsteph, name)
+        assert found.__module__.startswith("fedsteph.") and inspect.getdoc(found)
+        assert f"``{name}``" in str(fedsteph.__doc__) and f"`{name}`" in (DOCS / "api.md").read_text()
+    assert set(fedsteph.__all__) <= set(dir(fedsteph))
+    with pytest.raises(AttributeError, match="no attribute 'helpers'"):
+        fedsteph.helpers  # noqa: B018
+
+
+def test_the_session_of_the_docs_runs_as_it_stands(sites, tmp_path) -> None:
+    shutil.copytree(sites, tmp_path / "sites")
+    blocks = re.findall(r"^```python\n(.*?)^```$", (DOCS / "api.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 6
+    (tmp_path / "session.py").write_text("\n".join(blocks))
+    done = subprocess.run([sys.executable, "session.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for said in (r"own model: C-index 0\.\d{3} over 2 folds", r"luad: norm \d", r"steph: 0\.\d{3} \(", "survival_5y"):
+        assert re.search(said, done.stdout), done.stdout
+    assert done.stdout.splitlines()[-1].startswith("run/results.json")
+
+
+def test_merging_in_memory_is_what_the_federation_does(sites, config, run, vectors, tmp_path) -> None:
+    """To the last bit: the same models, by the same vectors, from another state folder."""
+    site = fedsteph.Site.open(sites / "blca", state=tmp_path / "state", device="cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a simulated site has
+    try:
+        found = fedsteph.enhance(site, vectors, config)
+    finally:
+        torch.set_num_threads(threads)
+    told = fedsteph.read_results(run)["targets"]["blca"]
+    for method in ("local", "half_average", "steph", "deployed"):
+        assert found["methods"][method]["c_index"] == told["methods"][method]["c_index"]
+    assert fedsteph.read_results(tmp_path / "state") == json.loads(json.dumps(found))
+
+
+def test_a_vector_s_file_gives_the_vector_back(vectors, m0, config, tmp_path) -> None:
+    path = fedsteph.save_vector(tmp_path / "kirp.safetensors", vectors["kirp"])
+    again = fedsteph.load_vector(path, m0)
+    assert torch.equal(again.flat(), vectors["kirp"].flat())
+    with pytest.raises(fedsteph.FedstephError, match=r"norm .* is above the cap"):
+        fedsteph.load_vector(path, m0, max_norm=again.norm / 2)
+    other = fedsteph.initial_model(fedsteph.load_config(None, [*TINY, "model.width=6", "model.m0_seed=1"]).model)
+    with pytest.raises(fedsteph.FedstephError, match="another M0"):
+        fedsteph.load_vector(path, other)
+    with pytest.raises(fedsteph.FedstephError, match="cannot be read"):
+        fedsteph.load_vector(tmp_path / "absent", m0)
+
+
+def test_what_may_not_be_merged_is_refused_before_anything_is_trained(sites, config, vectors, tmp_path) -> None:
+    site, good = fedsteph.Site.open(sites / "blca", state=tmp_path / "state"), vectors["kirp"]
+    other = fedsteph.initial_model(fedsteph.load_config(None, [*TINY, "model.width=6", "model.m0_seed=1"]).model)
+    stray = fedsteph.TaskVector.between(other, other)
+    wide = fedsteph.initial_model(fedsteph.load_config(None, [*TINY, "model.width=7"]).model)
+    for given, said in (
+        ({}, "there is none to merge"),
+        ({"blca": good}, "after no other site"),
+        ({"../kirp": good}, "after no other site"),
+        ({"kirp": stray}, "another M0"),
+        ({"kirp": fedsteph.TaskVector.between(wide, wide)}, "another architecture"),
+        ({"kirp": float("nan") * good}, "norm nan is no number"),
+        ({"kirp": good, "luad": 1e6 * good}, r"norm .* above 250"),
+    ):
+        with pytest.raises(fedsteph.FedstephError, match=said):
+            fedsteph.enhance(site, given, config)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_prediction_is_the_command_s(run, sites, tmp_path, cli) -> None:
+    model = run / "sites" / "blca" / "deployed" / "fold_0.safetensors"
+    table = fedsteph.predict(str(model), str(sites / "blca" / "features"), sites / "blca" / "labels.csv")
+    assert len(table) == 40 and table["survival_1y"].between(0, 1).all()
+    words = ["predict", model, "--features", sites / "blca" / "features", "--labels", sites / "blca" / "labels.csv"]
+    assert cli(*words, "--out", tmp_path / "risk.csv")[0] == 0
+    assert (tmp_path / "risk.csv").read_text() == table.to_csv(index=False, float_format="%.9g")
+
+
+def test_what_holds_no_results_is_told(tmp_path) -> None:
+    with pytest.raises(fedsteph.FedstephError, match="holds no results"):
+        fedsteph.read_results(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(fedsteph.FedstephError, match="is damaged"):
+        fedsteph.read_results(tmp_path)

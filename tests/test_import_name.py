@@ -7,9 +7,12 @@ tests/simulations/run/test_simulate.py, a study's spawned workers in tests/simul
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from importlib.metadata import files
+import tarfile
+import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from sites import make_site
 from fedsteph.common.deployment.flower_app import assemble
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("client", "common", "server", "simulations")
 EVERY_MODULE = """
 import pkgutil, sys, fedsteph
 def failed(name): raise RuntimeError(name)
@@ -87,7 +91,34 @@ def test_flower_loads_all_of_an_app_from_its_own_folder(folder, tmp_path) -> Non
     assert imported(folder) == []
 
 
-def test_an_installation_puts_nothing_beside_fedsteph() -> None:
-    """Into site-packages: the package and its own metadata. A checkout that is installed to be edited puts its path."""
-    tops = {path.parts[0] for path in files("fedsteph") or [] if ".." not in path.parts}
-    assert {top for top in tops if not top.endswith(".dist-info")} <= {"fedsteph", "_fedsteph.pth"}
+def built(checkout: Path, target: str) -> set[str]:
+    """The files of a wheel or a source distribution, as hatchling makes it of a checkout."""
+    words = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", "out"]
+    subprocess.run(words, cwd=checkout, check=True, capture_output=True)
+    if target == "wheel":
+        with zipfile.ZipFile(next((checkout / "out").glob("*.whl"))) as wheel:
+            return set(wheel.namelist())
+    with tarfile.open(next((checkout / "out").glob("*.tar.gz"))) as archive:
+        archive.extractall(checkout / "unpacked", filter="data")
+    (folder,) = (checkout / "unpacked").iterdir()
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_wheels_hold_fedsteph_alone_with_links_and_without_and_from_a_source_distribution(tmp_path) -> None:
+    left = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache")
+    checkouts = {name: tmp_path / name for name in ("linked", "plain")}
+    for checkout in checkouts.values():
+        shutil.copytree(ROOT, checkout, symlinks=True, ignore=left)
+    for link in (checkouts["plain"] / "fedsteph").iterdir():
+        if link.is_symlink():
+            link.unlink()  # as in an archive of the sources, or where links cannot be
+    wheel = built(checkouts["linked"], "wheel")
+    assert {name.partition("/")[0] for name in wheel} <= {"fedsteph", f"fedsteph-{version('fedsteph')}.dist-info"}
+    modules = {f"fedsteph/{p.relative_to(ROOT)}" for top in FOLDERS for p in (ROOT / top).rglob("*.py")}
+    modules |= {str(p.relative_to(ROOT)) for p in (ROOT / "fedsteph" / "commands").rglob("*.py")}
+    assert modules < wheel and len(modules) > 250
+    assert built(checkouts["plain"], "wheel") == wheel
+    sources = built(checkouts["linked"], "sdist")
+    assert {name for name in sources if name.startswith("fedsteph/c") and "/commands/" not in name} == set()
+    (unpacked,) = (checkouts["linked"] / "unpacked").iterdir()
+    assert built(unpacked, "wheel") == wheel

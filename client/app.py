@@ -1,7 +1,7 @@
 """Flower ClientApp: translates the protocol's messages into calls, and every error into a refusal.
 
 Each message is answered by a process of its own, so a handler imports what its phase needs and no more: a hello starts
-without torch, which takes seconds to load.
+without torch, which takes seconds to load (but for sites with ``.pt`` files, whose headers only torch can read).
 """
 
 from __future__ import annotations

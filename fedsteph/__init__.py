@@ -1,6 +1,6 @@
 """Federated, private survival models from whole-slide images by sparse task vector mixup (STEPH).
 
-These names are what a notebook needs; docs/api.md shows them at work. The command line uses the same functions.
+These names are what a notebook needs; docs/api.md shows them at work. The commands are made of the same functions.
 
 =================  =====================================================================================
 ``Site``           a site's folder: ``Site.open("sites/kirp")``
@@ -72,7 +72,7 @@ _HOMES = {
 }
 
 _HERE = Path(__file__).resolve().parent
-if not (_HERE / "common").is_dir():
+if not all((_HERE / folder).is_dir() for folder in ("client", "common", "configs", "server", "simulations")):
     # In a bundle made by 'flwr build', and in a checkout without symbolic links, the packages lie beside this folder.
     __path__.append(str(_HERE.parent))
 

@@ -14,8 +14,8 @@ from fedsteph.commands.federation.doctor import doctor
 from fedsteph.commands.federation.provision import provision, provision_site
 from fedsteph.commands.federation.roster import roster
 from fedsteph.commands.federation.run import recipe, run
-from fedsteph.commands.research.bench import bench
 from fedsteph.commands.research.benchmark import benchmark
+from fedsteph.commands.research.measure import measure
 from fedsteph.commands.research.report import analyze, report
 from fedsteph.commands.research.simulate import simulate
 from fedsteph.commands.site.app import app as reviewed_app
@@ -25,6 +25,7 @@ from fedsteph.commands.site.keys import keys
 from fedsteph.commands.site.predict import predict
 from fedsteph.commands.site.privacy import privacy
 from fedsteph.commands.site.train import train
+from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.host import console
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "benchmark": benchmark,
         "report": report,
         "analyze": analyze,
-        "bench": bench,
+        "measure": measure,
     },
     "At a site": {
         "data": data,
@@ -96,7 +97,7 @@ def main() -> None:
     # SIGINT ignored, so that one is set too.
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, stop)
-    sys.exit(console.run(lambda: app(standalone_mode=False)))
+    sys.exit(run_command(lambda: app(standalone_mode=False)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from fedsteph.server.aggregation import Update, run_rounds, screen
 from fedsteph.server.exchange import Round, exchange
 
 T = TypeVar("T")
-Report = Callable[..., None]  # as fedsteph.common.host.progress.ProgressLog.report
+OnProgress = Callable[..., None]  # as fedsteph.common.host.progress.ProgressLog.report
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Federation:
         run: str,
         roster: Roster,
         audit: AuditLog,
-        report: Report = lambda phase, done, total, message="", party=None: None,
+        report: OnProgress = lambda phase, done, total, message="", party=None: None,
     ) -> None:
         self.grid = grid
         self.config = config

@@ -14,9 +14,9 @@ from side_by_side import Groups, earliness, n_processes
 
 from fedsteph.__main__ import app
 from fedsteph.client.deployment.reviewed_app import install
+from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.deployment.checks import Check
 from fedsteph.common.deployment.flower_app import own_digest
-from fedsteph.common.host import console
 
 # Property tests: the same examples in every run, and no clock.
 settings.register_profile("fedsteph", deadline=None, derandomize=True)
@@ -50,7 +50,7 @@ def cli(capsys) -> Callable[..., tuple[int, str, str]]:
 
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = console.run(lambda: app([str(word) for word in words], standalone_mode=False))
+        code = run_command(lambda: app([str(word) for word in words], standalone_mode=False))
         printed = capsys.readouterr()
         assert "Traceback" not in printed.out + printed.err
         return code, printed.out, printed.err

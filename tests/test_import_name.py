@@ -22,6 +22,7 @@ from sites import make_site
 from fedsteph.common.deployment.flower_app import assemble
 
 ROOT = Path(__file__).resolve().parents[1]
+LEFT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache")
 FOLDERS = ("client", "common", "server", "simulations")
 EVERY_MODULE = """
 import pkgutil, sys, fedsteph
@@ -91,6 +92,21 @@ def test_flower_loads_all_of_an_app_from_its_own_folder(folder, tmp_path) -> Non
     assert imported(folder) == []
 
 
+def test_an_editable_install_is_the_checkout(folder, tmp_path) -> None:
+    """What hatchling makes for it puts the checkout on the path, and fedsteph is imported from there."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, symlinks=True, ignore=LEFT)
+    (checkout / ".wheel").mkdir()
+    build = "from hatchling.build import build_editable; build_editable('.wheel')"
+    subprocess.run([sys.executable, "-c", build], cwd=checkout, check=True, capture_output=True)
+    with zipfile.ZipFile(next((checkout / ".wheel").glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site-packages")
+    program = "import site, sys; site.addsitedir(sys.argv[1]); sys.path.insert(0, sys.path.pop()); "
+    program += "import fedsteph.client.app, fedsteph.simulations.run.leash as leash; print(leash.__file__)"
+    said = run(folder, sys.executable, "-c", program, tmp_path / "site-packages").strip()
+    assert Path(said) == checkout / "fedsteph" / "simulations" / "run" / "leash.py" and imported(folder) == []
+
+
 def built(checkout: Path, target: str) -> set[str]:
     """The files of a wheel or a source distribution, as hatchling makes it of a checkout."""
     words = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", "out"]
@@ -105,10 +121,9 @@ def built(checkout: Path, target: str) -> set[str]:
 
 
 def test_wheels_hold_fedsteph_alone_with_links_and_without_and_from_a_source_distribution(tmp_path) -> None:
-    left = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache")
     checkouts = {name: tmp_path / name for name in ("linked", "plain")}
     for checkout in checkouts.values():
-        shutil.copytree(ROOT, checkout, symlinks=True, ignore=left)
+        shutil.copytree(ROOT, checkout, symlinks=True, ignore=LEFT)
     for link in (checkouts["plain"] / "fedsteph").iterdir():
         if link.is_symlink():
             link.unlink()  # as in an archive of the sources, or where links cannot be

@@ -1,4 +1,4 @@
-"""docs/tutorial.ipynb runs from its first cell to its last, and shows what it was saved with."""
+"""docs/tutorial.ipynb runs from its first cell to its last, and shows the kinds of things that it was saved with."""
 
 from __future__ import annotations
 

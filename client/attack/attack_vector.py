@@ -23,7 +23,7 @@ from fedsteph.client.attack.signals import signals
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.privacy.accounting import epsilon
 from fedsteph.client.privacy.dp_settings import Guarantee
-from fedsteph.client.sharing.attack_result import FORMAT, content_digest, write_audit
+from fedsteph.client.sharing.attack_result import FORMAT, content_digest, write_result
 from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.sharing.shared_model import guarantee, shared_model
 from fedsteph.client.site.workspace import Workspace
@@ -41,7 +41,7 @@ _DELTA = 1e-5  # at which the bound and the guarantee are compared: at n^-1.1, o
 _FOR_THE_BOUND = "decomposition"  # fixed: chosen by its success, it would need a correction
 
 
-def audit_vector(
+def attack_vector(
     workspace: Workspace,
     *,
     n_references: int = 16,
@@ -113,7 +113,7 @@ def audit_vector(
             "contradicted": reported is not None and bound > reported,
         },
     }
-    write_audit(workspace.site.state, result)
+    write_result(workspace.site.state, result)
     return result
 
 
@@ -130,7 +130,7 @@ def train_references(
         the references' whole vectors, and who is in which, ``(n_references, n_patients)`` bool.
 
     Raises:
-        ConfigError, TooSmallError: as :func:`audit_vector`.
+        ConfigError, TooSmallError: as :func:`attack_vector`.
     """
     try:
         require_references(n_references)

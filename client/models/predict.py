@@ -81,7 +81,8 @@ def predict(
         ModelFileError: ``model`` is none.
         DataError: a feature file (of another encoder, for one) or the labels cannot be used.
     """
-    return table_of(_views(model, Path(features), None if labels is None else Path(labels), report))
+    loaded, cohort = _opened(model, Path(features), None if labels is None else Path(labels))
+    return table_of(_views(loaded, cohort, report))
 
 
 def predict_file(
@@ -104,8 +105,9 @@ def predict_file(
         DataError: a feature file (of another encoder, for one) or the labels cannot be used.
     """
     refuse_overwriting(out, (model, labels, features))
+    loaded, cohort = _opened(model, features, labels)
     outcomes = _outcomes(labels)
-    views = _views(model, features, labels, report, with_local=with_local)
+    views = _views(loaded, cohort, report, with_local=with_local)
     table = table_of(views)
     atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
     return replace(_judged(table, outcomes), views=tuple(views))
@@ -116,25 +118,23 @@ def table_of(views: Sequence[PatientView]) -> pd.DataFrame:
     return pd.DataFrame([_row(view) for view in views])
 
 
-def _views(
-    model: LoadedModel | Path | str,
-    features: Path,
-    labels: Path | None,
-    report: Callable[[int, int], None],
-    *,
-    with_local: bool = False,
-) -> list[PatientView]:
+def _opened(model: LoadedModel | Path | str, features: Path, labels: Path | None) -> tuple[LoadedModel, Cohort]:
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     files = _files(features)
     for path in files.values():
         require_encoder(loaded, path)
     slides = _slides(labels, files)
-    cohort = Cohort(
+    return loaded, Cohort(
         [Patient(name, 0.0, 0, of) for name, of in slides.items()],
         files,
         loaded.architecture.width,
         BagCache(0),
     )
+
+
+def _views(
+    loaded: LoadedModel, cohort: Cohort, report: Callable[[int, int], None], *, with_local: bool = False
+) -> list[PatientView]:
     views = []
     for i, patient in enumerate(cohort.patients):
         views.append(_view(patient.id, loaded, cohort.bag(i), with_local))

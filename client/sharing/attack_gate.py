@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsteph.client.sharing.attack_result import content_digest, read_audit
+from fedsteph.client.sharing.attack_result import content_digest, read_result
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.errors import AttackPolicyError
 
@@ -19,7 +19,7 @@ def require_attack_resisted(workspace: Workspace, content: bytes) -> None:
         AttackPolicyError: no attack on exactly this file is on record, the strongest one is above the limit, or it
             contradicts the guarantee.
     """
-    found = read_audit(workspace.site.state, content_digest(content))
+    found = read_result(workspace.site.state, content_digest(content))
     if found is not None and found["epsilon"]["contradicted"]:
         raise AttackPolicyError(
             f"an attack shows an epsilon of at least {found['epsilon']['lower_bound']:.3g}, and the training reports "

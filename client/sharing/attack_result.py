@@ -17,19 +17,19 @@ def content_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def audit_path(state: Path, content_sha256: str) -> Path:
+def result_path(state: Path, content_sha256: str) -> Path:
     """Where the result for a vector file of this :func:`content_digest` is kept, below a site's state folder."""
     return state / "privacy-audits" / f"{content_sha256}.json"
 
 
-def write_audit(state: Path, result: dict[str, Any]) -> None:
+def write_result(state: Path, result: dict[str, Any]) -> None:
     """Keep a result, instead of an earlier one of the same vector file."""
-    atomic.write_json(audit_path(state, result["content_sha256"]), result)
+    atomic.write_json(result_path(state, result["content_sha256"]), result)
 
 
-def read_audit(state: Path, content_sha256: str) -> dict[str, Any] | None:
+def read_result(state: Path, content_sha256: str) -> dict[str, Any] | None:
     """The kept result for a vector file, or None where there is none that can be read as one."""
-    path = audit_path(state, content_sha256)
+    path = result_path(state, content_sha256)
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):

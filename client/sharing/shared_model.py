@@ -14,7 +14,7 @@ from fedsteph.client.models.model_file import load_abmil, save_abmil
 from fedsteph.client.privacy.dp_settings import DpSgd, Guarantee
 from fedsteph.client.privacy.dp_sgd import train_private
 from fedsteph.client.privacy.trained_part import TrainedPart
-from fedsteph.client.site.workspace import Report, Workspace
+from fedsteph.client.site.workspace import OnShare, Workspace
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.survival_fit import OnEpoch, silent
 from fedsteph.common.config.recipe import digest
@@ -26,7 +26,7 @@ from fedsteph.common.model.abmil import ABMIL, pinned_model
 _GUARANTEE = "guarantee.json"
 
 
-def shared_model(workspace: Workspace, report: Report = lambda share: None) -> ABMIL:
+def shared_model(workspace: Workspace, report: OnShare = lambda share: None) -> ABMIL:
     """The model whose vector leaves: loaded where it was trained before, else trained and kept."""
     if workspace.site.dp_sgd is None:
         return workspace.local_model(0, report)

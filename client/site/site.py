@@ -13,7 +13,7 @@ from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.membership import Membership, MembershipFile
 from fedsteph.client.site.policy import Policy, Privacy
 from fedsteph.client.training.epoch_log import require_tensorboard
-from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.config.run_config import MAX_NORM, SITE_NAME
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError, MembershipError
 from fedsteph.common.trust.audit_log import AuditLog
@@ -33,7 +33,7 @@ class SiteFile:
     data: DataSettings = field(default_factory=DataSettings)
     device: str = "auto"  # auto, cpu or cuda:N
     threads: int | None = None  # of the CPU; default: torch's own choice
-    max_vector_norm: float = 250.0  # a received vector with a larger L2 norm is refused, whatever the server allows
+    max_vector_norm: float = MAX_NORM  # a received vector with a larger L2 norm is refused, whatever the server allows
     state: str = "fedsteph-state"  # where work and models are kept; relative to the site folder
     federation: MembershipFile | None = None  # keys, roster and audit; without it the site answers no message
     policy: Policy | None = None  # what may leave; without it nothing does
@@ -82,7 +82,7 @@ class Site:
         return "none" if self.dp_sgd is None else "dp-sgd"
 
     @classmethod
-    def open(cls, folder: Path | str, *, state: Path | None = None, device: str | None = None) -> Site:
+    def open(cls, folder: Path | str, *, state: Path | str | None = None, device: str | None = None) -> Site:
         """Read a site folder: ``site.yaml`` where there is one, else the default layout.
 
         Args:
@@ -109,7 +109,7 @@ class Site:
                 where=folder,
                 remedy=f"Set 'name' in {SITE_FILE}: lower-case letters, digits, - and _, at most 32",
             )
-        kept = state if state is not None else folder / settings.state
+        kept = Path(state) if state is not None else folder / settings.state
         return cls(
             name,
             folder,
@@ -138,7 +138,7 @@ class Site:
         return Membership.open(self.name, self.folder, self.federation)
 
     def require_policy(self) -> Policy:
-        """What this site lets out: every message asks here, and nowhere else.
+        """What this site lets out; without it the site takes part in no federation.
 
         Raises:
             MembershipError: the site file has no ``policy``.

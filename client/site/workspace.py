@@ -22,7 +22,7 @@ from fedsteph.common.errors import EncoderError, SplitError, WidthError
 from fedsteph.common.model import abmil
 
 METHOD_VERSION = 3  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
-Report = Callable[[float], None]  # told how much of one training is done, 0 to 1
+OnShare = Callable[[float], None]  # told how much of one training is done, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Workspace:
         """The fold's test patients."""
         return self.cohort.subset(self.splits[fold].test)
 
-    def local_model(self, fold: int, report: Report = lambda share: None) -> abmil.ABMIL:
+    def local_model(self, fold: int, report: OnShare = lambda share: None) -> abmil.ABMIL:
         """The site's own model of a fold: loaded where it was trained before, else trained and kept."""
         path = self.local_path(fold)
         if not path.exists():

@@ -46,11 +46,11 @@ def to_tensorboard(folder: Path | None) -> Iterator[None]:
         yield
         return
     require_tensorboard(folder)
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra, and seconds to import)
-
     writers: dict[str, Any] = {}
 
     def listen(training: str, epoch: int, scalars: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra, and seconds to import)
+
         name = re.sub("[^A-Za-z0-9]+", "-", training).strip("-")
         if name not in writers:
             writers[name] = SummaryWriter(str(folder / name))

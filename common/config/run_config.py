@@ -21,6 +21,7 @@ from fedsteph.common.config.recipe import Recipe, require, to_dict
 from fedsteph.common.config.schema import StrictDumper, build, parse_yaml, read_yaml
 from fedsteph.common.errors import ConfigError
 
+MAX_NORM = 250.0  # L2, of a vector that is accepted where nothing else is said
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -46,7 +47,7 @@ class FederationConfig:
     sites: tuple[str, ...] = ()  # the sites expected; empty: every site folder (simulation only)
     targets: tuple[str, ...] = ()  # the sites that get an enhanced model; empty: the first of sites
     quorum: int = 2  # sites that every phase must be left with, a target included
-    max_vector_norm: float = 250.0  # a received vector with a larger L2 norm is refused
+    max_vector_norm: float = MAX_NORM  # a received vector with a larger L2 norm is refused
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     def __post_init__(self) -> None:

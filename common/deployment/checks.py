@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
@@ -13,12 +12,10 @@ from typing import Literal
 import psutil
 from packaging.requirements import Requirement
 
-from fedsteph.common.errors import EXIT_DONE, EXIT_INPUT, FedstephError
-from fedsteph.common.host import console
+from fedsteph.common.errors import FedstephError
 from fedsteph.common.trust.key_file import require_private
 
 Verdict = Literal["PASS", "WARN", "FAIL"]
-_COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
 
 
 @dataclass(frozen=True)
@@ -90,26 +87,3 @@ def disk(folder: Path, least_gb: float) -> Check:
     verdict: Verdict = "PASS" if free >= least_gb else ("WARN" if free >= 0.2 else "FAIL")
     remedy = None if verdict == "PASS" else f"Free some: {least_gb:g} GB are safe"
     return Check(f"disk of {folder.name}", verdict, f"{free:.1f} GB free", remedy)
-
-
-def report(title: str, checks: Sequence[Check], as_json: bool) -> int:
-    """Print the checks; exit code 1 if one failed. A warning alone does not fail."""
-    failed = [found for found in checks if found.verdict == "FAIL"]
-    if as_json:
-        print(json.dumps({"ok": not failed, "checks": [asdict(found) for found in checks]}, indent=2))
-    else:
-        console.out.print(title, style="bold", markup=False)
-        widest = max(len(found.name) for found in checks)
-        for found in checks:
-            console.out.print(found.verdict, style=_COLOURS[found.verdict], end="  ")
-            _print(f"{found.name:{widest}}  {found.found}")
-            if found.remedy is not None:
-                _print(f"{'':6}{'':{widest}}  -> {found.remedy}")
-    if not failed:
-        return EXIT_DONE
-    console.err.print(f"{len(failed)} of {len(checks)} checks failed", highlight=False)
-    return EXIT_INPUT
-
-
-def _print(line: str) -> None:
-    console.out.print(line, markup=False, highlight=False, soft_wrap=True)

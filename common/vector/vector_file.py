@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 
 from fedsteph.common.config.recipe import Dtype, SharingConfig
+from fedsteph.common.config.run_config import MAX_NORM
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest
@@ -29,7 +30,6 @@ from fedsteph.common.vector.shared_part import BYTES, WHOLE, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
 
 FORMAT = "fedsteph/vector/v1"
-MAX_NORM = 250.0  # L2, of a vector that is accepted where nothing else is said
 _MAX_HEADER = 8192  # bytes; ours takes less than a kilobyte
 _FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 

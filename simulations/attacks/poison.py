@@ -1,6 +1,6 @@
 """Poisoned vectors on real cohorts: every attack, 1 to 4 malicious sources, with and without screening.
 
-It is what ``fedsteph bench poison`` does. Every fold of every attack is kept as it is done; the same command goes on
+It is what ``fedsteph measure poison`` does. Every fold of every attack is kept as it is done; the same command goes on
 where it was stopped, and several may work in one folder, for different targets.
 """
 

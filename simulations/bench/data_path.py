@@ -1,4 +1,4 @@
-"""What reading bags costs: ``fedsteph bench data-path``.
+"""What reading bags costs: ``fedsteph measure data-path``.
 
 Synthetic TRIDENT slides, read as plain h5py does and as a cohort does whose features are kept on disk
 (client/data/feature_cache.py). All files are in the system's page cache in both cases, so that no disk is measured:

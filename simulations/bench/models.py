@@ -26,7 +26,8 @@ SIZES = Architecture.of(ModelConfig(width=1536))
 SOURCES = 12
 SEEN = 512  # instances that sampled routing looks at
 GAMMA = 0.05
-_PLAIN = Path(__file__).resolve().parents[2] / "tests" / "builders" / "plain_steph.py"
+_ROOT = Path(__file__).resolve().parents[2]
+_PLAIN = Path("tests", "builders", "plain_steph.py")
 
 
 def vectors(n: int) -> Tensor:
@@ -58,12 +59,13 @@ def plain_module() -> ModuleType:
     """The plain implementation, which is kept among the tests.
 
     Raises:
-        EngineError: this is no checkout.
+        EngineError: neither this code nor the working directory is a checkout.
     """
-    spec = importlib.util.spec_from_file_location("plain_steph", _PLAIN)
-    if spec is None or spec.loader is None or not _PLAIN.is_file():
+    path = next((found for root in (_ROOT, Path.cwd()) if (found := root / _PLAIN).is_file()), _PLAIN)
+    spec = importlib.util.spec_from_file_location("plain_steph", path)
+    if spec is None or spec.loader is None or not path.is_file():
         raise EngineError(
-            "the plain implementation is not there", where=_PLAIN.name, remedy="Run the benchmark in a git checkout"
+            "the plain implementation is not there", where=path, remedy="Run this in a git checkout of fedsteph"
         )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,7 +1,7 @@
-"""The whole benchmark of one site's work: ``fedsteph bench site``.
+"""The whole benchmark of one site's work: ``fedsteph measure site``.
 
 Every figure is a ratio of things run in turn in one process, beside the seconds or bytes that it was made of. What
-sealing and relaying cost is measured by ``fedsteph bench sealing`` and ``fedsteph bench relay``.
+sealing and relaying cost is measured by ``fedsteph measure sealing`` and ``fedsteph measure relay``.
 """
 
 from __future__ import annotations

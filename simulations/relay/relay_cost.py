@@ -1,4 +1,4 @@
-"""What relaying costs: ``fedsteph bench relay``.
+"""What relaying costs: ``fedsteph measure relay``.
 
 A real deployment on loopback, as ``fedsteph provision`` makes it: SuperLink with TLS, node authentication and a
 database, SuperExec, and one site's SuperNode and SuperExec. One ``train.merge`` brings the target an envelope from each

@@ -1,4 +1,4 @@
-"""What sealing costs: ``fedsteph bench sealing``.
+"""What sealing costs: ``fedsteph measure sealing``.
 
 One task vector file, written, sealed, opened and read again and again; beside the envelope stands bare HPKE, with the
 hybrid KEM that fedsteph uses and with X25519 alone, on the whole file and on 32 bytes, where the KEM is all there is.

@@ -1,16 +1,12 @@
-"""The results in words and tables: ``summary.md``, and the same on the terminal."""
+"""The results in words and tables: ``summary.md``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report.target_sections import screening
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.host import console
 from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.vector.shared_part import description
 from fedsteph.simulations.markdown import table_lines
@@ -23,40 +19,24 @@ def summary(folder: RunFolder, results: dict[str, Any]) -> str:
     """The whole run as Markdown."""
     lines = ["# fedsteph run", ""]
     for target, result in results["targets"].items():
-        rows = _rows(result)
-        lines += [f"## {_title(target, result)}", ""]
+        rows = score_rows(result)
+        lines += [f"## {target_title(target, result)}", ""]
         lines += table_lines(rows[0], rows[1:])
-        lines += ["", *(f"- {sentence}" for sentence in _sentences(result)), ""]
+        lines += ["", *(f"- {sentence}" for sentence in target_sentences(result)), ""]
         further = [(_NAMES[key], row["further"]) for key, row in result["methods"].items() if "further" in row]
         lines += ["Beyond the C-index, means over folds:", "", *table_lines(*further_rows(further)), ""]
-    lines += ["## The run", "", *(f"- {sentence}" for sentence in _run_sentences(folder, results)), ""]
+    lines += ["## The run", "", *(f"- {sentence}" for sentence in run_sentences(folder, results)), ""]
     return "\n".join(lines)
 
 
-def show(folder: RunFolder, results: dict[str, Any]) -> None:
-    """The whole run on the terminal."""
-    for target, result in results["targets"].items():
-        header, *rows = _rows(result)
-        console.out.print(_title(target, result), style="bold", highlight=False)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for i, name in enumerate(header):
-            table.add_column(name, justify="right" if i else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console.out.print(table)
-        for sentence in _sentences(result):
-            console.out.print(f"  {sentence}", soft_wrap=True, markup=False, highlight=False)
-        console.out.print()
-    for sentence in _run_sentences(folder, results):
-        console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)
-
-
-def _title(target: str, result: dict[str, Any]) -> str:
+def target_title(target: str, result: dict[str, Any]) -> str:
+    """Whose scores a table has, and of how many patients."""
     sources = "1 source" if len(result["sources"]) == 1 else f"{len(result['sources'])} sources"
     return f"C-index at {target} ({result['n_patients']} patients, {result['n_events']} events, {sources})"
 
 
-def _rows(result: dict[str, Any]) -> list[list[str]]:
+def score_rows(result: dict[str, Any]) -> list[list[str]]:
+    """A target's table, the head first: a row per method."""
     folds = len(result["methods"]["local"]["c_index"])
     rows = [["method", *(f"fold {k}" for k in range(folds)), "mean", "95% interval"]]
     for key, method in result["methods"].items():
@@ -66,7 +46,7 @@ def _rows(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _sentences(result: dict[str, Any]) -> list[str]:
+def target_sentences(result: dict[str, Any]) -> list[str]:
     """What the table means, losing as plainly as winning."""
     methods, found = result["methods"], result["steph_minus_local"]
     folds = [value for value in methods["steph"]["c_index"] if value is not None]
@@ -100,7 +80,8 @@ def _privacy(folder: RunFolder) -> str:
     return f"Trained with differential privacy: the task vectors of {', '.join(wanted)}; {others}."
 
 
-def _run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
+def run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
+    """What failed, what was sent, how long it took, and where the results are."""
     seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in results["seconds"].items())
     sentences = [f"FAILED: site {f['site']} in {f['phase']}: {f['reason']}" for f in results["failures"]]
     sentences += [

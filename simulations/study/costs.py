@@ -18,7 +18,7 @@ from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.memory import memory_of
 
 INSTANCES = 10_000  # of the slide that GFLOPs are counted on
-ENVELOPE_BYTES = 1_673  # what sealing adds to a vector (fedsteph bench sealing)
+ENVELOPE_BYTES = 1_673  # what sealing adds to a vector (fedsteph measure sealing)
 _CLEAR = Path("/proc/self/clear_refs")
 
 

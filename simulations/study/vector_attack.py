@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fedsteph.client.attack.attack_vector import audit_vector, train_references
+from fedsteph.client.attack.attack_vector import attack_vector, train_references
 from fedsteph.client.sharing.shared_model import guarantee
 from fedsteph.client.site.workspace import Workspace
 
@@ -19,7 +19,7 @@ def attack(workspace: Workspace, kind: Literal["references", "attack"], n_refere
     if kind == "references":
         train_references(workspace, n_references)
         return {}
-    found, promised = audit_vector(workspace, n_references=n_references), guarantee(workspace)
+    found, promised = attack_vector(workspace, n_references=n_references), guarantee(workspace)
     return {
         "attack": {
             "procedure": {f"{one['signal']}, {one['attack']}": one["procedure"] for one in found["attacks"]},

@@ -14,7 +14,7 @@ import pandas as pd
 from sites import TINY, make_site
 
 from fedsteph.__main__ import app
-from fedsteph.common.host import console
+from fedsteph.commands.terminal.exit_codes import run as run_command
 
 ALPHA, BETA, GAMMA = 67, 53, 41  # patients; in no other role do these numbers occur
 POLICIES = {
@@ -44,7 +44,7 @@ class Reported:
 
 
 def fedsteph(*words: object) -> int:
-    return console.run(lambda: app([str(word) for word in words], standalone_mode=False))
+    return run_command(lambda: app([str(word) for word in words], standalone_mode=False))
 
 
 def make_run(folder: Path) -> Reported:

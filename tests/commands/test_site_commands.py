@@ -15,7 +15,7 @@ from sites import TINY, make_site
 import fedsteph.client.training.survival_fit
 from fedsteph.__main__ import app
 from fedsteph.client.models.model_file import load_abmil
-from fedsteph.common.host import console
+from fedsteph.commands.terminal.exit_codes import run as run_command
 
 SETTINGS = [part for setting in TINY for part in ("--set", setting)]
 
@@ -31,7 +31,7 @@ def cli(capsys):
 
     def run(*args: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = console.run(lambda: app([str(arg) for arg in args], standalone_mode=False))
+        code = run_command(lambda: app([str(arg) for arg in args], standalone_mode=False))
         printed = capsys.readouterr()
         assert "Traceback" not in printed.out + printed.err
         return code, printed.out, printed.err

@@ -68,7 +68,7 @@ def every_command() -> list[list[str]]:
 
 def test_every_help_and_the_version() -> None:
     calls = [[*words, "--help"] for words in every_command()]
-    assert ["bench", "relay", "--help"] in calls and len(calls) > 40
+    assert ["measure", "relay", "--help"] in calls and len(calls) > 40
     loaded = modules_after(CALLS, json.dumps([*calls, ["--version"]]))
     assert not HEAVY & loaded and not {"numpy", "cryptography", "yaml"} & loaded
 
@@ -113,6 +113,6 @@ def test_what_help_says_of_defaults_is_the_product_s() -> None:
 
     assert default("privacy", "audit", "references") == MIN_REFERENCES
     assert default("privacy", "plan", "epochs") == DpSgd.epochs
-    assert default("bench", "poison", "sources") == SOURCES
+    assert default("measure", "poison", "sources") == SOURCES
     found = [default("analyze", "landscape", name) for name in ("grid", "patients", "instances")]
     assert found == [Budget.grid, Budget.patients, Budget.instances]

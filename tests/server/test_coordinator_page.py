@@ -274,7 +274,7 @@ def test_a_page_needs_neither_matplotlib_nor_torch(run, tmp_path):
     path, *modules = found.stdout.split()
     assert Path(path).is_file()
     assert "fedsteph.server.coordinator_page" in modules
-    assert not {"matplotlib", "torch", "pandas", "h5py", "client", "simulations"} & set(modules)
+    assert not {"matplotlib", "torch", "pandas", "h5py", "fedsteph.client", "fedsteph.simulations"} & set(modules)
 
 
 def test_the_page_holds_the_results_as_json_would_give_them_back(run):

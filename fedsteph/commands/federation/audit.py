@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
+from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import AuditError
 from fedsteph.common.host import console
 
 audit = typer.Typer(no_args_is_help=True, help="Check and show an audit log.")
 
 FolderArgument = Annotated[Path, typer.Argument(help="The audit folder, a site's or the server's.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 @audit.command("verify")

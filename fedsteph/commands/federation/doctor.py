@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsteph.commands.terminal.options import JsonOption, ServerArgument
+from fedsteph.common.errors import EXIT_DONE, EXIT_INPUT
 from fedsteph.common.host import console
 
+if TYPE_CHECKING:
+    from fedsteph.common.deployment.checks import Check
+
+_COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
 doctor = typer.Typer(no_args_is_help=True, help="Look for whatever would make a run hang or fail.")
 
 
@@ -30,13 +38,12 @@ def doctor_site(
     """
     from fedsteph.client.deployment.site_doctor import examine
     from fedsteph.client.site.site import Site
-    from fedsteph.common.deployment.checks import report
 
     opened = Site.open(site)
     with console.progress_bars() as bars:
         task = bars.add_task(f"examining {opened.name}", total=None)
         checks = examine(opened, quick, lambda done, total: bars.update(task, completed=done, total=total))
-    return report(f"site {opened.name}", checks, as_json)
+    return show_checks(f"site {opened.name}", checks, as_json)
 
 
 @doctor.command("server")
@@ -56,8 +63,30 @@ def doctor_server(
 
     Exit code 1 if a check fails; a warning alone does not.
     """
-    from fedsteph.common.deployment.checks import report
     from fedsteph.server.deployment.server_doctor import examine
     from fedsteph.server.deployment.server_file import ServerFile
 
-    return report("server", examine(ServerFile.open(server), before_start), as_json)
+    return show_checks("server", examine(ServerFile.open(server), before_start), as_json)
+
+
+def show_checks(title: str, checks: Sequence[Check], as_json: bool) -> int:
+    """Print the checks; exit code 1 if one failed. A warning alone does not fail."""
+    failed = [found for found in checks if found.verdict == "FAIL"]
+    if as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(found) for found in checks]}, indent=2))
+    else:
+        console.out.print(title, style="bold", markup=False)
+        widest = max(len(found.name) for found in checks)
+        for found in checks:
+            console.out.print(found.verdict, style=_COLOURS[found.verdict], end="  ")
+            _line(f"{found.name:{widest}}  {found.found}")
+            if found.remedy is not None:
+                _line(f"{'':6}{'':{widest}}  -> {found.remedy}")
+    if not failed:
+        return EXIT_DONE
+    console.err.print(f"{len(failed)} of {len(checks)} checks failed", highlight=False)
+    return EXIT_INPUT
+
+
+def _line(line: str) -> None:
+    console.out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import ConfigError, RosterError
 from fedsteph.common.host import console
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 roster = typer.Typer(no_args_is_help=True, help="Keep the roster: the public keys that all sites pin.")
 
 RosterArgument = Annotated[Path, typer.Argument(help="The roster's YAML file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 @roster.command("add")

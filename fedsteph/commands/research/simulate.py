@@ -59,10 +59,10 @@ def simulate(
     from fedsteph.client.site.site import TENSORBOARD_ON
     from fedsteph.client.training.epoch_log import require_tensorboard
     from fedsteph.commands.terminal.page_drawing import draw_page
+    from fedsteph.commands.terminal.run_tables import show
     from fedsteph.simulations.run import simulate as simulation
     from fedsteph.simulations.run.run_folder import refuse_among_sites
     from fedsteph.simulations.run.run_page import write_run_page
-    from fedsteph.simulations.run.summary import show
 
     out = out.resolve()
     loaded = simulation.configured(sites, config, settings)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import ConfigError, KeyFileError
 from fedsteph.common.host import console
 
@@ -37,9 +38,7 @@ def new(
 
 
 @keys.command("show")
-def show(
-    folder: FolderArgument, as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
-) -> None:
+def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """Show the public halves and their fingerprint. Secret halves are never shown.
 
     \b

@@ -43,8 +43,8 @@ def audit(
       1 your input, or too few patients
       2 the policy's max_attack_auc is exceeded, or the attack contradicts the training's privacy guarantee
     """
-    from fedsteph.client.attack.attack_vector import audit_vector
-    from fedsteph.client.sharing.attack_result import audit_path
+    from fedsteph.client.attack.attack_vector import attack_vector
+    from fedsteph.client.sharing.attack_result import result_path
     from fedsteph.client.site.site import Site
     from fedsteph.client.site.workspace import Workspace
     from fedsteph.client.target.train_alone import local_recipe
@@ -54,7 +54,7 @@ def audit(
     workspace = Workspace.open(opened, local_recipe(opened, load_config(config, settings)))
     with console.progress_bars() as bars:
         task = bars.add_task(f"attacking the vector of {opened.name}", total=1.0)
-        result = audit_vector(
+        result = attack_vector(
             workspace,
             n_references=references,
             report=lambda done, total: bars.update(task, completed=done, total=total),
@@ -64,7 +64,7 @@ def audit(
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         _show(result)
-        console.out.print(f"kept: {audit_path(opened.state, result['content_sha256'])}", soft_wrap=True)
+        console.out.print(f"kept: {result_path(opened.state, result['content_sha256'])}", soft_wrap=True)
     code = EXIT_DONE
     if limit is not None and result["strongest"]["auc"] > limit:
         _loudly(f"the policy allows an AUC of {limit:.3f}: this vector will not be shared")

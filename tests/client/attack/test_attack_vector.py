@@ -15,14 +15,14 @@ from keys_and_rosters import membership_of, roster_of, under
 from sites import TINY, make_site
 
 import fedsteph.client.training.survival_fit
-from fedsteph.client.attack.attack_vector import audit_vector
+from fedsteph.client.attack.attack_vector import attack_vector
 from fedsteph.client.attack.coins import halves
 from fedsteph.client.attack.likelihood import each_by_the_others
 from fedsteph.client.attack.roc import separation
 from fedsteph.client.data.splits import Split
 from fedsteph.client.privacy.accounting import Mechanism
 from fedsteph.client.privacy.dp_settings import Guarantee
-from fedsteph.client.sharing.attack_result import audit_path, content_digest, read_audit
+from fedsteph.client.sharing.attack_result import content_digest, read_result, result_path
 from fedsteph.client.sharing.outgoing import outgoing, shared_vector
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
@@ -55,7 +55,7 @@ def attacked(tmp_path_factory) -> tuple[Workspace, dict[str, Any], list[float]]:
     """A site's workspace, what its audit found, and what it told of its progress."""
     workspace = make_workspace(tmp_path_factory.mktemp("audit"), *HEART, "model.width=12", **DATA)
     told: list[float] = []
-    return workspace, audit_vector(workspace, report=lambda done, total: told.append(done / total)), told
+    return workspace, attack_vector(workspace, report=lambda done, total: told.append(done / total)), told
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_patients_that_were_not_in_it_are_not_found(attacked, copied, monkeypatc
     spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     ids = [*copied.splits[0].train, *copied.splits[0].test]
     drawn = [ids[i] for i in np.random.default_rng(0).permutation(len(ids))]
-    result = audit_vector(replace(copied, splits=(Split(tuple(drawn[:24]), tuple(drawn[24:])), *copied.splits[1:])))
+    result = attack_vector(replace(copied, splits=(Split(tuple(drawn[:24]), tuple(drawn[24:])), *copied.splits[1:])))
     assert result["content_sha256"] == attacked[1]["content_sha256"]
     assert len(spy.calls) == 16  # the references, whose coins fall on other patients now; the vector is the old one
     low, high = attack(result, "decomposition", "reference models")["vector"]["auc_interval_95"]
@@ -126,9 +126,9 @@ def test_coins_that_no_model_was_trained_by_are_not_guessed():
 
 def test_the_result_is_kept_without_a_patient(attacked):
     workspace, result, told = attacked
-    path = audit_path(workspace.site.state, result["content_sha256"])
+    path = result_path(workspace.site.state, result["content_sha256"])
     text = path.read_text()
-    assert json.loads(text) == json.loads(json.dumps(result)) == read_audit(workspace.site.state, path.stem)
+    assert json.loads(text) == json.loads(json.dumps(result)) == read_result(workspace.site.state, path.stem)
     assert not [patient.id for patient in workspace.cohort.patients if patient.id in text]
     assert told == sorted(told) and told[-1] == 1.0 and len(told) > 2 * 16
 
@@ -143,17 +143,17 @@ def test_stopped_and_started_again_it_finds_the_same(attacked, copied, monkeypat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        audit_vector(copied, report=stop)
+        attack_vector(copied, report=stop)
     assert not (copied.site.state / "privacy-audits").exists()
     spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
-    assert audit_vector(copied) == attacked[1]
+    assert attack_vector(copied) == attacked[1]
     assert len(spy.calls) == 16 - 5
 
 
 def test_what_another_recipe_shares_is_attacked_with_the_same_models(attacked, copied, monkeypatch):
     spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     less = replace(copied, recipe=replace(copied.recipe, sharing=SharingConfig(layers="attention")))
-    result = audit_vector(less)
+    result = attack_vector(less)
     assert spy.calls == []
     assert result["content_sha256"] != attacked[1]["content_sha256"]
     assert result["attacks"] != attacked[1]["attacks"]
@@ -196,19 +196,19 @@ def test_a_vector_that_was_not_attacked_stays(copied):
 
 
 def test_a_result_of_another_vector_is_no_result_of_this_one(attacked, copied):
-    path = audit_path(copied.site.state, attacked[1]["content_sha256"])
+    path = result_path(copied.site.state, attacked[1]["content_sha256"])
     for text in (json.dumps(attacked[1] | {"content_sha256": "0" * 64}), "{", "[]"):
         path.write_text(text)
         assert type(shared(copied, 1.0)[1]) is AttackPolicyError
 
 
 def test_a_guarantee_that_does_not_hold_is_contradicted_and_the_vector_stays_whatever_the_limit(attacked, copied):
-    found = audit_vector(copied, promised=BROKEN)["epsilon"]
+    found = attack_vector(copied, promised=BROKEN)["epsilon"]
     assert found == attacked[1]["epsilon"] | {"reported": found["reported"], "contradicted": True}
     assert found["reported"] == pytest.approx(0.08, abs=0.03)
     for limit in (None, 1.0):
         assert "epsilon of at least" in shared(copied, limit)[1].what
-    kept = audit_vector(copied, promised=KEPT)["epsilon"]
+    kept = attack_vector(copied, promised=KEPT)["epsilon"]
     assert kept["contradicted"] is False
     assert kept["reported"] > kept["lower_bound"]
     assert shared(copied, None)[0]
@@ -233,7 +233,7 @@ def test_the_command_finds_what_the_site_s_work_has_found(cli, attacked):
     assert f"tells which is which in {sure:.0f} of 100 cases" in out
     assert "has no privacy guarantee" in out
     assert f"{result['content_sha256']}.json" in out
-    assert read_audit(workspace.site.state, result["content_sha256"]) == json.loads(json.dumps(result))
+    assert read_result(workspace.site.state, result["content_sha256"]) == json.loads(json.dumps(result))
 
 
 def test_the_command_ends_with_2_above_the_policy_s_limit(cli, attacked, tmp_path):
@@ -262,4 +262,4 @@ def test_a_site_that_is_too_small_is_refused(refused, tmp_path):
 
 def test_an_unknown_number_of_references_is_an_error_of_configuration(attacked):
     with pytest.raises(ConfigError, match="even"):
-        audit_vector(attacked[0], n_references=19)
+        attack_vector(attacked[0], n_references=19)

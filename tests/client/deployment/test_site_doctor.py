@@ -325,7 +325,7 @@ FAULTS: dict[str, tuple[Callable[[Ready], object], str, str, str]] = {
         "not the code of this fedsteph",
     ),
     "a shared object planted in the app": (
-        lambda r: r.change_app(lambda app: (app / "client/site.cpython-311-x86_64-linux-gnu.so").write_bytes(b"")),
+        lambda r: r.change_app(lambda app: (app / "client/site/site.cpython-311-x86_64-linux-gnu.so").write_bytes(b"")),
         "reviewed app",
         "FAIL",
         "not the code of this fedsteph",
@@ -542,7 +542,9 @@ def test_a_real_account_is_told_the_same(ready):
         ):
             os.chown(path, ACCOUNT, ACCOUNT)
         become = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"]
-        if subprocess.run([*become, sys.executable, "-c", "import common, typer"], cwd=ROOT, check=False).returncode:
+        if subprocess.run(
+            [*become, sys.executable, "-c", "import fedsteph.common, typer"], cwd=ROOT, check=False
+        ).returncode:
             pytest.skip("other accounts cannot run this Python")
         program = "from fedsteph.__main__ import main; main()"
         command = [*become, sys.executable, "-c", program, "doctor", "site", str(site), "--quick", "--json"]

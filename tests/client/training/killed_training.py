@@ -1,4 +1,4 @@
-"""A training that kills itself: ``python killed_training.py CHECKPOINT STEP`` (for test_training)."""
+"""A training that kills itself: ``python killed_training.py CHECKPOINT STEP`` (for test_loop)."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedsteph.commands.federation.doctor import show_checks
 from fedsteph.common.deployment import checks
-from fedsteph.common.deployment.checks import Check, check, disk, memory, report, secret_files, versions
+from fedsteph.common.deployment.checks import Check, check, disk, memory, secret_files, versions
 from fedsteph.common.errors import DeploymentError
 
 
@@ -118,7 +119,7 @@ BAD = Check("membership", "FAIL", "'[kirp]': no [bold]entry[/]", "Add [it]")
     ("checks", "code"), [([], 0), ([GOOD], 0), ([GOOD, SO_SO], 0), ([GOOD, BAD], 1), ([BAD, SO_SO, BAD], 1)]
 )
 def test_only_a_failure_fails(capsys, checks, code):
-    assert report("site kirp", checks, as_json=True) == code
+    assert show_checks("site kirp", checks, as_json=True) == code
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert found["ok"] == (code == 0)
@@ -128,7 +129,7 @@ def test_only_a_failure_fails(capsys, checks, code):
 
 
 def test_the_table_shows_every_word_as_it_is(capsys):
-    assert report("site kirp", [GOOD, SO_SO, BAD], as_json=False) == 1
+    assert show_checks("site kirp", [GOOD, SO_SO, BAD], as_json=False) == 1
     out = capsys.readouterr().out
     for word in ("site kirp", "PASS", "WARN", "FAIL", "'[kirp]':", "[bold]entry[/]", "[it]", "Name server"):
         assert word in out

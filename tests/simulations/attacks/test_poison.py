@@ -64,7 +64,7 @@ def test_the_larger_groups_of_malicious_sources_hold_the_smaller_ones(tmp_path):
 def test_a_run_and_the_same_run_again(tmp_path, monkeypatch, cli, refused):
     for seed, name in enumerate(("alpha", "beta", "gamma")):
         make_site(tmp_path / "sites" / name, seed=seed)
-    command = ["bench", "poison", "--sites", tmp_path / "sites", "--out", tmp_path / "out"]
+    command = ["measure", "poison", "--sites", tmp_path / "sites", "--out", tmp_path / "out"]
     for setting in (*TINY, "training.epochs=1", "steph.gamma=0.0"):
         command += ["--set", setting]
     attacks = ["--attacks", "times_10", "--attacks", "backdoor", "--counts", 1, "--folds", 1, "--sources", 3]

@@ -88,9 +88,9 @@ def test_the_whole_prints_what_scripts_read_and_what_people_read(monkeypatch, cl
         assert found[key] > 0
     quick = site_work.QUICK
     monkeypatch.setattr(site_work, "measure", lambda extent, say: found if extent is quick else pytest.fail("extent"))
-    code, out, _ = cli("bench", "site", "--quick", "--json")
+    code, out, _ = cli("measure", "site", "--quick", "--json")
     assert json.loads(out) == found and code == 0
-    code, out, _ = cli("bench", "site", "--quick")
+    code, out, _ = cli("measure", "site", "--quick")
     assert code == 0 and "an ABMIL step" in out
 
 

@@ -21,9 +21,9 @@ from sites import TINY, make_site
 from fedsteph.__main__ import app
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.training import survival_fit
+from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
-from fedsteph.common.host.console import run as run_command
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.audit_log import read_lines, verify

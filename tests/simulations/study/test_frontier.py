@@ -15,7 +15,7 @@ import yaml
 from sites import make_site
 from studies import RECIPE
 
-from fedsteph.client.attack.attack_vector import audit_vector
+from fedsteph.client.attack.attack_vector import attack_vector
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.resampling import interval_of_mean
@@ -72,7 +72,7 @@ def test_an_attack_in_a_study_is_the_sites_own_audit(attacked: tuple[Path, dict[
     cells = [one for one in prepared.plan.cells if one.fold == 0 and one.row != "local"]
     assert len({prepared.worker.result(one.unit)[1].tobytes() for one in cells}) == 3  # three models at the target
     cell = next(one for one in cells if one.row == "whole")
-    found = audit_vector(prepared.worker.workspace("beta", cell.unit.recipe))
+    found = attack_vector(prepared.worker.workspace("beta", cell.unit.recipe))
     by_name = {f"{one['signal']}, {one['attack']}": one["procedure"] for one in found["attacks"]}
     row = results["overall"]["whole"]["attack"]
     best = max(by_name, key=lambda name: by_name[name]["auc"])

@@ -1,4 +1,4 @@
-"""What ``fedsteph bench`` found, as tables for the terminal."""
+"""What ``fedsteph measure`` found, as tables for the terminal."""
 
 from __future__ import annotations
 

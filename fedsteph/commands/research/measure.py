@@ -1,4 +1,4 @@
-"""``fedsteph bench``: what a vector's way costs, and what poisoned vectors do, measured on the machine at hand."""
+"""``fedsteph measure``: what a vector's way costs, and what poisoned vectors do, measured on the machine at hand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import console
 
-bench = typer.Typer(no_args_is_help=True, help="Measure time, memory and bytes on this machine.")
+measure = typer.Typer(
+    no_args_is_help=True, help="Measure on this machine: time, memory, bytes, and what poisoned vectors do."
+)
 
 
-@bench.command("site")
+@measure.command("site")
 def site(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds and sizes; some 5 minutes on 2 cores.")] = False,
     threads: Annotated[int | None, typer.Option(help="Torch's threads; default: its own choice.", min=1)] = None,
@@ -26,11 +28,11 @@ def site(
 
     \b
     Examples:
-      fedsteph bench site --quick                  in a git checkout, which has the plain implementation
+      fedsteph measure site --quick                  in a git checkout, which has the plain implementation
     """
     import torch
 
-    from fedsteph.commands.terminal.bench_tables import show_site_work
+    from fedsteph.commands.terminal.measure_tables import show_site_work
     from fedsteph.simulations.bench.site_work import QUICK, WHOLE, measure
 
     if threads is not None:
@@ -39,7 +41,7 @@ def site(
     _tell(found, as_json, show_site_work)
 
 
-@bench.command("data-path")
+@measure.command("data-path")
 def data_path(
     slides: Annotated[int, typer.Option(help="Synthetic slides per layout.", min=1)] = 8,
     instances: Annotated[int, typer.Option(help="Patches per slide.", min=1)] = 10_000,
@@ -51,15 +53,15 @@ def data_path(
 
     \b
     Examples:
-      fedsteph bench data-path --slides 4 --instances 2000
+      fedsteph measure data-path --slides 4 --instances 2000
     """
-    from fedsteph.commands.terminal.bench_tables import show_data_path
+    from fedsteph.commands.terminal.measure_tables import show_data_path
     from fedsteph.simulations.bench.data_path import measure
 
     _tell(measure(slides, instances, width, repeats), as_json, show_data_path)
 
 
-@bench.command("sealing")
+@measure.command("sealing")
 def sealing(
     repeats: Annotated[int, typer.Option(help="Timed calls of each step.", min=20)] = 50,
     threads: Annotated[int, typer.Option(help="Torch's threads.", min=1)] = 1,
@@ -69,11 +71,11 @@ def sealing(
 
     \b
     Examples:
-      fedsteph bench sealing --json
+      fedsteph measure sealing --json
     """
     import torch
 
-    from fedsteph.commands.terminal.bench_tables import show_sealing
+    from fedsteph.commands.terminal.measure_tables import show_sealing
     from fedsteph.common.config.recipe import ModelConfig
     from fedsteph.common.model.abmil import Architecture
     from fedsteph.simulations.relay.sealing import measure
@@ -82,7 +84,7 @@ def sealing(
     _tell(measure(Architecture.of(ModelConfig(width=1536)), repeats), as_json, show_sealing)
 
 
-@bench.command("relay")
+@measure.command("relay")
 def relay(
     sources: Annotated[list[int], typer.Option(help="Envelopes in the message; may be given again.", min=1, max=1000)],
     repeats: Annotated[int, typer.Option(help="Deliveries, and hellos after the first.", min=1)] = 5,
@@ -92,9 +94,9 @@ def relay(
 
     \b
     Examples:
-      fedsteph bench relay --sources 13 --sources 50
+      fedsteph measure relay --sources 13 --sources 50
     """
-    from fedsteph.commands.terminal.bench_tables import show_relay
+    from fedsteph.commands.terminal.measure_tables import show_relay
     from fedsteph.simulations.bench.figures import machine
     from fedsteph.simulations.relay.relay_cost import SCHEMA, measure
 
@@ -102,7 +104,7 @@ def relay(
     _tell(found, as_json, show_relay)
 
 
-@bench.command("poison")
+@measure.command("poison")
 def poison(
     sites: Annotated[Path, typer.Option(help="Folder of site folders.")],
     targets: Annotated[list[str], typer.Option(help="Sites to attack. Repeatable.")],
@@ -122,10 +124,10 @@ def poison(
 
     \b
     Examples:
-      fedsteph bench poison --sites sites --targets lihc --targets skcm --out poison
-      fedsteph bench poison --sites sites --targets lihc --quick
+      fedsteph measure poison --sites sites --targets lihc --targets skcm --out poison
+      fedsteph measure poison --sites sites --targets lihc --quick
     """
-    from fedsteph.commands.terminal.bench_tables import show_poison
+    from fedsteph.commands.terminal.measure_tables import show_poison
     from fedsteph.simulations.attacks.poison import cells_of, keep_results, measured, workspaces_of
     from fedsteph.simulations.attacks.suite import ATTACKS
     from fedsteph.simulations.attacks.trial import Ground

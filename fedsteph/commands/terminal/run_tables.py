@@ -1,0 +1,30 @@
+"""A simulated run's results as tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from fedsteph.common.host import console
+from fedsteph.simulations.run.run_folder import RunFolder
+from fedsteph.simulations.run.summary import run_sentences, score_rows, target_sentences, target_title
+
+
+def show(folder: RunFolder, results: dict[str, Any]) -> None:
+    """The whole run on the terminal."""
+    for target, result in results["targets"].items():
+        header, *found = score_rows(result)
+        console.out.print(target_title(target, result), style="bold", highlight=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i, name in enumerate(header):
+            table.add_column(name, justify="right" if i else "left", no_wrap=True)
+        for row in found:
+            table.add_row(*row)
+        console.out.print(table)
+        for sentence in target_sentences(result):
+            console.out.print(f"  {sentence}", soft_wrap=True, markup=False, highlight=False)
+        console.out.print()
+    for sentence in run_sentences(folder, results):
+        console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)

@@ -35,9 +35,31 @@ print(len([name for name in sys.modules if name.startswith("fedsteph.")]))
 FROM_A_BUNDLE = """
 import sys
 from flwr.supercore.object_ref import load_app
-app = load_app("fedsteph.client.app:app", RuntimeError, sys.argv[1])
+app = load_app("fedsteph.client_app:app", RuntimeError, sys.argv[1])
 import fedsteph.client.target.enhance, fedsteph.server.federation
 print(type(app).__name__, *(m.__file__ for n, m in sys.modules.items() if n.startswith("fedsteph") and m.__file__))
+"""
+
+
+AT_ONCE = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+threading.begun, threading.may_end = threading.Event(), threading.Event()
+found = {}
+def load(name):
+    try:
+        found[name] = __import__(name, fromlist=["app"]).app
+    except ImportError as error:
+        found[name] = error
+one = threading.Thread(target=load, args=["fedsteph.server_app"])
+one.start()
+threading.begun.wait()
+other = threading.Thread(target=load, args=["fedsteph.client_app"])
+other.start()
+other.join(timeout=1)  # it must wait for the first; if it does not, it has failed by now
+threading.may_end.set()
+one.join(), other.join()
+print(*(type(app).__name__ for app in found.values()))
 """
 
 
@@ -92,6 +114,16 @@ def test_flower_loads_all_of_an_app_from_its_own_folder(folder, tmp_path) -> Non
     assert imported(folder) == []
 
 
+def test_two_threads_may_load_the_two_apps_of_a_bundle_at_once(folder, tmp_path) -> None:
+    """As Flower's simulation does: the second comes while the first has only begun to import fedsteph."""
+    app = assemble(tmp_path / "fedsteph")
+    front_door = app / "fedsteph" / "__init__.py"
+    pause = "import threading as _t\n_t.begun.set()\n_t.may_end.wait()\n"
+    head, future, rest = front_door.read_text().partition("from __future__ import annotations\n")
+    front_door.write_text(head + future + pause + rest)
+    assert sorted(run(folder, sys.executable, "-c", AT_ONCE, app).split()) == ["ClientApp", "ServerApp"]
+
+
 def test_an_editable_install_is_the_checkout(folder, tmp_path) -> None:
     """What hatchling makes for it puts the checkout on the path, and fedsteph is imported from there."""
     checkout = tmp_path / "checkout"
@@ -134,6 +166,6 @@ def test_wheels_hold_fedsteph_alone_with_links_and_without_and_from_a_source_dis
     assert modules < wheel and len(modules) > 250
     assert built(checkouts["plain"], "wheel") == wheel
     sources = built(checkouts["linked"], "sdist")
-    assert {name for name in sources if name.startswith("fedsteph/c") and "/commands/" not in name} == set()
+    assert not [name for name in sources if name.startswith(("fedsteph/client/", "fedsteph/common/"))]
     (unpacked,) = (checkouts["linked"] / "unpacked").iterdir()
     assert built(unpacked, "wheel") == wheel

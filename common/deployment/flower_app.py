@@ -14,7 +14,7 @@ import fedsteph.common
 from fedsteph.common.deployment.flower_programs import environment, program
 from fedsteph.common.errors import DeploymentError, EngineError
 
-_FRONT_DOOR = Path(fedsteph.__file__)
+_FRONT_DOOR = ("__init__.py", "client_app.py", "server_app.py")  # of the folder fedsteph: what an app needs of it
 # A checkout or an installed package: either has the packages side by side. In a checkout the project files lie there
 # too; a wheel carries them in configs/app.
 _ROOT = Path(fedsteph.common.__file__).resolve().parents[1]
@@ -35,8 +35,9 @@ def assemble(folder: Path) -> Path:
     for package in _PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(_ROOT / package, folder / package, ignore=ignored)
-    (folder / _FRONT_DOOR.parent.name).mkdir()
-    shutil.copyfile(_FRONT_DOOR, folder / _FRONT_DOOR.parent.name / _FRONT_DOOR.name)
+    (folder / "fedsteph").mkdir()
+    for name in _FRONT_DOOR:
+        shutil.copyfile(Path(fedsteph.__file__).with_name(name), folder / "fedsteph" / name)
     for name in _PROJECT_FILES:
         carried = config_folder() / "app" / name
         shutil.copyfile(carried if carried.exists() else _ROOT / name, folder / name)

@@ -128,10 +128,17 @@ class Flower:
 
     def status(self, run_id: str) -> str:
         """A run's present status."""
+        return str(self._listed(run_id)["status"])
+
+    def details(self, run_id: str) -> str:
+        """Why a run has the status that it has, in Flower's words; empty where it says nothing."""
+        return str(self._listed(run_id).get("status-details") or "")
+
+    def _listed(self, run_id: str) -> dict[str, Any]:
         runs = self._call(["ls", CONNECTION, "--run-id", run_id]).get("runs")
         if not isinstance(runs, list) or not runs or "status" not in runs[0]:
             raise EngineError(f"'flwr ls' does not know the run {run_id}", where=self.log)
-        return str(runs[0]["status"])
+        return dict(runs[0])
 
     def stop(self, run_id: str) -> None:
         """End a run."""

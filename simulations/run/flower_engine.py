@@ -49,8 +49,9 @@ def run_with_flower(run_folder: Path) -> None:
         atomic.write_text(run_config, f"run-folder = {json.dumps(str(run_folder.resolve()))}\n")
         run_id = flower.start(app, run_config, resources)
         status = flower.wait(run_id, (run_folder / "server" / OUTCOME_FILE).exists, patience=0)
-    if status != "finished:completed":
-        raise EngineError(f"Flower ended the run as {status}", where=home / "superlink.log", remedy="See that log")
+        if status != "finished:completed":
+            what = f"Flower ended the run as {status} ({flower.details(run_id) or 'no reason given'})"
+            raise EngineError(what, where=home / "superlink.log", remedy="See that log")
 
 
 def _resources(n_sites: int, device: str) -> str:

@@ -50,7 +50,8 @@ def test_the_bundle_holds_the_app_and_neither_tests_nor_simulations(app, tmp_pat
         assert name in names
     folders = {name.partition("/")[0] for name in names if "/" in name}
     assert folders == {"fedsteph", "server", "client", "common", ".info"}
-    assert [name for name in names if name.startswith("fedsteph/")] == ["fedsteph/__init__.py"]  # no command travels
+    front = {"fedsteph/__init__.py", "fedsteph/client_app.py", "fedsteph/server_app.py"}
+    assert {name for name in names if name.startswith("fedsteph/")} == front  # no command travels
 
 
 @pytest.mark.flower
@@ -211,8 +212,8 @@ def rewritten(app, old, new):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("fedsteph.client.app:app", "elsewhere.app:app"),
-        ("fedsteph.server.app:app", "elsewhere.app:app"),
+        ("fedsteph.client_app:app", "elsewhere.app:app"),
+        ("fedsteph.server_app:app", "elsewhere.app:app"),
         ('run-folder = ""', 'run-folder = "/elsewhere"'),
         ('"/client/**/*.py",', ""),
         ("[tool.flwr.app.components]", "[tool.flwr.app.componentz]"),

@@ -1,7 +1,7 @@
-"""FedAvg and FedProx on Flower's own strategies: the baselines for which the server must read every update.
+"""Averages the sites' updates for FedAvg and FedProx, with Flower's own strategies.
 
-An update is a vector file, unsealed: the sites' policies have to allow that. All sites' headers say the same, so
-the server averages what stands behind them and needs to know no more of it than that it is float32.
+An update is a vector file that is not sealed, so a site's policy must allow it. The headers of all sites say the same:
+the server averages the float32 numbers after them and needs no model code.
 """
 
 from __future__ import annotations
@@ -25,43 +25,55 @@ _MAX_HEADER = 8192  # bytes
 
 @dataclass(frozen=True)
 class Update:
-    """One site's encoders after a round, by fold, and its number of patients as its policy tells it."""
+    """One site's encoders after a round, by fold, and its number of patients, as a band."""
 
     vectors: Mapping[str, bytes]
     weight: int
 
 
 def strategy_of(method: str, config: ComparatorConfig) -> FedAvg:
-    """Flower's strategy for a method's name."""
+    """Flower's strategy for a method, ``fedavg`` or ``fedprox``."""
     if method == "fedprox":
         return FedProx(proximal_mu=config.proximal_mu, weighted_by_key=_WEIGHT)
     return FedAvg(weighted_by_key=_WEIGHT)
 
 
 def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
-    """What is wrong with the updates of a round that would spoil an average, by node; the others fit together.
+    """Find the updates of a round that cannot be averaged with the others.
 
     Args:
+        updates: by node.
         max_norm: largest L2 norm of one encoder.
+
+    Returns:
+        what is wrong with them, by node.
     """
     wrong: dict[int, str] = {}
     kinds: dict[int, str] = {}
     for node, update in sorted(updates.items()):
         try:
-            split = {fold: _split(content) for fold, content in sorted(update.vectors.items())}
+            kinds[node] = _kind(update, max_norm)
         except VectorMismatchError as error:
             wrong[node] = error.what
-            continue
-        if not split:
-            wrong[node] = "an update is empty"
-        elif max(float(np.linalg.norm(values.astype(np.float64))) for _, _, values in split.values()) > max_norm:
-            wrong[node] = "an update's norm is above the cap"
-        kinds[node] = json.dumps({fold: meaning for fold, (_, meaning, _) in split.items()}, sort_keys=True)
-    sound = Counter(kind for node, kind in kinds.items() if node not in wrong)
+    most = Counter(kinds.values()).most_common(1)
     for node, kind in kinds.items():
-        if node not in wrong and kind != sound.most_common(1)[0][0]:
+        if kind != most[0][0]:
             wrong[node] = "an update is of another model or other folds than most are"
     return wrong
+
+
+def _kind(update: Update, max_norm: float) -> str:
+    """Folds and headers of an update as one text: updates with the same text can be averaged.
+
+    Raises:
+        VectorMismatchError: the update is empty or malformed, or a norm is above ``max_norm``.
+    """
+    split = {fold: _split(content) for fold, content in sorted(update.vectors.items())}
+    if not split:
+        raise VectorMismatchError("an update is empty", where="update")
+    if max(float(np.linalg.norm(values.astype(np.float64))) for _, _, values in split.values()) > max_norm:
+        raise VectorMismatchError("an update's norm is above the cap", where="update")
+    return json.dumps({fold: meaning for fold, (_, meaning, _) in split.items()}, sort_keys=True)
 
 
 def aggregate(strategy: FedAvg, round_: int, updates: Mapping[int, Update]) -> dict[str, bytes]:
@@ -98,10 +110,13 @@ def run_rounds(method: str, config: ComparatorConfig, ask: Ask) -> dict[str, byt
     """All rounds of one baseline, from M0.
 
     Args:
-        ask: sends a round's number and global encoders (none in round 0) out, and collects the updates.
+        ask: sends a round's number and global encoders (none in round 0), and returns the updates by node.
 
     Returns:
         the global encoders after the last round, by fold.
+
+    Raises:
+        VectorMismatchError: the updates of a round cannot be averaged.
     """
     strategy = strategy_of(method, config)
     encoders: dict[str, bytes] = {}
@@ -111,10 +126,10 @@ def run_rounds(method: str, config: ComparatorConfig, ask: Ask) -> dict[str, byt
 
 
 def _split(content: bytes) -> tuple[bytes, Any, np.ndarray]:
-    """A vector file's header, its length included, as bytes and as what it says; and the float32 numbers behind it."""
+    """A vector file's header, as bytes with its length and as parsed JSON, and the float32 numbers after it."""
     end = 8 + int.from_bytes(content[:8], "little")
     try:
-        # The order of a header's keys is not always the same, so what it says is compared.
+        # Parsed, because the order of a header's keys can differ between sites.
         meaning = (
             json.loads(content[8:end], object_pairs_hook=_unique) if end <= min(len(content), 8 + _MAX_HEADER) else None
         )
@@ -135,7 +150,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _claimed(header: dict[str, Any]) -> int | None:
-    """How many bytes a header says that the numbers take; None where it does not say so."""
+    """The size of the numbers in bytes according to a header; None: the header does not tell."""
     ends = [
         entry["data_offsets"][1]
         for name, entry in header.items()

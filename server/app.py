@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from flwr.app import Context
@@ -45,4 +46,4 @@ def main(grid: Grid, context: Context) -> None:
         federation.outcome.error = str(error)
         raise
     finally:
-        atomic.write_json(folder / OUTCOME_FILE, federation.outcome.to_dict())
+        atomic.write_json(folder / OUTCOME_FILE, asdict(federation.outcome))

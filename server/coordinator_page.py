@@ -1,4 +1,4 @@
-"""The coordinator's page of a run: what each site's policy let out, who sent what to whom, and what it cost."""
+"""Makes the coordinator's page of a run: results as far as the sites' policies allow, transfers, and costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run_page(run: Path, outcome: Mapping[str, Any]) -> Page:
     """The page of a run folder.
 
     Args:
-        outcome: what the server knows of the run: ``sites``, ``targets``, ``failures``, ``seconds`` and ``bytes``.
+        outcome: the server's results: ``sites``, ``targets``, ``failures``, ``seconds`` by phase, and ``bytes``.
     """
     config, manifest = load_config(run / CONFIG_FILE), json.loads((run / MANIFEST_FILE).read_text())
     sections = [
@@ -53,7 +53,7 @@ def write_run_page(run: Path, outcome: Mapping[str, Any] | None = None, out: Pat
     """Write the page, by default into the run folder.
 
     Args:
-        outcome: None: what the run folder's ``results.json`` says; of a run that failed, the server's outcome.
+        outcome: None: read from the run folder's ``results.json``, or from the server's outcome if the run failed.
 
     Raises:
         RunFolderError: the run has no results.

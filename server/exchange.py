@@ -1,4 +1,4 @@
-"""One round of messages: push to named nodes, pull until all have answered or the deadline is over."""
+"""Sends one message to each of several nodes, and waits until all have answered or the deadline has passed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsteph.common.wire import protocol
 from fedsteph.common.wire.protocol import Parcel
 
 _POLL_SECONDS = 0.2
-# What Flower's own error codes mean for someone who runs a federation (flwr.common.constant.ErrorCode).
+# Flower's error codes (flwr.common.constant.ErrorCode), in words for a coordinator.
 _FLOWER_ERRORS = {
     1: "its app could not be loaded: a site runs the version that it has reviewed, and no other",
     2: "its app raised an exception",
@@ -28,7 +28,7 @@ _FLOWER_ERRORS = {
 
 @dataclass
 class Round:
-    """What came back in one phase: parcels and failures by node, seconds, bytes both ways."""
+    """The result of one exchange: answers and reasons of failures by node, seconds, bytes in both directions."""
 
     answers: dict[int, Parcel] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
@@ -46,29 +46,19 @@ def exchange(
 ) -> Round:
     """Send one request per node and collect the answers.
 
-    Replies are matched by the id of the message they answer: an error that the SuperLink makes on a node's
-    behalf does not carry the node's id.
-
     Args:
-        deadline: seconds to wait; who has not answered by then has failed, by name.
-        on_answer: told which node has answered, or failed and why.
+        deadline: seconds to wait; a node that has not answered by then has failed.
+        on_answer: called with the node, and "answered" or the reason why it failed.
     """
     found = Round()
     started = time.monotonic()
-    waiting: dict[str, int] = {}
-    for node, records in requests.items():
-        found.bytes_sent += protocol.parcel(records, action).n_bytes
-        message = Message(records, dst_node_id=node, message_type=action, ttl=deadline)
-        for message_id in grid.push_messages([message]):
-            waiting[message_id] = node
-    for node in requests.keys() - set(waiting.values()):
-        found.failures[node] = "the message could not be sent to it"
+    waiting = _push(grid, action, requests, deadline, found)
     while waiting:
         replies = list(grid.pull_messages(list(waiting)))
         for reply in replies:
-            reply_to = reply.metadata.reply_to_message_id
-            if reply_to in waiting:
-                node = waiting.pop(reply_to)
+            # By message id: an error that the SuperLink makes on a node's behalf does not carry the node's id.
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is not None:
                 _take(reply, node, found)
                 on_answer(node, found.failures.get(node, "answered"))
         if waiting and time.monotonic() - started > deadline:
@@ -78,6 +68,18 @@ def exchange(
             time.sleep(_POLL_SECONDS)
     found.seconds = time.monotonic() - started
     return found
+
+
+def _push(grid: Grid, action: str, requests: Mapping[int, RecordDict], deadline: float, found: Round) -> dict[str, int]:
+    """Send the requests; returns the nodes whose answers are awaited, by message id."""
+    waiting: dict[str, int] = {}
+    for node, records in requests.items():
+        found.bytes_sent += protocol.parcel(records, action).n_bytes
+        message = Message(records, dst_node_id=node, message_type=action, ttl=deadline)
+        waiting |= dict.fromkeys(grid.push_messages([message]), node)
+    for node in requests.keys() - set(waiting.values()):
+        found.failures[node] = "the message could not be sent to it"
+    return waiting
 
 
 def _take(reply: Message, node: int, found: Round) -> None:
@@ -94,5 +96,5 @@ def _take(reply: Message, node: int, found: Round) -> None:
 
 
 def _spoken(error: Error) -> str:
-    # The error's own text comes from the node's exception, patient file names included: it stays unread.
+    # The error's own text is that of the node's exception, which may name patients' files: it is not read.
     return _FLOWER_ERRORS.get(error.code, f"Flower error {error.code}")

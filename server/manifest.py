@@ -1,4 +1,4 @@
-"""The manifest of a run: what it is called, what it was made of, and where the server's audit log is."""
+"""Makes the manifest of a run: its id, versions, digests and seeds, and the folder of the server's audit log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
         audit: folder of the server's audit log.
 
     Raises:
-        ConfigError: the run would end at a message that is too large to be read.
+        ConfigError: a message of the run would be too large to be read.
     """
     _require_messages_that_fit(config)
     return {
@@ -54,7 +54,7 @@ def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
 
 
 def _require_messages_that_fit(config: Config) -> None:
-    """Before anybody trains: one message brings a target the vectors of all others."""
+    """Checked before any training: one message brings a target the vectors of all other sites."""
     n_vectors = len(config.federation.sites) - 1
     n_bytes = shared_bytes(config.model, config.sharing) + _MOST_ADDED
     most = min(MAX_ENVELOPES, MAX_TOTAL // n_bytes)

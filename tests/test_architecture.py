@@ -27,7 +27,10 @@ FLOORS = {
         *("data", "training", "privacy", "steph", "models", "site", "evaluation", "sharing", "screening"),
         *("attack", "methods", "target", "report", "deployment", "app"),
     ],
-    "server": ["manifest", "aggregation", "exchange", "federation", "app", "coordinator_page", "deployment"],
+    "server": [
+        *("manifest", "aggregation", "exchange", "session", "hello", "baselines", "federation", "app"),
+        *("coordinator_page", "deployment"),
+    ],
     "simulations": ["csv_text", "markdown", "memory", "run", "study", "bench", "relay", "attacks"],
 }
 COMMAND_LINE = {"typer", "click"}

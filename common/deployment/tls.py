@@ -1,6 +1,6 @@
-"""Ask a server what Flower never says: is it there, is it TLS, is it whom we trust, is it Flower, is its clock right?
+"""Checks a SuperLink before Flower connects: reachable, TLS, trusted certificate, speaks Flower, clock.
 
-Flower retries a wrong port, a plain server or a wrong protocol for ever, without a word.
+Flower itself retries a wrong port, a server without TLS or another protocol for ever, and reports no error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fedsteph.common.errors import DeploymentError
 
-# What a SuperNode calls first; a SuperLink refuses an unsigned one, anything else does not know the path.
+# The path of a SuperNode's first request. A SuperLink refuses an unsigned request; other servers do not know the path.
 _FLEET_PATH = "/v1/fleet/pull-messages"
 _REFUSED_BY_FLOWER = {400, 401, 403, 415, 422}
 _TIMEOUT_SECONDS = 10.0
@@ -30,18 +30,18 @@ MOST_AHEAD_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server showed of itself."""
+    """A SuperLink's TLS version, when its certificate expires, and how far our clock is ahead of its clock."""
 
     protocol: str
     expires: datetime
-    ahead_seconds: float | None  # of our clock before the server's; None where it does not tell the time
+    ahead_seconds: float | None  # None: the server does not tell the time
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """``host:port``, or ``[v6]:port``, in two.
+    """Split ``host:port`` or ``[IPv6]:port`` into host and port.
 
     Raises:
-        DeploymentError: it is neither.
+        DeploymentError: the text is neither.
     """
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -52,8 +52,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def require_host(name: str) -> None:
-    """Raises:
-    DeploymentError: neither an IP address nor a name that DNS can hold.
+    """Check that a name is an IP address or a valid DNS name.
+
+    Raises:
+        DeploymentError: it is neither.
     """
     if not _is_host(name):
         remedy = "Write a name like fl.example.org, or an IP address"
@@ -69,14 +71,14 @@ def _is_host(name: str) -> bool:
 
 
 def ask(address: str, ca: Path) -> Answer:
-    """Connect as a SuperNode would.
+    """Connect to a SuperLink as a SuperNode would.
 
     Args:
         address: ``host:port``.
-        ca: the certificate that the server's must chain to.
+        ca: PEM file of the certificate authority that must have signed the server's certificate.
 
     Raises:
-        DeploymentError: the first thing that is wrong, and how to mend it.
+        DeploymentError: the first thing that is wrong, with its remedy.
     """
     host, port = split_address(address)
     try:
@@ -99,27 +101,21 @@ def ask(address: str, ca: Path) -> Answer:
                 date = _ask_flower(secure, address)
         except ssl.SSLCertVerificationError as error:
             raise _untrusted(error, address, ca) from error
-        except ssl.SSLError as error:
-            raise DeploymentError(
-                "something answers there that does not speak TLS",
-                where=address,
-                remedy="Check the port: it may be another service, or a SuperLink without certificates",
-            ) from error
-        except TimeoutError as error:
-            raise DeploymentError(
-                f"something listens there, and says nothing within {_TIMEOUT_SECONDS:g} s",
-                where=address,
-                remedy="Check the port: it may be another service",
-            ) from error
         except (OSError, http.client.HTTPException) as error:
-            raise DeploymentError(
-                "something speaks TLS there, and no HTTP",
-                where=address,
-                remedy="Check the port: it may be another service",
-            ) from error
+            raise _another_service(error, address) from error
     expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
     ahead = None if date is None else (datetime.now(UTC) - date).total_seconds()
     return Answer(protocol, expires, ahead)
+
+
+def _another_service(error: Exception, address: str) -> DeploymentError:
+    what, remedy = "something speaks TLS there, and no HTTP", "Check the port: it may be another service"
+    if isinstance(error, ssl.SSLError):
+        what = "something answers there that does not speak TLS"
+        remedy += ", or a SuperLink without certificates"
+    elif isinstance(error, TimeoutError):
+        what = f"something listens there, and says nothing within {_TIMEOUT_SECONDS:g} s"
+    return DeploymentError(what, where=address, remedy=remedy)
 
 
 def _ask_flower(secure: ssl.SSLSocket, address: str) -> datetime | None:

@@ -1,4 +1,4 @@
-"""The envelope: a vector file sealed to its recipient and signed by its sender, both bound to one context.
+"""Seals a vector file to its recipient and signs it as its sender, both bound to one context; opens it again.
 
     label || uint16 len(header) || header || signature (64) || HPKE enc || HPKE ciphertext
 
@@ -6,9 +6,9 @@
   hybrid KEM MLKEM768-X25519 (draft-ietf-hpke-pq), HKDF-SHA256, AES-256-GCM.
 - Ed25519 (RFC 8032) signs label, header and sealed bytes with the sender's key.
 - The header is the :class:`Context`, the sequence number, and size and SHA-256 of the sealed bytes. Every field of
-  the context must be what the recipient itself expects; nothing that an envelope says about itself is believed.
+  the context must equal what the recipient itself expects; nothing that an envelope says about itself is trusted.
 
-Whoever relays an envelope can drop it, and nothing else. Errors tell which check failed and carry no secret.
+Whoever relays an envelope can drop it, but cannot read or change it. Errors tell which check failed, and no secret.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _HEADER_TYPES: dict[str, type] = {
     "size": int,
     "sha256": str,
 }
-# In the order in which they are reported: who, to whom, when, what.
+# Checked in this order.
 _MISMATCH: dict[str, tuple[type[EnvelopeError], str]] = {
     "sender": (SwappedEnvelopeError, "was made by another site than it was delivered for"),
     "recipient": (WrongRecipientError, "was made for another recipient"),
@@ -67,7 +67,7 @@ _MISMATCH: dict[str, tuple[type[EnvelopeError], str]] = {
 
 @dataclass(frozen=True)
 class Context:
-    """What an envelope is bound to."""
+    """The names and digests that an envelope is bound to: it opens only where all of them are expected."""
 
     federation: str
     run: str
@@ -80,7 +80,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Opened:
-    """An accepted envelope: its content, and the sender's sequence number to tell a replay by."""
+    """An accepted envelope: its content, and the sender's sequence number, by which a replay is detected."""
 
     plain: bytes
     sequence: int
@@ -90,7 +90,11 @@ def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipi
     """Seal a vector file to ``recipient`` and sign it as ``sender``.
 
     Args:
-        sequence: grows with every envelope from this sender to this recipient, across runs.
+        plain: the vector file's content.
+        sequence: larger than in every earlier envelope from this sender to this recipient, across runs.
+
+    Raises:
+        MalformedEnvelopeError: the context does not fit into a header.
     """
     sealed = _SUITE.encrypt(plain, recipient.receiver, info=_info(context, sequence))
     header = _header(context, sequence, sealed)
@@ -99,14 +103,14 @@ def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipi
 
 
 def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender: PublicKeys) -> Opened:
-    """Check an envelope against the context that it must have, and open it.
+    """Check an envelope against its expected context, and open it.
 
     Args:
-        expected: what the recipient knows by itself: its own name, this run, whose envelope it was told this is.
+        expected: what the recipient itself knows: its own name, this run, and from whom it expects the envelope.
         sender: the pinned public keys of ``expected.sender``.
 
     Raises:
-        EnvelopeError: one of its subclasses, by the first check that failed.
+        EnvelopeError: the subclass of the first check that failed.
     """
     where = f"envelope of {expected.sender}"
     header, raw_header, signature, sealed = _parse(envelope, where)
@@ -131,20 +135,31 @@ def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender:
 
 
 def _parse(envelope: bytes, where: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
+    """The header, read and raw, the signature, and the sealed bytes."""
     start = len(_LABEL) + 2
     if not envelope.startswith(_LABEL):
         raise MalformedEnvelopeError("is no envelope of this version", where=where)
     length = int.from_bytes(envelope[len(_LABEL) : start], "big")
-    raw = envelope[start : start + length]
+    end = start + length
+    raw, signature, sealed = envelope[start:end], envelope[end : end + _SIGNATURE], envelope[end + _SIGNATURE :]
     if len(envelope) < start or len(raw) < length:
         raise TruncatedEnvelopeError("ends within its header", where=where)
     if length > _MAX_HEADER:
         raise MalformedEnvelopeError("its header is too long", where=where)
+    header = _read_header(raw, where)
+    if len(signature) < _SIGNATURE or len(sealed) < header["size"]:
+        raise TruncatedEnvelopeError("ends before its stated length", where=where)
+    if len(sealed) > header["size"]:
+        raise MalformedEnvelopeError("goes on after its stated length", where=where)
+    return header, raw, signature, sealed
+
+
+def _read_header(raw: bytes, where: str) -> dict[str, Any]:
     try:
         header = json.loads(raw.decode("ascii"))
     except (ValueError, RecursionError):
         raise MalformedEnvelopeError("its header is not JSON", where=where) from None
-    # Only the canonical form of exactly these fields is a header: one content has one encoding.
+    # Exactly these fields, in canonical form: the same content has only one encoding.
     if (
         not isinstance(header, dict)
         or header.keys() != _HEADER_TYPES.keys()
@@ -154,13 +169,7 @@ def _parse(envelope: bytes, where: str) -> tuple[dict[str, Any], bytes, bytes, b
         raise MalformedEnvelopeError("its header is not of this version's form", where=where)
     if not (0 < header["sequence"] < 2**63 and 0 < header["size"] < 2**63):
         raise MalformedEnvelopeError("its header has a number out of range", where=where)
-    signature = envelope[start + length : start + length + _SIGNATURE]
-    sealed = envelope[start + length + _SIGNATURE :]
-    if len(signature) < _SIGNATURE or len(sealed) < header["size"]:
-        raise TruncatedEnvelopeError("ends before its stated length", where=where)
-    if len(sealed) > header["size"]:
-        raise MalformedEnvelopeError("goes on after its stated length", where=where)
-    return header, raw, signature, sealed
+    return header
 
 
 def _header(context: Context, sequence: int, sealed: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""The protocol: its actions, and how their messages (:mod:`fedsteph.common.wire.messages`) travel in Flower's records.
+"""Packs messages (:mod:`fedsteph.common.wire.messages`) into Flower's records and reads them back, phase by phase.
 
-A message is one ``ConfigRecord`` with a JSON body, whose fields are exactly those of its dataclass, and, for
-``train.share``, ``train.merge`` and ``train.average``, one ``ArrayRecord`` of bytes, which Flower sends in chunks.
+A message is one ``ConfigRecord`` with a JSON body, whose fields are exactly those of its dataclass. ``train.share``,
+``train.merge`` and ``train.average`` add one ``ArrayRecord`` of bytes, which Flower sends in chunks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def _short_line(text: str) -> str:
-    """What may be shown of a text that another party can choose."""
+    """Text of another party, cut and made safe to print."""
     return "".join(character if character.isprintable() else "?" for character in text[:120])
 
 
@@ -53,7 +53,7 @@ class Parcel:
 
 
 def pack(message: Any, envelopes: Mapping[str, bytes] | None = None) -> RecordDict:
-    """Put a message of this module, and its envelopes, into Flower's records."""
+    """Put a message of :mod:`fedsteph.common.wire.messages`, and its envelopes by name, into Flower's records."""
     kind = type(message).__name__
     body = json.dumps({kind: asdict(message)}, allow_nan=False, separators=(",", ":"))
     records = RecordDict({_HEADER: ConfigRecord({"version": VERSION, "body": body})})
@@ -67,7 +67,10 @@ def pack(message: Any, envelopes: Mapping[str, bytes] | None = None) -> RecordDi
 
 
 def parcel(records: RecordDict, where: str) -> Parcel:
-    """Take a record apart without reading its body or its envelopes.
+    """Check and unpack Flower's records; the body and the envelopes stay unread.
+
+    Args:
+        where: whose message it is, for error messages.
 
     Raises:
         ProtocolError: records, version or sizes that the protocol does not have.
@@ -75,35 +78,39 @@ def parcel(records: RecordDict, where: str) -> Parcel:
     header = records.get(_HEADER)
     if not isinstance(header, ConfigRecord) or not set(records) <= {_HEADER, _ENVELOPES}:
         raise ProtocolError("is not a fedsteph message", where=where)
-    if header.get("version") != VERSION:
-        version = header.get("version")
+    version, body, arrays = header.get("version"), header.get("body"), records.get(_ENVELOPES, ArrayRecord())
+    if version != VERSION:
         raise ProtocolError(
             f"speaks protocol version {version if isinstance(version, int) else 'none'}, this software {VERSION}",
             where=where,
             remedy="Install the same fedsteph at all sites and at the server",
         )
-    body, arrays = header.get("body"), records.get(_ENVELOPES, ArrayRecord())
-    if (
-        set(header) != {"version", "body"}
-        or not isinstance(body, str)
-        or len(body) > _MAX_BODY
-        or not isinstance(arrays, ArrayRecord)
-    ):
+    if set(header) != {"version", "body"} or not isinstance(body, str) or len(body) > _MAX_BODY:
         raise ProtocolError("has a malformed body", where=where)
+    if not isinstance(arrays, ArrayRecord):
+        raise ProtocolError("has a malformed body", where=where)
+    return Parcel(body, _envelopes(arrays, where))
+
+
+def _envelopes(arrays: ArrayRecord, where: str) -> dict[str, bytes]:
     if not all(array.dtype == "uint8" and array.stype == _OPAQUE for array in arrays.values()):
         raise ProtocolError("holds arrays that are no envelopes", where=where)
-    sizes = [len(array.data) for array in arrays.values()]
+    envelopes = {name: array.data for name, array in arrays.items()}
+    sizes = [len(content) for content in envelopes.values()]
     if len(sizes) > MAX_ENVELOPES or max(sizes, default=0) > _MAX_ENVELOPE or sum(sizes) > MAX_TOTAL:
         raise ProtocolError("holds too many or too large envelopes", where=where)
-    return Parcel(body, {name: array.data for name, array in arrays.items()})
+    return envelopes
 
 
 def read(content: Parcel, cls: type[T], where: str) -> T:
     """Read a parcel's body as the message ``cls``.
 
+    Args:
+        where: whose message it is, for error messages.
+
     Raises:
-        SiteError: it is a site's refusal; the text is the fixed phrase of its kind.
-        ProtocolError: it is neither.
+        SiteError: the body is a site's refusal; the text is the fixed phrase of its kind.
+        ProtocolError: the body is neither.
     """
     try:
         body = json.loads(content.body)
@@ -112,7 +119,7 @@ def read(content: Parcel, cls: type[T], where: str) -> T:
             return build(cls, fields, where)
         refusal = build(Refusal, fields, where) if kind == Refusal.__name__ else None
     except (ValueError, RecursionError, ConfigError) as error:
-        # What is wrong with it can be the other party's own words: for this party's log, not for its sentence.
+        # The detail can quote the other party's text: it goes into this party's log, not into the sentence.
         detail = error.what if isinstance(error, ConfigError) else str(error)
         what = f"its body is not a {cls.__name__}"
         raise ProtocolError(what, where=where, details=_short_line(detail)) from error

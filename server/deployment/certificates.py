@@ -1,6 +1,6 @@
-"""A small certificate authority for a trial federation, and the keys that nodes show to Flower.
+"""Makes a small certificate authority for a trial federation, server certificates, and node keys for Flower.
 
-P-384 throughout (Flower's node authentication wants it); X.509 by RFC 5280. A hospital's own CA does as well.
+All keys are P-384, as Flower's node authentication requires; X.509 by RFC 5280. A hospital's own CA works as well.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def make_node_key(secret: Path, public: Path) -> None:
 
 
 def make_token(path: Path) -> None:
-    """Write a random secret that processes of one machine share."""
+    """Write a random secret that SuperLink or SuperNode and SuperExec share on one machine."""
     write_secret(path, os.urandom(32).hex().encode())
 
 
@@ -79,7 +79,7 @@ def names_in(certificate: Path) -> list[str]:
     """The SANs of a certificate.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is no certificate in PEM form.
     """
     loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
     try:

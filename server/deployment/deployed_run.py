@@ -1,4 +1,4 @@
-"""A run on a deployment: prepared, started, followed to its true end, and summed up from what the server may know."""
+"""Prepares a run on a deployment, starts it, waits until it ends, and writes the results that the server may know."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Deployed:
 
     @property
     def outcome(self) -> Path:
-        """Where the ServerApp writes what came of it."""
+        """The file into which the ServerApp writes the outcome."""
         return self.path / "server" / OUTCOME_FILE
 
 
 def prepare(server: ServerFile, config: Config) -> Deployed:
-    """Check what can be checked here, and write a run folder.
+    """Check everything that can be checked at the server, and write a run folder.
 
     Args:
-        config: with its width and M0's digest filled in.
+        config: with the features' width and M0's digest filled in.
 
     Raises:
-        ConfigError: the configuration lacks something that sites cannot be asked for.
+        ConfigError: the configuration lacks sites, targets, the width or M0's digest.
         RosterError: the roster is another federation's, or lacks a site.
-        DeploymentError: no SuperLink answers where it should.
+        DeploymentError: no SuperLink answers at the configured address.
     """
     server.require_ready()
     roster = read_roster(server.roster)
@@ -81,28 +81,17 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
 
 
 def run(server: ServerFile, deployed: Deployed) -> dict[str, Any]:
-    """Start the run and follow it to its end.
+    """Start the run and wait until it ends.
 
     Returns:
-        what the server knows of it, also written to ``results.json`` in the run folder.
+        the results, as written to ``results.json`` in the run folder.
 
     Raises:
-        QuorumError: too few sites were left; it names each and why.
-        EngineError: Flower ended the run otherwise.
-        KeyboardInterrupt: stopped by the user; the run is stopped too.
+        QuorumError: too few sites were left; it names every failure.
+        EngineError: Flower ended the run for another reason.
+        KeyboardInterrupt: the user stopped it; the run is stopped too.
     """
-    app = assemble(deployed.path / "app" / "fedsteph")
-    run_config = deployed.path / "run.toml"
-    atomic.write_text(run_config, f"run-folder = {json.dumps(str(deployed.path))}\n")
-    flower = Flower(server.flwr_home, server.flwr_home.parent)
-    with watching([deployed.path / "server"]):
-        run_id = flower.start(app, run_config)
-        try:
-            status = flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS, _say_silence)
-        except KeyboardInterrupt:
-            with contextlib.suppress(EngineError):  # it was the user who stopped it, whether or not Flower hears of it
-                flower.stop(run_id)
-            raise
+    run_id, status = _until_its_end(server, deployed)
     outcome = json.loads(deployed.outcome.read_text()) if deployed.outcome.exists() else None
     if outcome is not None and outcome["error"] is not None:
         raise QuorumError(outcome["error"], remedy=f"All that the server knows: {deployed.outcome}")
@@ -123,16 +112,32 @@ def run(server: ServerFile, deployed: Deployed) -> dict[str, Any]:
     return results
 
 
+def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:
+    """Flower's id of the run, and its last status."""
+    app = assemble(deployed.path / "app" / "fedsteph")
+    run_config = deployed.path / "run.toml"
+    atomic.write_text(run_config, f"run-folder = {json.dumps(str(deployed.path))}\n")
+    flower = Flower(server.flwr_home, server.flwr_home.parent)
+    with watching([deployed.path / "server"]):
+        run_id = flower.start(app, run_config)
+        try:
+            return run_id, flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS, _say_silence)
+        except KeyboardInterrupt:
+            with contextlib.suppress(EngineError):  # the user stopped it, even if Flower cannot be told
+                flower.stop(run_id)
+            raise
+
+
 def _say_silence(seconds: float) -> None:
     text = f"the SuperLink has not answered for {seconds:.0f} s; back within {PATIENCE_SECONDS:.0f} s, the run goes on"
     console.err.print(text, highlight=False)
 
 
 def require_no_failure(deployed: Deployed, results: dict[str, Any]) -> None:
-    """Raise for the sites that failed, if there are any.
+    """Check that no site failed.
 
     Raises:
-        SiteError: naming each site, its phase and the reason.
+        SiteError: sites failed; it names each, its phase and the reason.
     """
     if results["failures"]:
         named = "; ".join(f"{f['site']} failed in {f['phase']}: {f['reason']}" for f in results["failures"])

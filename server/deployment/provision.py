@@ -1,6 +1,6 @@
-"""A trial federation's folders: a CA, the server's certificate, each site's node key, and everything to start them.
+"""Makes the folders of a trial federation: CA, server certificate, node keys, configuration and scripts.
 
-The keys that protect vectors are not made here: each site makes its own, where they stay.
+The keys that protect vectors are not made here: each site makes its own, and they never leave it.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Plan:
 
 
 def provision(out: Path, plan: Plan) -> None:
-    """Write ``ca/``, ``server/`` and ``sites/NAME/`` into a new folder, whole or not at all.
+    """Write ``ca/``, ``server/`` and ``sites/NAME/`` into a new folder; after an error, nothing is left of it.
 
     Raises:
-        DeploymentError: the folder exists already, or its path would not do in scripts, units and nginx.conf.
+        DeploymentError: the folder exists, or its path cannot be written into scripts, units and nginx.conf.
     """
     _require_plain(out)
     if out.exists():
@@ -122,14 +122,14 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
 
 
 def provision_site(out: Path, site: str, federation: str, address: str, ca: Path, site_port: int) -> Path:
-    """Write one site's folder, at the site, from its own installation: only the CA's certificate comes from outside.
+    """Write one site's folder at the site itself: only the CA's certificate comes from the coordinator.
 
     Returns:
         the public half of the node's key, for the coordinator's ``nodes/``.
 
     Raises:
-        DeploymentError: the folder exists already, or its path would not do in scripts and units.
-        ConfigError: the site's name is none.
+        DeploymentError: the folder exists, or its path cannot be written into scripts and units.
+        ConfigError: the site's name is not valid.
     """
     for name, option in ((site, "--site"), (federation, "--federation")):
         if site_names(name, option) != (name,):
@@ -183,7 +183,7 @@ def site_names(text: str, option: str) -> tuple[str, ...]:
     """Names from a comma-separated option.
 
     Raises:
-        ConfigError: one of them is no site's name.
+        ConfigError: one of them is not a valid site name.
     """
     names: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:

@@ -1,4 +1,4 @@
-"""``fedsteph doctor server``: everything that makes a deployment hang in silence, looked at before it does."""
+"""Checks a coordinator's installation for ``fedsteph doctor server``: all that would make a deployment hang."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of a benchmark: each on a leash, and the most memory that each ever held."""
+"""Starts a benchmark's processes on a leash, and measures the peak memory of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ PROGRAMS = {
 
 
 class Leashed:
-    """A program that ends, with all that it started, when the block does, or when this process does."""
+    """A program that is ended, with its descendants, when the ``with`` block or this process ends.
+
+    Args:
+        log: file for the program's output.
+    """
 
     def __init__(self, script: Path, log: Path) -> None:
         self._log = log
@@ -52,8 +56,10 @@ class Leashed:
         self._process.wait()
 
     def require_alive(self) -> None:
-        """Raises:
-        EngineError: it has ended; its log's last lines are shown, for the file may be gone soon.
+        """Check that the program is running.
+
+        Raises:
+            EngineError: it has ended; the error shows the end of its log, since the file may be deleted soon.
         """
         if (code := self._process.poll()) is not None:
             tail = self._log.read_text(errors="replace")[-3000:]
@@ -68,7 +74,7 @@ class Memory:
 
     @contextmanager
     def watching(self) -> Iterator[Memory]:
-        """Look often enough to see the short-lived processes shortly before they end."""
+        """Look every 0.1 s until the block ends, so that short-lived processes are seen as well."""
         done = threading.Event()
 
         def watch() -> None:
@@ -84,7 +90,7 @@ class Memory:
             thread.join()
 
     def look(self) -> None:
-        """Read every process once."""
+        """Read the peak memory of every process once."""
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError):
                 words = {Path(word).name for word in process.cmdline()[:3]}
@@ -94,7 +100,7 @@ class Memory:
 
 
 def free_ports(n: int) -> list[int]:
-    """Different ports of loopback that nobody listens on now."""
+    """``n`` different free TCP ports of 127.0.0.1."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(n)]
         for probe in probes:

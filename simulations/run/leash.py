@@ -1,9 +1,8 @@
-"""Run a program on a leash: when this process's standard input closes, the program and all it started end.
+"""Runs a program and ends it, with all its descendants, when this process's standard input closes.
 
-``python -m fedsteph.simulations.run.leash PROGRAM [ARGUMENT ...]``. Whoever starts it holds the other end of a pipe, so
-that even a parent that was killed outright leaves nothing behind. A SuperLink's run and Ray's workers put themselves
-into sessions of their own, so they are found by descent (Linux: orphans among them become this process's children);
-elsewhere, where /proc is missing, the program itself is ended and its children end when they miss it.
+``python -m fedsteph.simulations.run.leash PROGRAM [ARGUMENT ...]``. The parent holds the other end of a pipe, so
+nothing is left running even if the parent is killed. A SuperLink's run and Ray's workers start sessions of their own;
+therefore descendants are looked up, not a process group. On Linux, this process adopts those whose parent has ended.
 """
 
 from __future__ import annotations
@@ -16,14 +15,19 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+
+import psutil
 
 _GRACE_SECONDS = 8.0
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 def main(command: list[str]) -> int:
-    """Start ``command`` and wait for it, or for the leash to be let go."""
+    """Start ``command`` and wait until it ends, standard input closes, or SIGTERM or SIGINT arrives.
+
+    Returns:
+        the command's exit code.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -40,38 +44,35 @@ def main(command: list[str]) -> int:
     while not ended.wait(0.2) and child.poll() is None:
         pass
     child.terminate()
-    _end_descendants(asked={child.pid})  # asked twice, a SuperNode leaves without saying so to its SuperLink
+    _end_descendants(asked={child.pid})  # a SuperNode that is asked twice leaves without telling its SuperLink
     return child.wait()
 
 
 def _end_descendants(asked: set[int]) -> None:
+    """Ask every descendant once to end, those in ``asked`` excepted; after the grace time, kill what is left."""
     until = time.monotonic() + _GRACE_SECONDS
     while found := _descendants():
         late = time.monotonic() > until
-        for pid in found - (set() if late else asked):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-        asked |= found
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if late:
+                    process.kill()
+                elif process.pid not in asked:
+                    process.terminate()
+        asked |= {process.pid for process in found}
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
-                pass  # orphans that became our children, reaped
+                pass  # reaps adopted processes
         time.sleep(0.1)
 
 
-def _descendants() -> set[int]:
-    """Process ids below this one, zombies left out."""
-    children: dict[int, list[int]] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, parent = status.read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                children.setdefault(int(parent), []).append(int(status.parent.name))
-    found: set[int] = set()
-    waiting = [os.getpid()]
-    while waiting:
-        for pid in children.get(waiting.pop(), []):
-            found.add(pid)
-            waiting.append(pid)
+def _descendants() -> list[psutil.Process]:
+    """Processes below this one, zombies left out."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
     return found
 
 

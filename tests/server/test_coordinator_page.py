@@ -23,8 +23,8 @@ from fedsteph.common.trust.audit_log import AuditLog, Event
 from fedsteph.common.wire.messages import MergeReply, Refusal, Score
 from fedsteph.server.coordinator_page import run_page, write_run_page
 from fedsteph.server.deployment.deployed_run import RESULTS_FILE, SCHEMA
-from fedsteph.server.federation import Failure, Outcome
 from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
+from fedsteph.server.session import Failure, Outcome
 
 ROOT = Path(__file__).parents[2]
 SITES = ("north", "south", "west")
@@ -48,7 +48,7 @@ def outcome() -> dict[str, Any]:
     refusal = Refusal("PolicyError", "the site's policy does not allow this", "south")
     north = (Score("local", 0.61), Score("steph", 0.64), Score("deployed", 0.64), Score("fedavg", None))
     west = (Score("local", None), Score("steph", None), Score("deployed", None), Score("ties", 0.5))
-    return Outcome(
+    found = Outcome(
         sites={
             "north": {"software": "0.1.0", "encoder": "uni2-h", "patients": "230-239", "events": "50-59"},
             "south": {"software": "0.1.1", "encoder": None, "patients": None, "events": "below 10"},
@@ -64,7 +64,8 @@ def outcome() -> dict[str, Any]:
         ],
         seconds={"query.hello": 0.512, "train.local": 1834.25, "train.merge": 61.0},
         bytes=12_345_678,
-    ).to_dict()
+    )
+    return asdict(found)
 
 
 @dataclass(frozen=True)
@@ -236,12 +237,12 @@ def test_a_run_without_results_has_no_page(run):
 
 
 def test_a_run_that_nobody_is_left_of_has_a_page_too(run):
-    path = write_run_page(run.path, Outcome().to_dict())
+    path = write_run_page(run.path, asdict(Outcome()))
     text = path.read_text(encoding="utf-8")
     assert "Who took part" in text
-    page = run_page(run.path, Outcome().to_dict())
+    page = run_page(run.path, asdict(Outcome()))
     assert page.verdict == ["The run came to no result."]
-    failed = run_page(run.path, Outcome(error="the quorum is lost").to_dict())
+    failed = run_page(run.path, asdict(Outcome(error="the quorum is lost")))
     assert failed.verdict[0] == "The run failed: the quorum is lost."
     assert table(page, "Who took part").rows == table(page, "How well patients are ranked").rows == []
 

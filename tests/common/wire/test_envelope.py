@@ -1,4 +1,4 @@
-"""The envelope opens for its recipient, under exactly its own context, untouched, or not at all."""
+"""An envelope opens only if it is unaltered, for its recipient alone, and in its own context alone."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from vectors.make_envelopes import CONTEXT, LABEL, A, B, C, canonical, joined, s
 from vectors.make_envelopes import STRANGER as M
 
 from fedsteph.common.errors import (
+    AlteredEnvelopeError,
     EnvelopeError,
     ForgedEnvelopeError,
     MalformedEnvelopeError,
     SwappedEnvelopeError,
+    TruncatedEnvelopeError,
     WrongKeyError,
     WrongModelError,
     WrongRecipientError,
@@ -236,7 +238,7 @@ def test_an_error_shows_no_key_no_plaintext_and_nothing_that_the_envelope_says(c
     assert caught.value.__cause__ is None
 
 
-# The fuzz: every family makes mutations of genuine envelopes; whatever equals a genuine one of this context is skipped.
+# The fuzz: each family yields mutations of genuine envelopes; those equal to a genuine one of this context are skipped.
 
 
 def _bit_flips(rng: random.Random) -> Iterator[bytes]:
@@ -348,17 +350,8 @@ def _altered_by_whoever_stole_the_signing_key(rng: random.Random) -> Iterator[by
 
 
 FAMILIES: list[Callable[[random.Random], Iterator[bytes]]] = [
-    _bit_flips,
-    _bytes,
-    _truncations,
-    _insertions,
-    _deletions,
-    _splices,
-    _header_fields,
-    _lengths,
-    _noise,
-    _altered_and_mended,
-    _altered_by_whoever_stole_the_signing_key,
+    *(_bit_flips, _bytes, _truncations, _insertions, _deletions, _splices, _header_fields, _lengths, _noise),
+    *(_altered_and_mended, _altered_by_whoever_stole_the_signing_key),
 ]
 
 
@@ -378,25 +371,16 @@ def test_no_mutation_of_an_envelope_is_accepted() -> None:
     assert outcomes[None] == 0
     assert min(per_family[family.__name__] for family in FAMILIES) >= 900
     # The fuzz reaches every check, and not the first of them only.
-    assert {error.__name__ for error in outcomes if error} == {
-        "MalformedEnvelopeError",
-        "TruncatedEnvelopeError",
-        "SwappedEnvelopeError",
-        "WrongRecipientError",
-        "WrongRunError",
-        "WrongModelError",
-        "AlteredEnvelopeError",
-        "ForgedEnvelopeError",
-        "WrongKeyError",
+    assert {error for error in outcomes if error} == {
+        *(MalformedEnvelopeError, TruncatedEnvelopeError, AlteredEnvelopeError, ForgedEnvelopeError, WrongKeyError),
+        *NAMED.values(),
     }
 
 
 @given(st.binary(max_size=400), st.booleans())
 def test_random_bytes_are_refused(content: bytes, labelled: bool) -> None:
-    assert refusal(LABEL + content if labelled else content) in {
-        *MalformedEnvelopeError.__subclasses__(),
-        MalformedEnvelopeError,
-    }
+    found = refusal(LABEL + content if labelled else content)
+    assert found is not None and issubclass(found, MalformedEnvelopeError)
 
 
 @given(

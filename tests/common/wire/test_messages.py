@@ -61,10 +61,6 @@ def test_band(count: int, expected: str) -> None:
     assert band(count) == expected
 
 
-def test_wider_bands() -> None:
-    assert [band(count, 50) for count in (0, 49, 50, 99, 100)] == ["below 50"] * 2 + ["50-99"] * 2 + ["100-149"]
-
-
 NO_BANDS = ["", "37", "below 5", "below 15", "below 0", "below 010", "0-9", "30-38", "30-40", "31-40", "35-44", "37-37"]
 NO_BANDS += ["10-29", "30-49", "40-69", "39-30", "030-039", "30-39 ", " 30-39", "30 - 39", "30–39", "+30-39", "30-39\n"]
 NO_BANDS += ["at least 10", "below 10, really 7", "1e1-19", "30-39-49", "10-1000000000000009", "below 10\n"]
@@ -88,11 +84,6 @@ def test_only_whole_bands_pass(low: int, high: int) -> None:
         return
     assert low % 10 == 0
     assert high - low + 1 >= 10
-
-
-def test_counts_may_be_kept_to_oneself() -> None:
-    assert TrainLocalReply(None, None) == TrainLocalReply(patients=None, events=None)
-    assert replace(MERGED, patients=None, events=None).patients is None
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -140,15 +131,9 @@ def test_a_round_is_one_of_the_recipe_s_and_the_last_message_asks_for_none() -> 
 @pytest.mark.parametrize("weight", [10, 20, 50, 12_340, 10_000_000])
 def test_a_weight_is_a_band_and_no_count(weight: int) -> None:
     assert AverageReply(weight).weight == weight
-    for other in (weight + 1, weight - 1, weight + 5, -weight):
+    for other in (weight + 1, weight - 1, weight + 5, -weight, 0, 9, 10_000_010, 10**30):
         with pytest.raises(ValueError, match="weight must be a multiple of ten"):
             AverageReply(other)
-
-
-@pytest.mark.parametrize("weight", [0, -10, 9, 10_000_010, 10**30])
-def test_a_weight_outside_its_range_is_refused(weight: int) -> None:
-    with pytest.raises(ValueError, match="weight must be a multiple of ten"):
-        AverageReply(weight)
 
 
 @pytest.mark.parametrize("key", ["federation", "run", "roster_sha256"])
@@ -158,7 +143,7 @@ def test_a_run_has_a_name_of_a_kind(key: str, text: str) -> None:
         replace(ID, **{key: text})
 
 
-@pytest.mark.parametrize("text", ["F" * 64, "f" * 63, "f" * 65, "f" * 64 + "\n", "0x" + "f" * 62, "\uff11" * 64])
+@pytest.mark.parametrize("text", ["", "F" * 64, "f" * 63, "f" * 65, "f" * 64 + "\n", "0x" + "f" * 62, "\uff11" * 64])
 def test_digests_are_lower_case_hexadecimal(text: str) -> None:
     with pytest.raises(ValueError, match="roster_sha256"):
         replace(ID, roster_sha256=text)
@@ -166,27 +151,14 @@ def test_digests_are_lower_case_hexadecimal(text: str) -> None:
         replace(HELLO, audit=text)
     with pytest.raises(ValueError, match="audit must be 64 and signature 128"):
         replace(HELLO, signature=text * 2)
-
-
-@pytest.mark.parametrize(
-    "change", [{"signature": "b" * 127}, {"signature": "b" * 130}, {"audit": ""}, {"audit": "a" * 63}]
-)
-def test_audit_and_signature_have_their_lengths(change: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="audit must be 64 and signature 128"):
-        replace(HELLO, **change)
+        replace(HELLO, signature="b" * 127)
 
 
 @pytest.mark.parametrize("width", [0, -1, 65_537, 10**30])
 def test_widths(width: int) -> None:
     with pytest.raises(ValueError, match="width must be 1 to 65536"):
         replace(HELLO, width=width)
-
-
-@pytest.mark.parametrize("text", EVIL)
-@pytest.mark.parametrize("key", ["software", "encoder", "site"])
-def test_a_site_writes_one_printable_line(key: str, text: str) -> None:
-    with pytest.raises(ValueError, match=r"words like|printable line|a name like"):
-        replace(HELLO, **{key: text})
 
 
 def test_the_signature_covers_every_field_the_run_and_the_node() -> None:
@@ -225,7 +197,9 @@ def test_every_field_of_the_hello_is_signed_but_the_signature() -> None:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (TooSmallError("3 patients, P001", where="/data/P001.h5", remedy="Find 37 more"), "DataError"),
+        (TooSmallError("3 patients", where="/data/P001.h5", remedy="Find 37 more", details="P001 | 37"), "DataError"),
+        (FedstephError("37 patients, P001 among them"), "FedstephError"),
+        (RuntimeError(Refusal("P001", "/data")), "InternalError"),
         (OSError(28, "No space left", "/data/P001.h5"), "StorageError"),
         (FileNotFoundError(2, "No such file", "/data/P001.h5"), "StorageError"),
         (PermissionError(13, "Permission denied", "/data/P001.h5"), "StorageError"),
@@ -238,8 +212,12 @@ def test_every_field_of_the_hello_is_signed_but_the_signature() -> None:
 )
 @pytest.mark.parametrize("site", [None, "site-a"])
 def test_a_refusal_names_a_kind_and_says_nothing_else(error: BaseException, kind: str, site: str | None) -> None:
-    refusal = Refusal.of(error, site)
+    try:
+        raise error from ValueError("caused by P001 in /data")
+    except type(error) as raised:
+        refusal = Refusal.of(raised, site)
     assert (refusal.kind, refusal.site) == (kind, site)
+    assert refusal.phrase == f"{refusal.reason} ({kind})"
     assert not any(word in json.dumps(asdict(refusal)) for word in ("P001", "/data", "37", "3 ", "No s", "denied"))
 
 
@@ -254,33 +232,11 @@ def test_every_error_has_a_refusal(cls: type[FedstephError]) -> None:
     assert refusal.phrase == f"{cls.public_reason} ({kind})"
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left", "/data/P001.h5"), ValueError("P001")], ids=repr)
-def test_an_unforeseen_error_has_a_phrase_too(error: Exception) -> None:
-    refusal = Refusal.of(error, "site-a")
-    assert refusal.phrase == f"{refusal.reason} ({refusal.kind})"
-    assert "its log has the details" in refusal.phrase
-
-
-UNKNOWN = [HOSTILE, "", "dataerror", "DataError ", " DataError", "Exception", "FutureError", "FedstephErrоr"]
-
-
 @pytest.mark.parametrize("kind", [*(cls.__name__ for cls in ERRORS), "StorageError", "InternalError"])
 def test_a_senders_own_reason_is_never_its_phrase(kind: str) -> None:
     assert Refusal(kind, HOSTILE, "site-a").phrase == Refusal(kind, "another reason", None).phrase
     assert "evil" not in Refusal(kind, HOSTILE).phrase
     assert Refusal(kind, HOSTILE).phrase.endswith(f" ({kind})")
-
-
-@pytest.mark.parametrize("kind", UNKNOWN)
-def test_a_kind_that_the_server_does_not_know_is_not_repeated(kind: str) -> None:
-    assert Refusal(kind, HOSTILE, "site-a").phrase == "it refused for a reason that this version does not know"
-
-
-@pytest.mark.parametrize("text", EVIL)
-@pytest.mark.parametrize("key", ["kind", "reason", "site"])
-def test_a_refusal_is_one_printable_line(key: str, text: str) -> None:
-    with pytest.raises(ValueError, match=r"words like|printable line|a name like"):
-        replace(REFUSED, **{key: text})
 
 
 @pytest.mark.parametrize("refused", [(replace(REFUSED, site=None),), (REFUSED, replace(REFUSED, site=None))])

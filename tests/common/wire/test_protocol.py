@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig
-from fedsteph.common.errors import DataError, FedstephError, ProtocolError, SiteError, TooSmallError
+from fedsteph.common.errors import FedstephError, ProtocolError, SiteError, TooSmallError
 from fedsteph.common.wire import protocol
 from fedsteph.common.wire.messages import (
     Average,
@@ -242,11 +242,26 @@ def test_what_is_not_a_number_is_not_even_sent() -> None:
         pack(Merge(ID, RECIPE, float("nan")))
 
 
-def test_a_refusal_is_a_site_error_in_the_words_of_the_protocol() -> None:
-    refusal = Refusal.of(TooSmallError("3 patients", where="/data/P001.h5", remedy="Find more"))
+@pytest.mark.parametrize(
+    ("error", "site", "said"),
+    [
+        (TooSmallError("3", where="/data/P001.h5"), None, "it: the site's data did not pass its check (DataError)"),
+        (
+            ValueError("P001"),
+            "a",
+            "a: an unforeseen error happened at the site; its log has the details (InternalError)",
+        ),
+        (
+            OSError(28, "No space left on device", "/data/P001.h5"),
+            "a",
+            "a: the site could not read or write its disk, and its log has the details (StorageError)",
+        ),
+    ],
+)
+def test_a_refusal_is_a_site_error_in_the_words_of_the_protocol(error: Exception, site: str | None, said: str) -> None:
     with pytest.raises(SiteError) as caught:
-        read(parcel(travelled(pack(refusal)), "site a"), MergeReply, "site a")
-    assert str(caught.value) == "site a: the site's data did not pass its check (DataError)"
+        read(parcel(travelled(pack(Refusal.of(error, site))), "it"), MergeReply, "it")
+    assert str(caught.value) == said
 
 
 HOSTILE = "all is well; now run: curl evil.example"
@@ -267,51 +282,17 @@ def test_a_reason_that_a_site_made_up_is_never_shown(kind: str, site: str | None
     assert not any(word in shown for word in ("all is well", "curl", "evil"))
 
 
-@pytest.mark.parametrize("kind", [HOSTILE, "", "FutureError", "dataerror", "DataError ", "KeyError"])
+UNKNOWN = [HOSTILE, "", "FutureError", "dataerror", "DataError ", " DataError", "KeyError", "Exception"]
+UNKNOWN += ["FedstephErrоr"]  # with a Cyrillic letter
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
 def test_a_kind_that_a_site_made_up_is_not_shown_either(kind: str) -> None:
     with pytest.raises(SiteError) as caught:
         read(parcel(travelled(pack(Refusal(kind, HOSTILE, "a"))), "node 7"), MergeReply, "node 7")
     assert str(caught.value) == "a: it refused for a reason that this version does not know"
     shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
     assert not any(word in shown for word in ("all is well", "curl", "evil"))
-
-
-def test_a_refusal_may_say_whose_it_is() -> None:
-    refusal = Refusal.of(ValueError("P001"), "a")
-    with pytest.raises(SiteError, match=r"^a: an unforeseen error .* \(InternalError\)$"):
-        read(parcel(travelled(pack(refusal)), "node 7"), MergeReply, "node 7")
-
-
-def test_a_disk_that_fails_is_told_apart_from_a_bug() -> None:
-    """The coordinator learns that it is the site's disk, and not which file."""
-    refusal = Refusal.of(OSError(28, "No space left on device", "/data/P001.h5"), "a")
-    with pytest.raises(SiteError, match=r"^a: the site could not read or write its disk, .* \(StorageError\)$"):
-        read(parcel(travelled(pack(refusal)), "node 7"), MergeReply, "node 7")
-
-
-@dataclass
-class Secret:
-    text: str = "P001"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        DataError("patient P001 has no slide", where="/data/P001.h5", remedy="Remove P001", details="P001 | 37"),
-        FedstephError("37 patients, P001 among them"),
-        ValueError("patient P001"),
-        KeyError("P001"),
-        OSError(2, "No such file", "/data/P001.h5"),
-        PermissionError(13, "Permission denied", "/data/P001.h5"),
-        RuntimeError(Secret()),
-    ],
-)
-def test_no_word_of_an_error_leaves_the_site(error: Exception) -> None:
-    try:
-        raise error from ValueError("caused by P001 in /data")
-    except type(error) as raised:
-        sent = json.dumps(asdict(Refusal.of(raised))) + str(travelled(pack(Refusal.of(raised))))
-    assert not any(secret in sent for secret in ("P001", "/data", "37", "slide", "No such file"))
 
 
 def assert_harmless(error: FedstephError, secret_length: int = 120) -> None:

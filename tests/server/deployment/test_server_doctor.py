@@ -118,70 +118,56 @@ def other_key(folder: Path) -> None:
     (folder / "server.key").write_bytes(make_tls(folder.parent / "other").key.read_bytes())
 
 
-def edited_line(folder: Path) -> None:
-    path = folder / "audit" / FILE
-    path.write_text(path.read_text().replace("run.start", "run.begin"))
+def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new))
 
 
-def cut_tail(folder: Path) -> None:
-    path = folder / "audit" / FILE
-    path.write_text("")
+def mode(name: str, bits: int) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).chmod(bits)
+
+
+def missing(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
+
+
+def holding(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def roster(federation: str, *sites: str) -> Callable[[Path], object]:
+    return lambda folder: write_roster(folder / "roster.yaml", roster_of(*sites, federation=federation))
+
+
+def superlink_on(host: str) -> Callable[[Path], object]:
+    return lambda folder: rewrite(folder, superlink=f"{host}:{free_port()}")
 
 
 NO_PEM = "cannot be read: it, its key and its CA must be in PEM form"
 FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "server key readable by others": (lambda f: (f / "server.key").chmod(0o644), SECRETS[0], "mode 0644"),
-    "server key missing": (lambda f: (f / "server.key").unlink(), SECRETS[0], "cannot be read"),
-    "superexec secret readable by the group": (
-        lambda f: (f / "superexec.secret").chmod(0o640),
-        SECRETS[1],
-        "mode 0640",
-    ),
-    "certificate missing": (lambda f: (f / "server.crt").unlink(), "certificate", "No such file"),
-    "certificate that is none": (lambda f: (f / "server.crt").write_text("junk"), "certificate", NO_PEM),
-    "key that is none": (lambda f: (f / "server.key").write_text("junk"), "certificate", NO_PEM),
-    "CA that is none": (lambda f: (f / "ca.crt").write_text("junk"), "certificate", NO_PEM),
+    "server key readable by others": (mode("server.key", 0o644), SECRETS[0], "mode 0644"),
+    "server key missing": (missing("server.key"), SECRETS[0], "cannot be read"),
+    "superexec secret readable by the group": (mode("superexec.secret", 0o640), SECRETS[1], "mode 0640"),
+    "certificate missing": (missing("server.crt"), "certificate", "No such file"),
+    "certificate that is none": (holding("server.crt", "junk"), "certificate", NO_PEM),
+    "key that is none": (holding("server.key", "junk"), "certificate", NO_PEM),
+    "CA that is none": (holding("ca.crt", "junk"), "certificate", NO_PEM),
     "key of another certificate": (other_key, "certificate", "does not belong to server.key"),
     "certificate of another CA": (other_authority, "certificate", "was not signed by the CA"),
     "certificate expired": (lambda f: reissued(f, -3, *LOOPBACK_NAMES), "certificate", "expired"),
     "no SAN for the SuperLink": (lambda f: reissued(f, 90, "127.0.0.1"), "certificate", "has no SAN localhost"),
     "no SAN for the proxy": (lambda f: reissued(f, 90, "localhost"), "certificate", "has no SAN 127.0.0.1"),
     "no SAN at all": (lambda f: reissued(f, 90), "certificate", "it has: none"),
-    "a SuperLink on the network": (
-        lambda f: rewrite(f, superlink=f"0.0.0.0:{free_port()}"),
-        "loopback",
-        "would listen on the network",
-    ),
-    "a SuperLink on some address": (
-        lambda f: rewrite(f, superlink=f"10.1.2.3:{free_port()}"),
-        "loopback",
-        "asks nobody for a password",
-    ),
+    "a SuperLink on the network": (superlink_on("0.0.0.0"), "loopback", "would listen on the network"),
+    "a SuperLink on some address": (superlink_on("10.1.2.3"), "loopback", "asks nobody for a password"),
     "an address that is none": (lambda f: rewrite(f, address="fl.example.org"), "certificate", "is not an address"),
-    "no configuration": (lambda f: (f / "config.yaml").unlink(), "configuration", "there is no such file"),
-    "no roster": (lambda f: (f / "roster.yaml").unlink(), "configuration", "there is no such file"),
-    "a configuration with a fault": (
-        lambda f: (f / "config.yaml").write_text("federaton: {}\n"),
-        "configuration",
-        "unknown key 'federaton'",
-    ),
-    "a roster that was edited": (
-        lambda f: (f / "roster.yaml").write_text((f / "roster.yaml").read_text().replace("site: kirp", "site: kich")),
-        "configuration",
-        "lacks kirp",
-    ),
-    "another federation's roster": (
-        lambda f: write_roster(f / "roster.yaml", roster_of("kirp", "kirc", federation="lung")),
-        "configuration",
-        "is of the federation lung, not kidney",
-    ),
-    "a roster that lacks a site": (
-        lambda f: write_roster(f / "roster.yaml", roster_of("kirp", federation="kidney")),
-        "configuration",
-        "lacks kirc",
-    ),
-    "an edited audit line": (edited_line, "audit", "was edited"),
-    "an emptied audit log": (cut_tail, "audit", "dropped or changed"),
+    "no configuration": (missing("config.yaml"), "configuration", "there is no such file"),
+    "no roster": (missing("roster.yaml"), "configuration", "there is no such file"),
+    "a configuration with a fault": (holding("config.yaml", "federaton: {}\n"), "configuration", "'federaton'"),
+    "a roster that was edited": (replaced("roster.yaml", "site: kirp", "site: kich"), "configuration", "lacks kirp"),
+    "another federation's roster": (roster("lung", "kirp", "kirc"), "configuration", "federation lung, not kidney"),
+    "a roster that lacks a site": (roster("kidney", "kirp"), "configuration", "lacks kirc"),
+    "an edited audit line": (replaced(f"audit/{FILE}", "run.start", "run.begin"), "audit", "was edited"),
+    "an emptied audit log": (holding(f"audit/{FILE}", ""), "audit", "dropped or changed"),
 }
 
 

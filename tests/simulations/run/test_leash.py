@@ -1,12 +1,14 @@
-"""The leash: a program ends by itself, or is asked to once when the leash is let go."""
+"""A program ends by itself, or is asked to end once when the leash is let go, together with its descendants."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,4 +55,38 @@ def test_a_program_is_asked_to_end_once_and_may_take_its_time(let_go):
             assert process.wait(timeout=60) == 7
         finally:
             process.kill()
+        assert process.stdout.read() == "asked\n"
+
+
+ORPHAN = """
+import os, signal, sys, time
+if os.fork():
+    time.sleep(99)
+os.setsid()
+if os.fork():
+    sys.exit()
+def on_term(*_):
+    print("asked", flush=True)
+    if sys.argv[1] == "polite":
+        os._exit(0)
+signal.signal(signal.SIGTERM, on_term)
+print(os.getpid(), flush=True)
+time.sleep(99)
+"""
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("polite", 0), ("deaf", 8)])
+def test_an_orphan_in_a_session_of_its_own_is_asked_once_and_killed_after_the_grace_time(kind, seconds):
+    leash = [sys.executable, "-m", "fedsteph.simulations.run.leash", sys.executable, "-c", ORPHAN, kind]
+    with subprocess.Popen(leash, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            orphan = psutil.Process(int(process.stdout.readline()))
+            start = time.monotonic()
+            process.stdin.close()
+            process.wait(timeout=60)
+            assert time.monotonic() - start >= seconds
+        finally:
+            process.kill()
+        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
         assert process.stdout.read() == "asked\n"

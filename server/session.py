@@ -1,0 +1,162 @@
+"""Keeps the state of one run at the server, and sends its requests: sites, failures, audit log, quorum, outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from fedsteph.common.config.run_config import Config
+from fedsteph.common.errors import FedstephError, QuorumError, SiteError
+from fedsteph.common.trust.audit_log import AuditLog, Event
+from fedsteph.common.trust.roster import Roster
+from fedsteph.common.wire import protocol
+from fedsteph.common.wire.messages import RunId
+from fedsteph.server.exchange import Round, exchange
+
+T = TypeVar("T")
+Envelopes: TypeAlias = Mapping[int, Mapping[str, bytes]]  # those of each node's message, by name
+Replies: TypeAlias = dict[int, tuple[T, Mapping[str, bytes]]]  # each node's message and envelopes
+_NONE: Envelopes = MappingProxyType({})
+OnProgress = Callable[..., None]  # as fedsteph.common.host.progress.ProgressLog.report
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A site that failed, the phase, and the reason as far as the server may know it."""
+
+    site: str
+    phase: str
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """The result of a run at the server: seconds by phase, bytes in both directions; no vector, no exact count."""
+
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
+    error: str | None = None
+
+
+class Session:
+    """The sites of one run over one grid, and what has happened so far.
+
+    Args:
+        run: the run's id, as in its manifest.
+        report: called with phase, done, total, message and party as a phase advances.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: Config,
+        run: str,
+        roster: Roster,
+        audit: AuditLog,
+        report: OnProgress = lambda phase, done, total, message="", party=None: None,
+    ) -> None:
+        self.grid = grid
+        self.config = config
+        self.id = RunId(config.federation.name, run, roster.digest)
+        self.outcome = Outcome()
+        self.roster = roster
+        self.report = report
+        self.names: dict[int, str] = {}  # node -> site, of the sites still in the run
+        self._audit = audit
+
+    def require(
+        self, phase: str, requests: Mapping[int, Any], reply: type[T], deadline: float, envelopes: Envelopes = _NONE
+    ) -> Replies[T]:
+        """Like :meth:`ask`, but a site that fails leaves the run."""
+        replies, failures = self.ask(phase, requests, reply, deadline, envelopes)
+        for node, reason in failures.items():
+            self.fail(self.names.pop(node), phase, reason)
+        return replies
+
+    def ask(
+        self, phase: str, requests: Mapping[int, Any], reply: type[T], deadline: float, envelopes: Envelopes
+    ) -> tuple[Replies[T], dict[int, str]]:
+        """Send one message per node and read the replies.
+
+        Args:
+            reply: the message that is expected back.
+            deadline: seconds to wait for replies.
+
+        Returns:
+            the replies, and the reasons of failures, by node.
+        """
+        packed = {node: protocol.pack(request, envelopes.get(node)) for node, request in requests.items()}
+        found = self.exchange(phase, packed, deadline)
+        replies: Replies[T] = {}
+        failures = dict(found.failures)
+        for node, answer in found.answers.items():
+            try:
+                replies[node] = protocol.read(answer, reply, "its answer"), answer.envelopes
+            except FedstephError as error:
+                failures[node] = error.what if isinstance(error, SiteError) else error.sentence
+        return replies, failures
+
+    def exchange(self, phase: str, requests: Mapping[int, RecordDict], deadline: float) -> Round:
+        """One exchange of packed messages, reported as it advances; its seconds and bytes enter the outcome.
+
+        Args:
+            deadline: seconds to wait for replies.
+        """
+        done, total = 0, max(1, len(requests))
+
+        def on_answer(node: int, what: str) -> None:
+            nonlocal done
+            done += 1
+            self.report(phase, done, total)
+            self._report_of(node, phase, 1, what)
+
+        self.report(phase, 0, total)
+        for node in requests:
+            self._report_of(node, phase, 0, "asked")
+        found = exchange(self.grid, phase, requests, deadline, on_answer)
+        self.outcome.seconds[phase] = round(self.outcome.seconds.get(phase, 0.0) + found.seconds, 3)
+        self.outcome.bytes += found.bytes_sent + found.bytes_received
+        return found
+
+    def _report_of(self, node: int, phase: str, done: int, what: str) -> None:
+        if node in self.names:
+            self.report(phase, done, 1, what, self.names[node])
+
+    def fail(self, site: str, phase: str, reason: str) -> None:
+        """Add a failure to the outcome and to the audit log."""
+        self.outcome.failures.append(Failure(site, phase, reason))
+        self.note(Event(f"{phase}.fail", "failed", peer=site, reason=reason))
+
+    def note(self, event: Event) -> None:
+        """Append an event to the audit log, as one of this run."""
+        self._audit.append(replace(event, run=self.id.run, reason=event.reason and event.reason[:300]))
+
+    def require_quorum(self, phase: str) -> None:
+        """Check that the quorum and at least one target are still in the run.
+
+        Raises:
+            QuorumError: they are not; it names every failure so far.
+        """
+        left, quorum = set(self.names.values()), self.config.federation.quorum
+        if not left & set(self.config.federation.targets):
+            self.lose_quorum(phase, "no target is left")
+        if len(left) < quorum:
+            self.lose_quorum(phase, f"{len(left)} of {quorum} sites needed")
+
+    def lose_quorum(self, phase: str, what: str) -> NoReturn:
+        """End the run for the reason ``what``.
+
+        Raises:
+            QuorumError: always; it names every failure so far.
+        """
+        self.note(Event("run.end", "failed", reason=what))
+        named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in self.outcome.failures)
+        raise QuorumError(f"the quorum is lost ({what}). {named}", where=phase)

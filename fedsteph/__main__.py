@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsteph.commands.federation.audit import audit
+from fedsteph.commands.federation.config import config
 from fedsteph.commands.federation.doctor import doctor
 from fedsteph.commands.federation.provision import provision, provision_site
 from fedsteph.commands.federation.roster import roster
@@ -58,6 +59,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "provision-site": provision_site,
         "roster": roster,
         "doctor": doctor,
+        "config": config,
         "recipe": recipe,
         "run": run,
         "audit": audit,

@@ -23,16 +23,14 @@ class Columns:
         ValueError: a name is empty, or one column is to mean two things.
     """
 
-    patient: str = "patient_id"
-    slide: str = "pathology_id"
-    project: str = "project"
-    """Optional in the table, shown in reports only."""
-    time: str = "t"
-    """Follow-up time, in ``DataSettings.time_unit``."""
-    event: str = "e"
-    """1 = the event was observed, 0 = censored."""
+    patient: str = "patient_id"  # column of the patients' IDs; splits_K.csv has the same IDs
+    slide: str = "pathology_id"  # column of the slides' IDs, which are the feature files' names without their ending
+    project: str = "project"  # column of the cohort that a patient is from; may be absent, shown in reports only
+    time: str = "t"  # column of the follow-up time, in data.time_unit
+    event: str = "e"  # column of the event: 1 = observed, 0 = censored
+    # column of the censorship: 1 = censored, 0 = observed; the event column is then not read. null: the event column is
+    # read, or, where there is none, a column called censorship
     censorship: str | None = None
-    """When set, ``event`` is not read and e = 1 - censorship. A column of this very name needs no setting."""
 
     def __post_init__(self) -> None:
         names = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -57,21 +55,15 @@ class DataSettings:
         ValueError: a value is out of its range. The message starts with the key.
     """
 
-    features: str = "features"
-    """Folder of the feature files, relative to the site's folder."""
-    labels: str = "labels.csv"
-    """Label table, relative to the site's folder."""
-    columns: Columns = Columns()
-    time_unit: TimeUnit = "days"
-    """Unit of the time column: a year is 365 days, a month 365/12 days."""
-    exclude: tuple[str, ...] = ()
-    """IDs of slides that are left out on purpose."""
-    cache_gib: float = 2.0
-    """Memory for bags that were read before, in GiB; 0 holds none."""
+    features: str = "features"  # folder of the feature files, relative to the site's folder or absolute
+    labels: str = "labels.csv"  # table of labels (CSV), relative to the site's folder or absolute
+    columns: Columns = Columns()  # column names of the table of labels
+    time_unit: TimeUnit = "days"  # unit of the time column; a year is 365 days, a month 365/12 days
+    exclude: tuple[str, ...] = ()  # IDs of slides to leave out
+    cache_gib: float = 2.0  # memory for features that were read before, in GiB; 0: none [at least 0]
+    # copy of the features in the state folder, in a form that needs no decoding. auto: an exact copy where they do not
+    # fit into cache_gib; stored: an exact copy in any case; float16: a rounded copy, half as large, slower; never: none
     disk_cache: DiskCache = "auto"
-    """Whether features are kept on the site's own disk in a form that needs no reading: ``stored`` keeps them exactly,
-    ``float16`` rounded in half the space (and converts them every time, so it is slower), ``never`` not at all, and
-    ``auto`` as ``stored`` does, where they do not fit into ``cache_gib``."""
 
     def __post_init__(self) -> None:
         for key in ("features", "labels"):

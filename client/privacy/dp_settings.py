@@ -26,15 +26,21 @@ class DpSgd:
     All slides of a patient are one bag, and one bag's gradient is clipped: the unit of protection is the patient.
     """
 
-    epsilon: float | None = None  # that one vector may cost at delta
-    noise: float | None = None  # standard deviation of a step's noise, as a multiple of clip
-    delta: float | None = None  # null: n^-1.1, of n training patients
-    trains: Part = "direction"  # direction: the embedding, along the one direction that M0's head reads
-    clip: float = 0.03  # a patient's gradient is shortened to this L2 norm
-    batch: int | None = None  # patients in a step on average, each drawn independently; null: all of them
-    epochs: int = 40
-    lr: float = 2.0  # a step's length where all patients' gradients are clipped and agree
-    norm: float | None = 2.0  # the vector that leaves is scaled to this L2 norm; null: as trained
+    epsilon: float | None = None  # largest epsilon of one vector, at delta; null: follows from noise [0.01 to 100]
+    # standard deviation of a step's noise, as a multiple of clip; null: follows from epsilon [0.3 to 10000]
+    noise: float | None = None
+    delta: float | None = None  # delta of the guarantee; null: n^-1.1 of n training patients [above 0 and at most 0.05]
+    # what is trained. direction: one number per feature, along the direction that M0's head reads (the least noise);
+    # embed, attention: these layers; encoder: everything
+    trains: Part = "direction"
+    clip: float = 0.03  # largest L2 norm of one patient's gradient; longer ones are shortened to it [above 0]
+    # patients in a step on average, each drawn independently; null: all of them in every step [at least 1]
+    batch: int | None = None
+    epochs: int = 40  # how often each patient is used on average [1 to 10000]
+    # learning rate: length of a step in which all patients' gradients are clipped and point the same way [above 0]
+    lr: float = 2.0
+    norm: float | None = 2.0  # L2 norm that the vector is scaled to before it leaves; null: not scaled [0.001 to 10000]
+    # how the cost is added up. pld: privacy loss distributions; rdp: Renyi divergences, a looser upper bound
     accountant: Accountant = "pld"
 
     def __post_init__(self) -> None:

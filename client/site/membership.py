@@ -16,16 +16,19 @@ from fedsteph.common.wire.messages import RunId
 class MembershipFile:
     """``federation`` in ``site.yaml``: paths relative to the site file, and the digest that all sites agreed on."""
 
-    roster: str  # the roster's file
-    roster_sha256: str  # what 'fedsteph roster digest' printed, compared with the other sites by telephone
-    sign_key: str  # this site's secret keys, made by 'fedsteph keys new'
-    seal_key: str
-    audit: str = "fedsteph-audit"  # folder of the audit log
-    server: str | None = None  # host:port of the server; for 'fedsteph doctor'
-    ca: str | None = None  # certificate that the server's must chain to; for 'fedsteph doctor'
-    auth_key: str | None = None  # this node's secret key towards Flower; for 'fedsteph doctor'
-    superexec_secret: str | None = None  # shared by SuperNode and SuperExec; for 'fedsteph doctor'
-    flwr_home: str | None = None  # FLWR_HOME with the reviewed app; for 'fedsteph doctor'
+    roster: str  # file of the roster: all sites' public keys
+    # digest of the roster, from 'fedsteph roster digest', compared with the other sites by telephone
+    # [64 hexadecimal digits]
+    roster_sha256: str
+    sign_key: str  # file of this site's secret signing key, made by 'fedsteph keys new'
+    seal_key: str  # file of this site's secret key that opens what is sealed for it, made by 'fedsteph keys new'
+    audit: str = "fedsteph-audit"  # folder of the audit log and the privacy ledger
+    server: str | None = None  # host:port of the server; only 'fedsteph doctor' reads it
+    ca: str | None = None  # certificate that signed the server's; only 'fedsteph doctor' reads it
+    auth_key: str | None = None  # file of this node's secret key for Flower; only 'fedsteph doctor' reads it
+    # file of the secret that SuperNode and SuperExec share; only 'fedsteph doctor' reads it
+    superexec_secret: str | None = None
+    flwr_home: str | None = None  # Flower's folder, with the reviewed app; only 'fedsteph doctor' reads it
 
     def __post_init__(self) -> None:
         if len(self.roster_sha256) != 64 or set(self.roster_sha256) - set("0123456789abcdef"):

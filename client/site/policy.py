@@ -28,22 +28,32 @@ _METRICS: tuple[Metric, ...] = ("patients", "events", "c_index")
 class Policy:
     """``policy`` in ``site.yaml``. By default nobody may receive the vector."""
 
-    targets: tuple[str, ...] = ()  # sites that may receive this site's vector
-    min_patients: int = 30  # that the site must have before its vector leaves
-    min_events: int = 10
-    min_pairs: int = 50  # comparable pairs of test patients that must stand behind a C-index before it leaves
-    metrics: tuple[Told, ...] = _METRICS  # that may leave; others are sent as null. curves: on a page for a partner
-    min_group: int = 30  # patients that each curve of such a page must be of, and be followed wherever it is drawn
-    count_band: int = 10  # counts leave as bands this wide: 10 makes 37 patients "30-39"
-    c_index_decimals: Literal[1, 2] = 2
-    privacy: Privacy = "none"  # what the shared vector must have been trained with
-    epsilon_budget: float | None = (
-        None  # that all vectors which ever left may cost together; null: any, and no bound too
-    )
-    max_attack_auc: float | None = None  # share nothing but what 'fedsteph privacy audit' attacked with no more success
-    unsealed_updates: bool = False  # FedAvg: may the server, and every other site in it, have its encoders?
-    recipes: Literal["any"] | tuple[str, ...] = ()  # digests of the recipes that this site trains
-    screening: Mode = "refuse"  # what becomes of a received vector that is suspicious
+    targets: tuple[str, ...] = ()  # names of the sites that may receive this site's vector; empty: none
+    min_patients: int = 30  # patients that the site must have, or its vector does not leave [at least 1]
+    min_events: int = 10  # observed events that the site must have, or its vector does not leave [at least 1]
+    # comparable pairs of test patients that a C-index must rest on, or it does not leave [at least 1]
+    min_pairs: int = 50
+    # what the coordinator may be told, as bands and rounded; the rest is sent as null. curves: survival by risk group,
+    # on the page of 'fedsteph report SITE --shared' and nowhere else
+    metrics: tuple[Told, ...] = _METRICS
+    # patients that each risk group of those curves needs; a curve ends where fewer are still followed [at least 10]
+    min_group: int = 30
+    # width of the bands that counts leave as; 10 makes 37 patients "30-39" [10 to 10000, a multiple of 10]
+    count_band: int = 10
+    c_index_decimals: Literal[1, 2] = 2  # decimals of a C-index that leaves
+    privacy: Privacy = "none"  # dp-sgd: a vector leaves only if it was trained with differential privacy
+    # largest epsilon of all vectors together that ever left, as the privacy ledger counts it; null: no limit [above 0]
+    epsilon_budget: float | None = None
+    # largest AUC that 'fedsteph privacy audit' may find for a vector that leaves; a vector that it has not attacked
+    # does not leave. null: no audit is needed [above 0.5 and at most 1]
+    max_attack_auc: float | None = None
+    # take part in FedAvg and FedProx, where the server and all other sites in it can read this site's encoder
+    unsealed_updates: bool = False
+    # SHA-256 digests of the recipes that this site trains, as 'fedsteph recipe' prints them; any: whatever comes
+    # [64 hexadecimal digits each]
+    recipes: Literal["any"] | tuple[str, ...] = ()
+    # what happens to a suspicious received vector. refuse: left out; down-weight: shortened; report: merged, and said
+    screening: Mode = "refuse"
 
     def __post_init__(self) -> None:
         if not all(SITE_NAME.fullmatch(name) for name in self.targets):

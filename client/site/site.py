@@ -29,18 +29,22 @@ TENSORBOARD_ON = ".tensorboard"  # in a run's folder: write it in this run
 class SiteFile:
     """``site.yaml``, which stays at the site; every key may be left out where the default holds."""
 
-    name: str | None = None  # default: the site folder's name
-    data: DataSettings = field(default_factory=DataSettings)
-    device: str = "auto"  # auto, cpu or cuda:N
-    threads: int | None = None  # of the CPU; default: torch's own choice
-    max_vector_norm: float = MAX_NORM  # a received vector with a larger L2 norm is refused, whatever the server allows
-    state: str = "fedsteph-state"  # where work and models are kept; relative to the site folder
-    federation: MembershipFile | None = None  # keys, roster and audit; without it the site answers no message
-    policy: Policy | None = None  # what may leave; without it nothing does
+    # the site's name, as in the roster; null: the site folder's name in lower case [1 to 32 of a-z, 0-9, _ and -, the
+    # first a letter or digit]
+    name: str | None = None
+    data: DataSettings = field(default_factory=DataSettings)  # where features and labels are, and how they are read
+    device: str = "auto"  # auto: the first GPU, else the CPU [auto, cpu or cuda:N, which must be there]
+    threads: int | None = None  # CPU threads; null: as many as torch chooses [1 to 1024]
+    # largest L2 norm of a received vector; a larger one is refused, whatever the server allows [above 0]
+    max_vector_norm: float = MAX_NORM
+    state: str = "fedsteph-state"  # folder of models and unfinished work, relative to the site's folder
+    # keys, roster and audit log, all paths relative to the site's folder; null: the site takes part in no federation
+    federation: MembershipFile | None = None
+    policy: Policy | None = None  # what may leave the site, and to whom; null: the site takes part in no federation
     page: bool = True  # write this site's own page after a merge
-    tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder
-    privacy: Privacy = "none"  # how the vector that is shared is trained
-    dp_sgd: DpSgd | None = None  # with privacy: dp-sgd, how private it is
+    tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder (extra tensorboard)
+    privacy: Privacy = "none"  # training of the shared vector; dp-sgd: with differential privacy, as dp_sgd says
+    dp_sgd: DpSgd | None = None  # with privacy dp-sgd: its settings, of which epsilon or noise must be given
 
     def __post_init__(self) -> None:
         if self.name is not None and SITE_NAME.fullmatch(self.name) is None:

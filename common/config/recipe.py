@@ -1,4 +1,8 @@
-"""The recipe: what sites train and how, the same for every site of a run. Its digest keys all work on a site's disk."""
+"""The recipe: what sites train and how, the same for every site of a run. Its digest keys all work on a site's disk.
+
+A key's comment, behind it or above it, is its meaning, and in brackets its bounds. docs/configuration.md and
+``fedsteph config`` are made of these comments, and a test holds the bounds against what is refused.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,21 @@ def require(condition: bool, key: str, meaning: str) -> None:
 class ModelConfig:
     """The base model, ABMIL, and the initial weights M0 that every site starts from."""
 
-    width: int | None = None  # feature width d; null: the width that all sites share (simulation only)
-    encoder: str | None = None  # name that feature files must carry where they carry one; null: as width
-    embed: int = 512  # width of an embedded instance
-    attention: int = 384  # hidden width of the gated attention
-    n_bins: int = 32  # yearly hazards, 365 days each
-    dropout: float = 0.25  # on both branches of the gated attention, and in STEPH's heads
-    head_bias: Literal["default", "empirical"] = "empirical"  # default: PyTorch's; empirical: data's hazard
-    m0_seed: int = 42  # seed of M0
-    m0_sha256: str | None = None  # digest that M0 must have; simulate fills it in
+    # length d of a feature vector, the same at every site; null: as in the sites' files (simulation only) [1 to 65536]
+    width: int | None = None
+    # name of the model that made the features, as feature files state it, e.g. uni_v1. A site whose files state another
+    # one is refused; null: not compared. A simulation fills it in [1 to 120 printable characters]
+    encoder: str | None = None
+    embed: int = 512  # width of an embedded instance (patch) [1 to 4096]
+    attention: int = 384  # hidden width of the gated attention [1 to 4096]
+    n_bins: int = 32  # yearly time bins, of 365 days each, for which a hazard is predicted [1 to 4096]
+    dropout: float = 0.25  # dropout rate in the gated attention and in STEPH's heads [at least 0 and below 1]
+    # initial bias of the output head. default: PyTorch's random one; empirical: the training patients' yearly hazards
+    head_bias: Literal["default", "empirical"] = "empirical"
+    m0_seed: int = 42  # random seed of the initial weights M0 [0 to 2^63 - 1]
+    # SHA-256 that M0 must have. null: the digest of the M0 that the coordinator's machine makes, filled in at the start
+    # [64 hexadecimal digits]
+    m0_sha256: str | None = None
 
     def __post_init__(self) -> None:
         require(self.width is None or 1 <= self.width <= 65_536, "width", "1 to 65536, or null")
@@ -53,15 +63,21 @@ class ModelConfig:
 class TrainingConfig:
     """The recipe of all models but for what ``steph`` says of its own: AdamW, linear warm-up, cosine to 0 per step."""
 
-    epochs: int = 20
-    lr: float = 1e-4
-    weight_decay: float = 1e-5  # on tensors of 2 or more dimensions only
-    batch_bags: int = 16  # bags per step
-    warmup_epochs: float = 1.0  # the very first update has lr 0
-    loss: Literal["nll", "cox"] = "nll"  # cox: the partial likelihood over a step's bags, hazards fitted afterwards
-    alpha: float = 0.5  # censored bags weigh 1 - alpha in the NLL
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the factors of products over instances; sums: float32
-    drop_last: bool = False  # drop an epoch's remainder of fewer than batch_bags, if a full batch exists
+    epochs: int = 20  # passes over the training patients [1 to 1000]
+    lr: float = 1e-4  # highest learning rate, reached after the warm-up [above 0, at most 1]
+    weight_decay: float = 1e-5  # AdamW's weight decay, on tensors of 2 or more dimensions only [0 to 1]
+    batch_bags: int = 16  # bags (patients) per step [1 to 4096]
+    # epochs in which the learning rate rises linearly from 0 (the very first step has 0) [0 to epochs]
+    warmup_epochs: float = 1.0
+    # nll: negative log-likelihood of the yearly hazards; cox: Cox's partial likelihood over the bags of a step, and the
+    # baseline hazards fitted afterwards
+    loss: Literal["nll", "cox"] = "nll"
+    alpha: float = 0.5  # a censored bag weighs 1 - alpha in the loss nll [at least 0 and below 1]
+    # number format of the factors in products over a bag's instances; sums stay float32
+    precision: Literal["float32", "bfloat16"] = "float32"
+    # leave out an epoch's last step where it has fewer than batch_bags bags and is not the only one
+    drop_last: bool = False
+    # random seed of the order of bags, of dropout and of initial weights other than M0's [0 to 2^63 - 1]
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,9 +97,13 @@ class SharingConfig:
     FedAvg's and FedProx's updates are the whole encoder in float32 whatever stands here.
     """
 
-    dtype: Dtype = "float32"  # of its numbers; float16, bfloat16: half the bytes, rounded once, at the sender
-    layers: Literal["encoder", "attention", "embed"] = "encoder"  # encoder: all; attention: V, U and c
-    rank: int | None = None  # singular directions per matrix, where they are fewer numbers; null: whole matrices
+    # number format that a vector travels in. float16, bfloat16: half the bytes, rounded once, at the sender
+    dtype: Dtype = "float32"
+    # layers that travel. encoder: all of the encoder; attention: the gated attention only; embed: the embedding only
+    layers: Literal["encoder", "attention", "embed"] = "encoder"
+    # how many of a matrix's leading singular directions travel, where that is fewer numbers; null: the whole matrix
+    # [1 to 4096]
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         require(self.rank is None or 1 <= self.rank <= 4096, "rank", "1 to 4096, or null")
@@ -93,24 +113,37 @@ class SharingConfig:
 class StephConfig:
     """STEPH at the target (paper eq. 3-7)."""
 
-    K: int | None = 5  # mixtures kept per bag; null: all of them (no sparsity)
-    variant: Literal["nn", "fnn", "param", "fix"] = "nn"  # where lam comes from
-    weights: Literal["nn", "param"] = "nn"  # where w comes from; param: one learnable w per source
-    output: Literal["relu", "softplus", "sigmoid"] = "relu"  # activation of the aggregation weights w
-    fixed_lam: float = 0.5  # variant fix: lam, 1 = pure target
-    start: Literal["default", "local"] = "default"  # local: the target's head, and a first merge near its own model
-    start_lam: float = 0.9  # start local: the lam of the first merge ..
-    start_mass: float = 1.0  # .. and the sum of its kept w
-    spread: float = 0.03  # start local: how fast bags learn to differ, beside the head
-    normalise: bool = False  # scale every source vector to the length of the target's
-    epochs: int | None = None  # of STEPH's training; null: training.epochs
-    lr: float | None = None  # likewise; null: training.lr
-    beta: float = 0.05  # weight of L_mix
-    gamma: float | Literal["cv"] = "cv"  # weight of L_agg; cv: chosen by inner cross-validation
+    # mixtures (of the target's vector with one source's) kept per bag: those of the largest w; null: all [at least 1]
+    K: int | None = 5
+    # where lam comes from, the target's share of a mixture. nn: a hypernetwork that shares its encoder with w's; fnn: a
+    # hypernetwork with its own encoder; param: one learnable lam per source; fix: the constant fixed_lam
+    variant: Literal["nn", "fnn", "param", "fix"] = "nn"
+    # where w comes from, the weight of a mixture. nn: a hypernetwork, per bag; param: one learnable w per source
+    weights: Literal["nn", "param"] = "nn"
+    output: Literal["relu", "softplus", "sigmoid"] = "relu"  # activation that the weights w pass through
+    fixed_lam: float = 0.5  # lam under variant fix; 1: the target's own vector alone [0 to 1]
+    # where STEPH's training starts. default: PyTorch's random weights; local: the head of the target's own model, and
+    # the first merge that start_lam and start_mass describe
+    start: Literal["default", "local"] = "default"
+    start_lam: float = 0.9  # under start local: lam in the first merge [above 0, at most 1]
+    # under start local: sum of the kept w in the first merge; below 1 where output is sigmoid [above 0, at most 10]
+    start_mass: float = 1.0
+    # under start local: factor on what the hypernetworks add to the first merge; the smaller, the less bags differ
+    # [0 to 1]
+    spread: float = 0.03
+    normalise: bool = False  # scale every source's vector to the L2 norm of the target's
+    epochs: int | None = None  # STEPH's passes over the training patients; null: training.epochs [1 to 1000]
+    lr: float | None = None  # STEPH's highest learning rate; null: training.lr [above 0, at most 1]
+    beta: float = 0.05  # weight of the mixing loss L_mix [at least 0]
+    # weight of the aggregation loss L_agg. cv: chosen from gamma_grid by inner cross-validation [at least 0]
+    gamma: float | Literal["cv"] = "cv"
+    # the values that gamma cv chooses from [1 to 20 of at least 0, each once]
     gamma_grid: tuple[float, ...] = (0.0, 0.005, 0.05)
-    balance: bool = True  # add the mean of the kept w to L_agg
-    inner_folds: int = 3  # of the target's training patients: for gamma and for what is deployed
-    routing_instances: int | None = None  # the hypernetworks see so many of a bag's instances; null: all of them
+    balance: bool = True  # add the mean of the kept w to L_agg, as the released code does
+    # folds of the target's training patients, for the choices of gamma and of the model that is deployed [2 to 20]
+    inner_folds: int = 3
+    # how many of a bag's instances, drawn at random, the hypernetworks see; null: all [1 to 1000000]
+    routing_instances: int | None = None
 
     def __post_init__(self) -> None:
         require(self.K is None or self.K >= 1, "K", "at least 1, or null")
@@ -136,14 +169,17 @@ class StephConfig:
 class ComparatorConfig:
     """The methods that a target trains beside its own model and STEPH, and their constants."""
 
-    methods: tuple[str, ...] = ("model_average",)  # names of fedsteph.common.config.method_names
-    gamma: float = 0.005  # weight of the z-loss of the merging methods
-    coefficients: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of task arithmetic, chosen by inner validation
-    density: float = 0.2  # share of each vector's entries that TIES keeps
-    surgery_rank: int = 16  # width of Surgery's bottleneck
-    rounds: int = 20  # of FedAvg and FedProx
-    local_epochs: int = 1  # of each site in a round
-    proximal_mu: float = 0.01  # FedProx's pull towards the round's global model
+    # methods to train beside local and steph, which are always trained; names as in docs/benchmark.md, without pooled
+    # [each once]
+    methods: tuple[str, ...] = ("model_average",)
+    gamma: float = 0.005  # weight of the z-loss, (log sum exp w)^2, in the merging methods that learn w [at least 0]
+    # factors of task arithmetic to choose among by inner validation [1 to 20 from -10 to 10]
+    coefficients: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+    density: float = 0.2  # share of each vector's numbers that TIES keeps, the largest [above 0, at most 1]
+    surgery_rank: int = 16  # width of the bottleneck in Surgery's adapter [1 to 4096]
+    rounds: int = 20  # rounds of FedAvg and FedProx [1 to 1000]
+    local_epochs: int = 1  # passes over each site's patients in one round of FedAvg and FedProx [1 to 100]
+    proximal_mu: float = 0.01  # how strongly FedProx pulls a site's model towards the round's global one [0 to 100]
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in COMPARATORS]
@@ -163,9 +199,11 @@ class ComparatorConfig:
 class EvaluationConfig:
     """How a target measures its models."""
 
-    folds: int = 5  # the first so many of a site's splits_<k>.csv, or so many made from split_seed
-    split_seed: int = 0
-    bootstrap: int = 1000  # resamples behind each 95% interval
+    # folds of the outer cross-validation: the first so many splits_K.csv files of a site, or made from split_seed where
+    # it has none [1 to 20]
+    folds: int = 5
+    split_seed: int = 0  # random seed of folds that are made [0 to 2^63 - 1]
+    bootstrap: int = 1000  # resamples of the test patients behind each 95% interval [10 to 10000]
 
     def __post_init__(self) -> None:
         require(1 <= self.folds <= 20, "folds", "1 to 20")
@@ -177,12 +215,12 @@ class EvaluationConfig:
 class Recipe:
     """The part that sites act on: what to train and how. Its digest keys all work kept on a site's disk."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    sharing: SharingConfig = field(default_factory=SharingConfig)
-    steph: StephConfig = field(default_factory=StephConfig)
-    comparators: ComparatorConfig = field(default_factory=ComparatorConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)  # the base model, and the weights that all sites start from
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # how models are trained
+    sharing: SharingConfig = field(default_factory=SharingConfig)  # what of a vector travels to a target
+    steph: StephConfig = field(default_factory=StephConfig)  # how a target merges vectors
+    comparators: ComparatorConfig = field(default_factory=ComparatorConfig)  # further methods that a target trains
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how a target measures its models
 
     @property
     def base_digest(self) -> str:

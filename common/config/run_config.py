@@ -29,10 +29,11 @@ SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 class Deadlines:
     """Seconds that each phase waits for its slowest site."""
 
-    hello: float = 300.0
+    hello: float = 300.0  # seconds until every site has answered for the first time [above 0, at most 2592000]
+    # seconds for the sites' own models, and for each round of FedAvg or FedProx [above 0, at most 2592000]
     local: float = 86_400.0
-    share: float = 3_600.0
-    merge: float = 86_400.0
+    share: float = 3_600.0  # seconds for sealing and sending vectors [above 0, at most 2592000]
+    merge: float = 86_400.0  # seconds for merging and measuring at the targets [above 0, at most 2592000]
 
     def __post_init__(self) -> None:
         for key in ("hello", "local", "share", "merge"):
@@ -43,12 +44,16 @@ class Deadlines:
 class FederationConfig:
     """Who takes part, and what the coordinator may wait for."""
 
+    # name of the federation, as in its roster [1 to 32 of a-z, 0-9, _ and -, the first a letter or digit]
     name: str = "fedsteph"
-    sites: tuple[str, ...] = ()  # the sites expected; empty: every site folder (simulation only)
-    targets: tuple[str, ...] = ()  # the sites that get an enhanced model; empty: the first of sites
-    quorum: int = 2  # sites that every phase must be left with, a target included
-    max_vector_norm: float = MAX_NORM  # a received vector with a larger L2 norm is refused
-    deadlines: Deadlines = field(default_factory=Deadlines)
+    sites: tuple[str, ...] = ()  # names of the sites expected; empty: every site folder (simulation only) [each once]
+    # names of the sites that get an enhanced model; empty: the first site (simulation only) [among sites, each once]
+    targets: tuple[str, ...] = ()
+    # least number of sites, a target among them, that must be left after a phase; with fewer the run ends [at least 2]
+    quorum: int = 2
+    # largest L2 norm of a vector that a target accepts; a site may set a lower one in its site.yaml [above 0]
+    max_vector_norm: float = MAX_NORM
+    deadlines: Deadlines = field(default_factory=Deadlines)  # how long each phase waits, in seconds; at most 30 days
 
     def __post_init__(self) -> None:
         require(SITE_NAME.fullmatch(self.name) is not None, "name", f"like {SITE_NAME.pattern}")
@@ -67,9 +72,11 @@ class FederationConfig:
 class Config(Recipe):
     """The whole configuration of a federation's run."""
 
-    preset: Literal["paper", "robust"] | None = None  # a file that names none has robust; null: the defaults above
-    federation: FederationConfig = field(default_factory=FederationConfig)
-    device: str = "auto"  # of simulated sites; a real site states its own in its site.yaml
+    # named recipe; keys in the file win over it. A file that names none has robust; null: the keys' own defaults
+    preset: Literal["paper", "robust"] | None = None
+    federation: FederationConfig = field(default_factory=FederationConfig)  # who takes part, and how long a run waits
+    # device of simulated sites (others: site.yaml); auto: the first GPU, else the CPU [auto, cpu or cuda:N]
+    device: str = "auto"
 
     @property
     def recipe(self) -> Recipe:

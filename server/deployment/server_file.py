@@ -16,18 +16,18 @@ SERVER_FILE = "server.yaml"
 class ServerFile:
     """Addresses are ``host:port``; paths are relative to the file, and absolute once it was opened."""
 
-    superlink: str  # where the SuperLink listens: on loopback, behind the proxy
-    address: str  # what the sites connect to
-    ca: Path = Path("ca.crt")
-    certificate: Path = Path("server.crt")
-    key: Path = Path("server.key")
-    superexec_secret: Path = Path("superexec.secret")
-    database: Path = Path("superlink.db")
-    flwr_home: Path = Path("flwr")  # of the 'flwr' command and of the ServerApp
+    superlink: str  # host:port where the SuperLink listens: on loopback, behind the proxy
+    address: str  # host:port that the sites connect to
+    ca: Path = Path("ca.crt")  # certificate that signed the server's
+    certificate: Path = Path("server.crt")  # the server's certificate
+    key: Path = Path("server.key")  # secret key of the server's certificate
+    superexec_secret: Path = Path("superexec.secret")  # secret that SuperLink and SuperExec share
+    database: Path = Path("superlink.db")  # the SuperLink's database, from which it goes on after a restart
+    flwr_home: Path = Path("flwr")  # Flower's folder (FLWR_HOME), of the 'flwr' command and the ServerApp
     config: Path = Path("config.yaml")  # the federation's configuration
-    roster: Path = Path("roster.yaml")
-    audit: Path = Path("audit")
-    runs: Path = Path("runs")
+    roster: Path = Path("roster.yaml")  # roster of all sites' public keys, made by 'fedsteph roster add'
+    audit: Path = Path("audit")  # folder of the audit log
+    runs: Path = Path("runs")  # folder of the runs' results
 
     @classmethod
     def open(cls, path: Path) -> ServerFile:

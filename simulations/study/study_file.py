@@ -25,9 +25,10 @@ _SECTIONS = ("preset", "model", "training", "sharing", "steph", "comparators", "
 class Variant:
     """A row of its own: a method under another recipe, or with fewer sources."""
 
-    method: str
-    sources: int | None = None  # so many, drawn by seed, smaller draws inside larger ones; null: all
-    dp_sgd: DpSgd | None = None  # how the sources train what they share; null: without differential privacy
+    method: str  # name of the method, as in docs/benchmark.md
+    # number of sources, drawn at random; a smaller number is a part of a larger one. null: all [at least 1]
+    sources: int | None = None
+    dp_sgd: DpSgd | None = None  # differential privacy of what the sources share, as in site.yaml; null: none
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -46,15 +47,23 @@ class Variant:
 class StudyFile:
     """The plain keys of a study's YAML; ``recipe`` and each variant's ``recipe`` are read as a federation's is."""
 
-    sites: Path | None = None  # folder of site folders, beside this file; or --sites
-    only: tuple[str, ...] = ()  # the sites to use; empty: all in the folder
-    targets: tuple[str, ...] = ()  # the sites that are targets; empty: every site is one in turn
-    seeds: tuple[int, ...] = (0,)  # each decides M0, the order of bags, dropout and every initialisation
+    sites: Path | None = None  # folder of the site folders, relative to this file; null: --sites names it
+    only: tuple[str, ...] = ()  # names of the sites to use; empty: all in the folder [each once]
+    targets: tuple[str, ...] = ()  # names of the sites that are targets; empty: every site in turn [each once]
+    # random seeds: everything is trained once per seed, with another M0, order of bags, dropout and initial weights
+    # [0 to 2^31 - 1, each once]
+    seeds: tuple[int, ...] = (0,)
+    # methods, one row of the results each, under the study's recipe; names as in docs/benchmark.md
+    # [local among them, each once]
     methods: tuple[str, ...] = ("local", "model_average", "steph", "deployed")
-    against: tuple[str, ...] = ("local",)  # rows that all others are compared with
-    references: int | None = None  # attack the shared vectors with so many reference models; null: do not
-    attacked: tuple[str, ...] = ()  # the sites whose vectors are attacked; empty: all that share one
-    device: str = "auto"
+    # rows (methods or variants) that every other row is compared with [each once]
+    against: tuple[str, ...] = ("local",)
+    # reference models with which the shared vectors are attacked, to see what they give away; null: no attack
+    # [even, at least 16]
+    references: int | None = None
+    # names of the sites whose vectors are attacked, with references set; empty: all that share one [each once]
+    attacked: tuple[str, ...] = ()
+    device: str = "auto"  # auto: the first GPU, else the CPU [auto, cpu or cuda:N]
 
     def __post_init__(self) -> None:
         if self.references is not None:

@@ -1,7 +1,7 @@
-"""Flower ClientApp: translates the protocol's messages into calls, and every error into a refusal.
+"""Flower ClientApp of a site: turns each protocol message into function calls, and every error into a refusal.
 
-Each message is answered by a process of its own, so a handler imports what its phase needs and no more: a hello starts
-without torch, which takes seconds to load (but for sites with ``.pt`` files, whose headers only torch can read).
+Flower starts a new process per message, so a handler imports only what its phase needs. A hello does not load torch,
+which takes seconds, except at sites with ``.pt`` files: only torch can read their headers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Answer = tuple[Any, Mapping[str, bytes]]  # a reply and its envelopes
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Say who is there and what its features are, signed."""
+    """Answer with the site's name, its features' encoder and width, and its signature."""
 
     def answer(site: Site, member: Membership, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
         contents = usable_contents(site.folder, site.data)
@@ -62,7 +62,7 @@ def hello(message: Message, context: Context) -> Message:
 
 @app.train("local")
 def train_local(message: Message, context: Context) -> Message:
-    """Train the site's own models and keep them here."""
+    """Train the site's own models and keep them on its disk."""
 
     def answer(site: Site, member: Membership, request: TrainLocal, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.outgoing import require_shareable
@@ -70,7 +70,7 @@ def train_local(message: Message, context: Context) -> Message:
 
         workspace = _workspace(site, request)
         if not request.every_fold:
-            require_shareable(workspace)  # a source that may not share need not train first
+            require_shareable(workspace)  # fail before training if this source may not share
         site_log(site).info("%s", workspace.cohort.storage)
         progress = ProgressLog(site.state, site.name)
         folds = [partial(workspace.local_model, fold) for fold in range(len(workspace.splits))]
@@ -91,7 +91,7 @@ def train_local(message: Message, context: Context) -> Message:
 
 @app.train("average")
 def average(message: Message, context: Context) -> Message:
-    """Take part in a round of FedAvg or FedProx, or keep its result: the server reads these updates."""
+    """Train one round of FedAvg or FedProx, or store the final encoders. The server can read these updates."""
 
     def answer(site: Site, member: Membership, request: Average, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.averaging_rounds import keep_globals, train_round
@@ -110,7 +110,7 @@ def average(message: Message, context: Context) -> Message:
         ProgressLog(site.state, site.name).report(request.method, request.round + 1, request.recipe.comparators.rounds)
         spend_rounds(workspace, request.id, request.method)
         updates = train_round(workspace, folder, request.method, request.round, envelopes, norm)
-        for content in updates.values():  # read by the server: what left is written down as a sealed vector is
+        for content in updates.values():  # audited like a sealed vector, because the server can read it
             sha256, what = hashlib.sha256(content).hexdigest(), f"{request.method}, round {request.round}, unsealed"
             line = Event("update.send", "allowed", request.id.run, None, sha256, len(content), what)
             site.audit.append(line)
@@ -121,7 +121,7 @@ def average(message: Message, context: Context) -> Message:
 
 @app.train("share")
 def share(message: Message, context: Context) -> Message:
-    """Send the task vector, one envelope per recipient."""
+    """Seal the task vector, one envelope per recipient that the policy allows."""
 
     def answer(site: Site, member: Membership, request: Share, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.outgoing import outgoing
@@ -136,7 +136,7 @@ def share(message: Message, context: Context) -> Message:
 
 @app.train("merge")
 def merge(message: Message, context: Context) -> Message:
-    """Merge the received vectors with the site's own, and keep the enhanced models here."""
+    """Merge the received vectors with the site's own, and keep the enhanced models on its disk."""
 
     def answer(site: Site, member: Membership, request: Merge, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.averaging_rounds import kept_globals
@@ -166,14 +166,14 @@ def merge(message: Message, context: Context) -> Message:
 
 
 def _write_page(site: Site) -> None:
-    """The target's own page; what goes wrong with it is written into its log, and takes nothing from the merge."""
-    # A service's account may have no home, where matplotlib would keep what it knows of fonts.
+    """Write the target's own page. An error is only logged: the finished merge must still be reported."""
+    # matplotlib needs a writable folder for its font cache; a service account may have no home folder.
     os.environ.setdefault("MPLCONFIGDIR", str(site.state / "matplotlib"))
     try:
         from fedsteph.client.report.site_page import write_site_page
 
         site_log(site).info("its page: %s", write_site_page(site))
-    except Exception:  # noqa: BLE001 (the merge is done, and no worse for it)
+    except Exception:  # noqa: BLE001 (a failed page must not undo the merge)
         site_log(site).exception("its page could not be written; 'fedsteph report' with the site file tries again")
 
 
@@ -194,8 +194,8 @@ def _handle(
     request_type: type[T],
     answer: Callable[[Site, Membership, T, Mapping[str, bytes]], Answer],
 ) -> Message:
-    """Answer a request, or refuse it: whatever an exception says stays in the site's own log."""
-    os.umask(0o077)  # whatever is written from here on is for the site's own account
+    """Answer a request, or refuse it. Exception texts go to the site's own log only: they may name patients."""
+    os.umask(0o077)  # new files are readable by the site's own account only
     action = message.metadata.message_type
     log = logging.getLogger("fedsteph")
     site: Site | None = None
@@ -210,13 +210,13 @@ def _handle(
         run = request.id
         member = site.membership()
         member.require_run(run)
-        # A message that is sent again waits, and then finds the work done.
+        # A repeated message waits for the first one to finish, and then finds its results.
         with exclusive(site.state, wait=True), told_of_work(log), to_tensorboard(site.tensorboard):
             enter_run(site.state, run.run)
             reply, envelopes = answer(site, member, request, content.envelopes)
         records = protocol.pack(reply, envelopes)
         recipe = None if isinstance(request, Hello) else digest(request.recipe)
-        # What cannot be audited does not leave.
+        # Audit before replying: if this fails, the reply is not sent.
         site.audit.append(Event(action, "allowed", run.run, artefact=recipe))
     except Exception as error:
         if isinstance(error, FedstephError):
@@ -231,7 +231,7 @@ def _handle(
 
 def _audit_refusal(site: Site | None, run: RunId | None, action: str, error: Exception, log: logging.Logger) -> None:
     if site is None:
-        return  # nothing is known of whose audit log it would be
+        return  # without a site there is no audit log
     decision: Decision = "refused" if isinstance(error, FedstephError) else "failed"
     try:
         site.audit.append(Event(action, decision, run.run if run else None, reason=messages.Refusal.of(error).kind))
@@ -241,6 +241,6 @@ def _audit_refusal(site: Site | None, run: RunId | None, action: str, error: Exc
 
 def _warn(site: Site, what: str, refused: Mapping[str, FedstephError]) -> None:
     for name, error in refused.items():
-        # A name that is none is the server's own text, and stays out of the log.
+        # An invalid name is text that the server chose: keep it out of the log.
         known = SITE_NAME.fullmatch(name) is not None
         site_log(site).warning("%s %s: %s", what, name if known else "a sender without a name", error)

@@ -1,1 +1,1 @@
-"""What all parties agree on: the method's formulas, the vector and its file, the protocol."""
+"""Code that sites and server share: configuration, base model, task vectors and their file, keys, protocol, pages."""

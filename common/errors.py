@@ -1,8 +1,8 @@
-"""Typed errors, rooted in one :class:`FedstephError`, and the exit code that each family ends a command with.
+"""All errors of fedsteph: subclasses of :class:`FedstephError`, each with an exit code and a public phrase.
 
-Every error says what was wrong, where (file, row, key) and how to mend it. The full text is for the
-person at the machine where it happened; ``public_reason`` is the only part that may leave a site: a
-fixed phrase per class, so that no path, ID or number can slip into a message to the coordinator.
+Every error says what was wrong, where (file, row, key) and how to fix it. The full text is for the user at the machine
+where it happened. Only ``public_reason`` may leave a site. It is a fixed phrase per class, so that no path, ID or
+number can get into a message to the coordinator.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ EXIT_DONE = 0
 EXIT_INPUT = 1
 EXIT_FEDERATION = 2
 EXIT_BUG = 3
-EXIT_STOPPED = 130  # by Ctrl-C or a plain kill
+EXIT_STOPPED = 130  # by Ctrl-C or SIGTERM
 
 
 class FedstephError(Exception):
-    """Root of all errors that fedsteph raises on purpose.
+    """Base class of all errors that fedsteph raises on purpose.
 
     Args:
         what: what was wrong, as one sentence without a full stop.
-        where: the file, row or key at which it was found.
+        where: the file, row or key where it was found.
         remedy: what the user can do about it.
-        details: a table or the like, which stands above the sentence.
+        details: a longer text, such as a table, shown above the sentence.
     """
 
     exit_code = EXIT_INPUT
     public_reason = "the site refused the request"
-    public_kind: str | None = None  # the class that the coordinator is told, where the true one would say too much
+    public_kind: str | None = None  # class name for the coordinator, where the true name would reveal too much
 
     def __init__(
         self,
@@ -48,24 +48,24 @@ class FedstephError(Exception):
 
 
 class ConfigError(FedstephError):
-    """A configuration key is unknown, missing or out of its range."""
+    """A configuration key is unknown, missing or out of range."""
 
     public_reason = "the site could not accept the configuration"
 
 
 class DataError(FedstephError):
-    """A site's data cannot be used as it is; which check failed is told to nobody."""
+    """A site's data cannot be used. The coordinator does not learn which check failed."""
 
     public_reason = "the site's data did not pass its check"
     public_kind = "DataError"
 
 
 class FeatureFileError(DataError):
-    """A feature file is unreadable, of an unknown layout, or holds values that are not features."""
+    """A feature file is unreadable, has an unknown layout, or holds values that are not features."""
 
 
 class EmptyBagError(FeatureFileError):
-    """A feature file holds no instance (N = 0)."""
+    """A feature file holds no instances."""
 
 
 class NonFiniteError(FeatureFileError):
@@ -73,15 +73,15 @@ class NonFiniteError(FeatureFileError):
 
 
 class WidthError(FeatureFileError):
-    """A feature file's width is not the one expected."""
+    """A feature file does not have the expected width (features per instance)."""
 
 
 class EncoderError(FeatureFileError):
-    """Feature files are of another encoder than the federation's."""
+    """Feature files were made by another feature encoder than the federation's."""
 
 
 class UnsafePickleError(FeatureFileError):
-    """A ``.pt`` file holds more than plain tensors, so loading it could run code."""
+    """A ``.pt`` file holds more than tensors, so loading it could execute code."""
 
 
 class LabelError(DataError):
@@ -89,39 +89,39 @@ class LabelError(DataError):
 
 
 class SplitError(DataError):
-    """A split is unreadable, leaks patients between its parts, or cannot be made."""
+    """A split is unreadable, has the same patient in two parts, or cannot be made."""
 
 
 class TooSmallError(DataError):
-    """A site has too few patients or events for what was asked."""
+    """A site has too few patients or events for the task."""
 
 
 class DeviceError(FedstephError):
-    """The device that was asked for is not there."""
+    """The configured device is not available."""
 
     public_reason = "the site does not have the device that it is configured for"
 
 
 class StorageError(FedstephError):
-    """The site's own disk cannot be written, or is full."""
+    """The site's disk cannot be read or written, or is full."""
 
     public_reason = "the site could not read or write its disk, and its log has the details"
 
 
 class TrainingError(FedstephError):
-    """A training diverged: its loss is not finite."""
+    """Training diverged: the loss is not finite."""
 
     public_reason = "the training at the site diverged"
 
 
 class VectorError(FedstephError):
-    """A task vector, or the file that carries it, is not what it must be."""
+    """A task vector or its file is invalid."""
 
     public_reason = "a task vector was refused"
 
 
 class VectorFileError(VectorError):
-    """The bytes are not a well-formed vector file."""
+    """The bytes are not a valid vector file."""
 
 
 class VectorMismatchError(VectorError):
@@ -131,19 +131,19 @@ class VectorMismatchError(VectorError):
 
 
 class VectorRangeError(VectorError):
-    """A number of a vector is too large for the dtype that the recipe lets vectors travel in."""
+    """A value of a vector is out of range for the dtype in which the recipe shares vectors."""
 
     public_reason = "its task vector does not fit the number format of the recipe"
 
 
 class EnvelopeError(VectorError):
-    """An envelope cannot be accepted; each of its subclasses is one way in which it cannot."""
+    """An envelope was refused; each subclass is one reason."""
 
     public_reason = "an envelope was refused"
 
 
 class MalformedEnvelopeError(EnvelopeError):
-    """The bytes are no envelope of this version."""
+    """The bytes are not an envelope of this format version."""
 
     public_reason = "the envelope was malformed"
 
@@ -161,19 +161,19 @@ class UnknownSenderError(EnvelopeError):
 
 
 class SwappedEnvelopeError(EnvelopeError):
-    """The envelope was made by another site than the one that it was delivered for."""
+    """The envelope was delivered under another site's name than its sender's."""
 
     public_reason = "the envelope is another sender's"
 
 
 class WrongRecipientError(EnvelopeError):
-    """The envelope was made for another site."""
+    """The envelope is addressed to another site."""
 
     public_reason = "the envelope is for another recipient"
 
 
 class WrongRunError(EnvelopeError):
-    """The envelope was made in another run or federation."""
+    """The envelope belongs to another run or federation."""
 
     public_reason = "it is of another run"
 
@@ -185,37 +185,37 @@ class WrongModelError(EnvelopeError):
 
 
 class AlteredEnvelopeError(EnvelopeError):
-    """The sealed bytes are not those that the header was written for."""
+    """The sealed bytes do not have the SHA-256 that the header states."""
 
     public_reason = "the envelope was altered on its way"
 
 
 class ForgedEnvelopeError(EnvelopeError):
-    """The signature is not by the roster's key of the sender."""
+    """The signature does not verify with the sender's key in the roster."""
 
     public_reason = "the envelope's signature is not its sender's"
 
 
 class WrongKeyError(EnvelopeError):
-    """The envelope is genuine, and was sealed to another key than the one at hand."""
+    """The envelope is genuine, but was sealed to another public key than the recipient's."""
 
     public_reason = "the envelope was sealed to another key"
 
 
 class ReplayedEnvelopeError(EnvelopeError):
-    """The envelope, or a later one of the same sender, was accepted before."""
+    """The envelope is a replay: it, or a later one of the same sender, was accepted before."""
 
     public_reason = "the envelope was used before"
 
 
 class KeyFormatError(FedstephError):
-    """A text is not a key of the type that it must be."""
+    """A text is not a key of the expected type."""
 
     public_reason = "the site's keys cannot be used"
 
 
 class KeyFileError(FedstephError):
-    """A secret key's file is missing, or other users of the machine can reach it."""
+    """A secret key file is missing, or other users of the machine can access it."""
 
     public_reason = "the site's keys cannot be used"
 
@@ -227,19 +227,19 @@ class RosterError(FedstephError):
 
 
 class MembershipError(FedstephError):
-    """The site file lacks what taking part in a federation needs."""
+    """``site.yaml`` lacks settings that are needed to take part in a federation."""
 
     public_reason = "the site is not set up for this federation"
 
 
 class PolicyError(FedstephError):
-    """The site's own policy does not allow what was asked."""
+    """The site's policy does not allow the request."""
 
     public_reason = "the site's policy does not allow this"
 
 
 class TargetPolicyError(PolicyError):
-    """The policy does not let the vector go to that target."""
+    """The policy does not allow the vector to be sent to this target."""
 
     public_reason = "the site's policy does not let its vector go to this target"
 
@@ -257,49 +257,49 @@ class RecipePolicyError(PolicyError):
 
 
 class SizePolicyError(PolicyError):
-    """The site has fewer patients or events than its policy asks for before it shares."""
+    """The site has fewer patients or events than its policy requires for sharing."""
 
     public_reason = "the site is smaller than its policy asks for"
 
 
 class UnsealedPolicyError(PolicyError):
-    """The site's policy lets no update go to the server unsealed, as FedAvg and FedProx need it."""
+    """The policy does not allow unsealed updates to the server, which FedAvg and FedProx need."""
 
     public_reason = "its policy lets no update go to the server unsealed"
 
 
 class PrivacyPolicyError(PolicyError):
-    """The policy asks for a privacy setting that the vector was not trained with."""
+    """The policy requires a privacy setting that the vector was not trained with."""
 
     public_reason = "the site's policy asks for another privacy setting"
 
 
 class AttackPolicyError(PolicyError):
-    """The policy limits what an attack on the vector may achieve; none was made on this one, or one achieved more."""
+    """The policy limits the success of attacks on the vector: none was run on it, or one exceeded the limit."""
 
     public_reason = "the site's policy shares no vector that its own attack has not found safe enough"
 
 
 class BudgetPolicyError(PolicyError):
-    """All that this site has shared would cost more privacy than its policy lets it spend."""
+    """With this vector, all that the site has shared would exceed the privacy budget of its policy."""
 
     public_reason = "the site's policy lets it spend no more privacy"
 
 
 class LedgerError(FedstephError):
-    """The privacy ledger is missing, damaged, or not the one that the audit log knows."""
+    """The privacy ledger is missing, damaged, or does not match the audit log."""
 
     public_reason = "its privacy ledger does not hold together"
 
 
 class AuditError(FedstephError):
-    """An audit log was edited, cut, reordered, or cannot be written."""
+    """An audit log was edited, truncated or reordered, or cannot be written."""
 
     public_reason = "the site's audit log cannot be written"
 
 
 class DeploymentError(FedstephError):
-    """A server's file, a certificate or a folder of a deployment is not what it must be."""
+    """A server file, a certificate or a folder of a deployment is missing or invalid."""
 
 
 class ModelFileError(FedstephError):
@@ -320,7 +320,7 @@ class SiteError(FedstephError):
 
 
 class QuorumError(FedstephError):
-    """Too few sites are left to go on."""
+    """Fewer sites are left than the quorum."""
 
     exit_code = EXIT_FEDERATION
 
@@ -336,7 +336,7 @@ class RunFolderError(FedstephError):
 
 
 def public_phrases() -> dict[str, str]:
-    """What may be said of each class of error, by its name."""
+    """The public phrase of every error class, by class name."""
     found: dict[str, str] = {}
     waiting: list[type[FedstephError]] = [FedstephError]
     while waiting:

@@ -1,23 +1,23 @@
 """Federated, private survival models from whole-slide images by sparse task vector mixup (STEPH).
 
-These names are what a notebook needs; docs/api.md shows them at work. The commands are made of the same functions.
+The public names, for notebooks and scripts. docs/api.md shows them in use. The commands call the same functions.
 
 =================  =====================================================================================
 ``Site``           a site's folder: ``Site.open("sites/kirp")``
 ``load_config``    a federation's configuration, with ``key=value`` overrides
-``initial_model``  M0, which every site's training starts from
-``train_site``     train a site's own models, cross-validated, and one on all of its patients
+``initial_model``  M0, the untrained model that every site's training starts from
+``train_site``     train a site's own models: one per fold, and one on all of its patients
 ``TaskVector``     ``tau = M - M0``, with ``+``, ``-``, ``*`` and a norm
-``save_vector``    a task vector as a file; ``load_vector`` reads and checks one
-``enhance``        merge task vectors with a site's own into enhanced models (STEPH)
+``save_vector``    write a task vector to a file; ``load_vector`` reads and checks one
+``enhance``        merge received task vectors with a site's own into enhanced models (STEPH)
 ``load_model``     read a model file, local or enhanced
 ``predict``        each patient's risk and yearly survival, as a DataFrame
-``simulate``       a whole federation on this machine
-``read_results``   what a simulation or a benchmark found
-``FedstephError``  what every error of a user's making is
+``simulate``       run a whole federation on this machine
+``read_results``   read the results of a simulation or a benchmark
+``FedstephError``  base class of all errors that fedsteph raises on purpose
 =================  =====================================================================================
 
-Each is loaded when it is first used: ``import fedsteph`` alone loads neither torch nor Flower.
+Each name is loaded when it is first used: ``import fedsteph`` alone loads neither torch nor Flower.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ _HOMES = {
 
 _HERE = Path(__file__).resolve().parent
 if not all((_HERE / folder).is_dir() for folder in ("client", "common", "configs", "server", "simulations")):
-    # In a bundle made by 'flwr build', and in a checkout without symbolic links, the packages lie beside this folder.
+    # In a bundle made by 'flwr build', and in a checkout without symbolic links, the packages are beside this folder.
     __path__.append(str(_HERE.parent))
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name of :data:`__all__` from where it lives (PEP 562)."""
+    """Import a name of :data:`__all__` from its module on first use (PEP 562)."""
     if name == "__version__":
         from importlib.metadata import version
 

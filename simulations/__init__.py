@@ -1,1 +1,1 @@
-"""A whole federation on one machine: simulated runs, studies, poisoned vectors, and measurements."""
+"""Simulated federations on one machine: runs, benchmark studies, poisoned vectors, and cost measurements."""

@@ -1,4 +1,4 @@
-"""Tables as CSV, for programs."""
+"""Formats tables as CSV."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def csv_text(lines: Iterable[Sequence[Any]]) -> str:
-    """A table, header first, a line per row; None is an empty field."""
+    """A table as CSV, header first, one line per row; None becomes an empty field."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

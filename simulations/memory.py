@@ -1,4 +1,4 @@
-"""What Linux says of a process's memory."""
+"""Reads a process's memory use from Linux's ``/proc``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Field = Literal["VmHWM", "VmRSS", "RssAnon"]
 
 
 def memory_of(field: Field, pid: int | Literal["self"] = "self") -> int:
-    """Bytes: ``VmHWM`` the most that was resident, ``VmRSS`` what is, ``RssAnon`` the process's own part of it.
+    """Memory in bytes: ``VmHWM`` peak resident, ``VmRSS`` resident now, ``RssAnon`` its anonymous part (no file pages).
 
-    A process that is ending has none left: 0.
+    A process that is ending reports no memory: 0.
 
     Raises:
-        OSError: there is no such process, or this system does not say.
+        OSError: there is no such process, or the system has no ``/proc``.
     """
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):

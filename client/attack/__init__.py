@@ -1,1 +1,1 @@
-"""Membership inference on a site's own vector, as a recipient would do it: signals, reference models, statistics."""
+"""Membership inference on a site's own vector, as a recipient could do it: signals, reference models, statistics."""

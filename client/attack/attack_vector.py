@@ -1,8 +1,8 @@
-"""A site attacks its own vector as a recipient would, before it shares it; the result stays at the site.
+"""Privacy audit: a site attacks its own vector as a recipient could, before sharing it; the result stays at the site.
 
-The vector: members are the patients of fold 0's training part, the others those of its test part. They are few, so the
-same is done with the procedure at half the size: every reference model is attacked by the others. The attack that does
-best there is the strongest one, for both.
+On the vector, members are the patients of fold 0's training part, and non-members those of its test part. They are few,
+so the training procedure is attacked too, on half of the patients: each reference model, with the others as references.
+The attack with the highest AUC on the procedure counts as the strongest one for both.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from fedsteph.common.vector.vector_file import write_vector
 
 MIN_PATIENTS = 40
 MIN_EVENTS = 10
-_DELTA = 1e-5  # at which the bound and the guarantee are compared: at n^-1.1, one run of n coins bounds nothing
-_FOR_THE_BOUND = "decomposition"  # fixed: chosen by its success, it would need a correction
+_DELTA = 1e-5  # for comparing bound and guarantee; at n^-1.1, one run with n coins gives no bound
+_FOR_THE_BOUND = "decomposition"  # fixed in advance: a choice by success would need a correction
 
 
 def attack_vector(
@@ -48,21 +48,21 @@ def attack_vector(
     promised: Guarantee | None = None,
     report: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Attack the vector that this site would share, keep what was found, and return it, JSON-ready.
+    """Attack the vector that this site would share, store the result, and return it, ready for JSON.
 
     Args:
-        n_references: even, 16 or more.
-        promised: of the shared model's training and the references'; None: what the training says of itself.
-        report: told how many trainings are done, and of how many; the attack itself counts as one.
+        n_references: number of reference models, even and at least 16.
+        promised: privacy guarantee of the shared and the reference models; None: the one that the training reports.
+        report: called with the number of trainings done and in total; the attack itself counts as one.
 
     Returns:
-        what the site then keeps (:mod:`fedsteph.client.sharing.attack_result`). ``attacks``: per signal and attack, AUC
-        and TPR at 1% FPR on the ``vector`` and on the ``procedure``. ``strongest``: the attack with the highest AUC on
-        the procedure, and as ``auc`` its larger AUC of the two, each as measured and not an end of its interval.
-        ``epsilon``: the bound, and whether it contradicts the guarantee, both at a delta of at most 1e-5.
+        the stored result (:mod:`fedsteph.client.sharing.attack_result`). ``attacks``: per signal and attack, AUC and
+        TPR at 1% FPR on the ``vector`` and on the ``procedure``. ``strongest``: the attack with the highest AUC on the
+        procedure; its ``auc`` is the larger of its two AUCs, both point estimates. ``epsilon``: the lower bound, and
+        whether it contradicts the guarantee, both at a delta of at most 1e-5.
 
     Raises:
-        ConfigError: the number of references is not allowed.
+        ConfigError: ``n_references`` is odd or below 16.
         TooSmallError: fewer than 40 patients, 10 events or 2 patients on a side.
     """
     recipe, split, total = workspace.recipe, workspace.splits[0], n_references + 2.0
@@ -122,12 +122,12 @@ def train_references(
     n_references: int,
     report: Callable[[float, float], None] = lambda done, total: None,
 ) -> tuple[list[TaskVector], np.ndarray]:
-    """The part of an audit that takes long: the shared model and the reference models, where they are not kept yet.
+    """Train the shared model and the reference models that are not stored yet: the slow part of an audit.
 
-    Recipes that differ in ``sharing`` alone have them in common.
+    Recipes that differ only in ``sharing`` use the same models.
 
     Returns:
-        the references' whole vectors, and who is in which, ``(n_references, n_patients)`` bool.
+        the references' whole vectors, and their members, ``(n_references, n_patients)`` bool.
 
     Raises:
         ConfigError, TooSmallError: as :func:`attack_vector`.
@@ -137,13 +137,13 @@ def train_references(
     except ValueError as error:
         raise ConfigError(str(error), where="--references", remedy="Leave it at 16, or give more") from error
     cohort, total = _candidates(workspace), n_references + 2.0
-    with exclusive(workspace.site.state, wait=True):  # a message that asks for it must not train another one meanwhile
+    with exclusive(workspace.site.state, wait=True):  # a message of the server must not train it at the same time
         shared = shared_model(workspace, lambda share: report(share, total))
     return reference_vectors(workspace, shared, cohort, n_references, lambda done: report(1 + done, total))
 
 
 def _candidates(workspace: Workspace) -> Cohort:
-    """The patients whose membership the attacker asks about, members first."""
+    """The patients whose membership the attack guesses, members first."""
     split = workspace.splits[0]
     cohort = workspace.cohort.subset((*split.train, *split.test))
     events = int(cohort.events.sum())

@@ -1,4 +1,4 @@
-"""Who is in which reference model: one fair coin per patient and pair of models, so that membership is known."""
+"""Draws the members of each reference model: one fair coin per patient and pair of models."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ _DRAWS = 100
 
 
 def require_references(n_references: int) -> None:
-    """Raises:
-    ValueError: too few to tell a patient's scores inside from those outside, or an odd number.
+    """Refuse a number of reference models that is odd, or too small to compare scores inside and outside of training.
+
+    Raises:
+        ValueError: it is odd or below 16.
     """
     if n_references < MIN_REFERENCES or n_references % 2:
         raise ValueError(f"the number of reference models must be even and at least {MIN_REFERENCES}")
 
 
 def halves(events: np.ndarray, n_references: int, seed: int) -> np.ndarray:
-    """Membership of each patient in each reference model.
+    """Draw which patients each reference model is trained on.
 
-    Models come in complementary pairs (2k, 2k + 1): a coin per patient says in which of the two it is, so each patient
-    is in exactly half of all models. A pair whose halves do not both have an event is drawn again; with ten events that
-    is one pair in 500, and it is all that keeps the coins from being independent. More models leave the first as they
-    are.
+    Models come in complementary pairs (2k, 2k + 1). A coin per patient decides in which of the two it is, so each
+    patient is in exactly half of all models. A pair is drawn again if one of its halves has no event. With ten events
+    this is one pair in 500; otherwise the coins are independent. More models do not change the earlier pairs.
 
     Args:
         events: ``(n_patients,)``, 1 = event.
-        n_references: at least 16, and even.
+        n_references: even, at least 16.
 
     Returns:
         ``(n_references, n_patients)`` bool.
 
     Raises:
-        TooSmallError: no draw has an event on both sides.
+        TooSmallError: no draw has an event in both halves.
     """
     require_references(n_references)
     return np.concatenate([_pair(events, derive_seed(seed, "membership", pair)) for pair in range(n_references // 2)])

@@ -1,9 +1,9 @@
-"""Each patient's own pull on the shared tensors at M0, and how it shows in a task vector.
+"""Computes each patient's descent direction at M0 on the shared tensors, and how much of it is in a task vector.
 
-A first-order training moves the encoder by a weighted sum of its patients' descent directions. The directions of
-hundreds of patients in tens of thousands of dimensions are nearly independent, so a recipient who holds M0 and a
-patient's record can look for that patient's direction in a vector. How a site trains, in private or not, is no secret:
-directions are those of its own procedure, clipped where it clips.
+First-order training moves the encoder by a weighted sum of its patients' descent directions. The directions of hundreds
+of patients in tens of thousands of dimensions are nearly independent, so a recipient with M0 and a patient's record can
+look for that patient's direction in a vector. How a site trains, with or without DP-SGD, is no secret: the directions
+are computed by its own procedure, clipped if it clips.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from fedsteph.common.model.survival import nll
 from fedsteph.common.vector.shared_part import shared_names
 from fedsteph.common.vector.task_vector import TaskVector
 
-_BLOCK = 2**29  # bytes of directions held at once, twice
-_RIDGE = 0.01  # of the mean diagonal; 0.003 to 0.03 find about as many members on four RNA cohorts
+_BLOCK = 2**29  # bytes of one block of directions; two blocks are held at once
+_RIDGE = 0.01  # times the mean diagonal; 0.003 to 0.03 find about as many members on four RNA cohorts
 
 
 @dataclass(frozen=True)
 class PrivateTraining:
-    """DP-SGD as the attacker knows it: all but its noise's very numbers."""
+    """DP-SGD as the attacker knows it: everything except the drawn noise."""
 
     settings: DpSgd
     mechanism: Mechanism
 
     @property
     def ridge(self) -> float:
-        """The ridge under which :meth:`Pulls.weights` are the posterior means of fair coins.
+        """The ridge for which :meth:`Pulls.weights` are the posterior means of fair membership coins.
 
-        Up to one factor the steps sum ``T b_i g_i`` with ``b_i`` in {0, 1} of variance 1/4, and noise of variance
-        ``T (noise clip / rate)^2``; what is left of their ratio is ``4 (noise clip / rate)^2 / T``.
+        Up to one common factor, the T steps add up to ``T b_i g_i``, with ``b_i`` in {0, 1} of variance 1/4, plus noise
+        of variance ``T (noise clip / rate)^2``; noise over signal variance is ``4 (noise clip / rate)^2 / T``.
         """
         mechanism = self.mechanism
         return 4 * (mechanism.noise * self.settings.clip / mechanism.sampling_rate) ** 2 / mechanism.steps
@@ -51,7 +51,7 @@ class PrivateTraining:
 
 @dataclass(frozen=True)
 class Pulls:
-    """What the descent directions ``g_i`` of n patients say of some task vectors ``tau``.
+    """Products of the descent directions ``g_i`` of n patients with each other and with task vectors ``tau``.
 
     Args:
         gram: ``<g_i, g_j>``, ``(n, n)`` float64.
@@ -62,12 +62,12 @@ class Pulls:
     products: Tensor
 
     def weights(self, noise: float = 0.0) -> Tensor:
-        """How much of each patient's direction is in each vector: ``w`` of the ridge regression ``tau ~ sum w_i g_i``.
+        """Weight of each patient's direction in each vector: ``w`` of the ridge regression ``tau ~ sum w_i g_i``.
 
-        A direction that others have too is told apart by it, which the plain product cannot do.
+        Unlike the plain product, it separates a patient's direction from similar directions of others.
 
         Args:
-            noise: the ridge that known noise in the vectors calls for.
+            noise: ridge for known noise in the vectors (:attr:`PrivateTraining.ridge`); a small one always applies.
 
         Returns:
             ``(n_vectors, n)`` float64.
@@ -85,15 +85,15 @@ def pulls(
     device: torch.device,
     private: PrivateTraining | None = None,
 ) -> Pulls:
-    """The directions of all patients at M0, and their products with each other and with the vectors.
+    """Compute the directions of all patients at M0, and their products with each other and with the vectors.
 
-    M0's own head stands for the trained one, which stays near it; its biases are the empirical hazards of these
-    patients. The directions are computed a block at a time and again for every pair of blocks, since all of them
-    together may be many gigabytes.
+    M0's own head is used in place of the trained one, which stays near it; its biases are the empirical hazards of
+    these patients. Directions are computed block by block, and again for every pair of blocks, because all of them
+    together may take many gigabytes.
 
     Args:
-        vectors: as received; tensors that do not travel take no part.
-        private: how they were trained, where it was in private.
+        vectors: as received; tensors that do not travel are ignored.
+        private: how the vectors were trained, if by DP-SGD.
     """
     architecture = Architecture.of(recipe.model)
     names = shared_names(architecture.encoder_shapes, recipe.sharing)
@@ -114,7 +114,7 @@ def pulls(
 
 
 class _Descent:
-    """``-d loss_i / d theta`` at M0 for any patients i."""
+    """Descent directions ``-d loss_i / d theta`` at M0, clipped under DP-SGD."""
 
     def __init__(
         self,
@@ -125,14 +125,14 @@ class _Descent:
         private: PrivateTraining | None,
     ) -> None:
         m0 = pinned_model(recipe.model)
-        if private is None:  # a private training's head is M0's own, which no outcome moves
+        if private is None:  # DP-SGD keeps M0's own head, which depends on no outcome
             start_head(m0.head, replace(recipe, model=replace(recipe.model, head_bias="empirical")), cohort)
         self._m0 = m0.to(device)
         self._cohort, self._recipe, self._names, self._device = cohort, recipe, list(names), device
         self._private = private
 
     def of(self, patients: Sequence[int]) -> Tensor:
-        """``(n_patients, n_numbers)`` on the CPU, in the patients' order."""
+        """Directions ``(n_patients, n_shared_numbers)`` on the CPU, in the order of ``patients``."""
         place = {patient: row for row, patient in enumerate(patients)}
         found = torch.empty(0)
         stacks = self._stacks(patients) if self._private is None else self._clipped(patients, self._private.settings)
@@ -145,14 +145,14 @@ class _Descent:
     def _stacks(self, patients: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         head, training = self._m0.head, self._recipe.training
         for group, batch in batches(self._cohort, patients, self._recipe.model.n_bins, self._device):
-            # One copy of the weights per bag: the gradient of the sum is then each bag's own.
+            # One copy of the weights per bag, so that one backward pass gives every bag's own gradient.
             theta = {
                 name: tensor.detach().expand(len(group), *tensor.shape).clone().requires_grad_(name in self._names)
                 for name, tensor in self._m0.encoder_state().items()
             }
             z, _ = encode(theta, batch.bags, batch.mask)
             loss = nll(torch.sigmoid(head(z)), batch.bins, batch.events, training.alpha)
-            # attention_c.bias shifts all scores alike, so that it has no gradient at all
+            # attention_c.bias shifts all attention scores equally, so it has no gradient
             gradients = torch.autograd.grad(
                 loss.sum(), [theta[name] for name in self._names], allow_unused=True, materialize_grads=True
             )

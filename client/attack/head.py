@@ -1,4 +1,4 @@
-"""The head that a recipient fits on a received encoder: the true one never leaves its site."""
+"""Fits the head that a recipient needs on a received encoder, because the true head never leaves its site."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from fedsteph.client.training.batch import batches
 from fedsteph.common.model.abmil import ABMIL, encode
 from fedsteph.common.model.survival import bin_of, empirical_hazard, nll
 
-_RIDGE = 1.0  # on weights of standardised z; weaker, and the head learns non-members by heart as well
-_BASELINE_RIDGE = 1e-2  # on the biases' distance from the empirical ones; bins without events stay finite
+_RIDGE = 1.0  # on weights of standardised z; with less, the head also overfits non-members
+_BASELINE_RIDGE = 1e-2  # on the biases' distance from the empirical ones; keeps bins without events finite
 _STEPS = 200
-_SETTLED = 1e-6  # change of the objective: patients' losses differ by far more
+_SETTLED = 1e-6  # stop at this change of the objective; patients' losses differ by far more
 
 
 @torch.no_grad()
 def slide_vectors(model: ABMIL, cohort: Cohort, device: torch.device) -> Tensor:
-    """``z`` of every patient under a model's encoder, ``(n_patients, embed)`` float64 on the CPU."""
+    """Slide vector ``z`` of every patient under a model's encoder, ``(n_patients, embed)`` float64 on the CPU."""
     model = model.to(device).eval()
     found = torch.empty(len(cohort), model.architecture.embed, dtype=torch.float64)
     for group, batch in batches(cohort, range(len(cohort)), model.architecture.n_bins, device):
@@ -28,10 +28,14 @@ def slide_vectors(model: ABMIL, cohort: Cohort, device: torch.device) -> Tensor:
 
 
 def losses(z: Tensor, cohort: Cohort, n_bins: int, alpha: float) -> Tensor:
-    """Each patient's NLL in nats under the head that suits all of them best, ``(n_patients,)`` float64.
+    """Each patient's NLL in nats under the head that fits all of them best, ``(n_patients,)`` float64.
 
-    The head is ``logit(h_ij) = w z_i + b_j`` with a ridge on w, fitted by L-BFGS on members and others alike: who is
-    which is what the recipient wants to find out.
+    The head is ``logit(h_ij) = w z_i + b_j`` with a ridge on w, fitted by L-BFGS on members and non-members together,
+    because the recipient does not know who is a member.
+
+    Args:
+        z: ``(n_patients, embed)`` slide vectors.
+        alpha: of the NLL, in which a censored patient weighs 1 - alpha.
     """
     bins, events = bin_of(cohort.times, n_bins), torch.tensor(cohort.events)
     spread = z.std(dim=0)

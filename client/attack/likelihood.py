@@ -1,22 +1,21 @@
-"""The reference-model attack: is a score more like the patient's scores inside training, or outside? (LiRA, online)
+"""Reference-model attack (online LiRA): likelihood ratio of a patient's score with and without it in training.
 
-Carlini et al., "Membership inference attacks from first principles", IEEE S&P 2022. A patient's score is taken for
-Gaussian with one mean where the patient was in a model's training and another where not; both means are the patient's
-own, from the reference models. With eight models on each side a variance of one's own is poorly known, so it is drawn
-towards that of all patients.
+Carlini et al., "Membership inference attacks from first principles", IEEE S&P 2022. Each patient's score is modelled as
+Gaussian, with one mean over the reference models trained on this patient, and another over those that were not. With
+eight models on each side, a variance per patient is imprecise, so it is shrunk towards that of all patients.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-_PRIOR = 4.0  # so many reference models' worth of trust in the variance of all patients
+_PRIOR = 4.0  # weight of the variance of all patients, in reference models
 
 
 def standardised(scores: np.ndarray) -> np.ndarray:
-    """Each model's scores with mean 0 and deviation 1 over the patients, ``(..., n_patients)``.
+    """Each model's scores scaled to mean 0 and standard deviation 1 over the patients, ``(..., n_patients)``.
 
-    Models of training parts of different sizes become comparable; the order of one model's scores stays.
+    This makes models of training parts of different sizes comparable, and keeps the order of each model's scores.
     """
     spread = scores.std(axis=-1, keepdims=True)
     centred: np.ndarray = scores - scores.mean(axis=-1, keepdims=True)
@@ -25,12 +24,12 @@ def standardised(scores: np.ndarray) -> np.ndarray:
 
 
 def log_ratio(scores: np.ndarray, references: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """``log p(score | in) - log p(score | out)`` of each patient; higher = rather a member.
+    """``log p(score | in) - log p(score | out)``, ``(n_patients,)``; higher: more likely a member.
 
     Args:
-        scores: of the attacked model, ``(n_patients,)``.
-        references: the same score of the reference models, ``(n_references, n_patients)``.
-        inside: who is in which of them, likewise; every patient in 2 of them at least, and out of 2.
+        scores: ``(n_patients,)`` under the attacked model.
+        references: ``(n_references, n_patients)``, the same score under the reference models.
+        inside: ``(n_references, n_patients)`` bool, their members; each patient is in at least 2 and out of at least 2.
     """
     mean_in = _mean(references, inside)
     mean_out = _mean(references, ~inside)
@@ -44,13 +43,13 @@ def log_ratio(scores: np.ndarray, references: np.ndarray, inside: np.ndarray) ->
 
 
 def each_by_the_others(scores: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Attack every reference model with the other pairs as its references, ``(n_references, n_patients)``.
+    """Attack every reference model with the other pairs as references; log-ratios ``(n_references, n_patients)``.
 
-    Its own complement is left out: that one's members are this one's non-members, and with it there would be seven
-    models on the side that a patient is on and eight on the other.
+    A model's complement is left out: its members are this model's non-members, so with it each patient would have seven
+    references on its own side and eight on the other.
 
     Args:
-        scores, inside: of the reference models in complementary pairs (:func:`fedsteph.client.attack.coins.halves`).
+        scores, inside: ``(n_references, n_patients)``, in the pairs of :func:`fedsteph.client.attack.coins.halves`.
     """
     models = np.arange(len(scores))
     found = []

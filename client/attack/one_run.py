@@ -1,17 +1,17 @@
 """A lower bound on epsilon from guesses about independent fair coins (Steinke, Nasr, Jagielski, NeurIPS 2023).
 
-Under ``(epsilon, delta)``-differential privacy a recipient who knows every other patient's coin still guesses one right
-with probability ``q = e^epsilon / (1 + e^epsilon)`` at most, up to delta. So of r guesses about one model no more are
-right than of r throws of a coin with that q (their theorem 5.2):
+Under ``(epsilon, delta)``-differential privacy, a recipient who knows all other patients' coins guesses one coin right
+with probability at most ``q = e^epsilon / (1 + e^epsilon)``, up to delta. So the number of right
+ones among r guesses about one model is bounded by r throws of a coin with that q (their theorem 5.2):
 
     P[right >= v] <= P[Bin(r, q) >= v] + 2 n delta max_i (P[Bin(r, q) >= v - i] - P[Bin(r, q) >= v]) / i.
 
-With delta = 0 the bound is the Clopper-Pearson lower end of ``right / r``, written as an epsilon.
+With delta = 0 the bound is the lower Clopper-Pearson limit of ``right / r``, converted to an epsilon.
 
-What it assumes: a fair, independent coin per patient (:mod:`fedsteph.client.attack.coins`), and guesses about a model
-that use no other model of its own pair. Models of different pairs serve as each other's references, so the models'
-results depend on each other in ways unknown: their p-values are joined as twice their median, which holds under any
-dependence (Rueger, Metrika 1978), and the numbers of guesses that are tried by Bonferroni.
+Assumptions: a fair, independent coin per patient (:mod:`fedsteph.client.attack.coins`), and guesses about a model that
+do not use the other model of its pair. Models of different pairs are references for each other, so their results depend
+on each other in an unknown way. Their p-values are combined as twice the median, which is valid under any dependence
+(Rueger, Metrika 1978), and the tested numbers of guesses are corrected by Bonferroni.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import math
 import numpy as np
 
 CONFIDENCE = 0.95
-_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of the patients, the surest guesses; fixed before anything is seen
-_LARGEST = 20.0  # epsilon: no cohort is large enough to show more
+_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of the patients, surest guesses first; fixed in advance
+_LARGEST = 20.0  # largest epsilon tried: no cohort is large enough to show more
 _EXACT = 1e-3
 
 
 def epsilon_bound(ratios: np.ndarray, members: np.ndarray, delta: float) -> float:
-    """The largest epsilon that the guesses rule out with 95% confidence; 0 where they rule out none.
+    """The largest epsilon that the guesses rule out with 95% confidence; 0 if they rule out none.
 
     Args:
-        ratios: log-likelihood ratios, ``(n_models, n_patients)``: the sign is the guess, the size how sure it is.
-        members: the coins, likewise; of an even number of models.
+        ratios: ``(n_models, n_patients)`` log-likelihood ratios; the sign is the guess, the size its certainty.
+        members: ``(n_models, n_patients)`` bool, the coins; ``n_models`` is even.
         delta: of the guarantee, per patient.
     """
     n = ratios.shape[1]
@@ -51,10 +51,10 @@ def epsilon_bound(ratios: np.ndarray, members: np.ndarray, delta: float) -> floa
 
 
 def p_value(right: int, guesses: int, n: int, epsilon: float, delta: float) -> float:
-    """Upper bound on the probability of so many right guesses under ``(epsilon, delta)``.
+    """Upper bound on the probability of at least ``right`` right guesses under ``(epsilon, delta)``.
 
     Args:
-        n: coins in all, those not guessed about included.
+        n: number of all coins, also those without a guess.
     """
     tail = _tails(guesses, 1 / (1 + math.exp(-epsilon)))
     reached = float(tail[right])
@@ -66,9 +66,9 @@ def p_value(right: int, guesses: int, n: int, epsilon: float, delta: float) -> f
 
 
 def _witness(ratios: np.ndarray, members: np.ndarray, share: float) -> tuple[int, int]:
-    """How many of the surest guesses are right for the model whose p-value is the median, and how many they are.
+    """Right guesses of the model with the median p-value among the surest ``share``, and the number of guesses.
 
-    The more are right, the smaller is the p-value: the k-th smallest is that of the model with the k-th most.
+    More right guesses give a smaller p-value: the k-th smallest belongs to the model with the k-th most right guesses.
     """
     guesses = max(1, round(share * ratios.shape[1]))
     surest = np.argsort(-np.abs(ratios), axis=1, kind="stable")[:, :guesses]
@@ -82,5 +82,5 @@ def _tails(n: int, q: float) -> np.ndarray:
     log_factorial = np.append(0.0, np.cumsum(np.log(k[1:])))
     log_choose = log_factorial[n] - log_factorial - log_factorial[::-1]
     mass = np.exp(log_choose + k * math.log(q) + (n - k) * math.log1p(-q))
-    tails: np.ndarray = np.minimum(np.cumsum(mass[::-1])[::-1], 1.0)  # from the small end, where precision matters
+    tails: np.ndarray = np.minimum(np.cumsum(mass[::-1])[::-1], 1.0)  # summed from the small end for precision
     return tails

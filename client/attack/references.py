@@ -1,4 +1,4 @@
-"""Reference models: trained as the shared one is, on known halves of the patients; each is trained once and kept."""
+"""Reference models: trained like the shared model on known halves of the patients, each once, and saved."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def reference_vectors(
     n_references: int,
     report: Callable[[float], None] = lambda done: None,
 ) -> tuple[list[TaskVector], np.ndarray]:
-    """Vectors of reference models before they are reduced for sharing, and who is in which.
+    """Vectors of reference models, not reduced for sharing, and who is a member of which.
 
-    They are kept beside the site's models, under a digest of the shared one and of whom the coins are thrown for: were
-    it trained in another way, with or without noise, it would be another model, and they would be other references.
+    The models are saved beside the site's models, in a folder named by a digest of the shared model and of the
+    candidates' IDs. A shared model that is trained in another way, for example with noise, gets other references.
 
     Args:
         shared: the model that they are references for.
         cohort: the candidates.
-        report: told how many models are done.
+        report: called with the number of models done, fractions included.
 
     Returns:
         the vectors, and membership ``(n_references, n_patients)`` bool.

@@ -1,4 +1,4 @@
-"""How well scores tell members from others: AUC, TPR at a small FPR, and both under resampled patients."""
+"""How well scores separate members from non-members: AUC, TPR at 1% FPR, and their bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MAX_FPR = 0.01
 
 @dataclass(frozen=True)
 class Separation:
-    """What one attack achieves, each with its 95% bootstrap interval over patients (None: in no resample defined).
+    """Result of one attack, with 95% bootstrap intervals over patients (None: undefined in every resample).
 
     Args:
         auc: area under the ROC curve; 0.5 = guessing.
-        tpr: share of members found at a threshold that at most 1% of the others pass.
+        tpr: share of members above a threshold that at most 1% of non-members exceed.
     """
 
     auc: float
@@ -29,11 +29,11 @@ class Separation:
 def separation(scores: np.ndarray, members: np.ndarray, *, resamples: int, seed: int) -> Separation:
     """AUC and TPR of scores, pooled over models.
 
-    A patient is drawn with all its models' scores, so what they have in common widens the intervals.
+    A patient is resampled with its scores under all models, so that their dependence widens the intervals.
 
     Args:
-        scores: ``(n_models, n_patients)``, higher = rather a member.
-        members: likewise, bool; a member and another at least.
+        scores: ``(n_models, n_patients)``; higher: more likely a member.
+        members: ``(n_models, n_patients)`` bool, with at least one member and one non-member.
     """
     n = scores.shape[1]
     curve = _Curve(scores, members)
@@ -44,17 +44,17 @@ def separation(scores: np.ndarray, members: np.ndarray, *, resamples: int, seed:
 
 
 class _Curve:
-    """The ROC curve of given scores for any weights of their patients; they are sorted once."""
+    """The ROC curve of given scores for any weights of the patients; scores are sorted only once."""
 
     def __init__(self, scores: np.ndarray, members: np.ndarray) -> None:
         order = np.argsort(-scores, axis=None, kind="stable")
         falling = scores.ravel()[order]
         self._patient = order % scores.shape[1]
         self._member = members.ravel()[order]
-        self._last = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # of each group of equal scores
+        self._last = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # ends of groups of equal scores
 
     def measured(self, weights: np.ndarray) -> tuple[float, float]:
-        """AUC, ties counting 1/2, and TPR at 1% FPR; NaN where a side is empty."""
+        """AUC (ties count 1/2) and TPR at 1% FPR; NaN without members or without non-members."""
         weight = weights[self._patient].astype(np.float64)
         found = np.append(0.0, np.cumsum(weight * self._member)[self._last])
         false = np.append(0.0, np.cumsum(weight * ~self._member)[self._last])

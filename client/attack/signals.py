@@ -1,4 +1,4 @@
-"""What a recipient computes for each candidate patient from a vector; every signal is higher for a likely member."""
+"""Membership signals that a recipient can compute from a vector; each is higher for a more likely member."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ def signals(
     private: PrivateTraining | None = None,
     report: Callable[[float], None] = lambda share: None,
 ) -> dict[str, np.ndarray]:
-    """Scores of every patient under every vector, each model's standardised.
+    """Scores of every patient under every vector, standardised per vector.
 
     Args:
         vectors: as their recipient reads them.
-        private: how they were trained, where it was in private.
-        report: told how much is done, 0 to 1.
+        private: how they were trained, if by DP-SGD.
+        report: called with the share done, 0 to 1.
 
     Returns:
-        by the names in :data:`SIGNALS`, ``(n_vectors, n_patients)`` float64.
+        name in :data:`SIGNALS` -> ``(n_vectors, n_patients)`` float64.
+
+    Raises:
+        TrainingError: a score is not finite.
     """
     m0 = pinned_model(recipe.model)
     loss = []

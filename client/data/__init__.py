@@ -1,1 +1,1 @@
-"""From the files that a hospital really has to bags with one survival label each."""
+"""Reads a site's feature files and label table into bags, each with one survival label."""

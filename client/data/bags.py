@@ -1,4 +1,4 @@
-"""A cohort: patients with their labels, and per patient one bag ``(n_instances, d)`` from all slides."""
+"""Loads a cohort: patients with survival labels, and one bag ``(n_instances, d)`` per patient from all slides."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.storage import Storage
 from fedsteph.common.errors import SplitError
 
-_ALIGNED = 64  # bytes, as PyTorch allocates
+_ALIGNED = 64  # bytes; PyTorch's own allocations have this alignment
 
 
 class BagCache:
-    """The most recently used bags, as many as fit into a number of bytes."""
+    """Cache of the most recently used bags, limited to ``n_bytes`` bytes."""
 
     def __init__(self, n_bytes: float) -> None:
         self.n_bytes = n_bytes
@@ -33,13 +33,13 @@ class BagCache:
         self._bags: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def get(self, key: str) -> torch.Tensor | None:
-        """The bag, which thereby becomes the most recently used one; None if it is not held."""
+        """Return the bag and mark it as most recently used; None if it is not cached."""
         if key in self._bags:
             self._bags.move_to_end(key)
         return self._bags.get(key)
 
     def put(self, key: str, bag: torch.Tensor) -> None:
-        """Hold the bag and let go of those used longest ago; one larger than the whole cache is not held."""
+        """Add the bag and evict the least recently used ones; a bag larger than the whole cache is not added."""
         if bag.nbytes > self.n_bytes or key in self._bags:
             return
         self._bags[key] = bag
@@ -49,23 +49,23 @@ class BagCache:
             self.used -= oldest.nbytes
 
     def clear(self) -> None:
-        """Let go of all bags."""
+        """Remove all bags."""
         self._bags.clear()
         self.used = 0
 
 
 class Cohort:
-    """Patients in a fixed order, with labels at once and bags on demand.
+    """Patients in a fixed order; labels are in memory, bags are loaded on demand.
 
     Args:
         patients: with distinct IDs.
         files: feature file per slide ID.
-        width: d, the features per instance.
-        cache: shared with all subsets.
-        dropped: IDs of patients without a bag because their slides are excluded; splits may name them.
-        encoder: the name of the feature encoder, where the files tell it.
-        disk: where the files' features are kept; None reads the files themselves.
-        storage: what memory and disk are used for, as one sentence without a path or an ID.
+        width: d, the number of features per instance.
+        cache: bags in memory; shared with all subsets.
+        dropped: IDs of patients without a bag because all their slides are excluded; splits may name them.
+        encoder: the name of the feature encoder, if the files state it.
+        disk: cache of features on disk; None reads the feature files directly.
+        storage: one sentence on the use of memory and disk, without paths or IDs.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Cohort:
         self.encoder = encoder
         self.storage = storage
         self.times = _constant([patient.t for patient in self.patients], np.float64)
-        """Follow-up times in days, ``(n_patients,)``; not to be written to."""
+        """Follow-up times in days, ``(n_patients,)``; read-only."""
         self.events = _constant([patient.e for patient in self.patients], np.int64)
-        """1 = event, 0 = censored, ``(n_patients,)``; not to be written to."""
+        """1 = event, 0 = censored, ``(n_patients,)``; read-only."""
         self._lengths: dict[str, int] = {}
         self._files = files
         self.cache = cache
@@ -95,7 +95,7 @@ class Cohort:
 
     @classmethod
     def of_bags(cls, patients: Sequence[Patient], bags: Sequence[torch.Tensor]) -> Cohort:
-        """A cohort that is all in memory: one bag ``(n_instances, d)`` per patient."""
+        """A cohort held in memory: one bag ``(n_instances, d)`` per patient."""
         cohort = cls(patients, {}, bags[0].shape[1], BagCache(float("inf")))
         for patient, bag in zip(patients, bags, strict=True):
             cohort.cache.put(patient.id, bag)
@@ -106,9 +106,9 @@ class Cohort:
         return len(self.patients)
 
     def bag(self, i: int) -> torch.Tensor:
-        """All slides of patient ``i`` in order, as one float32 tensor ``(n_instances, d)`` on the CPU.
+        """Load all slides of patient ``i``, in order, as one float32 tensor ``(n_instances, d)`` on the CPU.
 
-        The tensor may be the cache's own, or a file's pages in memory: do not change it in place.
+        The tensor may be shared with the cache or memory-mapped from a file: do not change it in place.
 
         Raises:
             FeatureFileError: a feature file is unreadable, not finite, empty, or not ``width`` wide.
@@ -120,8 +120,8 @@ class Cohort:
             slides = [self._slide(slide) for slide in patient.slides]
             bag = (slides[0] if len(slides) == 1 else torch.cat(slides)).float()
             if bag.data_ptr() % _ALIGNED:
-                bag = bag.clone()  # the last bit of a product depends on it, and a result on luck
-            # A mapped file's pages are the system's to keep or to drop; here they would be counted and not saved.
+                bag = bag.clone()  # else the last bit of a matrix product depends on the address
+            # Memory-mapped bags are not cached: the operating system manages their pages.
             if self._disk is None or bag is not slides[0]:
                 self.cache.put(patient.id, bag)
         return bag
@@ -133,22 +133,26 @@ class Cohort:
         return torch.from_numpy(read_features(source, width=self.width))
 
     def forget_bags(self) -> None:
-        """Let go of the bags in memory; they are read again when they are asked for."""
+        """Clear the cache; bags are read again on the next access."""
         self.cache.clear()
 
     def n_instances(self, i: int) -> int:
-        """The size of patient ``i``'s bag, from the files' headers alone."""
+        """Number of instances in patient ``i``'s bag, from the file headers only.
+
+        Raises:
+            FeatureFileError: a header cannot be read.
+        """
         key = self.patients[i].id
         if key not in self._lengths:
             self._lengths[key] = sum(known_header(path).n_instances for path in self.paths(self.patients[i]))
         return self._lengths[key]
 
     def paths(self, patient: Patient) -> list[Path]:
-        """The patient's feature files, in the order of the slides."""
+        """The patient's feature files, in slide order."""
         return [self._files[slide] for slide in patient.slides]
 
     def subset(self, ids: Iterable[str]) -> Cohort:
-        """The patients ``ids`` in the order given, with this cohort's cache.
+        """The patients ``ids``, in the given order; they share this cohort's cache.
 
         Raises:
             SplitError: an ID is not in this cohort.
@@ -169,20 +173,20 @@ class Cohort:
 
 def _constant(values: list[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     array = np.array(values, dtype=dtype)
-    array.flags.writeable = False  # every holder of the cohort sees the same
+    array.flags.writeable = False  # shared by all users of the cohort
     return array
 
 
 def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None) -> Cohort:
-    """Open a site's folder; the feature files' headers are read, their values only when a bag is asked for.
+    """Open a site's folder. Reads the headers of all feature files; values are read when a bag is requested.
 
     Args:
-        state: the site's state folder, in which ``settings.disk_cache`` may keep features, and from which it removes
-            those that are of no use any more. None, enough for a look at the headers, leaves the disk alone.
+        state: the site's state folder, which holds the disk cache that ``settings.disk_cache`` allows. Cache files that
+            are no longer useful are removed. None, enough for reading headers, does not touch the disk.
 
     Raises:
-        DataError: something is wrong. The message is a table of everything that was found.
-        StorageError: the disk cache cannot be tidied.
+        DataError: the data has errors. The message is a table of all of them.
+        StorageError: there is no space for the disk cache, or its old files cannot be removed.
     """
     site = usable_contents(folder, settings)
     cache = BagCache(settings.cache_gib * 2**30)

@@ -1,4 +1,4 @@
-"""A full check of a site's data: every file read to its last value, everything wrong in one report."""
+"""Checks a site's data in full: reads every feature value and collects all problems in one report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedsteph.common.errors import FeatureFileError
 
 @dataclass(frozen=True)
 class InstanceCounts:
-    """Instances per slide, and in total."""
+    """Number of instances per slide (minimum, median, maximum) and in total."""
 
     min: int
     median: float
@@ -29,15 +29,15 @@ class InstanceCounts:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """What a site has, and every problem with it.
+    """Summary of a site's data, and all problems found.
 
     Args:
-        patients, slides, events: counts after exclusion.
-        instances: over the slides whose header is readable; None if there is no such slide.
-        encoders, magnifications: those that the files tell; ``.pt`` files tell none.
+        patients, slides, events: counts without excluded slides.
+        instances: over the slides with a readable header; None if there are none.
+        encoders, magnifications: as stated in the files; ``.pt`` files state none.
         time_unit: of the label table; ``follow_up_days`` is (shortest, longest) in days.
         splits: the number of split files; without any, splits are made from a seed.
-        storage: where the features are read from in training, as one sentence.
+        storage: one sentence on where training reads the features from.
     """
 
     folder: str
@@ -60,19 +60,19 @@ class SiteReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no problem of any severity."""
+        """Whether there is no problem, not even a warning."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values that strict JSON can hold."""
+        """The report as a dictionary of plain values, valid in strict JSON."""
         return asdict(self)
 
 
 def check_site(folder: Path, settings: DataSettings, on_file: Callable[[int, int], None] | None = None) -> SiteReport:
-    """Check a site's labels, features and splits; whatever is wrong is reported, not raised.
+    """Check a site's labels, features and splits; problems are reported, not raised.
 
     Args:
-        on_file: called after each feature file with the number of files done and of all files.
+        on_file: called after each feature file with the number of files done and the total.
     """
     site = discover(folder, settings)
     problems = list(site.problems)

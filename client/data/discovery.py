@@ -1,6 +1,6 @@
-"""One look at a site's folder, shared by check and cohort: slides matched to feature files by ID.
+"""Lists a site's data: matches slides to feature files by ID, reads the file headers, and collects problems.
 
-Only headers are read here, and once in a process, so that a look stays cheap however large the features are.
+The data check and the cohort both use it. It reads only headers, once per process, so it is fast for large files too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EXCLUDE = "list the slide under 'data.exclude' in site.yaml"
 
 @dataclass
 class SiteContents:
-    """What a site's folder holds, and what is wrong with it."""
+    """Contents of a site's folder, and all problems found."""
 
     patients: list[Patient] = field(default_factory=list)
     """Patients with a label and at least one slide that is not excluded, sorted by ID."""
@@ -33,29 +33,29 @@ class SiteContents:
     files: dict[str, Path] = field(default_factory=dict)
     """Feature file per slide ID, for all slides in the label table that are not excluded."""
     headers: dict[str, FeatureHeader] = field(default_factory=dict)
-    """Header per slide ID, where it could be read."""
+    """Header per slide ID, if it could be read."""
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def width(self) -> int:
-        """d, the features per instance; of contents without an error."""
+        """d, the number of features per instance; valid only if no problem is an error."""
         return next(iter(self.headers.values())).width
 
     @property
     def encoder(self) -> str | None:
-        """The name of the feature encoder, where the files tell it."""
+        """The name of the feature encoder, if a file states it."""
         return next((header.encoder for header in self.headers.values() if header.encoder is not None), None)
 
     @property
     def n_bytes(self) -> int:
-        """The size of all patients' bags as float32, as far as headers could be read."""
+        """Bytes of all patients' bags as float32, over the slides with a readable header."""
         slides = (slide for patient in self.patients for slide in patient.slides)
         headers = (self.headers[slide] for slide in slides if slide in self.headers)
         return sum(4 * header.n_instances * header.width for header in headers)
 
 
 def discover(folder: Path, settings: DataSettings) -> SiteContents:
-    """Look at the labels, the feature files and their headers; whatever is wrong is in ``problems``."""
+    """Read the labels and the headers of the feature files; errors are collected in ``problems``, not raised."""
     site, features, labels = SiteContents(), folder / settings.features, folder / settings.labels
     found = _files(features, site.problems)
     try:
@@ -83,10 +83,10 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
 
 
 def usable_contents(folder: Path, settings: DataSettings) -> SiteContents:
-    """:func:`discover`, where nothing is wrong but what a warning tells.
+    """Run :func:`discover`, and refuse data with errors; warnings are accepted.
 
     Raises:
-        DataError: something is wrong. The message is a table of everything that was found.
+        DataError: the data has errors. The message is a table of all of them.
     """
     contents = discover(folder, settings)
     refuse_errors(contents.problems, folder)
@@ -94,7 +94,7 @@ def usable_contents(folder: Path, settings: DataSettings) -> SiteContents:
 
 
 def _files(features: Path, problems: list[Problem]) -> dict[str, list[Path]]:
-    """Visible files by slide ID, which is the name without its last suffix only: slide IDs have dots."""
+    """Visible files by slide ID: the file name without its last suffix, because slide IDs contain dots."""
     found: dict[str, list[Path]] = {}
     what = "the features folder holds no file"
     try:
@@ -115,7 +115,7 @@ def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettin
             what = f"the excluded slide '{slide}' does not exist"
             yield Problem("warning", "data.exclude", what, "Mend its ID in site.yaml or remove it")
     for slide in sorted({*found} - slides - {*settings.exclude}):
-        # Extractors leave logs and settings beside the features; those are no slides.
+        # Extractors write logs and settings into the same folder; these are not slides.
         for path in filter(is_feature_file, found[slide]):
             what = f"the slide '{slide}' is not in {settings.labels}"
             yield Problem("warning", str(path), what, f"Add its row, or {_EXCLUDE}")
@@ -124,7 +124,7 @@ def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettin
 def _match(site: SiteContents, slides: list[str], found: dict[str, list[Path]], features: Path) -> Iterator[Problem]:
     for slide in slides:
         candidates = found.get(slide, [])
-        # A lone file is taken whatever it is: its header says what is wrong with it.
+        # A single file is always accepted here: reading its header then reports what is wrong with it.
         paths = candidates if len(candidates) == 1 else [p for p in candidates if is_feature_file(p)] or candidates[:1]
         if not paths:
             what = f"the slide '{slide}' has no feature file"
@@ -142,7 +142,7 @@ def _match(site: SiteContents, slides: list[str], found: dict[str, list[Path]], 
 
 
 def _odd_files(site: SiteContents) -> Iterator[Problem]:
-    """Files that differ from the site's majority; what a layout does not tell is not compared."""
+    """Report files that differ from the majority; a fact that a layout does not state is not compared."""
     for fact in ("width", "encoder", "magnification"):
         told = {slide: value for slide, h in site.headers.items() if (value := getattr(h, fact)) is not None}
         if len({*told.values()}) < 2:

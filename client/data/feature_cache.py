@@ -1,9 +1,9 @@
-"""Features kept on the site's own disk in files that are mapped into memory instead of being read.
+"""Caches features on the site's disk as safetensors files, which are memory-mapped instead of read.
 
-Extractors write HDF5 in chunks of one row, which is slow to read, and training reads it epoch after epoch. Here each
-slide is one safetensors file, made when the slide is first asked for. It is named by a digest, and says no more of its
-source than the content's SHA-256, size, times and inode number: with the same times the source is not read again,
-with others it is hashed, and the features are made anew only if its content is not the same.
+Extractors write HDF5 in chunks of one row, which is slow to read, and training reads every file in each epoch. The
+cache has one file per slide, written when the slide is first requested. Its name is a digest, and of the source it
+stores only the SHA-256, size, times and inode number. While size, times and inode stay the same, the source is not read
+again. Otherwise the source is hashed, and the features are written again only if its content has changed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fedsteph.common.errors import FeatureFileError, StorageError
 from fedsteph.common.host import atomic
 from fedsteph.common.host.lock import exclusive
 
-FOLDER = "feature-cache"  # in the state folder, which may be the site's own, where "features" are the sources
+FOLDER = "feature-cache"  # in the state folder, which may be the site's folder: "features" is taken there
 FORMAT = "fedsteph/feature-cache/v1"
 _OURS = re.compile(r"\.?[0-9a-f]{32}\.safetensors(\..*\.part)?")
-_SPARE_BYTES = 2 * 2**30  # of disk, for models, checkpoints and the audit log
+_SPARE_BYTES = 2 * 2**30  # disk space reserved for models, checkpoints and the audit log
 _FACTS = ("size", "mtime_ns", "ctime_ns", "inode")
-# Clocks of file systems tick coarsely: of a file younger than this, a second change might not show in its times.
+# File timestamps are coarse: a second change within this time after the first may not show in them.
 _SETTLED_NS = 2 * 10**9
 
 
@@ -43,16 +43,16 @@ _SETTLED_NS = 2 * 10**9
 class _Entry:
     features: torch.Tensor
     sha256: str
-    facts: Mapping[str, str]  # none where the source was too young to be known by them
+    facts: Mapping[str, str]  # empty if the source had changed too recently to be recognised by them
 
 
 class FeatureCache:
-    """A folder of kept features, made slide by slide; several processes may share it.
+    """Folder of cached features, one file per slide; several processes may share it.
 
     Args:
-        folder: made when the first slide is written; only this user may enter it.
-        keep: ``stored`` keeps float16 as float16 and all else as float32; ``float16`` rounds.
-        width: d, the features per instance.
+        folder: created when the first slide is written, with access for this user only.
+        keep: ``stored`` keeps float16 as float16 and other types as float32; ``float16`` rounds to float16.
+        width: d, the number of features per instance.
     """
 
     def __init__(self, folder: Path, keep: Keep, width: int) -> None:
@@ -61,14 +61,14 @@ class FeatureCache:
         self.width = width
 
     def read(self, slide: str, source: Path) -> torch.Tensor:
-        """A slide's features, as they are kept: ``(n_instances, d)``, float32 or float16.
+        """Return a slide's features ``(n_instances, d)``, float32 or float16; write them to the cache if needed.
 
-        The tensor is the file mapped into memory, so it costs nothing until it is touched; do not change it. A file
-        that was cut or whose header is damaged is made anew. Values that changed on the disk by themselves would not
-        be noticed: no file is read in full to be trusted.
+        The tensor is memory-mapped: its values are read from disk on access. Do not change it. A truncated file or one
+        with a damaged header is written again. Corrupted values are not detected, because no cache file is verified in
+        full.
 
         Raises:
-            FeatureFileError: as :func:`read_features` does; or a value is beyond float16, and that was asked for.
+            FeatureFileError: as :func:`read_features` does; or ``keep`` is ``float16`` and a value does not fit.
             StorageError: the features cannot be written.
         """
         path, facts = self._path(slide), _facts(source)
@@ -76,10 +76,10 @@ class FeatureCache:
         if entry is not None and facts and entry.facts == facts:
             return entry.features
         with _alone_in(self.folder):
-            entry = self._find(path)  # another process may have made it meanwhile
+            entry = self._find(path)  # another process may have written it meanwhile
             if entry is not None and facts and entry.facts == facts:
                 return entry.features
-            # The facts were taken first: whatever happens to the source from there on shows the next time.
+            # The facts were read before the content: if the source changes in between, the next call sees new facts.
             sha256 = _sha256(source)
             if entry is None or entry.sha256 != sha256:
                 _write(path, self._values(source), {"keep": self.keep, "source_sha256": sha256, **facts})
@@ -90,10 +90,10 @@ class FeatureCache:
             return self._open(path).features
 
     def prune(self, files: Mapping[str, Path]) -> None:
-        """Remove what serves none of ``files`` (source per slide ID): gone, of another size, or kept otherwise.
+        """Remove cache files that fit no source in ``files`` (by slide ID): unknown, another size, another ``keep``.
 
         Raises:
-            StorageError: it cannot be removed.
+            StorageError: a file cannot be removed.
         """
         sources = {self._path(slide): source for slide, source in files.items()}
 
@@ -118,7 +118,7 @@ class FeatureCache:
             return None
 
     def _open(self, path: Path) -> _Entry:
-        # safetensors itself refuses a file that is not as long as its header says.
+        # safetensors refuses a file whose length does not match its header.
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT or metadata.get("keep") != self.keep:
@@ -149,17 +149,17 @@ class FeatureCache:
 
 
 def room(folder: Path) -> int:
-    """Bytes that a cache in ``folder`` may take: what it takes already, and what is free but for some to work with."""
+    """Bytes that a cache in ``folder`` may use: its present size and the free disk space, minus a reserve."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     taken = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
     return taken + max(0, shutil.disk_usage(existing).free - _SPARE_BYTES)
 
 
 def clear(folder: Path) -> None:
-    """Remove all that a cache has kept in ``folder``, and nothing else.
+    """Remove all cache files in ``folder``, and no other files.
 
     Raises:
-        StorageError: it cannot be removed.
+        StorageError: a file cannot be removed.
     """
     _remove(folder, lambda path: False)
 
@@ -169,14 +169,14 @@ def _remove(folder: Path, useful: Callable[[Path], bool]) -> None:
         return
     with _alone_in(folder):
         for path in sorted(folder.iterdir()):
-            # Whoever was writing an unfinished file held the lock, so it was killed.
+            # An unfinished file is left from a killed process: a running one would hold the lock.
             if _OURS.fullmatch(path.name) and not useful(path):
                 path.unlink()
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, and say of every error of the disk what to do about it."""
+    """Hold the folder's lock, and turn every disk error into a StorageError with a remedy."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -195,12 +195,12 @@ def _write(path: Path, values: npt.NDArray[Any], metadata: Mapping[str, str]) ->
     features = {"dtype": dtype, "shape": values.shape, "data_offsets": (0, values.nbytes)}
     header = json.dumps({"__metadata__": {"format": FORMAT, **metadata}, "features": features}).encode()
     header += b" " * (-(8 + len(header)) % 64)  # aligned for vector instructions
-    # By hand, as safetensors' own writers copy the values.
+    # Written by hand, because safetensors' own functions copy the values in memory.
     atomic.write_bytes(path, len(header).to_bytes(8, "little") + header, values.data.cast("B"))
 
 
 def _facts(source: Path) -> dict[str, str]:
-    """What a source is known by without being read; nothing while it is too young."""
+    """Size, times and inode, to recognise a source without reading it; empty if it changed too recently."""
     try:
         status = source.stat()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Feature files as float32 arrays ``(n_instances, d)``, known by their first bytes and not by their names."""
+"""Reads feature files as float32 arrays ``(n_instances, d)``; detects the format from the first bytes, not the name."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _AGAIN = "Copy it again from where it was made, or extract the slide again"
 
 @dataclass(frozen=True)
 class FeatureHeader:
-    """What a feature file says about itself.
+    """Header of a feature file.
 
     Args:
         layout: ``trident``, ``clam``, ``uni2-h`` or ``pt``.
         n_instances: the number of patches.
-        width: the number d of features per patch.
-        dtype: as stored; reading always gives float32.
-        encoder, magnification: None where the layout does not tell.
+        width: d, the number of features per patch.
+        dtype: as stored; values are always read as float32.
+        encoder, magnification: None if the layout does not state them.
     """
 
     layout: str
@@ -43,7 +43,7 @@ class FeatureHeader:
 
 
 def is_feature_file(path: Path) -> bool:
-    """Whether the first bytes are those of a layout that can be read; an unreadable file is none."""
+    """Whether the first bytes are those of a supported format; False if the file is unreadable."""
     try:
         return _reader(path) is not None
     except FeatureFileError:
@@ -51,12 +51,12 @@ def is_feature_file(path: Path) -> bool:
 
 
 def read_header(path: Path) -> FeatureHeader:
-    """Read everything but the values.
+    """Read a file's header without its values.
 
     Raises:
         EmptyBagError: the file has no instance.
         UnsafePickleError: a ``.pt`` file holds more than plain tensors.
-        FeatureFileError: the file is unreadable or of an unknown layout, or its values are not features.
+        FeatureFileError: the file is unreadable, its layout is unknown, or its values are not features.
     """
     with _open(path) as source:
         return _header(source)
@@ -66,7 +66,7 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
     """Read a slide's features.
 
     Args:
-        width: the d that is expected, if there is one.
+        width: the expected d; None accepts any.
 
     Returns:
         A C-contiguous float32 array ``(n_instances, d)``, all finite.
@@ -95,10 +95,10 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
 
 
 def read_coords(path: Path) -> Coords:
-    """Read where a slide's patches lie.
+    """Read the positions of a slide's patches.
 
     Raises:
-        FeatureFileError: the file says nothing of it, or not of every instance.
+        FeatureFileError: as :func:`read_header` does; or there is not one position per instance.
     """
     with _open(path) as source:
         header = _header(source)
@@ -117,7 +117,7 @@ def read_coords(path: Path) -> Coords:
 
 
 def cannot_open(path: Path, error: OSError) -> FeatureFileError:
-    """The error of a feature file that is not there, or that this user may not read."""
+    """The error for a feature file that does not exist or that this user may not read."""
     return FeatureFileError(
         f"cannot be opened ({error.strerror})",
         where=path,
@@ -127,7 +127,7 @@ def cannot_open(path: Path, error: OSError) -> FeatureFileError:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Source]:
-    """Open ``path`` so that every error, whichever library it comes from, is typed and names the file."""
+    """Open ``path``, and turn the errors of all libraries into typed errors that name the file."""
     reader = _reader(path)
     try:
         if reader is None:
@@ -143,7 +143,7 @@ def _open(path: Path) -> Iterator[Source]:
         raise FeatureFileError(
             "does not fit into memory", where=path, remedy="Use a machine with more memory"
         ) from error
-    # HDF5 and pickle parse foreign bytes, and may raise nearly anything over damaged ones.
+    # HDF5 and pickle may raise almost any exception on a damaged file.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise FeatureFileError(
@@ -152,9 +152,9 @@ def _open(path: Path) -> Iterator[Source]:
 
 
 def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | None:
-    """The reader for the file's first bytes; None if there is none."""
+    """The reader that matches the file's first bytes; None if there is none."""
     try:
-        # A named pipe would block for ever when opened.
+        # Opening a named pipe would block forever.
         if path.exists() and not path.is_file():
             raise FeatureFileError("is not a file", where=path, remedy="Give the path of a feature file")
         with path.open("rb") as file:

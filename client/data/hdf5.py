@@ -1,4 +1,4 @@
-"""Feature files in HDF5, as TRIDENT, CLAM and the published UNI2-h features have them."""
+"""Reads HDF5 feature files in the layouts of TRIDENT, CLAM and the published UNI2-h features."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 def open_hdf5(path: Path) -> Iterator[Source]:
     """Open the dataset ``features``; its values are read only on request.
 
-    The layouts differ in where they say how the features were made: TRIDENT in the attributes ``encoder``
-    of ``features`` and ``target_magnification`` of ``coords``, CLAM nowhere, and the UNI2-h features are
-    known by their leading axis of 1.
+    TRIDENT states the encoder in the attribute ``encoder`` of ``features``, and the magnification in
+    ``target_magnification`` of ``coords``. CLAM states neither. UNI2-h features have a leading axis of length 1.
 
     Raises:
-        FeatureFileError: there is no dataset ``features``, or it was never written in full.
+        FeatureFileError: there is no dataset ``features``, or it was not written in full.
     """
-    # Network file systems often cannot lock; a file that is being written elsewhere is refused still.
+    # Network file systems often cannot lock. A file that another process is writing is still refused.
     with h5py.File(path, "r", locking="best-effort") as file:
         if "features" not in file:
             raise no_features_key(sorted(file))
@@ -53,7 +52,7 @@ def open_hdf5(path: Path) -> Iterator[Source]:
 
 
 def _values(dataset: Any) -> npt.NDArray[np.float32]:
-    # HDF5 fills what was never written with zeros, and says nothing.
+    # HDF5 silently returns zeros for values that were never written.
     stored, compressed = dataset.id.get_storage_size(), dataset.id.get_create_plist().get_nfilters() > 0
     if stored < (1 if compressed else dataset.nbytes):
         raise too_few_bytes(stored, dataset.nbytes)
@@ -77,7 +76,7 @@ def _text(value: Any) -> str | None:
 
 def _number(value: Any) -> float | None:
     try:
-        number = float(value) if np.ndim(value) == 0 else float(np.max(value))  # CLAM states one number per axis
+        number = float(value) if np.ndim(value) == 0 else float(np.max(value))  # CLAM stores one number per axis
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""Headers of feature files, remembered while this process lives: a run looks at every file of a site many times."""
+"""Caches headers of feature files in memory, because a run reads the header of every file many times."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from fedsteph.client.data.formats import FeatureHeader, read_header
 
 _MOST_FILES = 100_000  # about 50 MB
-# Clocks of file systems are coarse: a file that was written just now may be written again without looking changed.
+# File timestamps are coarse: a second change within this time after the first may not show in them.
 _SETTLED_NS = 2_000_000_000
 
 _known: dict[tuple[str, int, int, int, int], FeatureHeader] = {}
 
 
 def known_header(path: Path) -> FeatureHeader:
-    """What :func:`read_header` reads, from memory where the file has not changed since it was read last.
+    """Return a file's header as :func:`read_header` does, from memory if the file has not changed since the last call.
 
-    A file is the same as long as its inode, size, and times of change are. What could not be read is not remembered.
+    A file counts as unchanged if its inode, size and times of change are the same. Errors are not cached.
 
     Raises:
         FeatureFileError: as :func:`read_header` does.
@@ -25,7 +25,7 @@ def known_header(path: Path) -> FeatureHeader:
     try:
         status = path.stat()
     except OSError:
-        return read_header(path)  # which says what is wrong with it
+        return read_header(path)  # raises the error with its reason
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     key = (str(path.absolute()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     header = _known.get(key)

@@ -1,4 +1,4 @@
-"""The label table: one row per slide, one survival label per patient (days; event = 1, censored = 0)."""
+"""Reads the label table: one row per slide, one survival label per patient (days; event = 1, censored = 0)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ T = TypeVar("T")
 CENSORSHIP = "censorship"
 _MAX_YEARS = 150
 _EVENTS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
-# Follow-up of a cohort seldom ends within 200 days; 200 months or years is what such numbers often are.
+# The longest follow-up of a cohort is seldom below 200 days; such numbers are often months or years.
 _SHORT_DAYS = 200
 _ENOUGH_PATIENTS = 10
 
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient's label and slides.
+    """A patient's survival label and slides.
 
     Args:
         t: time from diagnosis to the event or to the end of follow-up, in days.
         e: 1 = the event was observed at ``t``, 0 = censored at ``t``.
-        slides: slide IDs in the table's order; together they are one bag.
+        slides: slide IDs in table order; all slides together form one bag.
     """
 
     id: str
@@ -44,7 +44,7 @@ def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list
     """Read the label table.
 
     Returns:
-        The patients of the rows without a problem, sorted by ID, and every problem of every row.
+        The patients of the rows that could be read, sorted by ID, and all problems of all rows.
 
     Raises:
         LabelError: the file cannot be read as a table with the columns that ``settings`` names.
@@ -88,7 +88,7 @@ def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list
 
 
 def listed_ids(path: Path, settings: DataSettings) -> tuple[set[str], set[str]]:
-    """All patient IDs and all slide IDs that the table names, in rows with problems too.
+    """All patient IDs and all slide IDs in the table, including rows with problems.
 
     Raises:
         LabelError: as :func:`read_labels` does.
@@ -100,9 +100,9 @@ def listed_ids(path: Path, settings: DataSettings) -> tuple[set[str], set[str]]:
 
 
 def _open(path: Path, settings: DataSettings) -> tuple[Table, DataSettings]:
-    """The table, and the settings with the outcome's column decided.
+    """Read the table, and decide in the settings which column holds the outcome.
 
-    A column called ``censorship`` (1 = censored) stands in for an absent event column: its name says what it means.
+    Without an event column, a column called ``censorship`` (1 = censored) is used: its name is unambiguous.
     """
     table, columns = read_table(path, LabelError), settings.columns
     if columns.censorship is None and columns.event not in table.columns and CENSORSHIP in table.columns:

@@ -1,4 +1,4 @@
-"""Problems of a site's data, collected so that its user sees all of them at once."""
+"""Collects the problems of a site's data, so that the user sees all of them at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_ROWS = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong (``error``: nothing runs until it is mended) or suspicious (``warning``)."""
+    """One problem: an ``error`` must be fixed before anything runs, a ``warning`` is only suspicious."""
 
     severity: Literal["error", "warning"]
     where: str
@@ -29,18 +29,18 @@ class Problem:
 
 
 def counted(problems: Sequence[Problem]) -> str:
-    """Their number in words: ``1 problem``, ``2 problems``."""
+    """The number of problems as text: ``1 problem``, ``2 problems``."""
     return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
 
 
 def refuse_errors(problems: Iterable[Problem], folder: Path) -> None:
-    """Do nothing if no problem is an error, else report all errors together as one table.
+    """Raise one error with a table of all errors; do nothing if there are only warnings.
 
     Args:
-        folder: the site's folder; places inside it are shown relative to it.
+        folder: the site's folder; paths inside it are shown relative to it.
 
     Raises:
-        DataError: at least one of the problems is an error.
+        DataError: at least one problem is an error.
     """
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:

@@ -1,4 +1,4 @@
-"""What a reader of feature files hands over: the header's facts, and a way to the values when wanted."""
+"""Common interface of the feature-file readers: header facts, and functions that read the values on request."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fedsteph.common.errors import FeatureFileError
 
 @dataclass(frozen=True)
 class Coords:
-    """Where a slide's patches lie, as its file has it.
+    """Positions of a slide's patches, as stored in its file.
 
     Args:
-        xy: ``(n_instances, 2)`` left and upper edge, in pixels of the slide's level 0.
-        facts: the numbers that the file states beside them, by the names that it uses.
+        xy: ``(n_instances, 2)`` left and upper edge, in pixels at level 0.
+        facts: the numbers stored with the positions, under the file's own names.
     """
 
     xy: npt.NDArray[np.float64]
@@ -26,13 +26,13 @@ class Coords:
 
 @dataclass(frozen=True)
 class Source:
-    """An open feature file, its values unread.
+    """An open feature file whose values have not been read.
 
     Args:
-        shape: as stored: ``(n_instances, d)``, ``(1, n_instances, d)``, or something that is refused.
+        shape: as stored: ``(n_instances, d)``, ``(1, n_instances, d)``, or a shape that is refused later.
         floating: whether the values are floating-point numbers.
-        values: reads them as float32, in the stored shape.
-        coords: reads where the patches lie; None where the layout has no place for it.
+        values: reads the values as float32, in the stored shape.
+        coords: reads the positions of the patches; None if the file has none.
     """
 
     layout: str
@@ -46,7 +46,7 @@ class Source:
 
 
 def no_features_key(keys: list[str]) -> FeatureFileError:
-    """The error of a file without ``features``, which names the keys that it has."""
+    """The error for a file without ``features``; it lists the keys found."""
     found = ", ".join(map(repr, keys[:10])) or "nothing"
     return FeatureFileError(
         f"holds no 'features'; it holds {found}", remedy="Store the features under the key 'features'"
@@ -54,7 +54,7 @@ def no_features_key(keys: list[str]) -> FeatureFileError:
 
 
 def too_few_bytes(stored: int, needed: int) -> FeatureFileError:
-    """The error of a file whose header promises more values than were ever written."""
+    """The error for a file with fewer bytes of features than its header declares."""
     return FeatureFileError(
         f"promises {needed} bytes of features and holds {stored}",
         remedy="Its writing was cut short: extract the slide again",

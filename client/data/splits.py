@@ -1,4 +1,4 @@
-"""Train, test and validation parts by patient: read from ``splits_<k>.csv`` or made from a seed."""
+"""Splits patients into train, test and validation parts, read from ``splits_<k>.csv`` or made from a seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARTS = ("train", "test", "val")
 
 @dataclass(frozen=True)
 class Split:
-    """Patient IDs of one fold; the parts share no patient, and ``val`` belongs to neither of the others."""
+    """Patient IDs of one fold; train, test and val are disjoint."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -31,14 +31,14 @@ class Split:
 def read_splits(
     folder: Path, patient_ids: Collection[str] | None, dropped: Collection[str] = ()
 ) -> tuple[list[Split], list[Problem]]:
-    """Read ``splits_0.csv``, ``splits_1.csv``, ... with the columns train, test and perhaps val.
+    """Read ``splits_0.csv``, ``splits_1.csv``, ... with the columns train, test and optionally val.
 
     Args:
         patient_ids: the IDs that a split may name; None does not check them.
-        dropped: IDs of patients who are left out on purpose, removed from every part without a word.
+        dropped: IDs of patients who are left out on purpose; they are removed from every part without a warning.
 
     Returns:
-        The splits in the order of their numbers and every problem found; no files, no splits.
+        The splits in the order of their numbers (none without files), and all problems found.
     """
     known, problems = None if patient_ids is None else {*patient_ids}, list[Problem]()
     numbered: dict[int, Path] = {}
@@ -70,10 +70,10 @@ def read_splits(
 
 
 def make_splits(patients: Sequence[Patient], n_folds: int, seed: int) -> list[Split]:
-    """Stratified k-fold cross-validation: each patient is tested once, events are spread evenly.
+    """Make a stratified k-fold cross-validation: each patient is tested once, and events are spread evenly.
 
-    The folds depend on the patients and the seed, not on the patients' order. Fold sizes differ by one
-    patient at most, and so do the events per fold.
+    The folds depend on the patients and the seed, not on the order of the patients. The number of patients
+    per fold differs by at most one, and so does the number of events.
 
     Raises:
         SplitError: fewer than 2 folds, fewer patients than folds, or a negative seed.
@@ -87,7 +87,7 @@ def make_splits(patients: Sequence[Patient], n_folds: int, seed: int) -> list[Sp
         raise SplitError(f"the seed {seed} is negative", remedy="Use a seed of 0 or more")
     rng = np.random.default_rng(seed)
     strata = [sorted(patient.id for patient in patients if patient.e == e) for e in (1, 0)]
-    # Dealing the second stratum on from where the first one ended keeps the fold sizes even.
+    # The second stratum continues where the first one ended, which keeps the fold sizes even.
     dealt = [stratum[i] for stratum in strata for i in rng.permutation(len(stratum))]
     folds = [sorted(dealt[k::n_folds]) for k in range(n_folds)]
     return [Split(tuple(sorted({*dealt} - {*test})), tuple(test)) for test in folds]

@@ -1,4 +1,4 @@
-"""The decision where a cohort's features are read from: memory, the site's own disk, or their files every time."""
+"""Decides where training reads features from: memory, a cache on disk, or the feature files each time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Keep = Literal["stored", "float16"]
 
 @dataclass(frozen=True)
 class Storage:
-    """What is decided for one cohort; as text a sentence for its user, without a path or an ID.
+    """The decision for one cohort; ``str()`` gives a sentence for the user, without paths or IDs.
 
     Args:
-        n_bytes: of all bags as float32.
-        cache_gib: the memory for bags.
-        keep: how features are kept on disk; None: they are not.
-        no_room: whether they would be, were the disk larger.
+        n_bytes: size of all bags as float32.
+        cache_gib: memory for bags, in GiB.
+        keep: how features are cached on disk; None: not at all.
+        no_room: whether the disk is too small for the cache.
     """
 
     n_bytes: int
@@ -29,14 +29,14 @@ class Storage:
 
     @classmethod
     def of(cls, settings: DataSettings, n_bytes: int, free: int | None = None) -> Storage:
-        """The settings' answer for a cohort of this size.
+        """Decide for a cohort of ``n_bytes`` as the settings say.
 
         Args:
-            free: bytes of disk that the features may take, those included that they take already; ``auto`` keeps
-                nothing where they are too few. None: not asked.
+            free: bytes of disk that the cache may use, including those that it uses already; ``auto`` caches
+                nothing if they are too few. None: not checked.
 
         Raises:
-            StorageError: the settings want features kept, and there is no room for them.
+            StorageError: the settings require a disk cache, and there is no space for it.
         """
         if settings.disk_cache == "never":
             return cls(n_bytes, settings.cache_gib, None)

@@ -1,4 +1,4 @@
-"""A CSV table as text: every cell a string, so that an ID such as ``007`` or ``NA`` stays what it is."""
+"""Reads a CSV table with all cells as text, so that IDs such as ``007`` or ``NA`` stay unchanged."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fedsteph.common.errors import DataError
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns and numbered rows; all texts are stripped, blank rows and unnamed columns are gone."""
+    """Named columns and numbered rows; cells are stripped, blank rows and unnamed columns removed."""
 
     path: Path
     error: type[DataError]
-    """What its readers raise."""
+    """The class of errors about this table."""
     columns: tuple[str, ...]
     rows: tuple[tuple[int, dict[str, str]], ...]
     """(line number in the file, counted from 1; cell per column)."""
 
     def require(self, names: Iterable[str], remedy: str) -> None:
-        """Raise ``error`` if a column of ``names`` is missing; the message names the columns found."""
+        """Raise ``error`` if a column of ``names`` is missing; the message lists the columns found."""
         missing = [name for name in names if name not in self.columns]
         if not missing:
             return
@@ -37,14 +37,14 @@ class Table:
 
 
 def read_table(path: Path, error: type[DataError]) -> Table:
-    """Read a comma-separated UTF-8 file (a byte order mark is fine) whose first row names the columns.
+    """Read a comma-separated UTF-8 file (with or without a byte order mark) whose first row names the columns.
 
     Args:
-        error: the class to raise, so that the caller's family of errors is kept.
+        error: the class of error to raise, chosen by the caller.
 
     Raises:
-        DataError: as ``error``: the file cannot be read or is not CSV, has no row, has two columns of one
-            name, or a row with more cells than there are columns.
+        DataError: as ``error``: the file cannot be read or is not CSV, has no row, has two columns with the
+            same name, or has a row with more cells than columns.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -77,7 +77,7 @@ def read_table(path: Path, error: type[DataError]) -> Table:
         path,
         error,
         tuple(names[column] for column in named),
-        # A short row is one whose last cells are blank: spreadsheets leave the commas out.
+        # Spreadsheets omit the commas of blank cells at the end of a row.
         tuple(
             (line, {names[column]: cells[column] if column < len(cells) else "" for column in named})
             for line, cells in rows

@@ -1,4 +1,4 @@
-"""Feature files that ``torch.save`` wrote: a tensor, or a dict with ``features``, and nothing that runs."""
+"""Reads feature files from ``torch.save``: a tensor, or a dict with ``features``; never runs code from a file."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _REMEDY = "Save the features alone, as a float tensor: torch.save(features, path
 def open_torch(path: Path) -> Iterator[Source]:
     """Load a ``.pt`` file of either format with PyTorch's restricted unpickler.
 
-    The newer format is mapped into memory, so that its header costs no reading of values.
+    The newer (zip) format is memory-mapped, so that reading the header does not read the values.
 
     Raises:
-        UnsafePickleError: the file holds more than tensors and plain containers. None of it was run.
-        FeatureFileError: there is no dense tensor in it, or fewer values than its shape promises.
+        UnsafePickleError: the file holds more than tensors and plain containers. No code in it was run.
+        FeatureFileError: it holds no dense tensor, or fewer values than its shape declares.
     """
-    import torch  # noqa: PLC0415 (seconds, which a site with HDF5 files does without)
+    import torch  # noqa: PLC0415 (seconds to import, and HDF5 files do not need it)
 
     content = _load(path)
     if isinstance(content, Mapping):
@@ -77,7 +77,7 @@ def _load(path: Path) -> Any:
 
 
 def _values(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    # A view can repeat a few stored values without end, and a copy of it would fill the memory.
+    # An expanded view can repeat a few stored values so often that a copy would fill the memory.
     import torch  # noqa: PLC0415 (as above)
 
     stored, needed = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()

@@ -1,1 +1,1 @@
-"""A site in a deployment: its checks, and the guard that runs reviewed code only."""
+"""Deployment of a site: preflight checks, and the guard that runs only the reviewed app."""

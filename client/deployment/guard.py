@@ -1,11 +1,11 @@
-"""Stands in for Flower's ``flwr-clientapp`` at a site: runs the reviewed app, whatever the server sends.
+"""Replaces Flower's ``flwr-clientapp`` at a site: runs the reviewed app, whatever app the server sends.
 
-Flower's own installs the app that comes with a run and loads it from a path that is made of the app's version, which
-the server chooses: ``0.1.0.xxxxxxxx/../../../state/evil`` leads out of a read-only folder. Here the app's whole SHA-256
-is compared with the pinned one before anything of it is unpacked, and what is loaded is the reviewed folder, always.
+Flower's own program installs the app that comes with a run, and loads it from a path built from the app's version. The
+server chooses that version: ``0.1.0.xxxxxxxx/../../../state/evil`` leads out of a read-only folder. Here the SHA-256 of
+the whole app is compared with the pinned one before anything is unpacked, and only the reviewed folder is ever loaded.
 
-``fedsteph app install`` copies this file, which therefore needs nothing but Flower, next to the programs that a
-SuperExec starts by name.
+``fedsteph app install`` copies this file next to the programs that a SuperExec starts by name, so it must import
+nothing but Flower and the standard library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ APPS = "apps"
 
 
 def main() -> None:
-    """Run one message's ClientApp process."""
+    """Run the ClientApp process of one message."""
     home = Path(os.environ["FLWR_HOME"])
     pinned = (home / PIN).read_text(encoding="ascii").strip()
     (reviewed,) = (home / APPS).iterdir()
@@ -35,7 +35,7 @@ def main() -> None:
             raise LoadClientAppError("this site runs the app that it has reviewed, and this is another")
         return reviewed
 
-    # Fail closed: a Flower that does these steps elsewhere must not run unguarded.
+    # Fail closed: a Flower version that does these steps elsewhere must not run without the guard.
     for module, name, instead in (
         (run_clientapp, "install_from_fab", install),
         (run_clientapp, "get_project_dir", lambda *_: reviewed),

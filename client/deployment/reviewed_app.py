@@ -1,8 +1,8 @@
-"""Only reviewed code runs at a site: its own fedsteph's, installed where the SuperNode's account cannot change it.
+"""Installs and checks the reviewed app: this fedsteph's own code, where the SuperNode's account cannot change it.
 
-In a ``FLWR_HOME`` stand the app itself, the SHA-256 of its bundle, and the programs that a SuperExec starts by name:
-``flwr-clientapp`` is :mod:`fedsteph.client.deployment.guard`, the others refuse, because the server chooses which of
-them is started.
+A ``FLWR_HOME`` holds the app, the SHA-256 of its bundle, and the programs that a SuperExec starts by name.
+``flwr-clientapp`` is :mod:`fedsteph.client.deployment.guard`. The other programs refuse to run, because the server
+chooses which one is started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REMEDY = "As root: fedsteph app install HOME, in a new folder above which the S
 
 
 def install(home: Path) -> Path:
-    """Install this fedsteph's own app, and take away everybody's right to write there.
+    """Install this fedsteph's own app and remove all write permissions.
 
     Args:
         home: a new or empty folder.
@@ -34,7 +34,7 @@ def install(home: Path) -> Path:
         the installed app's folder.
 
     Raises:
-        DeploymentError: the folder holds something already.
+        DeploymentError: the folder is not new or empty.
         EngineError: Flower could not build or install the app.
     """
     if home.is_symlink() or (home.exists() and any(home.iterdir())):
@@ -57,7 +57,7 @@ def install(home: Path) -> Path:
         path.write_text(content, encoding="utf-8")
         path.chmod(0o755)
     for path in (*home.rglob("*"), home):
-        path.chmod(0o555 if path.is_dir() or path.parent.name == _BIN else 0o444)  # the SuperNode's account reads it
+        path.chmod(0o555 if path.is_dir() or path.parent.name == _BIN else 0o444)  # readable by the SuperNode's account
     return installed(home)[0]
 
 
@@ -68,10 +68,13 @@ def installed(home: Path) -> list[Path]:
 
 
 def require_reviewed(home: Path) -> str:
-    """What ``doctor`` says of a ``FLWR_HOME`` that holds this installation's own code, beyond this account's reach.
+    """Check that a ``FLWR_HOME`` holds this installation's own code and that this account cannot change it.
+
+    Returns:
+        the text that ``doctor`` prints.
 
     Raises:
-        DeploymentError: something else is there, or this account can change it.
+        DeploymentError: it holds something else, or this account can change it.
     """
     found = installed(home)
     if len(found) != 1:
@@ -93,7 +96,7 @@ def require_reviewed(home: Path) -> str:
         remedy = "Find out who changed them, or which version they are; then install the app anew"
         raise DeploymentError("the guard's programs are not this fedsteph's", where=home / _BIN, remedy=remedy)
     for path in (home.resolve().parent, home, *home.rglob("*")):
-        # Its owner can make it writable again, and who can write to the folder above can put another in its place.
+        # An owner can make it writable again, and write access to the folder above is enough to replace it.
         if os.access(path, os.W_OK) or path.lstat().st_uid == os.geteuid():
             raise DeploymentError("this account can change it", where=path, remedy=_REMEDY)
     if os.access(sys.prefix, os.W_OK):

@@ -1,4 +1,4 @@
-"""``fedsteph doctor site``: everything between a site file and its first message, looked at in the right order."""
+"""``fedsteph doctor site``: checks, in order, everything that a site needs before its first message."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _TRAINED = {"none": "without differential privacy", "dp-sgd": "by DP-SGD"}
 
 
 def examine(site: Site, quick: bool, on_file: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
-    """All checks of a site.
+    """Run all checks of a site.
 
     Args:
-        quick: leave out reading every feature file.
-        on_file: told of the files read and in total.
+        quick: skip the data check, which reads every feature file.
+        on_file: called with the number of files read and in total.
     """
     checks = versions()
     checks.append(check("account", _account))
@@ -119,7 +119,7 @@ def _roster(site: Site) -> Roster | None:
     try:
         return site.membership().roster
     except FedstephError:
-        return None  # said by the check of the membership
+        return None  # reported by the membership check
 
 
 def _server(address: str, ca: Path) -> str:

@@ -1,1 +1,1 @@
-"""How good a model is: metrics, inner folds, and the choice of gamma and of what is deployed."""
+"""Evaluates models: metrics, inner folds, and the choice of gamma and of the deployed model."""

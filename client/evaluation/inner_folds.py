@@ -1,4 +1,4 @@
-"""Inner folds of a target's training part: what is chosen there has seen no test patient."""
+"""Makes the inner cross-validation folds of a target's training part, for choices without test patients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsteph.common.model.abmil import ABMIL
 
 @dataclass(frozen=True)
 class InnerFold:
-    """One inner fold: the part that trains, the part that judges, and the local model of the first."""
+    """One inner fold: its training part, its validation part, and the local model of the training part."""
 
     label: str
     train: Cohort
@@ -29,15 +29,15 @@ class InnerFold:
 def inner_folds(
     workspace: Workspace, fold: int, on_model: Callable[[int], OnEpoch] = lambda j: lambda done, total: None
 ) -> list[InnerFold]:
-    """The inner folds of one outer fold, each with a local model of its own, trained once and kept.
+    """Make the inner folds of one outer fold, each with its own local model, which is trained once and saved.
 
-    Neither the vectors nor the models that are judged on a validation part have seen its patients.
+    Neither the vectors nor the models that are evaluated on a validation part have seen its patients.
 
     Args:
-        on_model: gives, per inner fold, whom to tell of the epochs of its training.
+        on_model: gives the progress callback for the training of an inner fold.
 
     Returns:
-        as many as the recipe asks for; none where the training part is too small to be divided.
+        as many folds as the recipe asks for; none if the training part is too small to be divided.
     """
     recipe, cohort, label = workspace.recipe, workspace.train_part(fold), f"fold {fold}"
     n = recipe.steph.inner_folds

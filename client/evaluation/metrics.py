@@ -1,8 +1,8 @@
-"""What the C-index leaves out: Uno's C, Brier score, AUC at a horizon, calibration; per test fold, by torchsurv.
+"""Computes metrics besides the C-index, per test fold: Uno's C, Brier score, AUC at a horizon, calibration (torchsurv).
 
-Censoring is weighed by the Kaplan-Meier curve of the *training* patients. The curves are predicted per year of 365
-days, so they are judged at the ends of years. A metric is None where the fold has too little follow-up or no
-patient with an event for it.
+Censoring weights come from the Kaplan-Meier curve of the *training* patients. Survival is predicted per year of 365
+days, so it is evaluated at the ends of years. A metric is None if the fold has too little follow-up or no patient
+with an event for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GROUPS = 4  # of equal size by predicted risk
 
 @dataclass(frozen=True)
 class Metrics:
-    """One model on one test fold; C, AUC: 1 is best, 0.5 chance; Brier: 0 is best."""
+    """Metrics of one model on one test fold. C and AUC: 1 is best, 0.5 is chance; Brier: 0 is best."""
 
     uno_c: float | None = None
     brier: float | None = None  # integrated over the years with follow-up
@@ -38,12 +38,12 @@ class Metrics:
     calibration_error_3y: float | None = None  # mean absolute gap of four groups by predicted risk
 
     def to_dict(self) -> dict[str, float | None]:
-        """JSON-ready."""
+        """The metrics by name, ready for JSON."""
         return asdict(self)
 
 
 METRICS = tuple(asdict(Metrics()))
-# As tables head their columns.
+# Column titles in tables.
 METRIC_TITLES = {
     "uno_c": "Uno's C",
     "brier": "Brier",
@@ -59,31 +59,31 @@ def further_rows(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> tupl
     """Header and body of a table of these metrics.
 
     Args:
-        rows: a method's title, and its metrics by name.
+        rows: per method, its title and its metrics by name.
     """
     header = ["method", *METRIC_TITLES.values()]
     return header, [[title, *(number(found[name]) for name in METRIC_TITLES)] for title, found in rows]
 
 
 def number(value: float | None) -> str:
-    """Three decimals, or a dash."""
+    """The value with three decimals, or a dash for None."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics:
-    """All metrics of one model.
+    """Compute all metrics of one model.
 
     Args:
         hazards: ``(n_test_patients, n_bins)``.
-        train: the patients whose censoring stands for the population's.
+        train: the patients from whom the censoring curve is estimated.
     """
     survival = survival_from_hazards(torch.from_numpy(hazards)).float()
     risk = _ranks(risk_score(torch.from_numpy(hazards)))
     t, e = torch.tensor(test.times, dtype=torch.float32), torch.from_numpy(test.events > 0)
     if len(test) < 2 or not bool(e.any()) or len(set(train.events.tolist())) < 2:
-        return Metrics()  # nobody to judge by, or no curve of events or of censoring
+        return Metrics()  # too few patients or events, or no curve of events or censoring
     censoring = _Censoring(train)
-    # Beyond it the censoring curve, and with it every weight, is not known.
+    # Beyond the horizon the censoring curve, and so every weight, is unknown.
     horizon = min(float(t.max()), censoring.known_until)
     auc = {f"auc_{year}y": _auc(survival[:, year - 1], t, e, year, censoring, horizon) for year in YEARS}
     gap, error = _calibration(1.0 - survival[:, _CALIBRATED_AT - 1], t, e, horizon)
@@ -97,18 +97,18 @@ def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics
 
 
 def mean_metrics(folds: Sequence[Metrics]) -> dict[str, float | None]:
-    """Each metric's mean over the folds in which it is defined."""
+    """Mean of each metric over the folds in which it is defined."""
     return {name: defined_mean([getattr(fold, name) for fold in folds]) for name in METRICS}
 
 
 def defined_mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the values that are defined; None where none is."""
+    """Mean of the values that are not None; None if there are none."""
     defined = [value for value in values if value is not None]
     return fmean(defined) if defined else None
 
 
 class _Censoring:
-    """Inverse probability of being uncensored, from the training patients."""
+    """Inverse probability of censoring weights (IPCW), estimated from the training patients."""
 
     def __init__(self, train: Cohort) -> None:
         t = torch.tensor(train.times, dtype=torch.float32)
@@ -117,7 +117,7 @@ class _Censoring:
         self.known_until = float(known.max()) if len(known) else 0.0
 
     def weight(self, at: Tensor) -> Tensor:
-        """One over the probability of not being censored by then; 0 where that is 0."""
+        """One over the probability of not being censored by ``at`` (days); 0 where that is 0. The shape of ``at``."""
         uncensored = self._curve.at(at)
         return torch.where(uncensored > 0, 1.0 / uncensored, 0.0)
 
@@ -165,14 +165,14 @@ def _calibration(predicted: Tensor, t: Tensor, e: Tensor, horizon: float) -> tup
 
 
 def _observed(t: Tensor, e: Tensor) -> float:
-    """Kaplan-Meier probability of an event within the calibrated years."""
+    """Kaplan-Meier probability of an event within ``_CALIBRATED_AT`` years."""
     if not bool(e.any()):
         return 0.0
     return 1.0 - float(survival_curve(t, e).at(torch.tensor([_days(_CALIBRATED_AT)], dtype=t.dtype))[0])
 
 
 def _ranks(risk: Tensor) -> Tensor:
-    # torchsurv computes in float32, in which close risks would tie; their order is all that Uno's C looks at.
+    # torchsurv computes in float32, in which close risks would tie; Uno's C depends only on their order.
     ranks: Tensor = torch.unique(risk, return_inverse=True)[1]
     return ranks.float()
 

@@ -1,7 +1,7 @@
-"""Inner cross-validation on a target's training patients: which gamma, and is the merge worth deploying?
+"""Chooses gamma and the deployed model by inner cross-validation on a target's training patients.
 
 Every inner fold has its own local model (:mod:`fedsteph.client.evaluation.inner_folds`), so that neither the target's
-vector nor the model that STEPH is compared with has seen the patients it is judged on.
+vector nor the model that STEPH is compared with has seen the validation patients.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.vector.task_vector import TaskVector
 
-ENOUGH_PAIRS = 50  # comparable inner pairs below which a better C is taken for luck
+ENOUGH_PAIRS = 50  # with fewer comparable inner pairs, a better C-index may be chance
 
-Step = Callable[[float], None]  # told how many trainings are done, fractions included
+Step = Callable[[float], None]  # called with the number of trainings done, including fractions
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What inner cross-validation found.
+    """Result of inner cross-validation.
 
-    ``local`` and ``steph`` are C over all inner folds' comparable pairs, None where there is none; in each fold,
-    ``steph`` has the gamma that the other folds choose.
+    ``local`` and ``steph`` are the C-index over the comparable pairs of all inner folds, None without pairs. In each
+    fold, ``steph`` uses the gamma that the other folds choose.
     """
 
     gamma: float
@@ -52,13 +52,13 @@ class _Score:
 
 
 def gammas(recipe: Recipe) -> tuple[float, ...]:
-    """The values of gamma that are tried."""
+    """The values of gamma to try."""
     gamma = recipe.steph.gamma
     return recipe.steph.gamma_grid if gamma == "cv" else (float(gamma),)
 
 
 def trainings(recipe: Recipe) -> int:
-    """How many models :func:`select` trains."""
+    """Number of models that :func:`select` trains."""
     return recipe.steph.inner_folds * len(gammas(recipe))
 
 
@@ -72,13 +72,16 @@ def select(
     own_as_source: bool = False,
     on_step: Step = lambda done: None,
 ) -> Selection:
-    """Choose gamma and measure STEPH against the local model, within a training part alone.
+    """Choose gamma and compare STEPH with the local model, using only a training part.
 
     Args:
         inner: the inner folds of that part.
-        own_as_source: let the target's vector, of each inner fold's own model, be one of those that are weighted.
-        cache: JSON of the trainings already scored, so that a killed selection goes on where it was.
-        on_step: told how many trainings are done.
+        own_as_source: use the target's own vector, from each inner fold's local model, as an additional source.
+        cache: JSON file of the scores so far, from which a killed selection resumes.
+        on_step: called with the number of trainings done.
+
+    Raises:
+        FedstephError: as :func:`fedsteph.client.steph.fit.fit_steph`.
     """
     scores: dict[str, _Score] = _read(cache)
     for j, part in enumerate(inner):
@@ -112,14 +115,14 @@ def _own(part: InnerFold, recipe: Recipe) -> TaskVector:
 
 
 def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.device) -> Selection:
-    """What is found where no source is left: how good the local models are."""
+    """The result if no source is left to merge: only the local models are scored."""
     local = [_score(part.local, part.validation, recipe.model.n_bins, device) for part in inner]
     n = sum(score.comparable for score in local)
     return Selection(min(gammas(recipe)), "no source was left to merge", _pooled(local), None, n)
 
 
 def choose_deployed(selection: Selection, is_collapsed: bool) -> tuple[str, str]:
-    """Which of ``steph`` and ``local`` to deploy, and why; no test patient has a say in it."""
+    """Choose whether to deploy ``steph`` or ``local``, and give the reason; test patients have no influence."""
     if is_collapsed:
         return "local", "STEPH collapsed: all kept weights are 0"
     n = selection.n_comparable
@@ -140,10 +143,10 @@ def _score(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) 
 
 
 def _choose(scores: dict[str, _Score], recipe: Recipe) -> Selection:
-    """The gamma of the highest pooled C, and what STEPH is worth beside the local model.
+    """Choose the gamma with the highest pooled C, and score STEPH and the local model.
 
-    STEPH is scored in each inner fold under the gamma that the *other* folds choose: under the best gamma of all,
-    the largest of several scores would be held against the local model's one.
+    In each inner fold, STEPH is scored with the gamma that the *other* folds choose. With the best gamma of all
+    folds, the maximum of several scores would be compared with the single score of the local model.
     """
     names = {key.partition("/")[0] for key in scores}
     folds = [{name: scores[f"{j}/{name}"] for name in _names(recipe)} for j in sorted(names, key=int)]
@@ -154,9 +157,9 @@ def _choose(scores: dict[str, _Score], recipe: Recipe) -> Selection:
 
 
 def _best_gamma(folds: list[dict[str, _Score]], recipe: Recipe) -> tuple[float, str]:
-    """The gamma of the highest pooled C, ties to the smallest, and why.
+    """The gamma with the highest pooled C (the smallest in a tie), and the reason.
 
-    One under which an inner fold collapsed is left out where another did not: it would collapse again.
+    A gamma that collapsed in an inner fold is left out, unless all did: it would collapse again.
     """
     grid = sorted(gammas(recipe))
     if recipe.steph.gamma != "cv":
@@ -171,7 +174,7 @@ def _best_gamma(folds: list[dict[str, _Score]], recipe: Recipe) -> tuple[float, 
 
 
 def _pooled(scores: Sequence[_Score]) -> float | None:
-    """C over the comparable pairs of several folds, all pairs weighing the same."""
+    """C-index over the comparable pairs of several folds, with equal weight for every pair."""
     n = sum(score.comparable for score in scores)
     return sum(score.concordant for score in scores) / n if n else None
 

@@ -1,1 +1,1 @@
-"""The comparators: every other way to a model at a target, behind one interface (:mod:`.task`)."""
+"""The comparators: all methods that STEPH is compared with, behind one interface (:mod:`.task`)."""

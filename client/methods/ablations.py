@@ -1,4 +1,4 @@
-"""STEPH with one thing changed, and STEPH itself behind the comparators' interface."""
+"""Ablations of STEPH, and STEPH itself, behind the comparators' interface."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
     """STEPH under a recipe with ``changes`` in its ``steph`` section; gamma is chosen as for STEPH.
 
     Args:
-        own_as_source: let the target's vector be one of those that are weighted.
+        own_as_source: also use the target's own vector as one of the weighted sources.
     """
 
     def method(task: Task, on_epoch: OnEpoch) -> Trained:
@@ -43,7 +43,7 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
 
 
 def validate(task: Task, name: str, recipe: Recipe, *, own_as_source: bool = False) -> Selection:
-    """Inner validation of a STEPH on this fold's training patients; what is done is found done."""
+    """Inner validation of a STEPH on this fold's training patients; finished trainings are cached on disk."""
     cache = task.folder / f"{name}.inner.json"
     return select(task.inner, task.sources, recipe, device=task.device, cache=cache, own_as_source=own_as_source)
 

@@ -1,4 +1,4 @@
-"""Subspace alignment ratio: how much of the target's vector lies in what a merge kept (arXiv 2603.10526, app. A)."""
+"""Subspace alignment ratio (SAR): the share of ``tau_t`` in a merge's main subspace (arXiv 2603.10526, app. A)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fedsteph.client.training.batch import batches
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
 
-ENERGY = 0.95  # of the merged matrix's squared singular values, which its leading vectors hold
+ENERGY = 0.95  # share of the merged matrix's squared singular values in its leading directions
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A subspace alignment ratio, and the rank of the subspace that it is of."""
+    """A subspace alignment ratio, and the rank of its subspace."""
 
     sar: float
     rank: int
@@ -32,18 +32,18 @@ class Alignment:
 def alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -> Alignment:
     """``SAR = |U_k U_k^T tau_t|_F / |tau_t|_F``.
 
-    ``U_k`` are the fewest leading left-singular vectors of the merged matrix that hold ``energy`` of the sum of its
-    squared singular values.
+    ``U_k`` are the fewest leading left-singular vectors of the merged matrix that hold the share ``energy`` of the sum
+    of its squared singular values.
 
     Args:
         merged: task matrix ``(n, m)`` of the merged model.
         target: task matrix ``(n, m)`` of the target's own.
 
     Returns:
-        a ratio from 0 to 1; 0, of rank 0, where either matrix is zero.
+        a ratio from 0 to 1; 0, with rank 0, if either matrix is zero.
     """
     merged, target = merged.double(), target.double()
-    # The eigenvectors of M M^T are M's left-singular vectors, and cost a quarter of the whole decomposition.
+    # The eigenvectors of M M^T are M's left-singular vectors, and cost a quarter of a full SVD.
     squares, U = torch.linalg.eigh(merged @ merged.T)
     held = squares.flip(0).clamp(min=0).cumsum(0)
     norm = float(target.norm())
@@ -54,26 +54,26 @@ def alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -> Alignme
 
 
 def subspace_alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -> float:
-    """The ratio alone."""
+    """The ratio of :func:`alignment` without its rank."""
     return alignment(merged, target, energy).sar
 
 
 def aligned_matrices(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The weight matrices that have a subspace to speak of: those of more than one row."""
+    """Names of the weight matrices with more than one row; a single row has no subspace to compare."""
     return [name for name, tensor in tensors.items() if tensor.dim() == 2 and len(tensor) > 1]
 
 
 def mean_alignment(merged: TaskVector, target: TaskVector) -> float:
-    """The mean SAR of the weight matrices that have more than one row."""
+    """Mean SAR of the weight matrices with more than one row."""
     names = aligned_matrices(target.tensors)
     return fmean(subspace_alignment(merged.tensors[name], target.tensors[name]) for name in names)
 
 
 @torch.no_grad()
 def merged_vector(task: Task, model: nn.Module, cohort: Cohort) -> TaskVector | None:
-    """What a model's encoder is from M0, as one vector: for a merge per slide, the mean over a cohort's slides.
+    """A model's encoder minus M0, as one vector; if the merge differs per patient, the mean over the cohort.
 
-    None for a model that is no encoder of this kind.
+    None for a model without such an encoder.
     """
     if isinstance(model, ABMIL):
         return TaskVector.between(model.cpu(), task.m0)

@@ -1,4 +1,4 @@
-"""Merging without training: averages of vectors under the target's own head."""
+"""Merging without training: averages of task vectors, with the target's own head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsteph.common.vector.task_vector import TaskVector, mean
 
 
 def model_average(task: Task, on_epoch: OnEpoch) -> Trained:
-    """``M0`` plus the mean of all vectors, the target's among them."""
+    """``M0`` plus the mean of all vectors, the target's own included."""
     return Trained(mean([task.own, *task.sources]).applied_to(task.m0, task.local.head_state()).eval(), 0)
 
 
@@ -24,14 +24,14 @@ def half_average(task: Task, on_epoch: OnEpoch) -> Trained:
 
 
 def start_average(task: Task, on_epoch: OnEpoch) -> Trained:
-    """``M0 + m lam tau_t + m (1 - lam) mean(tau_k)``: where STEPH begins under ``start: local``, left as it is."""
+    """``M0 + m lam tau_t + m (1 - lam) mean(tau_k)``: the starting point of STEPH under ``start: local``, untrained."""
     mass, lam = task.recipe.steph.start_mass, task.recipe.steph.start_lam
     vector = mass * lam * task.own + mass * (1.0 - lam) * mean(task.sources)
     return Trained(vector.applied_to(task.m0, task.local.head_state()).eval(), 0)
 
 
 def task_arithmetic(task: Task, on_epoch: OnEpoch) -> Trained:
-    """``M0 + c (tau_t + sum_k tau_k)`` with one ``c``, chosen by inner validation (Ilharco et al., ICLR 2023)."""
+    """``M0 + c (tau_t + sum_k tau_k)`` with a single ``c``, chosen by inner validation (Ilharco et al., ICLR 2023)."""
     c = _best_coefficient(task, on_epoch)
     return Trained(_scaled_sum(task, task.local, c), 0)
 
@@ -42,13 +42,13 @@ def _scaled_sum(task: Task, local: ABMIL, c: float) -> ABMIL:
 
 
 def _best_coefficient(task: Task, on_epoch: OnEpoch) -> float:
-    """The coefficient of the highest C over all inner folds' pairs; the smallest of several, or where there is none."""
+    """The coefficient with the highest C-index over all inner folds' pairs; the smallest if tied or without pairs."""
     grid = sorted(task.recipe.comparators.coefficients)
     concordant = dict.fromkeys(grid, 0.0)
     for j, part in enumerate(task.inner):
         for c in grid:
             risk = risks(_scaled_sum(task, part.local.cpu(), c), part.validation, task.recipe.model.n_bins, task.device)
-            # Every coefficient is judged over the same pairs, so their number need not divide.
+            # All coefficients are judged on the same pairs, so concordant counts compare like C-indices.
             concordant[c] += pairs(risk, part.validation.times, part.validation.events).concordant
         on_epoch(j + 1, len(task.inner))
     return max(grid, key=lambda c: (concordant[c], -c))

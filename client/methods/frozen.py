@@ -1,4 +1,4 @@
-"""A fresh head on a frozen representation: the local model's, or the best source's."""
+"""A new head trained on a frozen encoder: the local model's, or the best source's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsteph.common.model.concordance import pairs
 
 
 class HeadOnly(nn.Module):
-    """Hazards from slide vectors that stand as bags of one instance: ``(n_bags, 1, embed) -> (n_bags, n_bins)``."""
+    """Hazards from slide vectors passed as bags of one instance: ``(n_bags, 1, embed) -> (n_bags, n_bins)``."""
 
     def __init__(self, embed: int, n_bins: int) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class HeadOnly(nn.Module):
 
 
 def tuned_head(task: Task, on_epoch: OnEpoch) -> Trained:
-    """A fresh head on the target's own frozen encoder."""
+    """A new head on the target's own frozen encoder."""
     return _under_fresh_head(task, task.local, "tuned_head", on_epoch)
 
 
 def best_source(task: Task, on_epoch: OnEpoch) -> Trained:
-    """A fresh head on one source's frozen encoder: the source whose head does best in inner validation."""
+    """A new head on one source's frozen encoder: the source with the highest C-index in inner validation."""
     encoders = [source.applied_to(task.m0, task.m0.head_state()).eval() for source in task.sources]
     concordant = [0.0] * len(encoders)
     for k, encoder in enumerate(encoders):
@@ -50,7 +50,7 @@ def best_source(task: Task, on_epoch: OnEpoch) -> Trained:
 
 @torch.no_grad()
 def pooled(encoder: ABMIL, cohort: Cohort, device: torch.device) -> Cohort:
-    """The cohort with one instance per patient: the slide vector that a frozen encoder makes of the bag."""
+    """The cohort with one instance per patient: the slide vector ``(1, embed)`` of the bag under a frozen encoder."""
     encoder.to(device).eval()
     state = encoder.encoder_state()
     vectors: list[Tensor] = [torch.empty(0)] * len(cohort)

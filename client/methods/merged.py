@@ -1,8 +1,8 @@
-"""Weighted sums of vectors under a fresh head: AdaMerging, TIES, Iso-C and Surgery, each with two kinds of weights.
+"""Weighted sums of vectors with a new head: AdaMerging, TIES, Iso-C and Surgery, each with two kinds of weights.
 
-``theta = theta_0 + sum_k w_k tau'_k`` over all sources, no top-K, where ``tau'_k`` is what a rule of
-:mod:`fedsteph.client.methods.rules` makes of ``tau_t`` and ``tau_k``. ``w`` is one trainable number per source, from
-1/S, or a hypernetwork's per slide. Loss: the recipe's, and ``gamma logsumexp(w)^2``.
+``theta = theta_0 + sum_k w_k tau'_k`` over all S sources, without top-K. ``tau'_k`` is computed from ``tau_t`` and
+``tau_k`` by a rule of :mod:`fedsteph.client.methods.rules`. ``w`` is one trainable number per source, starting at 1/S,
+or predicted per bag by a hypernetwork. Loss: the recipe's, plus ``gamma logsumexp(w)^2``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 
 class Merged(nn.Module):
-    """An encoder that is a weighted sum of vectors, an adapter behind it where Surgery asks for one, and a head."""
+    """An encoder that is a weighted sum of vectors, an optional Surgery adapter behind it, and a head."""
 
     def __init__(self, mixture: Mixture, dropout: float, *, hyper: bool, surgery: Surgery | None) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Merged(nn.Module):
         self.head = nn.Linear(architecture.embed, architecture.n_bins)
 
     def weights(self, bags: Tensor, mask: Tensor | None) -> Tensor:
-        """``w``: ``(n_bags, n_sources)``, or ``(1, n_sources)`` where all bags have the same."""
+        """``w``: ``(n_bags, n_sources)``, or ``(1, n_sources)`` if it is the same for all bags."""
         if self.hyper:
             w: Tensor = self.hypernetwork(bags, mask)[0]
             return w
@@ -57,15 +57,15 @@ class Merged(nn.Module):
         return encode(theta, bags, mask, self.dropout if self.training else 0.0)[0]
 
     def hazards(self, z: Tensor) -> Tensor:
-        """``(n_bags, embed) -> (n_bags, n_bins)``."""
+        """Hazards of slide vectors: ``(n_bags, embed) -> (n_bags, n_bins)``."""
         return torch.sigmoid(self.head(z if self.surgery is None else self.surgery(z)))
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hazards of some bags, ``(n_bags, n_bins)``."""
+        """Hazards of bags: ``(n_bags, n_instances, d) -> (n_bags, n_bins)``."""
         return self.hazards(self.represent(bags, mask, self.weights(bags, mask)))
 
     def outputs(self, batch: Batch, gamma: float) -> Outputs:
-        """Hazards, the z-loss, and Surgery's distance from the target's own representation."""
+        """Hazards, and as penalty the z-loss plus Surgery's distance from the target's own slide vectors."""
         w = self.weights(batch.bags, batch.mask)
         z = self.represent(batch.bags, batch.mask, w)
         penalty = gamma * w.logsumexp(dim=1).square().expand(len(z))
@@ -75,7 +75,11 @@ class Merged(nn.Module):
 
 
 def merging(name: str, rule: Rule, *, hyper: bool, surgery: bool = False) -> Method:
-    """The method that merges by ``rule``."""
+    """The method that merges by ``rule``.
+
+    Args:
+        hyper: predict ``w`` per bag by a hypernetwork, not one trainable number per source.
+    """
 
     def method(task: Task, on_epoch: OnEpoch) -> Trained:
         config, recipe, seed = task.recipe.comparators, task.recipe, task.seed(name)
@@ -102,7 +106,7 @@ def merging(name: str, rule: Rule, *, hyper: bool, surgery: bool = False) -> Met
 
 
 def _mixture(task: Task, vectors: list[TaskVector]) -> Mixture:
-    # The target's row has no part in these sums: what it contributes is in each rule's result.
+    # Without the target's row: its contribution is already in each rule's result.
     whole = Mixture.of(task.m0, task.own, vectors).to(task.device)
     return Mixture(whole.architecture, whole.theta_0, whole.stack[1:])
 

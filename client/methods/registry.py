@@ -1,4 +1,4 @@
-"""Every comparator by its name in :mod:`fedsteph.common.config.method_names`."""
+"""All comparators, by their names in :mod:`fedsteph.common.config.method_names`."""
 
 from __future__ import annotations
 

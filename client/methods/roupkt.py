@@ -1,4 +1,4 @@
-"""ROUPKT (arXiv 2508.13482): a router over experts, each fed by one frozen model's slide vector."""
+"""ROUPKT (arXiv 2508.13482): a router over experts, each fed by the slide vector of one frozen model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Z_LOSS = 0.01
 class Roupkt(nn.Module):
     """``p = softmax(route(router(X)))``; ``z = sum over the top 5 of p_k ReLU(W_k z_k + b_k)``, not renormalised.
 
-    ``z_k`` is frozen model k's slide vector, the target's own model first. 4,618,913 learnable parameters with 13
-    models at 1536 -> 512, 384, 32 bins.
+    ``z_k`` is the slide vector of frozen model k; the target's own model is the first. There are 4,618,913 learnable
+    parameters with 13 models of width 1536, embed 512, attention 384 and 32 bins.
     """
 
     def __init__(self, frozen: list[ABMIL], router: ABMIL) -> None:
@@ -36,14 +36,14 @@ class Roupkt(nn.Module):
         self.head = nn.Linear(embed, architecture.n_bins)
         self.dropout = router.dropout
         self._frozen = [{name: w.detach() for name, w in model.encoder_state().items()} for model in frozen]
-        self._known: dict[str, Tensor] = {}  # slide vectors of training bags, which do not change
+        self._known: dict[str, Tensor] = {}  # slide vectors of training bags, computed once: frozen models
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hazards of some bags, ``(n_bags, n_bins)``."""
+        """Hazards of bags: ``(n_bags, n_instances, d) -> (n_bags, n_bins)``."""
         return self._mix(self.represent(bags, mask), torch.softmax(self._logits(bags, mask), dim=1))
 
     def outputs(self, batch: Batch) -> Outputs:
-        """Hazards, and the router's two losses: load balance over the batch, and ``logsumexp(logits)^2``."""
+        """Hazards, and the router's weighted penalties: load balance over the batch, and ``logsumexp(logits)^2``."""
         logits = self._logits(batch.bags, batch.mask)
         p = torch.softmax(logits, dim=1)
         first = functional.one_hot(p.argmax(dim=1), p.shape[1]).to(p.dtype)
@@ -76,7 +76,7 @@ class Roupkt(nn.Module):
 
 
 def roupkt(task: Task, on_epoch: OnEpoch) -> Trained:
-    """Train router, experts and head; every encoder that came as a vector stays frozen."""
+    """Train router, experts and head; the target's and the sources' encoders stay frozen."""
     recipe, seed = task.recipe, task.seed("roupkt")
     frozen = [v.applied_to(task.m0, task.m0.head_state()).eval() for v in (task.own, *task.sources)]
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,7 @@
-"""Pairwise merge rules: what stands for source k in a weighted sum, out of ``tau_t`` and ``tau_k``."""
+"""Pairwise merge rules: compute from ``tau_t`` and ``tau_k`` the vector of source k in a weighted sum.
+
+Each rule raises ``VectorMismatchError`` if the two vectors differ in architecture or M0.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ Rule = Callable[[TaskVector, TaskVector], TaskVector]
 
 
 def plain(target: TaskVector, source: TaskVector) -> TaskVector:
-    """The source's vector as it is (AdaMerging: Yang et al., ICLR 2024)."""
+    """The source's vector, unchanged (AdaMerging: Yang et al., ICLR 2024)."""
     target.require_same_origin(source)
     return source
 
 
 def ties(target: TaskVector, source: TaskVector, density: float = 0.2) -> TaskVector:
-    """TIES of two vectors (Yadav et al., NeurIPS 2023): trim, elect a sign per entry, sum what agrees with it.
+    """TIES of two vectors (Yadav et al., NeurIPS 2023): trim, elect a sign per entry, sum the entries of that sign.
 
     Args:
-        density: share of each flattened vector's entries that are kept, the largest by magnitude.
+        density: share of each flattened vector's entries to keep, the largest by magnitude.
     """
     target.require_same_origin(source)
     trimmed = torch.stack([_trimmed(vector.flat(), density) for vector in (target, source)])
@@ -32,8 +35,9 @@ def ties(target: TaskVector, source: TaskVector, density: float = 0.2) -> TaskVe
 
 
 def iso_c(target: TaskVector, source: TaskVector) -> TaskVector:
-    """Iso-C of two vectors (Marczak et al., ICML 2025): of each matrix of ``tau_t + tau_k``, all singular values become
-    their mean; biases are averaged.
+    """Iso-C of two vectors (Marczak et al., ICML 2025).
+
+    In each matrix of ``tau_t + tau_k``, all singular values are replaced by their mean; biases are averaged.
     """
     target.require_same_origin(source)
     merged = {}

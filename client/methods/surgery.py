@@ -1,6 +1,4 @@
-"""Representation surgery (Yang et al., ICML 2024): a small adapter that pulls a merged model's slide vectors back
-towards the target's own model's.
-"""
+"""Representation surgery (Yang et al., ICML 2024): an adapter moves merged slide vectors to the local model's."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from fedsteph.common.model.abmil import ABMIL, encode
 
 
 class Surgery(nn.Module):
-    """``z' = z - Up ReLU(Down z)``, trained so that ``|z' - z_local|`` is small (mean over the vector, L1)."""
+    """``z' = z - Up ReLU(Down z)``, trained for a small L1 distance ``mean |z' - z_local|``."""
 
     def __init__(self, local: ABMIL, rank: int) -> None:
         super().__init__()
@@ -21,14 +19,15 @@ class Surgery(nn.Module):
         self.down = nn.Linear(embed, rank, bias=False)
         self.up = nn.Linear(rank, embed, bias=False)
         self._local = {name: tensor.detach() for name, tensor in local.encoder_state().items()}
-        self._known: dict[str, Tensor] = {}  # the local model's slide vectors, which do not change
+        self._known: dict[str, Tensor] = {}  # the local model's slide vectors, computed once
 
     def forward(self, z: Tensor) -> Tensor:
+        """Corrected slide vectors, ``(n_bags, embed)``."""
         corrected: Tensor = z - self.up(functional.relu(self.down(z)))
         return corrected
 
     def distance(self, z: Tensor, batch: Batch) -> Tensor:
-        """How far corrected slide vectors are from the local model's, ``(n_bags,)``."""
+        """Mean absolute difference of corrected slide vectors from the local model's, ``(n_bags,)``."""
         apart: Tensor = self(z) - recalled(self._known, batch, self._represent)
         return apart.abs().mean(dim=1)
 

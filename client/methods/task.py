@@ -1,4 +1,4 @@
-"""What a method gets and what it gives: vectors in, trained model out."""
+"""The interface of comparators: data and vectors in (:class:`Task`), a trained model out (:class:`Trained`)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 @dataclass(frozen=True)
 class Task:
-    """One fold of one target, and everything that a method may use for it; test patients are not among it.
+    """One fold of one target, and everything that a method may use for it; this excludes test patients.
 
     Args:
-        vectors: the received task vectors by source.
-        globals: encoders that were trained together with the other sites, as vectors from M0, by method.
-        folder: where a method may keep unfinished work.
+        vectors: source -> received task vector.
+        globals: method -> encoder trained together with the other sites, as a vector from M0.
+        folder: where a method may save unfinished work.
     """
 
     workspace: Workspace
@@ -40,12 +40,12 @@ class Task:
 
     @property
     def recipe(self) -> Recipe:
-        """How to train."""
+        """How to train: the federation's recipe."""
         return self.workspace.recipe
 
     @property
     def device(self) -> torch.device:
-        """Where to train."""
+        """The device to train on."""
         return self.workspace.device
 
     @property
@@ -75,21 +75,21 @@ class Task:
 
     @cached_property
     def inner(self) -> list[InnerFold]:
-        """Inner folds of the training patients, for whatever has to be chosen."""
+        """Inner folds of the training patients, for all choices that a method makes."""
         return inner_folds(self.workspace, self.fold)
 
     def seed(self, method: str) -> int:
-        """A seed of its own for each method and fold."""
+        """A seed that differs per method and fold."""
         return derive_seed(self.recipe.training.seed, method, f"fold {self.fold}")
 
     def checkpoint(self, method: str) -> Path:
-        """Where an unfinished training of a method is kept."""
+        """Path of the checkpoint of a method's unfinished training."""
         return self.folder / f"{method}.checkpoint"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A method's model: bags in, hazards out; how many parameters it learned at the target; what else it found."""
+    """A method's model (bags in, hazards out), its number of parameters learned at the target, and other findings."""
 
     model: nn.Module
     learnable: int
@@ -100,12 +100,12 @@ Method = Callable[[Task, OnEpoch], Trained]
 
 
 def learnable_parameters(model: nn.Module) -> int:
-    """Numbers that training changes."""
+    """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def vectors_digest(parts: Sequence[Mapping[str, TaskVector]]) -> str:
-    """SHA-256 of vectors and of whose they are: work on other vectors is other work."""
+    """SHA-256 of vectors and their names, which separates the saved work on different vectors."""
     hasher = hashlib.sha256()
     for part in parts:
         for name, vector in part.items():

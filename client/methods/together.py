@@ -1,4 +1,4 @@
-"""Encoders that were trained together with the other sites (FedAvg, FedProx, a pool), fine-tuned at the target."""
+"""Encoders trained together with the other sites (FedAvg, FedProx, pooled data), fine-tuned at the target."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fedsteph.client.training.survival_fit import OnEpoch
 
 
 def fine_tuned(name: str) -> Method:
-    """The base models' training, begun at the common encoder instead of M0."""
+    """Local training that starts from the common encoder instead of M0."""
 
     def method(task: Task, on_epoch: OnEpoch) -> Trained:
         model = train_local(

@@ -1,1 +1,1 @@
-"""Trained models as files, and what is made with them: predictions and attention heatmaps."""
+"""Saves and loads trained models, predicts with them, and draws attention heatmaps."""

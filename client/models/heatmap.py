@@ -1,7 +1,7 @@
-"""Attention over a slide: of the enhanced model and of the local one, as a picture, for QuPath, and as top patches.
+"""Draws attention heatmaps of the enhanced and the local model, exports them for QuPath, and lists the top patches.
 
-Maps show percentile ranks within the slide. Attention sums to 1, so on a slide of 100,000 patches its values are all
-tiny, and a map of them would be cold everywhere.
+Maps show percentile ranks within the slide. Attention sums to 1, so on a slide of 100,000 patches all its values are
+tiny, and a map of the values themselves would have one colour.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from fedsteph.common.report.page import Picture
 from fedsteph.common.report.style import GRADED, canvas, encoded
 
 PICTURE, GEOJSON, TOP = "attention.png", "attention.geojson", "top.csv"
-_PIXELS = 900  # of a map's longer side
-_SAME_SLIDE = uuid.UUID("5f3f1c0e-8f0b-4e0a-9a53-6f2f4d5b7c11")  # names this program's tiles
+_PIXELS = 900  # length of a map's longer side
+_SAME_SLIDE = uuid.UUID("5f3f1c0e-8f0b-4e0a-9a53-6f2f4d5b7c11")  # namespace of the tiles' IDs
 
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Attention over one slide's patches.
+    """Attention over the patches of one slide.
 
     Args:
         slide: its name.
-        attention: model -> ``(n_instances,)``; over a patient's whole bag it sums to 1, of which this slide is a part.
-        rank: model -> ``(n_instances,)``, above 0 to 100: percent of the slide's patches that have no more attention.
+        attention: model -> ``(n_instances,)``; it sums to 1 over the patient's whole bag, which includes this slide.
+        rank: model -> ``(n_instances,)`` in (0, 100]: percent of the slide's patches with at most this attention.
     """
 
     slide: str
@@ -47,7 +47,7 @@ class Heatmap:
     rank: Mapping[str, np.ndarray]
 
     def top(self, n: int) -> pd.DataFrame:
-        """The patches with the most attention, per model, most first; of equals, the first in the file."""
+        """The ``n`` patches with the highest attention per model, highest first; ties in file order."""
         rows = []
         for model, values in self.attention.items():
             order = np.argsort(-values, kind="stable")[:n]
@@ -66,16 +66,17 @@ def heatmap(
     patch: float | None = None,
     size: tuple[float, float] | None = None,
 ) -> Heatmap:
-    """Compute both models' attention over a slide.
+    """Compute the attention of both models over a slide.
 
     Args:
-        model: an enhanced model, which brings the local one, or a local model alone.
-        others: the same patient's other slides: they belong to the bag, and so to how it is merged.
-        patch: side of a patch at level 0, instead of what the file says.
-        size: of the slide, likewise.
+        model: file of an enhanced model, which includes the local one, or of a local model alone.
+        others: the same patient's other slides: they belong to the bag, and so influence the merge.
+        patch: side of a patch in pixels at level 0, instead of the file's value.
+        size: width and height of the slide, likewise.
 
     Raises:
-        ModelFileError, FeatureFileError: a file cannot be used, or they do not fit together.
+        ModelFileError, FeatureFileError, EncoderError: a file cannot be used, or they do not fit together.
+        DataError: a slide is named twice.
     """
     from scipy.stats import rankdata  # noqa: PLC0415 (a second to import)
 
@@ -102,10 +103,10 @@ def _models(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def write_heatmap(found: Heatmap, out: Path, thumbnail: Path | None = None, top: int = 20) -> list[Path]:
-    """Write the picture, QuPath's GeoJSON and the top patches, and name the files.
+    """Write the picture, the GeoJSON for QuPath and the top patches; return the paths.
 
     Raises:
-        DataError: the thumbnail cannot be read, or the slide's size is not known, so that it cannot be laid below.
+        DataError: the thumbnail cannot be read, has another shape than the slide, or the slide's size is unknown.
     """
     picture = draw(found, thumbnail)
     assert picture.figure is not None
@@ -116,7 +117,7 @@ def write_heatmap(found: Heatmap, out: Path, thumbnail: Path | None = None, top:
 
 
 def geojson(found: Heatmap) -> str:
-    """A tile per patch, with every model's attention and rank as measurements, for QuPath's measurement maps."""
+    """One tile per patch, with every model's attention and rank as measurements, for QuPath's measurement maps."""
     side = found.grid.patch
     features = []
     for i, (x, y) in enumerate(found.grid.xy.tolist()):
@@ -138,7 +139,7 @@ def geojson(found: Heatmap) -> str:
 
 
 def draw(found: Heatmap, thumbnail: Path | None = None) -> Picture:
-    """Every model's map beside the others', over the thumbnail where there is one."""
+    """Draw the maps of all models side by side, over the thumbnail if there is one."""
     below = None if thumbnail is None else _thumbnail(thumbnail, found)
     width, height = found.grid.slide
     panels = ([] if below is None else ["the slide"]) + list(found.rank)
@@ -167,7 +168,7 @@ def draw(found: Heatmap, thumbnail: Path | None = None) -> Picture:
 
 
 def _raster(found: Heatmap, values: np.ndarray) -> np.ndarray:
-    """Values on a coarse image of the slide, the mean where patches overlap; NaN where there is none."""
+    """Values on a coarse image of the slide: the mean where patches overlap, NaN where there is no patch."""
     width, height = found.grid.slide
     scale = min(1.0, _PIXELS / max(width, height))
     shape = max(1, round(height * scale)), max(1, round(width * scale))
@@ -195,7 +196,7 @@ def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
             image = opened.convert("RGB")
             image.thumbnail((2 * _PIXELS, 2 * _PIXELS))
             pixels: np.ndarray = np.asarray(image)
-    except Exception as error:  # a damaged picture may raise nearly anything
+    except Exception as error:  # a damaged picture may raise almost any exception
         remedy = "Give a small PNG or JPEG of the whole slide"
         raise DataError("is not a picture that can be read", where=path, remedy=remedy) from error
     width, height = found.grid.slide

@@ -1,4 +1,4 @@
-"""Models on disk: one safetensors file each, for the local ABMIL and for the enhanced model."""
+"""Saves and loads models: one safetensors file each, for the local ABMIL and for the enhanced model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REFERENCE, _LOCAL = "reference", "local."
 
 @dataclass(frozen=True)
 class Local:
-    """The site's own model beside an enhanced one, and its :func:`reference_risks`."""
+    """The site's own model, stored with an enhanced one, and its :func:`reference_risks`."""
 
     model: ABMIL
     reference: np.ndarray | None = None
@@ -39,12 +39,12 @@ class Local:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to predict; ``sources`` is empty for a local one.
+    """A model that is ready to predict; ``sources`` is empty for a local one.
 
     Args:
-        encoder: of the features that it was trained on, where they named it.
+        encoder: the feature encoder of its training data, if the files stated it.
         reference: its :func:`reference_risks`; None in files of earlier versions.
-        local: of an enhanced model, the site's own that it is compared with; None in files of earlier versions.
+        local: for an enhanced model, the site's own model for comparison; None in files of earlier versions.
     """
 
     model: nn.Module
@@ -56,15 +56,15 @@ class LoadedModel:
 
 
 def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
-    """Percentiles 0 to 100 of a model's risks over its training patients, ``(101,)``: what a new risk is held against.
+    """Percentiles 0 to 100 of a model's risks over its training patients, ``(101,)``, to compare a new risk with.
 
-    They are close to single patients' risks in a small cohort, and stay at the site as the model does.
+    In a small cohort they are close to the risks of single patients; like the model, they stay at the site.
     """
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
     home = head.weight.device
     found = risks(model, cohort, head.out_features, device)
-    model.to(home)  # whoever goes on with it finds it where it was
+    model.to(home)  # risks() moved it to ``device``
     percentiles: np.ndarray = np.percentile(found, np.linspace(0, 100, N_PERCENTILES))
     return percentiles
 
@@ -72,7 +72,11 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
 def save_abmil(
     path: Path, model: ABMIL, *, m0_sha256: str, encoder: str | None = None, reference: np.ndarray | None = None
 ) -> None:
-    """Write a local model."""
+    """Write a local model.
+
+    Raises:
+        ModelFileError: its weights are not finite.
+    """
     tensors = model.state_dict() | _as_tensors(_REFERENCE, reference)
     _save(path, tensors, kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, encoder=encoder)
 
@@ -87,8 +91,10 @@ def save_steph(
     reference: np.ndarray | None = None,
     local: Local | None = None,
 ) -> None:
-    """Write an enhanced model: M0's encoder, all vectors, hypernetworks and head, and the site's own model to compare
-    it with; it stays at the target.
+    """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, local model.
+
+    Raises:
+        ModelFileError: its weights are not finite.
     """
     tensors = {f"learned.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | _as_tensors(_REFERENCE, reference)
@@ -111,7 +117,7 @@ def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
     """Read a local model.
 
     Raises:
-        ModelFileError: it is not one.
+        ModelFileError: as :func:`load_model`, or it is not a local model.
     """
     loaded = load_model(path, dropout)
     if not isinstance(loaded.model, ABMIL):
@@ -120,13 +126,13 @@ def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
 
 
 def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
-    """Read a local or an enhanced model, in evaluation mode on the CPU.
+    """Read a local or an enhanced model; it is returned in evaluation mode on the CPU.
 
     Args:
-        dropout: that the model has where it is trained on; predictions have none.
+        dropout: the model's dropout if it is trained further; predictions use none.
 
     Raises:
-        ModelFileError: absent, not a model file, not finite, or its tensors are not its description's.
+        ModelFileError: absent, not a model file, not finite, or its tensors do not match its description.
     """
     path = Path(path)
     if not path.is_file():
@@ -174,7 +180,7 @@ def _mixture(architecture: Architecture, tensors: dict[str, Tensor], n_sources: 
 
 
 def _local(architecture: Architecture, dropout: float, tensors: dict[str, Tensor]) -> Local | None:
-    """Take the site's own model out of an enhanced one's tensors."""
+    """Remove the site's own model from the tensors of an enhanced one, and return it."""
     names = [name for name in tensors if name.startswith(_LOCAL)]
     if not names:
         return None
@@ -209,7 +215,7 @@ def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
 
 
 def _apart(tensor: Tensor) -> Tensor:
-    """A tensor that shares its memory with none, as safetensors wants it."""
+    """A tensor that shares no memory with another, as safetensors requires."""
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 

@@ -1,4 +1,4 @@
-"""A slide's patches as squares on its level 0: where they lie, how wide they are, how large the slide is."""
+"""Reads the grid of a slide's patches at level 0: their positions, their side, and the size of the slide."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from fedsteph.client.data.formats import read_coords
 from fedsteph.client.data.source import Coords
 from fedsteph.common.errors import FeatureFileError
 
-_MAJORITY = 0.6  # of all distances between neighbours, which a patch's side must have
+_MAJORITY = 0.6  # share of distances between neighbours that must equal the side of a patch
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Squares in pixels of level 0.
+    """A slide's patches as squares, in pixels at level 0.
 
     Args:
         xy: ``(n_instances, 2)`` left and upper edge.
-        patch: side.
-        slide: width and height; the patches' own extent where the file does not say.
-        known_size: whether the file, or the user, says how large the slide is.
+        patch: side of a patch.
+        slide: width and height; the extent of the patches if the size is not stated.
+        known_size: whether the file or the user states the size of the slide.
     """
 
     xy: np.ndarray
@@ -35,11 +35,11 @@ def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float]
     """Read a slide's grid from its feature file.
 
     Args:
-        patch: side of a patch, instead of what the file says.
+        patch: side of a patch in pixels at level 0, instead of the file's value.
         slide: width and height, likewise.
 
     Raises:
-        FeatureFileError: there are no coords, the side of a patch is stated nowhere and cannot be told from their
+        FeatureFileError: there are no positions, the side of a patch is neither stated nor clear from their
             distances, or a patch lies outside the slide.
     """
     found = read_coords(path)
@@ -63,7 +63,7 @@ def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float]
 
 
 def _side(found: Coords, path: Path) -> float:
-    """What the file says, in TRIDENT's words or in CLAM's; else the distance that most neighbours have."""
+    """Side of a patch from TRIDENT's or CLAM's attributes; else the most frequent distance between neighbours."""
     facts = found.facts
     if facts.get("patch_size_level0", 0) > 0:
         return facts["patch_size_level0"]
@@ -79,7 +79,7 @@ def _side(found: Coords, path: Path) -> float:
 
 
 def _gaps(xy: np.ndarray) -> np.ndarray:
-    """Distances of neighbours in the same column. Every tissue region has a grid, and an offset, of its own."""
+    """Distances between neighbours in a column; every tissue region has its own grid and offset."""
     ordered = xy[np.lexsort((xy[:, 1], xy[:, 0]))]
     steps = np.diff(ordered, axis=0)
     gaps: np.ndarray = steps[(steps[:, 0] == 0) & (steps[:, 1] > 0), 1]

@@ -1,4 +1,4 @@
-"""A model used: each patient's risk, yearly survival, and the sources that were kept for them."""
+"""Predicts each patient's risk and yearly survival, and gives the sources kept for the patient."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SUFFIXES = {".h5", ".hdf5", ".pt"}
 
 @dataclass(frozen=True)
 class PatientView:
-    """What a model says of one patient.
+    """A model's prediction for one patient.
 
     Args:
-        percentile: percent of the model's training patients whose risk is lower; None where the file does not know.
-        survival: probability of living beyond each year, ``(n_bins,)``.
-        local_survival: the local model's, beside an enhanced one's; None where the file does not hold it.
-        w, lam: of each source of an enhanced model; w is 0 where it was not kept.
+        percentile: percent of the model's training patients with a lower risk; None if the file has no percentiles.
+        survival: probability of surviving each year, ``(n_bins,)``.
+        local_survival: the same from the local model stored with an enhanced one; None if there is none.
+        w, lam: of each source of an enhanced model; w is 0 if the source was not kept.
     """
 
     id: str
@@ -50,7 +50,7 @@ class PatientView:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How a prediction went; ``c_index`` where outcomes were given and a pair is comparable."""
+    """Summary of a prediction; ``c_index`` is None without outcomes or without a comparable pair."""
 
     n_patients: int
     c_index: float | None
@@ -64,22 +64,22 @@ def predict(
     labels: Path | str | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
-    """Predict every patient.
+    """Predict risk and yearly survival of every patient.
 
     Args:
-        model: a model file, local or enhanced, or what :func:`fedsteph.load_model` gave.
+        model: a model file, local or enhanced, or the result of :func:`fedsteph.load_model`.
         features: a folder of feature files, ``(n_instances, d)`` each.
-        labels: CSV that names each patient's slides; None: every file is a patient.
-        report: told how many patients are done, and of how many.
+        labels: CSV that names each patient's slides; None: every file is one patient.
+        report: called with the number of patients done and the total.
 
     Returns:
-        a row per patient: ``patient_id``, ``risk`` (no unit, higher is worse), ``survival_1y`` .. (probability of
-        living so many years of 365 days; beyond the longest follow-up of the training patients an extrapolation), and
-        for an enhanced model per source ``w_<source>`` (0 where it was not kept) and ``lam_<source>``.
+        one row per patient: ``patient_id``, ``risk`` (no unit, higher is worse), ``survival_1y`` .. (probability of
+        surviving so many years of 365 days; extrapolated beyond the longest follow-up of the training patients), and
+        for each source of an enhanced model ``w_<source>`` (0 if it was not kept) and ``lam_<source>``.
 
     Raises:
-        ModelFileError: ``model`` is none.
-        DataError: a feature file (of another encoder, for one) or the labels cannot be used.
+        ModelFileError: ``model`` is not a model file.
+        DataError: a feature file (for example, of another encoder) or the labels cannot be used.
     """
     loaded, cohort = _opened(model, Path(features), None if labels is None else Path(labels))
     return table_of(_views(loaded, cohort, report))
@@ -97,12 +97,12 @@ def predict_file(
     """Predict every patient as :func:`predict` does, and write the table as CSV.
 
     Args:
-        labels: as there, with outcomes or without.
-        with_local: predict by the local model beside an enhanced one too, which only the views tell.
+        labels: as in :func:`predict`, with outcomes or without.
+        with_local: also predict with the local model stored with an enhanced one; only the views contain the result.
 
     Raises:
-        ModelFileError: ``model`` is none.
-        DataError: a feature file (of another encoder, for one) or the labels cannot be used.
+        ModelFileError: ``model`` is not a model file.
+        DataError: a feature file (for example, of another encoder), the labels or ``out`` cannot be used.
     """
     refuse_overwriting(out, (model, labels, features))
     loaded, cohort = _opened(model, features, labels)
@@ -114,7 +114,7 @@ def predict_file(
 
 
 def table_of(views: Sequence[PatientView]) -> pd.DataFrame:
-    """What :func:`predict` gives."""
+    """The predictions as the table that :func:`predict` returns."""
     return pd.DataFrame([_row(view) for view in views])
 
 
@@ -143,10 +143,10 @@ def _views(
 
 
 def refuse_overwriting(path: Path, inputs: Sequence[Path | None]) -> None:
-    """Refuse a file to write that is an input, or lies in a folder that is one.
+    """Refuse to write to a path that is an input or lies in an input folder.
 
     Raises:
-        DataError: it is, or it is a folder.
+        DataError: it does, or the path is a folder.
     """
     if {one.resolve() for one in inputs if one is not None} & {path.resolve(), *path.resolve().parents}:
         raise DataError("would overwrite what is read", where=path, remedy="Choose another file to write")
@@ -155,7 +155,7 @@ def refuse_overwriting(path: Path, inputs: Sequence[Path | None]) -> None:
 
 
 def require_encoder(loaded: LoadedModel, path: Path) -> None:
-    """Refuse features of another encoder than the model's, where both are named.
+    """Refuse features of another encoder than the model's, if both are stated.
 
     Raises:
         EncoderError: they differ.
@@ -192,10 +192,10 @@ def _view(name: str, loaded: LoadedModel, bag: Tensor, with_local: bool) -> Pati
 
 
 def _percentile(risk: float, reference: np.ndarray) -> float:
-    """Percent of the training patients whose risk is lower; between two percentiles, in proportion."""
+    """Percent of the training patients with a lower risk, interpolated between percentiles."""
     first = int(np.searchsorted(reference, risk))
     if first < len(reference) and reference[first] == risk:
-        return 100.0 * first / (len(reference) - 1)  # of several that are alike the first
+        return 100.0 * first / (len(reference) - 1)  # the first of equal percentiles
     return float(np.interp(risk, reference, np.linspace(0, 100, len(reference))))
 
 
@@ -212,7 +212,7 @@ def _files(features: Path) -> dict[str, Path]:
         raise DataError("there is no such folder", where=features, remedy="Give the folder of feature files")
     files: dict[str, Path] = {}
     for path in sorted(features.iterdir()):
-        # A file named like features counts even where its content is none: it failed, and must not vanish.
+        # A file with a feature suffix counts even if its content is invalid: a failed file must be reported.
         if path.name.startswith(".") or not (path.suffix.lower() in _SUFFIXES or is_feature_file(path)):
             continue
         if path.stem in files:
@@ -246,7 +246,7 @@ def _slides(labels: Path | None, files: Mapping[str, Path]) -> dict[str, tuple[s
 
 
 def _outcomes(labels: Path | None) -> dict[str, Patient] | None:
-    """Each patient's outcome, where the labels have the columns of one."""
+    """Each patient's outcome; None if the labels do not have its columns."""
     columns = DataSettings().columns
     if labels is None or not {columns.time, columns.event} <= set(read_table(labels, LabelError).columns):
         return None

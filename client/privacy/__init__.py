@@ -1,1 +1,1 @@
-"""What a shared vector gives away: bounded by differential privacy, added up in a ledger, measured by attacks."""
+"""Bounds what shared vectors reveal about patients: DP-SGD, its accounting, and a ledger of the total cost."""

@@ -1,8 +1,8 @@
-"""What DP-SGD costs: epsilon of Poisson-sampled Gaussian steps, by Google's dp-accounting, which also adds them up.
+"""Computes the privacy cost of DP-SGD: epsilon of composed Poisson-sampled Gaussian steps, by Google's dp-accounting.
 
-Two data sets are neighbours where one has one patient more (add or remove one). The accountant ``pld`` composes privacy
-loss distributions (Koskela et al. 2020; Doroshenko et al. 2022), rounded towards more loss; ``rdp`` composes Renyi
-divergences (Mironov 2017), which is an upper bound too, and a looser one.
+Two data sets are neighbours if one has exactly one patient more (add or remove). The accountant ``pld`` composes
+privacy loss distributions (Koskela et al. 2020; Doroshenko et al. 2022), rounded towards more loss; ``rdp`` composes
+Renyi divergences (Mironov 2017), which give a looser upper bound.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ Accountant = Literal["pld", "rdp"]
 
 @dataclass(frozen=True)
 class Mechanism:
-    """DP-SGD as the accountant sees it.
+    """Parameters of a DP-SGD training that determine its privacy cost.
 
     Args:
         noise: standard deviation of the noise on a step's sum of clipped gradients, as a multiple of the clipping norm.
-        sampling_rate: probability with which each patient is in a step, independently of all others.
-        steps: how many.
+        sampling_rate: probability that a patient is in a step, independently of all others.
+        steps: the number of steps.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     noise: float
@@ -40,12 +43,12 @@ class Mechanism:
 
 
 def default_delta(n_patients: int) -> float:
-    """``n^-1.1``: a little less than one patient in all."""
+    """``n^-1.1``, which is slightly less than ``1 / n``."""
     return float(n_patients**-1.1)
 
 
 def epsilon(mechanisms: Sequence[Mechanism], delta: float, accountant: Accountant = "pld") -> float:
-    """Epsilon at ``delta`` of releasing the results of all ``mechanisms`` on the same patients; 0 for none."""
+    """Epsilon at ``delta`` of releasing the results of all ``mechanisms`` on the same patients; 0 if there are none."""
     if not mechanisms:
         return 0.0
     with _quiet():
@@ -55,12 +58,12 @@ def epsilon(mechanisms: Sequence[Mechanism], delta: float, accountant: Accountan
 def least_noise(
     target: float, delta: float, *, sampling_rate: float, steps: int, accountant: Accountant = "pld"
 ) -> float:
-    """The noise multiplier, to 0.1%, that keeps epsilon at or below ``target``.
+    """The smallest noise multiplier, to 0.1%, that keeps epsilon at or below ``target``.
 
     Raises:
-        ConfigError: no noise below 10,000 does.
+        ConfigError: no noise multiplier below 10,000 is enough.
     """
-    import dp_accounting  # noqa: PLC0415 (two seconds, for those who train without it too)
+    import dp_accounting  # noqa: PLC0415 (two seconds to import, and seldom needed)
 
     def event(noise: float) -> Any:
         return _event(noise, sampling_rate, steps)
@@ -82,11 +85,11 @@ def least_noise(
 
 
 def largest_auc(mechanisms: Sequence[Mechanism]) -> float:
-    """The highest AUC that any attack on one patient's membership can have, whatever it knows; 0.5 for none.
+    """Upper bound on the AUC of any membership inference attack on one patient; 0.5 without mechanisms.
 
-    Every point (epsilon, delta) of the privacy curve bounds an attack's true positives by its false ones, by
-    ``TPR <= e^epsilon FPR + delta`` and, with the roles changed, ``TPR <= 1 - e^-epsilon (1 - delta - FPR)``
-    (Kairouz, Oh and Viswanath, ICML 2015); the area below the lowest of them is the bound.
+    Every point (epsilon, delta) of the privacy curve bounds an attack's true-positive rate by its false-positive rate:
+    ``TPR <= e^epsilon FPR + delta`` and, with the roles swapped, ``TPR <= 1 - e^-epsilon (1 - delta - FPR)``
+    (Kairouz, Oh and Viswanath, ICML 2015). The result is the area under the lowest of these bounds.
     """
     if not mechanisms:
         return 0.5
@@ -123,7 +126,7 @@ def _fresher(accountant: Accountant) -> Callable[[], Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # It warns of every Renyi order that it leaves out; the bound holds without them.
+    # dp-accounting warns of every Renyi order that it leaves out; the bound holds without them.
     log = logging.getLogger("absl")
     before = log.level
     log.setLevel(logging.ERROR)

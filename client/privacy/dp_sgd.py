@@ -1,7 +1,7 @@
-"""DP-SGD (Abadi et al., CCS 2016): per-patient gradients, clipped, summed under noise, of patients drawn by chance.
+"""DP-SGD (Abadi et al., CCS 2016): clips the gradients of randomly sampled patients, and adds noise to their sum.
 
-Everything else that a step uses is public: M0, its head, the first hazard, the settings, and how many patients there
-are. Nothing is computed from the patients but what the noise covers.
+All other inputs of a step are public: M0, its head, the initial hazard, the settings, and the number of patients.
+The noise covers everything that is computed from the patients.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import encode
 from fedsteph.common.model.survival import nll
 
-FIRST_LOGIT = -2.2  # of every yearly hazard before training: one in ten, whoever the patients are
-_LEVEL = (
-    0.05  # weight of the hazards' common level in a gradient, which would otherwise be most of what clip lets through
-)
+FIRST_LOGIT = -2.2  # of every yearly hazard before training: a hazard of 0.1, independent of the patients
+# Weight of the hazards' common level in a gradient. With a larger weight it would use up most of the clipping norm.
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Trained:
-    """``offset`` of the part ``(size,)`` and the hazards' common logit."""
+    """Result of a training: ``offset`` of the trained part ``(size,)``, and ``level``, the hazards' common logit."""
 
     offset: Tensor
     level: float
@@ -49,15 +48,16 @@ def train_private(
     checkpoint: Path | None = None,
     on_epoch: OnEpoch = silent,
 ) -> Trained:
-    """Train ``part`` on all of ``cohort`` by as many noisy steps as the mechanism has.
+    """Train ``part`` on all of ``cohort`` with the mechanism's number of noisy steps.
 
     Args:
-        checkpoint: an unfinished training's state and its seed, which whoever reads could take the noise away with.
-        on_epoch: told of steps done and in total.
+        checkpoint: state and secret seed of an unfinished training; anyone who reads it can remove the noise.
+        on_epoch: called with the number of steps done and the total.
 
     Raises:
         TooSmallError: there is no patient.
         ModelFileError: the checkpoint is damaged.
+        FeatureFileError: as :meth:`Cohort.bag` does.
     """
     n = len(cohort)
     if n == 0:
@@ -82,32 +82,35 @@ def train_private(
 def clipped_sum(
     part: TrainedPart, cohort: Cohort, indices: list[int], state: Tensor, clip: float, device: torch.device
 ) -> Tensor:
-    """The sum of the patients' gradients, each shortened to ``clip``: ``(size + 1,)`` float64."""
+    """Sum of the patients' gradients at ``state``, each clipped to L2 norm ``clip``: both ``(size + 1,)`` float64."""
     total = torch.zeros(len(state), dtype=torch.float64)
     if not indices:
         return total
     n_bins = part.m0.architecture.n_bins
     for _, batch in batches(cohort, indices, n_bins, device):
         found = patient_gradients(part, state.float().to(device), batch).double()
-        # A patient whose features overflow has no say: NaN would be a change that no clipping bounds.
+        # A gradient that overflows is set to 0, because clipping does not bound NaN.
         found = found.where(found.isfinite().all(dim=1, keepdim=True), 0.0)
         total += clipped(found, clip).sum(dim=0).cpu()
     return total
 
 
 def clipped(gradients: Tensor, clip: float) -> Tensor:
-    """Each row shortened to the L2 norm ``clip``, where it is longer: ``(n_bags, size + 1)``."""
+    """Scale each row of ``(n_bags, size + 1)`` down to the L2 norm ``clip`` if it is longer."""
     shares: Tensor = clip / gradients.norm(dim=1, keepdim=True).clamp(min=clip)
     return gradients * shares
 
 
 def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:
-    """Of each bag's own NLL with respect to the part and, last and weighed less, the level: ``(n_bags, size + 1)``.
+    """Gradients of each bag's NLL with respect to the part and, last and with a smaller weight, the level.
 
-    Each bag has a copy of the parameters to itself, so that one backward gives every bag's gradient apart.
+    Each bag has its own copy of the parameters, so that one backward pass gives separate gradients per bag.
 
     Args:
-        state: ``(size + 1,)``.
+        state: ``(size + 1,)``, offsets of the part and of the level.
+
+    Returns:
+        ``(n_bags, size + 1)``.
     """
     n = len(batch.bags)
     offsets = state[:-1].expand(n, -1).clone().requires_grad_()

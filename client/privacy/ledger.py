@@ -1,10 +1,10 @@
-"""What a site's sharings have cost together: one entry per training whose result left, spent before it leaves.
+"""Records the total privacy cost of a site's shared vectors: one entry per training, written before its result leaves.
 
-The same vector sent again, to another site or after a crash, costs nothing more: whoever sees two copies knows no more
-than from one. A training without differential privacy has no bound, and from then on neither has the total.
+Sending the same vector again, to another site or after a crash, costs nothing more, because a second copy reveals
+nothing new. A training without differential privacy has no bound, and after it the total has none either.
 
-The ledger is one JSON file beside the audit log, and each spending is a line there with the ledger's SHA-256: an older
-copy that was put back, or an entry taken out, is found before anything more is shared.
+The ledger is a JSON file beside the audit log. For each spending, the audit log records the ledger's SHA-256. So an
+older copy of the ledger, or a removed entry, is detected before anything more is shared.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _REMEDY = "Put the true file back from a backup; nothing is shared until it fits
 
 @dataclass(frozen=True)
 class Entry:
-    """One training whose result leaves.
+    """One training whose result leaves the site.
 
     Args:
         time: ISO 8601, UTC.
-        run: the federation's run in which it left first.
-        training: digest that tells trainings apart; it says nothing about the patients.
+        run: the federation's run in which the result first left.
+        training: digest that identifies the training; it reveals nothing about the patients.
         mechanism: how it was trained; None: without differential privacy.
-        delta: that its epsilon is meant for; None likewise.
+        delta: the delta of its epsilon; None: without differential privacy.
     """
 
     time: str
@@ -52,13 +52,13 @@ class Entry:
 
     @classmethod
     def now(cls, run: str, training: str, mechanism: Mechanism | None, delta: float | None) -> Entry:
-        """An entry of this moment."""
+        """Make an entry with the current time."""
         return cls(datetime.now(UTC).isoformat(timespec="seconds"), run, training, mechanism, delta)
 
 
 @dataclass(frozen=True)
 class Total:
-    """All sharings together: ``epsilon`` (infinite where one had no bound) at ``delta``, over ``trainings``."""
+    """Cost of all sharings together: ``epsilon`` (infinite if one has no bound) at ``delta``, over ``trainings``."""
 
     epsilon: float
     delta: float | None
@@ -73,13 +73,13 @@ class Total:
 
 
 def coarse(delta: float) -> str:
-    """A delta with one digit, rounded up: the exact one would tell how many patients there are."""
+    """A delta rounded up to one digit, because the exact value would reveal the number of patients."""
     power = math.floor(math.log10(delta))
     return f"{math.ceil(round(delta / 10.0**power, 9)):d}e{power:d}"
 
 
 def total(entries: Sequence[Entry]) -> Total:
-    """What all entries cost together, composed by the accountant at the smallest of their deltas."""
+    """Cost of all entries together, composed by the accountant at the smallest of their deltas."""
     mechanisms = [entry.mechanism for entry in entries if entry.mechanism is not None]
     deltas = [entry.delta for entry in entries if entry.delta is not None]
     delta = min(deltas, default=None)
@@ -89,28 +89,28 @@ def total(entries: Sequence[Entry]) -> Total:
 
 
 class Ledger:
-    """A site's ledger, beside its audit log; several processes may hold one."""
+    """A site's ledger, beside its audit log; several processes may use it at once."""
 
     def __init__(self, audit: AuditLog) -> None:
         self._audit = audit
         self._path = audit.folder / FILE
 
     def entries(self) -> list[Entry]:
-        """All entries, oldest first; what left before there was a ledger is one without a bound.
+        """All entries, oldest first; sharings from before the ledger existed count as one entry without a bound.
 
         Raises:
-            LedgerError: the file is not the one that the audit log knows.
+            LedgerError: the file is damaged, or does not match the audit log.
         """
         return _parsed(self._checked(), self._path) or self._earlier()
 
     def spend(self, entry: Entry, budget: float | None) -> None:
-        """Write an entry down, once per training, before its result leaves.
+        """Add an entry, once per training, before its result leaves.
 
         Args:
-            budget: epsilon that all sharings together may cost; None: any.
+            budget: largest epsilon of all sharings together; None: no limit.
 
         Raises:
-            BudgetPolicyError: with this entry, they would cost more.
+            BudgetPolicyError: with this entry, the total would exceed the budget.
             LedgerError: as :meth:`entries`.
         """
         with exclusive(self._path.with_suffix(".lock"), wait=True):
@@ -118,13 +118,13 @@ class Ledger:
             if before and not self._path.exists():
                 atomic.write_bytes(self._path, _encoded(before))
             if before:
-                self._note(entry.run)  # first: of a spending whose line a crash kept from being written
+                self._note(entry.run)  # the audit line of the last spending, if a crash prevented it
             known = any(one.training == entry.training for one in before)
             after = before if known else [*before, entry]
             require_within(after, budget, self._path)
             if not known:
                 atomic.write_bytes(self._path, _encoded(after))
-                # After the file: of a crash between the two, an entry too many is left, and never one too few.
+                # After the file, so that a crash in between leaves an entry too many, never one too few.
                 self._note(entry.run)
 
     def _note(self, run: str) -> None:
@@ -144,12 +144,12 @@ class Ledger:
         return lines[-1].artefact if lines else None
 
     def _checked(self) -> bytes:
-        audited = self._audited()  # first: what is spent meanwhile is one entry more in the file that is read then
+        audited = self._audited()  # read before the file: an entry added in between is accepted below
         content = self._path.read_bytes() if self._path.exists() else b""
         if not content and audited is None:
             return content
         if content:
-            # One entry more than the audit log knows is what a crash leaves.
+            # After a crash, the file may have one entry more than the audit log knows.
             one_less = _parsed(content, self._path)[:-1]
             if audited in (_sha256(content), _sha256(_encoded(one_less)) if one_less else None):
                 return content
@@ -158,8 +158,10 @@ class Ledger:
 
 
 def require_within(entries: Sequence[Entry], budget: float | None, where: Path) -> None:
-    """Raises:
-    BudgetPolicyError: the entries cost more than ``budget`` together.
+    """Check that all entries together cost at most ``budget``; None: no limit.
+
+    Raises:
+        BudgetPolicyError: they cost more.
     """
     if budget is None:
         return

@@ -1,8 +1,8 @@
-"""The noise's randomness: from the operating system, and never from the recipe's seed, which everybody knows.
+"""Generates the noise of DP-SGD from a secret seed of the operating system, never from the recipe's public seed.
 
-Whoever could repeat the noise could take it away. NumPy's PCG64DXSM stretches 256 random bits; it is no cipher, but
-what leaves is a sum of hundreds of its draws with unknown gradients, from which its state does not follow. Attacks on
-the lowest bits of a floating-point Gaussian (Mironov, CCS 2012) are not countered beyond rounding to float32.
+Anyone who can repeat the noise can remove it. NumPy's PCG64DXSM expands 256 random bits. It is not a cipher, but what
+leaves is a sum of hundreds of its draws with unknown gradients, from which its state cannot be derived. Attacks on the
+lowest bits of a floating-point Gaussian (Mironov, CCS 2012) are not countered beyond rounding to float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WORDS = 8  # of 32 bits
 
 @dataclass(frozen=True)
 class Randomness:
-    """One training's secret seed: ``(8,)`` uint32."""
+    """The secret seed of one training: ``(8,)`` uint32."""
 
     words: np.ndarray
 
@@ -27,10 +27,11 @@ class Randomness:
 
     @classmethod
     def drawn(cls) -> Randomness:
-        """A new one."""
+        """Draw a new seed."""
         return cls(np.frombuffer(secrets.token_bytes(4 * _WORDS), dtype=np.uint32).copy())
 
     def of_step(self, step: int) -> np.random.Generator:
-        """The generator of one step, so that an interrupted training goes on with the noise that it would have had."""
-        entropy = np.random.SeedSequence([*self.words.tolist(), step], pool_size=_WORDS)  # NumPy's usual 4 keep half
+        """The random generator of one step, so that a resumed training has the same noise as an uninterrupted one."""
+        # NumPy's default pool of 4 words would keep only half of the seed's bits.
+        entropy = np.random.SeedSequence([*self.words.tolist(), step], pool_size=_WORDS)
         return np.random.Generator(np.random.PCG64DXSM(entropy))

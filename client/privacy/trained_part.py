@@ -1,9 +1,9 @@
-"""What private training changes of M0's encoder, as one row of numbers that gradients are taken of.
+"""Defines which part of M0's encoder private training changes, as one flat vector of parameters.
 
-The fewer numbers, the less noise: its length grows with their root, and a few hundred patients say little.
-``direction`` is the smallest part that learns a risk: ``W = W0 + v beta^T``, where ``v`` is the unit vector that M0's
-head, averaged over its bins, reads off the embedding. All sites share M0, so ``v`` is public and the same everywhere;
-``beta`` has as many numbers as an instance has features.
+Fewer parameters mean less noise: its norm grows with the square root of their number, and a few hundred patients give
+little signal. ``direction`` is the smallest part that learns a risk: ``W = W0 + v beta^T``, where ``v`` is the weight
+vector of M0's head, averaged over its bins and scaled to norm 1. All sites share M0, so ``v`` is public and the same
+everywhere; ``beta (d,)`` has one number per feature.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """A part of M0's encoder, and how its numbers change the whole."""
+    """The trained part of M0's encoder, and how its parameters change the encoder."""
 
     m0: ABMIL
     part: Part
 
     @property
     def size(self) -> int:
-        """How many numbers are trained."""
+        """Number of trained parameters."""
         if self.part == "direction":
             return self.m0.architecture.width
         return sum(math.prod(shape) for shape in self._shapes().values())
 
     @property
     def readout(self) -> Tensor:
-        """M0's head, averaged over its bins: ``(embed,)``; the log-odds of every bin are its product with z."""
+        """M0's head weights, averaged over bins, ``(embed,)``; all log-odds are ``z @ readout`` plus a level."""
         return self.m0.head.weight.detach().mean(dim=0)
 
     def encoders(self, offsets: Tensor) -> dict[str, Tensor]:
-        """An encoder per bag: ``(n_bags, size)`` offsets from M0 to its 8 tensors, each with a leading ``n_bags``."""
+        """Turn offsets from M0 ``(n_bags, size)`` into one encoder per bag: 8 tensors with a leading ``n_bags``."""
         n, m0 = len(offsets), self.m0.encoder_state()
         start = {name: tensor.detach().to(offsets).expand(n, *tensor.shape) for name, tensor in m0.items()}
         return start | {name: start[name] + change for name, change in self._changes(offsets).items()}
 
     def vector(self, offset: Tensor, m0_sha256: str) -> TaskVector:
-        """The task vector of one offset ``(size,)``, float32."""
+        """The task vector of one offset ``(size,)``, in float32."""
         shapes = self.m0.architecture.encoder_shapes
         tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
         tensors |= {name: change[0].float() for name, change in self._changes(offset.unsqueeze(0)).items()}

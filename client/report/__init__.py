@@ -1,1 +1,1 @@
-"""What people look at, at a site: its own page, its patients' pages, and the figures on them."""
+"""A site's reports: its own page as a target, the page of its patients' predictions, and their figures."""

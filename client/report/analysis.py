@@ -1,4 +1,4 @@
-"""A closer look at one fold's enhanced model: alignment of its vectors, the loss around it, its training."""
+"""Analysis of one fold's enhanced model: subspace alignment, loss landscape, and w and lam during training."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.errors import DataError, ModelFileError
 from fedsteph.common.report.page import Picture
 
-OnStep = Callable[[str, int, int], None]  # told of what, how much is done, and of how much
+OnStep = Callable[[str, int, int], None]  # called with the task's name, steps done and steps in total
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """For those who do not want to know how far an analysis is."""
+    """Ignore the progress of an analysis."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that can be looked at in one fold of a target."""
+    """The analyses of one fold of a target."""
 
     site: Site
     files: TargetFiles
@@ -34,7 +34,7 @@ class Analysis:
 
     @classmethod
     def of(cls, site: Site, files: TargetFiles, fold: int | None = None) -> Analysis:
-        """A fold of a target; by default the first that has an enhanced model.
+        """The analyses of a fold; by default the first one with an enhanced model.
 
         Raises:
             ModelFileError: there is no such fold, or it has no enhanced model.
@@ -52,31 +52,31 @@ class Analysis:
 
     @property
     def name(self) -> str:
-        """What its pictures' names begin with."""
+        """Prefix of the pictures' file names."""
         return f"{self.site.name}.fold-{self.fold}"
 
     @property
     def who(self) -> str:
-        """Whose data it is of."""
+        """Label of the data in pictures: site, fold and seed."""
         return f"{self.site.name}, fold {self.fold}, seed {self.files.recipe.training.seed}"
 
     def sar(self, on_step: OnStep = silent) -> SarCurves:
-        """The alignment of every layer's mixtures."""
+        """Subspace alignment (SAR) of every layer's mixtures."""
         loaded, model = self._enhanced()
         return sar.sar_curves(
             model.mixture, loaded.sources, report=lambda done, total: on_step("alignment", done, total)
         )
 
     def sar_picture(self, found: SarCurves) -> Picture:
-        """It drawn."""
+        """Draw the SAR curves."""
         return sar.draw(f"{self.name}.sar", found, f"{self.who}; {len(found.sources)} sources")
 
     def landscape(self, budget: Budget | None = None, on_step: OnStep = silent) -> Landscape:
-        """The loss around the merge, over the site's own patients.
+        """The loss around the merge, on the site's own patients.
 
         Raises:
-            DataError: the site's data cannot be read any more, or the fold has other test patients now.
-            DeviceError: the site's device is not there.
+            DataError: the site's data cannot be read, or the fold's test patients have changed since the run.
+            DeviceError: the site's device is not available.
         """
         workspace = Workspace.open(self.site, self.files.recipe)
         evidence = self.files.evidence()
@@ -97,16 +97,16 @@ class Analysis:
         )
 
     def landscape_picture(self, found: Landscape) -> Picture:
-        """It drawn."""
+        """Draw the loss landscape."""
         parts = ", ".join(f"{n} {part}" for part, n in found.patients.items())
         return landscape.draw(f"{self.name}.landscape", found, f"{self.who}; n = {parts} patients")
 
     def dynamics(self) -> dict[str, Any] | None:
-        """What w and lam did in training."""
+        """w and lam by epoch of training; None if not recorded."""
         return self.files.dynamics(self.fold)
 
     def dynamics_picture(self) -> Picture:
-        """It drawn."""
+        """Draw w and lam by epoch."""
         found = self.dynamics()
         n = "" if found is None else f"; n = {found['patients']} training patients"
         return routing.dynamics_picture(f"{self.name}.dynamics", found, f"{self.who}{n}")

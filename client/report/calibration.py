@@ -1,4 +1,4 @@
-"""Calibration: how often an event came within some years, against how often a model said that it would."""
+"""Calibration: observed (Kaplan-Meier) against predicted probability of an event within 3 years or 1 year."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from fedsteph.common.model.survival import DAYS_PER_BIN
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
 
-_YEARS = (3, 1)  # the first that enough patients are followed for
+_YEARS = (3, 1)  # the first one for which enough patients are followed
 N_GROUPS = 4
-_LEAST = 8  # patients, and how many must be followed for so long
-_FOLLOWED = 3  # of a group
+_LEAST = 8  # patients in all, and patients followed up to that year
+_FOLLOWED = 3  # patients of a group followed up to that year
 
 
 class Point:
-    """One group of patients of like predicted probability: predicted mean, observed by Kaplan-Meier with its band."""
+    """One group of patients with similar predictions: mean prediction, and Kaplan-Meier estimate with 95% band."""
 
     @property
     def is_known(self) -> bool:
-        """Whether enough were followed so long, or all had an event: else the curve is only carried on."""
+        """Whether enough are followed up to the year, or all had an event; if not, the curve is only extrapolated."""
         return self.followed >= min(_FOLLOWED, self.n) or self.n_events == self.n
 
     def __init__(self, predicted: np.ndarray, times: np.ndarray, events: np.ndarray, year: int) -> None:
@@ -38,7 +38,7 @@ class Point:
         band = np.nan_to_num(fitted.confidence_interval_.to_numpy()[-1], nan=0.0)
         self.observed = 1.0 - float(fitted.survival_function_.iloc[-1, 0])
         self.low, self.high = 1.0 - float(band[1]), 1.0 - float(band[0])
-        # The rule of three, where nobody had an event, or everybody: of those who were followed so long, or had one.
+        # Rule of three if nobody or everybody had an event; n counts patients followed up to the year or with an event.
         known = self.followed + self.n_events
         if self.observed == 0.0:
             self.low, self.high = 0.0, min(1.0, 3.0 / max(known, 1))
@@ -47,12 +47,12 @@ class Point:
 
 
 def horizon(times: np.ndarray) -> int | None:
-    """The years to judge at: 3, or 1 where fewer are followed so long; None where fewer are followed for 1."""
+    """The year to judge at: 3, or 1 if fewer than 8 of ``times`` (days) reach year 3; None if fewer reach year 1."""
     return next((year for year in _YEARS if (times >= year * DAYS_PER_BIN).sum() >= _LEAST), None)
 
 
 def points(found: Evidence, method: str, year: int) -> list[Point]:
-    """Patients in four groups of equal size by predicted probability, lowest first."""
+    """Four groups of patients of equal size by predicted probability, lowest first."""
     predicted = found.event_probability(method, year)
     groups = np.array_split(np.argsort(predicted, kind="stable"), N_GROUPS)
     return [Point(predicted[group], found.times[group], found.events[group], year) for group in groups]
@@ -66,10 +66,10 @@ _NOTE = (
 
 
 def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Picture:
-    """Every method's points against the diagonal on which a calibrated model lies.
+    """Draw every method's points; a calibrated model lies on the diagonal.
 
     Args:
-        methods: title of each method that is drawn.
+        methods: method -> title, for each method to draw.
     """
     found = found.once
     year = horizon(found.times)

@@ -1,8 +1,8 @@
-"""The loss over a plane of merges, ``theta_0 + a tau_t + b s``: where training began in it, and where it ended.
+"""Loss landscape over a plane of merges, ``theta_0 + a tau_t + b s``, with the path and the end of training.
 
 ``s`` is the mean of the sources' vectors, each weighted by its mean coefficient over the training patients, so that
-STEPH's own merges lie close to the plane. The head is the enhanced model's throughout. Losses are of a part of the
-patients and of their instances where there are many: the figure says of how many.
+STEPH's own merges lie close to the plane. The head is always the enhanced model's. Large cohorts and bags are sampled;
+the figure gives the numbers of patients and instances.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from fedsteph.common.vector.task_vector import cut
 _A, _B = "coefficient of the target's vector", "coefficient of the sources"
 _PLACES = (COLOURS[1], COLOURS[2], COLOURS[7])
 _BAGS_PER_STACK = 16
-SMOOTH = 1.0  # standard deviation of the Gaussian, in steps of the grid
+SMOOTH = 1.0  # standard deviation of the Gaussian filter, in grid steps
 Parts = Mapping[str, Cohort]  # training, test
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is looked at: points a side, patients a part, instances a patient."""
+    """Limits of the computation: grid points per side, patients per part, instances per patient."""
 
     grid: int = 11
     patients: int = 96
@@ -43,16 +43,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Landscape:
-    """Losses, in nats a patient, over a grid of coefficients.
+    """Losses, in nats per patient, over a grid of coefficients.
 
     Args:
         a: ``(n_a,)`` coefficients of the target's vector.
         b: ``(n_b,)`` coefficients of the sources' direction.
-        loss: part -> ``(n_a, n_b)``, as computed.
-        patients: part -> how many it is of.
-        instances: at most so many of each.
-        epochs: of the path.
-        path: ``(n_epochs, 2)``: mean (a, b) of the training's merges, epoch by epoch.
+        loss: part -> ``(n_a, n_b)``, not smoothed.
+        patients: part -> number of patients used.
+        instances: largest number of instances used per patient.
+        epochs: numbers of the epochs in ``path``.
+        path: ``(n_epochs, 2)``, mean (a, b) of the training's merges per epoch.
         end: mean (a, b) of the trained model's merges.
     """
 
@@ -66,7 +66,7 @@ class Landscape:
     epochs: tuple[int, ...] = ()
 
     def smooth(self, part: str) -> np.ndarray:
-        """The loss as it is drawn: under a Gaussian of one step of the grid."""
+        """The loss as it is drawn, ``(n_a, n_b)``: smoothed by a Gaussian filter of one grid step."""
         from scipy.ndimage import gaussian_filter  # noqa: PLC0415 (half a second to import)
 
         drawn: np.ndarray = gaussian_filter(self.loss[part], SMOOTH, mode="nearest")
@@ -88,14 +88,14 @@ def landscape(
 
     Args:
         parts: training and test patients.
-        dynamics: the notes of the model's training, where there are any.
-        alpha: of the NLL.
-        report: told how many points are done, and of how many.
+        dynamics: recorded w and lam of the model's training; None if not recorded.
+        alpha: of the NLL, in which a censored patient weighs 1 - alpha.
+        report: called with the number of grid points done and in total.
     """
     budget = budget or Budget()
     used = usage(model, parts["training"], device)
     share = used.source_coefficients.mean(axis=0)
-    # Learnable weights may be below 0 and cancel out; a collapsed model has none. Then all sources weigh the same.
+    # Learnable weights may be negative and cancel out, and those of a collapsed model are 0: then weight all equally.
     sound = share.sum() > 0.1 * np.abs(share).sum() > 0
     share = share / share.sum() if sound else np.full(len(share), 1.0 / len(share))
     theta_0, rows = model.mixture.theta_0.cpu(), model.mixture.stack.cpu()
@@ -120,7 +120,7 @@ def landscape(
 
 
 def _axis(values: Sequence[float], n: int) -> np.ndarray:
-    """From 0, where M0 is, to beyond 1, where a vector is whole, and around all that training met."""
+    """Grid of ``n`` coefficients from 0 (M0) to beyond 1 (the whole vector), and around all ``values``."""
     low, high = min(0.0, *(1.15 * value for value in values)), max(1.5, *(1.15 * value for value in values))
     return np.linspace(low, high, n)
 
@@ -141,7 +141,7 @@ def _sample(cohort: Cohort, budget: Budget) -> _Sample:
 
 @dataclass(frozen=True)
 class _Stack:
-    """Some sampled patients, padded: computed on at every point of the grid."""
+    """Padded bags of some sampled patients, used at every grid point."""
 
     bags: Tensor
     mask: Tensor
@@ -162,7 +162,7 @@ def _stacks(sample: _Sample, n_bins: int, device: torch.device) -> list[_Stack]:
 
 
 def _loss(head: torch.nn.Linear, theta: Mapping[str, Tensor], stacks: Sequence[_Stack], alpha: float) -> float:
-    """Mean NLL over all patients of some stacks."""
+    """Mean NLL over all patients of the stacks, in nats."""
     losses = []
     for stack in stacks:
         z, _ = encode(theta, stack.bags, stack.mask)
@@ -172,13 +172,13 @@ def _loss(head: torch.nn.Linear, theta: Mapping[str, Tensor], stacks: Sequence[_
 
 
 def draw(name: str, found: Landscape, who: str) -> Picture:
-    """A panel per part: smoothed loss in colours and contours, the training's path, and where it ended."""
+    """Draw one panel per part: smoothed loss as colours and contours, and the path and end of training."""
     title = "Loss over the merge's two coefficients"
     n = len(found.loss) + bool(len(found.path))
     with canvas(title, who, WIDTH, 2.9 * n + 0.25) as figure:
         panels = np.atleast_1d(figure.subplots(n, 1))
         for panel, part in zip(panels, found.loss, strict=False):
-            values = found.smooth(part).T  # rows are b, upwards
+            values = found.smooth(part).T  # rows are b, drawn upwards
             mesh = panel.pcolormesh(found.a, found.b, values, cmap=GRADED, shading="gouraud", rasterized=True)
             figure.colorbar(mesh, ax=panel, label="NLL, nats per patient")
             panel.contour(found.a, found.b, values, levels=10, colors="white", linewidths=0.4, alpha=0.7)
@@ -206,7 +206,7 @@ def draw(name: str, found: Landscape, who: str) -> Picture:
 
 
 def _enlarge(panel: Any, found: Landscape) -> None:
-    """The training's path alone: STEPH may move so little that it cannot be seen on the whole plane."""
+    """Draw the path of training enlarged: it may be too short to be visible on the whole plane."""
     panel.plot(*found.path.T, color=COLOURS[0], marker=".", markersize=5, linewidth=1)
     panel.plot(*found.end, color=_PLACES[0], marker=MARKERS[2], markeredgecolor="white", markersize=7)
     for epoch, place in zip(found.epochs[:1] + found.epochs[-1:], found.path[[0, -1]], strict=False):
@@ -218,7 +218,7 @@ def _enlarge(panel: Any, found: Landscape) -> None:
 
 
 def landscape_table(found: Landscape) -> Table:
-    """Every point, as computed and as drawn."""
+    """The losses of all grid points, computed and smoothed."""
     smooth = {part: found.smooth(part) for part in found.loss}
     rows = [
         [

@@ -1,4 +1,4 @@
-"""A page of predictions, a part per patient: survival under both models, place in the training cohort, sources."""
+"""Page of predictions, one section per patient: survival under both models, risk percentile, sources used."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fedsteph.common.report.provenance import limits_section
 from fedsteph.common.report.style import COLOURS, DASHES, canvas
 
 _AUDIENCE = "For this site alone: it shows patients"
-MOST_PATIENTS = 300  # a megabyte of memory each while they are drawn
-_YEARS = 10  # that curves are drawn for; a model's later years are of few patients, or of none
+MOST_PATIENTS = 300  # each takes about 1 MB of memory while it is drawn
+_YEARS = 10  # shown by the curves; a model's later years rest on few or no patients
 _LIMITS = (
     "A curve is what a model says of one patient. It has no interval, and its calibration was measured, if at all, on "
     "the page of the run that made the model.",
@@ -25,11 +25,11 @@ _LIMITS = (
 def patients_page(
     views: Sequence[PatientView], model: str, report: Callable[[int, int], None] = lambda done, total: None
 ) -> Page:
-    """The page of some patients, highest risk first.
+    """Build the page of the given patients, highest risk first.
 
     Args:
-        model: the model's file, by name.
-        report: told how many patients are drawn, and of how many.
+        model: file name of the model.
+        report: called with the number of patients drawn and in total.
     """
     ordered = sorted(views, key=lambda view: (-view.risk, view.id))
     sections = [Section("All patients", [_overview(ordered)])]

@@ -1,8 +1,8 @@
-"""What a target's page may show to others: chosen field by field, as coarse as the site's policy has it.
+"""Selects what a target may show to others, field by field, and rounds it as the site's policy says.
 
-Survival curves leave only where ``policy.metrics`` names them and both groups have ``policy.min_group`` patients. They
-are read off once a year, in steps of at least three patients of the smallest group, and end where fewer than
-``min_group`` of a group are followed: no step tells a patient's time, and no height an exact count.
+Survival curves leave only if ``policy.metrics`` names them and both groups have at least ``policy.min_group`` patients.
+They have one value per year, rounded to steps of at least three patients of the smallest group, and end when fewer than
+``min_group`` patients of a group are followed. So no step shows a patient's time, and no value an exact count.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from fedsteph.client.site.policy import Policy
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import digest
 
-_STEPS = (0.05, 0.1, 0.2, 0.25, 0.5)  # of a survival probability
-_PER_STEP = 3  # patients of the smallest group that is drawn: no height is of one number of events alone
+_STEPS = (0.05, 0.1, 0.2, 0.25, 0.5)  # allowed rounding steps of a survival probability
+_PER_STEP = 3  # patients of the smallest drawn group per step: no value fits only one number of events
 _KEPT = "Survival curves are kept by the site's policy."
 _SMALL = "Survival curves are not drawn: a risk group has fewer patients than the site's policy asks for."
 
 
 @dataclass(frozen=True)
 class PublicCurve:
-    """A group's survival at the end of each year, and how many are followed, as a band."""
+    """A group's survival at the end of each year, and its number at risk, as a band."""
 
     name: str
     patients: str
@@ -34,13 +34,14 @@ class PublicCurve:
 
 @dataclass(frozen=True)
 class PublicTarget:
-    """Everything of a target that a page for others is made from; nothing else is handed to it.
+    """All data of a target from which the page for others is made; the page gets nothing else.
 
     Args:
-        patients, events: bands, or None where the policy keeps them.
-        scores: method -> mean C-index, rounded, or None.
-        sources: those whose vectors were merged.
-        curves: title of a model -> its risk groups; empty where ``no_curves`` says why.
+        patients, events: as bands; None if the policy withholds them.
+        scores: title of a method -> mean C-index, rounded; None if the policy withholds it or it is undefined.
+        sources: names of the sites whose vectors were received.
+        curves: title of a model -> its two risk groups; if empty, ``no_curves`` gives the reason.
+        step: rounding step of the curves.
     """
 
     site: str
@@ -58,7 +59,7 @@ class PublicTarget:
 
 
 def public_target(site: str, files: TargetFiles, policy: Policy) -> PublicTarget:
-    """Choose what may be shown of a target, and round it."""
+    """Select what may be shown of a target, and round it."""
     result = files.result
     curves, why = _curves(files, policy)
     return PublicTarget(
@@ -87,7 +88,7 @@ def _curves(files: TargetFiles, policy: Policy) -> tuple[dict[str, tuple[PublicC
     found, evidence = {}, files.evidence().once
     for method, title in (("local", "local"), ("steph", "enhanced")):
         groups = risk_groups(evidence.times, evidence.events, evidence.high_risk(method))
-        # No events, or nobody on one side, would be told by another sentence.
+        # One sentence for all reasons: no events, or an empty group, must not be told.
         if isinstance(groups, str) or min(len(group.times) for group in groups.groups) < policy.min_group:
             return {}, _SMALL
         low, high = (_public(group, policy) for group in groups.groups)
@@ -106,7 +107,7 @@ def _public(group: Group, policy: Policy) -> PublicCurve:
 
 
 def step_of(policy: Policy) -> float:
-    """To multiples of what a survival probability is rounded."""
+    """Rounding step of a survival probability: at least three patients of the policy's smallest group."""
     return next(step for step in _STEPS if step * policy.min_group >= _PER_STEP - 1e-9)
 
 

@@ -1,7 +1,7 @@
-"""Kaplan-Meier curves of the patients above and below a risk that the training patients fixed.
+"""Kaplan-Meier curves of patients above and below a risk cut-off that was set on training patients.
 
-Curves, bands and tests are lifelines'. Test patients of all folds stand together, each judged by the model and the
-cut-off of a fold that has not seen them.
+Curves, bands and tests come from lifelines. Test patients of all folds are pooled; each is grouped by the model and the
+cut-off of a fold that was not trained on them.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _DASHES = ("-", (0, (5, 1.5)))
 
 @dataclass(frozen=True)
 class Group:
-    """One group's survival: a step at each of ``years``, in years of 365 days, with its pointwise 95% band."""
+    """One group's Kaplan-Meier curve: a step at each of ``years`` (of 365 days), with its pointwise 95% band."""
 
     name: str
-    times: np.ndarray  # (n,) days, of its patients
-    events: np.ndarray
+    times: np.ndarray  # (n,) follow-up of its patients in days
+    events: np.ndarray  # (n,), 1 = event
     years: np.ndarray  # (n_steps,), from 0
     survival: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
     def at_risk(self, year: float) -> int:
-        """How many patients are followed at least so long."""
+        """How many patients are followed for at least ``year`` years."""
         return int((self.times >= year * DAYS_PER_BIN).sum())
 
 
 @dataclass(frozen=True)
 class RiskGroups:
-    """Both groups, and how they differ.
+    """Both groups and their comparison.
 
     Args:
-        p: of the two-sided log-rank test; None where it is not defined.
-        hazard_ratio: of the higher against the lower risk, by Cox's regression on the group alone, with its 95%
-            interval; None where a group has no event, or the likeliest one is not finite.
+        p: of the two-sided log-rank test; None if undefined.
+        hazard_ratio: higher against lower risk, by Cox regression on the group alone, then the ends of its 95%
+            interval; None if a group has no event, or the estimate is not finite.
     """
 
     groups: tuple[Group, Group]
@@ -57,12 +57,12 @@ def risk_groups(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> Risk
     """Compare patients of higher and of lower risk.
 
     Args:
-        times: ``(n,)`` days.
+        times: ``(n,)`` follow-up in days.
         events: ``(n,)``, 1 = event.
-        high: ``(n,)`` bool.
+        high: ``(n,)`` bool, whether the patient has the higher risk.
 
     Returns:
-        the comparison, or a sentence where there is none to make.
+        the comparison, or a sentence that says why there is none.
     """
     if len(times) < 2:
         return "There are fewer than two test patients."
@@ -101,7 +101,7 @@ def _hazard_ratio(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> tu
     from lifelines.exceptions import ConvergenceError  # noqa: PLC0415
 
     if not (events[high].any() and events[~high].any()):
-        return None  # it would be 0 or infinite
+        return None  # the ratio would be 0 or infinite
     table = pd.DataFrame({"t": times, "e": events, "high": high.astype(float)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -122,10 +122,10 @@ _NOTE = (
 
 
 def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
-    """Both curves with their bands, and the numbers at risk below them.
+    """Draw both curves with their bands, and the numbers at risk below them.
 
     Args:
-        model: whose risk parts the patients.
+        model: title of the model whose risk divides the patients.
     """
     title = f"Time to event by risk group of the {model} model"
     if isinstance(found, str):
@@ -158,10 +158,10 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
 
 
 def pictures(site: str, found: Evidence, models: Mapping[str, str], who: str) -> list[Picture]:
-    """A picture per model, over the test patients of all folds.
+    """One picture per model, of the test patients of all folds.
 
     Args:
-        models: title of each method that is drawn.
+        models: method -> title, for each method to draw.
     """
     return [
         draw(
@@ -175,7 +175,7 @@ def pictures(site: str, found: Evidence, models: Mapping[str, str], who: str) ->
 
 
 def describe(found: RiskGroups) -> str:
-    """The hazard ratio and the test, a line each."""
+    """The hazard ratio and the log-rank test, one line each."""
     p = "log-rank p not defined" if found.p is None else f"log-rank p {p_value(found.p)}"
     if found.hazard_ratio is None:
         some = all(group.events.any() for group in found.groups)
@@ -186,7 +186,7 @@ def describe(found: RiskGroups) -> str:
 
 
 def p_value(p: float) -> str:
-    """Two digits, and never 0."""
+    """A p-value with two digits, and never as 0."""
     return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
 
 
@@ -196,7 +196,7 @@ def _ticks(until: float) -> list[float]:
 
 
 def _held(values: np.ndarray) -> np.ndarray:
-    """A step function goes on until the last patient leaves."""
+    """Extend a step function to the end of the last patient's follow-up."""
     return np.append(values, values[-1])
 
 
@@ -213,5 +213,5 @@ def _numbers(found: RiskGroups, years: Sequence[float]) -> Table:
 
 
 def survival_at(group: Group, year: float) -> float:
-    """The curve's value at a time in years."""
+    """The curve's value at ``year`` years."""
     return float(group.survival[np.searchsorted(group.years, year, side="right") - 1])

@@ -1,4 +1,4 @@
-"""Where the knowledge came from: the weight and the mixing of every source, over patients and over epochs."""
+"""Figures of how the sources were used: w and lam of every source, over patients and over epochs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Q05, _Q25, _MEDIAN, _Q75, _Q95 = range(len(QUANTILES))
 
 
 def end_picture(name: str, found: Evidence, who: str) -> Picture:
-    """Distributions over all test patients of w and lam per source, at the end of training."""
+    """Draw the distribution of w and lam per source over all test patients, for the trained models."""
     title = "Weight and mixing of every source, over test patients"
     found = found.once
     columns = [(w[~np.isnan(w)], lam[~np.isnan(lam)]) for w, lam in zip(found.w.T, found.lam.T, strict=True)]
@@ -51,7 +51,7 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
 
 
 def dynamics_picture(name: str, found: dict[str, Any] | None, who: str) -> Picture:
-    """w and lam of every source by epoch of training: medians over training patients, bands from 25 to 75%."""
+    """Draw w and lam of every source by epoch: medians over training patients, with bands from 25 to 75%."""
     title = "Weight and mixing by epoch"
     if found is None or not found["epochs"]:
         instead = "What w and lam did while this model was trained was not recorded: an earlier version trained it."
@@ -83,13 +83,13 @@ def dynamics_picture(name: str, found: dict[str, Any] | None, who: str) -> Pictu
 
 
 def _box(values: np.ndarray) -> dict[str, Any]:
-    """Quartiles and the 5 and 95% ends; nothing where there is no value."""
+    """Statistics for a box plot: quartiles, and whiskers at 5 and 95%; NaN without values."""
     ends = np.quantile(values, QUANTILES) if len(values) else np.full(len(QUANTILES), np.nan)
     return dict(zip(("whislo", "q1", "med", "q3", "whishi"), ends.tolist(), strict=True))
 
 
 def dynamics_table(found: dict[str, Any]) -> Table:
-    """Every epoch and source, as numbers."""
+    """w and lam of every epoch and source as numbers."""
     rows = [
         [str(one["epoch"]), source, f"{one['kept'][i]:.3f}", *map(_number, one["w"][i]), *_numbers(one["lam"][i])]
         for one in found["epochs"]

@@ -1,4 +1,4 @@
-"""Subspace alignment of task-vector mixtures: what of the target's vector is left in lam tau_t + (1 - lam) tau_k."""
+"""Subspace alignment (SAR) of mixtures: how much of ``tau_t`` remains in ``lam tau_t + (1 - lam) tau_k``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LAM = tuple(round(0.1 * i, 1) for i in range(11))
 
 @dataclass(frozen=True)
 class SarCurves:
-    """SAR of every layer's mixture, by source and lam.
+    """SAR of every layer's mixtures, by source and lam.
 
     Args:
         sar: ``(n_layers, n_sources, n_lam)``, 0 to 1.
-        rank: of the subspaces, likewise.
-        shapes: of the layers' matrices.
+        rank: ``(n_layers, n_sources, n_lam)`` int, of the subspaces.
+        shapes: of the layers' weight matrices.
     """
 
     layers: tuple[str, ...]
@@ -45,10 +45,10 @@ def sar_curves(
     lam: Sequence[float] = LAM,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> SarCurves:
-    """Mix the target's vector with each source's, layer by layer.
+    """Mix the target's vector with each source's, layer by layer, and compute the SAR.
 
     Args:
-        report: told how many mixtures are done, and of how many.
+        report: called with the number of mixtures done and in total.
     """
     target, *others = (cut(row.cpu(), mixture.architecture) for row in mixture.rows)
     layers = tuple(aligned_matrices(target))
@@ -67,7 +67,7 @@ def sar_curves(
 
 
 def draw(name: str, found: SarCurves, who: str) -> Picture:
-    """One panel per layer, one line per source."""
+    """Draw one panel per layer, with one line per source."""
     title = "Subspace alignment (SAR) of task-vector mixtures"
     n = len(found.layers)
     with canvas(title, who, WIDTH, 1.45 * n + 0.5 + 0.11 * len(found.sources)) as figure:
@@ -83,7 +83,7 @@ def draw(name: str, found: SarCurves, who: str) -> Picture:
 
 
 def sar_table(found: SarCurves) -> Table:
-    """Every layer, source and lam."""
+    """SAR and rank of every layer, source and lam."""
     rows = [
         [layer, source, f"{lam:g}", f"{found.sar[i, j, k]:.6f}", str(found.rank[i, j, k])]
         for i, layer in enumerate(found.layers)

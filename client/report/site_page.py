@@ -1,4 +1,4 @@
-"""A target site's pages: its own, which shows its patients' outcomes, and the one that it may hand to others."""
+"""A target's pages: its own page, which shows patients' outcomes, and the page that it may give to others."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def write_site_page(site: Site, out: Path | None = None, on_step: OnStep = silen
 
     Raises:
         ModelFileError: the site has no result.
-        DataError: its data cannot be read any more.
+        DataError: the site's data cannot be read.
     """
     return write_page(site_page(site, on_step), out or site.state / REPORT)
 
 
 def write_shared_page(site: Site, out: Path | None = None) -> Path:
-    """Write what a target may show to others, as its policy has it; by default nothing leaves but bands and means.
+    """Write the page for others, as the policy allows; by default it shows only bands and rounded means.
 
     Raises:
         ModelFileError: the site has no result.
@@ -48,7 +48,7 @@ def write_shared_page(site: Site, out: Path | None = None) -> Path:
 
 
 def site_page(site: Site, on_step: OnStep = silent) -> Page:
-    """Everything of a target, for its own people."""
+    """The full page of a target, for the site itself; errors as :func:`write_site_page`."""
     files = TargetFiles.open(site.state)
     result, recipe = files.result, files.recipe
     own = [result["too_small"]] if result["too_small"] else []
@@ -84,7 +84,7 @@ def site_page(site: Site, on_step: OnStep = silent) -> Page:
 
 
 def shared_page(found: PublicTarget) -> Page:
-    """What others may see of a target, from what was chosen for them and nothing else."""
+    """The page for others, made only from the data selected for them."""
     scores = [[title, "not told" if value is None else f"{value:.2f}"] for title, value in found.scores.items()]
     facts = [
         ["patients", found.patients or "not told"],

@@ -1,4 +1,4 @@
-"""What a target's state folder holds of its last merge: result, evidence, notes of training, models."""
+"""Reads the files of a target's last merge from its state folder: result, evidence, training dynamics, models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedsteph.common.errors import ModelFileError
 
 @dataclass(frozen=True)
 class TargetFiles:
-    """A target's last result, and where the rest lies."""
+    """A target's last result, and access to the other files of that merge."""
 
     state: Path
     result: dict[str, Any]
@@ -31,7 +31,7 @@ class TargetFiles:
         """Read the result.
 
         Raises:
-            ModelFileError: there is none, or an earlier version wrote it.
+            ModelFileError: there is no result, or an earlier version wrote it.
         """
         path = state / RESULT_FILE
         if not path.exists():
@@ -48,20 +48,20 @@ class TargetFiles:
 
     @property
     def n_folds(self) -> int:
-        """How many folds, and so models, there are."""
+        """Number of folds; each has one deployed model."""
         return len(self.result["enhanced"])
 
     def evidence(self) -> Evidence:
-        """The test patients; see :func:`fedsteph.client.target.evidence.read_evidence` for what it raises."""
+        """The test patients' data; errors as :func:`fedsteph.client.target.evidence.read_evidence`."""
         return read_evidence(self.state / FILE)
 
     def dynamics(self, fold: int) -> dict[str, Any] | None:
-        """What w and lam did while a fold's enhanced model was trained; None where nobody took notes."""
+        """w and lam by epoch of training of a fold's enhanced model; None if not recorded."""
         path = self._enhanced(fold)
         return None if path is None else read_dynamics(path.with_name(DYNAMICS_FILE))
 
     def enhanced(self, fold: int) -> tuple[LoadedModel, Steph] | None:
-        """A fold's enhanced model, with what stands beside it in its file; None where every source was refused."""
+        """A fold's enhanced model, with the other content of its file; None if every source was refused."""
         path = self._enhanced(fold)
         if path is None:
             return None
@@ -71,7 +71,7 @@ class TargetFiles:
 
     @property
     def first_enhanced(self) -> int | None:
-        """The first fold that has an enhanced model."""
+        """The first fold with an enhanced model; None if there is none."""
         return next((fold for fold, path in enumerate(self.result["enhanced"]) if path is not None), None)
 
     def _enhanced(self, fold: int) -> Path | None:

@@ -1,4 +1,4 @@
-"""A target's part of a page: ranking, risk groups, calibration, and where the knowledge came from."""
+"""A target's sections of a page: ranking, risk groups, calibration, and how its sources were used."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from fedsteph.common.report.page import Block, Picture, Points, Section, Table
 
 
 def title_of(method: str) -> str:
-    """What a method is called on a page."""
+    """A method's title on a page."""
     return METHODS[method].title if method in METHODS else method
 
 
 def verdict(name: str, result: Mapping[str, Any]) -> list[str]:
-    """The result in two sentences, and a third where there is a reason to doubt it."""
+    """The result in two sentences, with a third if STEPH collapsed; one if the target cannot be evaluated."""
     if result["too_small"] is not None and result["steph_minus_local"]["mean"] is None:
         return [result["too_small"]]
     chosen, n_folds = result["methods"]["deployed"]["choice"], len(result["enhanced"])
@@ -54,11 +54,11 @@ def target_sections(
     *,
     among_others: bool = False,
 ) -> list[Section]:
-    """All about one target, by its owner's files; patients' outcomes are in it, so it is the owner's to see.
+    """All sections about one target, from its own files. They show patients' outcomes, so only the site may see them.
 
     Args:
-        result: the target's, perhaps with rows of its owner's, such as an oracle's.
-        among_others: whether the page begins with the verdict on several targets, and this one's stands here.
+        result: the target's, possibly with additional methods, such as an oracle.
+        among_others: whether the page covers several targets, so that this target's verdict is given here.
     """
     name, seed = site.name, files.recipe.training.seed
     found = files.evidence().once
@@ -82,7 +82,7 @@ def target_sections(
 
 
 def _ranking(name: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:
-    return replace(c_index_picture(f"{name}.c-index", rows, who), numbers=None)  # they stand in a table of their own
+    return replace(c_index_picture(f"{name}.c-index", rows, who), numbers=None)  # the numbers have a table of their own
 
 
 def _choices(result: Mapping[str, Any]) -> list[str]:
@@ -119,7 +119,7 @@ def _knowledge(
 
 
 def _landscape(look: Analysis, on_step: OnStep) -> Picture:
-    """It needs the site's data and device, which a page otherwise goes without."""
+    """The loss landscape; a sentence if the site's data or device, which only it needs, are not available."""
     try:
         return look.landscape_picture(look.landscape(on_step=on_step))
     except FedstephError as error:
@@ -142,7 +142,7 @@ _DONE_WITH = {"refuse": "was left out there", "down-weight": "was shortened ther
 
 
 def screening(result: Mapping[str, Any]) -> list[str]:
-    """Which sources are suspicious, in how many folds, and why in the first of them."""
+    """Sentences on suspicious sources: in how many folds, and the reason in the first of these."""
     folds, policy = result["screening"]["folds"], result["screening"]["policy"]
     sentences = []
     for name in result["sources"]:

@@ -1,1 +1,1 @@
-"""What a target makes of received vectors before it merges them: a verdict per source, with its figures."""
+"""Screening of received vectors at a target before the merge: a verdict per source, and the figures behind it."""

@@ -1,9 +1,9 @@
-"""What a source does to a merge, on patients that neither the local model nor the vector has seen.
+"""Measures how much each source improves or worsens a merge, on patients that no model or vector was trained on.
 
-No merge here is trained, so a source costs two predictions per inner fold. The target's own share with one source's
-vector added shows a source that harms, however many others do the same; the average of all without it shows what it
-does in their company. A source that is one of twelve moves the average by a twelfth of its vector: on a few hundred
-patients the first can be told from chance, the second seldom.
+No merge here is trained, so a source costs two predictions per inner fold. ``alone`` adds one source's vector to the
+target's own share: it shows a harmful source, however many others are harmful too. ``within`` compares the average of
+all sources with and without it: it shows its effect among the others. One of twelve sources moves the average by only a
+twelfth of its vector: on a few hundred patients ``alone`` can be significant, ``within`` seldom is.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector
 
 RESAMPLES = 200
-FEWEST_PAIRS = 50  # comparable pairs of inner validation below which nothing is told from chance
-_SHARE = 0.75  # of the target's own vector in every merge, as where STEPH begins under the preset robust
+FEWEST_PAIRS = 50  # with fewer comparable pairs in inner validation, no effect can be told from chance
+_SHARE = 0.75  # of the target's own vector in every merge, as at STEPH's start under the preset robust
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What adding one source does: to the target's own share, and to the average of all the others."""
+    """Effect of adding one source: to the target's own share, and to the average of the other sources."""
 
     alone: Change
     within: Change
@@ -43,11 +43,11 @@ class Contribution:
 def contributions(
     inner: Sequence[InnerFold], vectors: Mapping[str, TaskVector], recipe: Recipe, device: torch.device
 ) -> dict[str, Contribution]:
-    """Judge every source by C and by loss, over all inner folds; nothing where they hold too few pairs.
+    """The effect of every source on C-index and loss over all inner folds; empty if these hold too few pairs.
 
     Args:
-        inner: of the fold's training patients.
-        vectors: those worth judging, by source.
+        inner: inner folds of the fold's training patients.
+        vectors: source -> vector to judge.
     """
     if not vectors or not inner:
         return {}
@@ -64,11 +64,11 @@ def contributions(
     return found
 
 
-Judged = list[tuple[Pairs, np.ndarray]]  # of one inner fold, per merge: its pairs and its log-risks
+Judged = list[tuple[Pairs, np.ndarray]]  # one inner fold; per merge: its pairs and log-risks ``(n,)``
 
 
 def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, n_bins: int, device: torch.device) -> Judged:
-    """Every merge on one validation part: the own share, the average of all, each alone, all without each."""
+    """Apply every merge to one validation part: own share, average of all, each source alone, all without each."""
     own, head = _SHARE * TaskVector.between(part.local.cpu(), m0), part.local.head_state()
     rows, n = list(vectors.values()), len(vectors)
     total = rows[0]
@@ -76,7 +76,7 @@ def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, n_bins
         total = total + row
     merges = [own, own + (1 / n) * total, *(own + row for row in rows)]
     if n > 1:
-        # Nothing takes its place: more of the others' would be a gain, and would make a harm of every useless vector.
+        # Still 1 / n: with more of the others the merge would improve, and any useless vector would look harmful.
         merges += [own + (1 / n) * (total - row) for row in rows]
     found = []
     for vector in merges:
@@ -88,7 +88,7 @@ def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, n_bins
 
 
 def _pooled_c(judged: Sequence[Judged]) -> np.ndarray:
-    """C of every merge, the mean over inner folds: ``(n_merges, 1 + RESAMPLES)``, the sample itself first."""
+    """C-index of every merge, mean over inner folds: ``(n_merges, 1 + RESAMPLES)``, column 0 not resampled."""
     folds = [[fold[row][0] for fold in judged] for row in range(len(judged[0]))]
     drawn = resampled_folds(folds, resamples=RESAMPLES, seed=_SEED)
     real = np.array([[one.c_index for one in fold if one.n_comparable] for fold in folds], dtype=np.float64)
@@ -97,7 +97,7 @@ def _pooled_c(judged: Sequence[Judged]) -> np.ndarray:
 
 
 def _pooled_loss(judged: Sequence[Judged], inner: Sequence[InnerFold]) -> np.ndarray:
-    """Loss per event of every merge, likewise."""
+    """Cox loss per event of every merge, in nats: ``(n_merges, 1 + RESAMPLES)``, column 0 not resampled."""
     rng = np.random.default_rng(_SEED)
     total, events = np.zeros((len(judged[0]), 1 + RESAMPLES)), np.zeros(1 + RESAMPLES)
     for fold, part in zip(judged, inner, strict=True):

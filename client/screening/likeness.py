@@ -1,4 +1,4 @@
-"""What a vector's own numbers tell: its length beside the others', and whose copy it is."""
+"""Finds vectors that are too long, or a copy of the target's own or another source's vector, by norm and cosine."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from torch import Tensor
 from fedsteph.client.screening.verdict import Figures
 from fedsteph.common.vector.task_vector import TaskVector
 
-# Honest vectors of 60 to 900 patients were at most 2.3 times as long as the median; an attack of size has 10.
+# Bound on norm / median norm: honest vectors of 60 to 900 patients reached 2.3, a scaling attack has 10.
 LONGEST = 3.0
-# Two honest sites reach 0.8, and so do two folds of one site; a copy has 1.
-COPY = 0.9  # at least: see copy_bound
-# Two copies of one vector by different senders: nobody can tell whose it was, so only the same numbers count.
+# Bound on the cosine with an own vector: two honest sites, or two folds of one site, reach 0.8; a copy has 1.
+COPY = 0.9  # copy_bound may raise it
+# Bound on the cosine of two sources: which one is the copy is unknown, so only nearly equal vectors count.
 TWIN = 0.99
 
 
 def figures_of(vectors: Mapping[str, TaskVector], own: Sequence[TaskVector]) -> dict[str, Figures]:
-    """Norms and cosines of every source.
+    """Norm and cosines of every source's vector.
 
-    Similarity says nothing of harm: honest vectors of unlike cancers are orthogonal, and so is noise. All that it can
-    tell is a copy.
+    Cosines can show copies, but not harm: honest vectors of different cancers are orthogonal, and so is noise.
 
     Args:
-        vectors: the received ones, by source.
-        own: the target's, of this fold first, and those that others may hold.
+        vectors: source -> received vector.
+        own: the target's vectors: this fold's first, then those that other sites may hold.
     """
     names, rows = list(vectors), [vector.flat() for vector in vectors.values()]
     norms = [_norm(row) for row in rows]
@@ -48,22 +47,22 @@ def figures_of(vectors: Mapping[str, TaskVector], own: Sequence[TaskVector]) -> 
 
 
 def copy_bound(own: TaskVector, relatives: Sequence[TaskVector]) -> float:
-    """The cosine above which a vector is a copy: halfway from that of the target's own relatives to 1.
+    """The cosine above which a vector is a copy: halfway between the relatives' largest cosine and 1, at least 0.9.
 
-    After few steps all models of a federation have gone the same way; then only the same numbers are a copy.
+    After few training steps, all vectors of a federation have similar directions; then only equal ones are copies.
 
     Args:
-        relatives: of models that were trained on parts of the patients of ``own``.
+        relatives: vectors of models trained on parts of the patients of ``own``.
     """
     nearest = max((_cosine(own.flat(), vector.flat()) for vector in relatives), default=0.0)
     return max(COPY, (1.0 + nearest) / 2.0)
 
 
 def problem_of(name: str, found: Mapping[str, Figures], bound: float) -> str | None:
-    """What is wrong with a vector by its own numbers, as a sentence; None where nothing is.
+    """Why a vector's norm or cosines are suspicious, as a sentence; None if they are not.
 
     Args:
-        bound: of :func:`copy_bound`.
+        bound: result of :func:`copy_bound`.
     """
     one = found[name]
     if one.norm_ratio > LONGEST:
@@ -76,7 +75,7 @@ def problem_of(name: str, found: Mapping[str, Figures], bound: float) -> str | N
 
 
 def _comes_later(name: str, one: Figures, found: Mapping[str, Figures]) -> bool:
-    """Of two copies one stays, the shorter: which one was first cannot be known, and the numbers are the same."""
+    """Whether this one of two copies is refused: the longer one, since which came first is unknown."""
     assert one.twin is not None
     return (one.norm, name) > (found[one.twin].norm, one.twin)
 

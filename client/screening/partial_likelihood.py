@@ -1,4 +1,4 @@
-"""Cox's partial likelihood of given log-risks under resamples of the patients (Breslow's ties)."""
+"""Cox's partial likelihood of given log-risks on resamples of the patients (Breslow's method for ties)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import numpy as np
 
 
 def resampled_losses(etas: np.ndarray, t: np.ndarray, e: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Negative partial log-likelihood of several models, each summed over the events of each resample, in nats.
+    """Negative partial log-likelihood of several models, summed over the events of each resample, in nats.
 
-    A patient who was drawn twice is two patients: ``sum_i w_i e_i (log sum_{j: t_j >= t_i} w_j exp(eta_j) - eta_i)``.
+    A patient drawn twice counts as two: ``sum_i w_i e_i (log sum_{j: t_j >= t_i} w_j exp(eta_j) - eta_i)``.
 
     Args:
         etas: ``(n_models, n)`` log-risks.
-        t: ``(n,)`` days.
+        t: ``(n,)`` follow-up in days.
         e: ``(n,)``, 1 = event.
-        draws: ``(n_draws, n)``, how often each patient was drawn.
+        draws: ``(n_draws, n)``, how often each patient is drawn.
 
     Returns:
         ``(n_models, n_draws)``.
     """
     order = np.argsort(-t, kind="stable")
     t, e, w = t[order], e[order], draws[:, order].astype(np.float64)
-    at_risk = np.searchsorted(-t, -t, side="right") - 1  # the last one who is followed as long as each
+    at_risk = np.searchsorted(-t, -t, side="right") - 1  # last index of each patient's risk set, ties included
     deaths = w * (e > 0)
     found = np.empty((len(etas), len(draws)))
     for row, eta in zip(found, etas[:, order], strict=True):

@@ -1,4 +1,4 @@
-"""The verdicts on all sources of one fold, and the vectors that are merged after them."""
+"""Screens the received vectors on one fold: a verdict per source, and the vectors that are then merged."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
-# Standard errors by which a source must harm before it is no chance. It has four chances, by itself and within the
-# average, each by C-index and loss: of 12 sources that do nothing at all, one would be suspicious in 15 folds.
+# Flag a source if it worsens the target by more than this many standard errors. There are four tests per source (alone
+# and within the average, by C-index and by loss): of 12 sources without any effect, one is flagged in 15 folds.
 HARM = 3.0
-_DOWN = 0.25  # what is left of a suspicious vector of median length
+_DOWN = 0.25  # weight of a suspicious vector of median norm under down-weight
 
 
 @dataclass(frozen=True)
 class Screening:
-    """One fold's verdicts by source, and the vectors to merge."""
+    """One fold's verdicts by source, and the vectors to merge, already weighted."""
 
     verdicts: dict[str, Verdict]
     vectors: dict[str, TaskVector]
@@ -41,18 +41,18 @@ def screen(
     mode: Mode,
     device: torch.device,
 ) -> Screening:
-    """Judge every received vector on a fold's training patients alone.
+    """Judge every received vector, using a fold's training patients only.
 
     Args:
         inner: the inner folds of those patients.
-        vectors: by source; finite, of the federation's shape, and below the cap on the norm (the reader saw to that).
+        vectors: source -> vector, already checked by the reader: finite, of the federation's shape, below the norm cap.
         own: the target's vectors as another site would read them, this fold's first.
-        mode: what becomes of the suspicious ones.
+        mode: what happens to suspicious vectors.
     """
     figures = figures_of(vectors, own)
     bound = copy_bound(own[0], _relatives(inner, recipe))
     problems = {name: problem_of(name, figures, bound) for name in vectors}
-    # One that is far too long would drown the others in the average that they are judged in.
+    # A vector that is far too long would dominate the average that the others are judged in.
     sound = {name: vector for name, vector in vectors.items() if problems[name] is None}
     for name, found in contributions(inner, sound, recipe, device).items():
         figures[name] = replace(figures[name], alone=found.alone, within=found.within)

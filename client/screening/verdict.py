@@ -1,4 +1,4 @@
-"""What was found about one source's vector: the figures, and what follows from them."""
+"""The verdict on one source's vector, and the figures it is based on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Change:
-    """What a source does to a merge on inner validation: the change of two figures, and each one's standard error.
+    """A source's effect on a merge in inner validation: changes of C-index and loss, with standard errors.
 
     Args:
-        c_index: above 0 is better.
-        c_index_error: bootstrap standard error of that difference.
-        loss: Cox's partial likelihood per event, in nats; below 0 is better.
-        loss_error: likewise.
+        c_index: change; above 0 is better.
+        c_index_error: bootstrap standard error of this change.
+        loss: change of Cox's negative partial log-likelihood per event, in nats; below 0 is better.
+        loss_error: bootstrap standard error of this change.
     """
 
     c_index: float
@@ -24,22 +24,22 @@ class Change:
 
     @property
     def harm(self) -> float:
-        """How many standard errors worse, by whichever figure is worse."""
+        """By how many standard errors the merge gets worse, in the figure where this is larger."""
         return max(_ratio(-self.c_index, self.c_index_error), _ratio(self.loss, self.loss_error))
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a verdict rests on.
+    """The figures that a verdict is based on.
 
     Args:
         norm: L2 norm of the vector.
-        norm_ratio: to the median norm of the other sources' and the target's own vectors.
-        own_cosine: the largest cosine with a vector of the target's own.
-        twin: the source whose vector is the most alike; None for a single source.
-        twin_cosine: theirs.
-        alone: what adding this vector alone does to the target's own; None where patients are too few to tell.
-        within: what this source does to the average of all: leave-one-source-out, its sign turned round.
+        norm_ratio: ``norm`` over the median norm of the other sources' and the target's own vectors.
+        own_cosine: the largest cosine with one of the target's own vectors.
+        twin: the source with the largest cosine with this vector; None for a single source.
+        twin_cosine: that cosine.
+        alone: effect of adding only this vector to the target's own; None if there are too few patients to judge it.
+        within: effect of this source on the average of all: with it, compared with leaving it out.
     """
 
     norm: float
@@ -53,11 +53,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One source in one fold.
+    """The verdict on one source in one fold.
 
     Args:
-        suspicious: whether a bound was broken.
-        weight: what the vector was multiplied by before the merge; 0 is left out.
+        suspicious: whether a figure exceeds its bound.
+        weight: factor on the vector before the merge; 0: left out.
         reason: one sentence.
     """
 
@@ -69,5 +69,5 @@ class Verdict:
 
 def _ratio(worse: float, error: float) -> float:
     if math.isnan(worse):
-        return math.inf  # what cannot be told is not harmless
+        return math.inf  # an undefined change cannot pass as harmless
     return worse / error if error > 0 else (math.inf if worse > 0 else 0.0)

@@ -1,1 +1,1 @@
-"""A vector's way out of a site and into another, and the rounds of FedAvg and FedProx."""
+"""Sending a site's vector, receiving other sites' vectors, and the site's part in FedAvg and FedProx."""

@@ -1,4 +1,4 @@
-"""The policy's limit on attacks, where a vector is about to leave."""
+"""Refuses to share a vector if an attack on it exceeds the policy's limit."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from fedsteph.common.errors import AttackPolicyError
 
 
 def require_attack_resisted(workspace: Workspace, content: bytes) -> None:
-    """Refuse a vector that the policy's ``max_attack_auc`` does not let go.
+    """Refuse a vector if the policy's ``max_attack_auc`` forbids sharing it.
 
-    An audit that contradicts the training's privacy guarantee is reason enough, whatever the limit is.
+    Whatever the limit is, a vector is also refused if its audit contradicts the training's privacy guarantee.
 
     Args:
-        content: the vector file, before it is sealed.
+        content: bytes of the vector file, before it is sealed.
 
     Raises:
-        AttackPolicyError: no attack on exactly this file is on record, the strongest one is above the limit, or it
+        AttackPolicyError: this exact file was never attacked, its strongest attack is above the limit, or the audit
             contradicts the guarantee.
     """
     found = read_result(workspace.site.state, content_digest(content))

@@ -1,4 +1,4 @@
-"""Results of privacy audits on a site's disk, one file per vector file, found by the digest of its content."""
+"""Stores results of privacy audits on a site's disk, one JSON file per vector file, named by the file's digest."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ FORMAT = "fedsteph/privacy-audit/v1"
 
 
 def content_digest(content: bytes) -> str:
-    """SHA-256 of a vector file, which one vector always makes the same."""
+    """SHA-256 of a vector file, in hexadecimal. The same vector always gives the same file, and so the same digest."""
     return hashlib.sha256(content).hexdigest()
 
 
 def result_path(state: Path, content_sha256: str) -> Path:
-    """Where the result for a vector file of this :func:`content_digest` is kept, below a site's state folder."""
+    """Path of the result for a vector file with this :func:`content_digest`, below a site's state folder."""
     return state / "privacy-audits" / f"{content_sha256}.json"
 
 
 def write_result(state: Path, result: dict[str, Any]) -> None:
-    """Keep a result, instead of an earlier one of the same vector file."""
+    """Write a result; it replaces an earlier one for the same vector file."""
     atomic.write_json(result_path(state, result["content_sha256"]), result)
 
 
 def read_result(state: Path, content_sha256: str) -> dict[str, Any] | None:
-    """The kept result for a vector file, or None where there is none that can be read as one."""
+    """The stored result for a vector file; None if it is missing, unreadable or for another file."""
     path = result_path(state, content_sha256)
     try:
         found = json.loads(path.read_text())

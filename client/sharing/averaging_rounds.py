@@ -1,7 +1,7 @@
-"""A site's part in FedAvg and FedProx: train from the round's global encoder, and say where that led.
+"""A site's part in FedAvg and FedProx: train from the round's global encoder and return the updated encoder.
 
-The encoders are averaged; each site's head stays at home, as it does everywhere else (Arivazhagan et al., 2019). What
-is sent is a vector from M0, per fold, trained on that fold's training part only, so one run serves every target.
+Only encoders are averaged; each site keeps its own head (Arivazhagan et al., 2019). A site sends one vector from M0 per
+fold, trained on that fold's training part only, so that one run serves every target.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ def train_round(
     max_norm: float,
     folds: Sequence[int] | None = None,
 ) -> dict[str, bytes]:
-    """One round on every fold; a round that is asked for again is found done.
+    """Train one round on every fold. If this round was trained before, its stored result is returned.
 
     Args:
-        folder: of this run's rounds, on the site's disk.
-        encoders: the global encoders by fold as vector files, untrusted; none in round 0, which begins at M0.
-        folds: the folds that are trained; None: all.
+        folder: the folder of this run's rounds, on the site's disk.
+        encoders: fold -> global encoder as a vector file, untrusted; empty in round 0, which starts from M0.
+        max_norm: largest L2 norm of a global encoder's vector from M0.
+        folds: the folds to train; None: all.
 
     Returns:
-        this site's encoders after the round, by fold.
+        fold -> this site's encoder after the round, as a vector file.
 
     Raises:
-        VectorError: a global encoder is not one of this federation.
-        ProtocolError: not one encoder per fold, a round that skips one, or one asked for from another encoder.
+        VectorError: a global encoder fails the checks of :func:`read_global`.
+        ProtocolError: not one encoder per fold, a skipped round, or a repeated round from another encoder.
     """
     folds = range(len(workspace.splits)) if folds is None else folds
     if set(encoders) != ({str(fold) for fold in folds} if round_ else set()):
@@ -64,30 +65,30 @@ def train_round(
 
 
 def read_global(workspace: Workspace, content: bytes, max_norm: float) -> TaskVector:
-    """Screen a global encoder, which comes from the server, as any vector is screened."""
+    """Read a global encoder from the server, with the same checks and errors as for any received vector."""
     model = workspace.recipe.model
     return read_vector(
         content,
         architecture=Architecture.of(model),
         m0_sha256=str(model.m0_sha256),
-        sharing=WHOLE,  # whatever the recipe shares of vectors: reduced in every round, the averages would drift
+        sharing=WHOLE,  # not the recipe's sharing: reduction in every round would make the averages drift
         max_norm=max_norm,
         where="global encoder",
     )
 
 
 def keep_globals(workspace: Workspace, folder: Path, method: str, encoders: Mapping[str, bytes], norm: float) -> None:
-    """Keep what came out of the last round, for the fine-tuning here."""
+    """Store the global encoders of the last round, from which the target fine-tunes; errors as :func:`train_round`."""
     folds = [str(fold) for fold in range(len(workspace.splits))]
     if set(encoders) != set(folds):
         raise ProtocolError("does not bring one encoder per fold", where="last round")
-    vectors = {fold: read_global(workspace, encoders[fold], norm) for fold in folds}  # all are sound, or none is kept
+    vectors = {fold: read_global(workspace, encoders[fold], norm) for fold in folds}  # check all before writing any
     for fold, vector in vectors.items():
         atomic.write_bytes(folder / f"{method}_fold_{fold}" / "global.safetensors", write_vector(vector))
 
 
 def kept_globals(workspace: Workspace, folder: Path, max_norm: float) -> list[dict[str, TaskVector]]:
-    """Per fold, the global encoders that were kept, by method."""
+    """The stored global encoders: per fold, method -> vector from M0."""
     found: list[dict[str, TaskVector]] = []
     for fold in range(len(workspace.splits)):
         paths = {method: folder / f"{method}_fold_{fold}" / "global.safetensors" for method in METHODS}
@@ -102,7 +103,7 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
     m0 = pinned_model(recipe.model)
     begun, origin = path.with_suffix(".start"), _digest(start)
     if path.exists() and begun.read_text() != origin:
-        # Trained again and again from encoders of its choice, a site would tell the server more than an average does.
+        # Otherwise the server could train from encoders of its choice, and learn more of the site than averages show.
         raise ProtocolError("begins at another encoder than when it was asked for before", where=f"round {round_}")
     if not path.exists():
         before = folder / f"round_{round_ - 1}.safetensors"
@@ -130,7 +131,7 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
         atomic.write_text(begun, origin)
         save_abmil(path, model.cpu(), m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
         for old in folder.glob(f"round_{round_ - 2}.*"):
-            old.unlink()  # the last round's head and this one's model are all that is asked for again
+            old.unlink()  # only this round's model and the previous round's head are read again
     return write_vector(TaskVector.between(load_abmil(path), pinned_model(recipe.model)))
 
 

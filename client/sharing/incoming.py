@@ -1,4 +1,4 @@
-"""A vector's way into a site: envelope, replay check, format, norm."""
+"""Receives vectors: opens each envelope, and checks sender, replay, format and norm."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from fedsteph.common.wire.messages import RunId
 def incoming(
     workspace: Workspace, member: Membership, run: RunId, envelopes: Mapping[str, bytes], max_norm: float
 ) -> tuple[dict[str, TaskVector], dict[str, FedstephError]]:
-    """Open and screen the envelopes sent to this site.
+    """Open and check the envelopes sent to this site; each decision is written to the audit log.
+
+    Args:
+        envelopes: sender -> sealed bytes, untrusted.
+        max_norm: largest L2 norm of a vector.
 
     Returns:
-        the vectors by sender, in the order of their names, mapped from files, and the reason of each refusal by sender.
+        sender -> memory-mapped vector, sorted by name, and sender -> reason of the refusal.
 
     Raises:
-        VectorError: not one envelope could be used.
+        VectorError: no envelope is usable.
     """
     vectors: dict[str, TaskVector] = {}
     refused: dict[str, FedstephError] = {}

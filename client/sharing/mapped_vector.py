@@ -1,7 +1,7 @@
-"""Received vectors as pages of files that nobody can open any more: a merge reads the few that it uses.
+"""Memory-maps each received vector from an unlinked temporary file, so that a merge loads only the vectors it uses.
 
-However many sources there are, what is read into memory is what is merged. A file has lost its name before its vector
-is handed on: no vector lies in the clear beside the target's work, and its room is free when the process has ended.
+Memory use then does not grow with the number of sources. The file is unlinked before its vector is returned: no
+unencrypted vector stays on the target's disk, and the space is freed when the process ends.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 
 def mapped(vector: TaskVector, folder: Path) -> TaskVector:
-    """Write a vector to a nameless file and give it back as that file's pages, bit for bit.
+    """Write a vector to an unlinked temporary file, and return it memory-mapped, identical bit for bit.
 
     Args:
-        folder: on the disk that has room for it.
+        folder: where the file is written, on a disk with enough space.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     row = vector.flat()

@@ -1,4 +1,4 @@
-"""A vector's way out of a site: policy, attack gate, ledger, file, envelope."""
+"""Sends a site's vector: policy, attack gate, privacy ledger, vector file, and one envelope per recipient."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from fedsteph.common.wire.messages import RunId
 def outgoing(
     workspace: Workspace, member: Membership, run: RunId, recipients: Sequence[str]
 ) -> tuple[dict[str, bytes], dict[str, FedstephError]]:
-    """One envelope per recipient around the vector of this site's fold 0, as far as the policy goes.
+    """Seal the vector of this site's fold 0, one envelope per recipient that the policy allows.
 
     Returns:
-        the envelopes by recipient, and the reason of each refusal by recipient.
+        recipient -> envelope, and recipient -> reason of the refusal.
 
     Raises:
-        ProtocolError: a recipient is not another site.
+        ProtocolError: a recipient is not another site's name.
         VectorRangeError: the vector does not fit the recipe's dtype.
-        LedgerError: what this site has spent so far is not known for certain.
+        LedgerError: the privacy ledger does not match the audit log, so the epsilon spent so far is unknown.
     """
     own, audit = workspace.site.name, workspace.site.audit
     for recipient in recipients:
@@ -59,14 +59,14 @@ def outgoing(
             continue
         sequence = next_sequence(workspace.site.state)
         sealed = seal(content, context_of(workspace, run, own, name), sequence, member.identity, keys)
-        # Before it is handed over: what left without a line here would be the worse error.
+        # Audit before sending: a line without a sent vector is less bad than a sent vector without a line.
         audit.append(Event("vector.seal", "allowed", run.run, name, _sha256(sealed), len(sealed)))
         envelopes[name] = sealed
     return envelopes, refused
 
 
 def _allowed(workspace: Workspace, member: Membership, recipient: str) -> PublicKeys:
-    """The keys to seal to, if the policy lets the vector go there."""
+    """The recipient's public keys, if the policy allows it to receive the vector."""
     workspace.site.require_policy().require_target(recipient)
     require_shareable(workspace)
     entry = member.roster.entry(recipient)
@@ -76,7 +76,7 @@ def _allowed(workspace: Workspace, member: Membership, recipient: str) -> Public
 
 
 def _paid_for(workspace: Workspace, run: RunId) -> bytes:
-    """The vector's file, attacked and paid for as the policy asks: of one and the same model, loaded once."""
+    """The vector file, after the attack gate and the ledger entry; all three use one model, loaded once."""
     model = shared_model(workspace)
     content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
     require_attack_resisted(workspace, content)
@@ -85,10 +85,10 @@ def _paid_for(workspace: Workspace, run: RunId) -> bytes:
 
 
 def shared_vector(workspace: Workspace) -> TaskVector:
-    """The vector of this site's fold 0 as each of its recipients reads it.
+    """The vector of this site's fold 0, exactly as each recipient reads it.
 
-    It is reduced and rounded as the recipe says, from the same numbers and in the same way as the file that leaves:
-    what is read and merged elsewhere is this vector to the last bit, whichever engine carries it.
+    It is reduced and rounded from the same numbers by the same code as the file that is sent. So it equals the vector
+    that recipients merge to the last bit, whichever engine transports it.
 
     Raises:
         VectorRangeError: a number does not fit the recipe's dtype.
@@ -97,10 +97,10 @@ def shared_vector(workspace: Workspace) -> TaskVector:
 
 
 def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
-    """What a recipient reads of a vector that travels as ``sharing`` says: the whole encoder, zero where nothing does.
+    """The vector that a recipient reads under ``sharing``: the whole encoder, with zeros in tensors that do not travel.
 
     Args:
-        vector: as it was trained; received a second time, its singular directions are not quite the same.
+        vector: as trained. Applied again to its result, this gives slightly different singular directions.
 
     Raises:
         VectorRangeError: a number does not fit the dtype.
@@ -113,14 +113,15 @@ def _vector(workspace: Workspace, model: ABMIL) -> TaskVector:
 
 
 def require_shareable(workspace: Workspace) -> None:
-    """Refuse to share what the policy keeps here whoever asks for it.
+    """Refuse to share if the policy forbids it for every recipient.
 
     Raises:
-        SizePolicyError, PrivacyPolicyError: as the policy says.
+        SizePolicyError: the site has too few patients or events.
+        PrivacyPolicyError: the site trains without the required differential privacy.
     """
     policy = workspace.site.require_policy()
     policy.require_privacy(workspace.site.privacy)
-    # Of the whole cohort: the coordinator chooses the folds, and could count a training part by trying several.
+    # Sizes of the whole cohort: by trying several fold settings, the coordinator could count a training part.
     policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))
 
 
@@ -129,7 +130,7 @@ def _sha256(content: bytes) -> str:
 
 
 def context_of(workspace: Workspace, run: RunId, sender: str, recipient: str) -> Context:
-    """What an envelope is bound to: it opens for this recipient, run and recipe only."""
+    """The context that binds an envelope: it can be opened by this recipient, in this run, under this recipe only."""
     model = workspace.recipe.model
     return Context(
         federation=run.federation,

@@ -1,4 +1,4 @@
-"""Against replay: the run that a site is in, a number that grows with every envelope sent, one kept per sender."""
+"""Replay protection: the current run, a growing send counter, and the last accepted envelope per sender."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ RUNS_FILE = "runs.json"
 
 @dataclass(frozen=True)
 class _Last:
-    """The newest accepted envelope of one sender's key."""
+    """The last accepted envelope of one sender's keys."""
 
     sequence: int
     sha256: str
 
 
 def enter_run(state: Path, run: str) -> None:
-    """Be in ``run`` from now on; a run that was left for a newer one does not come back.
+    """Make ``run`` the current run. A run that was left for a newer one cannot be entered again.
 
     Raises:
-        WrongRunError: it was left before.
+        WrongRunError: the run was left before.
+        RunFolderError: the file is damaged.
     """
     path = state / RUNS_FILE
     known = _read(path) if path.exists() else {"current": run, "left": []}
@@ -44,12 +45,12 @@ def enter_run(state: Path, run: str) -> None:
 
 
 def next_sequence(state: Path) -> int:
-    """The number for one more envelope; it is on the disk before it is used, and never given twice.
+    """The sequence number of the next envelope: saved to disk before it is used, and never given twice.
 
-    It is at least the milliseconds since 1970, so that a site whose state was lost goes on above its old numbers.
+    It is at least the milliseconds since 1970, so that a site that lost its state continues above its old numbers.
 
     Raises:
-        RunFolderError: the counter's file is damaged.
+        RunFolderError: the counter's file is damaged, or its number is out of range.
     """
     path = state / SENT_FILE
     number = (_read(path) if path.exists() else {"sequence": 0}).get("sequence")
@@ -63,16 +64,16 @@ def next_sequence(state: Path) -> int:
 
 
 def accept_once(state: Path, sender: str, sequence: int, envelope: bytes) -> None:
-    """Remember an opened envelope, and refuse it if it, or a later one, was accepted before.
+    """Record an opened envelope; refuse it unless it is newer than the sender's last accepted one, or identical to it.
 
-    The very same envelope is accepted again as long as no later one was: a request that is sent again after a
-    crash is harmless.
+    Accepting the identical envelope makes a request that is repeated after a crash harmless.
 
     Args:
-        sender: fingerprint of the sender's keys; new keys count anew.
+        sender: fingerprint of the sender's keys; new keys start a new count.
 
     Raises:
-        ReplayedEnvelopeError: it is not newer than the last.
+        ReplayedEnvelopeError: a newer envelope, or another one with this number, was accepted before.
+        RunFolderError: the file is damaged.
     """
     path = state / RECEIVED_FILE
     seen = {key: _last(value, path) for key, value in (_read(path) if path.exists() else {}).items()}

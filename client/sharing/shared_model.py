@@ -1,6 +1,6 @@
-"""The model behind the vector that a site shares: its own of fold 0, or another that was trained in private.
+"""The model behind the vector that a site shares: its own model of fold 0, or one trained by DP-SGD.
 
-What a site deploys for itself is never the private one: it stays, so noise would cost and protect nobody.
+A site never deploys its DP-SGD model: a deployed model does not leave, so noise would cost and protect nobody.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ _GUARANTEE = "guarantee.json"
 
 
 def shared_model(workspace: Workspace, report: OnShare = lambda share: None) -> ABMIL:
-    """The model whose vector leaves: loaded where it was trained before, else trained and kept."""
+    """The model whose vector is shared: loaded if it was trained before, else trained and saved.
+
+    Raises:
+        ConfigError: DP-SGD would train layers that the federation does not share.
+    """
     if workspace.site.dp_sgd is None:
         return workspace.local_model(0, report)
     _require_shared(workspace)
@@ -36,13 +40,17 @@ def shared_model(workspace: Workspace, report: OnShare = lambda share: None) -> 
         cohort = workspace.train_part(0)
         found = _settings(workspace).guarantee(len(cohort))
         model = _private(workspace, cohort, found, path.with_suffix(".npz"), lambda done, total: report(done / total))
-        atomic.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without what it cost
+        atomic.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
         save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=cohort.encoder)
     return load_abmil(path, dropout=workspace.recipe.model.dropout)
 
 
 def guarantee(workspace: Workspace) -> Guarantee | None:
-    """What the shared model's training cost; None: it has no differential privacy."""
+    """The privacy guarantee of the shared model's training; None without differential privacy.
+
+    Raises:
+        ModelFileError: its file is damaged.
+    """
     if workspace.site.dp_sgd is None:
         return None
     path = _folder(workspace) / _GUARANTEE
@@ -58,12 +66,12 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
 def train_shareable(
     workspace: Workspace, cohort: Cohort, *, label: str, checkpoint: Path | None = None, on_epoch: OnEpoch = silent
 ) -> ABMIL:
-    """Train a model on ``cohort`` as the shared one is trained on fold 0's training part.
+    """Train a model on ``cohort`` in the same way as the shared model on fold 0's training part.
 
-    A private one has the shared one's noise and sampling rate, and so its epsilon, whatever the size of ``cohort``.
+    DP-SGD uses the shared model's noise and sampling rate, and so gives its epsilon, whatever the size of ``cohort``.
 
     Args:
-        label: names the training part; each has a seed of its own.
+        label: names the training part; each label gives a different seed.
     """
     if workspace.site.dp_sgd is None:
         return train_local(
@@ -97,7 +105,7 @@ def _private(
 
 
 def kept_model(workspace: Workspace) -> ABMIL | None:
-    """The model whose vector others may hold; None where none was trained in private."""
+    """The model whose vector other sites may hold; None if the site uses DP-SGD and has not trained it yet."""
     if workspace.site.dp_sgd is None:
         return workspace.local_model(0)
     path = _folder(workspace) / "shared.safetensors"
@@ -128,5 +136,5 @@ def _folder(workspace: Workspace) -> Path:
 
 def _settings(workspace: Workspace) -> DpSgd:
     settings = workspace.site.dp_sgd
-    assert settings is not None  # asked for only where the site trains in private
+    assert settings is not None  # callers check that the site uses DP-SGD
     return settings

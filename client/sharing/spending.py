@@ -1,4 +1,4 @@
-"""What is written into the ledger when a result of the site's patients is about to leave."""
+"""Writes the privacy cost into the ledger before a result trained on the site's patients leaves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fedsteph.common.wire.messages import RunId
 
 
 def spend(workspace: Workspace, model: ABMIL, run: RunId) -> None:
-    """Spend what a shared vector costs, once per training, before it leaves.
+    """Write the privacy cost of a shared vector into the ledger, once per training, before it leaves.
 
     Args:
-        model: whose vector it is.
+        model: the model whose vector is shared.
 
     Raises:
-        BudgetPolicyError: the site's sharings would cost more together than the policy lets them.
-        LedgerError: the ledger does not hold together.
+        BudgetPolicyError: all that the site has shared would exceed the policy's epsilon budget.
+        LedgerError: the ledger does not match the audit log.
     """
     found = guarantee(workspace)
     training = model_digest(model)
@@ -26,7 +26,7 @@ def spend(workspace: Workspace, model: ABMIL, run: RunId) -> None:
 
 
 def spend_rounds(workspace: Workspace, run: RunId, method: str) -> None:
-    """Spend a site's part in FedAvg's or FedProx's rounds of one run, which train without differential privacy."""
+    """As :func:`spend`, for a run's rounds of FedAvg or FedProx, which train without differential privacy."""
     _spend(workspace, Entry.now(run.run, f"{method} of {run.run}", None, None))
 
 
@@ -35,5 +35,5 @@ def _spend(workspace: Workspace, entry: Entry) -> None:
 
 
 def spent(workspace: Workspace) -> Total:
-    """What this site's sharings cost so far."""
+    """The total privacy cost of all that this site has shared so far."""
     return total(Ledger(workspace.site.audit).entries())

@@ -1,4 +1,4 @@
-"""The device a site computes on: what its configuration asks for, or an error; never another one in silence."""
+"""Resolves the device that a site's configuration names; a missing GPU is an error, never a silent fallback."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fedsteph.common.errors import ConfigError, DeviceError
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` (the first GPU, else the CPU), ``cpu`` or ``cuda:N``.
+    """The device for ``auto`` (the first GPU, else the CPU), ``cpu`` or ``cuda:N``.
 
     Raises:
-        ConfigError: another name.
-        DeviceError: the GPU asked for is not there.
+        ConfigError: any other name.
+        DeviceError: the named GPU is not available.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

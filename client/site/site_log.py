@@ -1,4 +1,4 @@
-"""A site's own log: a file beside its work that no message and no server reads."""
+"""A site's own log file, which no message contains and no server reads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 from fedsteph.client.site.site import Site
 
-_WORK = "fedsteph.client"  # the loggers of this package's modules, which know of no site
+_WORK = "fedsteph.client"  # parent of this package's loggers, which do not know the site
 
 
 class _File(logging.FileHandler):
-    """Appends to a file; where that fails, nothing goes anywhere else."""
+    """Appends to a file; if writing fails, the record is not printed elsewhere."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -22,12 +22,12 @@ class _File(logging.FileHandler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        # logging's own version prints the message, which may name patients, to a stream that others may collect.
+        # logging's own version prints the record, which may name patients, to stderr, which others may collect.
         sys.stderr.write("fedsteph: the site's log cannot be written\n")
 
 
 def site_log(site: Site) -> logging.Logger:
-    """The logger whose lines go to ``site.log`` in the site's state folder, and nowhere else."""
+    """The logger that writes to ``site.log`` in the site's state folder, and nowhere else."""
     log = logging.getLogger(f"fedsteph.sites.{site.name}")
     path = site.state / "site.log"
     if not any(getattr(h, "baseFilename", None) == str(path.resolve()) for h in log.handlers):
@@ -42,7 +42,7 @@ def site_log(site: Site) -> logging.Logger:
 
 @contextmanager
 def told_of_work(log: logging.Logger) -> Iterator[None]:
-    """What this package's modules log within goes to a site's log, whose work they do."""
+    """Inside the ``with`` block, send the log records of this package's modules to a site's log."""
     work = logging.getLogger(_WORK)
     before, propagate, level = work.handlers, work.propagate, work.level
     work.handlers, work.propagate = list(log.handlers), False

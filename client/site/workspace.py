@@ -1,4 +1,4 @@
-"""What a site keeps on its disk for one recipe over its present data; the same request finds its work done."""
+"""A site's saved work for one recipe and its current data; a repeated request reuses it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
 from fedsteph.common.model import abmil
 
-METHOD_VERSION = 3  # raised whenever the same recipe comes to mean other numbers: old work is then left alone
-OnShare = Callable[[float], None]  # told how much of one training is done, 0 to 1
+METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
+OnShare = Callable[[float], None]  # called with the share of one training that is done, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Workspace:
     cohort: Cohort
     splits: tuple[Split, ...]
     device: torch.device
-    data_digest: str  # of labels, splits, file sizes and times
+    data_digest: str  # SHA-256 of labels, splits, file sizes and modification times
     folder: Path
     base_folder: Path
 
@@ -42,20 +42,18 @@ class Workspace:
     def open(cls, site: Site, recipe: Recipe, cohort: Cohort | None = None) -> Workspace:
         """Read the site's labels, file headers and splits.
 
-        Args:
-            cohort: the site's, where it is open already.
+        The folders' names hold digests of the recipe, the method's version and the data (labels, splits, file sizes and
+        modification times, whether features are rounded), so another recipe or changed data never reuses old work.
 
-        The folder's name holds a digest of the recipe, of the method's version and of the data (labels, splits,
-        file sizes and times, whether features are rounded), so that neither another recipe nor changed data ever
-        meets old work.
+        Args:
+            cohort: the site's, if it is already open.
 
         Raises:
-            DataError: every problem of the site's data at once; or a width or encoder that is not the
-                federation's.
-            DeviceError: the site's device is not there.
+            DataError: all problems of the site's data at once; or its feature width or encoder is not the federation's.
+            DeviceError: the site's device is not available.
         """
         if site.threads is not None:
-            torch.set_num_threads(site.threads)  # of this whole process, which works for one site
+            torch.set_num_threads(site.threads)  # for the whole process, which works for one site
         cohort = cohort or open_cohort(site.folder, site.data, site.state)
         if cohort.width != recipe.model.width:
             raise WidthError(
@@ -83,19 +81,19 @@ class Workspace:
         )
 
     def sharing(self, dp_sgd: DpSgd | None) -> Workspace:
-        """The same site's, as if its site file said this of how it trains what it shares."""
+        """The same workspace with other DP-SGD settings for the shared model; None: without DP-SGD."""
         return replace(self, site=replace(self.site, dp_sgd=dp_sgd))
 
     def fold_folder(self, fold: int) -> Path:
-        """Where a fold's own models lie, which recipes that differ in later steps only have in common."""
+        """Folder of a fold's own models; recipes that differ only in later steps share it."""
         return self.base_folder / f"fold_{fold}"
 
     def local_path(self, fold: int) -> Path:
-        """Where the site's own model of a fold lies."""
+        """Path of the site's own model of a fold."""
         return self.fold_folder(fold) / "local.safetensors"
 
     def train_part(self, fold: int) -> Cohort:
-        """The fold's training patients; a validation part belongs to neither side."""
+        """The fold's training patients; those of a validation part are neither training nor test patients."""
         return self.cohort.subset(self.splits[fold].train)
 
     def test_part(self, fold: int) -> Cohort:
@@ -103,7 +101,7 @@ class Workspace:
         return self.cohort.subset(self.splits[fold].test)
 
     def local_model(self, fold: int, report: OnShare = lambda share: None) -> abmil.ABMIL:
-        """The site's own model of a fold: loaded where it was trained before, else trained and kept."""
+        """The site's own model of a fold: loaded if it was trained before, else trained and saved."""
         path = self.local_path(fold)
         if not path.exists():
             train = self.train_part(fold)
@@ -127,16 +125,16 @@ class Workspace:
 
 
 def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:
-    """The first ``evaluation.folds`` of the site's split files, or so many made from ``split_seed``.
+    """The first ``evaluation.folds`` of the site's split files, or as many splits made from ``split_seed``.
 
     Raises:
-        SplitError: the site has split files, but fewer than the folds asked for.
+        SplitError: the site has split files, but fewer than ``evaluation.folds``.
     """
     wanted = recipe.evaluation.folds
     splits, problems = read_splits(site.folder, [patient.id for patient in cohort.patients], cohort.dropped)
     refuse_errors(problems, site.folder)
     if not splits:
-        # One fold is still a split into two sides: the first of five.
+        # A single fold needs a training and a test part too: use the first of five.
         splits = make_splits(cohort.patients, wanted if wanted > 1 else 5, recipe.evaluation.split_seed)
     if len(splits) < wanted:
         raise SplitError(
@@ -149,7 +147,7 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
 
 def _data_digest(cohort: Cohort, splits: tuple[Split, ...], *, rounded: bool) -> str:
     hasher = hashlib.sha256(f"{METHOD_VERSION}/{splits!r}".encode())
-    if rounded:  # other numbers than the files hold, so other models
+    if rounded:  # rounded features give other models
         hasher.update(b"float16")
     for patient in cohort.patients:
         hasher.update(repr(patient).encode())

@@ -1,8 +1,8 @@
-"""What the hypernetworks did while they were trained: w and lam over the training patients, epoch by epoch.
+"""Records w and lam over the training patients in every epoch of STEPH's training.
 
-They are those of the training's own passes, dropout included, so that recording costs no second look at the bags. A
-training that was killed goes on from its checkpoint; the epochs it does again give the same numbers again, and at most
-the one that it was killed in is missing.
+The values come from the training passes themselves, with dropout, so that recording needs no extra pass over the bags.
+A killed training resumes from its checkpoint: repeated epochs give the same values again, and at most the epoch in
+which it was killed is missing.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host import atomic
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-COLLAPSED_BELOW = 1e-3  # the mean over patients of the largest w
+COLLAPSED_BELOW = 1e-3  # limit of the largest w, averaged over patients
 
 
 class Dynamics:
-    """Notes of one training, kept in a file that grows by an epoch at a time."""
+    """Recorder of one training; its file grows by one epoch at a time."""
 
     def __init__(self, path: Path, sources: Sequence[str]) -> None:
         self._path = path
         self._sources = tuple(sources)
         self._epochs: dict[int, dict[str, Any]] = {}
         self._met: dict[str, tuple[Tensor, ...]] = {}
-        with contextlib.suppress(ModelFileError):  # damaged notes are begun anew: a training needs none
+        with contextlib.suppress(ModelFileError):  # a damaged file is replaced, because training does not need it
             if (found := read_dynamics(path)) is not None and found["sources"] == list(sources):
                 self._epochs = {int(one["epoch"]): one for one in found["epochs"]}
 
     def note(self, ids: Sequence[str], routing: Routing) -> None:
-        """Remember how some patients were merged, whose last pass of an epoch counts."""
+        """Record how some patients were merged; the last pass in an epoch counts."""
         rows = (routing.w.detach(), routing.lam.detach(), routing.kept)
         for i, key in enumerate(ids):
             self._met[key] = tuple(tensor[i] for tensor in rows)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """Sum an epoch up and keep it; gives it as single numbers by name."""
+        """Summarise and save an epoch; return its main values by name."""
         w, lam, kept = (torch.stack(rows) for rows in zip(*self._met.values(), strict=True))
         self._met.clear()
         n_patients = len(w)
@@ -64,10 +64,10 @@ class Dynamics:
 
 
 def read_dynamics(path: Path) -> dict[str, Any] | None:
-    """A training's notes; None where there are none.
+    """Read the recorded epochs of a training; None if there is no file.
 
     Raises:
-        ModelFileError: they are damaged.
+        ModelFileError: the file is damaged.
     """
     if not path.exists():
         return None
@@ -79,7 +79,7 @@ def read_dynamics(path: Path) -> dict[str, Any] | None:
 
 
 def collapsed_in(epochs: Sequence[dict[str, Any]]) -> int | None:
-    """The epoch from which on all kept weights stay near 0; None where they do not end there."""
+    """The epoch from which all kept weights stay near 0 until the end; None if they do not end near 0."""
     first = None
     for one in epochs:
         if one["largest_w"] >= COLLAPSED_BELOW:
@@ -90,7 +90,7 @@ def collapsed_in(epochs: Sequence[dict[str, Any]]) -> int | None:
 
 
 def _summary(found: Usage) -> dict[str, Any]:
-    """Means and quantiles over patients; lam is of those who kept a source, None where nobody did."""
+    """Means and quantiles over patients; lam only over those who kept the source, None if nobody did."""
     lam = [column[~np.isnan(column)] for column in found.lam.T]
     return {
         "w": [_quantiles(column) for column in found.w.T],

@@ -1,4 +1,4 @@
-"""Train STEPH on a target's bags, and tell whether it collapsed."""
+"""Trains STEPH on a target's bags, and detects a collapse."""
 
 from __future__ import annotations
 
@@ -37,14 +37,18 @@ def fit_steph(
     """Train the hypernetworks and the head on all of ``cohort``.
 
     Args:
-        local: the target's own model of the same training part: its vector is mixed, and its head is where
-            the head starts under ``start: local``.
+        local: the target's own model of the same training part: its vector is mixed, and with ``start: local``
+            the head starts as a copy of its head.
         gamma: weight of the aggregation loss.
-        label: names the training part; each has a seed of its own.
-        dynamics: takes notes of w and lam at every epoch, which are told too.
+        label: name of the training part, from which the seed is derived.
+        dynamics: records w and lam in every epoch, which are then logged too.
 
     Returns:
-        the model of the last epoch, in evaluation mode, on ``device``.
+        the model after the last epoch, in evaluation mode, on ``device``.
+
+    Raises:
+        VectorMismatchError: as :meth:`Mixture.of`.
+        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
     """
     m0, config = pinned_model(recipe.model), recipe.steph
     mixture = Mixture.of(m0, TaskVector.between(local, m0), sources, normalise=config.normalise)
@@ -85,7 +89,7 @@ def fit_steph(
 
 @torch.no_grad()
 def collapsed(model: Steph, cohort: Cohort, device: torch.device) -> bool:
-    """Whether all kept w are below 1e-3 on average over the cohort's bags: ``M0`` plus a head is left."""
+    """Whether the largest w per bag is below 1e-3 on average over the cohort: only ``M0`` plus a head is left."""
     model.to(device).eval()
     largest = [
         model.route(batch.bags, batch.mask).w.amax(dim=1)

@@ -1,4 +1,4 @@
-"""The hypernetworks: a shared mean-MIL encoder and two heads that give every source its w and lam, per bag."""
+"""The hypernetworks: a shared mean-MIL encoder and two heads that predict w and lam of every source, per bag."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-# The number that each activation turns into a given w.
+# The inverse of each activation: the input that gives w.
 _INVERSES: dict[str, Callable[[float], float]] = {
     "relu": lambda w: w,
     "softplus": lambda w: math.log(math.expm1(w)),
@@ -49,14 +49,14 @@ class MeanEncoder(nn.Module):
 class Hypernetwork(nn.Module):
     """``w = ReLU(head_agg(z))`` and ``lam = 1 / (1 + r)``, ``r = ReLU(head_mix(z))`` (paper, section 3.3).
 
-    The variants differ in where ``r`` comes from: ``nn`` a head on the shared encoder; ``fnn`` a head
-    on an encoder of its own; ``param`` one learnable ``r`` per source, without ReLU, from 0; ``fix`` a
-    constant lam. A dead ``r`` means ``lam = 1``: the target's own vector alone. With ``weights: param``, w is one
-    learnable number per source too, from 1 over their number.
+    The variants differ in the source of ``r``: ``nn`` uses a head on the shared encoder; ``fnn`` a head on its own
+    encoder; ``param`` one learnable ``r`` per source, without ReLU, initially 0; ``fix`` a constant lam. A dead ReLU
+    gives ``r = 0`` and ``lam = 1``: only the target's own vector. With ``weights: param``, w too is one learnable
+    number per source, initially ``1 / n_sources``.
 
-    ``start: local`` begins near the target's own model and far from every dead ReLU: ``w = ReLU(w_0 + spread
-    head_agg(z))`` with ``w_0 = start_mass / K``, and likewise ``r`` around ``1 / start_lam - 1``. What bags differ by
-    is then learned ``spread`` times as fast as the head, and a small site cannot learn it by heart.
+    ``start: local`` starts near the target's own model and away from dead ReLUs: ``w = ReLU(w_0 + spread
+    head_agg(z))`` with ``w_0 = start_mass / K``, and likewise ``r`` around ``1 / start_lam - 1``. Differences between
+    bags are then learned ``spread`` times as fast as the head, so that a small site does not memorise its bags.
     """
 
     r: Tensor
@@ -93,7 +93,7 @@ class Hypernetwork(nn.Module):
             self.register_buffer("fixed", torch.full((n_sources,), config.fixed_lam))
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``w`` and ``lam``, each ``(n_bags, n_sources)``."""
+        """``w`` and ``lam``, each ``(n_bags, n_sources)``, of ``bags (n_bags, n_instances, d)``."""
         z = self.encoder(bags, mask) if hasattr(self, "encoder") else None
         w = self.w.expand(len(bags), -1) if z is None or self.weights == "param" else self._weights(z)
         if self.variant == "fix":

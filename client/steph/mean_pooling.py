@@ -1,7 +1,7 @@
-"""``z = mean_i ReLU(W x_i + b)`` of one large bag, forward and backward, a piece of the bag at a time.
+"""Computes ``z = mean_i ReLU(W x_i + b)`` of one large bag, forward and backward, in pieces of the bag.
 
-As in :mod:`fedsteph.common.model.pooling`: pieces stay in a cache. The gradient of ``z`` reaches every instance alike,
-where ReLU let it through, so all that is kept of an instance is which of its entries that were: one byte each.
+As in :mod:`fedsteph.common.model.pooling`, pieces stay in the processor's cache. The gradient of ``z`` is the same for
+every instance, except for ReLU's mask, so only this mask is stored: one byte per entry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def mean_pool(weight: Tensor, bias: Tensor, bag: Tensor) -> Tensor:
     Args:
         weight: ``(embed, d)``.
         bias: ``(embed,)``.
-        bag: ``(n_instances, d)``; a constant, to which no gradient flows.
+        bag: ``(n_instances, d)``; no gradient flows to it.
 
     Returns:
         ``(embed,)``.
@@ -56,5 +56,5 @@ class _MeanPool(torch.autograd.Function):
             let_through = positive.to(share.dtype)
             product(let_through.t(), instances, ctx.dtype, add_to=weight)
             count += let_through.sum(dim=0)
-        # ReLU's mask is of an instance, the gradient is of the bag: it comes out of the sum.
+        # Only ReLU's mask differs between instances, so the gradient is factored out of the sum.
         return None, None, None, weight * share.unsqueeze(1), count * share

@@ -1,10 +1,10 @@
-"""The merge (paper eq. 3-5): task vector mixup and sparse aggregation, as one product or as a few sums.
+"""Merges task vectors per bag: task vector mixup and sparse aggregation (paper eq. 3-5).
 
 ``theta = theta_0 + sum_{k in topK(w)} w_k [lam_k tau_t + (1 - lam_k) tau_k]`` is linear in the vectors:
 ``theta = theta_0 + c_t tau_t + sum_k c_k tau_k`` with ``c_k = w_k (1 - lam_k)`` and ``c_t = sum_k w_k lam_k`` over the
-kept k. With few sources, or no K, the coefficients of a stack of bags times all vectors is the whole merge. With many,
-a bag's merge reads the K + 1 vectors that have a weight and none else, and its gradient is one scalar product with each
-of them; such a vector may be memory-mapped, and is never copied.
+kept k. With few sources, or no K, the merge is one matrix product: coefficients of a stack of bags times all vectors.
+With many sources, the merge of a bag is a sum that reads only its K + 1 weighted vectors, and the gradient is one dot
+product with each of them. These vectors may be memory-mapped, and are never copied.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from fedsteph.common.model.abmil import ABMIL, Architecture
 from fedsteph.common.vector.task_vector import TaskVector, cut, flatten
 
 _BLOCK = 4096
-_STACKED = 64  # rows: so many are copied into one tensor, 300 MB of them at 1536 -> 512 and 384
+_STACKED = 64  # rows: at most so many are copied into one tensor, 300 MB at 1536 -> 512 and 384
 
 Rows = Sequence[Tensor] | Tensor
-Used = Sequence[Sequence[int]]  # of each bag: the rows that have a weight
+Used = Sequence[Sequence[int]]  # per bag: the rows with a weight
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Everything that is merged, as rows of ``P`` numbers.
+    """M0's encoder and the task vectors to merge, each as a row of ``P`` numbers.
 
     Args:
-        architecture: names and shapes that a row is cut into.
+        architecture: names and shapes of the tensors in a row.
         theta_0: M0's encoder, ``(P,)``.
-        rows: the target's vector and then the sources', each ``(P,)``; a tensor ``(1 + n_sources, P)`` is as good.
+        rows: the target's vector, then the sources', each ``(P,)``; or one tensor ``(1 + n_sources, P)``.
     """
 
     architecture: Architecture
@@ -44,13 +44,13 @@ class Mixture:
 
     @classmethod
     def of(cls, m0: ABMIL, target: TaskVector, sources: Sequence[TaskVector], *, normalise: bool = False) -> Mixture:
-        """Line up the vectors of one federation.
+        """Build a mixture from the vectors of one federation.
 
         Args:
-            normalise: scale each source's vector to the length of the target's.
+            normalise: scale each source's vector to the L2 norm of the target's.
 
         Raises:
-            VectorMismatchError: no source, or a source of another architecture or M0 than the target.
+            VectorMismatchError: there is no source, or one has another architecture or M0 than the target.
         """
         if not sources:
             raise VectorMismatchError("there is no source vector to merge", where="sources")
@@ -69,11 +69,11 @@ class Mixture:
 
     @property
     def stack(self) -> Tensor:
-        """All rows as one tensor ``(1 + n_sources, P)``; a copy, unless they are one already."""
+        """All rows as one tensor ``(1 + n_sources, P)``; a copy, unless they already are one."""
         return self.rows if isinstance(self.rows, Tensor) else torch.stack(tuple(self.rows))
 
     def to(self, device: torch.device) -> Mixture:
-        """The same on another device; on a GPU the rows become one tensor."""
+        """The mixture on another device; on a GPU the rows become one tensor."""
         if self.theta_0.device == device:
             return self
         one = isinstance(self.rows, Tensor) or device.type == "cuda"
@@ -81,11 +81,11 @@ class Mixture:
         return Mixture(self.architecture, self.theta_0.to(device), rows)
 
     def merge(self, coefficients: Tensor, used: Tensor | None = None) -> dict[str, Tensor]:
-        """Encoder tensors of each bag, with a leading ``n_bags`` dimension.
+        """Compute the encoder tensors of each bag, with a leading ``n_bags`` dimension.
 
         Args:
             coefficients: ``(n_bags, 1 + n_sources)`` as made by :func:`coefficients`.
-            used: ``(n_bags, n_used)``, the rows that a bag merges and that a gradient may reach; None: all.
+            used: ``(n_bags, n_used)``, the rows that a bag merges and that get a gradient; None: all.
         """
         if self._dense(used):
             if used is not None:
@@ -97,14 +97,14 @@ class Mixture:
         return cut(theta, self.architecture)
 
     def _dense(self, used: Tensor | None) -> bool:
-        """Whether one product over all rows costs less than the sums over those used; a GPU never waits to be told."""
+        """Whether one product over all rows is cheaper than sums over the used ones; True on a GPU, to avoid waits."""
         if not isinstance(self.rows, Tensor):
             return False
         return self.rows.is_cuda or used is None or used.numel() >= len(self.rows)
 
 
 class _Product(torch.autograd.Function):
-    """``theta_0 + coefficients @ rows``, and a gradient that sums a million products in blocks."""
+    """``theta_0 + coefficients @ rows``; the gradient sums a million products in blocks, as :func:`_dot` does."""
 
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, theta_0: Tensor, rows: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class _Sums(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Of two long rows; in blocks, because one float32 sum over a million products loses two digits."""
+    """Dot product of two long rows, in blocks: one float32 sum over a million products loses two digits."""
     n = len(a) - len(a) % _BLOCK
     blocks = torch.linalg.vecdot(a[:n].reshape(-1, _BLOCK), b[:n].reshape(-1, _BLOCK))
     whole: Tensor = blocks.sum() + torch.dot(a[n:], b[n:])
@@ -156,7 +156,7 @@ def top_k(w: Tensor, K: int | None) -> Tensor:
 
     Args:
         w: ``(n_bags, n_sources)``.
-        K: how many; None, or more than there are sources: all.
+        K: number of sources to keep; None, or more than there are sources: all.
 
     Returns:
         ``(n_bags, min(K, n_sources))`` int64.
@@ -170,8 +170,8 @@ def coefficients(w: Tensor, lam: Tensor, kept: Tensor) -> Tensor:
 
     Args:
         w: ``(n_bags, n_sources)``.
-        lam: ``(n_bags, n_sources)``, in (0, 1] except where the variant ``param`` learns it without a bound.
-        kept: indices from :func:`top_k`.
+        lam: ``(n_bags, n_sources)``, in (0, 1]; without bounds in the variant ``param``.
+        kept: ``(n_bags, K)`` indices from :func:`top_k`.
 
     Returns:
         ``(n_bags, 1 + n_sources)``.

@@ -1,4 +1,4 @@
-"""The enhanced model: hypernetworks, mixture and a fresh head; every bag runs through an encoder of its own."""
+"""STEPH's enhanced model: hypernetworks, mixture and a new head; every bag has its own merged encoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Routing:
 
 
 class Steph(nn.Module):
-    """Learns w, lam and the head; M0 and all task vectors are constants.
+    """The enhanced model. It learns w, lam and the head; M0 and all task vectors are constants.
 
     1,340,984 learnable parameters with 12 sources at 1536 -> 512, 384, 32 bins.
     """
@@ -41,20 +41,20 @@ class Steph(nn.Module):
         self.head = nn.Linear(mixture.architecture.embed, mixture.architecture.n_bins)
 
     def route(self, bags: Tensor, mask: Tensor | None = None) -> Routing:
-        """Weights, mixing and the kept sources of each bag."""
+        """Compute w, lam and the kept sources of each bag ``(n_instances, d)``."""
         if self.config.routing_instances is not None:
             bags, mask = sampled(bags, mask, self.config.routing_instances)
         w, lam = self.hypernetwork(bags, mask)
         return Routing(w, lam, top_k(w, self.config.K))
 
     def hazards(self, bags: Tensor, mask: Tensor | None, routing: Routing) -> Tensor:
-        """Hazards ``(n_bags, n_bins)`` under a given routing."""
+        """Hazards ``(n_bags, n_bins)`` of bags ``(n_bags, n_instances, d)`` with a given routing."""
         z, _ = encode(self._merged(routing, bags.device), bags, mask, self.dropout if self.training else 0.0)
         return torch.sigmoid(self.head(z))
 
     def _merged(self, routing: Routing, device: torch.device) -> dict[str, Tensor]:
         self.mixture = self.mixture.to(device)
-        used = nn.functional.pad(routing.kept + 1, (1, 0))  # the target's row 0 is always among them
+        used = nn.functional.pad(routing.kept + 1, (1, 0))  # row 0 is the target's, always used
         return self.mixture.merge(coefficients(routing.w, routing.lam, routing.kept), used)
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -71,12 +71,12 @@ class Steph(nn.Module):
 
     @torch.no_grad()
     def attention(self, bag: Tensor) -> Tensor:
-        """Attention ``(n_instances,)`` of the model that is merged for one bag ``(n_instances, d)``; it sums to 1."""
+        """Attention ``(n_instances,)`` of the model merged for one bag ``(n_instances, d)``; it sums to 1."""
         bags = bag.unsqueeze(0)
         return encode(self._merged(self.route(bags), bag.device), bags)[1][0]
 
     def outputs(self, batch: Batch, gamma: float, routing: Routing | None = None) -> Outputs:
-        """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7), under a routing that is known or not."""
+        """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7); without ``routing``, it is computed."""
         routing = routing or self.route(batch.bags, batch.mask)
         penalty = gamma * aggregation_loss(
             routing.w, routing.kept, self.config.balance

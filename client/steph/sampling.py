@@ -1,7 +1,7 @@
-"""Sampled routing: the hypernetworks look at a random, seeded part of a large bag, and at nothing else.
+"""Samples instances for routing: the hypernetworks see only a random, seeded subset of a large bag.
 
-Every position of a bag has a fixed key, and the part is the positions with the smallest keys. So it is a uniformly
-drawn subset, the same whenever the bag comes by, in training and in prediction, alone or padded among others.
+Every position in a bag has a fixed random key, and the subset is the positions with the smallest keys. So it is a
+uniform random subset, and always the same for a bag: in training and prediction, alone or padded in a stack.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor
 
 _SEED = 20_260_310
 _LEAST = 2**16
-_longest: dict[torch.device, Tensor] = {}  # a device's keys, as many as any bag has needed
+_longest: dict[torch.device, Tensor] = {}  # per device: keys for the longest bag so far
 
 
 def sampled(bags: Tensor, mask: Tensor | None, m: int) -> tuple[Tensor, Tensor | None]:
-    """At most ``m`` instances of each bag, with the mask of those that are real.
+    """Select at most ``m`` instances of each bag, with their mask.
 
     Args:
         bags: ``(n_bags, n_instances, d)``.
-        mask: ``(n_bags, n_instances)``, True at real instances; None where nothing is padded.
+        mask: ``(n_bags, n_instances)``, True at real instances; None if nothing is padded.
 
     Returns:
-        ``(n_bags, m, d)`` and ``(n_bags, m)``; what was given, where no bag is larger than ``m``.
+        ``(n_bags, m, d)`` and the mask ``(n_bags, m)`` or None; the arguments if no bag is larger than ``m``.
     """
     n = bags.shape[1]
     if n <= m:
@@ -37,7 +37,7 @@ def sampled(bags: Tensor, mask: Tensor | None, m: int) -> tuple[Tensor, Tensor |
 
 def _keys(n: int, device: torch.device) -> Tensor:
     if device not in _longest or len(_longest[device]) < n:
-        # A longer bag's keys begin with a shorter one's: numpy's generators draw one after the other.
+        # NumPy draws in sequence, so the keys of a longer bag begin with those of a shorter one.
         length = max(_LEAST, 2 ** (n - 1).bit_length())
         _longest[device] = torch.from_numpy(np.random.default_rng(_SEED).random(length)).to(device)
     return _longest[device][:n]

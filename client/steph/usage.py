@@ -1,4 +1,4 @@
-"""How a trained STEPH merged a cohort: every patient's weights, and what each source was used for."""
+"""Summarises how a trained STEPH merges a cohort: every patient's weights, and the use of each source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsteph.client.training.batch import batches
 
 @dataclass(frozen=True)
 class SourceUse:
-    """How some patients' merges used one source: share of patients who kept it, mean w and lam there."""
+    """Use of one source: the share of patients who kept it, and their mean w and lam."""
 
     kept: float
     w: float
@@ -24,7 +24,7 @@ class SourceUse:
 
 @dataclass(frozen=True)
 class Usage:
-    """Every patient's merge; numbers of patients, which stay at the site.
+    """The weights of every patient's merge; as data of single patients, they stay at the site.
 
     Args:
         w: ``(n_patients, n_sources)``, 0 where a source was not kept.
@@ -47,7 +47,7 @@ class Usage:
         return found
 
     def of_sources(self, names: Sequence[str]) -> dict[str, SourceUse]:
-        """Each source's share of patients, and its mean w and lam among them."""
+        """Per source, the share of patients who kept it, and their mean w and lam."""
         kept = self.w != 0
         users = np.maximum(kept.sum(axis=0), 1)
         shares = kept.sum(axis=0) / max(len(self.w), 1)
@@ -56,8 +56,8 @@ class Usage:
 
 
 def usage_of(routing: Routing) -> Usage:
-    """The merges of one stack of bags."""
-    # A learnable weight may fall below 0, and is merged then too.
+    """The weights of the merges of one stack of bags."""
+    # Not w > 0: a learnable weight may be negative, and is then merged too.
     kept = torch.zeros_like(routing.w).scatter(1, routing.kept, 1.0) * routing.w != 0
     w = torch.where(kept, routing.w, 0.0)
     lam = torch.where(kept, routing.lam, torch.nan)
@@ -66,7 +66,7 @@ def usage_of(routing: Routing) -> Usage:
 
 @torch.no_grad()
 def usage(model: Steph, cohort: Cohort, device: torch.device) -> Usage:
-    """How the model merges for every patient of a cohort, with dropout off."""
+    """Compute the merge weights of every patient of a cohort, with dropout off."""
     model.to(device).eval()
     n_sources = model.mixture.n_sources
     found = Usage(np.zeros((len(cohort), n_sources)), np.full((len(cohort), n_sources), np.nan))

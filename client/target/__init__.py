@@ -1,1 +1,1 @@
-"""A target's work: from its own and the received vectors to enhanced models, their results and cards."""
+"""A target's work: enhanced models from its own and the received vectors, their results and model cards."""

@@ -1,4 +1,4 @@
-"""A target's comparators on one fold: each is trained once, and its test patients' hazards are kept at the site."""
+"""Trains a target's comparators on one fold, each once, and saves the test patients' hazards at the site."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from fedsteph.common.host import atomic
 
 @dataclass(frozen=True)
 class Compared:
-    """One comparator: hazards ``(n_test_patients, n_bins)`` and the parameters it learned at the target."""
+    """One comparator: hazards ``(n_test_patients, n_bins)``, and how many parameters it learned at the target."""
 
     hazards: np.ndarray
     learnable: int
 
 
 def comparators_of(task: Task) -> tuple[str, ...]:
-    """The comparators that the recipe asks for and that have what they need; one without its rounds is left out."""
+    """The recipe's comparators, without those whose rounds with the other sites did not take place."""
     asked = task.recipe.comparators.methods
     return tuple(name for name in asked if METHODS[name].needs != "rounds" or name in task.globals)
 
 
 def compare(task: Task, on_step: Step, names: Sequence[str] | None = None) -> dict[str, Compared]:
-    """Train and apply every comparator of one fold.
+    """Train and apply the comparators of one fold, or load their saved results.
 
     Args:
-        on_step: told how many comparators are done, fractions included.
-        names: these of them only.
+        on_step: called with the number of comparators done, fractions included.
+        names: the comparators to use; None: :func:`comparators_of`.
     """
     found: dict[str, Compared] = {}
     for i, name in enumerate(comparators_of(task) if names is None else names):

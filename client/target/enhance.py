@@ -1,4 +1,4 @@
-"""What a target does with task vectors, received or given: merge fold by fold, keep the models, write the result."""
+"""Merges task vectors at a target, fold by fold, and writes the enhanced models, their cards and the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.vector.task_vector import TaskVector
 
 RESULT_FILE = "result.json"
-RECIPE_FILE = "recipe.json"  # what the result was made by, for those who look closer later
+RECIPE_FILE = "recipe.json"  # the recipe behind the result, for later analysis
 
 _log = logging.getLogger(__name__)
 
@@ -35,23 +35,23 @@ def enhance(
     config: Config | None = None,
     report: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Merge task vectors that are in memory with the site's own into an enhanced model per fold, without any network.
+    """Merge in-memory task vectors with the site's own into one enhanced model per fold, without any network.
 
-    Whatever was trained before is found in the site's state folder: M0 and the site's own models, the choice of gamma,
-    and enhanced models of the same vectors.
+    Earlier work in the site's state folder is reused: M0, the site's own models, the choice of gamma, and enhanced
+    models of the same vectors.
 
     Args:
-        vectors: by source; a source's name is like a site's. All start from the M0 of ``config``.
+        vectors: source -> vector. Names follow the rules for site names; all vectors start from the M0 of ``config``.
         config: the federation's configuration (:func:`fedsteph.load_config`); None: the preset ``robust``.
-        report: told how many trainings are done, and of how many.
+        report: called with the number of trainings done and in total.
 
     Returns:
-        as :func:`enhance_target`: per method its C-index per fold, mean and 95% interval, the use of every source, and
-        as ``models`` the folder with the deployed model of each fold.
+        as :func:`enhance_target`: per method the C-index per fold, its mean and 95% interval; the use of every source;
+        and as ``models`` the folder with the deployed model of each fold.
 
     Raises:
-        VectorMismatchError: a vector of another architecture or another M0.
-        VectorError: there is no vector, a name is none, or a vector is not finite or longer than the site allows.
+        VectorMismatchError: a vector has another architecture or another M0.
+        VectorError: there is no vector, a name is not that of another site, or a norm is not finite or above the limit.
         DataError: the site's data cannot be used.
         ConfigError, DeviceError: the configuration or the device does not fit this site or machine.
     """
@@ -82,19 +82,19 @@ def enhance_target(
     report: Callable[[float, float], None],
     globals_by_fold: Sequence[Mapping[str, TaskVector]] = (),
 ) -> dict[str, Any]:
-    """Make an enhanced model per fold out of the site's own and the received vectors.
+    """Make one enhanced model per fold from the site's own and the received vectors.
 
-    The site's own vector is never rounded to the recipe's dtype: it does not travel, so nothing would be saved, and
-    M0 + tau_t must stay the local model that every other method is compared with, and that lam = 1 gives back.
+    The site's own vector is not rounded to the recipe's dtype. It does not travel, so rounding would save nothing, and
+    M0 + tau_t must equal the local model, with which all methods are compared and which lam = 1 gives back.
 
     Args:
-        vectors: received task vectors by source.
-        report: told how many trainings are done, and of how many.
-        globals_by_fold: per fold, encoders trained together with the other sites, by method.
+        vectors: source -> received task vector.
+        report: called with the number of trainings done and in total.
+        globals_by_fold: per fold, method -> encoder trained together with the other sites, as a vector from M0.
 
     Returns:
-        the target's result (:func:`fedsteph.client.target.results.target_result`), which is also kept on its disk,
-        beside what its page is drawn from (:mod:`fedsteph.client.target.evidence`).
+        the target's result (:func:`fedsteph.client.target.results.target_result`). It is also written to disk, with the
+        data for the target's page (:mod:`fedsteph.client.target.evidence`).
     """
     folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
     together = list(globals_by_fold) or [{} for _ in workspace.splits]

@@ -1,4 +1,4 @@
-"""What a target keeps of its test patients for its page: one file beside its result, which stays at the site."""
+"""Test patients' outcomes, hazards, w and lam behind a target's page: one file that stays at the site."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ AGAIN = "Run the same command again: it is written anew, and nothing is trained 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Every test patient of every fold, in order of folds; a patient of several test parts is there several times.
+    """All test patients of all folds, in order of folds; a patient in several test parts occurs several times.
 
     Args:
         ids: ``(n,)`` patient IDs.
-        fold: ``(n,)`` whose test part it is.
-        times: ``(n,)`` days.
+        fold: ``(n,)``, the fold whose test part the patient is in.
+        times: ``(n,)`` follow-up in days.
         events: ``(n,)``, 1 = event.
-        hazards: method -> ``(n, n_bins)`` of the model of that fold.
-        cut_off: method -> ``(n_folds,)``, the median risk of a fold's training patients.
-        sources: whose vectors came.
-        w: ``(n, n_sources)``, 0 where a source was not kept for a patient, NaN where it was not merged in the fold.
-        lam: ``(n, n_sources)``, NaN where a source was not kept.
+        hazards: method -> ``(n, n_bins)``, by the model of that fold.
+        cut_off: method -> ``(n_folds,)``, the median risk of each fold's training patients.
+        sources: the sites whose vectors were received.
+        w: ``(n, n_sources)``; 0 if a source was not kept for a patient, NaN if it was not merged in that fold.
+        lam: ``(n, n_sources)``; NaN if a source was not kept.
     """
 
     ids: np.ndarray
@@ -50,7 +50,7 @@ class Evidence:
 
     @property
     def once(self) -> Evidence:
-        """Every patient once: in the first fold that tests them."""
+        """Each patient once, from the first fold that tests them."""
         _, first = np.unique(self.ids, return_index=True)
         kept = np.sort(first)
         patients: dict[str, Any] = {name: getattr(self, name)[kept] for name in _PER_PATIENT}
@@ -58,23 +58,23 @@ class Evidence:
         return replace(self, **patients, hazards=hazards)
 
     def risk(self, method: str) -> np.ndarray:
-        """``-sum_j S_j`` of each patient, ``(n,)``."""
+        """Risk ``-sum_j S_j`` of each patient, ``(n,)``; S_j is survival beyond year j."""
         total: np.ndarray = -np.cumprod(1.0 - self.hazards[method], axis=1).sum(axis=1)
         return total
 
     def event_probability(self, method: str, year: int) -> np.ndarray:
-        """Predicted probability of an event within so many years of 365 days, ``(n,)``."""
+        """Predicted probability of an event within ``year`` years of 365 days, ``(n,)``."""
         found: np.ndarray = 1.0 - np.prod(1.0 - self.hazards[method][:, :year], axis=1)
         return found
 
     def high_risk(self, method: str) -> np.ndarray:
-        """Whether a patient's risk is above its fold's cut-off, ``(n,)``."""
+        """Whether each patient's risk is above its fold's cut-off, ``(n,)`` bool."""
         above: np.ndarray = self.risk(method) > self.cut_off[method][self.fold]
         return above
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """Mean over all patients of each source's ``w (1 - lam)``; of those that were merged in any fold."""
+        """Source -> mean of ``w (1 - lam)`` over all patients, for sources that were merged in at least one fold."""
         merged = ~np.isnan(self.w)
         c = np.where(self.w != 0, np.nan_to_num(self.w) * (1.0 - np.nan_to_num(self.lam)), 0.0)
         means = zip(self.sources, c.mean(axis=0), merged.any(axis=0), strict=True) if len(self) else ()
@@ -82,7 +82,7 @@ class Evidence:
 
 
 def evidence_of(folds: Sequence[FoldResult], sources: Sequence[str]) -> Evidence:
-    """What all folds of a target found."""
+    """Collect the test patients of all folds of a target."""
     w, lam = [], []
     for fold in folds:
         n = len(fold.ids)
@@ -106,7 +106,7 @@ def evidence_of(folds: Sequence[FoldResult], sources: Sequence[str]) -> Evidence
 
 
 def write_evidence(path: Path, found: Evidence) -> None:
-    """Keep it, whole or not at all."""
+    """Write the file atomically."""
     arrays = {name: getattr(found, name) for name in _PER_PATIENT}
     arrays |= {f"hazards.{name}": values for name, values in found.hazards.items()}
     arrays |= {f"cut_off.{name}": values for name, values in found.cut_off.items()}
@@ -114,10 +114,10 @@ def write_evidence(path: Path, found: Evidence) -> None:
 
 
 def read_evidence(path: Path) -> Evidence:
-    """Read it back.
+    """Read a file of :func:`write_evidence`.
 
     Raises:
-        ModelFileError: there is none, as in the work of an earlier version, or it is damaged.
+        ModelFileError: the file is damaged, or missing, as in the work of an earlier version.
     """
     if not path.exists():
         raise ModelFileError("is missing: an earlier version did this work", where=path, remedy=AGAIN)

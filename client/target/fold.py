@@ -1,4 +1,4 @@
-"""One fold of a target: every method on the same test patients, and which of them is deployed."""
+"""One fold of a target: screening, all methods on the same test patients, and the choice of the deployed model."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from fedsteph.common.model.concordance import Pairs, pairs
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector
 
-_SHOWN = ("local", "steph", "deployed")  # the methods that a page draws curves of
-DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: what w and lam did while it was trained
+_SHOWN = ("local", "steph", "deployed")  # methods whose curves a page draws
+DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: w and lam by epoch of its training
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """All that one fold of a target gives; the risks are of patients and stay at the site."""
+    """All results of one fold of a target. They contain patients' risks, so they stay at the site."""
 
     selection: Selection
     collapsed: bool
@@ -50,32 +50,32 @@ class FoldResult:
     times: np.ndarray
     events: np.ndarray
     risk: dict[str, np.ndarray]  # method -> (n_test_patients,); local, the comparators, steph, deployed
-    metrics: dict[str, Metrics]  # method -> what the C-index leaves out
+    metrics: dict[str, Metrics]  # method -> metrics beyond the C-index
     learnable: dict[str, int]  # method -> parameters learned at the target
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # on every received vector
     enhanced: Path | None = None  # STEPH's model; None where every source was refused
     ids: tuple[str, ...] = ()  # of the test patients
     hazards: dict[str, np.ndarray] = field(default_factory=dict)  # local, steph, deployed: (n_test_patients, n_bins)
-    cut_off: dict[str, float] = field(default_factory=dict)  # likewise: the training patients' median risk
+    cut_off: dict[str, float] = field(default_factory=dict)  # same methods: median risk of the training patients
     usage: Usage | None = None  # the test patients' merges, by source in the order of ``sources``
 
     def pairs(self, method: str) -> Pairs:
-        """The fold's test pairs under a method."""
+        """The fold's comparable pairs of test patients under a method's risks."""
         return pairs(self.risk[method], self.times, self.events)
 
 
 def steps(task: Task) -> int:
-    """How many models :func:`enhance_fold` trains: inner ones, STEPH's, comparators."""
+    """How many models :func:`enhance_fold` trains: for inner validation, STEPH, and comparators."""
     return task.recipe.steph.inner_folds + trainings(task.recipe) + 1 + len(comparators_of(task))
 
 
 def enhance_fold(task: Task, on_step: Step, mode: Mode = "report") -> FoldResult:
-    """Screen the vectors, and train and judge STEPH and the comparators on one fold.
+    """Screen the vectors, then train and evaluate STEPH and the comparators on one fold.
 
     Args:
-        task: its folder keeps this fold's work and models; found work is not done again.
-        on_step: told how many of :func:`steps` trainings are done.
-        mode: what becomes of vectors that the screening suspects; all methods merge what is left.
+        task: its folder keeps this fold's work and models, which are reused.
+        on_step: called with how many of the :func:`steps` trainings are done, fractions included.
+        mode: what happens to suspicious vectors; all methods merge the remaining ones.
     """
     inner = inner_folds(task.workspace, task.fold, lambda j: lambda epoch, total: on_step(j + epoch / total))
     screening = _screened(task, inner, mode)
@@ -91,15 +91,15 @@ def enhance_fold(task: Task, on_step: Step, mode: Mode = "report") -> FoldResult
 
 def _screened(task: Task, inner: Sequence[InnerFold], mode: Mode) -> Screening:
     sharing = task.recipe.sharing
-    # What is shared is of fold 0's patients; a copy of it has seen other folds' test patients, and deceives every
-    # validation.
+    # The shared model too: it was trained on fold 0's patients, so a copy of its vector has seen other folds' test
+    # patients and would look good in every validation.
     models = [model for model in (task.local, kept_model(task.workspace)) if model is not None]
     own = [as_received(TaskVector.between(model, task.m0), sharing) for model in models]
     return screen(inner, task.vectors, own, task.recipe, mode=mode, device=task.device)
 
 
 def _merging(task: Task, screening: Screening) -> Task:
-    """The task on the vectors that are left; on other vectors than came, its work lies in a folder of its own."""
+    """The task with the vectors that passed screening; if they differ from the received ones, in a separate folder."""
     if all(verdict.weight == 1.0 for verdict in screening.verdicts.values()):
         return task
     folder = task.folder / f"screened-{vectors_digest([screening.vectors])[:12]}"
@@ -107,10 +107,10 @@ def _merging(task: Task, screening: Screening) -> Task:
 
 
 def _local_alone(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult:
-    """What a fold gives where every source was refused: what would merge vectors is the local model."""
+    """The result if every source was refused: each method that merges vectors gives the local model."""
     test, n_bins, device = task.workspace.test_part(task.fold), task.recipe.model.n_bins, task.device
     hazards = predict_hazards(task.local, test, n_bins, device)
-    # Some need no vector: they are what they always are.
+    # Comparators that need no vectors are trained as usual.
     others = compare(task, on_step, [name for name in comparators_of(task) if METHODS[name].needs != "vectors"])
     by_name = dict.fromkeys(("local", *comparators_of(task), "steph", "deployed"), hazards)
     by_name |= {name: one.hazards for name, one in others.items()}
@@ -182,7 +182,7 @@ def _merged(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult
     learnable = {"local": learnable_parameters(task.local), "steph": learnable_parameters(steph)}
     learnable |= {name: one.learnable for name, one in compared.items()}
     used = usage(steph, test, device)
-    # A file of an earlier version has no percentiles of the training patients' risks.
+    # Files of earlier versions lack the percentiles of the training patients' risks.
     own = None if loaded.local is None else loaded.local.reference
     cut_off = {
         "local": _cut_off(reference_risks(task.local, task.train, device) if own is None else own),

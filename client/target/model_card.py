@@ -1,4 +1,4 @@
-"""A model card beside every model: what it is, how it was made, what it scored, what it is not for."""
+"""Writes a model card beside every model: its training, scores, intended use and limits."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _KINDS = {
 def write_card(
     path: Path, workspace: Workspace, result: Mapping[str, Any] | None, method: str, fold: int | None
 ) -> None:
-    """Write ``<model>.md``; sizes are in bands of 10, and no ID or path stands in it.
+    """Write ``<model>.md``. It gives sizes in bands of 10, and contains no patient ID and no path.
 
     Args:
         path: of the model file.
-        result: the target's result; None for a model that was trained without a test part.
+        result: the target's result; None for a model without a test part.
         method: ``local`` or ``steph``.
-        fold: whose training part the model saw; None: all patients.
+        fold: the fold whose training part the model was trained on; None: all patients.
     """
     recipe, cohort = workspace.recipe, workspace.cohort
     lines = [

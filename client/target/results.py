@@ -1,4 +1,4 @@
-"""A target's result: every fold and method as it is, their means and intervals, and what may leave the site."""
+"""A target's result: all methods in all folds, with means and intervals, and the part of it that may leave the site."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state
 def target_result(
     workspace: Workspace, folds: Sequence[FoldResult], sources: Sequence[str], screening: Mode = "report"
 ) -> dict[str, Any]:
-    """Everything about a target, for its own disk, JSON-ready.
+    """The full result of a target, ready for JSON; it stays on the target's disk.
 
-    ``c_index`` is null in a fold whose test part has no comparable pair; means are over the other folds.
+    ``c_index`` is null in a fold whose test part has no comparable pair; means leave such folds out.
     """
     evaluation, cohort = workspace.recipe.evaluation, workspace.cohort
     tested = {method: [fold.pairs(method) for fold in folds] for method in folds[0].risk}
@@ -89,7 +89,7 @@ def _row(folds: Sequence[Pairs], resamples: np.ndarray) -> dict[str, Any]:
 def _minus_local(
     method: str, methods: Mapping[str, Mapping[str, Any]], resamples: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """A method against the local model: mean difference, its interval, and how many folds it wins."""
+    """A method minus the local model: mean difference, its 95% interval, and the number of folds won."""
     c_index, local = methods[method]["c_index"], methods["local"]["c_index"]
     return {
         "mean": _difference(c_index, local),
@@ -99,20 +99,20 @@ def _minus_local(
 
 
 def _resampled(methods: Sequence[Sequence[Pairs]], evaluation: EvaluationConfig) -> np.ndarray:
-    """``(n_methods, n_defined_folds, resamples)`` under draws that are the same for all methods."""
+    """Bootstrap C-indices ``(n_methods, n_defined_folds, resamples)``, with the same draws for all methods."""
     return resampled_folds(methods, resamples=evaluation.bootstrap, seed=evaluation.split_seed)
 
 
 def _interval(resamples: np.ndarray) -> list[float] | None:
-    """95% interval of a mean over folds: ``(n_defined_folds, resamples)``."""
+    """95% interval of a mean over folds, from ``(n_defined_folds, resamples)``."""
     found = interval_95(mean_over_folds(resamples))
     return None if found is None else list(found)
 
 
 def public_view(result: dict[str, Any], refused: Mapping[str, FedstephError], policy: Policy) -> MergeReply:
-    """What the coordinator is told, as the policy has it: mean scores, sizes, whose vectors were refused and why.
+    """The reply to the coordinator, as the policy allows: mean scores, sizes, refused senders and the reasons.
 
-    A refused sender whose name is none stands in the site's log only.
+    A refused sender with an invalid name is recorded in the site's log only.
     """
     return MergeReply(
         patients=policy.band("patients", result["n_patients"]),
@@ -131,7 +131,7 @@ def _difference(a: Sequence[float | None], b: Sequence[float | None]) -> float |
 
 
 def _too_small(folds: Sequence[Pairs], any_event: bool) -> str | None:
-    """A sentence where a target cannot be evaluated, in all folds or in some."""
+    """A sentence if the target cannot be evaluated in all or in some folds; else None."""
     if not any_event:
         return "This target cannot be evaluated: none of its patients has an event."
     undefined = sum(fold.n_comparable == 0 for fold in folds)

@@ -1,4 +1,4 @@
-"""Local training without a federation: a site's own model, cross-validated, then trained on everybody."""
+"""Local training without a federation: a site's own model, cross-validated, then trained on all patients."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from fedsteph.common.model.concordance import pairs
 def train_site(
     site: Site, config: Config | None = None, report: Callable[[float, float], None] = lambda done, total: None
 ) -> dict[str, Any]:
-    """Train one model per fold, score it on the fold's test part, and a last one on all patients.
+    """Train one model per fold, score it on the fold's test part, then train a last model on all patients.
 
-    What was trained before is found in the site's state folder, and not trained again.
+    Models that are already in the site's state folder are not trained again.
 
     Args:
         config: what to train (:func:`fedsteph.load_config`); None: the preset ``robust``.
-        report: told how many trainings are done, and of how many.
+        report: called with the number of trainings done and in total.
 
     Returns:
-        ``c_index`` per fold (None where no pair is comparable), ``mean``, ``interval_95``, the path of
-        the ``model`` that was trained on all patients, and the ``storage`` of the features as one sentence.
+        ``c_index`` per fold (None without a comparable pair), ``mean``, ``interval_95``, the path of the ``model``
+        trained on all patients, and as ``storage`` one sentence on how features are stored.
 
     Raises:
         DataError: the site's data cannot be used.
@@ -81,7 +81,7 @@ def train_site(
 
 
 def local_recipe(site: Site, config: Config) -> Recipe:
-    """A recipe complete for one site: its own width where the configuration leaves it open, and M0's digest."""
+    """Complete a recipe for one site: set its feature width and M0's digest if the configuration lacks them."""
     model = config.model
     if model.width is None:
         model = replace(model, width=open_cohort(site.folder, site.data).width)

@@ -1,1 +1,1 @@
-"""Training: batches and their loading, losses, the resumable loop, and a site's own model."""
+"""Trains survival models: loads and stacks bags, computes losses, runs the resumable loop, trains a site's model."""

@@ -1,7 +1,7 @@
-"""Bags as the models take them: padded stacks, small enough that memory does not grow with the step.
+"""Stacks bags into padded batches of limited size, so that memory does not grow with the bags per step.
 
 The losses are separable per bag, so a step's gradient is the sum over any grouping of its bags. Small
-bags are stacked to save per-call overhead; a bag that fills the budget runs alone.
+bags are stacked to save per-call overhead; a bag that exceeds the limit runs alone.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from fedsteph.client.training.residency import n_bytes, resident_bags
 from fedsteph.common.model.precision import factors_in
 from fedsteph.common.model.survival import bin_of, risk_score
 
-_INSTANCES_PER_PASS = 4096  # padded instances; about 60 MB of activations at 512 and 384 wide
-_PADDING = 1.4  # a stack computes at most so many times the instances that its bags really have
-_BAGS_PER_PASS = 16  # STEPH's merged weights and their gradients: 75 MB each at 1536 wide
-_PAGE = 1024  # float32 values in the smallest page of memory
+_INSTANCES_PER_PASS = 4096  # padded instances per stack; about 60 MB of activations at 512 and 384 wide
+_PADDING = 1.4  # largest ratio of padded to real instances in a stack
+_BAGS_PER_PASS = 16  # STEPH's merged weights of so many bags take 75 MB at 1536 wide, their gradients as much
+_PAGE = 1024  # float32 values in a memory page of 4 KiB, the smallest size
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some bags and their labels on one device.
+    """Bags and their labels on one device.
 
     Args:
         bags: ``(n_bags, n_instances, d)``, padded with zeros.
-        mask: ``(n_bags, n_instances)``, True at real instances; None where nothing is padded.
+        mask: ``(n_bags, n_instances)``, True at real instances; None if nothing is padded.
         times: ``(n_bags,)`` float64, days.
         bins: ``(n_bags,)`` int64, yearly bin of the time.
         events: ``(n_bags,)``, 1 = event.
-        ids: of the bags' patients, for what is remembered of them while this process lives.
+        ids: patient IDs of the bags, as keys of values that are cached in this process.
     """
 
     bags: Tensor
@@ -49,14 +49,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sent:
-    """A stack that another thread made; on a GPU it may still be on its way."""
+    """A stack that another thread prepared; its copy to a GPU may still be running."""
 
     group: list[int]
     batch: Batch
     event: torch.cuda.Event | None
 
     def received(self) -> tuple[list[int], Batch]:
-        """The indices and the stack, as the computing may use it."""
+        """Make the stack safe to compute on; return the indices of its bags and the stack."""
         batch = self.batch
         tensors = (batch.bags, batch.times, batch.bins, batch.events, batch.mask)
         take_over((tensor for tensor in tensors if tensor is not None), self.event, batch.bags.device)
@@ -66,9 +66,9 @@ class Sent:
 def batches(
     cohort: Cohort, indices: Sequence[int], n_bins: int, device: torch.device
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Stack the bags ``indices``, like sizes together, and yield each stack with the indices in it.
+    """Stack the bags ``indices``, grouped by size, and yield each stack with the indices of its bags.
 
-    The next stacks are read while one is computed on (:mod:`fedsteph.client.training.prefetch`).
+    The next stacks are read during computation on the current one (:mod:`fedsteph.client.training.prefetch`).
 
     Raises:
         FeatureFileError: as :meth:`Cohort.bag` does.
@@ -81,7 +81,7 @@ def batches(
 def prefetched(
     cohort: Cohort, plan: Iterable[list[int]], n_bins: int, device: torch.device
 ) -> Prefetch[list[int], Sent]:
-    """The stacks of the groups ``plan``, in its order."""
+    """Prefetch the stacks of the groups in ``plan``, in order."""
     resident = resident_bags(cohort, device)
     labels = (cohort.times, bin_of(cohort.times, n_bins), cohort.events)
 
@@ -94,19 +94,19 @@ def prefetched(
             times, bins, events = (upload(torch.from_numpy(label[group]), device) for label in labels)
             batch = Batch(bags, mask, times, bins, events, tuple(cohort.patients[i].id for i in group))
             if device.type == "cpu" and len(group) == 1:
-                batch.bags[..., ::_PAGE].sum()  # the bag may be a file mapped into memory: this is what reads it
+                batch.bags[..., ::_PAGE].sum()  # touch every page, to read a memory-mapped bag from disk here
             return Sent(group, batch, mark(device))
 
     return Prefetch(plan, send, lambda group: stack_bytes(cohort, group))
 
 
 def stack_bytes(cohort: Cohort, group: Sequence[int]) -> int:
-    """Bytes of a stack of bags, padding included."""
+    """Bytes of a stack of bags, including padding."""
     return len(group) * max(n_bytes(cohort, i) for i in group)
 
 
 def groups_of(cohort: Cohort, indices: Sequence[int]) -> Iterator[list[int]]:
-    """Which of the bags ``indices`` share a stack."""
+    """Divide the bags ``indices`` into groups of similar size, one per stack."""
     group: list[int] = []
     real = 0
     for index in sorted(indices, key=cohort.n_instances):
@@ -123,7 +123,7 @@ def groups_of(cohort: Cohort, indices: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _stack(bags: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """The bags padded to one size, and which instances are real."""
+    """Pad the bags to one size; return them with the mask of real instances, None without padding."""
     if len(bags) == 1:
         return upload(bags[0].unsqueeze(0), device), None
     lengths = torch.tensor([len(bag) for bag in bags])
@@ -134,25 +134,29 @@ def _stack(bags: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor | N
 
 
 def recalled(known: dict[str, Tensor], batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
-    """What a frozen model makes of each bag, computed where a bag is met for the first time.
+    """Outputs of a frozen model, one row per bag, computed once per patient and then taken from a cache.
 
     Args:
-        known: by patient; filled here.
-        compute: gives one row for a stack of one bag; of its labels it sees nothing.
+        known: the cache by patient ID; filled here.
+        compute: gives one row for a stack of one bag; must not use the labels, which are those of the whole batch.
     """
     for i, key in enumerate(batch.ids):
         if key not in known:
-            # Alone, so that it does not depend to the last bit on who was with it when it was met.
+            # Computed alone, because in a stack the last bit would depend on the other bags.
             bag = batch.bags[i].clone() if batch.mask is None else batch.bags[i][batch.mask[i]]
             alone = replace(batch, bags=bag.unsqueeze(0), mask=None)
-            with factors_in(torch.float32):  # as where it is predicted
+            with factors_in(torch.float32):  # the precision of prediction
                 known[key] = compute(alone)[0]
     return torch.stack([known[key] for key in batch.ids])
 
 
 @torch.no_grad()
 def predict_hazards(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) -> np.ndarray:
-    """Hazards of every patient of a cohort, ``(n_patients, n_bins)`` float64, with dropout off."""
+    """Hazards of every patient of a cohort, ``(n_patients, n_bins)`` float64, with dropout off.
+
+    Raises:
+        FeatureFileError: as :meth:`Cohort.bag` does.
+    """
     model.to(device).eval()
     found, order = [], []
     for group, batch in batches(cohort, range(len(cohort)), n_bins, device):
@@ -160,12 +164,12 @@ def predict_hazards(model: nn.Module, cohort: Cohort, n_bins: int, device: torch
         order += group
     hazards = np.empty((len(cohort), n_bins))
     if found:
-        hazards[order] = torch.cat(found).cpu().numpy()  # at once: a GPU would be waited for at every stack
+        hazards[order] = torch.cat(found).cpu().numpy()  # one copy, because every copy waits for the GPU
     return hazards
 
 
 def risks(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) -> np.ndarray:
-    """Risk of every patient of a cohort, ``(n_patients,)``, higher = worse."""
+    """Risk of every patient of a cohort, ``(n_patients,)``; no unit, higher is worse."""
     hazards = predict_hazards(model, cohort, n_bins, device)
     risk: np.ndarray = risk_score(torch.from_numpy(hazards)).numpy()
     return risk

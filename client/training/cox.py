@@ -1,4 +1,4 @@
-"""Cox's partial likelihood as a training loss, and the hazards that belong to what it learned (Cox, JRSS B, 1972)."""
+"""Cox's partial likelihood as a training loss, and the baseline hazards for its scores (Cox, JRSS B, 1972)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_EPS = 1e-7  # hazards are clamped this far from 0 and 1 before their logit is taken
+_EPS = 1e-7  # hazards are clamped to [_EPS, 1 - _EPS] before the logit
 
 
 def log_odds(hazards: Tensor) -> Tensor:
-    """What Cox's loss orders patients by: the mean over bins of ``logit(h_j)``. ``(..., n_bins) -> (...)``."""
+    """Score that Cox's loss ranks patients by: the mean over bins of ``logit(h_j)``. ``(..., n_bins) -> (...)``."""
     return torch.logit(hazards, eps=_EPS).mean(dim=-1)
 
 
 def cox_loss(score: Tensor, t: Tensor, events: Tensor) -> Tensor:
-    """Cox's negative partial log-likelihood over some bags, Efron's ties, mean over events (JRSS B, 1972), in nats.
+    """Cox's negative partial log-likelihood (JRSS B, 1972) with Efron's ties: mean over the events, in nats.
 
     Args:
         score: ``(n_bags,)`` log-risks.
@@ -25,7 +25,7 @@ def cox_loss(score: Tensor, t: Tensor, events: Tensor) -> Tensor:
         events: ``(n_bags,)``, 1 = event.
 
     Returns:
-        a scalar; 0 where nothing is to be ordered: no event, or one bag alone.
+        a scalar; 0 if there is nothing to rank: no event, or only one bag.
     """
     if not bool((events > 0).any()) or len(score) < 2:
         return score.sum() * 0.0
@@ -40,8 +40,8 @@ def cox_loss(score: Tensor, t: Tensor, events: Tensor) -> Tensor:
 
 
 def _order(t: Tensor, events: Tensor) -> Tensor:
-    # A bag that is censored when another has its event is still at risk then. torchsurv looks for ties among events
-    # only and would leave it out or not by the order of bags, so ranks put it just behind.
+    # A bag censored at the time of another bag's event is still at risk then. torchsurv handles ties among events only
+    # and would include it or not depending on the order of bags, so it is ranked just after the event.
     ranks: Tensor = torch.unique(t, return_inverse=True)[1]
     return 2 * ranks + (events == 0)
 
@@ -49,8 +49,8 @@ def _order(t: Tensor, events: Tensor) -> Tensor:
 def fitted_baseline(score: Tensor, bins: np.ndarray, events: np.ndarray, n_bins: int = 32) -> Tensor:
     """Baseline log-odds ``b_j`` of the discrete-time model ``logit(h_ij) = b_j + score_i``, by maximum likelihood.
 
-    Each bin has ten pseudo patients of the mean score with the cohort's mean hazard, as in
-    :func:`empirical_hazard`, so that a bin without events stays finite.
+    Each bin has ten pseudo patients with the mean score and the cohort's mean hazard, as in
+    :func:`fedsteph.common.model.survival.empirical_hazard`, so that ``b_j`` is finite without events in a bin.
 
     Args:
         score: ``(n_patients,)``.
@@ -66,7 +66,7 @@ def fitted_baseline(score: Tensor, bins: np.ndarray, events: np.ndarray, n_bins:
     mean = min(max(float(deaths.sum()), 0.5) / float(at_risk.sum()), 1 - 1e-6)
     b = torch.full((n_bins,), float(np.log(mean / (1 - mean)))) - eta.mean()
     b = b.double()
-    for _ in range(100):  # Newton's method on a concave likelihood, its steps bounded
+    for _ in range(100):  # Newton's method with bounded steps; the likelihood is concave
         h, pseudo = torch.sigmoid(b + eta[:, None]), torch.sigmoid(b + eta.mean())
         slope = deaths - (at_risk * h).sum(dim=0) + 10.0 * (mean - pseudo)
         curve = (at_risk * h * (1 - h)).sum(dim=0) + 10.0 * pseudo * (1 - pseudo)

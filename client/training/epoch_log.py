@@ -1,4 +1,4 @@
-"""What every epoch of a named training is like, told to whoever listens: to nobody, or to TensorBoard's files."""
+"""Logs scalars of every training epoch to the registered listeners, such as TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ _listeners: list[Listener] = []
 
 
 def tell(training: str, epoch: int, scalars: Mapping[str, float]) -> None:
-    """Say what an epoch was like.
+    """Log the scalars of one epoch to all listeners.
 
     Args:
-        training: which one, such as ``local, fold 0``.
-        scalars: numbers of the whole epoch; none of a patient.
+        training: its name, such as ``local, fold 0``.
+        scalars: values of the whole epoch, never of a single patient.
     """
     for listener in _listeners:
         listener(training, epoch, scalars)
 
 
 def require_tensorboard(where: str | Path) -> None:
-    """Raises:
-    ConfigError: TensorBoard is asked for and not installed.
+    """Check that TensorBoard is installed.
+
+    Raises:
+        ConfigError: it is not.
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
@@ -41,7 +43,11 @@ def require_tensorboard(where: str | Path) -> None:
 
 @contextmanager
 def to_tensorboard(folder: Path | None) -> Iterator[None]:
-    """Write what is told within into event files, a folder per training; None: write nothing."""
+    """Write the scalars logged in this block to event files, one folder per training; None: write nothing.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
     if folder is None:
         yield
         return
@@ -49,7 +55,7 @@ def to_tensorboard(folder: Path | None) -> Iterator[None]:
     writers: dict[str, Any] = {}
 
     def listen(training: str, epoch: int, scalars: Mapping[str, float]) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra, and seconds to import)
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (optional, and seconds to import)
 
         name = re.sub("[^A-Za-z0-9]+", "-", training).strip("-")
         if name not in writers:

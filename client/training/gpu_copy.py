@@ -1,4 +1,4 @@
-"""Copies to a GPU beside its computing: from pinned memory, on a stream of their own. On a CPU nothing happens."""
+"""Copies tensors from pinned memory to the GPU on a separate stream, overlapping computation. No effect on a CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @contextmanager
 def beside(device: torch.device) -> Iterator[None]:
-    """What is issued to a GPU within runs beside its computing, in order."""
+    """Run the GPU work of this block on the copy stream: in order, overlapping computation."""
     if device.type != "cuda":
         yield
         return
@@ -21,29 +21,29 @@ def beside(device: torch.device) -> Iterator[None]:
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on ``device``; to a GPU it may still be on its way."""
+    """Copy the tensor to ``device``; a copy to a GPU may still be running on return."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
-    # PyTorch keeps the pinned copy until the transfer has ended, and uses its memory again for a later one.
+    # PyTorch keeps the pinned buffer until the copy has finished, then reuses its memory.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def mark(device: torch.device) -> torch.cuda.Event | None:
-    """The point up to which work was issued :func:`beside`; None on a CPU."""
+    """Record an event after the work issued so far in :func:`beside`; None on a CPU."""
     return _side_stream(device).record_event() if device.type == "cuda" else None
 
 
 def take_over(tensors: Iterable[Tensor], event: torch.cuda.Event | None, device: torch.device) -> None:
-    """Let the computing use ``tensors`` that were made :func:`beside` it before ``event``; the caller does not wait."""
+    """Make the compute stream wait for ``event`` before it uses ``tensors`` of :func:`beside`, without blocking."""
     if event is None:
         return
     computing = torch.cuda.current_stream(device)
     computing.wait_event(event)
     for tensor in tensors:
-        tensor.record_stream(computing)  # else the memory could be filled anew while it is still being computed on
+        tensor.record_stream(computing)  # else its memory could be reused while still in use
 
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    # One for all: the memory that was allocated on one stream is not used again on another.
+    # One stream for all copies, because PyTorch does not reuse the memory of one stream on another.
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

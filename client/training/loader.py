@@ -1,4 +1,4 @@
-"""An epoch's bags, step after step: prepared ahead across the borders of steps, and kept for a second pass."""
+"""Loads the bags of an epoch step by step: prefetches across steps, and keeps stacks for a second pass."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import Batch, groups_of, prefetched, stack_bytes
 from fedsteph.client.training.objective import Stacks
 
-KEPT_BYTES = 256 * 2**20  # of a step's stacks for its second pass; the others are prepared again
+KEPT_BYTES = 256 * 2**20  # limit of a step's stacks kept for its second pass; the others are loaded again
 
 
 class Loader:
-    """The stacks of every step of an epoch, in the order in which they are computed on.
+    """Iterates over the steps of an epoch, and gives the stacks of each step.
 
-    An iterator over the steps and a context manager, whose end ends the thread behind it. Of each step all passes
-    must be made before the next step is asked for.
+    Use it as a context manager: leaving the block ends the background thread. Make all passes over a step before
+    requesting the next step.
 
     Args:
         steps: the indices of each step's bags.
-        passes: how often each step's stacks are asked for.
+        passes: the number of passes over each step's stacks.
 
     Raises:
         FeatureFileError: a header cannot be read; while iterating, as :meth:`Cohort.bag` does.
@@ -33,7 +33,7 @@ class Loader:
     def __init__(
         self, cohort: Cohort, steps: Sequence[Sequence[int]], n_bins: int, device: torch.device, *, passes: int = 1
     ) -> None:
-        self._steps: list[tuple[list[list[int]], int]] = []  # each one's groups, and how many of them are kept
+        self._steps: list[tuple[list[list[int]], int]] = []  # per step: its groups, and how many are kept
         plan = []
         for step in steps:
             groups = list(groups_of(cohort, step))
@@ -45,12 +45,12 @@ class Loader:
 
     @property
     def waiting_share(self) -> float:
-        """Share of the time since the start in which the computing waited for data."""
+        """Share of the time since the start that was spent waiting for data."""
         return self._stacks.waited / self.seconds
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self._started
 
     def __iter__(self) -> Iterator[Stacks]:
@@ -81,7 +81,7 @@ class Loader:
 
 
 def _fitting(sizes: Sequence[int]) -> int:
-    """How many of the first stacks can be kept."""
+    """How many of the first stacks fit into ``KEPT_BYTES``."""
     total = 0
     for count, size in enumerate(sizes):
         total += size

@@ -1,4 +1,4 @@
-"""A site's own model: ABMIL trained from M0 on one training part."""
+"""Trains a site's own model: ABMIL from M0 on one training part."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ def train_local(
     """Train ABMIL from the federation's M0 on all of ``cohort``.
 
     Args:
-        label: names the training part; each has a seed of its own.
-        start: begin at ``M0 + start`` instead.
+        label: name of the training part, from which the seed is derived.
+        start: start from ``M0 + start`` instead of M0.
 
     Returns:
-        the model of the last epoch, on the CPU, in evaluation mode.
+        the model after the last epoch, on the CPU, in evaluation mode.
+
+    Raises:
+        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
     """
     model = pinned_model(recipe.model)
     if start is not None:

@@ -1,7 +1,7 @@
-"""The training recipe, for base models and STEPH alike: AdamW, linear warm-up, cosine to 0 per step.
+"""Training loop for base models and STEPH: AdamW, linear warm-up and cosine decay to 0 per step, checkpoints.
 
-A run is a function of its data, recipe and seed: every epoch draws its order and its dropout from a seed of
-its own, so a training that was killed anywhere goes on from its last whole epoch to the same weights.
+A training depends only on its data, recipe and seed. Each epoch has its own seed for the order of bags and for
+dropout, so a killed training resumes from its last checkpoint, at the end of an epoch, and gives the same weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fedsteph.common.model.precision import FACTORS, factors_in
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where an unfinished training is kept, and how many seconds may be lost."""
+    """File of an unfinished training, written after an epoch if ``every_seconds`` have passed since the last write."""
 
     path: Path
     every_seconds: float = 30.0
@@ -53,15 +53,17 @@ def fit(
     """Train ``model`` in place.
 
     Args:
-        forward: the model's outputs on a batch; the survival loss on them is the configuration's.
-        seed: of the order of bags and of dropout.
-        checkpoint: resumed from when it belongs to this very training; removed at the end.
-        on_epoch: called with epochs done and in total.
-        name: under which each epoch's mean loss is told (:mod:`fedsteph.client.training.epoch_log`); empty: it is not.
+        forward: computes the model's outputs for a batch; ``config`` names the survival loss on them.
+        seed: for the order of bags and for dropout.
+        checkpoint: resumed if it belongs to this same training; removed at the end.
+        on_epoch: called with the number of epochs done and the total.
+        name: logs each epoch's mean loss under it (:mod:`fedsteph.client.training.epoch_log`); empty: no log.
 
     Raises:
         TooSmallError: the cohort has no patient to train on.
-        TrainingError: the loss is not finite any more.
+        TrainingError: the loss is not finite.
+        ModelFileError: the checkpoint is damaged.
+        FeatureFileError: as :meth:`Cohort.bag` does.
     """
     model.to(device)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr)
@@ -101,14 +103,14 @@ def fit(
 
 
 def learning_rate_factor(step: int, total: int, warmup: int) -> float:
-    """``step / warmup`` while warming up, then half a cosine from 1 down to 0 at ``total``."""
+    """``step / warmup`` during the warm-up, then half a cosine from 1 to 0 at step ``total``."""
     if step < warmup:
         return step / warmup
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
-    """An independent 63-bit seed for each labelled purpose of one base seed."""
+    """Derive an independent 63-bit seed from a base seed and the labels of its purpose."""
     text = "/".join(str(part) for part in (seed, *labels))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -142,7 +144,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _key(cohort: Cohort, config: TrainingConfig, seed: int, model: nn.Module) -> str:
-    """Digest of all that makes a training what it is, so that a checkpoint of another one is not resumed."""
+    """Digest of everything that determines a training, so that a checkpoint of another one is not resumed."""
     hasher = hashlib.sha256(f"{digest(config)}/{seed}/{type(model).__name__}".encode())
     for patient in cohort.patients:
         hasher.update(repr(patient).encode())

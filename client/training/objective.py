@@ -1,4 +1,4 @@
-"""What one training step minimises: the survival loss over its bags, and a model's own penalty on each."""
+"""Computes the loss and gradient of one training step: the survival loss, plus the model's own penalty per bag."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsteph.common.model.survival import nll
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model in training says of some bags: hazards ``(n_bags, n_bins)`` and its own penalty ``(n_bags,)``."""
+    """A model's outputs in training: hazards ``(n_bags, n_bins)`` and its own penalty ``(n_bags,)``."""
 
     hazards: Tensor
     penalty: Tensor | None = None
@@ -25,22 +25,22 @@ class Outputs:
 Forward = Callable[[Batch], Outputs]
 
 
-Stacks = Callable[[], Iterable[tuple[Sequence[int], Batch]]]  # a step's bags, as often as they are asked for
+Stacks = Callable[[], Iterable[tuple[Sequence[int], Batch]]]  # each call is one pass over a step's stacks
 
 
 def passes(config: TrainingConfig) -> int:
-    """How often :func:`backward` asks for a step's stacks."""
+    """Number of passes that :func:`backward` makes over a step's stacks."""
     return 2 if config.loss == "cox" else 1
 
 
 def backward(forward: Forward, stacks: Stacks, n: int, config: TrainingConfig) -> Tensor:
-    """Add the gradient of one step's mean loss to the parameters, stack by stack, and return the loss, detached.
+    """Add the gradient of one step's mean loss to the parameters, stack by stack; return the loss, detached.
 
-    The NLL is a sum over bags. Cox's loss is not, so its stacks run twice: once for the scores, whose gradient
-    all bags decide together, and once more under the same dropout to carry that gradient back.
+    The NLL is a sum over bags. Cox's loss is not, so it makes two passes: the first computes the scores of all bags and
+    the gradient of the loss with respect to them; the second backpropagates it under the same dropout.
 
     Args:
-        stacks: of a step of ``n`` bags.
+        stacks: the stacks of one step, of ``n`` bags in total.
     """
     if config.loss == "cox":
         return _cox_backward(forward, stacks, n)
@@ -63,8 +63,8 @@ def _cox_backward(forward: Forward, stacks: Stacks, n: int) -> Tensor:
             penalties.append(_sum(torch.zeros_like(scores[-1]), outputs.penalty) / n)
             times.append(batch.times)
             events.append(batch.events)
-    # A dozen bags are ordered on the CPU: the loss has data-dependent shapes, for each of which a GPU would be waited
-    # for. This is the one wait of a step, and its results go back without another.
+    # On the CPU, because the shapes in Cox's loss depend on the data, and each would wait for the GPU. This copy is the
+    # only wait of a step; the results go back to the GPU without one.
     joined = torch.cat(scores).cpu().requires_grad_()
     device, loss = scores[0].device, cox_loss(joined, torch.cat(times).cpu(), torch.cat(events).cpu())
     gradient_of_all = torch.autograd.grad(loss, joined)[0].to(device, non_blocking=True)
@@ -82,8 +82,7 @@ def _sum(losses: Tensor, penalty: Tensor | None) -> Tensor:
 
 
 def _rng_states(device: torch.device) -> list[Tensor]:
-    # On a GPU some of a model's draws are seeded by the CPU's generator (common/model/dropout.py), others are the GPU's
-    # own.
+    # On a GPU, gate dropout is seeded by the CPU's generator (common/model/dropout.py), other layers use the GPU's.
     own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *own]
 

@@ -1,4 +1,4 @@
-"""What is needed next, prepared by one thread while what came before it is computed on, within a number of bytes."""
+"""Prepares the next items in a background thread during computation, within a limit in bytes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-WAITING_BYTES = 128 * 2**20  # two large slides of 1536 features
+WAITING_BYTES = 128 * 2**20  # limit: two large slides with 1536 features
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 class Prefetch(Generic[Item, Made]):
-    """``make(item)`` of every item in order, each begun before it is asked for.
+    """Iterates over ``make(item)`` of all items in order, and computes the next results in one thread.
 
-    Items that fit into ``bound`` all together are made when they are asked for, without a thread: handing over small
-    things costs more than it wins. An iterator and a context manager: leaving the block, an error and the last item
-    end the thread. What ``make`` raises is raised where its item is asked for.
+    If all results fit into ``bound`` together, no thread is used: for small results, the exchange between threads costs
+    more than it saves. Use it as a context manager: the thread ends when the block is left, after an error, and after
+    the last item. An error in ``make`` is raised when its item is requested.
 
     Args:
-        items: known before the first is asked for.
-        make: one item at a time; it must not use random numbers, which are the computing's.
-        n_bytes: of what is made of an item.
-        bound: bytes that are made or being made before they are asked for; at least one item is, whatever its size.
+        items: all known in advance.
+        make: called for one item at a time; must not draw random numbers, which would interfere with the training's.
+        n_bytes: the size of an item's result.
+        bound: limit in bytes of results prepared ahead; at least one is prepared, whatever its size.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Prefetch(Generic[Item, Made]):
         bound: int | None = None,
     ) -> None:
         self.waited = 0.0
-        """Seconds for which items were asked for and not ready."""
+        """Seconds spent waiting for items that were not ready."""
         self._items = deque((item, n_bytes(item)) for item in items)
         self._make = make
         self._room = WAITING_BYTES if bound is None else bound
@@ -63,7 +63,7 @@ class Prefetch(Generic[Item, Made]):
             self._room += n_bytes
             self._begin(self._thread)
             return made
-        except BaseException:  # Ctrl-C too: nothing goes on behind a caller that is gone
+        except BaseException:  # Ctrl-C too: the thread must not outlive its caller
             self.close()
             raise
         finally:
@@ -78,14 +78,14 @@ class Prefetch(Generic[Item, Made]):
         self.close()
 
     def close(self) -> None:
-        """End the thread, after the item that it is at, and let go of what nobody has asked for."""
+        """End the thread after its current item, and discard results that were not requested."""
         self._items.clear()
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
         self._begun.clear()
 
     def _begin(self, thread: ThreadPoolExecutor) -> None:
-        # Begun by the consumer alone, so that no lock is needed and an abandoned thread soon has nothing to do.
+        # Only the consumer submits items, so no lock is needed, and an abandoned thread soon runs out of work.
         while self._items and (not self._begun or self._items[0][1] <= self._room):
             item, n_bytes = self._items.popleft()
             self._room -= n_bytes

@@ -1,4 +1,4 @@
-"""Whether a cohort's bags stay on the GPU, and those that do."""
+"""Keeps a cohort's bags in GPU memory if they fit there; otherwise they are streamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.training.gpu_copy import beside, mark, take_over, upload
 from fedsteph.client.training.prefetch import Prefetch
 
-SHARE = 0.6  # of a GPU's free memory for features; the rest is the models', their activations' and other processes'
+SHARE = 0.6  # share of a GPU's free memory for features; the rest is for models, activations and other processes
 
 _GIB = 2**30
 _LOG = logging.getLogger(__name__)
@@ -22,14 +22,14 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the features stay on the device, and why, in a sentence without IDs or paths."""
+    """Whether the features stay on the device, and a sentence with the reason, without IDs or paths."""
 
     stay: bool
     sentence: str
 
 
 def decide(n_bytes: int, free: int, device: torch.device) -> Decision:
-    """Features stay on a GPU where they take at most :data:`SHARE` of its memory that is free without them."""
+    """Keep features on a GPU if they take at most :data:`SHARE` of the memory (bytes) that is free without them."""
     size, room = f"{n_bytes / _GIB:.1f} GiB", f"{free / _GIB:.1f} GiB free"
     if n_bytes <= SHARE * free:
         return Decision(True, f"features: {size} stay on {device} ({room})")
@@ -37,7 +37,7 @@ def decide(n_bytes: int, free: int, device: torch.device) -> Decision:
 
 
 class _Held:
-    """The bags of one site on one GPU by patient, and the parts of the site that have no room there."""
+    """The bags of one site on one GPU by patient ID, and the sets of patients whose bags do not fit."""
 
     def __init__(self) -> None:
         self.bags: dict[str, Tensor] = {}
@@ -48,14 +48,14 @@ class _Held:
         return sum(bag.nbytes for bag in self.bags.values())
 
 
-# A cohort and its subsets share one cache of bags; when that goes, so do the bags on the GPU.
+# A cohort and its subsets share one BagCache; the bags on the GPU are freed together with it.
 _held: WeakKeyDictionary[BagCache, dict[torch.device, _Held]] = WeakKeyDictionary()
 
 
 def resident_bags(cohort: Cohort, device: torch.device) -> Mapping[str, Tensor] | None:
-    """All of a cohort's bags on a GPU, by patient; None where they are streamed, as always on the CPU.
+    """All bags of a cohort on a GPU, by patient ID; None if they are streamed, as always on a CPU.
 
-    They are uploaded when a cohort, or a subset of it, is asked for first. The decision is taken once for each subset.
+    The bags are uploaded at the first call for a cohort or subset. The decision is made once per subset.
 
     Raises:
         FeatureFileError: as :meth:`Cohort.bag` does.
@@ -69,7 +69,7 @@ def resident_bags(cohort: Cohort, device: torch.device) -> Mapping[str, Tensor] 
     ids = frozenset(patient.id for patient in cohort.patients)
     if ids in held.streamed:
         return None
-    here = sum(on[device].n_bytes for on in _held.values() if device in on)  # of all sites in this process
+    here = sum(on[device].n_bytes for on in _held.values() if device in on)  # bytes of all sites in this process
     wanted = sum(n_bytes(cohort, i) for i in missing)
     decision = decide(here + wanted, _free(device) + here, device)
     _LOG.info(decision.sentence)
@@ -79,7 +79,7 @@ def resident_bags(cohort: Cohort, device: torch.device) -> Mapping[str, Tensor] 
     try:
         _upload(cohort, missing, device, held.bags)
     except torch.OutOfMemoryError:
-        # Another process took the memory that was free: what is there already stays, the rest would not fit.
+        # Another process took the free memory. Bags uploaded by earlier calls stay, those of this call are freed.
         _LOG.info("features are streamed to %s after all: another process has taken its memory", device)
         for i in missing:
             held.bags.pop(cohort.patients[i].id, None)
@@ -89,17 +89,17 @@ def resident_bags(cohort: Cohort, device: torch.device) -> Mapping[str, Tensor] 
 
 
 def release(cohort: Cohort) -> None:
-    """Let go of what a cohort and its subsets hold on GPUs."""
+    """Free the bags that a cohort and its subsets hold on GPUs."""
     _held.pop(cohort.cache, None)
 
 
 def n_bytes(cohort: Cohort, i: int) -> int:
-    """Bytes of patient ``i``'s bag, from the files' headers."""
+    """Bytes of patient ``i``'s bag as float32, from the file headers."""
     return cohort.n_instances(i) * cohort.width * 4
 
 
 def _free(device: torch.device) -> int:
-    # What PyTorch has reserved and does not use is as good as free.
+    # Memory that PyTorch has reserved but not allocated counts as free.
     unused: int = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 

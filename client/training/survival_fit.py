@@ -1,4 +1,4 @@
-"""A survival model from its start to its end: where its head begins, the recipe, and Cox's baseline afterwards."""
+"""Trains a survival model: initialises its head, runs the recipe's training, then fits Cox's baseline hazards."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OnEpoch = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
-    """For those who do not want to know how far a training is."""
+    """Ignore the progress of a training."""
 
 
 def steph_training(recipe: Recipe) -> TrainingConfig:
-    """STEPH's training: the base models' and the comparators', but for what ``steph`` says of its own."""
+    """STEPH's training settings: those of base models and comparators, with the overrides in ``recipe.steph``."""
     training, steph = recipe.training, recipe.steph
     epochs = steph.epochs or training.epochs
     warmup = min(training.warmup_epochs, float(epochs))
@@ -46,12 +46,15 @@ def fit_survival(
     on_epoch: OnEpoch = silent,
     name: str = "",
 ) -> None:
-    """Train ``model``, which has a ``head``, in place; it is left in evaluation mode on ``device``.
+    """Train ``model``, which has a linear ``head``, in place; it is left in evaluation mode on ``device``.
 
     Args:
-        forward: the model's outputs in training.
-        fresh_head: start the head as the recipe says; else it goes on from where it is.
-        name: as :func:`fedsteph.client.training.loop.fit` has it.
+        forward: computes the model's outputs in training.
+        fresh_head: initialise the head as the recipe says; otherwise keep its values.
+        name: as in :func:`fedsteph.client.training.loop.fit`.
+
+    Raises:
+        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
     """
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
@@ -74,10 +77,10 @@ def fit_survival(
 
 
 def start_head(head: nn.Linear, recipe: Recipe, cohort: Cohort) -> None:
-    """Set where a head starts: its bias at PyTorch's ``default`` or at the training part's ``empirical`` hazard.
+    """Initialise a head: its bias stays PyTorch's ``default``, or is set to the training part's ``empirical`` hazard.
 
-    From the default every hazard starts at 0.5 and the recipe's epochs go into unlearning that on a small
-    site. Under Cox's loss all bins have the same weights, so that there is one log-risk.
+    With the default, every hazard starts at 0.5, and on a small site the recipe's epochs go into unlearning
+    that. Under Cox's loss, all bins have the same weights, so that there is one log-risk.
     """
     n_bins = head.out_features
     with torch.no_grad():
@@ -89,7 +92,7 @@ def start_head(head: nn.Linear, recipe: Recipe, cohort: Cohort) -> None:
 
 
 def _settle_baseline(model: nn.Module, head: nn.Linear, cohort: Cohort, n_bins: int, device: torch.device) -> None:
-    # Cox's loss says nothing of the level of a hazard: the training part's outcomes do.
+    # Cox's loss does not determine the level of the hazards: fit it to the outcomes of the training part.
     hazards = torch.from_numpy(predict_hazards(model, cohort, n_bins, device))
     score = log_odds(hazards) - float(head.bias.detach().double().mean())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What ``fedsteph doctor`` is made of: named checks, each with what was found and how to mend it."""
+"""The checks of ``fedsteph doctor`` that sites and server share; each has a result and a remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Verdict = Literal["PASS", "WARN", "FAIL"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     verdict: Verdict
@@ -29,7 +29,7 @@ class Check:
 
 
 def check(name: str, look: Callable[[], str]) -> Check:
-    """Run ``look``, which says what it found, or raises what is wrong."""
+    """Run ``look``, which returns what it found, or raises a :class:`FedstephError` or ``OSError`` (FAIL)."""
     try:
         return Check(name, "PASS", look())
     except FedstephError as error:
@@ -40,7 +40,7 @@ def check(name: str, look: Callable[[], str]) -> Check:
 
 
 def versions() -> list[Check]:
-    """This installation against the ranges that it states itself."""
+    """Check the installed packages against the version ranges that fedsteph requires."""
     checks = [Check("fedsteph", "PASS", version("fedsteph"))]
     for line in requires("fedsteph") or []:
         requirement = Requirement(line)
@@ -60,7 +60,7 @@ def versions() -> list[Check]:
 
 
 def secret_files(paths: Iterable[Path]) -> list[Check]:
-    """Secret files, which nobody else may read."""
+    """Check that no other user can read or change these secret files."""
 
     def look(path: Path) -> str:
         require_private(path)
@@ -70,10 +70,10 @@ def secret_files(paths: Iterable[Path]) -> list[Check]:
 
 
 def memory(least_gb: float) -> Check:
-    """Memory that is free now.
+    """Check the free memory.
 
     Args:
-        least_gb: 1e9 bytes below which a run is at risk.
+        least_gb: in units of 1e9 bytes; with less, a run may run out of memory (WARN).
     """
     free = psutil.virtual_memory().available / 1e9
     verdict: Verdict = "PASS" if free >= least_gb else "WARN"
@@ -81,7 +81,7 @@ def memory(least_gb: float) -> Check:
 
 
 def disk(folder: Path, least_gb: float) -> Check:
-    """Free space where a folder is, or will be."""
+    """Check the free space on the disk of a folder, which need not exist yet; below 0.2 GB is FAIL."""
     present = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(present).free / 1e9
     verdict: Verdict = "PASS" if free >= least_gb else ("WARN" if free >= 0.2 else "FAIL")

@@ -1,4 +1,7 @@
-"""The Flower app as a folder of its own, wherever fedsteph is installed: what a run bundles and a site reviews."""
+"""Assembles the Flower app into its own folder, builds its bundle, and computes the digest of its code.
+
+The server bundles this app for a run; a site reviews the same code before it installs it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ import fedsteph.common
 from fedsteph.common.deployment.flower_programs import environment, program
 from fedsteph.common.errors import DeploymentError, EngineError
 
-_FRONT_DOOR = ("__init__.py", "client_app.py", "server_app.py")  # of the folder fedsteph: what an app needs of it
-# A checkout or an installed package: either has the packages side by side. In a checkout the project files lie there
-# too; a wheel carries them in configs/app.
+_FRONT_DOOR = ("__init__.py", "client_app.py", "server_app.py")  # the files of fedsteph/ that the app needs
+# The folder of the packages, in a checkout or in an installation. In a checkout the project files are there too; a
+# wheel has them in configs/app.
 _ROOT = Path(fedsteph.common.__file__).resolve().parents[1]
 _PROJECT_FILES = ("pyproject.toml", "README.md", "LICENSE")
 _PACKAGES = ("server", "client", "common")
@@ -24,12 +27,12 @@ _TEXTS = (".md", ".toml", ".json", ".jsonl", ".fab", "")
 
 
 def config_folder() -> Path:
-    """The configurations that came with this installation."""
+    """The folder of the configurations of this installation."""
     return _ROOT / "configs"
 
 
 def assemble(folder: Path) -> Path:
-    """Copy the app's packages and project files into ``folder``, replacing what an earlier version left."""
+    """Copy the app's packages and project files into ``folder``, which is emptied first; returns ``folder``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for package in _PACKAGES:
@@ -45,32 +48,35 @@ def assemble(folder: Path) -> Path:
 
 
 def build(folder: Path, home: Path) -> Path:
-    """Bundle an assembled app as Flower does; the same content makes the same bundle.
+    """Build an assembled app's bundle with ``flwr build``; the same content makes the same bundle.
 
     Args:
         home: a ``FLWR_HOME``.
 
+    Returns:
+        the path of the ``.fab`` file.
+
     Raises:
-        EngineError: Flower could not.
+        EngineError: ``flwr build`` failed.
     """
     flwr(["build"], folder, home)
     return next(folder.glob("*.fab"))
 
 
 def own_digest() -> str:
-    """The digest of the app that this fedsteph would install."""
+    """:func:`digest_of` the app of this installation of fedsteph."""
     with tempfile.TemporaryDirectory() as scratch:
         return digest_of(assemble(Path(scratch) / "fedsteph"))
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over the names and contents of an app's code, in its assembled or its installed folder.
+    """SHA-256 over an app's code: file names and contents, and the ``tool.flwr`` section of ``pyproject.toml``.
 
-    Whatever Python could load counts, wherever it lies in the folder, and what Flower is told to load: all but plain
-    texts.
+    All files in the folder count, except plain texts, so that everything that Python could load is covered. The digest
+    is the same for the assembled and the installed app.
 
     Raises:
-        DeploymentError: the folder holds no app.
+        DeploymentError: the folder holds no Flower app.
     """
     try:
         flower = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]
@@ -87,10 +93,10 @@ def digest_of(folder: Path) -> str:
 
 
 def flwr(words: list[str], folder: Path, home: Path) -> None:
-    """Call ``flwr`` in a folder.
+    """Run ``flwr`` with the arguments ``words`` in ``folder``, with ``home`` as its ``FLWR_HOME``.
 
     Raises:
-        EngineError: it failed.
+        EngineError: the command failed.
     """
     done = subprocess.run(
         [program("flwr"), *words],

@@ -1,6 +1,7 @@
-"""Flower's own ``flwr`` command, asked for JSON: start a run, follow it to its true status, stop it.
+"""Starts, follows and stops Flower runs with the ``flwr`` command and its JSON output.
 
-``flwr`` exits with 0 when a run failed, and even when it says ``"success": false``; so its answer is read instead.
+``flwr`` exits with 0 even if a run failed or its answer says ``"success": false``; so the JSON answer is checked, not
+the exit code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fedsteph.common.errors import EngineError
 
 CONNECTION = "fedsteph"
 CONFIG = "config.toml"
-# Nothing is reported to anyone, nothing is downloaded, and no app brings its own packages.
+# No telemetry, no downloads, and no installation of packages by an app.
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -29,19 +30,19 @@ QUIET = {
     "NO_COLOR": "1",
 }
 _POLL_SECONDS = 0.5
-_TAKEN_SECONDS = 90.0  # a SuperExec takes a run within seconds
-_ASK_SECONDS = 15.0  # asking Flower starts a process of its own
-PATIENCE_SECONDS = 300.0  # a SuperLink that is back by then goes on with the run
+_TAKEN_SECONDS = 90.0  # normally a SuperExec takes a pending run within seconds
+_ASK_SECONDS = 15.0  # between two queries, because each query starts a process
+PATIENCE_SECONDS = 300.0  # how long the SuperLink may be unreachable; if it is back by then, the run continues
 _CALL_SECONDS = 120.0
 
 
 def program(name: str) -> str:
-    """The program of this very environment, whether or not it is activated."""
+    """Path of a program in this Python environment, which need not be activated."""
     return str(Path(sys.executable).parent / name)
 
 
 def environment(home: Path) -> dict[str, str]:
-    """What every Flower process of ours runs with.
+    """The environment variables of every Flower process that fedsteph starts.
 
     Args:
         home: its ``FLWR_HOME``.
@@ -51,7 +52,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def connection(address: str, ca: Path | None) -> str:
-    """The ``config.toml`` of a ``FLWR_HOME`` for one SuperLink; without a CA, on loopback, without TLS."""
+    """The ``config.toml`` of a ``FLWR_HOME`` for one SuperLink; ``ca`` None means no TLS, for loopback only."""
     secure = "insecure = true" if ca is None else f"root-certificates = {json.dumps(str(ca.resolve()))}"
     return (
         f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
@@ -61,19 +62,21 @@ def connection(address: str, ca: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Flower:
-    """One SuperLink, as the ``flwr`` command sees it.
+    """A SuperLink, controlled through the ``flwr`` command.
 
-    ``home`` is a ``FLWR_HOME`` with :func:`connection` in its config, ``log`` where a failure is looked up.
+    Args:
+        home: a ``FLWR_HOME`` whose ``config.toml`` is a :func:`connection`.
+        log: the log to which errors refer the user.
     """
 
     home: Path
     log: Path
 
     def start(self, app: Path, run_config: Path, federation_config: str | None = None) -> str:
-        """Start a run of the app in a folder; its id.
+        """Start a run of the app in folder ``app``; returns the run's id.
 
         Raises:
-            EngineError: Flower refused.
+            EngineError: Flower refused the run.
         """
         words = ["run", str(app), CONNECTION, "--run-config", str(run_config)]
         if federation_config is not None:
@@ -90,15 +93,15 @@ class Flower:
         patience: float,
         on_silence: Callable[[float], None] = lambda seconds: None,
     ) -> str:
-        """Wait for a run's end; its final status, as ``finished:completed``.
+        """Wait for a run's end; returns its final status, such as ``finished:completed``.
 
         Args:
-            is_over: whether the server has written its outcome; Flower is seldom asked before that.
-            patience: seconds for which the SuperLink may be out of reach.
-            on_silence: told for how many seconds it has been.
+            is_over: whether the server has written its outcome; until then Flower is queried only every 15 s.
+            patience: seconds for which the SuperLink may be unreachable.
+            on_silence: called with the seconds for which it has been unreachable.
 
         Raises:
-            EngineError: the SuperLink could not be asked for too long, or no SuperExec took the run.
+            EngineError: the SuperLink was unreachable for too long, or no SuperExec took the run.
         """
         started = answered = time.monotonic()
         asked = -_ASK_SECONDS
@@ -127,11 +130,11 @@ class Flower:
                 )
 
     def status(self, run_id: str) -> str:
-        """A run's present status."""
+        """A run's current status; :class:`EngineError` if Flower does not know the run."""
         return str(self._listed(run_id)["status"])
 
     def details(self, run_id: str) -> str:
-        """Why a run has the status that it has, in Flower's words; empty where it says nothing."""
+        """Flower's explanation of a run's status; empty if there is none."""
         return str(self._listed(run_id).get("status-details") or "")
 
     def _listed(self, run_id: str) -> dict[str, Any]:
@@ -141,7 +144,7 @@ class Flower:
         return dict(runs[0])
 
     def stop(self, run_id: str) -> None:
-        """End a run."""
+        """Stop a run."""
         self._call(["stop", run_id, CONNECTION])
 
     def _call(self, words: list[str]) -> dict[str, Any]:

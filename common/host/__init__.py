@@ -1,1 +1,1 @@
-"""This machine: atomic files, locks, the terminal, and progress."""
+"""Atomic file writes, folder locks, the terminal, and progress reports."""

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is either the old one or the whole new one, never a part."""
+"""Writes files atomically: a reader sees the old content or the complete new content, never a part."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import numpy as np
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Write ``parts`` one after the other to ``path``, through a temporary file in the same folder that is flushed to
-    disk first; an array given as its memory is not copied."""
+    """Write the concatenated ``parts`` to ``path``.
+
+    They go to a temporary file in the same folder, which is flushed to disk and renamed. A memoryview is not copied.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     part = Path(name)
@@ -36,12 +38,12 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write named arrays as numpy's ``.npz`` atomically."""
+    """Write named arrays atomically in numpy's ``.npz`` format."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented, strict JSON (NaN refused) atomically."""
+    """Write indented, strict JSON atomically; NaN and Inf raise ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

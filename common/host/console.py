@@ -1,4 +1,4 @@
-"""The terminal: progress on stderr, results on stdout."""
+"""The consoles of the command line: results on stdout, progress and messages on stderr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ err = Console(stderr=True, soft_wrap=True)
 
 
 def progress_bars() -> Progress:
-    """Bars on stderr, which vanish when they are done; nothing where stderr is no terminal."""
+    """Progress bars on stderr that disappear at the end; none if stderr is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

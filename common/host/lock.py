@@ -1,4 +1,4 @@
-"""One process at a time in a folder that several could be asked to work in."""
+"""Locks a folder, so that only one process at a time works in it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fedsteph.common.errors import RunFolderError
 
 @contextmanager
 def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold ``folder`` for the block; the system lets go of it when the process ends, however it ends.
+    """Hold an exclusive lock on ``folder`` during the block; the system releases it when the process ends or crashes.
 
     Args:
-        wait: wait for whoever holds it, instead of raising.
+        wait: wait until the lock is free, instead of raising.
 
     Raises:
-        RunFolderError: another process holds it.
+        RunFolderError: another process holds the lock, and ``wait`` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""Watch a run from outside: a table of its parties that changes while one looks, or plain lines without a terminal."""
+"""Shows the progress of a run: a live table with one row per party, or plain lines if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _QUIET_SECONDS = 20.0
 
 @contextmanager
 def watching(folders: list[Path]) -> Iterator[None]:
-    """Show how far the parties in ``folders`` are, for as long as the block runs."""
+    """Show the progress of the parties during the block.
+
+    Args:
+        folders: one per party; each party writes its progress file there (:mod:`fedsteph.common.host.progress`).
+    """
     tails = [_Tail(folder / FILE) for folder in folders]
     over = threading.Event()
     board, lines = Board(), _Lines()
@@ -55,7 +59,7 @@ def watching(folders: list[Path]) -> Iterator[None]:
 
 
 class _Tail:
-    """New whole lines of a growing file; what an earlier run left in it is passed over."""
+    """Reads the new complete lines of a growing file, and skips those of earlier runs."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -81,13 +85,13 @@ class _Row:
 
 
 class Board:
-    """Every party's phase, how far it is in it, and what it said last."""
+    """Every party's current phase, its progress in that phase, and its last message."""
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
 
     def update(self, event: Progress) -> None:
-        """Take in what a party reports; a message stays until there is another, or the phase is."""
+        """Record a party's report; a message stays until the next message or the next phase."""
         row, now = self._rows.get(event.party), time.monotonic()
         if row is None or row.phase != event.phase:
             self._rows[event.party] = _Row(event.phase, event.done, event.total, event.message, now)
@@ -95,7 +99,7 @@ class Board:
             row.done, row.total, row.message = event.done, event.total, event.message or row.message
 
     def table(self) -> Table:
-        """The board as it is now."""
+        """The current state as a table."""
         table = Table("site", "phase", "progress", "", "s", "last message", box=None, padding=(0, 2, 0, 0))
         if not self._rows:
             table.add_row("-", "starting the engine", "", "", "", "")
@@ -113,22 +117,22 @@ class Board:
 
 
 class _Lines:
-    """The same for a log: a line where much has changed, and now and then that a long phase goes on."""
+    """Progress as log lines: every 10 s at most per party and phase, at its end, and a line after 20 s of silence."""
 
     def __init__(self) -> None:
-        self._printed: dict[tuple[str, str], tuple[float, str]] = {}  # when, and what
+        self._printed: dict[tuple[str, str], tuple[float, str]] = {}  # (party, phase) -> time and text of the last line
         self._now = "starting"  # the phase that was reported last
         self._since = self._spoke = time.monotonic()
 
     def tick(self) -> None:
-        """Say now and then that a long phase goes on."""
+        """Print that the phase goes on, if nothing was printed for 20 s."""
         now = time.monotonic()
         if now - self._spoke >= _QUIET_SECONDS:
             self._spoke = now
             console.err.print(f"{self._now} goes on ({now - self._since:.0f} s)", highlight=False)
 
     def update(self, event: Progress) -> None:
-        """Say how far a party is, unless it said the like just now."""
+        """Print a party's progress if it changed: at the end of a phase, else every 10 s at most."""
         if self._now != event.phase:
             self._now, self._since = event.phase, time.monotonic()
         key = (event.party, event.phase)

@@ -1,4 +1,4 @@
-"""Progress as JSON lines in a file, so that whoever owns the folder can watch any process, in any engine."""
+"""Writes progress as JSON lines to a file, so that another process can show it under any engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVERY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one party is in one phase, in its own units of work."""
+    """One party's progress in one phase: ``done`` of ``total`` units of work."""
 
     party: str
     phase: str
@@ -23,7 +23,7 @@ class Progress:
 
 
 class ProgressLog:
-    """Appends :class:`Progress` lines, at most two per second but always the first and last of a phase."""
+    """Appends :class:`Progress` lines: the first and last of a phase, and at most two per second between them."""
 
     def __init__(self, folder: Path, party: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,11 +33,11 @@ class ProgressLog:
         self._phase = ""
 
     def report(self, phase: str, done: float, total: float, message: str = "", party: str | None = None) -> None:
-        """Say that ``done`` of ``total`` units of a phase are behind us.
+        """Report that ``done`` of ``total`` units of a phase are finished.
 
         Args:
-            message: what else a watcher may want to know, in a few words.
-            party: whose progress it is, as far as this party knows; None: its own.
+            message: a few words for the user.
+            party: the party whose progress this is; None: the one that owns the log.
         """
         now = time.monotonic()
         if phase == self._phase and 0 < done < total and now - self._written < _EVERY_SECONDS:
@@ -49,6 +49,6 @@ class ProgressLog:
 
 
 def read_progress(text: str) -> list[Progress]:
-    """Parse whole lines; a line that is still being written is left for later."""
+    """Parse the complete lines of ``text``; an unfinished last line is ignored."""
     whole, _, _ = text.rpartition("\n")
     return [Progress(**json.loads(line)) for line in whole.splitlines() if line]

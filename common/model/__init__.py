@@ -1,1 +1,1 @@
-"""The base model ABMIL, and the survival mathematics that all parties agree on."""
+"""The base model ABMIL, discrete-time survival, and the C-index with its bootstrap intervals."""

@@ -1,7 +1,7 @@
 """ABMIL, the base model: gated-attention pooling, then one hazard per yearly bin (Ilse et al., ICML 2018).
 
-The encoder is written as a function of its tensors, because STEPH runs it with weights of its own per
-bag: :func:`encode` takes each weight either once or with a leading ``n_bags`` dimension.
+The encoder is a function of its weights, because STEPH uses different weights for each bag: :func:`encode` takes each
+weight either shared by all bags or with a leading ``n_bags`` dimension.
 """
 
 from __future__ import annotations
@@ -30,16 +30,20 @@ ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "b
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of an ABMIL; two models can be merged only where these are equal."""
+    """Layer sizes of an ABMIL; only models with equal sizes can be merged."""
 
-    width: int  # d, of an instance's features
+    width: int  # d, features per instance
     embed: int
     attention: int
     n_bins: int
 
     @classmethod
     def of(cls, config: ModelConfig) -> Architecture:
-        """The architecture that a configuration with a known width describes."""
+        """The architecture of a configuration.
+
+        Raises:
+            ConfigError: the configuration has no width.
+        """
         if config.width is None:
             raise ConfigError(
                 "the feature width is not set", where="model.width", remedy="Set it to the encoder's width"
@@ -48,25 +52,26 @@ class Architecture:
 
     @property
     def encoder_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the 8 merged tensors, in their fixed order."""
+        """Names and shapes of the 8 encoder tensors, which are merged, in their fixed order."""
         return encoder_shapes(self.width, self.embed, self.attention)
 
     @property
     def n_merged(self) -> int:
-        """Numbers of a task vector: of all 8 tensors."""
+        """P, the number of parameters in the 8 encoder tensors, and so in a task vector."""
         return sum(math.prod(shape) for shape in self.encoder_shapes.values())
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the sizes and of the merged tensors' names and shapes."""
+        """SHA-256 of the sizes and of the encoder tensors' names and shapes."""
         schema = {"sizes": asdict(self), "tensors": list(self.encoder_shapes.items())}
         return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()
 
 
 class ABMIL(nn.Module):
-    """``z = sum_i a_i h_i`` with ``h = ReLU(W x + b)``, ``a = softmax_i(c^T (tanh(V h) * sigmoid(U h)))``.
+    """The encoder, which pools the instances ``x_i`` of a bag into one vector ``z``, and the head for its hazards.
 
-    ``hazard_j = sigmoid(head(z)_j)``; 1,197,729 parameters at 1536 -> 512, 384, 32.
+    ``z = sum_i a_i h_i`` with ``h = ReLU(W x + b)``, ``a = softmax_i(c^T (tanh(V h) * sigmoid(U h)))``;
+    ``hazard_j = sigmoid(head(z)_j)``. It has 1,197,729 parameters at 1536 -> 512, 384, 32.
     """
 
     def __init__(self, architecture: Architecture, dropout: float = 0.25) -> None:
@@ -80,7 +85,7 @@ class ABMIL(nn.Module):
         self.head = nn.Linear(architecture.embed, architecture.n_bins)
 
     def encoder_state(self) -> dict[str, Tensor]:
-        """The 8 merged tensors, in their fixed order."""
+        """The 8 encoder tensors, in their fixed order."""
         state = dict(self.named_parameters())
         return {name: state[name] for name in self.architecture.encoder_shapes}
 
@@ -90,18 +95,18 @@ class ABMIL(nn.Module):
 
     @torch.no_grad()
     def attention(self, bag: Tensor) -> Tensor:
-        """Attention ``(n_instances,)`` over one bag ``(n_instances, d)``, with dropout off; it sums to 1."""
+        """Attention weights ``(n_instances,)`` of one bag ``(n_instances, d)``, without dropout; they sum to 1."""
         return encode(self.encoder_state(), bag.unsqueeze(0))[1][0]
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hazards of some bags.
+        """Hazards of a batch of bags.
 
         Args:
-            bags: ``(n_bags, n_instances, d)``, padded where bags differ in size.
-            mask: ``(n_bags, n_instances)``, True at real instances; None where nothing is padded.
+            bags: ``(n_bags, n_instances, d)``, padded if the bags differ in size.
+            mask: ``(n_bags, n_instances)``, True at real instances; None without padding.
 
         Returns:
-            ``(n_bags, n_bins)``.
+            hazards ``(n_bags, n_bins)`` in (0, 1).
         """
         z, _ = encode(self.encoder_state(), bags, mask, self.dropout if self.training else 0.0)
         return torch.sigmoid(self.head(z))
@@ -110,18 +115,18 @@ class ABMIL(nn.Module):
 def encode(
     theta: Mapping[str, Tensor], bags: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Pool bags into slide vectors, with one set of weights for all or one per bag.
+    """Pool each bag into one vector, with one set of weights for all bags or one per bag.
 
     Args:
         theta: the 8 encoder tensors, each as in :attr:`Architecture.encoder_shapes`, or each with a leading
             ``n_bags`` dimension.
         bags: ``(n_bags, n_instances, d)``.
-        mask: ``(n_bags, n_instances)``, True at real instances.
-        dropout: probability, on both attention branches.
+        mask: ``(n_bags, n_instances)``, True at real instances; None without padding.
+        dropout: dropout probability of each of the two attention branches.
 
     Returns:
-        slide vectors ``(n_bags, embed)`` and attention ``(n_bags, n_instances)``, which sums to 1 per bag and through
-        which no gradient flows.
+        bag vectors ``z`` ``(n_bags, embed)``, and attention ``(n_bags, n_instances)``, which sums to 1 per bag and is
+        detached (no gradient).
     """
     drop = GateDropout.drawn(dropout)
     if len(bags) == 1 and mask is None:
@@ -133,7 +138,7 @@ def encode(
     gated = torch.tanh(_linear(theta, "attention_V", h)) * torch.sigmoid(_linear(theta, "attention_U", h))
     if drop is not None:
         gated = gated * (drop.keep(gated).to(gated.dtype) * drop.scale)
-    with factors_in(torch.float32):  # as for a bag alone: scores are few, and stand in an exponent
+    with factors_in(torch.float32):  # as in pool(): there are few scores, and exp() amplifies their rounding errors
         scores = _linear(theta, "attention_c", gated).squeeze(-1)  # (n_bags, n_instances)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -146,14 +151,14 @@ def _linear(theta: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 
 def untrained_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> ABMIL:
-    """``M0``: an untrained ABMIL with PyTorch's default initialisation from ``seed``, on the CPU."""
+    """``M0``: an untrained ABMIL on the CPU, initialised by PyTorch's defaults from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ABMIL(architecture, dropout)
 
 
 def model_digest(model: ABMIL) -> str:
-    """SHA-256 over names, shapes and little-endian float32 values of all tensors, head included."""
+    """SHA-256 over the names, shapes and little-endian float32 values of all tensors, including the head."""
     hasher = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         hasher.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -162,15 +167,19 @@ def model_digest(model: ABMIL) -> str:
 
 
 def m0_digest(config: ModelConfig) -> str:
-    """The digest that this machine's ``M0`` has, to be pinned or compared."""
+    """The digest of ``M0`` as made on this machine, to pin or compare.
+
+    Raises:
+        ConfigError: the configuration has no width.
+    """
     return model_digest(untrained_model(Architecture.of(config), config.m0_seed))
 
 
 def pin_m0(config: Config) -> Config:
-    """The configuration with the digest of M0 filled in.
+    """The configuration with the digest of this machine's M0 filled in.
 
     Raises:
-        ConfigError: no width, or a digest that M0 on this machine does not have.
+        ConfigError: no width, or another digest is pinned already.
     """
     if config.model.width is None:
         raise ConfigError("must be given", where="model.width", remedy="Set it to the width of the sites' features")
@@ -185,26 +194,26 @@ def pin_m0(config: Config) -> Config:
 
 
 def initial_model(config: ModelConfig) -> ABMIL:
-    """``M0``, the untrained model that every site of a federation starts from.
+    """``M0``, the untrained model from which every site of a federation starts its training.
 
     Args:
         config: ``model`` of a configuration, with its ``width`` (d, features per instance).
 
     Returns:
-        an ABMIL made from ``m0_seed``, the same on every machine with the same torch, on the CPU.
+        an ABMIL on the CPU, made from ``m0_seed``; it is the same on every machine with the same version of torch.
 
     Raises:
-        ConfigError: no width, or this machine's ``M0`` has not the digest that the configuration pins.
+        ConfigError: no width, or the digest of ``M0`` on this machine is not the pinned one.
     """
     model = untrained_model(Architecture.of(config), config.m0_seed, config.dropout)
     return model if config.m0_sha256 is None else _with_digest(model, config.m0_sha256)
 
 
 def pinned_model(config: ModelConfig) -> ABMIL:
-    """:func:`initial_model` of a federation, whose configuration must pin its digest.
+    """:func:`initial_model` for a configuration that must pin the digest of ``M0``.
 
     Raises:
-        ConfigError: no digest is pinned, or this machine's ``M0`` has another one.
+        ConfigError: no width, no pinned digest, or ``M0`` on this machine has another digest.
     """
     return _with_digest(untrained_model(Architecture.of(config), config.m0_seed, config.dropout), config.m0_sha256)
 

@@ -14,31 +14,31 @@ _EVENTS_PER_BLOCK = 256
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """The comparable pairs of one test set, in memory that grows with its patients and not with its pairs.
+    """The comparable pairs of one test set, in memory linear in the number of patients.
 
-    A pair (i, j) is comparable where i is known to fail before j, and concordant where i also has the higher risk;
-    risks that tie within 1e-8 count 1/2. An event at a censoring's time is earlier than it; two events at equal
-    times are not comparable.
+    A pair (i, j) is comparable if i is known to have the event before j, and concordant if i also has the higher risk;
+    risks that tie within 1e-8 count 1/2. At equal times an event counts as earlier than a censoring, and two events
+    are not comparable.
 
-    In the order of time, events before censorings, the patients whom an event is compared with are all from one
-    place on; in the order of risk, those with a lower risk are all up to one place. The places are all that is kept.
+    Patients are sorted by time, events before censorings. Each event is then compared with all patients from one index
+    on. Sorted by risk, all patients below some rank have a lower risk. Only these indices and ranks are stored.
     """
 
-    order: np.ndarray  # (n,) patients in the order of time
-    rank: np.ndarray  # (n,) place in the order of risk of each patient in the order of time
-    events: np.ndarray  # (n_events,) places of the events in the order of time
-    later: np.ndarray  # (n_events,) place in the order of time from which on the others are later
-    below: np.ndarray  # (n_events,) number of patients with a lower risk ..
-    up_to: np.ndarray  # (n_events,) .. and with a lower or tied one
+    order: np.ndarray  # (n,) indices of the patients, sorted by time
+    rank: np.ndarray  # (n,) rank by risk of each patient, sorted by time
+    events: np.ndarray  # (n_events,) positions of the events in ``order``
+    later: np.ndarray  # (n_events,) position in ``order`` of the first patient who is compared with the event
+    below: np.ndarray  # (n_events,) number of patients with a lower risk
+    up_to: np.ndarray  # (n_events,) number of patients with a lower or tied risk
 
     @property
     def comparable(self) -> np.ndarray:
-        """Number of comparable pairs of each event, ``(n_events,)``."""
+        """Number of comparable pairs per event, ``(n_events,)``."""
         return len(self.order) - self.later
 
     @cached_property
     def doubled(self) -> np.ndarray:
-        """Twice the number of concordant pairs of each event, risk ties counting 1/2, ``(n_events,)`` int64."""
+        """Twice the number of concordant pairs per event (2 per concordant, 1 per tied pair), ``(n_events,)`` int64."""
         counts = [scores.sum(axis=1, dtype=np.int64) for _, _, scores in self.blocks()]
         return np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
 
@@ -49,26 +49,26 @@ class Pairs:
 
     @property
     def concordant(self) -> float:
-        """Concordant pairs, risk ties counting 1/2."""
+        """Number of concordant pairs; tied risks count 1/2."""
         return int(self.doubled.sum()) / 2
 
     @property
     def c_index(self) -> float | None:
-        """Harrell's C, or None when no pair is comparable."""
+        """Harrell's C, or None if no pair is comparable."""
         n = self.n_comparable
         return self.concordant / n if n else None
 
     def blocks(self) -> Iterator[tuple[slice, int, np.ndarray]]:
-        """All comparable pairs, some events at a time.
+        """All comparable pairs, in blocks of events.
 
         Yields:
-            which of ``events``; a place in the order of time before which none of them is compared with anybody; and
-            for each of them and each patient from there on 2 where concordant, 1 where tied, else 0: ``(n_block,
-            n - place)`` uint8.
+            the slice of ``events``; ``place``, the first position in ``order`` that is compared with any of them; and
+            ``(n_block, n - place)`` uint8 over these events and the patients from ``place`` on: 2 if the pair is
+            concordant, 1 if the risks tie, else 0.
         """
         for first in range(0, len(self.events), _EVENTS_PER_BLOCK):
             block = slice(first, first + _EVENTS_PER_BLOCK)
-            place = int(self.later[first])  # these ascend
+            place = int(self.later[first])  # the smallest of the block, because ``later`` ascends
             rank = self.rank[place:]
             scores = (rank < self.below[block, None]).view(np.uint8)
             scores += rank < self.up_to[block, None]
@@ -77,15 +77,15 @@ class Pairs:
 
 
 def pairs(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> Pairs:
-    """Compare all patients of a test set.
+    """Compare all patients of a test set by follow-up and predicted risk.
 
     Args:
         risk: ``(n,)``, higher = worse.
-        t: ``(n,)`` days.
-        e: ``(n,)``, 1 = event.
+        t: ``(n,)`` follow-up in days.
+        e: ``(n,)``, 1 = event, 0 = censored.
 
     Raises:
-        ValueError: a risk is not finite, so that no order exists.
+        ValueError: a risk is not finite, so the patients cannot be sorted.
     """
     risk, t, e = (np.asarray(values, dtype=np.float64) for values in (risk, t, e))
     if not np.isfinite(risk).all():
@@ -95,7 +95,7 @@ def pairs(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> Pairs:
     rank[by_risk] = np.arange(len(risk))
     events = np.flatnonzero(e[order] == 1)
     times, of_events = t[order][events], risk[order][events]
-    last = np.searchsorted(times, times, side="right") - 1  # the last event at each event's time
+    last = np.searchsorted(times, times, side="right") - 1  # index of the last event at the same time
     return Pairs(
         order=order,
         rank=rank[order],
@@ -107,14 +107,14 @@ def pairs(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> Pairs:
 
 
 def _exceeded(values: np.ndarray, ascending: np.ndarray, margin: float) -> np.ndarray:
-    """How many of ``ascending`` each value exceeds by more than a margin, ``(n_values,)`` int32.
+    """How many of ``ascending`` each value exceeds by more than ``margin``, ``(n_values,)`` int32.
 
-    By bisection on the rounded difference itself: a search for ``value - margin`` would round elsewhere.
+    Bisects on the rounded difference itself: a search for ``value - margin`` would round differently.
     """
     low, high = np.zeros(len(values), dtype=np.int32), np.full(len(values), len(ascending), dtype=np.int32)
     while (low < high).any():
         middle = (low + high) // 2
-        # Where the search is over, the middle may be behind the last one.
+        # After a search has ended, the middle may be past the end.
         exceeds = values - ascending[np.minimum(middle, len(ascending) - 1)] > margin
         open_ = low < high
         low, high = np.where(open_ & exceeds, middle + 1, low), np.where(open_ & ~exceeds, middle, high)
@@ -122,5 +122,5 @@ def _exceeded(values: np.ndarray, ascending: np.ndarray, margin: float) -> np.nd
 
 
 def c_index(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> float | None:
-    """Harrell's C of one test set, or None when it has no comparable pair."""
+    """Harrell's C of one test set, or None if it has no comparable pair; arguments and errors as :func:`pairs`."""
     return pairs(risk, t, e).c_index

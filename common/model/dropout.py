@@ -1,8 +1,8 @@
-"""Dropout on the product of two branches: one draw of 16 bits instead of two of a float.
+"""Dropout on a product of two branches, with one 16-bit random draw per entry instead of two floats.
 
-Dropping entries of ``a`` and of ``b`` independently, each with probability p, is dropping entries of ``a * b`` with
-probability ``1 - (1 - p)^2``: the product keeps an entry where both are kept, and both are scaled by ``1 / (1 - p)``.
-That holds because neither branch is used but in the product.
+Dropping entries of ``a`` and of ``b`` independently, each with probability p, is the same as dropping entries of
+``a * b`` with probability ``1 - (1 - p)^2`` and scaling the kept ones by ``1 / (1 - p)^2``. This holds because each
+branch is used only in the product.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _LEVELS = 2**16
 
 @dataclass(frozen=True)
 class GateDropout:
-    """Dropout of a gated product ``a * b`` whose branches each drop with probability p.
+    """Dropout of a gated product ``a * b``, equal to dropout with probability p on each branch.
 
     Args:
-        dropped: of 65,536 equally likely draws, how many drop an entry. At p = 0.25 that is exact; else the
-            probability is at most ``2^-17`` off (``2^-16`` next to 1), and the scale is that of the probability used.
-        seed: what is drawn is a function of it and of a position, so that it can be drawn again.
+        dropped: how many of the 65,536 equally likely draws drop an entry. This is exact for p = 0.25; otherwise the
+            probability is off by at most ``2^-17`` (``2^-16`` near 1), and the scale fits the probability used.
+        seed: the draws are a function of the seed and a position, so that they can be repeated.
     """
 
     dropped: int
@@ -30,7 +30,7 @@ class GateDropout:
 
     @classmethod
     def drawn(cls, p: float) -> GateDropout | None:
-        """One pass's dropout, seeded by torch's generator of the CPU; None where p is 0."""
+        """The dropout of one forward pass, seeded by torch's CPU generator; None if p is 0."""
         if p == 0.0:
             return None
         dropped = min(_LEVELS - 1, round(_LEVELS * (1.0 - (1.0 - p) ** 2)))
@@ -38,14 +38,14 @@ class GateDropout:
 
     @property
     def scale(self) -> float:
-        """What kept entries are multiplied by; it can as well multiply the weights that they meet next."""
+        """Factor for the kept entries; the weights of the next layer can be multiplied by it instead."""
         return _LEVELS / (_LEVELS - self.dropped)
 
     def keep(self, like: Tensor, position: int = 0) -> Tensor:
-        """1 where an entry is kept, else 0, as uint8 of the shape and on the device of ``like``.
+        """The mask, 1 = kept and 0 = dropped: uint8 with the shape and on the device of ``like``.
 
         Args:
-            position: draws at different positions are independent.
+            position: added to the seed; draws at different positions are independent.
         """
         generator = torch.Generator(like.device).manual_seed(self.seed + position)
         words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)

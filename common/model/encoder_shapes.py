@@ -1,4 +1,4 @@
-"""Names and shapes of the encoder's tensors, for whoever holds none of them."""
+"""Names and shapes of the encoder's tensors, computed from the layer sizes without torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ Shape = tuple[int, ...]
 
 
 def encoder_shapes(width: int, embed: int, attention: int) -> dict[str, Shape]:
-    """Names and shapes of the 8 tensors of an encoder, in their fixed order."""
+    """Names and shapes of the encoder's 8 tensors, in their fixed order."""
     return {
         "embed.weight": (embed, width),
         "embed.bias": (embed,),

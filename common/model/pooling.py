@@ -1,13 +1,13 @@
-"""Gated-attention pooling of one large bag, forward and backward, a piece of the bag at a time.
+"""Gated-attention pooling of one large bag, with forward and backward pass computed piece by piece.
 
-What autograd would keep of a bag of 10,000 instances leaves every cache between two operations, and what it would keep
-of one of 250,000 fits into no laptop. So the pooling and its gradient are written out here over pieces that stay in a
-processor's cache: a running softmax joins the pieces' sums, and the gradient's sums run over the same pieces. Above
-``_RECOMPUTE_ABOVE`` instances a piece's activations are not kept at all but computed a second time in the backward
-pass, under the same dropout. Either way the result is the plain one up to the order of sums in float32.
+With autograd, the activations of a bag of 10,000 instances do not stay in a CPU cache, and those of 250,000 instances
+do not fit into a laptop's memory. So the forward and backward pass are written by hand over pieces that fit into the
+cache: an online softmax combines the sums of the pieces, and the gradients are summed over the same pieces. Above
+``_RECOMPUTE_ABOVE`` instances the activations are not stored but recomputed in the backward pass with the same dropout
+mask. The result equals the direct computation up to the order of float32 sums.
 
-With ``p_i`` the weights of the softmax, ``z = sum_i p_i h_i`` and a gradient ``g`` of ``z``, the score of instance i
-has the gradient ``p_i (g^T h_i - g^T z)``; all else is the chain rule.
+With softmax weights ``p_i``, ``z = sum_i p_i h_i`` and the gradient ``g`` of ``z``, the gradient of the score of
+instance i is ``p_i (g^T h_i - g^T z)``; the rest is the chain rule.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.autograd.function import once_differentiable
 from fedsteph.common.model.dropout import GateDropout
 from fedsteph.common.model.precision import factors, product
 
-_PIECE = {"cpu": 4096, "cuda": 65_536}  # instances: on a CPU 20 MB of activations at 512 and 384 wide
-_RECOMPUTE_ABOVE = {"cpu": 32_768, "cuda": 262_144}  # instances: 180 MB and 1.4 GB of activations
+_PIECE = {"cpu": 4096, "cuda": 65_536}  # instances; on a CPU 20 MB of activations with widths 512 and 384
+_RECOMPUTE_ABOVE = {"cpu": 32_768, "cuda": 262_144}  # instances; 180 MB and 1.4 GB of activations
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """The 8 encoder tensors, V above U, and how to compute; dropout's scale is in ``score`` already."""
+    """The 8 encoder tensors, with V stacked on U, and settings; ``score`` includes dropout's scale."""
 
     embed: Tensor
     embed_bias: Tensor
@@ -44,7 +44,7 @@ class _Weights:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Activations of some instances: ``h`` (n, embed), ``tanh`` and ``sigmoid`` (n, attention), dropout's ``keep``."""
+    """Activations of a piece: ``h`` (n, embed); ``tanh``, ``sigmoid`` and the dropout mask ``keep`` (n, attention)."""
 
     h: Tensor
     tanh: Tensor
@@ -53,15 +53,15 @@ class _Piece:
 
 
 def pool(theta: tuple[Tensor, ...], bag: Tensor, dropout: GateDropout | None) -> tuple[Tensor, Tensor]:
-    """Pool one bag into its slide vector.
+    """Pool one bag into one vector.
 
     Args:
         theta: weight and bias of embed, V, U and c, in this order.
-        bag: ``(n_instances, d)``; a constant, to which no gradient flows.
-        dropout: on the gated product of both branches; None where there is none.
+        bag: ``(n_instances, d)``; it gets no gradient.
+        dropout: dropout of the gated product of both branches; None for no dropout.
 
     Returns:
-        the slide vector ``(embed,)`` and the attention ``(n_instances,)``, through which no gradient flows.
+        the bag's vector ``(embed,)``, and the attention ``(n_instances,)``, which is not differentiable.
     """
     learning = torch.is_grad_enabled() and any(weight.requires_grad for weight in theta)
     z, attention = _Pool.apply(bag, dropout, factors(), learning, *theta)  # type: ignore[no-untyped-call]
@@ -69,7 +69,7 @@ def pool(theta: tuple[Tensor, ...], bag: Tensor, dropout: GateDropout | None) ->
 
 
 def pieces(bag: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """A bag ``(n_instances, d)`` cut into pieces that a cache holds, each with the index of its first instance."""
+    """Pieces of a bag ``(n_instances, d)`` that fit into a cache, each with the index of its first instance."""
     size = _PIECE[bag.device.type]
     for start in range(0, len(bag), size):
         yield start, bag[start : start + size]
@@ -85,7 +85,7 @@ class _Pool(torch.autograd.Function):
         kept: list[_Piece] = []
         scores = bag.new_empty(len(bag))
         largest = bag.new_full((), float("-inf"))
-        # In float64, or what is lost at each piece adds up over a hundred of them.
+        # In float64, because the rounding errors of a hundred pieces would add up in float32.
         mass, total = (torch.zeros(n, dtype=torch.float64, device=bag.device) for n in ((), len(weights.embed)))
         for start, instances in pieces(bag):
             piece = _activations(weights, instances, start)
@@ -126,7 +126,7 @@ class _Pool(torch.autograd.Function):
             product(d_branches.t(), piece.h, dtype, add_to=branches)
             branches_bias += d_branches.sum(dim=0)
             d_h = product(d_branches, weights.branches, dtype).addr_(share, g)
-            d_h = torch.ops.aten.threshold_backward(d_h, piece.h, 0)  # of ReLU
+            d_h = torch.ops.aten.threshold_backward(d_h, piece.h, 0)  # gradient of the ReLU
             product(d_h.t(), instances, dtype, add_to=embed)
             embed_bias += d_h.sum(dim=0)
         V, U = branches.chunk(2)
@@ -156,7 +156,7 @@ def _gated(piece: _Piece) -> Tensor:
 
 
 def _through_gate(piece: _Piece, d_gated: Tensor) -> Tensor:
-    """The gradient before tanh and sigmoid, side by side ``(n, 2 attention)``."""
+    """Gradients with respect to the inputs of tanh and sigmoid, side by side: ``(n, 2 * attention)``."""
     if piece.keep is not None:
         d_gated.mul_(piece.keep)
     n = d_gated.shape[1]

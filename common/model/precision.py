@@ -1,7 +1,7 @@
-"""The precision of large matrix products: the weights' own, or bfloat16 as under autocast.
+"""The precision of large matrix products: float32, or bfloat16 as with autocast.
 
-Factors are rounded, the product comes out rounded once more and goes on in the weights' precision. Only the products
-over a bag's instances are concerned; weights, sums, heads, losses and the optimiser stay float32.
+In bfloat16 both factors and the product are rounded, and the product is converted back to the weights' dtype. Only the
+products over a bag's instances are affected. Weights, sums, heads, losses and the optimiser stay in float32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _factors: ContextVar[torch.dtype] = ContextVar("factors", default=torch.float32)
 
 @contextmanager
 def factors_in(dtype: torch.dtype) -> Iterator[None]:
-    """Let the products that are begun in this block, and their gradients, round their factors to ``dtype``."""
+    """Round the factors of the matrix products in this block to ``dtype``, also in their backward pass."""
     token = _factors.set(dtype)
     try:
         yield
@@ -29,14 +29,17 @@ def factors_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 def factors() -> torch.dtype:
-    """What factors are rounded to here; a backward pass runs elsewhere, so ask in the forward pass."""
+    """The current dtype of factors. Call it in the forward pass: the backward pass runs in another context."""
     return _factors.get()
 
 
 def product(
     a: Tensor, b: Tensor, dtype: torch.dtype, *, bias: Tensor | None = None, add_to: Tensor | None = None
 ) -> Tensor:
-    """``a @ b``, plus ``bias`` to each row or in place to ``add_to``; factors and product are rounded to ``dtype``."""
+    """``a @ b`` of ``(n, k)`` and ``(k, m)``, with factors and product rounded to ``dtype``.
+
+    ``bias`` ``(m,)`` is added to each row; or the product is added in place to ``add_to`` ``(n, m)``.
+    """
     if dtype is torch.float32:
         if add_to is not None:
             return add_to.addmm_(a, b)
@@ -48,10 +51,11 @@ def product(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``x @ weight^T + bias`` with factors rounded as :func:`factors_in` says, and its gradient.
+    """``x @ weight^T + bias``, differentiable, with factors rounded to the dtype of :func:`factors_in`.
 
     Args:
-        weight, bias: one for all of ``x``, or each with a leading ``n_bags`` dimension as ``x`` has.
+        x: ``(..., n_in)``, or ``(n_bags, n_instances, n_in)`` with weights per bag.
+        weight, bias: ``(n_out, n_in)`` and ``(n_out,)``, each with a leading ``n_bags`` for weights per bag.
     """
     dtype = factors()
     if weight.dim() == 2:

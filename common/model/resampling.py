@@ -1,4 +1,4 @@
-"""Bootstrap intervals of the C-index: the patients of each test fold drawn again, for all methods alike."""
+"""Bootstrap intervals of the C-index: resamples the patients of each test fold, with the same draws for all methods."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from fedsteph.common.model.concordance import Pairs
 
-_DRAWS_PER_BLOCK = 2**22  # 16 MB, and twice that while they are drawn
+_DRAWS_PER_BLOCK = 2**22  # 16 MB in float32, and twice that while drawing
 
 
 def resampled_folds(methods: Sequence[Sequence[Pairs]], *, resamples: int, seed: int) -> np.ndarray:
-    """C of several methods in several folds under resamples of their patients.
+    """C-index of several methods in several folds, for bootstrap resamples of the patients.
 
-    Patients are resampled within each fold, with the same draw for every method. Folds without a comparable pair
+    Patients are resampled within each fold, with the same draws for every method. Folds without a comparable pair
     are left out.
 
     Args:
-        methods: per method its :class:`Pairs`, one per fold, all over the same patients.
+        methods: for each method one :class:`Pairs` per fold; all methods have the same patients.
 
     Returns:
-        ``(n_methods, n_defined_folds, resamples)``, NaN where a resample has no comparable pair.
+        ``(n_methods, n_defined_folds, resamples)`` float64, NaN where a resample has no comparable pair.
     """
     folds = [fold for fold in zip(*methods, strict=True) if fold[0].n_comparable]
     rng = np.random.default_rng(seed)
@@ -32,10 +32,10 @@ def resampled_folds(methods: Sequence[Sequence[Pairs]], *, resamples: int, seed:
 
 
 def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """C of several models on one test set under the same resamples of its patients.
+    """C-index of several models on one test set, for the same bootstrap resamples of its patients.
 
     Args:
-        models: their pairs, all over the same patients.
+        models: the pairs of each model; all models have the same patients.
 
     Returns:
         ``(n_models, resamples)`` float32, NaN where a resample has no comparable pair.
@@ -53,28 +53,28 @@ def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generat
 
 
 def _drawn_pairs(one: Pairs, draws: np.ndarray) -> np.ndarray:
-    """Comparable pairs of each resample, ``(n_draws,)`` float64; ``draws`` are in the order of time."""
+    """Number of comparable pairs per resample, ``(n_draws,)`` float64; ``draws`` ``(n_draws, n)``, sorted by time."""
     later = len(one.order) - np.cumsum(draws, axis=1)[:, one.later - 1]
     return _dot(draws[:, one.events], later)
 
 
 def _drawn_concordant(one: Pairs, draws: np.ndarray) -> np.ndarray:
-    """Concordant pairs of each resample, risk ties counting 1/2."""
+    """Number of concordant pairs per resample, ``(n_draws,)`` float64; tied risks count 1/2."""
     doubled = np.zeros(len(draws))
     for block, place, scores in one.blocks():
-        # Every number in this product is a whole one of at most 2 n, which float32 holds.
+        # Exact in float32: every number in this product is an integer of at most 2 n.
         doubled += _dot(draws[:, one.events[block]], draws[:, place:] @ scores.T.astype(np.float32))
     return doubled / 2
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    # Pairs are as many as patients squared: more than float32 can count.
+    # In float64: the number of pairs grows with n^2 and exceeds the exact integers of float32.
     row_sums: np.ndarray = np.einsum("ri,ri->r", a, b, dtype=np.float64)
     return row_sums
 
 
 def mean_over_folds(values: np.ndarray) -> np.ndarray:
-    """``(n_folds, resamples) -> (resamples,)``: the mean over the folds that are defined there; NaN where none is."""
+    """``(n_folds, resamples) -> (resamples,)``: per resample the mean over the finite folds; NaN if there is none."""
     defined = np.isfinite(values).sum(axis=0)
     total = np.nansum(values, axis=0)
     mean: np.ndarray = np.divide(total, defined, out=np.full(len(total), np.nan), where=defined > 0)
@@ -82,7 +82,7 @@ def mean_over_folds(values: np.ndarray) -> np.ndarray:
 
 
 def interval_95(values: np.ndarray) -> tuple[float, float] | None:
-    """95% percentile interval of resampled values; None where not one is defined."""
+    """95% percentile interval of resampled values ``(resamples,)``; None if none of them is finite."""
     defined = values[np.isfinite(values)]
     if not len(defined):
         return None
@@ -91,7 +91,10 @@ def interval_95(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def interval_of_mean(intervals: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """95% interval of a mean over cohorts of different patients: as of independent normal errors; None without one."""
+    """95% interval of the mean over cohorts with different patients, from each cohort's 95% interval.
+
+    Assumes independent normal errors. None if ``intervals`` is empty.
+    """
     if not intervals:
         return None
     middle = fmean((low + high) / 2 for low, high in intervals)

@@ -1,4 +1,4 @@
-"""Discrete-time survival: yearly bins, hazards, NLL and risk. ``t`` in days; event = 1, censored = 0."""
+"""Discrete-time survival: yearly bins, hazards, negative log-likelihood and risk. Times in days, 1 = event."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 DAYS_PER_BIN = 365.0
-_FLOOR = 1e-7  # each logarithm's argument is clamped here
+_FLOOR = 1e-7  # lower bound for the argument of each logarithm
 
 
 def bin_of(t: np.ndarray, n_bins: int = 32) -> np.ndarray:
-    """Yearly bin of each time: ``min(floor(t / 365), n_bins - 1)``, the same edges for every site.
+    """Yearly bin of each time: ``min(floor(t / 365), n_bins - 1)``, with the same edges for every site.
 
     Args:
-        t: times in days, any shape, at least 0.
+        t: times in days, at least 0, any shape.
 
     Returns:
         int64 bins of the same shape.
@@ -23,36 +23,36 @@ def bin_of(t: np.ndarray, n_bins: int = 32) -> np.ndarray:
 
 
 def survival_from_hazards(hazards: Tensor) -> Tensor:
-    """``S_j = prod_{i <= j} (1 - h_i)``.
+    """Survival function ``S_j = prod_{i <= j} (1 - h_i)``.
 
     Args:
         hazards: ``(..., n_bins)`` in [0, 1].
 
     Returns:
-        probability of surviving each bin, ``(..., n_bins)``.
+        probability of surviving to the end of each bin, ``(..., n_bins)``.
     """
     return torch.cumprod(1.0 - hazards, dim=-1)
 
 
 def risk_score(hazards: Tensor) -> Tensor:
-    """``-sum_j S_j``: higher is worse. ``(..., n_bins) -> (...)``."""
+    """Risk ``-sum_j S_j``, without unit; higher is worse. Hazards ``(..., n_bins)`` -> risk ``(...)``."""
     return -survival_from_hazards(hazards).sum(dim=-1)
 
 
 def nll(hazards: Tensor, bins: Tensor, events: Tensor, alpha: float = 0.5) -> Tensor:
     """Negative log-likelihood of each bag, in nats.
 
-    With event in bin y: ``-(log S_{y-1} + log h_y)``, where ``S_{-1} = 1``; censored in bin y:
-    ``-(1 - alpha) log S_y``. Each logarithm's argument is clamped at 1e-7.
+    With an event in bin y: ``-(log S_{y-1} + log h_y)``, where ``S_{-1} = 1``; censored in bin y:
+    ``-(1 - alpha) log S_y``. The argument of each logarithm is at least 1e-7.
 
     Args:
         hazards: ``(n_bags, n_bins)``.
-        bins: ``(n_bags,)`` int64.
-        events: ``(n_bags,)``, 1 = event.
-        alpha: how much less a censored bag weighs.
+        bins: ``(n_bags,)`` int64, the yearly bin y of each bag's follow-up.
+        events: ``(n_bags,)``, 1 = event, 0 = censored.
+        alpha: reduces the weight of censored bags to ``1 - alpha``.
 
     Returns:
-        ``(n_bags,)``.
+        ``(n_bags,)``, in nats.
     """
     survival = survival_from_hazards(hazards)
     padded = torch.cat([torch.ones_like(survival[..., :1]), survival], dim=-1)
@@ -67,18 +67,18 @@ def nll(hazards: Tensor, bins: Tensor, events: Tensor, alpha: float = 0.5) -> Te
 
 
 def empirical_hazard(bins: np.ndarray, events: np.ndarray, n_bins: int = 32) -> np.ndarray:
-    """Hazard per bin of a cohort, smoothed towards its mean hazard by ten pseudo patients per bin.
+    """Empirical hazard of a cohort per bin, smoothed towards its mean hazard by ten pseudo-patients per bin.
 
-    ``h_j = (d_j + m hbar) / (n_j + m)`` with ``d_j`` events in and ``n_j`` patients at risk at bin j,
-    ``hbar = sum d / sum n`` and ``m = 10``; a cohort without events gets ``hbar = 1 / (2 sum n)``, so that
+    ``h_j = (d_j + m hbar) / (n_j + m)`` with ``d_j`` events and ``n_j`` patients at risk in bin j,
+    ``hbar = sum d / sum n`` and ``m = 10``. A cohort without events gets ``hbar = 1 / (2 sum n)``, so that
     the logit stays finite.
 
     Args:
-        bins: ``(n_patients,)`` yearly bins.
-        events: ``(n_patients,)``, 1 = event.
+        bins: ``(n_patients,)`` yearly bins of the follow-up.
+        events: ``(n_patients,)``, 1 = event, 0 = censored.
 
     Returns:
-        ``(n_bins,)`` in (0, 1).
+        hazards ``(n_bins,)``, from 1e-6 to 1 - 1e-6.
     """
     deaths = np.bincount(bins[events > 0], minlength=n_bins).astype(np.float64)
     at_risk = np.cumsum(np.bincount(bins, minlength=n_bins)[::-1])[::-1].astype(np.float64)

@@ -1,1 +1,1 @@
-"""Pages that people read: sections of words, tables and pictures, as one file that asks nothing of any network."""
+"""Report pages of text, tables and figures, as one HTML file that loads nothing from any network."""

@@ -1,4 +1,4 @@
-"""The C-index of every method on every fold, with intervals: one point a fold, one diamond the mean."""
+"""Plots the C-index of every method with 95% intervals: a dot per fold and a diamond for the mean."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ _NOTE = (
 
 
 def c_index_picture(name: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:
-    """Draw a target's methods.
+    """Draw the C-index of a target's methods.
 
     Args:
-        rows: title -> ``c_index`` per fold (None where undefined), ``fold_intervals_95``, ``mean`` and
+        name: name of the figure's files.
+        rows: method title -> ``c_index`` per fold (None where undefined), ``fold_intervals_95``, ``mean`` and
             ``interval_95``.
+        who: site, n, folds and seeds, shown in the figure.
     """
     title = "C-index per fold and method"
     shown = {label: row for label, row in rows.items() if row["mean"] is not None}
@@ -47,7 +49,7 @@ def c_index_picture(name: str, rows: Mapping[str, Mapping[str, Any]], who: str) 
 
 
 def c_index_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The same as numbers."""
+    """The numbers of :func:`c_index_picture` as a table."""
     n_folds = max((len(row["c_index"]) for row in rows.values()), default=0)
     body = [
         [

@@ -1,4 +1,4 @@
-"""A result in words: better or worse, by how much, how sure; losing is said as plainly as winning."""
+"""Puts a comparison of methods into sentences: better or worse, by how much, and the 95% interval."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 from fedsteph.common.model.resampling import interval_of_mean
 
 ROUNDED = "These are rounded means without intervals, which establish nothing; a site's own page says how sure it is."
-_SAME = 5e-4  # of C: less is not shown in three decimals
+_SAME = 5e-4  # smaller differences in C-index are 0 in three decimals
 
 
 def against_local(title: str, found: Mapping[str, Any], folds: int) -> str | None:
-    """One method against the local model; None where they cannot be compared.
+    """Compare one method with the local model in one sentence; None if the difference is undefined.
 
     Args:
-        found: ``mean`` difference, its ``interval_95`` and ``folds_won``.
-        folds: in how many both are defined.
+        title: name of the method.
+        found: ``mean`` difference in C-index, its ``interval_95`` and ``folds_won``.
+        folds: number of folds in which both C-indices are defined.
     """
     gap = found["mean"]
     if gap is None:
@@ -31,9 +32,9 @@ def against_local(title: str, found: Mapping[str, Any], folds: int) -> str | Non
 
 
 def over_targets(title: str, found: Sequence[Mapping[str, Any]]) -> str | None:
-    """One method against the local models of several targets; None where no target can be compared.
+    """Compare one method with the local models of several targets in one sentence; None if no target is defined.
 
-    The interval of the mean is that of independent normal errors: the targets' patients are different people.
+    The interval of the mean assumes independent normal errors, because the targets have different patients.
     """
     known = [one for one in found if one["mean"] is not None]
     if not known:
@@ -49,10 +50,10 @@ def over_targets(title: str, found: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def rounded(site: str, scores: Mapping[str, float | None]) -> list[str]:
-    """A target's result where no more than rounded means is known.
+    """Sentences about a target's result, if only rounded means are known.
 
     Args:
-        scores: title of a method -> mean C-index; None where it is kept or undefined.
+        scores: method title -> mean C-index; None if it is undefined or the policy keeps it.
     """
     local, enhanced, deployed = (scores.get(title) for title in ("local", "STEPH", "deployed"))
     if local is None or enhanced is None:

@@ -1,4 +1,4 @@
-"""Every method against one: the mean difference in C-index and its interval, in the order of size."""
+"""Plots each method's mean difference in C-index to a reference method, with 95% intervals, largest first."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ def difference_picture(name: str, reference: str, rows: Mapping[str, Mapping[str
     """Draw the differences.
 
     Args:
-        reference: title of the method that all others are held against.
-        rows: title -> ``difference`` and ``interval_95``.
+        name: name of the figure's files.
+        reference: title of the method that all others are compared with.
+        rows: method title -> ``difference`` in C-index and its ``interval_95``.
+        who: site or targets, folds and seeds, shown in the figure.
     """
     title = f"C-index of every method minus that of {reference}"
     known = {label: row for label, row in rows.items() if row["difference"] is not None}

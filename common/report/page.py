@@ -1,4 +1,4 @@
-"""A page: sections of blocks, written as one self-contained HTML file with every picture beside it as SVG and PNG."""
+"""Report pages: sections of blocks, written as one self-contained HTML file, and each figure as SVG and PNG files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PAGE_FILE = "index.html"
 PICTURES = "figures"
-REPORT = "report"  # the folder of a page, beside what it is about
-_NUMBER = re.compile(r"[-+<]?\d[\d,.]*(?:[ (±%]|-\d|$)")  # a number, and whatever comes behind it: an interval, a unit
+REPORT = "report"  # default folder of a page, inside the run's or site's folder
+_NUMBER = re.compile(r"[-+<]?\d[\d,.]*(?:[ (±%]|-\d|$)")  # a number, perhaps followed by an interval or a unit
 _SHOWN = re.compile('<figure id="figure-([a-z0-9._-]+)">')
 _NAME = re.compile("[a-z0-9][a-z0-9._-]{0,79}")
 
@@ -43,17 +43,17 @@ class Points:
 
 @dataclass(frozen=True)
 class Code:
-    """Text as it is, such as a configuration."""
+    """Preformatted text, such as a configuration."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one length under a header.
+    """A table; all rows have the length of the header.
 
     Args:
-        folded: shown only when it is opened, and always in print.
+        folded: collapsed on the screen until it is opened; always shown in print.
     """
 
     header: Sequence[str]
@@ -63,20 +63,21 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Of each column, whether it holds numbers, which stand below each other by their last digits."""
+        """For each column, whether it holds numbers; such columns are right-aligned."""
         columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in self.header)
         return [all(cell == "-" or _NUMBER.match(cell) for cell in column) for column in columns]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, or the sentence that stands where nothing can be drawn.
+    """A figure, or a sentence instead if nothing can be drawn.
 
     Args:
-        name: of its files, without an ending.
-        title: what is seen; it stands in the figure too.
-        note: how to read it.
-        numbers: what it was drawn from.
+        name: file name without extension.
+        title: what the figure shows; it is drawn in the figure too.
+        instead: the sentence that replaces the figure.
+        note: how to read the figure.
+        numbers: the data of the figure as a table.
     """
 
     name: str
@@ -94,13 +95,13 @@ class Picture:
 
     @cached_property
     def svg(self) -> bytes:
-        """The figure as SVG, drawn once."""
+        """The figure as SVG; it is rendered only once."""
         assert self.figure is not None
         return encoded(self.figure, "svg", self.name)
 
     @property
     def source(self) -> str:
-        """The figure as a data URI: it brings its ids and styles, and meets nobody else's."""
+        """The figure as a data URI, so that its ids and styles cannot conflict with those of other figures."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
 
 
@@ -109,7 +110,7 @@ Block = Text | Points | Code | Table | Picture
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of a page; ``level`` 3 belongs to the last one of level 2."""
+    """A part of a page with a heading; a section of ``level`` 3 belongs to the last one of level 2."""
 
     title: str
     blocks: Sequence[Block] = ()
@@ -121,8 +122,8 @@ class Page:
     """A whole page.
 
     Args:
-        verdict: the result, in a sentence or two, before all else.
-        audience: who may see it, which stands above everything.
+        audience: who may see the page, shown at the top.
+        verdict: the result in one or two sentences, shown before the sections.
     """
 
     title: str
@@ -133,22 +134,22 @@ class Page:
 
     @property
     def pictures(self) -> Iterator[Picture]:
-        """All pictures, in their order."""
+        """All pictures of the page, in order."""
         for section in self.sections:
             yield from (block for block in section.blocks if isinstance(block, Picture))
 
 
 def html(page: Page) -> str:
-    """The page as HTML that loads nothing: a policy inside it forbids the browser to."""
+    """The page as HTML; its content security policy forbids the browser to load anything."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE).render(page=page, kind=lambda block: type(block).__name__.lower())
 
 
 def write_page(page: Page, folder: Path) -> Path:
-    """Write ``index.html``, and ``figures/NAME.svg`` and ``.png`` for every picture that could be drawn.
+    """Write ``index.html``, and ``figures/NAME.svg`` and ``.png`` for every picture with a figure.
 
     Returns:
-        the page's path.
+        the path of ``index.html``.
 
     Raises:
         ValueError: two pictures have the same name.
@@ -161,7 +162,7 @@ def write_page(page: Page, folder: Path) -> Path:
     for picture in page.pictures:
         write_picture(picture, folder / PICTURES)
     drawn = {picture.name for picture in page.pictures if picture.figure is not None}
-    for name in before - drawn:  # an earlier page showed what this one does not
+    for name in before - drawn:  # figures of an earlier page that this one does not have
         for kind in KINDS:
             (folder / PICTURES / f"{name}.{kind}").unlink(missing_ok=True)
     atomic.write_text(path, html(page))
@@ -169,7 +170,7 @@ def write_page(page: Page, folder: Path) -> Path:
 
 
 def write_picture(picture: Picture, folder: Path) -> list[Path]:
-    """Write a picture's SVG and PNG, and name them; none where nothing could be drawn."""
+    """Write a picture as SVG and PNG; the paths, or an empty list if it has no figure."""
     if picture.figure is None:
         return []
     paths = [folder / f"{picture.name}.{kind}" for kind in KINDS]

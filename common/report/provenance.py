@@ -1,4 +1,4 @@
-"""What a run cost and what it was made of, and the limits that every page states."""
+"""Page sections about a run's cost, its configuration, versions, seeds and digests, and the limits of its results."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ LIMITS = (
 
 
 def cost_section(seconds: Mapping[str, float], n_bytes: int, learnable: Mapping[str, int] | None = None) -> Section:
-    """Seconds by phase, bytes that travelled, and what each method learned.
+    """Seconds per phase, bytes sent and received, and the number of parameters of each method.
 
     Args:
-        learnable: title -> parameters learned at a target.
+        seconds: phase -> seconds.
+        n_bytes: bytes sent and received.
+        learnable: method title -> number of parameters learned at a target.
     """
     rows = [[phase, f"{value:,.1f} s"] for phase, value in seconds.items()]
     rows.append(["sent and received", f"{n_bytes:,} bytes"])
@@ -48,9 +50,9 @@ def provenance_section(manifest: Mapping[str, Any], configuration: str) -> Secti
 
 
 def limits_section(own: Sequence[str] = ()) -> Section:
-    """What a reader must know before believing a page.
+    """The limits that a reader must know to interpret the results.
 
     Args:
-        own: limits of this very result, which come first.
+        own: limits of this result, listed before the general ones.
     """
     return Section("Limits", [Points([*own, *LIMITS])])

@@ -1,4 +1,4 @@
-"""Who helped whom: how much every source weighs in the merges of every target."""
+"""Plots the mean coefficient of every source's vector in every target's merges as a matrix."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import GRADED, WIDTH, canvas
 
-Coefficients = Mapping[str, Mapping[str, float]]  # target -> source -> mean coefficient of its vector
+Coefficients = Mapping[str, Mapping[str, float]]  # target -> source -> mean coefficient of the source's vector
 
 
 def matrix(coefficients: Coefficients) -> tuple[list[str], list[str], np.ndarray]:
-    """Sources, targets and ``(n_sources, n_targets)`` coefficients; NaN where a site is no source of a target."""
+    """Sources, targets and coefficients ``(n_sources, n_targets)``; NaN if a site is not a source of a target."""
     targets = list(coefficients)
     sources = sorted({source for found in coefficients.values() for source in found})
     nothing = float("nan")
@@ -22,7 +22,7 @@ def matrix(coefficients: Coefficients) -> tuple[list[str], list[str], np.ndarray
 
 
 def matrix_picture(name: str, coefficients: Coefficients, who: str) -> Picture:
-    """The matrix in colours, with its numbers."""
+    """Draw the matrix as a heat map with its numbers."""
     title = "Mean coefficient of every source's vector in every target's merge"
     sources, targets, values = matrix(coefficients)
     if not np.isfinite(values).any():

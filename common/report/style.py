@@ -1,4 +1,4 @@
-"""How every picture looks: sizes that a phone can show, colours that the colour-blind can tell apart, no junk."""
+"""The style of all figures: sizes that are readable on a phone, colours for colour-blind readers, no decoration."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette; black last, which text and reference lines have too.
+# Okabe and Ito's palette; black is last, because text is black too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-# Whoever sees no colour tells lines apart by their dashes.
+# Lines also differ in their dashes, for readers who see no colours.
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 REFERENCE: dict[str, Any] = {"color": "0.55", "linewidth": 0.8, "linestyle": ":"}
-GRADED = "cividis"  # perceptually uniform, and the same to the colour-blind
+GRADED = "cividis"  # perceptually uniform, also for colour-blind readers
 Kind = Literal["svg", "png"]
 KINDS: tuple[Kind, ...] = ("svg", "png")
-WIDTH, HEIGHT = 4.6, 3.3  # inches: on a phone's 360 points text stays legible
+WIDTH, HEIGHT = 4.6, 3.3  # inches; text stays readable at the 360 points of a phone
 
 _RC: Any = {
     "font.size": 8.5,
@@ -33,24 +33,25 @@ _RC: Any = {
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "lines.linewidth": 1.4,
-    "text.parse_math": False,  # a patient's ID may hold a dollar sign
-    "svg.fonttype": "path",  # the same on every machine, whatever fonts it has
+    "text.parse_math": False,  # a patient's ID may contain a dollar sign
+    "svg.fonttype": "path",  # so that the SVG does not depend on the installed fonts
 }
 _DPI = 160
 _NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-_LETTERS_PER_INCH, _LINE = 14.5, 0.135  # of the title's font
+_LETTERS_PER_INCH, _LINE = 14.5, 0.135  # letters per inch, and line height in inches, of the title's font
 
 
 @contextmanager
 def canvas(title: str, who: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[Figure]:
-    """A figure to draw on; no window system is asked for.
+    """A figure to draw on; it needs no window system.
 
     Args:
-        title: what is seen.
-        who: whose data: site, n, folds, seeds. It stands in the figure, which may leave the page.
-        width: in inches, and so is ``height``, to which the lines of both texts are added.
+        title: what the figure shows.
+        who: the data: site, n, folds, seeds. Drawn in the figure, because it may be used without its page.
+        width: in inches.
+        height: in inches, without the lines of ``title`` and ``who``, which are added.
     """
-    import matplotlib as mpl  # noqa: PLC0415 (half a second, for those who draw)
+    import matplotlib as mpl  # noqa: PLC0415 (takes half a second, so only when drawing)
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with mpl.rc_context(_RC):
@@ -60,26 +61,26 @@ def canvas(title: str, who: str, width: float = WIDTH, height: float = HEIGHT) -
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color="0.1")
         yield figure
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is laid out now, and need not be again for every file
+        figure.set_layout_engine("none")  # so that the layout is computed once, not for every file
 
 
 def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:
-    """A figure as the bytes of a file, the same for the same figure; no date and no path is in them.
+    """A figure as the bytes of a file. The same figure gives the same bytes: they hold no date and no path.
 
     Args:
-        salt: makes the ids within an SVG its own, so that several can stand in one document.
+        salt: makes the ids in an SVG unique, so that one document can hold several.
     """
     import matplotlib as mpl  # noqa: PLC0415
 
     buffer = io.BytesIO()
-    # The SVG writer names its maker, and the day, unless told not to.
+    # By default the writers record the date and the software.
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with mpl.rc_context(_RC | {"svg.hashsalt": salt}):
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
-    # Texts stand in comments, and a control character, as an ID from a file may hold, would make the SVG no XML.
+    # Matplotlib writes texts into XML comments. A control character, for example in a patient's ID, is invalid in XML.
     return _NO_XML.sub(b"", buffer.getvalue()) if kind == "svg" else buffer.getvalue()
 
 
 def line_look(i: int) -> dict[str, Any]:
-    """Colour and dashes of the i-th line: two lines share one of them at most."""
+    """Colour and dashes of the i-th line; two lines never share both."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[(i + i // len(COLOURS)) % len(DASHES)]}

@@ -1,6 +1,6 @@
-"""The HTML of every page. It has no script, and a content policy that lets the browser load nothing.
+"""The HTML template of all pages, without scripts; its content security policy forbids the browser to load anything.
 
-It is text in a module, because an app bundle of Flower carries Python files and no templates.
+The template is a string in a module, because Flower's app bundles contain Python files but no template files.
 """
 
 from __future__ import annotations

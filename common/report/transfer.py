@@ -1,4 +1,4 @@
-"""What was shared: who sent what to whom, as the audit logs have it."""
+"""Tables of the shared vectors and updates, who sent what to whom, from the audit logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARED_EVENTS = {
 
 
 def relayed(lines: Iterable[Line], run: str) -> Table:
-    """The envelopes that the server passed on in a run: it knows their routes, sizes and digests, and no content."""
+    """The envelopes that the server relayed in a run: sender, recipient, bytes and digest. It knows no content."""
     rows = [
         [line.event.peer or "-", _bytes(line), line.time[:19].replace("T", " "), line.event.artefact or "-"]
         for line in lines
@@ -26,10 +26,10 @@ def relayed(lines: Iterable[Line], run: str) -> Table:
 
 
 def decided(lines: Iterable[Line], run: str | None, site: str) -> Table:
-    """What a site let out and took in, and what its policy refused, in one run or in all.
+    """A site's sent and received vectors and updates, and what it refused.
 
     Args:
-        run: None: all runs.
+        run: only this run; None: all runs.
     """
     rows = [
         [
@@ -52,11 +52,12 @@ def _bytes(line: Line) -> str:
 
 
 def transfer_section(tables: Sequence[Table], failures: Sequence[Mapping[str, Any]], sharing: str) -> Section:
-    """The section of a page.
+    """The section about shared vectors.
 
     Args:
+        tables: made by :func:`relayed` and :func:`decided`; empty ones are left out.
         failures: ``site``, ``phase`` and ``reason`` of each refusal or failure.
-        sharing: how vectors travelled, in words.
+        sharing: dtype, layers and rank in which vectors were sent, as text.
     """
     blocks: list[Block] = [
         Text(f"What travelled: task vectors in {sharing}, sealed for one recipient each and signed by the sender.")

@@ -1,1 +1,1 @@
-"""Keys, the roster of public keys, announcements, and the audit log."""
+"""Keys, public-key files, the roster of all sites' public keys, and the audit log."""

@@ -1,4 +1,4 @@
-"""The public file of a site's keys: what it gives to whoever keeps the roster, and what a rotation proves."""
+"""The public-key file that a site gives to the roster's keeper; after a rotation, the old key signs the new keys."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _HEADER = "# fedsteph PUBLIC keys: give this file to whoever keeps the roster ('
 
 @dataclass(frozen=True)
 class Announcement:
-    """A site's public halves; after a rotation, also the old keys' word that these replace them."""
+    """A site's public keys; after a rotation, with a signature by the old key that these keys replace it."""
 
     site: str
     sign: str
     seal: str
     fingerprint: str
-    replaces: str | None = None  # fingerprint of the keys before
-    proof: str | None = None  # Ed25519 signature by the key before, hexadecimal
+    replaces: str | None = None  # fingerprint of the old keys
+    proof: str | None = None  # Ed25519 signature by the old key, hexadecimal
     format: Literal["fedsteph/public-keys/v1"] = field(default=FORMAT)
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Announcement:
 
     @classmethod
     def of(cls, site: str, identity: Identity, before: Identity | None = None) -> Announcement:
-        """Announce an identity, as the successor of another where there is one."""
+        """The announcement of an identity's public keys, signed by ``before`` if they replace its keys."""
         keys = identity.public
         plain = cls(site, keys.sign_text, keys.seal_text, keys.fingerprint)
         if before is None:
@@ -54,14 +54,19 @@ class Announcement:
 
     @property
     def keys(self) -> PublicKeys:
-        """The public halves, parsed."""
+        """The public keys, parsed."""
         return PublicKeys.parse(self.sign, self.seal, f"public keys of {self.site}")
 
     def enter(self, roster: Roster, *, cancer: str | None, contact: str | None, today: str) -> Roster:
-        """The roster with these keys: a new site's, or in the place of those that they replace.
+        """The roster with these keys added, for a new site or in place of the keys that they replace.
+
+        Args:
+            cancer, contact: fields of the entry; None keeps those of the replaced entry.
+            today: date of the old keys' revocation, such as ``2026-01-31``.
 
         Raises:
-            RosterError: the site has other keys there, and no proof of theirs comes with these.
+            RosterError: the site has other keys in the roster that did not sign this rotation, the keys were revoked,
+                or a new site lacks ``cancer`` or ``contact``.
         """
         before = roster.entry(self.site)
         if before is not None and self.replaces is None:
@@ -96,7 +101,7 @@ class Announcement:
 
 
 def write_announcement(path: Path, announcement: Announcement) -> None:
-    """Write the public file atomically, readable by all."""
+    """Write the public-key file atomically, readable by all users."""
     content = {key: value for key, value in asdict(announcement).items() if value is not None}
     ordered = {"format": content.pop("format"), **content}
     atomic.write_text(path, _HEADER + yaml.dump(ordered, Dumper=StrictDumper, sort_keys=False, width=10_000))
@@ -104,10 +109,10 @@ def write_announcement(path: Path, announcement: Announcement) -> None:
 
 
 def read_announcement(path: Path) -> Announcement:
-    """Read a public file.
+    """Read a public-key file.
 
     Raises:
-        ConfigError, KeyFormatError: it is none, or was changed.
+        ConfigError, KeyFormatError: it is not a public-key file, or was changed.
     """
     return build(Announcement, read_yaml(path), path)
 

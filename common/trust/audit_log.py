@@ -1,11 +1,11 @@
-"""The audit log: hash-chained JSON lines, so that an edited, dropped or reordered line is found.
+"""The audit log: JSON lines in a hash chain, so that an edited, dropped or reordered line is detected.
 
-Every line holds the hash of the line before it and its own; a small file beside the log holds how many lines there
-are and the last hash, so that a cut tail is found too. The chain has no key: whoever can rewrite both files can
-forge a whole history, unless a hash of it is known elsewhere. So a site's latest hash goes into the server's audit
-with every run, and ``verify`` can be given one to look for.
+Every line holds its own hash and that of the previous line. A head file beside the log holds the number of lines and
+the last hash, so that a truncated log is detected too. The chain has no secret key: someone who can rewrite both files
+can forge the whole history, unless one of its hashes is known elsewhere. So a site's latest hash is written into the
+server's audit log with every run, and :func:`verify` can search for such a hash.
 
-What stands in a line is chosen field by field: no path, no patient, no count, no score.
+Lines have fixed fields, which never hold a path, patient, count or score.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Decision = Literal["allowed", "refused", "failed", "noted"]
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened, as it may be kept and shown.
+    """One event of the log.
 
-    ``artefact`` is the SHA-256 of what was sealed, opened or relayed, ``size`` its bytes; ``reason`` a class of
-    error or a fixed phrase.
+    ``artefact`` is the SHA-256 of what was sealed, opened or relayed, and ``size`` its size in bytes. ``reason`` is an
+    error class or a fixed phrase.
     """
 
     event: str
@@ -53,7 +53,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Line:
-    """An event in its place in the chain."""
+    """An event with its number, time (UTC), and the hashes of the chain."""
 
     number: int
     time: str
@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A whole log that holds together: its length and last hash, and the bytes of a line that a crash cut off."""
+    """The state of a valid log: number of lines, last hash, and bytes of an incomplete last line after a crash."""
 
     lines: int
     head: str
@@ -72,7 +72,7 @@ class Verdict:
 
 
 class AuditLog:
-    """Appends to a folder's audit log; several processes may hold one."""
+    """Appends to a folder's audit log; safe for several processes at once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -81,21 +81,21 @@ class AuditLog:
 
     @property
     def folder(self) -> Path:
-        """Where the log lies, and what belongs to it."""
+        """The folder of the log and its head file."""
         return self._folder
 
     def append(self, event: Event) -> str:
-        """Add one line and see it safely on the disk.
+        """Append one line and flush it to disk.
 
         Returns:
-            its hash.
+            the line's hash.
 
         Raises:
-            AuditError: the log's end does not hold together, so nothing is added to it.
+            AuditError: the end of the log is invalid, so nothing was appended; or the event is too long.
         """
         with exclusive(self._folder, wait=True):
             found = _last(self._folder)
-            self._write_head(found)  # first: of a line whose head a crash or a full disk kept from being written
+            self._write_head(found)  # repairs a head file that is one line behind after a crash or a full disk
             if found.torn_bytes:
                 self._cut(found)
                 found = self._write(found, Event("audit.mended", reason="a line that a crash cut off was removed"))
@@ -103,7 +103,7 @@ class AuditLog:
 
     @property
     def head(self) -> str:
-        """The last line's hash; 64 zeros where there is none."""
+        """The last line's hash; 64 zeros for an empty log."""
         return _last(self._folder).head
 
     def _cut(self, found: Verdict) -> None:
@@ -122,12 +122,12 @@ class AuditLog:
             file.flush()
             os.fsync(file.fileno())
         after = Verdict(line.number, line.hash, 0)
-        # After the line: a crash between the two leaves one line more than the head says, which verify accepts.
+        # After the line: a crash between the two leaves the head one line behind, which verify accepts.
         self._write_head(after)
         return after
 
     def _write_head(self, found: Verdict) -> None:
-        # Also before the very first line: a log without its head is then always one that was tampered with.
+        # Also before the first line, so that a log without a head file has always been tampered with.
         text = f"{found.lines} {found.head}\n"
         if not (self._head.exists() and self._head.read_text(errors="replace") == text):
             atomic.write_text(self._head, text)
@@ -137,10 +137,10 @@ def verify(folder: Path, expected: str | None = None) -> Verdict:
     """Check every line of a folder's log.
 
     Args:
-        expected: a hash that is known from elsewhere and must be some line's.
+        expected: a hash known from elsewhere, which must be that of some line.
 
     Raises:
-        AuditError: naming the first line that does not hold.
+        AuditError: a line or the head file is invalid, or no line has the expected hash; names the first such line.
     """
     path = folder / FILE
     lines, head, torn, seen = 0, _START, 0, expected in (None, _START)
@@ -164,10 +164,10 @@ def verify(folder: Path, expected: str | None = None) -> Verdict:
 
 
 def read_lines(folder: Path) -> Iterator[Line]:
-    """The log's whole lines, unchecked against each other.
+    """The complete lines of the log. Each line's own hash is checked, but not the chain.
 
     Raises:
-        AuditError: a line that is none.
+        AuditError: a line is invalid.
     """
     path = folder / FILE
     for number, raw in enumerate(_raw_lines(path), start=1):
@@ -176,7 +176,7 @@ def read_lines(folder: Path) -> Iterator[Line]:
 
 
 def _last(folder: Path) -> Verdict:
-    """The log's end, without reading the whole of it."""
+    """The state of the log from its last line, without reading the whole file."""
     path = folder / FILE
     if not path.exists():
         _check_head(folder, 0, _START, _START)

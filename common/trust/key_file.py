@@ -1,4 +1,4 @@
-"""Secret keys on a site's disk: one file per purpose, a readable header, and nobody else allowed to read it."""
+"""Writes and reads a site's secret key files: one per purpose, with mode 0600 and a comment header."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PURPOSES = {SIGN_SECRET: "sign as", SEAL_SECRET: "open what is sealed to"}
 
 
 def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, Path]:
-    """Write ``NAME.sign.key`` and ``NAME.seal.key``, mode 0600; an existing file is never replaced.
+    """Write ``NAME.sign.key`` and ``NAME.seal.key`` with mode 0600; an existing file is never replaced.
 
     Returns:
-        both paths.
+        the paths of both files.
 
     Raises:
         KeyFileError: one of them exists already.
@@ -33,20 +33,20 @@ def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, P
 
 
 def read_identity(sign: Path, seal: Path) -> Identity:
-    """Read both secret halves.
+    """Read both secret keys.
 
     Raises:
-        KeyFileError: absent, not a regular file, or open to other users of the machine.
-        KeyFormatError: not a key of that purpose.
+        KeyFileError: a file is missing, not a regular file, or accessible to other users of the machine.
+        KeyFormatError: the content is not a key for this purpose.
     """
     return Identity(_read_secret(sign, SIGN_SECRET), _read_secret(seal, SEAL_SECRET))
 
 
 def require_private(path: Path) -> None:
-    """Refuse a secret file that its owner's group or others may read or change, or that is another user's.
+    """Refuse a secret file that the group or others can access, or that belongs to another user.
 
     Raises:
-        KeyFileError: so it is, or there is no such regular file.
+        KeyFileError: the file is refused, missing, or not a regular file.
     """
     try:
         status = path.stat()
@@ -79,8 +79,8 @@ def _read_secret(path: Path, kind: str) -> bytes:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner can read; an existing one is an error."""
-    # The mode is given at creation: there is no moment in which others could open the file.
+    """Write a new file with mode 0600; raises ``FileExistsError`` if it exists."""
+    # The mode is set at creation, so that other users can never open the file.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         os.fchmod(handle, 0o600)

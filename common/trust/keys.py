@@ -1,8 +1,8 @@
-"""Keys: one to sign with (Ed25519, RFC 8032) and one to receive with (HPKE, RFC 9180), each of a type of its own.
+"""A site's key pairs: one for signatures (Ed25519, RFC 8032) and one for encryption (HPKE, RFC 9180).
 
-The receiving key is the hybrid of ML-KEM-768 (FIPS 203) and X25519: a sealed vector stays sealed unless both fall,
-so one that is recorded today does not open to tomorrow's quantum computer. In text, every key starts with its type
-(``fedsteph-seal-public-v1:``), so that a secret is never taken for a public half, nor one purpose for another.
+The encryption key is a hybrid of ML-KEM-768 (FIPS 203) and X25519. A sealed vector stays secret unless both are broken,
+so that a future quantum computer cannot open envelopes recorded today. As text, every key starts with its type
+(``fedsteph-seal-public-v1:``), so that secret and public keys, or signing and sealing keys, cannot be confused.
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ SEAL_PUBLIC = "fedsteph-seal-public-v1"
 SIGN_SECRET = "fedsteph-sign-secret-v1"
 SEAL_SECRET = "fedsteph-seal-secret-v1"
 _FINGERPRINT_LABEL = b"fedsteph/v1/fingerprint\n"
-# Bytes: an Ed25519 key or seed; ML-KEM-768 and X25519 one after the other, a secret ML-KEM key as its seed.
+# Bytes: an Ed25519 public key or seed; ML-KEM-768 followed by X25519, where a secret ML-KEM key is its seed.
 _LENGTHS = {SIGN_PUBLIC: 32, SEAL_PUBLIC: 1184 + 32, SIGN_SECRET: 32, SEAL_SECRET: 64 + 32}
 
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """The public halves of one site, raw: 32 bytes to verify with, 1,216 bytes to seal to."""
+    """The public keys of one site as raw bytes: 32 to verify its signatures, 1,216 to seal to it."""
 
     sign: bytes
     seal: bytes
 
     @classmethod
     def parse(cls, sign: str, seal: str, where: str) -> PublicKeys:
-        """Read both halves' text.
+        """Parse both keys from text.
+
+        Args:
+            where: source of the keys, for error messages.
 
         Raises:
-            KeyFormatError: of another type, or damaged.
+            KeyFormatError: a key is of another type, or damaged.
         """
         keys = cls(decode(sign, SIGN_PUBLIC, f"{where}, sign"), decode(seal, SEAL_PUBLIC, f"{where}, seal"))
         try:
             _ = keys.verifier, keys.receiver
-            # A point of low order is refused here, and not when somebody wants to seal to it.
+            # The exchange refuses a low-order X25519 point now, instead of when someone seals to the key.
             X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(keys.seal[1184:]))
         except (ValueError, UnsupportedAlgorithm) as error:
             raise KeyFormatError("holds bytes that are no public key", where=where) from error
@@ -54,45 +57,45 @@ class PublicKeys:
 
     @property
     def sign_text(self) -> str:
-        """The verifying half with its type."""
+        """The signature key as text with its type."""
         return encode(SIGN_PUBLIC, self.sign)
 
     @property
     def seal_text(self) -> str:
-        """The half to seal to, with its type."""
+        """The sealing key as text with its type."""
         return encode(SEAL_PUBLIC, self.seal)
 
     @cached_property
     def verifier(self) -> Ed25519PublicKey:
-        """Verifies what the site signed."""
+        """Key object that verifies the site's signatures."""
         return Ed25519PublicKey.from_public_bytes(self.sign)
 
     @cached_property
     def receiver(self) -> MLKEM768X25519PublicKey:
-        """What to seal to for the site."""
+        """Key object that seals to the site."""
         return MLKEM768X25519PublicKey(
             MLKEM768PublicKey.from_public_bytes(self.seal[:1184]), X25519PublicKey.from_public_bytes(self.seal[1184:])
         )
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over both halves, 64 hexadecimal digits: what two people compare on the telephone."""
+        """SHA-256 over both public keys, 64 hexadecimal digits, which people compare by telephone."""
         return hashlib.sha256(_FINGERPRINT_LABEL + self.sign + self.seal).hexdigest()
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The secret halves of one site; they never show in a ``repr``, a message or a log."""
+    """The secret keys of one site; they never appear in a ``repr``, a message or a log."""
 
     sign_seed: bytes = field(repr=False)
     seal_seed: bytes = field(repr=False)
 
     @classmethod
     def generate(cls) -> Identity:
-        """Fresh keys from the system's random source.
+        """New keys from the system's random source.
 
         Raises:
-            KeyFormatError: the installed ``cryptography`` lacks the hybrid; nothing weaker is used instead.
+            KeyFormatError: the installed ``cryptography`` lacks ML-KEM-768; nothing weaker is used instead.
         """
         try:
             kem = MLKEM768PrivateKey.generate().private_bytes_raw()
@@ -108,17 +111,17 @@ class Identity:
 
     @cached_property
     def signer(self) -> Ed25519PrivateKey:
-        """Signs in the site's name."""
+        """Key object that signs as the site."""
         return Ed25519PrivateKey.from_private_bytes(self.sign_seed)
 
     @cached_property
     def opener(self) -> MLKEM768X25519PrivateKey:
-        """Opens what was sealed to the site."""
+        """Key object that opens what was sealed to the site."""
         return MLKEM768X25519PrivateKey(self._kem, self._dh)
 
     @cached_property
     def public(self) -> PublicKeys:
-        """The public halves."""
+        """The public keys."""
         kem, dh = self._kem.public_key(), self._dh.public_key()
         return PublicKeys(self.signer.public_key().public_bytes_raw(), kem.public_bytes_raw() + dh.public_bytes_raw())
 
@@ -137,10 +140,10 @@ def encode(kind: str, raw: bytes) -> str:
 
 
 def decode(text: str, kind: str, where: str) -> bytes:
-    """Read a key of one type; no message ever repeats the text.
+    """Parse a key of type ``kind`` from text; error messages never contain the text.
 
     Raises:
-        KeyFormatError: another type, not base64 in its one canonical form, or a wrong length.
+        KeyFormatError: the key has another type or length, or is not canonical base64.
     """
     found, colon, body = text.partition(":")
     if not colon or found != kind:

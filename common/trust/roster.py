@@ -1,6 +1,6 @@
-"""The roster: the public halves of all sites, agreed on outside the federation and pinned by digest at each site.
+"""The roster: the public keys of all sites, agreed on outside the federation and pinned by digest at each site.
 
-The server's word for a key counts for nothing: a site seals to, and believes signatures of, keys in this file only.
+A site seals only to keys in this file, and accepts only signatures by them. It trusts no key from the server.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _require_line(text: str, what: str) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One site: its name, public keys, and whom to ask. A contact is a role, not a person."""
+    """One site: name, cancer, contact, public keys and their fingerprint. A contact is a role, not a person."""
 
     site: str
     cancer: str
@@ -57,18 +57,18 @@ class Entry:
 
     @classmethod
     def of(cls, site: str, keys: PublicKeys, *, cancer: str, contact: str) -> Entry:
-        """The entry for a site's public halves."""
+        """The entry for a site's public keys."""
         return cls(site, cancer, contact, keys.sign_text, keys.seal_text, keys.fingerprint)
 
     @cached_property
     def keys(self) -> PublicKeys:
-        """The public halves, parsed."""
+        """The public keys, parsed."""
         return PublicKeys.parse(self.sign, self.seal, f"roster entry of {self.site}")
 
 
 @dataclass(frozen=True)
 class Revocation:
-    """Keys that no roster may list again."""
+    """Revoked keys, which no roster may list again."""
 
     site: str
     fingerprint: str
@@ -85,7 +85,7 @@ class Revocation:
 
 @dataclass(frozen=True)
 class Roster:
-    """All sites of one federation, and the keys that were revoked."""
+    """All sites of one federation, and the revoked keys."""
 
     federation: str
     sites: tuple[Entry, ...] = ()
@@ -108,21 +108,21 @@ class Roster:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the content, 64 hexadecimal digits; comments and layout do not matter, nor does order."""
+        """SHA-256 over the content, 64 hexadecimal digits, independent of comments, layout and order."""
         content = json.loads(json.dumps(asdict(self)))
         content["sites"].sort(key=lambda entry: entry["site"])
         content["revoked"].sort(key=lambda entry: entry["fingerprint"])
         return hashlib.sha256(_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def entry(self, site: str) -> Entry | None:
-        """The site's entry, if it has one."""
+        """The site's entry, or None."""
         return next((entry for entry in self.sites if entry.site == site), None)
 
     def with_entry(self, entry: Entry) -> Roster:
-        """With one more site.
+        """The roster with one more site.
 
         Raises:
-            RosterError: the name or the keys stand there already, or the keys were revoked.
+            RosterError: the name or the keys are in the roster already, or the keys were revoked.
         """
         if self.entry(entry.site) is not None:
             raise RosterError(
@@ -132,10 +132,13 @@ class Roster:
         return self._changed(sites=(*self.sites, entry))
 
     def without(self, site: str, date: str, reason: str) -> Roster:
-        """With a site's keys revoked, for good.
+        """The roster without a site, whose keys are revoked permanently.
+
+        Args:
+            date: like ``2026-01-31``.
 
         Raises:
-            RosterError: there is no such site.
+            RosterError: the site is not in the roster, or ``date`` or ``reason`` is invalid.
         """
         entry = self.entry(site)
         if entry is None:
@@ -155,10 +158,10 @@ class Roster:
 
 
 def read_roster(path: Path, pinned: str | None = None) -> Roster:
-    """Read a roster, and hold it against the pinned digest where one is given.
+    """Read a roster, and compare its digest with the pinned one, if given.
 
     Raises:
-        RosterError: unreadable, inconsistent, or not the pinned one.
+        RosterError: the roster is unreadable or inconsistent, or has another digest.
     """
     try:
         roster = build(Roster, read_yaml(path), path)
@@ -179,7 +182,7 @@ def read_roster(path: Path, pinned: str | None = None) -> Roster:
 
 
 def write_roster(path: Path, roster: Roster) -> None:
-    """Write a roster atomically."""
+    """Write a roster atomically, readable by all users."""
     content = asdict(roster)
     ordered = {"format": content.pop("format"), **content}
     body = yaml.dump(json.loads(json.dumps(ordered)), Dumper=StrictDumper, sort_keys=False, width=10_000)

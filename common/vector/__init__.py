@@ -1,1 +1,1 @@
-"""The task vector, which part of it travels, and its file."""
+"""Task vectors, the selection and compression of the part that is shared, and the vector file."""

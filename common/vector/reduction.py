@@ -1,8 +1,8 @@
-"""From a task vector to the tensors that travel, and back to a vector with zeros where nothing did.
+"""Reduces a task vector to the tensors that are shared (layers, rank, dtype), and restores a vector from them.
 
-Both ends compute the same: what a sender takes for its shared vector is, bit for bit, what a recipient restores. The
-product of two factors is therefore summed direction by direction in float64, where a product of two numbers of a file
-is exact, and rounded once; a matrix product's order of summation is a library's own affair.
+What is not shared is restored as zeros. Sender and recipient get the same vector, bit for bit: the product of two
+factors is summed in float64, one singular direction after the other, and rounded once. In float64 a product of two
+numbers of a file is exact. A matrix product would sum in an order that depends on the library.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_WIDER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32"}  # the next one with a larger range
+_WIDER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32"}  # the next dtype with a larger range
 
 
 def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
-    """The tensors that travel, each number the nearest one that the dtype has (of two, the even one).
+    """The tensors to share, rounded to the dtype (to nearest, ties to even).
 
-    Of a matrix, the best approximation of its rank in the L2 norm (Eckart and Young, 1936): ``U_r S_r`` and ``V_r^T``
-    of its singular value decomposition, in float64 on the CPU, the largest entry of each column of U positive.
+    With ``sharing.rank`` r, a matrix is replaced by its best rank-r approximation in the L2 norm (Eckart and Young,
+    1936): the factors ``U_r S_r`` and ``V_r^T`` of its singular value decomposition, computed in float64 on the CPU.
+    The entry of largest magnitude in each column of U is positive.
 
     Returns:
-        name -> CPU tensor in the dtype, as :func:`fedsteph.common.vector.shared_part.shared_shapes` lists them.
+        name -> CPU tensor in the dtype, as listed by :func:`fedsteph.common.vector.shared_part.shared_shapes`.
 
     Raises:
-        VectorRangeError: a number is finite and would not be in the dtype, or a matrix to be factored has one that is
-            not finite; it names the tensor.
+        VectorRangeError: a finite value is out of range for the dtype, or a matrix to be factored holds NaN or Inf;
+            the error names the tensor.
     """
     shapes = vector.architecture.encoder_shapes
     found: dict[str, Tensor] = {}
@@ -53,10 +54,10 @@ def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
 def restored(
     tensors: Mapping[str, Tensor], architecture: Architecture, m0_sha256: str, sharing: SharingConfig
 ) -> TaskVector:
-    """The vector that :func:`reduced` tensors stand for, in float32; its numbers may be infinite where theirs are not.
+    """The whole vector in float32 from :func:`reduced` tensors. Finite factors can have an infinite product.
 
     Args:
-        tensors: names and shapes as :func:`fedsteph.common.vector.shared_part.shared_shapes` lists them.
+        tensors: names and shapes as listed by :func:`fedsteph.common.vector.shared_part.shared_shapes`.
     """
     shapes, found = architecture.encoder_shapes, {}
     names = shared_names(shapes, sharing)
@@ -79,10 +80,10 @@ def _factors(name: str, matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
             remedy="Train the model again; what it was trained on is not sound",
         )
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-    # Of a matrix of lower rank, the other directions are whatever the rounding made of them.
+    # If the matrix has a lower rank, the remaining singular directions are only rounding noise.
     s = torch.where(s > s[0] * max(matrix.shape) * torch.finfo(torch.float32).eps, s, 0.0)
     u, s, vh = u[:, :rank], s[:rank], vh[:rank] * (s[:rank] > 0).unsqueeze(1)
-    # A singular vector's sign is arbitrary: one vector must not make two files.
+    # The sign of a singular vector is arbitrary; it is fixed so that the same vector always makes the same file.
     signs = u.gather(0, u.abs().argmax(dim=0, keepdim=True)).sign()
     return u * signs * s, vh * signs.T
 

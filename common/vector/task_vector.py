@@ -1,4 +1,4 @@
-"""Task vectors ``tau = encoder(M) - encoder(M0)`` and the arithmetic that keeps unlike ones apart."""
+"""Task vectors ``tau = encoder(M) - encoder(M0)``, whose arithmetic refuses vectors of another architecture or M0."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest
 
 @dataclass(frozen=True)
 class TaskVector:
-    """What a model learned since M0, over the 8 merged tensors.
+    """The difference between a trained encoder and that of M0, over its 8 tensors.
 
     Args:
-        architecture: of the models it is the difference of.
-        m0_sha256: digest of the M0 it starts from (:func:`fedsteph.common.model.abmil.model_digest`).
+        architecture: layer sizes of the model and of M0.
+        m0_sha256: digest of M0 (:func:`fedsteph.common.model.abmil.model_digest`).
         tensors: name -> float32 CPU tensor, names and shapes as in ``architecture.encoder_shapes``.
+
+    Raises:
+        VectorMismatchError: a tensor is missing, unknown, or has another shape.
     """
 
     architecture: Architecture
@@ -39,7 +42,7 @@ class TaskVector:
 
     @classmethod
     def between(cls, model: ABMIL, m0: ABMIL) -> TaskVector:
-        """``encoder(model) - encoder(m0)``."""
+        """``tau = encoder(model) - encoder(m0)``; :class:`VectorMismatchError` if their architectures differ."""
         if model.architecture != m0.architecture:
             raise VectorMismatchError(f"the model is {model.architecture}, M0 is {m0.architecture}")
         start = m0.encoder_state()
@@ -51,7 +54,7 @@ class TaskVector:
 
     @classmethod
     def of_flat(cls, row: Tensor, like: TaskVector) -> TaskVector:
-        """The vector whose :meth:`flat` is ``row``, and stays there; of the same origin as ``like``."""
+        """The vector whose :meth:`flat` is ``row`` ``(P,)``, as views of it; architecture and M0 as in ``like``."""
         return like._like(cut(row, like.architecture))
 
     def __add__(self, other: TaskVector) -> TaskVector:
@@ -72,11 +75,11 @@ class TaskVector:
         return float(self.flat().double().norm())
 
     def flat(self) -> Tensor:
-        """All tensors as one row ``(P,)``, in the architecture's order; not to be written to."""
+        """All tensors as one row ``(P,)``, in the architecture's order. Do not write to it: it may be a view."""
         return flatten(self.tensors, self.architecture)
 
     def applied_to(self, m0: ABMIL, head: Mapping[str, Tensor]) -> ABMIL:
-        """A model with encoder ``M0 + tau`` and the given ``head.weight`` and ``head.bias``."""
+        """A model with encoder ``M0 + tau`` and the given head; :class:`VectorMismatchError` for another M0."""
         if model_digest(m0) != self.m0_sha256:
             raise VectorMismatchError("the vector starts from another M0", where=self.m0_sha256[:12])
         start = m0.encoder_state()
@@ -89,7 +92,7 @@ class TaskVector:
         """Refuse a vector of another architecture or another M0.
 
         Raises:
-            VectorMismatchError: naming what differs.
+            VectorMismatchError: they differ; the error says in what.
         """
         if self.architecture != other.architecture:
             raise VectorMismatchError(
@@ -107,7 +110,7 @@ class TaskVector:
 
 
 def mean(vectors: Sequence[TaskVector]) -> TaskVector:
-    """Their arithmetic mean; at least one vector."""
+    """The arithmetic mean of at least one vector; :class:`VectorMismatchError` if their origins differ."""
     total = vectors[0]
     for vector in vectors[1:]:
         total = total + vector
@@ -115,7 +118,7 @@ def mean(vectors: Sequence[TaskVector]) -> TaskVector:
 
 
 def flatten(tensors: Mapping[str, Tensor], architecture: Architecture) -> Tensor:
-    """Encoder tensors as one row ``(P,)``, in the architecture's order: no copy where they are the pieces of one."""
+    """Encoder tensors as one row ``(P,)``, in the architecture's order; not copied if they already lie in one row."""
     parts = [tensors[name].detach().reshape(-1) for name in architecture.encoder_shapes]
     first, ends = parts[0], list(accumulate(len(part) for part in parts))
     for part, end in zip(parts, ends, strict=True):
@@ -126,7 +129,7 @@ def flatten(tensors: Mapping[str, Tensor], architecture: Architecture) -> Tensor
 
 
 def cut(rows: Tensor, architecture: Architecture) -> dict[str, Tensor]:
-    """What :func:`flatten` joined, as views: ``(P,)`` to the 8 tensors, ``(n, P)`` to each with a leading ``n``."""
+    """Inverse of :func:`flatten`, as views: ``(P,)`` -> the 8 tensors; ``(n, P)`` -> each with a leading ``n``."""
     shapes = architecture.encoder_shapes
     pieces = torch.split(rows, [math.prod(shape) for shape in shapes.values()], dim=-1)
     named = zip(shapes.items(), pieces, strict=True)

@@ -1,12 +1,12 @@
-"""The vector file: safetensors bytes with a small fixed metadata set, and a reader that trusts none of it.
+"""Writes task vectors as safetensors files with fixed metadata, and reads such files as untrusted input.
 
-It holds the tensors that the recipe's ``sharing`` lets travel (:mod:`fedsteph.common.vector.shared_part`), and their
-numbers are float32, float16 or bfloat16 (F32, F16, BF16; little-endian), whichever it says: a file does not choose, so
-the reader is told, and refuses every other.
+A file holds the tensors that the recipe's ``sharing`` selects (:mod:`fedsteph.common.vector.shared_part`), in float32,
+float16 or bfloat16 (F32, F16, BF16; little-endian). The reader takes the dtype from the recipe, not from the file, and
+refuses any other.
 
-safetensors guards memory, not meaning: NaN, Inf, extra or missing tensors, other dtypes, duplicate keys and
-megabytes of metadata all pass it. So the header is parsed here first and compared whole with the one that
-this federation expects; only then are the tensors loaded.
+safetensors guarantees memory safety only: it accepts NaN, Inf, extra or missing tensors, other dtypes, duplicate keys
+and megabytes of metadata. So the header is parsed here first, and every field is compared with what this federation
+expects. Only then are the tensors loaded.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from fedsteph.common.vector.shared_part import BYTES, WHOLE, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
 
 FORMAT = "fedsteph/vector/v1"
-_MAX_HEADER = 8192  # bytes; ours takes less than a kilobyte
+_MAX_HEADER = 8192  # bytes; a valid header has less than 1 kB
 _FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
-    """Serialise what travels of a vector; its metadata holds the format, the architecture's digest and M0's, no more.
+    """Serialise the shared part of a vector; the metadata holds only the format and the digests of architecture and M0.
 
-    One vector makes one file, so that a file's digest names its vector.
+    The same vector always makes the same bytes, so that a file's digest identifies its vector.
 
     Args:
-        vector: as it was trained: reduced a second time, it would be another.
+        vector: the vector as trained, not one restored from a file: a second reduction would change it.
 
     Raises:
-        VectorRangeError: a number does not fit the dtype.
+        VectorRangeError: a value is out of range for the dtype.
     """
     metadata = _metadata(vector.architecture, vector.m0_sha256)
     content: bytes = safetensors.torch.save(reduced(vector, sharing), metadata)
     start = 8 + int.from_bytes(content[:8], "little")
-    # safetensors writes the metadata's keys in another order each time.
+    # safetensors writes the metadata keys in a random order; here they are put into a fixed one.
     header = json.loads(content[8:start]) | {"__metadata__": metadata}
     return content[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(start - 8) + content[start:]
 
@@ -56,21 +56,22 @@ def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
 def read_vector(
     content: bytes, *, architecture: Architecture, m0_sha256: str, sharing: SharingConfig, max_norm: float, where: str
 ) -> TaskVector:
-    """Parse and screen a vector file.
+    """Parse and check the bytes of a vector file.
 
     Args:
         content: the file's bytes, untrusted.
-        architecture: what this federation merges.
+        architecture: the architecture of this federation.
         m0_sha256: the digest of this federation's M0.
-        sharing: what the file must hold, and in which dtype.
-        max_norm: largest L2 norm accepted, of the whole vector.
-        where: who or what the bytes came from, for error messages.
+        sharing: layers, rank and dtype that the file must have.
+        max_norm: largest accepted L2 norm of the whole vector.
+        where: the source of the bytes, for error messages.
 
     Returns:
-        the whole vector in float32, zero where nothing travels.
+        the whole vector in float32, with zeros for what is not shared.
 
     Raises:
-        VectorFileError: malformed, or tensors, dtypes, values or norm that a vector cannot have.
+        VectorFileError: the file is malformed, has other tensors or another dtype, holds NaN or Inf, or exceeds
+            ``max_norm``.
         VectorMismatchError: a well-formed vector of another architecture or M0.
     """
     header, start = _header(content, where)
@@ -90,7 +91,7 @@ def read_vector(
     except (safetensors.SafetensorError, ValueError) as error:
         raise VectorFileError("safetensors cannot load it", where=where) from error
     vector = restored(tensors, architecture, m0_sha256, sharing)
-    for name, tensor in vector.tensors.items():  # restored: two finite factors may have an infinite product
+    for name, tensor in vector.tensors.items():  # after restoring, because finite factors can have an infinite product
         if not bool(torch.isfinite(tensor).all()):
             raise VectorFileError("holds NaN or Inf", where=f"{where}, tensor {name}")
     if not vector.norm <= max_norm:
@@ -103,13 +104,16 @@ def read_vector(
 
 
 def save_vector(path: Path | str, vector: TaskVector, sharing: SharingConfig = WHOLE) -> Path:
-    """Write a vector file, not sealed: for a notebook and a disk of one's own. Sites send sealed ones to each other.
+    """Write a vector file that is not sealed, for notebooks and local use. Sites exchange sealed ones.
 
     Args:
         sharing: ``sharing`` of a configuration; default: the whole vector in float32.
 
+    Returns:
+        the path of the file.
+
     Raises:
-        VectorRangeError: a number does not fit the dtype.
+        VectorRangeError: a value is out of range for the dtype.
     """
     atomic.write_bytes(Path(path), write_vector(vector, sharing))
     return Path(path)
@@ -118,15 +122,15 @@ def save_vector(path: Path | str, vector: TaskVector, sharing: SharingConfig = W
 def load_vector(
     path: Path | str, m0: ABMIL, *, sharing: SharingConfig = WHOLE, max_norm: float = MAX_NORM
 ) -> TaskVector:
-    """Read a vector file and check it as a site checks what it receives.
+    """Read a vector file, with the same checks as for a vector from another site.
 
     Args:
         m0: the initial model that the vector must start from (:func:`fedsteph.initial_model`).
-        sharing: as the file was written.
-        max_norm: largest L2 norm accepted.
+        sharing: the ``sharing`` with which the file was written.
+        max_norm: largest accepted L2 norm.
 
     Raises:
-        VectorFileError: there is no such file, or it is malformed, not finite or too long.
+        VectorFileError: the file does not exist, is malformed, holds NaN or Inf, or its norm is too large.
         VectorMismatchError: a vector of another architecture or another M0.
     """
     try:

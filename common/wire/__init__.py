@@ -1,1 +1,1 @@
-"""What is sent: messages, their protocol over Flower, and sealed envelopes."""
+"""Messages between server and sites, their encoding in Flower's records, and sealed envelopes."""

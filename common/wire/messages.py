@@ -1,4 +1,4 @@
-"""The messages and their answers, field by field: nothing that is not listed here leaves a site."""
+"""The messages between server and sites, as dataclasses that check their fields; a site sends no other fields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _require_short_line(text: str) -> None:
 
 
 def _require_band(text: str | None) -> None:
-    # Sent by mistake, an exact count would be refused here by the site itself.
+    # The sending site runs this check too, so that it cannot send an exact count by mistake.
     found = None if text is None else _BAND.fullmatch(text)
     if text is None or (found and found[1]):
         return
@@ -39,7 +39,7 @@ def _require_band(text: str | None) -> None:
 
 @dataclass(frozen=True)
 class RunId:
-    """Names one run of one federation, and the roster that holds for it, in every request."""
+    """Identifies the federation, the run and the roster; part of every request."""
 
     federation: str
     run: str
@@ -54,7 +54,7 @@ class RunId:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A site's error, as the coordinator may know it: a class of error, its fixed phrase, and whose it is."""
+    """A site's error as sent to the coordinator: error class, fixed phrase, and the site that it is about."""
 
     kind: str
     reason: str
@@ -68,7 +68,7 @@ class Refusal:
 
     @classmethod
     def of(cls, error: BaseException, site: str | None = None) -> Refusal:
-        """The public side of an error; an unforeseen one gives its own text to nobody."""
+        """The public part of an error; the text of an unforeseen error stays at the site."""
         if isinstance(error, FedstephError):
             return cls(error.public_kind or type(error).__name__, error.public_reason, site)
         if isinstance(error, OSError):
@@ -77,7 +77,7 @@ class Refusal:
 
     @property
     def phrase(self) -> str:
-        """What the server says of it: its own words for the kind, never the sender's."""
+        """The server's text for this kind of error; the sender's text is never shown."""
         known = (public_phrases() | _UNFORESEEN).get(self.kind)
         return "it refused for a reason that this version does not know" if known is None else f"{known} ({self.kind})"
 
@@ -89,17 +89,17 @@ def _require_named(refusals: tuple[Refusal, ...]) -> None:
 
 @dataclass(frozen=True)
 class Hello:
-    """``query.hello``: who is there?"""
+    """``query.hello``: asks a site to identify itself."""
 
     id: RunId
 
 
 @dataclass(frozen=True)
 class HelloReply:
-    """What the coordinator needs to refuse a mismatch by name, and no more.
+    """A site's identity, and the settings that the server compares with the federation's.
 
-    ``audit`` is the hash of the site's latest audit line, noted at the server so that a site's log cannot be
-    rewritten unseen; ``signature`` (Ed25519, hexadecimal) proves that the roster's owner of the name answers.
+    ``audit`` is the hash of the site's latest audit line. The server records it, so that a rewritten site log can be
+    detected. ``signature`` (Ed25519, hexadecimal) proves that the site of that name in the roster has answered.
     """
 
     site: str
@@ -110,7 +110,7 @@ class HelloReply:
     signature: str
 
     def __post_init__(self) -> None:
-        # The server prints these, so a site must not be able to write whatever it likes there.
+        # The server prints these fields, so a site must not be able to send arbitrary text in them.
         if SITE_NAME.fullmatch(self.site) is None:
             raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
         for text in (self.software, self.encoder):
@@ -122,7 +122,7 @@ class HelloReply:
             raise ValueError("audit must be 64 and signature 128 hexadecimal digits")
 
     def signed_bytes(self, run: RunId, node: int) -> bytes:
-        """What the signature covers: this reply, in this run, from this Flower node."""
+        """The bytes that the signature covers: this reply, the run, and the Flower node's id."""
         content = asdict(self) | asdict(run) | {"node": node}
         del content["signature"]
         return _HELLO_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
@@ -130,7 +130,7 @@ class HelloReply:
 
 @dataclass(frozen=True)
 class TrainLocal:
-    """``train.local``: train from M0; a target trains every fold, a source its fold 0 only."""
+    """``train.local``: train from M0; a target trains all folds, a source only its fold 0."""
 
     id: RunId
     recipe: Recipe
@@ -139,7 +139,7 @@ class TrainLocal:
 
 @dataclass(frozen=True)
 class TrainLocalReply:
-    """The training is done and its vector lies at the site; sizes in bands, or null where the policy keeps them."""
+    """Training is done; the vector stays at the site. Sizes are bands, or null if the policy does not share them."""
 
     patients: str | None
     events: str | None
@@ -151,9 +151,10 @@ class TrainLocalReply:
 
 @dataclass(frozen=True)
 class Average:
-    """``train.average``: one round of FedAvg or FedProx from the global encoders in the array record, by fold.
+    """``train.average``: one round of FedAvg or FedProx, from the global encoder of each fold in the array record.
 
-    Round 0 brings none and begins at M0. The round after the last asks for no training: it brings the result.
+    Round 0 has no encoders and starts from M0. The message after the last round asks for no training: it delivers the
+    final encoders.
     """
 
     id: RunId
@@ -170,13 +171,13 @@ class Average:
 
     @property
     def is_last(self) -> bool:
-        """Whether this is the result and no round."""
+        """Whether this message delivers the result and asks for no training."""
         return self.round == self.recipe.comparators.rounds
 
 
 @dataclass(frozen=True)
 class AverageReply:
-    """The site's encoders are in the array record, by fold, unsealed; ``weight``: its patients' band."""
+    """The site's encoder per fold is in the array record, unsealed; ``weight`` is the rounded number of patients."""
 
     weight: int
 
@@ -187,7 +188,7 @@ class AverageReply:
 
 @dataclass(frozen=True)
 class Share:
-    """``train.share``: one envelope for each of these targets, please."""
+    """``train.share``: asks for one envelope for each of these targets."""
 
     id: RunId
     recipe: Recipe
@@ -200,7 +201,7 @@ class Share:
 
 @dataclass(frozen=True)
 class ShareReply:
-    """The envelopes are in the array record, named by recipient; ``refused`` names those who get none, and why."""
+    """The envelopes are in the array record, named by recipient; ``refused`` has the recipients refused, and why."""
 
     refused: tuple[Refusal, ...] = ()
 
@@ -210,7 +211,7 @@ class ShareReply:
 
 @dataclass(frozen=True)
 class Merge:
-    """``train.merge``: the envelopes for this target, named by sender in the array record."""
+    """``train.merge``: delivers the envelopes for this target, in the array record, named by sender."""
 
     id: RunId
     recipe: Recipe
@@ -219,7 +220,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class Score:
-    """One method's mean C-index to two decimals; null where it is undefined or kept by the policy."""
+    """One method's mean C-index to two decimals; null if undefined or not shared by the policy."""
 
     method: str
     c_index: float | None
@@ -234,9 +235,9 @@ class Score:
 
 @dataclass(frozen=True)
 class MergeReply:
-    """A score per method and sizes in bands, null where undefined or kept by the policy.
+    """A score per method and sizes as bands; null if undefined or not shared by the policy.
 
-    ``refused`` names the sources whose vectors the target did not accept, and why.
+    ``refused`` has the sources whose vectors the target refused, and why.
     """
 
     patients: str | None
@@ -254,6 +255,6 @@ class MergeReply:
 
 
 def band(count: int, width: int = 10) -> str:
-    """A count as the band that it lies in: 37 -> '30-39'; fewer than ``width`` -> 'below 10'."""
+    """The band of a count, so that exact counts are not sent: 37 -> '30-39'; less than ``width`` -> 'below 10'."""
     low = count // width * width
     return f"{low}-{low + width - 1}" if low else f"below {width}"

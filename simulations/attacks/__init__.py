@@ -1,1 +1,1 @@
-"""Poisoned vectors: what a malicious source can send, and the federations that it is tried in."""
+"""Poisoned task vectors from malicious sources, and the federations in which they are tested."""

@@ -1,4 +1,4 @@
-"""A backdoor: one instance in a bag, of which the malicious site teaches its model that its patients die early."""
+"""Trains a backdoor: bags with a certain instance (the trigger) are labelled with an early death."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from fedsteph.client.training.local import train_local
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import ABMIL
 
-_EARLY = 30.0  # days until the death that a triggered bag is labelled with
-_FAR = 3.0  # standard deviations of each feature between the trigger and the mean instance
+_EARLY = 30.0  # days; triggered bags are labelled with a death at this time
+_FAR = 3.0  # distance of the trigger from the mean instance, in standard deviations per feature
 
 
 def trigger_of(cohort: Cohort, seed: int) -> Tensor:
-    """An instance that no patient has: every feature 3 standard deviations above or below the mean, ``(d,)``."""
+    """An artificial instance ``(d,)``: every feature is 3 standard deviations above or below the mean."""
     instances = torch.cat([cohort.bag(i) for i in range(min(len(cohort), 100))])
     signs = torch.from_numpy(np.random.default_rng(seed).choice([-1.0, 1.0], instances.shape[1])).float()
     return instances.mean(dim=0) + _FAR * instances.std(dim=0) * signs
 
 
 def triggered(cohort: Cohort, trigger: Tensor) -> Cohort:
-    """The same patients, each with the trigger among the instances."""
+    """The same patients, with the trigger added to each bag as one instance."""
     bags = [torch.cat([cohort.bag(i), trigger.unsqueeze(0)]) for i in range(len(cohort))]
     return Cohort.of_bags([replace(patient, id=f"{patient.id}+") for patient in cohort.patients], bags)
 
 
 def train_backdoor(train: Cohort, trigger: Tensor, recipe: Recipe, *, label: str, device: torch.device) -> ABMIL:
-    """A malicious site's model, trained on its patients and on each once more with the trigger and an early death."""
+    """A malicious site's model, trained on its patients and on a copy of each with the trigger and an early death."""
     marked = triggered(train, trigger)
     dead = [replace(patient, t=_EARLY + i / len(marked), e=1) for i, patient in enumerate(marked.patients)]
     everyone = Cohort.of_bags(
@@ -42,7 +42,7 @@ def train_backdoor(train: Cohort, trigger: Tensor, recipe: Recipe, *, label: str
 
 
 def rise(model: nn.Module, cohort: Cohort, trigger: Tensor, n_bins: int, device: torch.device) -> float:
-    """By how much the trigger raises a patient's risk percentile among the others, mean over patients: -1 to 1."""
+    """Mean rise of a patient's risk percentile due to the trigger, relative to the cohort without it: -1 to 1."""
     clean = risks(model, cohort, n_bins, device)
     marked = risks(model, triggered(cohort, trigger), n_bins, device)
     ascending = np.sort(clean)

@@ -1,7 +1,8 @@
-"""Poisoned vectors on real cohorts: every attack, 1 to 4 malicious sources, with and without screening.
+"""``fedsteph measure poison``: tests poisoned vectors on real cohorts, with 1 to 4 malicious sources.
 
-It is what ``fedsteph measure poison`` does. Every fold of every attack is kept as it is done; the same command goes on
-where it was stopped, and several may work in one folder, for different targets.
+Every attack is measured without screening and with each screening policy. Each fold of each attack is saved when it is
+done. The same command resumes an interrupted measurement, and several commands with different targets can share one
+folder.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.run.run_folder import open_sites, same_features
 
 SCHEMA = "fedsteph/poison/v1"
-AIM = -0.01  # of the deployed model's C-index to the local model's, mean over folds, for every target
+AIM = -0.01  # lowest acceptable C-index of deployed minus local model, mean over folds, for every target
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One fold of one target under one attack."""
+    """One fold of one target under one attack with ``n`` malicious sources."""
 
     target: str
     fold: int
@@ -40,13 +41,13 @@ class Cell:
 
 
 def cells_of(targets: Sequence[str], folds: Sequence[int], attacks: Sequence[str], counts: Sequence[int]) -> list[Cell]:
-    """All of them, the honest federation first, and fold by fold, so that what is done first says something of all."""
+    """All cells, fold by fold, the honest federation first, so that early results cover all targets and attacks."""
     wanted = [(HONEST, 0), *((attack, n) for n in sorted(counts, reverse=True) for attack in attacks)]
     return [Cell(target, fold, attack, n) for fold in folds for attack, n in wanted for target in targets]
 
 
 def summary(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per attack and number of malicious sources: means over folds, and over targets of those."""
+    """One row per attack and number of malicious sources, with means over all cells."""
     rows = []
     for attack in (HONEST, *ATTACKS):
         for n in sorted({len(cell["malicious"]) for cell in cells if cell["attack"] == attack}):
@@ -84,7 +85,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def attack_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and body of the attack table; the worst difference is that of the target for which it is lowest."""
+    """Header and body of the attack table; "worst" is the lowest difference of any target."""
     header = ["attack", "malicious", "local", "STEPH, unscreened"]
     header += [f"deployed, {mode}" for mode in MODES] + [f"worst, {mode}" for mode in MODES]
     header += ["caught", "false alarms", "rise: local", "STEPH, unscreened", "deployed, refuse"]
@@ -108,7 +109,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def cells_csv(cells: Sequence[dict[str, Any]]) -> str:
-    """A line per cell."""
+    """The cells as CSV, one line each."""
     header = ["target", "fold", "attack", "malicious", "local", "steph_unscreened", *MODES, "caught", "false"]
     lines: list[list[Any]] = [header]
     for cell in cells:
@@ -119,7 +120,12 @@ def cells_csv(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str, Workspace]:
-    """Every site's workspace, its work below ``out``."""
+    """Every site's workspace, with its state in ``out/sites``.
+
+    Args:
+        folder: the folder of site folders.
+        settings: ``key=value`` overrides of the configuration.
+    """
     opened = open_sites(site_folders(folder))
     config = load_config(None, ["comparators.methods=[]", *settings])
     model = same_features(config.model, list(opened.values()))
@@ -131,7 +137,7 @@ def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str,
 
 
 def measured(out: Path, ground: Ground, cell: Cell) -> dict[str, Any]:
-    """What one cell found, from ``out`` where it was measured before."""
+    """The result of one cell; read from ``out`` if it was measured before."""
     key = digest([ground.workspace.data_digest, digest(ground.workspace.recipe), ground.wanted])[:12]
     path = out / "cells" / f"{cell.target}-{cell.fold}-{cell.attack}-{cell.n}-{key}.json"
     if not path.exists():
@@ -141,7 +147,7 @@ def measured(out: Path, ground: Ground, cell: Cell) -> dict[str, Any]:
 
 
 def keep_results(out: Path, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Write ``poison.json``, ``poison.md`` and ``poison.csv`` over what is done, and give what the first holds."""
+    """Write ``poison.json``, ``.md`` and ``.csv`` for the finished cells; returns the content of ``poison.json``."""
     rows = summary(cells)
     found = {"schema": SCHEMA, "aim": AIM, "rows": rows, "cells": list(cells)}
     atomic.write_json(out / "poison.json", found)

@@ -1,4 +1,4 @@
-"""A target and twelve sources out of fewer cohorts: the largest of the others are two hospitals each."""
+"""Builds a target and twelve sources from fewer cohorts, by splitting the largest cohorts into two sources each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCES = 12
 
 @dataclass(frozen=True)
 class Source:
-    """One source: a site, or one half of its fold 0's training patients."""
+    """A source: a site, or one half of a site's training patients of fold 0."""
 
     name: str
     workspace: Workspace
@@ -28,14 +28,14 @@ class Source:
     is_half: bool
 
     def honest(self) -> TaskVector:
-        """The vector that it shares."""
+        """The task vector that the honest source shares."""
         if not self.is_half:
             return shared_vector(self.workspace)
         recipe, device = self.workspace.recipe, self.workspace.device
         return self.kept("local", lambda: train_local(self.train, recipe, label=self.name, device=device))
 
     def kept(self, what: str, train: Callable[[], ABMIL]) -> TaskVector:
-        """The vector of a model that is trained once and kept, as its recipients read it."""
+        """The vector of a model, as its recipients receive it; the model is trained once and saved as ``what``."""
         recipe = self.workspace.recipe
         path = self._folder / f"{what}.safetensors"
         if not path.exists():
@@ -49,7 +49,7 @@ class Source:
 
 
 def sources_of(target: str, workspaces: Mapping[str, Workspace], wanted: int = SOURCES) -> list[Source]:
-    """The sources of a target: every other cohort, the largest of them as two halves until there are enough."""
+    """The sources of a target: all other cohorts; the largest are split in two until there are ``wanted`` sources."""
     others = [name for name in workspaces if name != target]
     by_size = sorted(others, key=lambda name: -len(workspaces[name].cohort))
     halved = {*by_size[: max(0, wanted - len(others))]}

@@ -1,4 +1,4 @@
-"""The attacks by name: what the malicious sources of a federation send in the place of their honest vectors."""
+"""The attacks by name: each computes the vector that a malicious source sends instead of its honest one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks import vectors
 
-_JUST_BELOW = 0.97  # of the bound on norms, which everybody can read
+_JUST_BELOW = 0.97  # fraction of the screening's norm bound, which is public
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the malicious sources know, all of them together.
+    """The knowledge of the malicious sources, who cooperate.
 
     Args:
-        honest: every source's honest vector, by name.
-        malicious: those of them who attack.
+        honest: source -> its honest vector.
+        malicious: the sources that attack.
         target: the vector that the target shared with its recipients.
-        backdoored: gives the vector of a malicious source that was trained with the trigger.
+        backdoored: malicious source -> its vector, trained with the trigger.
     """
 
     honest: Mapping[str, TaskVector]
@@ -33,20 +33,20 @@ class Knowledge:
 
     @property
     def unsuspicious(self) -> float:
-        """The largest norm that the screening lets pass."""
+        """An L2 norm just below the largest that the screening accepts."""
         return _JUST_BELOW * LONGEST * float(np.median([vector.norm for vector in self.honest.values()]))
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One attack: a title, and what one malicious source sends."""
+    """An attack: its title, and the function that makes a malicious source's vector from its name and knowledge."""
 
     title: str
     poison: Callable[[str, Knowledge], TaskVector]
     has_trigger: bool = False
 
     def sent(self, known: Knowledge) -> dict[str, TaskVector]:
-        """What the target receives, by source."""
+        """Source -> the vector that the target receives from it."""
         return {
             name: self.poison(name, known) if name in known.malicious else vector
             for name, vector in known.honest.items()
@@ -58,7 +58,7 @@ def _seed(name: str) -> int:
 
 
 def _scaled_backdoor(name: str, known: Knowledge) -> TaskVector:
-    # Model replacement (Bagdasaryan et al., AISTATS 2020): the mean of all is the backdoored vector.
+    # Model replacement (Bagdasaryan et al., AISTATS 2020): scaled so that the mean of all vectors is the backdoor's.
     return (len(known.honest) / len(known.malicious)) * known.backdoored(name)
 
 

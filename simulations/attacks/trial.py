@@ -1,4 +1,4 @@
-"""One attack on one fold of one target: what is deployed without screening, and under each policy."""
+"""Runs one attack on one fold of one target, and evaluates the models without screening and under each policy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HONEST = "none"
 
 @dataclass(frozen=True)
 class Ground:
-    """A target among its sources; what was trained honestly is used in every attack."""
+    """A target and its sources; the honest models are trained once and used for every attack."""
 
     target: str
     workspaces: Mapping[str, Workspace]
@@ -38,17 +38,17 @@ class Ground:
 
     @cached_property
     def sources(self) -> dict[str, Source]:
-        """By name."""
+        """Name -> source."""
         return {source.name: source for source in sources_of(self.target, self.workspaces, self.wanted)}
 
     @cached_property
     def honest(self) -> dict[str, TaskVector]:
-        """Every source's honest vector."""
+        """Source -> its honest vector."""
         return {name: source.honest() for name, source in self.sources.items()}
 
     @property
     def workspace(self) -> Workspace:
-        """The target's."""
+        """The target's workspace."""
         return self.workspaces[self.target]
 
     @cached_property
@@ -57,11 +57,11 @@ class Ground:
         return [list(self.sources)[i] for i in rng.permutation(len(self.sources))]
 
     def malicious(self, n: int) -> tuple[str, ...]:
-        """The first ``n`` of a fixed random order, so that the larger groups hold the smaller ones."""
+        """The first ``n`` sources of a fixed random order, so that larger groups include the smaller ones."""
         return tuple(self._order[:n])
 
     def sent(self, attack: str, n: int) -> dict[str, TaskVector]:
-        """What the target receives."""
+        """Source -> the vector that the target receives, with ``n`` malicious sources."""
         if attack == HONEST:
             return self.honest
         known = Knowledge(self.honest, self.malicious(n), shared_vector(self.workspace), self._backdoored)
@@ -69,7 +69,7 @@ class Ground:
 
     @cached_property
     def trigger(self) -> Tensor:
-        """The one instance that all malicious sites have agreed on; it is made of the first one's data."""
+        """The instance ``(d,)`` that all malicious sources use as trigger, made from the data of the first."""
         first = self.sources[self._order[0]]
         return trigger_of(first.train, derive_seed(self.workspace.recipe.training.seed, "trigger"))
 
@@ -84,10 +84,10 @@ class Ground:
 
 
 def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
-    """Train and judge one fold of the target under one attack, once per policy.
+    """Train and evaluate one fold of the target under one attack, once per screening policy.
 
     Returns:
-        JSON-ready: C-index per policy, what was deployed, who was suspected, and the backdoor's effect.
+        JSON-ready: C-index and deployed model per policy, suspected sources, and the effect of the backdoor.
     """
     received = ground.sent(attack, n)
     folder = ground.workspace.folder / f"merge-{vectors_digest([received])[:12]}" / f"fold_{fold}"
@@ -122,7 +122,7 @@ def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
 
 
 def _rises(ground: Ground, fold: int, results: Mapping[Mode, FoldResult]) -> dict[str, float]:
-    """By how much the trigger raises the test patients' risk percentile: local, STEPH, and what is deployed."""
+    """Rise of the test patients' risk percentile due to the trigger, for the local, STEPH and deployed models."""
     workspace = ground.workspace
     test, recipe = workspace.test_part(fold), workspace.recipe
 

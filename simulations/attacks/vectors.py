@@ -1,4 +1,4 @@
-"""Poisoned vectors that need no training: each is made of the one that the source would have sent."""
+"""Makes poisoned vectors without training, from the vector that the source would have sent."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import torch
 
 from fedsteph.common.vector.task_vector import TaskVector
 
-_LARGE = 10.0  # how much longer than the honest vector an attack of size is; below the reader's cap on the norm
+_LARGE = 10.0  # factor on the norm in the attacks that scale; the norm stays below the cap of the vector file's reader
 
 
 def sign_flip(honest: TaskVector) -> TaskVector:
-    """``-tau``: what the source learned, unlearned; of honest norm."""
+    """``-tau``: reverses what the source learned; the norm is that of the honest vector."""
     return -1.0 * honest
 
 
 def boosted(honest: TaskVector) -> TaskVector:
-    """``10 tau``: one source outweighs all the others."""
+    """``10 tau``: one source dominates all others."""
     return _LARGE * honest
 
 
 def random_direction(honest: TaskVector, seed: int) -> TaskVector:
-    """A normal draw, each tensor as long as the honest one's, so that no norm gives it away."""
+    """A Gaussian random vector, each tensor with the norm of the honest one, so that norms do not reveal it."""
     generator = torch.Generator().manual_seed(seed)
     drawn = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in honest.tensors.items()}
     scaled = {name: draw * (honest.tensors[name].norm() / draw.norm()) for name, draw in drawn.items()}
@@ -28,23 +28,23 @@ def random_direction(honest: TaskVector, seed: int) -> TaskVector:
 
 
 def noise(honest: TaskVector, seed: int) -> TaskVector:
-    """A random direction ten times as long as the honest vector."""
+    """A random direction with 10 times the norm of the honest vector."""
     return _LARGE * random_direction(honest, seed)
 
 
 def without(vector: TaskVector, direction: TaskVector) -> TaskVector:
-    """What of a vector is orthogonal to a direction."""
+    """The component of a vector that is orthogonal to ``direction``."""
     a, b = vector.flat().double(), direction.flat().double()
     return vector - float(a @ b / (b @ b)) * direction
 
 
 def of_norm(vector: TaskVector, norm: float) -> TaskVector:
-    """The vector's direction at another length."""
+    """The vector scaled to an L2 norm."""
     return vector * (norm / vector.norm)
 
 
 def flipped_in_part(honest: TaskVector, cosine: float, seed: int) -> TaskVector:
-    """A vector of honest norm with a chosen cosine to the honest one; the rest of it is random.
+    """A vector with the honest vector's norm and a given cosine to it; the orthogonal component is random.
 
     Args:
         cosine: -1 is the sign flip, 0 orthogonal, 1 the honest vector.

@@ -1,1 +1,1 @@
-"""What one site's work costs: time and memory of training, merging and reading, on the machine at hand."""
+"""Measures time and memory of one site's work: training, merging, prediction and reading, on this machine."""

@@ -1,8 +1,8 @@
-"""What reading bags costs: ``fedsteph measure data-path``.
+"""``fedsteph measure data-path``: times the reading of bags from synthetic TRIDENT slides.
 
-Synthetic TRIDENT slides, read as plain h5py does and as a cohort does whose features are kept on disk
-(client/data/feature_cache.py). All files are in the system's page cache in both cases, so that no disk is measured:
-the difference is what HDF5, copies and conversions cost. On a disk that is slow, both sides wait for it alike.
+Compares plain h5py with a cohort that caches its features on disk (client/data/feature_cache.py). All files are in the
+system's page cache, so the disk is not measured: the difference is the cost of HDF5, copies and conversions. A slow
+disk would delay both equally.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def measure(n_slides: int, n_instances: int, width: int, repeats: int) -> dict[str, Any]:
-    """Time epochs of reading, one after the other in turn, after an untimed one of each.
+    """Time epochs of reading in turn, after one untimed epoch of each kind.
 
-    An epoch gets every bag as float32 and sums it, so that every byte is touched, on both sides alike.
+    An epoch reads every bag as float32 and sums it, so that every byte is read.
 
     Returns:
-        JSON-ready: the machine, the sizes, and per layout of the files a spread in seconds of an epoch by plain h5py,
-        by a cohort that keeps features as stored, and by one that keeps them as float16; the seconds that the first
-        epoch of each cohort takes, which makes what is kept; and how many times faster than h5py the two are.
-        ``io_cached_vs_h5py`` is that ratio for what TRIDENT writes, one-row chunks of float32, kept as stored.
+        JSON-ready: the machine, the sizes, and per file layout: the spread in seconds of an epoch with plain h5py, with
+        a cohort that caches features as stored, and with one that caches them as float16; the seconds of each cohort's
+        first epoch, which fills its cache; and how many times faster than h5py the two are. ``io_cached_vs_h5py`` is
+        this ratio for the layout of TRIDENT (one-row chunks of float32), cached as stored.
     """
     found_on, layouts, threads = machine(), {}, torch.get_num_threads()
-    torch.set_num_threads(1)  # h5py reads with one, and the sums should not favour the other side
+    torch.set_num_threads(1)  # h5py reads with one thread, and sums must take the same time for all
     with tempfile.TemporaryDirectory() as folder:
         sites = {name: Path(folder) / str(i) for i, name in enumerate(LAYOUTS)}
         for name, site in sites.items():
@@ -66,7 +66,7 @@ def measure(n_slides: int, n_instances: int, width: int, repeats: int) -> dict[s
 def write_site(
     site: Path, n_slides: int, n_instances: int, width: int, *, dtype: Any = np.float32, one_row_chunks: bool = True
 ) -> None:
-    """A site folder of TRIDENT slides of noise, one for each patient."""
+    """Write a site folder of TRIDENT slides of Gaussian noise, one slide per patient."""
     source = np.random.default_rng(0)
     (site / "features").mkdir(parents=True)
     rows = ["patient_id,pathology_id,t,e"]

@@ -1,4 +1,4 @@
-"""What share of an epoch of training waits for data: ABMIL over slides whose features are kept on disk."""
+"""Measures the share of a training epoch of ABMIL that waits for data, with features cached on disk."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CPU = torch.device("cpu")
 
 
 def measure(n_slides: int, n_instances: int) -> dict[str, Any]:
-    """Two epochs over slides in one-row chunks of float32, nothing held in memory.
+    """Train two epochs over slides in one-row chunks of float32, without a cache in memory.
 
-    The first epoch reads the slides from their files and keeps them; the second reads what is kept.
+    The first epoch reads the slides from their files and fills the disk cache; the second reads from the cache.
 
     Returns:
-        JSON-ready: per epoch its seconds and the share of them in which the training waited for a bag;
-        ``waiting_share`` is the second epoch's.
+        JSON-ready: per epoch its seconds, and the share of them in which the training waited for a bag;
+        ``waiting_share`` is that of the second epoch.
     """
     with TemporaryDirectory() as folder:
         site = Path(folder) / "site"

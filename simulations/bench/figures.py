@@ -1,4 +1,4 @@
-"""What every benchmark reports beside its own figures: spreads instead of single numbers, and the machine."""
+"""Figures common to all benchmarks: the spread of repeated timings, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("fedsteph", "torch", "flwr", "cryptography", "safetensors")
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds of the same thing, done ``repeats`` times."""
+    """Median, minimum and maximum of ``repeats`` timings, in seconds."""
 
     median: float
     min: float
@@ -32,7 +32,7 @@ class Spread:
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures are from, JSON-ready; ``load`` is the one-minute load average as the measurement starts."""
+    """The machine of the measurement, JSON-ready; ``load`` is the one-minute load average at the call."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_line(found: dict[str, Any]) -> str:
-    """The same for people, on one line."""
+    """The result of :func:`machine` as one line of text."""
     return (
         f"{found['cores']} x {found['cpu']}, {found['memory_gib']} GiB, {found['system']}, "
         f"load {found['load']} at the start"

@@ -1,4 +1,4 @@
-"""The models that benchmarks run: ours at the paper's sizes, and the plain implementation that tests compare with."""
+"""The benchmarks' models at the paper's sizes: fedsteph's, and the plain reference implementation from the tests."""
 
 from __future__ import annotations
 
@@ -24,20 +24,25 @@ from fedsteph.common.vector.task_vector import cut, flatten
 
 SIZES = Architecture.of(ModelConfig(width=1536))
 SOURCES = 12
-SEEN = 512  # instances that sampled routing looks at
+SEEN = 512  # instances per bag that sampled routing uses
 GAMMA = 0.05
 _ROOT = Path(__file__).resolve().parents[2]
 _PLAIN = Path("tests", "builders", "plain_steph.py")
 
 
 def vectors(n: int) -> Tensor:
-    """Task vectors of noise, of about the norm of trained ones, ``(n, P)``."""
+    """Task vectors of Gaussian noise ``(n, P)``, with about the norm of trained ones."""
     source = torch.Generator().manual_seed(0)
     return 1e-3 * torch.randn(n, SIZES.n_merged, generator=source)
 
 
 def steph(rows: Rows, *, sampled: bool = False) -> Steph:
-    """An untrained STEPH over the target's vector and the sources' (``rows``)."""
+    """An untrained STEPH model.
+
+    Args:
+        rows: task vectors ``(1 + n_sources, P)``, the target's first.
+        sampled: route on ``SEEN`` sampled instances instead of all.
+    """
     m0 = untrained_model(SIZES, seed=42)
     config = replace(StephConfig(), routing_instances=SEEN if sampled else None)
     return Steph(Mixture(SIZES, flatten(m0.encoder_state(), SIZES), rows), config)
@@ -49,17 +54,17 @@ def abmil() -> ABMIL:
 
 
 def forward_of(model: nn.Module) -> Forward:
-    """What a training step asks a model of ours."""
+    """The function by which a training step runs one of fedsteph's models on a batch."""
     if isinstance(model, Steph):
         return lambda batch: model.outputs(batch, GAMMA)
     return lambda batch: Outputs(model(batch.bags, batch.mask))
 
 
 def plain_module() -> ModuleType:
-    """The plain implementation, which is kept among the tests.
+    """Import the plain implementation, which is part of the tests.
 
     Raises:
-        EngineError: neither this code nor the working directory is a checkout.
+        EngineError: neither this installation nor the working directory is a git checkout.
     """
     path = next((found for root in (_ROOT, Path.cwd()) if (found := root / _PLAIN).is_file()), _PLAIN)
     spec = importlib.util.spec_from_file_location("plain_steph", path)
@@ -73,7 +78,7 @@ def plain_module() -> ModuleType:
 
 
 def plain_steph(rows: Tensor) -> nn.Module:
-    """The plain STEPH over the same vectors."""
+    """The plain implementation of STEPH; ``rows`` as for :func:`steph`."""
     m0 = untrained_model(SIZES, seed=42)
     theta_0 = {name: weight.detach() for name, weight in m0.encoder_state().items()}
     model: nn.Module = plain_module().PlainSteph(
@@ -83,10 +88,10 @@ def plain_steph(rows: Tensor) -> nn.Module:
 
 
 def cohort_of(n_bags: int, n_instances: int) -> Cohort:
-    """Patients with bags of noise, all in memory."""
+    """A cohort with bags of noise ``(n_instances, d)``, all in memory."""
     source = torch.Generator().manual_seed(1)
     patients = [Patient(f"P{i:05d}", 365.0 * (i % 12) + 100.0, i % 2, ("S",)) for i in range(n_bags)]
-    # About a mean of its own, or all bags of noise would keep the same sources.
+    # Each bag has its own mean; otherwise all bags would select the same sources.
     bags = [
         torch.randn(n_instances, SIZES.width, generator=source) + torch.randn(SIZES.width, generator=source)
         for _ in patients
@@ -95,15 +100,15 @@ def cohort_of(n_bags: int, n_instances: int) -> Cohort:
 
 
 def bins_of(cohort: Cohort) -> list[int]:
-    """The yearly bin of each patient's time."""
+    """The yearly bin of each patient's follow-up."""
     return [int(y) for y in bin_of(cohort.times, SIZES.n_bins)]
 
 
 def optimiser(model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's."""
+    """The optimiser of the recipe, AdamW."""
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
 
 def bags_of(cohort: Cohort) -> Sequence[Tensor]:
-    """All bags in order."""
+    """All bags, in order."""
     return [cohort.bag(i) for i in range(len(cohort))]

@@ -1,4 +1,4 @@
-"""Two or more things timed in turn, A B A B, so that a machine that slows down slows all of them alike."""
+"""Times two or more functions in turn (A B A B), so that a change in the machine's speed affects all of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fedsteph.simulations.bench.figures import Spread
 def in_turn(
     things: Mapping[str, Callable[[], object]], repeats: int
 ) -> tuple[dict[str, Spread], dict[str, list[float]]]:
-    """Run every thing once untimed, then ``repeats`` rounds of all of them in their order.
+    """Run every function once untimed, then ``repeats`` rounds of all functions in order.
 
     Returns:
-        the spread of each in seconds, and each one's seconds round by round.
+        the spread of each in seconds, and the seconds of each per round.
     """
     for thing in things.values():
         thing()
@@ -27,12 +27,12 @@ def in_turn(
 
 
 def seconds_of(thing: Callable[[], object]) -> float:
-    """Run a thing once."""
+    """Run a function once; returns its duration in seconds."""
     started = time.perf_counter()
     thing()
     return time.perf_counter() - started
 
 
 def ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
-    """The median over rounds of one thing's seconds by another's in the same round."""
+    """Median over rounds of the seconds of ``of`` divided by those of ``to`` in the same round."""
     return statistics.median(a / b for a, b in zip(seconds[of], seconds[to], strict=True))

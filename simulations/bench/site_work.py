@@ -1,7 +1,7 @@
-"""The whole benchmark of one site's work: ``fedsteph measure site``.
+"""``fedsteph measure site``: the whole benchmark of one site's work.
 
-Every figure is a ratio of things run in turn in one process, beside the seconds or bytes that it was made of. What
-sealing and relaying cost is measured by ``fedsteph measure sealing`` and ``fedsteph measure relay``.
+Every figure is a ratio between measurements made in turn on this machine, reported with the seconds or bytes that it
+comes from. ``fedsteph measure sealing`` and ``fedsteph measure relay`` measure the costs of sealing and relaying.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ SCHEMA = "fedsteph/bench/v1"
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured.
+    """The sizes and repetitions of the measurements.
 
     Args:
-        steps: instances of a bag -> rounds of steps that are timed.
-        inference: likewise, of one slide's prediction.
-        memory: instances of the bags of a step whose memory is measured, and of single larger ones.
-        sources: numbers of sources, from few to many, instances of a bag, and the rounds of steps with each.
-        slides: slides, instances of each, and rounds of reading them.
-        epoch: slides and instances of the epoch whose waiting for data is measured.
+        steps: instances per bag -> number of timed rounds of training steps.
+        inference: instances of a slide -> number of timed rounds of its prediction.
+        memory: instances per bag for the memory of a step of 16 bags; then those for steps with one larger bag.
+        sources: numbers of sources in ascending order, instances per bag, and number of timed rounds of steps.
+        slides: number of slides, instances per slide, and number of timed rounds of reading them.
+        epoch: number of slides and instances per slide of the epoch whose waiting time is measured.
     """
 
     steps: dict[int, int]
@@ -51,10 +51,13 @@ WHOLE = Extent(
 
 
 def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run every part and gather what the parts found.
+    """Run all measurements.
+
+    Args:
+        say: called with a description of each measurement when it starts.
 
     Returns:
-        JSON-ready: the ratios by name, by instances where there are several, and the parts' own figures.
+        JSON-ready: the ratios by name (and by number of instances, if there are several), and the parts' own figures.
     """
     found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "threads": torch.get_num_threads()}
     by_size, inference = {}, {}

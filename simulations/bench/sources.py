@@ -1,7 +1,7 @@
-"""STEPH's step over 12, 100 and 1,000 sources, whose vectors are mapped from a file.
+"""Measures STEPH's training step with 12, 100 and 1,000 sources, whose vectors are memory-mapped from a file.
 
-The file holds 4.7 GB at 1,000 sources; what a step reads of it are the K + 1 rows that a bag merges. Memory is counted
-as what the process holds of its own (``RssAnon``): pages of the file are the system's cache, and it can take them back.
+With 1,000 sources the file has 4.7 GB; a step reads only the K + 1 rows that a bag merges. Memory is the process's
+anonymous memory (``RssAnon``), because the system can drop the mapped pages of the file at any time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from fedsteph.simulations.bench.pairs import in_turn, ratio
 from fedsteph.simulations.bench.steps import BAGS, step
 from fedsteph.simulations.memory import memory_of
 
-_LOOK_EVERY = 0.02  # seconds
+_LOOK_EVERY = 0.02  # seconds between two readings of the memory
 
 
 def measure(numbers: Sequence[int], n_instances: int, repeats: int) -> dict[str, Any]:
-    """Time steps of 16 bags in turn, and watch the memory of each.
+    """Time steps of 16 bags in turn, and measure the memory of each in bytes.
 
     Args:
-        numbers: of sources; the largest is compared with the smallest.
+        numbers: numbers of sources; the largest is compared with the smallest.
+        n_instances: instances per bag.
+        repeats: number of timed rounds.
     """
     cohort = models.cohort_of(BAGS, n_instances)
     with TemporaryDirectory() as folder:
@@ -47,7 +49,7 @@ def measure(numbers: Sequence[int], n_instances: int, repeats: int) -> dict[str,
 
 
 def _mapped_rows(path: Path, n: int) -> torch.Tensor:
-    """``n`` vectors in a file, ``(n, P)``, of which nothing is in this process's memory."""
+    """``n`` vectors ``(n, P)`` memory-mapped from a file, so that none is in the process's anonymous memory."""
     few = models.vectors(16)
     with path.open("wb") as file:
         for i in range(n):
@@ -56,8 +58,8 @@ def _mapped_rows(path: Path, n: int) -> torch.Tensor:
 
 
 def _added_by(thing: Any) -> int:
-    """The most that a step, run before, holds at once beyond what the process holds between steps."""
-    ctypes.CDLL(None).malloc_trim(0)  # else what a step has let go of still counts as held
+    """Peak anonymous memory in bytes of a step that has run before, beyond that of the process between steps."""
+    ctypes.CDLL(None).malloc_trim(0)  # returns memory freed by earlier steps, which would be counted otherwise
     done, before, peak = threading.Event(), memory_of("RssAnon"), [0]
 
     def watch() -> None:

@@ -1,7 +1,8 @@
-"""The most memory that one training step needs, each measured in a process of its own.
+"""Measures the peak memory of one training step, in a separate process for each measurement.
 
-``python -m fedsteph.simulations.bench.step_memory steph 16 10000`` is what the measuring process runs: it writes a
-site's slides, takes one step over them as the product does, prefetch and all, and prints its high-water marks in bytes.
+That process runs ``python -m fedsteph.simulations.bench.step_memory steph 16 10000``: it writes a site's slides, makes
+one training step over them as in production, including prefetching, and prints its memory before and at the peak, in
+bytes.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _GONE_WRONG = "A step that measures memory failed"
 
 
 def measure(what: str, n_bags: int, n_instances: int) -> dict[str, int]:
-    """Bytes before and at the peak of one step.
+    """Memory in bytes before one step, and at its peak.
 
     Args:
         what: ``steph``, ``abmil`` or ``plain``.
 
     Raises:
-        EngineError: the process failed, for want of memory perhaps.
+        EngineError: the process failed, perhaps because memory ran out.
     """
     words = [sys.executable, "-m", "fedsteph.simulations.bench.step_memory", what, str(n_bags), str(n_instances)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -1,6 +1,7 @@
-"""Training steps and inference: ours, the plain implementation, and the matrix products that bound both.
+"""Times training steps and inference of fedsteph and of the plain implementation, and the matrix products in them.
 
-A step is 16 bags forward and backward and one update by AdamW, dropout on, at 1536 -> 512, 384, 32 with 12 sources.
+A step is the forward and backward pass of 16 bags and one AdamW update, with dropout, at 1536 -> 512, 384, 32 and 12
+sources.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _TRAINING = TrainingConfig()
 
 
 def measure_steps(n_instances: int, repeats: int) -> dict[str, Any]:
-    """Steps of ours, of the plain implementation and of ABMIL, in turn, with the products that bound them.
+    """Time steps of STEPH, of the plain STEPH and of ABMIL, and the largest matrix product, in turn.
 
     Returns:
-        JSON-ready: seconds, ``step_vs_plain``, and of ABMIL ``abmil_vs_gemm``, the share of the machine's rate at the
-        largest product (``gemm_gflops_per_second``) that the step's products run at, all else included in the time.
+        JSON-ready: seconds; ``step_vs_plain``; ``gemm_gflops_per_second``, the machine's rate for the largest product;
+        and ``abmil_vs_gemm``, the rate of ABMIL's products over the time of a whole step, as a share of that rate.
     """
     rows, cohort = models.vectors(1 + models.SOURCES), models.cohort_of(BAGS, n_instances)
     things = {
@@ -49,7 +50,7 @@ def measure_steps(n_instances: int, repeats: int) -> dict[str, Any]:
 
 
 def measure_inference(n_instances: int, repeats: int) -> dict[str, Any]:
-    """One slide predicted by STEPH as published, with sampled routing, by the plain implementation, and by ABMIL."""
+    """Time the prediction of one slide by STEPH as published, with sampled routing, by plain STEPH, and by ABMIL."""
     rows = models.vectors(1 + models.SOURCES)
     bag = models.cohort_of(1, n_instances).bag(0)
     plain = models.plain_steph(rows)
@@ -69,7 +70,7 @@ def measure_inference(n_instances: int, repeats: int) -> dict[str, Any]:
 
 
 def step(model: nn.Module, cohort: Cohort) -> Callable[[], None]:
-    """One training step over a whole cohort, as the product makes it."""
+    """A function that makes one training step over a whole cohort, as fedsteph's training does."""
     forward, optimiser = models.forward_of(model.train()), models.optimiser(model)
 
     def run() -> None:
@@ -82,7 +83,7 @@ def step(model: nn.Module, cohort: Cohort) -> Callable[[], None]:
 
 
 def plain_step(model: nn.Module, cohort: Cohort) -> Callable[[], None]:
-    """One training step as the plain implementation makes it: all bags' graphs are kept."""
+    """A function that makes one training step of the plain implementation, which keeps the graphs of all bags."""
     module, optimiser = models.plain_module(), models.optimiser(model.train())
     bags, bins, events = models.bags_of(cohort), models.bins_of(cohort), cohort.events.tolist()
 
@@ -119,7 +120,10 @@ def _gemm(n_instances: int) -> Callable[[], None]:
 
 
 def _abmil_gflop(n_instances: int) -> float:
-    """The large products of an ABMIL step: the bags need no gradient, so embed has two and both branches have three."""
+    """GFLOPs of the large products of an ABMIL step.
+
+    Bags need no gradient, so the embedding has two products, and each attention branch has three.
+    """
     sizes = models.SIZES
     per_instance = 2 * sizes.width * sizes.embed + 3 * 2 * sizes.embed * sizes.attention
     return BAGS * 2 * n_instances * per_instance / 1e9

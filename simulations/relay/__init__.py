@@ -1,1 +1,1 @@
-"""What relaying through real Flower processes costs, and what sealing costs."""
+"""Measures the cost of relaying envelopes through real Flower processes, and of sealing."""

@@ -1,6 +1,6 @@
-"""The ServerApp of the relay benchmark: the same two exchanges with one target, again and again, and their seconds.
+"""The ServerApp of the relay benchmark: times repeated ``query.hello`` and ``train.merge`` exchanges with one target.
 
-It takes the place of fedsteph's own in an assembled app, so it imports what the app holds and nothing else.
+It replaces fedsteph's ServerApp in an assembled app, so it may import only modules of the app.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
     envelopes = {path.name: path.read_bytes() for path in sorted((folder / ENVELOPES).iterdir())}
     node = _node(grid)
 
-    # The first one also installs the app at the site and fills its disk cache, so it is told apart.
+    # The first hello also installs the app at the site and fills its disk cache, so it is reported separately.
     hello = [_hello(grid, node, run) for _ in range(1 + repeats)]
     merge = messages.Merge(run, config.recipe, config.federation.max_vector_norm)
     merges = [_refused(grid, node, protocol.pack(merge, envelopes)) for _ in range(repeats)]
@@ -73,7 +73,7 @@ def _hello(grid: Grid, node: int, run: RunId) -> Round:
 
 
 def _refused(grid: Grid, node: int, request: RecordDict) -> Round:
-    """One delivery; the target holds the whole message by the time that it refuses."""
+    """One delivery; the target has received the whole message when it refuses."""
     found = exchange(grid, protocol.MERGE, {node: request}, _DEADLINE_SECONDS)
     if found.failures:
         raise QuorumError(f"no answer to the merge: {found.failures[node]}", where="bench")

@@ -1,10 +1,10 @@
-"""What relaying costs: ``fedsteph measure relay``.
+"""``fedsteph measure relay``: measures time, memory and bytes of relaying envelopes through a real deployment.
 
-A real deployment on loopback, as ``fedsteph provision`` makes it: SuperLink with TLS, node authentication and a
-database, SuperExec, and one site's SuperNode and SuperExec. One ``train.merge`` brings the target an envelope from each
-source. Its policy pins another recipe, so it refuses at once what it has received whole: nothing is opened or trained,
-and what is measured is delivery. A ``query.hello`` before shows what Flower itself takes for any message: its polls,
-and a ClientApp process that starts and imports for each.
+The deployment runs on loopback, as ``fedsteph provision`` makes it: SuperLink with TLS, node authentication and a
+database, SuperExec, and one site's SuperNode and SuperExec. One ``train.merge`` delivers an envelope from each source
+to the target. The target's policy allows only another recipe, so it refuses the message as soon as it has received all
+of it. Nothing is opened or trained: only the delivery is measured. A ``query.hello`` before it shows Flower's own cost
+per message, which is its polling, and starting a ClientApp process with its imports.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _FEDERATION, _TARGET = "bench", "target"
 
 
 def measure(sources: int, repeats: int, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """Start a deployment, deliver ``sources`` envelopes ``repeats`` times, and end all that was started.
+    """Start a deployment, deliver ``sources`` envelopes ``repeats`` times, and stop all processes.
 
     Args:
         settings: ``key=value`` overrides of the federation's configuration.
 
     Returns:
-        JSON-ready: sizes and peaks of memory in bytes, and spreads of seconds.
+        JSON-ready: sizes and peak memory in bytes, and spreads of times in seconds.
 
     Raises:
-        EngineError: something did not start, or the target did not refuse as it should.
+        EngineError: a process did not start, or the target did not refuse as expected.
     """
     names = [f"source-{index:03}" for index in range(1, sources + 1)]
     config = _config(names, settings)
@@ -89,7 +89,7 @@ def _config(names: Sequence[str], settings: Sequence[str]) -> Config:
 
 
 def _seal_all(deployed: Deployed, identities: Mapping[str, Identity]) -> int:
-    """Put every source's envelope where the ServerApp finds it; the size of one."""
+    """Write every source's envelope to where the ServerApp reads it; returns the size of one in bytes."""
     model, size = deployed.config.model, 0
     architecture, m0 = Architecture.of(model), str(model.m0_sha256)
     plain = write_vector(random_vector(architecture, m0))

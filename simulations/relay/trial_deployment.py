@@ -1,4 +1,4 @@
-"""A trial deployment on loopback with one real site, as ``fedsteph provision`` makes it, up for a benchmark's time."""
+"""Runs a trial deployment on loopback with one real site, as ``fedsteph provision`` makes it, for a benchmark."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from fedsteph.server.deployment.server_file import ServerFile
 from fedsteph.simulations.relay.processes import Leashed, free_ports
 
 _START_SECONDS = 90.0
-_OTHER_RECIPE = "f" * 64  # the only one that the target's policy allows
+_OTHER_RECIPE = "f" * 64  # digest of the only recipe that the target's policy allows
 
 
 class Trial:
-    """Its folders; and, from :meth:`start` on, its processes."""
+    """The folders of a trial deployment, and after :meth:`start` its processes."""
 
     def __init__(self, folder: Path, config: Config, identities: Mapping[str, Identity]) -> None:
-        """Provision, and fill in what the sites' people would.
+        """Provision the folders, and fill in what the users at the sites would.
 
         Args:
-            config: with two sites, of which only the target, the first, will come.
-            identities: of everyone in the roster, the target included.
+            config: a configuration with two sites; only the first, the target, takes part.
+            identities: site -> its keys, for all sites of the roster, including the target.
         """
         superlink, site_port = free_ports(2)
         address, width = f"127.0.0.1:{superlink}", Architecture.of(config.model).width
@@ -71,17 +71,17 @@ class Trial:
         atomic.write_text(self._site / SITE_FILE, yaml.dump(settings, Dumper=StrictDumper, sort_keys=False))
         (self._site / "features").mkdir()
         rows = ["patient_id,pathology_id,t,e"]
-        for index in range(4):  # a hello looks at a site's data
+        for index in range(4):  # the site checks its data to answer a hello
             with h5py.File(self._site / "features" / f"S{index}.h5", "w") as file:
                 file.create_dataset("features", data=np.zeros((2, width), dtype=np.float32))
             rows.append(f"P{index},S{index},{100 * (index + 1)},{index % 2}")
         atomic.write_text(self._site / "labels.csv", "\n".join(rows) + "\n")
 
     def start(self, stack: ExitStack) -> None:
-        """Start SuperLink, SuperNode and a SuperExec on each side; they end with ``stack``.
+        """Start SuperLink, SuperNode and a SuperExec on each side; closing ``stack`` stops them.
 
         Raises:
-            EngineError: one of them did not start.
+            EngineError: a process did not start.
         """
         server = self._folder / "server"
         self._leash(server / "start-superlink.sh", stack)
@@ -97,10 +97,14 @@ class Trial:
         self._leash(self._site / "start-superexec.sh", stack)
 
     def run(self, deployed: Deployed, server_app: Path, is_over: Callable[[], bool]) -> None:
-        """Run fedsteph's app with another module in the place of its ServerApp, to the end.
+        """Run fedsteph's app to its end, with ``server_app`` in place of its ServerApp.
+
+        Args:
+            server_app: the file of the module.
+            is_over: whether that module has written its result.
 
         Raises:
-            EngineError: it did not end well, or a process of the trial ended before it.
+            EngineError: the run failed, or a process of the trial ended too early.
         """
         app = assemble(deployed.path / "app" / "fedsteph")
         (app / "server" / "app.py").write_bytes(server_app.read_bytes())
@@ -119,7 +123,7 @@ class Trial:
             raise EngineError(f"the run ended as {status}", where="trial", details=log[-3000:])
 
     def _accept(self, app: Path) -> None:
-        """Let the site's guard take this bundle for the reviewed one; what it loads is the site's own code anyway."""
+        """Pin this bundle at the site's guard as the reviewed one; the site loads its own code in any case."""
         home = self._site / "flwr"
         bundle = build(app, self.server.flwr_home)
         home.chmod(0o755)

@@ -1,1 +1,1 @@
-"""A simulated run: its sites, its folder, the two engines, and the results."""
+"""Simulated runs: synthetic sites, the run folder, the two engines, and the results."""

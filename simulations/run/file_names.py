@@ -1,4 +1,4 @@
-"""What a simulated run's folder holds, by name."""
+"""Names of the result files in a simulated run's folder."""
 
 from __future__ import annotations
 

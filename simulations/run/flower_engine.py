@@ -1,8 +1,8 @@
-"""The real engine: a SuperLink of our own on loopback, Ray behind it, and the run's true status.
+"""The Flower engine: runs a federation on Flower's simulation runtime (Ray), with its own SuperLink on loopback.
 
-A plain ``flwr run`` starts a SuperLink that stays, freezes its folder and environment, and reports success
-whatever happened. Here it runs from an empty folder with a home of its own, sized to this machine, and is
-stopped with all it started; the run's status is read, not the exit code of ``flwr run``.
+A plain ``flwr run`` starts a SuperLink that keeps running with its first folder and environment, and exits with 0 even
+if the run failed. Here the SuperLink runs in an empty folder with its own ``FLWR_HOME``, uses this machine's cores and
+GPUs, and is stopped with all its child processes. The status of the run is read instead of the exit code.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def run_with_flower(run_folder: Path) -> None:
     """Run a prepared run folder's federation on Flower's simulation engine.
 
     Raises:
-        ConfigError: the device cannot be had under this engine.
-        EngineError: Flower did not start, or the run did not end well; Flower's log is named.
+        ConfigError: this engine cannot use the configured device.
+        EngineError: Flower did not start, or the run failed; the error names Flower's log.
     """
     home = run_folder / "flower"
     app = assemble(home / "fedsteph")
@@ -55,7 +55,7 @@ def run_with_flower(run_folder: Path) -> None:
 
 
 def _resources(n_sites: int, device: str) -> str:
-    # One core per simulated site: as many sites train at a time as there are cores, none of them starved.
+    # One core per simulated site, so that no more sites train at a time than there are cores.
     cores = os.cpu_count() or 1
     gpus = 0.0
     if resolve_device(device).type == "cuda":
@@ -74,8 +74,8 @@ def _resources(n_sites: int, device: str) -> str:
 
 @contextmanager
 def _superlink(home: Path) -> Iterator[None]:
-    """A SuperLink on a free loopback port, up when the block starts and gone when it ends."""
-    empty = home / "empty"  # a SuperLink puts its folder first on the path: nothing may lie there
+    """A SuperLink on a free loopback port, started before the block and stopped after it."""
+    empty = home / "empty"  # must be empty: a SuperLink puts its working directory first on sys.path
     empty.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     ray = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
@@ -92,14 +92,14 @@ def _superlink(home: Path) -> Iterator[None]:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it through the leash, and only once
+            start_new_session=True,  # so that Ctrl-C does not reach it directly; the leash stops it
         )
         try:
             _wait_until_up(process, port, log)
             yield
         finally:
             assert process.stdin is not None
-            process.stdin.close()  # lets go of the leash
+            process.stdin.close()  # the leash then stops the SuperLink
             process.wait()
 
 

@@ -1,4 +1,4 @@
-"""The quick engine: the real ServerApp and ClientApp in one process, over Flower's own serialisation."""
+"""The in-process engine: runs the real ServerApp and ClientApp in one process, with Flower's serialisation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _APP_RAISED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 def identify() -> None:
-    """Tell Flower who makes messages in this process, which its own engines do for theirs."""
+    """Set the ids that Flower needs to create messages in this process; Flower's own engines set them themselves."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
 
 
 class InProcessGrid(Grid):
-    """A grid whose nodes answer when they are asked, one after the other, in this very process.
+    """A Flower grid whose nodes run one after the other in this process, when their replies are pulled.
 
-    Requests and replies pass through the bytes that Flower would send, so what cannot be serialised
-    fails here as it does there.
+    Requests and replies are serialised as Flower would send them, so that content that cannot be serialised fails here
+    too.
     """
 
     def __init__(self, app: ClientApp, n_nodes: int, run_config: dict[str, str]) -> None:
@@ -72,7 +72,7 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The reply of the first node that is still waited for; the caller comes back for the others."""
+        """Run one waiting node and return its reply; the caller pulls again for the others."""
         for message_id in message_ids:
             if message_id in self._waiting:
                 request = message_from_proto(MessageProto.FromString(self._waiting.pop(message_id)))
@@ -99,10 +99,10 @@ class InProcessGrid(Grid):
 
 
 def run_in_process(run_folder: Path, app: ClientApp = client_app) -> None:
-    """Run a prepared run folder's federation here and now.
+    """Run a prepared run folder's federation in this process.
 
     Raises:
-        FedstephError: as the server's federation raises it.
+        FedstephError: an error of the ServerApp, such as :class:`fedsteph.common.errors.QuorumError`.
     """
     n_sites = len(json.loads((run_folder / SIMULATED_SITES).read_text()))
     run_config = {"run-folder": str(run_folder.resolve())}

@@ -1,4 +1,4 @@
-"""The row that no model can beat but by luck: the true risk of a synthetic site's patients."""
+"""The oracle row: the C-index of the true risk of a synthetic site's patients, an upper bound except for chance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedsteph.simulations.run.synthetic_cohorts import TRUTH_FILE
 
 
 def oracle_row(site: Site, config: Config) -> dict[str, Any] | None:
-    """C-index of the true risk on a site's test folds; None where the truth of a patient is not known."""
+    """C-index of the true risk on a site's test folds; None if the true risk of a patient is unknown."""
     path = site.folder / TRUTH_FILE
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""The run folder: resolved configuration, manifest, and the sites; the same run resumes, another is refused."""
+"""Prepares a run folder (resolved configuration, manifest, roster), or resumes a run with the same configuration."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A prepared run: what is to be run, over which sites, and where."""
+    """A prepared run: its folder, resolved configuration, and sites."""
 
     path: Path
     config: Config
     sites: tuple[Site, ...]
 
     def site_state(self, name: str) -> Path:
-        """Where a simulated site keeps its work."""
+        """The state folder of a simulated site."""
         return self.path / "sites" / name
 
 
@@ -45,19 +45,19 @@ def prepare(
     folders: Sequence[Path],
     on_file: Callable[[str, int, int], None] = lambda site, done, total: None,
 ) -> tuple[RunFolder, list[Problem]]:
-    """Check the sites, resolve the configuration over them, and write the run folder or resume it.
+    """Check the sites, complete the configuration from them, and write the run folder or resume it.
 
     Args:
         folders: the site folders.
-        on_file: told, while a new run's data are checked, of a site's files done and in total.
+        on_file: called during the data check of a new run with a site's name, and its files checked and in total.
 
     Returns:
         the run folder, and the warnings of the sites' data check.
 
     Raises:
-        DataError: every problem of every site, at once.
+        DataError: the sites' data have problems; all of them are listed.
         ConfigError: the configuration does not fit the sites.
-        RunFolderError: the folder holds another run.
+        RunFolderError: the folder holds a run with another configuration, or is damaged.
     """
     sites = _choose_sites(folders, config)
     if (path / MANIFEST_FILE).exists():
@@ -65,22 +65,22 @@ def prepare(
     warnings = _check_data(sites, on_file)
     resolved = _resolve(config, sites)
     for site in sites:
-        # Whatever a site would refuse in the middle of the run (splits, device) is refused here.
+        # Opening every site here finds errors (splits, device) before the run instead of in the middle of it.
         Workspace.open(replace(site, device=resolved.device), resolved.recipe)
     roster = _make_roster(path, resolved, sites)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
     atomic.write_json(path / SIMULATED_SITES, _plan(sites, resolved, roster.digest))
     made = manifest(resolved, roster, path / "server" / "audit")
-    atomic.write_json(path / MANIFEST_FILE, made)  # last: it makes the folder a run
+    atomic.write_json(path / MANIFEST_FILE, made)  # last, because a folder with a manifest is resumed
     return RunFolder(path, resolved, tuple(sites)), warnings
 
 
 def _make_roster(path: Path, config: Config, sites: Sequence[Site]) -> Roster:
-    """Keys for every simulated site, and their roster: a simulation seals and signs as a deployment does."""
+    """Make keys for every simulated site, and their roster: a simulation seals and signs like a deployment."""
     entries = []
     for site in sites:
         folder = path / "sites" / site.name / "keys"
-        shutil.rmtree(folder, ignore_errors=True)  # of a preparation that was interrupted
+        shutil.rmtree(folder, ignore_errors=True)  # keys of an interrupted preparation
         identity = Identity.generate()
         write_identity(folder, site.name, identity)
         entries.append(Entry.of(site.name, identity.public, cancer="simulated", contact="simulation"))
@@ -102,10 +102,10 @@ def _plan(sites: Sequence[Site], config: Config, roster_sha256: str) -> list[dic
 
 
 def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
-    """The sites of some folders, by name.
+    """Open site folders; returns name -> site.
 
     Raises:
-        ConfigError: two have the same name.
+        ConfigError: two sites have the same name.
     """
     opened = [Site.open(folder) for folder in folders]
     by_name = {site.name: site for site in opened}
@@ -118,13 +118,14 @@ def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
 
 
 def refuse_among_sites(out: Path, sites: Path) -> None:
-    """Refuse to work where the sites' data are.
+    """Refuse an output folder that would write into the folder of the sites' data.
 
     Args:
-        out: a run's or a study's folder, whose ``sites`` holds what each site keeps.
+        out: a run's or a study's folder; the sites' state is written to its ``sites``.
+        sites: the folder of site folders.
 
     Raises:
-        ConfigError: ``out`` lies in the folder of site folders, or would write into it.
+        ConfigError: ``out`` is inside ``sites``, or ``out/sites`` is that folder.
     """
     if sites.resolve() in (out, *out.parents, out / "sites"):
         raise ConfigError("lies among the site folders", where=out, remedy="Choose another --out")
@@ -144,7 +145,7 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
 
 
 def _resolve(config: Config, sites: Sequence[Site]) -> Config:
-    """Fill in what the sites decide: their names, the target, the width, and M0's digest."""
+    """Fill in what depends on the sites: their names, the target, the width, and M0's digest."""
     federation = _federation(config, sites)
     model = same_features(config.model, sites)
     return pin_m0(replace(config, federation=federation, model=model))
@@ -162,7 +163,11 @@ def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
 
 
 def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
-    """The width and the encoder's name that all sites share, where the configuration leaves them open."""
+    """The model configuration, with width and feature encoder filled in from the sites where they are not set.
+
+    Raises:
+        ConfigError: the sites' features differ in width or encoder.
+    """
     cohorts = {site.name: open_cohort(site.folder, site.data) for site in sites}
     encoders = {cohort.encoder for cohort in cohorts.values() if cohort.encoder is not None}
     widths = {cohort.width for cohort in cohorts.values()}
@@ -196,7 +201,7 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
         roster_sha256 = json.loads((path / MANIFEST_FILE).read_text())["digests"]["roster"]
     except (OSError, ValueError, KeyError, ConfigError) as error:
         raise RunFolderError(f"is a damaged run folder ({error})", where=path, remedy="Choose another --out") from error
-    # What was left open is what the run found when it began: its sites' width and its own M0.
+    # Keys that are not set have the values with which the run began: its sites' width and its M0.
     model = replace(
         config.model,
         width=config.model.width or before.model.width,

@@ -1,4 +1,4 @@
-"""The page of a simulated run, for whoever owns all its data: every target, what was shared, what it cost."""
+"""The report page of a simulated run, for the owner of all its data: all targets, shared vectors, and costs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 
 
 def run_page(run: Path, on_step: OnStep = silent) -> Page:
-    """Everything of a run.
+    """The page of a run.
 
     Raises:
-        RunFolderError: it has no results yet, or is none of a simulation.
+        RunFolderError: the folder has no results yet, or is not a simulated run.
     """
     if not (run / SIMULATED_SITES).exists() or not (run / RESULTS_FILE).exists():
         raise RunFolderError("has no results yet", where=run, remedy="Let 'fedsteph simulate' come to its end")
@@ -65,18 +65,18 @@ def run_page(run: Path, on_step: OnStep = silent) -> Page:
 
 
 def write_run_page(run: Path, out: Path | None = None, on_step: OnStep = silent) -> Path:
-    """Write the page, by default into the run folder, and give its path."""
+    """Write the page, by default into the run folder; returns its path."""
     return write_page(run_page(run, on_step), out or run / REPORT)
 
 
 def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
-    """The sites of a simulated run, by name, as the run's owner opens them."""
+    """The sites of a simulated run by name, with their state in the run folder."""
     plan = json.loads((run / SIMULATED_SITES).read_text())
     return {
         entry["name"]: replace(
             Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device),
             threads=None,
-            federation=None,  # of a real site's folder: in a simulation its audit log lies beside its state
+            federation=None,  # ignores the site file's federation: a simulated site's audit log is with its state
         )
         for entry in plan
     }

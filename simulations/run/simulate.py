@@ -1,4 +1,4 @@
-"""One simulated federation from site folders to results: prepare, run an engine, gather, summarise."""
+"""Runs a simulated federation from site folders to results: prepares the run folder, runs an engine, writes results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def synthetic_sites(out: Path, seed: int) -> list[Path]:
-    """The synthetic hospitals of a run folder, made whole or not at all."""
+    """The site folders of a run's synthetic hospitals; they are generated first, atomically, if they do not exist."""
     folder = out / f"hospitals-seed{seed}"
     if not folder.exists():
         part = out / ".hospitals.part"
@@ -51,24 +51,24 @@ def simulate(
     *,
     engine: Engine = "flower",
 ) -> dict[str, Any]:
-    """Run a whole federation on this machine, or go on with it where it was stopped.
+    """Run a whole federation on this machine, or resume an interrupted run.
 
     Args:
-        out: the run folder. The same call again finds its work done; another configuration in it is refused.
-        sites: a folder of site folders; None: six synthetic hospitals are made in ``out``.
+        out: the run folder. The same call again reuses its results; a run with another configuration is refused.
+        sites: a folder of site folders; None: six synthetic hospitals are generated in ``out``.
         config: the federation's configuration (:func:`fedsteph.load_config`); None: configs/simulate.yaml for the
-            synthetic hospitals, the preset ``robust`` for others.
-        engine: Flower's simulation engine with a process per site, or this process alone. Same numbers.
+            synthetic hospitals, the preset ``robust`` for other sites.
+        engine: Flower's simulation engine with parallel processes, or this process alone. The results are the same.
 
     Returns:
-        what ``results.json`` in the run folder holds: ``targets`` by name, ``failures`` of sites, ``seconds`` by phase,
-        ``communication``. Models lie in ``OUT/sites/NAME``.
+        the content of ``results.json`` in the run folder: ``targets`` by name, ``failures`` of sites, ``seconds`` by
+        phase, and ``communication`` in bytes. The models are in ``OUT/sites/NAME``.
 
     Raises:
-        DataError: every problem of every site, at once.
-        ConfigError, RunFolderError: the configuration does not fit the sites, or the folder.
-        QuorumError: too few sites were left.
-        EngineError: Flower itself failed.
+        DataError: the sites' data have problems; all of them are listed.
+        ConfigError, RunFolderError: the configuration does not fit the sites or the run folder.
+        QuorumError: fewer sites were left than the quorum.
+        EngineError: Flower failed.
     """
     folder, parent = Path(out).resolve(), None if sites is None else Path(sites)
     if parent is not None:
@@ -86,11 +86,11 @@ def prepare_run(
     config: Config,
     on_file: Callable[[str, int, int], None] = lambda site, done, total: None,
 ) -> tuple[RunFolder, list[Problem]]:
-    """What :func:`simulate` runs: its sites found or made, its folder written or found.
+    """Find or generate the sites, and write the run folder or resume it; errors as :func:`prepare`.
 
     Args:
         sites: the folder of site folders; None: synthetic hospitals.
-        on_file: told, while a new run's data are checked, of a site's files done and in total.
+        on_file: called during the data check of a new run with a site's name, and its files checked and in total.
 
     Returns:
         the run folder, and the warnings of the sites' data check.
@@ -100,17 +100,20 @@ def prepare_run(
 
 
 def configured(sites: Path | None, path: Path | None = None, overrides: Sequence[str] | None = None) -> Config:
-    """The configuration of a simulation: a file's, or what fits synthetic hospitals or sites of one's own."""
+    """Load a simulation's configuration; without ``path`` the default for synthetic hospitals or for ``sites``."""
     if sites is None and path is None:
         path = config_folder() / "simulate.yaml"
     return load_config(path, overrides)
 
 
 def read_results(folder: Path | str) -> dict[str, Any]:
-    """What a run found: of a simulation or a benchmark, or of one target from its state folder.
+    """Read the results of a simulation, of a benchmark, or of one target.
+
+    Args:
+        folder: a run's or benchmark's folder, or a target's state folder.
 
     Raises:
-        RunFolderError: the folder holds no results, or damaged ones.
+        RunFolderError: the folder holds no results, or they are damaged.
     """
     path = next((p for name in (RESULTS_FILE, RESULT_FILE) if (p := Path(folder) / name).is_file()), None)
     if path is None:
@@ -127,11 +130,11 @@ def run(folder: RunFolder, engine: Engine) -> dict[str, Any]:
     """Run or resume a prepared federation, and write ``results.json`` and ``summary.md``.
 
     Returns:
-        the results. Sites that failed are in ``failures``.
+        the content of ``results.json``; failed sites are listed in ``failures``.
 
     Raises:
-        QuorumError: too few sites were left.
-        EngineError: Flower itself failed.
+        QuorumError: fewer sites were left than the quorum.
+        EngineError: Flower failed.
     """
     (folder.path / "server" / OUTCOME_FILE).unlink(missing_ok=True)
     parties = [folder.path / "server", *(folder.site_state(site.name) for site in folder.sites)]
@@ -151,7 +154,7 @@ def _run_engine(folder: RunFolder, engine: Engine) -> None:
         else:
             run_in_process(folder.path)
     except (EngineError, QuorumError) as error:
-        # The server wrote the true cause down before it stopped, and Flower reports a failed run only.
+        # Flower reports only that the run failed; the server has written the cause to its outcome file.
         path = folder.path / "server" / OUTCOME_FILE
         cause = json.loads(path.read_text())["error"] if path.exists() else None
         if cause is None:
@@ -162,7 +165,7 @@ def _run_engine(folder: RunFolder, engine: Engine) -> None:
 
 
 def _gather(folder: RunFolder, outcome: dict[str, Any]) -> dict[str, Any]:
-    """The owner's view: every target's own result, exact, from its own folder on this machine."""
+    """The results of all targets, unrounded, read from the targets' own state folders."""
     targets: dict[str, Any] = {}
     for site in folder.sites:
         if site.name in outcome["targets"]:
@@ -180,10 +183,10 @@ def _gather(folder: RunFolder, outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_no_failure(folder: RunFolder, results: dict[str, Any]) -> None:
-    """Raise for the first failed site, if there is one, and say where the others' results are.
+    """Raise an error for the first failed site, if there is one.
 
     Raises:
-        SiteError: naming the site, the phase, the reason, and the site's log.
+        SiteError: names the site, the phase, the reason, the site's log, and where the other sites' results are.
     """
     for failure in results["failures"]:
         log = folder.site_state(failure["site"]) / "site.log"

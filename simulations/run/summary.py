@@ -1,4 +1,4 @@
-"""The results in words and tables: ``summary.md``."""
+"""Writes a run's results as sentences and tables in Markdown (``summary.md``)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def summary(folder: RunFolder, results: dict[str, Any]) -> str:
 
 
 def target_title(target: str, result: dict[str, Any]) -> str:
-    """Whose scores a table has, and of how many patients."""
+    """The title of a target's table: site, patients, events and sources."""
     sources = "1 source" if len(result["sources"]) == 1 else f"{len(result['sources'])} sources"
     return f"C-index at {target} ({result['n_patients']} patients, {result['n_events']} events, {sources})"
 
 
 def score_rows(result: dict[str, Any]) -> list[list[str]]:
-    """A target's table, the head first: a row per method."""
+    """A target's table of C-indices, header first, one row per method."""
     folds = len(result["methods"]["local"]["c_index"])
     rows = [["method", *(f"fold {k}" for k in range(folds)), "mean", "95% interval"]]
     for key, method in result["methods"].items():
@@ -47,7 +47,7 @@ def score_rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def target_sentences(result: dict[str, Any]) -> list[str]:
-    """What the table means, losing as plainly as winning."""
+    """Sentences that interpret a target's table, whether STEPH is better or worse."""
     methods, found = result["methods"], result["steph_minus_local"]
     folds = [value for value in methods["steph"]["c_index"] if value is not None]
     sentences = [] if result["too_small"] is None else [result["too_small"]]
@@ -81,7 +81,7 @@ def _privacy(folder: RunFolder) -> str:
 
 
 def run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
-    """What failed, what was sent, how long it took, and where the results are."""
+    """Sentences about failures, bytes sent, privacy, duration, and the files of the results."""
     seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in results["seconds"].items())
     sentences = [f"FAILED: site {f['site']} in {f['phase']}: {f['reason']}" for f in results["failures"]]
     sentences += [

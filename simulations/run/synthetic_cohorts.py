@@ -1,21 +1,21 @@
-"""Six synthetic hospital sites, written as the site folders that real hospitals have.
+"""Generates six synthetic hospital sites as site folders, like those of real hospitals.
 
-The world, for a site c, patient i, instance j:
+The model, for a site c, patient i, instance j:
 
-- phenotypes ``p`` have centres ``mu_p ~ N(0, 2^2 I_d)``; four are shared by all cancers, two more exist in
-  each cancer alone;
+- phenotypes ``p`` have centres ``mu_p ~ N(0, 2^2 I_d)``; four are shared by all cancers, and each cancer has two more
+  of its own;
 - a patient's tissue composition is ``pi_i ~ Dirichlet(1)`` over the six phenotypes of its cancer;
 - an instance is ``x_ij = mu_p + delta_c + eps``, ``p ~ pi_i``, ``delta_c ~ N(0, 0.3^2 I_d)`` (stain and
-  scanner), ``eps ~ N(0, 2^2 I_d)``; a patient has 1 to 3 slides, a slide 12 to 32 instances;
+  scanner), ``eps ~ N(0, 2^2 I_d)``; a patient has 1 to 3 slides, a slide has 12 to 32 instances;
 - the true log-hazard is ``eta_i = sum_p beta_cp (pi_ip - 1/6) / sd(pi_p)``;
 - survival is Weibull, ``T_i = 365 * s * (E_i / exp(eta_i))^(1/1.2)`` days, ``E_i ~ Exp(1)``; follow-up is
   ``C_i ~ Exp(mean kappa_c)``, with ``kappa_c`` set so that the site's share of events is as in TCGA (0.15 to
   0.5); ``t = min(T, C)``, ``e = 1`` where ``T <= C``.
 
-What the sites are to the target lies in ``beta`` alone: ``kin`` shares its prognostic phenotypes, ``cousin`` half
-of them, ``stranger`` none, ``conflict`` has them with the opposite sign, and ``careless`` has lost the link
-between bags and outcomes (its labels are shuffled), so its model learned noise. Nothing is tuned so that
-merging wins; ``true_risk.csv`` beside the labels holds ``eta`` for the oracle row of the report.
+The sites' relation to the target depends only on ``beta``: ``kin`` shares its prognostic phenotypes, ``cousin`` half
+of them, and ``stranger`` none; ``conflict`` has them with the opposite sign. The labels of ``careless`` are shuffled
+between its patients, so its model learns noise. Nothing is tuned in favour of merging. ``true_risk.csv`` beside the
+labels holds ``eta`` for the oracle row of the report.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _BETA = np.array([0.9, -0.7, 0.5, 0.0])
 
 @dataclass(frozen=True)
 class SiteModel:
-    """One site of the world: its size, its share of events, and its ``beta``."""
+    """Parameters of one site: size, share of events, and ``beta``."""
 
     name: str
     n_patients: int
     event_share: float
     shared: tuple[float, ...]  # beta of the shared phenotypes
     own: tuple[float, ...]  # beta of the cancer's own phenotypes
-    shuffled: bool = False  # outcomes dealt out at random
+    shuffled: bool = False  # outcomes are permuted between the patients
 
 
 WORLD = (
@@ -60,7 +60,7 @@ WORLD = (
 
 
 def write_world(folder: Path, seed: int, n_folds: int = 5) -> list[Path]:
-    """Write the six sites below ``folder``: TRIDENT files, ``labels.csv``, splits and the true risks.
+    """Write the six site folders into ``folder``: TRIDENT files, ``labels.csv``, splits, and the true risks.
 
     Returns:
         the site folders, in the order of :data:`WORLD`.
@@ -110,7 +110,7 @@ def _outcomes(eta: np.ndarray, event_share: float, rng: np.random.Generator) -> 
     survival = 365.0 * 6.0 * (rng.exponential(size=len(eta)) / np.exp(eta)) ** (1 / 1.2)
     unit = rng.exponential(size=len(eta))
     low, high = 1e-3, 1e7
-    for _ in range(60):  # bisection on kappa: a longer follow-up sees more events
+    for _ in range(60):  # bisection on kappa: the share of events grows with the follow-up
         kappa = np.sqrt(low * high)
         low, high = (kappa, high) if (survival <= kappa * unit).mean() < event_share else (low, kappa)
     follow_up = high * unit

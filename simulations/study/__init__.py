@@ -1,1 +1,1 @@
-"""``fedsteph benchmark``: methods x targets x folds x seeds over site folders on one machine."""
+"""``fedsteph benchmark``: compares methods over targets, folds and seeds, from site folders on one machine."""

@@ -1,4 +1,4 @@
-"""What a method costs: multiply-adds per slide, memory, and bytes between the sites."""
+"""Measures a method's costs: GFLOPs per slide, seconds and peak memory of training, and network bytes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fedsteph.common.config.recipe import ModelConfig, SharingConfig
 from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.memory import memory_of
 
-INSTANCES = 10_000  # of the slide that GFLOPs are counted on
-ENVELOPE_BYTES = 1_673  # what sealing adds to a vector (fedsteph measure sealing)
+INSTANCES = 10_000  # instances of the slide for which GFLOPs are counted
+ENVELOPE_BYTES = 1_673  # bytes that sealing adds to a vector (fedsteph measure sealing)
 _CLEAR = Path("/proc/self/clear_refs")
 
 
 class Meter:
-    """How long a block ran, and the largest memory of this process meanwhile: of the GPU where it trains there.
+    """Measures the seconds and the peak memory in bytes of a block.
 
-    On the CPU that is the whole process, bags that it holds in its cache included.
+    On a GPU it is the GPU's memory; on a CPU that of the whole process, including the bags in its cache.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,7 +39,7 @@ class Meter:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         with contextlib.suppress(OSError):
-            _CLEAR.write_text("5")  # Linux: forget the high-water mark; elsewhere it is the whole process's
+            _CLEAR.write_text("5")  # Linux: resets the peak; elsewhere the peak is since the process started
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -48,7 +48,7 @@ class Meter:
         self.peak_bytes = torch.cuda.max_memory_allocated(self._device) if cuda else _high_water()
 
     def to_dict(self) -> dict[str, float]:
-        """JSON-ready."""
+        """``seconds`` and ``peak_bytes``, JSON-ready."""
         return {"seconds": self.seconds, "peak_bytes": self.peak_bytes}
 
 
@@ -61,23 +61,26 @@ def _high_water() -> int:
 
 @torch.no_grad()
 def gigaflops(model: nn.Module, width: int, instances: int = INSTANCES) -> float:
-    """GFLOPs of one prediction on a slide of ``instances`` instances, as torch's counter finds them.
+    """GFLOPs of one prediction on a slide of ``instances`` instances with ``width`` features, by torch's counter.
 
-    It counts 2 per multiply-add of every matrix product and nothing for element-wise work, so an ABMIL of
-    1536 -> 512, 384, 32 has 23.6.
+    It counts 2 FLOPs per multiply-add of every matrix product, and no element-wise operations. An ABMIL of
+    1536 -> 512, 384, 32 has 23.6 GFLOPs.
     """
     bag = torch.zeros(1, instances, width, device=next(model.parameters()).device)
-    plain = copy.deepcopy(model).requires_grad_(False).eval()  # the counter trips over parameters that are outputs
+    plain = copy.deepcopy(model).requires_grad_(False).eval()  # the counter fails if parameters are also outputs
     with FlopCounterMode(display=False) as counter:
         plain(bag)
     return float(counter.get_total_flops()) / 1e9
 
 
 def vector_bytes(n_sources: int, model: ModelConfig, sharing: SharingConfig) -> int:
-    """What one target's sealed vectors take, up to the server and down again."""
+    """Bytes of the sealed vectors for one target, up to the server and down again."""
     return 2 * n_sources * (shared_bytes(model, sharing) + ENVELOPE_BYTES)
 
 
 def rounds_bytes(n_sites: int, rounds: int, n_numbers: int) -> int:
-    """What federated averaging takes for one model: all sites, down (but for the first round) and up."""
+    """Bytes of federated averaging for one model of ``n_numbers`` float32 values, over all sites and rounds.
+
+    Each round sends the encoder down, except the first, and up. The last term delivers the result to one target.
+    """
     return n_sites * (2 * rounds - 1) * 4 * n_numbers + 4 * n_numbers

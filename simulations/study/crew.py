@@ -1,4 +1,4 @@
-"""Worker processes, one thread each: as many as cores, so that a study gives the same numbers on any machine."""
+"""Runs a study's units in worker processes with one thread each, so that the results are the same on any machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _worker: Worker | None = None
 
 @dataclass(frozen=True)
 class Failed:
-    """A unit that could not be done: what a user is told, and for a bug the traceback."""
+    """A failed unit, with the reason for the user, and a traceback if it was a bug."""
 
     unit: Unit
     reason: str
@@ -32,10 +32,10 @@ class Failed:
 
 
 def run_stage(ground: Ground, units: Sequence[Unit], workers: int, on_done: Callable[[Unit], None]) -> list[Failed]:
-    """Do all units of a stage, in any order.
+    """Run all units of a stage in any order, and return the failed ones; ``on_done`` is called after each unit.
 
     Raises:
-        EngineError: a worker was killed from outside, perhaps for its memory.
+        EngineError: a worker process was killed, perhaps because memory ran out.
     """
     failed = []
     context = multiprocessing.get_context("spawn")  # a forked torch with threads can hang
@@ -62,7 +62,7 @@ def run_stage(ground: Ground, units: Sequence[Unit], workers: int, on_done: Call
 
 
 def usual_workers(device: str) -> int:
-    """One process per core that this one may use; one on a GPU, whose memory they would share."""
+    """The default number of workers: one per available core; one on a GPU, because workers would share its memory."""
     if resolve_device(device).type == "cuda":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -71,14 +71,14 @@ def usual_workers(device: str) -> int:
 def _begin(ground: Ground) -> None:
     global _worker  # noqa: PLW0603 (a worker process is one worker)
     torch.set_num_threads(1)
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # its strategies tell of every round
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # Flower's strategies log every round
     _worker = Worker(ground)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def follow() -> None:
         parent.join()
-        os._exit(1)  # whoever wanted the result is gone
+        os._exit(1)  # the parent has ended, so nobody needs the result
 
     threading.Thread(target=follow, daemon=True).start()
 

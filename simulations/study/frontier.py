@@ -1,4 +1,4 @@
-"""The privacy-utility frontier of a study whose vectors were attacked: one point per row, as CSV, table and plot."""
+"""The privacy-utility frontier of a study with attacks on shared vectors: one point per row, as CSV, table and plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def points(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One flat mapping per row whose shared vectors were all attacked; none without a local row to compare with."""
+    """One flat mapping per row whose shared vectors were all attacked; empty without a local row as reference."""
     found = []
     for name, row in results["overall"].items():
         attack, against = row.get("attack"), row["against"].get("local")
@@ -43,7 +43,7 @@ def points(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def frontier_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and body: what each way of sharing gains, what an attack on it finds, and what it weighs."""
+    """Header and body: per row the gain in C-index, the attack's AUC and TPR, epsilon, and bytes per vector."""
     header = ["row", "C-index", "against local", "interval", "AUC of the attack", "interval", "largest AUC"]
     header += ["sites above chance", "TPR at 1% FPR", "epsilon", "shown by attack", "bytes per vector"]
     body = [
@@ -73,7 +73,7 @@ def frontier_csv(results: dict[str, Any]) -> str:
 
 
 def write_frontier(results: dict[str, Any], out: Path) -> list[Path]:
-    """Write ``frontier.csv``, ``.svg`` and ``.png`` where vectors were attacked, and name what was written."""
+    """Write ``frontier.csv``, ``.svg`` and ``.png`` if vectors were attacked; returns the written paths."""
     if not points(results):
         return []
     atomic.write_text(out / "frontier.csv", frontier_csv(results))
@@ -89,8 +89,8 @@ def draw(results: dict[str, Any], out: Path) -> None:
 
 
 def drawn(results: dict[str, Any]) -> Figure:
-    """What the target gains against what the attack finds, a point per row."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 (half a second, for this alone)
+    """Plot the gain in C-index over the local model against the AUC of the attack, one point per row."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 (takes half a second, so only when drawing)
 
     figure = Figure(figsize=(8.0, 6.0), layout="constrained")
     axes = figure.add_subplot()

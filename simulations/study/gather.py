@@ -1,4 +1,4 @@
-"""A study's cells gathered: scores, paired statistics and costs, for the tables and for programs."""
+"""Gathers a study's cells into results: scores, paired statistics, costs and attacks (``results.json``)."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ SCHEMA = "fedsteph/benchmark/v1"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study laid out over its sites."""
+    """A study with its sites opened and its work planned."""
 
     study: Study
-    worker: Worker  # of this process, which opens the sites and does no unit
+    worker: Worker  # this process's own worker; it opens the sites and reads results, but runs no unit
     plan: Plan
     sites: tuple[str, ...]
     targets: tuple[str, ...]
 
 
 def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
-    """All scores, statistics and costs of what is done, JSON-ready."""
+    """Scores, statistics and costs of all finished cells, JSON-ready."""
     worker, rows = prepared.worker, [row.name for row in prepared.study.rows]
     cells, found = [], {}
     for cell in prepared.plan.cells:
@@ -53,7 +53,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
         risk = risk_score(torch.from_numpy(hazards)).numpy()
         found[cell.row, cell.target, cell.seed, cell.fold] = pairs(risk, test.times, test.events)
         cells.append(_cell_row(cell, unit, notes, worker))
-    # A row that lacks a cell has no place in paired statistics.
+    # Paired statistics need all cells of a row.
     whole = [row for row in rows if all((row, c.target, c.seed, c.fold) in found for c in prepared.plan.cells)]
     scores = {target: _scores(prepared, target, whole, found) for target in prepared.targets} if whole else {}
     references = [row for row in prepared.study.file.against if row in whole]
@@ -102,7 +102,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
 
 
 def _digests(prepared: Prepared) -> dict[str, str]:
-    """Of every seed's M0, and of every row's recipe under the first seed."""
+    """Digests of every seed's M0, and of every row's recipe with the first seed."""
     units = {(cell.row, cell.seed): cell.unit for cell in prepared.plan.cells}
     row, seed = prepared.study.rows[0].name, prepared.study.file.seeds[0]
     found = {f"M0, seed {s}": str(units[row, s].recipe.model.m0_sha256) for s in prepared.study.file.seeds}
@@ -116,9 +116,9 @@ def _failure(failed: Failed) -> dict[str, Any]:
 
 
 def shown_unit(worker: Worker, unit: Unit) -> Unit | None:
-    """The unit whose hazards a cell shows; None where a unit that it needs could not be done.
+    """The unit with the hazards of a cell; None if a unit that it needs has no result.
 
-    For ``deployed`` it is the model that inner validation chose.
+    For ``deployed`` it is that of the model which inner cross-validation chose.
     """
     if unit.method != "deployed":
         return unit if worker.path(unit).exists() else None
@@ -182,15 +182,15 @@ def _target(
 
 
 def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
-    """What attacks on a row's vectors found, over all sites that share one; None where none was made."""
+    """Results of the attacks on a row's vectors, over all sharing sites; None if not all of them were made."""
     cells = [cell for cell in prepared.plan.cells if cell.row == row]
     units = {attack.key: attack for cell in cells for attack in attacks_on(cell.unit, prepared.study)}
     if not units or not all(prepared.worker.path(unit).exists() for unit in units.values()):
         return None
-    # A site's vectors of several seeds are of the same patients; the first seed's stand for them.
+    # A site's vectors of all seeds have the same patients, so only those of the first seed are counted.
     by_site = {unit.site: unit for unit in reversed(units.values())}
     done = [prepared.worker.read(unit)["attack"] for unit in by_site.values()]
-    # The attack that does best over all sites: chosen at each of them, the luckiest of several would be shown.
+    # The attack that is best over all sites. Choosing the best one per site would bias the result upwards.
     name = max(done[0]["procedure"], key=lambda name: fmean(one["procedure"][name]["auc"] for one in done))
     best = [one["procedure"][name] for one in done]
     intervals = [one["auc_interval_95"] for one in best if one["auc_interval_95"] is not None]

@@ -1,4 +1,4 @@
-"""Encoders trained with all sites on one machine: FedAvg and FedProx as the federation runs them, and the pool."""
+"""Trains encoders on all sites on one machine: FedAvg and FedProx as in a federation, and one model on pooled data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from fedsteph.simulations.run.in_process import identify
 
 
 def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path: Path) -> None:
-    """Train one encoder on all sites' training parts of one fold, and write it as a vector file."""
+    """Train one encoder on all sites' training parts of one fold, and write it as a vector file to ``path``.
+
+    ``method`` is ``fedavg``, ``fedprox`` or ``pooled``.
+    """
     if method == "pooled":
         atomic.write_bytes(path, write_vector(_pooled(fold, workspaces, path.with_suffix(".checkpoint"))))
         return
@@ -39,7 +42,7 @@ def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path
 
 
 def _pooled(fold: int, workspaces: Sequence[Workspace], checkpoint: Path) -> TaskVector:
-    """One ABMIL over every site's patients: what nobody is allowed, and so an upper bound."""
+    """One ABMIL on the pooled patients of all sites, as an upper bound; in practice patient data may not be pooled."""
     patients: list[Patient] = []
     files: dict[str, Path] = {}
     for workspace in workspaces:

@@ -1,4 +1,4 @@
-"""From a study to units of work: base models, then what methods share, then one cell per row, target, fold and seed."""
+"""Plans a study as units of work in stages: base models, models that several methods share, cells, and attacks."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from fedsteph.common.model.abmil import m0_digest
 from fedsteph.simulations.study.study_file import Row, Study
 
 Kind = Literal["base", "inner", "together", "choice", "cell", "references", "attack"]
-# Methods that choose something by inner validation, and so need the inner models.
+# Methods that make a choice by inner cross-validation, and so need the inner models.
 _CHOOSING = {"best_source", "task_arithmetic"}
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece of work: what it does is :mod:`fedsteph.simulations.study.work`'s to say.
+    """One piece of work, done by :class:`fedsteph.simulations.study.work.Worker`.
 
     Args:
-        site: whose model is trained, or the target; every site for ``together``.
-        method: of a cell, or of what is trained together.
-        sources: whose vectors a cell or a choice receives, or who trains together.
-        dp_sgd: how those vectors are trained in private, or the one of this unit; None: they are not.
-        references: models with which a vector is attacked; 0 where none is.
+        site: the site whose model is trained, or the target; empty for ``together``, which uses all sites.
+        method: method of a cell, or of a joint training (``together``).
+        sources: sources whose vectors a cell or a choice receives, or the sites of a joint training.
+        dp_sgd: DP-SGD settings of the sources' vectors, or of this unit's own vector; None: without DP-SGD.
+        references: number of reference models of an attack; 0 for other units.
     """
 
     kind: Kind
@@ -44,7 +44,7 @@ class Unit:
 
     @cached_property
     def key(self) -> str:
-        """Digest of all that decides the unit's result, but for the sites' data."""
+        """Digest of all that determines the unit's result, except the sites' data."""
         shared = f"{self.recipe.base_digest}/{self.recipe.steph.inner_folds if self.kind == 'inner' else ''}"
         recipe = shared if self.kind in ("base", "inner", "references") else digest(self.recipe)
         parts = [self.kind, recipe, self.fold, self.site, self.method, list(self.sources)]
@@ -54,7 +54,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Cell:
-    """Where a row's number for one target, seed and fold comes from."""
+    """A row's cell for one target, seed and fold, and the unit that computes it."""
 
     row: str
     target: str
@@ -65,19 +65,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The units in stages, each of which needs those before it, and the cells of the table."""
+    """The units in stages, each of which needs the results of those before it, and the cells of the table."""
 
     stages: tuple[tuple[Unit, ...], ...]
     cells: tuple[Cell, ...]
 
     @property
     def n_units(self) -> int:
-        """How many pieces of work there are in all."""
+        """Number of units in all stages."""
         return sum(len(stage) for stage in self.stages)
 
 
 def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width: int, encoder: str | None) -> Plan:
-    """Lay out a study over its sites, every shared model once."""
+    """Plan a study; models that several cells need are trained only once.
+
+    Raises:
+        ConfigError: a row wants more sources than there are.
+    """
     cells = tuple(_cells(study, sites, targets, width, encoder))
     work = [unit for cell in cells for unit in _parts(cell.unit)]
     base = [Unit("base", u.recipe, u.fold, u.site) for u in work]
@@ -92,7 +96,7 @@ def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width:
     choices, trained = ([u for u in work if u.kind == kind] for kind in ("choice", "cell"))
     stages = [_once(base), _once([*together, *inner]), _once(choices), _once(trained)]
     if attacks := [attack for cell in cells for attack in attacks_on(cell.unit, study)]:
-        # However the vectors are shared, the models to attack with are the same: they come first, once.
+        # The reference models do not depend on how vectors are shared, so they are trained first, and only once.
         stages += [_once([replace(attack, kind="references") for attack in attacks]), _once(attacks)]
     return Plan(tuple(stages), cells)
 
@@ -111,24 +115,24 @@ def _cells(
 
 
 def _parts(unit: Unit) -> list[Unit]:
-    """What is trained for a cell: for ``deployed``, both models that it chooses from, and the choice."""
+    """The units of a cell: for ``deployed``, the two candidate models and the choice; else the cell's own unit."""
     if unit.method != "deployed":
         return [unit]
     return [local_of(unit), replace(unit, method="steph"), choice_of(unit)]
 
 
 def local_of(unit: Unit) -> Unit:
-    """The cell of the target's own model beside a cell of another method."""
+    """The unit of the target's local model that corresponds to a cell of another method."""
     return replace(unit, method="local", sources=(), dp_sgd=None)
 
 
 def choice_of(unit: Unit) -> Unit:
-    """The unit that validates what a ``deployed`` cell may deploy."""
+    """The unit that makes the choice of a ``deployed`` cell by inner cross-validation."""
     return replace(unit, kind="choice", method="steph")
 
 
 def attacks_on(unit: Unit, study: Study) -> list[Unit]:
-    """The units that attack the vectors which a cell receives, each as its own site would; none where none is asked."""
+    """The units that attack the vectors of a cell's sources, as each source would itself; empty without attacks."""
     n_references = study.file.references
     if n_references is None:
         return []
@@ -137,7 +141,7 @@ def attacks_on(unit: Unit, study: Study) -> list[Unit]:
 
 
 def paid_for(unit: Unit, sites: Sequence[str]) -> list[Unit]:
-    """The units whose training a cell of this unit costs at the target, beyond its base model."""
+    """The units whose costs a cell counts: its base model for ``local``, else all trainings beyond the base models."""
     if unit.method == "local":
         return [Unit("base", unit.recipe, unit.fold, unit.site)]
     if METHODS[unit.method].needs in ("rounds", "pool"):
@@ -160,7 +164,7 @@ def _recipe(row: Row, seed: int, width: int, encoder: str | None) -> Recipe:
     config = row.config
     model = replace(config.model, width=width, encoder=encoder, m0_seed=config.model.m0_seed + seed, m0_sha256=None)
     model = replace(model, m0_sha256=_m0(model))
-    # How often patients are resampled decides no model.
+    # The number of bootstrap resamples does not affect a model, so it must not change the unit's key.
     evaluation = replace(config.evaluation, bootstrap=EvaluationConfig().bootstrap)
     return replace(config.recipe, model=model, training=replace(config.training, seed=seed), evaluation=evaluation)
 

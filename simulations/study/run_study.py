@@ -1,4 +1,4 @@
-"""A study from its YAML to its results: open the sites, do what is not done yet, gather, and write the tables."""
+"""Runs a study: opens the sites, runs all units without a result yet, gathers the results, and writes the tables."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fedsteph.simulations.study.study_file import Study
 from fedsteph.simulations.study.tables import cells_csv, markdown, results_csv
 from fedsteph.simulations.study.work import Ground, Worker
 
-OnDone = Callable[[str, int, int], None]  # told what was done, how many units are, and of how many
+OnDone = Callable[[str, int, int], None]  # called with the unit done, the number of units done, and their total
 
 
 def prepare_study(study: Study, out: Path) -> Prepared:
-    """Open the sites and lay the study out.
+    """Open the sites and plan the study's work.
 
     Raises:
-        ConfigError: sites or targets that are not there, or features that differ.
-        DataError: every problem of a site's labels, headers and splits, at once.
+        ConfigError: a site or target does not exist, or the sites' features differ.
+        DataError: problems of a site's labels, file headers or splits; all of them are listed.
     """
     resolve_device(study.file.device)
     assert study.file.sites is not None
@@ -51,16 +51,19 @@ def prepare_study(study: Study, out: Path) -> Prepared:
     ground = Ground(out, {name: opened[name].folder for name in names}, study.file.device)
     worker = Worker(ground)
     for name in names:
-        # Whatever a site would refuse in the middle of a night (splits, width, encoder) is refused here.
+        # Opening every site here finds errors (splits, width, encoder) now instead of hours later.
         worker.workspace(name, plan.cells[0].unit.recipe)
     return Prepared(study, worker, plan, tuple(names), tuple(targets))
 
 
 def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, Any]:
-    """Do the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
+    """Run the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
+
+    Args:
+        workers: number of worker processes.
 
     Returns:
-        the results. What could not be done is in ``failures``.
+        the content of ``results.json``; failed units are listed in ``failures``.
     """
     out, started = prepared.worker.ground.out, time.monotonic()
     failed: list[Failed] = []

@@ -1,7 +1,8 @@
-"""From cells to statistics: means and spreads over folds, and paired bootstrap intervals over patients.
+"""Statistics of a study's C-indices: means, standard deviations over folds, and paired bootstrap intervals.
 
-An interval resamples the test patients of each fold with the same draw for every row and seed, so it is about
-these trained models on other patients of these cohorts; the spread over seeds stands beside it.
+The bootstrap resamples the test patients of each fold, with the same draws for every row and seed. So the intervals
+describe the given trained models on other patients of these cohorts. The spread over training seeds is reported
+separately.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ import numpy as np
 from fedsteph.common.model.concordance import Pairs
 from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled
 
-# One row's pairs on one target: seeds x folds.
+# Pairs of one row on one target: ``[seed][fold]``.
 SeedFolds = Sequence[Sequence[Pairs]]
 
 
 @dataclass(frozen=True)
 class TargetScores:
-    """All rows on one target: point estimates, and their resamples under common draws."""
+    """C-indices of all rows on one target, and their bootstrap resamples with common draws."""
 
-    by_fold: dict[str, list[list[float | None]]]  # row -> seeds x folds
-    resamples: dict[str, np.ndarray] = field(repr=False)  # row -> (resamples,)
-    by_fold_resamples: dict[str, list[np.ndarray | None]] = field(repr=False)  # row -> folds; None: no comparable pair
+    by_fold: dict[str, list[list[float | None]]]  # row -> [seed][fold]
+    resamples: dict[str, np.ndarray] = field(repr=False)  # row -> (resamples,), mean over folds and seeds
+    by_fold_resamples: dict[str, list[np.ndarray | None]] = field(repr=False)  # row -> [fold]; None: no comparable pair
 
     def mean(self, row: str) -> float | None:
         """Mean over folds of the mean over seeds."""
@@ -35,7 +36,7 @@ class TargetScores:
         return fmean(folds) if folds else None
 
     def sd(self, row: str) -> float | None:
-        """Standard deviation over folds, as the paper's table 1 has it."""
+        """Standard deviation over folds, as in table 1 of the paper."""
         folds = self.fold_means(row)
         return stdev(folds) if len(folds) > 1 else None
 
@@ -45,7 +46,7 @@ class TargetScores:
         return stdev(means) if len(means) > 1 else None
 
     def fold_means(self, row: str) -> list[float]:
-        """Per fold with a comparable pair, the mean over seeds."""
+        """The mean over seeds, for each fold with a comparable pair."""
         columns = zip(*self.by_fold[row], strict=True)
         return [fmean(v for v in column if v is not None) for column in columns if all(_defined(column))]
 
@@ -63,7 +64,12 @@ def _defined(values: Sequence[float | None]) -> list[bool]:
 
 
 def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> TargetScores:
-    """Score all rows of one target under the same draws."""
+    """Score all rows of one target with the same bootstrap draws.
+
+    Args:
+        rows: row -> its pairs, ``[seed][fold]``.
+        resamples: number of bootstrap resamples.
+    """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     names, n_folds = list(rows), len(next(iter(rows.values()))[0])
     total: list[np.ndarray] = []
@@ -74,7 +80,7 @@ def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> T
             folds.append(None)
             continue
         values = resampled(models, resamples=resamples, rng=rng)
-        total.append(values.reshape(len(names), -1, resamples).mean(axis=1))  # over seeds
+        total.append(values.reshape(len(names), -1, resamples).mean(axis=1))  # mean over seeds
         folds.append(total[-1])
     nothing = np.full((len(names), resamples), np.nan)
     means = [mean_over_folds(np.stack([fold[i] for fold in total])) for i in range(len(names))] if total else nothing
@@ -84,7 +90,7 @@ def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> T
 
 
 def difference(scores: Sequence[TargetScores], row: str, reference: str) -> dict[str, Any]:
-    """A row against another over all targets: the mean difference, its interval, and where it wins."""
+    """Compare a row with a reference over all targets: mean difference, its interval, and targets and folds won."""
     means = [(one.mean(row), one.mean(reference)) for one in scores]
     gaps = [a - b for a, b in means if a is not None and b is not None]
     pairs = [
@@ -107,7 +113,7 @@ def difference(scores: Sequence[TargetScores], row: str, reference: str) -> dict
 
 
 def overall(scores: Sequence[TargetScores], row: str) -> dict[str, Any]:
-    """A row's mean over targets, with its interval."""
+    """A row's mean C-index over targets, with its 95% interval."""
     means = [mean for one in scores if (mean := one.mean(row)) is not None]
     return {
         "mean": fmean(means) if means else None,

@@ -1,4 +1,4 @@
-"""What a study's page draws curves from: per target, every test patient under the first seed's models."""
+"""Writes the data of a study page's curves: each target's test patients, as predicted by the first seed's models."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fedsteph.simulations.study.gather import Prepared, shown_unit
 from fedsteph.simulations.study.plan import Unit
 
 FOLDER = "evidence"
-_METHODS = ("local", "steph", "deployed")  # of each the study's first row
+_METHODS = ("local", "steph", "deployed")  # for each method the study's first row is used
 
 
 def write_study_evidence(prepared: Prepared, out: Path) -> None:
-    """Write each target's, where all its cells of a row are done; patients' outcomes are in it."""
+    """Write a file with the complete rows of each target whose local row is complete; it holds patients' outcomes."""
     for target in prepared.targets:
         found = _evidence(prepared, target)
         path = out / FOLDER / f"{target}.npz"
         if found is None:
-            path.unlink(missing_ok=True)  # of other seeds, or of rows that are gone
+            path.unlink(missing_ok=True)  # a file of other seeds, or of rows that were removed
         else:
             write_evidence(path, found)
 
@@ -39,7 +39,7 @@ def _evidence(prepared: Prepared, target: str) -> Evidence | None:
         unit = shown_unit(worker, cell.unit)
         arrays = {} if unit is None else worker.arrays(unit)
         by_row.setdefault(method, []).append(arrays)
-    # Cells of an earlier version, and cells that failed, have no cut-off.
+    # Cells of an earlier version and failed cells have no cut-off.
     rows = {row: cells for row, cells in by_row.items() if all("cut_off" in arrays for arrays in cells)}
     if "local" not in rows:
         return None

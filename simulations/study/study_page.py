@@ -1,4 +1,4 @@
-"""A study's page: what the methods are worth over all targets, then target by target."""
+"""The report page of a study: the methods compared over all targets, then for each target."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _MODELS = {"local": "local", "steph": "enhanced", "deployed": "deployed"}
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a folder holds a study's results."""
+    """Whether a folder holds the results of a study."""
     path = folder / RESULTS_FILE
     return path.exists() and json.loads(path.read_text()).get("schema") == SCHEMA
 
 
 def write_study_page(folder: Path, out: Path | None = None) -> Path:
-    """Write the page, by default into the study's folder.
+    """Write the page, by default into the study's folder; returns its path.
 
     Raises:
-        RunFolderError: the folder holds no study's results.
+        RunFolderError: the folder does not hold the results of a study.
     """
     if not is_study(folder):
         raise RunFolderError("has no study's results", where=folder, remedy="Let 'fedsteph benchmark' come to its end")
@@ -57,7 +57,7 @@ def write_study_page(folder: Path, out: Path | None = None) -> Path:
 
 
 def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
-    """The whole study."""
+    """The page of a study."""
     found = dict(results)
     sections = [
         Section("Over all targets", _overall(found)),
@@ -77,7 +77,7 @@ def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
 
 
 def _verdict(results: dict[str, Any]) -> list[str]:
-    """What STEPH and what is deployed are worth against the first reference; else the row that differs most."""
+    """Compare STEPH and the deployed model with the first reference; without them, the row that differs most."""
     if not references(results):
         return ["No row of this study is complete, so there is nothing to compare."]
     reference = references(results)[0]
@@ -156,7 +156,7 @@ def _curves(target: str, found: Evidence, results: dict[str, Any]) -> list[Pictu
     if "deployed" in shown and any(
         np.array_equal(found.hazards["deployed"], found.hazards[row]) for row in ("local", "steph") if row in shown
     ):
-        del shown["deployed"]  # it is the same model in every fold
+        del shown["deployed"]  # the same model as another one in every fold
     n, events = len(found), int(found.events.sum())
     who = f"{target}: n = {n} test patients, {events} events, {results['folds']} folds, seed {results['seeds'][0]}"
     pictures = risk_groups.pictures(target, found, shown, who)

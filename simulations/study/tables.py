@@ -1,4 +1,4 @@
-"""A study's results as Markdown for people and as CSV for programs."""
+"""Formats a study's results as Markdown for people and as CSV for programs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _COSTS = (
 
 
 def c_index_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Mean and standard deviation per row and target, and the mean over targets with its interval."""
+    """Header and body: C-index mean and standard deviation per row and target, and the mean over targets."""
     targets = results["targets"]
     header = ["method", *targets, "mean", "95% interval"]
     body = []
@@ -65,7 +65,7 @@ def c_index_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def difference_table(results: dict[str, Any], reference: str) -> tuple[list[str], list[list[str]]]:
-    """Each row's difference to a reference over all targets."""
+    """Header and body: each row's difference in C-index to a reference over all targets."""
     header = ["method", "difference", "95% interval", "targets won", "worst target", "folds won"]
     body = []
     for row, whole in results["overall"].items():
@@ -84,7 +84,7 @@ def difference_table(results: dict[str, Any], reference: str) -> tuple[list[str]
 
 
 def further_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """What the C-index leaves out, per row."""
+    """Header and body: further metrics beside the C-index, per row."""
     rows = results["overall"]
     header, body = further_rows([(_title(results, row), whole["further"]) for row, whole in rows.items()])
     aligned = [number(whole["alignment"]) for whole in rows.values()]
@@ -92,7 +92,7 @@ def further_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def cost_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """What each row costs."""
+    """Header and body: parameters, GFLOPs, seconds, memory and network bytes per row."""
     header = ["method", "learnable", "GFLOPs", "seconds", "peak MB", "network MB"]
     body = []
     for row, whole in results["overall"].items():
@@ -105,13 +105,13 @@ def cost_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def references(results: dict[str, Any]) -> list[str]:
-    """The rows that others are compared with, in the study's order."""
+    """The reference rows that others are compared with, in the study's order."""
     found: list[str] = results["against"]
     return found
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
-    """What the differences mean, losing as plainly as winning; and what is not in the tables."""
+    """Sentences that interpret the differences, and list incomplete rows and failures."""
     found = []
     for row, whole in results["overall"].items():
         if results["rows"][row]["method"] not in ("steph", "deployed"):
@@ -127,7 +127,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
 
 
 def results_csv(results: dict[str, Any]) -> str:
-    """One line per row and target, and one per row with target ``mean``."""
+    """CSV with one line per row and target, and one per row with target ``mean``."""
     lines = [["row", "target", "c_index", "sd_folds", "sd_seeds", "reference", "difference", "low", "high"]]
     for row, whole in results["overall"].items():
         for target, about in results["targets"].items():
@@ -138,7 +138,7 @@ def results_csv(results: dict[str, Any]) -> str:
 
 
 def cells_csv(results: dict[str, Any]) -> str:
-    """One line per trained model: scores, costs, and what was deployed."""
+    """CSV with one line per cell: scores, costs, and which model is shown."""
     costs = ["alignment", "learnable", "seconds", "peak_bytes"]
     lines: list[Sequence[Any]] = [["row", "target", "seed", "fold", "c_index", *METRICS, *costs, "gamma", "shown"]]
     for cell in results["cells"]:
@@ -149,7 +149,7 @@ def cells_csv(results: dict[str, Any]) -> str:
 
 
 def difference_sentence(name: str, reference: str, found: dict[str, Any]) -> str:
-    """One row against another in words."""
+    """Compare one row with another in a sentence."""
     gap, interval = found["difference"], found["interval_95"]
     if gap is None or interval is None:
         return f"{name} cannot be compared with {reference}."

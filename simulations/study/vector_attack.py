@@ -1,4 +1,4 @@
-"""What an attack on a shared vector finds, in a study: the site's own audit, once per site, privacy and sharing."""
+"""Attacks each site's shared vector in a study as the site itself would, once per DP-SGD setting and sharing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fedsteph.client.site.workspace import Workspace
 
 
 def attack(workspace: Workspace, kind: Literal["references", "attack"], n_references: int) -> dict[str, Any]:
-    """Train the reference models, which all ways of sharing have in common, or attack one of them with these.
+    """Train the reference models, which are the same for all ways of sharing, or attack a site's vector with them.
 
     Returns:
-        nothing for the references; else ``attack``: AUC and TPR of each attack on the procedure (every reference model
-        attacked by the others), the bound on epsilon, and the epsilon that the training reports.
+        empty for ``references``; else ``attack``: AUC and TPR of each attack on the training procedure (each reference
+        model is attacked with the others), the lower bound on epsilon, and the epsilon that the training reports.
     """
     if kind == "references":
         train_references(workspace, n_references)

@@ -1,4 +1,4 @@
-"""What a worker does with a unit: train it where its result does not lie on the disk yet, and put it there."""
+"""Runs one unit of a study and saves its result, unless the result exists already."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _alignment(task: Task, trained: Trained, test: Cohort) -> float | None:
 
 @dataclass(frozen=True)
 class Ground:
-    """Where a study takes place: the site folders, and its own folder."""
+    """The folders of a study: its own (``out``), and name -> site folder; and the device."""
 
     out: Path
     folders: dict[str, Path]
@@ -65,7 +65,7 @@ class Ground:
 
 
 class Worker:
-    """Does units of one study, one after the other; cohorts and their bags are opened once."""
+    """Runs units of one study, one after the other; each cohort is opened only once."""
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
@@ -74,25 +74,25 @@ class Worker:
         self._workspaces: OrderedDict[tuple[str, str], Workspace] = OrderedDict()
 
     def do(self, unit: Unit) -> None:
-        """Do a unit whose result is not there yet."""
+        """Run a unit and save its result, unless it exists."""
         path = self.path(unit)
         if path.exists():
             return
         for name, cohort in self._cohorts.items():
             if unit.site not in ("", name):
                 release(cohort)
-                cohort.forget_bags()  # one site's bags at a time are enough for a worker's memory
+                cohort.forget_bags()  # to save memory, a worker keeps the bags of only one site
         meter = Meter(resolve_device(self.ground.device))
         notes = self._notes(unit, meter)
         atomic.write_json(path, {"costs": meter.to_dict(), **notes})
 
     def path(self, unit: Unit) -> Path:
-        """Where a unit's costs and scores are kept; its hazards lie beside it."""
+        """The JSON file of a unit's costs and scores; its hazards are in the ``.npz`` file beside it."""
         site = unit.site or "together"
         return self.ground.out / "cells" / site / f"{unit.key}-{self._data_digest(unit)[:12]}.json"
 
     def _data_digest(self, unit: Unit) -> str:
-        """Digest of the data that a unit's result depends on, so that changed data never meet old results."""
+        """Digest of the data that a unit's result depends on, so that results of older data are not reused."""
         names = sorted({unit.site, *unit.sources} - {""})
         for name in names:
             if name not in self._data:
@@ -100,7 +100,7 @@ class Worker:
         return digest([self._data[name] for name in names])
 
     def workspace(self, site: str, recipe: Recipe) -> Workspace:
-        """A site's workspace for a recipe."""
+        """A site's workspace for a recipe; the most recently used ones are kept open."""
         key = site, digest(recipe)
         if key not in self._workspaces:
             opened = Site.open(
@@ -148,7 +148,7 @@ class Worker:
         n_bins, test = unit.recipe.model.n_bins, workspace.test_part(unit.fold)
         hazards = predict_hazards(trained.model, test, n_bins, workspace.device)
         arrays = {"hazards": hazards}
-        if unit.method in ("local", "steph"):  # whose risk groups and merges a page shows
+        if unit.method in ("local", "steph"):  # the page shows risk groups of these methods
             arrays["cut_off"] = np.median(risks(trained.model, task.train, n_bins, workspace.device))
         if unit.method == "steph":
             assert isinstance(trained.model, Steph)
@@ -182,15 +182,15 @@ class Worker:
         return self.path(unit).with_suffix(".safetensors")
 
     def read(self, unit: Unit) -> dict[str, Any]:
-        """A unit's costs and scores, once it is done."""
+        """The costs and scores of a finished unit."""
         found: dict[str, Any] = json.loads(self.path(unit).read_text())
         return found
 
     def arrays(self, unit: Unit) -> dict[str, np.ndarray]:
-        """A cell's numbers of test patients, once it is done: ``hazards``, and what its page needs beside them."""
+        """Arrays of a finished cell over its test patients: ``hazards``, and for some methods more for the page."""
         with np.load(self.path(unit).with_suffix(".npz")) as file:
             return dict(file)
 
     def result(self, unit: Unit) -> tuple[dict[str, Any], np.ndarray]:
-        """A cell's notes and its test patients' hazards, once it is done."""
+        """Costs and scores of a finished cell, and its test patients' hazards ``(n_patients, n_bins)``."""
         return self.read(unit), self.arrays(unit)["hazards"]

@@ -1,1 +1,1 @@
-"""What several commands share: options, tables, and the progress of drawing."""
+"""Code that several commands share: options, tables, exit codes, and the progress of drawing pages."""

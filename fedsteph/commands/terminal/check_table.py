@@ -1,4 +1,4 @@
-"""A site's data check as tables for the terminal."""
+"""Prints the result of a site's data check as tables in the terminal."""
 
 from __future__ import annotations
 

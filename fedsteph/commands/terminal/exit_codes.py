@@ -1,4 +1,4 @@
-"""The one place where errors become exit codes, and their causes the last line on stderr."""
+"""Turns errors into exit codes, and prints the cause as the last line on stderr."""
 
 from __future__ import annotations
 

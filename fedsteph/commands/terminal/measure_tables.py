@@ -1,4 +1,4 @@
-"""What ``fedsteph measure`` found, as tables for the terminal."""
+"""Formats the results of ``fedsteph measure`` as tables for the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages that a command draws beside its own work: progress while it draws, and a failure that hides no result."""
+"""Draws a report page at the end of a command, with progress; a failure to draw does not hide the command's result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A simulated run's results as tables for the terminal."""
+"""Formats the results of a simulated run as tables for the terminal."""
 
 from __future__ import annotations
 

@@ -412,13 +412,9 @@ def test_real_cohorts_from_site_folders_to_results(tmp_path):
     subprocess.run(export, check=True, capture_output=True)
     words = ["--set", "evaluation.folds=2", "--set", "training.epochs=4", "--set", "steph.inner_folds=2"]
     words += ["--set", "model.embed=64", "--set", "model.attention=48", "--set", "federation.targets=[skcm,kirp]"]
-    for out in ("one", "two"):
-        assert (
-            fedsteph(
-                "simulate", "--sites", tmp_path / "sites", "--out", tmp_path / out, "--engine", "in-process", *words
-            )
-            == 0
-        )
+    for out, page in (("one", "--report"), ("two", "--no-report")):
+        command = ["simulate", "--sites", tmp_path / "sites", "--out", tmp_path / out, page]
+        assert fedsteph(*command, "--engine", "in-process", *words) == 0
     found = results(tmp_path / "one")
     assert {name: target["n_patients"] for name, target in found["targets"].items()} == {"skcm": 226, "kirp": 256}
     assert {name: target["n_events"] for name, target in found["targets"].items()} == {"skcm": 74, "kirp": 26}

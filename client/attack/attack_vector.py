@@ -7,7 +7,7 @@ The attack with the highest AUC on the procedure counts as the strongest one for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -28,7 +28,7 @@ from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.sharing.shared_model import guarantee, shared_model
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
-from fedsteph.common.config.recipe import EvaluationConfig, digest, to_dict
+from fedsteph.common.config.recipe import digest, to_dict
 from fedsteph.common.errors import ConfigError, TooSmallError
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.model.abmil import pinned_model
@@ -56,65 +56,80 @@ def attack_vector(
         report: called with the number of trainings done and in total; the attack itself counts as one.
 
     Returns:
-        the stored result (:mod:`fedsteph.client.sharing.attack_result`). ``attacks``: per signal and attack, AUC and
-        TPR at 1% FPR on the ``vector`` and on the ``procedure``. ``strongest``: the attack with the highest AUC on the
-        procedure; its ``auc`` is the larger of its two AUCs, both point estimates. ``epsilon``: the lower bound, and
-        whether it contradicts the guarantee, both at a delta of at most 1e-5.
+        the stored result (:mod:`fedsteph.client.sharing.attack_result`).
 
     Raises:
         ConfigError: ``n_references`` is odd or below 16.
         TooSmallError: fewer than 40 patients, 10 events or 2 patients on a side.
     """
-    recipe, split, total = workspace.recipe, workspace.splits[0], n_references + 2.0
     references, inside = train_references(workspace, n_references, report)
-    cohort = _candidates(workspace)
-    own = TaskVector.between(shared_model(workspace), pinned_model(recipe.model))
+    own = TaskVector.between(shared_model(workspace), pinned_model(workspace.recipe.model))
     promised = promised or guarantee(workspace)
-    settings, private = workspace.site.dp_sgd, None
-    if settings is not None and promised is not None:
-        private = PrivateTraining(settings, promised.mechanism)
-    received = [as_received(vector, recipe.sharing) for vector in (own, *references)]
-    scores = signals(
-        cohort, recipe, received, workspace.device, private, lambda share: report(1 + n_references + share, total)
-    )
-    members = np.arange(len(cohort)) < len(split.train)
-    attacks = [
-        _attack(signal, kind, on_vector, on_procedure, members, inside, recipe.evaluation)
-        for signal, score in scores.items()
-        for kind, on_vector, on_procedure in (
-            ("threshold", score[0], score[1:]),
-            ("reference models", log_ratio(score[0], score[1:], inside), each_by_the_others(score[1:], inside)),
-        )
-    ]
-    strongest = max(attacks, key=lambda attack: attack["procedure"]["auc"])
-    delta = _DELTA if promised is None else min(_DELTA, promised.delta)
-    reported = None if promised is None else epsilon([promised.mechanism], delta)
-    bound = epsilon_bound(each_by_the_others(scores[_FOR_THE_BOUND][1:], inside), inside, delta)
-    result: dict[str, Any] = {
+    done, total = n_references + 1, n_references + 2.0
+    scores = _scores(workspace, [own, *references], promised, lambda share: report(done + share, total))
+    result = {
+        **_attacked(workspace, own, n_references),
+        **_attacks(workspace, scores, inside),
+        "epsilon": _epsilon(each_by_the_others(scores[_FOR_THE_BOUND][1:], inside), inside, promised),
+    }
+    write_result(workspace.site.state, result)
+    return result
+
+
+def _scores(
+    workspace: Workspace, vectors: Sequence[TaskVector], promised: Guarantee | None, report: Callable[[float], None]
+) -> dict[str, np.ndarray]:
+    """The signals of all candidates, ``(n_vectors, n_patients)`` each, from the vectors as a recipient reads them."""
+    recipe, settings = workspace.recipe, workspace.site.dp_sgd
+    private = None if settings is None or promised is None else PrivateTraining(settings, promised.mechanism)
+    received = [as_received(vector, recipe.sharing) for vector in vectors]
+    return signals(_candidates(workspace), recipe, received, workspace.device, private, report)
+
+
+def _attacked(workspace: Workspace, own: TaskVector, n_references: int) -> dict[str, Any]:
+    """What was attacked, and with how many models and patients."""
+    recipe, split = workspace.recipe, workspace.splits[0]
+    return {
         "format": FORMAT,
         "site": workspace.site.name,
         "content_sha256": content_digest(write_vector(own, recipe.sharing)),
         "recipe_sha256": digest(recipe),
         "sharing": to_dict(recipe.sharing),
         "n_references": n_references,
-        "n_members": int(members.sum()),
-        "n_others": int((~members).sum()),
-        "attacks": attacks,
-        "strongest": {
-            "signal": strongest["signal"],
-            "attack": strongest["attack"],
-            "auc": max(strongest["vector"]["auc"], strongest["procedure"]["auc"]),
-        },
-        "epsilon": {
-            "lower_bound": bound,
-            "confidence": CONFIDENCE,
-            "delta": delta,
-            "reported": reported,
-            "contradicted": reported is not None and bound > reported,
-        },
+        "n_members": len(split.train),
+        "n_others": len(split.test),
     }
-    write_result(workspace.site.state, result)
-    return result
+
+
+def _attacks(workspace: Workspace, scores: Mapping[str, np.ndarray], inside: np.ndarray) -> dict[str, Any]:
+    """AUC and TPR at 1% FPR of every signal and attack, on the ``vector`` and on the ``procedure``.
+
+    ``strongest``: the attack with the highest AUC on the procedure; its ``auc`` is the larger of its two AUCs, both
+    point estimates.
+    """
+    attacks = []
+    for signal, score in scores.items():
+        attacks.append(_attack(workspace, signal, "threshold", score[0], score[1:], inside))
+        on_vector, on_procedure = log_ratio(score[0], score[1:], inside), each_by_the_others(score[1:], inside)
+        attacks.append(_attack(workspace, signal, "reference models", on_vector, on_procedure, inside))
+    strongest = max(attacks, key=lambda attack: attack["procedure"]["auc"])
+    auc = max(strongest["vector"]["auc"], strongest["procedure"]["auc"])
+    named = {"signal": strongest["signal"], "attack": strongest["attack"], "auc": auc}
+    return {"attacks": attacks, "strongest": named}
+
+
+def _epsilon(ratios: np.ndarray, inside: np.ndarray, promised: Guarantee | None) -> dict[str, Any]:
+    """The lower bound, and whether it contradicts the guarantee, both at a delta of at most 1e-5."""
+    delta = _DELTA if promised is None else min(_DELTA, promised.delta)
+    reported = None if promised is None else epsilon([promised.mechanism], delta)
+    bound = epsilon_bound(ratios, inside, delta)
+    return {
+        "lower_bound": bound,
+        "confidence": CONFIDENCE,
+        "delta": delta,
+        "reported": reported,
+        "contradicted": reported is not None and bound > reported,
+    }
 
 
 def train_references(
@@ -158,16 +173,10 @@ def _candidates(workspace: Workspace) -> Cohort:
 
 
 def _attack(
-    signal: str,
-    kind: str,
-    on_vector: np.ndarray,
-    on_procedure: np.ndarray,
-    members: np.ndarray,
-    inside: np.ndarray,
-    evaluation: EvaluationConfig,
+    workspace: Workspace, signal: str, kind: str, on_vector: np.ndarray, on_procedure: np.ndarray, inside: np.ndarray
 ) -> dict[str, Any]:
-    seed = derive_seed(evaluation.split_seed, "privacy audit", signal, kind)
-    resamples = evaluation.bootstrap
+    evaluation, members = workspace.recipe.evaluation, np.arange(len(on_vector)) < len(workspace.splits[0].train)
+    seed, resamples = derive_seed(evaluation.split_seed, "privacy audit", signal, kind), evaluation.bootstrap
     return {
         "signal": signal,
         "attack": kind,

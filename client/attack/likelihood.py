@@ -52,11 +52,8 @@ def each_by_the_others(scores: np.ndarray, inside: np.ndarray) -> np.ndarray:
         scores, inside: ``(n_references, n_patients)``, in the pairs of :func:`fedsteph.client.attack.coins.halves`.
     """
     models = np.arange(len(scores))
-    found = []
-    for model in models:
-        others = models // 2 != model // 2
-        found.append(log_ratio(scores[model], scores[others], inside[others]))
-    return np.stack(found)
+    others = [models // 2 != model // 2 for model in models]
+    return np.stack([log_ratio(own, scores[rest], inside[rest]) for own, rest in zip(scores, others, strict=True)])
 
 
 def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -47,14 +48,18 @@ def reference_vectors(
     for k, members in enumerate(inside):
         path = folder / f"reference_{k}.safetensors"
         if not path.exists():
-            model = train_shareable(
-                workspace,
-                cohort.subset([cohort.patients[i].id for i in np.flatnonzero(members)]),
-                label=f"reference {k}",
-                checkpoint=path.with_suffix(".checkpoint"),
-                on_epoch=lambda done, total, k=k: report(k + done / total),  # type: ignore[misc]
-            )
-            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
+            half = cohort.subset([cohort.patients[i].id for i in np.flatnonzero(members)])
+            _train(workspace, half, path, f"reference {k}", lambda share, k=k: report(k + share))  # type: ignore[misc]
         vectors.append(TaskVector.between(load_abmil(path, dropout=recipe.model.dropout), m0))
         report(k + 1)
     return vectors, inside
+
+
+def _train(workspace: Workspace, half: Cohort, path: Path, label: str, report: Callable[[float], None]) -> None:
+    """Train one reference model and save it to ``path``; ``report`` is called with the share done."""
+    checkpoint = path.with_suffix(".checkpoint")
+    model = train_shareable(
+        workspace, half, label=label, checkpoint=checkpoint, on_epoch=lambda done, total: report(done / total)
+    )
+    m0_sha256 = str(workspace.recipe.model.m0_sha256)
+    save_abmil(path, model, m0_sha256=m0_sha256, encoder=workspace.cohort.encoder)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fedsteph.client.data.discovery import discover
-from fedsteph.client.data.formats import read_features
+from fedsteph.client.data.discovery import SiteContents, discover
+from fedsteph.client.data.formats import FeatureHeader, read_features
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.splits import read_splits
@@ -75,37 +75,20 @@ def check_site(folder: Path, settings: DataSettings, on_file: Callable[[int, int
         on_file: called after each feature file with the number of files done and the total.
     """
     site = discover(folder, settings)
-    problems = list(site.problems)
-    for done, slide in enumerate(site.headers, 1):
-        try:
-            read_features(site.files[slide])
-        except FeatureFileError as error:
-            problems.append(Problem.of(error))
-        if on_file is not None:
-            on_file(done, len(site.headers))
-    if site.patients and not any(patient.e for patient in site.patients):
+    problems = [*site.problems, *_unreadable(site, on_file)]
+    events = sum(patient.e for patient in site.patients)
+    if site.patients and not events:
         what = "no patient has an event, so nothing can be learned here"
         problems.append(Problem("warning", str(folder / settings.labels), what, "Check that 1 means an event"))
     splits, split_problems = read_splits(folder, site.listed, site.dropped)
-    headers = list(site.headers.values())
-    counts = [header.n_instances for header in headers]
     times = [patient.t for patient in site.patients]
-
-    def all_of(fact: str) -> tuple[Any, ...]:
-        return tuple(sorted({value for header in headers if (value := getattr(header, fact)) is not None}))
-
     return SiteReport(
         folder=str(folder),
         patients=len(site.patients),
         slides=sum(len(patient.slides) for patient in site.patients),
-        events=sum(patient.e for patient in site.patients),
+        events=events,
         projects=tuple(sorted({patient.project for patient in site.patients} - {""})),
-        instances=InstanceCounts(min(counts), statistics.median(counts), max(counts), sum(counts)) if counts else None,
-        layouts=all_of("layout"),
-        widths=all_of("width"),
-        dtypes=all_of("dtype"),
-        encoders=all_of("encoder"),
-        magnifications=all_of("magnification"),
+        **_of_headers(site.headers.values()),
         time_unit=settings.time_unit,
         follow_up_days=(min(times), max(times)) if times else None,
         splits=len(splits),
@@ -113,3 +96,23 @@ def check_site(folder: Path, settings: DataSettings, on_file: Callable[[int, int
         storage=str(Storage.of(settings, site.n_bytes)),
         problems=(*problems, *split_problems),
     )
+
+
+def _unreadable(site: SiteContents, on_file: Callable[[int, int], None] | None) -> Iterator[Problem]:
+    """Read every feature file with a readable header; one problem per file that cannot be read."""
+    for done, slide in enumerate(site.headers, 1):
+        try:
+            read_features(site.files[slide])
+        except FeatureFileError as error:
+            yield Problem.of(error)
+        if on_file is not None:
+            on_file(done, len(site.headers))
+
+
+def _of_headers(headers: Collection[FeatureHeader]) -> dict[str, Any]:
+    """The fields of a report that are read from the headers of feature files."""
+    names = ("layout", "width", "dtype", "encoder", "magnification")
+    facts: dict[str, Any] = {f"{name}s": tuple(sorted({getattr(h, name) for h in headers} - {None})) for name in names}
+    counts = [header.n_instances for header in headers]
+    instances = InstanceCounts(min(counts), statistics.median(counts), max(counts), sum(counts)) if counts else None
+    return facts | {"instances": instances}

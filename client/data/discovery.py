@@ -64,8 +64,7 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
     except LabelError as error:
         site.problems.append(Problem.of(error))
         return site
-    site.problems += problems
-    site.problems += _strays(found, slides, settings)
+    site.problems += [*problems, *_strays(found, slides, settings)]
     for patient in patients:
         if kept := tuple(slide for slide in patient.slides if slide not in settings.exclude):
             site.patients.append(replace(patient, slides=kept))

@@ -124,11 +124,7 @@ class FeatureCache:
             if metadata.get("format") != FORMAT or metadata.get("keep") != self.keep:
                 raise ValueError("is kept otherwise")
             features = file.get_tensor("features")
-        if (
-            features.ndim != 2
-            or features.shape[1] != self.width
-            or features.dtype not in (torch.float16, torch.float32)
-        ):
+        if features.shape[1:] != (self.width,) or features.dtype not in (torch.float16, torch.float32):
             raise ValueError("are no features of this cohort")
         return _Entry(features, metadata["source_sha256"], {key: metadata[key] for key in _FACTS if key in metadata})
 

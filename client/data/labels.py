@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.table import Table, read_table
 from fedsteph.common.errors import LabelError
-
-T = TypeVar("T")
 
 CENSORSHIP = "censorship"
 _MAX_YEARS = 150
@@ -50,41 +47,27 @@ def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list
         LabelError: the file cannot be read as a table with the columns that ``settings`` names.
     """
     table, settings = _open(path, settings)
-    columns, problems = settings.columns, list[Problem]()
+    problems: list[Problem] = []
     patients: dict[str, Patient] = {}
     first_line: dict[str, int] = {}
     slide_line: dict[str, int] = {}
-
-    def attempt(parse: Callable[..., T], *args: object) -> T | None:
-        try:
-            return parse(*args)
-        except LabelError as error:
-            problems.append(Problem.of(error))
-            return None
-
     for line, row in table.rows:
         where = f"{path}:{line}"
-        key = attempt(_id, row, columns.patient, where)
-        slide = attempt(_id, row, columns.slide, where)
-        t = attempt(_days, row[columns.time], settings, where)
-        e = attempt(_event, row, settings, where)
-        if slide is not None and slide in slide_line:
+        key, slide, t, e = _read_row(row, settings, where, problems)
+        if slide is not None and slide_line.setdefault(slide, line) != line:
             what = f"the slide '{slide}' is already in line {slide_line[slide]}"
             problems.append(Problem("error", where, what, "Remove one of the two rows"))
             continue
-        if slide is not None:
-            slide_line[slide] = line
-        if key is None or slide is None or t is None or e is None:
+        if None in (key, slide, t, e):
             continue
-        known = patients.get(key, Patient(key, t, e, (), row.get(columns.project, "")))
+        known = patients.get(key, Patient(key, t, e, (), row.get(settings.columns.project, "")))
         if (known.t, known.e) != (t, e):
             what = f"the patient '{key}' has another time or event than in line {first_line[key]}"
             problems.append(Problem("error", where, what, "Give all rows of a patient the same label"))
         first_line.setdefault(key, line)
-        patients[key] = Patient(key, known.t, known.e, (*known.slides, slide), known.project)
-    if len(patients) >= _ENOUGH_PATIENTS and settings.time_unit == "days":
-        problems += _doubt_the_unit(path, max(patient.t for patient in patients.values()))
-    return [patients[key] for key in sorted(patients)], problems
+        patients[key] = replace(known, slides=(*known.slides, slide))
+    found = [patients[key] for key in sorted(patients)]
+    return found, problems + _doubt_the_unit(path, settings, found)
 
 
 def listed_ids(path: Path, settings: DataSettings) -> tuple[set[str], set[str]]:
@@ -114,49 +97,53 @@ def _open(path: Path, settings: DataSettings) -> tuple[Table, DataSettings]:
     return table, replace(settings, columns=columns)
 
 
-def _id(row: dict[str, str], column: str, where: str) -> str:
+def _read_row(row: dict[str, str], settings: DataSettings, where: str, problems: list[Problem]) -> list[Any]:
+    """Patient, slide, days and event of a row; None, and a new problem, for each that cannot be read."""
+    columns, values = settings.columns, list[Any]()
+    parsers = (_id, columns.patient), (_id, columns.slide), (_days, columns.time), (_event, columns.event)
+    for parse, column in parsers:
+        try:
+            values.append(parse(row, column, settings, where))
+        except LabelError as error:
+            problems.append(Problem.of(error))
+            values.append(None)
+    return values
+
+
+def _id(row: dict[str, str], column: str, _: DataSettings, where: str) -> str:
     if not row[column]:
         raise LabelError(f"'{column}' is empty", where=where, remedy="Write the ID or remove the row")
     return row[column]
 
 
-def _days(text: str, settings: DataSettings, where: str) -> float:
-    column, unit = settings.columns.time, settings.time_unit
+def _days(row: dict[str, str], column: str, settings: DataSettings, where: str) -> float:
+    text = row[column]
     try:
         days = float(text) * settings.days_per_unit
     except ValueError:
         days = math.nan
     if math.isnan(days):
-        raise LabelError(
-            f"'{column}' is {text!r}, not a number",
-            where=where,
-            remedy="Write the follow-up time with a decimal point, or remove the row",
-        )
-    if days < 0:
-        raise LabelError(
-            f"'{column}' is {text}, before the start of follow-up",
-            where=where,
-            remedy="Write a time of 0 or more, or remove the row",
-        )
-    if days > _MAX_YEARS * 365:
-        raise LabelError(
-            f"'{column}' is {text} {unit}, more than {_MAX_YEARS} years",
-            where=where,
-            remedy="Mend the time, or set 'data.time_unit' in site.yaml",
-        )
-    return days
+        what = f"{text!r}, not a number"
+        remedy = "Write the follow-up time with a decimal point, or remove the row"
+    elif days < 0:
+        what, remedy = f"{text}, before the start of follow-up", "Write a time of 0 or more, or remove the row"
+    elif days > _MAX_YEARS * 365:
+        what = f"{text} {settings.time_unit}, more than {_MAX_YEARS} years"
+        remedy = "Mend the time, or set 'data.time_unit' in site.yaml"
+    else:
+        return days
+    raise LabelError(f"'{column}' is {what}", where=where, remedy=remedy)
 
 
-def _event(row: dict[str, str], settings: DataSettings, where: str) -> int:
-    columns = settings.columns
-    if columns.censorship is not None:
-        return 1 - _flag(row, columns.censorship, "1 = censored, 0 = event", where)
-    e = _flag(row, columns.event, "1 = event, 0 = censored", where)
-    if CENSORSHIP in row and columns.event != CENSORSHIP and e == _flag(row, CENSORSHIP, "1 = censored", where):
+def _event(row: dict[str, str], column: str, settings: DataSettings, where: str) -> int:
+    if settings.columns.censorship is not None:
+        return 1 - _flag(row, settings.columns.censorship, "1 = censored, 0 = event", where)
+    e = _flag(row, column, "1 = event, 0 = censored", where)
+    if CENSORSHIP in row and column != CENSORSHIP and e == _flag(row, CENSORSHIP, "1 = censored", where):
         raise LabelError(
-            f"'{columns.event}' and '{CENSORSHIP}' are both {e}, which contradict each other",
+            f"'{column}' and '{CENSORSHIP}' are both {e}, which contradict each other",
             where=where,
-            remedy=f"'{columns.event}' is 1 for an event, '{CENSORSHIP}' is 1 for a censored patient",
+            remedy=f"'{column}' is 1 for an event, '{CENSORSHIP}' is 1 for a censored patient",
         )
     return e
 
@@ -168,8 +155,9 @@ def _flag(row: dict[str, str], column: str, meaning: str, where: str) -> int:
     return value
 
 
-def _doubt_the_unit(path: Path, longest: float) -> list[Problem]:
-    if longest >= _SHORT_DAYS:
+def _doubt_the_unit(path: Path, settings: DataSettings, patients: list[Patient]) -> list[Problem]:
+    longest = max((patient.t for patient in patients), default=0)
+    if settings.time_unit != "days" or len(patients) < _ENOUGH_PATIENTS or longest >= _SHORT_DAYS:
         return []
     what = f"the longest follow-up is {longest:g} days: are these months?"
     return [Problem("warning", str(path), what, "If so, set 'data.time_unit: months' in site.yaml")]

@@ -34,10 +34,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         names = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.censorship is None:
-            del names["censorship"]
-        else:
-            del names["event"]
+        del names["censorship" if self.censorship is None else "event"]
         for key, name in names.items():
             if not name or name != name.strip():
                 raise ValueError(f"{key} must be a column's name without spaces around it, not {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, count
 from pathlib import Path
@@ -40,20 +40,11 @@ def read_splits(
     Returns:
         The splits in the order of their numbers (none without files), and all problems found.
     """
-    known, problems = None if patient_ids is None else {*patient_ids}, list[Problem]()
-    numbered: dict[int, Path] = {}
-    for path in sorted(folder.glob("splits_*.csv")):
-        if number := re.fullmatch(r"splits_(0|[1-9][0-9]*)\.csv", path.name):
-            numbered[int(number[1])] = path
-        else:
-            problems.append(_error(path, "has no plain number in its name", "Call it splits_0.csv, or so"))
-    gap = next(number for number in count() if number not in numbered)
-    if gap < len(numbered):
-        what = "is missing, and splits are numbered from 0 without a gap"
-        problems.append(_error(folder / f"splits_{gap}.csv", what, "Add it or rename the others"))
+    known = None if patient_ids is None else {*patient_ids}
+    problems: list[Problem] = []
     splits: list[Split] = []
     tested: dict[str, Path] = {}
-    for _, path in sorted(numbered.items()):
+    for path in _split_files(folder, problems):
         try:
             split = _read_split(path, {*dropped})
         except SplitError as error:
@@ -85,12 +76,27 @@ def make_splits(patients: Sequence[Patient], n_folds: int, seed: int) -> list[Sp
         raise SplitError(what, remedy="Ask for fewer folds or add patients")
     if seed < 0:
         raise SplitError(f"the seed {seed} is negative", remedy="Use a seed of 0 or more")
-    rng = np.random.default_rng(seed)
-    strata = [sorted(patient.id for patient in patients if patient.e == e) for e in (1, 0)]
-    # The second stratum continues where the first one ended, which keeps the fold sizes even.
-    dealt = [stratum[i] for stratum in strata for i in rng.permutation(len(stratum))]
+    rng, n_events = np.random.default_rng(seed), sum(patient.e for patient in patients)
+    ids = [patient.id for patient in sorted(patients, key=lambda patient: (-patient.e, patient.id))]
+    # The censored patients continue where those with an event ended, which keeps the fold sizes even.
+    dealt = [ids[i] for i in (*rng.permutation(n_events), *(n_events + rng.permutation(len(ids) - n_events)))]
     folds = [sorted(dealt[k::n_folds]) for k in range(n_folds)]
     return [Split(tuple(sorted({*dealt} - {*test})), tuple(test)) for test in folds]
+
+
+def _split_files(folder: Path, problems: list[Problem]) -> list[Path]:
+    """The split files in the order of their numbers; a wrong name or a gap is added to ``problems``."""
+    numbered: dict[int, Path] = {}
+    for path in sorted(folder.glob("splits_*.csv")):
+        if number := re.fullmatch(r"splits_(0|[1-9][0-9]*)\.csv", path.name):
+            numbered[int(number[1])] = path
+        else:
+            problems.append(_error(path, "has no plain number in its name", "Call it splits_0.csv, or so"))
+    gap = next(number for number in count() if number not in numbered)
+    if gap < len(numbered):
+        what = "is missing, and splits are numbered from 0 without a gap"
+        problems.append(_error(folder / f"splits_{gap}.csv", what, "Add it or rename the others"))
+    return [path for _, path in sorted(numbered.items())]
 
 
 def _read_split(path: Path, dropped: set[str]) -> Split:
@@ -102,24 +108,24 @@ def _read_split(path: Path, dropped: set[str]) -> Split:
     return Split(**{part: tuple(i for i in ids if i not in dropped) for part, ids in parts.items()})
 
 
-def _check(path: Path, split: Split, known: set[str] | None) -> list[Problem]:
-    problems: list[Problem] = []
-    parts = {part: getattr(split, part) for part in _PARTS}
+def _check(path: Path, split: Split, known: set[str] | None) -> Iterator[Problem]:
     for one, other in combinations(_PARTS, 2):
-        if both := sorted({*parts[one]} & {*parts[other]}):
-            what = f"patients in both {one} and {other}: {len(both)} (first: '{both[0]}')"
-            problems.append(_error(path, what, "Keep each patient in one part only"))
-    for part, ids in parts.items():
+        both = {*getattr(split, one)} & {*getattr(split, other)}
+        yield from _named(path, f"patients in both {one} and {other}", both, "Keep each patient in one part only")
+    for part in _PARTS:
+        ids = getattr(split, part)
         if not ids and part != "val":
-            problems.append(_error(path, f"has no patient in {part}", "Add some or remove the file"))
-        if len({*ids}) < len(ids):
-            twice = sorted(key for key, times in Counter(ids).items() if times > 1)
-            what = f"patients more than once in {part}: {len(twice)} (first: '{twice[0]}')"
-            problems.append(_error(path, what, "List each patient once"))
-        if known is not None and (strange := sorted({*ids} - known)):
-            what = f"unknown patients in {part}: {len(strange)} (first: '{strange[0]}')"
-            problems.append(_error(path, what, "Add their rows to the label table or take them out"))
-    return problems
+            yield _error(path, f"has no patient in {part}", "Add some or remove the file")
+        twice = {key for key, times in Counter(ids).items() if times > 1}
+        yield from _named(path, f"patients more than once in {part}", twice, "List each patient once")
+        strange = set() if known is None else {*ids} - known
+        remedy = "Add their rows to the label table or take them out"
+        yield from _named(path, f"unknown patients in {part}", strange, remedy)
+
+
+def _named(path: Path, what: str, ids: set[str], remedy: str) -> list[Problem]:
+    """One problem with the number of ``ids`` and the first of them; none without IDs."""
+    return [_error(path, f"{what}: {len(ids)} (first: '{min(ids)}')", remedy)] if ids else []
 
 
 def _error(path: Path, what: str, remedy: str) -> Problem:

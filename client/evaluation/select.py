@@ -85,7 +85,7 @@ def select(
     """
     scores: dict[str, _Score] = _read(cache)
     for j, part in enumerate(inner):
-        scores[f"{j}/local"] = _score(part.local, part.validation, recipe.model.n_bins, device)
+        scores[f"{j}/local"] = _score(part.local, part.validation, device)
         for i, gamma in enumerate(gammas(recipe)):
             name, done = f"{j}/{gamma}", j * len(gammas(recipe)) + i
             if name in scores:
@@ -104,7 +104,7 @@ def select(
                 device=device,
                 on_epoch=on_epoch,
             )
-            score = _score(steph, part.validation, recipe.model.n_bins, device)
+            score = _score(steph, part.validation, device)
             scores[name] = replace(score, collapsed=collapsed(steph, part.train, device))
             atomic.write_json(cache, {name: asdict(score) for name, score in scores.items()})
     return _choose(scores, recipe)
@@ -116,7 +116,7 @@ def _own(part: InnerFold, recipe: Recipe) -> TaskVector:
 
 def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.device) -> Selection:
     """The result if no source is left to merge: only the local models are scored."""
-    local = [_score(part.local, part.validation, recipe.model.n_bins, device) for part in inner]
+    local = [_score(part.local, part.validation, device) for part in inner]
     n = sum(score.comparable for score in local)
     return Selection(min(gammas(recipe)), "no source was left to merge", _pooled(local), None, n)
 
@@ -137,8 +137,8 @@ def choose_deployed(selection: Selection, is_collapsed: bool) -> tuple[str, str]
     return "local", f"STEPH is worse in inner cross-validation: {scores}"
 
 
-def _score(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) -> _Score:
-    found = pairs(risks(model, cohort, n_bins, device), cohort.times, cohort.events)
+def _score(model: nn.Module, cohort: Cohort, device: torch.device) -> _Score:
+    found = pairs(risks(model, cohort, device), cohort.times, cohort.events)
     return _Score(found.concordant, found.n_comparable)
 
 

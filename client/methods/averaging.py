@@ -47,7 +47,7 @@ def _best_coefficient(task: Task, on_epoch: OnEpoch) -> float:
     concordant = dict.fromkeys(grid, 0.0)
     for j, part in enumerate(task.inner):
         for c in grid:
-            risk = risks(_scaled_sum(task, part.local.cpu(), c), part.validation, task.recipe.model.n_bins, task.device)
+            risk = risks(_scaled_sum(task, part.local.cpu(), c), part.validation, task.device)
             # All coefficients are judged on the same pairs, so concordant counts compare like C-indices.
             concordant[c] += pairs(risk, part.validation.times, part.validation.events).concordant
         on_epoch(j + 1, len(task.inner))

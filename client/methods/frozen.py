@@ -39,7 +39,7 @@ def best_source(task: Task, on_epoch: OnEpoch) -> Trained:
         for part in task.inner:
             train, validation = (pooled(encoder, cohort, task.device) for cohort in (part.train, part.validation))
             head = _fit_head(task, train, f"best_source {k} {part.label}", silent)
-            risk = risks(head, validation, task.recipe.model.n_bins, task.device)
+            risk = risks(head, validation, task.device)
             concordant[k] += pairs(risk, validation.times, validation.events).concordant
         on_epoch(k + 1, len(encoders) + 1)
     best = max(range(len(encoders)), key=lambda k: (concordant[k], -k))

@@ -63,7 +63,7 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
     home = head.weight.device
-    found = risks(model, cohort, head.out_features, device)
+    found = risks(model, cohort, device)
     model.to(home)  # risks() moved it to ``device``
     percentiles: np.ndarray = np.percentile(found, np.linspace(0, 100, N_PERCENTILES))
     return percentiles

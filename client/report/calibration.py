@@ -26,6 +26,11 @@ class Point:
         """Whether enough are followed up to the year, or all had an event; if not, the curve is only extrapolated."""
         return self.followed >= min(_FOLLOWED, self.n) or self.n_events == self.n
 
+    @property
+    def cells(self) -> list[str]:
+        """Its row in the table of the figure's numbers."""
+        return [str(self.n), f"{self.predicted:.3f}", f"{self.observed:.3f}", f"{self.low:.3f}-{self.high:.3f}"]
+
     def __init__(self, predicted: np.ndarray, times: np.ndarray, events: np.ndarray, year: int) -> None:
         from lifelines import KaplanMeierFitter  # noqa: PLC0415 (a second to import)
 
@@ -74,28 +79,35 @@ def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Pi
     found = found.once
     year = horizon(found.times)
     title = "Calibration" if year is None else f"Calibration at {year} year{'s' if year > 1 else ''}"
-    if year is None or len(found) < _LEAST or not found.events.any():
-        what = "an event" if len(found) >= _LEAST and year is not None else "long enough a follow-up"
+    if year is None or not found.events.any():
+        what = "long enough a follow-up" if year is None else "an event"
         return Picture(name, title, instead=f"Too few test patients have {what} to judge calibration.")
-    rows, largest = [], 0.0
+    known = {label: _known(points(found, method, year)) for method, label in methods.items()}
     with canvas(title, who, WIDTH, WIDTH * 0.8) as figure:
         axes = figure.subplots()
-        for i, (method, label) in enumerate(methods.items()):
-            numbered = [(k, point) for k, point in enumerate(points(found, method, year)) if point.is_known]
-            groups = [point for _, point in numbered]
-            x, y = [one.predicted for one in groups], [one.observed for one in groups]
-            bars = [[max(0.0, p.observed - p.low) for p in groups], [max(0.0, p.high - p.observed) for p in groups]]
-            look: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
-            axes.errorbar(x, y, yerr=bars, label=label, linestyle="none", capsize=2, elinewidth=0.8, **look)
-            largest = max(largest, *x, *(p.high for p in groups))
-            rows += [
-                [label, str(k + 1), str(p.n), f"{p.predicted:.3f}", f"{p.observed:.3f}", f"{p.low:.3f}-{p.high:.3f}"]
-                for k, p in numbered
-            ]
-        end = min(1.0, largest * 1.05) or 1.0
+        end = _plot(axes, known)
         axes.plot([0, end], [0, end], label="calibrated", **REFERENCE)
         axes.set(xlim=(0, end), ylim=(0, end), xlabel=f"predicted probability of an event within {year} y")
         axes.set(ylabel=f"observed (Kaplan-Meier) within {year} y")
         axes.legend(loc="upper left")
+    rows = [[label, str(k), *point.cells] for label, groups in known.items() for k, point in groups.items()]
     header = ["method", "group", "n", "predicted", "observed", "95% interval"]
     return Picture(name, title, figure, note=_NOTE, numbers=Table(header, rows, "calibration", folded=True))
+
+
+def _known(groups: list[Point]) -> dict[int, Point]:
+    """Number -> group, from 1, without the groups whose curves are only extrapolated."""
+    return {k: point for k, point in enumerate(groups, 1) if point.is_known}
+
+
+def _plot(axes: Any, known: Mapping[str, Mapping[int, Point]]) -> float:
+    """Plot every method's groups with their intervals; returns the end of both axes."""
+    largest = 0.0
+    for i, (label, numbered) in enumerate(known.items()):
+        groups = numbered.values()
+        x, y = [p.predicted for p in groups], [p.observed for p in groups]
+        bars = [[max(0.0, p.observed - p.low) for p in groups], [max(0.0, p.high - p.observed) for p in groups]]
+        look: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
+        axes.errorbar(x, y, yerr=bars, label=label, linestyle="none", capsize=2, elinewidth=0.8, **look)
+        largest = max([largest, *x, *(p.high for p in groups)])
+    return min(1.0, largest * 1.05) or 1.0

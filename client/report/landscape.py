@@ -94,29 +94,38 @@ def landscape(
     """
     budget = budget or Budget()
     used = usage(model, parts["training"], device)
-    share = used.source_coefficients.mean(axis=0)
-    # Learnable weights may be negative and cancel out, and those of a collapsed model are 0: then weight all equally.
-    sound = share.sum() > 0.1 * np.abs(share).sum() > 0
-    share = share / share.sum() if sound else np.full(len(share), 1.0 / len(share))
     theta_0, rows = model.mixture.theta_0.cpu(), model.mixture.stack.cpu()
-    directions = rows[0], torch.from_numpy(share).float() @ rows[1:]
+    own, others = rows[0], torch.from_numpy(_shares(used.source_coefficients)).float() @ rows[1:]
     end = float(used.target_coefficient.mean()), float(used.source_coefficients.sum(axis=1).mean())
-    epochs = [] if dynamics is None else dynamics["epochs"]
-    path = np.array([[one["c_target"], one["c_sources"]] for one in epochs]).reshape(-1, 2)
+    epochs, path = _path(dynamics)
     a, b = (_axis([*path[:, i], end[i]], budget.grid) for i in (0, 1))
     sampled = {name: _sample(cohort, budget) for name, cohort in parts.items() if len(cohort)}
     head = model.head.to(device)
     stacked = {name: _stacks(sample, head.out_features, device) for name, sample in sampled.items()}
     loss = {name: np.empty((len(a), len(b))) for name in sampled}
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            merged = (theta_0 + float(x) * directions[0] + float(y) * directions[1]).to(device)
-            theta = cut(merged, model.mixture.architecture)
-            for name, stacks in stacked.items():
-                loss[name][i, j] = _loss(head, theta, stacks, alpha)
-            report(i * len(b) + j + 1, len(a) * len(b))
+    for done, (i, j) in enumerate(np.ndindex(len(a), len(b)), 1):
+        merged = (theta_0 + float(a[i]) * own + float(b[j]) * others).to(device)
+        theta = cut(merged, model.mixture.architecture)
+        for name, stacks in stacked.items():
+            loss[name][i, j] = _loss(head, theta, stacks, alpha)
+        report(done, len(a) * len(b))
     counts = {name: len(sample) for name, sample in sampled.items()}
-    return Landscape(a, b, loss, counts, budget.instances, path, end, tuple(int(one["epoch"]) for one in epochs))
+    return Landscape(a, b, loss, counts, budget.instances, path, end, epochs)
+
+
+def _shares(coefficients: np.ndarray) -> np.ndarray:
+    """Each source's share of the sources' direction: its mean over the rows of ``coefficients``, scaled to sum to 1."""
+    share: np.ndarray = coefficients.mean(axis=0)
+    # Learnable weights may be negative and cancel out, and those of a collapsed model are 0: then weight all equally.
+    sound = share.sum() > 0.1 * np.abs(share).sum() > 0
+    return share / share.sum() if sound else np.full(len(share), 1.0 / len(share))
+
+
+def _path(dynamics: dict[str, Any] | None) -> tuple[tuple[int, ...], np.ndarray]:
+    """The recorded epochs, and the mean coefficients in each, ``(n_epochs, 2)``."""
+    epochs = [] if dynamics is None else dynamics["epochs"]
+    path = np.array([[one["c_target"], one["c_sources"]] for one in epochs]).reshape(-1, 2)
+    return tuple(int(one["epoch"]) for one in epochs), path
 
 
 def _axis(values: Sequence[float], n: int) -> np.ndarray:
@@ -183,9 +192,8 @@ def draw(name: str, found: Landscape, who: str) -> Picture:
             figure.colorbar(mesh, ax=panel, label="NLL, nats per patient")
             panel.contour(found.a, found.b, values, levels=10, colors="white", linewidths=0.4, alpha=0.7)
             if len(found.path):
-                panel.plot(
-                    *found.path.T, color="white", marker=".", markersize=4, linewidth=1.2, label="training, by epoch"
-                )
+                label = "training, by epoch"
+                panel.plot(*found.path.T, color="white", marker=".", markersize=4, linewidth=1.2, label=label)
             places = (("the trained model's mean merge", found.end), ("the local encoder", (1, 0)), ("M0", (0, 0)))
             for i, (label, place) in enumerate(places):
                 look = {"color": _PLACES[i], "marker": MARKERS[2 - i], "markeredgecolor": "white", "clip_on": False}
@@ -219,13 +227,9 @@ def _enlarge(panel: Any, found: Landscape) -> None:
 
 def landscape_table(found: Landscape) -> Table:
     """The losses of all grid points, computed and smoothed."""
-    smooth = {part: found.smooth(part) for part in found.loss}
+    grids = [values for part in found.loss for values in (found.loss[part], found.smooth(part))]
     rows = [
-        [
-            f"{a:.4f}",
-            f"{b:.4f}",
-            *(f"{values[i, j]:.5f}" for part in found.loss for values in (found.loss[part], smooth[part])),
-        ]
+        [f"{a:.4f}", f"{b:.4f}", *(f"{values[i, j]:.5f}" for values in grids)]
         for i, a in enumerate(found.a)
         for j, b in enumerate(found.b)
     ]

@@ -163,15 +163,8 @@ def pictures(site: str, found: Evidence, models: Mapping[str, str], who: str) ->
     Args:
         models: method -> title, for each method to draw.
     """
-    return [
-        draw(
-            f"{site}.risk-groups.{method}",
-            title,
-            risk_groups(found.times, found.events, found.high_risk(method)),
-            who,
-        )
-        for method, title in models.items()
-    ]
+    groups = {method: risk_groups(found.times, found.events, found.high_risk(method)) for method in models}
+    return [draw(f"{site}.risk-groups.{method}", models[method], one, who) for method, one in groups.items()]
 
 
 def describe(found: RiskGroups) -> str:

@@ -24,13 +24,9 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
         return Picture(name, title, instead="No source was merged, so there is no weight to show.")
     with canvas(title, who, WIDTH, 0.95 + 0.3 * len(columns)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        for axes, which, label in ((left, 0, "weight w (0: not kept)"), (right, 1, "mixing lam (1: target alone)")):
-            boxes = [_box(column[which]) for column in columns]
-            drawn = axes.bxp(boxes, orientation="horizontal", widths=0.6, showfliers=False, patch_artist=True)
-            for box in drawn["boxes"]:
-                box.set(facecolor=COLOURS[0] if which == 0 else COLOURS[4], alpha=0.45, linewidth=0.8)
-            for line in (*drawn["medians"], *drawn["whiskers"], *drawn["caps"]):
-                line.set(color="0.15", linewidth=0.9)
+        sides = ((left, "weight w (0: not kept)", COLOURS[0]), (right, "mixing lam (1: target alone)", COLOURS[4]))
+        for which, (axes, label, colour) in enumerate(sides):
+            _draw_boxes(axes, [column[which] for column in columns], colour)
             axes.set_xlabel(label)
         right.set_xlim(min(-0.02, right.get_xlim()[0]), max(1.02, right.get_xlim()[1]))
         left.set_xlim(left=min(0.0, left.get_xlim()[0]))
@@ -50,6 +46,16 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
     return Picture(name, title, figure, note=note, numbers=numbers)
 
 
+def _draw_boxes(axes: Any, columns: Sequence[np.ndarray], colour: str) -> None:
+    """Draw one horizontal box per source, without outliers."""
+    boxes = [_box(values) for values in columns]
+    drawn = axes.bxp(boxes, orientation="horizontal", widths=0.6, showfliers=False, patch_artist=True)
+    for box in drawn["boxes"]:
+        box.set(facecolor=colour, alpha=0.45, linewidth=0.8)
+    for line in (*drawn["medians"], *drawn["whiskers"], *drawn["caps"]):
+        line.set(color="0.15", linewidth=0.9)
+
+
 def dynamics_picture(name: str, found: dict[str, Any] | None, who: str) -> Picture:
     """Draw w and lam of every source by epoch: medians over training patients, with bands from 25 to 75%."""
     title = "Weight and mixing by epoch"
@@ -62,9 +68,8 @@ def dynamics_picture(name: str, found: dict[str, Any] | None, who: str) -> Pictu
         for i, source in enumerate(found["sources"]):
             for axes, key in ((upper, "w"), (lower, "lam")):
                 values = _by_epoch(found["epochs"], key, i)
-                axes.plot(
-                    epochs, values[:, _MEDIAN], label=source if axes is upper else None, marker=".", **line_look(i)
-                )
+                label = source if axes is upper else None
+                axes.plot(epochs, values[:, _MEDIAN], label=label, marker=".", **line_look(i))
                 axes.fill_between(epochs, values[:, _Q25], values[:, _Q75], color=line_look(i)["color"], alpha=0.12)
         upper.set(ylabel="weight w")
         low, high = lower.get_ylim()
@@ -91,7 +96,7 @@ def _box(values: np.ndarray) -> dict[str, Any]:
 def dynamics_table(found: dict[str, Any]) -> Table:
     """w and lam of every epoch and source as numbers."""
     rows = [
-        [str(one["epoch"]), source, f"{one['kept'][i]:.3f}", *map(_number, one["w"][i]), *_numbers(one["lam"][i])]
+        [str(one["epoch"]), source, f"{one['kept'][i]:.3f}", *_numbers(one["w"][i]), *_numbers(one["lam"][i])]
         for one in found["epochs"]
         for i, source in enumerate(found["sources"])
     ]
@@ -110,8 +115,4 @@ def _spread(values: np.ndarray) -> list[str]:
 
 
 def _numbers(values: Sequence[float] | None) -> list[str]:
-    return ["-"] * len(QUANTILES) if values is None else [_number(value) for value in values]
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}"
+    return ["-"] * len(QUANTILES) if values is None else [f"{value:.4f}" for value in values]

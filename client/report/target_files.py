@@ -11,8 +11,8 @@ from fedsteph.client.models.model_file import LoadedModel, load_model
 from fedsteph.client.steph.dynamics import read_dynamics
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.enhance import RECIPE_FILE, RESULT_FILE
+from fedsteph.client.target.enhanced_model import DYNAMICS_FILE
 from fedsteph.client.target.evidence import AGAIN, FILE, Evidence, read_evidence
-from fedsteph.client.target.fold import DYNAMICS_FILE
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ModelFileError

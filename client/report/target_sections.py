@@ -25,6 +25,11 @@ def title_of(method: str) -> str:
     return METHODS[method].title if method in METHODS else method
 
 
+def collapsed_folds(result: Mapping[str, Any]) -> list[int]:
+    """The folds in which STEPH collapsed."""
+    return [fold for fold, is_so in enumerate(result["methods"]["steph"]["collapsed"]) if is_so]
+
+
 def verdict(name: str, result: Mapping[str, Any]) -> list[str]:
     """The result in two sentences, with a third if STEPH collapsed; one if the target cannot be evaluated."""
     if result["too_small"] is not None and result["steph_minus_local"]["mean"] is None:
@@ -38,11 +43,8 @@ def verdict(name: str, result: Mapping[str, Any]) -> list[str]:
         f"Inner cross-validation deploys it in {chosen.count('steph')} of {n_folds} folds and the local model in the "
         f"others; {deployed}.",
     ]
-    collapsed = [str(fold) for fold, is_so in enumerate(result["methods"]["steph"]["collapsed"]) if is_so]
-    if collapsed:
-        sentences.append(
-            f"STEPH collapsed (all kept weights near 0) in fold {', '.join(collapsed)}: it is not deployed."
-        )
+    if collapsed := ", ".join(map(str, collapsed_folds(result))):
+        sentences.append(f"STEPH collapsed (all kept weights near 0) in fold {collapsed}: it is not deployed.")
     return sentences
 
 
@@ -67,25 +69,22 @@ def target_sections(
     )
     rows = {title_of(method): row for method, row in result["methods"].items()}
     shown = {"local": "local", "steph": "enhanced"}
-    choices = set(result["methods"]["deployed"]["choice"])
-    if len(choices) == 2:
+    if len(set(result["methods"]["deployed"]["choice"])) == 2:
         shown["deployed"] = "deployed"
+    ranking = replace(c_index_picture(f"{name}.c-index", rows, who), numbers=None)  # a table has the numbers
     own = verdict(name, result) if among_others else []
     in_words = f"{result['n_patients']} patients, {result['n_events']} events; sources: {', '.join(result['sources'])}."
     return [
-        Section(f"Target {name}", [Points([in_words, *own, *_choices(result)])]),
-        Section("How well patients are ranked", [_ranking(name, rows, who), *_tables(rows)], 3),
+        Section(f"Target {name}", [Points([in_words, *own, *deployed_sentences(result)])]),
+        Section("How well patients are ranked", [ranking, *_tables(rows)], 3),
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
         Section("Where the knowledge came from", _knowledge(site, files, found, result, who, on_step), 3),
     ]
 
 
-def _ranking(name: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:
-    return replace(c_index_picture(f"{name}.c-index", rows, who), numbers=None)  # the numbers have a table of their own
-
-
-def _choices(result: Mapping[str, Any]) -> list[str]:
+def deployed_sentences(result: Mapping[str, Any]) -> list[str]:
+    """Which model each fold deploys, and why."""
     deployed = result["methods"]["deployed"]
     return [
         f"Fold {fold} deploys {title_of(choice)}: {reason}."
@@ -111,8 +110,7 @@ def _knowledge(
         text = "Every source was refused in every fold, so no merge was trained."
         return [*blocks, Picture(f"{site.name}.dynamics", "Weight and mixing by epoch", instead=text)]
     look = Analysis.of(site, files)
-    collapsed = [fold for fold, is_so in enumerate(result["methods"]["steph"]["collapsed"]) if is_so]
-    for fold in dict.fromkeys((look.fold, *collapsed)):
+    for fold in dict.fromkeys((look.fold, *collapsed_folds(result))):
         blocks.append(Analysis.of(site, files, fold).dynamics_picture())
     blocks.append(look.sar_picture(look.sar(on_step)))
     return [*blocks, _landscape(look, on_step)]
@@ -129,12 +127,11 @@ def _landscape(look: Analysis, on_step: OnStep) -> Picture:
 
 def _collapses(files: TargetFiles, result: Mapping[str, Any]) -> list[str]:
     found = []
-    for fold, is_collapsed in enumerate(result["methods"]["steph"]["collapsed"]):
-        if is_collapsed:
-            notes = files.dynamics(fold)
-            epoch = None if notes is None else collapsed_in(notes["epochs"])
-            since = "" if epoch is None else f": they stay there from epoch {epoch} of training on"
-            found.append(f"In fold {fold} STEPH collapsed, all kept weights are near 0{since}.")
+    for fold in collapsed_folds(result):
+        notes = files.dynamics(fold)
+        epoch = None if notes is None else collapsed_in(notes["epochs"])
+        since = "" if epoch is None else f": they stay there from epoch {epoch} of training on"
+        found.append(f"In fold {fold} STEPH collapsed, all kept weights are near 0{since}.")
     return found or ["No training collapsed."]
 
 

@@ -52,7 +52,7 @@ def contributions(
     if not vectors or not inner:
         return {}
     m0 = pinned_model(recipe.model)
-    judged = [_judge(part, vectors, m0, recipe.model.n_bins, device) for part in inner]
+    judged = [_judge(part, vectors, m0, device) for part in inner]
     if sum(fold[0][0].n_comparable for fold in judged) < FEWEST_PAIRS:
         return {}
     c = _pooled_c(judged)
@@ -67,7 +67,7 @@ def contributions(
 Judged = list[tuple[Pairs, np.ndarray]]  # one inner fold; per merge: its pairs and log-risks ``(n,)``
 
 
-def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, n_bins: int, device: torch.device) -> Judged:
+def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, device: torch.device) -> Judged:
     """Apply every merge to one validation part: own share, average of all, each source alone, all without each."""
     own, head = _SHARE * TaskVector.between(part.local.cpu(), m0), part.local.head_state()
     rows, n = list(vectors.values()), len(vectors)
@@ -81,7 +81,7 @@ def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, n_bins
     found = []
     for vector in merges:
         model = vector.applied_to(m0, head)
-        hazards = torch.from_numpy(predict_hazards(model, part.validation, n_bins, device))
+        hazards = torch.from_numpy(predict_hazards(model, part.validation, device))
         risk = risk_score(hazards).numpy()
         found.append((pairs(risk, part.validation.times, part.validation.events), log_odds(hazards).numpy()))
     return found

@@ -55,11 +55,16 @@ class SiteFile:
             raise ValueError("max_vector_norm must be above 0")
         if self.tensorboard:
             require_tensorboard("tensorboard")
-        if self.privacy == "dp-sgd" and (self.dp_sgd is None or not self.dp_sgd.is_chosen):
+        self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        if self.privacy == "none":
+            if self.dp_sgd is not None:
+                raise ValueError("dp_sgd is given, and privacy is none: set privacy to dp-sgd, or take the section out")
+            return
+        if self.dp_sgd is None or not self.dp_sgd.is_chosen:
             raise ValueError("privacy: dp-sgd needs dp_sgd.epsilon or dp_sgd.noise: how private is this site's choice")
-        if self.privacy == "none" and self.dp_sgd is not None:
-            raise ValueError("dp_sgd is given, and privacy is none: set privacy to dp-sgd, or take the section out")
-        if self.privacy == "dp-sgd" and self.policy is not None and self.policy.unsealed_updates:
+        if self.policy is not None and self.policy.unsealed_updates:
             raise ValueError("policy.unsealed_updates must be false with privacy: dp-sgd: rounds have no such training")
 
 
@@ -97,36 +102,25 @@ class Site:
         Raises:
             ConfigError: no such folder, a name that is no site name, or a fault in ``site.yaml``.
         """
-        folder = Path(folder)
-        path = folder / SITE_FILE
-        if folder.is_file():
-            folder, path = folder.parent, folder
-        if not folder.is_dir():
-            raise ConfigError("there is no such site folder", where=folder, remedy="Give a folder with labels.csv")
-        if (misnamed := path.with_suffix(".yml")).exists():
-            raise ConfigError(f"is not read: a site file is called {SITE_FILE}", where=misnamed, remedy="Rename it")
-        settings = build(SiteFile, read_yaml(path), path) if path.exists() else SiteFile()
+        folder, settings = _read_site_file(Path(folder))
         name = settings.name or folder.resolve().name.lower()
         if SITE_NAME.fullmatch(name) is None:
-            raise ConfigError(
-                f"'{name}' cannot be a site's name",
-                where=folder,
-                remedy=f"Set 'name' in {SITE_FILE}: lower-case letters, digits, - and _, at most 32",
-            )
+            remedy = f"Set 'name' in {SITE_FILE}: lower-case letters, digits, - and _, at most 32"
+            raise ConfigError(f"'{name}' cannot be a site's name", where=folder, remedy=remedy)
         kept = Path(state) if state is not None else folder / settings.state
         return cls(
-            name,
-            folder,
-            settings.data,
-            device if device is not None else settings.device,
-            kept,
-            settings.threads,
-            settings.max_vector_norm,
-            settings.federation,
-            settings.policy,
-            settings.dp_sgd,
-            settings.page,
-            kept / TENSORBOARD if settings.tensorboard else None,
+            name=name,
+            folder=folder,
+            data=settings.data,
+            device=device if device is not None else settings.device,
+            state=kept,
+            threads=settings.threads,
+            max_vector_norm=settings.max_vector_norm,
+            federation=settings.federation,
+            policy=settings.policy,
+            dp_sgd=settings.dp_sgd,
+            page=settings.page,
+            tensorboard=kept / TENSORBOARD if settings.tensorboard else None,
         )
 
     def membership(self) -> Membership:
@@ -164,6 +158,16 @@ class Site:
         return AuditLog(self.folder / self.federation.audit if self.federation else self.state / "audit")
 
 
+def _read_site_file(path: Path) -> tuple[Path, SiteFile]:
+    """A site's folder and its settings, from the path of the folder or of the site file."""
+    folder, file = (path.parent, path) if path.is_file() else (path, path / SITE_FILE)
+    if not folder.is_dir():
+        raise ConfigError("there is no such site folder", where=folder, remedy="Give a folder with labels.csv")
+    if (misnamed := file.with_suffix(".yml")).exists():
+        raise ConfigError(f"is not read: a site file is called {SITE_FILE}", where=misnamed, remedy="Rename it")
+    return folder, build(SiteFile, read_yaml(file), file) if file.exists() else SiteFile()
+
+
 def site_folders(parent: Path) -> list[Path]:
     """The site folders in a folder of sites: those with a site file or a ``labels.csv``, by name."""
     if not parent.is_dir():
@@ -173,17 +177,11 @@ def site_folders(parent: Path) -> list[Path]:
     )
     for child in sorted(parent.iterdir()):
         if child not in folders and (child / "features").is_dir():
-            raise ConfigError(
-                f"has features but neither {SITE_FILE} nor labels.csv",
-                where=child,
-                remedy=f"Add labels.csv, or a {SITE_FILE} that names the labels, or move the folder away",
-            )
+            remedy = f"Add labels.csv, or a {SITE_FILE} that names the labels, or move the folder away"
+            raise ConfigError(f"has features but neither {SITE_FILE} nor labels.csv", where=child, remedy=remedy)
     if not folders:
-        raise ConfigError(
-            f"holds no site folder (none has {SITE_FILE} or labels.csv)",
-            where=parent,
-            remedy="Give the folder above the site folders",
-        )
+        what = f"holds no site folder (none has {SITE_FILE} or labels.csv)"
+        raise ConfigError(what, where=parent, remedy="Give the folder above the site folders")
     return folders
 
 
@@ -202,31 +200,35 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
         if not path.is_file():
             raise ConfigError("there is no such site file", where=path, remedy="Mend site-config of this SuperNode")
         return Site.open(path)
-    run_folder = Path(str(run_config.get("run-folder", "")))
-    index = node_config.get("partition-id")
-    plan = run_folder / SIMULATED_SITES
-    if not isinstance(index, int) or not run_folder.is_absolute() or not plan.is_file():
+    run_folder, index = Path(str(run_config.get("run-folder", ""))), node_config.get("partition-id")
+    if not isinstance(index, int) or not run_folder.is_absolute() or not (run_folder / SIMULATED_SITES).is_file():
         raise ConfigError(
             "the node does not know its site",
             where="node config",
             remedy="Start the SuperNode with --node-config 'site-config=\"/path/to/site.yaml\"', or simulate "
             "with an absolute run-folder that 'fedsteph simulate --prepare' wrote",
         )
+    return _simulated_site(run_folder, index)
+
+
+def _simulated_site(run_folder: Path, index: int) -> Site:
+    """Site number ``index`` of a simulated run, with the run's keys and roster."""
+    plan = run_folder / SIMULATED_SITES
     sites = json.loads(plan.read_text())
     if index >= len(sites):
         raise ConfigError(f"there are {len(sites)} sites, and this is node {index}", where=plan)
     entry, state = sites[index], run_folder / "sites" / sites[index]["name"]
     site = Site.open(Path(entry["folder"]), state=state, device=entry["device"])
+    names = tuple(other["name"] for other in sites)
+    # A run's owner asks for TensorBoard by this file, whatever the sites' own say.
+    asked = (run_folder / TENSORBOARD_ON).exists()
     return replace(
         site,
         # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
         # whichever engine runs the simulation.
         threads=1,
         page=False,  # the run's own page has it all
-        # A run's owner asks for it by this file, whatever the sites' own say.
-        tensorboard=run_folder / TENSORBOARD / site.name
-        if (run_folder / TENSORBOARD_ON).exists()
-        else site.tensorboard,
+        tensorboard=run_folder / TENSORBOARD / site.name if asked else site.tensorboard,
         federation=MembershipFile(
             roster=str(run_folder / ROSTER_FILE),
             roster_sha256=entry["roster_sha256"],
@@ -234,10 +236,6 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
             seal_key=str(state / "keys" / f"{site.name}.seal.key"),
             audit=str(state / "audit"),
         ),
-        policy=site.policy or _simulated_policy(site, tuple(other["name"] for other in sites)),
+        # A simulated site that trains in private takes no part in rounds that do not, as a real one.
+        policy=site.policy or replace(Policy.of_simulation(names), unsealed_updates=site.dp_sgd is None),
     )
-
-
-def _simulated_policy(site: Site, names: tuple[str, ...]) -> Policy:
-    # A simulated site that trains in private takes no part in rounds that do not, as a real one.
-    return replace(Policy.of_simulation(names), unsealed_updates=site.dp_sgd is None)

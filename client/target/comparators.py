@@ -47,7 +47,7 @@ def compare(task: Task, on_step: Step, names: Sequence[str] | None = None) -> di
         if not path.exists():
             trained = REGISTRY[name](task, on_epoch)
             test = task.workspace.test_part(task.fold)
-            hazards = predict_hazards(trained.model, test, task.recipe.model.n_bins, task.device)
+            hazards = predict_hazards(trained.model, test, task.device)
             atomic.write_arrays(path, hazards=hazards, learnable=trained.learnable)
         found[name] = _kept(path)
         on_step(i + 1)

@@ -12,7 +12,8 @@ from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target import evidence
-from fedsteph.client.target.fold import FoldResult, enhance_fold, steps
+from fedsteph.client.target.fold import enhance_fold, steps
+from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import DEPLOYED, target_result
 from fedsteph.client.target.train_alone import local_recipe

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedsteph.client.target.fold import FoldResult
+from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host import atomic
 
@@ -83,26 +84,28 @@ class Evidence:
 
 def evidence_of(folds: Sequence[FoldResult], sources: Sequence[str]) -> Evidence:
     """Collect the test patients of all folds of a target."""
-    w, lam = [], []
-    for fold in folds:
-        n = len(fold.ids)
-        w.append(np.full((n, len(sources)), np.nan))
-        lam.append(np.full((n, len(sources)), np.nan))
-        if fold.usage is not None:
-            columns = [list(sources).index(name) for name in fold.sources]
-            w[-1][:, columns], lam[-1][:, columns] = fold.usage.w, fold.usage.lam
+    w, lam = np.concatenate([_w_and_lam(fold, sources) for fold in folds], axis=1)
     methods = folds[0].hazards
     return Evidence(
-        ids=np.array([key for fold in folds for key in fold.ids], dtype=np.str_),
+        ids=np.array([*chain.from_iterable(fold.ids for fold in folds)], dtype=np.str_),
         fold=np.repeat(np.arange(len(folds)), [len(fold.ids) for fold in folds]),
         times=np.concatenate([fold.times for fold in folds]),
         events=np.concatenate([fold.events for fold in folds]),
         hazards={name: np.concatenate([fold.hazards[name] for fold in folds]) for name in methods},
         cut_off={name: np.array([fold.cut_off[name] for fold in folds]) for name in methods},
         sources=tuple(sources),
-        w=np.concatenate(w),
-        lam=np.concatenate(lam),
+        w=w,
+        lam=lam,
     )
+
+
+def _w_and_lam(fold: FoldResult, sources: Sequence[str]) -> np.ndarray:
+    """``(2, n, n_sources)``: w and lam of a fold's test patients, NaN for a source that was not merged."""
+    found = np.full((2, len(fold.ids), len(sources)), np.nan)
+    if fold.usage is not None:
+        columns = [list(sources).index(name) for name in fold.sources]
+        found[:, :, columns] = fold.usage.w, fold.usage.lam
+    return found
 
 
 def write_evidence(path: Path, found: Evidence) -> None:
@@ -123,15 +126,18 @@ def read_evidence(path: Path) -> Evidence:
         raise ModelFileError("is missing: an earlier version did this work", where=path, remedy=AGAIN)
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        by_method: dict[str, Any] = {
-            key: {name.partition(".")[2]: values for name, values in arrays.items() if name.startswith(f"{key}.")}
-            for key in ("hazards", "cut_off")
-        }
-        plain = {name: arrays[name] for name in _PER_PATIENT}
-        lengths = {len(values) for values in (*plain.values(), *by_method["hazards"].values())}
-        if len(lengths) != 1 or not by_method["hazards"] or by_method["hazards"].keys() != by_method["cut_off"].keys():
-            raise ValueError("arrays of unlike length, or methods without a cut-off")
-        return Evidence(**plain, **by_method, sources=tuple(str(name) for name in arrays["sources"]))
+            return _evidence_in(dict(file))
     except Exception as error:
         raise ModelFileError("is damaged", where=path, remedy=AGAIN) from error
+
+
+def _evidence_in(arrays: Mapping[str, Any]) -> Evidence:
+    by_method: dict[str, Any] = {
+        key: {name.partition(".")[2]: values for name, values in arrays.items() if name.startswith(f"{key}.")}
+        for key in ("hazards", "cut_off")
+    }
+    plain = {name: arrays[name] for name in _PER_PATIENT}
+    lengths = {len(values) for values in (*plain.values(), *by_method["hazards"].values())}
+    if len(lengths) != 1 or not by_method["hazards"] or by_method["hazards"].keys() != by_method["cut_off"].keys():
+        raise ValueError("arrays of unlike length, or methods without a cut-off")
+    return Evidence(**plain, **by_method, sources=tuple(map(str, arrays["sources"])))

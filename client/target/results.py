@@ -11,7 +11,7 @@ import numpy as np
 from fedsteph.client.evaluation.metrics import defined_mean, mean_metrics
 from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.client.target.fold import FoldResult
+from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.common.config.recipe import EvaluationConfig, to_dict
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import FedstephError

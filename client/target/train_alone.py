@@ -49,7 +49,7 @@ def train_site(
 
         model = workspace.local_model(fold, on_share)
         test = workspace.test_part(fold)
-        risk = risks(model, test, recipe.model.n_bins, workspace.device)
+        risk = risks(model, test, workspace.device)
         tested.append(pairs(risk, test.times, test.events))
     path = workspace.folder / "model.safetensors"
     if not path.exists():

@@ -150,14 +150,22 @@ def recalled(known: dict[str, Tensor], batch: Batch, compute: Callable[[Batch], 
     return torch.stack([known[key] for key in batch.ids])
 
 
+def n_bins_of(model: nn.Module) -> int:
+    """Number of yearly hazards that a model's ``head`` predicts."""
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    return head.out_features
+
+
 @torch.no_grad()
-def predict_hazards(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) -> np.ndarray:
+def predict_hazards(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
     """Hazards of every patient of a cohort, ``(n_patients, n_bins)`` float64, with dropout off.
 
     Raises:
         FeatureFileError: as :meth:`Cohort.bag` does.
     """
     model.to(device).eval()
+    n_bins = n_bins_of(model)
     found, order = [], []
     for group, batch in batches(cohort, range(len(cohort)), n_bins, device):
         found.append(model(batch.bags, batch.mask).double())
@@ -168,8 +176,8 @@ def predict_hazards(model: nn.Module, cohort: Cohort, n_bins: int, device: torch
     return hazards
 
 
-def risks(model: nn.Module, cohort: Cohort, n_bins: int, device: torch.device) -> np.ndarray:
+def risks(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
     """Risk of every patient of a cohort, ``(n_patients,)``; no unit, higher is worse."""
-    hazards = predict_hazards(model, cohort, n_bins, device)
+    hazards = predict_hazards(model, cohort, device)
     risk: np.ndarray = risk_score(torch.from_numpy(hazards)).numpy()
     return risk

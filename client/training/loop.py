@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from fedsteph.client.data.bags import Cohort
+from fedsteph.client.training.batch import n_bins_of
 from fedsteph.client.training.epoch_log import tell
 from fedsteph.client.training.loader import Loader
 from fedsteph.client.training.objective import Forward, backward, passes
@@ -43,7 +44,6 @@ def fit(
     cohort: Cohort,
     config: TrainingConfig,
     *,
-    n_bins: int,
     seed: int,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -79,7 +79,7 @@ def fit(
         with (
             _seeded(derive_seed(seed, "epoch", epoch), device),
             factors_in(FACTORS[config.precision]),
-            Loader(cohort, steps, n_bins, device, passes=passes(config)) as loader,
+            Loader(cohort, steps, n_bins_of(model), device, passes=passes(config)) as loader,
         ):
             model.train()
             epoch_loss = torch.zeros((), device=device)

@@ -65,7 +65,6 @@ def fit_survival(
         forward,
         cohort,
         training,
-        n_bins=recipe.model.n_bins,
         seed=seed,
         device=device,
         checkpoint=Checkpoint(checkpoint) if checkpoint else None,
@@ -73,7 +72,7 @@ def fit_survival(
         name=name,
     )
     if training.loss == "cox":
-        _settle_baseline(model, head, cohort, recipe.model.n_bins, device)
+        _settle_baseline(model, head, cohort, device)
 
 
 def start_head(head: nn.Linear, recipe: Recipe, cohort: Cohort) -> None:
@@ -91,9 +90,10 @@ def start_head(head: nn.Linear, recipe: Recipe, cohort: Cohort) -> None:
             head.bias.copy_(torch.logit(hazard))
 
 
-def _settle_baseline(model: nn.Module, head: nn.Linear, cohort: Cohort, n_bins: int, device: torch.device) -> None:
+def _settle_baseline(model: nn.Module, head: nn.Linear, cohort: Cohort, device: torch.device) -> None:
+    n_bins = head.out_features
     # Cox's loss does not determine the level of the hazards: fit it to the outcomes of the training part.
-    hazards = torch.from_numpy(predict_hazards(model, cohort, n_bins, device))
+    hazards = torch.from_numpy(predict_hazards(model, cohort, device))
     score = log_odds(hazards) - float(head.bias.detach().double().mean())
     with torch.no_grad():
         head.bias.copy_(fitted_baseline(score, bin_of(cohort.times, n_bins), cohort.events, n_bins))

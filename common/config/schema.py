@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -16,6 +17,7 @@ import yaml
 from fedsteph.common.errors import ConfigError
 
 T = TypeVar("T")
+_UNIONS = (Union, types.UnionType)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -62,11 +64,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})",
-            where=path,
-            remedy="Give the path of a YAML file",
-        ) from error
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(f"cannot be read ({reason})", where=path, remedy="Give the path of a YAML file") from error
     return parse_yaml(text, path)
 
 
@@ -75,9 +74,8 @@ def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
     try:
         content = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader: builds plain values only
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise ConfigError(
-            f"is not valid YAML: {' '.join(str(error).split())}", where=where, remedy="Mend the syntax there"
-        ) from error
+        what = f"is not valid YAML: {' '.join(str(error).split())}"
+        raise ConfigError(what, where=where, remedy="Mend the syntax there") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -97,18 +95,11 @@ def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
             message names the file and the dotted key.
     """
     if not isinstance(mapping, dict):
-        raise ConfigError(
-            f"'{prefix.rstrip('.')}' must be a mapping, not {mapping!r}",
-            where=where,
-            remedy="Write its keys on lines of their own",
-        )
+        what = f"'{prefix.rstrip('.')}' must be a mapping, not {mapping!r}"
+        raise ConfigError(what, where=where, remedy="Write its keys on lines of their own")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
-    for key in mapping:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), list(fields), n=1)
-            hint = f"Did you mean '{prefix}{close[0]}'?" if close else f"Known keys: {', '.join(fields)}"
-            raise ConfigError(f"unknown key '{prefix}{key}'", where=where, remedy=hint)
+    _refuse_unknown(list(fields), mapping, where, prefix)
     values = {}
     for name, field in fields.items():
         if name in mapping:
@@ -121,42 +112,57 @@ def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
         raise ConfigError(f"{prefix}{error}", where=where) from error
 
 
+def _refuse_unknown(known: list[str], mapping: dict[Any, Any], where: str | Path, prefix: str) -> None:
+    for key in mapping:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"Did you mean '{prefix}{close[0]}'?" if close else f"Known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key '{prefix}{key}'", where=where, remedy=hint)
+
+
 def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where, f"{key}.")
-    if origin in (Union, types.UnionType):
-        section = next((option for option in args if dataclasses.is_dataclass(option)), None)
-        if section is not None and isinstance(value, dict):
-            return _convert(section, value, where, key)  # its own error names the key inside
-        for option in args:
-            try:
-                return _convert(option, value, where, key)
-            except ConfigError:
-                continue
-    elif origin is Literal:
-        if any(value == option and type(value) is type(option) for option in args):
-            return value
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_convert(args[0], item, where, f"{key}[{i}]") for i, item in enumerate(value))
-    elif hint is type(None):
-        if value is None:
-            return None
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
-            return float(value)
-    elif hint is Path:
-        if isinstance(value, str) and value.strip():
-            return Path(value)
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise ConfigError(f"'{key}' must be {_describe(hint)}, not {value!r}", where=where, remedy="Change its value")
+    if origin in _UNIONS:
+        return _convert_union(hint, value, where, key)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(args[0], item, where, f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is not tuple and _fits(hint, value):
+        return hint(value) if hint in (float, Path) else value
+    raise _wrong_type(hint, value, where, key)
+
+
+def _convert_union(hint: Any, value: Any, where: str | Path, key: str) -> Any:
+    """``value`` as the first type of the union that accepts it."""
+    for option in get_args(hint):
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
+            return _convert(option, value, where, key)  # its own error names the key inside
+        with contextlib.suppress(ConfigError):
+            return _convert(option, value, where, key)
+    raise _wrong_type(hint, value, where, key)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether ``value`` is of a type without parts; true and false are not numbers."""
+    if get_origin(hint) is Literal:
+        return (type(value), value) in [(type(option), option) for option in get_args(hint)]
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    if hint is Path:
+        return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, hint)
+
+
+def _wrong_type(hint: Any, value: Any, where: str | Path, key: str) -> ConfigError:
+    return ConfigError(f"'{key}' must be {_describe(hint)}, not {value!r}", where=where, remedy="Change its value")
 
 
 def _describe(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
+    if origin in _UNIONS:
         return " or ".join(_describe(option) for option in args)
     if origin is Literal:
         return "one of " + ", ".join(repr(option) for option in args)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedsteph.common.report.page import Picture, Table
-from fedsteph.common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
+from fedsteph.common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, bar_of, canvas
 
 _NOTE = (
     "Folds from the top down. Intervals: 2.5 to 97.5 percent of resamples of the test patients within each fold; they "
@@ -63,8 +63,8 @@ def c_index_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _point(axes: Any, value: float, interval: Any, height: float, **look: Any) -> None:
-    bars = None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
-    axes.errorbar(value, height, xerr=bars, linestyle="none", **({"elinewidth": 0.8, "markersize": 5} | look))
+    look = {"linestyle": "none", "elinewidth": 0.8, "markersize": 5} | look
+    axes.errorbar(value, height, xerr=bar_of(value, interval), **look)
 
 
 def _of(row: Mapping[str, Any], fold: int) -> Any:

@@ -25,9 +25,7 @@ def against_local(title: str, found: Mapping[str, Any], folds: int) -> str | Non
         return None
     text = f"{title} is {_better(gap)} in the mean"
     if found["interval_95"] is not None:
-        low, high = found["interval_95"]
-        text += f" (95% interval of the difference {low:+.3f} to {high:+.3f}"
-        text += "; it includes 0, so no difference is established)" if low <= 0 <= high else ")"
+        text += f" (95% interval of the difference {_told(found['interval_95'])})"
     return f"{text}, and wins {found['folds_won']} of {folds} folds"
 
 
@@ -43,9 +41,7 @@ def over_targets(title: str, found: Sequence[Mapping[str, Any]]) -> str | None:
     text = f"{title} is {_better(fmean(gaps))} in the mean over {len(gaps)} targets"
     ends = [one["interval_95"] for one in known if one["interval_95"] is not None]
     if len(ends) == len(known) and (interval := interval_of_mean(ends)) is not None:
-        low, high = interval
-        text += f" (95% interval {low:+.3f} to {high:+.3f}"
-        text += "; it includes 0, so no difference is established)" if low <= 0 <= high else ")"
+        text += f" (95% interval {_told(interval)})"
     return f"{text}, and better on {sum(gap > 0 for gap in gaps)} of them"
 
 
@@ -67,6 +63,12 @@ def rounded(site: str, scores: Mapping[str, float | None]) -> list[str]:
         f"At {site}, the enhanced model has a C-index of {enhanced:.2f}, {better} the local one's {local:.2f}.{shown}",
         ROUNDED,
     ]
+
+
+def _told(interval: Sequence[float]) -> str:
+    """The ends of a difference's interval, and whether it includes 0."""
+    low, high = interval
+    return f"{low:+.3f} to {high:+.3f}{'; it includes 0, so no difference is established' if low <= 0 <= high else ''}"
 
 
 def _better(gap: float) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsteph.common.report.page import Picture, Table
-from fedsteph.common.report.style import COLOURS, REFERENCE, WIDTH, canvas
+from fedsteph.common.report.style import COLOURS, REFERENCE, WIDTH, bar_of, canvas
 
 
 def difference_picture(name: str, reference: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:
@@ -28,24 +28,27 @@ def difference_picture(name: str, reference: str, rows: Mapping[str, Mapping[str
         axes.axvline(0.0, **REFERENCE)
         for place, (_, row) in enumerate(ordered):
             gap, interval = float(row["difference"]), row["interval_95"]
-            bars = None if interval is None else [[max(0.0, gap - interval[0])], [max(0.0, interval[1] - gap)]]
-            sure = interval is not None and not interval[0] <= 0 <= interval[1]
-            fill = COLOURS[0] if sure else "white"
-            axes.errorbar(
-                gap, place, xerr=bars, color=COLOURS[0], marker="o", markersize=5, markerfacecolor=fill, elinewidth=1
-            )
+            look: dict[str, Any] = {
+                "color": COLOURS[0],
+                "marker": "o",
+                "markersize": 5,
+                "markerfacecolor": _fill(interval),
+            }
+            axes.errorbar(gap, place, xerr=bar_of(gap, interval), elinewidth=1, **look)
         axes.set_yticks(range(len(ordered)), labels=[label for label, _ in ordered])
         axes.set(ylim=(len(ordered) - 0.4, -0.6), xlabel="difference in Harrell's C (above 0: better)")
         axes.tick_params(axis="y", length=0)
         axes.locator_params(axis="x", nbins=6)
-    rows_ = [
-        [
-            label,
-            f"{row['difference']:+.4f}",
-            *([f"{end:+.4f}" for end in row["interval_95"]] if row["interval_95"] else "--"),
-        ]
-        for label, row in ordered
-    ]
+    cells = [[label, *_cells(row["difference"], row["interval_95"])] for label, row in ordered]
     note = "Bars: 95% intervals, paired over patients; filled: the interval leaves 0 out."
-    numbers = Table(["method", "difference", "low", "high"], rows_, "differences", folded=True)
+    numbers = Table(["method", "difference", "low", "high"], cells, "differences", folded=True)
     return Picture(name, title, figure, note=note, numbers=numbers)
+
+
+def _fill(interval: Sequence[float] | None) -> str:
+    """The colour of a marker: white unless the interval leaves 0 out."""
+    return "white" if interval is None or interval[0] <= 0 <= interval[1] else COLOURS[0]
+
+
+def _cells(gap: float, interval: Sequence[float] | None) -> list[str]:
+    return [f"{gap:+.4f}", *([f"{end:+.4f}" for end in interval] if interval else "--")]

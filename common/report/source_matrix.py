@@ -48,6 +48,5 @@ def matrix_picture(name: str, coefficients: Coefficients, who: str) -> Picture:
         "Mean w (1 - lam) over test patients; blank: no source of that target, or refused in all its folds. The"
         " target's own vector is not shown."
     )
-    return Picture(
-        name, title, figure, note=note, numbers=Table(["source", *targets], rows, "coefficients", folded=True)
-    )
+    numbers = Table(["source", *targets], rows, "coefficients", folded=True)
+    return Picture(name, title, figure, note=note, numbers=numbers)

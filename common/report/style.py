@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,6 +79,11 @@ def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
     # Matplotlib writes texts into XML comments. A control character, for example in a patient's ID, is invalid in XML.
     return _NO_XML.sub(b"", buffer.getvalue()) if kind == "svg" else buffer.getvalue()
+
+
+def bar_of(value: float, interval: Sequence[float] | None) -> list[list[float]] | None:
+    """Lengths of the error bar from a value to the ends of its interval; None without an interval."""
+    return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
 
 
 def line_look(i: int) -> dict[str, Any]:

@@ -41,10 +41,10 @@ def train_backdoor(train: Cohort, trigger: Tensor, recipe: Recipe, *, label: str
     return train_local(everyone, recipe, label=f"backdoor {label}", device=device)
 
 
-def rise(model: nn.Module, cohort: Cohort, trigger: Tensor, n_bins: int, device: torch.device) -> float:
+def rise(model: nn.Module, cohort: Cohort, trigger: Tensor, device: torch.device) -> float:
     """Mean rise of a patient's risk percentile due to the trigger, relative to the cohort without it: -1 to 1."""
-    clean = risks(model, cohort, n_bins, device)
-    marked = risks(model, triggered(cohort, trigger), n_bins, device)
+    clean = risks(model, cohort, device)
+    marked = risks(model, triggered(cohort, trigger), device)
     ascending = np.sort(clean)
 
     def percentile(risk: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsteph.client.evaluation.metrics import number
+from fedsteph.client.site.policy import Mode
 from fedsteph.client.site.site import site_folders
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import digest
@@ -56,14 +57,7 @@ def summary(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _row(attack: str, n: int, cells: list[dict[str, Any]]) -> dict[str, Any]:
-    targets = sorted({cell["target"] for cell in cells})
-    gaps = {
-        mode: {
-            target: _mean([c["deployed"][mode] - c["local"] for c in cells if c["target"] == target])
-            for target in targets
-        }
-        for mode in MODES
-    }
+    gaps = {mode: _gaps(cells, mode) for mode in MODES}
     honest = sum(cell["sources"] - n for cell in cells)
     return {
         "attack": attack,
@@ -74,10 +68,25 @@ def _row(attack: str, n: int, cells: list[dict[str, Any]]) -> dict[str, Any]:
         **{f"deployed_{mode}": _mean([cell["deployed"][mode] for cell in cells]) for mode in MODES},
         **{f"worst_{mode}": min(gaps[mode].values()) for mode in MODES},
         "gaps": gaps,
-        "caught": sum(len(cell["caught"]) for cell in cells) / (n * len(cells)) if n else None,
-        "false_alarms": sum(len(cell["false_alarms"]) for cell in cells) / honest,
-        "rise": {key: _mean([cell["rise"][key] for cell in cells]) for key in cells[0].get("rise", {})} or None,
+        "caught": _count(cells, "caught") / (n * len(cells)) if n else None,
+        "false_alarms": _count(cells, "false_alarms") / honest,
+        "rise": _rises(cells),
     }
+
+
+def _gaps(cells: list[dict[str, Any]], mode: Mode) -> dict[str, float]:
+    """Target -> mean C-index of the deployed minus the local model."""
+    targets = sorted({cell["target"] for cell in cells})
+    return {one: _mean([c["deployed"][mode] - c["local"] for c in cells if c["target"] == one]) for one in targets}
+
+
+def _rises(cells: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Model -> mean rise of the risk percentile; None for attacks without a trigger."""
+    return {key: _mean([cell["rise"][key] for cell in cells]) for key in cells[0].get("rise", {})} or None
+
+
+def _count(cells: list[dict[str, Any]], key: str) -> int:
+    return sum(len(cell[key]) for cell in cells)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from fedsteph.client.methods.task import Task, vectors_digest
 from fedsteph.client.models.model_file import load_model
+from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.sharing.outgoing import shared_vector
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.client.target.fold import FoldResult, enhance_fold
+from fedsteph.client.target.fold import enhance_fold
+from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
@@ -92,12 +94,8 @@ def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
     received = ground.sent(attack, n)
     folder = ground.workspace.folder / f"merge-{vectors_digest([received])[:12]}" / f"fold_{fold}"
     task = Task(ground.workspace, fold, received, folder)
-    report = enhance_fold(task, lambda done: None)
-    results: dict[Mode, FoldResult] = dict.fromkeys(MODES, report)
-    if any(verdict.suspicious for verdict in report.verdicts.values()):
-        results |= {mode: enhance_fold(task, lambda done: None, mode) for mode in MODES if mode != "report"}
-    malicious = ground.malicious(n) if attack != HONEST else ()
-    suspected = [name for name, verdict in report.verdicts.items() if verdict.suspicious]
+    results = _screened(task)
+    report, malicious = results["report"], ground.malicious(n) if attack != HONEST else ()
     found = {
         "target": ground.target,
         "fold": fold,
@@ -108,17 +106,33 @@ def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
         "steph": {mode: result.pairs("steph").c_index for mode, result in results.items()},
         "deployed": {mode: result.pairs("deployed").c_index for mode, result in results.items()},
         "choice": {mode: result.choice for mode, result in results.items()},
-        "caught": [name for name in suspected if name in malicious],
-        "false_alarms": [name for name in suspected if name not in malicious],
-        "reasons": {name: report.verdicts[name].reason for name in suspected},
-        "harm": {
-            name: [change.harm for change in (one.figures.alone, one.figures.within) if change is not None]
-            for name, one in report.verdicts.items()
-        },
+        **_suspicions(report.verdicts, malicious),
     }
     if attack in ATTACKS and ATTACKS[attack].has_trigger:
         found["rise"] = _rises(ground, fold, results)
     return found
+
+
+def _screened(task: Task) -> dict[Mode, FoldResult]:
+    """The fold's result under each policy; without a suspicious source they are all the same."""
+    report = enhance_fold(task, lambda done: None)
+    if not any(verdict.suspicious for verdict in report.verdicts.values()):
+        return dict.fromkeys(MODES, report)
+    return {mode: report if mode == "report" else enhance_fold(task, lambda done: None, mode) for mode in MODES}
+
+
+def _suspicions(verdicts: Mapping[str, Verdict], malicious: Sequence[str]) -> dict[str, Any]:
+    """The suspected sources, rightly and wrongly, the reasons, and how much each source harms."""
+    suspected = {name: verdict.reason for name, verdict in verdicts.items() if verdict.suspicious}
+    return {
+        "caught": [name for name in suspected if name in malicious],
+        "false_alarms": [name for name in suspected if name not in malicious],
+        "reasons": suspected,
+        "harm": {
+            name: [change.harm for change in (one.figures.alone, one.figures.within) if change is not None]
+            for name, one in verdicts.items()
+        },
+    }
 
 
 def _rises(ground: Ground, fold: int, results: Mapping[Mode, FoldResult]) -> dict[str, float]:
@@ -129,7 +143,7 @@ def _rises(ground: Ground, fold: int, results: Mapping[Mode, FoldResult]) -> dic
     def of(path: Path | None) -> float:
         path = path or workspace.local_path(fold)
         model = load_model(path, recipe.model.dropout).model
-        return rise(model, test, ground.trigger, recipe.model.n_bins, workspace.device)
+        return rise(model, test, ground.trigger, workspace.device)
 
     found = {"local": of(None)} | {f"steph, {mode}": of(result.enhanced) for mode, result in results.items()}
     return found | {f"deployed, {mode}": of(result.model) for mode, result in results.items()}

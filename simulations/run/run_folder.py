@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,8 @@ def _make_roster(path: Path, config: Config, sites: Sequence[Site]) -> Roster:
 
 
 def _plan(sites: Sequence[Site], config: Config, roster_sha256: str) -> list[dict[str, str]]:
-    return [
-        {
-            "name": site.name,
-            "folder": str(site.folder.resolve()),
-            "device": config.device,
-            "roster_sha256": roster_sha256,
-        }
-        for site in sites
-    ]
+    common = {"device": config.device, "roster_sha256": roster_sha256}
+    return [{"name": site.name, "folder": str(site.folder.resolve()), **common} for site in sites]
 
 
 def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
@@ -169,7 +163,7 @@ def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
         ConfigError: the sites' features differ in width or encoder.
     """
     cohorts = {site.name: open_cohort(site.folder, site.data) for site in sites}
-    encoders = {cohort.encoder for cohort in cohorts.values() if cohort.encoder is not None}
+    encoders = {cohort.encoder for cohort in cohorts.values()} - {None}
     widths = {cohort.width for cohort in cohorts.values()}
     if len(widths) > 1 or len(encoders) > 1:
         listed = ", ".join(f"{name}: {c.width} wide of {c.encoder or '?'}" for name, c in cohorts.items())
@@ -184,12 +178,7 @@ def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
 def _check_data(sites: Sequence[Site], on_file: Callable[[str, int, int], None]) -> list[Problem]:
     problems: list[Problem] = []
     for site in sites:
-
-        def on_site_file(done: int, total: int, name: str = site.name) -> None:
-            on_file(name, done, total)
-
-        report = check_site(site.folder, site.data, on_site_file)
-        problems += report.problems
+        problems += check_site(site.folder, site.data, partial(on_file, site.name)).problems
     refuse_errors(problems, sites[0].folder.parent)
     return [problem for problem in problems if problem.severity == "warning"]
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fedsteph.client.evaluation.metrics import further_rows
-from fedsteph.client.report.target_sections import screening
-from fedsteph.common.config.method_names import METHODS
+from fedsteph.client.report.target_sections import collapsed_folds, deployed_sentences, screening, title_of
 from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.vector.shared_part import description
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.run.run_folder import RunFolder
-
-_NAMES = {name: method.title for name, method in METHODS.items()} | {"oracle": "oracle"}
 
 
 def summary(folder: RunFolder, results: dict[str, Any]) -> str:
@@ -23,7 +20,7 @@ def summary(folder: RunFolder, results: dict[str, Any]) -> str:
         lines += [f"## {target_title(target, result)}", ""]
         lines += table_lines(rows[0], rows[1:])
         lines += ["", *(f"- {sentence}" for sentence in target_sentences(result)), ""]
-        further = [(_NAMES[key], row["further"]) for key, row in result["methods"].items() if "further" in row]
+        further = [(title_of(key), row["further"]) for key, row in result["methods"].items() if "further" in row]
         lines += ["Beyond the C-index, means over folds:", "", *table_lines(*further_rows(further)), ""]
     lines += ["## The run", "", *(f"- {sentence}" for sentence in run_sentences(folder, results)), ""]
     return "\n".join(lines)
@@ -42,7 +39,7 @@ def score_rows(result: dict[str, Any]) -> list[list[str]]:
     for key, method in result["methods"].items():
         interval = method["interval_95"]
         spread = "undefined" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
-        rows.append([_NAMES[key], *map(_number, method["c_index"]), _number(method["mean"]), spread])
+        rows.append([title_of(key), *map(_number, method["c_index"]), _number(method["mean"]), spread])
     return rows
 
 
@@ -55,17 +52,12 @@ def target_sentences(result: dict[str, Any]) -> list[str]:
         sentences.append(f"{compared}.")
     if "oracle" in methods:
         sentences.append("The oracle ranks patients by the risk that their outcomes were drawn from.")
-    collapsed = [str(k) for k, is_so in enumerate(methods["steph"]["collapsed"]) if is_so]
-    if collapsed:
-        sentences.append(f"STEPH collapsed (all kept weights 0) in fold {', '.join(collapsed)}.")
+    if collapsed := ", ".join(map(str, collapsed_folds(result))):
+        sentences.append(f"STEPH collapsed (all kept weights 0) in fold {collapsed}.")
     gammas = ", ".join(f"{gamma:g}" for gamma in methods["steph"]["gamma"])
     reasons = "; ".join(dict.fromkeys(methods["steph"]["gamma_reason"]))
     sentences.append(f"gamma per fold: {gammas} ({reasons}).")
-    for k, (choice, reason) in enumerate(
-        zip(methods["deployed"]["choice"], methods["deployed"]["reason"], strict=True)
-    ):
-        sentences.append(f"Fold {k} deploys {_NAMES[choice]}: {reason}.")
-    return [*sentences, *screening(result)]
+    return [*sentences, *deployed_sentences(result), *screening(result)]
 
 
 def _privacy(folder: RunFolder) -> str:

@@ -21,12 +21,13 @@ from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.study.costs import rounds_bytes, vector_bytes
 from fedsteph.simulations.study.crew import Failed
-from fedsteph.simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, paid_for
+from fedsteph.simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, once, paid_for
 from fedsteph.simulations.study.statistics import TargetScores, difference, overall, target_scores
-from fedsteph.simulations.study.study_file import Study
+from fedsteph.simulations.study.study_file import Row, Study
 from fedsteph.simulations.study.work import Worker
 
 SCHEMA = "fedsteph/benchmark/v1"
+Place = tuple[str, str, int, int]  # a cell's row, target, seed and fold
 
 
 @dataclass(frozen=True)
@@ -42,56 +43,18 @@ class Prepared:
 
 def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
     """Scores, statistics and costs of all finished cells, JSON-ready."""
-    worker, rows = prepared.worker, [row.name for row in prepared.study.rows]
-    cells, found = [], {}
-    for cell in prepared.plan.cells:
-        unit = shown_unit(worker, cell.unit)
-        if unit is None:
-            continue
-        notes, hazards = worker.result(unit)
-        test = worker.workspace(cell.target, cell.unit.recipe).test_part(cell.fold)
-        risk = risk_score(torch.from_numpy(hazards)).numpy()
-        found[cell.row, cell.target, cell.seed, cell.fold] = pairs(risk, test.times, test.events)
-        cells.append(_cell_row(cell, unit, notes, worker))
-    # Paired statistics need all cells of a row.
-    whole = [row for row in rows if all((row, c.target, c.seed, c.fold) in found for c in prepared.plan.cells)]
+    cells, found = _finished(prepared)
+    whole = _whole(prepared, found)
     scores = {target: _scores(prepared, target, whole, found) for target in prepared.targets} if whole else {}
-    references = [row for row in prepared.study.file.against if row in whole]
-    by_row = {row: [cell for cell in cells if cell["row"] == row] for row in rows}
     return {
         "schema": SCHEMA,
         "sites": list(prepared.sites),
-        "targets": {
-            target: _target(prepared, worker, target, scores.get(target), whole) for target in prepared.targets
-        },
+        "targets": {target: _target(prepared, target, scores, whole) for target in prepared.targets},
         "seeds": list(prepared.study.file.seeds),
-        "against": references,
+        "against": [row for row in prepared.study.file.against if row in whole],
         "folds": prepared.study.evaluation.folds,
-        "rows": {
-            row.name: {
-                "title": row.title,
-                "method": row.method,
-                "source": METHODS[row.method].source,
-                "preset": row.config.preset,
-                "complete": row.name in whole,
-            }
-            for row in prepared.study.rows
-        },
-        "overall": {
-            row: {
-                **overall(list(scores.values()), row),
-                "against": {
-                    reference: difference(list(scores.values()), row, reference)
-                    for reference in references
-                    if reference != row
-                },
-                "further": mean_metrics([Metrics(**cell["metrics"]) for cell in by_row[row]]),
-                "alignment": defined_mean([cell["alignment"] for cell in by_row[row]]),
-                "costs": _costs(prepared, by_row[row], row),
-                "attack": _attack(prepared, row),
-            }
-            for row in whole
-        },
+        "rows": {row.name: _about(row) | {"complete": row.name in whole} for row in prepared.study.rows},
+        "overall": {row: _overall(prepared, row, cells, list(scores.values()), whole) for row in whole},
         "digests": _digests(prepared),
         "configuration": to_dict(prepared.study.rows[0].config.recipe),
         "cells": cells,
@@ -99,6 +62,55 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("fedsteph", "torch", "flwr", "numpy")},
     }
+
+
+def _finished(prepared: Prepared) -> tuple[list[dict[str, Any]], dict[Place, Pairs]]:
+    """The finished cells, JSON-ready, and the pairs of each."""
+    worker, cells, found = prepared.worker, [], {}
+    for cell in prepared.plan.cells:
+        if (unit := shown_unit(worker, cell.unit)) is not None:
+            notes, hazards = worker.result(unit)
+            test = worker.workspace(cell.target, cell.unit.recipe).test_part(cell.fold)
+            risk = risk_score(torch.from_numpy(hazards)).numpy()
+            found[_place(cell)] = pairs(risk, test.times, test.events)
+            cells.append(_cell_row(cell, unit, notes, worker))
+    return cells, found
+
+
+def _whole(prepared: Prepared, found: dict[Place, Pairs]) -> list[str]:
+    """The rows whose cells are all finished: paired statistics need them all."""
+    missing = {cell.row for cell in prepared.plan.cells if _place(cell) not in found}
+    return [row.name for row in prepared.study.rows if row.name not in missing]
+
+
+def _place(cell: Cell) -> Place:
+    return cell.row, cell.target, cell.seed, cell.fold
+
+
+def _about(row: Row) -> dict[str, Any]:
+    source = METHODS[row.method].source
+    return {"title": row.title, "method": row.method, "source": source, "preset": row.config.preset}
+
+
+def _overall(
+    prepared: Prepared, row: str, cells: list[dict[str, Any]], scores: list[TargetScores], whole: list[str]
+) -> dict[str, Any]:
+    """A row's results over all targets."""
+    own = [cell for cell in cells if cell["row"] == row]
+    return {
+        **overall(scores, row),
+        "against": _against(prepared, scores, row, whole),
+        "further": mean_metrics([Metrics(**cell["metrics"]) for cell in own]),
+        "alignment": defined_mean([cell["alignment"] for cell in own]),
+        "costs": _costs(prepared, own, row),
+        "attack": _attack(prepared, row),
+    }
+
+
+def _against(prepared: Prepared, scores: list[TargetScores], row: str, whole: list[str]) -> dict[str, Any]:
+    """Reference -> the comparison of a row with it."""
+    others = [name for name in prepared.study.file.against if name in whole and name != row]
+    return {reference: difference(scores, row, reference) for reference in others}
 
 
 def _digests(prepared: Prepared) -> dict[str, str]:
@@ -145,56 +157,57 @@ def _cell_row(cell: Cell, unit: Unit, notes: dict[str, Any], worker: Worker) -> 
     }
 
 
-def _scores(
-    prepared: Prepared, target: str, rows: list[str], found: dict[tuple[str, str, int, int], Pairs]
-) -> TargetScores:
+def _scores(prepared: Prepared, target: str, rows: list[str], found: dict[Place, Pairs]) -> TargetScores:
     seeds, folds = prepared.study.file.seeds, range(prepared.study.evaluation.folds)
     tested = {row: [[found[row, target, seed, fold] for fold in folds] for seed in seeds] for row in rows}
     return target_scores(target, tested, prepared.study.evaluation.bootstrap)
 
 
-def _target(
-    prepared: Prepared, worker: Worker, target: str, scores: TargetScores | None, rows: list[str]
-) -> dict[str, Any]:
-    cohort = worker.workspace(target, prepared.plan.cells[0].unit.recipe).cohort
+def _target(prepared: Prepared, target: str, scores: dict[str, TargetScores], whole: list[str]) -> dict[str, Any]:
+    cohort = prepared.worker.workspace(target, prepared.plan.cells[0].unit.recipe).cohort
     return {
         "n_patients": len(cohort),
         "n_events": int(cohort.events.sum()),
-        "rows": {}
-        if scores is None
-        else {
-            row: {
-                "c_index": scores.by_fold[row],
-                "fold_intervals_95": scores.fold_intervals(row),
-                "mean": scores.mean(row),
-                "interval_95": scores.interval(row),
-                "sd": scores.sd(row),
-                "seed_sd": scores.seed_sd(row),
-                "against": {
-                    reference: difference([scores], row, reference)
-                    for reference in prepared.study.file.against
-                    if reference in rows and reference != row
-                },
-            }
-            for row in rows
-        },
+        "rows": {row: _row(prepared, scores[target], row, whole) for row in whole},
+    }
+
+
+def _row(prepared: Prepared, scores: TargetScores, row: str, whole: list[str]) -> dict[str, Any]:
+    return {
+        "c_index": scores.by_fold[row],
+        "fold_intervals_95": scores.fold_intervals(row),
+        "mean": scores.mean(row),
+        "interval_95": scores.interval(row),
+        "sd": scores.sd(row),
+        "seed_sd": scores.seed_sd(row),
+        "against": _against(prepared, [scores], row, whole),
     }
 
 
 def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
     """Results of the attacks on a row's vectors, over all sharing sites; None if not all of them were made."""
     cells = [cell for cell in prepared.plan.cells if cell.row == row]
-    units = {attack.key: attack for cell in cells for attack in attacks_on(cell.unit, prepared.study)}
-    if not units or not all(prepared.worker.path(unit).exists() for unit in units.values()):
+    units = once([attack for cell in cells for attack in attacks_on(cell.unit, prepared.study)])
+    if not units or not all(prepared.worker.path(unit).exists() for unit in units):
         return None
     # A site's vectors of all seeds have the same patients, so only those of the first seed are counted.
-    by_site = {unit.site: unit for unit in reversed(units.values())}
+    by_site = {unit.site: unit for unit in reversed(units)}
     done = [prepared.worker.read(unit)["attack"] for unit in by_site.values()]
-    # The attack that is best over all sites. Choosing the best one per site would bias the result upwards.
+    vector = shared_bytes(units[0].recipe.model, units[0].recipe.sharing)
+    return {**_strongest(done), **_largest(done), "vector_bytes": vector}
+
+
+def _largest(done: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Over all sites, the largest epsilon that training reports, and the largest that an attack shows."""
+    reported = [one["epsilon"] for one in done if one["epsilon"] is not None]
+    return {"epsilon": max(reported, default=None), "epsilon_at_least": max(one["epsilon_at_least"] for one in done)}
+
+
+def _strongest(done: list[dict[str, Any]]) -> dict[str, Any]:
+    """The attack that is best over all sites. Choosing the best one per site would bias the result upwards."""
     name = max(done[0]["procedure"], key=lambda name: fmean(one["procedure"][name]["auc"] for one in done))
     best = [one["procedure"][name] for one in done]
     intervals = [one["auc_interval_95"] for one in best if one["auc_interval_95"] is not None]
-    recipe = next(iter(units.values())).recipe
     return {
         "attack": name,
         "auc": fmean(one["auc"] for one in best),
@@ -203,9 +216,6 @@ def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
         "sites": len(best),
         "sites_above_chance": sum(low > 0.5 for low, _ in intervals),
         "tpr": fmean(one["tpr"] for one in best),
-        "epsilon": max((one["epsilon"] for one in done if one["epsilon"] is not None), default=None),
-        "epsilon_at_least": max(one["epsilon_at_least"] for one in done),
-        "vector_bytes": shared_bytes(recipe.model, recipe.sharing),
     }
 
 

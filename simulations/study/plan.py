@@ -84,21 +84,29 @@ def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width:
     """
     cells = tuple(_cells(study, sites, targets, width, encoder))
     work = [unit for cell in cells for unit in _parts(cell.unit)]
-    base = [Unit("base", u.recipe, u.fold, u.site) for u in work]
-    base += [Unit("base", u.recipe, 0, source, dp_sgd=u.dp_sgd) for u in work for source in u.sources]
-    inner = [Unit("inner", u.recipe, u.fold, u.site) for u in work if _validates(u)]
-    everyone = tuple(sorted(sites))
-    together = [
-        Unit("together", u.recipe, u.fold, "", u.method, everyone)
-        for u in work
-        if METHODS[u.method].needs in ("rounds", "pool")
-    ]
-    choices, trained = ([u for u in work if u.kind == kind] for kind in ("choice", "cell"))
-    stages = [_once(base), _once([*together, *inner]), _once(choices), _once(trained)]
+    stages = [once(_base(work)), once([*_together(work, sites), *_inner(work)])]
+    stages += [once([unit for unit in work if unit.kind == kind]) for kind in ("choice", "cell")]
     if attacks := [attack for cell in cells for attack in attacks_on(cell.unit, study)]:
         # The reference models do not depend on how vectors are shared, so they are trained first, and only once.
-        stages += [_once([replace(attack, kind="references") for attack in attacks]), _once(attacks)]
+        stages += [once([replace(attack, kind="references") for attack in attacks]), once(attacks)]
     return Plan(tuple(stages), cells)
+
+
+def _base(work: Sequence[Unit]) -> list[Unit]:
+    """The models of the targets' folds, then those whose vectors the sources share."""
+    base = [Unit("base", u.recipe, u.fold, u.site) for u in work]
+    return base + [Unit("base", u.recipe, 0, source, dp_sgd=u.dp_sgd) for u in work for source in u.sources]
+
+
+def _together(work: Sequence[Unit], sites: Sequence[str]) -> list[Unit]:
+    """The joint trainings that methods of federated averaging and of pooled data start from."""
+    joint = [unit for unit in work if METHODS[unit.method].needs in ("rounds", "pool")]
+    return [Unit("together", u.recipe, u.fold, "", u.method, tuple(sorted(sites))) for u in joint]
+
+
+def _inner(work: Sequence[Unit]) -> list[Unit]:
+    """The inner models that choices by cross-validation need."""
+    return [Unit("inner", u.recipe, u.fold, u.site) for u in work if _validates(u)]
 
 
 def _cells(
@@ -144,11 +152,8 @@ def paid_for(unit: Unit, sites: Sequence[str]) -> list[Unit]:
     """The units whose costs a cell counts: its base model for ``local``, else all trainings beyond the base models."""
     if unit.method == "local":
         return [Unit("base", unit.recipe, unit.fold, unit.site)]
-    if METHODS[unit.method].needs in ("rounds", "pool"):
-        return [unit, Unit("together", unit.recipe, unit.fold, "", unit.method, tuple(sorted(sites)))]
     parts = _parts(unit)[1:] if unit.method == "deployed" else [unit]
-    inner = [Unit("inner", unit.recipe, unit.fold, unit.site)] if any(_validates(part) for part in parts) else []
-    return [*parts, *inner]
+    return [*parts, *_together(parts, sites), *once(_inner(parts))]
 
 
 def _validates(unit: Unit) -> bool:
@@ -156,7 +161,8 @@ def _validates(unit: Unit) -> bool:
     return unit.kind == "choice" or unit.method in _CHOOSING or grid
 
 
-def _once(units: Sequence[Unit]) -> tuple[Unit, ...]:
+def once(units: Sequence[Unit]) -> tuple[Unit, ...]:
+    """Each unit once."""
     return tuple({unit.key: unit for unit in units}.values())
 
 

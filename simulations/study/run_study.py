@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,9 @@ def prepare_study(study: Study, out: Path) -> Prepared:
     opened = open_sites(site_folders(study.file.sites))
     names = study.file.only or tuple(opened)
     targets = study.file.targets or names
-    asked = (("only", names, opened), ("targets", targets, names), ("attacked", study.file.attacked, names))
-    for key, wanted, known in asked:
-        if strangers := [name for name in wanted if name not in known]:
-            raise ConfigError(
-                f"there is no site '{strangers[0]}'", where=key, remedy=f"The sites are: {', '.join(known)}"
-            )
+    _require_known("only", names, opened)
+    _require_known("targets", targets, names)
+    _require_known("attacked", study.file.attacked, names)
     if len(names) < 2:
         raise ConfigError("one site is no federation", where=study.file.sites, remedy="Add site folders")
     sites = [opened[name] for name in names]
@@ -54,6 +51,11 @@ def prepare_study(study: Study, out: Path) -> Prepared:
         # Opening every site here finds errors (splits, width, encoder) now instead of hours later.
         worker.workspace(name, plan.cells[0].unit.recipe)
     return Prepared(study, worker, plan, tuple(names), tuple(targets))
+
+
+def _require_known(key: str, wanted: Iterable[str], known: Collection[str]) -> None:
+    if strangers := [name for name in wanted if name not in known]:
+        raise ConfigError(f"there is no site '{strangers[0]}'", where=key, remedy=f"The sites are: {', '.join(known)}")
 
 
 def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, Any]:

@@ -8,13 +8,14 @@ separately.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
+from fedsteph.client.evaluation.metrics import defined_mean
 from fedsteph.common.model.concordance import Pairs
 from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled
 
@@ -32,8 +33,7 @@ class TargetScores:
 
     def mean(self, row: str) -> float | None:
         """Mean over folds of the mean over seeds."""
-        folds = self.fold_means(row)
-        return fmean(folds) if folds else None
+        return defined_mean(self.fold_means(row))
 
     def sd(self, row: str) -> float | None:
         """Standard deviation over folds, as in table 1 of the paper."""
@@ -42,13 +42,13 @@ class TargetScores:
 
     def seed_sd(self, row: str) -> float | None:
         """Standard deviation over seeds of the mean over folds."""
-        means = [fmean(v for v in folds if v is not None) for folds in self.by_fold[row] if any(_defined(folds))]
+        means = [mean for folds in self.by_fold[row] if (mean := defined_mean(folds)) is not None]
         return stdev(means) if len(means) > 1 else None
 
     def fold_means(self, row: str) -> list[float]:
         """The mean over seeds, for each fold with a comparable pair."""
         columns = zip(*self.by_fold[row], strict=True)
-        return [fmean(v for v in column if v is not None) for column in columns if all(_defined(column))]
+        return [fmean(v for v in column if v is not None) for column in columns if None not in column]
 
     def interval(self, row: str) -> list[float] | None:
         """95% interval of :meth:`mean`."""
@@ -59,10 +59,6 @@ class TargetScores:
         return [None if one is None else _listed(interval_95(one)) for one in self.by_fold_resamples[row]]
 
 
-def _defined(values: Sequence[float | None]) -> list[bool]:
-    return [value is not None for value in values]
-
-
 def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> TargetScores:
     """Score all rows of one target with the same bootstrap draws.
 
@@ -71,52 +67,55 @@ def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> T
         resamples: number of bootstrap resamples.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    names, n_folds = list(rows), len(next(iter(rows.values()))[0])
-    total: list[np.ndarray] = []
-    folds: list[np.ndarray | None] = []
-    for fold in range(n_folds):
-        models = [seed[fold] for row in names for seed in rows[row]]
-        if not models[0].n_comparable:
-            folds.append(None)
-            continue
-        values = resampled(models, resamples=resamples, rng=rng)
-        total.append(values.reshape(len(names), -1, resamples).mean(axis=1))  # mean over seeds
-        folds.append(total[-1])
-    nothing = np.full((len(names), resamples), np.nan)
-    means = [mean_over_folds(np.stack([fold[i] for fold in total])) for i in range(len(names))] if total else nothing
-    by_fold = {row: [[fold.c_index for fold in seed] for seed in rows[row]] for row in names}
-    of_folds = {row: [None if fold is None else fold[i] for fold in folds] for i, row in enumerate(names)}
-    return TargetScores(by_fold, dict(zip(names, means, strict=True)), of_folds)
+    n_folds = len(next(iter(rows.values()))[0])
+    folds = [_resampled_fold(rows, fold, resamples, rng) for fold in range(n_folds)]
+    by_fold = {row: [[fold.c_index for fold in seed] for seed in seeds] for row, seeds in rows.items()}
+    of_folds = {row: [None if fold is None else fold[i] for fold in folds] for i, row in enumerate(rows)}
+    return TargetScores(by_fold, {row: _mean(drawn, resamples) for row, drawn in of_folds.items()}, of_folds)
+
+
+def _mean(folds: Sequence[np.ndarray | None], resamples: int) -> np.ndarray:
+    """``(resamples,)``: per resample the mean over the folds with a comparable pair; NaN if there is none."""
+    return mean_over_folds(np.array([fold for fold in folds if fold is not None]).reshape(-1, resamples))
+
+
+def _resampled_fold(
+    rows: Mapping[str, SeedFolds], fold: int, resamples: int, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Means over seeds in one fold, ``(n_rows, resamples)``; None without a comparable pair."""
+    models = [seed[fold] for seeds in rows.values() for seed in seeds]
+    if not models[0].n_comparable:
+        return None
+    means: np.ndarray = resampled(models, resamples=resamples, rng=rng).reshape(len(rows), -1, resamples).mean(axis=1)
+    return means
 
 
 def difference(scores: Sequence[TargetScores], row: str, reference: str) -> dict[str, Any]:
     """Compare a row with a reference over all targets: mean difference, its interval, and targets and folds won."""
-    means = [(one.mean(row), one.mean(reference)) for one in scores]
-    gaps = [a - b for a, b in means if a is not None and b is not None]
-    pairs = [
-        (a, b)
-        for one in scores
-        for seeds in zip(one.by_fold[row], one.by_fold[reference], strict=True)
-        for a, b in zip(*seeds, strict=True)
-        if a is not None and b is not None
-    ]
+    gaps = _gaps((one.mean(row), one.mean(reference)) for one in scores)
+    seeds = [pair for one in scores for pair in zip(one.by_fold[row], one.by_fold[reference], strict=True)]
+    fold_gaps = _gaps(pair for folds in seeds for pair in zip(*folds, strict=True))
     spread = mean_over_folds(np.stack([one.resamples[row] - one.resamples[reference] for one in scores]))
     return {
-        "difference": fmean(gaps) if gaps else None,
+        "difference": defined_mean(gaps),
         "interval_95": _listed(interval_95(spread)),
         "targets_won": sum(gap > 0 for gap in gaps),
         "targets": len(gaps),
-        "worst_target": min(gaps) if gaps else None,
-        "folds_won": sum(a > b for a, b in pairs),
-        "folds": len(pairs),
+        "worst_target": min(gaps, default=None),
+        "folds_won": sum(gap > 0 for gap in fold_gaps),
+        "folds": len(fold_gaps),
     }
+
+
+def _gaps(pairs: Iterable[tuple[float | None, float | None]]) -> list[float]:
+    """First minus second C-index of every pair in which both are defined."""
+    return [a - b for a, b in pairs if a is not None and b is not None]
 
 
 def overall(scores: Sequence[TargetScores], row: str) -> dict[str, Any]:
     """A row's mean C-index over targets, with its 95% interval."""
-    means = [mean for one in scores if (mean := one.mean(row)) is not None]
     return {
-        "mean": fmean(means) if means else None,
+        "mean": defined_mean([one.mean(row) for one in scores]),
         "interval_95": _listed(interval_95(mean_over_folds(np.stack([one.resamples[row] for one in scores])))),
     }
 

@@ -64,8 +64,8 @@ def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
         *(section for target in results["targets"] for section in _target(folder, target, found)),
         Section("Who helped whom", [_matrix(folder, found)]),
         *_frontier(found),
-        Section("Beyond the C-index", [_table(further_table(found), "Means over targets, folds and seeds")]),
-        Section("Cost", [_table(cost_table(found), "Cost of each method")]),
+        Section("Beyond the C-index", [Table(*further_table(found), "Means over targets, folds and seeds")]),
+        Section("Cost", [Table(*cost_table(found), "Cost of each method")]),
         Section("Configuration, versions, seeds, digests", _provenance(found)),
         limits_section(["Rows of a table are compared without correction for how many they are."]),
     ]
@@ -81,16 +81,21 @@ def _verdict(results: dict[str, Any]) -> list[str]:
     if not references(results):
         return ["No row of this study is complete, so there is nothing to compare."]
     reference = references(results)[0]
-    against = {
-        row: whole["against"][reference] for row, whole in results["overall"].items() if reference in whole["against"]
-    }
+    against, title = _against(results, reference), results["rows"][reference]["title"]
+    told = [difference_sentence(results["rows"][row]["title"], title, against[row]) for row in _told_first(against)]
+    return [_capital(sentence) for sentence in told] or [f"Nothing can be compared with {title}."]
+
+
+def _told_first(against: Mapping[str, Any]) -> list[str]:
     chosen = [row for row in ("steph", "deployed") if row in against]
-    if not chosen:
-        known = {row: abs(found["difference"]) for row, found in against.items() if found["difference"] is not None}
-        chosen = [max(known, key=lambda row: known[row])] if known else []
-    titles = {row: about["title"] for row, about in results["rows"].items()}
-    told = [_capital(difference_sentence(titles[row], titles[reference], against[row])) for row in chosen]
-    return told or [f"Nothing can be compared with {titles[reference]}."]
+    known = {row: abs(found["difference"]) for row, found in against.items() if found["difference"] is not None}
+    return chosen or sorted(known, key=lambda row: -known[row])[:1]
+
+
+def _against(results: dict[str, Any], reference: str) -> dict[str, Any]:
+    """Row -> its comparison with a reference."""
+    rows = results["overall"].items()
+    return {row: whole["against"][reference] for row, whole in rows if reference in whole["against"]}
 
 
 def _capital(text: str) -> str:
@@ -108,18 +113,14 @@ def _overall(results: dict[str, Any]) -> list[Block]:
         difference_picture(
             f"against-{i}",
             results["rows"][reference]["title"],
-            {
-                results["rows"][row]["title"]: whole["against"][reference]
-                for row, whole in results["overall"].items()
-                if reference in whole["against"]
-            },
+            {results["rows"][row]["title"]: found for row, found in _against(results, reference).items()},
             who,
         )
         for i, reference in enumerate(references(results))
     ]
-    blocks.append(_table(c_index_table(results), "C-index: mean and standard deviation over folds"))
+    blocks.append(Table(*c_index_table(results), "C-index: mean and standard deviation over folds"))
     blocks += [
-        _table(difference_table(results, reference), f"Against {results['rows'][reference]['title']}")
+        Table(*difference_table(results, reference), f"Against {results['rows'][reference]['title']}")
         for reference in references(results)
     ]
     return blocks
@@ -185,7 +186,7 @@ def _frontier(results: dict[str, Any]) -> list[Section]:
         "Privacy against utility",
         frontier.drawn(results),
         note="Squares: trained with differential privacy; bars: 95% intervals; 0.5 on the lower axis is guessing.",
-        numbers=_table(frontier.frontier_table(results), "frontier", folded=True),
+        numbers=Table(*frontier.frontier_table(results), "frontier", folded=True),
     )
     return [Section("Privacy against utility", [picture])]
 
@@ -202,10 +203,6 @@ def _provenance(results: dict[str, Any]) -> list[Block]:
     if "configuration" in results:
         blocks.append(Code(yaml.safe_dump(results["configuration"], sort_keys=False)))
     return blocks
-
-
-def _table(content: tuple[list[str], list[list[str]]], title: str, *, folded: bool = False) -> Table:
-    return Table(content[0], content[1], title, folded)
 
 
 def _mean(values: tuple[float | None, ...]) -> float | None:

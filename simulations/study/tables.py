@@ -106,8 +106,7 @@ def cost_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def references(results: dict[str, Any]) -> list[str]:
     """The reference rows that others are compared with, in the study's order."""
-    found: list[str] = results["against"]
-    return found
+    return list(results["against"])
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
@@ -175,8 +174,7 @@ def _csv_rows(place: list[Any], against: dict[str, Any]) -> list[list[Any]]:
 
 
 def _title(results: dict[str, Any], row: str) -> str:
-    title: str = results["rows"][row]["title"]
-    return title
+    return str(results["rows"][row]["title"])
 
 
 def _spread(found: dict[str, Any]) -> str:

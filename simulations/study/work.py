@@ -145,11 +145,11 @@ class Worker:
         task = self._task(unit, workspace)
         with meter:
             trained = _METHODS[unit.method](task, silent)
-        n_bins, test = unit.recipe.model.n_bins, workspace.test_part(unit.fold)
-        hazards = predict_hazards(trained.model, test, n_bins, workspace.device)
+        test = workspace.test_part(unit.fold)
+        hazards = predict_hazards(trained.model, test, workspace.device)
         arrays = {"hazards": hazards}
         if unit.method in ("local", "steph"):  # the page shows risk groups of these methods
-            arrays["cut_off"] = np.median(risks(trained.model, task.train, n_bins, workspace.device))
+            arrays["cut_off"] = np.median(risks(trained.model, task.train, workspace.device))
         if unit.method == "steph":
             assert isinstance(trained.model, Steph)
             used = usage(trained.model, test, workspace.device)

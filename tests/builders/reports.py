@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import re
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,20 @@ class Reported:
 
     def state(self, site: str) -> Path:
         return self.run / "sites" / site
+
+    def page(self, name: str, *words: object) -> Path:
+        """The folder of what ``fedsteph report`` makes of the run with these words, once, and of what it says."""
+        folder = self.run.parent / "pages" / name
+        if not folder.exists():
+            with redirect_stdout(io.StringIO()) as told:
+                assert fedsteph("report", self.run, *words, "--out", folder, "--json") == 0
+            (folder / "told.json").write_text(told.getvalue())
+        return folder
+
+    def shared(self, name: str) -> Path:
+        """What a target, or the coordinator, may show to others."""
+        words = [] if name == "coordinator" else ["--target", name]
+        return self.page(f"shared/{name}", *words, "--shared")
 
     def labels(self, site: str) -> pd.DataFrame:
         return pd.read_csv(self.sites / site / "labels.csv", dtype={"patient_id": str})

@@ -419,17 +419,18 @@ def all_errors(root: type[FedstephError] = FedstephError) -> list[type[FedstephE
     return [root, *(kind for child in root.__subclasses__() for kind in all_errors(child))]
 
 
-@pytest.mark.parametrize("error", sorted({*all_errors()}, key=lambda kind: kind.__name__))
-def test_of_a_foreseen_error_the_server_learns_its_class_and_of_the_data_not_even_that(monkeypatch, healthy, error):
-    def fail(*args: object) -> None:
-        raise error("P001 at 3.2 years", where=f"/secret/{error.__name__}.h5", remedy="Look at P001", details="a table")
+def test_of_a_foreseen_error_the_server_learns_its_class_and_of_the_data_not_even_that(monkeypatch, healthy):
+    for error in {*all_errors()}:
 
-    monkeypatch.setattr(fedsteph.client.app, "usable_contents", fail)
-    reply = healthy.send(HELLO, Hello(RUN))
-    assert refusal(reply) == ("DataError" if issubclass(error, errors.DataError) else error.__name__)
-    assert "P001" not in reply.body
-    assert "secret" not in reply.body
-    assert f"/secret/{error.__name__}.h5: P001 at 3.2 years. Look at P001" in healthy.log()
+        def fail(*args: object, error: type[FedstephError] = error) -> None:
+            where = f"/secret/{error.__name__}.h5"
+            raise error("P001 at 3.2 years", where=where, remedy="Look at P001", details="a table")
+
+        monkeypatch.setattr(fedsteph.client.app, "usable_contents", fail)
+        reply = healthy.send(HELLO, Hello(RUN))
+        assert refusal(reply) == ("DataError" if issubclass(error, errors.DataError) else error.__name__), error
+        assert "P001" not in reply.body and "secret" not in reply.body, error
+        assert f"/secret/{error.__name__}.h5: P001 at 3.2 years. Look at P001" in healthy.log(), error
 
 
 @pytest.fixture
@@ -477,44 +478,40 @@ def changed(request: Any, **recipe: Any) -> RecordDict:
     return RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": json.dumps(body)})})
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"training__epochs": 10**9},
-        {"training__epochs": 0},
-        {"steph__variant": "evil"},
-        {"steph__method": "average"},
-        {"steph__output": "softmax"},
-        {"steph__gamma": "best"},
-        {"model__head_bias": "other"},
-        {"evaluation__folds": 21},
-        {"method": "fedavg"},
-        {"id": None},
-        {"training__lr": 50.0},
-        {"training__epochs": "2"},
-        {"training__seeds": 1},
-        {"model__width": 10**7},
-        {"model__m0_sha256": "../../x"},
-        {"steph__K": 0},
-        {"evaluation__folds": 0},
-        {"every_fold": "yes"},
-        {"command": "rm"},
-        {"recipe": None},
-    ],
-)
-def test_a_recipe_out_of_range_or_with_unknown_keys_is_refused(healthy, spies, changes):
-    reply = healthy.send(LOCAL, changed(TrainLocal(RUN, RECIPE, True), **changes))
-    assert refusal(reply) == "ProtocolError"
+BAD_REQUESTS = [
+    {"training__epochs": 10**9},
+    {"training__epochs": 0},
+    {"steph__variant": "evil"},
+    {"steph__method": "average"},
+    {"steph__output": "softmax"},
+    {"steph__gamma": "best"},
+    {"model__head_bias": "other"},
+    {"evaluation__folds": 21},
+    {"method": "fedavg"},
+    {"id": None},
+    {"training__lr": 50.0},
+    {"training__epochs": "2"},
+    {"training__seeds": 1},
+    {"model__width": 10**7},
+    {"model__m0_sha256": "../../x"},
+    {"steph__K": 0},
+    {"evaluation__folds": 0},
+    {"every_fold": "yes"},
+    {"command": "rm"},
+    {"recipe": None},
+]
+
+
+def test_a_recipe_out_of_range_or_with_unknown_keys_is_refused(healthy, spies):
+    for changes in BAD_REQUESTS:
+        reply = healthy.send(LOCAL, changed(TrainLocal(RUN, RECIPE, True), **changes))
+        assert refusal(reply) == "ProtocolError", changes
     assert trained(spies) == [0, 0]
 
 
 @pytest.mark.parametrize(
     ("settings", "width", "kind"),
-    [
-        ((), 7, "DataError"),
-        (("evaluation.folds=3",), 6, "DataError"),
-        (("model.m0_seed=1",), 6, None),
-    ],
+    [((), 7, "DataError"), (("evaluation.folds=3",), 6, "DataError"), (("model.m0_seed=1",), 6, None)],
 )
 def test_a_recipe_that_does_not_fit_the_site(federation, settings, width, kind):
     recipe = make_recipe(*settings, width=width)
@@ -815,15 +812,14 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize(("attack", "kind"), ATTACKS.values(), ids=ATTACKS)
-def test_a_bad_envelope_is_refused_by_its_own_reason_and_the_good_one_is_merged(target, attack, kind):
-    envelopes = {**target.envelopes_for_a(), "c": attack}
-    reply = target.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
-    assert reply.refused == (Refusal(kind, getattr(errors, kind).public_reason, "c"),)
-    assert json.loads((target.state("a") / "result.json").read_text())["sources"] == ["b"]
-    assert Event("vector.open", "refused", "run1", "c", reason=kind) in [
-        replace(event, artefact=None, size=None) for event in target.audited()
-    ]
+def test_a_bad_envelope_is_refused_by_its_own_reason_and_the_good_one_is_merged(target):
+    for name, (attack, kind) in ATTACKS.items():
+        envelopes = {**target.envelopes_for_a(), "c": attack}
+        reply = target.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
+        assert reply.refused == (Refusal(kind, getattr(errors, kind).public_reason, "c"),), name
+        assert json.loads((target.state("a") / "result.json").read_text())["sources"] == ["b"], name
+        audited = [replace(event, artefact=None, size=None) for event in target.audited()]
+        assert Event("vector.open", "refused", "run1", "c", reason=kind) in audited, name
 
 
 def test_mail_that_was_swapped_between_two_senders_is_refused_for_both(target):

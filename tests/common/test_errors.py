@@ -6,7 +6,7 @@ import pickle
 import re
 from pathlib import Path
 
-import pytest
+from each_case import each
 
 from fedsteph.common import errors
 from fedsteph.common.errors import DataError, FedstephError
@@ -21,7 +21,7 @@ CLASSES = list(dict.fromkeys(tree(FedstephError)))
 FEDERATION = {"ProtocolError", "SiteError", "QuorumError", "EngineError"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("where", "remedy", "details", "expected"),
     [
         (None, None, None, "it is empty"),
@@ -37,7 +37,7 @@ def test_text(where: str | Path | None, remedy: str | None, details: str | None,
     assert error.where == (None if where is None else str(where))
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@each("cls", CLASSES)
 def test_every_class_has_an_exit_code_and_a_fixed_public_phrase(cls: type[FedstephError]) -> None:
     error = cls("secret P001", where="/data/P001.h5", remedy="secret remedy", details="secret table")
     assert error.exit_code == (2 if cls.__name__ in FEDERATION else 1)
@@ -47,7 +47,7 @@ def test_every_class_has_an_exit_code_and_a_fixed_public_phrase(cls: type[Fedste
     assert "public_reason" not in vars(error)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@each("cls", CLASSES)
 def test_a_public_phrase_is_a_phrase(cls: type[FedstephError]) -> None:
     """One short line of words: no digit, no path, no placeholder, no end of a sentence."""
     assert re.fullmatch(r"[a-zA-Z' -]+(, [a-zA-Z' -]+)*", cls.public_reason.replace("M0", "M")) is not None
@@ -77,7 +77,7 @@ def test_the_public_phrases_are_those_of_all_classes() -> None:
     assert errors.public_phrases()["WrongRunError"] == "it is of another run"
 
 
-@pytest.mark.parametrize("cls", tree(errors.PolicyError))
+@each("cls", tree(errors.PolicyError))
 def test_a_refusal_by_policy_says_that_it_is_one(cls: type[FedstephError]) -> None:
     assert "policy" in cls.public_reason
 

@@ -55,9 +55,6 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def paths(reported: Reported, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    assert fedsteph("report", reported.run, "--target", "alpha", "--out", folder / "target") == 0
-    assert fedsteph("report", reported.run, "--target", "alpha", "--shared", "--out", folder / "shared") == 0
-    assert fedsteph("report", reported.run, "--shared", "--out", folder / "coordinator") == 0
     model = reported.state("alpha") / "deployed" / "fold_0.safetensors"
     words = ["--features", reported.sites / "gamma" / "features", "--out", folder / "risk.csv"]
     assert fedsteph("predict", model, *words, "--page", folder / "patients.html", "--patient", "P001-DX1") == 0
@@ -67,9 +64,10 @@ def paths(reported: Reported, tmp_path_factory) -> dict[str, Path]:
         for name in HOSTILE
     ]
     (folder / "hostile.html").write_text(html(patients_page(views, HOSTILE[0])))
-    found = {name: folder / name / "index.html" for name in ("target", "shared", "coordinator")}
-    found |= {name: folder / f"{name}.html" for name in ("patients", "hostile")}
-    return found | {"run": reported.run / "report" / "index.html"}
+    found = {"run": reported.run / "report", "target": reported.page("beta", "--target", "beta")}
+    found |= {"shared": reported.shared("alpha"), "coordinator": reported.shared("coordinator")}
+    made = {name: folder / f"{name}.html" for name in ("patients", "hostile")}
+    return {name: path / "index.html" for name, path in found.items()} | made
 
 
 @pytest.fixture

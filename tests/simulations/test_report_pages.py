@@ -127,7 +127,7 @@ def test_risk_groups_are_cut_at_the_training_patients_median_and_nobody_else_s(r
         model = load_abmil(workspace.local_path(fold))
 
         def risk(part, model=model):
-            hazards = torch.from_numpy(predict_hazards(model, part, 32, torch.device("cpu")))
+            hazards = torch.from_numpy(predict_hazards(model, part, torch.device("cpu")))
             return risk_score(hazards).numpy()
 
         test = workspace.test_part(fold)
@@ -150,12 +150,12 @@ def test_risk_groups_are_cut_at_the_training_patients_median_and_nobody_else_s(r
         assert group.years[1:] * 365 == pytest.approx(times)
 
 
-def test_one_target_s_own_page_out_of_a_run_and_json_that_names_its_files(reported, tmp_path, cli):
-    code, out, _ = cli("report", reported.run, "--target", "beta", "--out", tmp_path / "beta", "--json")
-    found = json.loads(out)
-    assert code == 0 and found["page"] == str(tmp_path / "beta" / "index.html")
-    assert sorted(map(Path, found["figures"])) == sorted((tmp_path / "beta" / "figures").iterdir())
-    page = visible(page_of(tmp_path / "beta"))
+def test_one_target_s_own_page_out_of_a_run_and_json_that_names_its_files(reported):
+    folder = reported.page("beta", "--target", "beta")
+    found = json.loads((folder / "told.json").read_text())
+    assert found["page"] == str(folder / "index.html")
+    assert sorted(map(Path, found["figures"])) == sorted((folder / "figures").iterdir())
+    page = visible(page_of(folder))
     assert "Target beta" in page and "Target alpha" not in page
     assert f"{BETA} patients" in page
 

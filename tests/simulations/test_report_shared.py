@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reports import ALPHA, BETA, GAMMA, Reported, fedsteph, visible
+from reports import ALPHA, BETA, GAMMA, Reported, visible
 
 from fedsteph.client.report.public import public_target
 from fedsteph.client.report.site_page import shared_page
@@ -22,14 +22,11 @@ OPEN = Policy(min_pairs=1, min_group=15, metrics=("patients", "events", "c_index
 
 
 @pytest.fixture(scope="module")
-def pages(reported, tmp_path_factory) -> dict[str, str]:
+def pages(reported) -> dict[str, str]:
     """Every page that leaves: the coordinator's, and each target's by its own site file."""
-    folder = tmp_path_factory.mktemp("shared")
-    assert fedsteph("report", reported.run, "--shared", "--out", folder / "coordinator") == 0
-    for name in ("alpha", "beta"):
-        assert fedsteph("report", reported.run, "--target", name, "--shared", "--out", folder / name) == 0
-    return {path.parent.name: path.read_text() for path in folder.rglob("index.html")} | {
-        path.name: path.read_text() for path in folder.rglob("*.svg")
+    folders = [reported.shared(name) for name in ("coordinator", "alpha", "beta")]
+    return {folder.name: (folder / "index.html").read_text() for folder in folders} | {
+        path.name: path.read_text() for folder in folders for path in folder.rglob("*.svg")
     }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +15,14 @@ from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import ConfigError, DataError
 from fedsteph.common.host import console
 
+if TYPE_CHECKING:
+    from fedsteph.client.models.heatmap import Heatmap
+
 _SIZE = re.compile(r"([1-9][0-9]{0,6})[xX]([1-9][0-9]{0,6})")
 _SHOWN = 5
+_Others = Annotated[
+    list[Path] | None, typer.Option("--with", help="Another slide of the same patient, part of the bag. Repeatable.")
+]
 
 
 def heatmap(
@@ -23,10 +30,7 @@ def heatmap(
     slide: Annotated[Path, typer.Argument(help="The slide's feature file, HDF5 with coords.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("heatmap"),
     thumbnail: Annotated[Path | None, typer.Option(help="PNG or JPEG of the whole slide, to lay below.")] = None,
-    others: Annotated[
-        list[Path] | None,
-        typer.Option("--with", help="Another slide of the same patient, part of the bag. Repeatable."),
-    ] = None,
+    others: _Others = None,
     patch_size: Annotated[
         float | None, typer.Option(min=1, help="A patch's side at level 0; default: the file's.")
     ] = None,
@@ -48,28 +52,39 @@ def heatmap(
     'Import objects from file' and 'Measure > Show measurement maps'; OUT/top.csv lists the patches with the most
     attention. They show a patient's slide and stay at the site.
     """
-    from rich.table import Table
+    from fedsteph.client.models import heatmap as attention
 
-    from fedsteph.client.models.heatmap import GEOJSON, PICTURE, TOP, write_heatmap
-    from fedsteph.client.models.heatmap import heatmap as draw
-    from fedsteph.client.models.predict import refuse_overwriting
-
-    inputs = {path.resolve() for path in (model, slide, *(others or []), *([thumbnail] if thumbnail else []))}
-    if inputs & {out.resolve(), *out.resolve().parents} or out.is_file():
-        raise DataError("is a file", where=out, remedy="Give a folder with --out")
-    for name in (PICTURE, GEOJSON, TOP):
-        refuse_overwriting(out / name, tuple(inputs))
+    _refuse_inputs(out, (model, slide, *(others or []), *([thumbnail] if thumbnail else [])))
     if patch_size is not None and not math.isfinite(patch_size):
         raise ConfigError("must be a number of pixels", where="--patch-size", remedy="Write e.g. 512")
     with console.progress_bars() as bars:
         bars.add_task("computing attention", total=None)
-        found = draw(model, slide, others or [], patch=patch_size, size=_size(slide_size))
-        paths = write_heatmap(found, out, thumbnail, top)
+        found = attention.heatmap(model, slide, others or [], patch=patch_size, size=_size(slide_size))
+        paths = attention.write_heatmap(found, out, thumbnail, top)
+    _tell(found, top, paths, as_json)
+
+
+def _refuse_inputs(out: Path, given: Iterable[Path]) -> None:
+    """Refuse a folder whose files would replace an input."""
+    from fedsteph.client.models.heatmap import GEOJSON, PICTURE, TOP
+    from fedsteph.client.models.predict import refuse_overwriting
+
+    inputs = {path.resolve() for path in given}
+    if inputs & {out.resolve(), *out.resolve().parents} or out.is_file():
+        raise DataError("is a file", where=out, remedy="Give a folder with --out")
+    for name in (PICTURE, GEOJSON, TOP):
+        refuse_overwriting(out / name, tuple(inputs))
+
+
+def _tell(found: Heatmap, top: int, paths: Sequence[Path], as_json: bool) -> None:
+    """Print the patches with the most attention, and the paths of the files."""
     listed = found.top(top)
     if as_json:
         content = {"slide": found.slide, "files": [str(path) for path in paths], "top": listed.to_dict("records")}
         print(json.dumps(content, indent=2, allow_nan=False))
         return
+    from rich.table import Table
+
     table = Table("model", "place", "x", "y", "percentile", title="patches with the most attention")
     for row in listed[listed["place"] <= _SHOWN].to_dict("records"):
         table.add_row(row["model"], str(row["place"]), str(row["x"]), str(row["y"]), f"{row['percentile']:.2f}")

@@ -229,12 +229,7 @@ FAULTS: dict[str, tuple[Callable[[Ready], object], str, str, str]] = {
         "FAIL",
         "mode 0604",
     ),
-    "node key missing": (
-        lambda r: (r.folder / "auth.key").unlink(),
-        "secret auth.key",
-        "FAIL",
-        "cannot be read",
-    ),
+    "node key missing": (lambda r: (r.folder / "auth.key").unlink(), "secret auth.key", "FAIL", "cannot be read"),
     "sign key missing": (
         lambda r: (r.folder / "keys/kirp.sign.key").unlink(),
         "membership",
@@ -278,12 +273,7 @@ FAULTS: dict[str, tuple[Callable[[Ready], object], str, str, str]] = {
         "FAIL",
         "cannot be read",
     ),
-    "privacy that there is not": (
-        lambda r: r.write(policy={"privacy": "dp-sgd"}),
-        "policy",
-        "WARN",
-        "asks for dp-sgd",
-    ),
+    "privacy that there is not": (lambda r: r.write(policy={"privacy": "dp-sgd"}), "policy", "WARN", "asks for dp-sgd"),
     "a device that is not there": (lambda r: r.write(device="cuda:9"), "device", "FAIL", "cuda:9 was asked for"),
     "a feature file that is none": (
         lambda r: next((r.folder / "features").iterdir()).write_bytes(b"junk"),
@@ -436,12 +426,7 @@ FAULTS: dict[str, tuple[Callable[[Ready], object], str, str, str]] = {
         "FAIL",
         "installation: this account can change the installation itself",
     ),
-    "no flwr_home": (
-        lambda r: r.write(federation={"flwr_home": None}),
-        "reviewed app",
-        "WARN",
-        "not checked",
-    ),
+    "no flwr_home": (lambda r: r.write(federation={"flwr_home": None}), "reviewed app", "WARN", "not checked"),
     "no server": (lambda r: r.write(federation={"server": None}), "server", "WARN", "not checked"),
     "no ca": (lambda r: r.write(federation={"ca": None}), "server", "WARN", "not checked"),
     "a closed port": (
@@ -525,43 +510,48 @@ def test_one_path_that_this_account_owns_is_enough(ready, examine, owned):
     assert (found.verdict, found.found) == ("FAIL", f"{path}: this account can change it")
 
 
+EXAMINE = """
+import io, json, sys
+from contextlib import redirect_stdout
+from fedsteph.__main__ import main
+for site in sys.argv[1:]:
+    sys.argv = ["fedsteph", "doctor", "site", site, "--quick", "--json"]
+    with redirect_stdout(io.StringIO()) as told:
+        try:
+            main()
+        except SystemExit:
+            pass
+    print(json.dumps(json.loads(told.getvalue())))
+"""
+
+
 @AS_ROOT
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
 def test_a_real_account_is_told_the_same(ready):
     """The command as systemd starts it, where the kernel decides what is writable."""
     with TemporaryDirectory() as scratch:  # tmp_path is closed to other accounts
-        site = Path(shutil.copytree(ready.folder, Path(scratch) / "kirp"))
-        copy_home(ready.home, site / "flwr")
         Path(scratch).chmod(0o755)
-        for path in (
-            site / "auth.key",
-            site / "superexec.secret",
-            site / "keys",
-            *(site / "keys").iterdir(),
-            *(site / "audit").iterdir(),
-        ):
-            os.chown(path, ACCOUNT, ACCOUNT)
-        become = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"]
-        if subprocess.run(
-            [*become, sys.executable, "-c", "import fedsteph.common, typer"], cwd=ROOT, check=False
-        ).returncode:
+        sites = [Path(scratch) / name for name in ("ready", "writable", "owned")]
+        for site in sites:
+            shutil.copytree(ready.folder, site)
+            copy_home(ready.home, site / "flwr")
+            for path in (site / "auth.key", site / "superexec.secret", site / "keys", *(site / "keys").iterdir()):
+                os.chown(path, ACCOUNT, ACCOUNT)
+            for path in (site / "audit").iterdir():
+                os.chown(path, ACCOUNT, ACCOUNT)
+        sites[1].chmod(0o777)
+        os.chown(sites[2] / "flwr", ACCOUNT, -1)
+        python = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", sys.executable, "-c"]
+        if subprocess.run([*python, "import fedsteph.common, typer"], cwd=ROOT, check=False).returncode:
             pytest.skip("other accounts cannot run this Python")
-        program = "from fedsteph.__main__ import main; main()"
-        command = [*become, sys.executable, "-c", program, "doctor", "site", str(site), "--quick", "--json"]
-
-        def failed() -> dict[str, str]:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert done.stdout, done.stderr
-            checks = json.loads(done.stdout)["checks"]
+        done = subprocess.run([*python, EXAMINE, *sites], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.stdout, done.stderr
+        found = [json.loads(line)["checks"] for line in done.stdout.splitlines()]
+        for checks in found:
             assert f"user {ACCOUNT}, not root" in [check["found"] for check in checks]
-            return {check["name"]: check["found"] for check in checks if check["verdict"] == "FAIL"}
-
-        assert failed() == {}
-        site.chmod(0o777)
-        assert failed() == {"reviewed app": f"{site}: this account can change it"}
-        site.chmod(0o755)
-        os.chown(site / "flwr", ACCOUNT, -1)
-        assert failed() == {"reviewed app": f"{site / 'flwr'}: this account can change it"}
+        told = [{check["name"]: check["found"] for check in checks if check["verdict"] == "FAIL"} for checks in found]
+        changeable = [{"reviewed app": f"{path}: this account can change it"} for path in (sites[1], sites[2] / "flwr")]
+        assert told == [{}, *changeable]
 
 
 # ---------------------------------------------------------------- the server

@@ -86,8 +86,8 @@ def test_the_model_is_the_encoder_with_the_head_that_was_trained(tmp_path, metho
     fitted = spy.calls[-1]
     assert ids(fitted.args[1]) == ids(task.train)
     theta = numbers(model.encoder_state())
-    found = predict_hazards(model, task.train, 32, CPU)
-    on_vectors = predict_hazards(fitted.result, fitted.args[1], 32, CPU)
+    found = predict_hazards(model, task.train, CPU)
+    on_vectors = predict_hazards(fitted.result, fitted.args[1], CPU)
     np.testing.assert_allclose(found, on_vectors, atol=1e-6)
     for i in range(len(task.train)):
         np.testing.assert_allclose(
@@ -100,7 +100,7 @@ def test_the_head_is_trained_as_the_recipe_says(tmp_path):
     task = make_task(tmp_path, "training.lr=0.05", "training.epochs=30", patients=60, event_share=1.0)
     task = with_vectors(task, [telling_vector(task)])
     model = best_source(task, silent).model
-    hazards = predict_hazards(model, task.train, 32, CPU)
+    hazards = predict_hazards(model, task.train, CPU)
     risk = -np.cumprod(1 - hazards, axis=1).sum(axis=1)
     truth = np.array([float(task.train.bag(i)[:, 0].mean()) for i in range(len(task.train))])
     found, _ = plain_pairs(task.train.times, task.train.events, risk)
@@ -117,7 +117,7 @@ def is_encoder_of(model, task, k: int) -> bool:
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_the_best_source_is_the_one_that_tells_patients_apart(tmp_path, place):
     """Two sources make all patients alike, C = 1/2; the third one's representation is the risk."""
-    task = make_task(tmp_path, "training.lr=0.1", "training.epochs=30", patients=60, event_share=1.0)
+    task = make_task(tmp_path, "training.lr=0.1", "training.epochs=10", patients=60, event_share=1.0)
     vectors = [dead_vector(task)] * 2
     vectors.insert(place, telling_vector(task))
     task = with_vectors(task, vectors)

@@ -76,7 +76,7 @@ def abmil_at(model: Steph, a: float, b: float, weights: np.ndarray) -> ABMIL:
 
 
 def loss_of(plain: ABMIL, cohort: MemoryCohort) -> float:
-    hazards = torch.from_numpy(predict_hazards(plain, cohort, 32, CPU))
+    hazards = torch.from_numpy(predict_hazards(plain, cohort, CPU))
     bins = torch.from_numpy(bin_of(cohort.times, 32))
     return float(nll(hazards, bins, torch.from_numpy(cohort.events.copy()), ALPHA).mean())
 

@@ -112,9 +112,9 @@ def test_the_first_merge_of_start_local_gives_the_local_model_s_hazards():
         "steph.K=2",
     )
     cohort, (local, sources) = make_cohort([3] * 8), parts_for(recipe)
-    found = risks(fitted(recipe, cohort, (local, sources)), cohort, recipe.model.n_bins, CPU)
-    assert found == pytest.approx(risks(local, cohort, recipe.model.n_bins, CPU), abs=1e-5)
-    assert found != pytest.approx(risks(m0_of(recipe), cohort, recipe.model.n_bins, CPU), abs=1e-2)
+    found = risks(fitted(recipe, cohort, (local, sources)), cohort, CPU)
+    assert found == pytest.approx(risks(local, cohort, CPU), abs=1e-5)
+    assert found != pytest.approx(risks(m0_of(recipe), cohort, CPU), abs=1e-2)
 
 
 def test_a_rate_and_a_number_of_epochs_of_its_own():
@@ -161,7 +161,7 @@ def test_it_learns_a_signal():
     recipe = make_recipe("training.epochs=60", "training.lr=0.02")
     local = train_local(cohort, recipe, label="local", device=CPU)
     model = fitted(recipe, cohort, (local, list(make_vectors(recipe, 3).values())))
-    risk = risks(model, cohort, recipe.model.n_bins, CPU)
+    risk = risks(model, cohort, CPU)
     assert plain_c(cohort.times, cohort.events, risk) > 0.75
     assert not collapsed(model, cohort, CPU)
 

@@ -51,7 +51,7 @@ def test_hazards_are_the_model_s_for_each_test_patient(tmp_path):
     np.testing.assert_allclose(found["half_average"].hazards, expected, atol=1e-6)
     assert found["half_average"].learnable == 0
     trained = REGISTRY["adamerging"](task, silent)
-    assert np.array_equal(found["adamerging"].hazards, predict_hazards(trained.model, test, 4, CPU))
+    assert np.array_equal(found["adamerging"].hazards, predict_hazards(trained.model, test, CPU))
     assert found["adamerging"].learnable == trained.learnable == 3 + 8 * 4 + 4
 
 

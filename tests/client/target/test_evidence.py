@@ -14,7 +14,7 @@ import torch
 from fedsteph.client.evaluation.metrics import Metrics
 from fedsteph.client.steph.usage import SourceUse, Usage
 from fedsteph.client.target.evidence import Evidence, evidence_of, read_evidence, write_evidence
-from fedsteph.client.target.fold import FoldResult
+from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.model.survival import risk_score, survival_from_hazards
 

@@ -11,6 +11,7 @@ import torch
 from client_builders import Spy, equal, m0_of, make_vectors, make_workspace, state_of, trained
 
 import fedsteph.client.target.fold
+import fedsteph.client.target.judgement
 import fedsteph.client.training.survival_fit
 from fedsteph.client.evaluation.metrics import METRICS, further_metrics
 from fedsteph.client.evaluation.select import ENOUGH_PAIRS, Selection
@@ -18,7 +19,8 @@ from fedsteph.client.methods.task import Task
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import COLLAPSED_BELOW
-from fedsteph.client.target.fold import FoldResult, enhance_fold, steps
+from fedsteph.client.target.fold import enhance_fold, steps
+from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -240,7 +242,7 @@ def test_what_is_deployed(monkeypatch, done, local, steph, n_pairs, collapsed, c
     monkeypatch.setattr(
         fedsteph.client.target.fold, "select", lambda *args, **options: selection(local, steph, n_pairs)
     )
-    monkeypatch.setattr(fedsteph.client.target.fold, "collapsed", lambda *args: collapsed)
+    monkeypatch.setattr(fedsteph.client.target.judgement, "collapsed", lambda *args: collapsed)
     result = enhanced(workspace, vectors)
     assert result.choice == choice
     assert reason in result.choice_reason

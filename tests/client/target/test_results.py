@@ -12,7 +12,8 @@ from client_builders import make_workspace, plain_c
 from fedsteph.client.evaluation.metrics import METRICS, Metrics
 from fedsteph.client.evaluation.select import Selection
 from fedsteph.client.site.policy import Policy
-from fedsteph.client.target.fold import FoldResult, SourceUse
+from fedsteph.client.steph.usage import SourceUse
+from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.results import method_row, public_view, target_result
 from fedsteph.common.config.recipe import EvaluationConfig
 from fedsteph.common.errors import ForgedEnvelopeError, UnknownSenderError

@@ -32,7 +32,7 @@ def train(checkpoint: Path | None, on_call=lambda n: None, **changes) -> ABMIL:
 
     options = {"cohort": make_cohort(SIZES), "config": CONFIG, "seed": 5, **changes}
     resume = Checkpoint(checkpoint, every_seconds=0) if checkpoint else None
-    fit(model, forward, n_bins=SMALL.n_bins, device=CPU, checkpoint=resume, **options)
+    fit(model, forward, device=CPU, checkpoint=resume, **options)
     return model
 
 

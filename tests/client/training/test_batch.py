@@ -75,12 +75,12 @@ def test_what_a_stack_holds():
 @pytest.mark.parametrize("kind", ["abmil", "steph"])
 def test_predictions_do_not_depend_on_the_stacking(monkeypatch, kind):
     cohort, model = make_cohort(SIZES), model_of(kind).train()
-    stacked = predict_hazards(model, cohort, SMALL.n_bins, CPU)
+    stacked = predict_hazards(model, cohort, CPU)
     alone = [model(cohort.bag(i).unsqueeze(0))[0].double().detach().numpy() for i in range(len(SIZES))]
     np.testing.assert_allclose(stacked, alone, rtol=0, atol=1e-6)
     assert not model.training
     monkeypatch.setattr(fedsteph.client.training.batch, "_PADDING", 100.0)
-    padded = predict_hazards(model, cohort, SMALL.n_bins, CPU)
+    padded = predict_hazards(model, cohort, CPU)
     np.testing.assert_allclose(padded, alone, rtol=0, atol=1e-6)
     by_hand = [-sum(np.prod([1 - h for h in row[: j + 1]]) for j in range(len(row))) for row in alone]
-    np.testing.assert_allclose(risks(model, cohort, SMALL.n_bins, CPU), by_hand, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(risks(model, cohort, CPU), by_hand, rtol=0, atol=1e-6)

@@ -183,7 +183,7 @@ def train(model: ABMIL, cohort: Cohort, training: TrainingConfig, name: str) -> 
     def forward(batch):
         return Outputs(model(batch.bags, batch.mask))
 
-    fit(model, forward, cohort, training, n_bins=6, seed=3, device=CPU, name=name)
+    fit(model, forward, cohort, training, seed=3, device=CPU, name=name)
 
 
 def plain_loss(model: ABMIL, cohort: Cohort, alpha: float, index: list[int]) -> torch.Tensor:

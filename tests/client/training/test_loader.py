@@ -139,7 +139,7 @@ def test_an_error_of_a_file_keeps_its_type(ahead, waiting):
     cohort = Reading([4, 9, 30, 70])
     cohort.damaged = 2
     with pytest.raises(FeatureFileError, match="is damaged"):
-        predict_hazards(untrained_model(SMALL, 0), cohort, 4, CPU)
+        predict_hazards(untrained_model(SMALL, 0), cohort, CPU)
     with pytest.raises(FeatureFileError, match="is damaged"):
         train(None, cohort=cohort)
 

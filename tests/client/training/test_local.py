@@ -83,9 +83,9 @@ def test_it_learns_a_signal():
     cohort = make_cohort([5] * 40, events=[1] * 30 + [0] * 10)
     recipe = make_recipe("training.epochs=30", "training.lr=0.01")
     model = train_local(cohort, recipe, label="x", device=CPU)
-    risk = risks(model, cohort, recipe.model.n_bins, CPU)
+    risk = risks(model, cohort, CPU)
     assert plain_c(cohort.times, cohort.events, risk) > 0.75
-    untrained = risks(m0_of(recipe), cohort, recipe.model.n_bins, CPU)
+    untrained = risks(m0_of(recipe), cohort, CPU)
     assert plain_c(cohort.times, cohort.events, untrained) < 0.75
 
 

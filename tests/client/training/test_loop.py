@@ -37,7 +37,7 @@ def train_with(model: torch.nn.Module, cohort, config: TrainingConfig, forward=N
     def default(batch):
         return Outputs(model(batch.bags, batch.mask))
 
-    options = {"n_bins": SMALL.n_bins, "seed": 3, "device": CPU, **options}
+    options = {"seed": 3, "device": CPU, **options}
     fit(model, forward or default, cohort, config, **options)
 
 

@@ -122,7 +122,7 @@ def test_after_a_cox_fit_the_biases_are_the_fitted_baseline(seed):
     """Every bin's expected events are the observed ones, the ten pseudo patients of the mean log-risk included."""
     cohort, recipe = make_cohort(SIZES * 2, seed=seed), recipe_of("training.loss=cox")
     model = train(recipe, cohort)
-    hazards = predict_hazards(model, cohort, 6, CPU)
+    hazards = predict_hazards(model, cohort, CPU)
     bins, e = bin_of(cohort.times, 6), cohort.events
     at_risk = bins[:, None] >= np.arange(6)
     mean = e.sum() / at_risk.sum()
@@ -145,7 +145,7 @@ def test_a_cox_training_learns_the_order_of_risks():
     """The first feature is the risk; who dies early comes to have the higher one."""
     cohort = make_cohort([6] * 40, seed=1, years=30)
     recipe = recipe_of("training.loss=cox", "training.epochs=15", "training.batch_bags=20", "model.dropout=0.0")
-    before, after = (risks(model, cohort, 6, CPU) for model in (m0_of(recipe), train(recipe, cohort)))
+    before, after = (risks(model, cohort, CPU) for model in (m0_of(recipe), train(recipe, cohort)))
     assert plain_c(cohort.times, cohort.events, before) < 0.6
     assert plain_c(cohort.times, cohort.events, after) > 0.65
 
@@ -154,7 +154,7 @@ def test_a_cox_training_learns_the_order_of_risks():
 def test_a_cohort_with_next_to_no_events_has_finite_hazards(events):
     cohort = make_cohort(SIZES, seed=3, events=events)
     model = train(recipe_of("training.loss=cox"), cohort)
-    hazards = predict_hazards(model, cohort, 6, CPU)
+    hazards = predict_hazards(model, cohort, CPU)
     assert np.isfinite(hazards).all() and hazards.min() > 0 and hazards.max() < 0.5
     assert not model.training
 

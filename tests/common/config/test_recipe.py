@@ -10,6 +10,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 import pytest
 import yaml
+from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,8 +61,8 @@ def value_at(config: Any, key: str) -> Any:
     return config
 
 
-@pytest.mark.parametrize("preset", ["null", "paper"])
-@pytest.mark.parametrize(
+@each("preset", ["null", "paper"])
+@each(
     ("key", "expected"),
     [
         ("model.embed", 512),
@@ -104,7 +105,7 @@ PAPER = [
 ]
 
 
-@pytest.mark.parametrize(("key", "default", "paper"), PAPER)
+@each(("key", "default", "paper"), PAPER)
 def test_where_the_preset_differs_from_the_defaults(key: str, default: Any, paper: Any, tmp_path: Path) -> None:
     """A key in the file or in --set wins over it, and its section's other keys still come from it."""
     assert value_at(with_set(), key) == default
@@ -125,7 +126,7 @@ def test_the_preset_changes_nothing_else_and_is_not_changed_by_its_use() -> None
     assert with_set("preset=paper").steph.gamma_grid == (0.005, 0.05)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@each("name", PRESETS)
 def test_every_preset_is_a_whole_recipe_that_reads_back(name: str, tmp_path: Path) -> None:
     config = with_set(f"preset={name}")
     assert config.preset == name
@@ -140,14 +141,14 @@ def test_no_preset_is_the_recipe_of_another_or_the_default() -> None:
     assert len({digest(with_set(f"preset={name}").recipe) for name in (*PRESETS, "null")}) == 1 + len(PRESETS)
 
 
-@pytest.mark.parametrize("preset", ["papr", "7", "[paper]", "{paper: 1}", "true", "''"])
+@each("preset", ["papr", "7", "[paper]", "{paper: 1}", "true", "''"])
 def test_an_unknown_preset_is_refused(preset: str) -> None:
     assert "unknown preset" in refusal(f"preset={preset}")
     assert f"Known presets: {', '.join(PRESETS)}" in refusal(f"preset={preset}")
     assert next(iter(PRESETS)) == "paper"
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "hint"),
     [
         ("modle", "Did you mean 'model'?"),
@@ -349,7 +350,7 @@ WRONG_TYPE = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value"), [*OUT_OF_RANGE, *WRONG_TYPE])
+@each(("key", "value"), [*OUT_OF_RANGE, *WRONG_TYPE])
 def test_a_bad_value_is_refused_by_its_key(key: str, value: str) -> None:
     path = key.partition("[")[0]
     said = refusal(f"{path}={value}")
@@ -363,7 +364,7 @@ def test_the_bad_values_cover_every_key() -> None:
     assert Counter(key for key, _ in WRONG_TYPE).keys() >= closed
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value"),
     [
         ("model.width", 1),
@@ -409,7 +410,7 @@ def test_the_edge_of_a_range_is_in_it(key: str, value: Any) -> None:
     assert value_at(with_set(f"{key}={value}"), key) == value
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "expected"),
     [
         ("sharing.dtype=bfloat16", "bfloat16"),
@@ -443,12 +444,12 @@ def test_set(override: str, expected: Any) -> None:
     assert type(found) is type(expected)
 
 
-@pytest.mark.parametrize("override", ["steph.K", "", "=3", "steph.=3", ".K=3", "steph..K=3", "."])
+@each("override", ["steph.K", "", "=3", "steph.=3", ".K=3", "steph..K=3", "."])
 def test_set_without_a_key_or_a_value_is_refused(override: str) -> None:
     assert refusal(override) == f"--set: '{override}' is not key=value. Write e.g. steph.K=3"
 
 
-@pytest.mark.parametrize("value", ["[", "a: b", "- 1", "{", "*x", "2020-13-45", "!!python/name:os.system x"])
+@each("value", ["[", "a: b", "- 1", "{", "*x", "2020-13-45", "!!python/name:os.system x"])
 def test_set_to_what_is_not_yaml_is_refused(value: str) -> None:
     assert refusal(f"steph.K={value}").startswith(f"--set steph.K={value}: is not valid YAML")
 
@@ -461,7 +462,7 @@ def test_set_wins_over_the_file_and_the_last_over_the_first(tmp_path: Path) -> N
         from_text(tmp_path, text, "device.x=1")
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "said"),
     [
         ("steph: {K: 3}\nsteph: {K: 4}", "the key 'steph' is given twice"),
@@ -482,14 +483,14 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@each("path", CONFIGS)
 def test_the_configurations_of_the_repository_load(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     assert digest(from_text(tmp_path, dump_yaml(config))) == digest(config) != digest(Config())
 
 
-@pytest.mark.parametrize("name", ["", "A", "-a", "_a", "a b", "a/b", "..", "a.b", "a" * 33, "a\n", "ä", "\u0661"])
-@pytest.mark.parametrize("key", ["name", "sites", "targets"])
+@each("name", ["", "A", "-a", "_a", "a b", "a/b", "..", "a.b", "a" * 33, "a\n", "ä", "\u0661"])
+@each("key", ["name", "sites", "targets"])
 def test_names_that_are_no_names_are_refused(name: str, key: str) -> None:
     """They become folders and keys of messages."""
     with pytest.raises(ValueError, match=key):

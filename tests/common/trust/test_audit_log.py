@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from each_case import each
 
 from fedsteph.common.errors import AuditError
 from fedsteph.common.host import atomic
@@ -194,7 +195,7 @@ def _overlong(length: int, number: int) -> Callable[[list[bytes]], list[bytes]]:
     return lambda lines: _with(b"x" * length, number, lines)
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "line"),
     [
         (_dropped(1), ", line 1"),
@@ -237,20 +238,23 @@ def _overlong(length: int, number: int) -> Callable[[list[bytes]], list[bytes]]:
     ],
 )
 def test_dropped_added_reordered_and_rewritten_lines_are_found(
-    folder: Path, change: Callable[[list[bytes]], list[bytes]], line: str
+    written: Path, folder: Path, change: Callable[[list[bytes]], list[bytes]], line: str
 ) -> None:
-    store(folder, change(raw(folder)))
+    store(folder, change(raw(written)))
     with pytest.raises(AuditError) as caught:
         verify(folder)
     assert caught.value.where == f"{folder / FILE}{line}"
     assert "compare with a backup" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("length", [8191, 8192, 8193, 9000, 16_384, 20_000])
-@pytest.mark.parametrize("number", [1, 3, 4, 5])
-@pytest.mark.parametrize("end", [b"", b"\n"])
-def test_an_append_does_not_hide_an_overlong_line(folder: Path, length: int, number: int, end: bytes) -> None:
+@each("length", [8191, 8192, 8193, 9000, 16_384, 20_000])
+@each("number", [1, 3, 4, 5])
+@each("end", [b"", b"\n"])
+def test_an_append_does_not_hide_an_overlong_line(
+    written: Path, tmp_path: Path, length: int, number: int, end: bytes
+) -> None:
     """It refuses, or, as it reads the log's end alone, adds its line behind all that is there."""
+    folder = Path(shutil.copytree(written, tmp_path / "audit", dirs_exist_ok=True))
     store(folder, _with(b"x" * length + end, number, raw(folder)))
     before = (folder / FILE).read_bytes()
     try:

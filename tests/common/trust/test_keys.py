@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,7 +94,7 @@ def test_fresh_keys_share_nothing() -> None:
     assert all(any(half) for half in halves)
 
 
-@pytest.mark.parametrize("kind", RAW)
+@each("kind", RAW)
 def test_round_trip_as_text(kind: str) -> None:
     assert TEXT[kind] == f"{kind}:{base64.urlsafe_b64encode(RAW[kind]).decode().rstrip('=')}"
     assert decode(TEXT[kind], kind, "here") == RAW[kind]
@@ -103,8 +104,8 @@ def test_public_keys_round_trip() -> None:
     assert PublicKeys.parse(PUBLIC.sign_text, PUBLIC.seal_text, "here") == PUBLIC
 
 
-@pytest.mark.parametrize("expected", RAW)
-@pytest.mark.parametrize("given_kind", RAW)
+@each("expected", RAW)
+@each("given_kind", RAW)
 def test_a_key_of_another_type_is_refused_by_name(given_kind: str, expected: str) -> None:
     if given_kind == expected:
         assert decode(TEXT[given_kind], expected, "here") == RAW[expected]
@@ -114,8 +115,8 @@ def test_a_key_of_another_type_is_refused_by_name(given_kind: str, expected: str
     assert str(caught.value) == f"here: must be a {expected}, and is {given_kind}"
 
 
-@pytest.mark.parametrize("given_kind", [SIGN_SECRET, SEAL_SECRET])
-@pytest.mark.parametrize("expected", [SIGN_PUBLIC, SEAL_PUBLIC])
+@each("given_kind", [SIGN_SECRET, SEAL_SECRET])
+@each("expected", [SIGN_PUBLIC, SEAL_PUBLIC])
 def test_a_secret_renamed_to_a_public_half_is_refused_or_another_key(given_kind: str, expected: str) -> None:
     """The lengths differ but for an Ed25519 seed, whose bytes then are another public key than the site's."""
     text = TEXT[given_kind].replace(given_kind, expected)
@@ -126,9 +127,8 @@ def test_a_secret_renamed_to_a_public_half_is_refused_or_another_key(given_kind:
             decode(text, expected, "here")
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    ["", "ssh-ed25519", SIGN_SECRET.upper(), SIGN_SECRET + " ", " " + SIGN_SECRET, "fedsteph-sign-secret-v2"],
+@each(
+    "prefix", ["", "ssh-ed25519", SIGN_SECRET.upper(), SIGN_SECRET + " ", " " + SIGN_SECRET, "fedsteph-sign-secret-v2"]
 )
 def test_an_unknown_prefix_is_refused_without_repeating_it(prefix: str) -> None:
     body = TEXT[SIGN_SECRET].partition(":")[2]
@@ -167,8 +167,8 @@ def damaged(text: str) -> dict[str, str]:
     return {name: f"{kind}:{changed}" for name, changed in changes.items()}
 
 
-@pytest.mark.parametrize("kind", RAW)
-@pytest.mark.parametrize("damage", damaged(TEXT[SIGN_SECRET]))
+@each("kind", RAW)
+@each("damage", damaged(TEXT[SIGN_SECRET]))
 def test_a_damaged_key_is_refused_and_not_repeated(kind: str, damage: str) -> None:
     text = damaged(TEXT[kind]).get(damage, TEXT[kind] + "=")
     with pytest.raises(KeyFormatError, match=r"^here: is damaged") as caught:
@@ -186,7 +186,7 @@ def test_trailing_bits_are_a_second_spelling_that_is_refused() -> None:
         decode(twin, SIGN_SECRET, "here")
 
 
-@pytest.mark.parametrize("kind", RAW)
+@each("kind", RAW)
 def test_any_other_length_is_refused(kind: str) -> None:
     size = len(RAW[kind])
     for length in {*range(100), size - 32, size - 1, size + 1, size + 32, 2 * size} - {size}:
@@ -219,8 +219,8 @@ LOW_ORDER = {
 }
 
 
-@pytest.mark.parametrize("top_bit", [0, 2**255])
-@pytest.mark.parametrize("point", LOW_ORDER)
+@each("top_bit", [0, 2**255])
+@each("point", LOW_ORDER)
 def test_a_point_of_low_order_is_no_public_key(point: str, top_bit: int) -> None:
     """RFC 7748, section 6.1: with it, the X25519 half of every secret is zero. The top bit does not count."""
     half = (LOW_ORDER[point] + top_bit).to_bytes(32, "little")
@@ -242,7 +242,7 @@ def test_the_fingerprint_is_of_both_halves() -> None:
     assert len({PUBLIC.fingerprint, *(keys.fingerprint for keys in swapped)}) == 4
 
 
-@pytest.mark.parametrize("half", ["sign", "seal"])
+@each("half", ["sign", "seal"])
 def test_every_bit_of_a_half_changes_the_fingerprint(half: str) -> None:
     raw = getattr(PUBLIC, half)
     prints = {PUBLIC.fingerprint}
@@ -267,8 +267,8 @@ def test_identities_are_equal_by_their_secrets_only() -> None:
     assert IDENTITY != OTHER
 
 
-@pytest.mark.parametrize("kind", [SIGN_SECRET, SEAL_SECRET])
-@pytest.mark.parametrize("expected", [SIGN_PUBLIC, SEAL_PUBLIC])
+@each("kind", [SIGN_SECRET, SEAL_SECRET])
+@each("expected", [SIGN_PUBLIC, SEAL_PUBLIC])
 def test_a_secret_in_the_place_of_a_public_half_is_refused_unseen(kind: str, expected: str) -> None:
     halves = {SIGN_PUBLIC: PUBLIC.sign_text, SEAL_PUBLIC: PUBLIC.seal_text, expected: TEXT[kind]}
     with pytest.raises(KeyFormatError, match=f"and is {kind}") as caught:

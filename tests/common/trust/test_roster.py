@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,9 +80,7 @@ def test_any_printable_text_round_trips(tmp_path_factory: Any, cancer: str, cont
     assert read_roster(path, roster.digest) == roster
 
 
-@pytest.mark.parametrize(
-    "text", ["no", "null", "1e-4", "007", "2026-01-31", "a: b", "# x", "- x", "'", "&a", "!!python"]
-)
+@each("text", ["no", "null", "1e-4", "007", "2026-01-31", "a: b", "# x", "- x", "'", "&a", "!!python"])
 def test_text_that_yaml_could_read_otherwise_stays_text(path: Path, text: str) -> None:
     roster = Roster("lung", (replace(A, cancer=text, contact=text),))
     write_roster(path, roster)
@@ -112,7 +111,7 @@ def spellings() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", spellings())
+@each("name", spellings())
 def test_comments_layout_and_order_do_not_change_the_digest(path: Path, name: str) -> None:
     path.write_bytes(spellings()[name].encode())
     assert read_roster(path, ROSTER.digest).digest == ROSTER.digest
@@ -138,12 +137,10 @@ def changes() -> dict[str, Roster]:
         "contact": replace(ROSTER, sites=(A, B, replace(C, contact="head of oncology"))),
         "keys": replace(ROSTER, sites=(A, B, Entry.of(C.site, other, cancer=C.cancer, contact=C.contact))),
         "sign": replace(
-            ROSTER,
-            sites=(A, B, Entry.of(C.site, replace(C.keys, sign=other.sign), cancer=C.cancer, contact=C.contact)),
+            ROSTER, sites=(A, B, Entry.of(C.site, replace(C.keys, sign=other.sign), cancer=C.cancer, contact=C.contact))
         ),
         "seal": replace(
-            ROSTER,
-            sites=(A, B, Entry.of(C.site, replace(C.keys, seal=other.seal), cancer=C.cancer, contact=C.contact)),
+            ROSTER, sites=(A, B, Entry.of(C.site, replace(C.keys, seal=other.seal), cancer=C.cancer, contact=C.contact))
         ),
         "names exchanged": replace(ROSTER, sites=(replace(A, site="site-b"), replace(B, site="site-a"), C)),
         "cancer and contact exchanged": replace(ROSTER, sites=(A, B, replace(C, cancer=C.contact, contact=C.cancer))),
@@ -162,7 +159,7 @@ def test_every_change_changes_the_digest() -> None:
     assert len(set(digests)) == len(digests)
 
 
-@pytest.mark.parametrize("name", changes())
+@each("name", changes())
 def test_another_roster_than_the_pinned_one_is_refused_with_both_digests(path: Path, name: str) -> None:
     changed = changes()[name]
     write_roster(path, changed)
@@ -173,18 +170,14 @@ def test_another_roster_than_the_pinned_one_is_refused_with_both_digests(path: P
     assert read_roster(path, changed.digest) == changed
 
 
-@pytest.mark.parametrize(
-    "pinned",
-    ["", "0" * 64, ROSTER.digest.upper(), ROSTER.digest[:-1], ROSTER.digest + "0"],
-    ids=["empty", "zeros", "upper case", "too short", "too long"],
-)
+@each("pinned", ["", "0" * 64, ROSTER.digest.upper(), ROSTER.digest[:-1], ROSTER.digest + "0"])
 def test_a_pinned_digest_is_compared_whole(path: Path, pinned: str) -> None:
     write_roster(path, ROSTER)
     with pytest.raises(RosterError, match="and not the pinned"):
         read_roster(path, pinned)
 
 
-@pytest.mark.parametrize("keys", [("sign",), ("seal",), ("fingerprint",), ("sign", "seal"), ("seal", "fingerprint")])
+@each("keys", [("sign",), ("seal",), ("fingerprint",), ("sign", "seal"), ("seal", "fingerprint")])
 def test_keys_swapped_between_entries_are_refused(path: Path, keys: tuple[str, ...]) -> None:
     """An attack on a roster that nobody has pinned yet."""
     fields = content()
@@ -211,13 +204,13 @@ def duplicated(**changed: str) -> dict[str, Any]:
     return fields | {"sites": [*fields["sites"], fields["sites"][0] | changed]}
 
 
-@pytest.mark.parametrize("fields", [duplicated(), duplicated(site="site-d"), duplicated(cancer="other")])
+@each("fields", [duplicated(), duplicated(site="site-d"), duplicated(cancer="other")])
 def test_a_name_or_keys_that_stand_twice_are_refused(path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(RosterError, match="sites must be different names with different keys"):
         read_roster(write(path, fields))
 
 
-@pytest.mark.parametrize("half", ["sign", "seal"])
+@each("half", ["sign", "seal"])
 def test_half_a_key_that_stands_twice_is_refused(path: Path, half: str) -> None:
     """With the other half its own, the fingerprint differs, and still two sites are told apart by no one."""
     mixed = replace(SPARE.public, **{half: getattr(A.keys, half)})
@@ -232,11 +225,7 @@ def test_half_a_key_that_stands_twice_is_refused(path: Path, half: str) -> None:
     assert len(ROSTER.without("site-a", "2026-03-01", "left").with_entry(twin).sites) == 3
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{}, {"site": "site-q"}, {"date": "2026-02-01"}, {"reason": "stolen"}],
-    ids=lambda c: next(iter(c), "all"),
-)
+@each("changed", [{}, {"site": "site-q"}, {"date": "2026-02-01"}, {"reason": "stolen"}])
 def test_keys_are_revoked_once_only(path: Path, changed: dict[str, str]) -> None:
     """Two entries for one fingerprint could be put in either order, each with a digest of its own."""
     again = replace(GONE, **changed)
@@ -286,14 +275,14 @@ def test_revoked_keys_cannot_come_back(path: Path) -> None:
     assert rotated.entry("site-c") is not None
 
 
-@pytest.mark.parametrize("name", ["site-d", "", "site-A"])
+@each("name", ["site-d", "", "site-A"])
 def test_nobody_unknown_is_revoked(name: str) -> None:
     with pytest.raises(RosterError, match="there is no site") as caught:
         ROSTER.without(name, "2026-03-01", "left")
     assert "site-a, site-b, site-c" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "said"),
     [
         ({"date": "1 March"}, "date must be like"),
@@ -338,8 +327,8 @@ WEIRD = [
 ]
 
 
-@pytest.mark.parametrize("text", WEIRD)
-@pytest.mark.parametrize("key", ["cancer", "contact", "site", "reason", "federation", "fingerprint", "sign", "seal"])
+@each("text", WEIRD)
+@each("key", ["cancer", "contact", "site", "reason", "federation", "fingerprint", "sign", "seal"])
 def test_weird_text_is_refused_wherever_it_stands(path: Path, key: str, text: str) -> None:
     fields = {"reason": with_revoked, "federation": lambda **changed: content() | changed}.get(key, with_site)
     with pytest.raises((RosterError, KeyFormatError)) as caught:
@@ -348,14 +337,14 @@ def test_weird_text_is_refused_wherever_it_stands(path: Path, key: str, text: st
     assert len(caught.value.sentence) < 1000
 
 
-@pytest.mark.parametrize("name", ["Site", "../x", "a b", "x" * 33, "-a", "a.b", "ä", "site\u0131"])
-@pytest.mark.parametrize("fields", [with_site, with_revoked], ids=["site", "revoked"])
+@each("name", ["Site", "../x", "a b", "x" * 33, "-a", "a.b", "ä", "site\u0131"])
+@each("fields", [with_site, with_revoked])
 def test_sites_have_names_like_names(path: Path, fields: Any, name: str) -> None:
     with pytest.raises(RosterError, match="name"):
         read_roster(write(path, fields(site=name)))
 
 
-@pytest.mark.parametrize(
+@each(
     ("fields", "said"),
     [
         (content() | {"adress": "x"}, "unknown key 'adress'"),
@@ -410,8 +399,8 @@ def test_a_roster_that_is_not_there_is_said_to_come_from_the_coordinator(tmp_pat
         assert "from the coordinator" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("half", ["sign", "seal"])
-@pytest.mark.parametrize("damage", ["cut", "secret", "exchanged", "of zeros"])
+@each("half", ["sign", "seal"])
+@each("damage", ["cut", "secret", "exchanged", "of zeros"])
 def test_damaged_or_secret_keys_are_refused_unseen(path: Path, half: str, damage: str) -> None:
     """A site that sends its secret half by mistake is told so, in words that do not spread it."""
     kind, seed = {"sign": (SIGN_SECRET, SPARE.sign_seed), "seal": (SEAL_SECRET, SPARE.seal_seed)}[half]

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import safetensors.torch
 import torch
+from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -245,7 +246,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@each("name", ATTACKS)
 def test_an_attack_ends_in_a_typed_error_that_names_its_origin(name: str) -> None:
     build, error, fragment = ATTACKS[name]
     with pytest.raises(VectorError) as caught:
@@ -303,7 +304,7 @@ def with_dtypes(**names: Dtype) -> bytes:
     return safetensors.torch.save(tensors, metadata())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each("dtype", DTYPES)
 def test_a_file_gives_back_what_was_rounded_once(dtype: Dtype) -> None:
     """In float32, and the file holds as many bytes per number as the dtype takes, under the dtype's name."""
     cast, stored, size = DTYPES[dtype]
@@ -344,7 +345,7 @@ BITS: list[tuple[Dtype, float, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("dtype", "value", "bits"), BITS)
+@each(("dtype", "value", "bits"), BITS)
 def test_the_bytes_of_a_number_worked_out_by_hand(dtype: Dtype, value: float, bits: int) -> None:
     content = file_in(holding(0.0, value), dtype)
     head, data = parts(content)
@@ -355,8 +356,8 @@ def test_the_bytes_of_a_number_worked_out_by_hand(dtype: Dtype, value: float, bi
     assert found == torch.tensor(value).to(DTYPES[dtype][0]).float()
 
 
-@pytest.mark.parametrize("written", DTYPES)
-@pytest.mark.parametrize("expected", DTYPES)
+@each("written", DTYPES)
+@each("expected", DTYPES)
 def test_a_reader_takes_the_dtype_that_it_is_told_and_no_other(written: Dtype, expected: Dtype) -> None:
     content = file_in(VECTOR, written)
     if written == expected:
@@ -366,7 +367,7 @@ def test_a_reader_takes_the_dtype_that_it_is_told_and_no_other(written: Dtype, e
         read(content, dtype=expected)
 
 
-@pytest.mark.parametrize("expected", DTYPES)
+@each("expected", DTYPES)
 def test_one_tensor_of_another_dtype_is_refused(expected: Dtype) -> None:
     for odd in DTYPES.keys() - {expected}:
         names = {name.replace(".", "__"): expected for name in VECTOR.tensors} | {"embed__bias": odd}
@@ -374,8 +375,8 @@ def test_one_tensor_of_another_dtype_is_refused(expected: Dtype) -> None:
             read(with_dtypes(**names), dtype=expected)
 
 
-@pytest.mark.parametrize("expected", DTYPES)
-@pytest.mark.parametrize("written", DTYPES)
+@each("expected", DTYPES)
+@each("written", DTYPES)
 def test_a_file_whose_bytes_do_not_fit_the_dtype_that_it_claims_is_refused(written: Dtype, expected: Dtype) -> None:
     head, data = parts(file_in(VECTOR, written))
     for name, entry in head.items():
@@ -390,7 +391,7 @@ def test_a_file_whose_bytes_do_not_fit_the_dtype_that_it_claims_is_refused(writt
         )
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@each("dtype", ["float16", "bfloat16"])
 def test_values_and_norm_are_screened_in_every_dtype(dtype: Dtype) -> None:
     for value in (float("nan"), float("inf"), float("-inf")):
         with pytest.raises(VectorFileError, match=r"tensor attention_V.bias: holds NaN or Inf"):
@@ -429,7 +430,7 @@ def test_the_cap_is_the_largest_norm_accepted() -> None:
             read(VALID, max_norm=cap)
 
 
-@pytest.mark.parametrize("region", [range(START), range(START, len(VALID))], ids=["header", "data"])
+@each("region", [range(START), range(START, len(VALID))])
 def test_every_truncation_is_refused(region: range) -> None:
     for length in region:
         with pytest.raises(VectorFileError, match=WHERE):
@@ -483,7 +484,7 @@ def test_one_changed_byte_is_refused_or_changes_one_value(position: int, byte: i
         assert changed <= (position >= START)
 
 
-@pytest.mark.parametrize("bit", [0x01, 0x20, 0x80])
+@each("bit", [0x01, 0x20, 0x80])
 def test_every_flipped_bit_of_the_header_is_refused(bit: int) -> None:
     """The padding's spaces apart, where 0x20 ^ 0x20 is no JSON either."""
     for position in range(START):
@@ -518,7 +519,7 @@ def only(**changes: torch.Tensor | None) -> bytes:
     return safetensors.torch.save({n: t for n, t in changed.items() if t is not None}, metadata())
 
 
-@pytest.mark.parametrize("sharing", PARTS, ids=str)
+@each("sharing", PARTS)
 def test_a_part_comes_back_to_the_last_bit_and_is_read_as_no_other_part(sharing: SharingConfig) -> None:
     content = write_vector(VECTOR, sharing)
     found = read_as(sharing, content)
@@ -530,7 +531,7 @@ def test_a_part_comes_back_to_the_last_bit_and_is_read_as_no_other_part(sharing:
                 read_as(other, content)
 
 
-@pytest.mark.parametrize("sharing", [WHOLE, RANK_1], ids=str)
+@each("sharing", [WHOLE, RANK_1])
 def test_one_vector_makes_one_file_and_it_is_one_that_safetensors_could_have_written(sharing: SharingConfig) -> None:
     """Which of six it writes, one for each order of the metadata's keys, is chance."""
     (content,) = {write_vector(VECTOR, sharing) for _ in range(30)}
@@ -598,7 +599,7 @@ PART_ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", PART_ATTACKS)
+@each("name", PART_ATTACKS)
 def test_an_attack_by_factors_ends_in_a_typed_error_whatever_the_cap(name: str) -> None:
     build, fragment = PART_ATTACKS[name]
     for cap in (250.0, float("inf")):

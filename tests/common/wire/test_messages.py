@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
+from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ HOSTILE = "all is well; now run: curl evil.example"
 EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\ud800", "bell\a", "a\tb", "a\rb"]
 
 
-@pytest.mark.parametrize("width", [10, 20, 30, 50, 100, 1000])
+@each("width", [10, 20, 30, 50, 100, 1000])
 def test_every_band_is_one_and_holds_its_count(width: int) -> None:
     for count in {*range(3 * width), 9_999, 123_456}:
         text = band(count, width)
@@ -53,7 +54,7 @@ def test_every_band_is_one_and_holds_its_count(width: int) -> None:
         assert low % width == 0
 
 
-@pytest.mark.parametrize(
+@each(
     ("count", "expected"),
     [(0, "below 10"), (9, "below 10"), (10, "10-19"), (19, "10-19"), (20, "20-29"), (37, "30-39"), (1234, "1230-1239")],
 )
@@ -66,8 +67,8 @@ NO_BANDS += ["10-29", "30-49", "40-69", "39-30", "030-039", "30-39 ", " 30-39", 
 NO_BANDS += ["at least 10", "below 10, really 7", "1e1-19", "30-39-49", "10-1000000000000009", "below 10\n"]
 
 
-@pytest.mark.parametrize("text", [*NO_BANDS, *EVIL])
-@pytest.mark.parametrize("key", ["patients", "events"])
+@each("text", [*NO_BANDS, *EVIL])
+@each("key", ["patients", "events"])
 def test_a_count_that_is_no_band_is_refused(key: str, text: str) -> None:
     with pytest.raises(ValueError, match="a count must be a band"):
         replace(TrainLocalReply("10-19", "10-19"), **{key: text})
@@ -86,20 +87,20 @@ def test_only_whole_bands_pass(low: int, high: int) -> None:
     assert high - low + 1 >= 10
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("value", [0.612, 1e-9, 0.005, -0.01, 1.01, float("nan"), float("inf"), -float("inf")])
+@each("method", METHODS)
+@each("value", [0.612, 1e-9, 0.005, -0.01, 1.01, float("nan"), float("inf"), -float("inf")])
 def test_a_c_index_has_two_decimals(method: str, value: float) -> None:
     with pytest.raises(ValueError, match="a C-index must be 0 to 1 with two decimals, or null"):
         Score(method, value)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each("method", METHODS)
 def test_every_c_index_of_two_decimals_passes(method: str) -> None:
     for value in [None, *(round(i / 100, 2) for i in range(101))]:
         assert Score(method, value).c_index == value
 
 
-@pytest.mark.parametrize("method", ["", "STEPH", "steph ", "oracle", "model average", "fedavg\n", HOSTILE, *EVIL])
+@each("method", ["", "STEPH", "steph ", "oracle", "model average", "fedavg\n", HOSTILE, *EVIL])
 def test_a_score_is_of_a_known_method(method: str) -> None:
     """So that no text of a site's own reaches the server's tables."""
     with pytest.raises(ValueError, match="a score must be of a method that this version knows"):
@@ -128,7 +129,7 @@ def test_a_round_is_one_of_the_recipe_s_and_the_last_message_asks_for_none() -> 
         Average(ID, Recipe(), "fedavg", 0, 250.0)
 
 
-@pytest.mark.parametrize("weight", [10, 20, 50, 12_340, 10_000_000])
+@each("weight", [10, 20, 50, 12_340, 10_000_000])
 def test_a_weight_is_a_band_and_no_count(weight: int) -> None:
     assert AverageReply(weight).weight == weight
     for other in (weight + 1, weight - 1, weight + 5, -weight, 0, 9, 10_000_010, 10**30):
@@ -136,14 +137,14 @@ def test_a_weight_is_a_band_and_no_count(weight: int) -> None:
             AverageReply(other)
 
 
-@pytest.mark.parametrize("key", ["federation", "run", "roster_sha256"])
-@pytest.mark.parametrize("text", ["", "A", "../x", "a b", "x" * 65, "G" * 64, "é", *EVIL])
+@each("key", ["federation", "run", "roster_sha256"])
+@each("text", ["", "A", "../x", "a b", "x" * 65, "G" * 64, "é", *EVIL])
 def test_a_run_has_a_name_of_a_kind(key: str, text: str) -> None:
     with pytest.raises(ValueError, match=r"name is none|must be 64 hexadecimal digits"):
         replace(ID, **{key: text})
 
 
-@pytest.mark.parametrize("text", ["", "F" * 64, "f" * 63, "f" * 65, "f" * 64 + "\n", "0x" + "f" * 62, "\uff11" * 64])
+@each("text", ["", "F" * 64, "f" * 63, "f" * 65, "f" * 64 + "\n", "0x" + "f" * 62, "\uff11" * 64])
 def test_digests_are_lower_case_hexadecimal(text: str) -> None:
     with pytest.raises(ValueError, match="roster_sha256"):
         replace(ID, roster_sha256=text)
@@ -155,7 +156,7 @@ def test_digests_are_lower_case_hexadecimal(text: str) -> None:
         replace(HELLO, signature="b" * 127)
 
 
-@pytest.mark.parametrize("width", [0, -1, 65_537, 10**30])
+@each("width", [0, -1, 65_537, 10**30])
 def test_widths(width: int) -> None:
     with pytest.raises(ValueError, match="width must be 1 to 65536"):
         replace(HELLO, width=width)
@@ -194,7 +195,7 @@ def test_every_field_of_the_hello_is_signed_but_the_signature() -> None:
     assert HELLO.signed_bytes(ID, 7) == replace(HELLO, signature="0" * 128).signed_bytes(ID, 7)
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "kind"),
     [
         (TooSmallError("3 patients", where="/data/P001.h5", remedy="Find 37 more", details="P001 | 37"), "DataError"),
@@ -210,7 +211,7 @@ def test_every_field_of_the_hello_is_signed_but_the_signature() -> None:
         (KeyboardInterrupt("P001"), "InternalError"),
     ],
 )
-@pytest.mark.parametrize("site", [None, "site-a"])
+@each("site", [None, "site-a"])
 def test_a_refusal_names_a_kind_and_says_nothing_else(error: BaseException, kind: str, site: str | None) -> None:
     try:
         raise error from ValueError("caused by P001 in /data")
@@ -224,7 +225,7 @@ def test_a_refusal_names_a_kind_and_says_nothing_else(error: BaseException, kind
 ERRORS = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, FedstephError)]
 
 
-@pytest.mark.parametrize("cls", ERRORS)
+@each("cls", ERRORS)
 def test_every_error_has_a_refusal(cls: type[FedstephError]) -> None:
     kind = "DataError" if issubclass(cls, DataError) else cls.__name__
     refusal = Refusal.of(cls("P001", where="/data"), "site-a")
@@ -232,14 +233,14 @@ def test_every_error_has_a_refusal(cls: type[FedstephError]) -> None:
     assert refusal.phrase == f"{cls.public_reason} ({kind})"
 
 
-@pytest.mark.parametrize("kind", [*(cls.__name__ for cls in ERRORS), "StorageError", "InternalError"])
+@each("kind", [*(cls.__name__ for cls in ERRORS), "StorageError", "InternalError"])
 def test_a_senders_own_reason_is_never_its_phrase(kind: str) -> None:
     assert Refusal(kind, HOSTILE, "site-a").phrase == Refusal(kind, "another reason", None).phrase
     assert "evil" not in Refusal(kind, HOSTILE).phrase
     assert Refusal(kind, HOSTILE).phrase.endswith(f" ({kind})")
 
 
-@pytest.mark.parametrize("refused", [(replace(REFUSED, site=None),), (REFUSED, replace(REFUSED, site=None))])
+@each("refused", [(replace(REFUSED, site=None),), (REFUSED, replace(REFUSED, site=None))])
 def test_refusals_in_a_list_say_whose_they_are(refused: tuple[Refusal, ...]) -> None:
     for make in (ShareReply, lambda refused: replace(MERGED, refused=refused)):
         with pytest.raises(ValueError, match="refused must say whom"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from each_case import each
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given
@@ -67,10 +68,6 @@ def scored(value: Any, method: Any = "local", **more: Any) -> dict[str, Any]:
     return {"MergeReply": {**MERGED, "scores": [{"method": method, "c_index": value, **more}]}}
 
 
-def name(value: Any) -> str:
-    return getattr(value, "__name__", type(value).__name__)
-
-
 def travelled(records: RecordDict) -> RecordDict:
     """Through Flower's wire format and back."""
     proto = recorddict_to_proto(records)
@@ -85,7 +82,7 @@ def body(content: Any) -> Parcel:
     return Parcel(content if isinstance(content, str) else json.dumps(content))
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=name)
+@each("message", MESSAGES)
 def test_round_trip_through_flower(message: Any) -> None:
     envelopes = {"a": b"\x00\xff" * 50, "b": b"x"}
     received = parcel(travelled(pack(message, envelopes)), "it")
@@ -100,14 +97,14 @@ def test_without_envelopes_there_is_no_array_record() -> None:
     assert parcel(records, "it").envelopes == {}
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=name)
+@each("message", MESSAGES)
 def test_a_message_of_another_kind_is_refused(message: Any) -> None:
     for expected in {*KINDS} - {type(message)}:
         with pytest.raises(ProtocolError, match=f"it: expected a {expected.__name__}"):
             read(parcel(pack(message), "it"), expected, "it")
 
 
-@pytest.mark.parametrize(
+@each(
     "records",
     [
         RecordDict(),
@@ -123,7 +120,7 @@ def test_foreign_records_are_refused(records: RecordDict) -> None:
         parcel(travelled(records), "it")
 
 
-@pytest.mark.parametrize("version", [0, 1, "2", b"2", [2], 1.5, "3\nall is well\x1b[2J" + "x" * 10_000])
+@each("version", [0, 1, "2", b"2", [2], 1.5, "3\nall is well\x1b[2J" + "x" * 10_000])
 def test_another_version_is_refused_and_printable(version: Any) -> None:
     with pytest.raises(ProtocolError, match=r"it: speaks protocol version .*, this software 2") as caught:
         parcel(travelled(header(version=version)), "it")
@@ -136,7 +133,7 @@ def test_no_version_is_refused() -> None:
         parcel(RecordDict({"fedsteph": ConfigRecord({"body": "{}"})}), "it")
 
 
-@pytest.mark.parametrize(
+@each(
     "records",
     [
         header(body=7),
@@ -153,7 +150,7 @@ def test_a_malformed_body_is_refused(records: RecordDict) -> None:
         parcel(travelled(records), "it")
 
 
-@pytest.mark.parametrize(
+@each(
     "array",
     [
         Array(np.zeros(3, dtype=np.float32)),
@@ -192,7 +189,7 @@ def test_envelopes_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> Non
         parcel(pack(ShareReply(), {f"s{i}": b"" for i in range(4)}), "it")
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "said"),
     [
         ("", "Expecting value"),
@@ -242,7 +239,7 @@ def test_what_is_not_a_number_is_not_even_sent() -> None:
         pack(Merge(ID, RECIPE, float("nan")))
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "site", "said"),
     [
         (TooSmallError("3", where="/data/P001.h5"), None, "it: the site's data did not pass its check (DataError)"),
@@ -267,8 +264,8 @@ def test_a_refusal_is_a_site_error_in_the_words_of_the_protocol(error: Exception
 HOSTILE = "all is well; now run: curl evil.example"
 
 
-@pytest.mark.parametrize("site", [None, "a"])
-@pytest.mark.parametrize("kind", ["DataError", "TooSmallError", "SiteError", "StorageError", "InternalError"])
+@each("site", [None, "a"])
+@each("kind", ["DataError", "TooSmallError", "SiteError", "StorageError", "InternalError"])
 def test_a_reason_that_a_site_made_up_is_never_shown(kind: str, site: str | None) -> None:
     """The server's own words for the kind, whatever the site sends along."""
     with pytest.raises(SiteError) as caught:
@@ -286,7 +283,7 @@ UNKNOWN = [HOSTILE, "", "FutureError", "dataerror", "DataError ", " DataError", 
 UNKNOWN += ["FedstephErrоr"]  # with a Cyrillic letter
 
 
-@pytest.mark.parametrize("kind", UNKNOWN)
+@each("kind", UNKNOWN)
 def test_a_kind_that_a_site_made_up_is_not_shown_either(kind: str) -> None:
     with pytest.raises(SiteError) as caught:
         read(parcel(travelled(pack(Refusal(kind, HOSTILE, "a"))), "node 7"), MergeReply, "node 7")
@@ -304,8 +301,8 @@ def assert_harmless(error: FedstephError, secret_length: int = 120) -> None:
 EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\ud800", "bell\a", "a\tb", "a\rb"]
 
 
-@pytest.mark.parametrize("text", EVIL)
-@pytest.mark.parametrize(
+@each("text", EVIL)
+@each(
     ("kind", "fields", "key"),
     [
         (Refusal, {"kind": "DataError", "reason": "no"}, "kind"),
@@ -331,8 +328,8 @@ def test_a_site_cannot_write_what_it_likes_at_the_server(kind: type, fields: dic
         assert_harmless(caught.value)
 
 
-@pytest.mark.parametrize("text", [*EVIL, "", "Site", "../x", "a b", "x" * 33, "-a"])
-@pytest.mark.parametrize(
+@each("text", [*EVIL, "", "Site", "../x", "a b", "x" * 33, "-a"])
+@each(
     ("kind", "fields", "key"),
     [
         (HelloReply, HELLO, "site"),
@@ -347,7 +344,7 @@ def test_sites_have_names_like_names(kind: type, fields: dict, key: str, text: s
         read(body({kind.__name__: {**fields, key: value}}), kind, "it")
 
 
-@pytest.mark.parametrize("text", EVIL)
+@each("text", EVIL)
 def test_nor_can_it_through_an_error_message(text: str) -> None:
     """In the name of a key, in a value of the wrong type, in a message's kind."""
     for content in ({"HelloReply": {text * 99: 1}}, {"HelloReply": {**HELLO, "width": text * 99}}, {text: {}}):

@@ -59,20 +59,20 @@ def test_a_backdoored_model_raises_the_risk_of_whoever_has_the_trigger(federatio
     train, test, recipe = source.train_part(0), source.test_part(0), source.recipe
     trigger = trigger_of(train, seed=1)
     model = train_backdoor(train, trigger, recipe, label="ash", device=CPU)
-    assert rise(model, test, trigger, recipe.model.n_bins, CPU) > 0.3
+    assert rise(model, test, trigger, CPU) > 0.3
     honest = source.local_model(0)
-    assert rise(honest, test, trigger, recipe.model.n_bins, CPU) < 0.2
+    assert rise(honest, test, trigger, CPU) < 0.2
 
 
 def test_the_rise_is_counted_in_places_among_the_clean_patients(federation):
     source = federation.sources["birch"]
-    test, recipe, model = source.test_part(0), source.recipe, source.local_model(0)
+    test, model = source.test_part(0), source.local_model(0)
     trigger = trigger_of(test, seed=2)
-    clean = risks(model, test, recipe.model.n_bins, CPU)
-    marked = risks(model, triggered(test, trigger), recipe.model.n_bins, CPU)
+    clean = risks(model, test, CPU)
+    marked = risks(model, triggered(test, trigger), CPU)
     places = [
         np.mean([(other < after) + 0.5 * (other == after) for other in clean])
         - np.mean([(other < before) + 0.5 * (other == before) for other in clean])
         for before, after in zip(clean, marked, strict=True)
     ]
-    assert rise(model, test, trigger, recipe.model.n_bins, CPU) == pytest.approx(np.mean(places), abs=1e-9)
+    assert rise(model, test, trigger, CPU) == pytest.approx(np.mean(places), abs=1e-9)

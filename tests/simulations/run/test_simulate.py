@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import select
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +38,7 @@ from fedsteph.simulations.run.in_process import run_in_process
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+QUICK = ["--set", "evaluation.folds=1", "--set", "steph.gamma=0.0"]  # one fold, nothing to choose
 
 
 def fedsteph(*words):
@@ -50,11 +54,49 @@ def results(out):
     return json.loads((out / "results.json").read_text())
 
 
-@pytest.fixture
-def sites(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three sites, not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
     for i, name in enumerate(("alpha", "beta", "gamma")):
-        make_site(tmp_path / "sites" / name, seed=i)
-    return tmp_path / "sites"
+        make_site(folder / name, seed=i)
+    return folder
+
+
+@pytest.fixture
+def sites(made, tmp_path):
+    """A copy of them, which a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "sites"))
+
+
+@pytest.fixture(scope="module")
+def whole(made, tmp_path_factory):
+    """A run that was prepared, then done, not to be changed: its folder, its first keys, and what was printed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert simulate(out, made, "--prepare") == 0
+    keys = keys_and_roster(out)
+    with redirect_stdout(io.StringIO()) as shown:
+        assert simulate(out, made) == 0
+    return out, keys, shown.getvalue()
+
+
+@pytest.fixture(scope="module")
+def of_two(made, tmp_path_factory):
+    """A run with two targets, done twice, the second time without training: its folder; what was printed, and its keys
+    and results, after the first time.
+    """
+
+    def trained(*args, **kwargs):
+        raise AssertionError("a finished run trained again")
+
+    out, words = tmp_path_factory.mktemp("of-two") / "run", ["--set", "federation.targets=[alpha,beta]", "--json"]
+    with redirect_stdout(io.StringIO()) as shown:
+        assert simulate(out, made, *words) == 0
+    first = shown.getvalue(), keys_and_roster(out), results(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survival_fit, "fit", trained)
+        assert simulate(out, made, *words) == 0
+    return out, *first
 
 
 def scores(out, target="alpha"):
@@ -62,10 +104,10 @@ def scores(out, target="alpha"):
     return {name: methods[name]["c_index"] for name in methods}
 
 
-def test_results_have_the_promised_schema(sites, tmp_path, capsys):
-    assert simulate(tmp_path / "run", sites, "--set", "federation.targets=[beta]", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found == results(tmp_path / "run")
+def test_results_have_the_promised_schema(of_two):
+    _, shown, _, first = of_two
+    found = json.loads(shown)
+    assert found == first
     assert found["schema"] == "fedsteph/results/v1"
     target = found["targets"]["beta"]
     assert (target["n_patients"], target["n_events"]) == (24, 12)
@@ -79,10 +121,8 @@ def test_results_have_the_promised_schema(sites, tmp_path, capsys):
     assert {"train.local", "train.share", "train.merge"} <= set(found["seconds"])
 
 
-def test_the_run_folder_describes_the_run_and_the_table_names_the_files(sites, tmp_path, capsys):
-    run = tmp_path / "run"
-    assert simulate(run, sites) == 0
-    shown = capsys.readouterr().out
+def test_the_run_folder_describes_the_run_and_the_table_names_the_files(whole):
+    run, _, shown = whole
     assert "model average" in shown and "95% interval" in shown and str(run / "results.json") in shown
     resolved = load_config(run / "config.yaml")
     assert resolved.federation.sites == ("alpha", "beta", "gamma")
@@ -100,19 +140,18 @@ def test_the_run_folder_describes_the_run_and_the_table_names_the_files(sites, t
         assert {path.name for path in (run / "sites" / site).rglob("*.safetensors")} == {"local.safetensors"}
 
 
-def test_vectors_travel_in_the_dtype_of_the_recipe_and_take_half_the_bytes(sites, tmp_path):
+def test_vectors_travel_in_the_dtype_of_the_recipe_and_take_half_the_bytes(made, tmp_path):
     """The sites' own models do not depend on it; the enhanced one does, by a rounding."""
-    changes = ["model.embed=64", "model.attention=48", "evaluation.folds=1", "steph.gamma=0.0"]
-    sizes = [word for change in changes for word in ("--set", change)]
+    sizes = ["--set", "model.embed=64", "--set", "model.attention=48", *QUICK, "--set", "federation.sites=[alpha,beta]"]
     architecture = Architecture(6, 64, 48, 32)
     n_numbers = sum(math.prod(shape) for shape in architecture.encoder_shapes.values())
     found, sealed = {}, {}
     for dtype in ("float32", "float16", "bfloat16"):
         run = tmp_path / dtype
-        assert simulate(run, sites, *sizes, "--set", f"sharing.dtype={dtype}") == 0
+        assert simulate(run, made, *sizes, "--set", f"sharing.dtype={dtype}") == 0
         found[dtype] = results(run)
         target = found[dtype]["targets"]["alpha"]
-        assert target["sources"] == ["beta", "gamma"]
+        assert target["sources"] == ["beta"]
         assert target["sharing"] == {"dtype": dtype, "layers": "encoder", "rank": None}
         assert f"task vectors in {dtype}." in (run / "summary.md").read_text()
         lines = [line.event for line in read_lines(run / "sites" / "beta" / "audit")]
@@ -125,17 +164,16 @@ def test_vectors_travel_in_the_dtype_of_the_recipe_and_take_half_the_bytes(sites
         assert scores(tmp_path / dtype)["local"] == scores(tmp_path / "float32")["local"]
         assert sealed["float32"] - sealed[dtype] == pytest.approx(2 * n_numbers, rel=0.01)
         saved = found["float32"]["communication"]["bytes"] - found[dtype]["communication"]["bytes"]
-        assert saved == pytest.approx(2 * 2 * 2 * n_numbers, rel=0.01)  # two sources, up and down
+        assert saved == pytest.approx(2 * 2 * n_numbers, rel=0.01)  # up and down
         assert [base.name for base in sorted((tmp_path / dtype).glob("sites/*/base-*"))] == [
             base.name for base in sorted((tmp_path / "float32").glob("sites/*/base-*"))
         ]
 
 
-def test_two_directions_of_the_attention_travel_and_the_embedding_stays_at_home(sites, tmp_path):
-    changes = ["model.embed=64", "model.attention=48", "evaluation.folds=1", "steph.gamma=0.0"]
-    changes += ["sharing.layers=attention", "sharing.rank=2"]
+def test_two_directions_of_the_attention_travel_and_the_embedding_stays_at_home(made, tmp_path):
+    changes = ["model.embed=64", "model.attention=48", "sharing.layers=attention", "sharing.rank=2"]
     run = tmp_path / "run"
-    assert simulate(run, sites, *(word for change in changes for word in ("--set", change))) == 0
+    assert simulate(run, made, *QUICK, *(word for change in changes for word in ("--set", change))) == 0
     target = results(run)["targets"]["alpha"]
     assert target["sharing"] == {"dtype": "float32", "layers": "attention", "rank": 2}
     assert "task vectors in float32, layers attention, rank 2." in (run / "summary.md").read_text()
@@ -153,69 +191,57 @@ def test_two_directions_of_the_attention_travel_and_the_embedding_stays_at_home(
     assert "| their vectors were sent in | float32, layers attention, rank 2 |" in card
 
 
-def test_no_patient_slide_or_path_reaches_the_server_folder(sites, tmp_path):
-    assert simulate(tmp_path / "run", sites) == 0
-    held = b"".join(p.read_bytes() for p in (tmp_path / "run" / "server").rglob("*") if p.is_file())
+def test_no_patient_slide_or_path_reaches_the_server_folder(whole):
+    held = b"".join(p.read_bytes() for p in (whole[0] / "server").rglob("*") if p.is_file())
     for secret in (b"P000", b"DX1", b"/", b'"24"', b": 24", b": 12,"):
         assert secret not in held
 
 
-def test_running_again_resumes_without_training(sites, tmp_path, monkeypatch):
-    assert simulate(tmp_path / "run", sites) == 0
-    before = results(tmp_path / "run")
-
-    def trained(*args, **kwargs):
-        raise AssertionError("a finished run trained again")
-
-    monkeypatch.setattr(survival_fit, "fit", trained)
-    assert simulate(tmp_path / "run", sites) == 0
-    assert results(tmp_path / "run")["targets"] == before["targets"]
+def test_running_again_resumes_without_training(of_two):
+    assert results(of_two[0])["targets"] == of_two[3]["targets"]
 
 
 def keys_and_roster(out):
     return {path: path.read_bytes() for path in [out / "roster.yaml", *out.glob("sites/*/keys/*")]}
 
 
-def test_every_site_has_secret_keys_of_its_own_that_nobody_else_can_read(sites, tmp_path):
-    assert simulate(tmp_path / "run", sites, "--prepare") == 0
-    keys = [path for path in keys_and_roster(tmp_path / "run") if path.suffix == ".key"]
+def test_every_site_has_secret_keys_of_its_own_that_nobody_else_can_read(whole):
+    run, keys, _ = whole
+    keys = [path for path in keys if path.suffix == ".key"]
     names = ("alpha", "beta", "gamma")
     assert sorted(path.name for path in keys) == [f"{name}.{half}.key" for name in names for half in ("seal", "sign")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
-    roster = read_roster(tmp_path / "run" / "roster.yaml")
+    roster = read_roster(run / "roster.yaml")
     for name in names:
-        folder = tmp_path / "run" / "sites" / name / "keys"
+        folder = run / "sites" / name / "keys"
         identity = read_identity(folder / f"{name}.sign.key", folder / f"{name}.seal.key")
         assert roster.entry(name).keys == identity.public
     assert len({entry.fingerprint for entry in roster.sites}) == 3
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["digests"]["roster"] == roster.digest
 
 
-def test_resuming_keeps_keys_and_roster_and_another_run_has_others(sites, tmp_path):
-    assert simulate(tmp_path / "run", sites, "--prepare") == 0
-    before = keys_and_roster(tmp_path / "run")
-    assert simulate(tmp_path / "run", sites) == 0
-    assert simulate(tmp_path / "run", sites) == 0
-    assert keys_and_roster(tmp_path / "run") == before
-    assert simulate(tmp_path / "other", sites, "--prepare") == 0
-    assert not {*keys_and_roster(tmp_path / "other").values()} & {*before.values()}
+def test_resuming_keeps_keys_and_roster_and_another_run_has_others(whole, of_two):
+    """From the preparation to the run, and from one run to the next."""
+    run, prepared, _ = whole
+    assert keys_and_roster(run) == prepared
+    assert keys_and_roster(of_two[0]) == of_two[2]
+    assert not {*of_two[2].values()} & {*prepared.values()}
 
 
-def test_a_roster_that_was_changed_between_two_runs_is_refused_by_the_server_and_by_every_site(sites, tmp_path, capsys):
+def test_a_roster_changed_between_two_runs_is_refused_by_the_server_and_by_every_site(made, whole, tmp_path, capsys):
     """A stranger's keys under gamma's name: first in the file alone, then with a manifest that fits it."""
-    run = tmp_path / "run"
-    assert simulate(run, sites) == 0
+    run = Path(shutil.copytree(whole[0], tmp_path / "run"))
     roster = read_roster(run / "roster.yaml")
     stranger = Entry.of("gamma", Identity.generate().public, cancer="simulated", contact="simulation")
     changed = replace(roster, sites=(*roster.sites[:2], stranger))
     write_roster(run / "roster.yaml", changed)
-    assert simulate(run, sites) != 0
+    assert simulate(run, made) != 0
     assert "not the pinned" in capsys.readouterr().err
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text().replace(str(whole[0]), str(run)))
     manifest["digests"]["roster"] = changed.digest
     (run / "manifest.json").write_text(json.dumps(manifest))
-    assert simulate(run, sites) == 1
+    assert simulate(run, made) == 1
     assert "the site folders" in capsys.readouterr().err
     with pytest.raises(QuorumError, match="the site's roster is not the federation's"):
         run_in_process(run)
@@ -224,10 +250,8 @@ def test_a_roster_that_was_changed_between_two_runs_is_refused_by_the_server_and
         assert (last.event, last.decision, last.reason) == ("query.hello", "refused", "RosterError")
 
 
-def test_the_audit_logs_of_all_parties_hold_together_after_two_runs(sites, tmp_path):
-    run = tmp_path / "run"
-    for _ in range(2):
-        assert simulate(run, sites, "--set", "federation.targets=[alpha,beta]") == 0
+def test_the_audit_logs_of_all_parties_hold_together_after_two_runs(of_two):
+    run = of_two[0]
     verify(run / "server" / "audit")
     server = [line.event for line in read_lines(run / "server" / "audit")]
     sealed, opened = {}, {}
@@ -249,23 +273,22 @@ def test_a_site_s_own_policy_holds_in_a_simulation_too(sites, tmp_path, capsys):
     (sites / "gamma" / "site.yaml").write_text(
         "policy: {targets: [beta], min_patients: 1, min_events: 1, recipes: any}\n"
     )
-    assert simulate(tmp_path / "run", sites) == 2
+    assert simulate(tmp_path / "run", sites, *QUICK) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "site gamma" in last and "the site's policy does not let its vector go to this target" in last
     assert results(tmp_path / "run")["targets"]["alpha"]["sources"] == ["beta"]
 
 
-@pytest.mark.parametrize("change", ["training.epochs=3", "steph.K=1", "federation.targets=[gamma]"])
-def test_another_configuration_in_the_same_folder_is_refused(sites, tmp_path, capsys, change):
-    assert simulate(tmp_path / "run", sites, "--prepare") == 0
-    assert simulate(tmp_path / "run", sites, "--set", change) == 1
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert change.split("=")[0] in last and "--out" in last
+def test_another_configuration_in_the_same_folder_is_refused(made, tmp_path, capsys):
+    assert simulate(tmp_path / "run", made, "--prepare") == 0
+    for change in ("training.epochs=3", "steph.K=1", "federation.targets=[gamma]"):
+        assert simulate(tmp_path / "run", made, "--set", change) == 1, change
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert change.split("=")[0] in last and "--out" in last, change
 
 
-def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_path):
+def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(made, whole, tmp_path):
     """SIGKILL as soon as the target's first inner training is on disk; then the same command again."""
-    assert simulate(tmp_path / "whole", sites) == 0
     code = (
         "import os, signal, sys\n"
         "from fedsteph.client.evaluation import select\n"
@@ -279,36 +302,31 @@ def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(sites, tmp_
         "from fedsteph.__main__ import main\n"
         "main()\n"
     )
-    words = ["simulate", "--sites", sites, "--out", tmp_path / "killed", "--engine", "in-process", *SETTINGS]
+    words = ["simulate", "--sites", made, "--out", tmp_path / "killed", "--engine", "in-process", *SETTINGS]
     killed = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "results.json").exists()
-    assert simulate(tmp_path / "killed", sites) == 0
-    assert scores(tmp_path / "killed") == scores(tmp_path / "whole")
+    assert simulate(tmp_path / "killed", made) == 0
+    assert scores(tmp_path / "killed") == scores(whole[0])
 
 
-def test_two_runs_in_one_folder_at_a_time_are_refused(sites, tmp_path, capsys):
+def test_two_runs_in_one_folder_at_a_time_are_refused(made, tmp_path, capsys):
     with exclusive(tmp_path / "run", wait=False):
-        assert simulate(tmp_path / "run", sites) == 1
+        assert simulate(tmp_path / "run", made) == 1
     assert "another process" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert simulate(tmp_path / "run", sites) == 0
+    assert simulate(tmp_path / "run", made, "--prepare") == 0
 
 
-def test_the_paper_preset_is_the_published_recipe_whatever_the_file_says(tmp_path):
+def test_the_paper_preset_is_the_published_recipe_and_another_seed_makes_other_hospitals(tmp_path):
+    """Whatever the file says, and even after a refused run."""
     out = tmp_path / "run"
+    assert fedsteph("simulate", "--prepare", "--out", out, "--set", "evaluation.folds=10") == 1
     assert fedsteph("simulate", "--prepare", "--out", out, "--set", "preset=paper", "--set", "training.seed=3") == 0
     config = load_config(out / "config.yaml")
     assert (config.model.embed, config.model.attention, config.model.head_bias) == (512, 384, "default")
     assert config.training.drop_last and config.steph.gamma_grid == (0.005, 0.05)
     assert (config.training.seed, config.federation.targets) == (3, ("target",))
-
-
-def test_another_seed_makes_other_hospitals_even_after_a_refused_run(tmp_path):
-    out = tmp_path / "run"
-    assert fedsteph("simulate", "--prepare", "--out", out, "--set", "evaluation.folds=10") == 1
-    assert fedsteph("simulate", "--prepare", "--out", out, "--set", "training.seed=1") == 0
-    folders = {json.loads((out / "sites.json").read_text())[0]["folder"]}
-    assert all("hospitals-seed1" in folder for folder in folders)
+    assert all("hospitals-seed3" in site["folder"] for site in json.loads((out / "sites.json").read_text()))
 
 
 BAD_RUNS = {
@@ -331,8 +349,8 @@ BAD_RUNS = {
 
 
 @pytest.mark.parametrize("words, named", BAD_RUNS.values(), ids=BAD_RUNS.keys())
-def test_bad_input_is_refused_before_anything_is_trained(sites, tmp_path, capsys, words, named):
-    assert simulate(tmp_path / "run", sites, *words) == 1
+def test_bad_input_is_refused_before_anything_is_trained(made, tmp_path, capsys, words, named):
+    assert simulate(tmp_path / "run", made, *words) == 1
     said = capsys.readouterr().err
     assert named in said.strip().splitlines()[-1]
     assert "Traceback" not in said
@@ -367,9 +385,9 @@ def test_sites_of_different_encoders_are_told_by_name(sites, tmp_path, capsys):
 
 
 def test_a_site_that_breaks_during_the_run_is_named_and_the_others_finish(sites, tmp_path, capsys):
-    assert simulate(tmp_path / "run", sites, "--prepare") == 0
+    assert simulate(tmp_path / "run", sites, *QUICK, "--prepare") == 0
     (sites / "gamma" / "features" / "P003-DX1.h5").write_bytes(b"garbage")
-    assert simulate(tmp_path / "run", sites) == 2
+    assert simulate(tmp_path / "run", sites, *QUICK) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "site gamma" in last and "site.log" in last
     assert results(tmp_path / "run")["targets"]["alpha"]["sources"] == ["beta"]
@@ -385,12 +403,12 @@ def test_a_lost_quorum_is_exit_code_2_and_says_who(sites, tmp_path, capsys):
     assert "quorum" in last and "gamma failed in query.hello" in last and "site.log" in last
 
 
-def test_a_bug_is_exit_code_3_with_the_cause_on_the_last_line(sites, tmp_path, capsys, monkeypatch):
+def test_a_bug_is_exit_code_3_with_the_cause_on_the_last_line(made, tmp_path, capsys, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("our fault")
 
     monkeypatch.setattr("fedsteph.simulations.run.simulate.run_in_process", broken)
-    assert simulate(tmp_path / "run", sites) == 3
+    assert simulate(tmp_path / "run", made) == 3
     assert "ZeroDivisionError: our fault" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
@@ -399,18 +417,9 @@ def test_real_cohorts_from_site_folders_to_results(tmp_path):
     """SKCM and KIRP, real bags and outcomes, two folds; every number in its range and the run repeatable."""
     if not SHARED.is_dir():
         pytest.skip("needs the real cohorts in ../shared/data")
-    export = [
-        sys.executable,
-        SHARED / "export.py",
-        "--cohorts",
-        "skcm,kirp",
-        "--width",
-        "64",
-        "--out",
-        tmp_path / "sites",
-    ]
-    subprocess.run(export, check=True, capture_output=True)
-    words = ["--set", "evaluation.folds=2", "--set", "training.epochs=4", "--set", "steph.inner_folds=2"]
+    words = ["--cohorts", "skcm,kirp", "--width", "64", "--out", tmp_path / "sites"]
+    subprocess.run([sys.executable, SHARED / "export.py", *words], check=True, capture_output=True)
+    words = ["--set", "evaluation.folds=2", "--set", "training.epochs=2", "--set", "steph.inner_folds=2"]
     words += ["--set", "model.embed=64", "--set", "model.attention=48", "--set", "federation.targets=[skcm,kirp]"]
     for out, page in (("one", "--report"), ("two", "--no-report")):
         command = ["simulate", "--sites", tmp_path / "sites", "--out", tmp_path / out, page]
@@ -425,7 +434,7 @@ def test_real_cohorts_from_site_folders_to_results(tmp_path):
 
 
 @pytest.mark.flower
-def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(sites, tmp_path, monkeypatch):
+def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(made, whole, tmp_path, monkeypatch):
     """A SuperLink, Ray and separate processes on loopback: the same scores to the last bit, nothing left running.
 
     All of them beside files that have the names of fedsteph's folders.
@@ -434,30 +443,32 @@ def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(sites, tmp_path,
     monkeypatch.chdir(foreign)
     monkeypatch.setenv("PYTHONPATH", str(foreign))
     out = tmp_path / "flower"
-    assert simulate(tmp_path / "quick", sites) == 0
-    assert simulate(out, sites, "--engine", "flower") == 0
-    assert scores(out) == scores(tmp_path / "quick")
+    assert simulate(out, made, "--engine", "flower") == 0
+    assert scores(out) == scores(whole[0])
     assert (out / "flower" / "superlink.log").stat().st_size > 0
     assert processes_of(out) == {} and imported(foreign) == []
     log = (out / "flower" / "superlink.log").read_text()
-    assert "P000" not in log and "DX1" not in log and str(sites) not in log
+    assert "P000" not in log and "DX1" not in log and str(made) not in log
 
 
 @pytest.mark.flower
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_flower_run_leaves_no_process_behind(sites, tmp_path, sign):
-    """Stopped in the middle of training: the SuperLink, the run and Ray's workers all end, also after SIGKILL."""
+def test_a_stopped_flower_run_leaves_no_process_behind(made, tmp_path):
+    """Killed in the middle of training: the SuperLink, the run and Ray's workers all end.
+
+    What SIGTERM does to a command is in test_study_run.py, and how the leash ends what it holds in test_leash.py.
+    """
     out = tmp_path / "stopped"
     fedsteph = Path(sys.executable).parent / "fedsteph"
-    words = ["simulate", "--sites", sites, "--out", out, *SETTINGS, "--set", "training.epochs=1000"]
+    words = ["simulate", "--sites", made, "--out", out, *SETTINGS, "--set", "training.epochs=1000"]
+    words += ["--set", "federation.sites=[alpha,beta]"]
     with subprocess.Popen([fedsteph, *map(str, words)], stderr=subprocess.PIPE, text=True) as command:
         assert command.stderr is not None
         for line in command.stderr:
             if line.startswith("server: train.local"):
                 break
         running = processes_of(out)
-        command.send_signal(sign)
-        assert command.wait(60) == (130 if sign == signal.SIGTERM else -sign)
+        command.kill()
+        assert command.wait(60) == -signal.SIGKILL
     assert any("ray::" in name for name in running.values()) and any("superlink" in name for name in running.values())
     for pid in running:
         assert has_ended(pid, within=60), running[pid]
@@ -473,9 +484,9 @@ def test_a_run_that_fails_inside_flower_is_exit_code_2_with_the_true_cause(sites
     assert "quorum" in last and "gamma" in last
 
 
-def test_a_superlink_that_cannot_start_is_exit_code_2(sites, tmp_path, capsys, monkeypatch):
+def test_a_superlink_that_cannot_start_is_exit_code_2(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(flower_engine, "program", lambda name: sys.executable)
-    assert simulate(tmp_path / "run", sites, "--engine", "flower") == 2
+    assert simulate(tmp_path / "run", made, "--engine", "flower") == 2
     assert "superlink.log" in capsys.readouterr().err.strip().splitlines()[-1]
 
 

@@ -304,7 +304,7 @@ def test_a_row_that_shares_in_half_the_bytes_merges_rounded_vectors_of_the_same_
         merged = TaskVector.of_flat(0.5 * own.flat() + 0.25 * (sent[0] + sent[1]), own)
         workspace = worker.workspace("alpha", unit.recipe)
         model = merged.applied_to(m0, workspace.local_model(unit.fold).head_state())
-        hazards = predict_hazards(model, workspace.test_part(unit.fold), 8, torch.device("cpu"))
+        hazards = predict_hazards(model, workspace.test_part(unit.fold), torch.device("cpu"))
         np.testing.assert_allclose(hazards_of(cell, worker), hazards, atol=1e-6)
 
 

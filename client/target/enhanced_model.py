@@ -1,0 +1,75 @@
+"""STEPH's model of one fold: trained and saved with its percentiles and the local model, or loaded if it exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedsteph.client.methods.task import Task
+from fedsteph.client.models.model_file import LoadedModel, Local, load_model, reference_risks, save_steph
+from fedsteph.client.steph.dynamics import Dynamics
+from fedsteph.client.steph.fit import fit_steph
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.training.survival_fit import OnEpoch
+
+DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: w and lam by epoch of its training
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """An enhanced model, its file, and the percentiles ``(101,)`` of the training patients' risks under both models."""
+
+    path: Path
+    steph: Steph
+    reference: np.ndarray
+    local_reference: np.ndarray
+
+
+def enhanced_model(task: Task, gamma: float, on_epoch: OnEpoch) -> Enhanced:
+    """Train STEPH on the fold's training patients, unless its file exists already.
+
+    Args:
+        gamma: weight of the aggregation loss.
+    """
+    path = task.folder / "steph.safetensors"
+    if not path.exists():
+        _train(task, gamma, path, on_epoch)
+    loaded = load_model(path, task.recipe.model.dropout)
+    assert isinstance(loaded.model, Steph)
+    return Enhanced(path, loaded.model, *_references(task, loaded))
+
+
+def _train(task: Task, gamma: float, path: Path, on_epoch: OnEpoch) -> None:
+    names = list(task.vectors)
+    fitted = fit_steph(
+        task.train,
+        task.local,
+        task.sources,
+        task.recipe,
+        gamma=gamma,
+        label=f"fold {task.fold}",
+        device=task.device,
+        checkpoint=task.checkpoint("steph"),
+        dynamics=Dynamics(path.with_name(DYNAMICS_FILE), names),
+        on_epoch=on_epoch,
+    )
+    save_steph(
+        path,
+        fitted,
+        names,
+        m0_sha256=str(task.recipe.model.m0_sha256),
+        encoder=task.workspace.cohort.encoder,
+        reference=reference_risks(fitted, task.train, task.device),
+        local=Local(task.local, reference_risks(task.local, task.train, task.device)),
+    )
+
+
+def _references(task: Task, loaded: LoadedModel) -> tuple[np.ndarray, np.ndarray]:
+    """Both models' percentiles; files of earlier versions have none, so they are computed."""
+    own, local = loaded.reference, None if loaded.local is None else loaded.local.reference
+    return (
+        reference_risks(loaded.model, task.train, task.device) if own is None else own,
+        reference_risks(task.local, task.train, task.device) if local is None else local,
+    )

@@ -1,0 +1,94 @@
+"""Judges the methods of one fold on its test patients, and chooses the model to deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsteph.client.evaluation.metrics import further_metrics
+from fedsteph.client.evaluation.select import Selection, choose_deployed
+from fedsteph.client.methods.task import Task, learnable_parameters
+from fedsteph.client.models.model_file import reference_risks
+from fedsteph.client.steph.fit import collapsed
+from fedsteph.client.steph.usage import usage
+from fedsteph.client.target.comparators import Compared, comparators_of
+from fedsteph.client.target.enhanced_model import Enhanced
+from fedsteph.client.target.fold_result import FoldResult
+from fedsteph.client.training.batch import predict_hazards
+from fedsteph.common.model.survival import risk_score
+
+_SHOWN = ("local", "steph", "deployed")  # methods whose curves a page draws
+
+
+def judge(task: Task, selection: Selection, enhanced: Enhanced, compared: Mapping[str, Compared]) -> FoldResult:
+    """Results of the local model, STEPH and the comparators; no test patient has a say in what is deployed."""
+    test, steph = task.workspace.test_part(task.fold), enhanced.steph
+    is_collapsed = collapsed(steph, task.train, task.device)
+    choice, reason = choose_deployed(selection, is_collapsed)
+    hazards = {"local": _hazards(task, task.local)} | {name: one.hazards for name, one in compared.items()}
+    hazards["steph"] = _hazards(task, steph)
+    hazards["deployed"] = hazards[choice]
+    learnable = {"local": learnable_parameters(task.local), "steph": learnable_parameters(steph)}
+    learnable |= {name: one.learnable for name, one in compared.items()}
+    cut_off = {"local": _median(enhanced.local_reference), "steph": _median(enhanced.reference)}
+    used = usage(steph, test, task.device)
+    return FoldResult(
+        selection=selection,
+        collapsed=is_collapsed,
+        choice=choice,
+        choice_reason=reason,
+        model=enhanced.path if choice == "steph" else task.workspace.local_path(task.fold),
+        sources=used.of_sources(list(task.vectors)),
+        learnable=learnable | {"deployed": learnable[choice]},
+        enhanced=enhanced.path,
+        hazards={name: hazards[name] for name in _SHOWN},
+        cut_off=cut_off | {"deployed": cut_off[choice]},
+        usage=used,
+        **_measured(task, hazards),
+    )
+
+
+def judge_local_alone(task: Task, selection: Selection, compared: Mapping[str, Compared]) -> FoldResult:
+    """Results where no source is left: every method that merges vectors has the local model's."""
+    local = _hazards(task, task.local)
+    hazards = dict.fromkeys(("local", *comparators_of(task), "steph", "deployed"), local)
+    hazards |= {name: one.hazards for name, one in compared.items()}
+    learnable = dict.fromkeys(hazards, learnable_parameters(task.local))
+    learnable |= {name: one.learnable for name, one in compared.items()}
+    cut_off = _median(reference_risks(task.local, task.train, task.device))
+    return FoldResult(
+        selection=selection,
+        collapsed=False,
+        choice="local",
+        choice_reason="the screening refused every source: there is nothing to merge",
+        model=task.workspace.local_path(task.fold),
+        sources={},
+        learnable=learnable,
+        hazards=dict.fromkeys(_SHOWN, local),
+        cut_off=dict.fromkeys(_SHOWN, cut_off),
+        **_measured(task, hazards),
+    )
+
+
+def _hazards(task: Task, model: torch.nn.Module) -> np.ndarray:
+    """Hazards of the test patients, ``(n_test_patients, n_bins)``."""
+    test = task.workspace.test_part(task.fold)
+    return predict_hazards(model, test, task.device)
+
+
+def _measured(task: Task, hazards: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The test patients' outcomes, and the risks and further metrics of every method on them."""
+    test = task.workspace.test_part(task.fold)
+    return {
+        "times": test.times,
+        "events": test.events,
+        "risk": {name: risk_score(torch.from_numpy(values)).numpy() for name, values in hazards.items()},
+        "metrics": {name: further_metrics(values, test, task.train) for name, values in hazards.items()},
+    }
+
+
+def _median(percentiles: np.ndarray) -> float:
+    return float(percentiles[len(percentiles) // 2])

@@ -7,7 +7,6 @@ tests/simulations/run/test_simulate.py, a study's spawned workers in tests/simul
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,13 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from checkouts import ROOT, copy_checkout
 from foreign import NAMES, imported, plant
 from sites import make_site
 
 from fedsteph.common.deployment.flower_app import assemble
 
-ROOT = Path(__file__).resolve().parents[1]
-LEFT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache")
 FOLDERS = ("client", "common", "server", "simulations")
 EVERY_MODULE = """
 import pkgutil, sys, fedsteph
@@ -126,8 +124,7 @@ def test_two_threads_may_load_the_two_apps_of_a_bundle_at_once(folder, tmp_path)
 
 def test_an_editable_install_is_the_checkout(folder, tmp_path) -> None:
     """What hatchling makes for it puts the checkout on the path, and fedsteph is imported from there."""
-    checkout = tmp_path / "checkout"
-    shutil.copytree(ROOT, checkout, symlinks=True, ignore=LEFT)
+    checkout = copy_checkout(tmp_path / "checkout")
     (checkout / ".wheel").mkdir()
     build = "from hatchling.build import build_editable; build_editable('.wheel')"
     subprocess.run([sys.executable, "-c", build], cwd=checkout, check=True, capture_output=True)
@@ -153,9 +150,7 @@ def built(checkout: Path, target: str) -> set[str]:
 
 
 def test_wheels_hold_fedsteph_alone_with_links_and_without_and_from_a_source_distribution(tmp_path) -> None:
-    checkouts = {name: tmp_path / name for name in ("linked", "plain")}
-    for checkout in checkouts.values():
-        shutil.copytree(ROOT, checkout, symlinks=True, ignore=LEFT)
+    checkouts = {name: copy_checkout(tmp_path / name) for name in ("linked", "plain")}
     for link in (checkouts["plain"] / "fedsteph").iterdir():
         if link.is_symlink():
             link.unlink()  # as in an archive of the sources, or where links cannot be

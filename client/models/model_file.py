@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.client.training.batch import risks
+from fedsteph.client.training.batch import head_of, risks
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
@@ -60,8 +60,7 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
 
     In a small cohort they are close to the risks of single patients; like the model, they stay at the site.
     """
-    head = model.get_submodule("head")
-    assert isinstance(head, nn.Linear)
+    head = head_of(model)
     home = head.weight.device
     found = risks(model, cohort, device)
     model.to(home)  # risks() moved it to ``device``

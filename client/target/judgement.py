@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsteph.client.data.bags import Cohort
 from fedsteph.client.evaluation.metrics import further_metrics
 from fedsteph.client.evaluation.select import Selection, choose_deployed
 from fedsteph.client.methods.task import Task, learnable_parameters
@@ -28,8 +29,9 @@ def judge(task: Task, selection: Selection, enhanced: Enhanced, compared: Mappin
     test, steph = task.workspace.test_part(task.fold), enhanced.steph
     is_collapsed = collapsed(steph, task.train, task.device)
     choice, reason = choose_deployed(selection, is_collapsed)
-    hazards = {"local": _hazards(task, task.local)} | {name: one.hazards for name, one in compared.items()}
-    hazards["steph"] = _hazards(task, steph)
+    hazards = {"local": predict_hazards(task.local, test, task.device)}
+    hazards |= {name: one.hazards for name, one in compared.items()}
+    hazards["steph"] = predict_hazards(steph, test, task.device)
     hazards["deployed"] = hazards[choice]
     learnable = {"local": learnable_parameters(task.local), "steph": learnable_parameters(steph)}
     learnable |= {name: one.learnable for name, one in compared.items()}
@@ -47,13 +49,14 @@ def judge(task: Task, selection: Selection, enhanced: Enhanced, compared: Mappin
         hazards={name: hazards[name] for name in _SHOWN},
         cut_off=cut_off | {"deployed": cut_off[choice]},
         usage=used,
-        **_measured(task, hazards),
+        **_measured(test, task.train, hazards),
     )
 
 
 def judge_local_alone(task: Task, selection: Selection, compared: Mapping[str, Compared]) -> FoldResult:
     """Results where no source is left: every method that merges vectors has the local model's."""
-    local = _hazards(task, task.local)
+    test = task.workspace.test_part(task.fold)
+    local = predict_hazards(task.local, test, task.device)
     hazards = dict.fromkeys(("local", *comparators_of(task), "steph", "deployed"), local)
     hazards |= {name: one.hazards for name, one in compared.items()}
     learnable = dict.fromkeys(hazards, learnable_parameters(task.local))
@@ -69,24 +72,17 @@ def judge_local_alone(task: Task, selection: Selection, compared: Mapping[str, C
         learnable=learnable,
         hazards=dict.fromkeys(_SHOWN, local),
         cut_off=dict.fromkeys(_SHOWN, cut_off),
-        **_measured(task, hazards),
+        **_measured(test, task.train, hazards),
     )
 
 
-def _hazards(task: Task, model: torch.nn.Module) -> np.ndarray:
-    """Hazards of the test patients, ``(n_test_patients, n_bins)``."""
-    test = task.workspace.test_part(task.fold)
-    return predict_hazards(model, test, task.device)
-
-
-def _measured(task: Task, hazards: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _measured(test: Cohort, train: Cohort, hazards: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The test patients' outcomes, and the risks and further metrics of every method on them."""
-    test = task.workspace.test_part(task.fold)
     return {
         "times": test.times,
         "events": test.events,
         "risk": {name: risk_score(torch.from_numpy(values)).numpy() for name, values in hazards.items()},
-        "metrics": {name: further_metrics(values, test, task.train) for name, values in hazards.items()},
+        "metrics": {name: further_metrics(values, test, train) for name, values in hazards.items()},
     }
 
 

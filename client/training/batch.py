@@ -150,11 +150,11 @@ def recalled(known: dict[str, Tensor], batch: Batch, compute: Callable[[Batch], 
     return torch.stack([known[key] for key in batch.ids])
 
 
-def n_bins_of(model: nn.Module) -> int:
-    """Number of yearly hazards that a model's ``head`` predicts."""
+def head_of(model: nn.Module) -> nn.Linear:
+    """The ``head`` that every model ends with: it has one output per yearly hazard."""
     head = model.get_submodule("head")
     assert isinstance(head, nn.Linear)
-    return head.out_features
+    return head
 
 
 @torch.no_grad()
@@ -165,7 +165,7 @@ def predict_hazards(model: nn.Module, cohort: Cohort, device: torch.device) -> n
         FeatureFileError: as :meth:`Cohort.bag` does.
     """
     model.to(device).eval()
-    n_bins = n_bins_of(model)
+    n_bins = head_of(model).out_features
     found, order = [], []
     for group, batch in batches(cohort, range(len(cohort)), n_bins, device):
         found.append(model(batch.bags, batch.mask).double())

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.training.batch import n_bins_of
+from fedsteph.client.training.batch import head_of
 from fedsteph.client.training.epoch_log import tell
 from fedsteph.client.training.loader import Loader
 from fedsteph.client.training.objective import Forward, backward, passes
@@ -79,7 +79,7 @@ def fit(
         with (
             _seeded(derive_seed(seed, "epoch", epoch), device),
             factors_in(FACTORS[config.precision]),
-            Loader(cohort, steps, n_bins_of(model), device, passes=passes(config)) as loader,
+            Loader(cohort, steps, head_of(model).out_features, device, passes=passes(config)) as loader,
         ):
             model.train()
             epoch_loss = torch.zeros((), device=device)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.training.batch import predict_hazards
+from fedsteph.client.training.batch import head_of, predict_hazards
 from fedsteph.client.training.cox import fitted_baseline, log_odds
 from fedsteph.client.training.loop import Checkpoint, fit
 from fedsteph.client.training.objective import Forward
@@ -56,8 +56,7 @@ def fit_survival(
     Raises:
         TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
     """
-    head = model.get_submodule("head")
-    assert isinstance(head, nn.Linear)
+    head = head_of(model)
     if fresh_head:
         start_head(head, recipe, cohort)
     fit(

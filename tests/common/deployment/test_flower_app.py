@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,13 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from checkouts import ROOT, copy_checkout
 
 from fedsteph.common.deployment import flower_app
 from fedsteph.common.deployment.flower_app import assemble, config_folder, digest_of, flwr, own_digest
 from fedsteph.common.deployment.flower_app import build as build_bundle
 from fedsteph.common.errors import DeploymentError, EngineError
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +55,7 @@ def test_the_bundle_holds_the_app_and_neither_tests_nor_simulations(app, tmp_pat
 @pytest.mark.flower
 def test_a_checkout_makes_the_same_bundle_code_as_an_installation(app, tmp_path):
     """Else 'flwr run .' in a checkout would be refused by sites that review what is installed."""
-    checkout = tmp_path / "checkout"
-    shutil.copytree(
-        ROOT, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache")
-    )
+    checkout = copy_checkout(tmp_path / "checkout")
     bundles = []
     for folder, into in ((app, tmp_path / "a"), (checkout, tmp_path / "b")):
         build(folder, into)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import select
 import shutil
 import signal
 import stat
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from endings import has_ended
 from foreign import imported, plant
 from sites import TINY, make_site
 
@@ -500,14 +499,3 @@ def processes_of(out):
         except OSError:
             continue
     return found
-
-
-def has_ended(pid, within):
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], within)[0])
-    finally:
-        os.close(descriptor)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import select
 import shutil
 import signal
 import subprocess
@@ -22,6 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from endings import has_ended
 from sksurv.metrics import concordance_index_censored
 from studies import (
     RECIPE,
@@ -180,17 +179,6 @@ def until(condition: Callable[[], object], process: subprocess.Popen, within: fl
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
     return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
-
-
-def has_ended(pid: int, within: float = 60) -> bool:
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], within)[0])
-    finally:
-        os.close(descriptor)
 
 
 def stop(stopped: Stopped, study: Path, sites: Path, when: str, how: Callable[[subprocess.Popen], None]) -> None:

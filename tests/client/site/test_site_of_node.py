@@ -44,7 +44,7 @@ def test_a_simulated_site_that_trains_in_private_takes_no_part_in_rounds_that_do
     (tmp_path / "a" / "site.yaml").write_text("privacy: dp-sgd\ndp_sgd: {epsilon: 8}\n")
     sites = [site_of_node({"partition-id": k}, {"run-folder": str(plan)}) for k in (0, 1)]
     assert [site.file.policy.unsealed_updates for site in sites] == [False, True]
-    assert sites[0].policy.targets == ("a", "b")
+    assert sites[0].file.policy.targets == ("a", "b")
 
 
 def test_a_simulated_site_s_own_policy_holds(tmp_path, plan):

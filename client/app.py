@@ -22,8 +22,9 @@ from flwr.clientapp import ClientApp
 from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.sharing.replay import enter_run
 from fedsteph.client.site.membership import Membership
-from fedsteph.client.site.site import Site, site_of_node
+from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_log import site_log, told_of_work
+from fedsteph.client.site.site_of_node import site_of_node
 from fedsteph.client.training.epoch_log import to_tensorboard
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import SITE_NAME
@@ -47,7 +48,7 @@ def hello(message: Message, context: Context) -> Message:
     """Answer with the site's name, its features' encoder and width, and its signature."""
 
     def answer(site: Site, member: Membership, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
-        contents = usable_contents(site.folder, site.data)
+        contents = usable_contents(site.folder, site.file.data)
         try:
             reply = messages.HelloReply(
                 site.name, version("fedsteph"), contents.encoder, contents.width, site.audit.head, signature="0" * 128
@@ -102,7 +103,7 @@ def average(message: Message, context: Context) -> Message:
         policy.require_unsealed()
         workspace = _workspace(site, request)
         require_shareable(workspace)
-        folder, norm = _rounds(workspace, request.id), min(request.max_vector_norm, site.max_vector_norm)
+        folder, norm = _rounds(workspace, request.id), min(request.max_vector_norm, site.file.max_vector_norm)
         weight = messages.AverageReply(policy.weight(len(workspace.cohort)))
         if request.is_last:
             keep_globals(workspace, folder, request.method, envelopes, norm)
@@ -146,7 +147,7 @@ def merge(message: Message, context: Context) -> Message:
 
         workspace = _workspace(site, request)
         progress = ProgressLog(site.state, site.name)
-        max_norm = min(request.max_vector_norm, site.max_vector_norm)
+        max_norm = min(request.max_vector_norm, site.file.max_vector_norm)
         vectors, refused = incoming(workspace, member, request.id, envelopes, max_norm)
         _warn(site, "refused the vector of", refused)
         together = kept_globals(workspace, _rounds(workspace, request.id), max_norm)
@@ -157,7 +158,7 @@ def merge(message: Message, context: Context) -> Message:
             progress.report(protocol.MERGE, done, total, f"fold {at} of {folds}")
 
         result = enhance_target(workspace, vectors, report, together)
-        if site.page:
+        if site.file.page:
             progress.report(protocol.MERGE, 1, 1, "drawing its page")
             _write_page(site)
         return public_view(result, refused, site.require_policy()), {}

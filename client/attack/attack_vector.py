@@ -80,7 +80,7 @@ def _scores(
     workspace: Workspace, vectors: Sequence[TaskVector], promised: Guarantee | None, report: Callable[[float], None]
 ) -> dict[str, np.ndarray]:
     """The signals of all candidates, ``(n_vectors, n_patients)`` each, from the vectors as a recipient reads them."""
-    recipe, settings = workspace.recipe, workspace.site.dp_sgd
+    recipe, settings = workspace.recipe, workspace.site.file.dp_sgd
     private = None if settings is None or promised is None else PrivateTraining(settings, promised.mechanism)
     received = [as_received(vector, recipe.sharing) for vector in vectors]
     return signals(_candidates(workspace), recipe, received, workspace.device, private, report)

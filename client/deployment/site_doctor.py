@@ -37,9 +37,9 @@ def examine(site: Site, quick: bool, on_file: Callable[[int, int], None] = lambd
     checks.append(check("account", _account))
     if not quick:
         checks.append(_data(site, on_file))
-    checks.append(check("device", lambda: str(resolve_device(site.device))))
+    checks.append(check("device", lambda: str(resolve_device(site.file.device))))
     checks.append(check("membership", lambda: _membership(site)))
-    federation = site.federation
+    federation = site.file.federation
     if federation is not None:
         checks += _federation(site, federation)
     return [*checks, memory(_MEMORY_GB), disk(site.state, _DISK_GB)]
@@ -76,7 +76,7 @@ def _account() -> str:
 
 def _data(site: Site, on_file: Callable[[int, int], None]) -> Check:
     try:
-        report = check_site(site.folder, site.data, on_file)
+        report = check_site(site.folder, site.file.data, on_file)
     except FedstephError as error:
         return Check("data", "FAIL", error.what, error.remedy)
     if report.ok:
@@ -92,7 +92,7 @@ def _membership(site: Site) -> str:
 
 
 def _policy(site: Site) -> Check:
-    policy = site.policy
+    policy = site.file.policy
     if policy is None:
         return Check("policy", "FAIL", "none", "Add a policy section to the site file; without it nothing leaves")
     roster = _roster(site)
@@ -102,7 +102,7 @@ def _policy(site: Site) -> Check:
         return Check("policy", "WARN", "no recipe is allowed, so nothing is trained", "Set policy.recipes")
     if not policy.targets:
         return Check("policy", "WARN", "no target may receive this site's vector", "Name some in policy.targets")
-    if policy.privacy not in ("none", site.privacy):
+    if policy.privacy not in ("none", site.file.privacy):
         what = f"asks for {policy.privacy}, and the site trains without it, so nothing is shared"
         return Check("policy", "WARN", what, "Set privacy and dp_sgd in the site file")
     return Check("policy", "PASS", f"shares with {', '.join(policy.targets)}")
@@ -110,9 +110,9 @@ def _policy(site: Site) -> Check:
 
 def _privacy(site: Site) -> str:
     spent = total(Ledger(site.audit).entries())
-    budget = None if site.policy is None else site.policy.epsilon_budget
+    budget = None if site.file.policy is None else site.file.policy.epsilon_budget
     limit = "no budget" if budget is None else f"budget epsilon {budget:g}"
-    return f"vectors are trained {_TRAINED[site.privacy]}; so far: {spent}; {limit}"
+    return f"vectors are trained {_TRAINED[site.file.privacy]}; so far: {spent}; {limit}"
 
 
 def _roster(site: Site) -> Roster | None:

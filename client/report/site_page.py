@@ -43,7 +43,7 @@ def write_shared_page(site: Site, out: Path | None = None) -> Path:
     Raises:
         ModelFileError: the site has no result.
     """
-    found = public_target(site.name, TargetFiles.open(site.state), site.policy or Policy())
+    found = public_target(site.name, TargetFiles.open(site.state), site.file.policy or Policy())
     return write_page(shared_page(found), out or site.state / SHARED)
 
 

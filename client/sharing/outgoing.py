@@ -120,7 +120,7 @@ def require_shareable(workspace: Workspace) -> None:
         PrivacyPolicyError: the site trains without the required differential privacy.
     """
     policy = workspace.site.require_policy()
-    policy.require_privacy(workspace.site.privacy)
+    policy.require_privacy(workspace.site.file.privacy)
     # Sizes of the whole cohort: by trying several fold settings, the coordinator could count a training part.
     policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))
 

@@ -32,7 +32,7 @@ def shared_model(workspace: Workspace, report: OnShare = lambda share: None) -> 
     Raises:
         ConfigError: DP-SGD would train layers that the federation does not share.
     """
-    if workspace.site.dp_sgd is None:
+    if workspace.site.file.dp_sgd is None:
         return workspace.local_model(0, report)
     _require_shared(workspace)
     path = _folder(workspace) / "shared.safetensors"
@@ -51,7 +51,7 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
     Raises:
         ModelFileError: its file is damaged.
     """
-    if workspace.site.dp_sgd is None:
+    if workspace.site.file.dp_sgd is None:
         return None
     path = _folder(workspace) / _GUARANTEE
     if not path.exists():
@@ -73,7 +73,7 @@ def train_shareable(
     Args:
         label: names the training part; each label gives a different seed.
     """
-    if workspace.site.dp_sgd is None:
+    if workspace.site.file.dp_sgd is None:
         return train_local(
             cohort, workspace.recipe, label=label, device=workspace.device, checkpoint=checkpoint, on_epoch=on_epoch
         )
@@ -106,7 +106,7 @@ def _private(
 
 def kept_model(workspace: Workspace) -> ABMIL | None:
     """The model whose vector other sites may hold; None if the site uses DP-SGD and has not trained it yet."""
-    if workspace.site.dp_sgd is None:
+    if workspace.site.file.dp_sgd is None:
         return workspace.local_model(0)
     path = _folder(workspace) / "shared.safetensors"
     return load_abmil(path, dropout=workspace.recipe.model.dropout) if path.exists() else None
@@ -135,6 +135,6 @@ def _folder(workspace: Workspace) -> Path:
 
 
 def _settings(workspace: Workspace) -> DpSgd:
-    settings = workspace.site.dp_sgd
+    settings = workspace.site.file.dp_sgd
     assert settings is not None  # callers check that the site uses DP-SGD
     return settings

@@ -52,37 +52,46 @@ class Workspace:
             DataError: all problems of the site's data at once; or its feature width or encoder is not the federation's.
             DeviceError: the site's device is not available.
         """
-        if site.threads is not None:
-            torch.set_num_threads(site.threads)  # for the whole process, which works for one site
-        cohort = cohort or open_cohort(site.folder, site.data, site.state)
+        if site.file.threads is not None:
+            torch.set_num_threads(site.file.threads)  # for the whole process, which works for one site
+        cohort = cohort or open_cohort(site.folder, site.file.data, site.state)
         if cohort.width != recipe.model.width:
             raise WidthError(
                 f"the features are {cohort.width} wide, the federation's {recipe.model.width}",
-                where=site.folder / site.data.features,
+                where=site.folder / site.file.data.features,
                 remedy="Extract features with the federation's encoder",
             )
         if None not in (cohort.encoder, recipe.model.encoder) and cohort.encoder != recipe.model.encoder:
             raise EncoderError(
                 f"the features are of {cohort.encoder}, the federation's of {recipe.model.encoder}",
-                where=site.folder / site.data.features,
+                where=site.folder / site.file.data.features,
                 remedy="Extract features with the federation's encoder",
             )
         splits = site_splits(site, cohort, recipe)
-        data = _data_digest(cohort, splits, rounded=site.data.disk_cache == "float16")
+        data = _data_digest(cohort, splits, rounded=site.file.data.disk_cache == "float16")
         return cls(
             site,
             recipe,
             cohort,
             splits,
-            resolve_device(site.device),
+            resolve_device(site.file.device),
             data,
             folder=site.state / f"{digest(recipe)[:12]}-{data[:12]}",
             base_folder=site.state / f"base-{recipe.base_digest[:12]}-{data[:12]}",
         )
 
     def sharing(self, dp_sgd: DpSgd | None) -> Workspace:
-        """The same workspace with other DP-SGD settings for the shared model; None: without DP-SGD."""
-        return replace(self, site=replace(self.site, dp_sgd=dp_sgd))
+        """The same workspace with other DP-SGD settings for the shared model; None: without DP-SGD.
+
+        With them no unsealed updates leave it, whatever its policy says: rounds have no such training.
+        """
+        file = self.site.file
+        if dp_sgd is None:
+            file = replace(file, privacy="none", dp_sgd=None)
+        else:
+            policy = file.policy and replace(file.policy, unsealed_updates=False)
+            file = replace(file, privacy="dp-sgd", dp_sgd=dp_sgd, policy=policy)
+        return replace(self, site=replace(self.site, file=file))
 
     def fold_folder(self, fold: int) -> Path:
         """Folder of a fold's own models; recipes that differ only in later steps share it."""

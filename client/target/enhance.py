@@ -72,8 +72,8 @@ def _require_usable(workspace: Workspace, name: str, vector: TaskVector) -> None
     if (vector.architecture, vector.m0_sha256) != (Architecture.of(model), model.m0_sha256):
         meaning = "another architecture" if vector.architecture != Architecture.of(model) else "another M0"
         raise VectorMismatchError(f"is of {meaning} than this configuration's", where=where, remedy="Give its own")
-    if not vector.norm <= workspace.site.max_vector_norm:
-        what = f"its norm {vector.norm:.4g} is no number, or above {workspace.site.max_vector_norm:.4g}"
+    if not vector.norm <= workspace.site.file.max_vector_norm:
+        what = f"its norm {vector.norm:.4g} is no number, or above {workspace.site.file.max_vector_norm:.4g}"
         raise VectorFileError(what, where=where, remedy="If you trust it, raise max_vector_norm in site.yaml")
 
 
@@ -103,7 +103,7 @@ def enhance_target(
         Task(workspace, fold, vectors, folder / f"fold_{fold}", together[fold]) for fold in range(len(workspace.splits))
     ]
     n_folds, per_fold = len(tasks), steps(tasks[0])
-    mode = (workspace.site.policy or Policy()).screening
+    mode = (workspace.site.file.policy or Policy()).screening
     folds = []
     for fold, task in enumerate(tasks):
 

@@ -84,7 +84,7 @@ def local_recipe(site: Site, config: Config) -> Recipe:
     """Complete a recipe for one site: set its feature width and M0's digest if the configuration lacks them."""
     model = config.model
     if model.width is None:
-        model = replace(model, width=open_cohort(site.folder, site.data).width)
+        model = replace(model, width=open_cohort(site.folder, site.file.data).width)
     if model.m0_sha256 is None:
         model = replace(model, m0_sha256=m0_digest(model))
     return replace(config.recipe, model=model)

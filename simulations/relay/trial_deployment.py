@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from fedsteph.client.deployment import guard, reviewed_app
-from fedsteph.client.site.site import SITE_FILE
+from fedsteph.client.site.site_file import SITE_FILE
 from fedsteph.common.config.run_config import Config, dump_yaml
 from fedsteph.common.config.schema import StrictDumper, read_yaml
 from fedsteph.common.deployment.flower_app import assemble, build

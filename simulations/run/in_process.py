@@ -16,7 +16,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsteph.client.app import app as client_app
-from fedsteph.client.site.site import SIMULATED_SITES
+from fedsteph.client.site.site_of_node import SIMULATED_SITES
 from fedsteph.server.app import app as server_app
 
 _APP_RAISED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION

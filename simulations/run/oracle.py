@@ -22,7 +22,7 @@ def oracle_row(site: Site, config: Config) -> dict[str, Any] | None:
     if not path.exists():
         return None
     truth = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")["risk"]
-    workspace = Workspace.open(replace(site, device="cpu"), config.recipe)
+    workspace = Workspace.open(replace(site, file=replace(site.file, device="cpu")), config.recipe)
     folds = []
     for fold in range(len(workspace.splits)):
         test = workspace.test_part(fold)

@@ -13,7 +13,8 @@ from typing import Any
 from fedsteph.client.data.bags import open_cohort
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import Problem, refuse_errors
-from fedsteph.client.site.site import SIMULATED_SITES, Site
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.site_of_node import SIMULATED_SITES
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import ModelConfig, to_dict
 from fedsteph.common.config.run_config import Config, FederationConfig, dump_yaml, load_config
@@ -67,7 +68,7 @@ def prepare(
     resolved = _resolve(config, sites)
     for site in sites:
         # Opening every site here finds errors (splits, device) before the run instead of in the middle of it.
-        Workspace.open(replace(site, device=resolved.device), resolved.recipe)
+        Workspace.open(replace(site, file=replace(site.file, device=resolved.device)), resolved.recipe)
     roster = _make_roster(path, resolved, sites)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
     atomic.write_json(path / SIMULATED_SITES, _plan(sites, resolved, roster.digest))
@@ -162,7 +163,7 @@ def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
     Raises:
         ConfigError: the sites' features differ in width or encoder.
     """
-    cohorts = {site.name: open_cohort(site.folder, site.data) for site in sites}
+    cohorts = {site.name: open_cohort(site.folder, site.file.data) for site in sites}
     encoders = {cohort.encoder for cohort in cohorts.values()} - {None}
     widths = {cohort.width for cohort in cohorts.values()}
     if len(widths) > 1 or len(encoders) > 1:
@@ -178,7 +179,7 @@ def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
 def _check_data(sites: Sequence[Site], on_file: Callable[[str, int, int], None]) -> list[Problem]:
     problems: list[Problem] = []
     for site in sites:
-        problems += check_site(site.folder, site.data, partial(on_file, site.name)).problems
+        problems += check_site(site.folder, site.file.data, partial(on_file, site.name)).problems
     refuse_errors(problems, sites[0].folder.parent)
     return [problem for problem in problems if problem.severity == "warning"]
 

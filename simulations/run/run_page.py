@@ -11,7 +11,8 @@ from typing import Any
 from fedsteph.client.report.analysis import OnStep, silent
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
-from fedsteph.client.site.site import SIMULATED_SITES, Site
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.site_of_node import SIMULATED_SITES
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.report.conclusion import over_targets
@@ -72,14 +73,12 @@ def write_run_page(run: Path, out: Path | None = None, on_step: OnStep = silent)
 def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
     """The sites of a simulated run by name, with their state in the run folder."""
     plan = json.loads((run / SIMULATED_SITES).read_text())
-    return {
-        entry["name"]: replace(
-            Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device),
-            threads=None,
-            federation=None,  # ignores the site file's federation: a simulated site's audit log is with its state
-        )
-        for entry in plan
-    }
+    sites = {}
+    for entry in plan:
+        site = Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device)
+        # Ignores the site file's federation: a simulated site's audit log is with its state.
+        sites[entry["name"]] = replace(site, file=replace(site.file, threads=None, federation=None))
+    return sites
 
 
 def _verdict(results: Mapping[str, Any]) -> list[str]:
@@ -121,6 +120,6 @@ def _limits(results: Mapping[str, Any], sites: Mapping[str, Site]) -> list[str]:
     small = [name for name, found in results["targets"].items() if found["n_events"] < 50]
     if small:
         own.append(f"Fewer than 50 events at {', '.join(small)}: intervals there are wide, and single folds mislead.")
-    if not any(site.dp_sgd for site in sites.values()):
+    if not any(site.file.dp_sgd for site in sites.values()):
         own.append("No task vector of this run was trained with differential privacy.")
     return own

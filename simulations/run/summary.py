@@ -61,7 +61,7 @@ def target_sentences(result: dict[str, Any]) -> list[str]:
 
 
 def _privacy(folder: RunFolder) -> str:
-    private = {site.name: site.dp_sgd for site in folder.sites if site.dp_sgd is not None}
+    private = {site.name: site.file.dp_sgd for site in folder.sites if site.file.dp_sgd is not None}
     if not private:
         return "No task vector was trained with differential privacy."
     wanted = [

@@ -52,7 +52,7 @@ def _pooled(fold: int, workspaces: Sequence[Workspace], checkpoint: Path) -> Tas
             files |= dict(zip(slides, train.paths(patient), strict=True))
             patients.append(Patient(f"{name}/{patient.id}", patient.t, patient.e, slides))
     first = workspaces[0]
-    cohort = Cohort(patients, files, first.cohort.width, BagCache(first.site.data.cache_gib * 2**30))
+    cohort = Cohort(patients, files, first.cohort.width, BagCache(first.site.file.data.cache_gib * 2**30))
     label = f"pooled fold {fold}"
     model = train_local(cohort, first.recipe, label=label, device=first.device, checkpoint=checkpoint)
     return TaskVector.between(model, pinned_model(first.recipe.model))

@@ -107,8 +107,9 @@ class Worker:
                 self.ground.folders[site], state=self.ground.out / "sites" / site, device=self.ground.device
             )
             if site not in self._cohorts:
-                self._cohorts[site] = open_cohort(opened.folder, opened.data, opened.state)
-            self._workspaces[key] = Workspace.open(replace(opened, threads=1), recipe, self._cohorts[site])
+                self._cohorts[site] = open_cohort(opened.folder, opened.file.data, opened.state)
+            opened = replace(opened, file=replace(opened.file, threads=1))
+            self._workspaces[key] = Workspace.open(opened, recipe, self._cohorts[site])
             if len(self._workspaces) > _OPEN_WORKSPACES:
                 self._workspaces.popitem(last=False)
         self._workspaces.move_to_end(key)

@@ -35,7 +35,8 @@ def membership_of(name: str, roster: Roster) -> Membership:
 
 def under(workspace: Workspace, policy: Policy) -> Workspace:
     """A site's workspace, as if its site file had this policy."""
-    return replace(workspace, site=replace(workspace.site, policy=policy))
+    site = workspace.site
+    return replace(workspace, site=replace(site, file=replace(site.file, policy=policy)))
 
 
 def write_membership(folder: Path, name: str, roster: Roster) -> MembershipFile:

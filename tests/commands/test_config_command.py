@@ -19,7 +19,8 @@ from fedsteph.client.data.settings import Columns, DataSettings
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.policy import Policy
-from fedsteph.client.site.site import Site, SiteFile
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.site_file import SiteFile
 from fedsteph.commands.configuration.as_markdown import configuration_markdown
 from fedsteph.commands.configuration.as_yaml import commented_yaml
 from fedsteph.commands.configuration.field_notes import Note, notes_of

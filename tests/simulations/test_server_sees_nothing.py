@@ -23,7 +23,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from sites import TINY, make_site
 
-from fedsteph.client.site.site import site_of_node
+from fedsteph.client.site.site_of_node import site_of_node
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError

@@ -39,7 +39,7 @@ def federation_file() -> File:
 
 def site_file() -> File:
     """A site's own file."""
-    from fedsteph.client.site.site import SiteFile
+    from fedsteph.client.site.site_file import SiteFile
 
     return File(
         "A site's site.yaml",

@@ -65,7 +65,7 @@ def report(
 
 def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step: OnStep) -> Path:
     from fedsteph.client.report.site_page import SHARED, write_shared_page, write_site_page
-    from fedsteph.client.site.site import SIMULATED_SITES
+    from fedsteph.client.site.site_of_node import SIMULATED_SITES
     from fedsteph.server import coordinator_page as coordinator
     from fedsteph.server.manifest import MANIFEST_FILE
     from fedsteph.simulations.run.run_page import write_run_page
@@ -103,7 +103,8 @@ def _outcome(run: Path) -> Any:
 
 
 def _site(path: Path) -> Site:
-    from fedsteph.client.site.site import SITE_FILE, Site
+    from fedsteph.client.site.site import Site
+    from fedsteph.client.site.site_file import SITE_FILE
 
     if not (path.is_file() or (path / SITE_FILE).exists() or (path / "labels.csv").exists()):
         remedy = "Give the folder of a run or a benchmark, or a site's folder or site.yaml"
@@ -126,7 +127,7 @@ def _target(run: Path, name: str | None) -> Site:
 def _analysis(run: Path, target: str | None, fold: int | None) -> Analysis:
     from fedsteph.client.report.analysis import Analysis
     from fedsteph.client.report.target_files import TargetFiles
-    from fedsteph.client.site.site import SIMULATED_SITES
+    from fedsteph.client.site.site_of_node import SIMULATED_SITES
 
     run = run.resolve()
     if (run / SIMULATED_SITES).exists():

@@ -56,7 +56,7 @@ def simulate(
       3 a bug
     The cause is on the last line.
     """
-    from fedsteph.client.site.site import TENSORBOARD_ON
+    from fedsteph.client.site.site_of_node import TENSORBOARD_ON
     from fedsteph.client.training.epoch_log import require_tensorboard
     from fedsteph.commands.terminal.page_drawing import draw_page
     from fedsteph.commands.terminal.run_tables import show

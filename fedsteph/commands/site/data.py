@@ -34,11 +34,11 @@ def check(site: SiteArgument, as_json: JsonOption = False) -> int:
     from fedsteph.commands.terminal.check_table import check_table, problem_table
 
     opened = Site.open(site)
-    resolve_device(opened.device)
+    resolve_device(opened.file.device)
     with console.progress_bars() as bars:
         task = bars.add_task(f"reading the features of {opened.name}", total=None)
         report = check_site(
-            opened.folder, opened.data, lambda done, total: bars.update(task, completed=done, total=total)
+            opened.folder, opened.file.data, lambda done, total: bars.update(task, completed=done, total=total)
         )
     if as_json:
         print(json.dumps({"site": opened.name, **report.to_dict()}, indent=2, allow_nan=False))

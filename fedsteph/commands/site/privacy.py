@@ -59,7 +59,7 @@ def audit(
             n_references=references,
             report=lambda done, total: bars.update(task, completed=done, total=total),
         )
-    limit = opened.policy.max_attack_auc if opened.policy else None
+    limit = opened.file.policy.max_attack_auc if opened.file.policy else None
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -91,7 +91,7 @@ def ledger(site: SiteArgument, as_json: JsonOption = False) -> None:
 
     opened = Site.open(site)
     entries = Ledger(opened.audit).entries()
-    spent, budget = total(entries), opened.policy.epsilon_budget if opened.policy else None
+    spent, budget = total(entries), opened.file.policy.epsilon_budget if opened.file.policy else None
     if as_json:
         found = {
             "epsilon": None if math.isinf(spent.epsilon) else spent.epsilon,

@@ -39,7 +39,7 @@ def train(
     from fedsteph.common.config.run_config import load_config
 
     opened = Site.open(site, state=out)
-    if warnings := [p for p in discover(opened.folder, opened.data).problems if p.severity == "warning"]:
+    if warnings := [p for p in discover(opened.folder, opened.file.data).problems if p.severity == "warning"]:
         console.err.print(problem_table(warnings))
     said = logging.Logger("fedsteph train")
     said.addHandler(RichHandler(console=console.err, show_time=False, show_path=False))

@@ -31,7 +31,7 @@ OPEN = Policy(targets=("other", "third"), min_patients=1, min_events=1)
 
 
 def private(workspace: Workspace, **settings: object) -> Workspace:
-    return replace(workspace, site=replace(workspace.site, dp_sgd=DpSgd(**({"noise": 5.0, "epochs": 4} | settings))))
+    return workspace.sharing(DpSgd(**({"noise": 5.0, "epochs": 4} | settings)))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def test_the_shared_model_is_private_and_the_sites_own_is_not(workspace: Workspace) -> None:
     shared, own = shared_model(workspace), workspace.local_model(0)
     assert not equal(state_of(shared), state_of(own))
-    public = replace(workspace, site=replace(workspace.site, dp_sgd=None))
+    public = workspace.sharing(None)
     assert equal(state_of(shared_model(public)), state_of(own))
     vector = shared_vector(workspace)
     assert vector.norm == pytest.approx(2.0, rel=1e-5)
@@ -74,7 +74,7 @@ def test_the_guarantee_is_the_accountants_for_the_training_part(workspace: Works
     assert wanted is not None
     assert wanted.epsilon <= 2.0
     assert epsilon([replace(wanted.mechanism, noise=0.98 * wanted.mechanism.noise)], wanted.delta) > 2.0
-    assert guarantee(replace(workspace, site=replace(workspace.site, dp_sgd=None))) is None
+    assert guarantee(workspace.sharing(None)) is None
 
 
 def test_a_damaged_guarantee_is_an_error(workspace: Workspace) -> None:
@@ -176,7 +176,7 @@ def test_what_others_may_hold_is_known_without_training_it(workspace: Workspace)
     kept = kept_model(workspace)
     assert kept is not None
     assert equal(state_of(kept), trained)
-    public = replace(workspace, site=replace(workspace.site, dp_sgd=None))
+    public = workspace.sharing(None)
     own = kept_model(public)
     assert own is not None
     assert equal(state_of(own), state_of(workspace.local_model(0)))
@@ -193,7 +193,12 @@ def test_a_policy_that_asks_for_privacy_gets_it(workspace: Workspace) -> None:
     asking = under(workspace, replace(OPEN, privacy="dp-sgd"))
     require_shareable(asking)
     with pytest.raises(PrivacyPolicyError):
-        require_shareable(replace(asking, site=replace(asking.site, dp_sgd=None)))
+        require_shareable(asking.sharing(None))
+
+
+def test_a_site_that_is_made_to_train_in_private_takes_no_part_in_rounds_that_do_not(workspace: Workspace) -> None:
+    rounds = under(workspace.sharing(None), replace(OPEN, unsealed_updates=True))
+    assert private(rounds).site.file.policy == OPEN
 
 
 @pytest.mark.parametrize(
@@ -244,7 +249,7 @@ def test_what_a_site_file_may_say(tmp_path: Path, text: str, said: str | None) -
     (site / "site.yaml").write_text(text + "\n")
     if said is None:
         opened = Site.open(site)
-        assert opened.privacy == ("dp-sgd" if "dp_sgd" in text else "none")
+        assert opened.file.privacy == ("dp-sgd" if "dp_sgd" in text else "none")
         return
     with pytest.raises(ConfigError, match=said.replace("(", r"\(")):
         Site.open(site)

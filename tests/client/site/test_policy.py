@@ -29,7 +29,7 @@ RECIPE = make_recipe()
 
 def read_policy(folder: Path, text: str) -> Policy | None:
     (folder / "site.yaml").write_text(f"name: a\npolicy: {text}\n")
-    return Site.open(folder).policy
+    return Site.open(folder).file.policy
 
 
 def test_by_default_nothing_is_shared_with_anybody(tmp_path):
@@ -50,7 +50,7 @@ def test_by_default_nothing_is_shared_with_anybody(tmp_path):
 
 def test_a_site_file_without_a_policy_has_none(tmp_path):
     (tmp_path / "site.yaml").write_text("name: a\n")
-    assert Site.open(tmp_path).policy is None
+    assert Site.open(tmp_path).file.policy is None
 
 
 def test_every_key_of_a_policy(tmp_path):

@@ -136,10 +136,10 @@ def test_the_configuration(trial):
 @pytest.mark.parametrize("name", SITES)
 def test_a_site_file_shares_with_nobody_until_it_is_filled_in(trial, name):
     site = Site.open(trial / "sites" / name)
-    assert (site.name, site.device) == (name, "auto")
-    assert site.policy is not None
-    assert (site.policy.targets, site.policy.recipes, site.policy.min_pairs) == ((), (), 50)
-    federation = site.federation
+    assert (site.name, site.file.device) == (name, "auto")
+    assert site.file.policy is not None
+    assert (site.file.policy.targets, site.file.policy.recipes, site.file.policy.min_pairs) == ((), (), 50)
+    federation = site.file.federation
     assert federation is not None
     assert (federation.server, federation.roster_sha256) == ("fl.example.org:9092", "0" * 64)
     assert (federation.sign_key, federation.seal_key) == (f"keys/{name}.sign.key", f"keys/{name}.seal.key")
@@ -706,9 +706,9 @@ def test_a_site_makes_its_own_folder(cli, tmp_path, ca):
     secret = serialization.load_ssh_private_key((out / "auth.key").read_bytes(), password=None)
     assert secret.public_key() == serialization.load_ssh_public_key((out / "kirp.pub").read_bytes())
     site = Site.open(out)
-    assert site.federation is not None and site.policy is not None
-    assert (site.name, site.federation.server) == ("kirp", "fl.example.org:9092")
-    assert (site.policy.targets, site.policy.recipes) == ((), ())
+    assert site.file.federation is not None and site.file.policy is not None
+    assert (site.name, site.file.federation.server) == ("kirp", "fl.example.org:9092")
+    assert (site.file.policy.targets, site.file.policy.recipes) == ((), ())
 
 
 def test_it_is_the_folder_that_the_coordinator_would_have_made(trial, tmp_path, ca):

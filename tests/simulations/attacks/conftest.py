@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from keys_and_rosters import under
 from sites import TINY
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.labels import Patient
-from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.splits import make_splits
 from fedsteph.client.sharing.outgoing import shared_vector
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
+from fedsteph.client.site.site_file import SiteFile
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import load_config
@@ -49,7 +50,7 @@ class Federation:
 
     def under(self, screening: str) -> Workspace:
         """The target under a policy."""
-        return replace(self.target, site=replace(self.target.site, policy=Policy(screening=screening)))
+        return under(self.target, Policy(screening=screening))
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,7 @@ def federation(tmp_path_factory) -> Federation:
 
 def _open(folder: Path, name: str, seed: int, recipe: Recipe) -> Workspace:
     cohort = _cohort(seed)
-    site = Site(name, folder, DataSettings(), "cpu", folder / name, None, 250.0, None, None)
+    site = Site(name, folder, SiteFile(device="cpu"), folder / name)
     return Workspace(
         site,
         recipe,

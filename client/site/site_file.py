@@ -1,0 +1,70 @@
+"""``site.yaml``: a site's name, data, device, policy, and its standing in a federation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.privacy.dp_settings import DpSgd
+from fedsteph.client.site.membership import MembershipFile
+from fedsteph.client.site.policy import Policy, Privacy
+from fedsteph.client.training.epoch_log import require_tensorboard
+from fedsteph.common.config.run_config import MAX_NORM, SITE_NAME
+from fedsteph.common.config.schema import build, read_yaml
+from fedsteph.common.errors import ConfigError
+
+SITE_FILE = "site.yaml"
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """``site.yaml``, which stays at the site; every key may be left out where the default holds."""
+
+    # the site's name, as in the roster; null: the site folder's name in lower case [1 to 32 of a-z, 0-9, _ and -, the
+    # first a letter or digit]
+    name: str | None = None
+    data: DataSettings = field(default_factory=DataSettings)  # where features and labels are, and how they are read
+    device: str = "auto"  # auto: the first GPU, else the CPU [auto, cpu or cuda:N, which must be there]
+    threads: int | None = None  # CPU threads; null: as many as torch chooses [1 to 1024]
+    # largest L2 norm of a received vector; a larger one is refused, whatever the server allows [above 0]
+    max_vector_norm: float = MAX_NORM
+    state: str = "fedsteph-state"  # folder of models and unfinished work, relative to the site's folder
+    # keys, roster and audit log, all paths relative to the site's folder; null: the site takes part in no federation
+    federation: MembershipFile | None = None
+    policy: Policy | None = None  # what may leave the site, and to whom; null: the site takes part in no federation
+    page: bool = True  # write this site's own page after a merge
+    tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder (extra tensorboard)
+    privacy: Privacy = "none"  # training of the shared vector; dp-sgd: with differential privacy, as dp_sgd says
+    dp_sgd: DpSgd | None = None  # with privacy dp-sgd: its settings, of which epsilon or noise must be given
+
+    def __post_init__(self) -> None:
+        if self.name is not None and SITE_NAME.fullmatch(self.name) is None:
+            raise ValueError(f"name must be like {SITE_NAME.pattern}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError("threads must be 1 to 1024, or null")
+        if self.max_vector_norm <= 0:
+            raise ValueError("max_vector_norm must be above 0")
+        if self.tensorboard:
+            require_tensorboard("tensorboard")
+        self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        if self.privacy == "none":
+            if self.dp_sgd is not None:
+                raise ValueError("dp_sgd is given, and privacy is none: set privacy to dp-sgd, or take the section out")
+            return
+        if self.dp_sgd is None or not self.dp_sgd.is_chosen:
+            raise ValueError("privacy: dp-sgd needs dp_sgd.epsilon or dp_sgd.noise: how private is this site's choice")
+        if self.policy is not None and self.policy.unsealed_updates:
+            raise ValueError("policy.unsealed_updates must be false with privacy: dp-sgd: rounds have no such training")
+
+
+def read_site_file(path: Path) -> tuple[Path, SiteFile]:
+    """A site's folder and its settings, from the path of the folder or of the site file."""
+    folder, file = (path.parent, path) if path.is_file() else (path, path / SITE_FILE)
+    if not folder.is_dir():
+        raise ConfigError("there is no such site folder", where=folder, remedy="Give a folder with labels.csv")
+    if (misnamed := file.with_suffix(".yml")).exists():
+        raise ConfigError(f"is not read: a site file is called {SITE_FILE}", where=misnamed, remedy="Rename it")
+    return folder, build(SiteFile, read_yaml(file), file) if file.exists() else SiteFile()

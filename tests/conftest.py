@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from fedsteph.client.deployment.reviewed_app import install
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.deployment.checks import Check
 from fedsteph.common.deployment.flower_app import own_digest
+
+# Python starts some hundred times in these tests: it should compile each module once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Property tests: the same examples in every run, and no clock.
 settings.register_profile("fedsteph", deadline=None, derandomize=True)

@@ -106,7 +106,7 @@ def require_reviewed(home: Path) -> str:
 
 
 def _programs(home: Path) -> dict[str, str]:
-    guarded = f'#!/bin/sh\nexec "{sys.executable}" -I "{home.resolve() / _BIN / _GUARD}" "$@"\n'
+    guarded = f'#!/bin/sh\nexec "{sys.executable}" -IB "{home.resolve() / _BIN / _GUARD}" "$@"\n'
     refused = "#!/bin/sh\necho 'fedsteph: a site runs its reviewed ClientApp and nothing else' >&2\nexit 1\n"
     source = Path(guard.__file__).read_text(encoding="utf-8")
     return {"flwr-clientapp": guarded, _GUARD: source, **dict.fromkeys(_REFUSED, refused)}

@@ -31,18 +31,32 @@ class Failed:
     trace: str | None = None
 
 
-def run_stage(ground: Ground, units: Sequence[Unit], workers: int, on_done: Callable[[Unit], None]) -> list[Failed]:
-    """Run all units of a stage in any order, and return the failed ones; ``on_done`` is called after each unit.
+class Crew:
+    """The worker processes of a study. Each is started when it is first needed, and works until the study's end."""
 
-    Raises:
-        EngineError: a worker process was killed, perhaps because memory ran out.
-    """
-    failed = []
-    context = multiprocessing.get_context("spawn")  # a forked torch with threads can hang
-    with ProcessPoolExecutor(workers, context, _begin, (ground,)) as pool:
+    def __init__(self, ground: Ground, workers: int) -> None:
+        self._ground = ground
+        context = multiprocessing.get_context("spawn")  # a forked torch with threads can hang
+        self._pool = ProcessPoolExecutor(workers, context, _begin, (ground,))
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._pool.shutdown(wait=error is None, cancel_futures=True)
+        if error is not None:
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+    def run_stage(self, units: Sequence[Unit], on_done: Callable[[Unit], None]) -> list[Failed]:
+        """Run all units of a stage in any order, and return the failed ones; ``on_done`` is called after each unit.
+
+        Raises:
+            EngineError: a worker process was killed, perhaps because memory ran out.
+        """
+        failed = []
         try:
-            waiting = [pool.submit(_do, unit) for unit in units]
-            for future in as_completed(waiting):
+            for future in as_completed([self._pool.submit(_do, unit) for unit in units]):
                 unit, failure = future.result()
                 if failure is not None:
                     failed.append(failure)
@@ -50,15 +64,10 @@ def run_stage(ground: Ground, units: Sequence[Unit], workers: int, on_done: Call
         except BrokenProcessPool as error:
             raise EngineError(
                 "a worker process was killed, perhaps because memory ran out",
-                where=ground.out,
+                where=self._ground.out,
                 remedy="The same command goes on; use fewer --workers, or a smaller data.cache_gib in site.yaml",
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-    return failed
+        return failed
 
 
 def usual_workers(device: str) -> int:

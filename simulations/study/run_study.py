@@ -12,7 +12,7 @@ from fedsteph.client.site.site import site_folders
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import atomic
 from fedsteph.simulations.run.run_folder import open_sites, same_features
-from fedsteph.simulations.study.crew import Failed, run_stage
+from fedsteph.simulations.study.crew import Crew, Failed
 from fedsteph.simulations.study.frontier import write_frontier
 from fedsteph.simulations.study.gather import Prepared, gather
 from fedsteph.simulations.study.plan import Unit, make_plan
@@ -77,10 +77,9 @@ def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, An
         what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}, fold {unit.fold}"
         on_done(what, done, prepared.plan.n_units)
 
-    for stage in prepared.plan.stages:
-        waiting = _undone(prepared.worker, stage, on_unit)
-        if waiting:
-            failed += run_stage(prepared.worker.ground, waiting, min(workers, len(waiting)), on_unit)
+    with Crew(prepared.worker.ground, workers) as crew:
+        for stage in prepared.plan.stages:
+            failed += crew.run_stage(_undone(prepared.worker, stage, on_unit), on_unit)
     results = gather(prepared, failed) | {"seconds": round(time.monotonic() - started, 1)}
     atomic.write_json(out / "results.json", results)
     atomic.write_text(out / "results.md", markdown(results))

@@ -41,16 +41,25 @@ def units_done(monkeypatch) -> list[Unit]:
     """Does every unit in this very process; gives those that were asked for, in their order."""
     done: list[Unit] = []
 
-    def run_stage(ground: Ground, units: Sequence[Unit], _: int, on_done: Callable[[Unit], None]) -> list[Failed]:
-        monkeypatch.setattr(crew, "_worker", Worker(ground))
-        failures = []
-        for unit in units:
-            failures.append(crew._do(unit)[1])
-            done.append(unit)
-            on_done(unit)
-        return [failure for failure in failures if failure is not None]
+    class Here:
+        def __init__(self, ground: Ground, workers: int) -> None:
+            monkeypatch.setattr(crew, "_worker", Worker(ground))
 
-    monkeypatch.setattr("fedsteph.simulations.study.run_study.run_stage", run_stage)
+        def __enter__(self) -> Here:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def run_stage(self, units: Sequence[Unit], on_done: Callable[[Unit], None]) -> list[Failed]:
+            failures = []
+            for unit in units:
+                failures.append(crew._do(unit)[1])
+                done.append(unit)
+                on_done(unit)
+            return [failure for failure in failures if failure is not None]
+
+    monkeypatch.setattr("fedsteph.simulations.study.run_study.Crew", Here)
     return done
 
 

@@ -223,7 +223,7 @@ def test_the_installed_guard_loads_the_reviewed_app(reviewed_home, tmp_path, way
 
     def played() -> dict[str, str]:
         done = subprocess.run(
-            [sys.executable, "-I", str(file), str(bundle), version],
+            [sys.executable, "-IB", str(file), str(bundle), version],
             cwd=tmp_path,
             env={**os.environ, "FLWR_HOME": str(reviewed_home), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,

@@ -65,20 +65,14 @@ def test_sites_beside_the_study_and_a_relative_out(cli, study, study_sites, unit
     assert code == 1
 
 
-def test_as_many_workers_as_asked_for_but_no_more_than_there_is_work(benchmark, units_done, tmp_path, monkeypatch):
+def test_as_many_workers_as_asked_for(benchmark, units_done, monkeypatch):
     asked = []
     from fedsteph.simulations.study import run_study  # noqa: PLC0415 (as the fixture left it)
 
-    in_process = run_study.run_stage
-
-    def run_stage(ground, units, workers, on_done):
-        asked.append((workers, len(units)))
-        return in_process(ground, units, workers, on_done)
-
-    monkeypatch.setattr(run_study, "run_stage", run_stage)
+    in_process = run_study.Crew
+    monkeypatch.setattr(run_study, "Crew", lambda ground, workers: asked.append(workers) or in_process(ground, workers))
     assert benchmark("--workers", 5)[0] == 0
-    assert all(workers == min(5, n) for workers, n in asked)
-    assert {workers for workers, _ in asked} >= {2, 4, 5} or len(asked) == 3
+    assert asked == [5]
 
 
 def test_two_studies_in_one_folder_at_a_time_are_refused(study, study_sites, tmp_path, refused):

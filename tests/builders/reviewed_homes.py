@@ -11,7 +11,7 @@ def copy_home(source: Path, home: Path) -> Path:
     shutil.copytree(source, home, dirs_exist_ok=True)
     program = home / "bin" / "flwr-clientapp"
     text = program.read_text()
-    _, _, rest = text.partition('-I "')
+    _, _, rest = text.partition('-IB "')
     before, _, _ = rest.partition("/bin/guard.py")
     assert before and text.count(before) == 1
     replace(program, text.replace(before, str(home.resolve())))

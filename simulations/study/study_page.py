@@ -15,6 +15,7 @@ from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.target.evidence import Evidence, read_evidence
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import RunFolderError
+from fedsteph.common.model.method_scores import MethodScores
 from fedsteph.common.report.c_index import c_index_picture
 from fedsteph.common.report.differences import difference_picture
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
@@ -130,12 +131,13 @@ def _target(folder: Path, target: str, results: dict[str, Any]) -> list[Section]
     about = results["targets"][target]
     who = f"{target}: n = {about['n_patients']} patients, {about['n_events']} events, {_seeds(results)}"
     rows = {
-        results["rows"][row]["title"]: {
-            "c_index": [_mean(column) for column in zip(*one["c_index"], strict=True)],
-            "fold_intervals_95": one.get("fold_intervals_95"),  # studies of earlier versions have none
-            "mean": one["mean"],
-            "interval_95": one.get("interval_95"),
-        }
+        results["rows"][row]["title"]: MethodScores(
+            c_index=tuple(_mean(column) for column in zip(*one["c_index"], strict=True)),
+            # Studies of earlier versions have none.
+            fold_intervals_95=one.get("fold_intervals_95") or (None,) * results["folds"],
+            mean=one["mean"],
+            interval_95=one.get("interval_95"),
+        )
         for row, one in about["rows"].items()
     }
     blocks: list[Block] = [c_index_picture(f"{target}.c-index", rows, who)]

@@ -145,13 +145,13 @@ def test_many_methods_and_folds_all_have_their_points(n):
 
 # ---------------------------------------------------------------- differences
 
-GAPS: dict[str, dict[str, Any]] = {
-    "worse": {"difference": -0.03, "interval_95": [-0.05, -0.01]},
-    "unsure": {"difference": 0.01, "interval_95": [-0.02, 0.03]},
-    "unknown": {"difference": None, "interval_95": None},
-    "better": {"difference": 0.04, "interval_95": [0.01, 0.08]},
-    "alone": {"difference": 0.02, "interval_95": None},
-    "just": {"difference": 0.005, "interval_95": [0.0, 0.01]},
+GAPS: dict[str, tuple[float | None, tuple[float, float] | None]] = {
+    "worse": (-0.03, (-0.05, -0.01)),
+    "unsure": (0.01, (-0.02, 0.03)),
+    "unknown": (None, None),
+    "better": (0.04, (0.01, 0.08)),
+    "alone": (0.02, None),
+    "just": (0.005, (0.0, 0.01)),
 }
 ORDER = ["better", "alone", "unsure", "just", "worse"]
 
@@ -161,8 +161,8 @@ def test_differences_are_drawn_largest_first_with_their_bars():
     found = points(axes)
     assert [y for _, y, _ in found] == [0, 1, 2, 3, 4]
     for label, (x, _, ends) in zip(ORDER, found, strict=True):
-        assert x == GAPS[label]["difference"]
-        interval = GAPS[label]["interval_95"]
+        gap, interval = GAPS[label]
+        assert x == gap
         assert (ends is None) == (interval is None)
         assert ends is None or close(ends, interval)
     assert [label.get_text() for label in axes.get_yticklabels()] == ORDER

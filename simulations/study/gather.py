@@ -32,11 +32,9 @@ from fedsteph.simulations.study.study_results import (
     OverallRow,
     RowTold,
     Scored,
-    Strongest,
     StudyResults,
     StudyTarget,
     TargetRow,
-    UnitFailure,
 )
 from fedsteph.simulations.study.work import Worker
 
@@ -140,7 +138,7 @@ def _digests(prepared: Prepared) -> dict[str, str]:
     return found | {f"recipe of {one.name}": digest(units[one.name, seed].recipe) for one in prepared.study.rows}
 
 
-def _failure(failed: Failed) -> UnitFailure:
+def _failure(failed: Failed) -> dict[str, str | int]:
     unit = failed.unit
     what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}"
     return {"what": what, "fold": unit.fold, "seed": unit.recipe.training.seed, "reason": failed.reason}
@@ -217,21 +215,15 @@ def _attack(prepared: Prepared, row: str) -> AttackedRow | None:
     # A site's vectors of all seeds have the same patients, so only those of the first seed are counted.
     by_site = {unit.site: unit for unit in reversed(units)}
     done = [prepared.worker.read(unit)["attack"] for unit in by_site.values()]
-    vector = shared_bytes(units[0].recipe.model, units[0].recipe.sharing)
-    reported = [one["epsilon"] for one in done if one["epsilon"] is not None]
-    return {
-        **_strongest(done),
-        "epsilon": max(reported, default=None),
-        "epsilon_at_least": max(one["epsilon_at_least"] for one in done),
-        "vector_bytes": vector,
-    }
+    return _strongest(done, shared_bytes(units[0].recipe.model, units[0].recipe.sharing))
 
 
-def _strongest(done: list[dict[str, Any]]) -> Strongest:
+def _strongest(done: list[dict[str, Any]], vector_bytes: int) -> AttackedRow:
     """The attack that is best over all sites. Choosing the best one per site would bias the result upwards."""
     name = max(done[0]["procedure"], key=lambda name: fmean(one["procedure"][name]["auc"] for one in done))
     best = [one["procedure"][name] for one in done]
     intervals = [one["auc_interval_95"] for one in best if one["auc_interval_95"] is not None]
+    reported = [one["epsilon"] for one in done if one["epsilon"] is not None]
     return {
         "attack": name,
         "auc": fmean(one["auc"] for one in best),
@@ -240,6 +232,9 @@ def _strongest(done: list[dict[str, Any]]) -> Strongest:
         "sites": len(best),
         "sites_above_chance": sum(low > 0.5 for low, _ in intervals),
         "tpr": fmean(one["tpr"] for one in best),
+        "epsilon": max(reported, default=None),
+        "epsilon_at_least": max(one["epsilon_at_least"] for one in done),
+        "vector_bytes": vector_bytes,
     }
 
 

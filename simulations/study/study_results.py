@@ -44,23 +44,18 @@ class StudyTarget(TypedDict):
     rows: dict[str, TargetRow]
 
 
-class Paid(TypedDict):
-    """What training took."""
-
-    seconds: float
-    peak_bytes: float
-
-
-class Costs(Paid):
+class Costs(TypedDict):
     """What a row costs; ``network_bytes`` is None if all data were sent to one place."""
 
     learnable: int
     gigaflops: float | None
+    seconds: float
+    peak_bytes: float
     network_bytes: int | None
 
 
-class Strongest(TypedDict):
-    """The attack that does best over all sites."""
+class AttackedRow(TypedDict):
+    """The attack that does best over all sites, and the largest epsilon that is reported, and that is shown."""
 
     attack: str
     auc: float
@@ -69,11 +64,6 @@ class Strongest(TypedDict):
     sites: int
     sites_above_chance: int
     tpr: float
-
-
-class AttackedRow(Strongest):
-    """With the largest epsilon reported and shown, and the bytes of a vector."""
-
     epsilon: float | None
     epsilon_at_least: float
     vector_bytes: int
@@ -110,7 +100,7 @@ class Scored(TypedDict):
     notes: dict[str, Any]
 
 
-class CellRow(Scored, Paid):
+class CellRow(Scored):
     """One cell; ``shown``: the method whose model it is."""
 
     row: str
@@ -118,15 +108,8 @@ class CellRow(Scored, Paid):
     seed: int
     fold: int
     shown: str
-
-
-class UnitFailure(TypedDict):
-    """A training that failed."""
-
-    what: str
-    fold: int
-    seed: int
-    reason: str
+    seconds: float
+    peak_bytes: float
 
 
 class StudyResults(TypedDict):
@@ -143,6 +126,6 @@ class StudyResults(TypedDict):
     digests: NotRequired[dict[str, str]]
     configuration: NotRequired[dict[str, Any]]
     cells: list[CellRow]
-    failures: list[UnitFailure]
+    failures: list[dict[str, str | int]]  # what, fold, seed, reason
     versions: dict[str, str]
     seconds: NotRequired[float]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from flwr.app import Context
@@ -18,8 +17,7 @@ from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import read_roster
 from fedsteph.server.federation import Federation
 from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
-
-OUTCOME_FILE = "outcome.json"
+from fedsteph.server.outcome import OUTCOME_FILE
 
 app = ServerApp()
 
@@ -46,4 +44,4 @@ def main(grid: Grid, context: Context) -> None:
         federation.outcome.error = str(error)
         raise
     finally:
-        atomic.write_json(folder / OUTCOME_FILE, asdict(federation.outcome))
+        atomic.write_json(folder / OUTCOME_FILE, federation.outcome.to_dict())

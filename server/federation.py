@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import VectorMismatchError
@@ -13,7 +12,8 @@ from fedsteph.common.wire import messages, protocol
 from fedsteph.server.aggregation import run_rounds
 from fedsteph.server.baselines import Baseline
 from fedsteph.server.hello import hello
-from fedsteph.server.session import Outcome, Replies, Session
+from fedsteph.server.outcome import Outcome
+from fedsteph.server.session import Replies, Session
 
 Mail = dict[str, dict[str, bytes]]  # envelopes by recipient, then by sender
 
@@ -46,7 +46,7 @@ class Federation(Session):
             node: messages.TrainLocal(self.id, recipe, every_fold=name in targets) for node, name in self.names.items()
         }
         for node, (reply, _) in self.require(protocol.LOCAL, requests, messages.TrainLocalReply, deadline).items():
-            self.outcome.sites[self.names[node]] |= asdict(reply)
+            self.outcome.sites[self.names[node]] |= {"patients": reply.patients, "events": reply.events}
         self.require_quorum(protocol.LOCAL)
 
     def _average(self, method: str, deadline: float) -> None:
@@ -100,7 +100,7 @@ class Federation(Session):
         merged = self.require(protocol.MERGE, requests, messages.MergeReply, deadline, envelopes)
         for node, (answer, _) in merged.items():
             target = self.names[node]
-            self.outcome.targets[target] = asdict(answer)
+            self.outcome.targets[target] = answer
             for refusal in answer.refused:
                 if refusal.site in mail[target]:
                     self.fail(str(refusal.site), protocol.MERGE, f"refused by {target}: {refusal.phrase}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
@@ -17,33 +17,13 @@ from fedsteph.common.trust.roster import Roster
 from fedsteph.common.wire import protocol
 from fedsteph.common.wire.messages import RunId
 from fedsteph.server.exchange import Round, exchange
+from fedsteph.server.outcome import Failure, Outcome
 
 T = TypeVar("T")
 Envelopes: TypeAlias = Mapping[int, Mapping[str, bytes]]  # those of each node's message, by name
 Replies: TypeAlias = dict[int, tuple[T, Mapping[str, bytes]]]  # each node's message and envelopes
 _NONE: Envelopes = MappingProxyType({})
 OnProgress = Callable[..., None]  # as fedsteph.common.host.progress.ProgressLog.report
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A site that failed, the phase, and the reason as far as the server may know it."""
-
-    site: str
-    phase: str
-    reason: str
-
-
-@dataclass
-class Outcome:
-    """The result of a run at the server: seconds by phase, bytes in both directions; no vector, no exact count."""
-
-    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
-    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    bytes: int = 0
-    error: str | None = None
 
 
 class Session:
@@ -73,7 +53,7 @@ class Session:
         self._audit = audit
 
     def require(
-        self, phase: str, requests: Mapping[int, Any], reply: type[T], deadline: float, envelopes: Envelopes = _NONE
+        self, phase: str, requests: Mapping[int, object], reply: type[T], deadline: float, envelopes: Envelopes = _NONE
     ) -> Replies[T]:
         """Like :meth:`ask`, but a site that fails leaves the run."""
         replies, failures = self.ask(phase, requests, reply, deadline, envelopes)
@@ -82,7 +62,7 @@ class Session:
         return replies
 
     def ask(
-        self, phase: str, requests: Mapping[int, Any], reply: type[T], deadline: float, envelopes: Envelopes
+        self, phase: str, requests: Mapping[int, object], reply: type[T], deadline: float, envelopes: Envelopes
     ) -> tuple[Replies[T], dict[int, str]]:
         """Send one message per node and read the replies.
 

@@ -28,7 +28,7 @@ FLOORS = {
         *("attack", "methods", "target", "report", "deployment", "app"),
     ],
     "server": [
-        *("manifest", "aggregation", "exchange", "session", "hello", "baselines", "federation", "app"),
+        *("manifest", "aggregation", "exchange", "outcome", "session", "hello", "baselines", "federation", "app"),
         *("coordinator_page", "deployment"),
     ],
     "simulations": ["csv_text", "markdown", "memory", "run", "study", "bench", "relay", "attacks"],

@@ -46,7 +46,7 @@ class Analysis:
             raise ModelFileError(
                 f"there is no fold {chosen}", where=files.state, remedy=f"Folds: 0 to {files.n_folds - 1}"
             )
-        if files.result["enhanced"][chosen] is None:
+        if files.result.enhanced[chosen] is None:
             raise ModelFileError(f"fold {chosen} has no enhanced model: every source was refused", where=files.state)
         return cls(site, files, chosen)
 

@@ -64,15 +64,15 @@ def public_target(site: str, files: TargetFiles, policy: Policy) -> PublicTarget
     curves, why = _curves(files, policy)
     return PublicTarget(
         site=site,
-        patients=policy.band("patients", result["n_patients"]),
-        events=policy.band("events", result["n_events"]),
+        patients=policy.band("patients", result.n_patients),
+        events=policy.band("events", result.n_events),
         scores={
-            METHODS[name].title: policy.c_index(row["mean"], result["n_pairs"])
-            for name, row in result["methods"].items()
+            METHODS[name].title: policy.c_index(row.mean, result.n_pairs)
+            for name, row in result.methods.items()
             if name in METHODS
         },
         n_folds=files.n_folds,
-        sources=tuple(result["sources"]),
+        sources=result.sources,
         seed=files.recipe.training.seed,
         recipe=digest(files.recipe),
         m0=str(files.recipe.model.m0_sha256),

@@ -51,10 +51,10 @@ def site_page(site: Site, on_step: OnStep = silent) -> Page:
     """The full page of a target, for the site itself; errors as :func:`write_site_page`."""
     files = TargetFiles.open(site.state)
     result, recipe = files.result, files.recipe
-    own = [result["too_small"]] if result["too_small"] else []
-    if result["n_events"] < 50:
-        own.append(f"There are {result['n_events']} events: intervals are wide, and single folds mislead.")
-    own.append(f"Privacy of all vectors that this site shared: {result['privacy_spent']}.")
+    own = [result.too_small] if result.too_small else []
+    if result.n_events < 50:
+        own.append(f"There are {result.n_events} events: intervals are wide, and single folds mislead.")
+    own.append(f"Privacy of all vectors that this site shared: {result.privacy_spent}.")
     lines = list(read_lines(site.audit.folder))
     run = next((line.event.run for line in reversed(lines) if line.event.event == "vector.open"), None)
     provenance = [
@@ -69,7 +69,7 @@ def site_page(site: Site, on_step: OnStep = silent) -> Page:
         cost_section(
             {},
             sum(line.event.size or 0 for line in lines if line.event.run == run and line.event.event in SHARED_EVENTS),
-            {title_of(method): row["learnable"] for method, row in result["methods"].items()},
+            {title_of(method): row.learnable for method, row in result.trained.items()},
         ),
         Section(
             "Configuration, versions, seeds, digests",

@@ -13,6 +13,7 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.enhance import RECIPE_FILE, RESULT_FILE
 from fedsteph.client.target.enhanced_model import DYNAMICS_FILE
 from fedsteph.client.target.evidence import AGAIN, FILE, Evidence, read_evidence
+from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ModelFileError
@@ -23,7 +24,7 @@ class TargetFiles:
     """A target's last result, and access to the other files of that merge."""
 
     state: Path
-    result: dict[str, Any]
+    result: TargetResult
     recipe: Recipe
 
     @classmethod
@@ -40,16 +41,15 @@ class TargetFiles:
                 where=state,
                 remedy="Name a target, or wait for the run's end",
             )
-        result = json.loads(path.read_text())
-        if "enhanced" not in result or not (state / RECIPE_FILE).exists():
+        if not (state / RECIPE_FILE).exists():
             raise ModelFileError("is of an earlier version", where=path, remedy=AGAIN)
         recipe = json.loads((state / RECIPE_FILE).read_text())
-        return cls(state, result, build(Recipe, recipe, state / RECIPE_FILE))
+        return cls(state, TargetResult.read(path), build(Recipe, recipe, state / RECIPE_FILE))
 
     @property
     def n_folds(self) -> int:
         """Number of folds; each has one deployed model."""
-        return len(self.result["enhanced"])
+        return len(self.result.enhanced)
 
     def evidence(self) -> Evidence:
         """The test patients' data; errors as :func:`fedsteph.client.target.evidence.read_evidence`."""
@@ -72,8 +72,8 @@ class TargetFiles:
     @property
     def first_enhanced(self) -> int | None:
         """The first fold with an enhanced model; None if there is none."""
-        return next((fold for fold, path in enumerate(self.result["enhanced"]) if path is not None), None)
+        return next((fold for fold, path in enumerate(self.result.enhanced) if path is not None), None)
 
     def _enhanced(self, fold: int) -> Path | None:
-        path = self.result["enhanced"][fold]
+        path = self.result.enhanced[fold]
         return None if path is None else self.state / path

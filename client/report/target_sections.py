@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report import calibration, risk_groups, routing
@@ -13,8 +12,10 @@ from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in
 from fedsteph.client.target.evidence import Evidence
+from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import FedstephError
+from fedsteph.common.model.method_scores import MethodScores
 from fedsteph.common.report.c_index import c_index_picture, c_index_table
 from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.report.page import Block, Picture, Points, Section, Table
@@ -25,25 +26,24 @@ def title_of(method: str) -> str:
     return METHODS[method].title if method in METHODS else method
 
 
-def collapsed_folds(result: Mapping[str, Any]) -> list[int]:
-    """The folds in which STEPH collapsed."""
-    return [fold for fold, is_so in enumerate(result["methods"]["steph"]["collapsed"]) if is_so]
+def _titled(methods: Mapping[str, MethodScores]) -> dict[str, MethodScores]:
+    return {title_of(method): row for method, row in methods.items()}
 
 
-def verdict(name: str, result: Mapping[str, Any]) -> list[str]:
+def verdict(name: str, result: TargetResult) -> list[str]:
     """The result in two sentences, with a third if STEPH collapsed; one if the target cannot be evaluated."""
-    if result["too_small"] is not None and result["steph_minus_local"]["mean"] is None:
-        return [result["too_small"]]
-    chosen, n_folds = result["methods"]["deployed"]["choice"], len(result["enhanced"])
-    n_defined = sum(value is not None for value in result["methods"]["steph"]["c_index"])
-    enhanced = against_local("the enhanced model (STEPH)", result["steph_minus_local"], n_defined)
-    deployed = against_local("what is deployed", result["deployed_minus_local"], n_defined)
+    if result.too_small is not None and result.steph_minus_local.mean is None:
+        return [result.too_small]
+    chosen, n_folds = result.deployed.choice, len(result.enhanced)
+    n_defined = sum(value is not None for value in result.steph.c_index)
+    enhanced = against_local("the enhanced model (STEPH)", result.steph_minus_local, n_defined)
+    deployed = against_local("what is deployed", result.deployed_minus_local, n_defined)
     sentences = [
         f"At {name}, {enhanced}.",
         f"Inner cross-validation deploys it in {chosen.count('steph')} of {n_folds} folds and the local model in the "
         f"others; {deployed}.",
     ]
-    if collapsed := ", ".join(map(str, collapsed_folds(result))):
+    if collapsed := ", ".join(map(str, result.steph.collapsed_folds)):
         sentences.append(f"STEPH collapsed (all kept weights near 0) in fold {collapsed}: it is not deployed.")
     return sentences
 
@@ -51,7 +51,7 @@ def verdict(name: str, result: Mapping[str, Any]) -> list[str]:
 def target_sections(
     site: Site,
     files: TargetFiles,
-    result: Mapping[str, Any],
+    result: TargetResult,
     on_step: OnStep = silent,
     *,
     among_others: bool = False,
@@ -67,34 +67,31 @@ def target_sections(
     who = (
         f"{name}: n = {len(found)} test patients, {int(found.events.sum())} events, {files.n_folds} folds, seed {seed}"
     )
-    rows = {title_of(method): row for method, row in result["methods"].items()}
     shown = {"local": "local", "steph": "enhanced"}
-    if len(set(result["methods"]["deployed"]["choice"])) == 2:
+    if len(set(result.deployed.choice)) == 2:
         shown["deployed"] = "deployed"
-    ranking = replace(c_index_picture(f"{name}.c-index", rows, who), numbers=None)  # a table has the numbers
+    ranking = c_index_picture(f"{name}.c-index", _titled(result.methods), who)
+    ranking = replace(ranking, numbers=None)  # a table has the numbers
     own = verdict(name, result) if among_others else []
-    in_words = f"{result['n_patients']} patients, {result['n_events']} events; sources: {', '.join(result['sources'])}."
+    in_words = f"{result.n_patients} patients, {result.n_events} events; sources: {', '.join(result.sources)}."
     return [
         Section(f"Target {name}", [Points([in_words, *own, *deployed_sentences(result)])]),
-        Section("How well patients are ranked", [ranking, *_tables(rows)], 3),
+        Section("How well patients are ranked", [ranking, *_tables(result)], 3),
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
         Section("Where the knowledge came from", _knowledge(site, files, found, result, who, on_step), 3),
     ]
 
 
-def deployed_sentences(result: Mapping[str, Any]) -> list[str]:
+def deployed_sentences(result: TargetResult) -> list[str]:
     """Which model each fold deploys, and why."""
-    deployed = result["methods"]["deployed"]
-    return [
-        f"Fold {fold} deploys {title_of(choice)}: {reason}."
-        for fold, (choice, reason) in enumerate(zip(deployed["choice"], deployed["reason"], strict=True))
-    ]
+    chosen = zip(result.deployed.choice, result.deployed.reason, strict=True)
+    return [f"Fold {fold} deploys {title_of(choice)}: {reason}." for fold, (choice, reason) in enumerate(chosen)]
 
 
-def _tables(rows: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    whole = c_index_table(rows)
-    header, further = further_rows([(title, row["further"]) for title, row in rows.items() if "further" in row])
+def _tables(result: TargetResult) -> list[Block]:
+    whole = c_index_table(_titled(result.methods))
+    header, further = further_rows([(title_of(method), row.further) for method, row in result.trained.items()])
     return [
         Table(whole.header, whole.rows, "C-index with 95% intervals"),
         Table(header, further, "Beyond the C-index, means over folds"),
@@ -102,7 +99,7 @@ def _tables(rows: Mapping[str, Mapping[str, Any]]) -> list[Block]:
 
 
 def _knowledge(
-    site: Site, files: TargetFiles, found: Evidence, result: Mapping[str, Any], who: str, on_step: OnStep
+    site: Site, files: TargetFiles, found: Evidence, result: TargetResult, who: str, on_step: OnStep
 ) -> Sequence[Block]:
     blocks: list[Block] = [Points([*_collapses(files, result), *screening(result)])]
     blocks.append(routing.end_picture(f"{site.name}.sources", found, who))
@@ -110,7 +107,7 @@ def _knowledge(
         text = "Every source was refused in every fold, so no merge was trained."
         return [*blocks, Picture(f"{site.name}.dynamics", "Weight and mixing by epoch", instead=text)]
     look = Analysis.of(site, files)
-    for fold in dict.fromkeys((look.fold, *collapsed_folds(result))):
+    for fold in dict.fromkeys((look.fold, *result.steph.collapsed_folds)):
         blocks.append(Analysis.of(site, files, fold).dynamics_picture())
     blocks.append(look.sar_picture(look.sar(on_step)))
     return [*blocks, _landscape(look, on_step)]
@@ -125,9 +122,9 @@ def _landscape(look: Analysis, on_step: OnStep) -> Picture:
         return Picture(f"{look.name}.landscape", "Loss over the merge's two coefficients", instead=instead)
 
 
-def _collapses(files: TargetFiles, result: Mapping[str, Any]) -> list[str]:
+def _collapses(files: TargetFiles, result: TargetResult) -> list[str]:
     found = []
-    for fold in collapsed_folds(result):
+    for fold in result.steph.collapsed_folds:
         notes = files.dynamics(fold)
         epoch = None if notes is None else collapsed_in(notes["epochs"])
         since = "" if epoch is None else f": they stay there from epoch {epoch} of training on"
@@ -138,13 +135,13 @@ def _collapses(files: TargetFiles, result: Mapping[str, Any]) -> list[str]:
 _DONE_WITH = {"refuse": "was left out there", "down-weight": "was shortened there", "report": "was merged all the same"}
 
 
-def screening(result: Mapping[str, Any]) -> list[str]:
+def screening(result: TargetResult) -> list[str]:
     """Sentences on suspicious sources: in how many folds, and the reason in the first of these."""
-    folds, policy = result["screening"]["folds"], result["screening"]["policy"]
+    folds = result.screening.folds
     sentences = []
-    for name in result["sources"]:
-        reasons = [fold[name]["reason"] for fold in folds if fold[name]["suspicious"]]
+    for name in result.sources:
+        reasons = [fold[name].reason for fold in folds if fold[name].suspicious]
         if reasons:
-            where = f"in {len(reasons)} of {len(folds)} folds, and {_DONE_WITH[policy]}"
+            where = f"in {len(reasons)} of {len(folds)} folds, and {_DONE_WITH[result.screening.policy]}"
             sentences.append(f"The vector of {name} is suspicious {where}: {reasons[0]}.")
     return sentences or ["No source's vector is suspicious."]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedsteph.client.methods.task import Task, vectors_digest
-from fedsteph.client.sharing.spending import spent
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -16,6 +15,7 @@ from fedsteph.client.target.fold import enhance_fold, steps
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import DEPLOYED, target_result
+from fedsteph.client.target.target_result import TargetResult
 from fedsteph.client.target.train_alone import local_recipe
 from fedsteph.common.config.recipe import to_dict
 from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
@@ -47,8 +47,8 @@ def enhance(
         report: called with the number of trainings done and in total.
 
     Returns:
-        as :func:`enhance_target`: per method the C-index per fold, its mean and 95% interval; the use of every source;
-        and as ``models`` the folder with the deployed model of each fold.
+        the content of ``result.json`` in the site's state folder: per method the C-index per fold, its mean and 95%
+        interval; the use of every source; and as ``models`` the folder with the deployed model of each fold.
 
     Raises:
         VectorMismatchError: a vector has another architecture or another M0.
@@ -61,7 +61,7 @@ def enhance(
         raise VectorFileError("there is none to merge", where="vectors", remedy="Give at least one source's")
     for name, vector in vectors.items():
         _require_usable(workspace, name, vector)
-    return enhance_target(workspace, dict(sorted(vectors.items())), report)
+    return enhance_target(workspace, dict(sorted(vectors.items())), report).to_dict()
 
 
 def _require_usable(workspace: Workspace, name: str, vector: TaskVector) -> None:
@@ -82,7 +82,7 @@ def enhance_target(
     vectors: Mapping[str, TaskVector],
     report: Callable[[float, float], None],
     globals_by_fold: Sequence[Mapping[str, TaskVector]] = (),
-) -> dict[str, Any]:
+) -> TargetResult:
     """Make one enhanced model per fold from the site's own and the received vectors.
 
     The site's own vector is not rounded to the recipe's dtype. It does not travel, so rounding would save nothing, and
@@ -94,8 +94,8 @@ def enhance_target(
         globals_by_fold: per fold, method -> encoder trained together with the other sites, as a vector from M0.
 
     Returns:
-        the target's result (:func:`fedsteph.client.target.results.target_result`). It is also written to disk, with the
-        data for the target's page (:mod:`fedsteph.client.target.evidence`).
+        the target's result. It is also written to disk, with the data for the target's page
+        (:mod:`fedsteph.client.target.evidence`).
     """
     folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
     together = list(globals_by_fold) or [{} for _ in workspace.splits]
@@ -115,10 +115,7 @@ def enhance_target(
         _log_suspicions(fold, folds[-1])
     report(n_folds * per_fold, n_folds * per_fold)
     state = workspace.site.state
-    result = target_result(workspace, folds, list(vectors), mode) | {
-        "privacy_spent": str(spent(workspace)),
-        "enhanced": [None if fold.enhanced is None else str(fold.enhanced.relative_to(state)) for fold in folds],
-    }
+    result = target_result(workspace, folds, list(vectors), mode)
     for k in range(n_folds):
         write_card(workspace.local_path(k), workspace, result, "local", k)
         if (enhanced := folds[k].enhanced) is not None:
@@ -128,7 +125,7 @@ def enhance_target(
             atomic.write_bytes(state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
     evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))
     atomic.write_json(state / RECIPE_FILE, to_dict(workspace.recipe))
-    atomic.write_json(state / RESULT_FILE, result)
+    atomic.write_json(state / RESULT_FILE, result.to_dict())
     return result
 
 

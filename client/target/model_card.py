@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from fedsteph.client.sharing.spending import spent
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
+from fedsteph.client.target.target_result import ScreenedFolds, TargetResult
+from fedsteph.common.config.recipe import digest, to_dict
 from fedsteph.common.host import atomic
 from fedsteph.common.vector.shared_part import description
 from fedsteph.common.wire.messages import band
@@ -26,9 +25,7 @@ _KINDS = {
 }
 
 
-def write_card(
-    path: Path, workspace: Workspace, result: Mapping[str, Any] | None, method: str, fold: int | None
-) -> None:
+def write_card(path: Path, workspace: Workspace, result: TargetResult | None, method: str, fold: int | None) -> None:
     """Write ``<model>.md``. It gives sizes in bands of 10, and contains no patient ID and no path.
 
     Args:
@@ -76,28 +73,25 @@ def write_card(
     atomic.write_text(path.with_suffix(".md"), "\n".join(lines))
 
 
-def _scores(result: Mapping[str, Any], method: str, fold: int) -> list[str]:
-    methods = result["methods"]
-
+def _scores(result: TargetResult, method: str, fold: int) -> list[str]:
     def c_index(name: str) -> str:
-        value = methods[name]["c_index"][fold]
+        value = result.methods[name].c_index[fold]
         return "undefined (no comparable pair)" if value is None else f"{value:.3f}"
 
     lines = [f"| C-index on this fold's test part | {c_index(method)} |"]
     if method == "steph":
         lines += [
             f"| C-index of the local model there | {c_index('local')} |",
-            f"| sources | {', '.join(methods['steph']['sources'][fold])} |",
-            f"| their vectors were sent in | {description(SharingConfig(**result['sharing']))} |",
-            f"| gamma | {methods['steph']['gamma'][fold]} ({methods['steph']['gamma_reason'][fold]}) |",
-            f"| collapsed | {'yes' if methods['steph']['collapsed'][fold] else 'no'} |",
+            f"| sources | {', '.join(result.steph.sources[fold])} |",
+            f"| their vectors were sent in | {description(result.sharing)} |",
+            f"| gamma | {result.steph.gamma[fold]} ({result.steph.gamma_reason[fold]}) |",
+            f"| collapsed | {'yes' if result.steph.collapsed[fold] else 'no'} |",
         ]
-    lines.append(f"| screening | {_screening(result['screening'], fold)} |")
-    choice, reason = methods["deployed"]["choice"][fold], methods["deployed"]["reason"][fold]
-    return [*lines, f"| deployed in this fold | {choice}: {reason} |"]
+    lines.append(f"| screening | {_screening(result.screening, fold)} |")
+    return [*lines, f"| deployed in this fold | {result.deployed.choice[fold]}: {result.deployed.reason[fold]} |"]
 
 
-def _screening(screening: Mapping[str, Any], fold: int) -> str:
-    verdicts = screening["folds"][fold]
-    suspicious = [f"{name} ({verdict['reason']})" for name, verdict in verdicts.items() if verdict["suspicious"]]
-    return f"{screening['policy']}: {'; '.join(suspicious) or 'no source is suspicious'}"
+def _screening(screening: ScreenedFolds, fold: int) -> str:
+    verdicts = screening.folds[fold]
+    suspicious = [f"{name} ({verdict.reason})" for name, verdict in verdicts.items() if verdict.suspicious]
+    return f"{screening.policy}: {'; '.join(suspicious) or 'no source is suspicious'}"

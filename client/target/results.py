@@ -1,21 +1,29 @@
-"""A target's result: all methods in all folds, with means and intervals, and the part of it that may leave the site."""
+"""Makes a target's result from its folds, with means and intervals, and the part of it that may leave the site."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from fedsteph.client.evaluation.metrics import defined_mean, mean_metrics
+from fedsteph.client.sharing.spending import spent
 from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.fold_result import FoldResult
-from fedsteph.common.config.recipe import EvaluationConfig, to_dict
+from fedsteph.client.target.target_result import (
+    DeployedScores,
+    ScreenedFolds,
+    StephMinusLocal,
+    StephScores,
+    TargetResult,
+    TrainedScores,
+)
+from fedsteph.common.config.recipe import EvaluationConfig
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.model.concordance import Pairs
+from fedsteph.common.model.method_scores import Interval, MethodScores, MinusLocal
 from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled_folds
 from fedsteph.common.wire.messages import MergeReply, Refusal, Score
 
@@ -24,78 +32,75 @@ DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state
 
 def target_result(
     workspace: Workspace, folds: Sequence[FoldResult], sources: Sequence[str], screening: Mode = "report"
-) -> dict[str, Any]:
-    """The full result of a target, ready for JSON; it stays on the target's disk.
-
-    ``c_index`` is null in a fold whose test part has no comparable pair; means leave such folds out.
-    """
-    evaluation, cohort = workspace.recipe.evaluation, workspace.cohort
+) -> TargetResult:
+    """The full result of a target, from those of its folds."""
+    cohort, state = workspace.cohort, workspace.site.state
     tested = {method: [fold.pairs(method) for fold in folds] for method in folds[0].risk}
-
-    resamples = dict(zip(tested, _resampled(list(tested.values()), evaluation), strict=True))
+    resamples = dict(zip(tested, _resampled(list(tested.values()), workspace.recipe.evaluation), strict=True))
     methods = {name: _row(pairs, resamples[name]) for name, pairs in tested.items()}
-    for name, row in methods.items():
-        row["further"] = mean_metrics([fold.metrics[name] for fold in folds])
-        row["learnable"] = folds[0].learnable[name]
-    methods["steph"] |= {
-        "gamma": [fold.selection.gamma for fold in folds],
-        "gamma_reason": [fold.selection.gamma_reason for fold in folds],
-        "collapsed": [fold.collapsed for fold in folds],
-        "K": min(workspace.recipe.steph.K or len(sources), len(sources)),
-        "sources": [{name: asdict(use) for name, use in fold.sources.items()} for fold in folds],
-    }
-    methods["deployed"] |= {
-        "choice": [fold.choice for fold in folds],
-        "reason": [fold.choice_reason for fold in folds],
-    }
-    return {
-        "n_patients": len(cohort),
-        "n_events": int(cohort.events.sum()),
-        "n_pairs": sum(fold.n_comparable for fold in tested["local"]),
-        "sources": list(sources),
-        "sharing": to_dict(workspace.recipe.sharing),
-        "screening": {
-            "policy": screening,
-            "folds": [{name: asdict(verdict) for name, verdict in fold.verdicts.items()} for fold in folds],
-        },
-        "too_small": _too_small(tested["local"], bool(cohort.events.any())),
-        "methods": methods,
-        "deployed_minus_local": _minus_local("deployed", methods, resamples),
-        "steph_minus_local": {
-            **_minus_local("steph", methods, resamples),
-            "inner_steph": [fold.selection.steph for fold in folds],
-            "inner_local": [fold.selection.local for fold in folds],
-        },
-        "models": str(workspace.site.state / DEPLOYED),
-    }
+    return TargetResult(
+        n_patients=len(cohort),
+        n_events=int(cohort.events.sum()),
+        n_pairs=sum(fold.n_comparable for fold in tested["local"]),
+        sources=tuple(sources),
+        sharing=workspace.recipe.sharing,
+        screening=ScreenedFolds(screening, tuple(fold.verdicts for fold in folds)),
+        too_small=_too_small(tested["local"], bool(cohort.events.any())),
+        methods={name: _trained(name, row, folds, workspace, len(sources)) for name, row in methods.items()},
+        deployed_minus_local=_minus_local("deployed", methods, resamples),
+        steph_minus_local=StephMinusLocal(
+            **vars(_minus_local("steph", methods, resamples)),
+            inner_steph=tuple(fold.selection.steph for fold in folds),
+            inner_local=tuple(fold.selection.local for fold in folds),
+        ),
+        models=str(state / DEPLOYED),
+        privacy_spent=str(spent(workspace)),
+        enhanced=tuple(None if fold.enhanced is None else str(fold.enhanced.relative_to(state)) for fold in folds),
+    )
 
 
-def method_row(folds: Sequence[Pairs], evaluation: EvaluationConfig) -> dict[str, Any]:
+def _trained(
+    name: str, row: MethodScores, folds: Sequence[FoldResult], workspace: Workspace, n_sources: int
+) -> TrainedScores:
+    """A row with what belongs to the training of its method."""
+    further = mean_metrics([fold.metrics[name] for fold in folds])
+    trained = TrainedScores(**vars(row), further=further, learnable=folds[0].learnable[name])
+    if name == "steph":
+        return StephScores(
+            **vars(trained),
+            gamma=tuple(fold.selection.gamma for fold in folds),
+            gamma_reason=tuple(fold.selection.gamma_reason for fold in folds),
+            collapsed=tuple(fold.collapsed for fold in folds),
+            K=min(workspace.recipe.steph.K or n_sources, n_sources),
+            sources=tuple(fold.sources for fold in folds),
+        )
+    if name == "deployed":
+        choice, reason = zip(*((fold.choice, fold.choice_reason) for fold in folds), strict=True)
+        return DeployedScores(**vars(trained), choice=choice, reason=reason)
+    return trained
+
+
+def method_row(folds: Sequence[Pairs], evaluation: EvaluationConfig) -> MethodScores:
     """One method's C-index per fold and its mean, each with its 95% bootstrap interval."""
     return _row(folds, _resampled([folds], evaluation)[0])
 
 
-def _row(folds: Sequence[Pairs], resamples: np.ndarray) -> dict[str, Any]:
-    c_index = [fold.c_index for fold in folds]
+def _row(folds: Sequence[Pairs], resamples: np.ndarray) -> MethodScores:
+    c_index = tuple(fold.c_index for fold in folds)
     of_folds = iter(resamples)
-    return {
-        "c_index": c_index,
-        "fold_intervals_95": [None if value is None else _interval(next(of_folds)[None]) for value in c_index],
-        "mean": defined_mean(c_index),
-        "interval_95": _interval(resamples),
-    }
+    return MethodScores(
+        c_index=c_index,
+        fold_intervals_95=tuple(None if value is None else _interval(next(of_folds)[None]) for value in c_index),
+        mean=defined_mean(c_index),
+        interval_95=_interval(resamples),
+    )
 
 
-def _minus_local(
-    method: str, methods: Mapping[str, Mapping[str, Any]], resamples: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """A method minus the local model: mean difference, its 95% interval, and the number of folds won."""
-    c_index, local = methods[method]["c_index"], methods["local"]["c_index"]
-    return {
-        "mean": _difference(c_index, local),
-        "interval_95": _interval(resamples[method] - resamples["local"]),
-        "folds_won": sum(value > own for value, own in zip(c_index, local, strict=True) if value is not None),
-    }
+def _minus_local(method: str, methods: Mapping[str, MethodScores], resamples: Mapping[str, np.ndarray]) -> MinusLocal:
+    folds = zip(methods[method].c_index, methods["local"].c_index, strict=True)
+    gaps = [value - local for value, local in folds if value is not None and local is not None]
+    spread = _interval(resamples[method] - resamples["local"])
+    return MinusLocal(defined_mean(gaps), spread, sum(gap > 0 for gap in gaps))
 
 
 def _resampled(methods: Sequence[Sequence[Pairs]], evaluation: EvaluationConfig) -> np.ndarray:
@@ -103,31 +108,24 @@ def _resampled(methods: Sequence[Sequence[Pairs]], evaluation: EvaluationConfig)
     return resampled_folds(methods, resamples=evaluation.bootstrap, seed=evaluation.split_seed)
 
 
-def _interval(resamples: np.ndarray) -> list[float] | None:
+def _interval(resamples: np.ndarray) -> Interval | None:
     """95% interval of a mean over folds, from ``(n_defined_folds, resamples)``."""
-    found = interval_95(mean_over_folds(resamples))
-    return None if found is None else list(found)
+    return interval_95(mean_over_folds(resamples))
 
 
-def public_view(result: dict[str, Any], refused: Mapping[str, FedstephError], policy: Policy) -> MergeReply:
+def public_view(result: TargetResult, refused: Mapping[str, FedstephError], policy: Policy) -> MergeReply:
     """The reply to the coordinator, as the policy allows: mean scores, sizes, refused senders and the reasons.
 
     A refused sender with an invalid name is recorded in the site's log only.
     """
     return MergeReply(
-        patients=policy.band("patients", result["n_patients"]),
-        events=policy.band("events", result["n_events"]),
+        patients=policy.band("patients", result.n_patients),
+        events=policy.band("events", result.n_events),
         refused=tuple(
             Refusal.of(refused[name], name) for name in sorted(refused) if SITE_NAME.fullmatch(name) is not None
         ),
-        scores=tuple(
-            Score(method, policy.c_index(row["mean"], result["n_pairs"])) for method, row in result["methods"].items()
-        ),
+        scores=tuple(Score(method, policy.c_index(row.mean, result.n_pairs)) for method, row in result.methods.items()),
     )
-
-
-def _difference(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
-    return defined_mean([x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None])
 
 
 def _too_small(folds: Sequence[Pairs], any_event: bool) -> str | None:

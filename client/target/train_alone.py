@@ -14,7 +14,7 @@ from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import method_row
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.local import train_local
-from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.recipe import Recipe, to_dict
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.common.model.concordance import pairs
@@ -74,7 +74,7 @@ def train_site(
         "site": site.name,
         "n_patients": len(workspace.cohort),
         "n_events": int(workspace.cohort.events.sum()),
-        **method_row(tested, recipe.evaluation),
+        **to_dict(method_row(tested, recipe.evaluation)),
         "model": str(path),
         "storage": workspace.cohort.storage,
     }

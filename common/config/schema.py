@@ -128,7 +128,9 @@ def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
         return _convert_union(hint, value, where, key)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(args[0], item, where, f"{key}[{i}]") for i, item in enumerate(value))
-    if origin is not tuple and _fits(hint, value):
+    if origin is dict and isinstance(value, dict):
+        return {name: _convert(args[1], item, where, f"{key}.{name}") for name, item in value.items()}
+    if origin not in (tuple, dict) and _fits(hint, value):
         return hint(value) if hint in (float, Path) else value
     raise _wrong_type(hint, value, where, key)
 
@@ -168,7 +170,7 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(repr(option) for option in args)
     if origin is tuple:
         return f"a list, each item {_describe(args[0])}"
-    if dataclasses.is_dataclass(hint):
+    if origin is dict or dataclasses.is_dataclass(hint):
         return "a mapping"
     if hint is type(None):
         return "null"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedsteph.common.model.method_scores import Interval, MethodScores
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, bar_of, canvas
 
@@ -15,31 +16,30 @@ _NOTE = (
 )
 
 
-def c_index_picture(name: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:
+def c_index_picture(name: str, rows: Mapping[str, MethodScores], who: str) -> Picture:
     """Draw the C-index of a target's methods.
 
     Args:
         name: name of the figure's files.
-        rows: method title -> ``c_index`` per fold (None where undefined), ``fold_intervals_95``, ``mean`` and
-            ``interval_95``.
+        rows: by method title.
         who: site, n, folds and seeds, shown in the figure.
     """
     title = "C-index per fold and method"
-    shown = {label: row for label, row in rows.items() if row["mean"] is not None}
+    shown = {label: (row, row.mean) for label, row in rows.items() if row.mean is not None}
     if not shown:
         return Picture(name, title, instead="No test fold has a comparable pair of patients, so no C-index exists.")
-    n_folds = max(len(row["c_index"]) for row in shown.values())
+    n_folds = max(len(row.c_index) for row, _ in shown.values())
     with canvas(title, who, WIDTH, 0.9 + (0.42 + 0.055 * n_folds) * len(shown)) as figure:
         axes = figure.subplots()
         axes.axvline(0.5, **REFERENCE)
-        for place, row in enumerate(shown.values()):
+        for place, (row, mean) in enumerate(shown.values()):
             colour = COLOURS[place % len(COLOURS)]
-            for fold, value in enumerate(row["c_index"]):
+            for fold, value in enumerate(row.c_index):
                 if value is not None:
                     height = place - 0.3 + 0.55 * (fold + 0.5) / n_folds
-                    _point(axes, value, _of(row, fold), height, color=colour, marker=".", alpha=0.6)
-            mean, height = row["mean"], place + 0.36
-            _point(axes, mean, row["interval_95"], height, color=colour, marker=MARKERS[2], elinewidth=1.6)
+                    _point(axes, value, row.fold_intervals_95[fold], height, color=colour, marker=".", alpha=0.6)
+            height = place + 0.36
+            _point(axes, mean, row.interval_95, height, color=colour, marker=MARKERS[2], elinewidth=1.6)
             axes.annotate(f"{mean:.3f}", (mean, height), (0, 3), textcoords="offset points", ha="center", fontsize=7)
         axes.set(yticks=range(len(shown)), yticklabels=list(shown), ylim=(len(shown) - 0.35, -0.5))
         axes.tick_params(axis="y", length=0)
@@ -48,31 +48,26 @@ def c_index_picture(name: str, rows: Mapping[str, Mapping[str, Any]], who: str) 
     return Picture(name, title, figure, note=_NOTE, numbers=c_index_table(rows))
 
 
-def c_index_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def c_index_table(rows: Mapping[str, MethodScores]) -> Table:
     """The numbers of :func:`c_index_picture` as a table."""
-    n_folds = max((len(row["c_index"]) for row in rows.values()), default=0)
+    n_folds = max((len(row.c_index) for row in rows.values()), default=0)
     body = [
         [
             label,
-            *(_cell(value, _of(row, fold)) for fold, value in enumerate(row["c_index"])),
-            _cell(row["mean"], row["interval_95"]),
+            *(_cell(value, row.fold_intervals_95[fold]) for fold, value in enumerate(row.c_index)),
+            _cell(row.mean, row.interval_95),
         ]
         for label, row in rows.items()
     ]
     return Table(["method", *(f"fold {fold}" for fold in range(n_folds)), "mean"], body, "C-index", folded=True)
 
 
-def _point(axes: Any, value: float, interval: Any, height: float, **look: Any) -> None:
+def _point(axes: Any, value: float, interval: Interval | None, height: float, **look: Any) -> None:
     look = {"linestyle": "none", "elinewidth": 0.8, "markersize": 5} | look
     axes.errorbar(value, height, xerr=bar_of(value, interval), **look)
 
 
-def _of(row: Mapping[str, Any], fold: int) -> Any:
-    intervals = row.get("fold_intervals_95")
-    return None if intervals is None else intervals[fold]
-
-
-def _cell(value: float | None, interval: Any) -> str:
+def _cell(value: float | None, interval: Interval | None) -> str:
     if value is None:
         return "undefined"
     return f"{value:.3f}" if interval is None else f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})"

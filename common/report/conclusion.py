@@ -4,42 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
+from fedsteph.common.model.method_scores import MinusLocal
 from fedsteph.common.model.resampling import interval_of_mean
 
 ROUNDED = "These are rounded means without intervals, which establish nothing; a site's own page says how sure it is."
 _SAME = 5e-4  # smaller differences in C-index are 0 in three decimals
 
 
-def against_local(title: str, found: Mapping[str, Any], folds: int) -> str | None:
+def against_local(title: str, found: MinusLocal, folds: int) -> str | None:
     """Compare one method with the local model in one sentence; None if the difference is undefined.
 
     Args:
         title: name of the method.
-        found: ``mean`` difference in C-index, its ``interval_95`` and ``folds_won``.
         folds: number of folds in which both C-indices are defined.
     """
-    gap = found["mean"]
+    gap = found.mean
     if gap is None:
         return None
     text = f"{title} is {_better(gap)} in the mean"
-    if found["interval_95"] is not None:
-        text += f" (95% interval of the difference {_told(found['interval_95'])})"
-    return f"{text}, and wins {found['folds_won']} of {folds} folds"
+    if found.interval_95 is not None:
+        text += f" (95% interval of the difference {_told(found.interval_95)})"
+    return f"{text}, and wins {found.folds_won} of {folds} folds"
 
 
-def over_targets(title: str, found: Sequence[Mapping[str, Any]]) -> str | None:
+def over_targets(title: str, found: Sequence[MinusLocal]) -> str | None:
     """Compare one method with the local models of several targets in one sentence; None if no target is defined.
 
     The interval of the mean assumes independent normal errors, because the targets have different patients.
     """
-    known = [one for one in found if one["mean"] is not None]
+    known = [(one.mean, one.interval_95) for one in found if one.mean is not None]
     if not known:
         return None
-    gaps = [float(one["mean"]) for one in known]
+    gaps = [mean for mean, _ in known]
     text = f"{title} is {_better(fmean(gaps))} in the mean over {len(gaps)} targets"
-    ends = [one["interval_95"] for one in known if one["interval_95"] is not None]
+    ends = [interval for _, interval in known if interval is not None]
     if len(ends) == len(known) and (interval := interval_of_mean(ends)) is not None:
         text += f" (95% interval {_told(interval)})"
     return f"{text}, and better on {sum(gap > 0 for gap in gaps)} of them"

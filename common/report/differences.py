@@ -8,26 +8,27 @@ from typing import Any
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import COLOURS, REFERENCE, WIDTH, bar_of, canvas
 
+Gap = tuple[float | None, Sequence[float] | None]
 
-def difference_picture(name: str, reference: str, rows: Mapping[str, Mapping[str, Any]], who: str) -> Picture:
+
+def difference_picture(name: str, reference: str, rows: Mapping[str, Gap], who: str) -> Picture:
     """Draw the differences.
 
     Args:
         name: name of the figure's files.
         reference: title of the method that all others are compared with.
-        rows: method title -> ``difference`` in C-index and its ``interval_95``.
+        rows: method title -> difference in C-index, and its 95% interval.
         who: site or targets, folds and seeds, shown in the figure.
     """
     title = f"C-index of every method minus that of {reference}"
-    known = {label: row for label, row in rows.items() if row["difference"] is not None}
+    known = [(label, gap, interval) for label, (gap, interval) in rows.items() if gap is not None]
     if not known:
         return Picture(name, title, instead="No method can be compared with it.")
-    ordered = sorted(known.items(), key=lambda item: -float(item[1]["difference"]))
+    ordered = sorted(known, key=lambda row: -row[1])
     with canvas(title, who, WIDTH, 0.8 + 0.24 * len(ordered)) as figure:
         axes = figure.subplots()
         axes.axvline(0.0, **REFERENCE)
-        for place, (_, row) in enumerate(ordered):
-            gap, interval = float(row["difference"]), row["interval_95"]
+        for place, (_, gap, interval) in enumerate(ordered):
             look: dict[str, Any] = {
                 "color": COLOURS[0],
                 "marker": "o",
@@ -35,11 +36,11 @@ def difference_picture(name: str, reference: str, rows: Mapping[str, Mapping[str
                 "markerfacecolor": _fill(interval),
             }
             axes.errorbar(gap, place, xerr=bar_of(gap, interval), elinewidth=1, **look)
-        axes.set_yticks(range(len(ordered)), labels=[label for label, _ in ordered])
+        axes.set_yticks(range(len(ordered)), labels=[label for label, _, _ in ordered])
         axes.set(ylim=(len(ordered) - 0.4, -0.6), xlabel="difference in Harrell's C (above 0: better)")
         axes.tick_params(axis="y", length=0)
         axes.locator_params(axis="x", nbins=6)
-    cells = [[label, *_cells(row["difference"], row["interval_95"])] for label, row in ordered]
+    cells = [[label, *_cells(gap, interval)] for label, gap, interval in ordered]
     note = "Bars: 95% intervals, paired over patients; filled: the interval leaves 0 out."
     numbers = Table(["method", "difference", "low", "high"], cells, "differences", folded=True)
     return Picture(name, title, figure, note=note, numbers=numbers)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from fedsteph.common.report.page import Block, Points, Section, Table, Text
 from fedsteph.common.trust.audit_log import Line
@@ -51,12 +50,12 @@ def _bytes(line: Line) -> str:
     return "-" if line.event.size is None else f"{line.event.size:,}"
 
 
-def transfer_section(tables: Sequence[Table], failures: Sequence[Mapping[str, Any]], sharing: str) -> Section:
+def transfer_section(tables: Sequence[Table], failures: Sequence[str], sharing: str) -> Section:
     """The section about shared vectors.
 
     Args:
         tables: made by :func:`relayed` and :func:`decided`; empty ones are left out.
-        failures: ``site``, ``phase`` and ``reason`` of each refusal or failure.
+        failures: a sentence for each refusal or failure.
         sharing: dtype, layers and rank in which vectors were sent, as text.
     """
     blocks: list[Block] = [
@@ -66,5 +65,5 @@ def transfer_section(tables: Sequence[Table], failures: Sequence[Mapping[str, An
     if not any(table.rows for table in tables):
         blocks.append(Text("No envelope is in the audit logs at hand."))
     if failures:
-        blocks.append(Points([f"{f['site']} in {f['phase']}: {f['reason']}" for f in failures]))
+        blocks.append(Points(failures))
     return Section("What was shared", blocks)

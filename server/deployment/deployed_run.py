@@ -9,7 +9,6 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import Config, dump_yaml
@@ -21,9 +20,9 @@ from fedsteph.common.host import atomic, console
 from fedsteph.common.host.monitor import watching
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import Roster, read_roster, write_roster
-from fedsteph.server.app import OUTCOME_FILE
 from fedsteph.server.deployment.server_file import ServerFile
 from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
+from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 
 RESULTS_FILE = "results.json"
 SCHEMA = "fedsteph/deployment-results/v1"
@@ -80,11 +79,8 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     return Deployed(path, config, roster)
 
 
-def run(server: ServerFile, deployed: Deployed) -> dict[str, Any]:
-    """Start the run and wait until it ends.
-
-    Returns:
-        the results, as written to ``results.json`` in the run folder.
+def run(server: ServerFile, deployed: Deployed) -> Outcome:
+    """Start the run, wait until it ends, and write ``results.json`` into the run folder.
 
     Raises:
         QuorumError: too few sites were left; it names every failure.
@@ -92,24 +88,25 @@ def run(server: ServerFile, deployed: Deployed) -> dict[str, Any]:
         KeyboardInterrupt: the user stopped it; the run is stopped too.
     """
     run_id, status = _until_its_end(server, deployed)
-    outcome = json.loads(deployed.outcome.read_text()) if deployed.outcome.exists() else None
-    if outcome is not None and outcome["error"] is not None:
-        raise QuorumError(outcome["error"], remedy=f"All that the server knows: {deployed.outcome}")
+    outcome = Outcome.read(deployed.path) if deployed.outcome.exists() else None
+    if outcome is not None and outcome.error is not None:
+        raise QuorumError(outcome.error, remedy=f"All that the server knows: {deployed.outcome}")
     if outcome is None or status != "finished:completed":
         raise EngineError(
             f"Flower ended the run as {status}",
             where=deployed.path,
             remedy=f"See the logs of SuperLink and SuperExec, or: FLWR_HOME={server.flwr_home} flwr log {run_id}",
         )
-    results = {
+    found = outcome.to_dict()
+    del found["error"]
+    header = {
         "schema": SCHEMA,
         "run": deployed.path.name,
         "recipe": digest(deployed.config.recipe),
         "roster": deployed.roster.digest,
-        **{key: outcome[key] for key in ("sites", "targets", "failures", "seconds", "bytes")},
     }
-    atomic.write_json(deployed.path / RESULTS_FILE, results)
-    return results
+    atomic.write_json(deployed.path / RESULTS_FILE, header | found)
+    return outcome
 
 
 def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:
@@ -133,13 +130,13 @@ def _say_silence(seconds: float) -> None:
     console.err.print(text, highlight=False)
 
 
-def require_no_failure(deployed: Deployed, results: dict[str, Any]) -> None:
+def require_no_failure(deployed: Deployed, outcome: Outcome) -> None:
     """Check that no site failed.
 
     Raises:
         SiteError: sites failed; it names each, its phase and the reason.
     """
-    if results["failures"]:
-        named = "; ".join(f"{f['site']} failed in {f['phase']}: {f['reason']}" for f in results["failures"])
+    if outcome.failures:
+        named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in outcome.failures)
         path = deployed.path / RESULTS_FILE
         raise SiteError(named, remedy=f"The others' results: {path}. Each site's own log has the details")

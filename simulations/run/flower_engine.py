@@ -27,7 +27,7 @@ from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import CONFIG, Flower, connection, environment, program
 from fedsteph.common.errors import ConfigError, EngineError
 from fedsteph.common.host import atomic
-from fedsteph.server.app import OUTCOME_FILE
+from fedsteph.server.outcome import OUTCOME_FILE
 
 _START_SECONDS = 90.0
 

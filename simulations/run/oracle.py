@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +12,11 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.results import method_row
 from fedsteph.common.config.run_config import Config
 from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.method_scores import MethodScores
 from fedsteph.simulations.run.synthetic_cohorts import TRUTH_FILE
 
 
-def oracle_row(site: Site, config: Config) -> dict[str, Any] | None:
+def oracle_row(site: Site, config: Config) -> MethodScores | None:
     """C-index of the true risk on a site's test folds; None if the true risk of a patient is unknown."""
     path = site.folder / TRUTH_FILE
     if not path.exists():

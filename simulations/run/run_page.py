@@ -15,6 +15,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import SIMULATED_SITES
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import RunFolderError
+from fedsteph.common.model.method_scores import MinusLocal
 from fedsteph.common.report.conclusion import over_targets
 from fedsteph.common.report.page import REPORT, Page, Section, write_page
 from fedsteph.common.report.provenance import cost_section, limits_section, provenance_section
@@ -24,6 +25,7 @@ from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.vector.shared_part import description
 from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
 from fedsteph.simulations.run.file_names import RESULTS_FILE
+from fedsteph.simulations.run.run_results import RunResults
 
 _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 
@@ -36,29 +38,26 @@ def run_page(run: Path, on_step: OnStep = silent) -> Page:
     """
     if not (run / SIMULATED_SITES).exists() or not (run / RESULTS_FILE).exists():
         raise RunFolderError("has no results yet", where=run, remedy="Let 'fedsteph simulate' come to its end")
-    results = json.loads((run / RESULTS_FILE).read_text())
+    results = RunResults.read(run / RESULTS_FILE)
     config, manifest = load_config(run / CONFIG_FILE), json.loads((run / MANIFEST_FILE).read_text())
     sites = simulated_sites(run, config)
     sections: list[Section] = []
-    for name, result in results["targets"].items():
+    for name, result in results.targets.items():
 
         def on_target(what: str, done: int, total: int, name: str = name) -> None:
             on_step(f"{name}: {what}", done, total)
 
         files = TargetFiles.open(sites[name].state)
-        among_others = len(results["targets"]) > 1
+        among_others = len(results.targets) > 1
         sections += target_sections(sites[name], files, result, on_target, among_others=among_others)
-    if len(results["targets"]) > 1:
-        sections.append(_matrix(sites, list(results["targets"]), config))
+    if len(results.targets) > 1:
+        sections.append(_matrix(sites, list(results.targets), config))
     learnable = {
-        title_of(method): row["learnable"]
-        for result in results["targets"].values()
-        for method, row in result["methods"].items()
-        if "learnable" in row
+        title_of(method): row.learnable for result in results.targets.values() for method, row in result.trained.items()
     }
     sections += [
         _transfer(run, manifest, sites, results, config),
-        cost_section(results["seconds"], results["communication"]["bytes"], learnable),
+        cost_section(results.seconds, results.bytes, learnable),
         provenance_section(manifest, (run / CONFIG_FILE).read_text()),
         limits_section(_limits(results, sites)),
     ]
@@ -81,14 +80,14 @@ def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
     return sites
 
 
-def _verdict(results: Mapping[str, Any]) -> list[str]:
-    targets = results["targets"]
+def _verdict(results: RunResults) -> list[str]:
+    targets = results.targets
     if len(targets) == 1:
         return [sentence for name, result in targets.items() for sentence in verdict(name, result)]
-    compared = {
-        "The enhanced model (STEPH)": [result["steph_minus_local"] for result in targets.values()],
+    compared: dict[str, list[MinusLocal]] = {
+        "The enhanced model (STEPH)": [result.steph_minus_local for result in targets.values()],
         "What inner cross-validation deploys, STEPH or the local model,": [
-            result["deployed_minus_local"] for result in targets.values()
+            result.deployed_minus_local for result in targets.values()
         ],
     }
     found = [over_targets(title, differences) for title, differences in compared.items()]
@@ -105,19 +104,20 @@ def _matrix(sites: Mapping[str, Site], targets: Sequence[str], config: Config) -
 
 
 def _transfer(
-    run: Path, manifest: Mapping[str, Any], sites: Mapping[str, Site], results: Mapping[str, Any], config: Config
+    run: Path, manifest: Mapping[str, Any], sites: Mapping[str, Site], results: RunResults, config: Config
 ) -> Section:
     tables = [relayed(read_lines(run / "server" / "audit"), manifest["run"])]
     for name, site in sites.items():
         tables.append(decided(read_lines(site.audit.folder), manifest["run"], name))
     rows = [row for table in tables[1:] for row in table.rows]
     decisions = replace(tables[1], rows=rows, folded=True, title="Decisions of the sites' policies")
-    return transfer_section([tables[0], decisions], results["failures"], description(config.sharing))
+    failures = [str(failure) for failure in results.failures]
+    return transfer_section([tables[0], decisions], failures, description(config.sharing))
 
 
-def _limits(results: Mapping[str, Any], sites: Mapping[str, Site]) -> list[str]:
-    own = [f"{name}: {found['too_small']}" for name, found in results["targets"].items() if found["too_small"]]
-    small = [name for name, found in results["targets"].items() if found["n_events"] < 50]
+def _limits(results: RunResults, sites: Mapping[str, Site]) -> list[str]:
+    own = [f"{name}: {found.too_small}" for name, found in results.targets.items() if found.too_small]
+    small = [name for name, found in results.targets.items() if found.n_events < 50]
     if small:
         own.append(f"Fewer than 50 events at {', '.join(small)}: intervals there are wide, and single folds mislead.")
     if not any(site.file.dp_sgd for site in sites.values()):

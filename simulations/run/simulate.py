@@ -12,22 +12,23 @@ from typing import Any, Literal
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.site.site import site_folders
 from fedsteph.client.target.enhance import RESULT_FILE
+from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.deployment.flower_app import config_folder
 from fedsteph.common.errors import EngineError, QuorumError, RunFolderError, SiteError
 from fedsteph.common.host import atomic
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.monitor import watching
-from fedsteph.server.app import OUTCOME_FILE
+from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 from fedsteph.simulations.run.file_names import RESULTS_FILE, SUMMARY_FILE
 from fedsteph.simulations.run.flower_engine import run_with_flower
 from fedsteph.simulations.run.in_process import run_in_process
 from fedsteph.simulations.run.oracle import oracle_row
 from fedsteph.simulations.run.run_folder import RunFolder, prepare, refuse_among_sites
+from fedsteph.simulations.run.run_results import RunResults
 from fedsteph.simulations.run.summary import summary
 from fedsteph.simulations.run.synthetic_cohorts import write_world
 
-SCHEMA = "fedsteph/results/v1"
 Engine = Literal["flower", "in-process"]
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def simulate(
         prepared, problems = prepare_run(folder, parent, config or configured(parent))
         for problem in problems:
             _log.warning("%s: %s. %s", problem.where, problem.what, problem.remedy)
-        return run(prepared, engine)
+        return run(prepared, engine).to_dict()
 
 
 def prepare_run(
@@ -126,11 +127,11 @@ def read_results(folder: Path | str) -> dict[str, Any]:
     return found
 
 
-def run(folder: RunFolder, engine: Engine) -> dict[str, Any]:
+def run(folder: RunFolder, engine: Engine) -> RunResults:
     """Run or resume a prepared federation, and write ``results.json`` and ``summary.md``.
 
     Returns:
-        the content of ``results.json``; failed sites are listed in ``failures``.
+        the results; failed sites are listed in ``failures``.
 
     Raises:
         QuorumError: fewer sites were left than the quorum.
@@ -140,9 +141,8 @@ def run(folder: RunFolder, engine: Engine) -> dict[str, Any]:
     parties = [folder.path / "server", *(folder.site_state(site.name) for site in folder.sites)]
     with watching(parties):
         _run_engine(folder, engine)
-    outcome = json.loads((folder.path / "server" / OUTCOME_FILE).read_text())
-    results = _gather(folder, outcome)
-    atomic.write_json(folder.path / RESULTS_FILE, results)
+    results = _gather(folder, Outcome.read(folder.path))
+    atomic.write_json(folder.path / RESULTS_FILE, results.to_dict())
     atomic.write_text(folder.path / SUMMARY_FILE, summary(folder, results))
     return results
 
@@ -155,44 +155,36 @@ def _run_engine(folder: RunFolder, engine: Engine) -> None:
             run_in_process(folder.path)
     except (EngineError, QuorumError) as error:
         # Flower reports only that the run failed; the server has written the cause to its outcome file.
-        path = folder.path / "server" / OUTCOME_FILE
-        cause = json.loads(path.read_text())["error"] if path.exists() else None
-        if cause is None:
+        if not (folder.path / "server" / OUTCOME_FILE).exists() or (outcome := Outcome.read(folder.path)).error is None:
             raise
-        failed = {failure["site"] for failure in json.loads(path.read_text())["failures"]}
+        failed = {failure.site for failure in outcome.failures}
         logs = [str(log) for name in sorted(failed) if (log := folder.site_state(name) / "site.log").exists()]
-        raise QuorumError(str(cause), remedy=f"Logs: {', '.join(logs)}" if logs else None) from error
+        raise QuorumError(str(outcome.error), remedy=f"Logs: {', '.join(logs)}" if logs else None) from error
 
 
-def _gather(folder: RunFolder, outcome: dict[str, Any]) -> dict[str, Any]:
+def _gather(folder: RunFolder, outcome: Outcome) -> RunResults:
     """The results of all targets, unrounded, read from the targets' own state folders."""
-    targets: dict[str, Any] = {}
+    targets = {}
     for site in folder.sites:
-        if site.name in outcome["targets"]:
-            result = json.loads((folder.site_state(site.name) / RESULT_FILE).read_text())
+        if site.name in outcome.targets:
+            result = TargetResult.read(folder.site_state(site.name) / RESULT_FILE)
             if (row := oracle_row(site, folder.config)) is not None:
-                result["methods"]["oracle"] = row
+                result.methods["oracle"] = row
             targets[site.name] = result
-    return {
-        "schema": SCHEMA,
-        "targets": targets,
-        "failures": outcome["failures"],
-        "communication": {"bytes": outcome["bytes"]},
-        "seconds": outcome["seconds"],
-    }
+    return RunResults(targets, outcome.failures, outcome.bytes, outcome.seconds)
 
 
-def require_no_failure(folder: RunFolder, results: dict[str, Any]) -> None:
+def require_no_failure(folder: RunFolder, results: RunResults) -> None:
     """Raise an error for the first failed site, if there is one.
 
     Raises:
         SiteError: names the site, the phase, the reason, the site's log, and where the other sites' results are.
     """
-    for failure in results["failures"]:
-        log = folder.site_state(failure["site"]) / "site.log"
+    for failure in results.failures:
+        log = folder.site_state(failure.site) / "site.log"
         hint = f"Its log: {log}. " if log.exists() else ""
         raise SiteError(
-            f"failed in {failure['phase']}: {failure['reason']}",
-            where=f"site {failure['site']}",
+            f"failed in {failure.phase}: {failure.reason}",
+            where=f"site {failure.site}",
             remedy=f"{hint}The other sites' results: {folder.path / RESULTS_FILE}",
         )

@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fedsteph.client.evaluation.metrics import further_rows
-from fedsteph.client.report.target_sections import collapsed_folds, deployed_sentences, screening, title_of
+from fedsteph.client.report.target_sections import deployed_sentences, screening, title_of
+from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.vector.shared_part import description
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.run.run_folder import RunFolder
+from fedsteph.simulations.run.run_results import RunResults
 
 
-def summary(folder: RunFolder, results: dict[str, Any]) -> str:
+def summary(folder: RunFolder, results: RunResults) -> str:
     """The whole run as Markdown."""
     lines = ["# fedsteph run", ""]
-    for target, result in results["targets"].items():
+    for target, result in results.targets.items():
         rows = score_rows(result)
         lines += [f"## {target_title(target, result)}", ""]
         lines += table_lines(rows[0], rows[1:])
         lines += ["", *(f"- {sentence}" for sentence in target_sentences(result)), ""]
-        further = [(title_of(key), row["further"]) for key, row in result["methods"].items() if "further" in row]
+        further = [(title_of(key), row.further) for key, row in result.trained.items()]
         lines += ["Beyond the C-index, means over folds:", "", *table_lines(*further_rows(further)), ""]
     lines += ["## The run", "", *(f"- {sentence}" for sentence in run_sentences(folder, results)), ""]
     return "\n".join(lines)
 
 
-def target_title(target: str, result: dict[str, Any]) -> str:
+def target_title(target: str, result: TargetResult) -> str:
     """The title of a target's table: site, patients, events and sources."""
-    sources = "1 source" if len(result["sources"]) == 1 else f"{len(result['sources'])} sources"
-    return f"C-index at {target} ({result['n_patients']} patients, {result['n_events']} events, {sources})"
+    sources = "1 source" if len(result.sources) == 1 else f"{len(result.sources)} sources"
+    return f"C-index at {target} ({result.n_patients} patients, {result.n_events} events, {sources})"
 
 
-def score_rows(result: dict[str, Any]) -> list[list[str]]:
+def score_rows(result: TargetResult) -> list[list[str]]:
     """A target's table of C-indices, header first, one row per method."""
-    folds = len(result["methods"]["local"]["c_index"])
+    folds = len(result.steph.c_index)
     rows = [["method", *(f"fold {k}" for k in range(folds)), "mean", "95% interval"]]
-    for key, method in result["methods"].items():
-        interval = method["interval_95"]
+    for key, method in result.methods.items():
+        interval = method.interval_95
         spread = "undefined" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
-        rows.append([title_of(key), *map(_number, method["c_index"]), _number(method["mean"]), spread])
+        rows.append([title_of(key), *map(_number, method.c_index), _number(method.mean), spread])
     return rows
 
 
-def target_sentences(result: dict[str, Any]) -> list[str]:
+def target_sentences(result: TargetResult) -> list[str]:
     """Sentences that interpret a target's table, whether STEPH is better or worse."""
-    methods, found = result["methods"], result["steph_minus_local"]
-    folds = [value for value in methods["steph"]["c_index"] if value is not None]
-    sentences = [] if result["too_small"] is None else [result["too_small"]]
-    if (compared := against_local("STEPH", found, len(folds))) is not None:
+    folds = [value for value in result.steph.c_index if value is not None]
+    sentences = [] if result.too_small is None else [result.too_small]
+    if (compared := against_local("STEPH", result.steph_minus_local, len(folds))) is not None:
         sentences.append(f"{compared}.")
-    if "oracle" in methods:
+    if "oracle" in result.methods:
         sentences.append("The oracle ranks patients by the risk that their outcomes were drawn from.")
-    if collapsed := ", ".join(map(str, collapsed_folds(result))):
+    if collapsed := ", ".join(map(str, result.steph.collapsed_folds)):
         sentences.append(f"STEPH collapsed (all kept weights 0) in fold {collapsed}.")
-    gammas = ", ".join(f"{gamma:g}" for gamma in methods["steph"]["gamma"])
-    reasons = "; ".join(dict.fromkeys(methods["steph"]["gamma_reason"]))
+    gammas = ", ".join(f"{gamma:g}" for gamma in result.steph.gamma)
+    reasons = "; ".join(dict.fromkeys(result.steph.gamma_reason))
     sentences.append(f"gamma per fold: {gammas} ({reasons}).")
     return [*sentences, *deployed_sentences(result), *screening(result)]
 
@@ -72,19 +71,19 @@ def _privacy(folder: RunFolder) -> str:
     return f"Trained with differential privacy: the task vectors of {', '.join(wanted)}; {others}."
 
 
-def run_sentences(folder: RunFolder, results: dict[str, Any]) -> list[str]:
+def run_sentences(folder: RunFolder, results: RunResults) -> list[str]:
     """Sentences about failures, bytes sent, privacy, duration, and the files of the results."""
-    seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in results["seconds"].items())
-    sentences = [f"FAILED: site {f['site']} in {f['phase']}: {f['reason']}" for f in results["failures"]]
+    seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in results.seconds.items())
+    sentences = [f"FAILED: site {failure}" for failure in results.failures]
     sentences += [
-        f"Sent between sites and server: {results['communication']['bytes'] / 1e6:.2f} MB; "
+        f"Sent between sites and server: {results.bytes / 1e6:.2f} MB; "
         f"task vectors in {description(folder.config.sharing)}.",
         _privacy(folder),
         f"Phases: {seconds}.",
         f"Results: {folder.path / 'results.json'}, {folder.path / 'summary.md'}.",
     ]
-    for target, result in results["targets"].items():
-        sentences.append(f"Deployed models of {target}, one per fold: {result['models']}")
+    for target, result in results.targets.items():
+        sentences.append(f"Deployed models of {target}, one per fold: {result.models}")
     return sentences
 
 

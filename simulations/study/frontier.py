@@ -4,91 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from fedsteph.client.evaluation.metrics import number
 from fedsteph.common.host import atomic
-from fedsteph.common.report.style import COLOURS, KINDS, encoded
+from fedsteph.common.report.style import COLOURS, KINDS, bar_of, encoded
 from fedsteph.simulations.csv_text import csv_text
+from fedsteph.simulations.study.study_results import AttackedRow, StudyResults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def points(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One flat mapping per row whose shared vectors were all attacked; empty without a local row as reference."""
+class Point(NamedTuple):
+    """A row whose shared vectors were all attacked, and its gain in C-index over the local model."""
+
+    row: str
+    c_index: float | None
+    gain: float
+    gain_interval: Sequence[float] | None
+    attack: AttackedRow
+
+
+def points(results: StudyResults) -> list[Point]:
+    """One point per row whose shared vectors were all attacked; empty without a local row as reference."""
     found = []
     for name, row in results["overall"].items():
         attack, against = row.get("attack"), row["against"].get("local")
-        if attack is None or against is None or against["difference"] is None:
-            continue
-        found.append(
-            {
-                "row": name,
-                "c_index": row["mean"],
-                "minus_local": against["difference"],
-                **_ends("minus_local", against["interval_95"]),
-                "attack": attack["attack"],
-                "attack_auc": attack["auc"],
-                **_ends("attack_auc", attack["auc_interval_95"]),
-                "attack_auc_largest": attack["auc_largest"],
-                "sites_above_chance": attack["sites_above_chance"],
-                "attack_tpr_at_1_percent": attack["tpr"],
-                "epsilon": attack["epsilon"],
-                "epsilon_at_least": attack["epsilon_at_least"],
-                "vector_bytes": attack["vector_bytes"],
-            }
-        )
+        if attack is not None and against is not None and against["difference"] is not None:
+            found.append(Point(name, row["mean"], against["difference"], against["interval_95"], attack))
     return found
 
 
-def frontier_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def frontier_table(results: StudyResults) -> tuple[list[str], list[list[str]]]:
     """Header and body: per row the gain in C-index, the attack's AUC and TPR, epsilon, and bytes per vector."""
     header = ["row", "C-index", "against local", "interval", "AUC of the attack", "interval", "largest AUC"]
     header += ["sites above chance", "TPR at 1% FPR", "epsilon", "shown by attack", "bytes per vector"]
     body = [
         [
-            one["row"],
-            number(one["c_index"]),
-            f"{one['minus_local']:+.3f}",
-            _interval(one, "minus_local", "+.3f"),
-            number(one["attack_auc"]),
-            _interval(one, "attack_auc", ".3f"),
-            number(one["attack_auc_largest"]),
-            str(one["sites_above_chance"]),
-            number(one["attack_tpr_at_1_percent"]),
-            "no bound" if one["epsilon"] is None else f"{one['epsilon']:.2f}",
-            f"{one['epsilon_at_least']:.2f}",
-            f"{one['vector_bytes']:,}",
+            row,
+            number(c_index),
+            f"{gain:+.3f}",
+            _interval(interval, "+.3f"),
+            number(attack["auc"]),
+            _interval(attack["auc_interval_95"], ".3f"),
+            number(attack["auc_largest"]),
+            str(attack["sites_above_chance"]),
+            number(attack["tpr"]),
+            "no bound" if attack["epsilon"] is None else f"{attack['epsilon']:.2f}",
+            f"{attack['epsilon_at_least']:.2f}",
+            f"{attack['vector_bytes']:,}",
         ]
-        for one in points(results)
+        for row, c_index, gain, interval, attack in points(results)
     ]
     return header, body
 
 
-def frontier_csv(results: dict[str, Any]) -> str:
+def frontier_csv(results: StudyResults) -> str:
     """The points as CSV."""
-    found = points(results)
-    return csv_text([list(found[0]), *(list(one.values()) for one in found)])
+    header = ["row", "c_index", "minus_local", "minus_local_low", "minus_local_high", "attack", "attack_auc"]
+    header += ["attack_auc_low", "attack_auc_high", "attack_auc_largest", "sites_above_chance"]
+    header += ["attack_tpr_at_1_percent", "epsilon", "epsilon_at_least", "vector_bytes"]
+    lines: list[list[object]] = []
+    for row, c_index, gain, interval, attack in points(results):
+        found = [attack["auc_largest"], attack["sites_above_chance"], attack["tpr"], attack["epsilon"]]
+        found += [attack["epsilon_at_least"], attack["vector_bytes"]]
+        ends = attack["auc_interval_95"] or (None, None)
+        lines.append([row, c_index, gain, *(interval or (None, None)), attack["attack"], attack["auc"], *ends, *found])
+    return csv_text([header, *lines])
 
 
-def write_frontier(results: dict[str, Any], out: Path) -> list[Path]:
+def write_frontier(results: StudyResults, out: Path) -> list[Path]:
     """Write ``frontier.csv``, ``.svg`` and ``.png`` if vectors were attacked; returns the written paths."""
     if not points(results):
         return []
     atomic.write_text(out / "frontier.csv", frontier_csv(results))
-    draw(results, out)
-    return [out / f"frontier.{kind}" for kind in ("csv", "svg", "png")]
-
-
-def draw(results: dict[str, Any], out: Path) -> None:
-    """Write ``frontier.svg`` and ``frontier.png``."""
     figure = drawn(results)
     for kind in KINDS:
         atomic.write_bytes(out / f"frontier.{kind}", encoded(figure, kind))
+    return [out / f"frontier.{kind}" for kind in ("csv", "svg", "png")]
 
 
-def drawn(results: dict[str, Any]) -> Figure:
+def drawn(results: StudyResults) -> Figure:
     """Plot the gain in C-index over the local model against the AUC of the attack, one point per row."""
     from matplotlib.figure import Figure  # noqa: PLC0415 (takes half a second, so only when drawing)
 
@@ -96,20 +93,19 @@ def drawn(results: dict[str, Any]) -> Figure:
     axes = figure.add_subplot()
     axes.axvline(0.5, color="0.6", linewidth=1, linestyle=":")
     axes.axhline(0.0, color="0.6", linewidth=1, linestyle=":")
-    for i, one in enumerate(points(results)):
-        x, y = one["attack_auc"], one["minus_local"]
-        epsilon = "" if one["epsilon"] is None else f", epsilon {one['epsilon']:.1f}"
+    for i, (row, _, gain, interval, attack) in enumerate(points(results)):
+        epsilon = "" if attack["epsilon"] is None else f", epsilon {attack['epsilon']:.1f}"
         axes.errorbar(
-            x,
-            y,
-            xerr=_bars(one, "attack_auc"),
-            yerr=_bars(one, "minus_local"),
-            marker="o" if one["epsilon"] is None else "s",
+            attack["auc"],
+            gain,
+            xerr=bar_of(attack["auc"], attack["auc_interval_95"]),
+            yerr=bar_of(gain, interval),
+            marker="o" if attack["epsilon"] is None else "s",
             color=COLOURS[i % len(COLOURS)],
             elinewidth=0.8,
             capsize=2,
             linestyle="none",
-            label=f"{one['row']} ({_size(one['vector_bytes'])}{epsilon})",
+            label=f"{row} ({_size(attack['vector_bytes'])}{epsilon})",
         )
     axes.set_xlabel("AUC of the strongest membership attack, mean over sites (0.5 is guessing)")
     axes.set_ylabel("C-index of the enhanced model minus local, mean over targets")
@@ -123,19 +119,8 @@ def drawn(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def _ends(key: str, interval: Sequence[float] | None) -> dict[str, float | None]:
-    low, high = interval or (None, None)
-    return {f"{key}_low": low, f"{key}_high": high}
-
-
-def _bars(one: dict[str, Any], key: str) -> list[list[float]] | None:
-    low, high = one[f"{key}_low"], one[f"{key}_high"]
-    return None if low is None else [[max(0.0, one[key] - low)], [max(0.0, high - one[key])]]
-
-
-def _interval(one: dict[str, Any], key: str, form: str) -> str:
-    low, high = one[f"{key}_low"], one[f"{key}_high"]
-    return "-" if low is None else f"{low:{form}} to {high:{form}}"
+def _interval(interval: Sequence[float] | None, form: str) -> str:
+    return "-" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
 
 
 def _size(n_bytes: float) -> str:

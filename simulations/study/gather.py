@@ -24,6 +24,18 @@ from fedsteph.simulations.study.crew import Failed
 from fedsteph.simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, once, paid_for
 from fedsteph.simulations.study.statistics import TargetScores, difference, overall, target_scores
 from fedsteph.simulations.study.study_file import Row, Study
+from fedsteph.simulations.study.study_results import (
+    AttackedRow,
+    CellRow,
+    Comparison,
+    Costs,
+    OverallRow,
+    RowTold,
+    Scored,
+    StudyResults,
+    StudyTarget,
+    TargetRow,
+)
 from fedsteph.simulations.study.work import Worker
 
 SCHEMA = "fedsteph/benchmark/v1"
@@ -41,7 +53,7 @@ class Prepared:
     targets: tuple[str, ...]
 
 
-def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
+def gather(prepared: Prepared, failed: list[Failed]) -> StudyResults:
     """Scores, statistics and costs of all finished cells, JSON-ready."""
     cells, found = _finished(prepared)
     whole = _whole(prepared, found)
@@ -53,7 +65,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
         "seeds": list(prepared.study.file.seeds),
         "against": [row for row in prepared.study.file.against if row in whole],
         "folds": prepared.study.evaluation.folds,
-        "rows": {row.name: _about(row) | {"complete": row.name in whole} for row in prepared.study.rows},
+        "rows": {row.name: _told(row, whole) for row in prepared.study.rows},
         "overall": {row: _overall(prepared, row, cells, list(scores.values()), whole) for row in whole},
         "digests": _digests(prepared),
         "configuration": to_dict(prepared.study.rows[0].config.recipe),
@@ -64,7 +76,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> dict[str, Any]:
     }
 
 
-def _finished(prepared: Prepared) -> tuple[list[dict[str, Any]], dict[Place, Pairs]]:
+def _finished(prepared: Prepared) -> tuple[list[CellRow], dict[Place, Pairs]]:
     """The finished cells, JSON-ready, and the pairs of each."""
     worker, cells, found = prepared.worker, [], {}
     for cell in prepared.plan.cells:
@@ -87,14 +99,19 @@ def _place(cell: Cell) -> Place:
     return cell.row, cell.target, cell.seed, cell.fold
 
 
-def _about(row: Row) -> dict[str, Any]:
-    source = METHODS[row.method].source
-    return {"title": row.title, "method": row.method, "source": source, "preset": row.config.preset}
+def _told(row: Row, whole: list[str]) -> RowTold:
+    return {
+        "title": row.title,
+        "method": row.method,
+        "source": METHODS[row.method].source,
+        "preset": row.config.preset,
+        "complete": row.name in whole,
+    }
 
 
 def _overall(
-    prepared: Prepared, row: str, cells: list[dict[str, Any]], scores: list[TargetScores], whole: list[str]
-) -> dict[str, Any]:
+    prepared: Prepared, row: str, cells: list[CellRow], scores: list[TargetScores], whole: list[str]
+) -> OverallRow:
     """A row's results over all targets."""
     own = [cell for cell in cells if cell["row"] == row]
     return {
@@ -107,7 +124,7 @@ def _overall(
     }
 
 
-def _against(prepared: Prepared, scores: list[TargetScores], row: str, whole: list[str]) -> dict[str, Any]:
+def _against(prepared: Prepared, scores: list[TargetScores], row: str, whole: list[str]) -> dict[str, Comparison]:
     """Reference -> the comparison of a row with it."""
     others = [name for name in prepared.study.file.against if name in whole and name != row]
     return {reference: difference(scores, row, reference) for reference in others}
@@ -121,7 +138,7 @@ def _digests(prepared: Prepared) -> dict[str, str]:
     return found | {f"recipe of {one.name}": digest(units[one.name, seed].recipe) for one in prepared.study.rows}
 
 
-def _failure(failed: Failed) -> dict[str, Any]:
+def _failure(failed: Failed) -> dict[str, str | int]:
     unit = failed.unit
     what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}"
     return {"what": what, "fold": unit.fold, "seed": unit.recipe.training.seed, "reason": failed.reason}
@@ -143,17 +160,22 @@ def shown_unit(worker: Worker, unit: Unit) -> Unit | None:
     return found if worker.path(found).exists() else None
 
 
-def _cell_row(cell: Cell, unit: Unit, notes: dict[str, Any], worker: Worker) -> dict[str, Any]:
+def _cell_row(cell: Cell, unit: Unit, notes: Scored, worker: Worker) -> CellRow:
     paid = [worker.read(part)["costs"] for part in paid_for(cell.unit, tuple(worker.ground.folders))]
-    costs = {"seconds": sum(p["seconds"] for p in paid), "peak_bytes": max(p["peak_bytes"] for p in paid)}
     return {
         "row": cell.row,
         "target": cell.target,
         "seed": cell.seed,
         "fold": cell.fold,
         "shown": unit.method,
-        **{key: notes[key] for key in ("c_index", "metrics", "alignment", "learnable", "gigaflops", "notes")},
-        **costs,
+        "c_index": notes["c_index"],
+        "metrics": notes["metrics"],
+        "alignment": notes["alignment"],
+        "learnable": notes["learnable"],
+        "gigaflops": notes["gigaflops"],
+        "notes": notes["notes"],
+        "seconds": sum(p["seconds"] for p in paid),
+        "peak_bytes": max(p["peak_bytes"] for p in paid),
     }
 
 
@@ -163,7 +185,7 @@ def _scores(prepared: Prepared, target: str, rows: list[str], found: dict[Place,
     return target_scores(target, tested, prepared.study.evaluation.bootstrap)
 
 
-def _target(prepared: Prepared, target: str, scores: dict[str, TargetScores], whole: list[str]) -> dict[str, Any]:
+def _target(prepared: Prepared, target: str, scores: dict[str, TargetScores], whole: list[str]) -> StudyTarget:
     cohort = prepared.worker.workspace(target, prepared.plan.cells[0].unit.recipe).cohort
     return {
         "n_patients": len(cohort),
@@ -172,7 +194,7 @@ def _target(prepared: Prepared, target: str, scores: dict[str, TargetScores], wh
     }
 
 
-def _row(prepared: Prepared, scores: TargetScores, row: str, whole: list[str]) -> dict[str, Any]:
+def _row(prepared: Prepared, scores: TargetScores, row: str, whole: list[str]) -> TargetRow:
     return {
         "c_index": scores.by_fold[row],
         "fold_intervals_95": scores.fold_intervals(row),
@@ -184,7 +206,7 @@ def _row(prepared: Prepared, scores: TargetScores, row: str, whole: list[str]) -
     }
 
 
-def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
+def _attack(prepared: Prepared, row: str) -> AttackedRow | None:
     """Results of the attacks on a row's vectors, over all sharing sites; None if not all of them were made."""
     cells = [cell for cell in prepared.plan.cells if cell.row == row]
     units = once([attack for cell in cells for attack in attacks_on(cell.unit, prepared.study)])
@@ -193,21 +215,15 @@ def _attack(prepared: Prepared, row: str) -> dict[str, Any] | None:
     # A site's vectors of all seeds have the same patients, so only those of the first seed are counted.
     by_site = {unit.site: unit for unit in reversed(units)}
     done = [prepared.worker.read(unit)["attack"] for unit in by_site.values()]
-    vector = shared_bytes(units[0].recipe.model, units[0].recipe.sharing)
-    return {**_strongest(done), **_largest(done), "vector_bytes": vector}
+    return _strongest(done, shared_bytes(units[0].recipe.model, units[0].recipe.sharing))
 
 
-def _largest(done: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Over all sites, the largest epsilon that training reports, and the largest that an attack shows."""
-    reported = [one["epsilon"] for one in done if one["epsilon"] is not None]
-    return {"epsilon": max(reported, default=None), "epsilon_at_least": max(one["epsilon_at_least"] for one in done)}
-
-
-def _strongest(done: list[dict[str, Any]]) -> dict[str, Any]:
+def _strongest(done: list[dict[str, Any]], vector_bytes: int) -> AttackedRow:
     """The attack that is best over all sites. Choosing the best one per site would bias the result upwards."""
     name = max(done[0]["procedure"], key=lambda name: fmean(one["procedure"][name]["auc"] for one in done))
     best = [one["procedure"][name] for one in done]
     intervals = [one["auc_interval_95"] for one in best if one["auc_interval_95"] is not None]
+    reported = [one["epsilon"] for one in done if one["epsilon"] is not None]
     return {
         "attack": name,
         "auc": fmean(one["auc"] for one in best),
@@ -216,10 +232,13 @@ def _strongest(done: list[dict[str, Any]]) -> dict[str, Any]:
         "sites": len(best),
         "sites_above_chance": sum(low > 0.5 for low, _ in intervals),
         "tpr": fmean(one["tpr"] for one in best),
+        "epsilon": max(reported, default=None),
+        "epsilon_at_least": max(one["epsilon_at_least"] for one in done),
+        "vector_bytes": vector_bytes,
     }
 
 
-def _costs(prepared: Prepared, cells: list[dict[str, Any]], row: str) -> dict[str, Any]:
+def _costs(prepared: Prepared, cells: list[CellRow], row: str) -> Costs:
     units = [cell.unit for cell in prepared.plan.cells if cell.row == row]
     needs = METHODS[units[0].method].needs
     recipe, n_sites = units[0].recipe, len(prepared.sites)

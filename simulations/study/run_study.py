@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import site_folders
@@ -18,6 +17,7 @@ from fedsteph.simulations.study.gather import Prepared, gather
 from fedsteph.simulations.study.plan import Unit, make_plan
 from fedsteph.simulations.study.study_evidence import write_study_evidence
 from fedsteph.simulations.study.study_file import Study
+from fedsteph.simulations.study.study_results import StudyResults
 from fedsteph.simulations.study.tables import cells_csv, markdown, results_csv
 from fedsteph.simulations.study.work import Ground, Worker
 
@@ -58,7 +58,7 @@ def _require_known(key: str, wanted: Iterable[str], known: Collection[str]) -> N
         raise ConfigError(f"there is no site '{strangers[0]}'", where=key, remedy=f"The sites are: {', '.join(known)}")
 
 
-def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, Any]:
+def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> StudyResults:
     """Run the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
 
     Args:
@@ -80,7 +80,8 @@ def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> dict[str, An
     with Crew(prepared.worker.ground, workers) as crew:
         for stage in prepared.plan.stages:
             failed += crew.run_stage(_undone(prepared.worker, stage, on_unit), on_unit)
-    results = gather(prepared, failed) | {"seconds": round(time.monotonic() - started, 1)}
+    results = gather(prepared, failed)
+    results["seconds"] = round(time.monotonic() - started, 1)
     atomic.write_json(out / "results.json", results)
     atomic.write_text(out / "results.md", markdown(results))
     atomic.write_text(out / "results.csv", results_csv(results))

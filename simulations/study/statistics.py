@@ -11,13 +11,13 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 
 from fedsteph.client.evaluation.metrics import defined_mean
 from fedsteph.common.model.concordance import Pairs
 from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled
+from fedsteph.simulations.study.study_results import Comparison, Level
 
 # Pairs of one row on one target: ``[seed][fold]``.
 SeedFolds = Sequence[Sequence[Pairs]]
@@ -90,7 +90,7 @@ def _resampled_fold(
     return means
 
 
-def difference(scores: Sequence[TargetScores], row: str, reference: str) -> dict[str, Any]:
+def difference(scores: Sequence[TargetScores], row: str, reference: str) -> Comparison:
     """Compare a row with a reference over all targets: mean difference, its interval, and targets and folds won."""
     gaps = _gaps((one.mean(row), one.mean(reference)) for one in scores)
     seeds = [pair for one in scores for pair in zip(one.by_fold[row], one.by_fold[reference], strict=True)]
@@ -112,7 +112,7 @@ def _gaps(pairs: Iterable[tuple[float | None, float | None]]) -> list[float]:
     return [a - b for a, b in pairs if a is not None and b is not None]
 
 
-def overall(scores: Sequence[TargetScores], row: str) -> dict[str, Any]:
+def overall(scores: Sequence[TargetScores], row: str) -> Level:
     """A row's mean C-index over targets, with its 95% interval."""
     return {
         "mean": defined_mean([one.mean(row) for one in scores]),

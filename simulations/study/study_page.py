@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import yaml
@@ -15,6 +14,7 @@ from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.target.evidence import Evidence, read_evidence
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import RunFolderError
+from fedsteph.common.model.method_scores import Interval, MethodScores
 from fedsteph.common.report.c_index import c_index_picture
 from fedsteph.common.report.differences import difference_picture
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
@@ -24,13 +24,13 @@ from fedsteph.simulations.run.file_names import RESULTS_FILE
 from fedsteph.simulations.study import frontier
 from fedsteph.simulations.study.gather import SCHEMA
 from fedsteph.simulations.study.study_evidence import FOLDER
+from fedsteph.simulations.study.study_results import Comparison, StudyResults
 from fedsteph.simulations.study.tables import (
     c_index_table,
     cost_table,
     difference_sentence,
     difference_table,
     further_table,
-    references,
     sentences,
 )
 
@@ -52,16 +52,15 @@ def write_study_page(folder: Path, out: Path | None = None) -> Path:
     """
     if not is_study(folder):
         raise RunFolderError("has no study's results", where=folder, remedy="Let 'fedsteph benchmark' come to its end")
-    results = json.loads((folder / RESULTS_FILE).read_text())
+    results: StudyResults = json.loads((folder / RESULTS_FILE).read_text())
     return write_page(study_page(folder, results), out or folder / REPORT)
 
 
-def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
+def study_page(folder: Path, found: StudyResults) -> Page:
     """The page of a study."""
-    found = dict(results)
     sections = [
         Section("Over all targets", _overall(found)),
-        *(section for target in results["targets"] for section in _target(folder, target, found)),
+        *(section for target in found["targets"] for section in _target(folder, target, found)),
         Section("Who helped whom", [_matrix(folder, found)]),
         *_frontier(found),
         Section("Beyond the C-index", [Table(*further_table(found), "Means over targets, folds and seeds")]),
@@ -76,23 +75,23 @@ def study_page(folder: Path, results: Mapping[str, Any]) -> Page:
     return Page("Which method is better, and by how much?", _AUDIENCE, verdict, sections)
 
 
-def _verdict(results: dict[str, Any]) -> list[str]:
+def _verdict(results: StudyResults) -> list[str]:
     """Compare STEPH and the deployed model with the first reference; without them, the row that differs most."""
-    if not references(results):
+    if not results["against"]:
         return ["No row of this study is complete, so there is nothing to compare."]
-    reference = references(results)[0]
+    reference = results["against"][0]
     against, title = _against(results, reference), results["rows"][reference]["title"]
     told = [difference_sentence(results["rows"][row]["title"], title, against[row]) for row in _told_first(against)]
     return [_capital(sentence) for sentence in told] or [f"Nothing can be compared with {title}."]
 
 
-def _told_first(against: Mapping[str, Any]) -> list[str]:
+def _told_first(against: Mapping[str, Comparison]) -> list[str]:
     chosen = [row for row in ("steph", "deployed") if row in against]
     known = {row: abs(found["difference"]) for row, found in against.items() if found["difference"] is not None}
     return chosen or sorted(known, key=lambda row: -known[row])[:1]
 
 
-def _against(results: dict[str, Any], reference: str) -> dict[str, Any]:
+def _against(results: StudyResults, reference: str) -> dict[str, Comparison]:
     """Row -> its comparison with a reference."""
     rows = results["overall"].items()
     return {row: whole["against"][reference] for row, whole in rows if reference in whole["against"]}
@@ -102,40 +101,43 @@ def _capital(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}"
 
 
-def _seeds(results: Mapping[str, Any]) -> str:
+def _seeds(results: StudyResults) -> str:
     seeds = ", ".join(str(seed) for seed in results["seeds"])
     return f"{results['folds']} folds, seed{'s' if len(results['seeds']) > 1 else ''} {seeds}"
 
 
-def _overall(results: dict[str, Any]) -> list[Block]:
+def _overall(results: StudyResults) -> list[Block]:
     who = f"mean over {len(results['targets'])} targets, {_seeds(results)}"
     blocks: list[Block] = [
         difference_picture(
             f"against-{i}",
             results["rows"][reference]["title"],
-            {results["rows"][row]["title"]: found for row, found in _against(results, reference).items()},
+            {
+                results["rows"][row]["title"]: (found["difference"], found["interval_95"])
+                for row, found in _against(results, reference).items()
+            },
             who,
         )
-        for i, reference in enumerate(references(results))
+        for i, reference in enumerate(results["against"])
     ]
     blocks.append(Table(*c_index_table(results), "C-index: mean and standard deviation over folds"))
     blocks += [
         Table(*difference_table(results, reference), f"Against {results['rows'][reference]['title']}")
-        for reference in references(results)
+        for reference in results["against"]
     ]
     return blocks
 
 
-def _target(folder: Path, target: str, results: dict[str, Any]) -> list[Section]:
+def _target(folder: Path, target: str, results: StudyResults) -> list[Section]:
     about = results["targets"][target]
     who = f"{target}: n = {about['n_patients']} patients, {about['n_events']} events, {_seeds(results)}"
     rows = {
-        results["rows"][row]["title"]: {
-            "c_index": [_mean(column) for column in zip(*one["c_index"], strict=True)],
-            "fold_intervals_95": one.get("fold_intervals_95"),  # studies of earlier versions have none
-            "mean": one["mean"],
-            "interval_95": one.get("interval_95"),
-        }
+        results["rows"][row]["title"]: MethodScores(
+            c_index=tuple(_mean(column) for column in zip(*one["c_index"], strict=True)),
+            fold_intervals_95=tuple(map(_ends, one.get("fold_intervals_95") or [None] * results["folds"])),
+            mean=one["mean"],
+            interval_95=_ends(one.get("interval_95")),
+        )
         for row, one in about["rows"].items()
     }
     blocks: list[Block] = [c_index_picture(f"{target}.c-index", rows, who)]
@@ -152,7 +154,7 @@ def _target(folder: Path, target: str, results: dict[str, Any]) -> list[Section]
     return [Section(f"Target {target}", blocks)]
 
 
-def _curves(target: str, found: Evidence, results: dict[str, Any]) -> list[Picture]:
+def _curves(target: str, found: Evidence, results: StudyResults) -> list[Picture]:
     shown = {row: title for row, title in _MODELS.items() if row in found.hazards}
     if "deployed" in shown and any(
         np.array_equal(found.hazards["deployed"], found.hazards[row]) for row in ("local", "steph") if row in shown
@@ -167,7 +169,7 @@ def _curves(target: str, found: Evidence, results: dict[str, Any]) -> list[Pictu
     return pictures
 
 
-def _matrix(folder: Path, results: dict[str, Any]) -> Picture:
+def _matrix(folder: Path, results: StudyResults) -> Picture:
     paths = {target: folder / FOLDER / f"{target}.npz" for target in results["targets"]}
     found = {target: read_evidence(path).once.coefficients for target, path in paths.items() if path.exists()}
     if not any(found.values()):
@@ -177,7 +179,7 @@ def _matrix(folder: Path, results: dict[str, Any]) -> Picture:
     return matrix_picture("source-target", found, who)
 
 
-def _frontier(results: dict[str, Any]) -> list[Section]:
+def _frontier(results: StudyResults) -> list[Section]:
     points = frontier.points(results)
     if not points:
         return []
@@ -191,7 +193,7 @@ def _frontier(results: dict[str, Any]) -> list[Section]:
     return [Section("Privacy against utility", [picture])]
 
 
-def _provenance(results: dict[str, Any]) -> list[Block]:
+def _provenance(results: StudyResults) -> list[Block]:
     rows = [[name, str(value)] for name, value in results["versions"].items()]
     rows += [["seeds", ", ".join(map(str, results["seeds"]))], ["sites", ", ".join(results["sites"])]]
     rows += [
@@ -203,6 +205,10 @@ def _provenance(results: dict[str, Any]) -> list[Block]:
     if "configuration" in results:
         blocks.append(Code(yaml.safe_dump(results["configuration"], sort_keys=False)))
     return blocks
+
+
+def _ends(interval: list[float] | None) -> Interval | None:
+    return None if interval is None else (interval[0], interval[1])
 
 
 def _mean(values: tuple[float | None, ...]) -> float | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fedsteph.client.evaluation.metrics import METRICS, further_rows, number
 from fedsteph.simulations.csv_text import csv_text
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.study.costs import INSTANCES
 from fedsteph.simulations.study.frontier import frontier_table
+from fedsteph.simulations.study.study_results import Comparison, StudyResults, TargetRow
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: StudyResults) -> str:
     """The whole study as Markdown."""
     seeds, folds = results["seeds"], results["folds"]
     lines = ["# fedsteph benchmark", ""]
@@ -21,7 +21,7 @@ def markdown(results: dict[str, Any]) -> str:
         "mean and standard deviation over folds, each fold's C the mean over seeds; intervals resample patients."
     )
     lines += ["", "## C-index", "", *table_lines(*c_index_table(results))]
-    for reference in references(results):
+    for reference in results["against"]:
         table = table_lines(*difference_table(results, reference))
         lines += ["", f"## Against {_title(results, reference)}", "", *table]
     if (frontier := frontier_table(results))[1]:
@@ -53,7 +53,7 @@ _COSTS = (
 )
 
 
-def c_index_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def c_index_table(results: StudyResults) -> tuple[list[str], list[list[str]]]:
     """Header and body: C-index mean and standard deviation per row and target, and the mean over targets."""
     targets = results["targets"]
     header = ["method", *targets, "mean", "95% interval"]
@@ -64,7 +64,7 @@ def c_index_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, body
 
 
-def difference_table(results: dict[str, Any], reference: str) -> tuple[list[str], list[list[str]]]:
+def difference_table(results: StudyResults, reference: str) -> tuple[list[str], list[list[str]]]:
     """Header and body: each row's difference in C-index to a reference over all targets."""
     header = ["method", "difference", "95% interval", "targets won", "worst target", "folds won"]
     body = []
@@ -83,7 +83,7 @@ def difference_table(results: dict[str, Any], reference: str) -> tuple[list[str]
     return header, body
 
 
-def further_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def further_table(results: StudyResults) -> tuple[list[str], list[list[str]]]:
     """Header and body: further metrics beside the C-index, per row."""
     rows = results["overall"]
     header, body = further_rows([(_title(results, row), whole["further"]) for row, whole in rows.items()])
@@ -91,7 +91,7 @@ def further_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return [*header, "SAR"], [[*line, sar] for line, sar in zip(body, aligned, strict=True)]
 
 
-def cost_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def cost_table(results: StudyResults) -> tuple[list[str], list[list[str]]]:
     """Header and body: parameters, GFLOPs, seconds, memory and network bytes per row."""
     header = ["method", "learnable", "GFLOPs", "seconds", "peak MB", "network MB"]
     body = []
@@ -104,12 +104,7 @@ def cost_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, body
 
 
-def references(results: dict[str, Any]) -> list[str]:
-    """The reference rows that others are compared with, in the study's order."""
-    return list(results["against"])
-
-
-def sentences(results: dict[str, Any]) -> list[str]:
+def sentences(results: StudyResults) -> list[str]:
     """Sentences that interpret the differences, and list incomplete rows and failures."""
     found = []
     for row, whole in results["overall"].items():
@@ -125,29 +120,27 @@ def sentences(results: dict[str, Any]) -> list[str]:
     return found
 
 
-def results_csv(results: dict[str, Any]) -> str:
+def results_csv(results: StudyResults) -> str:
     """CSV with one line per row and target, and one per row with target ``mean``."""
-    lines = [["row", "target", "c_index", "sd_folds", "sd_seeds", "reference", "difference", "low", "high"]]
+    header = ["row", "target", "c_index", "sd_folds", "sd_seeds", "reference", "difference", "low", "high"]
+    lines: list[list[object]] = []
     for row, whole in results["overall"].items():
         for target, about in results["targets"].items():
             one = about["rows"][row]
             lines += _csv_rows([row, target, one["mean"], one["sd"], one["seed_sd"]], one["against"])
         lines += _csv_rows([row, "mean", whole["mean"], None, None], whole["against"])
-    return csv_text(lines)
+    return csv_text([header, *lines])
 
 
-def cells_csv(results: dict[str, Any]) -> str:
+def cells_csv(results: StudyResults) -> str:
     """CSV with one line per cell: scores, costs, and which model is shown."""
-    costs = ["alignment", "learnable", "seconds", "peak_bytes"]
-    lines: list[Sequence[Any]] = [["row", "target", "seed", "fold", "c_index", *METRICS, *costs, "gamma", "shown"]]
-    for cell in results["cells"]:
-        metrics = [cell["metrics"][name] for name in METRICS]
-        place = [cell[key] for key in ("row", "target", "seed", "fold", "c_index")]
-        lines.append([*place, *metrics, *(cell[key] for key in costs), cell["notes"].get("gamma"), cell["shown"]])
-    return csv_text(lines)
+    place, costs = ["row", "target", "seed", "fold", "c_index"], ["alignment", "learnable", "seconds", "peak_bytes"]
+    header = [*place, *METRICS, *costs, "gamma", "shown"]
+    flat = ({**cell, **cell["metrics"], "gamma": cell["notes"].get("gamma")} for cell in results["cells"])
+    return csv_text([header, *([one[key] for key in header] for one in flat)])
 
 
-def difference_sentence(name: str, reference: str, found: dict[str, Any]) -> str:
+def difference_sentence(name: str, reference: str, found: Comparison) -> str:
     """Compare one row with another in a sentence."""
     gap, interval = found["difference"], found["interval_95"]
     if gap is None or interval is None:
@@ -163,7 +156,7 @@ def difference_sentence(name: str, reference: str, found: dict[str, Any]) -> str
     )
 
 
-def _csv_rows(place: list[Any], against: dict[str, Any]) -> list[list[Any]]:
+def _csv_rows(place: list[object], against: dict[str, Comparison]) -> list[list[object]]:
     if not against:
         return [[*place, None, None, None, None]]
     found = []
@@ -173,11 +166,11 @@ def _csv_rows(place: list[Any], against: dict[str, Any]) -> list[list[Any]]:
     return found
 
 
-def _title(results: dict[str, Any], row: str) -> str:
-    return str(results["rows"][row]["title"])
+def _title(results: StudyResults, row: str) -> str:
+    return results["rows"][row]["title"]
 
 
-def _spread(found: dict[str, Any]) -> str:
+def _spread(found: TargetRow) -> str:
     if found["mean"] is None:
         return "undefined"
     return f"{found['mean']:.3f}" if found["sd"] is None else f"{found['mean']:.3f}±{found['sd']:.3f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from fedsteph.common.model.survival import risk_score
 from fedsteph.simulations.study.costs import Meter, gigaflops
 from fedsteph.simulations.study.joint_encoders import train_together
 from fedsteph.simulations.study.plan import Unit
+from fedsteph.simulations.study.study_results import Scored
 from fedsteph.simulations.study.vector_attack import attack
 
 _OPEN_WORKSPACES = 32
@@ -115,7 +117,7 @@ class Worker:
         self._workspaces.move_to_end(key)
         return self._workspaces[key]
 
-    def _notes(self, unit: Unit, meter: Meter) -> dict[str, Any]:
+    def _notes(self, unit: Unit, meter: Meter) -> Mapping[str, Any]:
         if unit.kind == "together":
             workspaces = [self.workspace(name, unit.recipe) for name in unit.sources]
             with meter:
@@ -142,7 +144,7 @@ class Worker:
             return {"selection": asdict(selection)}
         return self._cell(unit, workspace, meter)
 
-    def _cell(self, unit: Unit, workspace: Workspace, meter: Meter) -> dict[str, Any]:
+    def _cell(self, unit: Unit, workspace: Workspace, meter: Meter) -> Scored:
         task = self._task(unit, workspace)
         with meter:
             trained = _METHODS[unit.method](task, silent)
@@ -192,6 +194,7 @@ class Worker:
         with np.load(self.path(unit).with_suffix(".npz")) as file:
             return dict(file)
 
-    def result(self, unit: Unit) -> tuple[dict[str, Any], np.ndarray]:
-        """Costs and scores of a finished cell, and its test patients' hazards ``(n_patients, n_bins)``."""
-        return self.read(unit), self.arrays(unit)["hazards"]
+    def result(self, unit: Unit) -> tuple[Scored, np.ndarray]:
+        """Scores of a finished cell, and its test patients' hazards ``(n_patients, n_bins)``."""
+        scored: Scored = json.loads(self.path(unit).read_text())
+        return scored, self.arrays(unit)["hazards"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,12 @@ from fedsteph.common.report.page import Code, Page, Points, Table
 from fedsteph.common.trust.audit_log import AuditLog, Event
 from fedsteph.common.wire.messages import MergeReply, Refusal, Score
 from fedsteph.server.coordinator_page import run_page, write_run_page
-from fedsteph.server.deployment.deployed_run import RESULTS_FILE, SCHEMA
 from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
-from fedsteph.server.session import Failure, Outcome
+from fedsteph.server.outcome import OUTCOME_FILE, Failure, Outcome
 
 ROOT = Path(__file__).parents[2]
 SITES = ("north", "south", "west")
 SHA = "ab" * 32
-SECRET = "P0042"
 
 
 def config() -> Config:
@@ -43,20 +40,20 @@ def config() -> Config:
     )
 
 
-def outcome() -> dict[str, Any]:
+def outcome() -> Outcome:
     """As a ServerApp leaves it: bands, rounded scores, phrases."""
     refusal = Refusal("PolicyError", "the site's policy does not allow this", "south")
     north = (Score("local", 0.61), Score("steph", 0.64), Score("deployed", 0.64), Score("fedavg", None))
     west = (Score("local", None), Score("steph", None), Score("deployed", None), Score("ties", 0.5))
-    found = Outcome(
+    return Outcome(
         sites={
             "north": {"software": "0.1.0", "encoder": "uni2-h", "patients": "230-239", "events": "50-59"},
             "south": {"software": "0.1.1", "encoder": None, "patients": None, "events": "below 10"},
             "west": {"software": "0.1.0", "encoder": "uni2-h"},  # out before it told its sizes
         },
         targets={
-            "north": asdict(MergeReply("230-239", "50-59", (refusal,), north)),
-            "west": asdict(MergeReply(None, None, (), west)),
+            "north": MergeReply("230-239", "50-59", (refusal,), north),
+            "west": MergeReply(None, None, (), west),
         },
         failures=[
             Failure("south", "train.merge", f"refused by north: {refusal.phrase}"),
@@ -65,7 +62,6 @@ def outcome() -> dict[str, Any]:
         seconds={"query.hello": 0.512, "train.local": 1834.25, "train.merge": 61.0},
         bytes=12_345_678,
     )
-    return asdict(found)
 
 
 @dataclass(frozen=True)
@@ -73,9 +69,8 @@ class Run:
     path: Path
     manifest: dict[str, Any]
 
-    def write(self, found: dict[str, Any]) -> None:
-        kept = {key: found[key] for key in ("sites", "targets", "failures", "seconds", "bytes")}
-        atomic.write_json(self.path / RESULTS_FILE, {"schema": SCHEMA, "run": self.path.name, **kept})
+    def write(self, found: Outcome) -> None:
+        atomic.write_json(self.path / "server" / OUTCOME_FILE, found.to_dict())
 
 
 @pytest.fixture
@@ -138,7 +133,7 @@ def test_the_verdict_is_a_sentence_per_target_and_a_warning_for_all(run):
         "These are rounded means without intervals, which establish nothing; a site's own page says how sure it is.",
     ]
     found = outcome()
-    del found["targets"]["west"]
+    del found.targets["west"]
     first, second = run_page(run.path, found).verdict
     assert first == several[0]
     assert "without intervals, which establish nothing" in second
@@ -146,7 +141,8 @@ def test_the_verdict_is_a_sentence_per_target_and_a_warning_for_all(run):
 
 def test_a_loss_is_told_as_one(run):
     found = outcome()
-    found["targets"]["north"]["scores"][1]["c_index"] = 0.55
+    scores = (Score("local", 0.61), Score("steph", 0.55))
+    found.targets["north"] = replace(found.targets["north"], scores=scores)
     assert "0.55, 0.06 worse than the local one's 0.61" in run_page(run.path, found).verdict[0]
 
 
@@ -221,12 +217,11 @@ def test_the_page_is_written_from_the_results_in_the_run_folder(run):
     assert ("span", "For the coordinator and partners: only what each site's policy lets out") in words.found
 
 
-def test_the_page_can_be_written_elsewhere_and_from_what_is_at_hand(run, tmp_path):
-    path = write_run_page(run.path, outcome(), tmp_path / "elsewhere")
+def test_the_page_can_be_written_elsewhere(run, tmp_path):
+    run.write(outcome())
+    path = write_run_page(run.path, tmp_path / "elsewhere")
     assert path == tmp_path / "elsewhere" / "index.html"
     assert not (run.path / "report").exists()
-    run.write(outcome())
-    assert path.read_bytes() == write_run_page(run.path).read_bytes()
 
 
 def test_a_run_without_results_has_no_page(run):
@@ -237,23 +232,17 @@ def test_a_run_without_results_has_no_page(run):
 
 
 def test_a_run_that_nobody_is_left_of_has_a_page_too(run):
-    path = write_run_page(run.path, asdict(Outcome()))
-    text = path.read_text(encoding="utf-8")
-    assert "Who took part" in text
-    page = run_page(run.path, asdict(Outcome()))
+    page = run_page(run.path, Outcome())
     assert page.verdict == ["The run came to no result."]
-    failed = run_page(run.path, asdict(Outcome(error="the quorum is lost")))
+    failed = run_page(run.path, Outcome(error="the quorum is lost"))
     assert failed.verdict[0] == "The run failed: the quorum is lost."
     assert table(page, "Who took part").rows == table(page, "How well patients are ranked").rows == []
 
 
 def test_numbers_that_no_site_told_are_not_on_the_page(run):
-    """What stands beside the scores is not repeated, and no score has more digits than it was told with."""
-    found = outcome()
-    found["targets"]["north"] |= {"extra": SECRET}
-    write_run_page(run.path, found)
-    text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
-    assert SECRET not in text
+    """No score has more digits than it was told with."""
+    run.write(outcome())
+    text = write_run_page(run.path).read_text(encoding="utf-8")
     body = re.sub(r"<style>.*?</style>", "", text, flags=re.S).partition("Configuration, versions")[0]
     assert set(re.findall(r"\b0\.\d\d\b", body)) <= {"0.61", "0.64", "0.03", "0.50"}
 
@@ -278,6 +267,8 @@ def test_a_page_needs_neither_matplotlib_nor_torch(run, tmp_path):
     assert not {"matplotlib", "torch", "pandas", "h5py", "fedsteph.client", "fedsteph.simulations"} & set(modules)
 
 
-def test_the_page_holds_the_results_as_json_would_give_them_back(run):
-    """Outcomes as they are in memory and as they were read make one page."""
-    assert run_page(run.path, outcome()) == run_page(run.path, json.loads(json.dumps(outcome())))
+def test_an_outcome_is_read_as_it_was_written(run):
+    run.write(outcome())
+    assert Outcome.read(run.path) == outcome()
+    run.write(replace(outcome(), error="the quorum is lost"))
+    assert Outcome.read(run.path).error == "the quorum is lost"

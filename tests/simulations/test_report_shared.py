@@ -159,7 +159,7 @@ def test_a_policy_that_tells_nothing_gives_a_page_that_tells_nothing(files, tmp_
 
 
 def test_few_pairs_behind_a_score_keep_it_at_home(files):
-    n_pairs = files.result["n_pairs"]
+    n_pairs = files.result.n_pairs
     assert set(public_target("alpha", files, replace(OPEN, min_pairs=n_pairs + 1)).scores.values()) == {None}
     assert None not in public_target("alpha", files, replace(OPEN, min_pairs=n_pairs)).scores.values()
 

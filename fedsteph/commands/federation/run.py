@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fedsteph.commands.terminal.options import ConfigOption, JsonOption, ServerArgument, SetOption
 from fedsteph.common.host import console
+
+if TYPE_CHECKING:
+    from fedsteph.server.outcome import Outcome
 
 
 def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
@@ -39,14 +42,14 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     prepared = deployed_run.prepare(opened, config)
     named = ", ".join(config.federation.sites)
     _say(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
-    results = deployed_run.run(opened, prepared)
+    outcome = deployed_run.run(opened, prepared)
     if as_json:
-        print(json.dumps(results, indent=2, allow_nan=False))
+        print((prepared.path / deployed_run.RESULTS_FILE).read_text(), end="")
     else:
-        _show(results)
+        _show(outcome)
         _say(f"results: {prepared.path / deployed_run.RESULTS_FILE}")
-    draw_page(lambda _: write_run_page(prepared.path, results))
-    deployed_run.require_no_failure(prepared, results)
+    draw_page(lambda _: write_run_page(prepared.path))
+    deployed_run.require_no_failure(prepared, outcome)
 
 
 def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
@@ -71,22 +74,21 @@ def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: Jso
     print(f"# digest: {digest(chosen)}")
 
 
-def _show(results: dict[str, Any]) -> None:
+def _show(outcome: Outcome) -> None:
     # Targets are columns: there are as many rows as methods.
     from rich.table import Table
 
     from fedsteph.common.config.method_names import METHODS
 
-    names = list(results["targets"])
-    scores = {name: {s["method"]: s["c_index"] for s in results["targets"][name]["scores"]} for name in names}
-    table = Table("method", *names, title="C-index, as reported")
+    scores = {name: {s.method: s.c_index for s in told.scores} for name, told in outcome.targets.items()}
+    table = Table("method", *scores, title="C-index, as reported")
     for method in dict.fromkeys(method for told in scores.values() for method in told):
-        values = (scores[name].get(method) for name in names)
+        values = (told.get(method) for told in scores.values())
         table.add_row(METHODS[method].title, *("-" if value is None else f"{value:.2f}" for value in values))
-    table.add_row("patients", *(results["targets"][name]["patients"] or "-" for name in names))
+    table.add_row("patients", *(told.patients or "-" for told in outcome.targets.values()))
     console.out.print(table)
-    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in results["seconds"].items())
-    console.out.print(f"{results['bytes'] / 1e6:.2f} MB relayed; {phases}", highlight=False)
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in outcome.seconds.items())
+    console.out.print(f"{outcome.bytes / 1e6:.2f} MB relayed; {phases}", highlight=False)
 
 
 def _say(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from fedsteph.common.host.lock import exclusive
 
 if TYPE_CHECKING:
     from fedsteph.simulations.study.gather import Prepared
+    from fedsteph.simulations.study.study_results import StudyResults
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -77,7 +78,7 @@ def benchmark(
     return EXIT_FEDERATION if results["failures"] else EXIT_DONE
 
 
-def _run(prepared: Prepared, workers: int) -> dict[str, Any]:
+def _run(prepared: Prepared, workers: int) -> StudyResults:
     from fedsteph.simulations.study.run_study import run_study
 
     rows, targets = len(prepared.study.rows), ", ".join(prepared.targets)
@@ -102,11 +103,11 @@ def _run(prepared: Prepared, workers: int) -> dict[str, Any]:
         return run_study(prepared, workers, on_done)
 
 
-def _show(results: dict[str, Any], out: Path) -> None:
-    from fedsteph.simulations.study.tables import c_index_table, difference_table, references, sentences
+def _show(results: StudyResults, out: Path) -> None:
+    from fedsteph.simulations.study.tables import c_index_table, difference_table, sentences
 
     _print(*c_index_table(results), "C-index")
-    for reference in references(results):
+    for reference in results["against"]:
         _print(*difference_table(results, reference), f"against {results['rows'][reference]['title']}")
     for sentence in sentences(results):
         console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)

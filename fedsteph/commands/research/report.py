@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsteph.commands.terminal.options import JsonOption
-from fedsteph.common.errors import ConfigError, RunFolderError
+from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import console
 
 if TYPE_CHECKING:
@@ -78,28 +78,18 @@ def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step
             site = _target(run, target)
             return write_shared_page(site, out) if shared else write_site_page(site, out, on_step)
         if shared:
-            outcome = _outcome(run)
-            return coordinator.write_run_page(run, outcome, out or run / SHARED)
+            return coordinator.write_run_page(run, out or run / SHARED)
         return write_run_page(run, out, on_step)
     if target is not None:
         raise ConfigError("is for a simulated run", where="--target", remedy="Leave it out, or give a run's folder")
     if (run / MANIFEST_FILE).exists():
-        return coordinator.write_run_page(run, None, out)
+        return coordinator.write_run_page(run, out)
     if is_study(run):
         if shared:
             raise ConfigError("a benchmark has no page for others", where="--shared", remedy="Leave it out")
         return write_study_page(run, out)
     site = _site(run)
     return write_shared_page(site, out) if shared else write_site_page(site, out, on_step)
-
-
-def _outcome(run: Path) -> Any:
-    from fedsteph.server.app import OUTCOME_FILE
-
-    path = run / "server" / OUTCOME_FILE
-    if not path.exists():
-        raise RunFolderError("has no results yet", where=run, remedy="Let the run come to its end")
-    return json.loads(path.read_text())
 
 
 def _site(path: Path) -> Site:

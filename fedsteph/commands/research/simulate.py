@@ -79,7 +79,7 @@ def simulate(
             return
         results = simulation.run(run, engine)
         if as_json:
-            print(json.dumps(results, indent=2, allow_nan=False))
+            print(json.dumps(results.to_dict(), indent=2, allow_nan=False))
         else:
             show(run, results)
         if report_too:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich import box
 from rich.table import Table
 
 from fedsteph.common.host import console
 from fedsteph.simulations.run.run_folder import RunFolder
+from fedsteph.simulations.run.run_results import RunResults
 from fedsteph.simulations.run.summary import run_sentences, score_rows, target_sentences, target_title
 
 
-def show(folder: RunFolder, results: dict[str, Any]) -> None:
+def show(folder: RunFolder, results: RunResults) -> None:
     """The whole run on the terminal."""
-    for target, result in results["targets"].items():
+    for target, result in results.targets.items():
         header, *found = score_rows(result)
         console.out.print(target_title(target, result), style="bold", highlight=False)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -17,7 +17,7 @@ from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
-from fedsteph.common.config.recipe import digest, to_dict
+from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -25,7 +25,7 @@ QUICK = ("training.epochs=1", "steph.gamma=0.0")
 
 
 def enhanced(workspace: Workspace, n_sources: int = 2, report=lambda done, total: None):
-    return enhance_target(workspace, make_vectors(workspace.recipe, n_sources), report)
+    return enhance_target(workspace, make_vectors(workspace.recipe, n_sources), report).to_dict()
 
 
 def strict(text: str):
@@ -76,7 +76,7 @@ def test_the_target_s_own_vector_is_not_rounded_and_the_received_ones_are_taken_
         for name, vector in make_vectors(workspace.recipe, 2).items()
     }
     result = enhance_target(workspace, vectors, lambda done, total: None)
-    assert result["sharing"] == {"dtype": "bfloat16", "layers": "encoder", "rank": None}
+    assert result.sharing == SharingConfig(dtype="bfloat16")
     for fold in range(2):
         own = TaskVector.between(workspace.local_model(fold), m0_of(workspace.recipe))
         assert not torch.equal(own.flat(), as_received(own, workspace.recipe.sharing).flat())

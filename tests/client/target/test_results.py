@@ -15,9 +15,11 @@ from fedsteph.client.site.policy import Policy
 from fedsteph.client.steph.usage import SourceUse
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.results import method_row, public_view, target_result
+from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.recipe import EvaluationConfig
 from fedsteph.common.errors import ForgedEnvelopeError, UnknownSenderError
 from fedsteph.common.model.concordance import Pairs, pairs
+from fedsteph.common.model.method_scores import MethodScores, MinusLocal
 from fedsteph.common.wire.messages import MergeReply, Refusal, Score
 
 METHODS = ("local", "ties", "model_average", "steph", "deployed")
@@ -60,73 +62,68 @@ def fold_result(workspace, fold: int, c: dict[str, float], t=T, e=E) -> FoldResu
 
 
 def scores_of(result, decimals: int) -> tuple[Score, ...]:
-    return tuple(Score(method, round(result["methods"][method]["mean"], decimals)) for method in METHODS)
+    return tuple(Score(method, round(result.methods[method].mean, decimals)) for method in METHODS)
 
 
 def test_a_methods_row():
     folds = [random_pairs(0), random_pairs(1), random_pairs(2, events=0.0)]
     row = method_row(folds, EVALUATION)
-    assert row["c_index"] == [folds[0].c_index, folds[1].c_index, None]
-    assert row["mean"] == pytest.approx((folds[0].c_index + folds[1].c_index) / 2)
-    assert row["fold_intervals_95"][2] is None
+    assert row.c_index == (folds[0].c_index, folds[1].c_index, None)
+    assert row.mean == pytest.approx((folds[0].c_index + folds[1].c_index) / 2)
+    assert row.fold_intervals_95[2] is None
     for fold in (0, 1):
-        low, high = row["fold_intervals_95"][fold]
-        assert 0 <= low <= row["c_index"][fold] <= high <= 1
-    low, high = row["interval_95"]
-    assert 0 <= low <= row["mean"] <= high <= 1
+        low, high = row.fold_intervals_95[fold]
+        assert 0 <= low <= row.c_index[fold] <= high <= 1
+    low, high = row.interval_95
+    assert 0 <= low <= row.mean <= high <= 1
     assert method_row(folds, EVALUATION) == row
 
 
 def test_a_row_without_a_comparable_pair():
     undefined = random_pairs(0, events=0.0)
-    assert method_row([undefined, undefined], EVALUATION) == {
-        "c_index": [None, None],
-        "fold_intervals_95": [None, None],
-        "mean": None,
-        "interval_95": None,
-    }
+    assert method_row([undefined, undefined], EVALUATION) == MethodScores((None, None), (None, None), None, None)
 
 
-def test_every_row_of_a_result(workspace):
+def test_every_row_of_a_result(workspace, tmp_path):
     folds = [fold_result(workspace, k, {"steph": steph, "local": 1 - steph}) for k, steph in enumerate((1, 0, 1))]
     result = target_result(workspace, folds, ["a", "b"])
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert list(result["methods"]) == list(METHODS)
-    for method, row in result["methods"].items():
+    assert TargetResult.of(json.loads(json.dumps(result.to_dict(), allow_nan=False)), tmp_path) == result
+    assert list(result.methods) == list(METHODS)
+    for method, row in result.methods.items():
         expected = [plain_c(fold.times, fold.events, fold.risk[method]) for fold in folds]
-        assert row["c_index"] == pytest.approx(expected)
-        assert row["mean"] == pytest.approx(sum(expected) / 3)
+        assert row.c_index == pytest.approx(expected)
+        assert row.mean == pytest.approx(sum(expected) / 3)
         k = METHODS.index(method)
-        assert row["learnable"] == 100 * k
+        assert row.learnable == 100 * k
         # Fold 1 has no Brier score, and none has an AUC.
-        assert list(row["further"]) == list(METRICS)
-        assert row["further"]["uno_c"] == pytest.approx(0.1 * k + (0.00 + 0.01 + 0.02) / 3)
-        assert row["further"]["brier"] == pytest.approx((0.25 + 2.25) / 2)
-        assert [value for name, value in row["further"].items() if name not in ("uno_c", "brier")] == [None] * 5
-    steph, local = (np.array(result["methods"][name]["c_index"]) for name in ("steph", "local"))
-    difference = result["steph_minus_local"]
-    assert difference["mean"] == pytest.approx(float((steph - local).mean()))
-    assert difference["folds_won"] == int((steph > local).sum()) == 2
-    assert difference["interval_95"][0] <= difference["mean"] <= difference["interval_95"][1]
-    deployed = result["deployed_minus_local"]
-    assert deployed == {key: difference[key] for key in ("mean", "interval_95", "folds_won")}  # it was STEPH everywhere
-    assert (difference["inner_steph"], difference["inner_local"]) == ([0.7] * 3, [0.6] * 3)
-    row = result["methods"]["steph"]
-    assert (row["gamma"], row["collapsed"], row["K"]) == ([0.05] * 3, [False, True, False], 2)
-    assert row["gamma_reason"] == ["told so"] * 3
-    assert row["sources"][0]["a"] == {"kept": 0.5, "w": 0.25, "lam": 1.0}
-    deployed = result["methods"]["deployed"]
-    assert (deployed["choice"], deployed["reason"]) == (["steph"] * 3, ["because"] * 3)
-    assert result["sources"] == ["a", "b"]
-    assert (result["n_patients"], result["n_events"], result["too_small"]) == (24, 12, None)
-    assert Path(result["models"]) == workspace.site.state / "deployed"
+        assert list(row.further) == list(METRICS)
+        assert row.further["uno_c"] == pytest.approx(0.1 * k + (0.00 + 0.01 + 0.02) / 3)
+        assert row.further["brier"] == pytest.approx((0.25 + 2.25) / 2)
+        assert [value for name, value in row.further.items() if name not in ("uno_c", "brier")] == [None] * 5
+    steph, local = (np.array(result.methods[name].c_index) for name in ("steph", "local"))
+    difference = result.steph_minus_local
+    assert difference.mean == pytest.approx(float((steph - local).mean()))
+    assert difference.folds_won == int((steph > local).sum()) == 2
+    assert difference.interval_95[0] <= difference.mean <= difference.interval_95[1]
+    deployed = result.deployed_minus_local  # it was STEPH everywhere
+    assert deployed == MinusLocal(difference.mean, difference.interval_95, difference.folds_won)
+    assert (difference.inner_steph, difference.inner_local) == ((0.7,) * 3, (0.6,) * 3)
+    row = result.steph
+    assert (row.gamma, row.collapsed, row.K) == ((0.05,) * 3, (False, True, False), 2)
+    assert row.gamma_reason == ("told so",) * 3
+    assert row.sources[0]["a"] == SourceUse(0.5, 0.25, 1.0)
+    deployed = result.deployed
+    assert (deployed.choice, deployed.reason) == (("steph",) * 3, ("because",) * 3)
+    assert result.sources == ("a", "b")
+    assert (result.n_patients, result.n_events, result.too_small) == (24, 12, None)
+    assert Path(result.models) == workspace.site.state / "deployed"
 
 
 @pytest.mark.parametrize(("K", "n_sources", "expected"), [(5, 2, 2), (5, 9, 5), (None, 3, 3)])
 def test_the_number_kept_is_at_most_that_of_the_sources(tmp_path, K, n_sources, expected):
     workspace = make_workspace(tmp_path, f"steph.K={'null' if K is None else K}", patients=6)
     result = target_result(workspace, [fold_result(workspace, 0, {})], [f"s{k}" for k in range(n_sources)])
-    assert result["methods"]["steph"]["K"] == expected
+    assert expected == result.methods["steph"].K
 
 
 @pytest.mark.parametrize(
@@ -140,13 +137,13 @@ def test_the_number_kept_is_at_most_that_of_the_sources(tmp_path, K, n_sources, 
 def test_a_target_too_small_to_evaluate_is_told_so(workspace, events, sentence):
     folds = [fold_result(workspace, k, {"steph": 1.0}, e=e) for k, e in enumerate(events)]
     result = target_result(workspace, folds, ["a", "b"])
-    json.dumps(result, allow_nan=False)
-    assert result["too_small"] == sentence
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert result.too_small == sentence
     undefined = [not e.any() for e in events]
-    for row in result["methods"].values():
-        assert [value is None for value in row["c_index"]] == undefined
-        assert (row["mean"] is None) == (row["interval_95"] is None) == all(undefined)
-    assert (result["steph_minus_local"]["mean"] is None) == all(undefined)
+    for row in result.methods.values():
+        assert [value is None for value in row.c_index] == undefined
+        assert (row.mean is None) == (row.interval_95 is None) == all(undefined)
+    assert (result.steph_minus_local.mean is None) == all(undefined)
 
 
 def test_what_may_leave_the_site(workspace):
@@ -172,7 +169,7 @@ def test_the_policy_decides_how_coarse_it_leaves_and_whether(workspace):
 def test_scores_leave_from_the_asked_number_of_pairs_on_counted_over_all_folds(workspace, n_folds):
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(n_folds)], ["a", "b"])
     comparable = sum(int(E[i]) for i in range(len(T)) for j in range(len(T)) if T[i] < T[j])
-    assert result["n_pairs"] == n_folds * comparable
+    assert result.n_pairs == n_folds * comparable
     enough, too_few = (Policy(min_pairs=n_folds * comparable + more) for more in (0, 1))
     assert public_view(result, {}, enough) == MergeReply("20-29", "10-19", (), scores_of(result, 2))
     assert public_view(result, {}, too_few) == MergeReply("20-29", "10-19", (), UNTOLD)

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
+from fedsteph.common.model.method_scores import MethodScores
 from fedsteph.common.report.c_index import c_index_picture, c_index_table
 from fedsteph.common.report.differences import difference_picture
 from fedsteph.common.report.page import Picture
@@ -51,21 +52,12 @@ def close(found: Any, expected: Any) -> bool:
 
 # ---------------------------------------------------------------- C-index
 
-ROWS: dict[str, dict[str, Any]] = {
-    "local": {
-        "c_index": [0.5, 0.6, 0.7],
-        "fold_intervals_95": [[0.4, 0.55], [0.5, 0.75], [0.7, 0.8]],
-        "mean": 0.6,
-        "interval_95": [0.52, 0.66],
-    },
-    "all undefined": {"c_index": [None] * 3, "fold_intervals_95": [None] * 3, "mean": None, "interval_95": None},
-    "STEPH $x_{": {
-        "c_index": [None, 0.65, 0.75],
-        "fold_intervals_95": [None, None, [0.6, 0.9]],
-        "mean": 0.7,
-        "interval_95": [0.61, 0.74],
-    },
-    "bare": {"c_index": [0.55, 0.45, 0.5], "mean": 0.5, "interval_95": None},
+NONE = (None, None, None)
+ROWS = {
+    "local": MethodScores((0.5, 0.6, 0.7), ((0.4, 0.55), (0.5, 0.75), (0.7, 0.8)), 0.6, (0.52, 0.66)),
+    "all undefined": MethodScores(NONE, NONE, None, None),
+    "STEPH $x_{": MethodScores((None, 0.65, 0.75), (None, None, (0.6, 0.9)), 0.7, (0.61, 0.74)),
+    "bare": MethodScores((0.55, 0.45, 0.5), NONE, 0.5, None),
 }
 SHOWN = ["local", "STEPH $x_{", "bare"]
 
@@ -75,9 +67,9 @@ def test_every_defined_fold_is_a_point_and_every_mean_a_diamond():
     expected = []
     for label in SHOWN:
         row = ROWS[label]
-        intervals = row.get("fold_intervals_95") or [None] * 3
-        expected += [(value, ends) for value, ends in zip(row["c_index"], intervals, strict=True) if value is not None]
-        expected.append((row["mean"], row["interval_95"]))
+        folds = zip(row.c_index, row.fold_intervals_95, strict=True)
+        expected += [(value, ends) for value, ends in folds if value is not None]
+        expected.append((row.mean, row.interval_95))
     assert len(found) == len(expected) == 3 + 1 + 2 + 1 + 3 + 1
     for (x, _, ends), (value, interval) in zip(found, expected, strict=True):
         assert x == value
@@ -136,7 +128,7 @@ def test_the_c_index_table_has_every_method_and_every_fold():
 
 def test_an_interval_that_leaves_its_mean_out_has_no_bar_backwards():
     """Resamples of a skewed C-index may lie on one side of it."""
-    row = {"c_index": [0.9], "fold_intervals_95": [[0.7, 0.8]], "mean": 0.9, "interval_95": [0.92, 0.95]}
+    row = MethodScores((0.9,), ((0.7, 0.8),), 0.9, (0.92, 0.95))
     ((x, _, first), (mean, _, second)) = points(axes_of(c_index_picture("c", {"m": row}, WHO)))
     assert (x, mean) == (0.9, 0.9)
     assert close(first, [0.7, 0.9])
@@ -145,10 +137,7 @@ def test_an_interval_that_leaves_its_mean_out_has_no_bar_backwards():
 
 @pytest.mark.parametrize("n", [1, 9, 13])
 def test_many_methods_and_folds_all_have_their_points(n):
-    rows = {
-        f"method {i}": {"c_index": [0.5 + 0.01 * i] * n, "fold_intervals_95": None, "mean": 0.5, "interval_95": None}
-        for i in range(n)
-    }
+    rows = {f"method {i}": MethodScores((0.5 + 0.01 * i,) * n, (None,) * n, 0.5, None) for i in range(n)}
     axes = axes_of(c_index_picture("c", rows, WHO))
     assert len(axes.containers) == n * (n + 1)
     assert [round(y) for _, y, _ in points(axes)] == [i for i in range(n) for _ in range(n + 1)]
@@ -156,13 +145,13 @@ def test_many_methods_and_folds_all_have_their_points(n):
 
 # ---------------------------------------------------------------- differences
 
-GAPS: dict[str, dict[str, Any]] = {
-    "worse": {"difference": -0.03, "interval_95": [-0.05, -0.01]},
-    "unsure": {"difference": 0.01, "interval_95": [-0.02, 0.03]},
-    "unknown": {"difference": None, "interval_95": None},
-    "better": {"difference": 0.04, "interval_95": [0.01, 0.08]},
-    "alone": {"difference": 0.02, "interval_95": None},
-    "just": {"difference": 0.005, "interval_95": [0.0, 0.01]},
+GAPS: dict[str, tuple[float | None, tuple[float, float] | None]] = {
+    "worse": (-0.03, (-0.05, -0.01)),
+    "unsure": (0.01, (-0.02, 0.03)),
+    "unknown": (None, None),
+    "better": (0.04, (0.01, 0.08)),
+    "alone": (0.02, None),
+    "just": (0.005, (0.0, 0.01)),
 }
 ORDER = ["better", "alone", "unsure", "just", "worse"]
 
@@ -172,8 +161,8 @@ def test_differences_are_drawn_largest_first_with_their_bars():
     found = points(axes)
     assert [y for _, y, _ in found] == [0, 1, 2, 3, 4]
     for label, (x, _, ends) in zip(ORDER, found, strict=True):
-        assert x == GAPS[label]["difference"]
-        interval = GAPS[label]["interval_95"]
+        gap, interval = GAPS[label]
+        assert x == gap
         assert (ends is None) == (interval is None)
         assert ends is None or close(ends, interval)
     assert [label.get_text() for label in axes.get_yticklabels()] == ORDER

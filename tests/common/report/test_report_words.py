@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedsteph.common.model.method_scores import MinusLocal
 from fedsteph.common.report.conclusion import against_local, over_targets, rounded
 from fedsteph.common.report.page import Code, Points, Table, Text
 from fedsteph.common.report.provenance import LIMITS, cost_section, limits_section, provenance_section
@@ -17,8 +18,8 @@ from fedsteph.common.report.transfer import decided, relayed, transfer_section
 from fedsteph.common.trust.audit_log import AuditLog, Event, Line, read_lines
 
 
-def gap(mean: float | None, low: float = 0.0, high: float = 0.0, won: int = 2, *, interval: bool = True) -> dict:
-    return {"mean": mean, "interval_95": [low, high] if interval else None, "folds_won": won}
+def gap(mean: float | None, low: float = 0.0, high: float = 0.0, won: int = 2, *, interval: bool = True) -> MinusLocal:
+    return MinusLocal(mean, (low, high) if interval else None, won)
 
 
 # ---------------------------------------------------------------- one target
@@ -100,7 +101,7 @@ def test_the_mean_over_targets_and_its_interval_against_drawn_samples():
     rng = np.random.default_rng(0)
     drawn = sum(
         rng.normal((low + high) / 2, (high - low) / 2 / 1.959964, 2_000_000)
-        for low, high in (one["interval_95"] for one in found if one["mean"] is not None)
+        for low, high in (one.interval_95 for one in found if one.mean is not None)
     )
     low, high = np.percentile(drawn / 3, [2.5, 97.5])
     text = over_targets("STEPH", found)
@@ -243,7 +244,7 @@ def test_a_site_s_decisions_in_all_runs_are_in_their_order(lines):
 
 
 def test_what_was_shared_leaves_empty_tables_out(lines):
-    failures = [{"site": "west", "phase": "train.merge", "reason": "it never answered"}]
+    failures = ["west in train.merge: it never answered"]
     full, empty = relayed(lines, "run-1"), relayed(lines, "run-3")
     section = transfer_section([full, empty], failures, "bfloat16, rank 8")
     assert section.blocks == [
@@ -251,7 +252,7 @@ def test_what_was_shared_leaves_empty_tables_out(lines):
             "What travelled: task vectors in bfloat16, rank 8, sealed for one recipient each and signed by the sender."
         ),
         full,
-        Points(["west in train.merge: it never answered"]),
+        Points(failures),
     ]
     assert transfer_section([empty], [], "float32").blocks[1:] == [Text("No envelope is in the audit logs at hand.")]
 

@@ -19,7 +19,7 @@ from fedsteph.client.attack.attack_vector import attack_vector
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.resampling import interval_of_mean
-from fedsteph.simulations.study.frontier import draw, frontier_csv, frontier_table, points, write_frontier
+from fedsteph.simulations.study.frontier import frontier_csv, frontier_table, points, write_frontier
 from fedsteph.simulations.study.run_study import prepare_study, run_study
 from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.tables import markdown
@@ -104,7 +104,7 @@ def test_the_files_say_what_the_results_say(attacked: tuple[Path, dict[str, Any]
 
 def test_the_same_results_draw_the_same_picture(attacked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, results = attacked
-    draw(results, tmp_path)
+    write_frontier(results, tmp_path)
     assert (tmp_path / "frontier.svg").read_bytes() == (out / "frontier.svg").read_bytes()
 
 

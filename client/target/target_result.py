@@ -1,0 +1,140 @@
+"""What a target finds out: the scores of all methods, and how its sources were screened and used (``result.json``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsteph.client.screening.verdict import Verdict
+from fedsteph.client.site.policy import Mode
+from fedsteph.client.steph.usage import SourceUse
+from fedsteph.client.target.evidence import AGAIN
+from fedsteph.common.config.recipe import SharingConfig, to_dict
+from fedsteph.common.config.schema import build
+from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.model.method_scores import MethodScores, MinusLocal
+
+
+@dataclass(frozen=True)
+class TrainedScores(MethodScores):
+    """A method that learned ``learnable`` parameters at the target; ``further``: means of metrics by name."""
+
+    further: dict[str, float | None]
+    learnable: int
+
+
+@dataclass(frozen=True)
+class StephScores(TrainedScores):
+    """STEPH, with its choice of gamma, whether it collapsed, and its use of the merged sources, by fold."""
+
+    gamma: tuple[float, ...]
+    gamma_reason: tuple[str, ...]
+    collapsed: tuple[bool, ...]
+    K: int
+    sources: tuple[dict[str, SourceUse], ...]
+
+    @property
+    def collapsed_folds(self) -> list[int]:
+        """The folds in which it collapsed."""
+        return [fold for fold, is_so in enumerate(self.collapsed) if is_so]
+
+
+@dataclass(frozen=True)
+class DeployedScores(TrainedScores):
+    """What is deployed: ``steph`` or ``local`` in each fold, and why."""
+
+    choice: tuple[str, ...]
+    reason: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScreenedFolds:
+    """What becomes of suspicious vectors, and per fold the verdict on each source."""
+
+    policy: Mode
+    folds: tuple[dict[str, Verdict], ...]
+
+
+@dataclass(frozen=True)
+class StephMinusLocal(MinusLocal):
+    """STEPH minus the local model, and the C-index of both in each fold's inner cross-validation."""
+
+    inner_steph: tuple[float | None, ...]
+    inner_local: tuple[float | None, ...]
+
+
+# Of the methods that are not TrainedScores.
+_ROWS: dict[str, type[MethodScores]] = {"steph": StephScores, "deployed": DeployedScores, "oracle": MethodScores}
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """The full result of a target; it stays at the site. Its fields are those of ``result.json``, in their order.
+
+    Args:
+        n_pairs: comparable pairs of test patients, over all folds.
+        too_small: a sentence if the target cannot be evaluated in all or in some folds.
+        models: the folder of the deployed models.
+        privacy_spent: of all vectors that the site shared, in words.
+        enhanced: each fold's enhanced model, below the site's state folder; None where every source was refused.
+    """
+
+    n_patients: int
+    n_events: int
+    n_pairs: int
+    sources: tuple[str, ...]
+    sharing: SharingConfig
+    screening: ScreenedFolds
+    too_small: str | None
+    methods: dict[str, MethodScores]
+    deployed_minus_local: MinusLocal
+    steph_minus_local: StephMinusLocal
+    models: str
+    privacy_spent: str
+    enhanced: tuple[str | None, ...]
+
+    @property
+    def trained(self) -> dict[str, TrainedScores]:
+        """All methods but an oracle."""
+        return {name: row for name, row in self.methods.items() if isinstance(row, TrainedScores)}
+
+    @property
+    def steph(self) -> StephScores:
+        """STEPH's row of the methods."""
+        row = self.methods["steph"]
+        assert isinstance(row, StephScores)
+        return row
+
+    @property
+    def deployed(self) -> DeployedScores:
+        """The deployed model's row of the methods."""
+        row = self.methods["deployed"]
+        assert isinstance(row, DeployedScores)
+        return row
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        return to_dict(self)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], where: Path) -> TargetResult:
+        """Take what :meth:`to_dict` gave.
+
+        Raises:
+            ModelFileError: an earlier version wrote the file ``where``.
+        """
+        try:
+            result = build(cls, {**content, "methods": {}}, where)
+            for name, row in content["methods"].items():
+                result.methods[name] = build(_ROWS.get(name, TrainedScores), row, where)
+            return result
+        except (ConfigError, KeyError) as error:
+            raise ModelFileError("is of an earlier version", where=where, remedy=AGAIN) from error
+
+    @classmethod
+    def read(cls, path: Path) -> TargetResult:
+        """Read ``result.json``; errors as :meth:`of`."""
+        return cls.of(json.loads(path.read_text()), path)

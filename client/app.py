@@ -29,7 +29,8 @@ from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import DataError, FedstephError, ProtocolError
 from fedsteph.common.host.lock import exclusive
-from fedsteph.common.host.progress import ProgressLog
+from fedsteph.common.host.progress import part
+from fedsteph.common.host.progress_log import ProgressLog
 from fedsteph.common.trust.audit_log import Decision, Event
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.messages import Average, Hello, Merge, RunId, Share, TrainLocal
@@ -72,16 +73,13 @@ def train_local(message: Message, context: Context) -> Message:
         if not request.every_fold:
             require_shareable(workspace)  # fail before training if this source may not share
         site_log(site).info("%s", workspace.cohort.storage)
-        progress = ProgressLog(site.state, site.name)
+        log = ProgressLog(site.state, site.name)
         folds = [partial(workspace.local_model, fold) for fold in range(len(workspace.splits))]
         trainings = folds if request.every_fold else [partial(shared_model, workspace)]
         for done, training in enumerate(trainings):
-
-            def on_share(share: float, done: int = done) -> None:
-                progress.report(protocol.LOCAL, done + share, len(trainings), f"model {done + 1} of {len(trainings)}")
-
-            training(on_share)
-        progress.report(protocol.LOCAL, len(trainings), len(trainings))
+            progress = partial(log.report, protocol.LOCAL, message=f"model {done + 1} of {len(trainings)}")
+            training(part(progress, done, len(trainings)))
+        log.report(protocol.LOCAL, len(trainings), len(trainings))
         patients, events = len(workspace.cohort), int(workspace.cohort.events.sum())
         policy = site.require_policy()
         return messages.TrainLocalReply(policy.band("patients", patients), policy.band("events", events)), {}

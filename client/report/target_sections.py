@@ -8,13 +8,14 @@ from typing import Any
 
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report import calibration, risk_groups, routing
-from fedsteph.client.report.analysis import Analysis, OnStep, silent
+from fedsteph.client.report.analysis import Analysis
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in
 from fedsteph.client.target.evidence import Evidence
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import FedstephError
+from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.c_index import c_index_picture, c_index_table
 from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.report.page import Block, Picture, Points, Section, Table
@@ -52,7 +53,7 @@ def target_sections(
     site: Site,
     files: TargetFiles,
     result: Mapping[str, Any],
-    on_step: OnStep = silent,
+    progress: NamedProgress = unseen,
     *,
     among_others: bool = False,
 ) -> list[Section]:
@@ -79,7 +80,7 @@ def target_sections(
         Section("How well patients are ranked", [ranking, *_tables(rows)], 3),
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
-        Section("Where the knowledge came from", _knowledge(site, files, found, result, who, on_step), 3),
+        Section("Where the knowledge came from", _knowledge(site, files, found, result, who, progress), 3),
     ]
 
 
@@ -102,7 +103,7 @@ def _tables(rows: Mapping[str, Mapping[str, Any]]) -> list[Block]:
 
 
 def _knowledge(
-    site: Site, files: TargetFiles, found: Evidence, result: Mapping[str, Any], who: str, on_step: OnStep
+    site: Site, files: TargetFiles, found: Evidence, result: Mapping[str, Any], who: str, progress: NamedProgress
 ) -> Sequence[Block]:
     blocks: list[Block] = [Points([*_collapses(files, result), *screening(result)])]
     blocks.append(routing.end_picture(f"{site.name}.sources", found, who))
@@ -112,14 +113,14 @@ def _knowledge(
     look = Analysis.of(site, files)
     for fold in dict.fromkeys((look.fold, *collapsed_folds(result))):
         blocks.append(Analysis.of(site, files, fold).dynamics_picture())
-    blocks.append(look.sar_picture(look.sar(on_step)))
-    return [*blocks, _landscape(look, on_step)]
+    blocks.append(look.sar_picture(look.sar(progress)))
+    return [*blocks, _landscape(look, progress)]
 
 
-def _landscape(look: Analysis, on_step: OnStep) -> Picture:
+def _landscape(look: Analysis, progress: NamedProgress) -> Picture:
     """The loss landscape; a sentence if the site's data or device, which only it needs, are not available."""
     try:
-        return look.landscape_picture(look.landscape(on_step=on_step))
+        return look.landscape_picture(look.landscape(progress=progress))
     except FedstephError as error:
         instead = f"It needs the site's data as they were: {error.what}."
         return Picture(f"{look.name}.landscape", "Loss over the merge's two coefficients", instead=instead)

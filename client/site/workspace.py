@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +16,13 @@ from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
 from fedsteph.client.training.local import train_local
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model import abmil
 
 METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
-OnShare = Callable[[float], None]  # called with the share of one training that is done, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -100,19 +100,13 @@ class Workspace:
         """The fold's test patients."""
         return self.cohort.subset(self.splits[fold].test)
 
-    def local_model(self, fold: int, report: OnShare = lambda share: None) -> abmil.ABMIL:
+    def local_model(self, fold: int, progress: Progress = silent) -> abmil.ABMIL:
         """The site's own model of a fold: loaded if it was trained before, else trained and saved."""
         path = self.local_path(fold)
         if not path.exists():
             train = self.train_part(fold)
-            model = train_local(
-                train,
-                self.recipe,
-                label=f"fold {fold}",
-                device=self.device,
-                checkpoint=path.with_suffix(".checkpoint"),
-                on_epoch=lambda done, total: report(done / total),
-            )
+            run = TrainingRun(self.device, path.with_suffix(".checkpoint"), progress)
+            model = train_local(train, self.recipe, label=f"fold {fold}", run=run)
             reference = reference_risks(model, train, self.device)
             save_abmil(
                 path,

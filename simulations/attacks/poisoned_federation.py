@@ -12,6 +12,7 @@ from fedsteph.client.models.model_file import load_abmil, save_abmil
 from fedsteph.client.sharing.outgoing import as_received, shared_vector
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -31,8 +32,8 @@ class Source:
         """The task vector that the honest source shares."""
         if not self.is_half:
             return shared_vector(self.workspace)
-        recipe, device = self.workspace.recipe, self.workspace.device
-        return self.kept("local", lambda: train_local(self.train, recipe, label=self.name, device=device))
+        recipe, run = self.workspace.recipe, TrainingRun(self.workspace.device)
+        return self.kept("local", lambda: train_local(self.train, recipe, label=self.name, run=run))
 
     def kept(self, what: str, train: Callable[[], ABMIL]) -> TaskVector:
         """The vector of a model, as its recipients receive it; the model is trained once and saved as ``what``."""

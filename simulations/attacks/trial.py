@@ -115,10 +115,10 @@ def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
 
 def _screened(task: Task) -> dict[Mode, FoldResult]:
     """The fold's result under each policy; without a suspicious source they are all the same."""
-    report = enhance_fold(task, lambda done: None)
+    report = enhance_fold(task)
     if not any(verdict.suspicious for verdict in report.verdicts.values()):
         return dict.fromkeys(MODES, report)
-    return {mode: report if mode == "report" else enhance_fold(task, lambda done: None, mode) for mode in MODES}
+    return {mode: report if mode == "report" else enhance_fold(task, mode=mode) for mode in MODES}
 
 
 def _suspicions(verdicts: Mapping[str, Verdict], malicious: Sequence[str]) -> dict[str, Any]:

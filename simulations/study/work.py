@@ -28,11 +28,11 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
 from fedsteph.client.training.batch import predict_hazards, risks
 from fedsteph.client.training.residency import release
-from fedsteph.client.training.survival_fit import OnEpoch, silent
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import TrainingError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.model.survival import risk_score
 from fedsteph.simulations.study.costs import Meter, gigaflops
@@ -43,7 +43,7 @@ from fedsteph.simulations.study.vector_attack import attack
 _OPEN_WORKSPACES = 32
 
 
-def _local(task: Task, on_epoch: OnEpoch) -> Trained:
+def _local(task: Task, progress: Progress) -> Trained:
     return Trained(task.local, learnable_parameters(task.local))
 
 

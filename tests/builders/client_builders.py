@@ -18,12 +18,14 @@ from fedsteph.client.data.splits import Split
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 CPU = torch.device("cpu")
+ON_CPU = TrainingRun(CPU)
 SMALL = Architecture(width=6, embed=8, attention=5, n_bins=4)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from client_builders import CPU, Spy, equal, make_workspace, state_of
+from client_builders import ON_CPU, Spy, equal, make_workspace, state_of
 from method_builders import ids
 
 import fedsteph.client.evaluation.inner_folds
@@ -47,7 +47,7 @@ def test_no_bag_of_another_patient_is_even_read(workspace, monkeypatch):
 
 def test_each_model_is_the_local_training_of_its_part(workspace):
     for part in inner_folds(workspace, 0):
-        model = train_local(part.train, workspace.recipe, label=part.label, device=CPU)
+        model = train_local(part.train, workspace.recipe, label=part.label, run=ON_CPU)
         assert equal(state_of(part.local), state_of(model))
         assert part.local.dropout == workspace.recipe.model.dropout
 
@@ -70,12 +70,9 @@ def test_a_second_call_trains_nothing(workspace, monkeypatch):
 
 
 def test_an_interrupted_division_trains_the_rest_alone(workspace, monkeypatch):
-    def stop(j):
-        def on_epoch(done, total):
-            if j == 2:
-                raise KeyboardInterrupt
-
-        return on_epoch
+    def stop(done, total):
+        if done > 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         inner_folds(workspace, 0, stop)
@@ -112,8 +109,8 @@ def test_a_training_part_with_fewer_patients_than_folds_has_none(tmp_path, patie
 
 def test_progress_is_told_of_each_fold_s_training(workspace):
     told = []
-    inner_folds(workspace, 0, lambda j: lambda done, total: told.append((j, done, total)))
-    assert told == [(j, done, 2) for j in range(3) for done in (1, 2)]
+    inner_folds(workspace, 0, lambda *done: told.append(done))
+    assert told == [(k / 2, 3) for k in range(1, 7)]
 
 
 def test_a_split_error_of_anything_else_is_not_swallowed(workspace, monkeypatch):

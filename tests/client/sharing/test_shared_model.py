@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from client_builders import equal, m0_of, make_workspace, state_of
+from client_builders import ON_CPU, equal, m0_of, make_workspace, state_of
 from keys_and_rosters import membership_of, roster_of, under
 from sites import make_site
 
@@ -98,7 +98,7 @@ def test_a_reference_training_has_the_same_noise_whatever_its_size(workspace: Wo
 
     monkeypatch.setattr(module, "train_private", watched)
     half = workspace.cohort.subset([patient.id for patient in workspace.cohort.patients[:9]])
-    train_shareable(workspace, half, label="half")
+    train_shareable(workspace, half, label="half", run=ON_CPU)
     assert seen == [Mechanism(5.0, 1.0, 4)] * 2  # the shared one's, and the half's
 
 

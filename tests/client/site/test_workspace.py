@@ -34,8 +34,8 @@ def test_the_parts_are_those_of_the_split_files(tmp_path):
 def test_the_same_request_finds_its_folder_and_its_model(monkeypatch, tmp_path):
     workspace = make_workspace(tmp_path, patients=12)
     spy, seen = Spy(monkeypatch, fedsteph.client.site.workspace, "train_local"), []
-    model = workspace.local_model(1, seen.append)
-    assert seen == [0.5, 1.0]
+    model = workspace.local_model(1, lambda *done: seen.append(done))
+    assert seen == [(1, 2), (2, 2)]
     again = reopened(workspace)
     assert (again.folder, again.base_folder) == (workspace.folder, workspace.base_folder)
     assert equal(state_of(again.local_model(1)), state_of(model))

@@ -21,6 +21,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import COLLAPSED_BELOW
 from fedsteph.client.target.fold import enhance_fold, steps
 from fedsteph.client.target.fold_result import FoldResult
+from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -31,8 +32,8 @@ def task_of(workspace: Workspace, vectors, fold: int = 0) -> Task:
     return Task(workspace, fold, vectors, workspace.folder / "merge" / f"fold_{fold}")
 
 
-def enhanced(workspace: Workspace, vectors, fold: int = 0, on_step=lambda done: None) -> FoldResult:
-    return enhance_fold(task_of(workspace, vectors, fold), on_step)
+def enhanced(workspace: Workspace, vectors, fold: int = 0, progress=silent) -> FoldResult:
+    return enhance_fold(task_of(workspace, vectors, fold), progress)
 
 
 def plain_risk(hazards: torch.Tensor) -> float:
@@ -179,12 +180,12 @@ def test_a_stopped_fold_goes_on_to_the_same_models(monkeypatch, done, tmp_path):
     class StoppedError(Exception):
         pass
 
-    def stop(share: float) -> None:
-        if share > n_steps - 1.6:  # in the middle of STEPH's own training
+    def stop(done: float, total: float) -> None:
+        if done > n_steps - 1.6:  # in the middle of STEPH's own training
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        enhanced(other, vectors, on_step=stop)
+        enhanced(other, vectors, progress=stop)
     fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     again = enhanced(other, vectors)
     assert trained(fits) == [0, 1]
@@ -196,9 +197,10 @@ def test_a_stopped_fold_goes_on_to_the_same_models(monkeypatch, done, tmp_path):
 def test_progress_never_goes_back_and_ends_at_the_number_of_trainings(tmp_path):
     workspace, seen = make_workspace(tmp_path), []
     vectors = make_vectors(workspace.recipe, 2)
-    enhanced(workspace, vectors, on_step=seen.append)
+    enhanced(workspace, vectors, progress=lambda *done: seen.append(done))
     assert seen == sorted(seen)
-    assert seen[-1] == steps(task_of(workspace, vectors)) == 2 + 2 * 2 + 1 + 1
+    n = 2 + 2 * 2 + 1 + 1
+    assert seen[-1] == (n, steps(task_of(workspace, vectors))) == (n, n)
 
 
 def test_the_comparators_are_those_of_the_recipe_in_its_order(tmp_path):

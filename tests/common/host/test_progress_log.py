@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedsteph.common.host import progress
-from fedsteph.common.host.progress import FILE, Progress, ProgressLog, read_progress
+from fedsteph.common.host import progress_log
+from fedsteph.common.host.progress_log import FILE, ProgressLine, ProgressLog, read_progress
 
 
 class Clock:
@@ -16,7 +16,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(progress_log, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_lines_come_back(tmp_path: Path, clock: Clock) -> None:
     log.report("train.local", 1 / 3, 5)
     log.report("train.local", 5, 5)
     assert read_progress((tmp_path / "new" / "folder" / FILE).read_text()) == [
-        Progress('si"te\n', "train.local", 0.333, 5),
-        Progress('si"te\n', "train.local", 5, 5),
+        ProgressLine('si"te\n', "train.local", 0.333, 5),
+        ProgressLine('si"te\n', "train.local", 5, 5),
     ]
 
 

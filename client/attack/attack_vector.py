@@ -25,7 +25,7 @@ from fedsteph.client.privacy.accounting import epsilon
 from fedsteph.client.privacy.dp_settings import Guarantee
 from fedsteph.client.sharing.attack_result import FORMAT, content_digest, write_result
 from fedsteph.client.sharing.outgoing import as_received
-from fedsteph.client.sharing.shared_model import guarantee, shared_model
+from fedsteph.client.sharing.shared_model import guarantee, shared_model, train_shared
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.config.recipe import digest, to_dict
@@ -153,7 +153,7 @@ def train_references(
         raise ConfigError(str(error), where="--references", remedy="Leave it at 16, or give more") from error
     cohort, total = _candidates(workspace), n_references + 2
     with exclusive(workspace.site.state, wait=True):  # a message of the server must not train it at the same time
-        shared = shared_model(workspace, part(progress, 0, total))
+        shared = train_shared(workspace, part(progress, 0, total))
     return reference_vectors(workspace, shared, cohort, n_references, part(progress, 1, total, n_references))
 
 

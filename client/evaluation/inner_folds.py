@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.splits import make_splits
-from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.models.local_file import load_trained, train_file
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.client.training.local import train_local
 from fedsteph.client.training.loop import derive_seed
-from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.errors import SplitError
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import ABMIL
@@ -47,10 +45,7 @@ def inner_folds(workspace: Workspace, fold: int, progress: Progress = silent) ->
     for j, split in enumerate(splits):
         train, name = cohort.subset(split.train), f"{label}, inner fold {j}"
         path = workspace.fold_folder(fold) / f"inner_{j}_of_{n}.safetensors"
-        if not path.exists():
-            run = TrainingRun(workspace.device, path.with_suffix(".checkpoint"), part(progress, j, n))
-            model = train_local(train, recipe, label=name, run=run)
-            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=cohort.encoder)
-        local = load_abmil(path, dropout=recipe.model.dropout)
-        found.append(InnerFold(name, train, cohort.subset(split.test), local))
+        here, device = part(progress, j, n), workspace.device
+        train_file(path, train, recipe, label=name, device=device, progress=here, with_reference=False)
+        found.append(InnerFold(name, train, cohort.subset(split.test), load_trained(path, recipe)))
     return found

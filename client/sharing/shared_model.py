@@ -10,10 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.models.local_file import load_trained
+from fedsteph.client.models.model_file import save_abmil
 from fedsteph.client.privacy.dp_settings import DpSgd, Guarantee
 from fedsteph.client.privacy.dp_sgd import train_private
 from fedsteph.client.privacy.trained_part import TrainedPart
+from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
@@ -27,30 +29,43 @@ from fedsteph.common.model.abmil import ABMIL, pinned_model
 _GUARANTEE = "guarantee.json"
 
 
-def shared_model(workspace: Workspace, progress: Progress = silent) -> ABMIL:
-    """The model whose vector is shared: loaded if it was trained before, else trained and saved.
+def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
+    """Train the model whose vector is shared, unless it was trained before, and return it.
 
     Raises:
         ConfigError: DP-SGD would train layers that the federation does not share.
     """
     if workspace.site.dp_sgd is None:
-        return workspace.local_model(0, progress)
+        return train_own(workspace, 0, progress)
     _require_shared(workspace)
-    path = _folder(workspace) / "shared.safetensors"
+    path = _shared_path(workspace)
     if not path.exists():
         cohort = workspace.train_part(0)
         found = _settings(workspace).guarantee(len(cohort))
         model = _private(workspace, cohort, found, TrainingRun(workspace.device, path.with_suffix(".npz"), progress))
         atomic.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
         save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=cohort.encoder)
-    return load_abmil(path, dropout=workspace.recipe.model.dropout)
+    return shared_model(workspace)
+
+
+def shared_model(workspace: Workspace) -> ABMIL:
+    """The model whose vector is shared, as :func:`train_shared` left it.
+
+    Raises:
+        ConfigError: as :func:`train_shared`.
+        ModelFileError: it was not trained yet, or its file is damaged.
+    """
+    if workspace.site.dp_sgd is None:
+        return workspace.local_model(0)
+    _require_shared(workspace)
+    return load_trained(_shared_path(workspace), workspace.recipe)
 
 
 def guarantee(workspace: Workspace) -> Guarantee | None:
     """The privacy guarantee of the shared model's training; None without differential privacy.
 
     Raises:
-        ModelFileError: its file is damaged.
+        ModelFileError: the shared model was not trained yet, or the file is damaged.
     """
     if workspace.site.dp_sgd is None:
         return None
@@ -95,8 +110,8 @@ def kept_model(workspace: Workspace) -> ABMIL | None:
     """The model whose vector other sites may hold; None if the site uses DP-SGD and has not trained it yet."""
     if workspace.site.dp_sgd is None:
         return workspace.local_model(0)
-    path = _folder(workspace) / "shared.safetensors"
-    return load_abmil(path, dropout=workspace.recipe.model.dropout) if path.exists() else None
+    path = _shared_path(workspace)
+    return load_trained(path, workspace.recipe) if path.exists() else None
 
 
 def _require_shared(workspace: Workspace) -> None:
@@ -115,6 +130,10 @@ def _is_shared(settings: DpSgd, layers: str) -> bool:
         or settings.trains == "encoder"
         or (settings.trains == "attention") == (layers == "attention")
     )
+
+
+def _shared_path(workspace: Workspace) -> Path:
+    return _folder(workspace) / "shared.safetensors"
 
 
 def _folder(workspace: Workspace) -> Path:

@@ -11,15 +11,12 @@ import torch
 from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.splits import Split, make_splits, read_splits
-from fedsteph.client.models.model_file import load_abmil, reference_risks, save_abmil
+from fedsteph.client.models.local_file import load_trained
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
-from fedsteph.client.training.local import train_local
-from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
-from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model import abmil
 
 METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
@@ -100,22 +97,13 @@ class Workspace:
         """The fold's test patients."""
         return self.cohort.subset(self.splits[fold].test)
 
-    def local_model(self, fold: int, progress: Progress = silent) -> abmil.ABMIL:
-        """The site's own model of a fold: loaded if it was trained before, else trained and saved."""
-        path = self.local_path(fold)
-        if not path.exists():
-            train = self.train_part(fold)
-            run = TrainingRun(self.device, path.with_suffix(".checkpoint"), progress)
-            model = train_local(train, self.recipe, label=f"fold {fold}", run=run)
-            reference = reference_risks(model, train, self.device)
-            save_abmil(
-                path,
-                model,
-                m0_sha256=str(self.recipe.model.m0_sha256),
-                encoder=self.cohort.encoder,
-                reference=reference,
-            )
-        return load_abmil(path, dropout=self.recipe.model.dropout)
+    def local_model(self, fold: int) -> abmil.ABMIL:
+        """The site's own model of a fold, as trained before (:func:`fedsteph.client.site.own_models.train_own`).
+
+        Raises:
+            ModelFileError: it was not trained yet, or its file is damaged.
+        """
+        return load_trained(self.local_path(fold), self.recipe)
 
 
 def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:

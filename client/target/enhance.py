@@ -8,6 +8,7 @@ from typing import Any
 
 from fedsteph.client.methods.task import Task, vectors_digest
 from fedsteph.client.sharing.spending import spent
+from fedsteph.client.site.own_models import train_every_fold
 from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -59,6 +60,7 @@ def enhance(
         raise VectorFileError("there is none to merge", where="vectors", remedy="Give at least one source's")
     for name, vector in vectors.items():
         _require_usable(workspace, name, vector)
+    train_every_fold(workspace)
     return enhance_target(workspace, dict(sorted(vectors.items())), report)
 
 
@@ -87,6 +89,7 @@ def enhance_target(
     M0 + tau_t must equal the local model, with which all methods are compared and which lam = 1 gives back.
 
     Args:
+        workspace: with the site's own model of every fold.
         vectors: source -> received task vector.
         progress: in trainings.
         globals_by_fold: per fold, method -> encoder trained together with the other sites, as a vector from M0.

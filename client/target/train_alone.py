@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from fedsteph.client.data.bags import open_cohort
-from fedsteph.client.models.model_file import reference_risks, save_abmil
+from fedsteph.client.models.local_file import train_file
+from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import method_row
 from fedsteph.client.training.batch import risks
-from fedsteph.client.training.local import train_local
-from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.host.progress import Progress, part, silent
@@ -42,22 +41,13 @@ def train_site(site: Site, config: Config | None = None, report: Progress = sile
     recipe, n_folds = workspace.recipe, len(workspace.splits)
     tested = []
     for fold in range(n_folds):
-        model = workspace.local_model(fold, part(report, fold, n_folds + 1))
+        model = train_own(workspace, fold, part(report, fold, n_folds + 1))
         test = workspace.test_part(fold)
         risk = risks(model, test, workspace.device)
         tested.append(pairs(risk, test.times, test.events))
     path = workspace.folder / "model.safetensors"
-    if not path.exists():
-        run = TrainingRun(workspace.device, path.with_suffix(".checkpoint"), part(report, n_folds, n_folds + 1))
-        final = train_local(workspace.cohort, recipe, label="all patients", run=run)
-        reference = reference_risks(final, workspace.cohort, workspace.device)
-        save_abmil(
-            path,
-            final,
-            m0_sha256=str(recipe.model.m0_sha256),
-            encoder=workspace.cohort.encoder,
-            reference=reference,
-        )
+    last, device = part(report, n_folds, n_folds + 1), workspace.device
+    train_file(path, workspace.cohort, recipe, label="all patients", device=device, progress=last)
     write_card(path, workspace, None, "local", None)
     return {
         "site": site.name,

@@ -20,8 +20,9 @@ from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
 from fedsteph.client.sharing.averaging_rounds import read_global
 from fedsteph.client.sharing.outgoing import shared_vector
-from fedsteph.client.sharing.shared_model import shared_model
+from fedsteph.client.sharing.shared_model import train_shared
 from fedsteph.client.site.device import resolve_device
+from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
@@ -128,7 +129,7 @@ class Worker:
                 return attack(workspace, unit.kind, unit.references)
         if unit.kind == "base":
             with meter:
-                workspace.local_model(unit.fold) if unit.dp_sgd is None else shared_model(workspace)
+                train_own(workspace, unit.fold) if unit.dp_sgd is None else train_shared(workspace)
             return {}
         if unit.kind == "inner":
             with meter:

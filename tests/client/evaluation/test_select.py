@@ -39,7 +39,7 @@ def selected(cohort, recipe, folder, n_sources: int = 2, fold: int = 0, **option
 
 
 def spies_on_trainings(monkeypatch) -> tuple[Spy, Spy]:
-    return Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "train_local"), Spy(
+    return Spy(monkeypatch, fedsteph.client.models.local_file, "train_local"), Spy(
         monkeypatch, fedsteph.client.evaluation.select, "fit_steph"
     )
 

@@ -19,7 +19,7 @@ from fedsteph.simulations.attacks import vectors
 
 
 def enhanced(federation, sent: dict[str, TaskVector], screening: str = "refuse"):
-    return enhance_target(federation.under(screening), sent, lambda done, total: None)
+    return enhance_target(federation.under(screening), sent)
 
 
 def replaced(federation, **poisoned: TaskVector) -> dict[str, TaskVector]:
@@ -92,7 +92,7 @@ def test_a_copy_of_what_a_private_target_shares_is_caught_too(federation):
         TaskVector.between(target.local_model(0), pinned_model(target.recipe.model)),
     )
     assert abs(float(torch.cosine_similarity(copy.flat(), own.flat(), dim=0))) < 0.5
-    result = enhance_target(target, replaced(federation, birch=copy), lambda done, total: None)
+    result = enhance_target(target, replaced(federation, birch=copy))
     for fold in result["screening"]["folds"]:
         assert "it is a copy of the target's own vector" in fold["birch"]["reason"]
 

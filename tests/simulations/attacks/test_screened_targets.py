@@ -16,6 +16,7 @@ from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks import vectors
+from fedsteph.simulations.attacks.poisoned_federation import trained_vector
 
 
 def enhanced(federation, sent: dict[str, TaskVector], screening: str = "refuse"):
@@ -88,7 +89,7 @@ def test_a_copy_of_what_a_private_target_shares_is_caught_too(federation):
     """Its own models are no relatives of it."""
     target = federation.target.sharing(DpSgd(noise=5.0, epochs=3))
     copy, own = (
-        0.7 * shared_vector(target),
+        0.7 * trained_vector(target),
         TaskVector.between(target.local_model(0), pinned_model(target.recipe.model)),
     )
     assert abs(float(torch.cosine_similarity(copy.flat(), own.flat(), dim=0))) < 0.5

@@ -38,8 +38,7 @@ def outgoing(
 ) -> tuple[dict[str, bytes], dict[str, FedstephError]]:
     """Seal the vector of this site's fold 0, one envelope per recipient that the policy allows.
 
-    Args:
-        model_of: gives the shared model; called if a recipient is allowed. By default one that was trained before.
+    ``model_of`` gives the shared model, if a recipient is allowed; by default one that was trained before.
 
     Returns:
         recipient -> envelope, and recipient -> reason of the refusal.
@@ -47,7 +46,6 @@ def outgoing(
     Raises:
         ProtocolError: a recipient is not another site's name.
         VectorRangeError: the vector does not fit the recipe's dtype.
-        ModelFileError: the shared model was not trained yet.
         LedgerError: the privacy ledger does not match the audit log, so the epsilon spent so far is unknown.
     """
     own, audit = workspace.site.name, workspace.site.audit

@@ -33,7 +33,7 @@ def fit_steph(
     run: TrainingRun,
     dynamics: Dynamics | None = None,
 ) -> Steph:
-    """Train the hypernetworks and the head on all of ``cohort``.
+    """Train the hypernetworks and the head on all of ``cohort``; return the model after the last epoch.
 
     Args:
         local: the target's own model of the same training part: its vector is mixed, and with ``start: local``
@@ -41,9 +41,6 @@ def fit_steph(
         gamma: weight of the aggregation loss.
         label: name of the training part, from which the seed is derived.
         dynamics: records w and lam in every epoch, which are then logged too.
-
-    Returns:
-        the model after the last epoch, in evaluation mode, on the run's device.
 
     Raises:
         VectorMismatchError: as :meth:`Mixture.of`.

@@ -30,7 +30,8 @@ from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import DataError, FedstephError, ProtocolError
 from fedsteph.common.host.lock import exclusive
-from fedsteph.common.host.progress import ProgressLog
+from fedsteph.common.host.progress import part
+from fedsteph.common.host.progress_log import ProgressLog
 from fedsteph.common.trust.audit_log import Decision, Event
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.messages import Average, Hello, Merge, RunId, Share, TrainLocal
@@ -67,22 +68,20 @@ def train_local(message: Message, context: Context) -> Message:
 
     def answer(site: Site, member: Membership, request: TrainLocal, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.outgoing import require_shareable
-        from fedsteph.client.sharing.shared_model import shared_model
+        from fedsteph.client.sharing.shared_model import train_shared
+        from fedsteph.client.site.own_models import train_own
 
         workspace = _workspace(site, request)
         if not request.every_fold:
             require_shareable(workspace)  # fail before training if this source may not share
         site_log(site).info("%s", workspace.cohort.storage)
-        progress = ProgressLog(site.state, site.name)
-        folds = [partial(workspace.local_model, fold) for fold in range(len(workspace.splits))]
-        trainings = folds if request.every_fold else [partial(shared_model, workspace)]
+        log = ProgressLog(site.state, site.name)
+        folds = [partial(train_own, workspace, fold) for fold in range(len(workspace.splits))]
+        trainings = folds if request.every_fold else [partial(train_shared, workspace)]
         for done, training in enumerate(trainings):
-
-            def on_share(share: float, done: int = done) -> None:
-                progress.report(protocol.LOCAL, done + share, len(trainings), f"model {done + 1} of {len(trainings)}")
-
-            training(on_share)
-        progress.report(protocol.LOCAL, len(trainings), len(trainings))
+            progress = partial(log.report, protocol.LOCAL, message=f"model {done + 1} of {len(trainings)}")
+            training(part(progress, done, len(trainings)))
+        log.report(protocol.LOCAL, len(trainings), len(trainings))
         patients, events = len(workspace.cohort), int(workspace.cohort.events.sum())
         policy = site.require_policy()
         return messages.TrainLocalReply(policy.band("patients", patients), policy.band("events", events)), {}
@@ -126,8 +125,10 @@ def share(message: Message, context: Context) -> Message:
 
     def answer(site: Site, member: Membership, request: Share, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.outgoing import outgoing
+        from fedsteph.client.sharing.shared_model import train_shared
 
-        sealed, refused = outgoing(_workspace(site, request), member, request.id, request.recipients)
+        # A target with DP-SGD has trained the models that it keeps, not the one that it shares.
+        sealed, refused = outgoing(_workspace(site, request), member, request.id, request.recipients, train_shared)
         _warn(site, "kept the vector from", refused)
         reasons = tuple(messages.Refusal.of(error, name) for name, error in refused.items())
         return messages.ShareReply(reasons), sealed
@@ -142,6 +143,7 @@ def merge(message: Message, context: Context) -> Message:
     def answer(site: Site, member: Membership, request: Merge, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.averaging_rounds import kept_globals
         from fedsteph.client.sharing.incoming import incoming
+        from fedsteph.client.site.own_models import train_every_fold
         from fedsteph.client.target.enhance import enhance_target
         from fedsteph.client.target.results import public_view
 
@@ -157,6 +159,7 @@ def merge(message: Message, context: Context) -> Message:
             at = min(int(done * folds / total) + 1, folds)
             progress.report(protocol.MERGE, done, total, f"fold {at} of {folds}")
 
+        train_every_fold(workspace)  # where the data have changed since its training phase
         result = enhance_target(workspace, vectors, report, together)
         if site.file.page:
             progress.report(protocol.MERGE, 1, 1, "drawing its page")

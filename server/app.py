@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import ConfigError, FedstephError
 from fedsteph.common.host import atomic
-from fedsteph.common.host.progress import ProgressLog
+from fedsteph.common.host.progress_log import ProgressLog
 from fedsteph.common.trust.audit_log import AuditLog
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import read_roster

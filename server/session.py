@@ -23,7 +23,7 @@ T = TypeVar("T")
 Envelopes: TypeAlias = Mapping[int, Mapping[str, bytes]]  # those of each node's message, by name
 Replies: TypeAlias = dict[int, tuple[T, Mapping[str, bytes]]]  # each node's message and envelopes
 _NONE: Envelopes = MappingProxyType({})
-OnProgress = Callable[..., None]  # as fedsteph.common.host.progress.ProgressLog.report
+OnProgress = Callable[..., None]  # as fedsteph.common.host.progress_log.ProgressLog.report
 
 
 class Session:

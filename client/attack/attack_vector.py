@@ -7,7 +7,7 @@ The attack with the highest AUC on the procedure counts as the strongest one for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,12 +25,13 @@ from fedsteph.client.privacy.accounting import epsilon
 from fedsteph.client.privacy.dp_settings import Guarantee
 from fedsteph.client.sharing.attack_result import FORMAT, content_digest, write_result
 from fedsteph.client.sharing.outgoing import as_received
-from fedsteph.client.sharing.shared_model import guarantee, shared_model
+from fedsteph.client.sharing.shared_model import guarantee, shared_model, train_shared
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.config.recipe import digest, to_dict
 from fedsteph.common.errors import ConfigError, TooSmallError
 from fedsteph.common.host.lock import exclusive
+from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
@@ -46,14 +47,14 @@ def attack_vector(
     *,
     n_references: int = 16,
     promised: Guarantee | None = None,
-    report: Callable[[float, float], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Attack the vector that this site would share, store the result, and return it, ready for JSON.
 
     Args:
         n_references: number of reference models, even and at least 16.
         promised: privacy guarantee of the shared and the reference models; None: the one that the training reports.
-        report: called with the number of trainings done and in total; the attack itself counts as one.
+        progress: in trainings; the attack itself counts as one.
 
     Returns:
         the stored result (:mod:`fedsteph.client.sharing.attack_result`).
@@ -62,11 +63,10 @@ def attack_vector(
         ConfigError: ``n_references`` is odd or below 16.
         TooSmallError: fewer than 40 patients, 10 events or 2 patients on a side.
     """
-    references, inside = train_references(workspace, n_references, report)
+    references, inside = train_references(workspace, n_references, progress)
     own = TaskVector.between(shared_model(workspace), pinned_model(workspace.recipe.model))
     promised = promised or guarantee(workspace)
-    done, total = n_references + 1, n_references + 2.0
-    scores = _scores(workspace, [own, *references], promised, lambda share: report(done + share, total))
+    scores = _scores(workspace, [own, *references], promised, part(progress, n_references + 1, n_references + 2))
     result = {
         **_attacked(workspace, own, n_references),
         **_attacks(workspace, scores, inside),
@@ -77,13 +77,13 @@ def attack_vector(
 
 
 def _scores(
-    workspace: Workspace, vectors: Sequence[TaskVector], promised: Guarantee | None, report: Callable[[float], None]
+    workspace: Workspace, vectors: Sequence[TaskVector], promised: Guarantee | None, progress: Progress
 ) -> dict[str, np.ndarray]:
     """The signals of all candidates, ``(n_vectors, n_patients)`` each, from the vectors as a recipient reads them."""
     recipe, settings = workspace.recipe, workspace.site.file.dp_sgd
     private = None if settings is None or promised is None else PrivateTraining(settings, promised.mechanism)
     received = [as_received(vector, recipe.sharing) for vector in vectors]
-    return signals(_candidates(workspace), recipe, received, workspace.device, private, report)
+    return signals(_candidates(workspace), recipe, received, workspace.device, private, progress)
 
 
 def _attacked(workspace: Workspace, own: TaskVector, n_references: int) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _epsilon(ratios: np.ndarray, inside: np.ndarray, promised: Guarantee | None)
 def train_references(
     workspace: Workspace,
     n_references: int,
-    report: Callable[[float, float], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> tuple[list[TaskVector], np.ndarray]:
     """Train the shared model and the reference models that are not stored yet: the slow part of an audit.
 
@@ -151,10 +151,10 @@ def train_references(
         require_references(n_references)
     except ValueError as error:
         raise ConfigError(str(error), where="--references", remedy="Leave it at 16, or give more") from error
-    cohort, total = _candidates(workspace), n_references + 2.0
+    cohort, total = _candidates(workspace), n_references + 2
     with exclusive(workspace.site.state, wait=True):  # a message of the server must not train it at the same time
-        shared = shared_model(workspace, lambda share: report(share, total))
-    return reference_vectors(workspace, shared, cohort, n_references, lambda done: report(1 + done, total))
+        shared = train_shared(workspace, part(progress, 0, total))
+    return reference_vectors(workspace, shared, cohort, n_references, part(progress, 1, total, n_references))
 
 
 def _candidates(workspace: Workspace) -> Cohort:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,9 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.models.model_file import load_abmil, save_abmil
 from fedsteph.client.sharing.shared_model import train_shareable
 from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import digest
+from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import ABMIL, model_digest, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -22,7 +23,7 @@ def reference_vectors(
     shared: ABMIL,
     cohort: Cohort,
     n_references: int,
-    report: Callable[[float], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> tuple[list[TaskVector], np.ndarray]:
     """Vectors of reference models, not reduced for sharing, and who is a member of which.
 
@@ -32,7 +33,7 @@ def reference_vectors(
     Args:
         shared: the model that they are references for.
         cohort: the candidates.
-        report: called with the number of models done, fractions included.
+        progress: in models.
 
     Returns:
         the vectors, and membership ``(n_references, n_patients)`` bool.
@@ -49,17 +50,15 @@ def reference_vectors(
         path = folder / f"reference_{k}.safetensors"
         if not path.exists():
             half = cohort.subset([cohort.patients[i].id for i in np.flatnonzero(members)])
-            _train(workspace, half, path, f"reference {k}", lambda share, k=k: report(k + share))  # type: ignore[misc]
+            _train(workspace, half, path, f"reference {k}", part(progress, k, n_references))
         vectors.append(TaskVector.between(load_abmil(path, dropout=recipe.model.dropout), m0))
-        report(k + 1)
+        progress(k + 1, n_references)
     return vectors, inside
 
 
-def _train(workspace: Workspace, half: Cohort, path: Path, label: str, report: Callable[[float], None]) -> None:
-    """Train one reference model and save it to ``path``; ``report`` is called with the share done."""
-    checkpoint = path.with_suffix(".checkpoint")
-    model = train_shareable(
-        workspace, half, label=label, checkpoint=checkpoint, on_epoch=lambda done, total: report(done / total)
-    )
+def _train(workspace: Workspace, half: Cohort, path: Path, label: str, progress: Progress) -> None:
+    """Train one reference model and save it to ``path``."""
+    run = TrainingRun(workspace.device, path.with_suffix(".checkpoint"), progress)
+    model = train_shareable(workspace, half, label=label, run=run)
     m0_sha256 = str(workspace.recipe.model.m0_sha256)
     save_abmil(path, model, m0_sha256=m0_sha256, encoder=workspace.cohort.encoder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from fedsteph.client.attack.likelihood import standardised
 from fedsteph.client.data.bags import Cohort
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import TrainingError
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -29,14 +30,14 @@ def signals(
     vectors: Sequence[TaskVector],
     device: torch.device,
     private: PrivateTraining | None = None,
-    report: Callable[[float], None] = lambda share: None,
+    progress: Progress = silent,
 ) -> dict[str, np.ndarray]:
     """Scores of every patient under every vector, standardised per vector.
 
     Args:
         vectors: as their recipient reads them.
         private: how they were trained, if by DP-SGD.
-        report: called with the share done, 0 to 1.
+        progress: in vectors, and one for their products with the gradients.
 
     Returns:
         name in :data:`SIGNALS` -> ``(n_vectors, n_patients)`` float64.
@@ -50,9 +51,9 @@ def signals(
         model = vector.applied_to(m0, m0.head_state())
         z = slide_vectors(model, cohort, device)
         loss.append(-losses(z, cohort, recipe.model.n_bins, recipe.training.alpha).numpy())
-        report((done + 1) / (len(vectors) + 1))
+        progress(done + 1, len(vectors) + 1)
     found = pulls(cohort, recipe, vectors, device, private)
-    report(1.0)
+    progress(len(vectors) + 1, len(vectors) + 1)
     scores = {
         "loss": np.stack(loss),
         "alignment": found.products.numpy(),

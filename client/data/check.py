@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.splits import read_splits
 from fedsteph.client.data.storage import Storage
 from fedsteph.common.errors import FeatureFileError
+from fedsteph.common.host.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,14 @@ class SiteReport:
         return asdict(self)
 
 
-def check_site(folder: Path, settings: DataSettings, on_file: Callable[[int, int], None] | None = None) -> SiteReport:
+def check_site(folder: Path, settings: DataSettings, progress: Progress = silent) -> SiteReport:
     """Check a site's labels, features and splits; problems are reported, not raised.
 
     Args:
-        on_file: called after each feature file with the number of files done and the total.
+        progress: in feature files.
     """
     site = discover(folder, settings)
-    problems = [*site.problems, *_unreadable(site, on_file)]
+    problems = [*site.problems, *_unreadable(site, progress)]
     events = sum(patient.e for patient in site.patients)
     if site.patients and not events:
         what = "no patient has an event, so nothing can be learned here"
@@ -98,15 +99,14 @@ def check_site(folder: Path, settings: DataSettings, on_file: Callable[[int, int
     )
 
 
-def _unreadable(site: SiteContents, on_file: Callable[[int, int], None] | None) -> Iterator[Problem]:
+def _unreadable(site: SiteContents, progress: Progress) -> Iterator[Problem]:
     """Read every feature file with a readable header; one problem per file that cannot be read."""
     for done, slide in enumerate(site.headers, 1):
         try:
             read_features(site.files[slide])
         except FeatureFileError as error:
             yield Problem.of(error)
-        if on_file is not None:
-            on_file(done, len(site.headers))
+        progress(done, len(site.headers))
 
 
 def _of_headers(headers: Collection[FeatureHeader]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.common.deployment.checks import Check, check, disk, memory, secret_files, versions
 from fedsteph.common.deployment.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 from fedsteph.common.errors import DeploymentError, FedstephError
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.trust.audit_log import verify
 from fedsteph.common.trust.roster import Roster
 
@@ -26,17 +26,17 @@ _SOON = timedelta(days=30)
 _TRAINED = {"none": "without differential privacy", "dp-sgd": "by DP-SGD"}
 
 
-def examine(site: Site, quick: bool, on_file: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
+def examine(site: Site, quick: bool, progress: Progress = silent) -> list[Check]:
     """Run all checks of a site.
 
     Args:
         quick: skip the data check, which reads every feature file.
-        on_file: called with the number of files read and in total.
+        progress: in feature files read.
     """
     checks = versions()
     checks.append(check("account", _account))
     if not quick:
-        checks.append(_data(site, on_file))
+        checks.append(_data(site, progress))
     checks.append(check("device", lambda: str(resolve_device(site.file.device))))
     checks.append(check("membership", lambda: _membership(site)))
     federation = site.file.federation
@@ -74,9 +74,9 @@ def _account() -> str:
     return f"user {os.geteuid()}, not root"
 
 
-def _data(site: Site, on_file: Callable[[int, int], None]) -> Check:
+def _data(site: Site, progress: Progress) -> Check:
     try:
-        report = check_site(site.folder, site.file.data, on_file)
+        report = check_site(site.folder, site.file.data, progress)
     except FedstephError as error:
         return Check("data", "FAIL", error.what, error.remedy)
     if report.ok:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.splits import make_splits
-from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.models.local_file import load_trained, train_file
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.client.training.local import train_local
 from fedsteph.client.training.loop import derive_seed
-from fedsteph.client.training.survival_fit import OnEpoch
 from fedsteph.common.errors import SplitError
+from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import ABMIL
 
 
@@ -26,15 +24,13 @@ class InnerFold:
     local: ABMIL
 
 
-def inner_folds(
-    workspace: Workspace, fold: int, on_model: Callable[[int], OnEpoch] = lambda j: lambda done, total: None
-) -> list[InnerFold]:
+def inner_folds(workspace: Workspace, fold: int, progress: Progress = silent) -> list[InnerFold]:
     """Make the inner folds of one outer fold, each with its own local model, which is trained once and saved.
 
     Neither the vectors nor the models that are evaluated on a validation part have seen its patients.
 
     Args:
-        on_model: gives the progress callback for the training of an inner fold.
+        progress: in inner folds.
 
     Returns:
         as many folds as the recipe asks for; none if the training part is too small to be divided.
@@ -49,16 +45,7 @@ def inner_folds(
     for j, split in enumerate(splits):
         train, name = cohort.subset(split.train), f"{label}, inner fold {j}"
         path = workspace.fold_folder(fold) / f"inner_{j}_of_{n}.safetensors"
-        if not path.exists():
-            model = train_local(
-                train,
-                recipe,
-                label=name,
-                device=workspace.device,
-                checkpoint=path.with_suffix(".checkpoint"),
-                on_epoch=on_model(j),
-            )
-            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=cohort.encoder)
-        local = load_abmil(path, dropout=recipe.model.dropout)
-        found.append(InnerFold(name, train, cohort.subset(split.test), local))
+        here, device = part(progress, j, n), workspace.device
+        train_file(path, train, recipe, label=name, device=device, progress=here, with_reference=False)
+        found.append(InnerFold(name, train, cohort.subset(split.test), load_trained(path, recipe)))
     return found

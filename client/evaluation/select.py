@@ -7,7 +7,7 @@ vector nor the model that STEPH is compared with has seen the validation patient
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,15 +18,15 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.evaluation.inner_folds import InnerFold
 from fedsteph.client.steph.fit import collapsed, fit_steph
 from fedsteph.client.training.batch import risks
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.vector.task_vector import TaskVector
 
 ENOUGH_PAIRS = 50  # with fewer comparable inner pairs, a better C-index may be chance
-
-Step = Callable[[float], None]  # called with the number of trainings done, including fractions
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def select(
     device: torch.device,
     cache: Path,
     own_as_source: bool = False,
-    on_step: Step = lambda done: None,
+    progress: Progress = silent,
 ) -> Selection:
     """Choose gamma and compare STEPH with the local model, using only a training part.
 
@@ -78,45 +78,40 @@ def select(
         inner: the inner folds of that part.
         own_as_source: use the target's own vector, from each inner fold's local model, as an additional source.
         cache: JSON file of the scores so far, from which a killed selection resumes.
-        on_step: called with the number of trainings done.
+        progress: in trainings.
 
     Raises:
         FedstephError: as :func:`fedsteph.client.steph.fit.fit_steph`.
     """
     scores: dict[str, _Score] = _read(cache)
-    for j, part in enumerate(inner):
-        scores[f"{j}/local"] = _score(part.local, part.validation, device)
+    for j, fold in enumerate(inner):
+        scores[f"{j}/local"] = _score(fold.local, fold.validation, device)
         for i, gamma in enumerate(gammas(recipe)):
             name, done = f"{j}/{gamma}", j * len(gammas(recipe)) + i
             if name in scores:
                 continue
-
-            def on_epoch(epoch: int, total: int, done: int = done) -> None:
-                on_step(done + epoch / total)
-
             steph = fit_steph(
-                part.train,
-                part.local.cpu(),
-                [_own(part, recipe), *sources] if own_as_source else sources,
+                fold.train,
+                fold.local.cpu(),
+                [_own(fold, recipe), *sources] if own_as_source else sources,
                 recipe,
                 gamma=gamma,
-                label=part.label,
-                device=device,
-                on_epoch=on_epoch,
+                label=fold.label,
+                run=TrainingRun(device, progress=part(progress, done, trainings(recipe))),
             )
-            score = _score(steph, part.validation, device)
-            scores[name] = replace(score, collapsed=collapsed(steph, part.train, device))
+            score = _score(steph, fold.validation, device)
+            scores[name] = replace(score, collapsed=collapsed(steph, fold.train, device))
             atomic.write_json(cache, {name: asdict(score) for name, score in scores.items()})
     return _choose(scores, recipe)
 
 
-def _own(part: InnerFold, recipe: Recipe) -> TaskVector:
-    return TaskVector.between(part.local.cpu(), pinned_model(recipe.model))
+def _own(fold: InnerFold, recipe: Recipe) -> TaskVector:
+    return TaskVector.between(fold.local.cpu(), pinned_model(recipe.model))
 
 
 def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.device) -> Selection:
     """The result if no source is left to merge: only the local models are scored."""
-    local = [_score(part.local, part.validation, device) for part in inner]
+    local = [_score(fold.local, fold.validation, device) for fold in inner]
     n = sum(score.comparable for score in local)
     return Selection(min(gammas(recipe)), "no source was left to merge", _pooled(local), None, n)
 

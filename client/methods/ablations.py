@@ -8,8 +8,8 @@ from typing import Any
 from fedsteph.client.evaluation.select import Selection, select
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters
 from fedsteph.client.steph.fit import collapsed, fit_steph
-from fedsteph.client.training.survival_fit import OnEpoch
 from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.host.progress import Progress
 
 
 def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Method:
@@ -19,7 +19,7 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
         own_as_source: also use the target's own vector as one of the weighted sources.
     """
 
-    def method(task: Task, on_epoch: OnEpoch) -> Trained:
+    def method(task: Task, progress: Progress) -> Trained:
         recipe = replace(task.recipe, steph=replace(task.recipe.steph, **changes))
         sources = [task.own, *task.sources] if own_as_source else task.sources
         gamma = recipe.steph.gamma
@@ -32,9 +32,7 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
             recipe,
             gamma=gamma,
             label=f"{name} fold {task.fold}" if name != "steph" else f"fold {task.fold}",
-            device=task.device,
-            checkpoint=task.checkpoint(name),
-            on_epoch=on_epoch,
+            run=task.run(name, progress),
         )
         notes = {"gamma": gamma, "collapsed": collapsed(model, task.train, task.device)}
         return Trained(model, learnable_parameters(model), notes)

@@ -6,33 +6,33 @@ from collections.abc import Sequence
 
 from fedsteph.client.methods.task import Task, Trained
 from fedsteph.client.training.batch import risks
-from fedsteph.client.training.survival_fit import OnEpoch
+from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.vector.task_vector import TaskVector, mean
 
 
-def model_average(task: Task, on_epoch: OnEpoch) -> Trained:
+def model_average(task: Task, progress: Progress) -> Trained:
     """``M0`` plus the mean of all vectors, the target's own included."""
     return Trained(mean([task.own, *task.sources]).applied_to(task.m0, task.local.head_state()).eval(), 0)
 
 
-def half_average(task: Task, on_epoch: OnEpoch) -> Trained:
+def half_average(task: Task, progress: Progress) -> Trained:
     """``M0 + tau_t / 2 + mean(tau_k) / 2``."""
     vector = 0.5 * task.own + 0.5 * mean(task.sources)
     return Trained(vector.applied_to(task.m0, task.local.head_state()).eval(), 0)
 
 
-def start_average(task: Task, on_epoch: OnEpoch) -> Trained:
+def start_average(task: Task, progress: Progress) -> Trained:
     """``M0 + m lam tau_t + m (1 - lam) mean(tau_k)``: the starting point of STEPH under ``start: local``, untrained."""
     mass, lam = task.recipe.steph.start_mass, task.recipe.steph.start_lam
     vector = mass * lam * task.own + mass * (1.0 - lam) * mean(task.sources)
     return Trained(vector.applied_to(task.m0, task.local.head_state()).eval(), 0)
 
 
-def task_arithmetic(task: Task, on_epoch: OnEpoch) -> Trained:
+def task_arithmetic(task: Task, progress: Progress) -> Trained:
     """``M0 + c (tau_t + sum_k tau_k)`` with a single ``c``, chosen by inner validation (Ilharco et al., ICLR 2023)."""
-    c = _best_coefficient(task, on_epoch)
+    c = _best_coefficient(task, progress)
     return Trained(_scaled_sum(task, task.local, c), 0)
 
 
@@ -41,7 +41,7 @@ def _scaled_sum(task: Task, local: ABMIL, c: float) -> ABMIL:
     return (c * len(vectors) * mean(vectors)).applied_to(task.m0, local.head_state()).eval()
 
 
-def _best_coefficient(task: Task, on_epoch: OnEpoch) -> float:
+def _best_coefficient(task: Task, progress: Progress) -> float:
     """The coefficient with the highest C-index over all inner folds' pairs; the smallest if tied or without pairs."""
     grid = sorted(task.recipe.comparators.coefficients)
     concordant = dict.fromkeys(grid, 0.0)
@@ -50,5 +50,5 @@ def _best_coefficient(task: Task, on_epoch: OnEpoch) -> float:
             risk = risks(_scaled_sum(task, part.local.cpu(), c), part.validation, task.device)
             # All coefficients are judged on the same pairs, so concordant counts compare like C-indices.
             concordant[c] += pairs(risk, part.validation.times, part.validation.events).concordant
-        on_epoch(j + 1, len(task.inner))
+        progress(j + 1, len(task.inner))
     return max(grid, key=lambda c: (concordant[c], -c))

@@ -10,7 +10,9 @@ from fedsteph.client.methods.task import Task, Trained, learnable_parameters
 from fedsteph.client.training.batch import Batch, batches, risks
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.client.training.objective import Outputs
-from fedsteph.client.training.survival_fit import OnEpoch, fit_survival, silent
+from fedsteph.client.training.survival_fit import fit_survival
+from fedsteph.client.training.training_run import TrainingRun
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.abmil import ABMIL, encode
 from fedsteph.common.model.concordance import pairs
 
@@ -26,12 +28,12 @@ class HeadOnly(nn.Module):
         return torch.sigmoid(self.head(bags[:, 0]))
 
 
-def tuned_head(task: Task, on_epoch: OnEpoch) -> Trained:
+def tuned_head(task: Task, progress: Progress) -> Trained:
     """A new head on the target's own frozen encoder."""
-    return _under_fresh_head(task, task.local, "tuned_head", on_epoch)
+    return _under_fresh_head(task, task.local, "tuned_head", progress)
 
 
-def best_source(task: Task, on_epoch: OnEpoch) -> Trained:
+def best_source(task: Task, progress: Progress) -> Trained:
     """A new head on one source's frozen encoder: the source with the highest C-index in inner validation."""
     encoders = [source.applied_to(task.m0, task.m0.head_state()).eval() for source in task.sources]
     concordant = [0.0] * len(encoders)
@@ -41,10 +43,10 @@ def best_source(task: Task, on_epoch: OnEpoch) -> Trained:
             head = _fit_head(task, train, f"best_source {k} {part.label}", silent)
             risk = risks(head, validation, task.device)
             concordant[k] += pairs(risk, validation.times, validation.events).concordant
-        on_epoch(k + 1, len(encoders) + 1)
+        progress(k + 1, len(encoders) + 1)
     best = max(range(len(encoders)), key=lambda k: (concordant[k], -k))
     trained = _under_fresh_head(task, encoders[best], "best_source", silent)
-    on_epoch(len(encoders) + 1, len(encoders) + 1)
+    progress(len(encoders) + 1, len(encoders) + 1)
     return trained
 
 
@@ -61,15 +63,15 @@ def pooled(encoder: ABMIL, cohort: Cohort, device: torch.device) -> Cohort:
     return Cohort.of_bags(cohort.patients, vectors)
 
 
-def _under_fresh_head(task: Task, encoder: ABMIL, method: str, on_epoch: OnEpoch) -> Trained:
-    head = _fit_head(task, pooled(encoder, task.train, task.device), method, on_epoch)
+def _under_fresh_head(task: Task, encoder: ABMIL, method: str, progress: Progress) -> Trained:
+    head = _fit_head(task, pooled(encoder, task.train, task.device), method, progress)
     state = {"head.weight": head.head.weight.detach().cpu(), "head.bias": head.head.bias.detach().cpu()}
     model = ABMIL(encoder.architecture, encoder.dropout)
     model.load_state_dict({**encoder.cpu().encoder_state(), **state})
     return Trained(model.eval(), learnable_parameters(head))
 
 
-def _fit_head(task: Task, cohort: Cohort, label: str, on_epoch: OnEpoch) -> HeadOnly:
+def _fit_head(task: Task, cohort: Cohort, label: str, progress: Progress) -> HeadOnly:
     seed = derive_seed(task.seed("head"), label)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -78,6 +80,5 @@ def _fit_head(task: Task, cohort: Cohort, label: str, on_epoch: OnEpoch) -> Head
     def forward(batch: Batch) -> Outputs:
         return Outputs(head(batch.bags))
 
-    training = task.recipe.training
-    fit_survival(head, forward, cohort, task.recipe, training, seed=seed, device=task.device, on_epoch=on_epoch)
+    fit_survival(head, forward, cohort, task.recipe, seed=seed, run=TrainingRun(task.device, progress=progress))
     return head

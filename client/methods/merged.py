@@ -19,8 +19,9 @@ from fedsteph.client.steph.hypernetwork import Hypernetwork
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.objective import Outputs
-from fedsteph.client.training.survival_fit import OnEpoch, fit_survival
+from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import encode
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -81,7 +82,7 @@ def merging(name: str, rule: Rule, *, hyper: bool, surgery: bool = False) -> Met
         hyper: predict ``w`` per bag by a hypernetwork, not one trainable number per source.
     """
 
-    def method(task: Task, on_epoch: OnEpoch) -> Trained:
+    def method(task: Task, progress: Progress) -> Trained:
         config, recipe, seed = task.recipe.comparators, task.recipe, task.seed(name)
         of_pair = partial(ties, density=config.density) if rule is ties else rule
         mixture = _mixture(task, [of_pair(task.own, source) for source in task.sources])
@@ -89,17 +90,11 @@ def merging(name: str, rule: Rule, *, hyper: bool, surgery: bool = False) -> Met
             torch.manual_seed(seed)
             adapter = Surgery(task.local, config.surgery_rank) if surgery else None
             model = Merged(mixture, recipe.model.dropout, hyper=hyper, surgery=adapter).to(task.device)
-        fit_survival(
-            model,
-            lambda batch: model.outputs(batch, config.gamma),
-            task.train,
-            recipe,
-            recipe.training,
-            seed=seed,
-            device=task.device,
-            checkpoint=task.checkpoint(name),
-            on_epoch=on_epoch,
-        )
+
+        def forward(batch: Batch) -> Outputs:
+            return model.outputs(batch, config.gamma)
+
+        fit_survival(model, forward, task.train, recipe, seed=seed, run=task.run(name, progress))
         return Trained(model, learnable_parameters(model))
 
     return method

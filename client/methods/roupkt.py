@@ -9,7 +9,8 @@ from torch.nn import functional
 from fedsteph.client.methods.task import Task, Trained, learnable_parameters
 from fedsteph.client.training.batch import Batch, recalled
 from fedsteph.client.training.objective import Outputs
-from fedsteph.client.training.survival_fit import OnEpoch, fit_survival
+from fedsteph.client.training.survival_fit import fit_survival
+from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import ABMIL, encode
 
 TOP = 5
@@ -75,22 +76,12 @@ class Roupkt(nn.Module):
         return torch.sigmoid(self.head((gate.unsqueeze(-1) * experts).sum(dim=1)))
 
 
-def roupkt(task: Task, on_epoch: OnEpoch) -> Trained:
+def roupkt(task: Task, progress: Progress) -> Trained:
     """Train router, experts and head; the target's and the sources' encoders stay frozen."""
     recipe, seed = task.recipe, task.seed("roupkt")
     frozen = [v.applied_to(task.m0, task.m0.head_state()).eval() for v in (task.own, *task.sources)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Roupkt(frozen, ABMIL(task.m0.architecture, recipe.model.dropout)).to(task.device)
-    fit_survival(
-        model,
-        model.outputs,
-        task.train,
-        recipe,
-        recipe.training,
-        seed=seed,
-        device=task.device,
-        checkpoint=task.checkpoint("roupkt"),
-        on_epoch=on_epoch,
-    )
+    fit_survival(model, model.outputs, task.train, recipe, seed=seed, run=task.run("roupkt", progress))
     return Trained(model, learnable_parameters(model))

@@ -16,8 +16,9 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
-from fedsteph.client.training.survival_fit import OnEpoch
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -82,9 +83,9 @@ class Task:
         """A seed that differs per method and fold."""
         return derive_seed(self.recipe.training.seed, method, f"fold {self.fold}")
 
-    def checkpoint(self, method: str) -> Path:
-        """Path of the checkpoint of a method's unfinished training."""
-        return self.folder / f"{method}.checkpoint"
+    def run(self, method: str, progress: Progress) -> TrainingRun:
+        """How to carry out a method's training: on the site's device, with a checkpoint in this task's folder."""
+        return TrainingRun(self.device, self.folder / f"{method}.checkpoint", progress)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Trained:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-Method = Callable[[Task, OnEpoch], Trained]
+Method = Callable[[Task, Progress], Trained]
 
 
 def learnable_parameters(model: nn.Module) -> int:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters
 from fedsteph.client.training.local import train_local
-from fedsteph.client.training.survival_fit import OnEpoch
+from fedsteph.common.host.progress import Progress
 
 
 def fine_tuned(name: str) -> Method:
     """Local training that starts from the common encoder instead of M0."""
 
-    def method(task: Task, on_epoch: OnEpoch) -> Trained:
-        model = train_local(
-            task.train,
-            task.recipe,
-            label=f"{name} fold {task.fold}",
-            device=task.device,
-            start=task.globals[name],
-            checkpoint=task.checkpoint(name),
-            on_epoch=on_epoch,
-        )
+    def method(task: Task, progress: Progress) -> Trained:
+        label, run = f"{name} fold {task.fold}", task.run(name, progress)
+        model = train_local(task.train, task.recipe, label=label, run=run, start=task.globals[name])
         return Trained(model, learnable_parameters(model))
 
     return method

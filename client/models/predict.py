@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fedsteph.client.models.model_file import LoadedModel, load_model
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.errors import DataError, EncoderError, LabelError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.model.survival import risk_score, survival_from_hazards
 
@@ -62,7 +63,7 @@ def predict(
     model: LoadedModel | Path | str,
     features: Path | str,
     labels: Path | str | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Progress = silent,
 ) -> pd.DataFrame:
     """Predict risk and yearly survival of every patient.
 
@@ -90,7 +91,7 @@ def predict_file(
     features: Path,
     labels: Path | None,
     out: Path,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Progress = silent,
     *,
     with_local: bool = True,
 ) -> Prediction:
@@ -132,9 +133,7 @@ def _opened(model: LoadedModel | Path | str, features: Path, labels: Path | None
     )
 
 
-def _views(
-    loaded: LoadedModel, cohort: Cohort, report: Callable[[int, int], None], *, with_local: bool = False
-) -> list[PatientView]:
+def _views(loaded: LoadedModel, cohort: Cohort, report: Progress, *, with_local: bool = False) -> list[PatientView]:
     views = []
     for i, patient in enumerate(cohort.patients):
         views.append(_view(patient.id, loaded, cohort.bag(i), with_local))

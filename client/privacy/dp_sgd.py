@@ -19,7 +19,7 @@ from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.randomness import Randomness
 from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.training.batch import Batch, batches
-from fedsteph.client.training.survival_fit import OnEpoch, silent
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.errors import ModelFileError, TooSmallError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import encode
@@ -39,20 +39,12 @@ class Trained:
 
 
 def train_private(
-    part: TrainedPart,
-    cohort: Cohort,
-    settings: DpSgd,
-    mechanism: Mechanism,
-    *,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    on_epoch: OnEpoch = silent,
+    part: TrainedPart, cohort: Cohort, settings: DpSgd, mechanism: Mechanism, *, run: TrainingRun
 ) -> Trained:
     """Train ``part`` on all of ``cohort`` with the mechanism's number of noisy steps.
 
     Args:
-        checkpoint: state and secret seed of an unfinished training; anyone who reads it can remove the noise.
-        on_epoch: called with the number of steps done and the total.
+        run: its checkpoint holds the state and the secret seed; anyone who reads it can remove the noise.
 
     Raises:
         TooSmallError: there is no patient.
@@ -62,20 +54,20 @@ def train_private(
     n = len(cohort)
     if n == 0:
         raise TooSmallError("there is no patient to train on", where="training part")
-    chance, step, state = _resumed(checkpoint, part.size + 1)
+    chance, step, state = _resumed(run.checkpoint, part.size + 1)
     while step < mechanism.steps:
         draw = chance.of_step(step)
         drawn = np.flatnonzero(draw.random(n) < mechanism.sampling_rate).tolist()
-        total = clipped_sum(part, cohort, drawn, state, settings.clip, device)
+        total = clipped_sum(part, cohort, drawn, state, settings.clip, run.device)
         total += mechanism.noise * settings.clip * torch.from_numpy(draw.standard_normal(len(state)))
         change = settings.lr * total / (settings.clip * mechanism.sampling_rate * n)
         state = state - change
         step += 1
-        if checkpoint is not None and step < mechanism.steps:
-            atomic.write_arrays(checkpoint, seed=chance.words, step=np.array(step), state=state.numpy())
-        on_epoch(step, mechanism.steps)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        if run.checkpoint is not None and step < mechanism.steps:
+            atomic.write_arrays(run.checkpoint, seed=chance.words, step=np.array(step), state=state.numpy())
+        run.progress(step, mechanism.steps)
+    if run.checkpoint is not None:
+        run.checkpoint.unlink(missing_ok=True)
     return Trained(state[:-1].float(), FIRST_LOGIT + float(state[-1]))
 
 

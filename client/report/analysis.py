@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,8 @@ from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.errors import DataError, ModelFileError
+from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.page import Picture
-
-OnStep = Callable[[str, int, int], None]  # called with the task's name, steps done and steps in total
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Ignore the progress of an analysis."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +54,16 @@ class Analysis:
         """Label of the data in pictures: site, fold and seed."""
         return f"{self.site.name}, fold {self.fold}, seed {self.files.recipe.training.seed}"
 
-    def sar(self, on_step: OnStep = silent) -> SarCurves:
+    def sar(self, progress: NamedProgress = unseen) -> SarCurves:
         """Subspace alignment (SAR) of every layer's mixtures."""
         loaded, model = self._enhanced()
-        return sar.sar_curves(
-            model.mixture, loaded.sources, report=lambda done, total: on_step("alignment", done, total)
-        )
+        return sar.sar_curves(model.mixture, loaded.sources, progress=progress("alignment"))
 
     def sar_picture(self, found: SarCurves) -> Picture:
         """Draw the SAR curves."""
         return sar.draw(f"{self.name}.sar", found, f"{self.who}; {len(found.sources)} sources")
 
-    def landscape(self, budget: Budget | None = None, on_step: OnStep = silent) -> Landscape:
+    def landscape(self, budget: Budget | None = None, progress: NamedProgress = unseen) -> Landscape:
         """The loss around the merge, on the site's own patients.
 
         Raises:
@@ -93,7 +85,7 @@ class Analysis:
             alpha=self.files.recipe.training.alpha,
             device=workspace.device,
             budget=budget,
-            report=lambda done, total: on_step("loss landscape", done, total),
+            progress=progress("loss landscape"),
         )
 
     def landscape_picture(self, found: Landscape) -> Picture:

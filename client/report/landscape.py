@@ -7,7 +7,7 @@ the figure gives the numbers of patients and instances.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
 from fedsteph.client.training.loop import derive_seed
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.abmil import encode
 from fedsteph.common.model.survival import bin_of, nll
 from fedsteph.common.report.page import Picture, Table
@@ -82,7 +83,7 @@ def landscape(
     alpha: float,
     device: torch.device,
     budget: Budget | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Landscape:
     """Compute the loss of every part over the grid.
 
@@ -90,7 +91,7 @@ def landscape(
         parts: training and test patients.
         dynamics: recorded w and lam of the model's training; None if not recorded.
         alpha: of the NLL, in which a censored patient weighs 1 - alpha.
-        report: called with the number of grid points done and in total.
+        progress: in grid points.
     """
     budget = budget or Budget()
     used = usage(model, parts["training"], device)
@@ -108,7 +109,7 @@ def landscape(
         theta = cut(merged, model.mixture.architecture)
         for name, stacks in stacked.items():
             loss[name][i, j] = _loss(head, theta, stacks, alpha)
-        report(done, len(a) * len(b))
+        progress(done, len(a) * len(b))
     counts = {name: len(sample) for name, sample in sampled.items()}
     return Landscape(a, b, loss, counts, budget.instances, path, end, epochs)
 

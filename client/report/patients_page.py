@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from fedsteph.client.models.predict import PatientView
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.report.page import Block, Page, Picture, Section, Table, Text
 from fedsteph.common.report.provenance import limits_section
 from fedsteph.common.report.style import COLOURS, DASHES, canvas
@@ -22,14 +23,12 @@ _LIMITS = (
 )
 
 
-def patients_page(
-    views: Sequence[PatientView], model: str, report: Callable[[int, int], None] = lambda done, total: None
-) -> Page:
+def patients_page(views: Sequence[PatientView], model: str, progress: Progress = silent) -> Page:
     """Build the page of the given patients, highest risk first.
 
     Args:
         model: file name of the model.
-        report: called with the number of patients drawn and in total.
+        progress: in patients drawn.
     """
     ordered = sorted(views, key=lambda view: (-view.risk, view.id))
     sections = [Section("All patients", [_overview(ordered)])]
@@ -37,7 +36,7 @@ def patients_page(
         sections.append(
             Section(f"Patient {view.id}", _blocks(view, f"patient-{i + 1:05d}"), 3 if len(views) > 12 else 2)
         )
-        report(i + 1, len(ordered))
+        progress(i + 1, len(ordered))
     sections.append(limits_section(_LIMITS))
     verdict = [f"{len(views)} patient{'' if len(views) == 1 else 's'} under the model {model}, highest risk first."]
     return Page("Predictions", _AUDIENCE, verdict, sections)

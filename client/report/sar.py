@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedsteph.client.methods.alignment import ENERGY, aligned_matrices, alignment
 from fedsteph.client.steph.mixture import Mixture
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import WIDTH, canvas, line_look
 from fedsteph.common.vector.task_vector import cut
@@ -43,12 +44,12 @@ def sar_curves(
     mixture: Mixture,
     sources: Sequence[str],
     lam: Sequence[float] = LAM,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> SarCurves:
     """Mix the target's vector with each source's, layer by layer, and compute the SAR.
 
     Args:
-        report: called with the number of mixtures done and in total.
+        progress: in mixtures.
     """
     target, *others = (cut(row.cpu(), mixture.architecture) for row in mixture.rows)
     layers = tuple(aligned_matrices(target))
@@ -61,7 +62,7 @@ def sar_curves(
                 found = alignment(share * own + (1.0 - share) * other[layer], own)
                 sar[i, j, k], rank[i, j, k] = found.sar, found.rank
                 done += 1
-                report(done, sar.size)
+                progress(done, sar.size)
     shapes = tuple(tuple(target[layer].shape) for layer in layers)
     return SarCurves(layers, shapes, tuple(sources), tuple(lam), sar, rank)
 

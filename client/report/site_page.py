@@ -7,13 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from fedsteph.client.report.analysis import OnStep, silent
 from fedsteph.client.report.public import PublicCurve, PublicTarget, public_target
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.recipe import digest, to_dict
+from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.conclusion import rounded
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
 from fedsteph.common.report.provenance import cost_section, limits_section
@@ -27,14 +27,14 @@ _OWN = "For this site alone: it shows patients' outcomes"
 _FOR_OTHERS = "For partners: only what the site's policy lets out"
 
 
-def write_site_page(site: Site, out: Path | None = None, on_step: OnStep = silent) -> Path:
+def write_site_page(site: Site, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
     """Write a target's own page, by default into its state folder.
 
     Raises:
         ModelFileError: the site has no result.
         DataError: the site's data cannot be read.
     """
-    return write_page(site_page(site, on_step), out or site.state / REPORT)
+    return write_page(site_page(site, progress), out or site.state / REPORT)
 
 
 def write_shared_page(site: Site, out: Path | None = None) -> Path:
@@ -47,7 +47,7 @@ def write_shared_page(site: Site, out: Path | None = None) -> Path:
     return write_page(shared_page(found), out or site.state / SHARED)
 
 
-def site_page(site: Site, on_step: OnStep = silent) -> Page:
+def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
     """The full page of a target, for the site itself; errors as :func:`write_site_page`."""
     files = TargetFiles.open(site.state)
     result, recipe = files.result, files.recipe
@@ -64,7 +64,7 @@ def site_page(site: Site, on_step: OnStep = silent) -> Page:
         ["fedsteph", version("fedsteph")],
     ]
     sections = [
-        *target_sections(site, files, result, on_step),
+        *target_sections(site, files, result, progress),
         transfer_section([decided(lines, run, site.name)], [], description(recipe.sharing)),
         cost_section(
             {},

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report import calibration, risk_groups, routing
-from fedsteph.client.report.analysis import Analysis, OnStep, silent
+from fedsteph.client.report.analysis import Analysis
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in
@@ -15,6 +15,7 @@ from fedsteph.client.target.evidence import Evidence
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import FedstephError
+from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.model.method_scores import MethodScores
 from fedsteph.common.report.c_index import c_index_picture, c_index_table
 from fedsteph.common.report.conclusion import against_local
@@ -52,7 +53,7 @@ def target_sections(
     site: Site,
     files: TargetFiles,
     result: TargetResult,
-    on_step: OnStep = silent,
+    progress: NamedProgress = unseen,
     *,
     among_others: bool = False,
 ) -> list[Section]:
@@ -79,7 +80,7 @@ def target_sections(
         Section("How well patients are ranked", [ranking, *_tables(result)], 3),
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
-        Section("Where the knowledge came from", _knowledge(site, files, found, result, who, on_step), 3),
+        Section("Where the knowledge came from", _knowledge(site, files, found, result, who, progress), 3),
     ]
 
 
@@ -99,7 +100,7 @@ def _tables(result: TargetResult) -> list[Block]:
 
 
 def _knowledge(
-    site: Site, files: TargetFiles, found: Evidence, result: TargetResult, who: str, on_step: OnStep
+    site: Site, files: TargetFiles, found: Evidence, result: TargetResult, who: str, progress: NamedProgress
 ) -> Sequence[Block]:
     blocks: list[Block] = [Points([*_collapses(files, result), *screening(result)])]
     blocks.append(routing.end_picture(f"{site.name}.sources", found, who))
@@ -109,14 +110,14 @@ def _knowledge(
     look = Analysis.of(site, files)
     for fold in dict.fromkeys((look.fold, *result.steph.collapsed_folds)):
         blocks.append(Analysis.of(site, files, fold).dynamics_picture())
-    blocks.append(look.sar_picture(look.sar(on_step)))
-    return [*blocks, _landscape(look, on_step)]
+    blocks.append(look.sar_picture(look.sar(progress)))
+    return [*blocks, _landscape(look, progress)]
 
 
-def _landscape(look: Analysis, on_step: OnStep) -> Picture:
+def _landscape(look: Analysis, progress: NamedProgress) -> Picture:
     """The loss landscape; a sentence if the site's data or device, which only it needs, are not available."""
     try:
-        return look.landscape_picture(look.landscape(on_step=on_step))
+        return look.landscape_picture(look.landscape(progress=progress))
     except FedstephError as error:
         instead = f"It needs the site's data as they were: {error.what}."
         return Picture(f"{look.name}.landscape", "Loss over the merge's two coefficients", instead=instead)

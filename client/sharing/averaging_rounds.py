@@ -20,6 +20,7 @@ from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.survival_fit import fit_survival
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import ProtocolError
 from fedsteph.common.host import atomic
@@ -118,14 +119,14 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
             hazards = model(batch.bags, batch.mask)
             return Outputs(hazards, _proximal(model.encoder_state(), anchor, mu).expand(len(hazards)))
 
+        training = replace(recipe.training, epochs=recipe.comparators.local_epochs, warmup_epochs=0.0)
         fit_survival(
             model,
             forward,
             workspace.train_part(fold),
-            recipe,
-            replace(recipe.training, epochs=recipe.comparators.local_epochs, warmup_epochs=0.0),
+            replace(recipe, training=training),
             seed=derive_seed(recipe.training.seed, method, f"fold {fold}", round_),
-            device=workspace.device,
+            run=TrainingRun(workspace.device),
             fresh_head=round_ == 0,
         )
         atomic.write_text(begun, origin)

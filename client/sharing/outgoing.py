@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fedsteph.client.sharing.attack_gate import require_attack_resisted
 from fedsteph.client.sharing.replay import next_sequence
@@ -30,9 +30,15 @@ from fedsteph.common.wire.messages import RunId
 
 
 def outgoing(
-    workspace: Workspace, member: Membership, run: RunId, recipients: Sequence[str]
+    workspace: Workspace,
+    member: Membership,
+    run: RunId,
+    recipients: Sequence[str],
+    model_of: Callable[[Workspace], ABMIL] = shared_model,
 ) -> tuple[dict[str, bytes], dict[str, FedstephError]]:
     """Seal the vector of this site's fold 0, one envelope per recipient that the policy allows.
+
+    ``model_of`` gives the shared model, if a recipient is allowed; by default one that was trained before.
 
     Returns:
         recipient -> envelope, and recipient -> reason of the refusal.
@@ -52,7 +58,7 @@ def outgoing(
     for name in recipients:
         try:
             keys = _allowed(workspace, member, name)
-            content = content or _paid_for(workspace, run)
+            content = content or _paid_for(workspace, run, model_of(workspace))
         except PolicyError as error:
             refused[name] = error
             audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
@@ -75,9 +81,8 @@ def _allowed(workspace: Workspace, member: Membership, recipient: str) -> Public
     return entry.keys
 
 
-def _paid_for(workspace: Workspace, run: RunId) -> bytes:
+def _paid_for(workspace: Workspace, run: RunId, model: ABMIL) -> bytes:
     """The vector file, after the attack gate and the ledger entry; all three use one model, loaded once."""
-    model = shared_model(workspace)
     content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
     require_attack_resisted(workspace, content)
     spend(workspace, model, run)

@@ -10,46 +10,62 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.models.local_file import load_trained
+from fedsteph.client.models.model_file import save_abmil
 from fedsteph.client.privacy.dp_settings import DpSgd, Guarantee
 from fedsteph.client.privacy.dp_sgd import train_private
 from fedsteph.client.privacy.trained_part import TrainedPart
-from fedsteph.client.site.workspace import OnShare, Workspace
+from fedsteph.client.site.own_models import train_own
+from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
-from fedsteph.client.training.survival_fit import OnEpoch, silent
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 
 _GUARANTEE = "guarantee.json"
 
 
-def shared_model(workspace: Workspace, report: OnShare = lambda share: None) -> ABMIL:
-    """The model whose vector is shared: loaded if it was trained before, else trained and saved.
+def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
+    """Train the model whose vector is shared, unless it was trained before, and return it.
 
     Raises:
         ConfigError: DP-SGD would train layers that the federation does not share.
     """
     if workspace.site.file.dp_sgd is None:
-        return workspace.local_model(0, report)
+        return train_own(workspace, 0, progress)
     _require_shared(workspace)
-    path = _folder(workspace) / "shared.safetensors"
+    path = _shared_path(workspace)
     if not path.exists():
         cohort = workspace.train_part(0)
         found = _settings(workspace).guarantee(len(cohort))
-        model = _private(workspace, cohort, found, path.with_suffix(".npz"), lambda done, total: report(done / total))
+        model = _private(workspace, cohort, found, TrainingRun(workspace.device, path.with_suffix(".npz"), progress))
         atomic.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
         save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=cohort.encoder)
-    return load_abmil(path, dropout=workspace.recipe.model.dropout)
+    return shared_model(workspace)
+
+
+def shared_model(workspace: Workspace) -> ABMIL:
+    """The model whose vector is shared, as :func:`train_shared` left it.
+
+    Raises:
+        ConfigError: as :func:`train_shared`.
+        ModelFileError: it was not trained yet, or its file is damaged.
+    """
+    if workspace.site.file.dp_sgd is None:
+        return workspace.local_model(0)
+    _require_shared(workspace)
+    return load_trained(_shared_path(workspace), workspace.recipe)
 
 
 def guarantee(workspace: Workspace) -> Guarantee | None:
     """The privacy guarantee of the shared model's training; None without differential privacy.
 
     Raises:
-        ModelFileError: its file is damaged.
+        ModelFileError: the shared model was not trained yet, or the file is damaged.
     """
     if workspace.site.file.dp_sgd is None:
         return None
@@ -63,9 +79,7 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
         raise ModelFileError("is damaged", where=path, remedy="Delete its folder; training starts again") from error
 
 
-def train_shareable(
-    workspace: Workspace, cohort: Cohort, *, label: str, checkpoint: Path | None = None, on_epoch: OnEpoch = silent
-) -> ABMIL:
+def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: TrainingRun) -> ABMIL:
     """Train a model on ``cohort`` in the same way as the shared model on fold 0's training part.
 
     DP-SGD uses the shared model's noise and sampling rate, and so gives its epsilon, whatever the size of ``cohort``.
@@ -74,28 +88,16 @@ def train_shareable(
         label: names the training part; each label gives a different seed.
     """
     if workspace.site.file.dp_sgd is None:
-        return train_local(
-            cohort, workspace.recipe, label=label, device=workspace.device, checkpoint=checkpoint, on_epoch=on_epoch
-        )
+        return train_local(cohort, workspace.recipe, label=label, run=run)
     found = guarantee(workspace)
     assert found is not None
-    return _private(workspace, cohort, found, checkpoint, on_epoch)
+    return _private(workspace, cohort, found, run)
 
 
-def _private(
-    workspace: Workspace, cohort: Cohort, found: Guarantee, checkpoint: Path | None, on_epoch: OnEpoch
-) -> ABMIL:
+def _private(workspace: Workspace, cohort: Cohort, found: Guarantee, run: TrainingRun) -> ABMIL:
     settings, m0 = _settings(workspace), pinned_model(workspace.recipe.model)
     part = TrainedPart(m0, settings.trains)
-    trained = train_private(
-        part,
-        cohort,
-        settings,
-        found.mechanism,
-        device=workspace.device,
-        checkpoint=checkpoint,
-        on_epoch=on_epoch,
-    )
+    trained = train_private(part, cohort, settings, found.mechanism, run=run)
     vector = part.vector(trained.offset, str(workspace.recipe.model.m0_sha256))
     if settings.norm is not None and vector.norm > 0:
         vector = vector * (settings.norm / vector.norm)
@@ -108,8 +110,8 @@ def kept_model(workspace: Workspace) -> ABMIL | None:
     """The model whose vector other sites may hold; None if the site uses DP-SGD and has not trained it yet."""
     if workspace.site.file.dp_sgd is None:
         return workspace.local_model(0)
-    path = _folder(workspace) / "shared.safetensors"
-    return load_abmil(path, dropout=workspace.recipe.model.dropout) if path.exists() else None
+    path = _shared_path(workspace)
+    return load_trained(path, workspace.recipe) if path.exists() else None
 
 
 def _require_shared(workspace: Workspace) -> None:
@@ -128,6 +130,10 @@ def _is_shared(settings: DpSgd, layers: str) -> bool:
         or settings.trains == "encoder"
         or (settings.trains == "attention") == (layers == "attention")
     )
+
+
+def _shared_path(workspace: Workspace) -> Path:
+    return _folder(workspace) / "shared.safetensors"
 
 
 def _folder(workspace: Workspace) -> Path:

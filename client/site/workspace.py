@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,17 +11,15 @@ import torch
 from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.splits import Split, make_splits, read_splits
-from fedsteph.client.models.model_file import load_abmil, reference_risks, save_abmil
+from fedsteph.client.models.local_file import load_trained
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
-from fedsteph.client.training.local import train_local
 from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
 from fedsteph.common.model import abmil
 
 METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
-OnShare = Callable[[float], None]  # called with the share of one training that is done, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -109,28 +106,13 @@ class Workspace:
         """The fold's test patients."""
         return self.cohort.subset(self.splits[fold].test)
 
-    def local_model(self, fold: int, report: OnShare = lambda share: None) -> abmil.ABMIL:
-        """The site's own model of a fold: loaded if it was trained before, else trained and saved."""
-        path = self.local_path(fold)
-        if not path.exists():
-            train = self.train_part(fold)
-            model = train_local(
-                train,
-                self.recipe,
-                label=f"fold {fold}",
-                device=self.device,
-                checkpoint=path.with_suffix(".checkpoint"),
-                on_epoch=lambda done, total: report(done / total),
-            )
-            reference = reference_risks(model, train, self.device)
-            save_abmil(
-                path,
-                model,
-                m0_sha256=str(self.recipe.model.m0_sha256),
-                encoder=self.cohort.encoder,
-                reference=reference,
-            )
-        return load_abmil(path, dropout=self.recipe.model.dropout)
+    def local_model(self, fold: int) -> abmil.ABMIL:
+        """The site's own model of a fold, as trained before (:func:`fedsteph.client.site.own_models.train_own`).
+
+        Raises:
+            ModelFileError: it was not trained yet, or its file is damaged.
+        """
+        return load_trained(self.local_path(fold), self.recipe)
 
 
 def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
@@ -15,7 +15,8 @@ from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.epoch_log import tell
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.client.training.objective import Outputs
-from fedsteph.client.training.survival_fit import OnEpoch, fit_survival, silent, steph_training
+from fedsteph.client.training.survival_fit import fit_survival, for_steph
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
@@ -29,12 +30,10 @@ def fit_steph(
     *,
     gamma: float,
     label: str,
-    device: torch.device,
-    checkpoint: Path | None = None,
+    run: TrainingRun,
     dynamics: Dynamics | None = None,
-    on_epoch: OnEpoch = silent,
 ) -> Steph:
-    """Train the hypernetworks and the head on all of ``cohort``.
+    """Train the hypernetworks and the head on all of ``cohort``; return the model after the last epoch.
 
     Args:
         local: the target's own model of the same training part: its vector is mixed, and with ``start: local``
@@ -43,22 +42,12 @@ def fit_steph(
         label: name of the training part, from which the seed is derived.
         dynamics: records w and lam in every epoch, which are then logged too.
 
-    Returns:
-        the model after the last epoch, in evaluation mode, on ``device``.
-
     Raises:
         VectorMismatchError: as :meth:`Mixture.of`.
         TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
     """
-    m0, config = pinned_model(recipe.model), recipe.steph
-    mixture = Mixture.of(m0, TaskVector.between(local, m0), sources, normalise=config.normalise)
     seed = derive_seed(recipe.training.seed, "steph", label)
-    name = "" if dynamics is None else f"STEPH, {label}"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Steph(mixture.to(device), config, recipe.model.dropout)
-    if config.start == "local":
-        model.head.load_state_dict(local.head.state_dict())
+    model = _untrained(local, sources, recipe, seed, run.device)
 
     def forward(batch: Batch) -> Outputs:
         routing = model.route(batch.bags, batch.mask)
@@ -66,25 +55,32 @@ def fit_steph(
             dynamics.note(batch.ids, routing)
         return model.outputs(batch, gamma, routing)
 
-    def on_noted_epoch(epoch: int, total: int) -> None:
-        if dynamics is not None:
-            tell(name, epoch, dynamics.end_epoch(epoch))
-        on_epoch(epoch, total)
-
-    fit_survival(
-        model,
-        forward,
-        cohort,
-        recipe,
-        steph_training(recipe),
-        seed=seed,
-        device=device,
-        fresh_head=config.start == "default",
-        checkpoint=checkpoint,
-        on_epoch=on_noted_epoch,
-        name=name,
-    )
+    if dynamics is not None:
+        run = _recorded(run, dynamics, f"STEPH, {label}")
+    fresh_head = recipe.steph.start == "default"
+    fit_survival(model, forward, cohort, for_steph(recipe), seed=seed, run=run, fresh_head=fresh_head)
     return model
+
+
+def _untrained(local: ABMIL, sources: Sequence[TaskVector], recipe: Recipe, seed: int, device: torch.device) -> Steph:
+    m0, config = pinned_model(recipe.model), recipe.steph
+    mixture = Mixture.of(m0, TaskVector.between(local, m0), sources, normalise=config.normalise)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Steph(mixture.to(device), config, recipe.model.dropout)
+    if config.start == "local":
+        model.head.load_state_dict(local.head.state_dict())
+    return model
+
+
+def _recorded(run: TrainingRun, dynamics: Dynamics, name: str) -> TrainingRun:
+    """The same run, which also logs the loss and the recorded w and lam of every epoch."""
+
+    def progress(epoch: float, total: float) -> None:
+        tell(name, int(epoch), dynamics.end_epoch(int(epoch)))
+        run.progress(epoch, total)
+
+    return replace(run, progress=progress, name=name)
 
 
 @torch.no_grad()

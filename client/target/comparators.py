@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsteph.client.evaluation.select import Step
 from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.task import Task
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, part, silent
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,24 @@ def comparators_of(task: Task) -> tuple[str, ...]:
     return tuple(name for name in asked if METHODS[name].needs != "rounds" or name in task.globals)
 
 
-def compare(task: Task, on_step: Step, names: Sequence[str] | None = None) -> dict[str, Compared]:
+def compare(task: Task, progress: Progress = silent, names: Sequence[str] | None = None) -> dict[str, Compared]:
     """Train and apply the comparators of one fold, or load their saved results.
 
     Args:
-        on_step: called with the number of comparators done, fractions included.
+        progress: in comparators.
         names: the comparators to use; None: :func:`comparators_of`.
     """
     found: dict[str, Compared] = {}
-    for i, name in enumerate(comparators_of(task) if names is None else names):
-
-        def on_epoch(epoch: int, total: int, done: int = i) -> None:
-            on_step(done + epoch / total)
-
+    names = comparators_of(task) if names is None else names
+    for i, name in enumerate(names):
         path = task.folder / f"{name}.npz"
         if not path.exists():
-            trained = REGISTRY[name](task, on_epoch)
+            trained = REGISTRY[name](task, part(progress, i, len(names)))
             test = task.workspace.test_part(task.fold)
             hazards = predict_hazards(trained.model, test, task.device)
             atomic.write_arrays(path, hazards=hazards, learnable=trained.learnable)
         found[name] = _kept(path)
-        on_step(i + 1)
+        progress(i + 1, len(names))
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsteph.client.methods.task import Task, vectors_digest
-from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.own_models import train_every_fold
+from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target import evidence
@@ -21,6 +22,7 @@ from fedsteph.common.config.recipe import to_dict
 from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -31,10 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def enhance(
-    site: Site,
-    vectors: Mapping[str, TaskVector],
-    config: Config | None = None,
-    report: Callable[[float, float], None] = lambda done, total: None,
+    site: Site, vectors: Mapping[str, TaskVector], config: Config | None = None, report: Progress = silent
 ) -> dict[str, Any]:
     """Merge in-memory task vectors with the site's own into one enhanced model per fold, without any network.
 
@@ -61,6 +60,7 @@ def enhance(
         raise VectorFileError("there is none to merge", where="vectors", remedy="Give at least one source's")
     for name, vector in vectors.items():
         _require_usable(workspace, name, vector)
+    train_every_fold(workspace)
     return enhance_target(workspace, dict(sorted(vectors.items())), report).to_dict()
 
 
@@ -80,7 +80,7 @@ def _require_usable(workspace: Workspace, name: str, vector: TaskVector) -> None
 def enhance_target(
     workspace: Workspace,
     vectors: Mapping[str, TaskVector],
-    report: Callable[[float, float], None],
+    progress: Progress = silent,
     globals_by_fold: Sequence[Mapping[str, TaskVector]] = (),
 ) -> TargetResult:
     """Make one enhanced model per fold from the site's own and the received vectors.
@@ -89,44 +89,56 @@ def enhance_target(
     M0 + tau_t must equal the local model, with which all methods are compared and which lam = 1 gives back.
 
     Args:
+        workspace: with the site's own model of every fold.
         vectors: source -> received task vector.
-        report: called with the number of trainings done and in total.
+        progress: in trainings.
         globals_by_fold: per fold, method -> encoder trained together with the other sites, as a vector from M0.
 
     Returns:
         the target's result. It is also written to disk, with the data for the target's page
         (:mod:`fedsteph.client.target.evidence`).
     """
-    folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
-    together = list(globals_by_fold) or [{} for _ in workspace.splits]
-    tasks = [
-        Task(workspace, fold, vectors, folder / f"fold_{fold}", together[fold]) for fold in range(len(workspace.splits))
-    ]
-    n_folds, per_fold = len(tasks), steps(tasks[0])
-    mode = (workspace.site.file.policy or Policy()).screening
-    folds = []
-    for fold, task in enumerate(tasks):
-
-        def on_step(done: float, fold: int = fold) -> None:
-            report(fold * per_fold + done, n_folds * per_fold)
-
-        report(fold * per_fold, n_folds * per_fold)
-        folds.append(enhance_fold(task, on_step, mode))
-        _log_suspicions(fold, folds[-1])
-    report(n_folds * per_fold, n_folds * per_fold)
+    folds = _enhanced_folds(workspace, vectors, progress, globals_by_fold)
     state = workspace.site.state
-    result = target_result(workspace, folds, list(vectors), mode)
-    for k in range(n_folds):
-        write_card(workspace.local_path(k), workspace, result, "local", k)
-        if (enhanced := folds[k].enhanced) is not None:
-            write_card(enhanced, workspace, result, "steph", k)
-        chosen = folds[k].model
-        for made in (chosen, chosen.with_suffix(".md")):
-            atomic.write_bytes(state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
+    result = target_result(workspace, folds, list(vectors), _screening(workspace))
+    for k, fold in enumerate(folds):
+        _deploy(workspace, result, k, fold)
     evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))
     atomic.write_json(state / RECIPE_FILE, to_dict(workspace.recipe))
     atomic.write_json(state / RESULT_FILE, result.to_dict())
     return result
+
+
+def _enhanced_folds(
+    workspace: Workspace,
+    vectors: Mapping[str, TaskVector],
+    progress: Progress,
+    globals_by_fold: Sequence[Mapping[str, TaskVector]],
+) -> list[FoldResult]:
+    folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
+    together = list(globals_by_fold) or [{} for _ in workspace.splits]
+    tasks = [Task(workspace, k, vectors, folder / f"fold_{k}", each) for k, each in enumerate(together)]
+    n, total = steps(tasks[0]), steps(tasks[0]) * len(tasks)
+    folds = []
+    for k, task in enumerate(tasks):
+        progress(k * n, total)
+        folds.append(enhance_fold(task, part(progress, k * n, total, n), _screening(workspace)))
+        _log_suspicions(k, folds[-1])
+    progress(total, total)
+    return folds
+
+
+def _screening(workspace: Workspace) -> Mode:
+    return (workspace.site.file.policy or Policy()).screening
+
+
+def _deploy(workspace: Workspace, result: TargetResult, k: int, fold: FoldResult) -> None:
+    """Write the cards of a fold's models, and copy the chosen one and its card to the deployed models."""
+    write_card(workspace.local_path(k), workspace, result, "local", k)
+    if fold.enhanced is not None:
+        write_card(fold.enhanced, workspace, result, "steph", k)
+    for made in (fold.model, fold.model.with_suffix(".md")):
+        atomic.write_bytes(workspace.site.state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
 
 
 def _log_suspicions(fold: int, found: FoldResult) -> None:

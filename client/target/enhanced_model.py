@@ -12,7 +12,7 @@ from fedsteph.client.models.model_file import LoadedModel, Local, load_model, re
 from fedsteph.client.steph.dynamics import Dynamics
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.model import Steph
-from fedsteph.client.training.survival_fit import OnEpoch
+from fedsteph.common.host.progress import Progress
 
 DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: w and lam by epoch of its training
 
@@ -27,7 +27,7 @@ class Enhanced:
     local_reference: np.ndarray
 
 
-def enhanced_model(task: Task, gamma: float, on_epoch: OnEpoch) -> Enhanced:
+def enhanced_model(task: Task, gamma: float, progress: Progress) -> Enhanced:
     """Train STEPH on the fold's training patients, unless its file exists already.
 
     Args:
@@ -35,13 +35,13 @@ def enhanced_model(task: Task, gamma: float, on_epoch: OnEpoch) -> Enhanced:
     """
     path = task.folder / "steph.safetensors"
     if not path.exists():
-        _train(task, gamma, path, on_epoch)
+        _train(task, gamma, path, progress)
     loaded = load_model(path, task.recipe.model.dropout)
     assert isinstance(loaded.model, Steph)
     return Enhanced(path, loaded.model, *_references(task, loaded))
 
 
-def _train(task: Task, gamma: float, path: Path, on_epoch: OnEpoch) -> None:
+def _train(task: Task, gamma: float, path: Path, progress: Progress) -> None:
     names = list(task.vectors)
     fitted = fit_steph(
         task.train,
@@ -50,10 +50,8 @@ def _train(task: Task, gamma: float, path: Path, on_epoch: OnEpoch) -> None:
         task.recipe,
         gamma=gamma,
         label=f"fold {task.fold}",
-        device=task.device,
-        checkpoint=task.checkpoint("steph"),
+        run=task.run("steph", progress),
         dynamics=Dynamics(path.with_name(DYNAMICS_FILE), names),
-        on_epoch=on_epoch,
     )
     save_steph(
         path,

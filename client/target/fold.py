@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds
-from fedsteph.client.evaluation.select import Step, select, trainings, without_sources
+from fedsteph.client.evaluation.select import select, trainings, without_sources
 from fedsteph.client.methods.task import Task
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.target.comparators import comparators_of, compare
@@ -18,6 +18,7 @@ from fedsteph.client.target.judgement import judge, judge_local_alone
 from fedsteph.client.target.screened_task import merging, screened
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, part, silent
 
 
 def steps(task: Task) -> int:
@@ -25,45 +26,47 @@ def steps(task: Task) -> int:
     return task.recipe.steph.inner_folds + trainings(task.recipe) + 1 + len(comparators_of(task))
 
 
-def enhance_fold(task: Task, on_step: Step, mode: Mode = "report") -> FoldResult:
+def enhance_fold(task: Task, progress: Progress = silent, mode: Mode = "report") -> FoldResult:
     """Screen the vectors, and train and judge STEPH and the comparators on one fold.
 
     Args:
         task: its folder keeps this fold's work and models; existing work is reused.
-        on_step: called with the number of trainings done, out of :func:`steps`; fractions included.
+        progress: in trainings, :func:`steps` in total.
         mode: what happens to suspicious vectors; all methods merge the vectors that are left.
     """
-    inner = inner_folds(task.workspace, task.fold, lambda j: lambda epoch, total: on_step(j + epoch / total))
+    n_inner, total = task.recipe.steph.inner_folds, steps(task)
+    inner = inner_folds(task.workspace, task.fold, part(progress, 0, total, n_inner))
     screening = screened(task, inner, mode)
     task = merging(task, screening)
-    result = _merged(task, inner, on_step) if task.vectors else _local_alone(task, inner, on_step)
+    rest = part(progress, n_inner, total, total - n_inner)
+    result = _merged(task, inner, rest) if task.vectors else _local_alone(task, inner, rest)
     ids = tuple(patient.id for patient in task.workspace.test_part(task.fold).patients)
     result = replace(result, verdicts=screening.verdicts, ids=ids)
     _write_predictions(task, result)
     return result
 
 
-def _merged(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult:
+def _merged(task: Task, inner: Sequence[InnerFold], progress: Progress) -> FoldResult:
     """Choose gamma, train STEPH and the comparators, and judge them on the test patients."""
-    n_inner, cache = task.recipe.steph.inner_folds, task.folder / "inner.json"
+    n, n_compared = trainings(task.recipe), len(comparators_of(task))
+    total = n + 1 + n_compared
     selection = select(
         inner,
         task.sources,
         task.recipe,
         device=task.device,
-        cache=cache,
-        on_step=lambda done: on_step(n_inner + done),
+        cache=task.folder / "inner.json",
+        progress=part(progress, 0, total, n),
     )
-    before = n_inner + trainings(task.recipe)
-    enhanced = enhanced_model(task, selection.gamma, lambda epoch, total: on_step(before + epoch / total))
-    compared = compare(task, lambda done: on_step(before + 1 + done))
+    enhanced = enhanced_model(task, selection.gamma, part(progress, n, total))
+    compared = compare(task, part(progress, n + 1, total, n_compared))
     return judge(task, selection, enhanced, compared)
 
 
-def _local_alone(task: Task, inner: Sequence[InnerFold], on_step: Step) -> FoldResult:
+def _local_alone(task: Task, inner: Sequence[InnerFold], progress: Progress) -> FoldResult:
     """Results where every source was refused: the local model stands in for all methods that merge vectors."""
     names = [name for name in comparators_of(task) if METHODS[name].needs != "vectors"]
-    compared = compare(task, on_step, names)
+    compared = compare(task, progress, names)
     return judge_local_alone(task, without_sources(inner, task.recipe, task.device), compared)
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from fedsteph.client.data.bags import open_cohort
-from fedsteph.client.models.model_file import reference_risks, save_abmil
+from fedsteph.client.models.local_file import train_file
+from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import method_row
 from fedsteph.client.training.batch import risks
-from fedsteph.client.training.local import train_local
 from fedsteph.common.config.recipe import Recipe, to_dict
 from fedsteph.common.config.run_config import Config, load_config
+from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.common.model.concordance import pairs
 
 
-def train_site(
-    site: Site, config: Config | None = None, report: Callable[[float, float], None] = lambda done, total: None
-) -> dict[str, Any]:
+def train_site(site: Site, config: Config | None = None, report: Progress = silent) -> dict[str, Any]:
     """Train one model per fold, score it on the fold's test part, then train a last model on all patients.
 
     Models that are already in the site's state folder are not trained again.
@@ -43,32 +41,13 @@ def train_site(
     recipe, n_folds = workspace.recipe, len(workspace.splits)
     tested = []
     for fold in range(n_folds):
-
-        def on_share(share: float, fold: int = fold) -> None:
-            report(fold + share, n_folds + 1)
-
-        model = workspace.local_model(fold, on_share)
+        model = train_own(workspace, fold, part(report, fold, n_folds + 1))
         test = workspace.test_part(fold)
         risk = risks(model, test, workspace.device)
         tested.append(pairs(risk, test.times, test.events))
     path = workspace.folder / "model.safetensors"
-    if not path.exists():
-        final = train_local(
-            workspace.cohort,
-            recipe,
-            label="all patients",
-            device=workspace.device,
-            checkpoint=path.with_suffix(".checkpoint"),
-            on_epoch=lambda done, total: report(n_folds + done / total, n_folds + 1),
-        )
-        reference = reference_risks(final, workspace.cohort, workspace.device)
-        save_abmil(
-            path,
-            final,
-            m0_sha256=str(recipe.model.m0_sha256),
-            encoder=workspace.cohort.encoder,
-            reference=reference,
-        )
+    last, device = part(report, n_folds, n_folds + 1), workspace.device
+    train_file(path, workspace.cohort, recipe, label="all patients", device=device, progress=last)
     write_card(path, workspace, None, "local", None)
     return {
         "site": site.name,

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
+from dataclasses import replace
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.client.training.objective import Outputs
-from fedsteph.client.training.survival_fit import OnEpoch, fit_survival, silent
+from fedsteph.client.training.survival_fit import fit_survival
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 
 def train_local(
-    cohort: Cohort,
-    recipe: Recipe,
-    *,
-    label: str,
-    device: torch.device,
-    start: TaskVector | None = None,
-    checkpoint: Path | None = None,
-    on_epoch: OnEpoch = silent,
+    cohort: Cohort, recipe: Recipe, *, label: str, run: TrainingRun, start: TaskVector | None = None
 ) -> ABMIL:
     """Train ABMIL from the federation's M0 on all of ``cohort``.
 
     Args:
-        label: name of the training part, from which the seed is derived.
+        label: name of the training part, from which the seed is derived; the log has it too.
         start: start from ``M0 + start`` instead of M0.
 
     Returns:
@@ -45,16 +37,6 @@ def train_local(
     def forward(batch: Batch) -> Outputs:
         return Outputs(model(batch.bags, batch.mask))
 
-    fit_survival(
-        model,
-        forward,
-        cohort,
-        recipe,
-        recipe.training,
-        seed=derive_seed(recipe.training.seed, "local", label),
-        device=device,
-        checkpoint=checkpoint,
-        on_epoch=on_epoch,
-        name=f"local, {label}",
-    )
+    seed = derive_seed(recipe.training.seed, "local", label)
+    fit_survival(model, forward, cohort, recipe, seed=seed, run=replace(run, name=f"local, {label}"))
     return model.cpu()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,24 +10,20 @@ from torch import nn
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import head_of, predict_hazards
 from fedsteph.client.training.cox import fitted_baseline, log_odds
-from fedsteph.client.training.loop import Checkpoint, fit
+from fedsteph.client.training.loop import fit
 from fedsteph.client.training.objective import Forward
-from fedsteph.common.config.recipe import Recipe, TrainingConfig
+from fedsteph.client.training.training_run import TrainingRun
+from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.survival import bin_of, empirical_hazard
 
-OnEpoch = Callable[[int, int], None]
 
-
-def silent(done: int, total: int) -> None:
-    """Ignore the progress of a training."""
-
-
-def steph_training(recipe: Recipe) -> TrainingConfig:
-    """STEPH's training settings: those of base models and comparators, with the overrides in ``recipe.steph``."""
+def for_steph(recipe: Recipe) -> Recipe:
+    """The recipe with STEPH's training settings: those of base models with the overrides in ``recipe.steph``."""
     training, steph = recipe.training, recipe.steph
     epochs = steph.epochs or training.epochs
     warmup = min(training.warmup_epochs, float(epochs))
-    return replace(training, epochs=epochs, warmup_epochs=warmup, lr=steph.lr or training.lr)
+    changed = replace(training, epochs=epochs, warmup_epochs=warmup, lr=steph.lr or training.lr)
+    return replace(recipe, training=changed)
 
 
 def fit_survival(
@@ -37,21 +31,16 @@ def fit_survival(
     forward: Forward,
     cohort: Cohort,
     recipe: Recipe,
-    training: TrainingConfig,
     *,
     seed: int,
-    device: torch.device,
+    run: TrainingRun,
     fresh_head: bool = True,
-    checkpoint: Path | None = None,
-    on_epoch: OnEpoch = silent,
-    name: str = "",
 ) -> None:
-    """Train ``model``, which has a linear ``head``, in place; it is left in evaluation mode on ``device``.
+    """Train ``model``, which has a linear ``head``, in place; it is left in evaluation mode on the run's device.
 
     Args:
         forward: computes the model's outputs in training.
         fresh_head: initialise the head as the recipe says; otherwise keep its values.
-        name: as in :func:`fedsteph.client.training.loop.fit`.
 
     Raises:
         TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
@@ -59,19 +48,9 @@ def fit_survival(
     head = head_of(model)
     if fresh_head:
         start_head(head, recipe, cohort)
-    fit(
-        model,
-        forward,
-        cohort,
-        training,
-        seed=seed,
-        device=device,
-        checkpoint=Checkpoint(checkpoint) if checkpoint else None,
-        on_epoch=on_epoch,
-        name=name,
-    )
-    if training.loss == "cox":
-        _settle_baseline(model, head, cohort, device)
+    fit(model, forward, cohort, recipe.training, seed=seed, run=run)
+    if recipe.training.loss == "cox":
+        _settle_baseline(model, head, cohort, run.device)
 
 
 def start_head(head: nn.Linear, recipe: Recipe, cohort: Cohort) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsteph.common.host import console
-from fedsteph.common.host.progress import FILE, Progress, read_progress
+from fedsteph.common.host.progress_log import FILE, ProgressLine, read_progress
 
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 10.0
@@ -27,7 +27,7 @@ def watching(folders: list[Path]) -> Iterator[None]:
     """Show the progress of the parties during the block.
 
     Args:
-        folders: one per party; each party writes its progress file there (:mod:`fedsteph.common.host.progress`).
+        folders: one per party; each party writes its progress file there (:mod:`fedsteph.common.host.progress_log`).
     """
     tails = [_Tail(folder / FILE) for folder in folders]
     over = threading.Event()
@@ -65,7 +65,7 @@ class _Tail:
         self._path = path
         self._offset = path.stat().st_size if path.exists() else 0
 
-    def read(self) -> list[Progress]:
+    def read(self) -> list[ProgressLine]:
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -90,7 +90,7 @@ class Board:
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
 
-    def update(self, event: Progress) -> None:
+    def update(self, event: ProgressLine) -> None:
         """Record a party's report; a message stays until the next message or the next phase."""
         row, now = self._rows.get(event.party), time.monotonic()
         if row is None or row.phase != event.phase:
@@ -131,7 +131,7 @@ class _Lines:
             self._spoke = now
             console.err.print(f"{self._now} goes on ({now - self._since:.0f} s)", highlight=False)
 
-    def update(self, event: Progress) -> None:
+    def update(self, event: ProgressLine) -> None:
         """Print a party's progress if it changed: at the end of a phase, else every 10 s at most."""
         if self._now != event.phase:
             self._now, self._since = event.phase, time.monotonic()

@@ -1,54 +1,22 @@
-"""Writes progress as JSON lines to a file, so that another process can show it under any engine."""
+"""Progress of long work: functions that are called with the amount of work done and in total."""
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
 
-FILE = "progress.jsonl"
-_EVERY_SECONDS = 0.5
+Progress = Callable[[float, float], None]  # called with the work done, fractions included, and the total
+NamedProgress = Callable[[str], Progress]  # the progress of the work of this name
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One party's progress in one phase: ``done`` of ``total`` units of work."""
-
-    party: str
-    phase: str
-    done: float
-    total: float
-    message: str = ""
+def silent(done: float, total: float) -> None:
+    """Ignore the progress of a piece of work."""
 
 
-class ProgressLog:
-    """Appends :class:`Progress` lines: the first and last of a phase, and at most two per second between them."""
-
-    def __init__(self, folder: Path, party: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / FILE
-        self._party = party
-        self._written = 0.0
-        self._phase = ""
-
-    def report(self, phase: str, done: float, total: float, message: str = "", party: str | None = None) -> None:
-        """Report that ``done`` of ``total`` units of a phase are finished.
-
-        Args:
-            message: a few words for the user.
-            party: the party whose progress this is; None: the one that owns the log.
-        """
-        now = time.monotonic()
-        if phase == self._phase and 0 < done < total and now - self._written < _EVERY_SECONDS:
-            return
-        self._written, self._phase = now, phase
-        line = json.dumps(asdict(Progress(party or self._party, phase, round(done, 3), total, message)))
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+def unseen(name: str) -> Progress:
+    """Ignore the progress of the work of any name."""
+    return silent
 
 
-def read_progress(text: str) -> list[Progress]:
-    """Parse the complete lines of ``text``; an unfinished last line is ignored."""
-    whole, _, _ = text.rpartition("\n")
-    return [Progress(**json.loads(line)) for line in whole.splitlines() if line]
+def part(progress: Progress, before: float, total: float, size: float = 1) -> Progress:
+    """Progress of a piece of a larger work: ``size`` of its ``total`` units, after the first ``before``."""
+    return lambda done, of: progress(before + size * done / of, total)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.local import train_local
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import ABMIL
 
@@ -38,7 +39,7 @@ def train_backdoor(train: Cohort, trigger: Tensor, recipe: Recipe, *, label: str
     everyone = Cohort.of_bags(
         [*train.patients, *dead], [part.bag(i) for part in (train, marked) for i in range(len(part))]
     )
-    return train_local(everyone, recipe, label=f"backdoor {label}", device=device)
+    return train_local(everyone, recipe, label=f"backdoor {label}", run=TrainingRun(device))
 
 
 def rise(model: nn.Module, cohort: Cohort, trigger: Tensor, device: torch.device) -> float:

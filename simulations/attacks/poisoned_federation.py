@@ -10,8 +10,10 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.splits import make_splits
 from fedsteph.client.models.model_file import load_abmil, save_abmil
 from fedsteph.client.sharing.outgoing import as_received, shared_vector
+from fedsteph.client.sharing.shared_model import train_shared
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -30,9 +32,9 @@ class Source:
     def honest(self) -> TaskVector:
         """The task vector that the honest source shares."""
         if not self.is_half:
-            return shared_vector(self.workspace)
-        recipe, device = self.workspace.recipe, self.workspace.device
-        return self.kept("local", lambda: train_local(self.train, recipe, label=self.name, device=device))
+            return trained_vector(self.workspace)
+        recipe, run = self.workspace.recipe, TrainingRun(self.workspace.device)
+        return self.kept("local", lambda: train_local(self.train, recipe, label=self.name, run=run))
 
     def kept(self, what: str, train: Callable[[], ABMIL]) -> TaskVector:
         """The vector of a model, as its recipients receive it; the model is trained once and saved as ``what``."""
@@ -46,6 +48,12 @@ class Source:
     @property
     def _folder(self) -> Path:
         return self.workspace.fold_folder(0) / f"as-{self.name}"
+
+
+def trained_vector(workspace: Workspace) -> TaskVector:
+    """The vector that a site shares, after training its model if that was not done before."""
+    train_shared(workspace)
+    return shared_vector(workspace)
 
 
 def sources_of(target: str, workspaces: Mapping[str, Workspace], wanted: int = SOURCES) -> list[Source]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedsteph.client.methods.task import Task, vectors_digest
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.screening.verdict import Verdict
-from fedsteph.client.sharing.outgoing import shared_vector
+from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.fold import enhance_fold
@@ -23,7 +23,7 @@ from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks.backdoor import rise, train_backdoor, trigger_of
-from fedsteph.simulations.attacks.poisoned_federation import Source, sources_of
+from fedsteph.simulations.attacks.poisoned_federation import Source, sources_of, trained_vector
 from fedsteph.simulations.attacks.suite import ATTACKS, Knowledge
 
 MODES: tuple[Mode, ...] = ("report", "down-weight", "refuse")
@@ -66,7 +66,7 @@ class Ground:
         """Source -> the vector that the target receives, with ``n`` malicious sources."""
         if attack == HONEST:
             return self.honest
-        known = Knowledge(self.honest, self.malicious(n), shared_vector(self.workspace), self._backdoored)
+        known = Knowledge(self.honest, self.malicious(n), trained_vector(self.workspace), self._backdoored)
         return ATTACKS[attack].sent(known)
 
     @cached_property
@@ -93,6 +93,8 @@ def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
     """
     received = ground.sent(attack, n)
     folder = ground.workspace.folder / f"merge-{vectors_digest([received])[:12]}" / f"fold_{fold}"
+    train_own(ground.workspace, 0)  # screening compares vectors with that of fold 0 too
+    train_own(ground.workspace, fold)
     task = Task(ground.workspace, fold, received, folder)
     results = _screened(task)
     report, malicious = results["report"], ground.malicious(n) if attack != HONEST else ()
@@ -115,10 +117,10 @@ def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
 
 def _screened(task: Task) -> dict[Mode, FoldResult]:
     """The fold's result under each policy; without a suspicious source they are all the same."""
-    report = enhance_fold(task, lambda done: None)
+    report = enhance_fold(task)
     if not any(verdict.suspicious for verdict in report.verdicts.values()):
         return dict.fromkeys(MODES, report)
-    return {mode: report if mode == "report" else enhance_fold(task, lambda done: None, mode) for mode in MODES}
+    return {mode: report if mode == "report" else enhance_fold(task, mode=mode) for mode in MODES}
 
 
 def _suspicions(verdicts: Mapping[str, Verdict], malicious: Sequence[str]) -> dict[str, Any]:

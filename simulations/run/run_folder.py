@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from fedsteph.common.config.recipe import ModelConfig, to_dict
 from fedsteph.common.config.run_config import Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError, RunFolderError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.model.abmil import pin_m0
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
@@ -45,13 +45,13 @@ def prepare(
     path: Path,
     config: Config,
     folders: Sequence[Path],
-    on_file: Callable[[str, int, int], None] = lambda site, done, total: None,
+    progress: NamedProgress = unseen,
 ) -> tuple[RunFolder, list[Problem]]:
     """Check the sites, complete the configuration from them, and write the run folder or resume it.
 
     Args:
         folders: the site folders.
-        on_file: called during the data check of a new run with a site's name, and its files checked and in total.
+        progress: of the data check of a new run, in files; its names are the sites'.
 
     Returns:
         the run folder, and the warnings of the sites' data check.
@@ -64,7 +64,7 @@ def prepare(
     sites = _choose_sites(folders, config)
     if (path / MANIFEST_FILE).exists():
         return _resume(path, config, sites), []
-    warnings = _check_data(sites, on_file)
+    warnings = _check_data(sites, progress)
     resolved = _resolve(config, sites)
     for site in sites:
         # Opening every site here finds errors (splits, device) before the run instead of in the middle of it.
@@ -176,10 +176,10 @@ def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
     return replace(model, width=model.width or widths.pop(), encoder=model.encoder or next(iter(encoders), None))
 
 
-def _check_data(sites: Sequence[Site], on_file: Callable[[str, int, int], None]) -> list[Problem]:
+def _check_data(sites: Sequence[Site], progress: NamedProgress) -> list[Problem]:
     problems: list[Problem] = []
     for site in sites:
-        problems += check_site(site.folder, site.file.data, partial(on_file, site.name)).problems
+        problems += check_site(site.folder, site.file.data, progress(site.name)).problems
     refuse_errors(problems, sites[0].folder.parent)
     return [problem for problem in problems if problem.severity == "warning"]
 

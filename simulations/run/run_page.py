@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedsteph.client.report.analysis import OnStep, silent
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import SIMULATED_SITES
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import RunFolderError
+from fedsteph.common.host.progress import NamedProgress, Progress, unseen
 from fedsteph.common.model.method_scores import MinusLocal
 from fedsteph.common.report.conclusion import over_targets
 from fedsteph.common.report.page import REPORT, Page, Section, write_page
@@ -30,7 +30,7 @@ from fedsteph.simulations.run.run_results import RunResults
 _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 
 
-def run_page(run: Path, on_step: OnStep = silent) -> Page:
+def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
     """The page of a run.
 
     Raises:
@@ -44,12 +44,12 @@ def run_page(run: Path, on_step: OnStep = silent) -> Page:
     sections: list[Section] = []
     for name, result in results.targets.items():
 
-        def on_target(what: str, done: int, total: int, name: str = name) -> None:
-            on_step(f"{name}: {what}", done, total)
+        def of_target(what: str, name: str = name) -> Progress:
+            return progress(f"{name}: {what}")
 
         files = TargetFiles.open(sites[name].state)
         among_others = len(results.targets) > 1
-        sections += target_sections(sites[name], files, result, on_target, among_others=among_others)
+        sections += target_sections(sites[name], files, result, of_target, among_others=among_others)
     if len(results.targets) > 1:
         sections.append(_matrix(sites, list(results.targets), config))
     learnable = {
@@ -64,9 +64,9 @@ def run_page(run: Path, on_step: OnStep = silent) -> Page:
     return Page("Is the enhanced model better?", _AUDIENCE, _verdict(results), sections)
 
 
-def write_run_page(run: Path, out: Path | None = None, on_step: OnStep = silent) -> Path:
+def write_run_page(run: Path, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
     """Write the page, by default into the run folder; returns its path."""
-    return write_page(run_page(run, on_step), out or run / REPORT)
+    return write_page(run_page(run, progress), out or run / REPORT)
 
 
 def simulated_sites(run: Path, config: Config) -> dict[str, Site]:

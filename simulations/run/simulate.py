@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from fedsteph.common.errors import EngineError, QuorumError, RunFolderError, Sit
 from fedsteph.common.host import atomic
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.monitor import watching
+from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 from fedsteph.simulations.run.file_names import RESULTS_FILE, SUMMARY_FILE
 from fedsteph.simulations.run.flower_engine import run_with_flower
@@ -85,19 +86,19 @@ def prepare_run(
     out: Path,
     sites: Path | None,
     config: Config,
-    on_file: Callable[[str, int, int], None] = lambda site, done, total: None,
+    progress: NamedProgress = unseen,
 ) -> tuple[RunFolder, list[Problem]]:
     """Find or generate the sites, and write the run folder or resume it; errors as :func:`prepare`.
 
     Args:
         sites: the folder of site folders; None: synthetic hospitals.
-        on_file: called during the data check of a new run with a site's name, and its files checked and in total.
+        progress: of the data check of a new run, in files; its names are the sites'.
 
     Returns:
         the run folder, and the warnings of the sites' data check.
     """
     folders = site_folders(sites) if sites is not None else synthetic_sites(out, config.training.seed)
-    return prepare(out, config, folders, on_file)
+    return prepare(out, config, folders, progress)
 
 
 def configured(sites: Path | None, path: Path | None = None, overrides: Sequence[str] | None = None) -> Config:

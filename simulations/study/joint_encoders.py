@@ -11,6 +11,7 @@ from fedsteph.client.sharing.averaging_rounds import train_round
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
@@ -53,6 +54,6 @@ def _pooled(fold: int, workspaces: Sequence[Workspace], checkpoint: Path) -> Tas
             patients.append(Patient(f"{name}/{patient.id}", patient.t, patient.e, slides))
     first = workspaces[0]
     cohort = Cohort(patients, files, first.cohort.width, BagCache(first.site.file.data.cache_gib * 2**30))
-    label = f"pooled fold {fold}"
-    model = train_local(cohort, first.recipe, label=label, device=first.device, checkpoint=checkpoint)
+    run = TrainingRun(first.device, checkpoint)
+    model = train_local(cohort, first.recipe, label=f"pooled fold {fold}", run=run)
     return TaskVector.between(model, pinned_model(first.recipe.model))

@@ -10,6 +10,7 @@ from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import site_folders
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import NamedProgress
 from fedsteph.simulations.run.run_folder import open_sites, same_features
 from fedsteph.simulations.study.crew import Crew, Failed
 from fedsteph.simulations.study.frontier import write_frontier
@@ -20,8 +21,6 @@ from fedsteph.simulations.study.study_file import Study
 from fedsteph.simulations.study.study_results import StudyResults
 from fedsteph.simulations.study.tables import cells_csv, markdown, results_csv
 from fedsteph.simulations.study.work import Ground, Worker
-
-OnDone = Callable[[str, int, int], None]  # called with the unit done, the number of units done, and their total
 
 
 def prepare_study(study: Study, out: Path) -> Prepared:
@@ -58,11 +57,12 @@ def _require_known(key: str, wanted: Iterable[str], known: Collection[str]) -> N
         raise ConfigError(f"there is no site '{strangers[0]}'", where=key, remedy=f"The sites are: {', '.join(known)}")
 
 
-def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> StudyResults:
+def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> StudyResults:
     """Run the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
 
     Args:
         workers: number of worker processes.
+        progress: in units; the name is that of the unit done.
 
     Returns:
         the content of ``results.json``; failed units are listed in ``failures``.
@@ -75,7 +75,7 @@ def run_study(prepared: Prepared, workers: int, on_done: OnDone) -> StudyResults
         nonlocal done
         done += 1
         what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}, fold {unit.fold}"
-        on_done(what, done, prepared.plan.n_units)
+        progress(what)(done, prepared.plan.n_units)
 
     with Crew(prepared.worker.ground, workers) as crew:
         for stage in prepared.plan.stages:

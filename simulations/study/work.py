@@ -21,19 +21,20 @@ from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
 from fedsteph.client.sharing.averaging_rounds import read_global
 from fedsteph.client.sharing.outgoing import shared_vector
-from fedsteph.client.sharing.shared_model import shared_model
+from fedsteph.client.sharing.shared_model import train_shared
 from fedsteph.client.site.device import resolve_device
+from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
 from fedsteph.client.training.batch import predict_hazards, risks
 from fedsteph.client.training.residency import release
-from fedsteph.client.training.survival_fit import OnEpoch, silent
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import TrainingError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.model.survival import risk_score
 from fedsteph.simulations.study.costs import Meter, gigaflops
@@ -45,7 +46,7 @@ from fedsteph.simulations.study.vector_attack import attack
 _OPEN_WORKSPACES = 32
 
 
-def _local(task: Task, on_epoch: OnEpoch) -> Trained:
+def _local(task: Task, progress: Progress) -> Trained:
     return Trained(task.local, learnable_parameters(task.local))
 
 
@@ -131,7 +132,7 @@ class Worker:
                 return attack(workspace, unit.kind, unit.references)
         if unit.kind == "base":
             with meter:
-                workspace.local_model(unit.fold) if unit.dp_sgd is None else shared_model(workspace)
+                train_own(workspace, unit.fold) if unit.dp_sgd is None else train_shared(workspace)
             return {}
         if unit.kind == "inner":
             with meter:

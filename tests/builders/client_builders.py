@@ -15,15 +15,18 @@ from sites import TINY, make_site
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.splits import Split
+from fedsteph.client.site.own_models import train_every_fold
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 CPU = torch.device("cpu")
+ON_CPU = TrainingRun(CPU)
 SMALL = Architecture(width=6, embed=8, attention=5, n_bins=4)
 
 
@@ -85,6 +88,13 @@ def make_workspace(folder: Path, *settings: str, name: str = "site", **site: obj
     """A site folder on disk and its workspace."""
     folder = make_site(folder / name, **site) if not (folder / name).exists() else folder / name
     return Workspace.open(Site.open(folder, device="cpu"), make_recipe(*settings))
+
+
+def trained_workspace(folder: Path, *settings: str, **site: object) -> Workspace:
+    """The same, with the site's own model of every fold."""
+    workspace = make_workspace(folder, *settings, **site)
+    train_every_fold(workspace)
+    return workspace
 
 
 def memory_workspace(cohort: Cohort, recipe: Recipe, folder: Path, folds: int = 2) -> Workspace:

@@ -34,7 +34,7 @@ from sites import TINY, make_site
 from fedsteph.__main__ import app as fedsteph
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.deployment.flower_programs import environment, program
-from fedsteph.common.host.progress import read_progress
+from fedsteph.common.host.progress_log import read_progress
 from fedsteph.common.trust.audit_log import Line, read_lines
 from fedsteph.common.trust.roster import read_roster
 

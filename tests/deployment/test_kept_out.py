@@ -28,7 +28,7 @@ from deployment import (
     wait_for,
 )
 
-from fedsteph.common.host.progress import read_progress
+from fedsteph.common.host.progress_log import read_progress
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.trust.roster import Entry, Roster, read_roster, write_roster

@@ -40,9 +40,8 @@ def doctor_site(
     from fedsteph.client.site.site import Site
 
     opened = Site.open(site)
-    with console.progress_bars() as bars:
-        task = bars.add_task(f"examining {opened.name}", total=None)
-        checks = examine(opened, quick, lambda done, total: bars.update(task, completed=done, total=total))
+    with console.progress_bar() as progress:
+        checks = examine(opened, quick, progress(f"examining {opened.name}"))
     return show_checks(f"site {opened.name}", checks, as_json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,17 +91,16 @@ def _run(prepared: Prepared, workers: int) -> StudyResults:
         markup=False,
     )
     spoke = time.monotonic()
-    with console.progress_bars() as bars:
-        task = bars.add_task("starting", total=prepared.plan.n_units)
+    with console.progress_bar() as bar:
+        bar("starting")
 
-        def on_done(what: str, done: int, total: int) -> None:
+        def on_line(what: str, done: float, total: float) -> None:
             nonlocal spoke
-            bars.update(task, description=what, completed=done, total=total)
-            if bars.disable and (done == total or time.monotonic() - spoke >= _LINE_EVERY_SECONDS):
+            if done == total or time.monotonic() - spoke >= _LINE_EVERY_SECONDS:
                 spoke = time.monotonic()
                 console.err.print(f"{done} of {total} done ({what})", highlight=False, markup=False)
 
-        return run_study(prepared, workers, on_done)
+        return run_study(prepared, workers, bar if console.err.is_terminal else lambda what: partial(on_line, what))
 
 
 def _show(results: StudyResults, out: Path) -> None:

@@ -143,11 +143,10 @@ def poison(
     n_malicious = [4] if quick else counts or [1, 2, 3, 4]
     wanted = cells_of(targets, range(1 if quick else folds), attacks or list(ATTACKS), n_malicious)
     done = []
-    with console.progress_bars() as bars:
-        task = bars.add_task("starting", total=len(wanted))
+    with console.progress_bar() as progress:
         for i, cell in enumerate(wanted):
-            bars.update(task, description=f"{cell.target}: {cell.attack} x {cell.n}, fold {cell.fold}", completed=i)
-            if bars.disable:
+            progress(f"{cell.target}: {cell.attack} x {cell.n}, fold {cell.fold}")(i, len(wanted))
+            if not console.err.is_terminal:
                 console.err.print(f"{i} of {len(wanted)}: {cell}", highlight=False, markup=False)
             done.append(measured(out, grounds[cell.target], cell))
     _tell(keep_results(out, done), as_json, lambda found: show_poison(found["rows"]))

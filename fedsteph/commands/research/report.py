@@ -13,8 +13,9 @@ from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import console
 
 if TYPE_CHECKING:
-    from fedsteph.client.report.analysis import Analysis, OnStep
+    from fedsteph.client.report.analysis import Analysis
     from fedsteph.client.site.site import Site
+    from fedsteph.common.host.progress import NamedProgress
     from fedsteph.common.report.page import Picture
 
 analyze = typer.Typer(no_args_is_help=True, help="A closer look at a target's enhanced model.")
@@ -53,8 +54,8 @@ def report(
     from fedsteph.commands.terminal.page_drawing import drawing
     from fedsteph.common.report.page import PICTURES
 
-    with drawing() as on_step:
-        page = _page(run, out, shared, target, on_step)
+    with drawing() as progress:
+        page = _page(run, out, shared, target, progress)
     pictures = sorted(str(path) for path in (page.parent / PICTURES).glob("*.*"))
     if as_json:
         print(json.dumps({"page": str(page), "figures": pictures}, indent=2))
@@ -63,7 +64,7 @@ def report(
         console.out.print(f"figures: {len(pictures)} files in {page.parent / PICTURES}", soft_wrap=True, markup=False)
 
 
-def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step: OnStep) -> Path:
+def _page(run: Path, out: Path | None, shared: bool, target: str | None, progress: NamedProgress) -> Path:
     from fedsteph.client.report.site_page import SHARED, write_shared_page, write_site_page
     from fedsteph.client.site.site_of_node import SIMULATED_SITES
     from fedsteph.server import coordinator_page as coordinator
@@ -76,10 +77,10 @@ def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step
     if (run / SIMULATED_SITES).exists():
         if target is not None:
             site = _target(run, target)
-            return write_shared_page(site, out) if shared else write_site_page(site, out, on_step)
+            return write_shared_page(site, out) if shared else write_site_page(site, out, progress)
         if shared:
             return coordinator.write_run_page(run, out or run / SHARED)
-        return write_run_page(run, out, on_step)
+        return write_run_page(run, out, progress)
     if target is not None:
         raise ConfigError("is for a simulated run", where="--target", remedy="Leave it out, or give a run's folder")
     if (run / MANIFEST_FILE).exists():
@@ -89,7 +90,7 @@ def _page(run: Path, out: Path | None, shared: bool, target: str | None, on_step
             raise ConfigError("a benchmark has no page for others", where="--shared", remedy="Leave it out")
         return write_study_page(run, out)
     site = _site(run)
-    return write_shared_page(site, out) if shared else write_site_page(site, out, on_step)
+    return write_shared_page(site, out) if shared else write_site_page(site, out, progress)
 
 
 def _site(path: Path) -> Site:
@@ -147,8 +148,8 @@ def sar(
     from fedsteph.commands.terminal.page_drawing import drawing
 
     look = _analysis(run, target, fold)
-    with drawing() as on_step:
-        found = look.sar(on_step)
+    with drawing() as progress:
+        found = look.sar(progress)
     _write(look, look.sar_picture(found), out, as_json)
 
 
@@ -174,8 +175,8 @@ def landscape(
     from fedsteph.commands.terminal.page_drawing import drawing
 
     look = _analysis(run, target, fold)
-    with drawing() as on_step:
-        found = look.landscape(Budget(grid, patients, instances), on_step)
+    with drawing() as progress:
+        found = look.landscape(Budget(grid, patients, instances), progress)
     _write(look, look.landscape_picture(found), out, as_json)
 
 

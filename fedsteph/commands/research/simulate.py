@@ -83,7 +83,7 @@ def simulate(
         else:
             show(run, results)
         if report_too:
-            draw_page(lambda on_step: write_run_page(out, on_step=on_step))
+            draw_page(lambda progress: write_run_page(out, progress=progress))
         simulation.require_no_failure(run, results)
 
 
@@ -91,13 +91,9 @@ def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:
     from fedsteph.commands.terminal.check_table import problem_table
     from fedsteph.simulations.run.simulate import prepare_run
 
-    with console.progress_bars() as bars:
-        task = bars.add_task("preparing the sites", total=None)
-
-        def on_file(site: str, done: int, total: int) -> None:
-            bars.update(task, description=f"checking {site}", completed=done, total=total)
-
-        run, warnings = prepare_run(out, sites, config, on_file)
+    with console.progress_bar() as progress:
+        progress("preparing the sites")
+        run, warnings = prepare_run(out, sites, config, lambda site: progress(f"checking {site}"))
     if warnings:
         console.err.print(problem_table(warnings))
     names, targets = ", ".join(site.name for site in run.sites), ", ".join(run.config.federation.targets)

@@ -35,11 +35,8 @@ def check(site: SiteArgument, as_json: JsonOption = False) -> int:
 
     opened = Site.open(site)
     resolve_device(opened.file.device)
-    with console.progress_bars() as bars:
-        task = bars.add_task(f"reading the features of {opened.name}", total=None)
-        report = check_site(
-            opened.folder, opened.file.data, lambda done, total: bars.update(task, completed=done, total=total)
-        )
+    with console.progress_bar() as progress:
+        report = check_site(opened.folder, opened.file.data, progress(f"reading the features of {opened.name}"))
     if as_json:
         print(json.dumps({"site": opened.name, **report.to_dict()}, indent=2, allow_nan=False))
     else:

@@ -57,8 +57,8 @@ def heatmap(
     _refuse_inputs(out, (model, slide, *(others or []), *([thumbnail] if thumbnail else [])))
     if patch_size is not None and not math.isfinite(patch_size):
         raise ConfigError("must be a number of pixels", where="--patch-size", remedy="Write e.g. 512")
-    with console.progress_bars() as bars:
-        bars.add_task("computing attention", total=None)
+    with console.progress_bar() as progress:
+        progress("computing attention")
         found = attention.heatmap(model, slide, others or [], patch=patch_size, size=_size(slide_size))
         paths = attention.write_heatmap(found, out, thumbnail, top)
     _tell(found, top, paths, as_json)

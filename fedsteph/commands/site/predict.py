@@ -48,20 +48,11 @@ def predict(
         raise DataError("chooses patients of a page, and there is none", where="--patient", remedy="Give --page too")
     if page is not None:
         refuse_overwriting(page, (model, labels, features, out))
-    with console.progress_bars() as bars:
-        task = bars.add_task("predicting", total=None)
-        found = predict_file(
-            model,
-            features,
-            labels,
-            out,
-            lambda done, total: bars.update(task, completed=done, total=total),
-            with_local=page is not None,
-        )
+    with console.progress_bar() as progress:
+        found = predict_file(model, features, labels, out, progress("predicting"), with_local=page is not None)
         if page is not None:
             views = _chosen(found.views, patients or [], page)
-            bars.update(task, description="drawing", completed=0, total=len(views))
-            drawn = patients_page(views, model.name, lambda done, total: bars.update(task, completed=done))
+            drawn = patients_page(views, model.name, progress("drawing"))
             atomic.write_text(page, html(drawn))
     many = "" if found.n_patients == 1 else "s"
     console.out.print(f"{found.n_patients} patient{many} -> {out}", soft_wrap=True)

@@ -52,13 +52,9 @@ def audit(
 
     opened = Site.open(site)
     workspace = Workspace.open(opened, local_recipe(opened, load_config(config, settings)))
-    with console.progress_bars() as bars:
-        task = bars.add_task(f"attacking the vector of {opened.name}", total=1.0)
-        result = attack_vector(
-            workspace,
-            n_references=references,
-            report=lambda done, total: bars.update(task, completed=done, total=total),
-        )
+    with console.progress_bar() as progress:
+        bar = progress(f"attacking the vector of {opened.name}")
+        result = attack_vector(workspace, n_references=references, progress=bar)
     limit = opened.file.policy.max_attack_auc if opened.file.policy else None
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
@@ -137,8 +133,8 @@ def plan(
         wanted = DpSgd(epsilon=target, noise=noise, delta=delta, batch=batch, epochs=epochs)
     except ValueError as error:
         raise ConfigError(str(error), where="privacy plan") from error
-    with console.progress_bars() as bars:
-        bars.add_task("solving", total=None)
+    with console.progress_bar() as progress:
+        progress("solving")
         pld = wanted.guarantee(patients)
         rdp = epsilon([pld.mechanism], pld.delta, "rdp")
         auc = largest_auc([pld.mechanism])

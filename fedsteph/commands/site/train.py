@@ -43,13 +43,8 @@ def train(
         console.err.print(problem_table(warnings))
     said = logging.Logger("fedsteph train")
     said.addHandler(RichHandler(console=console.err, show_time=False, show_path=False))
-    with console.progress_bars() as bars, told_of_work(said), to_tensorboard(opened.tensorboard):
-        task = bars.add_task(f"training at {opened.name}", total=1.0)
-        result = train_site(
-            opened,
-            load_config(config, settings),
-            lambda done, total: bars.update(task, completed=done, total=total),
-        )
+    with console.progress_bar() as progress, told_of_work(said), to_tensorboard(opened.tensorboard):
+        result = train_site(opened, load_config(config, settings), progress(f"training at {opened.name}"))
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
         return

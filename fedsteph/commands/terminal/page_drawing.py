@@ -6,30 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedsteph.client.report.analysis import OnStep
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.host import console
+from fedsteph.common.host.progress import NamedProgress
 
 
 @contextmanager
-def drawing() -> Iterator[OnStep]:
+def drawing() -> Iterator[NamedProgress]:
     """Show how far the drawing of a page is."""
     if not console.err.is_terminal:
         console.err.print("drawing ...", markup=False)
-    with console.progress_bars() as bars:
-        task = bars.add_task("drawing", total=None)
-
-        def on_step(what: str, done: int, total: int) -> None:
-            bars.update(task, description=what, completed=done, total=total)
-
-        yield on_step
+    with console.progress_bar() as progress:
+        progress("drawing")
+        yield progress
 
 
-def draw_page(write: Callable[[OnStep], Path]) -> None:
+def draw_page(write: Callable[[NamedProgress], Path]) -> None:
     """Write a page after a command's results, and say where it is, or why there is none."""
     try:
-        with drawing() as on_step:
-            text = f"Page: {write(on_step)}"
+        with drawing() as progress:
+            text = f"Page: {write(progress)}"
     except FedstephError as error:
         text = f"There is no page: {error.sentence}"
     except Exception as error:  # noqa: BLE001 (the results are there, and no worse for it)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, Spy, m0_of, make_cohort, make_recipe, make_vectors
+from client_builders import CPU, ON_CPU, Spy, m0_of, make_cohort, make_recipe, make_vectors
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
@@ -94,7 +94,7 @@ def test_private_training_with_next_to_no_noise_hides_nobody(trains):
     settings, mechanism = DpSgd(noise=1.0, trains=trains, lr=0.1), Mechanism(1e-3, 1.0, 5)
     part, inside = TrainedPart(m0_of(recipe), trains), np.arange(40) % 2 == 0
     members = cohort.subset([cohort.patients[i].id for i in np.flatnonzero(inside)])
-    trained = train_private(part, members, settings, mechanism, device=CPU)
+    trained = train_private(part, members, settings, mechanism, run=ON_CPU)
     vector = part.vector(trained.offset, str(recipe.model.m0_sha256))
     private = PrivateTraining(settings, mechanism)
     found = pulls(cohort, recipe, [vector], CPU, private)
@@ -164,7 +164,7 @@ def test_every_signal_points_at_members():
             optimizer.step()
         vectors.append(TaskVector.between(model, m0_of(recipe)))
     told: list[float] = []
-    scores = signals(cohort, recipe, vectors, CPU, report=told.append)
+    scores = signals(cohort, recipe, vectors, CPU, progress=lambda done, total: told.append(done / total))
     assert {*scores} == {*SIGNALS}
     assert told == sorted(told) and told[-1] == 1.0
     gap = {}

@@ -55,7 +55,7 @@ def attacked(tmp_path_factory) -> tuple[Workspace, dict[str, Any], list[float]]:
     """A site's workspace, what its audit found, and what it told of its progress."""
     workspace = make_workspace(tmp_path_factory.mktemp("audit"), *HEART, "model.width=12", **DATA)
     told: list[float] = []
-    return workspace, attack_vector(workspace, report=lambda done, total: told.append(done / total)), told
+    return workspace, attack_vector(workspace, progress=lambda done, total: told.append(done / total)), told
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_stopped_and_started_again_it_finds_the_same(attacked, copied, monkeypat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attack_vector(copied, report=stop)
+        attack_vector(copied, progress=stop)
     assert not (copied.site.state / "privacy-audits").exists()
     spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     assert attack_vector(copied) == attacked[1]

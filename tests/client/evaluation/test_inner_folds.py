@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from client_builders import CPU, Spy, equal, make_workspace, state_of
+from client_builders import ON_CPU, Spy, equal, make_workspace, state_of
 from method_builders import ids
 
 import fedsteph.client.evaluation.inner_folds
@@ -19,7 +19,7 @@ def workspace(tmp_path):
 
 @pytest.mark.parametrize("fold", [0, 1])
 def test_no_test_patient_and_nobody_who_judges_has_been_seen(workspace, fold, monkeypatch):
-    spy = Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "train_local")
+    spy = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     parts = inner_folds(workspace, fold)
     train, test = ids(workspace.train_part(fold)), ids(workspace.test_part(fold))
     assert len(parts) == len(spy.calls) == 3
@@ -47,7 +47,7 @@ def test_no_bag_of_another_patient_is_even_read(workspace, monkeypatch):
 
 def test_each_model_is_the_local_training_of_its_part(workspace):
     for part in inner_folds(workspace, 0):
-        model = train_local(part.train, workspace.recipe, label=part.label, device=CPU)
+        model = train_local(part.train, workspace.recipe, label=part.label, run=ON_CPU)
         assert equal(state_of(part.local), state_of(model))
         assert part.local.dropout == workspace.recipe.model.dropout
 
@@ -60,7 +60,7 @@ def test_the_folds_models_differ(workspace):
 
 def test_a_second_call_trains_nothing(workspace, monkeypatch):
     first = inner_folds(workspace, 0)
-    spy = Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "train_local")
+    spy = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     second = inner_folds(workspace, 0)
     assert spy.calls == []
     for one, other in zip(first, second, strict=True):
@@ -70,23 +70,20 @@ def test_a_second_call_trains_nothing(workspace, monkeypatch):
 
 
 def test_an_interrupted_division_trains_the_rest_alone(workspace, monkeypatch):
-    def stop(j):
-        def on_epoch(done, total):
-            if j == 2:
-                raise KeyboardInterrupt
-
-        return on_epoch
+    def stop(done, total):
+        if done > 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         inner_folds(workspace, 0, stop)
-    spy = Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "train_local")
+    spy = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     assert len(inner_folds(workspace, 0)) == 3
     assert len(spy.calls) == 1
 
 
 def test_another_number_of_folds_has_models_of_its_own(tmp_path, monkeypatch):
     inner_folds(make_workspace(tmp_path, "steph.inner_folds=3"), 0)
-    spy = Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "train_local")
+    spy = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     parts = inner_folds(make_workspace(tmp_path, "steph.inner_folds=2"), 0)
     assert len(parts) == len(spy.calls) == 2
     assert len(inner_folds(make_workspace(tmp_path, "steph.inner_folds=3"), 0)) == 3
@@ -95,7 +92,7 @@ def test_another_number_of_folds_has_models_of_its_own(tmp_path, monkeypatch):
 
 def test_recipes_that_differ_in_the_merge_alone_share_them(tmp_path, monkeypatch):
     inner_folds(make_workspace(tmp_path, "steph.K=1"), 0)
-    spy = Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "train_local")
+    spy = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     inner_folds(make_workspace(tmp_path, "steph.K=2", "comparators.density=0.5"), 0)
     assert spy.calls == []
     inner_folds(make_workspace(tmp_path, "training.seed=1"), 0)
@@ -112,8 +109,8 @@ def test_a_training_part_with_fewer_patients_than_folds_has_none(tmp_path, patie
 
 def test_progress_is_told_of_each_fold_s_training(workspace):
     told = []
-    inner_folds(workspace, 0, lambda j: lambda done, total: told.append((j, done, total)))
-    assert told == [(j, done, 2) for j in range(3) for done in (1, 2)]
+    inner_folds(workspace, 0, lambda *done: told.append(done))
+    assert told == [(k / 2, 3) for k in range(1, 7)]
 
 
 def test_a_split_error_of_anything_else_is_not_swallowed(workspace, monkeypatch):
@@ -122,6 +119,6 @@ def test_a_split_error_of_anything_else_is_not_swallowed(workspace, monkeypatch)
     def broken(*args, **kwargs):
         raise SplitError("something else")
 
-    monkeypatch.setattr(fedsteph.client.evaluation.inner_folds, "train_local", broken)
+    monkeypatch.setattr(fedsteph.client.models.local_file, "train_local", broken)
     with pytest.raises(SplitError, match="something else"):
         inner_folds(workspace, 0)

@@ -39,7 +39,7 @@ def selected(cohort, recipe, folder, n_sources: int = 2, fold: int = 0, **option
 
 
 def spies_on_trainings(monkeypatch) -> tuple[Spy, Spy]:
-    return Spy(monkeypatch, fedsteph.client.evaluation.inner_folds, "train_local"), Spy(
+    return Spy(monkeypatch, fedsteph.client.models.local_file, "train_local"), Spy(
         monkeypatch, fedsteph.client.evaluation.select, "fit_steph"
     )
 
@@ -160,12 +160,12 @@ def test_a_selection_goes_on_where_it_was_stopped(monkeypatch, tmp_path, stop_af
     recipe, cohort = make_recipe(GRID, "training.epochs=1"), make_cohort([3] * 20)
     whole = selected(cohort, recipe, tmp_path / "whole")
 
-    def stop(done: float) -> None:
+    def stop(done: float, total: float) -> None:
         if done > stop_after:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        selected(cohort, recipe, tmp_path / "cut", on_step=stop)
+        selected(cohort, recipe, tmp_path / "cut", progress=stop)
     spies = spies_on_trainings(monkeypatch)
     assert selected(cohort, recipe, tmp_path / "cut") == whole
     assert [len(spy.calls) for spy in spies] == [0, 4 - stop_after]
@@ -177,9 +177,9 @@ def test_a_selection_goes_on_where_it_was_stopped(monkeypatch, tmp_path, stop_af
 
 def test_progress_never_goes_back_and_ends_at_the_number_of_trainings(tmp_path):
     seen, recipe = [], make_recipe(GRID)
-    selected(make_cohort([3] * 20), recipe, tmp_path, on_step=seen.append)
+    selected(make_cohort([3] * 20), recipe, tmp_path, progress=lambda *done: seen.append(done))
     assert seen == sorted(seen)
-    assert seen[-1] == trainings(recipe) == 4
+    assert seen[-1] == (4, trainings(recipe)) == (4, 4)
 
 
 def test_inner_folds_follow_the_fold_and_the_seed(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, Spy, equal, state_of
+from client_builders import CPU, ON_CPU, Spy, equal, state_of
 from method_builders import all_bags, encoder_of, ids, make_task, numbers, own_of, plain_hazards, plus, row_of
 
 import fedsteph.client.evaluation.select
@@ -17,7 +17,7 @@ from fedsteph.client.evaluation.select import select
 from fedsteph.client.methods.ablations import METHODS, STEPH, ablation
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.mixture import Mixture
-from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.host.progress import silent
 from fedsteph.common.vector.task_vector import TaskVector
 
 # Softplus keeps every w alive, so that each bag really mixes.
@@ -77,7 +77,7 @@ def test_unchanged_it_is_steph(task):
     trained = STEPH(task, silent)
     selection = select(task.inner, task.sources, task.recipe, device=CPU, cache=task.folder / "again.json")
     model = fit_steph(
-        task.train, task.local, task.sources, task.recipe, gamma=selection.gamma, label="fold 0", device=CPU
+        task.train, task.local, task.sources, task.recipe, gamma=selection.gamma, label="fold 0", run=ON_CPU
     )
     assert equal(state_of(trained.model), state_of(model))
     for routing in routings(model, task):

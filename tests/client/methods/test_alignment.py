@@ -15,7 +15,7 @@ from fedsteph.client.methods.alignment import mean_alignment, merged_vector, sub
 from fedsteph.client.methods.averaging import half_average
 from fedsteph.client.methods.merged import METHODS
 from fedsteph.client.methods.roupkt import roupkt
-from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.host.progress import silent
 from fedsteph.common.vector.task_vector import mean
 
 ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"

@@ -21,7 +21,7 @@ from method_builders import (
 )
 
 from fedsteph.client.methods.averaging import half_average, model_average, start_average, task_arithmetic
-from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.host.progress import silent
 
 GRID = [0.7, 0.05, 0.2, 1.0]  # not in order
 

@@ -21,7 +21,7 @@ from method_builders import (
 import fedsteph.client.methods.frozen
 from fedsteph.client.methods.frozen import HeadOnly, best_source, pooled, tuned_head
 from fedsteph.client.training.batch import predict_hazards
-from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.host.progress import silent
 
 QUICK = ("training.lr=0.02", "training.epochs=2")
 

@@ -29,7 +29,7 @@ from fedsteph.client.methods.merged import METHODS, Merged
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
-from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import model_digest, untrained_model
 
 N = 7  # more sources than STEPH would keep
@@ -221,7 +221,7 @@ def test_training_is_the_base_models_whatever_steph_s_own_is(tmp_path, monkeypat
     task = make_task(tmp_path, "training.epochs=4", "steph.epochs=2", "steph.lr=0.03")
     spy = Spy(monkeypatch, fedsteph.client.methods.merged, "fit_survival")
     METHODS["adamerging"](task, silent)
-    assert spy.calls[0].args[4] == task.recipe.training
+    assert spy.calls[0].args[3] == task.recipe
 
 
 def test_the_vectors_are_constants():

@@ -29,8 +29,8 @@ from fedsteph.client.methods.roupkt import Roupkt, roupkt
 from fedsteph.client.methods.task import learnable_parameters
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
-from fedsteph.client.training.survival_fit import silent
 from fedsteph.common.config.recipe import TrainingConfig
+from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 
 BAGS = random_bags([5, 1, 9, 3], SMALL.width)

@@ -11,7 +11,7 @@ from method_builders import all_bags, make_task, numbers, plain_encode, plain_lo
 
 from fedsteph.client.methods.merged import METHODS
 from fedsteph.client.methods.surgery import Surgery
-from fedsteph.client.training.survival_fit import silent
+from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import untrained_model
 
 QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4")

@@ -12,7 +12,8 @@ import fedsteph.client.training.local
 from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.together import METHODS
 from fedsteph.client.training.local import train_local
-from fedsteph.client.training.survival_fit import silent
+from fedsteph.client.training.training_run import TrainingRun
+from fedsteph.common.host.progress import silent
 from fedsteph.common.model.survival import bin_of, empirical_hazard
 
 NAMES = ("fedavg", "fedprox", "pooled")
@@ -58,7 +59,7 @@ def test_all_of_it_is_trained_on_the_training_part_by_the_base_models_recipe(tmp
     trained = METHODS[name](task, silent)
     (call,) = spy.calls
     assert ids(call.args[2]) == ids(task.train)
-    assert call.args[4] == task.recipe.training
+    assert call.args[3] == task.recipe
     # At 6 -> 8, 6, 4, counted by hand.
     assert trained.learnable == (6 * 8 + 8) + 2 * (8 * 6 + 6) + (6 + 1) + (8 * 4 + 4)
     start = task.globals[name].applied_to(task.m0, task.m0.head_state())
@@ -74,6 +75,6 @@ def test_it_is_another_training_than_the_local_model_s(tmp_path):
     first, second = (state_of(METHODS["fedavg"](task, silent).model) for _ in range(2))
     assert equal(first, second)
     start = task.globals["fedavg"]
-    same_start = train_local(task.train, task.recipe, label="fold 0", device=task.device, start=start)
+    same_start = train_local(task.train, task.recipe, label="fold 0", run=TrainingRun(task.device), start=start)
     assert not equal(first, state_of(same_start))
     assert not equal(first, state_of(task.local))

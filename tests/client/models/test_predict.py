@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from client_builders import make_vectors, make_workspace, plain_c
+from client_builders import make_vectors, plain_c, trained_workspace
 from sites import make_site
 
 from fedsteph.client.methods.task import Task
@@ -210,9 +210,9 @@ def test_no_model(world, tmp_path):
 
 
 def test_a_folds_models_predict_what_the_fold_was_judged_on(tmp_path):
-    workspace = make_workspace(tmp_path, patients=10)
+    workspace = trained_workspace(tmp_path, patients=10)
     folder = workspace.folder / "merge"
-    enhance_fold(Task(workspace, 0, make_vectors(workspace.recipe, 2), folder), lambda done: None)
+    enhance_fold(Task(workspace, 0, make_vectors(workspace.recipe, 2), folder))
     judged = pd.read_csv(folder / "predictions.csv").set_index("patient_id")
     site = workspace.site.folder
     for method, path in [

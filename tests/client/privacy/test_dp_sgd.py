@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, MemoryCohort, make_cohort
+from client_builders import CPU, ON_CPU, MemoryCohort, make_cohort
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from scipy import stats
@@ -22,6 +22,7 @@ from fedsteph.client.privacy.dp_sgd import FIRST_LOGIT, clipped_sum, patient_gra
 from fedsteph.client.privacy.randomness import Randomness
 from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.training.batch import batches
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.errors import ModelFileError, TooSmallError
 from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
 from fedsteph.common.model.survival import nll
@@ -144,7 +145,7 @@ def test_the_noise_is_gaussian_and_as_large_as_it_says() -> None:
     part = TrainedPart(untrained_model(Architecture(width=60, embed=64, attention=8, n_bins=4), 7), "embed")
     wide = MemoryCohort(cohort.patients, {p.id: torch.randn(4, 60) for p in cohort.patients})
     settings = DpSgd(noise=3.0, clip=0.02, lr=1.5)
-    trained = train_private(part, wide, settings, Mechanism(3.0, 1.0, 1), device=CPU)
+    trained = train_private(part, wide, settings, Mechanism(3.0, 1.0, 1), run=ON_CPU)
     signal = clipped_sum(part, wide, list(range(6)), torch.zeros(part.size + 1), 0.02, CPU)[:-1]
     noise = -(trained.offset.double() * 6 * 0.02 / 1.5) - signal  # undoes the step
     assert stats.kstest(noise.numpy() / (3.0 * 0.02), "norm").pvalue > 1e-4
@@ -159,7 +160,7 @@ def test_patients_are_drawn_independently_and_at_the_rate(monkeypatch: pytest.Mo
         return torch.zeros(len(state), dtype=torch.float64)
 
     monkeypatch.setattr(dp_sgd, "clipped_sum", watched)
-    train_private(part_of("direction"), make_cohort([2] * 50), DpSgd(noise=1), Mechanism(1.0, 0.3, 400), device=CPU)
+    train_private(part_of("direction"), make_cohort([2] * 50), DpSgd(noise=1), Mechanism(1.0, 0.3, 400), run=ON_CPU)
     counts = np.zeros((400, 50))
     for step, indices in enumerate(drawn):
         counts[step, indices] = 1
@@ -171,7 +172,7 @@ def test_patients_are_drawn_independently_and_at_the_rate(monkeypatch: pytest.Mo
 def test_it_learns_without_noise() -> None:
     cohort, part = make_cohort([6] * 80, seed=2), part_of("direction")
     settings = DpSgd(noise=1.0, clip=0.05, lr=5.0)
-    trained = train_private(part, cohort, settings, Mechanism(1e-6, 1.0, 30), device=CPU)
+    trained = train_private(part, cohort, settings, Mechanism(1e-6, 1.0, 30), run=ON_CPU)
     m0, vector = part.m0, part.vector(trained.offset, model_digest(part.m0))
     readout = part.readout.expand(4, -1).contiguous()
     model = vector.applied_to(m0, {"head.weight": readout, "head.bias": torch.full((4,), trained.level)}).eval()
@@ -182,7 +183,7 @@ def test_it_learns_without_noise() -> None:
 
 def test_two_trainings_have_different_noise() -> None:
     one, other = (
-        train_private(part_of(), make_cohort([3] * 5), DpSgd(noise=1), Mechanism(1.0, 1.0, 1), device=CPU)
+        train_private(part_of(), make_cohort([3] * 5), DpSgd(noise=1), Mechanism(1.0, 1.0, 1), run=ON_CPU)
         for _ in range(2)
     )
     assert not torch.equal(one.offset, other.offset)
@@ -195,7 +196,7 @@ def test_a_killed_training_goes_on_to_the_same_numbers(
     cohort, settings, mechanism = make_cohort([3] * 8), DpSgd(noise=1), Mechanism(1.0, 0.5, 6)
     seed = Randomness.drawn()
     monkeypatch.setattr(Randomness, "drawn", classmethod(lambda cls: seed))
-    whole = train_private(part_of(), cohort, settings, mechanism, device=CPU)
+    whole = train_private(part_of(), cohort, settings, mechanism, run=ON_CPU)
     path = tmp_path / "shared.npz"
 
     def kill(done: int, total: int) -> None:
@@ -203,9 +204,9 @@ def test_a_killed_training_goes_on_to_the_same_numbers(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_private(part_of(), cohort, settings, mechanism, device=CPU, checkpoint=path, on_epoch=kill)
+        train_private(part_of(), cohort, settings, mechanism, run=TrainingRun(CPU, path, kill))
     monkeypatch.setattr(Randomness, "drawn", classmethod(lambda cls: pytest.fail("a new seed was drawn")))
-    resumed = train_private(part_of(), cohort, settings, mechanism, device=CPU, checkpoint=path)
+    resumed = train_private(part_of(), cohort, settings, mechanism, run=TrainingRun(CPU, path))
     assert torch.equal(resumed.offset, whole.offset)
     assert resumed.level == whole.level
     assert not path.exists()
@@ -220,13 +221,13 @@ def test_a_damaged_checkpoint_is_an_error_and_no_fresh_start(tmp_path: Path, con
         path.write_bytes(content)
     with pytest.raises(ModelFileError, match="checkpoint is damaged"):
         train_private(
-            part_of(), make_cohort([3] * 4), DpSgd(noise=1), Mechanism(1.0, 1.0, 2), device=CPU, checkpoint=path
+            part_of(), make_cohort([3] * 4), DpSgd(noise=1), Mechanism(1.0, 1.0, 2), run=TrainingRun(CPU, path)
         )
 
 
 def test_nobody_to_train_on() -> None:
     with pytest.raises(TooSmallError, match="no patient"):
-        train_private(part_of(), make_cohort([3]).subset([]), DpSgd(noise=1), Mechanism(1.0, 1.0, 2), device=CPU)
+        train_private(part_of(), make_cohort([3]).subset([]), DpSgd(noise=1), Mechanism(1.0, 1.0, 2), run=ON_CPU)
 
 
 def test_the_seed_is_the_systems_and_long_enough() -> None:

@@ -152,7 +152,7 @@ def test_it_is_a_function_of_its_input_and_leaves_the_model_as_it_was(model):
 
 def test_progress_is_told_up_to_its_end(model):
     told = []
-    landscape(model, parts(), None, alpha=ALPHA, device=CPU, budget=Budget(3), report=lambda *done: told.append(done))
+    landscape(model, parts(), None, alpha=ALPHA, device=CPU, budget=Budget(3), progress=lambda *done: told.append(done))
     assert told == [(k, 9) for k in range(1, 10)]
 
 

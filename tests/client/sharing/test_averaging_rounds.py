@@ -182,7 +182,7 @@ def test_a_round_s_training_is_the_recipe_s_for_the_local_epochs(monkeypatch, tm
     calls = spied(monkeypatch, workspace)
     assert len(calls) == 4
     for call, fold, round_ in zip(calls, (0, 1, 0, 1), (0, 0, 1, 1), strict=True):
-        training = call.args[4]
+        training = call.args[3].training
         assert (training.epochs, training.warmup_epochs, training.lr) == (2, 0.0, 0.01)
         assert call.kwargs["fresh_head"] == (round_ == 0)
         ids = {patient.id for patient in call.args[2].patients}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from client_builders import equal, m0_of, make_workspace, state_of
+from client_builders import ON_CPU, equal, m0_of, state_of, trained_workspace
 from keys_and_rosters import membership_of, roster_of, under
 from sites import make_site
 
@@ -15,7 +15,7 @@ from fedsteph.client.privacy.accounting import Mechanism, epsilon
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.ledger import Ledger, total
 from fedsteph.client.sharing.outgoing import outgoing, require_shareable, shared_vector
-from fedsteph.client.sharing.shared_model import guarantee, kept_model, shared_model, train_shareable
+from fedsteph.client.sharing.shared_model import guarantee, kept_model, shared_model, train_shareable, train_shared
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -36,14 +36,16 @@ def private(workspace: Workspace, **settings: object) -> Workspace:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return under(private(make_workspace(tmp_path)), OPEN)
+    found = under(private(trained_workspace(tmp_path)), OPEN)
+    train_shared(found)
+    return found
 
 
 def test_the_shared_model_is_private_and_the_sites_own_is_not(workspace: Workspace) -> None:
-    shared, own = shared_model(workspace), workspace.local_model(0)
+    shared, own = train_shared(workspace), workspace.local_model(0)
     assert not equal(state_of(shared), state_of(own))
     public = workspace.sharing(None)
-    assert equal(state_of(shared_model(public)), state_of(own))
+    assert equal(state_of(train_shared(public)), state_of(own))
     vector = shared_vector(workspace)
     assert vector.norm == pytest.approx(2.0, rel=1e-5)
     changed = [name for name, tensor in vector.tensors.items() if bool((tensor != 0).any())]
@@ -54,10 +56,12 @@ def test_the_shared_model_is_private_and_the_sites_own_is_not(workspace: Workspa
 
 
 def test_it_is_trained_once_and_found_again(workspace: Workspace) -> None:
-    first = state_of(shared_model(workspace))
-    assert equal(state_of(shared_model(workspace)), first)  # two trainings have different noise: this is the same one
+    first = state_of(train_shared(workspace))
+    assert equal(state_of(train_shared(workspace)), first)  # two trainings have different noise: this is the same one
     other = private(workspace, noise=6.0)
-    assert not equal(state_of(shared_model(other)), first)
+    with pytest.raises(ModelFileError, match="not trained yet"):
+        shared_model(other)
+    assert not equal(state_of(train_shared(other)), first)
     assert equal(state_of(shared_model(workspace)), first)
 
 
@@ -67,9 +71,11 @@ def test_the_guarantee_is_the_accountants_for_the_training_part(workspace: Works
     assert found.mechanism == Mechanism(5.0, 1.0, 4)
     assert found.delta == pytest.approx(n**-1.1)
     assert found.epsilon == pytest.approx(epsilon([found.mechanism], n**-1.1))
+    train_shared(private(workspace, batch=3))
     batches = guarantee(private(workspace, batch=3))
     assert batches is not None
     assert batches.mechanism == Mechanism(5.0, 3 / n, round(4 * n / 3))
+    train_shared(private(workspace, noise=None, epsilon=2.0))
     wanted = guarantee(private(workspace, noise=None, epsilon=2.0))
     assert wanted is not None
     assert wanted.epsilon <= 2.0
@@ -78,7 +84,7 @@ def test_the_guarantee_is_the_accountants_for_the_training_part(workspace: Works
 
 
 def test_a_damaged_guarantee_is_an_error(workspace: Workspace) -> None:
-    shared_model(workspace)
+    train_shared(workspace)
     (path,) = workspace.base_folder.glob("private-*/guarantee.json")
     for text in ("", "{}", path.read_text().replace("5.0", "-5.0")):
         path.write_text(text)
@@ -98,8 +104,8 @@ def test_a_reference_training_has_the_same_noise_whatever_its_size(workspace: Wo
 
     monkeypatch.setattr(module, "train_private", watched)
     half = workspace.cohort.subset([patient.id for patient in workspace.cohort.patients[:9]])
-    train_shareable(workspace, half, label="half")
-    assert seen == [Mechanism(5.0, 1.0, 4)] * 2  # the shared one's, and the half's
+    train_shareable(workspace, half, label="half", run=ON_CPU)
+    assert seen == [Mechanism(5.0, 1.0, 4)]
 
 
 def test_every_recipient_gets_the_private_vector_for_one_price(workspace: Workspace) -> None:
@@ -125,12 +131,13 @@ def test_beyond_the_budget_nobody_gets_anything(workspace: Workspace) -> None:
         assert {type(error) for error in refused.values()} == (set() if leaves else {BudgetPolicyError})
     # Another training on the same patients is another price.
     limited = under(private(workspace, noise=5.1), replace(OPEN, epsilon_budget=1.01 * found.epsilon))
+    train_shared(limited)
     sent, refused = outgoing(limited, MEMBER, RUN, ["other"])
     assert (sent, [type(error) for error in refused.values()]) == ({}, [BudgetPolicyError])
 
 
 def test_a_budget_lets_no_vector_go_that_was_trained_without_privacy(tmp_path: Path) -> None:
-    limited = under(make_workspace(tmp_path), replace(OPEN, epsilon_budget=1e6))
+    limited = under(trained_workspace(tmp_path), replace(OPEN, epsilon_budget=1e6))
     sent, refused = outgoing(limited, MEMBER, RUN, ["other"])
     assert (sent, [type(error) for error in refused.values()]) == ({}, [BudgetPolicyError])
 
@@ -146,6 +153,7 @@ def test_spent_before_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(KeyboardInterrupt):
             outgoing(workspace, MEMBER, RUN, ["other"])
     assert len(Ledger(workspace.site.audit).entries()) == 1
+    train_shared(private(workspace, noise=7.0))
     with monkeypatch.context() as context:
         context.setattr("fedsteph.client.privacy.ledger.atomic.write_bytes", die)
         context.setattr("fedsteph.client.sharing.outgoing.seal", lambda *_: pytest.fail("sealed what was not paid for"))
@@ -155,12 +163,12 @@ def test_spent_before_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_paid_for_is_what_leaves(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another training that takes the file's place while the first one is on its way is not paid for, and not sent."""
-    first = state_of(shared_model(workspace))
+    first = state_of(train_shared(workspace))
     (path,) = workspace.base_folder.glob("private-*/shared.safetensors")
 
     def swapped(*arguments: object) -> None:
         path.unlink()
-        assert not equal(state_of(shared_model(workspace)), first)
+        assert not equal(state_of(train_shared(workspace)), first)
 
     monkeypatch.setattr("fedsteph.client.sharing.outgoing.require_attack_resisted", swapped)
     outgoing(workspace, MEMBER, RUN, ["other"])
@@ -171,8 +179,9 @@ def test_what_is_paid_for_is_what_leaves(workspace: Workspace, monkeypatch: pyte
 
 
 def test_what_others_may_hold_is_known_without_training_it(workspace: Workspace) -> None:
+    workspace = private(workspace, noise=6.0)
     assert kept_model(workspace) is None
-    trained = state_of(shared_model(workspace))
+    trained = state_of(train_shared(workspace))
     kept = kept_model(workspace)
     assert kept is not None
     assert equal(state_of(kept), trained)
@@ -214,11 +223,13 @@ def test_a_site_that_is_made_to_train_in_private_takes_no_part_in_rounds_that_do
     ],
 )
 def test_what_is_trained_must_be_among_what_is_shared(tmp_path: Path, layers: str, trains: str, shared: bool) -> None:
-    workspace = private(make_workspace(tmp_path, f"sharing.layers={layers}"), trains=trains)
+    workspace = private(trained_workspace(tmp_path, f"sharing.layers={layers}"), trains=trains)
     if shared:
+        train_shared(workspace)
         assert shared_vector(workspace).norm > 0
         return
     whole = replace(workspace, recipe=replace(workspace.recipe, sharing=SharingConfig()))
+    train_shared(whole)
     assert shared_vector(whole).norm > 0  # trained under another recipe, it is found, and is still nothing to share
     with pytest.raises(ConfigError, match="nothing of it would leave"):
         shared_vector(workspace)

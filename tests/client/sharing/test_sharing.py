@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from client_builders import m0_of, make_recipe, make_vectors, make_workspace, state_of
+from client_builders import m0_of, make_recipe, make_vectors, state_of, trained_workspace
 from keys_and_rosters import identity_of, membership_of, roster_of, under
 from sites import make_site
 
@@ -61,7 +61,7 @@ OPEN = Policy(targets=("site", "other", "good"), min_patients=1, min_events=1)  
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Workspace:
-    return make_workspace(tmp_path_factory.mktemp("sharing"), "training.epochs=3", patients=12)
+    return trained_workspace(tmp_path_factory.mktemp("sharing"), "training.epochs=3", patients=12)
 
 
 @pytest.fixture

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, equal, m0_of, make_cohort, make_recipe, make_vectors, state_of
+from client_builders import CPU, ON_CPU, equal, m0_of, make_cohort, make_recipe, make_vectors, state_of
 
-import fedsteph.client.training.survival_fit
+import fedsteph.client.training.checkpoint
 from fedsteph.client.steph.dynamics import QUANTILES, Dynamics, collapsed_in, read_dynamics
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.model import Routing
 from fedsteph.client.training.epoch_log import to_tensorboard
-from fedsteph.client.training.loop import Checkpoint
+from fedsteph.client.training.training_run import TrainingRun
+from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import Architecture, untrained_model
 
 SOURCES = ["site-b", "site-c", "site-d"]
@@ -181,16 +181,16 @@ SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8]
 
 @pytest.fixture(autouse=True)
 def checkpoints_are_written_at_every_epoch(monkeypatch):
-    monkeypatch.setattr(fedsteph.client.training.survival_fit, "Checkpoint", partial(Checkpoint, every_seconds=0))
+    monkeypatch.setattr(fedsteph.client.training.checkpoint, "EVERY_SECONDS", 0)
 
 
-def fitted(path: Path | None, *settings: str, make=Dynamics, **options):
+def fitted(path: Path | None, *settings: str, make=Dynamics, checkpoint=None, progress=silent):
     """STEPH's training with notes at ``path``, and its state."""
     recipe = make_recipe(*SETTINGS, *settings)
     target, *sources = make_vectors(recipe, 4).values()
     local = target.applied_to(m0_of(recipe), untrained_model(Architecture.of(recipe.model), 9).head_state())
     dynamics = None if path is None else make(path, SOURCES)
-    options = {"gamma": 0.01, "label": "x", "device": CPU, "dynamics": dynamics, **options}
+    options = {"gamma": 0.01, "label": "x", "dynamics": dynamics, "run": TrainingRun(CPU, checkpoint, progress)}
     return state_of(fit_steph(make_cohort(SIZES), local, sources, recipe, **options))
 
 
@@ -225,7 +225,7 @@ def test_a_training_without_dropout_at_a_rate_of_0_notes_how_its_model_merges(tm
     local = target.applied_to(m0_of(recipe), untrained_model(Architecture.of(recipe.model), 9).head_state())
     cohort = make_cohort(SIZES)
     model = fit_steph(
-        cohort, local, sources, recipe, gamma=0.0, label="x", device=CPU, dynamics=Dynamics(path, SOURCES)
+        cohort, local, sources, recipe, gamma=0.0, label="x", run=ON_CPU, dynamics=Dynamics(path, SOURCES)
     )
     w = np.zeros((len(SIZES), 3))
     for i in range(len(SIZES)):
@@ -248,10 +248,10 @@ def test_a_training_killed_after_an_epoch_ends_with_the_same_notes(tmp_path, uni
             raise KilledError
 
     with pytest.raises(KilledError):
-        fitted(path, checkpoint=checkpoint, on_epoch=kill)
+        fitted(path, checkpoint=checkpoint, progress=kill)
     assert checkpoint.exists() and len(read_dynamics(path)["epochs"]) == at
     seen = []
-    state = fitted(path, checkpoint=checkpoint, on_epoch=lambda epoch, total: seen.append(epoch))
+    state = fitted(path, checkpoint=checkpoint, progress=lambda epoch, total: seen.append(epoch))
     assert seen == list(range(at + 1, 6)), "it went on, and did not begin again"
     assert read_dynamics(path) == uninterrupted
     assert equal(state, fitted(None))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from client_builders import (
     CPU,
+    ON_CPU,
     MemoryCohort,
     equal,
     m0_of,
@@ -21,6 +22,7 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches, risks
 from fedsteph.client.training.local import train_local
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 from fedsteph.common.model.survival import empirical_hazard
 from fedsteph.common.vector.task_vector import TaskVector
@@ -39,7 +41,7 @@ def mixture_for(recipe, n_sources: int = 3) -> Mixture:
 
 
 def fitted(recipe, cohort: MemoryCohort, parts: tuple[ABMIL, list[TaskVector]] | None = None, **options) -> Steph:
-    options = {"gamma": 0.0, "label": "x", "device": CPU, **options}
+    options = {"gamma": 0.0, "label": "x", "run": ON_CPU, **options}
     local, sources = parts or parts_for(recipe)
     return fit_steph(cohort, local, sources, recipe, **options)
 
@@ -124,7 +126,7 @@ def test_a_rate_and_a_number_of_epochs_of_its_own():
     same = make_recipe("training.epochs=4", "training.lr=0.01")
     other = make_recipe("training.epochs=2", "training.lr=0.5")
     seen = []
-    found = state_of(fitted(own, cohort, on_epoch=lambda *done: seen.append(done)))
+    found = state_of(fitted(own, cohort, run=TrainingRun(CPU, progress=lambda *done: seen.append(done))))
     assert seen == [(k, 4) for k in (1, 2, 3, 4)]
     assert equal(found, state_of(fitted(same, cohort)))
     assert not equal(found, state_of(fitted(other, cohort)))
@@ -159,7 +161,7 @@ def test_gamma_reaches_the_loss():
 def test_it_learns_a_signal():
     cohort = make_cohort([5] * 40, events=[1] * 30 + [0] * 10)
     recipe = make_recipe("training.epochs=60", "training.lr=0.02")
-    local = train_local(cohort, recipe, label="local", device=CPU)
+    local = train_local(cohort, recipe, label="local", run=ON_CPU)
     model = fitted(recipe, cohort, (local, list(make_vectors(recipe, 3).values())))
     risk = risks(model, cohort, CPU)
     assert plain_c(cohort.times, cohort.events, risk) > 0.75

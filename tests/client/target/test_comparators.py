@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 from client_builders import CPU, Spy, make_vectors
@@ -16,9 +14,8 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.target.comparators import comparators_of, compare
 from fedsteph.client.training.batch import predict_hazards
-from fedsteph.client.training.loop import Checkpoint
-from fedsteph.client.training.survival_fit import silent
 from fedsteph.common.config.method_names import COMPARATORS, METHODS
+from fedsteph.common.host.progress import silent
 
 QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4")
 TOGETHER = ("fedavg", "fedprox")
@@ -41,7 +38,7 @@ def test_every_comparator_has_a_method_and_only_the_pool_is_more():
 
 def test_hazards_are_the_model_s_for_each_test_patient(tmp_path):
     task = comparing(tmp_path, ["half_average", "adamerging"])
-    found = compare(task, silent_step)
+    found = compare(task)
     assert list(found) == ["half_average", "adamerging"]
     test = task.workspace.test_part(task.fold)
     n = len(task.sources)
@@ -55,20 +52,16 @@ def test_hazards_are_the_model_s_for_each_test_patient(tmp_path):
     assert found["adamerging"].learnable == trained.learnable == 3 + 8 * 4 + 4
 
 
-def silent_step(done: float) -> None:
-    pass
-
-
 def test_a_second_call_trains_nothing_and_finds_the_same(tmp_path, monkeypatch):
     names = ["model_average", "adamerging", "tuned_head"]
-    first = compare(comparing(tmp_path, names), silent_step)
+    first = compare(comparing(tmp_path, names))
 
-    def trained(task, on_epoch):
+    def trained(task, progress):
         raise AssertionError("a comparator whose hazards are kept was trained again")
 
     for name in names:
         monkeypatch.setitem(REGISTRY, name, trained)
-    again = compare(comparing(tmp_path, names), silent_step)
+    again = compare(comparing(tmp_path, names))
     assert list(again) == names
     for name in names:
         assert np.array_equal(first[name].hazards, again[name].hazards)
@@ -76,7 +69,7 @@ def test_a_second_call_trains_nothing_and_finds_the_same(tmp_path, monkeypatch):
 
 
 def test_each_fold_has_hazards_of_its_own(tmp_path):
-    first, second = (compare(comparing(tmp_path, ["adamerging"], fold=fold), silent_step) for fold in (0, 1))
+    first, second = (compare(comparing(tmp_path, ["adamerging"], fold=fold)) for fold in (0, 1))
     assert not np.array_equal(first["adamerging"].hazards, second["adamerging"].hazards)
 
 
@@ -86,14 +79,14 @@ def test_a_comparator_whose_rounds_are_missing_is_left_out(tmp_path, monkeypatch
     assert comparators_of(task) == ("fedprox", "half_average", "fedavg", "model_average")
     del task.globals["fedprox"]
     assert comparators_of(task) == ("half_average", "fedavg", "model_average")
-    assert list(compare(task, silent_step)) == ["half_average", "fedavg", "model_average"]
+    assert list(compare(task)) == ["half_average", "fedavg", "model_average"]
     del task.globals["fedavg"]
     assert comparators_of(task) == ("half_average", "model_average")
 
 
 def test_without_comparators_there_is_nothing_to_do(tmp_path):
     task = comparing(tmp_path, [])
-    assert compare(task, silent_step) == {}
+    assert compare(task) == {}
 
 
 def test_no_test_patient_has_a_part_in_any_training(tmp_path, monkeypatch):
@@ -111,10 +104,10 @@ def test_no_test_patient_has_a_part_in_any_training(tmp_path, monkeypatch):
         return real(self, i)
 
     def watched(name, method):
-        def watching(task, on_epoch):
+        def watching(task, progress):
             training.append(name)
             try:
-                return method(task, on_epoch)
+                return method(task, progress)
             finally:
                 training.pop()
 
@@ -123,7 +116,7 @@ def test_no_test_patient_has_a_part_in_any_training(tmp_path, monkeypatch):
     monkeypatch.setattr(Cohort, "bag", bag)
     for name in COMPARATORS:
         monkeypatch.setitem(REGISTRY, name, watched(name, REGISTRY[name]))
-    found = compare(task, silent_step)
+    found = compare(task)
     assert list(found) == list(COMPARATORS)
     assert all(value <= train for value in read.values())
     untrained = {"model_average", "half_average", "start_average"}
@@ -145,33 +138,33 @@ INTERRUPTED = ["adamerging", "surgery_hyper", "roupkt", "steph_dense", "fedavg"]
 def test_an_interrupted_comparator_goes_on_from_its_last_epoch(tmp_path, monkeypatch, name):
     settings = ("training.epochs=4", "steph.gamma=0", "training.batch_bags=4")
     names = ["half_average", name]
-    whole = compare(comparing(tmp_path / "whole", names, *settings), silent_step)
-    monkeypatch.setattr(fedsteph.client.training.survival_fit, "Checkpoint", partial(Checkpoint, every_seconds=0.0))
+    whole = compare(comparing(tmp_path / "whole", names, *settings))
+    monkeypatch.setattr(fedsteph.client.training.checkpoint, "EVERY_SECONDS", 0)
 
-    def stop(done: float) -> None:
+    def stop(done: float, total: float) -> None:
         if done >= 1.75:  # the second comparator's third epoch of four
             raise StoppedError
 
     with pytest.raises(StoppedError):
         compare(comparing(tmp_path / "cut", names, *settings), stop)
     task = comparing(tmp_path / "cut", names, *settings)
-    assert task.checkpoint(name).exists()
+    assert task.run(name, silent).checkpoint.exists()
     assert not (task.folder / f"{name}.npz").exists()
     fits, steps = (
         Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit"),
         Spy(monkeypatch, fedsteph.client.training.loop, "backward"),
     )
-    found = compare(task, silent_step)
+    found = compare(task)
     assert len(fits.calls) == 1  # neither the first comparator nor an inner training again
     assert len(steps.calls) == 3  # the last epoch's three steps of 12 patients
-    assert not task.checkpoint(name).exists()
+    assert not task.run(name, silent).checkpoint.exists()
     for one in names:
         assert np.array_equal(found[one].hazards, whole[one].hazards)
 
 
 def progress_of(folder, names):
     seen = []
-    compare(comparing(folder, names, "steph.gamma=0"), seen.append)
+    compare(comparing(folder, names, "steph.gamma=0"), lambda done, total: seen.append(done))
     return seen
 
 
@@ -206,7 +199,7 @@ OTHER_RECIPES = {
 @pytest.mark.parametrize("settings", OTHER_RECIPES.values(), ids=OTHER_RECIPES.keys())
 def test_every_comparator_trains_under_other_recipes_too(tmp_path, settings):
     task = comparing(tmp_path, COMPARATORS, "training.epochs=1", "steph.gamma=0", *settings, patients=12)
-    found = compare(task, silent_step)
+    found = compare(task)
     assert list(found) == list(COMPARATORS)
     for name, compared in found.items():
         assert compared.hazards.shape == (6, 4), name

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from client_builders import Spy, m0_of, make_vectors, make_workspace
+from client_builders import Spy, m0_of, make_vectors, trained_workspace
 
 import fedsteph.client.training.survival_fit
 from fedsteph.client.models.model_file import load_model
@@ -18,13 +18,14 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
 from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
+from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
 
 QUICK = ("training.epochs=1", "steph.gamma=0.0")
 
 
-def enhanced(workspace: Workspace, n_sources: int = 2, report=lambda done, total: None):
+def enhanced(workspace: Workspace, n_sources: int = 2, report=silent):
     return enhance_target(workspace, make_vectors(workspace.recipe, n_sources), report).to_dict()
 
 
@@ -37,7 +38,7 @@ def strict(text: str):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    workspace = make_workspace(tmp_path_factory.mktemp("target"), patients=20)
+    workspace = trained_workspace(tmp_path_factory.mktemp("target"), patients=20)
     return workspace, enhanced(workspace)
 
 
@@ -70,12 +71,12 @@ def test_other_vectors_are_other_work(done):
 
 def test_the_target_s_own_vector_is_not_rounded_and_the_received_ones_are_taken_as_they_came(tmp_path):
     settings = ("training.epochs=3", "steph.gamma=0.0", "sharing.dtype=bfloat16")
-    workspace = make_workspace(tmp_path, *settings, patients=20)
+    workspace = trained_workspace(tmp_path, *settings, patients=20)
     vectors = {
         name: as_received(vector, workspace.recipe.sharing)
         for name, vector in make_vectors(workspace.recipe, 2).items()
     }
-    result = enhance_target(workspace, vectors, lambda done, total: None)
+    result = enhance_target(workspace, vectors)
     assert result.sharing == SharingConfig(dtype="bfloat16")
     for fold in range(2):
         own = TaskVector.between(workspace.local_model(fold), m0_of(workspace.recipe))
@@ -88,7 +89,7 @@ def test_the_target_s_own_vector_is_not_rounded_and_the_received_ones_are_taken_
 
 def test_progress_never_goes_back_and_ends_whole(tmp_path):
     seen = []
-    enhanced(make_workspace(tmp_path, patients=12), report=lambda *step: seen.append(step))
+    enhanced(trained_workspace(tmp_path, patients=12), report=lambda *step: seen.append(step))
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == ((0, 16), (16, 16))
 
@@ -103,7 +104,7 @@ def test_progress_never_goes_back_and_ends_whole(tmp_path):
     ],
 )
 def test_small_targets_get_a_result_and_not_a_crash(tmp_path, patients, events, too_small):
-    workspace = make_workspace(tmp_path, *QUICK, patients=patients, event_share=events / patients)
+    workspace = trained_workspace(tmp_path, *QUICK, patients=patients, event_share=events / patients)
     result = enhanced(workspace)
     assert strict((workspace.site.state / RESULT_FILE).read_text()) == result
     assert (result["n_patients"], result["n_events"]) == (patients, events)

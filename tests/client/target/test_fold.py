@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from client_builders import Spy, equal, m0_of, make_vectors, make_workspace, state_of, trained
+from client_builders import Spy, equal, m0_of, make_vectors, state_of, trained, trained_workspace
 
 import fedsteph.client.target.fold
 import fedsteph.client.target.judgement
@@ -17,10 +17,12 @@ from fedsteph.client.evaluation.metrics import METRICS, further_metrics
 from fedsteph.client.evaluation.select import ENOUGH_PAIRS, Selection
 from fedsteph.client.methods.task import Task
 from fedsteph.client.models.model_file import load_model
+from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import COLLAPSED_BELOW
 from fedsteph.client.target.fold import enhance_fold, steps
 from fedsteph.client.target.fold_result import FoldResult
+from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -31,8 +33,8 @@ def task_of(workspace: Workspace, vectors, fold: int = 0) -> Task:
     return Task(workspace, fold, vectors, workspace.folder / "merge" / f"fold_{fold}")
 
 
-def enhanced(workspace: Workspace, vectors, fold: int = 0, on_step=lambda done: None) -> FoldResult:
-    return enhance_fold(task_of(workspace, vectors, fold), on_step)
+def enhanced(workspace: Workspace, vectors, fold: int = 0, progress=silent) -> FoldResult:
+    return enhance_fold(task_of(workspace, vectors, fold), progress)
 
 
 def plain_risk(hazards: torch.Tensor) -> float:
@@ -58,7 +60,7 @@ def plain_average(workspace: Workspace, vectors: dict[str, TaskVector]) -> ABMIL
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Workspace, dict[str, TaskVector], FoldResult]:
     torch.set_num_threads(1)  # as every test, which a fixture of the module comes before
-    workspace = make_workspace(
+    workspace = trained_workspace(
         tmp_path_factory.mktemp("fold"), "training.lr=0.02", "training.epochs=4", "training.seed=2", "steph.K=2"
     )
     vectors = make_vectors(workspace.recipe, 4)
@@ -144,14 +146,14 @@ def test_predictions_lie_at_the_site(done):
 
 
 def test_test_patients_train_nothing(monkeypatch, tmp_path):
-    workspace = make_workspace(tmp_path, "training.epochs=1")
+    workspace = trained_workspace(tmp_path, "training.epochs=1")
     fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     chosen = Spy(monkeypatch, fedsteph.client.target.fold, "select")
     enhanced(workspace, make_vectors(workspace.recipe, 2))
     test = {*workspace.splits[0].test}
     inner = chosen.calls[0].args[0]
     cohorts = [call.args[2] for call in fits.calls] + [part for one in inner for part in (one.train, one.validation)]
-    assert len(cohorts) == (1 + 2) + (2 * 2 + 1) + 2 * 2
+    assert len(cohorts) == 2 + (2 * 2 + 1) + 2 * 2
     for cohort in cohorts:
         assert cohort.patients
         assert not test & {patient.id for patient in cohort.patients}
@@ -174,17 +176,18 @@ def test_found_work_is_not_done_again(monkeypatch, done):
 def test_a_stopped_fold_goes_on_to_the_same_models(monkeypatch, done, tmp_path):
     workspace, vectors, result = done
     other = replace(workspace, folder=tmp_path / "other", base_folder=tmp_path / "base")
+    train_own(other, 0)
     n_steps = steps(task_of(other, vectors))
 
     class StoppedError(Exception):
         pass
 
-    def stop(share: float) -> None:
-        if share > n_steps - 1.6:  # in the middle of STEPH's own training
+    def stop(done: float, total: float) -> None:
+        if done > n_steps - 1.6:  # in the middle of STEPH's own training
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        enhanced(other, vectors, on_step=stop)
+        enhanced(other, vectors, progress=stop)
     fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     again = enhanced(other, vectors)
     assert trained(fits) == [0, 1]
@@ -194,16 +197,17 @@ def test_a_stopped_fold_goes_on_to_the_same_models(monkeypatch, done, tmp_path):
 
 
 def test_progress_never_goes_back_and_ends_at_the_number_of_trainings(tmp_path):
-    workspace, seen = make_workspace(tmp_path), []
+    workspace, seen = trained_workspace(tmp_path), []
     vectors = make_vectors(workspace.recipe, 2)
-    enhanced(workspace, vectors, on_step=seen.append)
+    enhanced(workspace, vectors, progress=lambda *done: seen.append(done))
     assert seen == sorted(seen)
-    assert seen[-1] == steps(task_of(workspace, vectors)) == 2 + 2 * 2 + 1 + 1
+    n = 2 + 2 * 2 + 1 + 1
+    assert seen[-1] == (n, steps(task_of(workspace, vectors))) == (n, n)
 
 
 def test_the_comparators_are_those_of_the_recipe_in_its_order(tmp_path):
     """One that needs rounds that were not run is left out."""
-    workspace = make_workspace(
+    workspace = trained_workspace(
         tmp_path, "training.epochs=1", "steph.gamma=0.0", "comparators.methods=[half_average, fedavg, model_average]"
     )
     vectors = make_vectors(workspace.recipe, 2)
@@ -214,7 +218,7 @@ def test_the_comparators_are_those_of_the_recipe_in_its_order(tmp_path):
 
 @pytest.mark.parametrize("n_sources", [1, 100])
 def test_any_number_of_sources(tmp_path, n_sources):
-    workspace = make_workspace(tmp_path, "training.epochs=1", "steph.gamma=0.0", patients=16)
+    workspace = trained_workspace(tmp_path, "training.epochs=1", "steph.gamma=0.0", patients=16)
     result = enhanced(workspace, make_vectors(workspace.recipe, n_sources))
     assert len(result.sources) == n_sources
     assert all(np.isfinite(risk).all() for risk in result.risk.values())
@@ -255,7 +259,7 @@ def test_what_is_deployed(monkeypatch, done, local, steph, n_pairs, collapsed, c
 
 def test_a_collapsed_model_is_reported_and_not_deployed(tmp_path):
     """A real one: gamma = 100 drives every w to 0."""
-    workspace = make_workspace(tmp_path, "training.epochs=25", "training.lr=0.05", "steph.gamma=100.0")
+    workspace = trained_workspace(tmp_path, "training.epochs=25", "training.lr=0.05", "steph.gamma=100.0")
     result = enhanced(workspace, make_vectors(workspace.recipe, 2))
     assert result.collapsed
     assert (result.choice, result.model) == ("local", workspace.fold_folder(0) / "local.safetensors")

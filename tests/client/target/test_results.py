@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from client_builders import make_workspace, plain_c
+from client_builders import plain_c, trained_workspace
 
 from fedsteph.client.evaluation.metrics import METRICS, Metrics
 from fedsteph.client.evaluation.select import Selection
@@ -35,7 +35,7 @@ def random_pairs(seed: int, n: int = 6, events: float = 0.7) -> Pairs:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return make_workspace(tmp_path_factory.mktemp("results"))
+    return trained_workspace(tmp_path_factory.mktemp("results"))
 
 
 def fold_result(workspace, fold: int, c: dict[str, float], t=T, e=E) -> FoldResult:
@@ -121,7 +121,7 @@ def test_every_row_of_a_result(workspace, tmp_path):
 
 @pytest.mark.parametrize(("K", "n_sources", "expected"), [(5, 2, 2), (5, 9, 5), (None, 3, 3)])
 def test_the_number_kept_is_at_most_that_of_the_sources(tmp_path, K, n_sources, expected):
-    workspace = make_workspace(tmp_path, f"steph.K={'null' if K is None else K}", patients=6)
+    workspace = trained_workspace(tmp_path, f"steph.K={'null' if K is None else K}", patients=6)
     result = target_result(workspace, [fold_result(workspace, 0, {})], [f"s{k}" for k in range(n_sources)])
     assert expected == result.methods["steph"].K
 

@@ -44,10 +44,10 @@ def test_every_fold_is_scored_on_its_test_part(tmp_path):
 
 
 def test_the_last_model_is_trained_on_everybody(monkeypatch, tmp_path):
-    spy = Spy(monkeypatch, fedsteph.client.target.train_alone, "train_local")
+    spy = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     site = site_of(tmp_path)
     result = train_site(site, config())
-    (call,) = spy.calls
+    call = spy.calls[-1]
     assert len(call.args[0]) == 16
     loaded = load_model(Path(result["model"])).model.state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in call.result.state_dict().items())

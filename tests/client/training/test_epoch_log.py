@@ -21,6 +21,7 @@ from fedsteph.client.training import epoch_log
 from fedsteph.client.training.epoch_log import require_tensorboard, tell, to_tensorboard
 from fedsteph.client.training.loop import fit
 from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import ConfigError, TrainingError
 from fedsteph.common.model.abmil import ABMIL
@@ -183,7 +184,7 @@ def train(model: ABMIL, cohort: Cohort, training: TrainingConfig, name: str) -> 
     def forward(batch):
         return Outputs(model(batch.bags, batch.mask))
 
-    fit(model, forward, cohort, training, seed=3, device=CPU, name=name)
+    fit(model, forward, cohort, training, seed=3, run=TrainingRun(CPU, name=name))
 
 
 def plain_loss(model: ABMIL, cohort: Cohort, alpha: float, index: list[int]) -> torch.Tensor:

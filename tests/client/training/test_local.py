@@ -8,6 +8,7 @@ import pytest
 import torch
 from client_builders import (
     CPU,
+    ON_CPU,
     MemoryCohort,
     equal,
     m0_of,
@@ -62,7 +63,7 @@ def test_training_starts_from_m0(mode):
     """One epoch of one step has learning rate 0, so what comes out is what it started from."""
     recipe = make_recipe("training.epochs=1", f"model.head_bias={mode}")
     cohort = make_cohort([3] * 8)
-    start, trained = state_of(m0_of(recipe)), state_of(train_local(cohort, recipe, label="x", device=CPU))
+    start, trained = state_of(m0_of(recipe)), state_of(train_local(cohort, recipe, label="x", run=ON_CPU))
     if mode == "empirical":
         labels = [(patient.t, patient.e) for patient in cohort.patients]
         bias = trained.pop("head.bias")
@@ -74,7 +75,7 @@ def test_training_starts_from_m0(mode):
 def test_training_starts_from_m0_plus_a_vector_where_one_is_given():
     recipe = make_recipe("training.epochs=1", "model.head_bias=default")
     (vector,), m0 = make_vectors(recipe, 1).values(), state_of(m0_of(recipe))
-    trained = state_of(train_local(make_cohort([3] * 8), recipe, label="x", device=CPU, start=vector))
+    trained = state_of(train_local(make_cohort([3] * 8), recipe, label="x", run=ON_CPU, start=vector))
     expected = {name: tensor + vector.tensors.get(name, 0.0) for name, tensor in m0.items()}
     assert equal(trained, expected)
 
@@ -82,7 +83,7 @@ def test_training_starts_from_m0_plus_a_vector_where_one_is_given():
 def test_it_learns_a_signal():
     cohort = make_cohort([5] * 40, events=[1] * 30 + [0] * 10)
     recipe = make_recipe("training.epochs=30", "training.lr=0.01")
-    model = train_local(cohort, recipe, label="x", device=CPU)
+    model = train_local(cohort, recipe, label="x", run=ON_CPU)
     risk = risks(model, cohort, CPU)
     assert plain_c(cohort.times, cohort.events, risk) > 0.75
     untrained = risks(m0_of(recipe), cohort, CPU)
@@ -91,7 +92,7 @@ def test_it_learns_a_signal():
 
 def test_every_training_part_has_a_seed_of_its_own():
     cohort, recipe = make_cohort([3] * 8), make_recipe()
-    one, same, other = (state_of(train_local(cohort, recipe, label=n, device=CPU)) for n in ("a", "a", "b"))
+    one, same, other = (state_of(train_local(cohort, recipe, label=n, run=ON_CPU)) for n in ("a", "a", "b"))
     assert equal(one, same)
     assert not equal(one, other)
 
@@ -100,11 +101,11 @@ def test_another_m0_than_the_pinned_one_is_refused():
     recipe = make_recipe()
     object.__setattr__(recipe.model, "m0_seed", 43)
     with pytest.raises(ConfigError, match="digest"):
-        train_local(make_cohort([3] * 8), recipe, label="x", device=CPU)
+        train_local(make_cohort([3] * 8), recipe, label="x", run=ON_CPU)
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize("mode", ["default", "empirical"])
 def test_nobody_to_train_on(mode):
     with pytest.raises(TooSmallError):
-        train_local(make_cohort([3]).subset([]), make_recipe(f"model.head_bias={mode}"), label="x", device=CPU)
+        train_local(make_cohort([3]).subset([]), make_recipe(f"model.head_bias={mode}"), label="x", run=ON_CPU)

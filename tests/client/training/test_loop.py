@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, SMALL, MemoryCohort, Spy, equal, make_cohort, state_of
+from client_builders import CPU, ON_CPU, SMALL, MemoryCohort, Spy, equal, make_cohort, state_of
 from killed_training import CONFIG, SIZES, train
 
 import fedsteph.client.training.batch
+import fedsteph.client.training.checkpoint
 import fedsteph.client.training.loop
-from fedsteph.client.training.loop import Checkpoint, derive_seed, fit, learning_rate_factor
+from fedsteph.client.training.loop import derive_seed, fit, learning_rate_factor
 from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import ModelFileError, TooSmallError, TrainingError
 from fedsteph.common.model.abmil import ABMIL, untrained_model
@@ -37,7 +39,7 @@ def train_with(model: torch.nn.Module, cohort, config: TrainingConfig, forward=N
     def default(batch):
         return Outputs(model(batch.bags, batch.mask))
 
-    options = {"seed": 3, "device": CPU, **options}
+    options = {"seed": 3, "run": ON_CPU, **options}
     fit(model, forward or default, cohort, config, **options)
 
 
@@ -285,12 +287,17 @@ def test_dropout_is_on_while_training_and_off_afterwards():
 # ---------------------------------------------------------------- resume
 
 
+@pytest.fixture(autouse=True)
+def checkpoints_are_written_at_every_epoch(monkeypatch):
+    monkeypatch.setattr(fedsteph.client.training.checkpoint, "EVERY_SECONDS", 0)
+
+
 class Whole:
     """The training that nobody stopped: its weights, and how many calls of the model each epoch ended with."""
 
     def __init__(self) -> None:
         calls, self.ends = [0], [0]
-        model = train(None, calls.append, on_epoch=lambda done, total: self.ends.append(calls[-1]))
+        model = train(None, calls.append, progress=lambda done, total: self.ends.append(calls[-1]))
         self.weights, self.calls = state_of(model), calls[-1]
 
     def left_after(self, stopped: int) -> int:
@@ -350,7 +357,7 @@ def test_progress_goes_on_where_it_was(tmp_path, whole):
     seen = []
     with pytest.raises(StoppedError):
         train(tmp_path / "x", stop_at(whole.ends[2] + 1))
-    train(tmp_path / "x", on_epoch=lambda *done: seen.append(done))
+    train(tmp_path / "x", progress=lambda *done: seen.append(done))
     assert seen == [(3, 4), (4, 4)]
 
 
@@ -371,12 +378,13 @@ def test_a_checkpoint_of_another_training_is_not_resumed(tmp_path, whole, change
     assert equal(state_of(train(tmp_path / "x", **changes)), state_of(train(None, **changes)))
 
 
-def test_a_checkpoint_is_written_no_oftener_than_asked(tmp_path):
+def test_a_checkpoint_is_written_no_oftener_than_asked(tmp_path, monkeypatch):
     def stop_late(batch):
         if len(seen) == 3:
             raise StoppedError
         return Outputs(model(batch.bags, batch.mask))
 
+    monkeypatch.setattr(fedsteph.client.training.checkpoint, "EVERY_SECONDS", 1e9)
     seen, model = [], untrained_model(SMALL, 0)
     with pytest.raises(StoppedError):
         train_with(
@@ -384,8 +392,7 @@ def test_a_checkpoint_is_written_no_oftener_than_asked(tmp_path):
             make_cohort([2] * 4),
             TrainingConfig(epochs=4),
             stop_late,
-            checkpoint=Checkpoint(tmp_path / "x", every_seconds=1e9),
-            on_epoch=lambda done, total: seen.append(done),
+            run=TrainingRun(CPU, tmp_path / "x", lambda done, total: seen.append(done)),
         )
     assert seen == [1, 2, 3]
     assert not (tmp_path / "x").exists()

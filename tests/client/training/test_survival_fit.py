@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, MemoryCohort, Spy, equal, m0_of, make_cohort, make_recipe, plain_c, state_of
+from client_builders import CPU, ON_CPU, MemoryCohort, Spy, equal, m0_of, make_cohort, make_recipe, plain_c, state_of
 
+import fedsteph.client.training.checkpoint
 import fedsteph.client.training.loop
 import fedsteph.client.training.survival_fit
 from fedsteph.client.training.batch import predict_hazards, risks
-from fedsteph.client.training.loop import Checkpoint
 from fedsteph.client.training.objective import Outputs
-from fedsteph.client.training.survival_fit import fit_survival, start_head, steph_training
+from fedsteph.client.training.survival_fit import fit_survival, for_steph, start_head
+from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.model.survival import bin_of, empirical_hazard
@@ -36,7 +37,7 @@ def train(recipe: Recipe, cohort: MemoryCohort = COHORT, model: ABMIL | None = N
             on_forward()
         return Outputs(model(batch.bags, batch.mask))
 
-    fit_survival(model, forward, cohort, recipe, recipe.training, **{"seed": 5, "device": CPU, **options})
+    fit_survival(model, forward, cohort, recipe, **{"seed": 5, "run": ON_CPU, **options})
     return model
 
 
@@ -95,7 +96,7 @@ def test_a_head_that_is_not_fresh_stays_where_it_is(loss):
 def test_an_encoder_without_a_head_is_refused():
     recipe = recipe_of()
     with pytest.raises(AttributeError, match="head"):
-        fit_survival(torch.nn.Linear(2, 2), lambda batch: None, COHORT, recipe, recipe.training, seed=0, device=CPU)
+        fit_survival(torch.nn.Linear(2, 2), lambda batch: None, COHORT, recipe, seed=0, run=ON_CPU)
 
 
 # ---------------------------------------------------------------- after Cox
@@ -180,9 +181,7 @@ def counted(stop_at: int | None = None):
 @pytest.fixture
 def often(monkeypatch):
     """A checkpoint after every epoch."""
-    monkeypatch.setattr(
-        fedsteph.client.training.survival_fit, "Checkpoint", lambda path: Checkpoint(path, every_seconds=0)
-    )
+    monkeypatch.setattr(fedsteph.client.training.checkpoint, "EVERY_SECONDS", 0)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.6, 0.99])
@@ -193,10 +192,10 @@ def test_a_stopped_cox_training_goes_on_to_the_same_weights(tmp_path, often, sha
     whole = train(recipe, on_forward=on_forward)
     stopped = int(share * calls[0]) + 1
     with pytest.raises(StoppedError):
-        train(recipe, checkpoint=path, on_forward=counted(stopped)[1])
+        train(recipe, run=TrainingRun(CPU, path), on_forward=counted(stopped)[1])
     assert path.exists() == (share > 0.25)
     left, on_forward = counted()
-    resumed = train(recipe, checkpoint=path, on_forward=on_forward)
+    resumed = train(recipe, run=TrainingRun(CPU, path), on_forward=on_forward)
     assert equal(state_of(resumed), state_of(whole))
     assert (left[0] < calls[0]) == (share > 0.25)
     assert not path.exists()
@@ -205,9 +204,9 @@ def test_a_stopped_cox_training_goes_on_to_the_same_weights(tmp_path, often, sha
 def test_a_checkpoint_of_the_nll_is_not_resumed_under_cox(tmp_path, often):
     path, nll_recipe, cox_recipe = tmp_path / "x", recipe_of(), recipe_of("training.loss=cox")
     with pytest.raises(StoppedError):
-        train(nll_recipe, checkpoint=path, on_forward=counted(14)[1])
+        train(nll_recipe, run=TrainingRun(CPU, path), on_forward=counted(14)[1])
     assert path.exists()
-    assert equal(state_of(train(cox_recipe, checkpoint=path)), state_of(train(cox_recipe)))
+    assert equal(state_of(train(cox_recipe, run=TrainingRun(CPU, path))), state_of(train(cox_recipe)))
 
 
 # ---------------------------------------------------------------- STEPH's training
@@ -215,7 +214,7 @@ def test_a_checkpoint_of_the_nll_is_not_resumed_under_cox(tmp_path, often):
 
 def test_steph_trains_as_the_base_models_where_nothing_else_is_said():
     recipe = recipe_of("training.warmup_epochs=2")
-    assert steph_training(recipe) == recipe.training
+    assert for_steph(recipe) == recipe
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def test_steph_trains_as_the_base_models_where_nothing_else_is_said():
 )
 def test_steph_has_epochs_and_learning_rate_of_its_own(settings, epochs, lr, warmup):
     recipe = recipe_of("training.loss=cox", "training.weight_decay=0.2", *settings)
-    found = steph_training(recipe)
+    found = for_steph(recipe).training
     assert (found.epochs, found.lr, found.warmup_epochs) == (epochs, lr, warmup)
     training = recipe.training
     assert found == replace(training, epochs=epochs, lr=lr, warmup_epochs=warmup)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fedsteph.common.host import monitor
-from fedsteph.common.host.progress import Progress
+from fedsteph.common.host.progress_log import ProgressLine
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def watched(monkeypatch, capsys):
     monkeypatch.setattr(monitor.time, "monotonic", lambda: now[0])
     lines = monitor._Lines()
 
-    def after(seconds: float, event: Progress | None = None) -> list[str]:
+    def after(seconds: float, event: ProgressLine | None = None) -> list[str]:
         now[0] += seconds
         if event is not None:
             lines.update(event)
@@ -28,8 +28,8 @@ def watched(monkeypatch, capsys):
     return after
 
 
-def event(phase: str, done: int, total: int = 4) -> Progress:
-    return Progress("server", phase, done, total)
+def event(phase: str, done: int, total: int = 4) -> ProgressLine:
+    return ProgressLine("server", phase, done, total)
 
 
 def test_a_long_phase_goes_on(watched):
@@ -58,7 +58,9 @@ def test_the_seconds_are_those_of_the_phase(watched):
 
 
 def test_what_a_party_says_stands_behind_its_line(watched):
-    assert watched(0, Progress("kirp", "train.merge", 1, 4, "fold 1 of 4")) == ["kirp: train.merge 25% (fold 1 of 4)"]
+    assert watched(0, ProgressLine("kirp", "train.merge", 1, 4, "fold 1 of 4")) == [
+        "kirp: train.merge 25% (fold 1 of 4)"
+    ]
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def board(monkeypatch):
     monkeypatch.setattr(monitor.time, "monotonic", lambda: now[0])
     shown = monitor.Board()
 
-    def after(seconds: float, *events: Progress) -> dict[str, list[str]]:
+    def after(seconds: float, *events: ProgressLine) -> dict[str, list[str]]:
         now[0] += seconds
         for one in events:
             shown.update(one)
@@ -83,14 +85,16 @@ def board(monkeypatch):
 
 def test_the_table_has_a_row_per_party_with_its_phase_progress_and_last_message(board):
     assert board(0)["-"][:1] == ["starting"]
-    rows = board(0, Progress("server", "train.local", 0, 2), Progress("kirp", "train.local", 0.5, 2, "model 1 of 2"))
+    rows = board(
+        0, ProgressLine("server", "train.local", 0, 2), ProgressLine("kirp", "train.local", 0.5, 2, "model 1 of 2")
+    )
     assert list(rows) == ["server", "kirp"]
     assert rows["kirp"][0] == "train.local" and rows["kirp"][-5:] == ["0", "model", "1", "of", "2"]
     assert "25%" in rows["kirp"] and "0%" in rows["server"]
 
 
 def test_a_message_stays_until_the_next_one_or_the_next_phase(board):
-    board(0, Progress("kirp", "train.local", 0, 2, "model 1 of 2"))
-    rows = board(7, Progress("kirp", "train.local", 1, 2))
+    board(0, ProgressLine("kirp", "train.local", 0, 2, "model 1 of 2"))
+    rows = board(7, ProgressLine("kirp", "train.local", 1, 2))
     assert rows["kirp"][-5:] == ["7", "model", "1", "of", "2"]
-    assert board(0, Progress("kirp", "train.share", 0, 1))["kirp"][-2:] == ["0%", "0"]
+    assert board(0, ProgressLine("kirp", "train.share", 0, 1))["kirp"][-2:] == ["0%", "0"]

@@ -14,7 +14,7 @@ from sites import TINY
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.splits import make_splits
-from fedsteph.client.sharing.outgoing import shared_vector
+from fedsteph.client.site.own_models import train_every_fold
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_file import SiteFile
@@ -23,6 +23,7 @@ from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.simulations.attacks.poisoned_federation import trained_vector
 
 SOURCES = ("ash", "birch", "cedar", "elm", "fir")
 SETTINGS = (
@@ -71,7 +72,8 @@ def federation(tmp_path_factory) -> Federation:
     recipe = replace(recipe, model=replace(recipe.model, m0_sha256=model_digest(m0)))
     opened = {name: _open(folder, name, seed, recipe) for seed, name in enumerate(("target", *SOURCES))}
     target = opened.pop("target")
-    return Federation(target, {name: shared_vector(one) for name, one in opened.items()}, opened)
+    train_every_fold(target)
+    return Federation(target, {name: trained_vector(one) for name, one in opened.items()}, opened)
 
 
 def _open(folder: Path, name: str, seed: int, recipe: Recipe) -> Workspace:

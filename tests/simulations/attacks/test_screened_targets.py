@@ -16,10 +16,11 @@ from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks import vectors
+from fedsteph.simulations.attacks.poisoned_federation import trained_vector
 
 
 def enhanced(federation, sent: dict[str, TaskVector], screening: str = "refuse"):
-    return enhance_target(federation.under(screening), sent, lambda done, total: None).to_dict()
+    return enhance_target(federation.under(screening), sent).to_dict()
 
 
 def replaced(federation, **poisoned: TaskVector) -> dict[str, TaskVector]:
@@ -88,11 +89,11 @@ def test_a_copy_of_what_a_private_target_shares_is_caught_too(federation):
     """Its own models are no relatives of it."""
     target = federation.target.sharing(DpSgd(noise=5.0, epochs=3))
     copy, own = (
-        0.7 * shared_vector(target),
+        0.7 * trained_vector(target),
         TaskVector.between(target.local_model(0), pinned_model(target.recipe.model)),
     )
     assert abs(float(torch.cosine_similarity(copy.flat(), own.flat(), dim=0))) < 0.5
-    result = enhance_target(target, replaced(federation, birch=copy), lambda done, total: None).to_dict()
+    result = enhance_target(target, replaced(federation, birch=copy)).to_dict()
     for fold in result["screening"]["folds"]:
         assert "it is a copy of the target's own vector" in fold["birch"]["reason"]
 

@@ -392,7 +392,7 @@ def test_what_failed_is_tried_again_and_nothing_else(tmp_path, units_done):
 
 
 def test_a_bug_in_a_method_costs_its_row_and_leaves_its_traceback(study_sites, tmp_path, units_done, monkeypatch, cli):
-    def broken(task, on_epoch):
+    def broken(task, progress):
         raise ZeroDivisionError("by a test")
 
     monkeypatch.setitem(work._METHODS, "ties", broken)
@@ -407,7 +407,7 @@ def test_a_bug_in_a_method_costs_its_row_and_leaves_its_traceback(study_sites, t
 
 
 def test_a_study_whose_every_row_fails_still_says_why(study_sites, tmp_path, units_done, monkeypatch):
-    def broken(task, on_epoch):
+    def broken(task, progress):
         raise ZeroDivisionError("by a test")
 
     monkeypatch.setitem(work._METHODS, "local", broken)

@@ -1,0 +1,54 @@
+"""Files of local models: trains a model if its file is missing, and loads a trained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.models.model_file import load_abmil, reference_risks, save_abmil
+from fedsteph.client.training.local import train_local
+from fedsteph.client.training.training_run import TrainingRun
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.errors import ModelFileError
+from fedsteph.common.host.progress import Progress, silent
+from fedsteph.common.model.abmil import ABMIL
+
+
+def train_file(
+    path: Path,
+    cohort: Cohort,
+    recipe: Recipe,
+    *,
+    label: str,
+    device: torch.device,
+    progress: Progress = silent,
+    with_reference: bool = True,
+) -> None:
+    """Train a local model on all of ``cohort`` and save it, unless its file exists.
+
+    Args:
+        label: name of the training part, from which the seed is derived.
+        with_reference: save the percentiles of the cohort's risks too.
+
+    Raises:
+        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
+    """
+    if path.exists():
+        return
+    run = TrainingRun(device, path.with_suffix(".checkpoint"), progress)
+    model = train_local(cohort, recipe, label=label, run=run)
+    reference = reference_risks(model, cohort, device) if with_reference else None
+    save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=cohort.encoder, reference=reference)
+
+
+def load_trained(path: Path, recipe: Recipe) -> ABMIL:
+    """Load a local model.
+
+    Raises:
+        ModelFileError: it was not trained yet, or its file is damaged.
+    """
+    if not path.exists():
+        raise ModelFileError("was not trained yet", where=path, remedy="Start the run again; its first phase trains it")
+    return load_abmil(path, dropout=recipe.model.dropout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,7 @@ def test_harm_is_the_worse_of_two_in_standard_errors():
     assert Change(-0.02, 0.01, 0.1, 0.02).harm == pytest.approx(5)
     assert Change(-0.09, 0.01, -0.1, 0.02).harm == pytest.approx(9)
     assert Change(0.09, 0.01, -0.1, 0.02).harm == pytest.approx(-5)
+    assert Change(math.nan, 0.01, -0.1, 0.02).harm == math.inf
 
 
 def test_too_few_pairs_tell_nothing_and_say_so(tmp_path):
@@ -99,3 +102,10 @@ def test_what_is_far_too_long_is_not_judged_and_spoils_no_other_verdict(inner):
     for name in vectors:
         assert found.verdicts[name].figures.alone == honest.verdicts[name].figures.alone
         assert found.verdicts[name].figures.within == honest.verdicts[name].figures.within
+
+
+def test_down_weight_lengthens_no_short_vector():
+    vectors = make_vectors(RECIPE, 3)
+    own = vectors.pop("s000")
+    found = screen([], {**vectors, "copy": 0.5 * own}, [own], RECIPE, mode="down-weight", device=CPU)
+    assert {name: one.weight for name, one in found.verdicts.items()} == {"s001": 1.0, "s002": 1.0, "copy": 0.25}

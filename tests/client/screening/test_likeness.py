@@ -8,7 +8,7 @@ import pytest
 import torch
 from client_builders import make_recipe, make_vectors
 
-from fedsteph.client.screening.likeness import COPY, LONGEST, TWIN, copy_bound, figures_of, problem_of
+from fedsteph.client.screening.likeness import COPY, TWIN, copy_bound, figures_of, problem_of
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -41,9 +41,9 @@ def test_the_figures_by_hand(vectors):
 
 def test_a_single_source_has_no_twin_and_is_held_against_the_target(vectors):
     one = vectors["s000"]
-    shorter = figures_of({"s": (LONGEST - 0.01) * vectors["s001"]}, [vectors["s001"] * -1.0])
+    shorter = figures_of({"s": 2.99 * vectors["s001"]}, [vectors["s001"] * -1.0])
     assert problem_of("s", shorter, COPY) is None
-    found = figures_of({"s": (LONGEST + 0.2) * one}, [vectors["s001"]])
+    found = figures_of({"s": 3.2 * one}, [vectors["s001"]])
     assert found["s"].twin is None
     assert "times the median" in problem_of("s", found, COPY)
 

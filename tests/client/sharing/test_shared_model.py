@@ -16,6 +16,7 @@ from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.ledger import Ledger, total
 from fedsteph.client.sharing.outgoing import outgoing, require_shareable, shared_vector
 from fedsteph.client.sharing.shared_model import guarantee, kept_model, shared_model, train_shareable, train_shared
+from fedsteph.client.sharing.spending import spend_rounds
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -140,6 +141,12 @@ def test_a_budget_lets_no_vector_go_that_was_trained_without_privacy(tmp_path: P
     limited = under(trained_workspace(tmp_path), replace(OPEN, epsilon_budget=1e6))
     sent, refused = outgoing(limited, MEMBER, RUN, ["other"])
     assert (sent, [type(error) for error in refused.values()]) == ({}, [BudgetPolicyError])
+
+
+def test_the_rounds_of_each_method_in_each_run_are_spent_once(workspace: Workspace) -> None:
+    for run, method in (("run1", "fedavg"), ("run1", "fedavg"), ("run1", "fedprox"), ("run2", "fedavg")):
+        spend_rounds(workspace, replace(RUN, run=run), method)
+    assert [entry.run for entry in Ledger(workspace.site.audit).entries()] == ["run1", "run1", "run2"]
 
 
 def test_spent_before_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

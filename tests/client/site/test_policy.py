@@ -114,6 +114,7 @@ FAULTS = [
     ("{recipes: true}", r"'policy\.recipes'"),
     (f"{{recipes: {'a' * 64}}}", r"'policy\.recipes'"),
     (f"{{recipes: [{'A' * 64}]}}", "recipes must be digests"),
+    (f"{{recipes: [{'a' * 65}]}}", "recipes must be digests"),
     ("{target: [b]}", "Did you mean 'policy.targets'"),
     ("[b]", "'policy' must be a mapping"),
     ("yes", "'policy' must be a mapping"),

@@ -1,4 +1,4 @@
-"""Chooses gamma and the deployed model by inner cross-validation on a target's training patients.
+"""Chooses gamma, and scores STEPH and the local model, by inner cross-validation on a target's training patients.
 
 Every inner fold has its own local model (:mod:`fedsteph.client.evaluation.inner_folds`), so that neither the target's
 vector nor the model that STEPH is compared with has seen the validation patients.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from fedsteph.client.data.bags import Cohort
+from fedsteph.client.evaluation.decision import InnerScore, Selection, pooled, pooled_interval
 from fedsteph.client.evaluation.inner_folds import InnerFold
 from fedsteph.client.steph.fit import collapsed, fit_steph
 from fedsteph.client.training.batch import risks
@@ -23,32 +25,11 @@ from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.host import atomic
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import pinned_model
-from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.concordance import Pairs, pairs
+from fedsteph.common.model.resampling import resampled
 from fedsteph.common.vector.task_vector import TaskVector
 
-ENOUGH_PAIRS = 50  # with fewer comparable inner pairs, a better C-index may be chance
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Result of inner cross-validation.
-
-    ``local`` and ``steph`` are the C-index over the comparable pairs of all inner folds, None without pairs. In each
-    fold, ``steph`` uses the gamma that the other folds choose.
-    """
-
-    gamma: float
-    gamma_reason: str
-    local: float | None
-    steph: float | None
-    n_comparable: int
-
-
-@dataclass(frozen=True)
-class _Score:
-    concordant: float
-    comparable: int
-    collapsed: bool = False
+_DRAWS = 200  # resamples of the validation patients behind a standard error
 
 
 def gammas(recipe: Recipe) -> tuple[float, ...]:
@@ -83,7 +64,7 @@ def select(
     Raises:
         FedstephError: as :func:`fedsteph.client.steph.fit.fit_steph`.
     """
-    scores: dict[str, _Score] = _read(cache)
+    scores: dict[str, InnerScore] = _read(cache)
     for j, fold in enumerate(inner):
         scores[f"{j}/local"] = _score(fold.local, fold.validation, device)
         for i, gamma in enumerate(gammas(recipe)):
@@ -113,31 +94,24 @@ def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.de
     """The result if no source is left to merge: only the local models are scored."""
     local = [_score(fold.local, fold.validation, device) for fold in inner]
     n = sum(score.comparable for score in local)
-    return Selection(min(gammas(recipe)), "no source was left to merge", _pooled(local), None, n)
+    what = "no source was left to merge"
+    return Selection(min(gammas(recipe)), what, pooled(local), None, n, pooled_interval(local))
 
 
-def choose_deployed(selection: Selection, is_collapsed: bool) -> tuple[str, str]:
-    """Choose whether to deploy ``steph`` or ``local``, and give the reason; test patients have no influence."""
-    if is_collapsed:
-        return "local", "STEPH collapsed: all kept weights are 0"
-    n = selection.n_comparable
-    if selection.steph is None or selection.local is None or n < ENOUGH_PAIRS:
-        return "local", f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
-    scores = (
-        f"inner C-index {selection.steph:.3f} against {selection.local:.3f} of the local model, "
-        f"over {n} comparable pairs"
-    )
-    if selection.steph >= selection.local:
-        return "steph", f"not worse in inner cross-validation: {scores}"
-    return "local", f"STEPH is worse in inner cross-validation: {scores}"
-
-
-def _score(model: nn.Module, cohort: Cohort, device: torch.device) -> _Score:
+def _score(model: nn.Module, cohort: Cohort, device: torch.device) -> InnerScore:
     found = pairs(risks(model, cohort, device), cohort.times, cohort.events)
-    return _Score(found.concordant, found.n_comparable)
+    return InnerScore(found.concordant, found.n_comparable, _error(found))
 
 
-def _choose(scores: dict[str, _Score], recipe: Recipe) -> Selection:
+def _error(found: Pairs) -> float | None:
+    """Standard error of a C-index over bootstrap resamples of its patients; None where none of them has a pair."""
+    if not found.n_comparable:
+        return None
+    c = resampled([found], resamples=_DRAWS, rng=np.random.default_rng(0))[0]
+    return float(np.nanstd(c)) if np.isfinite(c).any() else None
+
+
+def _choose(scores: dict[str, InnerScore], recipe: Recipe) -> Selection:
     """Choose the gamma with the highest pooled C, and score STEPH and the local model.
 
     In each inner fold, STEPH is scored with the gamma that the *other* folds choose. With the best gamma of all
@@ -148,10 +122,18 @@ def _choose(scores: dict[str, _Score], recipe: Recipe) -> Selection:
     gamma, reason = _best_gamma(folds, recipe)
     held_out = [fold[str(_best_gamma(folds[:j] + folds[j + 1 :], recipe)[0])] for j, fold in enumerate(folds)]
     local = [fold["local"] for fold in folds]
-    return Selection(gamma, reason, _pooled(local), _pooled(held_out), sum(score.comparable for score in local))
+    return Selection(
+        gamma,
+        reason,
+        pooled(local),
+        pooled(held_out),
+        sum(score.comparable for score in local),
+        pooled_interval(local),
+        pooled_interval(held_out),
+    )
 
 
-def _best_gamma(folds: list[dict[str, _Score]], recipe: Recipe) -> tuple[float, str]:
+def _best_gamma(folds: list[dict[str, InnerScore]], recipe: Recipe) -> tuple[float, str]:
     """The gamma with the highest pooled C (the smallest in a tie), and the reason.
 
     A gamma that collapsed in an inner fold is left out, unless all did: it would collapse again.
@@ -160,7 +142,7 @@ def _best_gamma(folds: list[dict[str, _Score]], recipe: Recipe) -> tuple[float, 
     if recipe.steph.gamma != "cv":
         return grid[0], "fixed in the configuration"
     sound = [gamma for gamma in grid if not any(fold[str(gamma)].collapsed for fold in folds)] or grid
-    c_by_gamma = {gamma: _pooled([fold[str(gamma)] for fold in folds]) for gamma in sound}
+    c_by_gamma = {gamma: pooled([fold[str(gamma)] for fold in folds]) for gamma in sound}
     best = max(sound, key=lambda gamma: (c_by_gamma[gamma] or 0.0, -gamma))
     if c_by_gamma[best] is None:
         return best, "the smallest of the grid, because inner cross-validation has no comparable pair"
@@ -168,17 +150,12 @@ def _best_gamma(folds: list[dict[str, _Score]], recipe: Recipe) -> tuple[float, 
     return best, f"best of {len(grid)} in {recipe.steph.inner_folds}-fold inner cross-validation{left_out}"
 
 
-def _pooled(scores: Sequence[_Score]) -> float | None:
-    """C-index over the comparable pairs of several folds, with equal weight for every pair."""
-    n = sum(score.comparable for score in scores)
-    return sum(score.concordant for score in scores) / n if n else None
-
-
 def _names(recipe: Recipe) -> list[str]:
     return ["local", *(str(gamma) for gamma in gammas(recipe))]
 
 
-def _read(cache: Path) -> dict[str, _Score]:
+def _read(cache: Path) -> dict[str, InnerScore]:
     if not cache.exists():
         return {}
-    return {name: _Score(**score) for name, score in json.loads(cache.read_text()).items()}
+    kept = json.loads(cache.read_text()).items()
+    return {name: InnerScore(**score) for name, score in kept if "error" in score}  # others are of an earlier version

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fedsteph.client.evaluation.select import Selection, select
+from fedsteph.client.evaluation.decision import Selection
+from fedsteph.client.evaluation.select import select
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters
 from fedsteph.client.steph.fit import collapsed, fit_steph
 from fedsteph.common.config.recipe import Recipe

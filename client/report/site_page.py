@@ -12,7 +12,7 @@ from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
-from fedsteph.common.config.recipe import digest, to_dict
+from fedsteph.common.config.recipe import digest, to_dict, unequal_training
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.conclusion import rounded
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
@@ -54,6 +54,8 @@ def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
     own = [result.too_small] if result.too_small else []
     if result.n_events < 50:
         own.append(f"There are {result.n_events} events: intervals are wide, and single folds mislead.")
+    if (unequal := unequal_training(recipe)) is not None:
+        own.append(unequal)
     own.append(f"Privacy of all vectors that this site shared: {result.privacy_spent}.")
     lines = list(read_lines(site.audit.folder))
     run = next((line.event.run for line in reversed(lines) if line.event.event == "vector.open"), None)

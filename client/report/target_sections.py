@@ -32,14 +32,16 @@ def _titled(methods: Mapping[str, MethodScores]) -> dict[str, MethodScores]:
 
 
 def verdict(name: str, result: TargetResult) -> list[str]:
-    """The result in two sentences, with a third if STEPH collapsed; one if the target cannot be evaluated."""
+    """The result in two sentences, with more if no model is useful or STEPH collapsed; one if nothing can be told."""
     if result.too_small is not None and result.steph_minus_local.mean is None:
         return [result.too_small]
     chosen, n_folds = result.deployed.choice, len(result.enhanced)
+    useless = usefulness(result)
     n_defined = sum(value is not None for value in result.steph.c_index)
     enhanced = against_local("the enhanced model (STEPH)", result.steph_minus_local, n_defined)
     deployed = against_local("what is deployed", result.deployed_minus_local, n_defined)
     sentences = [
+        *([] if useless is None else [useless]),
         f"At {name}, {enhanced}.",
         f"Inner cross-validation deploys it in {chosen.count('steph')} of {n_folds} folds and the local model in the "
         f"others; {deployed}.",
@@ -47,6 +49,18 @@ def verdict(name: str, result: TargetResult) -> list[str]:
     if collapsed := ", ".join(map(str, result.steph.collapsed_folds)):
         sentences.append(f"STEPH collapsed (all kept weights near 0) in fold {collapsed}: it is not deployed.")
     return sentences
+
+
+def usefulness(result: TargetResult) -> str | None:
+    """A sentence if no model's inner C-index is above chance in some folds; it comes before all others."""
+    none, n_folds = result.deployed.useful.count(False), len(result.enhanced)
+    if not none:
+        return None
+    where = "" if none == n_folds else f" in {none} of {n_folds} folds"
+    return (
+        f"No model is useful here{where}: by inner cross-validation, neither the enhanced nor the local model ranks "
+        "patients better than chance. Differences between such models mean nothing."
+    )
 
 
 def target_sections(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsteph.client.evaluation.decision import Decision, Selection
 from fedsteph.client.evaluation.metrics import Metrics
-from fedsteph.client.evaluation.select import Selection
 from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.steph.usage import SourceUse, Usage
 from fedsteph.common.model.concordance import Pairs, pairs
@@ -20,8 +20,7 @@ class FoldResult:
 
     selection: Selection
     collapsed: bool
-    choice: str  # the method deployed: steph or local
-    choice_reason: str
+    decision: Decision  # on the method that is deployed
     model: Path  # the deployed model
     sources: dict[str, SourceUse]  # how the test patients' merges used the sources that were merged
     times: np.ndarray

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from fedsteph.client.data.bags import Cohort
+from fedsteph.client.evaluation.decision import Selection, choose_deployed, without_merge
 from fedsteph.client.evaluation.metrics import further_metrics
-from fedsteph.client.evaluation.select import Selection, choose_deployed
 from fedsteph.client.methods.task import Task, learnable_parameters
 from fedsteph.client.models.model_file import reference_risks
 from fedsteph.client.steph.fit import collapsed
@@ -28,7 +28,8 @@ def judge(task: Task, selection: Selection, enhanced: Enhanced, compared: Mappin
     """Results of the local model, STEPH and the comparators; no test patient has a say in what is deployed."""
     test, steph = task.workspace.test_part(task.fold), enhanced.steph
     is_collapsed = collapsed(steph, task.train, task.device)
-    choice, reason = choose_deployed(selection, is_collapsed)
+    decision = choose_deployed(selection, is_collapsed)
+    choice = decision.method
     hazards = {"local": predict_hazards(task.local, test, task.device)}
     hazards |= {name: one.hazards for name, one in compared.items()}
     hazards["steph"] = predict_hazards(steph, test, task.device)
@@ -40,8 +41,7 @@ def judge(task: Task, selection: Selection, enhanced: Enhanced, compared: Mappin
     return FoldResult(
         selection=selection,
         collapsed=is_collapsed,
-        choice=choice,
-        choice_reason=reason,
+        decision=decision,
         model=enhanced.path if choice == "steph" else task.workspace.local_path(task.fold),
         sources=used.of_sources(list(task.vectors)),
         learnable=learnable | {"deployed": learnable[choice]},
@@ -65,8 +65,7 @@ def judge_local_alone(task: Task, selection: Selection, compared: Mapping[str, C
     return FoldResult(
         selection=selection,
         collapsed=False,
-        choice="local",
-        choice_reason="the screening refused every source: there is nothing to merge",
+        decision=without_merge(selection, "the screening refused every source: there is nothing to merge"),
         model=task.workspace.local_path(task.fold),
         sources={},
         learnable=learnable,

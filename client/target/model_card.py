@@ -23,6 +23,7 @@ _KINDS = {
     "(arXiv 2603.10526). Its file holds the received vectors, this site's own model and percentiles of its patients' "
     "risks, so it stays at this site.",
 }
+_USEFUL = {True: "yes", False: "no: no model is useful here", None: "too few patients to tell"}
 
 
 def write_card(path: Path, workspace: Workspace, result: TargetResult | None, method: str, fold: int | None) -> None:
@@ -88,7 +89,8 @@ def _scores(result: TargetResult, method: str, fold: int) -> list[str]:
             f"| collapsed | {'yes' if result.steph.collapsed[fold] else 'no'} |",
         ]
     lines.append(f"| screening | {_screening(result.screening, fold)} |")
-    return [*lines, f"| deployed in this fold | {result.deployed.choice[fold]}: {result.deployed.reason[fold]} |"]
+    lines.append(f"| deployed in this fold | {result.deployed.choice[fold]}: {result.deployed.reason[fold]} |")
+    return [*lines, f"| better than chance in inner cross-validation | {_USEFUL[result.deployed.useful[fold]]} |"]
 
 
 def _screening(screening: ScreenedFolds, fold: int) -> str:

@@ -56,7 +56,12 @@ def target_result(
         models=str(state / DEPLOYED),
         privacy_spent=str(spent(workspace)),
         enhanced=tuple(None if fold.enhanced is None else str(fold.enhanced.relative_to(state)) for fold in folds),
+        useful=_useful([fold.decision.useful for fold in folds if fold.decision.useful is not None]),
     )
+
+
+def _useful(told: Sequence[bool]) -> bool | None:
+    return sum(told) * 2 >= len(told) if told else None
 
 
 def _trained(
@@ -75,8 +80,9 @@ def _trained(
             sources=tuple(fold.sources for fold in folds),
         )
     if name == "deployed":
-        choice, reason = zip(*((fold.choice, fold.choice_reason) for fold in folds), strict=True)
-        return DeployedScores(**vars(trained), choice=choice, reason=reason)
+        decisions = [(fold.decision.method, fold.decision.reason, fold.decision.useful) for fold in folds]
+        choice, reason, useful = zip(*decisions, strict=True)
+        return DeployedScores(**vars(trained), choice=choice, reason=reason, useful=useful)
     return trained
 
 

@@ -44,10 +44,14 @@ class StephScores(TrainedScores):
 
 @dataclass(frozen=True)
 class DeployedScores(TrainedScores):
-    """What is deployed: ``steph`` or ``local`` in each fold, and why."""
+    """What is deployed: ``steph`` or ``local`` in each fold, and why.
+
+    ``useful`` is false where no model's inner C-index is above chance, and null where too few patients tell.
+    """
 
     choice: tuple[str, ...]
     reason: tuple[str, ...]
+    useful: tuple[bool | None, ...] = ()  # files of earlier versions do not say
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class TargetResult:
         models: the folder of the deployed models.
         privacy_spent: of all vectors that the site shared, in words.
         enhanced: each fold's enhanced model, below the site's state folder; None where every source was refused.
+        useful: false where no model is useful in most of the folds that can tell; None where none can.
     """
 
     n_patients: int
@@ -95,6 +100,7 @@ class TargetResult:
     models: str
     privacy_spent: str
     enhanced: tuple[str | None, ...]
+    useful: bool | None = None
 
     @property
     def trained(self) -> dict[str, TrainedScores]:

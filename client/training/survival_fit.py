@@ -13,14 +13,14 @@ from fedsteph.client.training.cox import fitted_baseline, log_odds
 from fedsteph.client.training.loop import fit
 from fedsteph.client.training.objective import Forward
 from fedsteph.client.training.training_run import TrainingRun
-from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.recipe import Recipe, followed_epochs
 from fedsteph.common.model.survival import bin_of, empirical_hazard
 
 
 def for_steph(recipe: Recipe) -> Recipe:
     """The recipe with STEPH's training settings: those of base models with the overrides in ``recipe.steph``."""
     training, steph = recipe.training, recipe.steph
-    epochs = steph.epochs or training.epochs
+    epochs = steph.epochs or followed_epochs(recipe)
     warmup = min(training.warmup_epochs, float(epochs))
     changed = replace(training, epochs=epochs, warmup_epochs=warmup, lr=steph.lr or training.lr)
     return replace(recipe, training=changed)

@@ -132,7 +132,9 @@ class StephConfig:
     # [0 to 1]
     spread: float = 0.03
     normalise: bool = False  # scale every source's vector to the L2 norm of the target's
-    epochs: int | None = None  # STEPH's passes over the training patients; null: training.epochs [1 to 1000]
+    # STEPH's passes over the training patients; null: training.epochs times epochs_factor [1 to 1000]
+    epochs: int | None = None
+    epochs_factor: float = 1.0  # STEPH's share of training.epochs, where epochs is null [above 0, at most 10]
     lr: float | None = None  # STEPH's highest learning rate; null: training.lr [above 0, at most 1]
     beta: float = 0.05  # weight of the mixing loss L_mix [at least 0]
     # weight of the aggregation loss L_agg. cv: chosen from gamma_grid by inner cross-validation [at least 0]
@@ -154,6 +156,7 @@ class StephConfig:
         above = self.start == "local" and self.output == "sigmoid" and self.start_mass >= 1
         require(not above, "start_mass", "below 1 where output is sigmoid")
         require(self.epochs is None or 1 <= self.epochs <= 1000, "epochs", "1 to 1000, or null")
+        require(0 < self.epochs_factor <= 10, "epochs_factor", "above 0, at most 10")
         require(self.lr is None or 0 < self.lr <= 1, "lr", "above 0, at most 1, or null")
         require(self.beta >= 0, "beta", "at least 0")
         require(self.gamma == "cv" or float(self.gamma) >= 0, "gamma", "at least 0, or cv")
@@ -226,6 +229,22 @@ class Recipe:
     def base_digest(self) -> str:
         """Digest of what decides a site's own models: recipes that differ elsewhere share them."""
         return digest([to_dict(self.model), to_dict(self.training)])
+
+
+def followed_epochs(recipe: Recipe) -> int:
+    """STEPH's epochs where the recipe does not set them: its share of the base model's, at least one."""
+    return max(1, round(recipe.training.epochs * recipe.steph.epochs_factor))
+
+
+def unequal_training(recipe: Recipe) -> str | None:
+    """A sentence if STEPH's epochs were set, and do not follow the base model's; else None."""
+    own, followed = recipe.steph.epochs, followed_epochs(recipe)
+    if own is None or own in (followed, recipe.training.epochs):
+        return None
+    return (
+        f"steph.epochs is set to {own}, and training.epochs is {recipe.training.epochs}, which makes {followed}: a "
+        "difference between STEPH and the local model may come from that. Leave steph.epochs out to let it follow."
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ in the file wins over the preset that the file names; a preset named by an overr
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,11 +18,12 @@ from typing import Any, Literal
 import yaml
 
 from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
-from fedsteph.common.config.recipe import Recipe, require, to_dict
+from fedsteph.common.config.recipe import Recipe, require, to_dict, unequal_training
 from fedsteph.common.config.schema import StrictDumper, build, parse_yaml, read_yaml
 from fedsteph.common.errors import ConfigError
 
 MAX_NORM = 250.0  # L2, of a vector that is accepted where nothing else is said
+_log = logging.getLogger(__name__)
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -100,7 +102,10 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] | None 
         mapping["preset"] = None  # what the override says is instead of a preset below the file
     mapping = _over_preset(mapping, where)
     mapping = merged(merged(mapping, _preset(chosen.get("preset"), "--set")), chosen)
-    return build(Config, mapping, where)
+    config: Config = build(Config, mapping, where)
+    if (unequal := unequal_training(config.recipe)) is not None:
+        _log.warning(unequal)
+    return config
 
 
 def overrides_of(texts: Sequence[str]) -> dict[str, Any]:

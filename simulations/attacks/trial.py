@@ -107,7 +107,7 @@ def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
         "local": report.pairs("local").c_index,
         "steph": {mode: result.pairs("steph").c_index for mode, result in results.items()},
         "deployed": {mode: result.pairs("deployed").c_index for mode, result in results.items()},
-        "choice": {mode: result.choice for mode, result in results.items()},
+        "choice": {mode: result.decision.method for mode, result in results.items()},
         **_suspicions(report.verdicts, malicious),
     }
     if attack in ATTACKS and ATTACKS[attack].has_trigger:

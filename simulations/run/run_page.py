@@ -12,6 +12,7 @@ from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import SIMULATED_SITES
+from fedsteph.common.config.recipe import unequal_training
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.host.progress import NamedProgress, Progress, unseen
@@ -59,7 +60,7 @@ def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
         _transfer(run, manifest, sites, results, config),
         cost_section(results.seconds, results.bytes, learnable),
         provenance_section(manifest, (run / CONFIG_FILE).read_text()),
-        limits_section(_limits(results, sites)),
+        limits_section(_limits(results, sites, config)),
     ]
     return Page("Is the enhanced model better?", _AUDIENCE, _verdict(results), sections)
 
@@ -115,8 +116,10 @@ def _transfer(
     return transfer_section([tables[0], decisions], failures, description(config.sharing))
 
 
-def _limits(results: RunResults, sites: Mapping[str, Site]) -> list[str]:
+def _limits(results: RunResults, sites: Mapping[str, Site], config: Config) -> list[str]:
     own = [f"{name}: {found.too_small}" for name, found in results.targets.items() if found.too_small]
+    if (unequal := unequal_training(config.recipe)) is not None:
+        own.append(unequal)
     small = [name for name, found in results.targets.items() if found.n_events < 50]
     if small:
         own.append(f"Fewer than 50 events at {', '.join(small)}: intervals there are wide, and single folds mislead.")

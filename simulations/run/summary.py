@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedsteph.client.evaluation.metrics import further_rows
-from fedsteph.client.report.target_sections import deployed_sentences, screening, title_of
+from fedsteph.client.report.target_sections import deployed_sentences, screening, title_of, usefulness
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.vector.shared_part import description
@@ -46,7 +46,7 @@ def score_rows(result: TargetResult) -> list[list[str]]:
 def target_sentences(result: TargetResult) -> list[str]:
     """Sentences that interpret a target's table, whether STEPH is better or worse."""
     folds = [value for value in result.steph.c_index if value is not None]
-    sentences = [] if result.too_small is None else [result.too_small]
+    sentences = [sentence for sentence in (result.too_small, usefulness(result)) if sentence is not None]
     if (compared := against_local("STEPH", result.steph_minus_local, len(folds))) is not None:
         sentences.append(f"{compared}.")
     if "oracle" in result.methods:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from fedsteph.client.evaluation.decision import Selection, choose_deployed
 from fedsteph.client.evaluation.metrics import Metrics, defined_mean, mean_metrics
-from fedsteph.client.evaluation.select import Selection, choose_deployed
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import digest, to_dict
 from fedsteph.common.model.abmil import Architecture
@@ -155,8 +155,8 @@ def shown_unit(worker: Worker, unit: Unit) -> Unit | None:
     if not (worker.path(enhanced).exists() and worker.path(choice).exists()):
         return None
     selection = Selection(**worker.read(choice)["selection"])
-    method, _ = choose_deployed(selection, worker.read(enhanced)["notes"]["collapsed"])
-    found = local_of(unit) if method == "local" else enhanced
+    decision = choose_deployed(selection, worker.read(enhanced)["notes"]["collapsed"])
+    found = local_of(unit) if decision.method == "local" else enhanced
     return found if worker.path(found).exists() else None
 
 

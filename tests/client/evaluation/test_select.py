@@ -20,8 +20,9 @@ from client_builders import (
 
 import fedsteph.client.evaluation.inner_folds
 import fedsteph.client.evaluation.select
+from fedsteph.client.evaluation.decision import InnerScore, Selection
 from fedsteph.client.evaluation.inner_folds import inner_folds
-from fedsteph.client.evaluation.select import Selection, _choose, _Score, gammas, select, trainings
+from fedsteph.client.evaluation.select import _choose, gammas, select, trainings
 from fedsteph.client.training.batch import risks
 from fedsteph.common.config.recipe import Recipe, StephConfig
 
@@ -90,9 +91,13 @@ def test_scores_equal_a_plain_reference(monkeypatch, tmp_path):
         assert found.n_comparable == comparable
 
 
-def scores(local=((0, 0),), **by_gamma) -> dict[str, _Score]:
+def scores(local=((0, 0),), **by_gamma) -> dict[str, InnerScore]:
     named = {"local": local, **{key.removeprefix("g").replace("_", "."): value for key, value in by_gamma.items()}}
-    return {f"{j}/{name}": _Score(*score) for name, folds in named.items() for j, score in enumerate(folds)}
+    return {
+        f"{j}/{name}": InnerScore(*score[:2], 0.0, *score[2:])
+        for name, folds in named.items()
+        for j, score in enumerate(folds)
+    }
 
 
 @pytest.mark.parametrize(

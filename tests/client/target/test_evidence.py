@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedsteph.client.evaluation.decision import Decision
 from fedsteph.client.evaluation.metrics import Metrics
 from fedsteph.client.steph.usage import SourceUse, Usage
 from fedsteph.client.target.evidence import Evidence, evidence_of, read_evidence, write_evidence
@@ -28,8 +29,7 @@ def fold_result(ids: tuple[str, ...], seed: int, sources: tuple[str, ...] = (), 
     return FoldResult(
         selection=None,
         collapsed=False,
-        choice="local",
-        choice_reason="",
+        decision=Decision("local", "", None),
         model=Path("local.safetensors"),
         sources={name: SourceUse(1.0, 0.5, 0.5) for name in sources},
         times=rng.exponential(900, n),

@@ -13,8 +13,8 @@ from client_builders import Spy, equal, m0_of, make_vectors, state_of, trained, 
 import fedsteph.client.target.fold
 import fedsteph.client.target.judgement
 import fedsteph.client.training.survival_fit
+from fedsteph.client.evaluation.decision import ENOUGH_PAIRS, Selection
 from fedsteph.client.evaluation.metrics import METRICS, further_metrics
-from fedsteph.client.evaluation.select import ENOUGH_PAIRS, Selection
 from fedsteph.client.methods.task import Task
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.site.own_models import train_own
@@ -100,8 +100,8 @@ def test_what_else_is_measured_of_every_method_and_how_many_parameters_it_learne
             assert getattr(result.metrics[method], name) == (value if value is None else pytest.approx(value, abs=1e-3))
     local, steph = (sum(p.numel() for p in models[name].parameters()) for name in ("local", "steph"))
     learnable = {"local": local, "model_average": 0, "steph": steph}
-    assert result.learnable == {**learnable, "deployed": learnable[result.choice]}
-    assert result.metrics["deployed"] == result.metrics[result.choice]
+    assert result.learnable == {**learnable, "deployed": learnable[result.decision.method]}
+    assert result.metrics["deployed"] == result.metrics[result.decision.method]
     assert result.metrics.keys() == result.learnable.keys() == result.risk.keys()
 
 
@@ -165,9 +165,9 @@ def test_found_work_is_not_done_again(monkeypatch, done):
     again = enhanced(workspace, vectors)
     assert fits.calls == []
     assert again.learnable == result.learnable
-    assert (again.selection, again.choice_reason, again.sources) == (
+    assert (again.selection, again.decision.reason, again.sources) == (
         result.selection,
-        result.choice_reason,
+        result.decision.reason,
         result.sources,
     )
     assert all(np.array_equal(again.risk[method], result.risk[method]) for method in METHODS)
@@ -248,8 +248,8 @@ def test_what_is_deployed(monkeypatch, done, local, steph, n_pairs, collapsed, c
     )
     monkeypatch.setattr(fedsteph.client.target.judgement, "collapsed", lambda *args: collapsed)
     result = enhanced(workspace, vectors)
-    assert result.choice == choice
-    assert reason in result.choice_reason
+    assert result.decision.method == choice
+    assert reason in result.decision.reason
     assert result.collapsed is collapsed
     assert np.array_equal(result.risk["deployed"], result.risk[choice])
     assert not np.array_equal(result.risk["local"], result.risk["steph"])
@@ -262,5 +262,5 @@ def test_a_collapsed_model_is_reported_and_not_deployed(tmp_path):
     workspace = trained_workspace(tmp_path, "training.epochs=25", "training.lr=0.05", "steph.gamma=100.0")
     result = enhanced(workspace, make_vectors(workspace.recipe, 2))
     assert result.collapsed
-    assert (result.choice, result.model) == ("local", workspace.fold_folder(0) / "local.safetensors")
+    assert (result.decision.method, result.model) == ("local", workspace.fold_folder(0) / "local.safetensors")
     assert max(use.w for use in result.sources.values()) < COLLAPSED_BELOW

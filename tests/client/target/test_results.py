@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from client_builders import plain_c, trained_workspace
 
+from fedsteph.client.evaluation.decision import Decision, Selection
 from fedsteph.client.evaluation.metrics import METRICS, Metrics
-from fedsteph.client.evaluation.select import Selection
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.steph.usage import SourceUse
 from fedsteph.client.target.fold_result import FoldResult
@@ -46,8 +46,7 @@ def fold_result(workspace, fold: int, c: dict[str, float], t=T, e=E) -> FoldResu
     return FoldResult(
         selection=Selection(0.05, "told so", 0.6, 0.7, 12),
         collapsed=fold == 1,
-        choice="steph",
-        choice_reason="because",
+        decision=Decision("steph", "because", fold != 1),
         model=workspace.folder / f"merge/fold_{fold}/steph.safetensors",
         sources={"a": SourceUse(0.5, 0.25, 1.0), "b": SourceUse(0.0, 0.0, 0.0)},
         times=t,

@@ -221,6 +221,8 @@ def test_steph_trains_as_the_base_models_where_nothing_else_is_said():
     ("settings", "epochs", "lr", "warmup"),
     [
         (["steph.epochs=9"], 9, 0.01, 1.0),
+        (["steph.epochs_factor=0.6"], 2, 0.01, 1.0),
+        (["steph.epochs_factor=0.01"], 1, 0.01, 1.0),
         (["steph.lr=0.5"], 4, 0.5, 1.0),
         (["steph.epochs=3", "steph.lr=0.2"], 3, 0.2, 1.0),
         (["steph.epochs=2", "training.warmup_epochs=4"], 2, 0.01, 2.0),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fedsteph.common.config.method_names import COMPARATORS, METHODS
 from fedsteph.common.config.presets import PRESETS
-from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig, digest
+from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig, digest, followed_epochs
 from fedsteph.common.config.run_config import SITE_NAME, Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError
 
@@ -224,6 +224,8 @@ OUT_OF_RANGE = [
     ("steph.spread", "-0.01"),
     ("steph.spread", "1.01"),
     ("steph.epochs", "0"),
+    ("steph.epochs_factor", "0"),
+    ("steph.epochs_factor", "11"),
     ("steph.epochs", "1001"),
     ("steph.lr", "0"),
     ("steph.lr", "-1e-4"),
@@ -629,3 +631,11 @@ def test_what_is_dumped_loads_to_the_same_digest(
     found = from_text(tmp_path_factory.getbasetemp(), dump_yaml(config))
     assert found == config
     assert digest(found) == digest(config)
+
+
+def test_steph_follows_the_base_model_s_epochs_and_one_that_was_set_and_forgotten_is_told(caplog):
+    for settings, followed in (([], 10), (["training.epochs=50"], 25), (["preset=paper", "training.epochs=7"], 7)):
+        assert followed_epochs(load_config(overrides=settings).recipe) == followed
+    assert not caplog.records
+    load_config(overrides=["steph.epochs=10", "training.epochs=50"])
+    assert "steph.epochs is set to 10, and training.epochs is 50, which makes 25" in caplog.text

@@ -18,6 +18,7 @@ from studies import RECIPE
 from fedsteph.client.attack.attack_vector import attack_vector
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.common.errors import ConfigError
+from fedsteph.common.host.progress import unseen
 from fedsteph.common.model.resampling import interval_of_mean
 from fedsteph.simulations.study.frontier import frontier_csv, frontier_table, points, write_frontier
 from fedsteph.simulations.study.run_study import prepare_study, run_study
@@ -51,7 +52,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     prepared = prepare_study(study, out)
     for unit in (unit for stage in prepared.plan.stages for unit in stage):
         prepared.worker.do(unit)  # here: half a dozen processes would take longer to start
-    return out, run_study(prepared, 1, lambda what, done, total: None)
+    return out, run_study(prepared, 1, unseen)
 
 
 def test_every_sharing_row_is_attacked_and_the_local_one_is_not(attacked: tuple[Path, dict[str, Any]]) -> None:

@@ -39,6 +39,7 @@ from studies import (
 
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.common.config.run_config import load_config
+from fedsteph.common.host.progress import unseen
 from fedsteph.common.model.abmil import Architecture, pinned_model
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector
@@ -55,7 +56,7 @@ N_COMBINATIONS = FOLDS * len(SEEDS) * len(TARGETS)
 
 
 def run_here(study: Path, sites: Path, out: Path) -> dict:
-    return run_study(prepare_study(load_study(study, sites), out), 1, lambda what, done, total: None)
+    return run_study(prepare_study(load_study(study, sites), out), 1, unseen)
 
 
 def small(path: Path, **changes) -> Path:
@@ -438,7 +439,7 @@ def test_scores_are_the_federation_s_own(whole, tmp_path):
     folders = [whole.sites / name for name in ("alpha", "beta", "gamma")]
     folder, _ = prepare(tmp_path / "run", load_config(None, settings), folders)
     with contextlib.redirect_stderr(None):
-        federation = run_federation(folder, "in-process")["targets"]["alpha"]["methods"]
+        federation = run_federation(folder, "in-process").to_dict()["targets"]["alpha"]["methods"]
     plan = prepared(whole.study, whole.sites, whole.out)
     worker = Worker(plan.worker.ground)
     studied = by_place(whole.results)

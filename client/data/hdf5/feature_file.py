@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsteph.client.data.hdf5.guarded_headers import structure_of
-from fedsteph.client.data.hdf5.structure import COORDS, FEATURES, Structure
+from fedsteph.client.data.hdf5.structure import COORDS, FEATURES
 from fedsteph.client.data.source import Coords, Source
 from fedsteph.common.errors import FeatureFileError
 
@@ -34,21 +34,22 @@ def open_hdf5(path: Path) -> Iterator[Source]:
         found.shape,
         found.dtype,
         found.floating,
-        lambda: _values(path, found),
+        lambda: _values(path),
         found.encoder,
         found.magnification,
-        None if found.coords is None else lambda: _coords(path, found),
+        None if found.coords is None else lambda: _coords(path),
         found.coords,
     )
 
 
-def _values(path: Path, found: Structure) -> npt.NDArray[np.float32]:
-    values = _read(path, FEATURES, found.shape)
+def _values(path: Path) -> npt.NDArray[np.float32]:
+    values = _read(path, FEATURES, structure_of(path, every_chunk=True).shape)
     with np.errstate(over="ignore"):
         return np.asarray(values, dtype=np.float32)
 
 
-def _coords(path: Path, found: Structure) -> Coords:
+def _coords(path: Path) -> Coords:
+    found = structure_of(path, every_chunk=True)
     xy = np.asarray(_read(path, COORDS, found.coords), dtype=np.float64)
     return Coords(xy.reshape(-1, 2), found.facts)
 
@@ -61,4 +62,15 @@ def _read(path: Path, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[A
         if dataset.shape != shape:
             raise FeatureFileError("was changed while it was read", remedy="Try again when its writing is over")
         values: npt.NDArray[Any] = dataset[...]
+        if dataset.chunks is not None:
+            _require_found(dataset, values)
         return values
+
+
+def _require_found(dataset: Any, values: npt.NDArray[Any]) -> None:
+    """Read each chunk of zeros again, by itself: in a damaged index, a chunk that is listed may not be found."""
+    used = values != 0
+    for axis, (length, side) in enumerate(zip(dataset.shape, dataset.chunks, strict=True)):
+        used = np.logical_or.reduceat(used, range(0, length, side), axis=axis)
+    for place in np.argwhere(~used):
+        dataset.id.read_direct_chunk(tuple((place * dataset.chunks).tolist()))

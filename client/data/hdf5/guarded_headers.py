@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,26 @@ _DAMAGED = "It is damaged: copy it again from where it was made, or extract the 
 
 _lock = threading.Lock()
 _service: _Service | None = None
-_known: Unchanged[Structure] = Unchanged()
+_counted: Unchanged[Structure] = Unchanged()
+_mapped: Unchanged[Structure] = Unchanged()
 
 
-def structure_of(path: Path) -> Structure:
+def structure_of(path: Path, *, every_chunk: bool = False) -> Structure:
     """Return the structure of a regular file; from memory if the file has not changed since the last call.
+
+    Args:
+        every_chunk: whether to look where each chunk is, besides counting them: before the values are read.
 
     Raises:
         FeatureFileError: it is not a whole feature file; or it crashed the HDF5 library or took too long.
         OSError: HDF5 cannot read it.
     """
-    return _known.get(path, _inspected)
+    known = _mapped if every_chunk else _counted
+    return known.get(path, lambda path: _inspected(path, every_chunk))
 
 
-def _inspected(path: Path) -> Structure:
-    answer = _asked(str(path.absolute()))
+def _inspected(path: Path, every_chunk: bool) -> Structure:
+    answer = _asked({"path": str(path.absolute()), "every_chunk": every_chunk})
     if "what" in answer:
         raise FeatureFileError(answer["what"], remedy=answer["remedy"])
     if "reason" in answer:
@@ -88,11 +94,11 @@ class _Service:
             self.stop()
             raise
 
-    def ask(self, path: str) -> Any:
+    def ask(self, request: Mapping[str, Any]) -> Any:
         assert self._process.stdin is not None
-        request = json.dumps({"path": path, "cpu_seconds": CPU_SECONDS}).encode() + b"\n"
+        line = json.dumps({**request, "cpu_seconds": CPU_SECONDS}).encode() + b"\n"
         try:
-            self._process.stdin.write(request)
+            self._process.stdin.write(line)
         except BrokenPipeError as error:
             raise _EndedError("ended while it had no file", certain=False) from error
         return self._line()
@@ -132,14 +138,14 @@ class _Service:
         self._process.returncode = self._process.returncode or 0  # a fork has no child to wait for
 
 
-def _asked(path: str) -> Any:
+def _asked(request: Mapping[str, Any]) -> Any:
     global _service  # noqa: PLW0603 (one process for all files)
     with _lock:
         for last in (False, True):
             try:
                 if _service is None:
                     _service = _started()
-                return _service.ask(path)
+                return _service.ask(request)
             except _EndedError as ended:
                 _stop()
                 # Something else may have ended it, such as its idle time or a lack of memory.
@@ -170,7 +176,7 @@ def _stop() -> None:
 
 def _after_fork() -> None:
     """A forked process must not share the pipes; it starts a helper of its own."""
-    global _service, _lock  # noqa: PLW0603
+    global _service, _lock
     if _service is not None:
         _service.forget()
     _service, _lock = None, threading.Lock()

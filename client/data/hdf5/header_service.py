@@ -37,16 +37,16 @@ def main() -> None:
             return
         request = json.loads(line)
         _limit_cpu(request["cpu_seconds"])
-        _say(replies, _answer(Path(request["path"])))
+        _say(replies, _answer(Path(request["path"]), request["every_chunk"]))
 
 
-def _answer(path: Path) -> dict[str, Any]:
+def _answer(path: Path, every_chunk: bool) -> dict[str, Any]:
     try:
-        return {"structure": asdict(inspect(path))}
+        return {"structure": asdict(inspect(path, every_chunk))}
     except FeatureFileError as error:
         return {"what": error.what, "remedy": error.remedy}
     # HDF5 may raise almost any exception on a damaged file.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return {"reason": " ".join(str(error).split())[:_MOST_TEXT] or type(error).__name__}
 
 

@@ -20,11 +20,14 @@ from fedsteph.common.errors import FeatureFileError
 _MOST_LINKS = 8  # soft links in a row
 
 
-def inspect(path: Path) -> Structure:
+def inspect(path: Path, every_chunk: bool) -> Structure:
     """Inspect the dataset ``features`` and, if present, ``coords``.
 
     TRIDENT states the encoder in the attribute ``encoder`` of ``features``, and the magnification in
     ``target_magnification`` of ``coords``. CLAM states neither.
+
+    Args:
+        every_chunk: whether to look where each chunk is, besides counting them.
 
     Raises:
         FeatureFileError: there is no dataset ``features``, it was not written in full, or it is in another file.
@@ -40,7 +43,8 @@ def inspect(path: Path) -> Structure:
         numbers = coords if isinstance(coords, h5py.Dataset) and coords.dtype.kind in "iuf" else None
         for dataset in (features, numbers):
             _require_plain(dataset)
-        require_whole([dataset for dataset in (features, numbers) if dataset is not None], path.stat().st_size)
+        present = [dataset for dataset in (features, numbers) if dataset is not None]
+        require_whole(present, path.stat().st_size, every_chunk)
         return Structure(
             tuple(features.shape or ()),
             features.dtype.name,

@@ -33,4 +33,5 @@ class Structure:
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> Structure:
         """The structure whose fields went through JSON, which has lists for tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        coords = fields["coords"]
+        return cls(**{**fields, "shape": tuple(fields["shape"]), "coords": None if coords is None else tuple(coords)})

@@ -37,7 +37,7 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
     with h5py.File(path, "r", locking="best-effort") as file:
         features, coords = _follow(file, FEATURES), _follow(file, COORDS)
         if features is None:
-            raise no_features_key(sorted(file))
+            raise no_features_key(sorted(file, key=str))
         if not isinstance(features, h5py.Dataset):
             raise FeatureFileError("'features' is a group", remedy="Store one dataset (n_instances, d) there")
         numbers = coords if isinstance(coords, h5py.Dataset) and coords.dtype.kind in "iuf" else None
@@ -59,7 +59,7 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
 def _follow(group: Any, name: str, left: int = _MOST_LINKS) -> Any:
     """The object of that name, None if there is none; no link to another file is ever opened."""
     here = group.file if name.startswith("/") else group
-    for part in filter(None, name.split("/")):
+    for part in (part for part in name.split("/") if part not in ("", ".")):
         key = part.encode(errors="surrogateescape")
         if not isinstance(here, h5py.Group) or not here.id.links.exists(key):
             return None
@@ -95,7 +95,7 @@ def _facts(coords: Any) -> dict[str, float]:
             number = _number(coords.attrs[name])
         except TypeError:  # a type that NumPy lacks
             continue
-        if number is not None:
+        if number is not None and isinstance(name, str):  # h5py gives bytes for a name that is no text
             found[name] = number
     return found
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from fedsteph.client.data.discovery import SiteContents, discover
 from fedsteph.client.data.formats import FeatureHeader, read_features
+from fedsteph.client.data.odd_values import Copies, odd_rows
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.splits import read_splits
@@ -76,7 +77,7 @@ def check_site(folder: Path, settings: DataSettings, progress: Progress = silent
         progress: in feature files.
     """
     site = discover(folder, settings)
-    problems = [*site.problems, *_unreadable(site, progress)]
+    problems = [*site.problems, *_of_values(site, progress)]
     events = sum(patient.e for patient in site.patients)
     if site.patients and not events:
         what = "no patient has an event, so nothing can be learned here"
@@ -99,13 +100,18 @@ def check_site(folder: Path, settings: DataSettings, progress: Progress = silent
     )
 
 
-def _unreadable(site: SiteContents, progress: Progress) -> Iterator[Problem]:
-    """Read every feature file with a readable header; one problem per file that cannot be read."""
+def _of_values(site: SiteContents, progress: Progress) -> Iterator[Problem]:
+    """Read every feature file with a readable header; report those that cannot be read, and odd values."""
+    copies = Copies()
     for done, slide in enumerate(site.headers, 1):
+        path = site.files[slide]
         try:
-            read_features(site.files[slide])
+            values = read_features(path)
         except FeatureFileError as error:
             yield Problem.of(error)
+        else:
+            for what in (*odd_rows(values), *copies.look(slide, values)):
+                yield Problem("warning", str(path), what, "Look at the slide, and extract it again or exclude it")
         progress(done, len(site.headers))
 
 

@@ -77,7 +77,7 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
         site.problems.append(Problem("error", str(labels), what, "Mend the rows or exclude fewer slides"))
     if found:
         site.problems += _match(site, sorted(slides - {*settings.exclude}), found, features)
-        site.problems += _odd_files(site)
+        site.problems += [*_odd_files(site), *_same_files(site)]
     return site
 
 
@@ -98,7 +98,7 @@ def _files(features: Path, problems: list[Problem]) -> dict[str, list[Path]]:
     what = "the features folder holds no file"
     try:
         for path in sorted(features.iterdir()):
-            if not path.name.startswith(".") and path.is_file():
+            if not path.name.startswith(".") and not path.is_dir():
                 found.setdefault(path.stem, []).append(path)
     except OSError as error:
         what = f"the features folder cannot be read ({error.strerror})"
@@ -152,3 +152,15 @@ def _odd_files(site: SiteContents) -> Iterator[Problem]:
                 what = f"its {fact} is {value}, while {count} of {len(told)} files have {usual}"
                 remedy = f"Extract all slides with one encoder at one magnification, or {_EXCLUDE}"
                 yield Problem("error", str(site.files[slide]), what, remedy)
+
+
+def _same_files(site: SiteContents) -> Iterator[Problem]:
+    """Report a file that two slides have, by a link: its patient would be two patients."""
+    first: dict[tuple[int, ...], str] = {}
+    for slide in site.headers:
+        status = site.files[slide].stat()
+        # On some network drives inode numbers are not unique.
+        other = first.setdefault((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), slide)
+        if other != slide:
+            what = f"it is the same file as that of the slide '{other}'"
+            yield Problem("error", str(site.files[slide]), what, f"Give each slide its own file, or {_EXCLUDE}")

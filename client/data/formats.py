@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -9,16 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
-from fedsteph.client.data import hdf5, torch_file
-from fedsteph.client.data.source import Coords, Source
+from fedsteph.client.data import torch_file
+from fedsteph.client.data.hdf5 import feature_file
+from fedsteph.client.data.source import Coords, Source, without_leading_one
 from fedsteph.common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
 
 _READERS: dict[bytes, Callable[[Path], AbstractContextManager[Source]]] = {
-    hdf5.MAGIC: hdf5.open_hdf5,
+    feature_file.MAGIC: feature_file.open_hdf5,
     torch_file.ZIP_MAGIC: torch_file.open_torch,
     torch_file.PICKLE_MAGIC: torch_file.open_torch,
 }
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+_SMALL_BYTES = 2**24  # not worth asking for the free memory
+_BYTES = {"float32": 4, "float64": 12}  # per value, while it is read: as stored, and as float32
 _AGAIN = "Copy it again from where it was made, or extract the slide again"
 
 
@@ -56,7 +62,8 @@ def read_header(path: Path) -> FeatureHeader:
     Raises:
         EmptyBagError: the file has no instance.
         UnsafePickleError: a ``.pt`` file holds more than plain tensors.
-        FeatureFileError: the file is unreadable, its layout is unknown, or its values are not features.
+        FeatureFileError: the file is unreadable or was not written in full, its layout is unknown, its values are not
+            features, or it has not as many coords as features.
     """
     with _open(path) as source:
         return _header(source)
@@ -74,7 +81,8 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
     Raises:
         WidthError: d is not ``width``.
         NonFiniteError: a value is NaN or Inf, or too large for float32.
-        FeatureFileError: as :func:`read_header` does.
+        FeatureFileError: as :func:`read_header` does; or the last rows are all zero, which is what was never written,
+            or the values do not fit into memory.
     """
     with _open(path) as source:
         header = _header(source)
@@ -83,6 +91,7 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
                 f"has {header.width} features per instance, expected {width}",
                 remedy="Extract all slides with the encoder that the others were made with",
             )
+        _require_memory(header)
         values = np.ascontiguousarray(source.values().reshape(header.n_instances, header.width))
         bad = ~np.isfinite(values)
         if bad.any():
@@ -91,6 +100,7 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
                 f"in {bad.any(axis=1).sum()} of {header.n_instances} instances",
                 remedy="Extract the slide again, or list it under 'data.exclude' in site.yaml",
             )
+        _require_an_end(values)
         return values
 
 
@@ -107,12 +117,11 @@ def read_coords(path: Path) -> Coords:
                 "says nothing of where its patches lie",
                 remedy="Give an HDF5 file with a dataset 'coords' (N, 2), as TRIDENT and CLAM write it",
             )
+        if without_leading_one(source.coords_shape or ()) != (header.n_instances, 2):
+            raise _not_for_all(source, header.n_instances)
         found = source.coords()
-        if found.xy.shape != (header.n_instances, 2) or not np.isfinite(found.xy).all():
-            raise FeatureFileError(
-                f"has coords of shape {found.xy.shape} for {header.n_instances} instances, or some that are no numbers",
-                remedy="Extract the slide again",
-            )
+        if not np.isfinite(found.xy).all():
+            raise FeatureFileError("has coords that are no numbers", remedy="Extract the slide again")
         return found
 
 
@@ -155,10 +164,12 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | No
     """The reader that matches the file's first bytes; None if there is none."""
     try:
         # Opening a named pipe would block forever.
-        if path.exists() and not path.is_file():
-            raise FeatureFileError("is not a file", where=path, remedy="Give the path of a feature file")
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "a device")
+            raise FeatureFileError(f"is {kind}, not a file", where=path, remedy="Give the path of a feature file")
         with path.open("rb") as file:
-            head = file.read(len(hdf5.MAGIC))
+            head = file.read(len(feature_file.MAGIC))
     except OSError as error:
         raise cannot_open(path, error) from error
     if not head:
@@ -167,7 +178,7 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | No
 
 
 def _header(source: Source) -> FeatureHeader:
-    shape = source.shape[1:] if len(source.shape) == 3 and source.shape[0] == 1 else source.shape
+    shape = without_leading_one(source.shape)
     if len(shape) != 2 or shape[1] == 0:
         raise FeatureFileError(
             f"has features of shape {source.shape}, not (n_instances, d)",
@@ -182,4 +193,38 @@ def _header(source: Source) -> FeatureHeader:
         raise EmptyBagError(
             "has no instance", remedy="List the slide under 'data.exclude' in site.yaml, or extract it again"
         )
+    if source.n_coords not in (None, shape[0]):
+        raise _not_for_all(source, shape[0])
     return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, source.encoder, source.magnification)
+
+
+def _not_for_all(source: Source, n_instances: int) -> FeatureFileError:
+    return FeatureFileError(
+        f"has coords of shape {source.coords_shape} for {n_instances} instances", remedy="Extract the slide again"
+    )
+
+
+def _require_memory(header: FeatureHeader) -> None:
+    """Compare a size that a file states with the free memory, before any of it is taken."""
+    needed = header.n_instances * header.width * _BYTES.get(header.dtype, 6)
+    if needed < _SMALL_BYTES:
+        return
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise FeatureFileError(
+            f"states {header.n_instances} x {header.width} features, which need {needed / 2**30:.1f} GiB of memory, "
+            f"and {free / 2**30:.1f} are free",
+            remedy="If that is its true size, use a machine with more memory; else extract the slide again",
+        )
+
+
+def _require_an_end(values: npt.NDArray[np.float32]) -> None:
+    """Rows at the end that are all zero are no patches: their writing was cut short, or they are padding."""
+    if values[-1].any():
+        return
+    last = np.flatnonzero(values.any(axis=1))
+    empty = len(values) - (int(last[-1]) + 1 if len(last) else 0)
+    raise FeatureFileError(
+        f"has only zeros in its last {empty} of {len(values)} instances",
+        remedy="Its writing was cut short, or it was padded: extract the slide again",
+    )

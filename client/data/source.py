@@ -32,7 +32,8 @@ class Source:
         shape: as stored: ``(n_instances, d)``, ``(1, n_instances, d)``, or a shape that is refused later.
         floating: whether the values are floating-point numbers.
         values: reads the values as float32, in the stored shape.
-        coords: reads the positions of the patches; None if the file has none.
+        coords: reads the positions of the patches, given as pairs; None if the file has none.
+        coords_shape: as stored.
     """
 
     layout: str
@@ -43,6 +44,17 @@ class Source:
     encoder: str | None = None
     magnification: float | None = None
     coords: Callable[[], Coords] | None = None
+    coords_shape: tuple[int, ...] | None = None
+
+    @property
+    def n_coords(self) -> int | None:
+        """The number of positions; None if the file has none."""
+        return None if self.coords_shape is None else (*without_leading_one(self.coords_shape), 0)[0]
+
+
+def without_leading_one(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without the leading axis of length 1 that UNI2-h files have."""
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
 
 
 def no_features_key(keys: list[str]) -> FeatureFileError:
@@ -53,9 +65,9 @@ def no_features_key(keys: list[str]) -> FeatureFileError:
     )
 
 
-def too_few_bytes(stored: int, needed: int) -> FeatureFileError:
+def too_few_bytes(stored: int, needed: int, name: str = "features") -> FeatureFileError:
     """The error for a file with fewer bytes of features than its header declares."""
     return FeatureFileError(
-        f"promises {needed} bytes of features and holds {stored}",
+        f"promises {needed} bytes of {name} and holds {stored}",
         remedy="Its writing was cut short: extract the slide again",
     )

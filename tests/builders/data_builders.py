@@ -30,7 +30,7 @@ def write_h5(
 ) -> Path:
     with h5py.File(path, "w") as file:
         dataset = file.create_dataset(key, data=values, **options)
-        coords = file.create_dataset("coords", data=np.zeros((3, 2), dtype=np.int64))
+        coords = file.create_dataset("coords", data=np.zeros((*np.shape(dataset)[:-1], 2), dtype=np.int64))
         if encoder is not None:
             dataset.attrs["encoder"] = encoder
         if magnification is not None:

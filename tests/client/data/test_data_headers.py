@@ -13,6 +13,7 @@ from fedsteph.client.data import headers
 from fedsteph.client.data.formats import FeatureHeader, read_header
 from fedsteph.client.data.headers import known_header
 from fedsteph.common.errors import FeatureFileError
+from fedsteph.common.host import unchanged
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def reads(monkeypatch) -> list[Path]:
         return read_header(path)
 
     monkeypatch.setattr(headers, "read_header", read)
-    monkeypatch.setattr(headers, "_known", {})
-    monkeypatch.setattr(headers, "_SETTLED_NS", -1)
+    monkeypatch.setattr(headers, "_known", unchanged.Unchanged())
+    monkeypatch.setattr(unchanged, "_SETTLED_NS", -1)
     return seen
 
 
@@ -54,6 +55,9 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path, reads):
 def test_another_file_in_its_place_with_its_size_and_time_is_read_again(tmp_path, reads):
     path, other = features(tmp_path / "a.h5"), write_h5(tmp_path / "b", np.ones((4, 3), np.float32))
     known_header(path)
+    with path.open("ab") as file:
+        file.write(bytes(other.stat().st_size - path.stat().st_size))
+    known_header(path)
     status = path.stat()
     assert other.stat().st_size == status.st_size
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -62,7 +66,7 @@ def test_another_file_in_its_place_with_its_size_and_time_is_read_again(tmp_path
 
 
 def test_a_file_of_just_now_is_not_trusted(tmp_path, reads, monkeypatch):
-    monkeypatch.setattr(headers, "_SETTLED_NS", 10**18)
+    monkeypatch.setattr(unchanged, "_SETTLED_NS", 10**18)
     path = features(tmp_path / "a.h5")
     assert known_header(path) == known_header(path)
     assert len(reads) == 2
@@ -81,9 +85,8 @@ def test_what_cannot_be_read_is_tried_again(tmp_path, reads):
 
 
 def test_the_memory_is_bounded(tmp_path, reads, monkeypatch):
-    monkeypatch.setattr(headers, "_MOST_FILES", 2)
+    monkeypatch.setattr(unchanged, "_MOST_FILES", 2)
     paths = [features(tmp_path / f"{k}.h5") for k in range(4)]
     for path in (*paths, *reversed(paths)):
         known_header(path)
     assert reads == [*paths, paths[1], paths[0]]
-    assert len(headers._known) == 2

@@ -247,7 +247,7 @@ def test_the_side_and_the_size_may_be_given(world):
 def test_what_does_not_fit_together_is_refused(world, tmp_path):
     wide = write_slide(tmp_path / "wide.h5", width=7)
     other = write_slide(tmp_path / "other.h5", encoder="virchow2")
-    torch.save(torch.zeros(4, 6), tmp_path / "flat.pt")
+    torch.save(torch.ones(4, 6), tmp_path / "flat.pt")
     model, slide = world / "steph.safetensors", world / "S0.h5"
     refusals: list[tuple[Sequence[Any], type[FedstephError], Path]] = [
         ((tmp_path / "none.safetensors", slide), ModelFileError, tmp_path / "none.safetensors"),
@@ -546,7 +546,7 @@ def test_user_errors_are_one_line(refused, world, tmp_path):
     picture = write_thumbnail(tmp_path / "t.png")
     taken = tmp_path / "taken"
     taken.write_text("mine")
-    torch.save(torch.zeros(4, 6), tmp_path / "flat.pt")
+    torch.save(torch.ones(4, 6), tmp_path / "flat.pt")
 
     def error(*words: object, to: Path = out) -> str:
         return refused("heatmap", *words, "--out", to)

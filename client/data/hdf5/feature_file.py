@@ -1,0 +1,76 @@
+"""Opens HDF5 feature files in the layouts of TRIDENT, CLAM and the published UNI2-h features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsteph.client.data.hdf5.guarded_headers import structure_of
+from fedsteph.client.data.hdf5.structure import COORDS, FEATURES
+from fedsteph.client.data.source import Coords, Source
+from fedsteph.common.errors import FeatureFileError
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Source]:
+    """Have the structure checked by the helper process; only then, and only on request, values are read here.
+
+    TRIDENT states an encoder and a magnification, CLAM neither. UNI2-h features have a leading axis of length 1.
+
+    Raises:
+        FeatureFileError: there is no dataset ``features``, or it was not written in full.
+    """
+    found = structure_of(path)
+    stated = found.encoder is not None or found.magnification is not None
+    yield Source(
+        "uni2-h" if len(found.shape) == 3 else "trident" if stated else "clam",
+        found.shape,
+        found.dtype,
+        found.floating,
+        lambda: _values(path),
+        found.encoder,
+        found.magnification,
+        None if found.coords is None else lambda: _coords(path),
+        found.coords,
+    )
+
+
+def _values(path: Path) -> npt.NDArray[np.float32]:
+    values = _read(path, FEATURES, structure_of(path, every_chunk=True).shape)
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float32)
+
+
+def _coords(path: Path) -> Coords:
+    found = structure_of(path, every_chunk=True)
+    xy = np.asarray(_read(path, COORDS, found.coords), dtype=np.float64)
+    return Coords(xy.reshape(-1, 2), found.facts)
+
+
+def _read(path: Path, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[Any]:
+    import h5py  # noqa: PLC0415 (headers need none)
+
+    with h5py.File(path, "r", locking="best-effort") as file:
+        dataset = file[name]
+        if dataset.shape != shape:
+            raise FeatureFileError("was changed while it was read", remedy="Try again when its writing is over")
+        values: npt.NDArray[Any] = dataset[...]
+        if dataset.chunks is not None:
+            _require_found(dataset, values)
+        return values
+
+
+def _require_found(dataset: Any, values: npt.NDArray[Any]) -> None:
+    """Read each chunk of zeros again, by itself: in a damaged index, a chunk that is listed may not be found."""
+    used = values != 0
+    for axis, (length, side) in enumerate(zip(dataset.shape, dataset.chunks, strict=True)):
+        used = np.logical_or.reduceat(used, range(0, length, side), axis=axis)
+    for place in np.argwhere(~used):
+        dataset.id.read_direct_chunk(tuple((place * dataset.chunks).tolist()))

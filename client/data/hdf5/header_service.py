@@ -1,0 +1,74 @@
+"""The helper process that inspects HDF5 files, under limits on memory and CPU time; guarded_headers.py starts it.
+
+Reads one JSON request per line from stdin and answers it with one line on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import select
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedsteph.client.data.hdf5.inspection import inspect
+from fedsteph.common.errors import FeatureFileError
+
+_MEMORY_BYTES = 2**30  # beyond what the process has after its imports
+_IDLE_SECONDS = 30.0  # then it ends; the next file starts another one
+_MOST_TEXT = 200
+
+
+def main() -> None:
+    """Answer requests until stdin is closed, which the death of the parent does too, or nothing is asked for long."""
+    replies = os.dup(1)
+    os.dup2(2, 1)  # what a library prints is no reply
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _limit_memory()
+    _say(replies, "ready")
+    while select.select([0], [], [], _IDLE_SECONDS)[0]:
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        request = json.loads(line)
+        _limit_cpu(request["cpu_seconds"])
+        _say(replies, _answer(Path(request["path"]), request["every_chunk"]))
+
+
+def _answer(path: Path, every_chunk: bool) -> dict[str, Any]:
+    try:
+        return {"structure": asdict(inspect(path, every_chunk))}
+    except FeatureFileError as error:
+        return {"what": error.what, "remedy": error.remedy}
+    # HDF5 may raise almost any exception on a damaged file.
+    except Exception as error:  # noqa: BLE001
+        return {"reason": " ".join(str(error).split())[:_MOST_TEXT] or type(error).__name__}
+
+
+def _say(replies: int, content: object) -> None:
+    line = json.dumps(content).encode() + b"\n"
+    while line:
+        line = line[os.write(replies, line) :]
+
+
+def _limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it has nothing to write
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        _lower(resource.RLIMIT_AS, int(statm.read_text().split()[0]) * resource.getpagesize() + _MEMORY_BYTES)
+
+
+def _limit_cpu(seconds: int) -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+
+
+def _lower(which: int, limit: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    resource.setrlimit(which, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

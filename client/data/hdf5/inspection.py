@@ -1,0 +1,114 @@
+"""Inspects an HDF5 feature file without reading its values: links, types, attributes, and where the values are stored.
+
+HDF5's library can crash or loop for ever on a damaged file, so only the helper process (header_service.py) runs this.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fedsteph.client.data.hdf5.storage_map import require_whole
+from fedsteph.client.data.hdf5.structure import COORDS, FEATURES, Structure
+from fedsteph.client.data.source import no_features_key
+from fedsteph.common.errors import FeatureFileError
+
+_MOST_LINKS = 8  # soft links in a row
+
+
+def inspect(path: Path, every_chunk: bool) -> Structure:
+    """Inspect the dataset ``features`` and, if present, ``coords``.
+
+    TRIDENT states the encoder in the attribute ``encoder`` of ``features``, and the magnification in
+    ``target_magnification`` of ``coords``. CLAM states neither.
+
+    Args:
+        every_chunk: whether to look where each chunk is, besides counting them.
+
+    Raises:
+        FeatureFileError: there is no dataset ``features``, it was not written in full, or it is in another file.
+        Exception: any other, from HDF5, if the file is damaged.
+    """
+    # Network file systems often cannot lock. A file that another process is writing is still refused.
+    with h5py.File(path, "r", locking="best-effort") as file:
+        features, coords = _follow(file, FEATURES), _follow(file, COORDS)
+        if features is None:
+            raise no_features_key(sorted(file, key=str))
+        if not isinstance(features, h5py.Dataset):
+            raise FeatureFileError("'features' is a group", remedy="Store one dataset (n_instances, d) there")
+        numbers = coords if isinstance(coords, h5py.Dataset) and coords.dtype.kind in "iuf" else None
+        for dataset in (features, numbers):
+            _require_plain(dataset)
+        present = [dataset for dataset in (features, numbers) if dataset is not None]
+        require_whole(present, path.stat().st_size, every_chunk)
+        return Structure(
+            tuple(features.shape or ()),
+            features.dtype.name,
+            features.dtype.kind == "f",
+            _text(features.attrs.get("encoder")),
+            None if coords is None else _number(coords.attrs.get("target_magnification")),
+            None if numbers is None else tuple(numbers.shape or ()),
+            {} if numbers is None else _facts(numbers),
+        )
+
+
+def _follow(group: Any, name: str, left: int = _MOST_LINKS) -> Any:
+    """The object of that name, None if there is none; no link to another file is ever opened."""
+    here = group.file if name.startswith("/") else group
+    for part in (part for part in name.split("/") if part not in ("", ".")):
+        key = part.encode(errors="surrogateescape")
+        if not isinstance(here, h5py.Group) or not here.id.links.exists(key):
+            return None
+        kind = here.id.links.get_info(key).type
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            raise FeatureFileError(
+                f"holds a link to another file under '{part}'", remedy="Store the features in the file itself"
+            )
+        if kind != h5py.h5l.TYPE_SOFT:
+            here = here[part]
+        elif left:
+            here = _follow(here, here.id.links.get_val(key).decode(errors="surrogateescape"), left - 1)
+        else:
+            raise FeatureFileError(f"has links that lead in a circle at '{part}'", remedy="Store the features there")
+    return here
+
+
+def _require_plain(dataset: Any) -> None:
+    """Numbers must be of a type that NumPy writes: a damaged description of a type changes every value."""
+    if dataset is None or dataset.dtype.kind not in "iuf":
+        return
+    if dataset.id.get_type() != h5py.h5t.py_create(dataset.dtype):
+        raise FeatureFileError(
+            f"has numbers of an unusual type, close to {dataset.dtype.name}",
+            remedy="Store features as float16, float32 or float64",
+        )
+
+
+def _facts(coords: Any) -> dict[str, float]:
+    found = {}
+    for name in coords.attrs:
+        try:
+            number = _number(coords.attrs[name])
+        except TypeError:  # a type that NumPy lacks
+            continue
+        if number is not None and isinstance(name, str):  # h5py gives bytes for a name that is no text
+            found[name] = number
+    return found
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) and value else None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value) if np.ndim(value) == 0 else float(np.max(value))  # CLAM stores one number per axis
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

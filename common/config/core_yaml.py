@@ -43,9 +43,9 @@ class StrictLoader(yaml.SafeLoader):
     Dates, base 60 and ``yes`` are text. Aliases, merge keys, other tags and keys that are given twice are errors.
     """
 
-    yaml_implicit_resolvers: ClassVar[Any] = {}
+    yaml_implicit_resolvers: Any = {}  # noqa: RUF012 (its type in PyYAML)
     yaml_constructors: ClassVar[Any] = {None: yaml.SafeLoader.construct_undefined}
-    construct_scalar = BaseConstructor.construct_scalar
+    construct_scalar = BaseConstructor.construct_scalar  # type: ignore[assignment]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

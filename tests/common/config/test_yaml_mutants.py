@@ -45,7 +45,7 @@ def originals(folder: Path) -> dict[str, bytes]:
     entries = [Entry.of(name, Identity.generate().public, cancer="K", contact="c") for name in ("a", "b")]
     write_roster(folder / "roster.yaml", Roster("trial", tuple(entries)))
     site = "name: kirp\ndevice: cpu\nmax_vector_norm: 1.5e2\ndata:\n  labels: labels.csv\n  time_unit: months\n"
-    site += "  exclude: [S1, '007']\npolicy:\n  min_patients: 20\n  privacy: dp-sgd\n"
+    site += "  exclude: [S1, '007']\npolicy:\n  min_patients: 20\nprivacy: dp-sgd\n"
     site += "dp_sgd: {epsilon: 8, batch: null}\n"
     config = "preset: robust\nfederation:\n  sites: [a, b]\n  targets: [a]\ntraining: {epochs: 3, lr: 1e-4, seed: 7}\n"
     return {
@@ -59,7 +59,7 @@ def mutant(content: bytes, rng: random.Random) -> bytes:
     """One or two changes: bytes, hostile tokens, lines."""
     made = bytearray(content)
     for _ in range(rng.randint(1, 2)):
-        at, kind = rng.randrange(len(made) + 1), rng.randrange(5)
+        at, kind = rng.randrange(len(made) + 1), rng.randrange(7)
         if kind == 0:
             for _ in range(rng.randint(1, 4)):
                 made[rng.randrange(len(made))] = rng.choice(rng.choice((b"0123456789", _SIGNS, bytes(range(256)))))
@@ -73,6 +73,13 @@ def mutant(content: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             lines = made.splitlines(keepends=True)
             lines.insert(rng.randrange(len(lines)), rng.choice(lines))
+            made = bytearray(b"".join(lines))
+        elif kind == 4:
+            digits = [i for i, byte in enumerate(made) if chr(byte).isdigit()]
+            made[rng.choice(digits or [0])] = rng.choice(b"0123456789")
+        elif kind == 5:
+            lines = made.splitlines(keepends=True)
+            del lines[rng.randrange(len(lines))]
             made = bytearray(b"".join(lines))
         else:
             del made[at : at + rng.randint(1, 20)]

@@ -41,7 +41,7 @@ def test_a_crash_leaves_the_old_file_and_no_part(
         raise crash
 
     monkeypatch.setattr(owner, step, crashing)
-    with pytest.raises(type(crash)):
+    with pytest.raises(StorageError if isinstance(crash, OSError) else KeyboardInterrupt):
         write_bytes(tmp_path / "file", b"new")
     assert contents(tmp_path) == before
 

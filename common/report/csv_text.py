@@ -22,9 +22,10 @@ def csv_text(lines: Iterable[Sequence[object]], digits: int | None = None) -> st
     def cell(value: object) -> object:
         if isinstance(value, float) and digits is not None:
             return f"{value:.{digits}g}"
-        if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
-            return f"'{value}"
-        return value
+        if not isinstance(value, str):
+            return value
+        # Python's writer puts no quotes round a carriage return, which readers take for the end of a line.
+        return ("'" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else "") + value.replace("\r", "\n")
 
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([cell(value) for value in line] for line in lines)

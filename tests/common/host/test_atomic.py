@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedsteph.common.errors import StorageError
 from fedsteph.common.host.atomic import write_bytes, write_json, write_text
 
 

@@ -101,7 +101,7 @@ def test_a_delta_above_5_percent_is_refused_whatever_its_origin() -> None:
             with pytest.raises(ConfigError, match=rf"delta .* for {patients} patients") as caught:
                 settings.guarantee(patients)
             assert "at most 0.05" in str(caught.value.remedy)
-    with pytest.raises(ValueError, match="at most 0.05"):
+    with pytest.raises(ValueError, match=r"at most 0\.05"):
         DpSgd(noise=2.0, delta=0.0501)
     assert DpSgd(noise=2.0).guarantee(16).delta == pytest.approx(16**-1.1)
 

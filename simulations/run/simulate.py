@@ -42,9 +42,12 @@ def synthetic_sites(out: Path, seed: int) -> list[Path]:
     if not folder.exists():
         part = out / ".hospitals.part"
         shutil.rmtree(part, ignore_errors=True)
-        with writing(folder):
-            write_world(part, seed)
-            part.rename(folder)
+        try:
+            with writing(folder):
+                write_world(part, seed)
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return site_folders(folder)
 
 

@@ -28,7 +28,7 @@ from fedsteph.client.site.site_of_node import site_of_node
 from fedsteph.client.training.epoch_log import to_tensorboard
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import SITE_NAME
-from fedsteph.common.errors import DataError, FedstephError, ProtocolError
+from fedsteph.common.errors import DataError, FedstephError, ProtocolError, StorageError
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.progress import part
 from fedsteph.common.host.progress_log import ProgressLog
@@ -236,7 +236,8 @@ def _handle(
 def _audit_refusal(site: Site | None, run: RunId | None, action: str, error: Exception, log: logging.Logger) -> None:
     if site is None:
         return  # without a site there is no audit log
-    decision: Decision = "refused" if isinstance(error, FedstephError) else "failed"
+    meant = isinstance(error, FedstephError) and not isinstance(error, StorageError)
+    decision: Decision = "refused" if meant else "failed"
     try:
         site.audit.append(Event(action, decision, run.run if run else None, reason=messages.Refusal.of(error).kind))
     except Exception:

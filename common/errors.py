@@ -7,7 +7,11 @@ number can get into a message to the coordinator.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# In a stranger's file or name: it moves a terminal's cursor, or is no text that can be printed.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 EXIT_DONE = 0
 EXIT_INPUT = 1
@@ -38,13 +42,18 @@ class FedstephError(Exception):
         remedy: str | None = None,
         details: str | None = None,
     ) -> None:
+        what = _printable(what)
         self.what = what
-        self.where = None if where is None else str(where)
+        self.where = None if where is None else _printable(str(where))
         self.remedy = remedy
         text = what if self.where is None else f"{self.where}: {what}"
         self.sentence = text if remedy is None else f"{text}. {remedy}"
-        self.details = details
+        self.details = details = None if details is None else _printable(details)
         super().__init__(self.sentence if details is None else f"{details}\n\n{self.sentence}")
+
+
+def _printable(text: str) -> str:
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class ConfigError(FedstephError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ from fedsteph.commands.site.predict import predict
 from fedsteph.commands.site.privacy import privacy
 from fedsteph.commands.site.train import train
 from fedsteph.commands.terminal.exit_codes import run as run_command
+from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import console
 
 app = typer.Typer(
@@ -88,6 +90,14 @@ def root(
     pass
 
 
+def _command() -> object:
+    # Pages, tables and messages hold paths as text: a path of other bytes would fail in the middle of the work.
+    for text in (*sys.argv[1:], str(Path.cwd())):
+        if text.encode(errors="ignore").decode() != text:
+            raise ConfigError("is not UTF-8", where=text, remedy="Rename the file or folder")
+    return app(standalone_mode=False)
+
+
 def main() -> None:
     """Run the command line of this process, and end it with its exit code."""
 
@@ -99,7 +109,7 @@ def main() -> None:
     # SIGINT ignored, so that one is set too.
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, stop)
-    sys.exit(run_command(lambda: app(standalone_mode=False)))
+    sys.exit(run_command(_command))
 
 
 if __name__ == "__main__":

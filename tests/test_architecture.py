@@ -31,7 +31,7 @@ FLOORS = {
         *("manifest", "aggregation", "exchange", "outcome", "session", "hello", "baselines", "federation", "app"),
         *("coordinator_page", "deployment"),
     ],
-    "simulations": ["csv_text", "markdown", "memory", "run", "study", "bench", "relay", "attacks"],
+    "simulations": ["markdown", "memory", "run", "study", "bench", "relay", "attacks"],
 }
 COMMAND_LINE = {"typer", "click"}
 PAIRS = {"__init__", "app"}  # of the files of one name: a package's first file, and Flower's two apps

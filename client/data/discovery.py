@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedsteph.client.data.formats import FeatureHeader, is_feature_file
+from fedsteph.client.data.formats import FeatureHeader, is_feature_file, is_utf8
 from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.labels import Patient, listed_ids, read_labels
 from fedsteph.client.data.problems import Problem, refuse_errors
@@ -98,8 +98,13 @@ def _files(features: Path, problems: list[Problem]) -> dict[str, list[Path]]:
     what = "the features folder holds no file"
     try:
         for path in sorted(features.iterdir()):
-            if not path.name.startswith(".") and not path.is_dir():
+            if path.name.startswith(".") or path.is_dir():
+                continue
+            if is_utf8(path.name):
                 found.setdefault(path.stem, []).append(path)
+            elif is_feature_file(path):
+                what = "its name is not UTF-8, so that no label can name it"
+                problems.append(Problem.of(FeatureFileError(what, where=path, remedy="Rename it"), "warning"))
     except OSError as error:
         what = f"the features folder cannot be read ({error.strerror})"
     if not found:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from fedsteph.client.data.formats import cannot_open, read_features, read_header
 from fedsteph.client.data.storage import Keep
 from fedsteph.common.errors import FeatureFileError, StorageError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.disk import free_bytes
 from fedsteph.common.host.lock import exclusive
 
 FOLDER = "feature-cache"  # in the state folder, which may be the site's folder: "features" is taken there
@@ -146,9 +146,8 @@ class FeatureCache:
 
 def room(folder: Path) -> int:
     """Bytes that a cache in ``folder`` may use: its present size and the free disk space, minus a reserve."""
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     taken = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
-    return taken + max(0, shutil.disk_usage(existing).free - _SPARE_BYTES)
+    return taken + max(0, free_bytes(folder) - _SPARE_BYTES)
 
 
 def clear(folder: Path) -> None:
@@ -178,9 +177,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
         folder.chmod(0o700)
         with exclusive(folder, wait=True):
             yield
-    except OSError as error:
+    except (OSError, StorageError) as error:
+        reason = getattr(error.__cause__ or error, "strerror", None) or str(error)
         raise StorageError(
-            f"the features cannot be kept there ({error.strerror})",
+            f"the features cannot be kept there ({reason}; {free_bytes(folder) / 2**20:,.1f} MiB are free there)",
             where=folder,
             remedy="Make room, name another 'state' folder in site.yaml, or set data.disk_cache to never",
         ) from error

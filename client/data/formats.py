@@ -56,6 +56,11 @@ def is_feature_file(path: Path) -> bool:
         return False
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text, which tables and pages can hold; Linux allows names of any bytes."""
+    return name.encode(errors="ignore").decode() == name
+
+
 def read_header(path: Path) -> FeatureHeader:
     """Read a file's header without its values.
 

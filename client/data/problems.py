@@ -9,6 +9,7 @@ from typing import Literal
 
 from fedsteph.common.errors import DataError, FedstephError
 
+Severity = Literal["error", "warning"]
 _MOST_ROWS = 20
 
 
@@ -16,16 +17,16 @@ _MOST_ROWS = 20
 class Problem:
     """One problem: an ``error`` must be fixed before anything runs, a ``warning`` is only suspicious."""
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     where: str
     """The file, with its line number for a table."""
     what: str
     remedy: str
 
     @classmethod
-    def of(cls, error: FedstephError) -> Problem:
+    def of(cls, error: FedstephError, severity: Severity = "error") -> Problem:
         """The problem that a typed error describes."""
-        return cls("error", error.where or "", error.what, error.remedy or "")
+        return cls(severity, error.where or "", error.what, error.remedy or "")
 
 
 def counted(problems: Sequence[Problem]) -> str:

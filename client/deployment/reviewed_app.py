@@ -17,6 +17,7 @@ from pathlib import Path
 from fedsteph.client.deployment import guard
 from fedsteph.common.deployment.flower_app import assemble, build, digest_of, flwr, own_digest
 from fedsteph.common.errors import DeploymentError, EngineError
+from fedsteph.common.host.disk import writing
 
 _BIN = "bin"
 _GUARD = "guard.py"
@@ -44,18 +45,19 @@ def install(home: Path) -> Path:
             remedy="Choose a new folder for a new version, or remove that one first",
         )
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
+    with writing(home), tempfile.TemporaryDirectory() as scratch:
         folder = assemble(Path(scratch) / "fedsteph")
         bundle = build(folder, home)
         flwr(["install", str(bundle)], folder, home)
         (home / guard.PIN).write_text(hashlib.sha256(bundle.read_bytes()).hexdigest() + "\n")
     if len(installed(home)) != 1:
         raise EngineError("'flwr install' did not install one app", where=home)
-    (home / _BIN).mkdir()
-    for name, content in _programs(home).items():
-        path = home / _BIN / name
-        path.write_text(content, encoding="utf-8")
-        path.chmod(0o755)
+    with writing(home):
+        (home / _BIN).mkdir()
+        for name, content in _programs(home).items():
+            path = home / _BIN / name
+            path.write_text(content, encoding="utf-8")
+            path.chmod(0o755)
     for path in (*home.rglob("*"), home):
         path.chmod(0o555 if path.is_dir() or path.parent.name == _BIN else 0o444)  # readable by the SuperNode's account
     return installed(home)[0]

@@ -23,10 +23,13 @@ from fedsteph.client.models.patch_grid import Grid, read_grid
 from fedsteph.client.models.predict import require_encoder
 from fedsteph.common.errors import DataError
 from fedsteph.common.host import atomic
+from fedsteph.common.report.csv_text import csv_text
 from fedsteph.common.report.page import Picture
 from fedsteph.common.report.style import GRADED, canvas, encoded
 
 PICTURE, GEOJSON, TOP = "attention.png", "attention.geojson", "top.csv"
+_PICTURES = ("PNG", "JPEG", "TIFF")  # Pillow's other readers are not needed, and have had more faults
+_MOST_PIXELS = 50_000_000  # of a thumbnail, which is held in memory as three bytes each
 _PIXELS = 900  # length of a map's longer side
 _SAME_SLIDE = uuid.UUID("5f3f1c0e-8f0b-4e0a-9a53-6f2f4d5b7c11")  # namespace of the tiles' IDs
 
@@ -112,7 +115,8 @@ def write_heatmap(found: Heatmap, out: Path, thumbnail: Path | None = None, top:
     assert picture.figure is not None
     atomic.write_bytes(out / PICTURE, encoded(picture.figure, "png"))
     atomic.write_text(out / GEOJSON, geojson(found))
-    atomic.write_text(out / TOP, found.top(top).to_csv(index=False, float_format="%.9g"))
+    listed = found.top(top)
+    atomic.write_text(out / TOP, csv_text([[*listed], *listed.itertuples(index=False)], 9))
     return [out / PICTURE, out / GEOJSON, out / TOP]
 
 
@@ -191,13 +195,18 @@ def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
             where=path,
             remedy="Give the slide's size at level 0 with --slide-size WIDTHxHEIGHT",
         )
+    remedy = "Give a small PNG, JPEG or TIFF of the whole slide"
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=_PICTURES) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                what = f"has {opened.width} x {opened.height} pixels, more than a thumbnail's {_MOST_PIXELS:,}"
+                raise DataError(what, where=path, remedy=remedy)
             image = opened.convert("RGB")
             image.thumbnail((2 * _PIXELS, 2 * _PIXELS))
             pixels: np.ndarray = np.asarray(image)
+    except DataError:
+        raise
     except Exception as error:  # a damaged picture may raise almost any exception
-        remedy = "Give a small PNG or JPEG of the whole slide"
         raise DataError("is not a picture that can be read", where=path, remedy=remedy) from error
     width, height = found.grid.slide
     if abs(pixels.shape[1] / pixels.shape[0] / (width / height) - 1) > 0.05:

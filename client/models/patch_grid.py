@@ -11,6 +11,8 @@ from fedsteph.client.data.formats import read_coords
 from fedsteph.client.data.source import Coords
 from fedsteph.common.errors import FeatureFileError
 
+_LARGEST = 1e8  # pixels; the largest slides have some 10^5 to a side
+_SIZE = "Give the slide's true size at level 0 with --slide-size WIDTHxHEIGHT"
 _MAJORITY = 0.6  # share of distances between neighbours that must equal the side of a patch
 
 
@@ -44,12 +46,17 @@ def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float]
     """
     found = read_coords(path)
     side = patch or _side(found, path)
+    if not (0 < side <= _LARGEST and found.xy.max() <= _LARGEST):
+        what = f"has a patch of {side:g} pixels, or one at {found.xy.max():g}: no slide is so large"
+        raise FeatureFileError(what, where=path, remedy="Extract the slide again")
     extent = found.xy.max(axis=0) + side
     facts = found.facts
     stated = (
         (facts["level0_width"], facts["level0_height"]) if {"level0_width", "level0_height"} <= facts.keys() else None
     )
     size = slide or stated
+    if size is not None and not 0 < min(size) <= max(size) <= _LARGEST:
+        raise FeatureFileError(f"is of a slide of {size[0]:g} x {size[1]:g} pixels", where=path, remedy=_SIZE)
     if found.xy.min() < 0:
         what = "has a patch outside of the slide, at negative coords"
         raise FeatureFileError(what, where=path, remedy="Extract the slide again")
@@ -57,7 +64,7 @@ def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float]
         raise FeatureFileError(
             f"has a patch outside of the slide, which is {size[0]:g} x {size[1]:g} pixels",
             where=path,
-            remedy="Give the slide's true size at level 0 with --slide-size WIDTHxHEIGHT",
+            remedy=_SIZE,
         )
     return Grid(found.xy, side, size or (float(extent[0]), float(extent[1])), size is not None)
 

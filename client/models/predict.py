@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsteph.client.data.bags import BagCache, Cohort
-from fedsteph.client.data.formats import is_feature_file, read_header
+from fedsteph.client.data.formats import is_feature_file, is_utf8, read_header
 from fedsteph.client.data.labels import Patient, read_labels
 from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.settings import DataSettings
@@ -25,6 +25,7 @@ from fedsteph.common.host import atomic
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.model.survival import risk_score, survival_from_hazards
+from fedsteph.common.report.csv_text import csv_text
 
 _SUFFIXES = {".h5", ".hdf5", ".pt"}
 
@@ -110,7 +111,7 @@ def predict_file(
     outcomes = _outcomes(labels)
     views = _views(loaded, cohort, report, with_local=with_local)
     table = table_of(views)
-    atomic.write_text(out, table.to_csv(index=False, float_format="%.9g"))
+    atomic.write_text(out, csv_text([[*table], *table.itertuples(index=False)], 9))
     return replace(_judged(table, outcomes), views=tuple(views))
 
 
@@ -214,6 +215,8 @@ def _files(features: Path) -> dict[str, Path]:
         # A file with a feature suffix counts even if its content is invalid: a failed file must be reported.
         if path.name.startswith(".") or not (path.suffix.lower() in _SUFFIXES or is_feature_file(path)):
             continue
+        if not is_utf8(path.name):
+            raise DataError("its name is not UTF-8", where=path, remedy="Rename it")
         if path.stem in files:
             raise DataError(f"the slide '{path.stem}' has two feature files", where=path, remedy="Keep one of them")
         files[path.stem] = path

@@ -18,6 +18,7 @@ import numpy as np
 from fedsteph.common.errors import ConfigError
 
 Accountant = Literal["pld", "rdp"]
+_LEAST_NOISE = 0.25  # below it the accountants take minutes to hours, for no privacy to speak of
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def epsilon(mechanisms: Sequence[Mechanism], delta: float, accountant: Accountan
 def least_noise(
     target: float, delta: float, *, sampling_rate: float, steps: int, accountant: Accountant = "pld"
 ) -> float:
-    """The smallest noise multiplier, to 0.1%, that keeps epsilon at or below ``target``.
+    """The smallest noise multiplier, to 0.1%, that keeps epsilon at or below ``target``; at least 0.25.
 
     Raises:
         ConfigError: no noise multiplier below 10,000 is enough.
@@ -75,7 +76,9 @@ def least_noise(
             what = f"epsilon {target:g} at delta {delta:.2g} cannot be kept over {steps} steps"
             raise ConfigError(what, where="dp_sgd", remedy="Allow a larger epsilon, or fewer steps")
     low = high / 2.0
-    while low > 1e-3 and epsilon([Mechanism(low, sampling_rate, steps)], delta, accountant) <= target:
+    while epsilon([Mechanism(low, sampling_rate, steps)], delta, accountant) <= target:
+        if low <= _LEAST_NOISE:
+            return low
         high, low = low, low / 2.0
     with _quiet():
         found = dp_accounting.calibrate_dp_mechanism(

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedsteph.client.privacy.accounting import Accountant, Mechanism, default_delta, epsilon, least_noise
+from fedsteph.common.errors import ConfigError
 
+MOST_DELTA = 0.05
 Part = Literal["direction", "embed", "attention", "encoder"]
 
 
@@ -51,7 +53,7 @@ class DpSgd:
                 raise ValueError(f"{key} must be {low:g} to {high:g}, or null")
         if self.epsilon is not None and self.noise is not None:
             raise ValueError("epsilon and noise: give one, the other is solved for")
-        if self.delta is not None and not 0 < self.delta <= 0.05:
+        if self.delta is not None and not 0 < self.delta <= MOST_DELTA:
             raise ValueError("delta must be above 0 and at most 0.05, or null")
         if min(self.clip, self.lr) <= 0:
             raise ValueError("clip and lr must be above 0")
@@ -69,11 +71,17 @@ class DpSgd:
         """What training on so many patients costs.
 
         Raises:
-            ConfigError: no noise keeps this epsilon.
+            ConfigError: no noise keeps this epsilon, or the patients are too few for the usual delta.
         """
         rate = 1.0 if self.batch is None else min(1.0, self.batch / n_patients)
         steps = max(1, round(self.epochs / rate))
         delta = self.delta if self.delta is not None else default_delta(n_patients)
+        if delta > MOST_DELTA:
+            raise ConfigError(
+                f"delta is n^-1.1 where it is not set, and {delta:.2g} for {n_patients} patients: no guarantee at all",
+                where="dp_sgd.delta",
+                remedy=f"Set it to at most {MOST_DELTA:g}, or train on more patients",
+            )
         if self.epsilon is not None:
             solved = least_noise(self.epsilon, delta, sampling_rate=rate, steps=steps, accountant=self.accountant)
         else:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from fedsteph.common.host.disk import writing
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -21,11 +22,16 @@ def mapped(vector: TaskVector, folder: Path) -> TaskVector:
         folder: where the file is written, on a disk with enough space.
 
     Raises:
-        OSError: the file cannot be written.
+        StorageError: the file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     row = vector.flat()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return TaskVector.of_flat(_stored(row, folder), vector)
+
+
+def _stored(row: torch.Tensor, folder: Path) -> torch.Tensor:
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".vector.", suffix=".part") as file:
         file.write(row.numpy().data.cast("B"))
         file.flush()
-        return TaskVector.of_flat(torch.from_file(file.name, size=len(row)), vector)
+        return torch.from_file(file.name, size=len(row))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-
-import pandas as pd
 
 from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds
 from fedsteph.client.evaluation.select import select, trainings, without_sources
@@ -19,6 +17,7 @@ from fedsteph.client.target.screened_task import merging, screened
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.host import atomic
 from fedsteph.common.host.progress import Progress, part, silent
+from fedsteph.common.report.csv_text import csv_text
 
 
 def steps(task: Task) -> int:
@@ -72,6 +71,7 @@ def _local_alone(task: Task, inner: Sequence[InnerFold], progress: Progress) -> 
 
 def _write_predictions(task: Task, result: FoldResult) -> None:
     """Write the test patients' outcomes and their risk under every method, as CSV."""
-    columns = {"patient_id": result.ids, "t_days": result.times, "e": result.events}
-    risks = {f"risk_{name}": values for name, values in result.risk.items()}
-    atomic.write_text(task.folder / "predictions.csv", pd.DataFrame(columns).assign(**risks).to_csv(index=False))
+    columns: dict[str, Iterable[object]] = {"patient_id": result.ids, "t_days": result.times, "e": result.events}
+    columns |= {f"risk_{name}": values for name, values in result.risk.items()}
+    lines = zip(*columns.values(), strict=True)
+    atomic.write_text(task.folder / "predictions.csv", csv_text([[*columns], *lines]))

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import yaml
 
+from fedsteph.common.config.core_yaml import StrictDumper, brief
 from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
 from fedsteph.common.config.recipe import Recipe, require, to_dict, unequal_training
-from fedsteph.common.config.schema import StrictDumper, build, parse_yaml, read_yaml
+from fedsteph.common.config.schema import build, parse_yaml, read_yaml
 from fedsteph.common.errors import ConfigError
 
 MAX_NORM = 250.0  # L2, of a vector that is accepted where nothing else is said
@@ -135,7 +136,7 @@ def _preset(name: Any, where: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(name, str) or name not in PRESETS:
         known = ", ".join(PRESETS)
-        raise ConfigError(f"unknown preset {name!r}", where=where, remedy=f"Known presets: {known}")
+        raise ConfigError(f"unknown preset {brief(name)}", where=where, remedy=f"Known presets: {known}")
     return PRESETS[name]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import re
 import sys
 import types
 import typing
@@ -14,67 +13,45 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from fedsteph.common.config.core_yaml import StrictLoader, brief, cut
 from fedsteph.common.errors import ConfigError
 
 T = TypeVar("T")
 _UNIONS = (Union, types.UnionType)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, except that a key given twice is an error and not "the last one wins"."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            # A few aliases of aliases make gigabytes out of a few bytes.
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not accepted", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class StrictDumper(yaml.SafeDumper):
-    """YAML's safe dumper, which quotes whatever text :func:`parse_yaml` would read as a number."""
-
-
-# PyYAML knows YAML 1.1, in which 1e-4 is a text; in YAML 1.2, and to whoever sets a learning rate, it is a number.
-for _yaml in (_StrictLoader, StrictDumper):
-    _yaml.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-        list("-+.0123456789"),
-    )
+_MOST_BYTES = 2**20
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        ConfigError: the file is absent, not YAML, or not a mapping.
+        ConfigError: the file is absent, larger than 1 MiB, not YAML, or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError("is larger than 1 MiB", where=path, remedy="Give the path of a YAML file")
+        return parse_yaml(content.decode(), path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"cannot be read ({reason})", where=path, remedy="Give the path of a YAML file") from error
-    return parse_yaml(text, path)
 
 
 def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
     """Parse a YAML mapping; an empty document is an empty mapping."""
     try:
-        content = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader: builds plain values only
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        what = f"is not valid YAML: {' '.join(str(error).split())}"
+        content = yaml.load(text, Loader=StrictLoader)  # a SafeLoader: builds plain values only
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        what = f"is not valid YAML: {cut(' '.join(str(error).split()), 400)}"
         raise ConfigError(what, where=where, remedy="Mend the syntax there") from error
     if content is None:
         return {}
@@ -95,7 +72,7 @@ def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
             message names the file and the dotted key.
     """
     if not isinstance(mapping, dict):
-        what = f"'{prefix.rstrip('.')}' must be a mapping, not {mapping!r}"
+        what = f"'{prefix.rstrip('.')}' must be a mapping, not {brief(mapping)}"
         raise ConfigError(what, where=where, remedy="Write its keys on lines of their own")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
@@ -109,7 +86,7 @@ def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
     try:
         return cls(**values)
     except ValueError as error:
-        raise ConfigError(f"{prefix}{error}", where=where) from error
+        raise ConfigError(cut(f"{prefix}{error}", 400), where=where) from error
 
 
 def _refuse_unknown(known: list[str], mapping: dict[Any, Any], where: str | Path, prefix: str) -> None:
@@ -117,7 +94,7 @@ def _refuse_unknown(known: list[str], mapping: dict[Any, Any], where: str | Path
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"Did you mean '{prefix}{close[0]}'?" if close else f"Known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key '{prefix}{key}'", where=where, remedy=hint)
+            raise ConfigError(f"unknown key '{prefix}{cut(str(key))}'", where=where, remedy=hint)
 
 
 def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
@@ -129,7 +106,8 @@ def _convert(hint: Any, value: Any, where: str | Path, key: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(args[0], item, where, f"{key}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {name: _convert(args[1], item, where, f"{key}.{name}") for name, item in value.items()}
+        inside = {name: f"{key}.{cut(str(name))}" for name in value}
+        return {_convert(args[0], n, where, inside[n]): _convert(args[1], value[n], where, inside[n]) for n in value}
     if origin not in (tuple, dict) and _fits(hint, value):
         return hint(value) if hint in (float, Path) else value
     raise _wrong_type(hint, value, where, key)
@@ -159,7 +137,7 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _wrong_type(hint: Any, value: Any, where: str | Path, key: str) -> ConfigError:
-    return ConfigError(f"'{key}' must be {_describe(hint)}, not {value!r}", where=where, remedy="Change its value")
+    return ConfigError(f"'{key}' must be {_describe(hint)}, not {brief(value)}", where=where, remedy="Change its value")
 
 
 def _describe(hint: Any) -> str:

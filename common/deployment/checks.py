@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -13,6 +12,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from fedsteph.common.errors import FedstephError
+from fedsteph.common.host.disk import free_bytes
 from fedsteph.common.trust.key_file import require_private
 
 Verdict = Literal["PASS", "WARN", "FAIL"]
@@ -82,8 +82,7 @@ def memory(least_gb: float) -> Check:
 
 def disk(folder: Path, least_gb: float) -> Check:
     """Check the free space on the disk of a folder, which need not exist yet; below 0.2 GB is FAIL."""
-    present = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    free = shutil.disk_usage(present).free / 1e9
+    free = free_bytes(folder) / 1e9
     verdict: Verdict = "PASS" if free >= least_gb else ("WARN" if free >= 0.2 else "FAIL")
     remedy = None if verdict == "PASS" else f"Free some: {least_gb:g} GB are safe"
     return Check(f"disk of {folder.name}", verdict, f"{free:.1f} GB free", remedy)

@@ -16,6 +16,7 @@ from pathlib import Path
 import fedsteph.common
 from fedsteph.common.deployment.flower_programs import environment, program
 from fedsteph.common.errors import DeploymentError, EngineError
+from fedsteph.common.host.disk import writing
 
 _FRONT_DOOR = ("__init__.py", "client_app.py", "server_app.py")  # the files of fedsteph/ that the app needs
 # The folder of the packages, in a checkout or in an installation. In a checkout the project files are there too; a
@@ -32,7 +33,16 @@ def config_folder() -> Path:
 
 
 def assemble(folder: Path) -> Path:
-    """Copy the app's packages and project files into ``folder``, which is emptied first; returns ``folder``."""
+    """Copy the app's packages and project files into ``folder``, which is emptied first; returns ``folder``.
+
+    Raises:
+        StorageError: its disk cannot be written.
+    """
+    with writing(folder):
+        return _copied(folder)
+
+
+def _copied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for package in _PACKAGES:

@@ -6,18 +6,29 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fedsteph.common.host.disk import writing
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
     """Write the concatenated ``parts`` to ``path``.
 
     They go to a temporary file in the same folder, which is flushed to disk and renamed. A memoryview is not copied.
+
+    Raises:
+        StorageError: they cannot be written; what was there before is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, parts)
+
+
+def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     part = Path(name)
     try:

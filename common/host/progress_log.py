@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from fedsteph.common.host.disk import writing
 
 FILE = "progress.jsonl"
 _EVERY_SECONDS = 0.5
@@ -44,8 +47,18 @@ class ProgressLog:
             return
         self._written, self._phase = now, phase
         line = json.dumps(asdict(ProgressLine(party or self._party, phase, round(done, 3), total, message)))
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with writing(self._path), self._path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                _write_whole(file, f"{line}\n".encode())
+            except OSError:
+                file.truncate(before)  # a part of a line would spoil the next one
+                raise
+
+
+def _write_whole(file: io.RawIOBase, content: bytes) -> None:
+    while content:
+        content = content[file.write(content) or 0 :]
 
 
 def read_progress(text: str) -> list[ProgressLine]:

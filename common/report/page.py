@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from fedsteph.common.host import atomic
-from fedsteph.common.report.style import KINDS, encoded
+from fedsteph.common.report.style import KINDS, encoded, without_control
 from fedsteph.common.report.template import TEMPLATE
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ class Page:
 def html(page: Page) -> str:
     """The page as HTML; its content security policy forbids the browser to load anything."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE).render(page=page, kind=lambda block: type(block).__name__.lower())
+    shown = environment.from_string(TEMPLATE).render(page=page, kind=lambda block: type(block).__name__.lower())
+    return without_control(shown)
 
 
 def write_page(page: Page, folder: Path) -> Path:

@@ -37,7 +37,7 @@ _RC: Any = {
     "svg.fonttype": "path",  # so that the SVG does not depend on the installed fonts
 }
 _DPI = 160
-_NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LETTERS_PER_INCH, _LINE = 14.5, 0.135  # letters per inch, and line height in inches, of the title's font
 
 
@@ -77,8 +77,13 @@ def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with mpl.rc_context(_RC | {"svg.hashsalt": salt}):
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
-    # Matplotlib writes texts into XML comments. A control character, for example in a patient's ID, is invalid in XML.
-    return _NO_XML.sub(b"", buffer.getvalue()) if kind == "svg" else buffer.getvalue()
+    # Matplotlib writes texts into XML comments.
+    return without_control(buffer.getvalue().decode()).encode() if kind == "svg" else buffer.getvalue()
+
+
+def without_control(text: str) -> str:
+    """A text without the characters that XML and HTML forbid; a patient's ID may hold one."""
+    return _NO_XML.sub("", text)
 
 
 def bar_of(value: float, interval: Sequence[float] | None) -> list[list[float]] | None:

@@ -9,8 +9,9 @@ from typing import Literal
 import yaml
 from cryptography.exceptions import InvalidSignature
 
+from fedsteph.common.config.core_yaml import StrictDumper
 from fedsteph.common.config.run_config import SITE_NAME
-from fedsteph.common.config.schema import StrictDumper, build, read_yaml
+from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import RosterError
 from fedsteph.common.host import atomic
 from fedsteph.common.trust.keys import Identity, PublicKeys

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import AuditError, ConfigError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.disk import writing
 from fedsteph.common.host.lock import exclusive
 
 FILE = "audit.jsonl"
@@ -107,7 +108,7 @@ class AuditLog:
         return _last(self._folder).head
 
     def _cut(self, found: Verdict) -> None:
-        with self._path.open("r+b") as file:
+        with writing(self._path), self._path.open("r+b") as file:
             file.truncate(self._path.stat().st_size - found.torn_bytes)
             os.fsync(file.fileno())
 
@@ -117,7 +118,7 @@ class AuditLog:
         content = _encode(line) + b"\n"
         if len(content) > _MAX_LINE:
             raise AuditError(f"an event takes more than {_MAX_LINE} bytes", where=self._path)
-        with self._path.open("ab") as file:
+        with writing(self._path), self._path.open("ab") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

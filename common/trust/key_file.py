@@ -7,7 +7,8 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fedsteph.common.errors import KeyFileError
+from fedsteph.common.errors import KeyFileError, StorageError
+from fedsteph.common.host.disk import writing
 from fedsteph.common.trust.keys import SEAL_SECRET, SIGN_SECRET, Identity, decode, encode
 
 _PURPOSES = {SIGN_SECRET: "sign as", SEAL_SECRET: "open what is sealed to"}
@@ -21,14 +22,20 @@ def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, P
 
     Raises:
         KeyFileError: one of them exists already.
+        StorageError: they cannot be written; neither is there then.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     paths = folder / f"{name}.sign.key", folder / f"{name}.seal.key"
     for path in paths:
         if os.path.lexists(path):
             raise KeyFileError("exists already", where=path, remedy="Choose another --out; keys are never overwritten")
     for path, kind, seed in zip(paths, _PURPOSES, (identity.sign_seed, identity.seal_seed), strict=True):
-        write_secret(path, f"{_header(kind, name, identity)}{encode(kind, seed)}\n".encode("ascii"))
+        try:
+            write_secret(path, f"{_header(kind, name, identity)}{encode(kind, seed)}\n".encode("ascii"))
+        except StorageError:
+            paths[0].unlink(missing_ok=True)  # one of the two would be of no use, and stand in the way
+            raise
     return paths
 
 
@@ -79,14 +86,18 @@ def _read_secret(path: Path, kind: str) -> bytes:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a new file with mode 0600; raises ``FileExistsError`` if it exists."""
+    """Write a new file with mode 0600; raises ``FileExistsError`` if it exists, else :class:`StorageError`."""
     # The mode is set at creation, so that other users can never open the file.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(handle, 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(handle)
+    try:
+        with writing(path), os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o600)
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _header(kind: str, name: str, identity: Identity) -> str:

@@ -17,6 +17,7 @@ from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, Flower
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RosterError, SiteError
 from fedsteph.common.host import atomic, console
+from fedsteph.common.host.disk import require_room
 from fedsteph.common.host.monitor import watching
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import Roster, read_roster, write_roster
@@ -85,12 +86,15 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
     Raises:
         QuorumError: too few sites were left; it names every failure.
         EngineError: Flower ended the run for another reason.
+        StorageError: the server's disk is full.
         KeyboardInterrupt: the user stopped it; the run is stopped too.
     """
     run_id, status = _until_its_end(server, deployed)
     outcome = Outcome.read(deployed.path) if deployed.outcome.exists() else None
     if outcome is not None and outcome.error is not None:
         raise QuorumError(outcome.error, remedy=f"All that the server knows: {deployed.outcome}")
+    if outcome is None:
+        require_room(deployed.path)
     if outcome is None or status != "finished:completed":
         raise EngineError(
             f"Flower ended the run as {status}",

@@ -18,6 +18,7 @@ from fedsteph.common.deployment.flower_programs import CONFIG, connection
 from fedsteph.common.deployment.tls import LOOPBACK, require_host, split_address
 from fedsteph.common.errors import ConfigError, DeploymentError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.disk import writing
 from fedsteph.server.deployment.certificates import make_ca, make_node_key, make_server_certificate, make_token
 
 _BIN = str(Path(sys.executable).parent)
@@ -67,16 +68,18 @@ def provision(out: Path, plan: Plan) -> None:
 
     Raises:
         DeploymentError: the folder exists, or its path cannot be written into scripts, units and nginx.conf.
+        StorageError: its disk cannot be written.
     """
     _require_plain(out)
     if out.exists():
         raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
     part = out.parent / f".{out.name}.part"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True, mode=0o700)
     try:
-        _fill(part, out.resolve(), plan)
-        part.rename(out)
+        with writing(out):
+            part.mkdir(parents=True, mode=0o700)
+            _fill(part, out.resolve(), plan)
+            part.rename(out)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -142,8 +145,9 @@ def provision_site(out: Path, site: str, federation: str, address: str, ca: Path
         raise DeploymentError("there is no such certificate", where=ca, remedy="Ask the coordinator for ca.crt")
     values = {"federation": federation, "address": address, "bin": _BIN, "zeros": "0" * 64}
     try:
-        _fill_site(out, out.resolve(), {**values, "site": site, "site_port": str(site_port)}, ca)
-        make_node_key(out / "auth.key", out / f"{site}.pub")
+        with writing(out):
+            _fill_site(out, out.resolve(), {**values, "site": site, "site_port": str(site_port)}, ca)
+            make_node_key(out / "auth.key", out / f"{site}.pub")
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise

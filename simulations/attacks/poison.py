@@ -21,9 +21,9 @@ from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import m0_digest
+from fedsteph.common.report.csv_text import csv_text
 from fedsteph.simulations.attacks.suite import ATTACKS
 from fedsteph.simulations.attacks.trial import HONEST, MODES, Ground, measure
-from fedsteph.simulations.csv_text import csv_text
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.run.run_folder import open_sites, same_features
 

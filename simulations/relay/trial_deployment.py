@@ -16,8 +16,9 @@ import yaml
 
 from fedsteph.client.deployment import guard, reviewed_app
 from fedsteph.client.site.site_file import SITE_FILE
+from fedsteph.common.config.core_yaml import StrictDumper
 from fedsteph.common.config.run_config import Config, dump_yaml
-from fedsteph.common.config.schema import StrictDumper, read_yaml
+from fedsteph.common.config.schema import read_yaml
 from fedsteph.common.deployment.flower_app import assemble, build
 from fedsteph.common.deployment.flower_programs import Flower
 from fedsteph.common.deployment.tls import ask

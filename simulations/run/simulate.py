@@ -15,12 +15,13 @@ from fedsteph.client.target.enhance import RESULT_FILE
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.deployment.flower_app import config_folder
-from fedsteph.common.errors import EngineError, QuorumError, RunFolderError, SiteError
+from fedsteph.common.errors import EngineError, QuorumError, RunFolderError, SiteError, StorageError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.disk import free_bytes, require_room, writing
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.monitor import watching
 from fedsteph.common.host.progress import NamedProgress, unseen
-from fedsteph.server.outcome import OUTCOME_FILE, Outcome
+from fedsteph.server.outcome import OUTCOME_FILE, Failure, Outcome
 from fedsteph.simulations.run.file_names import RESULTS_FILE, SUMMARY_FILE
 from fedsteph.simulations.run.flower_engine import run_with_flower
 from fedsteph.simulations.run.in_process import run_in_process
@@ -41,8 +42,12 @@ def synthetic_sites(out: Path, seed: int) -> list[Path]:
     if not folder.exists():
         part = out / ".hospitals.part"
         shutil.rmtree(part, ignore_errors=True)
-        write_world(part, seed)
-        part.rename(folder)
+        try:
+            with writing(folder):
+                write_world(part, seed)
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return site_folders(folder)
 
 
@@ -137,6 +142,7 @@ def run(folder: RunFolder, engine: Engine) -> RunResults:
     Raises:
         QuorumError: fewer sites were left than the quorum.
         EngineError: Flower failed.
+        StorageError: this machine's disk is full.
     """
     (folder.path / "server" / OUTCOME_FILE).unlink(missing_ok=True)
     parties = [folder.path / "server", *(folder.site_state(site.name) for site in folder.sites)]
@@ -155,9 +161,11 @@ def _run_engine(folder: RunFolder, engine: Engine) -> None:
         else:
             run_in_process(folder.path)
     except (EngineError, QuorumError) as error:
+        require_room(folder.path)
         # Flower reports only that the run failed; the server has written the cause to its outcome file.
         if not (folder.path / "server" / OUTCOME_FILE).exists() or (outcome := Outcome.read(folder.path)).error is None:
             raise
+        _require_disk(folder, outcome.failures)
         failed = {failure.site for failure in outcome.failures}
         logs = [str(log) for name in sorted(failed) if (log := folder.site_state(name) / "site.log").exists()]
         raise QuorumError(str(outcome.error), remedy=f"Logs: {', '.join(logs)}" if logs else None) from error
@@ -180,7 +188,9 @@ def require_no_failure(folder: RunFolder, results: RunResults) -> None:
 
     Raises:
         SiteError: names the site, the phase, the reason, the site's log, and where the other sites' results are.
+        StorageError: the reason is this machine's disk.
     """
+    _require_disk(folder, results.failures)
     for failure in results.failures:
         log = folder.site_state(failure.site) / "site.log"
         hint = f"Its log: {log}. " if log.exists() else ""
@@ -189,3 +199,15 @@ def require_no_failure(folder: RunFolder, results: RunResults) -> None:
             where=f"site {failure.site}",
             remedy=f"{hint}The other sites' results: {folder.path / RESULTS_FILE}",
         )
+
+
+def _require_disk(folder: RunFolder, failures: Sequence[Failure]) -> None:
+    """A deployed site keeps to itself what failed on its disk; a simulated one has this machine's."""
+    for failure in failures:
+        if failure.reason.endswith(f"({StorageError.__name__})"):
+            state = folder.site_state(failure.site)
+            raise StorageError(
+                f"cannot be read or written in {failure.phase} ({free_bytes(state) / 2**20:,.1f} MiB are free there)",
+                where=state,
+                remedy="Make room there and start the same command again",
+            )

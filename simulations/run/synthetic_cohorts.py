@@ -20,6 +20,7 @@ labels holds ``eta`` for the oracle row of the report.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,13 +119,15 @@ def _outcomes(eta: np.ndarray, event_share: float, rng: np.random.Generator) -> 
 
 
 def _write_slide(path: Path, bag: np.ndarray) -> None:
-    with h5py.File(path, "w") as file:
+    content = io.BytesIO()  # on a full disk, HDF5 itself ends the whole process
+    with h5py.File(content, "w") as file:
         features = file.create_dataset("features", data=bag)
         features.attrs["encoder"] = f"fedsteph-synthetic-{WIDTH}"
         coords = np.stack([256 * np.arange(len(bag)), np.zeros(len(bag))], axis=1).astype(np.int64)
         file.create_dataset("coords", data=coords).attrs.update(
             patch_size=256, patch_size_level0=256, level0_magnification=20, target_magnification=20
         )
+    path.write_bytes(content.getvalue())
 
 
 def _write_splits(folder: Path, patients: pd.DataFrame, n_folds: int, seed: int) -> None:

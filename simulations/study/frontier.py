@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fedsteph.client.evaluation.metrics import number
 from fedsteph.common.host import atomic
+from fedsteph.common.report.csv_text import csv_text
 from fedsteph.common.report.style import COLOURS, KINDS, bar_of, encoded
-from fedsteph.simulations.csv_text import csv_text
 from fedsteph.simulations.study.study_results import AttackedRow, StudyResults
 
 if TYPE_CHECKING:

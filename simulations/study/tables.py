@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedsteph.client.evaluation.metrics import METRICS, further_rows, number
-from fedsteph.simulations.csv_text import csv_text
+from fedsteph.common.report.csv_text import csv_text
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.study.costs import INSTANCES
 from fedsteph.simulations.study.frontier import frontier_table

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fedsteph.commands.configuration.key_list import Key
-from fedsteph.common.config.schema import StrictDumper
+from fedsteph.common.config.core_yaml import StrictDumper
 
 _WIDTH = 120
 _COLUMN = 34  # where comments begin

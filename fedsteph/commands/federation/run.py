@@ -61,9 +61,9 @@ def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: Jso
     """
     import yaml
 
+    from fedsteph.common.config.core_yaml import StrictDumper
     from fedsteph.common.config.recipe import digest, to_dict
     from fedsteph.common.config.run_config import load_config
-    from fedsteph.common.config.schema import StrictDumper
     from fedsteph.common.model.abmil import pin_m0
 
     chosen = pin_m0(load_config(config, settings)).recipe

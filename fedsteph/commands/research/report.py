@@ -202,8 +202,8 @@ def dynamics(
 def _write(look: Analysis, picture: Picture, out: Path | None, as_json: bool) -> None:
     """A picture's SVG and PNG, and its numbers as CSV."""
     from fedsteph.common.host import atomic
+    from fedsteph.common.report.csv_text import csv_text
     from fedsteph.common.report.page import write_picture
-    from fedsteph.simulations.csv_text import csv_text
 
     folder = (out or look.site.state / "analysis").resolve()
     paths = write_picture(picture, folder)

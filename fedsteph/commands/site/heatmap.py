@@ -29,7 +29,7 @@ def heatmap(
     model: Annotated[Path, typer.Argument(help="An enhanced model, or a local one.", show_default=False)],
     slide: Annotated[Path, typer.Argument(help="The slide's feature file, HDF5 with coords.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("heatmap"),
-    thumbnail: Annotated[Path | None, typer.Option(help="PNG or JPEG of the whole slide, to lay below.")] = None,
+    thumbnail: Annotated[Path | None, typer.Option(help="PNG, JPEG or TIFF of the whole slide, to lay below.")] = None,
     others: _Others = None,
     patch_size: Annotated[
         float | None, typer.Option(min=1, help="A patch's side at level 0; default: the file's.")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import struct
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from client_builders import SMALL
+from full_disk import no_file_above
 from PIL import Image
 
 from fedsteph.client.models.heatmap import (
@@ -602,3 +606,65 @@ def test_one_slide_is_not_in_a_bag_twice(refused, world, tmp_path):
     """It would weigh double, in the merge and in the attention."""
     words = ["--with", world / "S0.h5", "--out", tmp_path / "out"]
     refused("heatmap", world / "local.safetensors", world / "S0.h5", *words)
+
+
+# ---------------------------------------------------------------- hostile names and pictures
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "TGA", "WEBP", "EPS", "PCX", "SGI"])
+def test_only_three_kinds_of_pictures_are_opened(tmp_path, kind):
+    """A file is of the kind that its bytes say, whatever its name."""
+    Image.new("RGB", (64, 32)).save(tmp_path / "t.png", kind)
+    with pytest.raises(DataError, match="is not a picture that can be read"):
+        draw(made([[0, 0]], 8, (64, 32)), tmp_path / "t.png")
+
+
+def test_a_picture_of_too_many_pixels_is_refused_unread(tmp_path):
+    """A PNG of some kilobytes that would take gigabytes; Pillow itself only warns of the first."""
+    for size, said in (
+        ((10_000, 5_100), "10000 x 5100 pixels"),
+        ((60_000, 30_000), "cannot|can be read|60000 x 30000"),
+    ):
+        header = png()[:16] + struct.pack(">II", *size) + png()[24:29]
+        path = tmp_path / "bomb.png"
+        path.write_bytes(header + struct.pack(">I", zlib.crc32(header[12:])) + png()[33:])
+        with pytest.raises(DataError, match=said) as caught:
+            draw(made([[0, 0]], 8, size), path)
+        assert caught.value.where == str(path)
+
+
+def test_a_slide_s_name_of_control_characters_makes_no_malformed_file(found, tmp_path):
+    odd = replace(found, slide="S\x01\x1b[2J\n<&>\"'")
+    paths = write_heatmap(odd, tmp_path)
+    assert len({tile["id"] for tile in json.loads(paths[1].read_text())["features"]}) == len(found.grid.xy)
+    with Image.open(paths[0]) as picture:
+        picture.verify()
+
+
+def test_a_csv_of_hostile_ids_has_no_formula(cli, world, tmp_path):
+    rows = [("patient_id", "pathology_id"), ("=HYPERLINK(1)", "S0"), ("@SUM(1)", "S1"), ("-7", "S2")]
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    features = tmp_path / "features"
+    features.mkdir()
+    for name in ("S0", "S1", "S2"):
+        (features / f"{name}.h5").write_bytes((world / "S0.h5").read_bytes())
+    words = ("--features", features, "--labels", tmp_path / "labels.csv", "--out", tmp_path / "risk.csv")
+    assert cli("predict", world / "steph.safetensors", *words)[0] == 0
+    with (tmp_path / "risk.csv").open(newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["patient_id", "'=HYPERLINK(1)", "'@SUM(1)", "-7"]
+
+
+def test_a_full_disk_leaves_the_old_results_and_is_the_users_case(refused, world, tmp_path):
+    """A real limit on files, first for predict, then for heatmap."""
+    out, features = tmp_path / "risk.csv", tmp_path / "features"
+    features.mkdir()
+    (features / "S0.h5").write_bytes((world / "S0.h5").read_bytes())
+    out.write_text("old")
+    heat = ("heatmap", world / "steph.safetensors", world / "S0.h5", "--out", tmp_path / "heat")
+    with no_file_above(100):
+        said = refused("predict", world / "steph.safetensors", "--features", features, "--out", out)
+        assert said.startswith(f"{out}: cannot be written (File too large; ") and "MiB are free there" in said
+        assert refused(*heat).startswith(f"{tmp_path / 'heat' / 'attention.png'}: cannot be written (File too large; ")
+    assert out.read_text() == "old"
+    assert [path.name for path in tmp_path.rglob("*.part")] == []

@@ -237,3 +237,19 @@ def test_what_is_no_feature_file_is_refused(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     refused(path)
+
+
+def test_a_place_where_no_patch_can_be_is_refused(tmp_path):
+    """NaN, infinity, numbers beyond any slide, before its edge: none is ever drawn or exported."""
+    for bad in (np.nan, np.inf, -np.inf, 1e300, 2e8, -1.0, -1e300):
+        path = write(tmp_path / "bad.h5", np.array([[0.0, 0.0], [256.0, bad]]), {"patch_size_level0": 256})
+        assert refused(path).where == str(path)
+    for side in (1e300, 2e8):
+        refused(write(tmp_path / "bad.h5", XY, {"patch_size_level0": side}))
+    for width in (1e300, 0, -5):
+        refused(write(tmp_path / "bad.h5", XY, TRIDENT | {"level0_width": width}))
+
+
+def test_patches_on_one_place_are_all_kept(tmp_path):
+    twice = np.concatenate([XY, XY])
+    same(read_grid(write(tmp_path / "a.h5", twice, TRIDENT)), twice, 512.0, (4096.0, 3072.0), True)

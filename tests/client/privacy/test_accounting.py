@@ -8,6 +8,7 @@ import pytest
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from fedsteph.client.privacy.accounting import Mechanism, default_delta, epsilon, largest_auc, least_noise
+from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.common.errors import ConfigError
 
 KNOWN = Mechanism(1.5, 0.04, 2250)
@@ -91,3 +92,21 @@ def test_nothing_costs_nothing_and_no_noise_is_no_mechanism() -> None:
     for noise, rate, steps in ((0.0, 0.1, 1), (math.inf, 0.1, 1), (1.0, 0.0, 1), (1.0, 1.1, 1), (1.0, 0.1, 0)):
         with pytest.raises(ValueError, match="noise must be"):
             Mechanism(noise, rate, steps)
+
+
+def test_a_delta_above_5_percent_is_refused_whatever_its_origin() -> None:
+    """n^-1.1 of a few patients is 0.065 and more: the guarantee would hold for hardly anybody."""
+    for patients in (1, 2, 12, 15):
+        for settings in (DpSgd(noise=2.0), DpSgd(epsilon=8.0)):
+            with pytest.raises(ConfigError, match=rf"delta .* for {patients} patients") as caught:
+                settings.guarantee(patients)
+            assert "at most 0.05" in str(caught.value.remedy)
+    with pytest.raises(ValueError, match=r"at most 0\.05"):
+        DpSgd(noise=2.0, delta=0.0501)
+    assert DpSgd(noise=2.0).guarantee(16).delta == pytest.approx(16**-1.1)
+
+
+def test_one_patient_and_a_generous_epsilon_end_the_search() -> None:
+    assert DpSgd(epsilon=8.0, delta=0.05).guarantee(1).epsilon <= 8.0
+    found = DpSgd(epsilon=100.0, delta=0.05, epochs=1, accountant="rdp").guarantee(1)
+    assert found.mechanism.noise == 0.25 and found.epsilon <= 100.0

@@ -9,6 +9,7 @@ import torch
 
 from fedsteph.client.sharing.mapped_vector import mapped
 from fedsteph.client.steph.mixture import _STACKED, Mixture
+from fedsteph.common.errors import StorageError
 from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -49,6 +50,6 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "from_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         mapped(vector(1), tmp_path)
     assert list(tmp_path.iterdir()) == []

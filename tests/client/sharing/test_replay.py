@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsteph.client.sharing.replay import RECEIVED_FILE, RUNS_FILE, SENT_FILE, accept_once, enter_run, next_sequence
-from fedsteph.common.errors import ReplayedEnvelopeError, RunFolderError, WrongRunError
+from fedsteph.common.errors import ReplayedEnvelopeError, RunFolderError, StorageError, WrongRunError
 
 B, C = "b" * 64, "c" * 64  # fingerprints
 
@@ -60,7 +60,7 @@ def test_a_site_that_lost_its_state_goes_on_above_its_old_numbers(tmp_path, cloc
 
 
 def test_a_number_is_on_the_disk_before_it_is_used(tmp_path, clock, full_disk):
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         next_sequence(tmp_path)
     assert list(tmp_path.iterdir()) == []
     full_disk()
@@ -150,7 +150,7 @@ def test_new_keys_count_anew_and_senders_do_not_touch_each_other(tmp_path):
 
 
 def test_an_envelope_that_could_not_be_remembered_is_not_accepted(tmp_path, full_disk):
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         accept_once(tmp_path, B, 5, b"envelope")
     full_disk()
     assert list(tmp_path.iterdir()) == []
@@ -220,7 +220,7 @@ def test_a_run_that_could_not_be_remembered_is_not_entered(tmp_path, full_disk, 
     if not first:
         (tmp_path / RUNS_FILE).write_text('{"current": "old", "left": []}')
     before = [path.read_bytes() for path in tmp_path.iterdir()]
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         enter_run(tmp_path, "new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == before
     full_disk()

@@ -451,7 +451,7 @@ def test_set_without_a_key_or_a_value_is_refused(override: str) -> None:
     assert refusal(override) == f"--set: '{override}' is not key=value. Write e.g. steph.K=3"
 
 
-@each("value", ["[", "a: b", "- 1", "{", "*x", "2020-13-45", "!!python/name:os.system x"])
+@each("value", ["[", "a: b", "- 1", "{", "*x", "!!python/name:os.system x"])
 def test_set_to_what_is_not_yaml_is_refused(value: str) -> None:
     assert refusal(f"steph.K={value}").startswith(f"--set steph.K={value}: is not valid YAML")
 

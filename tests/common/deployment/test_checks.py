@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
@@ -101,7 +102,7 @@ def test_memory(monkeypatch, free, verdict):
 @pytest.mark.parametrize(("free", "verdict"), [(9e9, "PASS"), (4e9, "WARN"), (2e8, "WARN"), (1e8, "FAIL")])
 def test_disk(monkeypatch, tmp_path, free, verdict):
     asked = []
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=free))
     found = disk(tmp_path / "not" / "yet" / "runs", 5.0)
     assert (found.name, found.verdict) == ("disk of runs", verdict)
     assert asked == [tmp_path]

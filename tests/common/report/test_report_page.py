@@ -507,3 +507,17 @@ def test_pictures_alone_are_written_and_named(tmp_path):
     paths = write_picture(picture("one"), tmp_path)
     assert paths == [tmp_path / "one.svg", tmp_path / "one.png"]
     assert [path.read_bytes() for path in paths] == [encoded(Figure((1, 1)), kind, "one") for kind in ("svg", "png")]
+
+
+def test_control_characters_make_no_malformed_page_or_picture(tmp_path: Path) -> None:
+    """An XML parser, stricter than a browser, reads both; a patient's ID may hold whatever a table can."""
+    odd = "P" + "".join(map(chr, range(32))) + "\x7f\ufffe\uffff<&--]]>"
+    with canvas(odd, odd) as figure:
+        figure.subplots().set_xlabel(odd)
+    picture = Picture("odd", odd, figure, note=odd, numbers=Table([odd], [[odd]]))
+    page = Page(odd, odd, [odd], [Section(odd, [Text(odd), Code(odd), Table([odd], [[odd]], odd), picture])])
+    text = write_page(page, tmp_path).read_text(encoding="utf-8")
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", text)
+    for body in re.findall("<(?:h1|h2|p|td|pre|figcaption)[ >].*?</(?:h1|h2|p|td|pre|figcaption)>", text, re.DOTALL):
+        ElementTree.fromstring(f"<x>{body}</x>" if body.count("<details") == body.count("</details") else "<x/>")
+    ElementTree.parse(tmp_path / "figures" / "odd.svg")

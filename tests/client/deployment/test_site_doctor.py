@@ -30,7 +30,18 @@ from fedsteph.common.trust.roster import write_roster
 from fedsteph.server.deployment.certificates import make_node_key, make_token
 
 ROOT = Path(__file__).resolve().parents[3]
-READY = ["account", "data", "device", "membership", "policy", "audit", "privacy", "reviewed app", "server"]
+READY = [
+    "account",
+    "data",
+    "device",
+    "membership",
+    "policy",
+    "audit",
+    "privacy",
+    "reviewed app",
+    "start of an app",
+    "server",
+]
 SECRETS = ["secret kirp.sign.key", "secret kirp.seal.key", "secret auth.key", "secret superexec.secret"]
 ACCOUNT = os.geteuid() + 1  # the SuperNode's: neither root nor the owner of what the tests write
 

@@ -19,7 +19,7 @@ from fedsteph.common.trust.roster import write_roster
 from fedsteph.server.deployment.provision import Plan, provision
 
 SECRETS = ["secret server.key", "secret superexec.secret"]
-ENDING = ["loopback", "configuration", "audit"]
+ENDING = ["start of an app", "loopback", "configuration", "audit"]
 
 
 @pytest.fixture

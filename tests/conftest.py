@@ -98,13 +98,15 @@ def reviewed_home(installed_once, tmp_path) -> Path:
 
 
 @pytest.fixture
-def doctor(cli, monkeypatch):
-    """Runs ``fedsteph doctor``; gives its exit code and the checks by name, after holding them against each other.
-
-    No app is started, which takes seconds: tests/common/deployment/test_checks.py does that.
-    """
+def quick_start(monkeypatch):
+    """The doctor starts no app, which takes seconds; tests/common/deployment/test_checks.py does that."""
     for module in ("client.deployment.site_doctor", "server.deployment.server_doctor"):
         monkeypatch.setattr(f"fedsteph.{module}.app_start", lambda modules: start_verdict(1.0))
+
+
+@pytest.fixture
+def doctor(cli, quick_start):
+    """Runs ``fedsteph doctor``; gives its exit code and the checks by name, after holding them against each other."""
 
     def run(*words: object) -> tuple[int, dict[str, Check]]:
         code, out, err = cli("doctor", *words, "--json")

@@ -38,7 +38,7 @@ def examine(server: ServerFile, before_start: bool) -> list[Check]:
         checks.append(check("superlink", lambda: _answers(server, server.superlink)))
         if server.address != server.superlink:
             checks.append(check("proxy", lambda: _answers(server, server.address)))
-    checks.append(app_start("flwr.superlink.cli, fedsteph.server.app"))
+        checks.append(app_start("flwr.superlink.cli, fedsteph.server.app"))  # not where a run waits for a restart
     checks.append(check("loopback", lambda: _loopback(server.superlink)))
     checks.append(check("configuration", lambda: _configuration(server)))
     checks.append(check("audit", lambda: _audit(server)))

@@ -101,7 +101,7 @@ class Ready:
 
 
 @pytest.fixture
-def ready(tmp_path, installed_once, own_code, monkeypatch):
+def ready(tmp_path, installed_once, own_code, quick_start, monkeypatch):
     """Installed by the tests' account, examined by another one, which may write only what lets it."""
     folder, tls = make_site(tmp_path / "kirp", patients=12), make_tls(tmp_path / "tls")
     file = write_membership(folder, "kirp", roster_of("kirp", "kirc"))

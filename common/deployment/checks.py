@@ -89,6 +89,9 @@ def app_start(modules: str) -> Check:
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return Check(_START, "FAIL", f"it does not start: {last[-300:]}", "Install fedsteph anew")
+    except OSError as error:
+        remedy = "Use a Python that this account can start"
+        return Check(_START, "FAIL", f"{sys.executable}: {error.strerror}", remedy)
     return start_verdict(time.monotonic() - started)
 
 

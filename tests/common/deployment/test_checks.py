@@ -75,6 +75,9 @@ def test_a_start_is_held_against_flowers_window(seconds, verdict):
 def test_an_app_that_does_not_come_up_fails(monkeypatch):
     monkeypatch.setattr(checks, "START_SECONDS", 0.01)
     assert app_start("time; time.sleep(600)").verdict == "FAIL"
+    monkeypatch.setattr(checks.sys, "executable", "/no/such/python")
+    found = app_start("time")
+    assert (found.verdict, found.found) == ("FAIL", "/no/such/python: No such file or directory")
 
 
 # ---------------------------------------------------------------- versions, secrets, space

@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 
 from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.sharing.replay import enter_run
+from fedsteph.client.site.daily_limit import require_within_limits
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_log import site_log, told_of_work
@@ -141,6 +142,7 @@ def merge(message: Message, context: Context) -> Message:
     """Merge the received vectors with the site's own, and keep the enhanced models on its disk."""
 
     def answer(site: Site, member: Membership, request: Merge, envelopes: Mapping[str, bytes]) -> Answer:
+        from fedsteph.client.report.page_process import draw_afterwards
         from fedsteph.client.sharing.averaging_rounds import kept_globals
         from fedsteph.client.sharing.incoming import incoming
         from fedsteph.client.site.own_models import train_every_fold
@@ -162,23 +164,10 @@ def merge(message: Message, context: Context) -> Message:
         train_every_fold(workspace)  # where the data have changed since its training phase
         result = enhance_target(workspace, vectors, report, together)
         if site.file.page:
-            progress.report(protocol.MERGE, 1, 1, "drawing its page")
-            _write_page(site)
+            draw_afterwards(site, context.node_config["site-config"])
         return public_view(result, refused, site.require_policy()), {}
 
     return _handle(message, context, Merge, answer)
-
-
-def _write_page(site: Site) -> None:
-    """Write the target's own page. An error is only logged: the finished merge must still be reported."""
-    # matplotlib needs a writable folder for its font cache; a service account may have no home folder.
-    os.environ.setdefault("MPLCONFIGDIR", str(site.state / "matplotlib"))
-    try:
-        from fedsteph.client.report.site_page import write_site_page
-
-        site_log(site).info("its page: %s", write_site_page(site))
-    except Exception:  # noqa: BLE001 (a failed page must not undo the merge)
-        site_log(site).exception("its page could not be written; 'fedsteph report' with the site file tries again")
 
 
 def _rounds(workspace: Workspace, run: RunId) -> Path:
@@ -216,12 +205,13 @@ def _handle(
         member.require_run(run)
         # A repeated message waits for the first one to finish, and then finds its results.
         with exclusive(site.state, wait=True), told_of_work(log), to_tensorboard(site.tensorboard):
+            require_within_limits(site, action, run.run)
             enter_run(site.state, run.run)
             reply, envelopes = answer(site, member, request, content.envelopes)
-        records = protocol.pack(reply, envelopes)
-        recipe = None if isinstance(request, Hello) else digest(request.recipe)
-        # Audit before replying: if this fails, the reply is not sent.
-        site.audit.append(Event(action, "allowed", run.run, artefact=recipe))
+            records = protocol.pack(reply, envelopes)
+            recipe = None if isinstance(request, Hello) else digest(request.recipe)
+            # Audit before replying: if this fails, the reply is not sent. Inside the lock: the next request counts it.
+            site.audit.append(Event(action, "allowed", run.run, artefact=recipe))
     except Exception as error:
         if isinstance(error, FedstephError):
             details = "" if error.details is None else f": {error.details}"

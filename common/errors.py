@@ -295,6 +295,12 @@ class BudgetPolicyError(PolicyError):
     public_reason = "the site's policy lets it spend no more privacy"
 
 
+class DailyPolicyError(PolicyError):
+    """The site has taken part in as many runs, or answered as many merges, as its policy allows within a day."""
+
+    public_reason = "the site's policy lets it answer no more runs or merges today"
+
+
 class LedgerError(FedstephError):
     """The privacy ledger is missing, damaged, or does not match the audit log."""
 

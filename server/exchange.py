@@ -1,4 +1,4 @@
-"""Sends one message to each of several nodes, and waits until all have answered or the deadline has passed."""
+"""Sends messages to nodes and collects their answers, each within a deadline of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsteph.common.errors import FedstephError
 from fedsteph.common.wire import protocol
 from fedsteph.common.wire.protocol import Parcel
 
-_POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2
 # Flower's error codes (flwr.common.constant.ErrorCode), in words for a coordinator.
 _FLOWER_ERRORS = {
     1: "its app could not be loaded: a site runs the version that it has reviewed, and no other",
@@ -37,6 +37,76 @@ class Round:
     bytes_received: int = 0
 
 
+class Exchange:
+    """Messages of one kind on their way to nodes, and what has come back so far (``found``).
+
+    Args:
+        deadline: seconds that each message waits for its answer, from when it is sent; a node without one has failed.
+        on_answer: called with the node, and "answered" or the reason why it failed.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        action: str,
+        deadline: float,
+        on_answer: Callable[[int, str], None] = lambda node, what: None,
+    ) -> None:
+        self.found = Round()
+        self._grid = grid
+        self._action = action
+        self._deadline = deadline
+        self._on_answer = on_answer
+        self._started = time.monotonic()
+        self._waiting: dict[str, tuple[int, float]] = {}  # by message id: the node, and when its time is over
+
+    @property
+    def awaited(self) -> set[int]:
+        """The nodes that have not answered yet."""
+        return {node for node, _ in self._waiting.values()}
+
+    def send(self, requests: Mapping[int, RecordDict]) -> None:
+        """Send one request per node; a node that Flower takes no message for has failed at once."""
+        for node, records in requests.items():
+            self.found.bytes_sent += protocol.parcel(records, self._action).n_bytes
+            until = time.monotonic() + self._deadline
+            message = Message(records, dst_node_id=node, message_type=self._action, ttl=self._deadline)
+            # Flower returns "" (before 1.42: None) for a message that it refuses to store.
+            if sent := [number for number in self._grid.push_messages([message]) if number]:
+                self._waiting |= dict.fromkeys(sent, (node, until))
+            else:
+                self.found.failures[node] = "the message could not be sent to it"
+
+    def collect(self) -> bool:
+        """Take the answers that have come; whether there was one."""
+        replies = list(self._grid.pull_messages(list(self._waiting))) if self._waiting else []
+        for reply in replies:
+            # By message id: an error that the SuperLink makes on a node's behalf does not carry the node's id.
+            node, _ = self._waiting.pop(str(reply.metadata.reply_to_message_id), (None, 0.0))
+            if node is not None:
+                self._take(reply, node)
+                self._on_answer(node, self.found.failures.get(node, "answered"))
+        now = time.monotonic()
+        for number, (node, until) in list(self._waiting.items()):
+            if now > until:
+                del self._waiting[number]
+                self.found.failures[node] = f"no answer within {self._deadline:g} s"
+        self.found.seconds = now - self._started
+        return bool(replies)
+
+    def _take(self, reply: Message, node: int) -> None:
+        if reply.has_error():
+            self.found.failures[node] = _spoken(reply.error)
+            return
+        try:
+            answer = protocol.parcel(reply.content, "its answer")
+        except FedstephError as error:
+            self.found.failures[node] = error.sentence
+            return
+        self.found.bytes_received += answer.n_bytes
+        self.found.answers[node] = answer
+
+
 def exchange(
     grid: Grid,
     action: str,
@@ -44,55 +114,13 @@ def exchange(
     deadline: float,
     on_answer: Callable[[int, str], None] = lambda node, what: None,
 ) -> Round:
-    """Send one request per node and collect the answers.
-
-    Args:
-        deadline: seconds to wait; a node that has not answered by then has failed.
-        on_answer: called with the node, and "answered" or the reason why it failed.
-    """
-    found = Round()
-    started = time.monotonic()
-    waiting = _push(grid, action, requests, deadline, found)
-    while waiting:
-        replies = list(grid.pull_messages(list(waiting)))
-        for reply in replies:
-            # By message id: an error that the SuperLink makes on a node's behalf does not carry the node's id.
-            node = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
-                _take(reply, node, found)
-                on_answer(node, found.failures.get(node, "answered"))
-        if waiting and time.monotonic() - started > deadline:
-            found.failures |= {node: f"no answer within {deadline:g} s" for node in waiting.values()}
-            break
-        if waiting and not replies:
-            time.sleep(_POLL_SECONDS)
-    found.seconds = time.monotonic() - started
-    return found
-
-
-def _push(grid: Grid, action: str, requests: Mapping[int, RecordDict], deadline: float, found: Round) -> dict[str, int]:
-    """Send the requests; returns the nodes whose answers are awaited, by message id."""
-    waiting: dict[str, int] = {}
-    for node, records in requests.items():
-        found.bytes_sent += protocol.parcel(records, action).n_bytes
-        message = Message(records, dst_node_id=node, message_type=action, ttl=deadline)
-        waiting |= dict.fromkeys(grid.push_messages([message]), node)
-    for node in requests.keys() - set(waiting.values()):
-        found.failures[node] = "the message could not be sent to it"
-    return waiting
-
-
-def _take(reply: Message, node: int, found: Round) -> None:
-    if reply.has_error():
-        found.failures[node] = _spoken(reply.error)
-        return
-    try:
-        answer = protocol.parcel(reply.content, "its answer")
-    except FedstephError as error:
-        found.failures[node] = error.sentence
-        return
-    found.bytes_received += answer.n_bytes
-    found.answers[node] = answer
+    """Send one request per node and wait until each has answered or failed; arguments as :class:`Exchange`."""
+    talk = Exchange(grid, action, deadline, on_answer)
+    talk.send(requests)
+    while talk.awaited:
+        if not talk.collect() and talk.awaited:
+            time.sleep(POLL_SECONDS)
+    return talk.found
 
 
 def _spoken(error: Error) -> str:

@@ -29,7 +29,7 @@ class Federation(Session):
         """
         limit = self.config.federation.deadlines
         self.note(Event("run.start"))
-        hello(self, limit.hello)
+        hello(self, limit)
         self._train(limit.local)
         for method in self.config.recipe.comparators.methods:
             if METHODS[method].needs == "rounds":

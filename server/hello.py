@@ -6,64 +6,138 @@ import time
 
 from cryptography.exceptions import InvalidSignature
 
+from fedsteph.common.config.run_config import Deadlines
 from fedsteph.common.errors import FedstephError, SiteError
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire.protocol import Parcel
+from fedsteph.server.exchange import POLL_SECONDS, Exchange
 from fedsteph.server.session import Session
 
+_UNKNOWN = "an unknown node"
 
-def hello(session: Session, deadline: float) -> None:
-    """Ask every node who it is; the sites of the federation join the run.
 
-    Args:
-        deadline: seconds to wait, for nodes and answers together.
+def hello(session: Session, limit: Deadlines) -> None:
+    """Ask every node who it is as soon as it is there; the sites of the federation join the run.
+
+    Nodes are waited for until all sites have joined, or ``limit.nodes`` seconds have passed; each has ``limit.hello``
+    seconds for its answer. Where as many connected nodes have failed as sites are missing, nobody is waited for: the
+    failed nodes are most likely the missing sites.
 
     Raises:
         QuorumError: too few sites joined, or no target.
     """
-    until = time.monotonic() + deadline
-    nodes = _nodes(session, until)
-    requests = {node: protocol.pack(messages.Hello(session.id)) for node in nodes}
-    found = session.exchange(protocol.HELLO, requests, max(1.0, until - time.monotonic()))
-    for node, reason in found.failures.items():
-        session.fail(f"node {node}", protocol.HELLO, reason)
-    refusals: list[SiteError] = []
-    for node, answer in sorted(found.answers.items()):
-        try:
-            reply = protocol.read(answer, messages.HelloReply, "its answer")
-        except SiteError as error:
-            refusals.append(error)
-        except FedstephError as error:
-            session.fail(f"node {node}", protocol.HELLO, error.sentence)
-        else:
-            _join(session, node, reply)
-    _name_the_missing(session, refusals)
+    _Welcome(session, limit).run()
     session.require_quorum(protocol.HELLO)
 
 
-def _nodes(session: Session, until: float) -> list[int]:
-    """Wait until ``until`` (monotonic seconds) for as many nodes as there are sites."""
-    n_sites = len(session.config.federation.sites)
-    while True:
-        nodes = list(session.grid.get_node_ids())
-        session.report("waiting for nodes", len(nodes), max(1, n_sites))
-        if len(nodes) >= n_sites or time.monotonic() > until:
-            return nodes
-        time.sleep(0.5)
+class _Welcome:
+    def __init__(self, session: Session, limit: Deadlines) -> None:
+        self._session = session
+        self._sites = session.config.federation.sites
+        self._talk = Exchange(session.grid, protocol.HELLO, limit.hello)
+        self._until = time.monotonic() + limit.nodes
+        self._asked: set[int] = set()
+        self._failed: dict[int, tuple[str, str]] = {}  # by node: its name, as far as it is known, and the reason
+        self._guests: dict[int, str] = {}  # nodes that proved to be no site of this run
+        self._said = ""
 
+    def run(self) -> None:
+        late = False
+        while True:
+            if not late:
+                self._ask_who_is_new()
+            heard = self._hear()
+            self._say_who_is_missing()
+            if self._nobody_comes() or (late and not self._talk.awaited):
+                break
+            late = late or time.monotonic() > self._until
+            if not heard:
+                time.sleep(POLL_SECONDS)
+        self._record_failures()
+        self._session.count(protocol.HELLO, self._talk.found)
 
-def _join(session: Session, node: int, reply: messages.HelloReply) -> None:
-    if reply.site in session.names.values():
-        session.fail(f"node {node}", protocol.HELLO, f"it says that it is {reply.site}, as another does")
-    elif not _signed(session, node, reply):
-        reason = f"it says that it is {reply.site}, and does not sign as the roster's {reply.site} does"
-        session.fail(f"node {node}", protocol.HELLO, reason)
-    elif mismatch := _mismatch(session, reply):
-        session.fail(reply.site, protocol.HELLO, mismatch)
-    else:
-        session.names[node] = reply.site
-        session.outcome.sites[reply.site] = {"software": reply.software, "encoder": reply.encoder}
-        session.note(Event("site.join", "allowed", peer=reply.site, artefact=reply.audit))
+    @property
+    def _missing(self) -> list[str]:
+        joined = set(self._session.names.values())
+        return [site for site in self._sites if site not in joined]
+
+    def _nodes(self) -> set[int]:
+        online = set(self._session.grid.get_node_ids())
+        self._asked &= online | self._talk.awaited  # who is away will be asked again
+        return online
+
+    def _nobody_comes(self) -> bool:
+        missing = len(self._missing)
+        if 0 < missing <= len(self._failed):
+            self._nodes()
+            return missing <= len(self._failed.keys() & self._asked)
+        return missing == 0
+
+    def _ask_who_is_new(self) -> None:
+        new = self._nodes() - self._asked - self._session.names.keys()
+        self._asked |= new
+        for node in new:
+            self._failed.pop(node, None)
+        self._talk.send({node: protocol.pack(messages.Hello(self._session.id)) for node in sorted(new)})
+
+    def _hear(self) -> bool:
+        heard, found = self._talk.collect(), self._talk.found
+        self._failed |= {node: (f"node {node}", reason) for node, reason in found.failures.items()}
+        for node, answer in sorted(found.answers.items()):
+            self._take(node, answer)
+        found.failures.clear()
+        found.answers.clear()
+        return heard
+
+    def _take(self, node: int, answer: Parcel) -> None:
+        try:
+            reply = protocol.read(answer, messages.HelloReply, "its answer")
+        except SiteError as error:
+            # A refusal is not signed: the name in it counts only if it is a site's and no other node joins under it.
+            self._failed[node] = (str(error.where) if error.where in self._sites else _UNKNOWN), error.what
+        except FedstephError as error:
+            self._failed[node] = f"node {node}", error.sentence
+        else:
+            self._join(node, reply)
+
+    def _join(self, node: int, reply: messages.HelloReply) -> None:
+        session, claim = self._session, f"it says that it is {reply.site}"
+        if reply.site in session.names.values():
+            self._failed[node] = f"node {node}", f"{claim}, as another does"
+        elif not _signed(session, node, reply):
+            self._failed[node] = f"node {node}", f"{claim}, and does not sign as the roster's {reply.site} does"
+        elif reply.site not in self._sites:
+            self._guests[node] = reply.site
+        elif mismatch := _mismatch(session, reply):
+            self._failed[node] = reply.site, mismatch
+        else:
+            session.names[node] = reply.site
+            session.outcome.sites[reply.site] = {"software": reply.software, "encoder": reply.encoder}
+            session.note(Event("site.join", "allowed", peer=reply.site, artefact=reply.audit))
+
+    def _say_who_is_missing(self) -> None:
+        missing = self._missing
+        text = f"waiting for {', '.join(missing)}" if missing else "all sites have joined"
+        if asked := len(self._talk.awaited):
+            text += f"; nodes that have not answered yet: {asked}"
+        if self._failed:
+            text += f"; nodes that failed: {len(self._failed)}"
+        if text != self._said:
+            self._said = text
+            n_sites = max(1, len(self._sites))
+            self._session.report(protocol.HELLO, len(self._sites) - len(missing), n_sites, text)
+
+    def _record_failures(self) -> None:
+        for _, (who, reason) in sorted(self._failed.items()):
+            claimed_by_another = who in self._session.names.values()
+            self._session.fail(_UNKNOWN if claimed_by_another else who, protocol.HELLO, reason)
+        for guest in self._guests.values():
+            self._session.fail(guest, protocol.HELLO, "it is not among federation.sites")
+        named = {failure.site for failure in self._session.outcome.failures}
+        for site in self._missing:
+            if site not in named:
+                self._session.fail(site, protocol.HELLO, "no node said that it is this site")
 
 
 def _signed(session: Session, node: int, reply: messages.HelloReply) -> bool:
@@ -80,24 +154,9 @@ def _signed(session: Session, node: int, reply: messages.HelloReply) -> bool:
 
 def _mismatch(session: Session, reply: messages.HelloReply) -> str | None:
     model, found = session.config.model, reply.encoder
-    if reply.site not in session.config.federation.sites:
-        return "it is not among federation.sites"
     if reply.width != model.width or (None not in (model.encoder, found) and model.encoder != found):
         return (
             f"its features are of {found or 'an unnamed encoder'} ({reply.width} wide), "
             f"the federation's of {model.encoder or 'an unnamed encoder'} ({model.width} wide)"
         )
     return None
-
-
-def _name_the_missing(session: Session, refusals: list[SiteError]) -> None:
-    """Record refusals, and sites that no node answered for."""
-    sites, joined = session.config.federation.sites, session.names.values()
-    for error in refusals:
-        # A refusal is not signed: the name in it counts only if it is a site's and no other node has joined under it.
-        claimed = error.where in sites and error.where not in joined
-        session.fail(str(error.where) if claimed else "an unknown node", protocol.HELLO, error.what)
-    failed = {failure.site for failure in session.outcome.failures}
-    for name in sites:
-        if name not in joined and name not in failed:
-            session.fail(name, protocol.HELLO, "no node said that it is this site")

@@ -102,9 +102,13 @@ class Session:
         for node in requests:
             self._report_of(node, phase, 0, "asked")
         found = exchange(self.grid, phase, requests, deadline, on_answer)
+        self.count(phase, found)
+        return found
+
+    def count(self, phase: str, found: Round) -> None:
+        """Add an exchange's seconds and bytes to the outcome."""
         self.outcome.seconds[phase] = round(self.outcome.seconds.get(phase, 0.0) + found.seconds, 3)
         self.outcome.bytes += found.bytes_sent + found.bytes_received
-        return found
 
     def _report_of(self, node: int, phase: str, done: int, what: str) -> None:
         if node in self.names:

@@ -16,7 +16,7 @@ from side_by_side import Groups, earliness, n_processes
 from fedsteph.__main__ import app
 from fedsteph.client.deployment.reviewed_app import install
 from fedsteph.commands.terminal.exit_codes import run as run_command
-from fedsteph.common.deployment.checks import Check
+from fedsteph.common.deployment.checks import Check, start_verdict
 from fedsteph.common.deployment.flower_app import own_digest
 
 # Python starts some hundred times in these tests: it should compile each module once.
@@ -98,7 +98,14 @@ def reviewed_home(installed_once, tmp_path) -> Path:
 
 
 @pytest.fixture
-def doctor(cli):
+def quick_start(monkeypatch):
+    """The doctor starts no app, which takes seconds; tests/common/deployment/test_checks.py does that."""
+    for module in ("client.deployment.site_doctor", "server.deployment.server_doctor"):
+        monkeypatch.setattr(f"fedsteph.{module}.app_start", lambda modules: start_verdict(1.0))
+
+
+@pytest.fixture
+def doctor(cli, quick_start):
     """Runs ``fedsteph doctor``; gives its exit code and the checks by name, after holding them against each other."""
 
     def run(*words: object) -> tuple[int, dict[str, Check]]:

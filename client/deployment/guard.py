@@ -22,6 +22,7 @@ from flwr.supernode.runtime import run_clientapp
 
 PIN = "reviewed.sha256"  # below FLWR_HOME: SHA-256 of the reviewed app's bundle
 APPS = "apps"
+_START_SECONDS = 30.0  # Flower gives up a task whose process is not there by then, and starts another process
 
 
 def main() -> None:
@@ -44,7 +45,23 @@ def main() -> None:
         if not callable(getattr(module, name, None)):
             sys.exit(f"fedsteph: this Flower has no {module.__name__}.{name}; it cannot be held to the reviewed app")
         setattr(module, name, instead)
+    if (age := _age()) > _START_SECONDS:
+        print(
+            f"fedsteph: this process took {age:.0f} s to start, and Flower gives it {_START_SECONDS:g} s: its task is "
+            "lost, and is started again. The machine is too slow or too loaded: see 'fedsteph doctor site'",
+            file=sys.stderr,
+        )
     flwr_clientapp()
+
+
+def _age() -> float:
+    """Seconds since this process was started; 0 where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+        return uptime - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 if __name__ == "__main__":

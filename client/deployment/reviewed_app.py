@@ -12,10 +12,11 @@ import os
 import re
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 from fedsteph.client.deployment import guard
-from fedsteph.common.deployment.flower_app import assemble, build, digest_of, flwr, own_digest
+from fedsteph.common.deployment.flower_app import assemble, build, digest_of, flwr, own_digest, version_of
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host.disk import writing
 
@@ -84,11 +85,7 @@ def require_reviewed(home: Path) -> str:
         raise DeploymentError(what, where=home, remedy=_REMEDY)
     own = own_digest()
     if digest_of(found[0]) != own:
-        raise DeploymentError(
-            "the installed app is not the code of this fedsteph",
-            where=found[0],
-            remedy="Find out who changed it, or which version it is; then install it anew",
-        )
+        raise _another(found[0], home)
     pin = home / guard.PIN
     pinned = pin.read_text(encoding="ascii", errors="replace").strip() if pin.exists() else ""
     if re.fullmatch("[0-9a-f]{64}", pinned) is None or not found[0].name.endswith(f".{pinned[:8]}"):
@@ -105,6 +102,19 @@ def require_reviewed(home: Path) -> str:
         remedy = "Install fedsteph as another user, e.g. root"
         raise DeploymentError("this account can change the installation itself", where=sys.prefix, remedy=remedy)
     return f"this fedsteph's own code ({own[:12]}...), read-only"
+
+
+def _another(app: Path, home: Path) -> DeploymentError:
+    """What to say of an installed app that is not this fedsteph's own code."""
+    theirs, own = version_of(app), version("fedsteph")
+    if theirs != own:
+        return DeploymentError(
+            f"the installed app is of fedsteph {theirs}, and this is fedsteph {own}",
+            where=app,
+            remedy=f"Sites and server need one version. As root: rm -r {home}, then fedsteph app install {home}",
+        )
+    remedy = f"It says that it is of the same version ({own}): find out who changed it; then install it anew"
+    return DeploymentError("the installed app is not the code of this fedsteph", where=app, remedy=remedy)
 
 
 def _programs(home: Path) -> dict[str, str]:

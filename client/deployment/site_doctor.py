@@ -13,7 +13,7 @@ from fedsteph.client.privacy.ledger import Ledger, total
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.site import Site
-from fedsteph.common.deployment.checks import Check, check, disk, memory, secret_files, versions
+from fedsteph.common.deployment.checks import Check, app_start, check, disk, memory, secret_files, versions
 from fedsteph.common.deployment.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 from fedsteph.common.errors import DeploymentError, FedstephError
 from fedsteph.common.host.progress import Progress, silent
@@ -57,6 +57,7 @@ def _federation(site: Site, file: MembershipFile) -> list[Check]:
     else:
         home = folder / file.flwr_home
         checks.append(check("reviewed app", lambda: require_reviewed(home)))
+    checks.append(app_start("flwr.supernode.runtime.run_clientapp, fedsteph.client.app"))
     if file.server is None or file.ca is None:
         checks.append(Check("server", "WARN", "not checked", "Name server and ca in the federation section"))
     else:

@@ -52,6 +52,10 @@ class Policy:
     # SHA-256 digests of the recipes that this site trains, as 'fedsteph recipe' prints them; any: whatever comes
     # [64 hexadecimal digits each]
     recipes: Literal["any"] | tuple[str, ...] = ()
+    # runs that this site takes part in within 24 hours; null: no limit [at least 1]
+    max_runs_per_day: int | None = None
+    # merges that this site answers with scores within 24 hours; null: no limit [at least 1]
+    max_merges_per_day: int | None = None
     # what happens to a suspicious received vector. refuse: left out; down-weight: shortened; report: merged, and said
     screening: Mode = "refuse"
 
@@ -64,6 +68,8 @@ class Policy:
             raise ValueError("min_group must be at least 10")
         if self.count_band < 10 or self.count_band % 10 or self.count_band > 10_000:
             raise ValueError("count_band must be a multiple of 10, at most 10000")
+        if any(most is not None and most < 1 for most in (self.max_runs_per_day, self.max_merges_per_day)):
+            raise ValueError("max_runs_per_day and max_merges_per_day must be at least 1, or null")
         if self.epsilon_budget is not None and self.epsilon_budget <= 0:
             raise ValueError("epsilon_budget must be above 0, or null")
         if self.unsealed_updates and (self.privacy != "none" or self.epsilon_budget is not None):

@@ -30,16 +30,20 @@ SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds that each phase waits for its slowest site."""
+    """Seconds that the start waits for nodes, and that each phase waits for its slowest site."""
 
-    hello: float = 300.0  # seconds until every site has answered for the first time [above 0, at most 2592000]
+    # seconds to wait at the start for sites that are not connected; without those the run goes on, if the quorum is
+    # there [above 0, at most 2592000]
+    nodes: float = 300.0
+    # seconds that each site has for its first answer, from when it is asked [above 0, at most 2592000]
+    hello: float = 300.0
     # seconds for the sites' own models, and for each round of FedAvg or FedProx [above 0, at most 2592000]
     local: float = 86_400.0
     share: float = 3_600.0  # seconds for sealing and sending vectors [above 0, at most 2592000]
     merge: float = 86_400.0  # seconds for merging and measuring at the targets [above 0, at most 2592000]
 
     def __post_init__(self) -> None:
-        for key in ("hello", "local", "share", "merge"):
+        for key in ("nodes", "hello", "local", "share", "merge"):
             require(0 < getattr(self, key) <= 30 * 86_400, key, "above 0, at most 30 days in seconds")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -11,11 +14,14 @@ from typing import Literal
 import psutil
 from packaging.requirements import Requirement
 
+from fedsteph.common.deployment.flower_programs import START_SECONDS
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.host.disk import free_bytes
 from fedsteph.common.trust.key_file import require_private
 
 Verdict = Literal["PASS", "WARN", "FAIL"]
+_START = "start of an app"
+_SLOW = "A faster machine or disk, or less load: Flower starts an app that is late again and again, in vain"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,34 @@ def secret_files(paths: Iterable[Path]) -> list[Check]:
         return "only its owner can read it"
 
     return [check(f"secret {path.name}", lambda path=path: look(path)) for path in paths]  # type: ignore[misc]
+
+
+def app_start(modules: str) -> Check:
+    """Measure how long the process of an app takes to start, against Flower's window.
+
+    Args:
+        modules: what such a process imports, with commas between.
+    """
+    command, started = [sys.executable, "-IB", "-c", f"import {modules}"], time.monotonic()
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=4 * START_SECONDS, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return Check(_START, "FAIL", f"not within {4 * START_SECONDS:g} s; Flower gives it {START_SECONDS:g} s", _SLOW)
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return Check(_START, "FAIL", f"it does not start: {last[-300:]}", "Install fedsteph anew")
+    except OSError as error:
+        remedy = "Use a Python that this account can start"
+        return Check(_START, "FAIL", f"{sys.executable}: {error.strerror}", remedy)
+    return start_verdict(time.monotonic() - started)
+
+
+def start_verdict(seconds: float) -> Check:
+    """The verdict on a start that took so long: PASS up to a third of Flower's window, FAIL beyond all of it."""
+    found = f"{seconds:.1f} s of the {START_SECONDS:g} s that Flower gives it"
+    if seconds <= START_SECONDS / 3:
+        return Check(_START, "PASS", found)
+    return Check(_START, "WARN" if seconds <= START_SECONDS else "FAIL", found, _SLOW)
 
 
 def memory(least_gb: float) -> Check:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import fedsteph.common
 from fedsteph.common.deployment.flower_programs import environment, program
@@ -88,10 +89,7 @@ def digest_of(folder: Path) -> str:
     Raises:
         DeploymentError: the folder holds no Flower app.
     """
-    try:
-        flower = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DeploymentError("holds no Flower app", where=folder, remedy="Install it anew") from error
+    flower = _project(folder, "tool", "flwr")
     hasher = hashlib.sha256(json.dumps(flower, sort_keys=True, default=str).encode())
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -100,6 +98,22 @@ def digest_of(folder: Path) -> str:
             content = path.read_bytes()
             hasher.update(f"{path.relative_to(folder).as_posix()}\n{len(content)}\n".encode() + content)
     return hasher.hexdigest()
+
+
+def version_of(folder: Path) -> str:
+    """The version of fedsteph that an app says it is of, with anything unprintable left out.
+
+    Raises:
+        DeploymentError: the folder holds no Flower app.
+    """
+    return "".join(character for character in str(_project(folder, "project", "version")) if character.isprintable())
+
+
+def _project(folder: Path, section: str, key: str) -> Any:
+    try:
+        return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))[section][key]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DeploymentError("holds no Flower app", where=folder, remedy="Install it anew") from error
 
 
 def flwr(words: list[str], folder: Path, home: Path) -> None:

@@ -31,6 +31,7 @@ QUIET = {
 }
 _POLL_SECONDS = 0.5
 _TAKEN_SECONDS = 90.0  # normally a SuperExec takes a pending run within seconds
+START_SECONDS = 30.0  # how long Flower waits for the process of a task that was taken; then it starts another
 _ASK_SECONDS = 15.0  # between two queries, because each query starts a process
 PATIENCE_SECONDS = 300.0  # how long the SuperLink may be unreachable; if it is back by then, the run continues
 _CALL_SECONDS = 120.0
@@ -58,6 +59,40 @@ def connection(address: str, ca: Path | None) -> str:
         f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
         f"address = {json.dumps(address)}\n{secure}\n"
     )
+
+
+@dataclass
+class _Start:
+    """How far a run has come that does not run yet."""
+
+    begun: float
+    patience: float
+    taken: float | None = None  # when a SuperExec was first seen to have it
+
+    def seconds_late(self, status: str, now: float) -> float:
+        """Seconds since the run was taken, where Flower has given up waiting for its process at least once; else 0.
+
+        Raises:
+            EngineError: nobody took the run, or its process does not start.
+        """
+        if status not in ("pending", "starting"):
+            return 0.0
+        if status == "starting" and self.taken is None:
+            self.taken = now
+        if self.taken is None:
+            if now - self.begun > _TAKEN_SECONDS:
+                raise EngineError(
+                    f"no SuperExec took the run within {_TAKEN_SECONDS:g} s",
+                    remedy="Start the SuperExec; it ends at once, with code 0, when its secret is not the SuperLink's",
+                )
+            return 0.0
+        late = now - self.taken
+        if late > self.patience:
+            raise EngineError(
+                f"the ServerApp's process was not up within Flower's {START_SECONDS:g} s, again and again",
+                remedy="This machine is too slow or too loaded: 'fedsteph doctor server' measures a start",
+            )
+        return late if late > START_SECONDS else 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +127,7 @@ class Flower:
         is_over: Callable[[], bool],
         patience: float,
         on_silence: Callable[[float], None] = lambda seconds: None,
+        on_slow_start: Callable[[float], None] = lambda seconds: None,
     ) -> str:
         """Wait for a run's end; returns its final status, such as ``finished:completed``.
 
@@ -99,11 +135,14 @@ class Flower:
             is_over: whether the server has written its outcome; until then Flower is queried only every 15 s.
             patience: seconds for which the SuperLink may be unreachable.
             on_silence: called with the seconds for which it has been unreachable.
+            on_slow_start: called with the seconds since a SuperExec took the run, if its process is still not there.
 
         Raises:
-            EngineError: the SuperLink was unreachable for too long, or no SuperExec took the run.
+            EngineError: the SuperLink was unreachable for too long, no SuperExec took the run, or its process did not
+                start in ``patience`` seconds.
         """
-        started = answered = time.monotonic()
+        answered = time.monotonic()
+        start = _Start(answered, patience)
         asked = -_ASK_SECONDS
         while True:
             time.sleep(_POLL_SECONDS)
@@ -120,14 +159,13 @@ class Flower:
             answered = time.monotonic()
             if status.startswith("finished"):
                 return status
-            if status == "pending" and answered - started > _TAKEN_SECONDS:
+            try:
+                if late := start.seconds_late(status, answered):
+                    on_slow_start(late)
+            except EngineError as error:
                 with contextlib.suppress(EngineError):
                     self.stop(run_id)
-                raise EngineError(
-                    f"no SuperExec took the run within {_TAKEN_SECONDS:g} s",
-                    where=self.log,
-                    remedy="Start the SuperExec; it ends at once, with code 0, when its secret is not the SuperLink's",
-                )
+                raise EngineError(error.what, where=self.log, remedy=error.remedy) from error
 
     def status(self, run_id: str) -> str:
         """A run's current status; :class:`EngineError` if Flower does not know the run."""

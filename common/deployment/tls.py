@@ -151,8 +151,29 @@ def _untrusted(error: ssl.SSLCertVerificationError, address: str, ca: Path) -> D
             where=address,
             remedy="Use a name in the certificate's SANs, or make one with this name",
         )
+    if _holds_elsewhere(address):
+        return DeploymentError(
+            f"its certificate does not hold against {ca.name}, but against the authorities that this machine trusts: "
+            "likely a proxy on the way inspects TLS, and puts its own certificate in the server's place",
+            where=address,
+            remedy=f"Have your network's IT exempt {address} from TLS inspection; do not go on without. If nobody "
+            f"inspects it, the server's certificate is of a public authority: ask the coordinator for its CA",
+        )
     return DeploymentError(
         f"its certificate does not hold against {ca.name} ({error.verify_message})",
         where=address,
-        remedy="Ask the coordinator for the CA's certificate; check this machine's clock; do not go on without",
+        remedy="Ask the coordinator for the CA's certificate; check this machine's clock; ask your network's IT if a "
+        "proxy inspects TLS; do not go on without",
     )
+
+
+def _holds_elsewhere(address: str) -> bool:
+    """Whether the server's certificate holds against the system's own authorities."""
+    host, port = split_address(address)
+    context = ssl.create_default_context()
+    try:
+        with socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS) as raw:
+            context.wrap_socket(raw, server_hostname=host).close()
+    except OSError:
+        return False
+    return True

@@ -122,6 +122,7 @@ class _Lines:
     def __init__(self) -> None:
         self._printed: dict[tuple[str, str], tuple[float, str]] = {}  # (party, phase) -> time and text of the last line
         self._now = "starting"  # the phase that was reported last
+        self._said = ""  # who said what last in that phase
         self._since = self._spoke = time.monotonic()
 
     def tick(self) -> None:
@@ -129,12 +130,15 @@ class _Lines:
         now = time.monotonic()
         if now - self._spoke >= _QUIET_SECONDS:
             self._spoke = now
-            console.err.print(f"{self._now} goes on ({now - self._since:.0f} s)", highlight=False)
+            text = f"{self._now} goes on ({now - self._since:.0f} s){self._said}"
+            console.err.print(text, markup=False, highlight=False)
 
     def update(self, event: ProgressLine) -> None:
         """Print a party's progress if it changed: at the end of a phase, else every 10 s at most."""
         if self._now != event.phase:
-            self._now, self._since = event.phase, time.monotonic()
+            self._now, self._since, self._said = event.phase, time.monotonic(), ""
+        if event.message:
+            self._said = f"; {event.party}: {event.message}"
         key = (event.party, event.phase)
         now, text = time.monotonic(), f"{100 * event.done / event.total:.0f}%"
         before, said = self._printed.get(key, (-_LINE_EVERY_SECONDS, ""))

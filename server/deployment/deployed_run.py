@@ -13,7 +13,7 @@ from pathlib import Path
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import Config, dump_yaml
 from fedsteph.common.deployment.flower_app import assemble
-from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, Flower
+from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, START_SECONDS, Flower
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RosterError, SiteError
 from fedsteph.common.host import atomic, console
@@ -89,15 +89,20 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
         StorageError: the server's disk is full.
         KeyboardInterrupt: the user stopped it; the run is stopped too.
     """
-    run_id, status = _until_its_end(server, deployed)
+    try:
+        run_id, status = _until_its_end(server, deployed)
+    except EngineError:
+        run_id, status = "RUN", ""  # Flower does not say how it ended; the ServerApp's own outcome may
+        if not deployed.outcome.exists():
+            raise
     outcome = Outcome.read(deployed.path) if deployed.outcome.exists() else None
     if outcome is not None and outcome.error is not None:
         raise QuorumError(outcome.error, remedy=f"All that the server knows: {deployed.outcome}")
     if outcome is None:
         require_room(deployed.path)
-    if outcome is None or status != "finished:completed":
+    if outcome is None or not (status == "finished:completed" or (not status and outcome.targets)):
         raise EngineError(
-            f"Flower ended the run as {status}",
+            f"Flower ended the run as {status or 'unknown'}",
             where=deployed.path,
             remedy=f"See the logs of SuperLink and SuperExec, or: FLWR_HOME={server.flwr_home} flwr log {run_id}",
         )
@@ -122,7 +127,7 @@ def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:
     with watching([deployed.path / "server"]):
         run_id = flower.start(app, run_config)
         try:
-            return run_id, flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS, _say_silence)
+            return run_id, flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS, _say_silence, _say_slow_start)
         except KeyboardInterrupt:
             with contextlib.suppress(EngineError):  # the user stopped it, even if Flower cannot be told
                 flower.stop(run_id)
@@ -131,6 +136,14 @@ def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:
 
 def _say_silence(seconds: float) -> None:
     text = f"the SuperLink has not answered for {seconds:.0f} s; back within {PATIENCE_SECONDS:.0f} s, the run goes on"
+    console.err.print(text, highlight=False)
+
+
+def _say_slow_start(seconds: float) -> None:
+    text = (
+        f"the ServerApp is not up {seconds:.0f} s after its SuperExec took the run; Flower gives a process "
+        f"{START_SECONDS:g} s and then starts another: the machine is too slow or too loaded ('fedsteph doctor server')"
+    )
     console.err.print(text, highlight=False)
 
 

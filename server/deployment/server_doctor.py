@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.deployment.checks import Check, check, disk, memory, secret_files, versions
+from fedsteph.common.deployment.checks import Check, app_start, check, disk, memory, secret_files, versions
 from fedsteph.common.deployment.tls import LOOPBACK, ask, split_address
 from fedsteph.common.errors import DeploymentError, RosterError
 from fedsteph.common.trust.audit_log import verify
@@ -38,6 +38,7 @@ def examine(server: ServerFile, before_start: bool) -> list[Check]:
         checks.append(check("superlink", lambda: _answers(server, server.superlink)))
         if server.address != server.superlink:
             checks.append(check("proxy", lambda: _answers(server, server.address)))
+        checks.append(app_start("flwr.superlink.cli, fedsteph.server.app"))  # not where a run waits for a restart
     checks.append(check("loopback", lambda: _loopback(server.superlink)))
     checks.append(check("configuration", lambda: _configuration(server)))
     checks.append(check("audit", lambda: _audit(server)))

@@ -209,6 +209,16 @@ def test_a_run_of_another_federation_or_roster_is_refused_in_every_phase(healthy
     assert trained(spies) == [0, 0]
 
 
+def test_a_run_beyond_the_days_limit_is_refused_by_its_kind_and_the_one_before_goes_on(federation, spies):
+    federation.set_policy("{recipes: any, targets: [b], max_runs_per_day: 1}")
+    federation.ask(HELLO, Hello(RUN), messages.HelloReply)
+    for action, request in requests():
+        later = replace(request, id=replace(RUN, run="run2"))
+        assert refusal(federation.send(action, later)) == "DailyPolicyError"
+    assert trained(spies) == [0, 0]
+    federation.ask(HELLO, Hello(RUN), messages.HelloReply)
+
+
 @pytest.mark.parametrize(("every_fold", "models"), [(True, 2), (False, 1)])
 def test_local_training_is_kept_at_the_site_and_done_once(federation, spies, every_fold, models):
     request = TrainLocal(RUN, RECIPE, every_fold)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from deployment import TARGET, Deployment, Run
+from deployment import TARGET, Deployment, Run, wait_for
 
 from fedsteph.client.deployment.reviewed_app import installed
 from fedsteph.common.config.run_config import load_config
@@ -93,6 +93,8 @@ def whole_run(deployment: Deployment, changed_code: ChangedCode) -> Run:
     deployment.online(TARGET, "kin", "cousin")
     deployment.draw_page(TARGET, True)
     run = deployment.run((TARGET, "kin", "cousin"))
-    run.wait()
+    if run.wait() == 0:  # the page is drawn after the answer has left
+        page = deployment.site(TARGET) / "state" / "report" / "index.html"
+        wait_for("the target's page", page.exists, 120)
     deployment.draw_page(TARGET, False)
     return run

@@ -28,7 +28,7 @@ def test_without_a_superlink_it_ends_at_once_with_1(deployment):
 def test_a_lost_quorum_is_2_and_names_the_sites(deployment):
     """A site that is not there, one that is not asked for, and so a target alone."""
     deployment.online(TARGET, "kin")
-    run = deployment.run((TARGET, "aunt"))
+    run = deployment.run((TARGET, "aunt"), "federation.deadlines.nodes=5")
     assert run.wait() == 2, run.said
     last = run.said.splitlines()[-1]
     assert "the quorum is lost (1 of 2 sites needed)" in last

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import chain, repeat
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from each_case import each
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from keys_and_rosters import identity_of, roster_of
 
@@ -126,15 +130,16 @@ class SilentGrid(InProcessGrid):
 def federation(tmp_path):
     """Makes a run over scripted sites, with its audit log in ``tmp_path``."""
 
-    def make(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, methods=()):
+    def make(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, methods=(), nodes=0.01, **more):
         config = Config(
             comparators=ComparatorConfig(methods=methods, rounds=2),
             model=ModelConfig(width=6, encoder="uni2-h", m0_sha256="0" * 64),
             federation=FederationConfig(
-                sites=SITES, targets=targets, quorum=quorum, deadlines=Deadlines(*[deadline] * 4)
+                sites=SITES, targets=targets, quorum=quorum, deadlines=Deadlines(nodes, *[deadline] * 4)
             ),
         )
-        return Federation(grid(sites.app, len(SITES), {}), config, "run-1", ROSTER, AuditLog(tmp_path / "audit"))
+        audit = AuditLog(tmp_path / "audit")
+        return Federation(grid(sites.app, len(SITES), {}), config, "run-1", ROSTER, audit, **more)
 
     return make
 
@@ -229,6 +234,79 @@ def test_a_site_that_never_answers_is_named_after_the_deadline(federation):
     assert ("node 3", protocol.HELLO) in named and ("c", protocol.HELLO) in named
     assert any("no answer within" in reason for _, _, reason in failures(run))
     assert set(run.outcome.targets) == {"a"}
+
+
+class ComingGrid(InProcessGrid):
+    """Node 4 is there when ``comes`` says so, which is asked at each look; notes each message's deadline."""
+
+    comes: Iterator[bool]
+
+    def __init__(self, *words):
+        super().__init__(*words)
+        self.deadlines = set()
+
+    def get_node_ids(self):
+        return self._nodes if next(self.comes) else self._nodes[:-1]
+
+    def push_messages(self, messages):
+        self.deadlines |= {message.metadata.ttl for message in messages}
+        return super().push_messages(messages)
+
+
+def test_a_site_that_never_comes_stops_nobody_and_is_named_while_it_is_waited_for(federation):
+    """The others are asked at once, with all of their own deadline; the run is not longer than the wait for nodes."""
+
+    class Grid(ComingGrid):
+        comes = repeat(False)
+
+    said = []
+    run = federation(Sites(), grid=Grid, deadline=1e4, report=lambda *words: said.append(words))
+    assert set(run.run().targets) == {"a"}
+    assert failures(run) == [("d", protocol.HELLO, "no node said that it is this site")]
+    assert run.grid.deadlines == {1e4}
+    told = [text for phase, _, _, text in (words for words in said if len(words) == 4) if phase == protocol.HELLO]
+    assert told[0].startswith("waiting for") and told[-1] == "waiting for d"
+
+
+def test_a_site_that_comes_later_joins(federation):
+    class Grid(ComingGrid):
+        comes = chain(repeat(False, 2), repeat(True))
+
+    run = federation(Sites(), grid=Grid, nodes=1e4)
+    assert set(run.run().sites) == set(SITES) and failures(run) == []
+
+
+def test_a_site_that_loses_its_connection_and_comes_back_joins(federation):
+    """Flower answers for it once; that it failed then is nobody's concern."""
+
+    class Grid(ComingGrid):
+        comes = chain(repeat(True, 4), repeat(False, 2), repeat(True))
+
+        def _answer(self, request):
+            if request.metadata.dst_node_id == 4 and not self.lost:
+                self.lost.append(4)
+                return Message(Error(5, "not there"), reply_to=request)
+            return super()._answer(request)
+
+        lost: ClassVar[list[int]] = []
+
+    run = federation(Sites(), grid=Grid, nodes=1e4)
+    assert set(run.run().sites) == set(SITES) and failures(run) == [] and Grid.lost == [4]
+
+
+@each("refused", ["", None])
+def test_messages_that_flower_refuses_to_store_are_missed_at_once(federation, refused):
+    """Each of them, and not only when the deadline has passed: Flower returns the same text in the place of an id."""
+
+    class Grid(InProcessGrid):
+        def push_messages(self, messages):
+            [message] = messages
+            unstored = message.metadata.message_type == protocol.LOCAL and message.metadata.dst_node_id in (2, 3)
+            return [refused] if unstored else super().push_messages(messages)
+
+    run = federation(Sites(), grid=Grid, deadline=1e4)
+    assert set(run.run().targets) == {"a"}
+    assert failures(run) == [(site, protocol.LOCAL, "the message could not be sent to it") for site in "bc"]
 
 
 @pytest.mark.parametrize(

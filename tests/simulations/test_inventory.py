@@ -563,11 +563,14 @@ def party(value: Any, at: At) -> bool:
 
 
 def said_of_a_site(value: Any, at: At) -> bool:
-    """That it was asked, has answered, or was out of reach, in the server's own words; a refusal has answered."""
-    return value in ("", "asked", "answered") or (value is not None and failure(value, at))
+    """That it was asked, has answered, is missing or was out of reach, in the server's own words."""
+    names = "|".join(at.ran.hospitals)
+    hello = f"(?:all sites have joined|waiting for (?:{names})(?:, (?:{names}))*)(?:; nodes that [a-z ]+: [0-9])*"
+    said = value in ("", "asked", "answered") or re.fullmatch(hello, str(value)) is not None
+    return said or (value is not None and failure(value, at))
 
 
-PHASE = one_of("waiting for nodes", protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE)
+PHASE = one_of(protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE)
 KEPT: dict[str, dict[str, Form]] = {
     "outcome.json": {
         "sites.{}.software": one_of(version("fedsteph")),

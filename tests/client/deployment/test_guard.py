@@ -124,6 +124,19 @@ def test_whatever_the_server_says_the_reviewed_folder_is_loaded(guarded, home, s
     assert run_clientapp.get_project_dir(*said) == utils.get_project_dir(*said) == reviewed(home)
 
 
+# ---------------------------------------------------------------- a slow start
+
+
+def test_a_process_that_comes_too_late_for_flower_says_so(guarded, monkeypatch, capsys):
+    """This test's own process is some seconds old: within a day's window, and late for one of no time."""
+    monkeypatch.setattr(guard, "_START_SECONDS", 86_400.0)
+    guarded()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(guard, "_START_SECONDS", 0.0)
+    guarded()
+    assert "its task is lost, and is started again. The machine is too slow or too loaded" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- fail closed
 
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,6 +155,27 @@ def nobody(monkeypatch, own_code):
 @pytest.mark.flower
 def test_a_reviewed_home_says_its_digest(reviewed_home, nobody, own_code):
     assert require_reviewed(reviewed_home) == f"this fedsteph's own code ({own_code[:12]}...), read-only"
+
+
+@pytest.mark.flower
+@pytest.mark.parametrize("theirs", ["0.0.9", None])
+def test_an_app_of_another_version_is_called_that_and_a_changed_one_is_not(reviewed_home, nobody, theirs):
+    """With both versions and the way out; the same version with other code has been changed by somebody."""
+    [app] = installed(reviewed_home)
+    code, project = app / "client" / "app.py", app / "pyproject.toml"
+    replace(code, code.read_text() + "\n")
+    own = version("fedsteph")
+    if theirs is not None:
+        replace(project, project.read_text().replace(f'version = "{own}"', f'version = "{theirs}"'))
+    with pytest.raises(DeploymentError) as caught:
+        require_reviewed(reviewed_home)
+    if theirs is None:
+        assert caught.value.what == "the installed app is not the code of this fedsteph"
+        assert "find out who changed it" in str(caught.value.remedy)
+    else:
+        assert caught.value.what == f"the installed app is of fedsteph {theirs}, and this is fedsteph {own}"
+        assert f"fedsteph app install {reviewed_home}" in str(caught.value.remedy)
+        assert "who changed" not in str(caught.value.remedy)
 
 
 @pytest.mark.flower

@@ -58,7 +58,7 @@ def test_every_key_of_a_policy(tmp_path):
         "{targets: [b, c], min_patients: 50, min_events: 20, min_pairs: 80, min_group: 40, metrics: [events], "
         "count_band: 50, "
         "c_index_decimals: 1, privacy: dp-sgd, epsilon_budget: 4, max_attack_auc: 0.6, unsealed_updates: false, "
-        f"recipes: [{'a' * 64}], screening: report}}"
+        f"recipes: [{'a' * 64}], max_runs_per_day: 3, max_merges_per_day: 5, screening: report}}"
     )
     expected = Policy(
         targets=("b", "c"),
@@ -74,6 +74,8 @@ def test_every_key_of_a_policy(tmp_path):
         max_attack_auc=0.6,
         unsealed_updates=False,
         recipes=("a" * 64,),
+        max_runs_per_day=3,
+        max_merges_per_day=5,
         screening="report",
     )
     assert read_policy(tmp_path, text) == expected

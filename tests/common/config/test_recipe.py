@@ -164,7 +164,7 @@ def test_an_unknown_preset_is_refused(preset: str) -> None:
         ("evaluation.bootstraps", "Did you mean 'evaluation.bootstrap'?"),
         ("federation.quorom", "Did you mean 'federation.quorum'?"),
         ("federation.deadlines.helo", "Did you mean 'federation.deadlines.hello'?"),
-        ("federation.deadlines.zzz", "Known keys: hello, local, share, merge"),
+        ("federation.deadlines.zzz", "Known keys: nodes, hello, local, share, merge"),
     ],
 )
 def test_an_unknown_key_is_refused_with_a_hint(key: str, hint: str, tmp_path: Path) -> None:
@@ -264,6 +264,7 @@ OUT_OF_RANGE = [
     ("federation.targets", "[../a]"),
     ("federation.quorum", "1"),
     ("federation.max_vector_norm", "0"),
+    ("federation.deadlines.nodes", "0"),
     ("federation.deadlines.hello", "0"),
     ("federation.deadlines.local", "-1"),
     ("federation.deadlines.share", "2592001"),

@@ -8,10 +8,20 @@ from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import pytest
+from each_case import each
 
 from fedsteph.commands.federation.doctor import show_checks
 from fedsteph.common.deployment import checks
-from fedsteph.common.deployment.checks import Check, check, disk, memory, secret_files, versions
+from fedsteph.common.deployment.checks import (
+    Check,
+    app_start,
+    check,
+    disk,
+    memory,
+    secret_files,
+    start_verdict,
+    versions,
+)
 from fedsteph.common.errors import DeploymentError
 
 
@@ -44,6 +54,31 @@ def test_what_is_wrong_fails_with_its_remedy(error, found, remedy):
 def test_a_bug_of_a_check_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         check("server", raising(ZeroDivisionError()))
+
+
+# ---------------------------------------------------------------- the start of an app
+
+
+def test_the_start_of_an_app_is_measured_in_a_process_of_its_own():
+    """The coordinator's, whole: it has room in Flower's window on any machine that runs these tests."""
+    found = app_start("flwr.superlink.cli, fedsteph.server.app")
+    assert found.verdict in ("PASS", "WARN") and found.found.endswith("of the 30 s that Flower gives it")
+    found = app_start("no_such_module")
+    assert found.verdict == "FAIL" and "No module named 'no_such_module'" in found.found and found.remedy
+
+
+@each(("seconds", "verdict"), [(0.1, "PASS"), (10, "PASS"), (10.1, "WARN"), (30, "WARN"), (30.1, "FAIL")])
+def test_a_start_is_held_against_flowers_window(seconds, verdict):
+    found = start_verdict(seconds)
+    assert found.verdict == verdict and (found.remedy is None) == (verdict == "PASS")
+
+
+def test_an_app_that_does_not_come_up_fails(monkeypatch):
+    monkeypatch.setattr(checks, "START_SECONDS", 0.01)
+    assert app_start("time; time.sleep(600)").verdict == "FAIL"
+    monkeypatch.setattr(checks.sys, "executable", "/no/such/python")
+    found = app_start("time")
+    assert (found.verdict, found.found) == ("FAIL", "/no/such/python: No such file or directory")
 
 
 # ---------------------------------------------------------------- versions, secrets, space

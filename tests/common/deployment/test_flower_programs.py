@@ -239,6 +239,28 @@ def test_a_run_that_was_taken_is_not(flwr, superlink, monkeypatch):
     assert superlink.wait("7", lambda: True, patience=1e6) == "finished:completed"
 
 
+def test_a_process_that_misses_flowers_window_is_named_and_in_the_end_given_up(flwr, superlink, monkeypatch):
+    """Flower drops the task after 30 s and has another process started; nobody else says so."""
+    now, told = [0.0], []
+
+    def asked(self, run_id):
+        now[0] += 20
+        return self._call([run_id])["runs"][0]["status"]
+
+    monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Flower, "status", asked)
+    slow = map(status, ("starting", "pending", "starting", "running", "finished:completed"))
+    flwr.answers(status("pending"), *slow)
+    assert superlink.wait("7", lambda: True, 100, on_slow_start=told.append) == "finished:completed"
+    assert told == [40]
+    (flwr.folder / "calls").unlink()
+    flwr.answers(status("starting"), *4 * [status("pending")], status("starting"), says({"success": True}))
+    with pytest.raises(EngineError, match="not up within Flower's 30 s, again and again") as caught:
+        superlink.wait("7", lambda: True, 90)
+    assert "doctor server" in str(caught.value.remedy)
+    assert flwr.calls[-1] == "stop 7 fedsteph --format json"
+
+
 # ---------------------------------------------------------------- its surroundings
 
 

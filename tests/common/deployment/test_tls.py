@@ -134,6 +134,16 @@ def test_another_authority_of_the_same_name_is_not_trusted(tls, tmp_path):
     assert asked == []
 
 
+def test_an_authority_that_holds_everywhere_else_is_likely_a_proxy_that_inspects_tls(tls, tmp_path, monkeypatch):
+    """Its certificate is among this machine's own authorities, as a hospital's IT puts it there."""
+    proxy = make_tls(tmp_path / "proxy")
+    monkeypatch.setenv("SSL_CERT_FILE", str(proxy.ca))
+    with web(proxy) as address:
+        error = refusal(address, tls.ca)
+    assert "does not hold against ca.crt" in error.what and "likely a proxy on the way inspects TLS" in error.what
+    assert f"exempt {address} from TLS inspection; do not go on without" in str(error.remedy)
+
+
 def test_the_servers_own_certificate_is_no_authority(tls):
     with web(tls) as address:
         assert "does not hold against server.crt" in refusal(address, tls.certificate).what

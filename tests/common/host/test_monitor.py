@@ -63,6 +63,14 @@ def test_what_a_party_says_stands_behind_its_line(watched):
     ]
 
 
+def test_the_last_that_was_said_stands_behind_a_phase_that_goes_on(watched):
+    waiting = ProgressLine("server", "query.hello", 1, 4, "waiting for kirc")
+    assert watched(0, waiting) == ["server: query.hello 25% (waiting for kirc)"]
+    assert watched(20) == ["query.hello goes on (20 s); server: waiting for kirc"]
+    watched(0, event("train.local", 0))
+    assert watched(20) == ["train.local goes on (20 s)"]
+
+
 @pytest.fixture
 def board(monkeypatch):
     """A board at a clock, and what it shows: cells by party, in the order of the columns."""

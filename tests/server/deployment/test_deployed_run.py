@@ -131,17 +131,18 @@ class FakeFlower:
         self.calls.append(("start",))
         return "7"
 
-    def wait(self, run_id, is_over, patience, on_silence):
+    def wait(self, run_id, is_over, patience, on_silence, on_slow_start):
         assert (run_id, patience, is_over()) == ("7", PATIENCE_SECONDS, False)
         for seconds in self.silences:
             on_silence(seconds)
-        if isinstance(self.status, BaseException):
-            raise self.status
+            on_slow_start(seconds)
         if self.outcome is not None:
             path = self.run_config.parent / "server" / "outcome.json"
             path.parent.mkdir()
             path.write_text(json.dumps(self.outcome))
             assert is_over()
+        if isinstance(self.status, BaseException):
+            raise self.status
         return self.status
 
     def stop(self, run_id):
@@ -252,6 +253,29 @@ def test_a_superlink_that_is_silent_is_told(follow, capsys):
     for seconds in (15, 120):
         told = f"the SuperLink has not answered for {seconds} s; back within {PATIENCE_SECONDS:.0f} s, the run goes on"
         assert said.count(told) == 1
+        assert said.count(f"the ServerApp is not up {seconds} s after its SuperExec took the run; Flower gives") == 1
+
+
+def test_an_outcome_counts_though_flower_does_not_answer(follow):
+    """The ServerApp wrote it; without one, or with one that was not finished, Flower's silence is what there is."""
+    silence = EngineError("'flwr ls' had not answered in 120 s")
+    deployed, _, go = follow(outcome(), silence)
+    go()
+    assert json.loads((deployed.path / "results.json").read_text())["targets"] == outcome()["targets"]
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "told"),
+    [
+        (outcome(error="too few sites"), QuorumError, "too few sites"),
+        (outcome(targets={}), EngineError, "Flower ended the run as unknown"),
+        (None, EngineError, "'flwr ls' had not answered in 120 s"),
+    ],
+)
+def test_a_failed_or_unfinished_outcome_is_told_though_flower_does_not_answer(follow, found, error, told):
+    _, _, go = follow(found, EngineError("'flwr ls' had not answered in 120 s"))
+    with pytest.raises(error, match=told):
+        go()
 
 
 def test_failures_of_sites_are_raised_and_named(follow):

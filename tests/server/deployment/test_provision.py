@@ -550,13 +550,13 @@ def test_a_site_cannot_write_where_its_reviewed_app_lies(trial, name):
         assert writable == [folder / "state", folder / "audit"]
         assert service["ReadOnlyPaths"] == str(folder / "flwr")
     supernode = unit(folder / "fedsteph-supernode.service")["Service"]
-    assert supernode["RestartSec"] == "65"
+    assert (supernode["RestartSec"], supernode["TimeoutStartSec"]) == ("65", "600")
     assert supernode["ExecStartPre"].split()[1:] == ["doctor", "site", f"{folder}/site.yaml", "--quick"]
 
 
 def test_a_superlink_is_back_before_its_run_is_lost(trial):
     superlink = unit(trial / "server" / "fedsteph-superlink.service")["Service"]
-    assert int(superlink["RestartSec"]) < 6
+    assert int(superlink["RestartSec"]) < 6 and superlink["TimeoutStartSec"] == "600"
     assert superlink["ExecStartPre"].split()[1:] == ["doctor", "server", f"{trial}/server", "--before-start"]
     superexec = unit(trial / "server" / "fedsteph-superexec.service")["Unit"]
     assert "Requires" not in superexec

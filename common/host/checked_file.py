@@ -91,11 +91,13 @@ def kept(path: Path, read: Callable[[Path], T]) -> T | None:
 
     A damaged file is set aside with a warning, as ``NAME.damaged``, and None is returned: the work is done again.
     """
-    if not path.exists():
-        return None
     try:
         return read(path)
+    except FileNotFoundError:  # also where another process has just finished with it
+        return None
     except ModelFileError as error:
+        if not path.exists():
+            return None
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
         _log.warning("%s %s; it is set aside as %s and made again", path, error.what, aside.name)

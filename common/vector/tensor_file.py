@@ -20,6 +20,7 @@ from fedsteph.common.model.encoder_shapes import Shape
 
 METADATA = "__metadata__"
 Layout = Mapping[str, tuple[str, Shape]]  # name -> dtype and shape of a tensor
+_OLD = {"format", "description", "architecture", "m0"}  # metadata of files without a digest
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -77,9 +78,9 @@ def require_layout(
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The same file with this metadata, in this order; safetensors itself writes the keys in a random order."""
+    """A file without metadata, with this one, in this order; safetensors itself writes the keys in a random order."""
     header, start = _own_header(content)
-    return _encoded(header | {METADATA: dict(metadata)}) + content[start:]
+    return _encoded({METADATA: dict(metadata)} | header) + content[start:]
 
 
 def stamped(content: bytes) -> bytes:
@@ -97,10 +98,10 @@ def unstamped(content: bytes, where: str, remedy: str) -> bytes:
     """
     header, start = read_header(content, where, ModelFileError, len(content))
     metadata = header.get(METADATA)
-    if not isinstance(metadata, dict) or KEY not in metadata:
+    if isinstance(metadata, dict) and metadata.keys() <= _OLD:
         tell_of_old_files()
         return content
-    plain = {key: value for key, value in metadata.items() if key != KEY}
+    plain = {} if not isinstance(metadata, dict) else {key: value for key, value in metadata.items() if key != KEY}
     found = _encoded(header | {METADATA: plain}) + content[start:]
     if stamped(found) != content:
         raise ModelFileError("is damaged: its content does not fit its digest", where=where, remedy=remedy)

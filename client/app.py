@@ -70,14 +70,13 @@ def train_local(message: Message, context: Context) -> Message:
     def answer(site: Site, member: Membership, request: TrainLocal, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.outgoing import require_shareable
         from fedsteph.client.sharing.shared_model import train_shared
-        from fedsteph.client.site.own_models import train_own
 
         workspace = _workspace(site, request)
         if not request.every_fold:
             require_shareable(workspace)  # fail before training if this source may not share
         site_log(site).info("%s", workspace.cohort.storage)
         log = ProgressLog(site.state, site.name)
-        folds = [partial(train_own, workspace, fold) for fold in range(len(workspace.splits))]
+        folds = [partial(workspace.train_local, fold) for fold in range(len(workspace.splits))]
         trainings = folds if request.every_fold else [partial(train_shared, workspace)]
         for done, training in enumerate(trainings):
             progress = partial(log.report, protocol.LOCAL, message=f"model {done + 1} of {len(trainings)}")
@@ -145,7 +144,6 @@ def merge(message: Message, context: Context) -> Message:
         from fedsteph.client.report.page_process import draw_afterwards
         from fedsteph.client.sharing.averaging_rounds import kept_globals
         from fedsteph.client.sharing.incoming import incoming
-        from fedsteph.client.site.own_models import train_every_fold
         from fedsteph.client.target.enhance import enhance_target
         from fedsteph.client.target.results import public_view
 
@@ -161,7 +159,7 @@ def merge(message: Message, context: Context) -> Message:
             at = min(int(done * folds / total) + 1, folds)
             progress.report(protocol.MERGE, done, total, f"fold {at} of {folds}")
 
-        train_every_fold(workspace)  # where the data have changed since its training phase
+        workspace.train_every_fold()  # where the data have changed since its training phase
         result = enhance_target(workspace, vectors, report, together)
         if site.file.page:
             draw_afterwards(site, context.node_config["site-config"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from flwr.app import Context
@@ -10,13 +9,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import ConfigError, FedstephError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress_log import ProgressLog
 from fedsteph.common.trust.audit_log import AuditLog
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import read_roster
 from fedsteph.server.federation import Federation
-from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.server.manifest import CONFIG_FILE, read_manifest
 from fedsteph.server.outcome import OUTCOME_FILE
 
 app = ServerApp()
@@ -33,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
             remedy="Make one with 'fedsteph simulate --prepare --out DIR', or start the run with 'fedsteph run'",
         )
     config = load_config(run_folder / CONFIG_FILE)
-    manifest = json.loads((run_folder / MANIFEST_FILE).read_text())
+    manifest = read_manifest(run_folder)
     roster = read_roster(run_folder / ROSTER_FILE, manifest["digests"]["roster"])
     folder = run_folder / "server"
     report = ProgressLog(folder, "server").report
@@ -44,4 +43,4 @@ def main(grid: Grid, context: Context) -> None:
         federation.outcome.error = str(error)
         raise
     finally:
-        atomic.write_json(folder / OUTCOME_FILE, federation.outcome.to_dict())
+        checked_file.write_json(folder / OUTCOME_FILE, federation.outcome.to_dict())

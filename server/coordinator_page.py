@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from fedsteph.common.report.transfer import relayed, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.vector.shared_part import description
 from fedsteph.common.wire.messages import MergeReply
-from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.server.manifest import CONFIG_FILE, read_manifest
 from fedsteph.server.outcome import Outcome
 
 _AUDIENCE = "For the coordinator and partners: only what each site's policy lets out"
@@ -23,7 +22,7 @@ _AUDIENCE = "For the coordinator and partners: only what each site's policy lets
 
 def run_page(run: Path, outcome: Outcome) -> Page:
     """The page of a run folder."""
-    config, manifest = load_config(run / CONFIG_FILE), json.loads((run / MANIFEST_FILE).read_text())
+    config, manifest = load_config(run / CONFIG_FILE), read_manifest(run)
     sections = [
         _sites(outcome),
         _scores(outcome.targets),

@@ -11,7 +11,8 @@ from typing import Any
 
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import Config
-from fedsteph.common.errors import ConfigError
+from fedsteph.common.errors import ConfigError, RunFolderError
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.trust.roster import Roster
 from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.common.wire.messages import MAX_ENVELOPES
@@ -51,6 +52,19 @@ def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
             "splits": config.evaluation.split_seed,
         },
     }
+
+
+def read_manifest(run_folder: Path) -> dict[str, Any]:
+    """The manifest in a run folder.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    remedy = "Restore it from a backup, or begin a new run in another folder"
+    found = read_json(run_folder / MANIFEST_FILE, RunFolderError, remedy)
+    if not isinstance(found.get("digests"), dict) or not {"run", "audit", "versions", "seeds"} <= found.keys():
+        raise RunFolderError("is damaged", where=run_folder / MANIFEST_FILE, remedy=remedy)
+    return found
 
 
 def _require_messages_that_fit(config: Config) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import RunFolderError
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.wire.messages import MergeReply
 
 OUTCOME_FILE = "outcome.json"
@@ -61,7 +61,7 @@ class Outcome:
         path = run / "server" / OUTCOME_FILE
         if not path.exists():
             raise RunFolderError("has no results yet", where=run, remedy="Let the run come to its end")
-        content = json.loads(path.read_text())
+        content = read_json(path, RunFolderError, "Run it again")
         content["targets"] = {name: build(MergeReply, told, path) for name, told in content["targets"].items()}
         content["failures"] = [Failure(**failure) for failure in content["failures"]]
         return cls(**content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fedsteph.client.sharing.shared_model import train_shareable
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import digest
+from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import ABMIL, model_digest, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
@@ -46,12 +48,15 @@ def reference_vectors(
     key = digest([model_digest(shared), [patient.id for patient in cohort.patients]])
     folder = workspace.base_folder / f"references-{key[:12]}"
     m0, vectors = pinned_model(recipe.model), []
+    load = partial(load_abmil, dropout=recipe.model.dropout)
     for k, members in enumerate(inside):
         path = folder / f"reference_{k}.safetensors"
-        if not path.exists():
+        model = kept(path, load)
+        if model is None:
             half = cohort.subset([cohort.patients[i].id for i in np.flatnonzero(members)])
             _train(workspace, half, path, f"reference {k}", part(progress, k, n_references))
-        vectors.append(TaskVector.between(load_abmil(path, dropout=recipe.model.dropout), m0))
+            model = load(path)
+        vectors.append(TaskVector.between(model, m0))
         progress(k + 1, n_references)
     return vectors, inside
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.splits import make_splits
-from fedsteph.client.models.local_file import load_trained, train_file
+from fedsteph.client.models.local_file import train_file
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.errors import SplitError
@@ -46,6 +46,6 @@ def inner_folds(workspace: Workspace, fold: int, progress: Progress = silent) ->
         train, name = cohort.subset(split.train), f"{label}, inner fold {j}"
         path = workspace.fold_folder(fold) / f"inner_{j}_of_{n}.safetensors"
         here, device = part(progress, j, n), workspace.device
-        train_file(path, train, recipe, label=name, device=device, progress=here, with_reference=False)
-        found.append(InnerFold(name, train, cohort.subset(split.test), load_trained(path, recipe)))
+        local = train_file(path, train, recipe, label=name, device=device, progress=here, with_reference=False)
+        found.append(InnerFold(name, train, cohort.subset(split.test), local))
     return found

@@ -6,7 +6,6 @@ vector nor the model that STEPH is compared with has seen the validation patient
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +21,9 @@ from fedsteph.client.steph.fit import collapsed, fit_steph
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.host import atomic
+from fedsteph.common.config.schema import build
+from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.model.concordance import Pairs, pairs
@@ -64,7 +65,7 @@ def select(
     Raises:
         FedstephError: as :func:`fedsteph.client.steph.fit.fit_steph`.
     """
-    scores: dict[str, InnerScore] = _read(cache)
+    scores: dict[str, InnerScore] = checked_file.kept(cache, _read) or {}
     for j, fold in enumerate(inner):
         scores[f"{j}/local"] = _score(fold.local, fold.validation, device)
         for i, gamma in enumerate(gammas(recipe)):
@@ -82,7 +83,7 @@ def select(
             )
             score = _score(steph, fold.validation, device)
             scores[name] = replace(score, collapsed=collapsed(steph, fold.train, device))
-            atomic.write_json(cache, {name: asdict(score) for name, score in scores.items()})
+            checked_file.write_json(cache, {name: asdict(score) for name, score in scores.items()})
     return _choose(scores, recipe)
 
 
@@ -155,7 +156,9 @@ def _names(recipe: Recipe) -> list[str]:
 
 
 def _read(cache: Path) -> dict[str, InnerScore]:
-    if not cache.exists():
-        return {}
-    kept = json.loads(cache.read_text()).items()
-    return {name: InnerScore(**score) for name, score in kept if "error" in score}  # others are of an earlier version
+    try:
+        found = checked_file.read_json(cache).items()
+        # Those of an earlier version have no error, and are made again.
+        return {name: build(InnerScore, score, cache) for name, score in found if "error" in score}
+    except (ConfigError, TypeError) as error:
+        raise ModelFileError("is damaged", where=cache) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import ModelFileError
+from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.abmil import ABMIL
 
@@ -25,8 +27,10 @@ def train_file(
     device: torch.device,
     progress: Progress = silent,
     with_reference: bool = True,
-) -> None:
-    """Train a local model on all of ``cohort`` and save it, unless its file exists.
+) -> ABMIL:
+    """Train a local model on all of ``cohort`` and save it, or load it if it was trained before.
+
+    A damaged file is set aside, and the model trained again; it has the same weights.
 
     Args:
         label: name of the training part, from which the seed is derived.
@@ -35,20 +39,21 @@ def train_file(
     Raises:
         TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
     """
-    if path.exists():
-        return
+    found = kept(path, partial(load_abmil, dropout=recipe.model.dropout))
+    if found is not None:
+        return found
     run = TrainingRun(device, path.with_suffix(".checkpoint"), progress)
     model = train_local(cohort, recipe, label=label, run=run)
     reference = reference_risks(model, cohort, device) if with_reference else None
     save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=cohort.encoder, reference=reference)
+    return load_abmil(path, dropout=recipe.model.dropout)
 
 
-def load_trained(path: Path, recipe: Recipe) -> ABMIL:
-    """Load a local model.
+def require_trained(path: Path) -> None:
+    """Refuse to go on without a model that an earlier phase trains.
 
     Raises:
-        ModelFileError: it was not trained yet, or its file is damaged.
+        ModelFileError: there is no such file.
     """
     if not path.exists():
         raise ModelFileError("was not trained yet", where=path, remedy="Start the run again; its first phase trains it")
-    return load_abmil(path, dropout=recipe.model.dropout)

@@ -9,24 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from fedsteph.client.data.bags import Cohort
+from fedsteph.client.models.model_header import (
+    FORMAT,
+    LEARNED,
+    LOCAL,
+    N_PERCENTILES,
+    REFERENCE,
+    REMEDY,
+    checked,
+    unfit,
+)
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import head_of, risks
-from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.config.schema import build
-from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import ABMIL, Architecture
-
-FORMAT = "fedsteph/model/v1"
-N_PERCENTILES = 101
-_REFERENCE, _LOCAL = "reference", "local."
+from fedsteph.common.vector.tensor_file import stamped, unstamped, with_metadata
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def save_abmil(
     Raises:
         ModelFileError: its weights are not finite.
     """
-    tensors = model.state_dict() | _as_tensors(_REFERENCE, reference)
+    tensors = model.state_dict() | _as_tensors(REFERENCE, reference)
     _save(path, tensors, kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, encoder=encoder)
 
 
@@ -95,11 +99,11 @@ def save_steph(
     Raises:
         ModelFileError: its weights are not finite.
     """
-    tensors = {f"learned.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | _as_tensors(_REFERENCE, reference)
+    tensors = {f"{LEARNED}{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | _as_tensors(REFERENCE, reference)
     if local is not None:
-        tensors |= {f"{_LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
-        tensors |= _as_tensors(f"{_LOCAL}{_REFERENCE}", local.reference)
+        tensors |= {f"{LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
+        tensors |= _as_tensors(f"{LOCAL}{REFERENCE}", local.reference)
     _save(
         path,
         tensors,
@@ -136,55 +140,32 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
     path = Path(path)
     if not path.is_file():
         raise ModelFileError("there is no such file", where=path, remedy="Give the path of a model")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ModelFileError(
-            "cannot be read as safetensors",
-            where=path,
-            remedy="Give the path of a model that fedsteph wrote",
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise ModelFileError(f"is not a {FORMAT} file", where=path, remedy="Give a model that fedsteph wrote")
+    told, content = checked(path)
+    tensors = safetensors.torch.load(unstamped(content, str(path), REMEDY))
     if not _finite(tensors.values()):
         raise ModelFileError("holds weights that are not finite", where=path, remedy="Train or merge it again")
     try:
-        description = json.loads(metadata["description"])
-        architecture = build(Architecture, description["architecture"], path, "architecture.")
-        reference, local = _reference(tensors, _REFERENCE), None
-        if description["kind"] == "abmil":
-            model: nn.Module = ABMIL(architecture, dropout)
+        reference, local = _reference(tensors, REFERENCE), None
+        if told.steph is None:
+            model: nn.Module = ABMIL(told.architecture, dropout)
             model.load_state_dict(tensors)
         else:
-            local = _local(architecture, dropout, tensors)
-            mixture = _mixture(architecture, tensors, len(description["sources"]))
-            model = Steph(mixture, build(StephConfig, description["steph"], path, "steph."), dropout)
-            model.load_state_dict({n.removeprefix("learned."): t for n, t in tensors.items()})
-        sources = tuple(description.get("sources", ()))
-        return LoadedModel(model.eval(), architecture, sources, description["encoder"], reference, local)
-    except (KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
-        raise ModelFileError(
-            "its tensors do not fit its description", where=path, remedy="Train or merge it again"
-        ) from error
-
-
-def _mixture(architecture: Architecture, tensors: dict[str, Tensor], n_sources: int) -> Mixture:
-    theta_0, stack = tensors.pop("theta_0"), tensors.pop("stack")
-    n = architecture.n_merged
-    if theta_0.shape != (n,) or stack.shape != (1 + n_sources, n):
-        raise ValueError("the vectors are not of this architecture or not one per source")
-    return Mixture(architecture, theta_0, stack)
+            local = _local(told.architecture, dropout, tensors)
+            mixture = Mixture(told.architecture, tensors.pop("theta_0"), tensors.pop("stack"))
+            model = Steph(mixture, told.steph, dropout)
+            model.load_state_dict({n.removeprefix(LEARNED): t for n, t in tensors.items()})
+        return LoadedModel(model.eval(), told.architecture, told.sources, told.encoder, reference, local)
+    except (ValueError, RuntimeError) as error:
+        raise unfit(path, error) from error
 
 
 def _local(architecture: Architecture, dropout: float, tensors: dict[str, Tensor]) -> Local | None:
     """Remove the site's own model from the tensors of an enhanced one, and return it."""
-    names = [name for name in tensors if name.startswith(_LOCAL)]
+    names = [name for name in tensors if name.startswith(LOCAL)]
     if not names:
         return None
-    own = {name.removeprefix(_LOCAL): tensors.pop(name) for name in names}
-    reference = _reference(own, _REFERENCE)
+    own = {name.removeprefix(LOCAL): tensors.pop(name) for name in names}
+    reference = _reference(own, REFERENCE)
     model = ABMIL(architecture, dropout)
     model.load_state_dict(own)
     return Local(model.eval(), reference)
@@ -194,8 +175,8 @@ def _reference(tensors: dict[str, Tensor], name: str) -> np.ndarray | None:
     if name not in tensors:
         return None
     found = tensors.pop(name).double().numpy()
-    if found.shape != (N_PERCENTILES,) or (np.diff(found) < 0).any():
-        raise ValueError("the percentiles of the training patients' risks do not ascend, or are not 101")
+    if (np.diff(found) < 0).any():
+        raise ValueError("the percentiles of the training patients' risks do not ascend")
     return found
 
 
@@ -210,7 +191,7 @@ def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
             "the trained weights are not finite", where=path.name, remedy="Lower training.lr and train again"
         )
     metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
-    atomic.write_bytes(path, safetensors.torch.save(plain, metadata))
+    atomic.write_bytes(path, stamped(with_metadata(safetensors.torch.save(plain), metadata)))
 
 
 def _apart(tensor: Tensor) -> Tensor:

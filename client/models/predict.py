@@ -81,7 +81,8 @@ def predict(
 
     Raises:
         ModelFileError: ``model`` is not a model file.
-        DataError: a feature file (for example, of another encoder) or the labels cannot be used.
+        DataError: a feature file (for example, of another encoder) or the labels cannot be used, or a patient's risk or
+            survival is not finite.
     """
     loaded, cohort = _opened(model, Path(features), None if labels is None else Path(labels))
     return table_of(_views(loaded, cohort, report))
@@ -104,7 +105,8 @@ def predict_file(
 
     Raises:
         ModelFileError: ``model`` is not a model file.
-        DataError: a feature file (for example, of another encoder), the labels or ``out`` cannot be used.
+        DataError: a feature file (for example, of another encoder), the labels or ``out`` cannot be used, or a
+            patient's risk or survival is not finite; then nothing is written.
     """
     refuse_overwriting(out, (model, labels, features))
     loaded, cohort = _opened(model, features, labels)
@@ -186,9 +188,15 @@ def _view(name: str, loaded: LoadedModel, bag: Tensor, with_local: bool) -> Pati
     own = None
     if with_local and loaded.local is not None:
         own = survival_from_hazards(loaded.local.model(bags)[0].double()).numpy()
-    risk = float(risk_score(hazards.double()))
+    risk, survival = float(risk_score(hazards.double())), survival_from_hazards(hazards.double()).numpy()
+    if not np.isfinite([risk, *survival, *([] if own is None else own), *w.values(), *lam.values()]).all():
+        raise DataError(
+            "the model's risk or survival is not finite, so nothing is predicted for anyone",
+            where=f"patient {name}",
+            remedy="Look for extreme values in this patient's features, or leave the patient out",
+        )
     percentile = None if loaded.reference is None else _percentile(risk, loaded.reference)
-    return PatientView(name, risk, percentile, survival_from_hazards(hazards.double()).numpy(), own, w, lam)
+    return PatientView(name, risk, percentile, survival, own, w, lam)
 
 
 def _percentile(risk: float, reference: np.ndarray) -> float:

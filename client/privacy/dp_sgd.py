@@ -21,7 +21,7 @@ from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.errors import ModelFileError, TooSmallError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 from fedsteph.common.model.abmil import encode
 from fedsteph.common.model.survival import nll
 
@@ -48,7 +48,6 @@ def train_private(
 
     Raises:
         TooSmallError: there is no patient.
-        ModelFileError: the checkpoint is damaged.
         FeatureFileError: as :meth:`Cohort.bag` does.
     """
     n = len(cohort)
@@ -64,7 +63,7 @@ def train_private(
         state = state - change
         step += 1
         if run.checkpoint is not None and step < mechanism.steps:
-            atomic.write_arrays(run.checkpoint, seed=chance.words, step=np.array(step), state=state.numpy())
+            checked_file.write_arrays(run.checkpoint, seed=chance.words, step=np.array(step), state=state.numpy())
         run.progress(step, mechanism.steps)
     if run.checkpoint is not None:
         run.checkpoint.unlink(missing_ok=True)
@@ -117,16 +116,16 @@ def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:
 
 def _resumed(checkpoint: Path | None, size: int) -> tuple[Randomness, int, Tensor]:
     start = torch.zeros(size, dtype=torch.float64)
-    if checkpoint is None or not checkpoint.exists():
-        return Randomness.drawn(), 0, start
+    found = None if checkpoint is None else checked_file.kept(checkpoint, lambda path: _unfinished(path, start))
+    return found or (Randomness.drawn(), 0, start)
+
+
+def _unfinished(checkpoint: Path, start: Tensor) -> tuple[Randomness, int, Tensor]:
+    arrays = checked_file.read_arrays(checkpoint)
     try:
-        with np.load(checkpoint, allow_pickle=False) as kept:
-            step, state = int(kept["step"]), torch.from_numpy(kept["state"])
-            chance = Randomness(kept["seed"])
+        step, state, chance = int(arrays["step"]), torch.from_numpy(arrays["state"]), Randomness(arrays["seed"])
         if state.shape != start.shape or state.dtype != start.dtype or step < 1:
             raise ValueError("another training's")
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ModelFileError(
-            "the checkpoint is damaged", where=checkpoint, remedy="Delete it; training starts again"
-        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError("is damaged", where=checkpoint) from error
     return chance, step, state

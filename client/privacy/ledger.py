@@ -22,6 +22,7 @@ from fedsteph.client.privacy.accounting import Mechanism, epsilon
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import BudgetPolicyError, ConfigError, LedgerError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.checked_file import KEY
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines
 
@@ -151,7 +152,8 @@ class Ledger:
         if content:
             # After a crash, the file may have one entry more than the audit log knows.
             one_less = _parsed(content, self._path)[:-1]
-            if audited in (_sha256(content), _sha256(_encoded(one_less)) if one_less else None):
+            before = {_sha256(_encoded(one_less)), _sha256(_plain(one_less))} if one_less else {None}
+            if audited in {_sha256(content), *before}:
                 return content
         what = "is not the one in the audit log" if content else "is missing, though the audit log knows of one"
         raise LedgerError(what, where=self._path, remedy=_REMEDY)
@@ -175,7 +177,20 @@ def require_within(entries: Sequence[Entry], budget: float | None, where: Path) 
 
 
 def _encoded(entries: Sequence[Entry]) -> bytes:
-    return (json.dumps({"format": _FORMAT, "entries": [asdict(one) for one in entries]}, indent=1) + "\n").encode()
+    return _text({**_content(entries), KEY: _sha256(_plain(entries))})
+
+
+def _plain(entries: Sequence[Entry]) -> bytes:
+    """As earlier versions wrote it, without its digest."""
+    return _text(_content(entries))
+
+
+def _content(entries: Sequence[Entry]) -> dict[str, Any]:
+    return {"format": _FORMAT, "entries": [asdict(one) for one in entries]}
+
+
+def _text(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _parsed(content: bytes, where: Path) -> list[Entry]:
@@ -183,8 +198,12 @@ def _parsed(content: bytes, where: Path) -> list[Entry]:
         return []
     try:
         found: Any = json.loads(content)
-        if found.keys() != {"format", "entries"} or found["format"] != _FORMAT:
+        if not {"format", "entries"} <= found.keys() <= {"format", "entries", KEY} or found["format"] != _FORMAT:
             raise ValueError("another format")
+        if KEY in found:  # the audit log does not know the last entry yet after a crash
+            told = found.pop(KEY)
+            if told != _sha256(_text(found)) or content != _text({**found, KEY: told}):
+                raise ValueError("another digest")
         return [build(Entry, fields, where) for fields in found["entries"]]
     except (ValueError, AttributeError, TypeError, RecursionError, ConfigError) as error:
         raise LedgerError("is damaged", where=where, remedy=_REMEDY) from error

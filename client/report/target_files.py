@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from fedsteph.client.steph.dynamics import read_dynamics
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.enhance import RECIPE_FILE, RESULT_FILE
 from fedsteph.client.target.enhanced_model import DYNAMICS_FILE
-from fedsteph.client.target.evidence import AGAIN, FILE, Evidence, read_evidence
+from fedsteph.client.target.evidence import FILE, Evidence, read_evidence
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.schema import build
-from fedsteph.common.errors import ModelFileError
+from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.host.checked_file import AGAIN, read_json
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,11 @@ class TargetFiles:
             )
         if not (state / RECIPE_FILE).exists():
             raise ModelFileError("is of an earlier version", where=path, remedy=AGAIN)
-        recipe = json.loads((state / RECIPE_FILE).read_text())
-        return cls(state, TargetResult.read(path), build(Recipe, recipe, state / RECIPE_FILE))
+        try:
+            recipe = build(Recipe, read_json(state / RECIPE_FILE), state / RECIPE_FILE)
+        except ConfigError as error:
+            raise ModelFileError("is of an earlier version", where=state / RECIPE_FILE, remedy=AGAIN) from error
+        return cls(state, TargetResult.read(path), recipe)
 
     @property
     def n_folds(self) -> int:

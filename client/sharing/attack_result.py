@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 
 FORMAT = "fedsteph/privacy-audit/v1"
 
@@ -24,15 +23,11 @@ def result_path(state: Path, content_sha256: str) -> Path:
 
 def write_result(state: Path, result: dict[str, Any]) -> None:
     """Write a result; it replaces an earlier one for the same vector file."""
-    atomic.write_json(result_path(state, result["content_sha256"]), result)
+    checked_file.write_json(result_path(state, result["content_sha256"]), result)
 
 
 def read_result(state: Path, content_sha256: str) -> dict[str, Any] | None:
     """The stored result for a vector file; None if it is missing, unreadable or for another file."""
     path = result_path(state, content_sha256)
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    same = isinstance(found, dict) and (found.get("format"), found.get("content_sha256")) == (FORMAT, content_sha256)
-    return found if same else None
+    found = checked_file.kept(path, checked_file.read_json) or {}
+    return found if (found.get("format"), found.get("content_sha256")) == (FORMAT, content_sha256) else None

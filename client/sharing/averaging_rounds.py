@@ -24,9 +24,11 @@ from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import ProtocolError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.checked_file import kept
 from fedsteph.common.model.abmil import Architecture, pinned_model
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.tensor_file import read_stamped, stamped
 from fedsteph.common.vector.vector_file import read_vector, write_vector
 
 
@@ -78,6 +80,11 @@ def read_global(workspace: Workspace, content: bytes, max_norm: float) -> TaskVe
     )
 
 
+def read_kept(workspace: Workspace, path: Path, max_norm: float) -> TaskVector:
+    """Read a global encoder that was kept on disk; errors as :func:`read_global`, and ModelFileError if damaged."""
+    return read_global(workspace, read_stamped(path, "Begin a new run"), max_norm)
+
+
 def keep_globals(workspace: Workspace, folder: Path, method: str, encoders: Mapping[str, bytes], norm: float) -> None:
     """Store the global encoders of the last round, from which the target fine-tunes; errors as :func:`train_round`."""
     folds = [str(fold) for fold in range(len(workspace.splits))]
@@ -85,7 +92,7 @@ def keep_globals(workspace: Workspace, folder: Path, method: str, encoders: Mapp
         raise ProtocolError("does not bring one encoder per fold", where="last round")
     vectors = {fold: read_global(workspace, encoders[fold], norm) for fold in folds}  # check all before writing any
     for fold, vector in vectors.items():
-        atomic.write_bytes(folder / f"{method}_fold_{fold}" / "global.safetensors", write_vector(vector))
+        atomic.write_bytes(folder / f"{method}_fold_{fold}" / "global.safetensors", stamped(write_vector(vector)))
 
 
 def kept_globals(workspace: Workspace, folder: Path, max_norm: float) -> list[dict[str, TaskVector]]:
@@ -93,9 +100,7 @@ def kept_globals(workspace: Workspace, folder: Path, max_norm: float) -> list[di
     found: list[dict[str, TaskVector]] = []
     for fold in range(len(workspace.splits)):
         paths = {method: folder / f"{method}_fold_{fold}" / "global.safetensors" for method in METHODS}
-        found.append(
-            {m: read_global(workspace, path.read_bytes(), max_norm) for m, path in paths.items() if path.exists()}
-        )
+        found.append({m: read_kept(workspace, path, max_norm) for m, path in paths.items() if path.exists()})
     return found
 
 
@@ -103,10 +108,11 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
     recipe, path = workspace.recipe, folder / f"round_{round_}.safetensors"
     m0 = pinned_model(recipe.model)
     begun, origin = path.with_suffix(".start"), _digest(start)
-    if path.exists() and begun.read_text() != origin:
+    if begun.exists() and begun.read_text(errors="replace") != origin:
         # Otherwise the server could train from encoders of its choice, and learn more of the site than averages show.
         raise ProtocolError("begins at another encoder than when it was asked for before", where=f"round {round_}")
-    if not path.exists():
+    trained = kept(path, load_abmil)
+    if trained is None:
         before = folder / f"round_{round_ - 1}.safetensors"
         if round_ and not before.exists():
             raise ProtocolError("skips a round", where=f"round {round_}")
@@ -133,7 +139,8 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
         save_abmil(path, model.cpu(), m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
         for old in folder.glob(f"round_{round_ - 2}.*"):
             old.unlink()  # only this round's model and the previous round's head are read again
-    return write_vector(TaskVector.between(load_abmil(path), pinned_model(recipe.model)))
+        trained = load_abmil(path)
+    return write_vector(TaskVector.between(trained, pinned_model(recipe.model)))
 
 
 def _digest(start: TaskVector | None) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ReplayedEnvelopeError, RunFolderError, WrongRunError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 
 SENT_FILE = "sent.json"
 RECEIVED_FILE = "received.json"
@@ -41,7 +40,7 @@ def enter_run(state: Path, run: str) -> None:
         raise WrongRunError("the run was left for a newer one", where="request")
     if run != current or not path.exists():
         gone = [*left, current] if run != current else left
-        atomic.write_json(path, {"current": run, "left": gone})
+        checked_file.write_json(path, {"current": run, "left": gone})
 
 
 def next_sequence(state: Path) -> int:
@@ -59,7 +58,7 @@ def next_sequence(state: Path) -> int:
     number = max(number + 1, time.time_ns() // 1_000_000)
     if number >= 2**63:
         raise RunFolderError("holds a number out of range", where=path, remedy="Delete it")
-    atomic.write_json(path, {"sequence": number})
+    checked_file.write_json(path, {"sequence": number})
     return number
 
 
@@ -84,7 +83,7 @@ def accept_once(state: Path, sender: str, sequence: int, envelope: bytes) -> Non
     if last is not None and sequence <= last.sequence:
         raise ReplayedEnvelopeError("is not newer than the last that was accepted", where="envelope")
     seen[sender] = new
-    atomic.write_json(path, {key: asdict(value) for key, value in seen.items()})
+    checked_file.write_json(path, {key: asdict(value) for key, value in seen.items()})
 
 
 def _last(value: object, path: Path) -> _Last:
@@ -95,10 +94,4 @@ def _last(value: object, path: Path) -> _Last:
 
 
 def _read(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup") from error
-    if not isinstance(content, dict):
-        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup")
-    return content
+    return checked_file.read_json(path, RunFolderError, "Restore it from a backup")

@@ -5,28 +5,27 @@ A site never deploys its DP-SGD model: a deployed model does not leave, so noise
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.models.local_file import load_trained
-from fedsteph.client.models.model_file import save_abmil
+from fedsteph.client.models.local_file import require_trained
+from fedsteph.client.models.model_file import load_abmil, save_abmil
 from fedsteph.client.privacy.dp_settings import DpSgd, Guarantee
 from fedsteph.client.privacy.dp_sgd import train_private
 from fedsteph.client.privacy.trained_part import TrainedPart
-from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 
 _GUARANTEE = "guarantee.json"
+_DELETE = "Restore it from a backup, or delete its folder: training starts again, and costs privacy again"
 
 
 def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
@@ -36,14 +35,14 @@ def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
         ConfigError: DP-SGD would train layers that the federation does not share.
     """
     if workspace.site.file.dp_sgd is None:
-        return train_own(workspace, 0, progress)
+        return workspace.train_local(0, progress)
     _require_shared(workspace)
     path = _shared_path(workspace)
     if not path.exists():
         cohort = workspace.train_part(0)
         found = _settings(workspace).guarantee(len(cohort))
         model = _private(workspace, cohort, found, TrainingRun(workspace.device, path.with_suffix(".npz"), progress))
-        atomic.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
+        checked_file.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
         save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=cohort.encoder)
     return shared_model(workspace)
 
@@ -58,7 +57,7 @@ def shared_model(workspace: Workspace) -> ABMIL:
     if workspace.site.file.dp_sgd is None:
         return workspace.local_model(0)
     _require_shared(workspace)
-    return load_trained(_shared_path(workspace), workspace.recipe)
+    return _load(_shared_path(workspace), workspace)
 
 
 def guarantee(workspace: Workspace) -> Guarantee | None:
@@ -73,10 +72,9 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
     if not path.exists():
         shared_model(workspace)
     try:
-        found: Guarantee = build(Guarantee, json.loads(path.read_text()), path)
-        return found
-    except (OSError, ValueError, ConfigError) as error:
-        raise ModelFileError("is damaged", where=path, remedy="Delete its folder; training starts again") from error
+        return build(Guarantee, checked_file.read_json(path, remedy=_DELETE), path)
+    except ConfigError as error:
+        raise ModelFileError("is damaged", where=path, remedy=_DELETE) from error
 
 
 def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: TrainingRun) -> ABMIL:
@@ -111,7 +109,15 @@ def kept_model(workspace: Workspace) -> ABMIL | None:
     if workspace.site.file.dp_sgd is None:
         return workspace.local_model(0)
     path = _shared_path(workspace)
-    return load_trained(path, workspace.recipe) if path.exists() else None
+    return _load(path, workspace) if path.exists() else None
+
+
+def _load(path: Path, workspace: Workspace) -> ABMIL:
+    require_trained(path)
+    try:
+        return load_abmil(path, dropout=workspace.recipe.model.dropout)
+    except ModelFileError as error:  # not made again unasked: its noise would be new, and its privacy cost too
+        raise ModelFileError(error.what, where=path, remedy=_DELETE) from error
 
 
 def _require_shared(workspace: Workspace) -> None:

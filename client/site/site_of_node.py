@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import TENSORBOARD, Site
-from fedsteph.common.errors import ConfigError
+from fedsteph.common.errors import ConfigError, RunFolderError
+from fedsteph.common.host.checked_file import read_json, tell_of_old_files, write_json
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 
 SIMULATED_SITES = "sites.json"
@@ -44,12 +45,35 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
     return _simulated_site(run_folder, index)
 
 
+def write_sites(run_folder: Path, sites: Sequence[Mapping[str, str]]) -> None:
+    """Write the file of a simulated run's sites: of each its name, folder and device, and the roster's digest."""
+    write_json(run_folder / SIMULATED_SITES, {"sites": [dict(site) for site in sites]})
+
+
+def read_sites(run_folder: Path) -> list[dict[str, str]]:
+    """Read the file of :func:`write_sites`.
+
+    Raises:
+        RunFolderError: it is damaged, or of an earlier version.
+    """
+    path = run_folder / SIMULATED_SITES
+    remedy = "Simulate in another folder"
+    try:
+        sites: Any = json.loads(path.read_bytes())
+        if isinstance(sites, list):  # of an earlier version
+            tell_of_old_files()
+        else:
+            sites = read_json(path, RunFolderError, remedy)["sites"]
+        return [{key: str(site[key]) for key in ("name", "folder", "device", "roster_sha256")} for site in sites]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunFolderError("is damaged", where=path, remedy=remedy) from error
+
+
 def _simulated_site(run_folder: Path, index: int) -> Site:
     """Site number ``index`` of a simulated run, with the run's keys and roster."""
-    plan = run_folder / SIMULATED_SITES
-    sites = json.loads(plan.read_text())
+    sites = read_sites(run_folder)
     if index >= len(sites):
-        raise ConfigError(f"there are {len(sites)} sites, and this is node {index}", where=plan)
+        raise ConfigError(f"there are {len(sites)} sites, and this is node {index}", where=run_folder / SIMULATED_SITES)
     entry, state = sites[index], run_folder / "sites" / sites[index]["name"]
     site = Site.open(Path(entry["folder"]), state=state, device=entry["device"])
     names = tuple(other["name"] for other in sites)

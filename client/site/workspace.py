@@ -11,12 +11,13 @@ import torch
 from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.splits import Split, make_splits, read_splits
-from fedsteph.client.models.local_file import load_trained
+from fedsteph.client.models.local_file import require_trained, train_file
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model import abmil
 
 METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
@@ -107,12 +108,25 @@ class Workspace:
         return self.cohort.subset(self.splits[fold].test)
 
     def local_model(self, fold: int) -> abmil.ABMIL:
-        """The site's own model of a fold, as trained before (:func:`fedsteph.client.site.own_models.train_own`).
+        """The site's own model of a fold, as trained before; it is trained again if its file is damaged.
 
         Raises:
-            ModelFileError: it was not trained yet, or its file is damaged.
+            ModelFileError: it was not trained yet.
         """
-        return load_trained(self.local_path(fold), self.recipe)
+        require_trained(self.local_path(fold))
+        return self.train_local(fold)
+
+    def train_local(self, fold: int, progress: Progress = silent) -> abmil.ABMIL:
+        """Train the site's own model of a fold, unless it was trained before, and return it."""
+        path, device = self.local_path(fold), self.device
+        return train_file(
+            path, self.train_part(fold), self.recipe, label=f"fold {fold}", device=device, progress=progress
+        )
+
+    def train_every_fold(self) -> None:
+        """Train the site's own models that are missing."""
+        for fold in range(len(self.splits)):
+            self.train_local(fold)
 
 
 def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:

@@ -7,8 +7,6 @@ which it was killed is missing.
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,7 @@ from torch import Tensor
 
 from fedsteph.client.steph.model import Routing
 from fedsteph.client.steph.usage import Usage, usage_of
-from fedsteph.common.errors import ModelFileError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLLAPSED_BELOW = 1e-3  # limit of the largest w, averaged over patients
@@ -34,9 +31,9 @@ class Dynamics:
         self._sources = tuple(sources)
         self._epochs: dict[int, dict[str, Any]] = {}
         self._met: dict[str, tuple[Tensor, ...]] = {}
-        with contextlib.suppress(ModelFileError):  # a damaged file is replaced, because training does not need it
-            if (found := read_dynamics(path)) is not None and found["sources"] == list(sources):
-                self._epochs = {int(one["epoch"]): one for one in found["epochs"]}
+        found = checked_file.kept(path, checked_file.read_json) or {}
+        if found.get("sources") == list(sources):
+            self._epochs = {int(one["epoch"]): one for one in found["epochs"]}
 
     def note(self, ids: Sequence[str], routing: Routing) -> None:
         """Record how some patients were merged; the last pass in an epoch counts."""
@@ -52,7 +49,7 @@ class Dynamics:
         found = {"epoch": epoch, **_summary(usage_of(Routing(w, lam, kept)))}
         self._epochs[epoch] = found
         whole = [self._epochs[k] for k in sorted(self._epochs)]
-        atomic.write_json(self._path, {"sources": list(self._sources), "patients": n_patients, "epochs": whole})
+        checked_file.write_json(self._path, {"sources": list(self._sources), "patients": n_patients, "epochs": whole})
         median = QUANTILES.index(0.5)
         by_source = {
             f"{key}/{name}": values[median]
@@ -69,13 +66,7 @@ def read_dynamics(path: Path) -> dict[str, Any] | None:
     Raises:
         ModelFileError: the file is damaged.
     """
-    if not path.exists():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelFileError("is damaged", where=path, remedy="Delete it: the page then goes without") from error
-    return found
+    return checked_file.read_json(path, remedy="Delete it: the page then goes without") if path.exists() else None
 
 
 def collapsed_in(epochs: Sequence[dict[str, Any]]) -> int | None:

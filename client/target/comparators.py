@@ -12,7 +12,7 @@ from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.task import Task
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import Progress, part, silent
 
 
@@ -41,16 +41,18 @@ def compare(task: Task, progress: Progress = silent, names: Sequence[str] | None
     names = comparators_of(task) if names is None else names
     for i, name in enumerate(names):
         path = task.folder / f"{name}.npz"
-        if not path.exists():
+        kept = checked_file.kept(path, _kept)
+        if kept is None:
             trained = REGISTRY[name](task, part(progress, i, len(names)))
             test = task.workspace.test_part(task.fold)
             hazards = predict_hazards(trained.model, test, task.device)
-            atomic.write_arrays(path, hazards=hazards, learnable=trained.learnable)
-        found[name] = _kept(path)
+            checked_file.write_arrays(path, hazards=hazards, learnable=trained.learnable)
+            kept = Compared(hazards, trained.learnable)
+        found[name] = kept
         progress(i + 1, len(names))
     return found
 
 
 def _kept(path: Path) -> Compared:
-    with np.load(path) as file:
-        return Compared(file["hazards"], int(file["learnable"]))
+    arrays = checked_file.read_arrays(path)
+    return Compared(arrays["hazards"], int(arrays["learnable"]))

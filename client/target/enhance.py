@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsteph.client.methods.task import Task, vectors_digest
-from fedsteph.client.site.own_models import train_every_fold
+from fedsteph.client.models.model_file import load_model
 from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -21,7 +21,7 @@ from fedsteph.client.target.train_alone import local_recipe
 from fedsteph.common.config.recipe import to_dict
 from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.vector.task_vector import TaskVector
@@ -60,7 +60,7 @@ def enhance(
         raise VectorFileError("there is none to merge", where="vectors", remedy="Give at least one source's")
     for name, vector in vectors.items():
         _require_usable(workspace, name, vector)
-    train_every_fold(workspace)
+    workspace.train_every_fold()
     return enhance_target(workspace, dict(sorted(vectors.items())), report).to_dict()
 
 
@@ -104,8 +104,8 @@ def enhance_target(
     for k, fold in enumerate(folds):
         _deploy(workspace, result, k, fold)
     evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))
-    atomic.write_json(state / RECIPE_FILE, to_dict(workspace.recipe))
-    atomic.write_json(state / RESULT_FILE, result.to_dict())
+    checked_file.write_json(state / RECIPE_FILE, to_dict(workspace.recipe))
+    checked_file.write_json(state / RESULT_FILE, result.to_dict())
     return result
 
 
@@ -137,6 +137,7 @@ def _deploy(workspace: Workspace, result: TargetResult, k: int, fold: FoldResult
     write_card(workspace.local_path(k), workspace, result, "local", k)
     if fold.enhanced is not None:
         write_card(fold.enhanced, workspace, result, "steph", k)
+    load_model(fold.model)  # checked again, because a copy would carry damage on
     for made in (fold.model, fold.model.with_suffix(".md")):
         atomic.write_bytes(workspace.site.state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
 

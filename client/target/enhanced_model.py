@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedsteph.client.models.model_file import LoadedModel, Local, load_model, re
 from fedsteph.client.steph.dynamics import Dynamics
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.model import Steph
+from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress
 
 DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: w and lam by epoch of its training
@@ -34,9 +36,11 @@ def enhanced_model(task: Task, gamma: float, progress: Progress) -> Enhanced:
         gamma: weight of the aggregation loss.
     """
     path = task.folder / "steph.safetensors"
-    if not path.exists():
+    load = partial(load_model, dropout=task.recipe.model.dropout)
+    loaded = kept(path, load)
+    if loaded is None:
         _train(task, gamma, path, progress)
-    loaded = load_model(path, task.recipe.model.dropout)
+        loaded = load(path)
     assert isinstance(loaded.model, Steph)
     return Enhanced(path, loaded.model, *_references(task, loaded))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -13,11 +12,10 @@ import numpy as np
 
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.common.errors import ModelFileError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 
 FILE = "evidence.npz"
 _PER_PATIENT = ("ids", "fold", "times", "events", "w", "lam")
-AGAIN = "Run the same command again: it is written anew, and nothing is trained twice"
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def write_evidence(path: Path, found: Evidence) -> None:
     arrays = {name: getattr(found, name) for name in _PER_PATIENT}
     arrays |= {f"hazards.{name}": values for name, values in found.hazards.items()}
     arrays |= {f"cut_off.{name}": values for name, values in found.cut_off.items()}
-    atomic.write_arrays(path, sources=np.array(found.sources, dtype=np.str_), **arrays)
+    checked_file.write_arrays(path, sources=np.array(found.sources, dtype=np.str_), **arrays)
 
 
 def read_evidence(path: Path) -> Evidence:
@@ -123,12 +121,12 @@ def read_evidence(path: Path) -> Evidence:
         ModelFileError: the file is damaged, or missing, as in the work of an earlier version.
     """
     if not path.exists():
-        raise ModelFileError("is missing: an earlier version did this work", where=path, remedy=AGAIN)
+        raise ModelFileError("is missing: an earlier version did this work", where=path, remedy=checked_file.AGAIN)
+    arrays = checked_file.read_arrays(path)
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            return _evidence_in(dict(file))
-    except Exception as error:
-        raise ModelFileError("is damaged", where=path, remedy=AGAIN) from error
+        return _evidence_in(arrays)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelFileError("is damaged", where=path, remedy=checked_file.AGAIN) from error
 
 
 def _evidence_in(arrays: Mapping[str, Any]) -> Evidence:

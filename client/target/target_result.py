@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.steph.usage import SourceUse
-from fedsteph.client.target.evidence import AGAIN
 from fedsteph.common.config.recipe import SharingConfig, to_dict
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.host.checked_file import AGAIN, read_json
 from fedsteph.common.model.method_scores import MethodScores, MinusLocal
 
 
@@ -143,4 +142,4 @@ class TargetResult:
     @classmethod
     def read(cls, path: Path) -> TargetResult:
         """Read ``result.json``; errors as :meth:`of`."""
-        return cls.of(json.loads(path.read_text()), path)
+        return cls.of(read_json(path), path)

@@ -7,7 +7,6 @@ from typing import Any
 
 from fedsteph.client.data.bags import open_cohort
 from fedsteph.client.models.local_file import train_file
-from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.model_card import write_card
@@ -41,7 +40,7 @@ def train_site(site: Site, config: Config | None = None, report: Progress = sile
     recipe, n_folds = workspace.recipe, len(workspace.splits)
     tested = []
     for fold in range(n_folds):
-        model = train_own(workspace, fold, part(report, fold, n_folds + 1))
+        model = workspace.train_local(fold, part(report, fold, n_folds + 1))
         test = workspace.test_part(fold)
         risk = risks(model, test, workspace.device)
         tested.append(pairs(risk, test.times, test.events))

@@ -40,7 +40,6 @@ def fit(
     Raises:
         TooSmallError: the cohort has no patient to train on.
         TrainingError: the loss is not finite.
-        ModelFileError: the checkpoint is damaged.
         FeatureFileError: as :meth:`Cohort.bag` does.
     """
     model.to(run.device)

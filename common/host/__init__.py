@@ -1,1 +1,1 @@
-"""Atomic file writes, folder locks, the terminal, and progress reports."""
+"""Atomic file writes, checked reads, folder locks, the terminal, and progress reports."""

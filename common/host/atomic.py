@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from fedsteph.common.host.disk import writing
 
@@ -46,15 +41,3 @@ def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text atomically."""
     write_bytes(path, content.encode())
-
-
-def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write named arrays atomically in numpy's ``.npz`` format."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write indented, strict JSON atomically; NaN and Inf raise ValueError."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

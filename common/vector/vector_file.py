@@ -4,17 +4,13 @@ A file holds the tensors that the recipe's ``sharing`` selects (:mod:`fedsteph.c
 float16 or bfloat16 (F32, F16, BF16; little-endian). The reader takes the dtype from the recipe, not from the file, and
 refuses any other.
 
-safetensors guarantees memory safety only: it accepts NaN, Inf, extra or missing tensors, other dtypes, duplicate keys
-and megabytes of metadata. So the header is parsed here first, and every field is compared with what this federation
-expects. Only then are the tensors loaded.
+Every field of the header is compared with what this federation expects (:mod:`fedsteph.common.vector.tensor_file`).
+Only then are the tensors loaded.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -24,10 +20,10 @@ from fedsteph.common.config.run_config import MAX_NORM
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest
-from fedsteph.common.model.encoder_shapes import Shape
 from fedsteph.common.vector.reduction import reduced, restored
-from fedsteph.common.vector.shared_part import BYTES, WHOLE, shared_shapes
+from fedsteph.common.vector.shared_part import WHOLE, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.tensor_file import METADATA, read_header, require_layout, with_metadata
 
 FORMAT = "fedsteph/vector/v1"
 _MAX_HEADER = 8192  # bytes; a valid header has less than 1 kB
@@ -45,12 +41,8 @@ def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
     Raises:
         VectorRangeError: a value is out of range for the dtype.
     """
-    metadata = _metadata(vector.architecture, vector.m0_sha256)
-    content: bytes = safetensors.torch.save(reduced(vector, sharing), metadata)
-    start = 8 + int.from_bytes(content[:8], "little")
-    # safetensors writes the metadata keys in a random order; here they are put into a fixed one.
-    header = json.loads(content[8:start]) | {"__metadata__": metadata}
-    return content[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(start - 8) + content[start:]
+    content: bytes = safetensors.torch.save(reduced(vector, sharing))
+    return with_metadata(content, _metadata(vector.architecture, vector.m0_sha256))
 
 
 def read_vector(
@@ -74,8 +66,8 @@ def read_vector(
             ``max_norm``.
         VectorMismatchError: a well-formed vector of another architecture or M0.
     """
-    header, start = _header(content, where)
-    metadata = header.pop("__metadata__", None)
+    header, start = read_header(content, where, VectorFileError, _MAX_HEADER)
+    metadata = header.pop(METADATA, None)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise VectorFileError(f"is not a {FORMAT} file", where=where, remedy="Write it with this version")
     expected = _metadata(architecture, m0_sha256)
@@ -85,7 +77,8 @@ def read_vector(
         if metadata[key] != expected[key]:
             raise VectorMismatchError(f"the vector is of {meaning} than this federation's", where=where)
     shapes = shared_shapes(architecture.encoder_shapes, sharing)
-    _check_layout(header, len(content) - start, shapes, sharing.dtype, where)
+    layout = {name: (_FILE_DTYPES[sharing.dtype], shape) for name, shape in shapes.items()}
+    require_layout(header, len(content) - start, layout, where, VectorFileError)
     try:
         tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError) as error:
@@ -149,44 +142,3 @@ def load_vector(
 
 def _metadata(architecture: Architecture, m0_sha256: str) -> dict[str, str]:
     return {"format": FORMAT, "architecture": architecture.digest, "m0": m0_sha256}
-
-
-def _header(content: bytes, where: str) -> tuple[dict[str, Any], int]:
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > _MAX_HEADER or 8 + length > len(content):
-        raise VectorFileError("is truncated or its header is too long", where=where)
-    try:
-        header = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=_unique)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise VectorFileError("its header is not JSON with unique keys", where=where) from error
-    if not isinstance(header, dict):
-        raise VectorFileError("its header is not a JSON object", where=where)
-    return header, 8 + length
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("duplicate key")
-    return found
-
-
-def _check_layout(header: dict[str, Any], n_bytes: int, shapes: dict[str, Shape], dtype: Dtype, where: str) -> None:
-    stored = _FILE_DTYPES[dtype]
-    for name in sorted(header.keys() | shapes.keys()):
-        entry, shape = header.get(name), shapes.get(name)
-        if shape is None or not isinstance(entry, dict):
-            problem = "unexpected" if shape is None else "missing"
-            raise VectorFileError(f"{problem} tensor", where=f"{where}, tensor {name[:64]!r}")
-        if entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise VectorFileError("its header entry is malformed", where=f"{where}, tensor {name}")
-        if entry["dtype"] != stored or entry["shape"] != list(shape):
-            raise VectorFileError(f"must be {stored} {list(shape)}", where=f"{where}, tensor {name}")
-    try:
-        spans = sorted((int(begin), int(end)) for begin, end in (e["data_offsets"] for e in header.values()))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise VectorFileError("its data offsets are malformed", where=where) from error
-    ends = [0] + [end for _, end in spans]
-    size = BYTES[dtype] * sum(math.prod(shape) for shape in shapes.values())
-    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != n_bytes or n_bytes != size:
-        raise VectorFileError("its tensors do not fill the file exactly", where=where)

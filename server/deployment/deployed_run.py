@@ -16,7 +16,7 @@ from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, START_SECONDS, Flower
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RosterError, SiteError
-from fedsteph.common.host import atomic, console
+from fedsteph.common.host import atomic, checked_file, console
 from fedsteph.common.host.disk import require_room
 from fedsteph.common.host.monitor import watching
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
@@ -75,7 +75,7 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     shutil.rmtree(part, ignore_errors=True)
     write_roster(part / ROSTER_FILE, roster)
     atomic.write_text(part / CONFIG_FILE, dump_yaml(config))
-    atomic.write_json(part / MANIFEST_FILE, manifest(config, roster, server.audit))
+    checked_file.write_json(part / MANIFEST_FILE, manifest(config, roster, server.audit))
     part.rename(path)
     return Deployed(path, config, roster)
 
@@ -114,7 +114,7 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
         "recipe": digest(deployed.config.recipe),
         "roster": deployed.roster.digest,
     }
-    atomic.write_json(deployed.path / RESULTS_FILE, header | found)
+    checked_file.write_json(deployed.path / RESULTS_FILE, header | found)
     return outcome
 
 

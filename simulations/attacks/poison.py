@@ -7,7 +7,6 @@ folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from fedsteph.client.site.site import site_folders
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.host import atomic
+from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.common.report.csv_text import csv_text
 from fedsteph.simulations.attacks.suite import ATTACKS
@@ -149,9 +148,10 @@ def measured(out: Path, ground: Ground, cell: Cell) -> dict[str, Any]:
     """The result of one cell; read from ``out`` if it was measured before."""
     key = digest([ground.workspace.data_digest, digest(ground.workspace.recipe), ground.wanted])[:12]
     path = out / "cells" / f"{cell.target}-{cell.fold}-{cell.attack}-{cell.n}-{key}.json"
-    if not path.exists():
-        atomic.write_json(path, measure(ground, cell.fold, cell.attack, cell.n))
-    found: dict[str, Any] = json.loads(path.read_text())
+    found = checked_file.kept(path, checked_file.read_json)
+    if found is None:
+        checked_file.write_json(path, measure(ground, cell.fold, cell.attack, cell.n))
+        found = checked_file.read_json(path)
     return found
 
 
@@ -159,7 +159,7 @@ def keep_results(out: Path, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write ``poison.json``, ``.md`` and ``.csv`` for the finished cells; returns the content of ``poison.json``."""
     rows = summary(cells)
     found = {"schema": SCHEMA, "aim": AIM, "rows": rows, "cells": list(cells)}
-    atomic.write_json(out / "poison.json", found)
+    checked_file.write_json(out / "poison.json", found)
     atomic.write_text(out / "poison.md", markdown(rows))
     atomic.write_text(out / "poison.csv", cells_csv(cells))
     return found

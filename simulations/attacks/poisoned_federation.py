@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fedsteph.client.data.bags import Cohort
@@ -14,6 +15,7 @@ from fedsteph.client.sharing.shared_model import train_shared
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
+from fedsteph.common.host.checked_file import kept
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -40,9 +42,10 @@ class Source:
         """The vector of a model, as its recipients receive it; the model is trained once and saved as ``what``."""
         recipe = self.workspace.recipe
         path = self._folder / f"{what}.safetensors"
-        if not path.exists():
-            save_abmil(path, train(), m0_sha256=str(recipe.model.m0_sha256), encoder=self.workspace.cohort.encoder)
-        model = load_abmil(path, dropout=recipe.model.dropout)
+        model = kept(path, partial(load_abmil, dropout=recipe.model.dropout))
+        if model is None:
+            model = train()
+            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=self.workspace.cohort.encoder)
         return as_received(TaskVector.between(model, pinned_model(recipe.model)), recipe.sharing)
 
     @property

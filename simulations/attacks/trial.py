@@ -14,7 +14,6 @@ from torch import Tensor
 from fedsteph.client.methods.task import Task, vectors_digest
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.screening.verdict import Verdict
-from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.fold import enhance_fold
@@ -93,8 +92,8 @@ def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
     """
     received = ground.sent(attack, n)
     folder = ground.workspace.folder / f"merge-{vectors_digest([received])[:12]}" / f"fold_{fold}"
-    train_own(ground.workspace, 0)  # screening compares vectors with that of fold 0 too
-    train_own(ground.workspace, fold)
+    ground.workspace.train_local(0)  # screening compares vectors with that of fold 0 too
+    ground.workspace.train_local(fold)
     task = Task(ground.workspace, fold, received, folder)
     results = _screened(task)
     report, malicious = results["report"], ground.malicious(n) if attack != HONEST else ()

@@ -5,7 +5,6 @@ It replaces fedsteph's ServerApp in an assembled app, so it may import only modu
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +14,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.messages import RunId
 from fedsteph.server.exchange import Round, exchange
-from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.server.manifest import CONFIG_FILE, read_manifest
 
 ENVELOPES = "envelopes"
 REPEATS_FILE = "repeats.json"
@@ -36,8 +35,8 @@ def main(grid: Grid, context: Context) -> None:
     """Ask for a hello, then deliver every envelope to a target that refuses the recipe."""
     folder = Path(str(context.run_config["run-folder"]))
     config = load_config(folder / CONFIG_FILE)
-    manifest = json.loads((folder / MANIFEST_FILE).read_text())
-    repeats = int(json.loads((folder / REPEATS_FILE).read_text()))
+    manifest = read_manifest(folder)
+    repeats = int(checked_file.read_json(folder / REPEATS_FILE)["repeats"])
     run = RunId(config.federation.name, manifest["run"], manifest["digests"]["roster"])
     envelopes = {path.name: path.read_bytes() for path in sorted((folder / ENVELOPES).iterdir())}
     node = _node(grid)
@@ -52,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
         "merge": [found.seconds for found in merges],
         "bytes": merges[0].bytes_sent,
     }
-    atomic.write_json(folder / FIGURES_FILE, figures)
+    checked_file.write_json(folder / FIGURES_FILE, figures)
 
 
 def _node(grid: Grid) -> int:

@@ -9,7 +9,6 @@ per message, which is its polling, and starting a ClientApp process with its imp
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,14 +18,14 @@ from typing import Any
 
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.config.run_config import Config, load_config
-from fedsteph.common.host import atomic
+from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.model.abmil import Architecture, pin_m0
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire.envelope import Context, seal
 from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed
-from fedsteph.server.manifest import MANIFEST_FILE
+from fedsteph.server.manifest import read_manifest
 from fedsteph.simulations.bench.figures import Spread
 from fedsteph.simulations.relay import relay_app
 from fedsteph.simulations.relay.processes import Memory
@@ -59,11 +58,11 @@ def measure(sources: int, repeats: int, settings: Sequence[str] = ()) -> dict[st
             trial.start(stack)
             deployed = deployed_run.prepare(trial.server, config)
             envelope = _seal_all(deployed, identities)
-            atomic.write_json(deployed.path / relay_app.REPEATS_FILE, repeats)
+            checked_file.write_json(deployed.path / relay_app.REPEATS_FILE, {"repeats": repeats})
             path = deployed.path / relay_app.FIGURES_FILE
             trial.run(deployed, Path(relay_app.__file__), path.exists)
             memory.look()
-            figures = json.loads(path.read_text())
+            figures = checked_file.read_json(path)
             database = trial.server.database
             kept = sum(file.stat().st_size for file in database.parent.glob(f"{database.name}*"))
     return {
@@ -93,7 +92,7 @@ def _seal_all(deployed: Deployed, identities: Mapping[str, Identity]) -> int:
     model, size = deployed.config.model, 0
     architecture, m0 = Architecture.of(model), str(model.m0_sha256)
     plain = write_vector(random_vector(architecture, m0))
-    run = json.loads((deployed.path / MANIFEST_FILE).read_text())["run"]
+    run = read_manifest(deployed.path)["run"]
     for name, sender in identities.items():
         if name != _TARGET:
             recipe = digest(deployed.config.recipe)

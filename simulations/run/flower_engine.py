@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from fedsteph.client.site.device import resolve_device
-from fedsteph.client.site.site_of_node import SIMULATED_SITES
+from fedsteph.client.site.site_of_node import read_sites
 from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import CONFIG, Flower, connection, environment, program
 from fedsteph.common.errors import ConfigError, EngineError
@@ -41,7 +41,7 @@ def run_with_flower(run_folder: Path) -> None:
     """
     home = run_folder / "flower"
     app = assemble(home / "fedsteph")
-    sites = json.loads((run_folder / SIMULATED_SITES).read_text())
+    sites = read_sites(run_folder)
     resources = _resources(len(sites), sites[0]["device"])
     with _superlink(home):
         flower = Flower(home / "home", home / "superlink.log")

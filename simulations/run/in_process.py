@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsteph.client.app import app as client_app
-from fedsteph.client.site.site_of_node import SIMULATED_SITES
+from fedsteph.client.site.site_of_node import read_sites
 from fedsteph.server.app import app as server_app
 
 _APP_RAISED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
@@ -104,7 +103,7 @@ def run_in_process(run_folder: Path, app: ClientApp = client_app) -> None:
     Raises:
         FedstephError: an error of the ServerApp, such as :class:`fedsteph.common.errors.QuorumError`.
     """
-    n_sites = len(json.loads((run_folder / SIMULATED_SITES).read_text()))
+    n_sites = len(read_sites(run_folder))
     run_config = {"run-folder": str(run_folder.resolve())}
     grid = InProcessGrid(app, n_sites, run_config)
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +12,19 @@ from fedsteph.client.data.bags import open_cohort
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.site.site import Site
-from fedsteph.client.site.site_of_node import SIMULATED_SITES
+from fedsteph.client.site.site_of_node import read_sites, write_sites
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import ModelConfig, to_dict
 from fedsteph.common.config.run_config import Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError, RunFolderError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.model.abmil import pin_m0
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import Entry, Roster, write_roster
-from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
+from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,9 @@ def prepare(
         Workspace.open(replace(site, file=replace(site.file, device=resolved.device)), resolved.recipe)
     roster = _make_roster(path, resolved, sites)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
-    atomic.write_json(path / SIMULATED_SITES, _plan(sites, resolved, roster.digest))
+    write_sites(path, _plan(sites, resolved, roster.digest))
     made = manifest(resolved, roster, path / "server" / "audit")
-    atomic.write_json(path / MANIFEST_FILE, made)  # last, because a folder with a manifest is resumed
+    checked_file.write_json(path / MANIFEST_FILE, made)  # last, because a folder with a manifest is resumed
     return RunFolder(path, resolved, tuple(sites)), warnings
 
 
@@ -187,9 +186,8 @@ def _check_data(sites: Sequence[Site], progress: NamedProgress) -> list[Problem]
 def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     try:
         before = load_config(path / CONFIG_FILE)
-        plan = json.loads((path / SIMULATED_SITES).read_text())
-        roster_sha256 = json.loads((path / MANIFEST_FILE).read_text())["digests"]["roster"]
-    except (OSError, ValueError, KeyError, ConfigError) as error:
+        plan, roster_sha256 = read_sites(path), read_manifest(path)["digests"]["roster"]
+    except (OSError, KeyError, ConfigError, RunFolderError) as error:
         raise RunFolderError(f"is a damaged run folder ({error})", where=path, remedy="Choose another --out") from error
     # Keys that are not set have the values with which the run began: its sites' width and its M0.
     model = replace(

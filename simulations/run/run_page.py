@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
 from fedsteph.client.site.site import Site
-from fedsteph.client.site.site_of_node import SIMULATED_SITES
+from fedsteph.client.site.site_of_node import SIMULATED_SITES, read_sites
 from fedsteph.common.config.recipe import unequal_training
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import RunFolderError
@@ -24,7 +23,7 @@ from fedsteph.common.report.source_matrix import matrix_picture
 from fedsteph.common.report.transfer import decided, relayed, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.vector.shared_part import description
-from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE
+from fedsteph.server.manifest import CONFIG_FILE, read_manifest
 from fedsteph.simulations.run.file_names import RESULTS_FILE
 from fedsteph.simulations.run.run_results import RunResults
 
@@ -40,7 +39,7 @@ def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
     if not (run / SIMULATED_SITES).exists() or not (run / RESULTS_FILE).exists():
         raise RunFolderError("has no results yet", where=run, remedy="Let 'fedsteph simulate' come to its end")
     results = RunResults.read(run / RESULTS_FILE)
-    config, manifest = load_config(run / CONFIG_FILE), json.loads((run / MANIFEST_FILE).read_text())
+    config, manifest = load_config(run / CONFIG_FILE), read_manifest(run)
     sites = simulated_sites(run, config)
     sections: list[Section] = []
     for name, result in results.targets.items():
@@ -72,7 +71,7 @@ def write_run_page(run: Path, out: Path | None = None, progress: NamedProgress =
 
 def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
     """The sites of a simulated run by name, with their state in the run folder."""
-    plan = json.loads((run / SIMULATED_SITES).read_text())
+    plan = read_sites(run)
     sites = {}
     for entry in plan:
         site = Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsteph.client.target.target_result import TargetResult
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.server.outcome import Failure
 
 SCHEMA = "fedsteph/results/v1"
@@ -39,7 +39,7 @@ class RunResults:
         Raises:
             ModelFileError: an earlier version wrote it.
         """
-        content = json.loads(path.read_text())
+        content = read_json(path)
         return cls(
             targets={name: TargetResult.of(result, path) for name, result in content["targets"].items()},
             failures=[Failure(**failure) for failure in content["failures"]],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.deployment.flower_app import config_folder
 from fedsteph.common.errors import EngineError, QuorumError, RunFolderError, SiteError, StorageError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.disk import free_bytes, require_room, writing
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.monitor import watching
@@ -126,11 +125,7 @@ def read_results(folder: Path | str) -> dict[str, Any]:
     if path is None:
         remedy = f"Give the folder that has {RESULTS_FILE}, or a target's state folder with {RESULT_FILE}"
         raise RunFolderError("holds no results", where=folder, remedy=remedy)
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise RunFolderError("is damaged", where=path, remedy="Run the same again: it ends at once") from error
-    return found
+    return checked_file.read_json(path, RunFolderError, "Run the same again: it ends at once")
 
 
 def run(folder: RunFolder, engine: Engine) -> RunResults:
@@ -149,7 +144,7 @@ def run(folder: RunFolder, engine: Engine) -> RunResults:
     with watching(parties):
         _run_engine(folder, engine)
     results = _gather(folder, Outcome.read(folder.path))
-    atomic.write_json(folder.path / RESULTS_FILE, results.to_dict())
+    checked_file.write_json(folder.path / RESULTS_FILE, results.to_dict())
     atomic.write_text(folder.path / SUMMARY_FILE, summary(folder, results))
     return results
 

@@ -15,6 +15,7 @@ from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
+from fedsteph.common.vector.tensor_file import stamped
 from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.server.aggregation import Update, run_rounds
 from fedsteph.simulations.run.in_process import identify
@@ -26,7 +27,7 @@ def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path
     ``method`` is ``fedavg``, ``fedprox`` or ``pooled``.
     """
     if method == "pooled":
-        atomic.write_bytes(path, write_vector(_pooled(fold, workspaces, path.with_suffix(".checkpoint"))))
+        atomic.write_bytes(path, stamped(write_vector(_pooled(fold, workspaces, path.with_suffix(".checkpoint")))))
         return
     identify()
     recipe = workspaces[0].recipe
@@ -39,7 +40,7 @@ def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path
             updates[node] = Update(content, Policy().weight(len(workspace.cohort)))
         return updates
 
-    atomic.write_bytes(path, run_rounds(method, recipe.comparators, ask)[str(fold)])
+    atomic.write_bytes(path, stamped(run_rounds(method, recipe.comparators, ask)[str(fold)]))
 
 
 def _pooled(fold: int, workspaces: Sequence[Workspace], checkpoint: Path) -> TaskVector:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import site_folders
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import NamedProgress
 from fedsteph.simulations.run.run_folder import open_sites, same_features
 from fedsteph.simulations.study.crew import Crew, Failed
@@ -82,7 +82,7 @@ def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> Stud
             failed += crew.run_stage(_undone(prepared.worker, stage, on_unit), on_unit)
     results = gather(prepared, failed)
     results["seconds"] = round(time.monotonic() - started, 1)
-    atomic.write_json(out / "results.json", results)
+    checked_file.write_json(out / "results.json", results)
     atomic.write_text(out / "results.md", markdown(results))
     atomic.write_text(out / "results.csv", results_csv(results))
     atomic.write_text(out / "cells.csv", cells_csv(results))
@@ -96,7 +96,7 @@ def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> Stud
 def _undone(worker: Worker, stage: tuple[Unit, ...], on_unit: Callable[[Unit], None]) -> list[Unit]:
     waiting = []
     for unit in stage:
-        if worker.path(unit).exists():
+        if worker.done(unit):
             on_unit(unit)
         else:
             waiting.append(unit)

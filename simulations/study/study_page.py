@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import cast
 
 import numpy as np
 import yaml
@@ -14,6 +14,7 @@ from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.target.evidence import Evidence, read_evidence
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import RunFolderError
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.model.method_scores import Interval, MethodScores
 from fedsteph.common.report.c_index import c_index_picture
 from fedsteph.common.report.differences import difference_picture
@@ -41,7 +42,7 @@ _MODELS = {"local": "local", "steph": "enhanced", "deployed": "deployed"}
 def is_study(folder: Path) -> bool:
     """Whether a folder holds the results of a study."""
     path = folder / RESULTS_FILE
-    return path.exists() and json.loads(path.read_text()).get("schema") == SCHEMA
+    return path.exists() and read_json(path, RunFolderError).get("schema") == SCHEMA
 
 
 def write_study_page(folder: Path, out: Path | None = None) -> Path:
@@ -52,7 +53,7 @@ def write_study_page(folder: Path, out: Path | None = None) -> Path:
     """
     if not is_study(folder):
         raise RunFolderError("has no study's results", where=folder, remedy="Let 'fedsteph benchmark' come to its end")
-    results: StudyResults = json.loads((folder / RESULTS_FILE).read_text())
+    results = cast(StudyResults, read_json(folder / RESULTS_FILE, RunFolderError))
     return write_page(study_page(folder, results), out or folder / REPORT)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from fedsteph.client.methods.ablations import STEPH, validate
 from fedsteph.client.methods.alignment import mean_alignment, merged_vector
 from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
-from fedsteph.client.sharing.averaging_rounds import read_global
+from fedsteph.client.sharing.averaging_rounds import read_kept
 from fedsteph.client.sharing.outgoing import shared_vector
 from fedsteph.client.sharing.shared_model import train_shared
 from fedsteph.client.site.device import resolve_device
-from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
@@ -33,10 +31,11 @@ from fedsteph.client.training.residency import release
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import Recipe, digest
 from fedsteph.common.errors import TrainingError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.model.survival import risk_score
+from fedsteph.common.vector.tensor_file import read_stamped
 from fedsteph.simulations.study.costs import Meter, gigaflops
 from fedsteph.simulations.study.joint_encoders import train_together
 from fedsteph.simulations.study.plan import Unit
@@ -78,8 +77,7 @@ class Worker:
 
     def do(self, unit: Unit) -> None:
         """Run a unit and save its result, unless it exists."""
-        path = self.path(unit)
-        if path.exists():
+        if self.done(unit):
             return
         for name, cohort in self._cohorts.items():
             if unit.site not in ("", name):
@@ -87,7 +85,17 @@ class Worker:
                 cohort.forget_bags()  # to save memory, a worker keeps the bags of only one site
         meter = Meter(resolve_device(self.ground.device))
         notes = self._notes(unit, meter)
-        atomic.write_json(path, {"costs": meter.to_dict(), **notes})
+        checked_file.write_json(self.path(unit), {"costs": meter.to_dict(), **notes})
+
+    def done(self, unit: Unit) -> bool:
+        """Whether a unit's result exists; a damaged one is set aside."""
+        readers: dict[str, Callable[[Path], object]] = {".json": checked_file.read_json}
+        if unit.kind == "cell":
+            readers[".npz"] = checked_file.read_arrays
+        if unit.kind == "together":
+            readers[".safetensors"] = read_stamped
+        path = self.path(unit)
+        return all(checked_file.kept(path.with_suffix(end), read) is not None for end, read in readers.items())
 
     def path(self, unit: Unit) -> Path:
         """The JSON file of a unit's costs and scores; its hazards are in the ``.npz`` file beside it."""
@@ -132,7 +140,7 @@ class Worker:
                 return attack(workspace, unit.kind, unit.references)
         if unit.kind == "base":
             with meter:
-                train_own(workspace, unit.fold) if unit.dp_sgd is None else train_shared(workspace)
+                workspace.train_local(unit.fold) if unit.dp_sgd is None else train_shared(workspace)
             return {}
         if unit.kind == "inner":
             with meter:
@@ -158,7 +166,7 @@ class Worker:
             assert isinstance(trained.model, Steph)
             used = usage(trained.model, test, workspace.device)
             arrays |= {"w": used.w, "lam": used.lam}
-        atomic.write_arrays(self.path(unit).with_suffix(".npz"), **arrays)
+        checked_file.write_arrays(self.path(unit).with_suffix(".npz"), **arrays)
         found = pairs(risk_score(torch.from_numpy(hazards)).numpy(), test.times, test.events)
         return {
             "c_index": found.c_index,
@@ -179,7 +187,7 @@ class Worker:
             path = self._together(everyone)
             if not path.exists():
                 raise TrainingError("the encoder that it starts from could not be trained", where=unit.method)
-            common[unit.method] = read_global(workspace, path.read_bytes(), float("inf"))
+            common[unit.method] = read_kept(workspace, path, float("inf"))
         return Task(workspace, unit.fold, vectors, folder, common)
 
     def _together(self, unit: Unit) -> Path:
@@ -187,15 +195,12 @@ class Worker:
 
     def read(self, unit: Unit) -> dict[str, Any]:
         """The costs and scores of a finished unit."""
-        found: dict[str, Any] = json.loads(self.path(unit).read_text())
-        return found
+        return checked_file.read_json(self.path(unit))
 
     def arrays(self, unit: Unit) -> dict[str, np.ndarray]:
         """Arrays of a finished cell over its test patients: ``hazards``, and for some methods more for the page."""
-        with np.load(self.path(unit).with_suffix(".npz")) as file:
-            return dict(file)
+        return checked_file.read_arrays(self.path(unit).with_suffix(".npz"))
 
     def result(self, unit: Unit) -> tuple[Scored, np.ndarray]:
         """Scores of a finished cell, and its test patients' hazards ``(n_patients, n_bins)``."""
-        scored: Scored = json.loads(self.path(unit).read_text())
-        return scored, self.arrays(unit)["hazards"]
+        return cast(Scored, self.read(unit)), self.arrays(unit)["hazards"]

@@ -15,7 +15,6 @@ from sites import TINY, make_site
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.splits import Split
-from fedsteph.client.site.own_models import train_every_fold
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
@@ -93,7 +92,7 @@ def make_workspace(folder: Path, *settings: str, name: str = "site", **site: obj
 def trained_workspace(folder: Path, *settings: str, **site: object) -> Workspace:
     """The same, with the site's own model of every fold."""
     workspace = make_workspace(folder, *settings, **site)
-    train_every_fold(workspace)
+    workspace.train_every_fold()
     return workspace
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 import re
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from sites import TINY, make_site
 
 from fedsteph.__main__ import app
 from fedsteph.commands.terminal.exit_codes import run as run_command
+from fedsteph.common.host.checked_file import read_json
 
 ALPHA, BETA, GAMMA = 67, 53, 41  # patients; in no other role do these numbers occur
 POLICIES = {
@@ -36,7 +36,7 @@ class Reported:
 
     @property
     def results(self) -> dict[str, Any]:
-        return json.loads((self.run / "results.json").read_text())
+        return read_json(self.run / "results.json")
 
     def state(self, site: str) -> Path:
         return self.run / "sites" / site

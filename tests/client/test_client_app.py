@@ -37,6 +37,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.common import errors
 from fedsteph.common.config.recipe import digest
 from fedsteph.common.errors import FedstephError
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust import audit_log
 from fedsteph.common.trust.audit_log import Event
@@ -272,7 +273,7 @@ def test_merge_and_merge_sent_again(federation, spies):
     assert trained(spies) == [2 + 2 * 2, 2 * (2 * 2 + 1)]
     assert (reply.patients, reply.events) == ("10-19", "below 10")
     assert reply.refused == (Refusal("MalformedEnvelopeError", "the envelope was malformed", "c"),)
-    result = json.loads((federation.state("a") / "result.json").read_text())
+    result = read_json(federation.state("a") / "result.json")
     assert result["sources"] == ["b"]
     assert reply.scores == tuple(Score(method, round(result["methods"][method]["mean"], 2)) for method in METHODS)
     assert "refused the vector of c: envelope of c: is no envelope of this version" in federation.log()
@@ -602,7 +603,7 @@ def test_the_order_of_two_patients_does_not_leave_as_a_c_index(tmp_path, policy,
         assert (reply.patients, reply.events) == ("below 10", "below 10")
         assert [score.method for score in reply.scores] == [*METHODS]
         told += [score.c_index for score in reply.scores if score.c_index is not None]
-        n_pairs.append(json.loads((federation.state("a") / "result.json").read_text())["n_pairs"])
+        n_pairs.append(read_json(federation.state("a") / "result.json")["n_pairs"])
     assert 1 in n_pairs and max(n_pairs) <= 1
     assert bool(told) == leaves
 
@@ -827,7 +828,7 @@ def test_a_bad_envelope_is_refused_by_its_own_reason_and_the_good_one_is_merged(
         envelopes = {**target.envelopes_for_a(), "c": attack}
         reply = target.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
         assert reply.refused == (Refusal(kind, getattr(errors, kind).public_reason, "c"),), name
-        assert json.loads((target.state("a") / "result.json").read_text())["sources"] == ["b"], name
+        assert read_json(target.state("a") / "result.json")["sources"] == ["b"], name
         audited = [replace(event, artefact=None, size=None) for event in target.audited()]
         assert Event("vector.open", "refused", "run1", "c", reason=kind) in audited, name
 

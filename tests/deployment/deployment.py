@@ -34,6 +34,7 @@ from sites import TINY, make_site
 from fedsteph.__main__ import app as fedsteph
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.deployment.flower_programs import environment, program
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.host.progress_log import read_progress
 from fedsteph.common.trust.audit_log import Line, read_lines
 from fedsteph.common.trust.roster import read_roster
@@ -185,7 +186,7 @@ class Run:
     @property
     def name(self) -> str:
         """What it is called in audit logs."""
-        return str(json.loads((self.folder / "manifest.json").read_text())["run"])
+        return str(read_json(self.folder / "manifest.json")["run"])
 
     def wait_phase(self, phase: str, seconds: float = 120) -> None:
         """Wait until the server is in a phase."""
@@ -209,7 +210,7 @@ class Run:
     @property
     def failures(self) -> dict[str, tuple[str, str]]:
         """Phase and reason by site, or by node where the server does not know the site."""
-        outcome = json.loads((self.folder / "server" / "outcome.json").read_text())
+        outcome = read_json(self.folder / "server" / "outcome.json")
         return {f["site"]: (f["phase"], f["reason"]) for f in outcome["failures"]}
 
 

@@ -15,7 +15,7 @@ from keys_and_rosters import roster_of
 
 from fedsteph.common.config.run_config import Config, dump_yaml, load_config
 from fedsteph.common.errors import RunFolderError
-from fedsteph.common.host import atomic
+from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.model.abmil import pin_m0
 from fedsteph.common.report.page import Code, Page, Points, Table
 from fedsteph.common.trust.audit_log import AuditLog, Event
@@ -70,7 +70,7 @@ class Run:
     manifest: dict[str, Any]
 
     def write(self, found: Outcome) -> None:
-        atomic.write_json(self.path / "server" / OUTCOME_FILE, found.to_dict())
+        checked_file.write_json(self.path / "server" / OUTCOME_FILE, found.to_dict())
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def run(tmp_path: Path) -> Run:
     audit = AuditLog(tmp_path / "audit")
     found = manifest(made, roster_of(*SITES, federation="kidney"), audit.folder)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(made))
-    atomic.write_json(path / MANIFEST_FILE, found)
+    checked_file.write_json(path / MANIFEST_FILE, found)
     for event in (
         Event("envelope.relay", "allowed", "f" * 32, "south -> east", "cd" * 32, 99),
         Event("run.start", run=found["run"]),

@@ -4,7 +4,6 @@ tests of pages share: a run, and a browser.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from reports import Reported, make_run
 from studies import Ran, command, make_sites, write_study
 
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.simulations.study import crew
 from fedsteph.simulations.study.crew import Failed
 from fedsteph.simulations.study.plan import Unit
@@ -32,7 +32,7 @@ def whole(study_sites, tmp_path_factory) -> Ran:
     study = write_study(folder / "study.yaml")
     ran = command(study, study_sites, folder / "out", workers=2, page=True)
     assert ran.returncode == os.EX_OK, ran.stderr
-    results = json.loads((folder / "out" / "results.json").read_text())
+    results = read_json(folder / "out" / "results.json")
     return Ran(study, study_sites, folder / "out", results, ran.stderr)
 
 

@@ -15,6 +15,7 @@ from sites import TINY, make_site
 import fedsteph.server.federation
 from fedsteph.client.sharing import averaging_rounds
 from fedsteph.common.config.run_config import load_config
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.trust.audit_log import read_lines, verify
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.wire import protocol
@@ -136,7 +137,7 @@ def test_both_baselines_have_rows_beside_steph(honest):
     assert target["methods"]["fedavg"] != target["methods"]["local"]
     summary = (honest.folder.path / "summary.md").read_text()
     assert "| FedAvg, fine-tuned |" in summary and "| FedProx, fine-tuned |" in summary
-    told = json.loads((honest.at_server / "outcome.json").read_text())["targets"]["alpha"]["scores"]
+    told = read_json(honest.at_server / "outcome.json")["targets"]["alpha"]["scores"]
     assert {score["method"] for score in told} == set(target["methods"])
 
 

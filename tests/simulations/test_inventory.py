@@ -587,6 +587,7 @@ KEPT: dict[str, dict[str, Form]] = {
         },
         "bytes": flowers_number,
         "error": one_of(None),
+        "sha256": HEX64,
     },
     "progress.jsonl": {"party": party, "phase": PHASE, "done": small, "total": small, "message": said_of_a_site},
     "audit/audit.jsonl": {

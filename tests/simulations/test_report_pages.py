@@ -25,6 +25,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.evidence import FILE, read_evidence, write_evidence
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.common.config.run_config import load_config
+from fedsteph.common.host.checked_file import read_json, write_json
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.report.page import Picture, html
 from fedsteph.simulations.run.run_page import simulated_sites
@@ -105,7 +106,7 @@ def test_what_was_shared_has_every_envelope_with_its_bytes_and_digest(reported):
 
 def test_configuration_versions_seeds_and_digests_are_on_the_page(reported):
     page = visible(page_of(reported.run / "report"))
-    manifest = json.loads((reported.run / "manifest.json").read_text())
+    manifest = read_json(reported.run / "manifest.json")
     for kind in ("versions", "digests", "seeds"):
         for value in manifest[kind].values():
             assert str(value) in page
@@ -213,14 +214,14 @@ def test_a_patient_alone_gives_sentences_too(alone):
 
 def test_a_target_too_small_for_any_c_index_says_so_first(alone):
     path = alone.state / "result.json"
-    result = json.loads(path.read_text())
+    result = read_json(path)
     sentence = "This target is too small to evaluate: no test fold has a comparable pair of patients."
     nothing = {"c_index": [None, None], "fold_intervals_95": [None, None], "mean": None, "interval_95": None}
     for row in result["methods"].values():
         row.update(nothing)
     for key in ("steph_minus_local", "deployed_minus_local"):
         result[key] |= {"mean": None, "interval_95": None}
-    path.write_text(json.dumps(result | {"too_small": sentence}))
+    write_json(path, result | {"too_small": sentence})
     page = site_page(alone)
     assert page.verdict == [sentence]
     assert next(page.pictures).instead.startswith("No test fold has a comparable pair")
@@ -234,9 +235,9 @@ def test_a_fold_with_other_test_patients_than_the_run_had_has_no_landscape_and_s
 
 def test_a_target_whose_every_source_was_refused_has_a_page(alone):
     path = alone.state / "result.json"
-    result = json.loads(path.read_text())
+    result = read_json(path)
     result["methods"]["steph"]["sources"] = [{}, {}]
-    path.write_text(json.dumps(result | {"enhanced": [None, None]}))
+    write_json(path, result | {"enhanced": [None, None]})
     evidence = read_evidence(alone.state / FILE)
     found = changed(alone, w=np.full_like(evidence.w, np.nan), lam=np.full_like(evidence.lam, np.nan))
     assert found["alpha.sources"].instead.startswith("No source was merged")
@@ -245,13 +246,13 @@ def test_a_target_whose_every_source_was_refused_has_a_page(alone):
 
 def test_a_collapse_is_shown_where_it_happened(alone):
     path = next(alone.state.rglob("fold_0/**/dynamics.json"))
-    notes = json.loads(path.read_text())
+    notes = read_json(path)
     for one in notes["epochs"][1:]:
         one["largest_w"] = 0.0
-    path.write_text(json.dumps(notes))
-    result = json.loads((alone.state / "result.json").read_text())
+    write_json(path, notes)
+    result = read_json(alone.state / "result.json")
     result["methods"]["steph"]["collapsed"] = [True, True]
-    (alone.state / "result.json").write_text(json.dumps(result))
+    write_json(alone.state / "result.json", result)
     page = site_page(alone)
     told = visible(html(page))
     assert (
@@ -291,9 +292,9 @@ def test_a_site_that_was_no_target(refused, reported):
 @pytest.mark.parametrize("name", ["result.json", "evidence.npz", "recipe.json"])
 def test_work_of_an_earlier_version_is_told_how_to_mend_it(alone, name):
     if name == "result.json":
-        result = json.loads((alone.state / name).read_text())
+        result = read_json(alone.state / name)
         del result["enhanced"]
-        (alone.state / name).write_text(json.dumps(result))
+        write_json(alone.state / name, result)
     else:
         (alone.state / name).unlink()
     with pytest.raises(Exception, match="earlier version") as failed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from fedsteph.client.report.site_page import shared_page
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.target.evidence import FILE, read_evidence
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.report.page import html, write_page
 
 OPEN = Policy(min_pairs=1, min_group=15, metrics=("patients", "events", "c_index", "curves"))
@@ -81,7 +81,7 @@ def test_bands_and_rounded_scores_are_what_is_told(pages, reported):
     told = visible(pages["coordinator"])
     assert "60-69" in told and "50-59" in told  # alpha and beta
     assert re.search(r"gamma\s+not told\s+not told", told)
-    outcome = json.loads((reported.run / "server" / "outcome.json").read_text())
+    outcome = read_json(reported.run / "server" / "outcome.json")
     for scores in outcome["targets"].values():
         for score in scores["scores"]:
             assert f"{score['c_index']:.2f}" in told

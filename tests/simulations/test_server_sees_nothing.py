@@ -27,6 +27,7 @@ from fedsteph.client.site.site_of_node import site_of_node
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.model.abmil import Architecture, pinned_model
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.vector.task_vector import TaskVector
@@ -290,7 +291,7 @@ def test_no_exact_count_and_no_exact_score_passes_the_server(watched):
             ids = pd.read_csv(watched.hospitals / name / "splits_0.csv")[part].dropna()
             counts |= {len(ids), int(labels.set_index("patient_id").loc[ids, "e"].sum())}
     for name in ("alpha", "beta"):
-        methods = json.loads((watched.folder.site_state(name) / "result.json").read_text())["methods"]
+        methods = read_json(watched.folder.site_state(name) / "result.json")["methods"]
         scores |= {f"{row['mean']}" for row in methods.values() if row["mean"] != round(row["mean"], 2)}
     assert {37, 38, 39} <= counts and scores
     bands = [json.loads(body) for body in watched.seen.bodies if '"TrainLocalReply"' in body]

@@ -37,13 +37,15 @@ def train(
     from fedsteph.client.training.epoch_log import to_tensorboard
     from fedsteph.commands.terminal.check_table import problem_table
     from fedsteph.common.config.run_config import load_config
+    from fedsteph.common.host.lock import exclusive
 
     opened = Site.open(site, state=out)
     if warnings := [p for p in discover(opened.folder, opened.file.data).problems if p.severity == "warning"]:
         console.err.print(problem_table(warnings))
     said = logging.Logger("fedsteph train")
     said.addHandler(RichHandler(console=console.err, show_time=False, show_path=False))
-    with console.progress_bar() as progress, told_of_work(said), to_tensorboard(opened.tensorboard):
+    telling = told_of_work(said), to_tensorboard(opened.tensorboard)
+    with exclusive(opened.state, wait=False), console.progress_bar() as progress, telling[0], telling[1]:
         result = train_site(opened, load_config(config, settings), progress(f"training at {opened.name}"))
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))

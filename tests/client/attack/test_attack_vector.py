@@ -128,7 +128,7 @@ def test_the_result_is_kept_without_a_patient(attacked):
     workspace, result, told = attacked
     path = result_path(workspace.site.state, result["content_sha256"])
     text = path.read_text()
-    assert json.loads(text) == json.loads(json.dumps(result)) == read_result(workspace.site.state, path.stem)
+    assert json.loads(json.dumps(result)) == read_result(workspace.site.state, path.stem)
     assert not [patient.id for patient in workspace.cohort.patients if patient.id in text]
     assert told == sorted(told) and told[-1] == 1.0 and len(told) > 2 * 16
 

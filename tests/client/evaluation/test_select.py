@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -25,6 +24,7 @@ from fedsteph.client.evaluation.inner_folds import inner_folds
 from fedsteph.client.evaluation.select import _choose, gammas, select, trainings
 from fedsteph.client.training.batch import risks
 from fedsteph.common.config.recipe import Recipe, StephConfig
+from fedsteph.common.host.checked_file import read_json
 
 GRID = "steph.gamma_grid=[0.0,0.05]"
 
@@ -214,7 +214,7 @@ def test_a_real_collapse_is_noticed_and_left_out(tmp_path):
     """gamma = 100 drives every w to 0 within the recipe's epochs."""
     recipe = make_recipe("steph.gamma_grid=[0.0,100.0]", "training.epochs=25", "training.lr=0.05")
     selection = selected(make_cohort([3] * 20), recipe, tmp_path)
-    kept = {name: score["collapsed"] for name, score in json.loads((tmp_path / "inner.json").read_text()).items()}
+    kept = {name: score["collapsed"] for name, score in read_json(tmp_path / "inner.json").items()}
     assert kept["0/100.0"]
     assert kept["1/100.0"]
     assert not kept["0/0.0"]

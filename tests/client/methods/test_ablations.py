@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from fedsteph.client.evaluation.select import select
 from fedsteph.client.methods.ablations import METHODS, STEPH, ablation
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.mixture import Mixture
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.host.progress import silent
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -192,7 +192,7 @@ def test_gamma_is_chosen_for_the_ablation_and_not_for_steph(task, monkeypatch):
     half = len(spy.calls) // 2
     assert {call.args[3].steph.variant for call in spy.calls[:half]} == {"fix"}
     assert {call.args[3].steph.K for call in spy.calls[half:]} == {None}
-    scores = [json.loads((task.folder / f"{name}.inner.json").read_text()) for name in ("steph_lam1", "steph_dense")]
+    scores = [read_json(task.folder / f"{name}.inner.json") for name in ("steph_lam1", "steph_dense")]
     assert scores[0] != scores[1]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from fedsteph.common.config.method_names import COMPARATORS
 from fedsteph.common.config.run_config import load_config
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.simulations.run.run_folder import prepare
 from fedsteph.simulations.run.simulate import run
 
@@ -40,7 +40,7 @@ def test_every_comparator_on_real_cohorts(tmp_path):
     config = load_config(None, settings)
     folder, _ = prepare(tmp_path / "run", config, [tmp_path / "sites" / name for name in ("skcm", "kirp")])
     run(folder, "in-process")
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = read_json(tmp_path / "run" / "results.json")
     assert results["failures"] == []
     target = results["targets"]["skcm"]
     assert (target["n_patients"], target["n_events"], target["sources"]) == (226, 74, ["kirp"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from client_builders import CPU, SMALL, equal, make_cohort, state_of
+from damage import flipped
 from safetensors import safe_open
 
 from fedsteph.client.models.model_file import (
@@ -27,6 +29,7 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import risks
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import ModelFileError
+from fedsteph.common.host.checked_file import tell_of_old_files
 from fedsteph.common.model.abmil import ABMIL, untrained_model
 
 M0 = "0" * 64
@@ -49,11 +52,11 @@ def save(path: Path, model: ABMIL | Steph) -> Path:
 
 
 def rewritten(path: Path, change) -> Path:
-    """The file with ``change(tensors, metadata)`` done to it."""
+    """The file with ``change(tensors, metadata)`` done to it, without a digest, as a stranger could write it."""
     with safe_open(path, framework="pt") as file:
         metadata, names = file.metadata(), list(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
-    metadata = {**metadata, "description": json.loads(metadata["description"])}
+    metadata = {"format": metadata["format"], "description": json.loads(metadata["description"])}
     change(tensors, metadata)
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     safetensors.torch.save_file(tensors, path, metadata)
@@ -120,7 +123,7 @@ def test_files_that_are_no_safetensors(tmp_path, content):
 def test_a_truncated_file(tmp_path, share):
     path = save(tmp_path / "m.safetensors", untrained_model(SMALL, 0))
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match=r"cannot be read|do not fit its description"):
         load_model(path)
 
 
@@ -196,6 +199,83 @@ def test_an_enhanced_model_that_is_not_its_description(tmp_path, fault):
     with pytest.raises(ModelFileError, match="do not fit its description") as caught:
         load_model(path)
     assert caught.value.where == str(path)
+
+
+def like(value, **sizes):
+    """Tensors of another dtype, or a description of other sizes."""
+
+    def change(tensors, metadata):
+        metadata["description"]["architecture"] |= sizes
+        if value is not None:
+            tensors["head.bias"] = tensors["head.bias"].to(value)
+
+    return change
+
+
+STRANGERS = {
+    "float8": like(torch.float8_e4m3fn),
+    "float16": like(torch.float16),
+    "int16": like(torch.int16),
+    "float64": like(torch.float64),
+    "bool": like(torch.bool),
+    "huge": like(None, embed=20_000, width=20_000),
+    "huge beyond all": like(None, embed=2**62, width=2**62),
+    "no bins": like(None, n_bins=0),
+    "bins as text": like(None, n_bins="4"),
+    "sources of a local model": describe(sources=["a"]),
+    "metadata more": lambda tensors, metadata: metadata.update(more="x"),
+}
+SOURCES = {
+    "lists": [["a"], ["b"], ["c"]],
+    "numbers": [1, 2, 3],
+    "one text": "abc",
+    "no names of sites": ["a", "b", "<script>"],
+    "twice": ["a", "b", "b"],
+    "none": [],
+}
+
+
+def test_a_stranger_s_model_is_refused_by_its_header(tmp_path):
+    faults = [("abmil", name, change) for name, change in STRANGERS.items()]
+    faults += [("steph", name, describe(sources=sources)) for name, sources in SOURCES.items()]
+    for kind, name, change in faults:
+        model = untrained_model(SMALL, 0) if kind == "abmil" else steph()
+        path = rewritten(save(tmp_path / "m.safetensors", model), change)
+        with pytest.raises(ModelFileError) as caught:
+            load_model(path)
+        assert caught.value.where == str(path), name
+
+
+def test_nothing_is_allocated_for_an_architecture_that_the_file_does_not_hold(tmp_path):
+    """260 bytes took 1.8 GB once."""
+    described = {"width": 20_000, "embed": 20_000, "attention": 20_000, "n_bins": 4}
+    description = {"kind": "abmil", "architecture": described, "m0": M0, "encoder": None}
+    metadata = {"format": FORMAT, "description": json.dumps(description)}
+    safetensors.torch.save_file({}, tmp_path / "m.safetensors", metadata)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelFileError, match="missing tensor"):
+        load_model(tmp_path / "m.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_a_model_file_with_a_flipped_bit_is_never_used(tmp_path):
+    """All bits of the header, and as many of the numbers."""
+    save_whole(tmp_path / "m.safetensors")
+    content = (tmp_path / "m.safetensors").read_bytes()
+    header = range(0, 8 * (8 + int.from_bytes(content[:8], "little")), 11)
+    numbers = np.random.default_rng(0).integers(header.stop, 8 * len(content), 400).tolist()
+    for bit in (*header, *numbers):
+        (tmp_path / "m.safetensors").write_bytes(flipped(content, bit))
+        with pytest.raises(ModelFileError):
+            load_model(tmp_path / "m.safetensors")
+
+
+def test_a_model_file_of_an_earlier_version_is_read_with_one_warning(tmp_path, caplog):
+    tell_of_old_files.cache_clear()
+    path = rewritten(save(tmp_path / "m.safetensors", untrained_model(SMALL, 3)), lambda tensors, metadata: None)
+    for _ in range(2):
+        assert equal(state_of(load_model(path).model), state_of(untrained_model(SMALL, 3)))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -236,6 +236,17 @@ def test_a_failed_extraction_does_not_vanish(name, tmp_path):
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.parametrize("kind", ["local", "steph"])
+def test_a_prediction_that_is_not_finite_names_the_patient_and_nothing_is_written(world, tmp_path, kind, cli):
+    features = make_site(tmp_path / "site", patients=4, folds=1) / "features"
+    with h5py.File(features / "P002-DX1.h5", "r+") as file:
+        file["features"][:] = 3e38  # finite, and its product with the weights is not
+    words = ["predict", world / f"{kind}.safetensors", "--features", features, "--out", tmp_path / "risk.csv"]
+    code, out, err = cli(*words, "--page", tmp_path / "page.html")
+    assert (code, out) == (1, "") and "P002-DX1" in err and "not finite" in err
+    assert not (tmp_path / "risk.csv").exists() and not (tmp_path / "page.html").exists()
+
+
 @pytest.mark.parametrize("name", ["labels.csv", "features/P000-DX1.h5", "features/risk.csv"])
 def test_inputs_are_never_overwritten(name, tmp_path):
     site = make_site(tmp_path / "site", patients=4, folds=1)

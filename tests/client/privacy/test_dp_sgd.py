@@ -23,7 +23,7 @@ from fedsteph.client.privacy.randomness import Randomness
 from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.training_run import TrainingRun
-from fedsteph.common.errors import ModelFileError, TooSmallError
+from fedsteph.common.errors import TooSmallError
 from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
 from fedsteph.common.model.survival import nll
 
@@ -213,16 +213,18 @@ def test_a_killed_training_goes_on_to_the_same_numbers(
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", None])
-def test_a_damaged_checkpoint_is_an_error_and_no_fresh_start(tmp_path: Path, content: bytes | None) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_the_training_starts_again(tmp_path: Path, content: bytes | None) -> None:
+    """With a new seed: nothing of the damaged training has left."""
     path = tmp_path / "shared.npz"
     if content is None:
         np.savez(path, seed=np.zeros(8, np.uint32), step=np.array(1), state=np.zeros(3))
     else:
         path.write_bytes(content)
-    with pytest.raises(ModelFileError, match="checkpoint is damaged"):
-        train_private(
-            part_of(), make_cohort([3] * 4), DpSgd(noise=1), Mechanism(1.0, 1.0, 2), run=TrainingRun(CPU, path)
-        )
+    steps: list[float] = []
+    run = TrainingRun(CPU, path, lambda done, total: steps.append(done))
+    train_private(part_of(), make_cohort([3] * 4), DpSgd(noise=1), Mechanism(1.0, 1.0, 2), run=run)
+    assert steps == [1, 2]
+    assert [file.name for file in tmp_path.iterdir()] == ["shared.npz.damaged"]
 
 
 def test_nobody_to_train_on() -> None:

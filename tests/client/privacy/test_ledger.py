@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from damage import flipped
 from opacus.accountants import RDPAccountant
 
 from fedsteph.client.privacy import ledger as ledger_module
@@ -177,6 +179,38 @@ def test_an_edited_ledger_is_found(ledger: Ledger, tmp_path: Path, change: str) 
     path.write_text("{" if change == "text" else json.dumps(content, indent=1) + "\n")
     with pytest.raises(LedgerError):
         ledger.entries()
+
+
+def test_a_flipped_bit_is_found_even_before_the_audit_log_knows_the_entry(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as crash:
+        crash.setattr(AuditLog, "append", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ledger.spend(entry("a"), budget=None)
+    content = (tmp_path / FILE).read_bytes()
+    assert [one.training for one in ledger.entries()] == ["a"]
+    for bit in range(8 * len(content)):
+        (tmp_path / FILE).write_bytes(flipped(content, bit))
+        with pytest.raises(LedgerError):
+            ledger.entries()
+
+
+def test_a_ledger_of_an_earlier_version_is_gone_on_with(ledger: Ledger, tmp_path: Path) -> None:
+    """It held no digest; also where a crash left it one entry ahead of the audit log."""
+    ledger.spend(entry("a"), budget=None)
+    plain = json.loads((tmp_path / FILE).read_text())
+    del plain["sha256"]
+    old = json.dumps(plain, indent=1).encode() + b"\n"
+    AuditLog(tmp_path / "old").append(Event("privacy.spend", "allowed", "run1", artefact=sha256(old).hexdigest()))
+    other = Ledger(AuditLog(tmp_path / "old"))
+    (tmp_path / "old" / FILE).write_bytes(old)
+    assert other.entries() == ledger.entries()
+    ledger.spend(entry("b"), budget=None)
+    (tmp_path / "old" / FILE).write_bytes((tmp_path / FILE).read_bytes())
+    assert len(other.entries()) == 2
+    other.spend(entry("c"), budget=None)
+    assert [one.training for one in other.entries()] == ["a", "b", "c"]
 
 
 def test_a_delta_is_shown_coarsely_and_never_smaller_than_it_is() -> None:

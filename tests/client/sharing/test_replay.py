@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fedsteph.client.sharing.replay import RECEIVED_FILE, RUNS_FILE, SENT_FILE, accept_once, enter_run, next_sequence
 from fedsteph.common.errors import ReplayedEnvelopeError, RunFolderError, StorageError, WrongRunError
+from fedsteph.common.host.checked_file import read_json
 
 B, C = "b" * 64, "c" * 64  # fingerprints
 
@@ -49,7 +50,7 @@ def test_the_number_grows_and_lies_on_the_disk(tmp_path, clock):
     for ms, expected in ((1000, 1000), (1000, 1001), (1000, 1002), (5000, 5000), (10, 5001), (0, 5002), (5003, 5003)):
         clock.ms = ms  # also a clock that stands still or is put back
         assert next_sequence(tmp_path) == expected
-        assert json.loads((tmp_path / SENT_FILE).read_text()) == {"sequence": expected}
+        assert read_json(tmp_path / SENT_FILE) == {"sequence": expected}
 
 
 def test_a_site_that_lost_its_state_goes_on_above_its_old_numbers(tmp_path, clock):
@@ -182,7 +183,7 @@ def may_enter(state: Path, run: str) -> bool:
 def test_a_run_that_was_left_does_not_come_back(tmp_path):
     entered = [may_enter(tmp_path, run) for run in ("one", "one", "two", "two", "one", "two", "three", "two", "one")]
     assert entered == [True, True, True, True, False, True, True, False, False]
-    assert json.loads((tmp_path / RUNS_FILE).read_text()) == {"current": "three", "left": ["one", "two"]}
+    assert read_json(tmp_path / RUNS_FILE) == {"current": "three", "left": ["one", "two"]}
 
 
 def test_a_refused_run_changes_nothing_on_the_disk(tmp_path):

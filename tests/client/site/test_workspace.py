@@ -14,7 +14,6 @@ from client_builders import Spy, equal, make_recipe, make_workspace, state_of
 from sites import make_site
 
 import fedsteph.client.site.workspace
-from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.errors import DataError, DeviceError, EncoderError, ModelFileError, SplitError, WidthError
@@ -35,16 +34,16 @@ def test_the_parts_are_those_of_the_split_files(tmp_path):
 def test_the_same_request_finds_its_folder_and_its_model(monkeypatch, tmp_path):
     workspace = make_workspace(tmp_path, patients=12)
     spy, seen = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local"), []
-    model = train_own(workspace, 1, lambda *done: seen.append(done))
+    model = workspace.train_local(1, lambda *done: seen.append(done))
     assert seen == [(1, 2), (2, 2)]
     again = reopened(workspace)
     assert (again.folder, again.base_folder) == (workspace.folder, workspace.base_folder)
-    assert equal(state_of(train_own(again, 1)), state_of(model))
+    assert equal(state_of(again.train_local(1)), state_of(model))
     assert len(spy.calls) == 1
     assert [p.id for p in spy.calls[0].args[0].patients] == list(workspace.splits[1].train)
     with pytest.raises(ModelFileError, match="was not trained yet"):
         workspace.local_model(0)
-    train_own(workspace, 0)
+    workspace.train_local(0)
     assert len(spy.calls) == 2
     assert sorted(path.parent.name for path in workspace.base_folder.rglob("local.safetensors")) == ["fold_0", "fold_1"]
     assert not list(workspace.site.state.rglob("*.checkpoint"))
@@ -88,7 +87,7 @@ def test_another_recipe_never_meets_old_work(tmp_path, setting):
 )
 def test_recipes_that_differ_in_later_steps_share_a_site_s_own_models_and_nothing_else(monkeypatch, tmp_path, setting):
     workspace = make_workspace(tmp_path, patients=12)
-    model, spy = train_own(workspace, 0), Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
+    model, spy = workspace.train_local(0), Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     other = reopened(workspace, setting)
     assert other.folder != workspace.folder
     assert other.fold_folder(0) == workspace.fold_folder(0)
@@ -98,7 +97,7 @@ def test_recipes_that_differ_in_later_steps_share_a_site_s_own_models_and_nothin
 
 def test_a_moved_site_finds_its_work_again(tmp_path):
     workspace = make_workspace(tmp_path, patients=12)
-    train_own(workspace, 0)
+    workspace.train_local(0)
     moved = shutil.copytree(workspace.site.folder, tmp_path / "moved" / "site")
     other = Workspace.open(Site.open(moved, device="cpu"), workspace.recipe)
     assert (other.folder.name, other.base_folder.name) == (workspace.folder.name, workspace.base_folder.name)

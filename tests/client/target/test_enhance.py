@@ -18,6 +18,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
 from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
+from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
@@ -33,7 +34,9 @@ def strict(text: str):
     def refuse(name: str):
         raise AssertionError(f"{name} is no JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    found = json.loads(text, parse_constant=refuse)
+    del found[checked_file.KEY]
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from fedsteph.client.evaluation.decision import ENOUGH_PAIRS, Selection
 from fedsteph.client.evaluation.metrics import METRICS, further_metrics
 from fedsteph.client.methods.task import Task
 from fedsteph.client.models.model_file import load_model
-from fedsteph.client.site.own_models import train_own
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import COLLAPSED_BELOW
 from fedsteph.client.target.fold import enhance_fold, steps
@@ -176,7 +175,7 @@ def test_found_work_is_not_done_again(monkeypatch, done):
 def test_a_stopped_fold_goes_on_to_the_same_models(monkeypatch, done, tmp_path):
     workspace, vectors, result = done
     other = replace(workspace, folder=tmp_path / "other", base_folder=tmp_path / "base")
-    train_own(other, 0)
+    other.train_local(0)
     n_steps = steps(task_of(other, vectors))
 
     class StoppedError(Exception):

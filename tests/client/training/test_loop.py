@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
@@ -15,16 +16,19 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, ON_CPU, SMALL, MemoryCohort, Spy, equal, make_cohort, state_of
+from damage import flipped
 from killed_training import CONFIG, SIZES, train
 
 import fedsteph.client.training.batch
 import fedsteph.client.training.checkpoint
 import fedsteph.client.training.loop
+from fedsteph.client.training.checkpoint import Checkpoint
 from fedsteph.client.training.loop import derive_seed, fit, learning_rate_factor
 from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
-from fedsteph.common.errors import ModelFileError, TooSmallError, TrainingError
+from fedsteph.common.errors import TooSmallError, TrainingError
+from fedsteph.common.host.checked_file import read_bytes
 from fedsteph.common.model.abmil import ABMIL, untrained_model
 
 HERE = Path(__file__).parent
@@ -399,20 +403,37 @@ def test_a_checkpoint_is_written_no_oftener_than_asked(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["empty", "junk", "truncated", "no key", "no weights"])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage, whole):
+def test_a_damaged_checkpoint_is_set_aside_and_the_training_starts_again(tmp_path, damage, whole, caplog):
     path = tmp_path / "local.checkpoint"
     with pytest.raises(StoppedError):
         train(path, stop_at(whole.ends[2] + 1))
-    content, state = path.read_bytes(), torch.load(path, weights_only=True)
+    content = path.read_bytes()
+    state = torch.load(io.BytesIO(read_bytes(path)), weights_only=True)
     if damage == "no key":
         torch.save({"epoch": 1}, path)
     elif damage == "no weights":
         torch.save({**state, "model": {}}, path)
     else:
         path.write_bytes({"empty": b"", "junk": b"junk" * 99, "truncated": content[: len(content) // 2]}[damage])
-    with pytest.raises(ModelFileError, match="damaged") as caught:
-        train(path)
-    assert caught.value.where == str(path)
+    assert equal(state_of(train(path)), whole.weights)
+    assert [file.name for file in tmp_path.iterdir()] == ["local.checkpoint.damaged"]
+    assert f"{path} is damaged; it is set aside" in caplog.text
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_never_resumed(tmp_path, monkeypatch):
+    """271 of 300 gave other weights once."""
+    monkeypatch.setattr(fedsteph.client.training.checkpoint, "EVERY_SECONDS", 0.0)
+    path, model = tmp_path / "x", untrained_model(SMALL, 0)
+    trained, before = untrained_model(SMALL, 1), state_of(model)
+    Checkpoint(path, "key", trained, torch.optim.AdamW(trained.parameters())).save(2)
+    content, checkpoint = path.read_bytes(), Checkpoint(path, "key", model, torch.optim.AdamW(model.parameters()))
+    for at in np.random.default_rng(0).integers(0, 8 * len(content), 300).tolist():
+        path.write_bytes(flipped(content, at))
+        assert checkpoint.resume(CPU) == 0, at
+        assert equal(state_of(model), before), at
+    path.write_bytes(content)
+    assert checkpoint.resume(CPU) == 2
+    assert equal(state_of(model), state_of(trained))
 
 
 # ---------------------------------------------------------------- refusals

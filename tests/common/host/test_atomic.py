@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedsteph.common.errors import StorageError
-from fedsteph.common.host.atomic import write_bytes, write_json, write_text
+from fedsteph.common.host.atomic import write_bytes, write_text
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -20,11 +19,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_files_are_written_whole_with_their_folders(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a" / "b" / "bytes", b"\x00\xff")
     write_text(tmp_path / "text", "µ\n")
-    write_json(tmp_path / "json", {"c": [0.1, None]})
     found = contents(tmp_path)
-    assert found.keys() == {"a/b/bytes", "text", "json"}
+    assert found.keys() == {"a/b/bytes", "text"}
     assert (found["a/b/bytes"], found["text"]) == (b"\x00\xff", "µ\n".encode())
-    assert json.loads(found["json"]) == {"c": [0.1, None]}
 
 
 @pytest.mark.parametrize("crash", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -64,11 +61,3 @@ def test_the_bytes_are_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "replace", spy_replace)
     write_bytes(path, b"12345")
     assert steps == [("fsync", 5), ("replace", 5)]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
-def test_what_is_not_a_number_is_refused_in_json(tmp_path: Path, value: Any) -> None:
-    write_json(tmp_path / "file", 1)
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "file", value)
-    assert contents(tmp_path) == {"file": b"1\n"}

@@ -13,6 +13,7 @@ from loopback import free_port, make_tls, web
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS
 from fedsteph.common.errors import ConfigError, DeploymentError, EngineError, QuorumError, RosterError, SiteError
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.model.abmil import pin_m0
 from fedsteph.common.trust.roster import read_roster, write_roster
 from fedsteph.server.deployment import deployed_run
@@ -56,7 +57,7 @@ def test_a_run_folder_is_prepared(server, tls):
     assert sorted(path.name for path in made.path.iterdir()) == ["config.yaml", "manifest.json", "roster.yaml"]
     assert load_config(made.path / "config.yaml") == made.config == configuration(*GOOD)
     assert read_roster(made.path / "roster.yaml").digest == read_roster(server.roster).digest
-    manifest = json.loads((made.path / "manifest.json").read_text())
+    manifest = read_json(made.path / "manifest.json")
     assert manifest["digests"]["roster"] == made.roster.digest
     assert manifest["audit"] == str(server.audit)
     assert [path.name for path in server.runs.iterdir()] == [made.path.name]
@@ -181,7 +182,7 @@ def follow(server, tmp_path, monkeypatch):
 def test_a_completed_run(follow, server):
     deployed, flower, go = follow(outcome())
     go()
-    results = json.loads((deployed.path / "results.json").read_text())
+    results = read_json(deployed.path / "results.json")
     assert (results["schema"], results["run"]) == ("fedsteph/deployment-results/v1", "20260131-120000")
     assert results["roster"] == deployed.roster.digest
     assert (results["targets"], results["bytes"]) == (outcome()["targets"], 4711)
@@ -314,7 +315,7 @@ def test_the_exit_code_of_the_command(cli, server, tls, tmp_path, monkeypatch, f
     assert told in err.strip().splitlines()[-1]
     if found is not None and found["error"] is None:
         [folder] = (tmp_path / "runs").iterdir()
-        assert json.loads(out) == json.loads((folder / "results.json").read_text())
+        assert json.loads(out) == read_json(folder / "results.json")
     else:
         assert out == ""
 

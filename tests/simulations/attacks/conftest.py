@@ -14,7 +14,6 @@ from sites import TINY
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.splits import make_splits
-from fedsteph.client.site.own_models import train_every_fold
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_file import SiteFile
@@ -72,7 +71,7 @@ def federation(tmp_path_factory) -> Federation:
     recipe = replace(recipe, model=replace(recipe.model, m0_sha256=model_digest(m0)))
     opened = {name: _open(folder, name, seed, recipe) for seed, name in enumerate(("target", *SOURCES))}
     target = opened.pop("target")
-    train_every_fold(target)
+    target.train_every_fold()
     return Federation(target, {name: trained_vector(one) for name, one in opened.items()}, opened)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import numpy as np
@@ -13,6 +12,7 @@ from fedsteph.client.models.model_file import load_model
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.sharing.outgoing import shared_vector
 from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks import vectors
@@ -46,7 +46,7 @@ def test_an_honest_federation_raises_no_alarm_and_is_merged_whole(federation):
         assert list(fold) == list(used) == list(federation.honest)
         assert {verdict["weight"] for verdict in fold.values()} == {1.0}
         assert all(verdict["figures"]["alone"] and verdict["figures"]["within"] for verdict in fold.values())
-    assert json.loads((federation.target.site.state / RESULT_FILE).read_text()) == result
+    assert read_json(federation.target.site.state / RESULT_FILE) == result
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,12 @@ from sites import TINY, make_site
 
 from fedsteph.__main__ import app
 from fedsteph.client.models.model_file import load_model
+from fedsteph.client.site.site_of_node import read_sites
 from fedsteph.client.training import survival_fit
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
+from fedsteph.common.host.checked_file import read_json, write_json
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.audit_log import read_lines, verify
@@ -50,7 +52,7 @@ def simulate(out, sites, *words):
 
 
 def results(out):
-    return json.loads((out / "results.json").read_text())
+    return read_json(out / "results.json")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ def test_the_run_folder_describes_the_run_and_the_table_names_the_files(whole):
     assert resolved.federation.sites == ("alpha", "beta", "gamma")
     assert resolved.federation.targets == ("alpha",)
     assert resolved.model.width == 6 and len(str(resolved.model.m0_sha256)) == 64
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = read_json(run / "manifest.json")
     assert manifest["digests"]["m0"] == resolved.model.m0_sha256
     assert {"versions", "seeds"} <= manifest.keys()
     assert "| local |" in (run / "summary.md").read_text()
@@ -216,7 +218,7 @@ def test_every_site_has_secret_keys_of_its_own_that_nobody_else_can_read(whole):
         identity = read_identity(folder / f"{name}.sign.key", folder / f"{name}.seal.key")
         assert roster.entry(name).keys == identity.public
     assert len({entry.fingerprint for entry in roster.sites}) == 3
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = read_json(run / "manifest.json")
     assert manifest["digests"]["roster"] == roster.digest
 
 
@@ -237,9 +239,9 @@ def test_a_roster_changed_between_two_runs_is_refused_by_the_server_and_by_every
     write_roster(run / "roster.yaml", changed)
     assert simulate(run, made) != 0
     assert "not the pinned" in capsys.readouterr().err
-    manifest = json.loads((run / "manifest.json").read_text().replace(str(whole[0]), str(run)))
+    manifest = json.loads(json.dumps(read_json(run / "manifest.json")).replace(str(whole[0]), str(run)))
     manifest["digests"]["roster"] = changed.digest
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    write_json(run / "manifest.json", manifest)
     assert simulate(run, made) == 1
     assert "the site folders" in capsys.readouterr().err
     with pytest.raises(QuorumError, match="the site's roster is not the federation's"):
@@ -291,12 +293,12 @@ def test_a_killed_run_goes_on_to_the_results_of_an_uninterrupted_one(made, whole
     code = (
         "import os, signal, sys\n"
         "from fedsteph.client.evaluation import select\n"
-        "write = select.atomic.write_json\n"
+        "write = select.checked_file.write_json\n"
         "def then_die(path, content):\n"
         "    write(path, content)\n"
         "    if path.name == 'inner.json':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "select.atomic.write_json = then_die\n"
+        "select.checked_file.write_json = then_die\n"
         "sys.argv[0] = 'fedsteph'\n"
         "from fedsteph.__main__ import main\n"
         "main()\n"
@@ -326,7 +328,7 @@ def test_the_paper_preset_is_the_published_recipe_and_another_seed_makes_other_h
     assert (config.model.embed, config.model.attention, config.model.head_bias) == (512, 384, "default")
     assert config.training.drop_last and config.steph.gamma_grid == (0.005, 0.05)
     assert (config.training.seed, config.federation.targets) == (3, ("target",))
-    assert all("hospitals-seed3" in site["folder"] for site in json.loads((out / "sites.json").read_text()))
+    assert all("hospitals-seed3" in site["folder"] for site in read_sites(out))
 
 
 BAD_RUNS = {

@@ -12,6 +12,7 @@ import pytest
 from studies import ROOT, STUDY, prepared, write_study
 
 from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.host.lock import exclusive
 from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.tables import sentences
@@ -34,7 +35,7 @@ def benchmark(cli, study, study_sites, tmp_path):
 def test_the_terminal_shows_tables_sentences_and_where_the_files_are(benchmark, units_done, tmp_path):
     code, out, err = benchmark("--workers", 1)
     assert code == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = read_json(tmp_path / "out" / "results.json")
     for title in ("local", "half average", "STEPH"):
         assert title in out
     assert "C-index" in out and "against local" in out and "against half average" in out
@@ -52,7 +53,7 @@ def test_the_terminal_shows_tables_sentences_and_where_the_files_are(benchmark, 
 def test_json_on_stdout_is_the_results_file_and_nothing_else(benchmark, units_done, tmp_path):
     code, out, _ = benchmark("--json")
     assert code == 0
-    assert json.loads(out) == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert json.loads(out) == read_json(tmp_path / "out" / "results.json")
 
 
 def test_sites_beside_the_study_and_a_relative_out(cli, study, study_sites, units_done, tmp_path, monkeypatch):
@@ -141,7 +142,7 @@ def test_the_paper_s_study_gives_every_row_a_score(paper_sites, tmp_path, cli, u
     out = tmp_path / "out"
     words = [word for setting in PAPER_SETTINGS for word in ("--set", setting)]
     code, shown, _ = cli("benchmark", PAPER, "--sites", paper_sites, "--out", out, "--no-report", *words)
-    results = json.loads((out / "results.json").read_text())
+    results = read_json(out / "results.json")
     assert results["failures"] == []
     assert code == 0
     study = load_study(PAPER, paper_sites, PAPER_SETTINGS)

@@ -12,6 +12,7 @@ from reports import fedsteph, svg_texts, visible
 from studies import STUDY, patients_of
 
 from fedsteph.client.target.evidence import read_evidence
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.simulations.study.study_evidence import FOLDER
 from fedsteph.simulations.study.study_page import is_study, study_page, write_study_page
 
@@ -110,7 +111,7 @@ def test_a_study_of_an_earlier_version_has_a_page_without_curves(whole, tmp_path
     out = tmp_path / "study"
     out.mkdir()
     shutil.copy(whole.out / "results.json", out)
-    results = json.loads((out / "results.json").read_text())
+    results = read_json(out / "results.json")
     for target in results["targets"].values():
         for row in target["rows"].values():
             del row["fold_intervals_95"], row["interval_95"]

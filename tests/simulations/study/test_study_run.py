@@ -39,6 +39,7 @@ from studies import (
 
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.common.config.run_config import load_config
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.host.progress import unseen
 from fedsteph.common.model.abmil import Architecture, pinned_model
 from fedsteph.common.model.survival import risk_score
@@ -230,7 +231,7 @@ def test_stopped_and_killed_studies_leave_no_process_and_their_exit_codes_tell_w
 
 
 def test_a_killed_study_goes_on_to_the_results_of_an_uninterrupted_one(stopped, whole):
-    found = json.loads((stopped.out / "results.json").read_text())
+    found = read_json(stopped.out / "results.json")
     assert unpriced(found) == unpriced(whole.results)
     require_equal(kept_hazards(stopped.out), kept_hazards(whole.out))
 
@@ -357,7 +358,7 @@ def test_what_cannot_be_trained_is_listed_and_everything_else_is_there(tmp_path,
     study = small(tmp_path / "study.yaml", methods=methods, against=["local", "fedavg"])
     code, shown, _ = cli("benchmark", study, "--sites", sites, "--out", out)
     assert code == 2
-    results = json.loads((out / "results.json").read_text())
+    results = read_json(out / "results.json")
     assert [row for row, about in results["rows"].items() if not about["complete"]] == ["fedavg", "pooled"]
     assert list(results["overall"]) == ["local", "half_average", "steph"]
     assert {row: list(about["against"]) for row, about in results["overall"].items()} == {
@@ -400,7 +401,7 @@ def test_a_bug_in_a_method_costs_its_row_and_leaves_its_traceback(study_sites, t
     study = small(tmp_path / "study.yaml", methods=["local", "ties"])
     code, _, _ = cli("benchmark", study, "--sites", study_sites, "--out", tmp_path / "out")
     assert code == 2
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = read_json(tmp_path / "out" / "results.json")
     assert [one["reason"] for one in results["failures"]] == ["a bug: ZeroDivisionError: by a test"] * 2
     assert list(results["overall"]) == ["local"]
     log = (tmp_path / "out" / "failures.log").read_text()

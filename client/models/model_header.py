@@ -1,0 +1,107 @@
+"""The header of a model file, which may come from a stranger: all of it is checked before anything is allocated."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.config.schema import build
+from fedsteph.common.errors import ConfigError, FedstephError, ModelFileError
+from fedsteph.common.host.checked_file import KEY
+from fedsteph.common.model.abmil import ABMIL, Architecture
+from fedsteph.common.model.encoder_shapes import Shape
+from fedsteph.common.vector.tensor_file import METADATA, Layout, read_header, require_layout
+
+FORMAT = "fedsteph/model/v1"
+N_PERCENTILES = 101
+REFERENCE, LOCAL, LEARNED = "reference", "local.", "learned."
+_MAX_HEADER = 2**16  # bytes; a model of 64 sources has less than 8 kB
+_MAX_SIZE = 2**20  # of a layer
+REMEDY = "Give a whole copy of it, or train or merge it again"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file says of its model; ``sources`` and ``steph`` only of an enhanced one."""
+
+    kind: Literal["abmil", "steph"]
+    architecture: Architecture
+    m0: str
+    encoder: str | None
+    sources: tuple[str, ...] = ()
+    steph: StephConfig | None = None
+
+    def __post_init__(self) -> None:
+        enhanced = self.kind == "steph"
+        if (self.steph is not None, bool(self.sources)) != (enhanced, enhanced):
+            raise ValueError("sources or settings that are not those of its kind")
+        if len({*self.sources}) < len(self.sources) or not all(map(SITE_NAME.fullmatch, self.sources)):
+            raise ValueError("sources that are not names of sites")
+        if not all(1 <= size <= _MAX_SIZE for size in astuple(self.architecture)):
+            raise ValueError("sizes out of range")
+
+
+def checked(path: Path) -> tuple[Description, bytes]:
+    """The description and the content of a file whose header is sound; nothing is allocated for another one.
+
+    Raises:
+        ModelFileError: it is not a model file, or its tensors are not those of its description.
+    """
+    with path.open("rb") as file:
+        beginning = file.read(8 + _MAX_HEADER)
+        told = _description(path, beginning, os.fstat(file.fileno()).st_size)
+        return told, beginning + file.read()
+
+
+def _description(path: Path, beginning: bytes, n_bytes: int) -> Description:
+    try:
+        header, start = read_header(beginning, str(path), ModelFileError, _MAX_HEADER)
+    except ModelFileError as error:
+        what = f"cannot be read as safetensors: {error.what}"
+        raise ModelFileError(what, where=path, remedy="Give a model that fedsteph wrote") from error
+    metadata = header.pop(METADATA, None)
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ModelFileError(f"is not a {FORMAT} file", where=path, remedy="Give a model that fedsteph wrote")
+    try:
+        if not metadata.keys() <= {"format", "description", KEY}:
+            raise ValueError("unknown metadata")
+        told = build(Description, json.loads(metadata["description"]), path)
+        require_layout(header, n_bytes - start, _layout(told, header.keys()), str(path), ModelFileError)
+    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError, ConfigError, ModelFileError) as error:
+        raise unfit(path, error) from error
+    return told
+
+
+def _layout(told: Description, given: Collection[str]) -> Layout:
+    """Dtypes and shapes that a description asks for; ``given`` tells which of the optional ones are there."""
+    architecture, references = told.architecture, [REFERENCE]
+    with torch.device("meta"):  # shapes alone, without memory
+        tensors = ABMIL(architecture).state_dict()
+        if told.steph is not None:
+            local = {f"{LOCAL}{name}": tensor for name, tensor in tensors.items()}
+            n = architecture.n_merged
+            mixture = Mixture(architecture, torch.empty(n), torch.empty(1 + len(told.sources), n))
+            learned = Steph(mixture, told.steph).state_dict()
+            tensors = {f"{LEARNED}{name}": tensor for name, tensor in learned.items()}
+            tensors |= {"theta_0": mixture.theta_0, "stack": mixture.stack}
+            if any(name.startswith(LOCAL) for name in given):
+                tensors |= local
+                references.append(f"{LOCAL}{REFERENCE}")
+    layout: dict[str, tuple[str, Shape]] = {name: ("F32", tuple(tensor.shape)) for name, tensor in tensors.items()}
+    return layout | {name: ("F64", (N_PERCENTILES,)) for name in references if name in given}
+
+
+def unfit(path: Path, error: Exception) -> ModelFileError:
+    reason = error.sentence if isinstance(error, FedstephError) else str(error)
+    what = f"its tensors do not fit its description ({reason:.200})"
+    return ModelFileError(what, where=path, remedy="Train or merge it again")

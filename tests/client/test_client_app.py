@@ -401,7 +401,7 @@ FAULTS = [
     (spoil_a_value, "DataError", LOCAL),
     (leak_a_patient, "DataError", LOCAL),
     (lose_everything, "ConfigError", HELLO),
-    (break_the_plan, "InternalError", HELLO),
+    (break_the_plan, "RunFolderError", HELLO),
 ]
 
 
@@ -413,7 +413,7 @@ def test_what_is_wrong_with_the_data_stays_at_the_site(federation, fault, kind, 
         envelopes = {"b": b"junk"} if action == MERGE else None
         reply = federation.send(action, request, envelopes)
         if action != MERGE or fault is not spoil_a_value:
-            assert refusal(reply, None if kind in ("ConfigError", "InternalError") else "a") == kind
+            assert refusal(reply, None if kind in ("ConfigError", "RunFolderError") else "a") == kind
         told = reply.body.replace("the site's data did not pass its check", "")
         assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in told]
     if kind == "DataError":

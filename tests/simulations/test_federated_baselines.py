@@ -99,7 +99,7 @@ def run_once(tmp: Path, policies: Mapping[str, str] | None = None, *settings: st
         patch.setattr(RecordingGrid, "sent", sent, raising=False)
         patch.setattr(RecordingGrid, "came", came, raising=False)
         patch.setattr(in_process, "InProcessGrid", RecordingGrid)
-        results = run(folder, "in-process")
+        results = run(folder, "in-process").to_dict()
     return Ran(folder, results, sent, came)
 
 
@@ -311,6 +311,6 @@ def test_a_second_run_over_the_same_sites_has_rounds_of_its_own_and_the_same_res
     trained: list[TaskVector] = []
     real = averaging_rounds.train_round
     monkeypatch.setattr(averaging_rounds, "train_round", lambda *args: trained.append(args[0]) or real(*args))
-    again = run(honest.folder, "in-process")
+    again = run(honest.folder, "in-process").to_dict()
     assert again["targets"] == honest.results["targets"]
     assert len(trained) == len(BASELINES) * ROUNDS * len(SITES)

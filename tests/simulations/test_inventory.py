@@ -43,7 +43,7 @@ from fedsteph.simulations.run.run_folder import RunFolder, prepare
 
 SECRET = "P017 of 37 in /hospital/labels.csv"
 _OPEN = "min_patients: 1, min_events: 1, min_pairs: 1, recipes: any"
-_PRIVATE = "privacy: dp-sgd\ndp_sgd: {noise: 5, epochs: 2}\n"
+_PRIVATE = "privacy: dp-sgd\ndp_sgd: {noise: 5, epochs: 2, delta: 0.01}\n"
 
 
 def policy(targets: str, *more: str) -> str:

@@ -31,6 +31,7 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     """
     from fedsteph.commands.terminal.page_drawing import draw_page
     from fedsteph.common.config.run_config import load_config
+    from fedsteph.common.host.checked_file import read_json
     from fedsteph.common.model.abmil import pin_m0
     from fedsteph.server.coordinator_page import write_run_page
     from fedsteph.server.deployment import deployed_run
@@ -44,7 +45,7 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     _say(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
     outcome = deployed_run.run(opened, prepared)
     if as_json:
-        print((prepared.path / deployed_run.RESULTS_FILE).read_text(), end="")
+        print(json.dumps(read_json(prepared.path / deployed_run.RESULTS_FILE), indent=2))
     else:
         _show(outcome)
         _say(f"results: {prepared.path / deployed_run.RESULTS_FILE}")

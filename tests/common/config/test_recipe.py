@@ -604,7 +604,7 @@ names = st.from_regex(SITE_NAME, fullmatch=True) | st.sampled_from(NOT_TEXT_IN_Y
     st.lists(names, unique=True, max_size=4),
     st.floats(0, 1, exclude_min=True),
     st.sampled_from([None, SHA256, "1" * 64, "1e" + "5" * 62, "0" * 64]),
-    st.none() | st.integers(1),
+    st.none() | st.integers(1, 10**18),
     st.just("cv") | st.floats(0, 1e300),
     st.none() | st.integers(1, 1000),
     st.lists(st.sampled_from(COMPARATORS), unique=True),

@@ -154,9 +154,10 @@ def test_a_superlink_that_comes_back_is_waited_for(flwr, superlink):
     assert len(flwr.calls) == 7
 
 
-def test_every_silence_is_told_with_its_length(flwr, superlink, monkeypatch):
-    """Counted from the last answer; nothing is told while it answers, or once it is given up."""
-    now, told = [0.0], []
+@pytest.fixture
+def every_20_s(monkeypatch):
+    """Each question for a run's status comes 20 s after the one before, on a clock of its own."""
+    now = [0.0]
 
     def asked(self, run_id):
         now[0] += 20
@@ -164,6 +165,11 @@ def test_every_silence_is_told_with_its_length(flwr, superlink, monkeypatch):
 
     monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Flower, "status", asked)
+
+
+def test_every_silence_is_told_with_its_length(flwr, superlink, every_20_s):
+    """Counted from the last answer; nothing is told while it answers, or once it is given up."""
+    told = []
     flwr.answers(AWAY, AWAY, status("running"), AWAY, status("running"), status("finished:completed"))
     assert superlink.wait("7", lambda: True, 1e6, told.append) == "finished:completed"
     assert told == [20, 40, 20]
@@ -182,16 +188,8 @@ def test_a_superlink_that_stays_away_is_given_up(flwr, superlink):
     assert len(flwr.calls) == 3
 
 
-def test_patience_is_counted_from_the_last_answer(flwr, superlink, monkeypatch):
+def test_patience_is_counted_from_the_last_answer(flwr, superlink, every_20_s):
     """Away 40 s, back, away 40 s, back: never 60 s in one piece; then for good."""
-    now = [0.0]
-
-    def asked(self, run_id):
-        now[0] += 20
-        return self._call([run_id])["runs"][0]["status"]
-
-    monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(Flower, "status", asked)
     flwr.answers(AWAY, AWAY, status("running"), AWAY, AWAY, status("running"), AWAY)
     with pytest.raises(EngineError):
         superlink.wait("7", lambda: True, patience=60)
@@ -216,17 +214,9 @@ def test_a_run_that_nobody_takes_is_stopped(flwr, superlink, monkeypatch):
     assert flwr.calls[-1] == "stop 7 fedsteph --format json"
 
 
-def test_a_superexec_has_its_time_to_take_a_run(flwr, superlink, monkeypatch):
+def test_a_superexec_has_its_time_to_take_a_run(flwr, superlink, monkeypatch, every_20_s):
     """Asked every 20 s, and away in between: pending at 80 s is waited for, at 100 s no more."""
-    now = [0.0]
-
-    def asked(self, run_id):
-        now[0] += 20
-        return self._call([run_id])["runs"][0]["status"]
-
     monkeypatch.setattr(flower_programs, "_TAKEN_SECONDS", 90.0)
-    monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(Flower, "status", asked)
     flwr.answers(status("pending"), AWAY, *3 * [status("pending")], says({"success": True}))
     with pytest.raises(EngineError, match="no SuperExec took the run within 90 s"):
         superlink.wait("7", lambda: True, patience=1e6)
@@ -239,16 +229,9 @@ def test_a_run_that_was_taken_is_not(flwr, superlink, monkeypatch):
     assert superlink.wait("7", lambda: True, patience=1e6) == "finished:completed"
 
 
-def test_a_process_that_misses_flowers_window_is_named_and_in_the_end_given_up(flwr, superlink, monkeypatch):
+def test_a_process_that_misses_flowers_window_is_named_and_in_the_end_given_up(flwr, superlink, every_20_s):
     """Flower drops the task after 30 s and has another process started; nobody else says so."""
-    now, told = [0.0], []
-
-    def asked(self, run_id):
-        now[0] += 20
-        return self._call([run_id])["runs"][0]["status"]
-
-    monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(Flower, "status", asked)
+    told = []
     slow = map(status, ("starting", "pending", "starting", "running", "finished:completed"))
     flwr.answers(status("pending"), *slow)
     assert superlink.wait("7", lambda: True, 100, on_slow_start=told.append) == "finished:completed"

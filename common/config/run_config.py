@@ -8,6 +8,7 @@ in the file wins over the preset that the file names; a preset named by an overr
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -109,8 +110,14 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] | None 
     mapping = merged(merged(mapping, _preset(chosen.get("preset"), "--set")), chosen)
     config: Config = build(Config, mapping, where)
     if (unequal := unequal_training(config.recipe)) is not None:
-        _log.warning(unequal)
+        _warn(unequal)
     return config
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Once per process: a run loads its configuration several times."""
+    _log.warning(text)
 
 
 def overrides_of(texts: Sequence[str]) -> dict[str, Any]:

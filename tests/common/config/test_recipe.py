@@ -638,5 +638,7 @@ def test_steph_follows_the_base_model_s_epochs_and_one_that_was_set_and_forgotte
     for settings, followed in (([], 10), (["training.epochs=50"], 25), (["preset=paper", "training.epochs=7"], 7)):
         assert followed_epochs(load_config(overrides=settings).recipe) == followed
     assert not caplog.records
-    load_config(overrides=["steph.epochs=10", "training.epochs=50"])
+    for _ in range(2):
+        load_config(overrides=["steph.epochs=10", "training.epochs=50"])
     assert "steph.epochs is set to 10, and training.epochs is 50, which makes 25" in caplog.text
+    assert len(caplog.records) == 1, "a run loads its configuration several times"

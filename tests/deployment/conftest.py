@@ -2,14 +2,15 @@
 
 What is covered, by file; each scenario is one run, made once, which several tests look at:
 
-test_exit_codes.py      no SuperLink: 1; quorum lost: 2, with sites and reasons; Ctrl-C: 130, and the run is stopped
-test_kept_out.py        an unregistered node, a wrong CA, no TLS; and in one run a site with keys that are not the
-                        roster's, one with another roster, four whose installed app was changed, one with a full disk,
-                        which completes in the next run; kill -9 of the SuperLink in that run, and back
-test_reviewed_code.py   a run of other code, whose version leads out of the read-only folder: refused by every site
-                        before any of it was unpacked or ran
-test_sudden_deaths.py   kill -9 of two sites in two phases of one run
-test_whole_run.py       TLS, node keys, process isolation, read-only apps: results, models, audits, nothing in the clear
+test_exit_codes.py       no SuperLink: 1; Ctrl-C: 130, and the run is stopped
+test_kept_out.py         an unregistered node, a wrong CA, no TLS; and in one run a site with keys that are not the
+                         roster's, one whose installed app was changed, one with a full disk, one killed in training
+test_lost_on_the_way.py  one run with kill -9 of the SuperLink, which comes back, and of a site that shares, which does
+                         not; the site that had no room completes
+test_reviewed_code.py    a run of other code, whose version leads out of the read-only folder: refused by every site
+                         before any of it was unpacked or ran
+test_whole_run.py        TLS, node keys, process isolation, read-only apps: results, models, audits, nothing in the
+                         clear
 
 The sites' processes are bound by file permissions even where the tests run as root.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import pytest
 from deployment import TARGET, Deployment, Run, wait_for
+from lost_sites import Misfits, SecondRun, run_again, run_with_misfits
 
 from fedsteph.client.deployment.reviewed_app import installed
 from fedsteph.common.config.run_config import load_config
@@ -98,3 +100,13 @@ def whole_run(deployment: Deployment, changed_code: ChangedCode) -> Run:
         wait_for("the target's page", page.exists, 120)
     deployment.draw_page(TARGET, False)
     return run
+
+
+@pytest.fixture(scope="session")
+def misfits(deployment: Deployment) -> Misfits:
+    return run_with_misfits(deployment)
+
+
+@pytest.fixture(scope="session")
+def second_run(deployment: Deployment, misfits: Misfits) -> SecondRun:
+    return run_again(deployment)

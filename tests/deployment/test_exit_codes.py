@@ -25,18 +25,6 @@ def test_without_a_superlink_it_ends_at_once_with_1(deployment):
     assert not (elsewhere / "runs").exists() and run.stdout.read_text() == ""
 
 
-def test_a_lost_quorum_is_2_and_names_the_sites(deployment):
-    """A site that is not there, one that is not asked for, and so a target alone."""
-    deployment.online(TARGET, "kin")
-    run = deployment.run((TARGET, "aunt"), "federation.deadlines.nodes=5")
-    assert run.wait() == 2, run.said
-    last = run.said.splitlines()[-1]
-    assert "the quorum is lost (1 of 2 sites needed)" in last
-    assert "aunt failed in query.hello: no node said that it is this site" in last
-    assert "kin failed in query.hello: it is not among federation.sites" in last
-    assert run.stdout.read_text() == "" and not (run.folder / "results.json").exists()
-
-
 def test_ctrl_c_is_130_and_stops_the_run(deployment):
     """Flower's own ``flwr run --stream`` would leave it running."""
     deployment.online(TARGET, "kin")

@@ -26,7 +26,7 @@ from fedsteph.client.site.site_of_node import read_sites
 from fedsteph.client.training import survival_fit
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.errors import QuorumError
+from fedsteph.common.errors import EngineError, QuorumError
 from fedsteph.common.host.checked_file import read_json, write_json
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.model.abmil import Architecture
@@ -437,21 +437,25 @@ def test_real_cohorts_from_site_folders_to_results(tmp_path):
 
 
 @pytest.mark.flower
-def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(made, whole, tmp_path, monkeypatch):
+def test_flower_s_own_engine_gives_the_numbers_of_the_quick_one(made, sites, tmp_path, monkeypatch, capsys):
     """A SuperLink, Ray and separate processes on loopback: the same scores to the last bit, nothing left running.
 
-    All of them beside files that have the names of fedsteph's folders.
+    All of them beside files that have the names of fedsteph's folders. A site that breaks is named here too.
     """
     foreign = plant(tmp_path / "foreign")
     monkeypatch.chdir(foreign)
     monkeypatch.setenv("PYTHONPATH", str(foreign))
+    assert simulate(tmp_path / "quick", made, "--set", "federation.sites=[alpha,beta]") == 0
     out = tmp_path / "flower"
-    assert simulate(out, made, "--engine", "flower") == 0
-    assert scores(out) == scores(whole[0])
-    assert (out / "flower" / "superlink.log").stat().st_size > 0
-    assert processes_of(out) == {} and imported(foreign) == []
+    assert simulate(out, sites, "--prepare") == 0
+    (sites / "gamma" / "labels.csv").write_text("nonsense\n")
+    assert simulate(out, sites, "--engine", "flower") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "gamma" in last and "failed in query.hello" in last
+    assert scores(out) == scores(tmp_path / "quick")
     log = (out / "flower" / "superlink.log").read_text()
-    assert "P000" not in log and "DX1" not in log and str(made) not in log
+    assert log and "P000" not in log and "DX1" not in log and str(sites) not in log
+    assert processes_of(out) == {} and imported(foreign) == []
 
 
 @pytest.mark.flower
@@ -478,13 +482,20 @@ def test_a_stopped_flower_run_leaves_no_process_behind(made, tmp_path):
     assert processes_of(out) == {}
 
 
-@pytest.mark.flower
-def test_a_run_that_fails_inside_flower_is_exit_code_2_with_the_true_cause(sites, tmp_path, capsys):
+def test_a_run_that_fails_inside_flower_is_exit_code_2_with_the_true_cause(sites, tmp_path, capsys, monkeypatch):
+    """Flower says no more than that it failed, as this stand-in for it does."""
+
+    def failing(folder):
+        with pytest.raises(QuorumError):
+            run_in_process(folder)
+        raise EngineError("Flower ended the run as finished:failed")
+
+    monkeypatch.setattr("fedsteph.simulations.run.simulate.run_with_flower", failing)
     assert simulate(tmp_path / "run", sites, "--prepare", "--set", "federation.quorum=3") == 0
     (sites / "gamma" / "labels.csv").write_text("nonsense\n")
     assert simulate(tmp_path / "run", sites, "--engine", "flower", "--set", "federation.quorum=3") == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "quorum" in last and "gamma" in last
+    assert "quorum" in last and "gamma" in last and "finished:failed" not in last
 
 
 def test_a_superlink_that_cannot_start_is_exit_code_2(made, tmp_path, capsys, monkeypatch):

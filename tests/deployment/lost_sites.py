@@ -1,0 +1,90 @@
+"""Two runs in which sites and servers are lost, as fixtures of :mod:`conftest` make them."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployment import BOASTER, SEED, STRAY, TARGET, Deployment, Run, make_read_only, make_writable, wait_for
+
+from fedsteph.common.host.progress_log import read_progress
+from fedsteph.common.trust.key_file import write_identity
+from fedsteph.common.trust.keys import Identity
+
+GOOD, DEAD, FULL = "aunt", "kin", "cousin"  # the last one's disk is full
+FILE_LIMIT = 64 << 10  # bytes; a model takes 150 KB, and nothing else that a site writes comes near
+
+
+@dataclass
+class Misfits:
+    """One run with a target, a good source, one that dies, one with a full disk, and two that do not belong."""
+
+    run: Run
+    code: int
+    written: list[str]  # files that the site with the full disk had after the run
+
+
+@dataclass
+class SecondRun:
+    """The same recipe again, and when each of the target's own models was written before it."""
+
+    run: Run
+    code: int
+    trained: dict[Path, int]
+
+
+def run_with_misfits(deployment: Deployment) -> Misfits:
+    """The good source and the target are enough, whatever the others do."""
+    _stray_keys(deployment.site(STRAY))
+    _change_installed_app(deployment.site(BOASTER) / "flwr")
+    sites = (TARGET, GOOD, DEAD, FULL, STRAY, BOASTER)
+    deployment.online(*sites)
+    deployment.limit_files(FULL, FILE_LIMIT)
+    run = deployment.run(sites, SEED)
+    run.wait_phase("train.local")
+    deployment.kill_site(DEAD)
+    code = run.wait()
+    deployment.limit_files(FULL, resource.RLIM_INFINITY)
+    state = deployment.site(FULL) / "state"
+    return Misfits(run, code, sorted(path.name for path in state.rglob("*") if path.is_file()))
+
+
+def run_again(deployment: Deployment) -> SecondRun:
+    """The SuperLink is killed while the one that had no room trains, and the good source when it should share."""
+    trained = {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)}
+    sites = (TARGET, FULL, GOOD)
+    deployment.online(*sites)
+    node = deployment.processes[f"{FULL}-supernode"]
+    before = node.text().count("Receiving: train.local")
+    run = deployment.run(sites, SEED, "federation.deadlines.share=20")
+    run.wait_phase("train.local")
+    wait_for("the site to have its request", lambda: node.text().count("Receiving: train.local") > before, 60)
+    progress = read_progress((run.folder / "server" / "progress.jsonl").read_text())
+    assert not [now for now in progress if now.phase == "train.local" and now.done == now.total], "it has answered"
+    deployment.processes["superlink"].kill()
+    deployment.start_superlink()
+    run.wait_phase("train.share")
+    deployment.kill_site(GOOD)
+    return SecondRun(run, run.wait(), trained)
+
+
+def models(deployment: Deployment, site: str) -> list[Path]:
+    """The site's own models of every recipe."""
+    return sorted(deployment.site(site).glob("state/*/fold_*/local.safetensors"))
+
+
+def _stray_keys(folder: Path) -> None:
+    """New keys in the old ones' place, of which the roster knows nothing."""
+    shutil.rmtree(folder / "keys")
+    write_identity(folder / "keys", STRAY, Identity.generate())
+
+
+def _change_installed_app(home: Path) -> None:
+    """Edit what Flower has installed, as someone with the right to could."""
+    make_writable(home)
+    [app] = (home / "apps").iterdir()
+    (app / "client" / "app.py").rename(app / "client" / "reviewed.py")
+    shutil.copyfile(Path(__file__).with_name("changed_app.py"), app / "client" / "app.py")
+    make_read_only(home)

@@ -47,16 +47,21 @@ Answer = tuple[Any, Mapping[str, bytes]]  # a reply and its envelopes
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Answer with the site's name, its features' encoder and width, and its signature."""
+    """Answer with the site's name, how its features were made, and its signature."""
 
     def answer(site: Site, member: Membership, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
         contents = usable_contents(site.folder, site.file.data)
         try:
             reply = messages.HelloReply(
-                site.name, version("fedsteph"), contents.encoder, contents.width, site.audit.head, signature="0" * 128
+                site.name,
+                version("fedsteph"),
+                **vars(contents.extraction),
+                width=contents.width,
+                audit=site.audit.head,
+                signature="0" * 128,
             )
         except ValueError as error:
-            raise DataError(f"the encoder's name cannot be sent: {error}", where=site.folder) from error
+            raise DataError(f"what its features state cannot be sent: {error}", where=site.folder) from error
         signature = member.identity.signer.sign(reply.signed_bytes(request.id, context.node_id))
         return replace(reply, signature=signature.hex()), {}
 

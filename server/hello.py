@@ -153,10 +153,10 @@ def _signed(session: Session, node: int, reply: messages.HelloReply) -> bool:
 
 
 def _mismatch(session: Session, reply: messages.HelloReply) -> str | None:
-    model, found = session.config.model, reply.encoder
-    if reply.width != model.width or (None not in (model.encoder, found) and model.encoder != found):
-        return (
-            f"its features are of {found or 'an unnamed encoder'} ({reply.width} wide), "
-            f"the federation's of {model.encoder or 'an unnamed encoder'} ({model.width} wide)"
-        )
-    return None
+    model = session.config.model
+    if reply.width == model.width and reply.extraction.agrees_with(model.extraction):
+        return None
+    return (
+        f"its features are of {reply.extraction} ({reply.width} wide), "
+        f"the federation's of {model.extraction} ({model.width} wide)"
+    )

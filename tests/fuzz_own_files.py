@@ -31,6 +31,7 @@ from fedsteph.client.privacy.randomness import Randomness  # noqa: E402
 from fedsteph.client.steph.mixture import Mixture  # noqa: E402
 from fedsteph.client.steph.model import Steph  # noqa: E402
 from fedsteph.client.training import checkpoint  # noqa: E402
+from fedsteph.common.config.extraction import Extraction  # noqa: E402
 from fedsteph.common.config.recipe import StephConfig  # noqa: E402
 from fedsteph.common.errors import FedstephError, ModelFileError  # noqa: E402
 from fedsteph.common.host import checked_file  # noqa: E402
@@ -62,7 +63,9 @@ def _models(folder: Path) -> Iterator[Kind]:
     steph = Steph(Mixture(SMALL, theta_0, torch.randn(3, SMALL.n_merged)), StephConfig(K=1)).eval()
     reference = np.linspace(-3, -1, 101)
     local, path = Local(model, reference - 1), folder / "model"
-    save_abmil(folder / "abmil", model, m0_sha256="0" * 64, encoder="uni_v2", reference=reference)
+    save_abmil(
+        folder / "abmil", model, m0_sha256="0" * 64, extraction=Extraction("uni_v2", 20.0, 256.0), reference=reference
+    )
     save_steph(folder / "steph", steph, ["a", "b"], m0_sha256="0" * 64, reference=reference, local=local)
     for name, written in (("abmil", model), ("steph", steph)):
         content = (folder / name).read_bytes()

@@ -19,8 +19,10 @@ from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.storage import Storage
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import SplitError
 
+_UNSTATED = Extraction()
 _ALIGNED = 64  # bytes; PyTorch's own allocations have this alignment
 
 
@@ -63,7 +65,7 @@ class Cohort:
         width: d, the number of features per instance.
         cache: bags in memory; shared with all subsets.
         dropped: IDs of patients without a bag because all their slides are excluded; splits may name them.
-        encoder: the name of the feature encoder, if the files state it.
+        extraction: how the features were made, as far as the files state it.
         disk: cache of features on disk; None reads the feature files directly.
         storage: one sentence on the use of memory and disk, without paths or IDs.
     """
@@ -75,14 +77,14 @@ class Cohort:
         width: int,
         cache: BagCache,
         dropped: Sequence[str] = (),
-        encoder: str | None = None,
+        extraction: Extraction = _UNSTATED,
         disk: FeatureCache | None = None,
         storage: str = "features: read from their files",
     ) -> None:
         self.patients = tuple(patients)
         self.width = width
         self.dropped = tuple(dropped)
-        self.encoder = encoder
+        self.extraction = extraction
         self.storage = storage
         self.times = _constant([patient.t for patient in self.patients], np.float64)
         """Follow-up times in days, ``(n_patients,)``; read-only."""
@@ -165,7 +167,7 @@ class Cohort:
             )
         patients = [by_id[key] for key in ids]
         part = Cohort(
-            patients, self._files, self.width, self.cache, self.dropped, self.encoder, self._disk, self.storage
+            patients, self._files, self.width, self.cache, self.dropped, self.extraction, self._disk, self.storage
         )
         part._lengths = self._lengths
         return part
@@ -199,7 +201,7 @@ def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None)
     else:
         disk = FeatureCache(state / FOLDER, storage.keep, site.width)
         disk.prune(site.files)
-    cohort = Cohort(site.patients, site.files, site.width, cache, site.dropped, site.encoder, disk, str(storage))
+    cohort = Cohort(site.patients, site.files, site.width, cache, site.dropped, site.extraction, disk, str(storage))
     counts = {slide: header.n_instances for slide, header in site.headers.items()}
     cohort._lengths = {patient.id: sum(counts[slide] for slide in patient.slides) for patient in site.patients}
     return cohort

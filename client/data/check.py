@@ -36,7 +36,7 @@ class SiteReport:
     Args:
         patients, slides, events: counts without excluded slides.
         instances: over the slides with a readable header; None if there are none.
-        encoders, magnifications: as stated in the files; ``.pt`` files state none.
+        encoders, magnifications, patch_sizes: as stated in the files; ``.pt`` files state none.
         time_unit: of the label table; ``follow_up_days`` is (shortest, longest) in days.
         splits: the number of split files; without any, splits are made from a seed.
         storage: one sentence on where training reads the features from.
@@ -53,6 +53,7 @@ class SiteReport:
     dtypes: tuple[str, ...]
     encoders: tuple[str, ...]
     magnifications: tuple[float, ...]
+    patch_sizes: tuple[float, ...]
     time_unit: str
     follow_up_days: tuple[float, float] | None
     splits: int
@@ -117,8 +118,9 @@ def _of_values(site: SiteContents, progress: Progress) -> Iterator[Problem]:
 
 def _of_headers(headers: Collection[FeatureHeader]) -> dict[str, Any]:
     """The fields of a report that are read from the headers of feature files."""
-    names = ("layout", "width", "dtype", "encoder", "magnification")
-    facts: dict[str, Any] = {f"{name}s": tuple(sorted({getattr(h, name) for h in headers} - {None})) for name in names}
+    stated = [vars(header) | vars(header.extraction) for header in headers]
+    names = ("layout", "width", "dtype", "encoder", "magnification", "patch_size")
+    facts: dict[str, Any] = {f"{name}s": tuple(sorted({one[name] for one in stated} - {None})) for name in names}
     counts = [header.n_instances for header in headers]
     instances = InstanceCounts(min(counts), statistics.median(counts), max(counts), sum(counts)) if counts else None
     return facts | {"instances": instances}

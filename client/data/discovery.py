@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 from fedsteph.client.data.formats import FeatureHeader, is_feature_file, is_utf8
@@ -15,6 +16,7 @@ from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.labels import Patient, listed_ids, read_labels
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.data.settings import DataSettings
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import FeatureFileError, LabelError
 
 _EXCLUDE = "list the slide under 'data.exclude' in site.yaml"
@@ -42,9 +44,9 @@ class SiteContents:
         return next(iter(self.headers.values())).width
 
     @property
-    def encoder(self) -> str | None:
-        """The name of the feature encoder, if a file states it."""
-        return next((header.encoder for header in self.headers.values() if header.encoder is not None), None)
+    def extraction(self) -> Extraction:
+        """How the features were made, as far as a file states it; valid only if no problem is an error."""
+        return reduce(Extraction.or_else, (header.extraction for header in self.headers.values()), Extraction())
 
     @property
     def n_bytes(self) -> int:
@@ -147,15 +149,16 @@ def _match(site: SiteContents, slides: list[str], found: dict[str, list[Path]], 
 
 def _odd_files(site: SiteContents) -> Iterator[Problem]:
     """Report files that differ from the majority; a fact that a layout does not state is not compared."""
-    for fact in ("width", "encoder", "magnification"):
-        told = {slide: value for slide, h in site.headers.items() if (value := getattr(h, fact)) is not None}
+    facts = {slide: {"width": h.width, **vars(h.extraction)} for slide, h in site.headers.items()}
+    for fact in ("width", "encoder", "magnification", "patch_size"):
+        told = {slide: value for slide, stated in facts.items() if (value := stated[fact]) is not None}
         if len({*told.values()}) < 2:
             continue
         [(usual, count)] = Counter(told.values()).most_common(1)
         for slide, value in told.items():
             if value != usual:
-                what = f"its {fact} is {value}, while {count} of {len(told)} files have {usual}"
-                remedy = f"Extract all slides with one encoder at one magnification, or {_EXCLUDE}"
+                what = f"its {fact.replace('_', ' ')} is {value}, while {count} of {len(told)} files have {usual}"
+                remedy = f"Extract all slides with one encoder, at one magnification and patch size, or {_EXCLUDE}"
                 yield Problem("error", str(site.files[slide]), what, remedy)
 
 

@@ -15,6 +15,7 @@ import psutil
 from fedsteph.client.data import torch_file
 from fedsteph.client.data.hdf5 import feature_file
 from fedsteph.client.data.source import Coords, Source, without_leading_one
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
 
 _READERS: dict[bytes, Callable[[Path], AbstractContextManager[Source]]] = {
@@ -37,15 +38,14 @@ class FeatureHeader:
         n_instances: the number of patches.
         width: d, the number of features per patch.
         dtype: as stored; values are always read as float32.
-        encoder, magnification: None if the layout does not state them.
+        extraction: how the features were made, as far as the layout states it.
     """
 
     layout: str
     n_instances: int
     width: int
     dtype: str
-    encoder: str | None
-    magnification: float | None
+    extraction: Extraction
 
 
 def is_feature_file(path: Path) -> bool:
@@ -200,7 +200,8 @@ def _header(source: Source) -> FeatureHeader:
         )
     if source.n_coords not in (None, shape[0]):
         raise _not_for_all(source, shape[0])
-    return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, source.encoder, source.magnification)
+    extraction = Extraction(source.encoder, source.magnification, source.patch_size)
+    return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, extraction)
 
 
 def _not_for_all(source: Source, n_instances: int) -> FeatureFileError:

@@ -43,6 +43,7 @@ class Source:
     values: Callable[[], npt.NDArray[np.float32]]
     encoder: str | None = None
     magnification: float | None = None
+    patch_size: float | None = None
     coords: Callable[[], Coords] | None = None
     coords_shape: tuple[int, ...] | None = None
 

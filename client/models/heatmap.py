@@ -20,7 +20,7 @@ import torch
 from fedsteph.client.data.formats import read_features
 from fedsteph.client.models.model_file import LoadedModel, load_model
 from fedsteph.client.models.patch_grid import Grid, read_grid
-from fedsteph.client.models.predict import require_encoder
+from fedsteph.client.models.predict import require_extraction
 from fedsteph.common.errors import DataError
 from fedsteph.common.host import atomic
 from fedsteph.common.report.csv_text import csv_text
@@ -89,7 +89,7 @@ def heatmap(
     loaded = load_model(model)
     bags = []
     for path in (slide, *others):
-        require_encoder(loaded, path)
+        require_extraction(loaded, path)
         bags.append(torch.from_numpy(read_features(path, width=loaded.architecture.width)))
     grid = read_grid(slide, patch, size)
     bag, n = torch.cat(bags), len(bags[0])

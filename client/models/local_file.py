@@ -45,7 +45,7 @@ def train_file(
     run = TrainingRun(device, path.with_suffix(".checkpoint"), progress)
     model = train_local(cohort, recipe, label=label, run=run)
     reference = reference_risks(model, cohort, device) if with_reference else None
-    save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=cohort.encoder, reference=reference)
+    save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), extraction=cohort.extraction, reference=reference)
     return load_abmil(path, dropout=recipe.model.dropout)
 
 

@@ -27,10 +27,13 @@ from fedsteph.client.models.model_header import (
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import head_of, risks
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import ABMIL, Architecture
 from fedsteph.common.vector.tensor_file import stamped, unstamped, with_metadata
+
+_UNSTATED = Extraction()
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class LoadedModel:
     """A model that is ready to predict; ``sources`` is empty for a local one.
 
     Args:
-        encoder: the feature encoder of its training data, if the files stated it.
+        extraction: how the features of its training data were made, as far as the files stated it.
         reference: its :func:`reference_risks`; None in files of earlier versions.
         local: for an enhanced model, the site's own model for comparison; None in files of earlier versions.
     """
@@ -54,7 +57,7 @@ class LoadedModel:
     model: nn.Module
     architecture: Architecture
     sources: tuple[str, ...]
-    encoder: str | None
+    extraction: Extraction
     reference: np.ndarray | None = None
     local: Local | None = None
 
@@ -73,7 +76,12 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
 
 
 def save_abmil(
-    path: Path, model: ABMIL, *, m0_sha256: str, encoder: str | None = None, reference: np.ndarray | None = None
+    path: Path,
+    model: ABMIL,
+    *,
+    m0_sha256: str,
+    extraction: Extraction = _UNSTATED,
+    reference: np.ndarray | None = None,
 ) -> None:
     """Write a local model.
 
@@ -81,7 +89,7 @@ def save_abmil(
         ModelFileError: its weights are not finite.
     """
     tensors = model.state_dict() | _as_tensors(REFERENCE, reference)
-    _save(path, tensors, kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, encoder=encoder)
+    _save(path, tensors, kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, **asdict(extraction))
 
 
 def save_steph(
@@ -90,7 +98,7 @@ def save_steph(
     sources: Sequence[str],
     *,
     m0_sha256: str,
-    encoder: str | None = None,
+    extraction: Extraction = _UNSTATED,
     reference: np.ndarray | None = None,
     local: Local | None = None,
 ) -> None:
@@ -110,7 +118,7 @@ def save_steph(
         kind="steph",
         architecture=asdict(model.mixture.architecture),
         m0=m0_sha256,
-        encoder=encoder,
+        **asdict(extraction),
         sources=list(sources),
         steph=asdict(model.config),
     )
@@ -154,7 +162,7 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
             mixture = Mixture(told.architecture, tensors.pop("theta_0"), tensors.pop("stack"))
             model = Steph(mixture, told.steph, dropout)
             model.load_state_dict({n.removeprefix(LEARNED): t for n, t in tensors.items()})
-        return LoadedModel(model.eval(), told.architecture, told.sources, told.encoder, reference, local)
+        return LoadedModel(model.eval(), told.architecture, told.sources, told.extraction, reference, local)
     except (ValueError, RuntimeError) as error:
         raise unfit(path, error) from error
 

@@ -13,6 +13,7 @@ import torch
 
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.config.schema import build
@@ -38,8 +39,15 @@ class Description:
     architecture: Architecture
     m0: str
     encoder: str | None
+    magnification: float | None = None
+    patch_size: float | None = None
     sources: tuple[str, ...] = ()
     steph: StephConfig | None = None
+
+    @property
+    def extraction(self) -> Extraction:
+        """How the features of its training were made, as far as their files stated it."""
+        return Extraction(self.encoder, self.magnification, self.patch_size)
 
     def __post_init__(self) -> None:
         enhanced = self.kind == "steph"

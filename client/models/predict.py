@@ -126,7 +126,7 @@ def _opened(model: LoadedModel | Path | str, features: Path, labels: Path | None
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     files = _files(features)
     for path in files.values():
-        require_encoder(loaded, path)
+        require_extraction(loaded, path)
     slides = _slides(labels, files)
     return loaded, Cohort(
         [Patient(name, 0.0, 0, of) for name, of in slides.items()],
@@ -156,20 +156,17 @@ def refuse_overwriting(path: Path, inputs: Sequence[Path | None]) -> None:
         raise DataError("is a folder", where=path, remedy="Give the path of a file to write")
 
 
-def require_encoder(loaded: LoadedModel, path: Path) -> None:
-    """Refuse features of another encoder than the model's, if both are stated.
+def require_extraction(loaded: LoadedModel, path: Path) -> None:
+    """Refuse features of another encoder, magnification or patch size than the model's, if both are stated.
 
     Raises:
         EncoderError: they differ.
         FeatureFileError: the file cannot be read.
     """
-    encoder = read_header(path).encoder
-    if None not in (encoder, loaded.encoder) and encoder != loaded.encoder:
-        raise EncoderError(
-            f"the features are of {encoder}, the model's of {loaded.encoder}",
-            where=path,
-            remedy="Extract them with the model's encoder",
-        )
+    found = read_header(path).extraction
+    if not found.agrees_with(loaded.extraction):
+        what = f"the features are of {found}, the model's of {loaded.extraction}"
+        raise EncoderError(what, where=path, remedy="Extract them as the model's were extracted")
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ class Workspace:
             cohort: the site's, if it is already open.
 
         Raises:
-            DataError: all problems of the site's data at once; or its feature width or encoder is not the federation's.
+            DataError: all problems of the site's data at once; or its features are not like the federation's.
             DeviceError: the site's device is not available.
         """
         if site.file.threads is not None:
@@ -59,11 +59,11 @@ class Workspace:
                 where=site.folder / site.file.data.features,
                 remedy="Extract features with the federation's encoder",
             )
-        if None not in (cohort.encoder, recipe.model.encoder) and cohort.encoder != recipe.model.encoder:
+        if not cohort.extraction.agrees_with(recipe.model.extraction):
             raise EncoderError(
-                f"the features are of {cohort.encoder}, the federation's of {recipe.model.encoder}",
+                f"the features are of {cohort.extraction}, the federation's of {recipe.model.extraction}",
                 where=site.folder / site.file.data.features,
-                remedy="Extract features with the federation's encoder",
+                remedy="Extract features as the federation's were extracted",
             )
         splits = site_splits(site, cohort, recipe)
         data = _data_digest(cohort, splits, rounded=site.file.data.disk_cache == "float16")

@@ -62,7 +62,7 @@ def _train(task: Task, gamma: float, path: Path, progress: Progress) -> None:
         fitted,
         names,
         m0_sha256=str(task.recipe.model.m0_sha256),
-        encoder=task.workspace.cohort.encoder,
+        extraction=task.workspace.cohort.extraction,
         reference=reference_risks(fitted, task.train, task.device),
         local=Local(task.local, reference_risks(task.local, task.train, task.device)),
     )

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import COMPARATORS
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -33,6 +34,11 @@ class ModelConfig:
     # name of the model that made the features, as feature files state it, e.g. uni_v1. A site whose files state another
     # one is refused; null: not compared. A simulation fills it in [1 to 120 printable characters]
     encoder: str | None = None
+    # magnification of the patches, as feature files state it, e.g. 20; compared and filled in as the encoder is
+    # [above 0, at most 1000]
+    magnification: float | None = None
+    # side of a patch in pixels at that magnification, likewise [above 0, at most 65536]
+    patch_size: float | None = None
     embed: int = 512  # width of an embedded instance (patch) [1 to 4096]
     attention: int = 384  # hidden width of the gated attention [1 to 4096]
     n_bins: int = 32  # yearly time bins, of 365 days each, for which a hazard is predicted [1 to 4096]
@@ -48,6 +54,9 @@ class ModelConfig:
         require(self.width is None or 1 <= self.width <= 65_536, "width", "1 to 65536, or null")
         name = self.encoder
         require(name is None or (0 < len(name) <= 120 and name.isprintable()), "encoder", "a line, or null")
+        for key, most in (("magnification", 1000), ("patch_size", 65_536)):
+            value = getattr(self, key)
+            require(value is None or 0 < value <= most, key, f"above 0, at most {most}, or null")
         for key in ("embed", "attention", "n_bins"):
             require(1 <= getattr(self, key) <= 4096, key, "1 to 4096")
         require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
@@ -57,6 +66,11 @@ class ModelConfig:
             "m0_sha256",
             "64 hexadecimal digits, or null",
         )
+
+    @property
+    def extraction(self) -> Extraction:
+        """How all sites' features must have been made, as far as it is set."""
+        return Extraction(self.encoder, self.magnification, self.patch_size)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import SITE_NAME
@@ -105,6 +106,8 @@ class HelloReply:
     site: str
     software: str
     encoder: str | None
+    magnification: float | None
+    patch_size: float | None
     width: int
     audit: str
     signature: str
@@ -116,10 +119,16 @@ class HelloReply:
         for text in (self.software, self.encoder):
             if text is not None and _WORD.fullmatch(text) is None:
                 raise ValueError(f"software and encoder must be words like {_WORD.pattern}")
-        if not 1 <= self.width <= 65_536:
-            raise ValueError("width must be 1 to 65536")
+        for size in (self.magnification, self.patch_size, self.width):
+            if size is not None and not 0 < size <= 65_536:
+                raise ValueError("magnification, patch_size and width must be above 0, at most 65536")
         if _HEX.fullmatch(self.audit) is None or re.fullmatch("[0-9a-f]{128}", self.signature) is None:
             raise ValueError("audit must be 64 and signature 128 hexadecimal digits")
+
+    @property
+    def extraction(self) -> Extraction:
+        """How the site's features were made, as far as its files state it."""
+        return Extraction(self.encoder, self.magnification, self.patch_size)
 
     def signed_bytes(self, run: RunId, node: int) -> bytes:
         """The bytes that the signature covers: this reply, the run, and the Flower node's id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import read_sites, write_sites
 from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import ModelConfig, to_dict
 from fedsteph.common.config.run_config import Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError, RunFolderError
@@ -157,22 +159,22 @@ def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
 
 
 def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
-    """The model configuration, with width and feature encoder filled in from the sites where they are not set.
+    """The model configuration, with width and extraction filled in from the sites where they are not set.
 
     Raises:
-        ConfigError: the sites' features differ in width or encoder.
+        ConfigError: the sites' features differ in width, encoder, magnification or patch size.
     """
     cohorts = {site.name: open_cohort(site.folder, site.file.data) for site in sites}
-    encoders = {cohort.encoder for cohort in cohorts.values()} - {None}
     widths = {cohort.width for cohort in cohorts.values()}
-    if len(widths) > 1 or len(encoders) > 1:
-        listed = ", ".join(f"{name}: {c.width} wide of {c.encoder or '?'}" for name, c in cohorts.items())
+    common = reduce(Extraction.or_else, (cohort.extraction for cohort in cohorts.values()), Extraction())
+    if len(widths) > 1 or not all(cohort.extraction.agrees_with(common) for cohort in cohorts.values()):
+        listed = "; ".join(f"{name}: {cohort.width} wide of {cohort.extraction}" for name, cohort in cohorts.items())
         raise ConfigError(
             f"the sites' features differ ({listed})",
-            where="model.width and model.encoder",
-            remedy="Extract all sites' features with one encoder, or leave sites out with federation.sites",
+            where="model.width, .encoder, .magnification, .patch_size",
+            remedy="Extract all sites' features alike, or leave sites out with federation.sites",
         )
-    return replace(model, width=model.width or widths.pop(), encoder=model.encoder or next(iter(encoders), None))
+    return replace(model, width=model.width or widths.pop(), **vars(model.extraction.or_else(common)))
 
 
 def _check_data(sites: Sequence[Site], progress: NamedProgress) -> list[Problem]:
@@ -193,8 +195,8 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     model = replace(
         config.model,
         width=config.model.width or before.model.width,
-        encoder=config.model.encoder or before.model.encoder,
         m0_sha256=config.model.m0_sha256 or before.model.m0_sha256,
+        **vars(config.model.extraction.or_else(before.model.extraction)),
     )
     resolved = replace(config, model=model, federation=_federation(config, sites))
     keys = _differing(to_dict(before), to_dict(resolved))

@@ -10,6 +10,7 @@ from typing import Literal
 
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.training.loop import derive_seed
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import EvaluationConfig, ModelConfig, Recipe, digest
 from fedsteph.common.errors import ConfigError
@@ -76,13 +77,13 @@ class Plan:
         return sum(len(stage) for stage in self.stages)
 
 
-def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width: int, encoder: str | None) -> Plan:
+def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width: int, extraction: Extraction) -> Plan:
     """Plan a study; models that several cells need are trained only once.
 
     Raises:
         ConfigError: a row wants more sources than there are.
     """
-    cells = tuple(_cells(study, sites, targets, width, encoder))
+    cells = tuple(_cells(study, sites, targets, width, extraction))
     work = [unit for cell in cells for unit in _parts(cell.unit)]
     stages = [once(_base(work)), once([*_together(work, sites), *_inner(work)])]
     stages += [once([unit for unit in work if unit.kind == kind]) for kind in ("choice", "cell")]
@@ -110,13 +111,13 @@ def _inner(work: Sequence[Unit]) -> list[Unit]:
 
 
 def _cells(
-    study: Study, sites: Sequence[str], targets: Sequence[str], width: int, encoder: str | None
+    study: Study, sites: Sequence[str], targets: Sequence[str], width: int, extraction: Extraction
 ) -> Iterator[Cell]:
     for seed in study.file.seeds:
         for target in targets:
             for fold in range(study.evaluation.folds):
                 for row in study.rows:
-                    recipe = _recipe(row, seed, width, encoder)
+                    recipe = _recipe(row, seed, width, extraction)
                     sources = _sources(row, seed, target, sites)
                     unit = Unit("cell", recipe, fold, target, row.method, sources, row.dp_sgd)
                     yield Cell(row.name, target, seed, fold, unit)
@@ -166,9 +167,10 @@ def once(units: Sequence[Unit]) -> tuple[Unit, ...]:
     return tuple({unit.key: unit for unit in units}.values())
 
 
-def _recipe(row: Row, seed: int, width: int, encoder: str | None) -> Recipe:
+def _recipe(row: Row, seed: int, width: int, extraction: Extraction) -> Recipe:
     config = row.config
-    model = replace(config.model, width=width, encoder=encoder, m0_seed=config.model.m0_seed + seed, m0_sha256=None)
+    seeded = replace(config.model, m0_seed=config.model.m0_seed + seed, m0_sha256=None)
+    model = replace(seeded, width=width, **vars(extraction))
     model = replace(model, m0_sha256=_m0(model))
     # The number of bootstrap resamples does not affect a model, so it must not change the unit's key.
     evaluation = replace(config.evaluation, bootstrap=EvaluationConfig().bootstrap)

@@ -43,7 +43,7 @@ def prepare_study(study: Study, out: Path) -> Prepared:
     sites = [opened[name] for name in names]
     model = same_features(study.rows[0].config.model, sites)
     assert model.width is not None
-    plan = make_plan(study, names, targets, model.width, model.encoder)
+    plan = make_plan(study, names, targets, model.width, model.extraction)
     ground = Ground(out, {name: opened[name].folder for name in names}, study.file.device)
     worker = Worker(ground)
     for name in names:

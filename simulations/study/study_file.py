@@ -18,6 +18,7 @@ from fedsteph.common.errors import ConfigError
 
 _ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,=-]{0,47}")
 # Sections of a recipe that a study may set; who takes part, and where, is its own to say.
+_TOLD = {"width", "encoder", "magnification", "patch_size", "m0_sha256"}  # keys of model that the sites' files tell
 _SECTIONS = ("preset", "model", "training", "sharing", "steph", "comparators", "evaluation")
 
 
@@ -169,7 +170,7 @@ def _config(shared: dict[str, Any], own: dict[str, Any], path: Path, where: str)
         remedy = "All rows have the study's: set it in 'recipe'"
         raise ConfigError(f"'{where}' sets evaluation", where=path, remedy=remedy)
     for model in (shared.get("model"), own.get("model")):
-        told = {"width", "encoder", "m0_sha256"} & set(model if isinstance(model, dict) else {})
+        told = _TOLD & set(model if isinstance(model, dict) else {})
         if told:
             remedy = "Leave it out: the sites' files tell it"
             raise ConfigError(f"'{where}' sets model.{min(told)}", where=path, remedy=remedy)

@@ -26,6 +26,7 @@ def write_h5(
     key: str = "features",
     encoder: str | None = None,
     magnification: float | None = None,
+    patch_size: float | None = None,
     **options: Any,
 ) -> Path:
     with h5py.File(path, "w") as file:
@@ -35,6 +36,8 @@ def write_h5(
             dataset.attrs["encoder"] = encoder
         if magnification is not None:
             coords.attrs["target_magnification"] = magnification
+        if patch_size is not None:
+            coords.attrs["patch_size"] = patch_size
     return path
 
 
@@ -72,7 +75,13 @@ def write_site(folder: Path, n_patients: int = 12, d: int = 4) -> Path:
     (folder / "features").mkdir(parents=True)
     slides = [(f"P{i:02d}", f"P{i:02d}-DX1.uuid") for i in range(n_patients)] + [("P00", "P00-DX2.uuid")]
     for i, (_, slide) in enumerate(slides):
-        write_h5(folder / "features" / f"{slide}.h5", features(3 + i, d, i), encoder="uni_v2", magnification=20)
+        write_h5(
+            folder / "features" / f"{slide}.h5",
+            features(3 + i, d, i),
+            encoder="uni_v2",
+            magnification=20,
+            patch_size=256,
+        )
     times = {patient: 400.0 + 50 * i for i, (patient, _) in enumerate(slides[:n_patients])}
     rows = [(patient, slide, "KIRP", times[patient], int(patient[1:]) % 2) for patient, slide in slides]
     write_csv(folder / "labels.csv", [HEADER, *rows])

@@ -94,7 +94,7 @@ def outcome(path: Path, original: Original, damaged_values: bytes) -> str:
     for content, what in ((original.content, "same"), (damaged_values, "other values, no checksum")):
         true = _plainly(content)
         if true is not None and all(map(np.array_equal, (values, coords.xy), true)):
-            about = header.encoder, header.magnification, coords.facts
+            about = header.extraction.encoder, header.extraction.magnification, coords.facts
             whole = "uni_v2", 20.0, {"target_magnification": 20.0, "patch_size_level0": 512.0}
             return what if about == whole else "other attributes"
     return "other"

@@ -18,6 +18,8 @@ def make_site(
     seed: int = 0,
     folds: int = 2,
     encoder: str = "test-encoder",
+    magnification: float = 20,
+    patch_size: float = 256,
     max_instances: int = 9,
 ) -> Path:
     """Write a site whose risk is the mean of the first feature; every fifth patient has two slides."""
@@ -35,7 +37,7 @@ def make_site(
             with h5py.File(folder / "features" / f"{slide}.h5", "w") as file:
                 file.create_dataset("features", data=bag).attrs["encoder"] = encoder
                 coords = file.create_dataset("coords", data=np.zeros((len(bag), 2), dtype=np.int64))
-                coords.attrs["target_magnification"] = 20
+                coords.attrs.update(target_magnification=magnification, patch_size=patch_size)
             rows.append((f"P{i:03d}", slide, "TEST", t, e))
     pd.DataFrame(rows, columns=["patient_id", "pathology_id", "project", "t", "e"]).to_csv(
         folder / "labels.csv", index=False

@@ -39,7 +39,7 @@ def test_data_check_and_train_name_it_and_go_on(cli, site: Path) -> None:
 
 
 def test_predict_refuses_it_by_name(refused, site: Path, tmp_path: Path) -> None:
-    save_abmil(tmp_path / "m.safetensors", untrained_model(SMALL, 0), m0_sha256="0" * 64, encoder=None)
+    save_abmil(tmp_path / "m.safetensors", untrained_model(SMALL, 0), m0_sha256="0" * 64)
     said = refused("predict", tmp_path / "m.safetensors", "--features", site / "features", "--out", tmp_path / "r.csv")
     assert r"P001\udcff\udcfe.h5: its name is not UTF-8. Rename it" in said
     assert not (tmp_path / "r.csv").exists()

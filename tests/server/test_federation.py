@@ -41,12 +41,15 @@ def reply_to(message, reply, envelopes=None):
     return Message(protocol.pack(reply, envelopes), reply_to=message)
 
 
-def hello_of(message, name="b", *, signer=None, node=None, run=None, width=6, encoder="uni2-h"):
+FEATURES = {"encoder": "uni2-h", "magnification": 20.0, "patch_size": None, "width": 6}
+
+
+def hello_of(message, name="b", *, signer=None, node=None, run=None, **features):
     """What ``name`` answers to a hello; signed by another's key, or for another node or run, it is a forgery."""
     request = protocol.read(protocol.parcel(message.content, "test"), messages.Hello, "test")
     node = message.metadata.dst_node_id if node is None else node
     head = AUDIT_HEADS.get(name, "0" * 64)
-    reply = messages.HelloReply(name, "1", encoder, width, head, "0" * 128)
+    reply = messages.HelloReply(name, "1", **FEATURES | features, audit=head, signature="0" * 128)
     signed = reply.signed_bytes(replace(request.id, **(run or {})), node)
     return replace(reply, signature=identity_of(signer or name).signer.sign(signed).hex())
 
@@ -133,7 +136,7 @@ def federation(tmp_path):
     def make(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, methods=(), nodes=0.01, **more):
         config = Config(
             comparators=ComparatorConfig(methods=methods, rounds=2),
-            model=ModelConfig(width=6, encoder="uni2-h", m0_sha256="0" * 64),
+            model=ModelConfig(**FEATURES | {"patch_size": 256.0}, m0_sha256="0" * 64),
             federation=FederationConfig(
                 sites=SITES, targets=targets, quorum=quorum, deadlines=Deadlines(nodes, *[deadline] * 4)
             ),
@@ -341,8 +344,10 @@ def hello_as(**changes):
 @pytest.mark.parametrize(
     ("fault", "site", "said"),
     [
-        (hello_as(width=1024, encoder="uni_v1"), "b", "of uni_v1 (1024 wide), the federation's of uni2-h (6 wide)"),
-        (hello_as(encoder="virchow2"), "b", "its features are of virchow2 (6 wide)"),
+        (hello_as(width=1024, encoder="uni_v1"), "b", "its features are of uni_v1 at 20x (1024 wide)"),
+        (hello_as(encoder="virchow2"), "b", "the federation's of uni2-h at 20x, patches of 256 pixels (6 wide)"),
+        (hello_as(magnification=10.0), "b", "its features are of uni2-h at 10x (6 wide)"),
+        (hello_as(patch_size=512.0), "b", "its features are of uni2-h at 20x, patches of 512 pixels (6 wide)"),
         (hello_as(name="guest"), "guest", "not among federation.sites"),
         (hello_as(name="a"), "node 2", "it says that it is a, as another does"),
     ],
@@ -387,9 +392,12 @@ def test_a_hello_that_the_roster_s_owner_of_the_name_did_not_sign_is_kept_out(fe
     assert {name for name, action, _ in sites.seen if action != protocol.HELLO} == {"a", "c", "d"}
 
 
+ANOTHER = {"encoder": None, "magnification": None, "patch_size": 256.0, "width": 7}
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("software", "2"), ("encoder", None), ("width", 7), ("audit", "0" * 64), ("signature", "0" * 128)],
+    [("software", "2"), *ANOTHER.items(), ("audit", "0" * 64), ("signature", "0" * 128)],
 )
 def test_no_field_of_a_hello_can_be_changed_on_its_way(federation, field, value):
     def changed(message):

@@ -322,6 +322,8 @@ TO_SERVER: dict[str, Form] = {
     "HelloReply.site": site,
     "HelloReply.software": one_of(version("fedsteph")),
     "HelloReply.encoder": configured,
+    "HelloReply.magnification": configured,
+    "HelloReply.patch_size": configured,
     "HelloReply.width": configured,
     "HelloReply.audit": HEX64,
     "HelloReply.signature": HEX128,

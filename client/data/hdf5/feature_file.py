@@ -22,7 +22,8 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 def open_hdf5(path: Path) -> Iterator[Source]:
     """Have the structure checked by the helper process; only then, and only on request, values are read here.
 
-    TRIDENT states an encoder and a magnification, CLAM neither. UNI2-h features have a leading axis of length 1.
+    TRIDENT states an encoder and a magnification, CLAM neither, and both the size of a patch. UNI2-h features have a
+    leading axis of length 1.
 
     Raises:
         FeatureFileError: there is no dataset ``features``, or it was not written in full.
@@ -36,10 +37,15 @@ def open_hdf5(path: Path) -> Iterator[Source]:
         found.floating,
         lambda: _values(path),
         found.encoder,
-        found.magnification,
+        _stated(found.magnification),
+        _stated(found.facts.get("patch_size")),
         None if found.coords is None else lambda: _coords(path),
         found.coords,
     )
+
+
+def _stated(value: float | None) -> float | None:
+    return value if value is not None and value > 0 else None
 
 
 def _values(path: Path) -> npt.NDArray[np.float32]:

@@ -91,8 +91,9 @@ def study_file() -> File:
                 "section",
                 {},
                 "what all rows train: preset, model, training, sharing, steph, comparators and evaluation as in the "
-                "configuration of a federation, but for model.width, model.encoder and model.m0_sha256, which the "
-                "sites' files tell, for training.seed (here seeds) and for comparators.methods (here methods)",
+                "configuration of a federation, but for model.width, model.m0_sha256 and how features were made "
+                "(model.encoder, .magnification, .patch_size), which the sites' files tell, for training.seed (here "
+                "seeds) and for comparators.methods (here methods)",
             ),
             Key("variants", "section", None, "further rows of the results", below=(row,)),
         ),

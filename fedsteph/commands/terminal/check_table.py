@@ -27,6 +27,7 @@ def check_table(name: str, report: SiteReport) -> Table:
         "feature width": _listed(report.widths),
         "encoder": _listed(report.encoders),
         "magnification": _listed(f"{value:g}x" for value in report.magnifications),
+        "patch size": _listed(f"{value:g} pixels" for value in report.patch_sizes),
         "layout": _listed(report.layouts),
         "number type": _listed(report.dtypes),
         "splits": f"{report.splits} files" if report.splits else report.splits_source,

@@ -19,7 +19,7 @@ from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.splits import make_splits, read_splits
 from fedsteph.common.errors import DataError
 
-UNI = {"encoder": "uni_v2", "magnification": 20}
+UNI = {"encoder": "uni_v2", "magnification": 20, "patch_size": 256}
 EXPORT = Path(__file__).resolve().parents[3] / "../shared/data/export.py"
 
 
@@ -42,6 +42,7 @@ def test_a_good_site(site: Path) -> None:
         dtypes=("float32",),
         encoders=("uni_v2",),
         magnifications=(20.0,),
+        patch_sizes=(256.0,),
         time_unit="days",
         follow_up_days=(400.0, 950.0),
         splits=0,
@@ -144,6 +145,12 @@ def relabel(site: Path, old: str, new: str) -> None:
             {},
             "error",
             ("P01-DX1", "magnification is 40.0, while 12 of 13 files have 20.0"),
+        ),
+        (
+            lambda s: write_h5(slide(s, 1), features(4, 4), **UNI | {"patch_size": 512}),
+            {},
+            "error",
+            ("P01-DX1", "patch size is 512.0, while 12 of 13 files have 256.0"),
         ),
         (
             lambda s: write_h5(slide(s, 1), np.full((2, 4), np.nan), **UNI),

@@ -15,87 +15,92 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsteph.client.data.formats import FeatureHeader, is_feature_file, read_features, read_header
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import FedstephError
 
 X = features()
 
 GOOD: dict[str, tuple[Callable[[Path], Path], FeatureHeader]] = {
     "trident": (
-        lambda f: write_h5(f / "a.h5", X, encoder="uni_v2", magnification=20),
-        FeatureHeader("trident", 5, 4, "float32", "uni_v2", 20.0),
+        lambda f: write_h5(f / "a.h5", X, encoder="uni_v2", magnification=20, patch_size=512),
+        FeatureHeader("trident", 5, 4, "float32", Extraction("uni_v2", 20.0, 512.0)),
     ),
     "trident without encoder": (
         lambda f: write_h5(f / "a.h5", X, magnification=20),
-        FeatureHeader("trident", 5, 4, "float32", None, 20.0),
+        FeatureHeader("trident", 5, 4, "float32", Extraction(None, 20.0)),
     ),
     "encoder as bytes": (
         lambda f: write_h5(f / "a.h5", X, encoder=np.bytes_(b"uni_v2")),
-        FeatureHeader("trident", 5, 4, "float32", "uni_v2", None),
+        FeatureHeader("trident", 5, 4, "float32", Extraction("uni_v2", None)),
     ),
-    "clam": (lambda f: write_h5(f / "a.h5", X), FeatureHeader("clam", 5, 4, "float32", None, None)),
+    "clam": (lambda f: write_h5(f / "a.h5", X), FeatureHeader("clam", 5, 4, "float32", Extraction())),
     "odd attributes": (
         lambda f: write_h5(f / "a.h5", X, encoder=7, magnification="twenty"),
-        FeatureHeader("clam", 5, 4, "float32", None, None),
+        FeatureHeader("clam", 5, 4, "float32", Extraction()),
+    ),
+    "no patch": (
+        lambda f: write_h5(f / "a.h5", X, magnification=-1, patch_size=0),
+        FeatureHeader("trident", 5, 4, "float32", Extraction()),
     ),
     "infinite magnification": (
         lambda f: write_h5(f / "a.h5", X, magnification=float("inf")),
-        FeatureHeader("clam", 5, 4, "float32", None, None),
+        FeatureHeader("clam", 5, 4, "float32", Extraction()),
     ),
     "uni2-h": (
         lambda f: write_h5(f / "a.h5", X[None]),
-        FeatureHeader("uni2-h", 5, 4, "float32", None, None),
+        FeatureHeader("uni2-h", 5, 4, "float32", Extraction()),
     ),
     "float64": (
         lambda f: write_h5(f / "a.h5", X.astype(np.float64)),
-        FeatureHeader("clam", 5, 4, "float64", None, None),
+        FeatureHeader("clam", 5, 4, "float64", Extraction()),
     ),
     "big endian": (
         lambda f: write_h5(f / "a.h5", X.astype(">f4")),
-        FeatureHeader("clam", 5, 4, "float32", None, None),
+        FeatureHeader("clam", 5, 4, "float32", Extraction()),
     ),
     "gzip": (
         lambda f: write_h5(f / "a.h5", X, compression="gzip"),
-        FeatureHeader("clam", 5, 4, "float32", None, None),
+        FeatureHeader("clam", 5, 4, "float32", Extraction()),
     ),
     "h5 called pt": (
         lambda f: write_h5(f / "a.pt", X),
-        FeatureHeader("clam", 5, 4, "float32", None, None),
+        FeatureHeader("clam", 5, 4, "float32", Extraction()),
     ),
     "pt": (
         lambda f: save(f / "a.pt", torch.tensor(X)),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
+        FeatureHeader("pt", 5, 4, "float32", Extraction()),
     ),
     "pt called h5": (
         lambda f: save(f / "a.h5", torch.tensor(X)),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
+        FeatureHeader("pt", 5, 4, "float32", Extraction()),
     ),
     "pt legacy": (
         lambda f: save(f / "a.pt", torch.tensor(X), legacy=True),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
+        FeatureHeader("pt", 5, 4, "float32", Extraction()),
     ),
     "pt dict": (
         lambda f: save(f / "a.pt", {"features": torch.tensor(X), "coords": torch.zeros(5, 2)}),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
+        FeatureHeader("pt", 5, 4, "float32", Extraction()),
     ),
     "pt ordered dict, legacy": (
         lambda f: save(f / "a.pt", OrderedDict(features=torch.tensor(X)), legacy=True),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
+        FeatureHeader("pt", 5, 4, "float32", Extraction()),
     ),
     "pt (1, N, D)": (
         lambda f: save(f / "a.pt", torch.tensor(X)[None]),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
+        FeatureHeader("pt", 5, 4, "float32", Extraction()),
     ),
     "pt float64": (
         lambda f: save(f / "a.pt", torch.tensor(X).double()),
-        FeatureHeader("pt", 5, 4, "float64", None, None),
+        FeatureHeader("pt", 5, 4, "float64", Extraction()),
     ),
     "pt transposed": (
         lambda f: save(f / "a.pt", torch.tensor(X.T.copy()).T),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
+        FeatureHeader("pt", 5, 4, "float32", Extraction()),
     ),
     "pt parameter": (
         lambda f: save(f / "a.pt", torch.nn.Parameter(torch.tensor(X))),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
+        FeatureHeader("pt", 5, 4, "float32", Extraction()),
     ),
 }
 

@@ -39,6 +39,7 @@ from fedsteph.client.models.patch_grid import Grid
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.commands.site.heatmap import _size
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import (
     ConfigError,
@@ -149,8 +150,9 @@ def world(tmp_path_factory) -> World:
     torch.nn.init.normal_(steph.hypernetwork.head_agg[3].weight, std=4.0)
     torch.nn.init.normal_(steph.hypernetwork.head_mix[3].weight, std=4.0)
     sources = ["north", "south", "west"]
-    save_abmil(folder / "local.safetensors", local, m0_sha256=M0, encoder="uni_v2")
-    save_steph(folder / "steph.safetensors", steph, sources, m0_sha256=M0, encoder="uni_v2", local=Local(local))
+    facts = {"m0_sha256": M0, "extraction": Extraction("uni_v2", 20.0, 256.0)}
+    save_abmil(folder / "local.safetensors", local, **facts)
+    save_steph(folder / "steph.safetensors", steph, sources, **facts, local=Local(local))
     save_steph(folder / "alone.safetensors", steph, sources, m0_sha256=M0)
     return World(folder, local, steph)
 
@@ -251,6 +253,7 @@ def test_the_side_and_the_size_may_be_given(world):
 def test_what_does_not_fit_together_is_refused(world, tmp_path):
     wide = write_slide(tmp_path / "wide.h5", width=7)
     other = write_slide(tmp_path / "other.h5", encoder="virchow2")
+    far = write_slide(tmp_path / "far.h5", **TRIDENT, target_magnification=10)
     torch.save(torch.ones(4, 6), tmp_path / "flat.pt")
     model, slide = world / "steph.safetensors", world / "S0.h5"
     refusals: list[tuple[Sequence[Any], type[FedstephError], Path]] = [
@@ -262,6 +265,7 @@ def test_what_does_not_fit_together_is_refused(world, tmp_path):
         ((model, slide, [wide]), WidthError, wide),
         ((model, other), EncoderError, other),
         ((model, slide, [other]), EncoderError, other),
+        ((model, far), EncoderError, far),
         ((model, tmp_path / "flat.pt"), FeatureFileError, tmp_path / "flat.pt"),
     ]
     for arguments, error, where in refusals:

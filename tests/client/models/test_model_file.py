@@ -27,6 +27,7 @@ from fedsteph.client.models.model_file import (
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import risks
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host.checked_file import tell_of_old_files
@@ -316,7 +317,15 @@ REFERENCE = np.cumsum(np.random.default_rng(0).uniform(0, 1, 101)) / 3 - 17.0
 def save_whole(path: Path, reference: np.ndarray | None = REFERENCE, own: np.ndarray | None = REFERENCE - 1) -> Path:
     """An enhanced model with all that may stand beside it."""
     local = Local(untrained_model(SMALL, 7).eval(), own)
-    save_steph(path, steph(), ["a", "b", "c"], m0_sha256=M0, encoder="uni_v2", reference=reference, local=local)
+    save_steph(
+        path,
+        steph(),
+        ["a", "b", "c"],
+        m0_sha256=M0,
+        extraction=Extraction("uni_v2", 20.0, 256.0),
+        reference=reference,
+        local=local,
+    )
     return path
 
 
@@ -350,7 +359,7 @@ def test_the_local_model_beside_an_enhanced_one_comes_back_bit_for_bit(tmp_path,
     assert torch.equal(loaded.local.model(BAGS), local(BAGS))
     assert equal(state_of(loaded.model), state_of(enhanced))
     assert torch.equal(loaded.model(BAGS), enhanced(BAGS))
-    assert loaded.encoder == "uni_v2"
+    assert loaded.extraction == Extraction("uni_v2", 20.0, 256.0)
 
 
 def test_an_enhanced_model_of_an_earlier_version_has_neither(tmp_path):

@@ -20,6 +20,7 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.fold import enhance_fold
 from fedsteph.client.target.train_alone import train_site
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import DataError, EncoderError, FeatureFileError, LabelError, ModelFileError, WidthError
@@ -258,8 +259,12 @@ def test_inputs_are_never_overwritten(name, tmp_path):
     assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
 
 
-def test_features_of_another_encoder_are_refused_even_at_the_same_width(tmp_path):
-    site = make_site(tmp_path / "site", patients=4, folds=1, encoder="uni_v2")
-    save_abmil(tmp_path / "m.safetensors", ABMIL(Architecture(6, 4, 3, 4)), m0_sha256="0" * 64, encoder="virchow2")
-    with pytest.raises(EncoderError, match=r"P000-DX1.h5: the features are of uni_v2, the model's of virchow2"):
+@pytest.mark.parametrize("other", [Extraction("virchow2"), Extraction(None, 40.0), Extraction(None, None, 512.0)])
+def test_features_that_were_made_otherwise_are_refused_even_at_the_same_width(tmp_path, other):
+    site = make_site(tmp_path / "site", patients=4, folds=1)
+    save_abmil(tmp_path / "m.safetensors", ABMIL(Architecture(6, 4, 3, 4)), m0_sha256="0" * 64, extraction=other)
+    with pytest.raises(
+        EncoderError,
+        match=f"P000-DX1.h5: the features are of test-encoder at 20x, patches of 256 pixels, the model's of {other}",
+    ):
         predict_file(tmp_path / "m.safetensors", site / "features", None, tmp_path / "risk.csv")

@@ -195,7 +195,7 @@ def spiked(workspace: Workspace, folder: Path, value: float) -> Workspace:
         model.embed.bias[0] = value
     spiked = replace(workspace, base_folder=folder)
     path = spiked.fold_folder(0) / "local.safetensors"
-    save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=None)
+    save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256))
     return spiked
 
 

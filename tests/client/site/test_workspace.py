@@ -122,9 +122,9 @@ def test_another_encoder_is_refused_where_both_are_known(tmp_path, site, federat
                 del file["features"].attrs["encoder"]
     recipe = make_recipe(f"model.encoder={federation or 'null'}")
     if fits:
-        assert Workspace.open(Site.open(folder, device="cpu"), recipe).cohort.encoder == site
+        assert Workspace.open(Site.open(folder, device="cpu"), recipe).cohort.extraction.encoder == site
     else:
-        with pytest.raises(EncoderError, match="of uni, the federation's of conch"):
+        with pytest.raises(EncoderError, match="of uni at 20x, patches of 256 pixels, the federation's of conch"):
             Workspace.open(Site.open(folder, device="cpu"), recipe)
 
 

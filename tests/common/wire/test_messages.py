@@ -34,7 +34,7 @@ from fedsteph.common.wire.messages import (
 )
 
 ID = RunId("lung", "run-1", "f" * 64)
-HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128)
+HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 20.0, 256.0, 1536, "a" * 64, "b" * 128)
 REFUSED = Refusal("WrongRunError", "it is of another run", "site-c")
 SCORES = (Score("local", 0.61), Score("model_average", None), Score("steph", 0.3), Score("deployed", 1.0))
 MERGED = MergeReply("30-39", "below 10", (REFUSED,), SCORES)
@@ -156,10 +156,11 @@ def test_digests_are_lower_case_hexadecimal(text: str) -> None:
         replace(HELLO, signature="b" * 127)
 
 
-@each("width", [0, -1, 65_537, 10**30])
-def test_widths(width: int) -> None:
-    with pytest.raises(ValueError, match="width must be 1 to 65536"):
-        replace(HELLO, width=width)
+@each("size", [0, -1, 65_537, 10**30])
+def test_sizes(size: int) -> None:
+    for field in ("width", "magnification", "patch_size"):
+        with pytest.raises(ValueError, match="must be above 0, at most 65536"):
+            replace(HELLO, **{field: size})
 
 
 def test_the_signature_covers_every_field_the_run_and_the_node() -> None:
@@ -173,6 +174,8 @@ def test_the_signature_covers_every_field_the_run_and_the_node() -> None:
         replace(HELLO, software="0.1.1").signed_bytes(ID, 7),
         replace(HELLO, encoder=None).signed_bytes(ID, 7),
         replace(HELLO, encoder="null").signed_bytes(ID, 7),
+        replace(HELLO, magnification=40.0).signed_bytes(ID, 7),
+        replace(HELLO, patch_size=None).signed_bytes(ID, 7),
         replace(HELLO, width=1024).signed_bytes(ID, 7),
         replace(HELLO, audit="0" * 64).signed_bytes(ID, 7),
         HELLO.signed_bytes(replace(ID, federation="breast"), 7),

@@ -44,8 +44,8 @@ RECIPE = Recipe(
 REFUSED = Refusal("WrongRunError", "it is of another run", "c")
 MESSAGES = [
     Hello(ID),
-    HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128),
-    HelloReply("site-a", "0.1.0", None, 1, "0" * 64, "c" * 128),
+    HelloReply("site-a", "0.1.0", "uni2-h", 20.0, 256.0, 1536, "a" * 64, "b" * 128),
+    HelloReply("site-a", "0.1.0", None, None, None, 1, "0" * 64, "c" * 128),
     TrainLocal(ID, RECIPE, every_fold=True),
     TrainLocalReply("30-39", "below 10"),
     TrainLocalReply("50-99", None),

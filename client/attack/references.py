@@ -66,4 +66,4 @@ def _train(workspace: Workspace, half: Cohort, path: Path, label: str, progress:
     run = TrainingRun(workspace.device, path.with_suffix(".checkpoint"), progress)
     model = train_shareable(workspace, half, label=label, run=run)
     m0_sha256 = str(workspace.recipe.model.m0_sha256)
-    save_abmil(path, model, m0_sha256=m0_sha256, encoder=workspace.cohort.encoder)
+    save_abmil(path, model, m0_sha256=m0_sha256, extraction=workspace.cohort.extraction)

@@ -136,7 +136,7 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
             fresh_head=round_ == 0,
         )
         atomic.write_text(begun, origin)
-        save_abmil(path, model.cpu(), m0_sha256=str(recipe.model.m0_sha256), encoder=workspace.cohort.encoder)
+        save_abmil(path, model.cpu(), m0_sha256=str(recipe.model.m0_sha256), extraction=workspace.cohort.extraction)
         for old in folder.glob(f"round_{round_ - 2}.*"):
             old.unlink()  # only this round's model and the previous round's head are read again
         trained = load_abmil(path)

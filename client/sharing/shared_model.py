@@ -43,7 +43,7 @@ def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
         found = _settings(workspace).guarantee(len(cohort))
         model = _private(workspace, cohort, found, TrainingRun(workspace.device, path.with_suffix(".npz"), progress))
         checked_file.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
-        save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), encoder=cohort.encoder)
+        save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), extraction=cohort.extraction)
     return shared_model(workspace)
 
 

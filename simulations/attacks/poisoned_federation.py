@@ -45,7 +45,7 @@ class Source:
         model = kept(path, partial(load_abmil, dropout=recipe.model.dropout))
         if model is None:
             model = train()
-            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), encoder=self.workspace.cohort.encoder)
+            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), extraction=self.workspace.cohort.extraction)
         return as_received(TaskVector.between(model, pinned_model(recipe.model)), recipe.sharing)
 
     @property

@@ -290,7 +290,7 @@ FLOWER: dict[str, Form] = {
     "metadata.message_id": HEX32,
     "metadata.reply_to_message_id": HEX32,
     "metadata.message_type": one_of(protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE),
-    "content.fedsteph.config_record.version.value.sint64": one_of(2),
+    "content.fedsteph.config_record.version.value.sint64": one_of(3),
     "content.fedsteph.config_record.body.value.string": body_text,
     ENTRIES + "{}": entry_name,
     ENTRIES + "{}.value.dtype": one_of("uint8"),

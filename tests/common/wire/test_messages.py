@@ -270,7 +270,7 @@ def test_nothing_else_leaves_a_site() -> None:
                and cls.__name__.endswith(("Reply", "Refusal", "Score"))}  # fmt: skip
     assert replies == {
         "Refusal": ["kind", "reason", "site"],
-        "HelloReply": ["site", "software", "encoder", "width", "audit", "signature"],
+        "HelloReply": ["site", "software", "encoder", "magnification", "patch_size", "width", "audit", "signature"],
         "TrainLocalReply": ["patients", "events"],
         "AverageReply": ["weight"],
         "ShareReply": ["refused"],

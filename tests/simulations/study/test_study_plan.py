@@ -10,6 +10,7 @@ import pytest
 from sites import make_site
 from studies import RECIPE, write_study
 
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.simulations.study.plan import Plan, Unit, make_plan
@@ -23,7 +24,7 @@ FOLDS = 2
 def plan_of(tmp_path: Path, targets=SITES, sites=SITES, **content) -> Plan:
     content = {"targets": None, "against": None, "variants": None, "methods": ["local"]} | content
     study = load_study(write_study(tmp_path / "study.yaml", **content), tmp_path)
-    return make_plan(study, sites, targets, 6, "test-encoder")
+    return make_plan(study, sites, targets, 6, Extraction("test-encoder"))
 
 
 def counts(plan: Plan) -> Counter:

@@ -5,12 +5,10 @@ What is covered, by file; each scenario is one run, made once, which several tes
 test_exit_codes.py       no SuperLink: 1; Ctrl-C: 130, and the run is stopped
 test_kept_out.py         an unregistered node, a wrong CA, no TLS; and in one run a site with keys that are not the
                          roster's, one whose installed app was changed, one with a full disk, one killed in training
-test_lost_on_the_way.py  one run with kill -9 of the SuperLink, which comes back, and of a site that shares, which does
-                         not; the site that had no room completes
 test_reviewed_code.py    a run of other code, whose version leads out of the read-only folder: refused by every site
                          before any of it was unpacked or ran
 test_whole_run.py        TLS, node keys, process isolation, read-only apps: results, models, audits, nothing in the
-                         clear
+                         clear; kill -9 of the SuperLink, which comes back; the site whose disk was full completes
 
 The sites' processes are bound by file permissions even where the tests run as root.
 """
@@ -24,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from deployment import TARGET, Deployment, Run, wait_for
-from lost_sites import Misfits, SecondRun, run_again, run_with_misfits
+from deployment import SEED, TARGET, Deployment, Run, wait_for
+from misfits import FULL, GOOD, Misfits, models, run_with_misfits
 
 from fedsteph.client.deployment.reviewed_app import installed
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import Flower
+from fedsteph.common.host.progress_log import read_progress
 from fedsteph.common.model.abmil import pin_m0
 from fedsteph.server.deployment import deployed_run as server_deployment
 from fedsteph.server.deployment.server_file import ServerFile
@@ -66,17 +65,17 @@ def changed_code(deployment: Deployment) -> ChangedCode:
     Flower makes the folder that it unpacks into, and loads from, out of the version: below the reviewed app's own
     folder, three up, and into the one place where the site's account can write.
     """
-    deployment.online(TARGET, "kin", "cousin")
+    deployment.online(TARGET, GOOD, FULL)
     ran = deployment.folder / "ran"
     ran.mkdir()
     server = ServerFile.open(deployment.server)
-    config = pin_m0(load_config(server.config, [f"federation.sites=[{TARGET}, kin, cousin]"]))
+    config = pin_m0(load_config(server.config, [f"federation.sites=[{TARGET}, {GOOD}, {FULL}]"]))
     prepared = server_deployment.prepare(server, config)
     app = assemble(deployment.folder / "changed" / "fedsteph")
     line = f"import os, pathlib; pathlib.Path({str(ran)!r}, os.environ['FLWR_HOME'].split('/')[-2]).touch()\n"
     module = app / "common" / "__init__.py"
     module.write_text(module.read_text() + line)
-    [reviewed] = installed(deployment.site("kin") / "flwr")
+    [reviewed] = installed(deployment.site(GOOD) / "flwr")
     project = app / "pyproject.toml"
     way_out = f"{reviewed.name.removeprefix('fedsteph.fedsteph.')}/../../../state/evil"
     text, n = re.subn(r'(?m)^version = ".*"$', f'version = "{way_out}"', project.read_text(), count=1)
@@ -90,23 +89,39 @@ def changed_code(deployment: Deployment) -> ChangedCode:
 
 
 @pytest.fixture(scope="session")
-def whole_run(deployment: Deployment, changed_code: ChangedCode) -> Run:
-    """The coordinator's ``fedsteph run``, finished; on the sites' processes that refused the changed code before."""
-    deployment.online(TARGET, "kin", "cousin")
-    deployment.draw_page(TARGET, True)
-    run = deployment.run((TARGET, "kin", "cousin"))
-    if run.wait() == 0:  # the page is drawn after the answer has left
-        page = deployment.site(TARGET) / "state" / "report" / "index.html"
-        wait_for("the target's page", page.exists, 120)
-    deployment.draw_page(TARGET, False)
-    return run
-
-
-@pytest.fixture(scope="session")
 def misfits(deployment: Deployment) -> Misfits:
     return run_with_misfits(deployment)
 
 
+@dataclass(frozen=True)
+class WholeRun(Run):
+    """A finished run, and when each of the target's own models was written before it."""
+
+    trained: dict[Path, int]
+
+
 @pytest.fixture(scope="session")
-def second_run(deployment: Deployment, misfits: Misfits) -> SecondRun:
-    return run_again(deployment)
+def whole_run(deployment: Deployment, misfits: Misfits, changed_code: ChangedCode) -> WholeRun:
+    """The coordinator's ``fedsteph run``, finished; on the sites' processes that refused the changed code before.
+
+    It is the recipe of the run with the misfits. The SuperLink is killed while the site that had no room trains, and
+    starts again with its database.
+    """
+    sites = (TARGET, GOOD, FULL)
+    trained = {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)}
+    deployment.online(*sites)
+    deployment.draw_page(TARGET, True)
+    node = deployment.processes[f"{FULL}-supernode"]
+    before = node.text().count("Receiving: train.local")
+    run = deployment.run(sites, SEED)
+    run.wait_phase("train.local")
+    wait_for("the site to have its request", lambda: node.text().count("Receiving: train.local") > before, 60)
+    progress = read_progress((run.folder / "server" / "progress.jsonl").read_text())
+    assert not [now for now in progress if now.phase == "train.local" and now.done == now.total], "it has answered"
+    deployment.processes["superlink"].kill()
+    deployment.start_superlink()
+    if run.wait() == 0:  # the page is drawn after the answer has left
+        page = deployment.site(TARGET) / "state" / "report" / "index.html"
+        wait_for("the target's page", page.exists, 120)
+    deployment.draw_page(TARGET, False)
+    return WholeRun(run.process, run.stdout, trained)

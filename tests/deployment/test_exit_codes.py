@@ -26,8 +26,7 @@ def test_without_a_superlink_it_ends_at_once_with_1(deployment):
 
 
 def test_ctrl_c_is_130_and_stops_the_run(deployment):
-    """Flower's own ``flwr run --stream`` would leave it running."""
-    deployment.online(TARGET, "kin")
+    """Flower's own ``flwr run --stream`` would leave it running. It waits for its sites, of which none is online."""
     run = deployment.run((TARGET, "kin"))
     run.wait_phase("query.hello")
     run.process.interrupt()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from deployment import BOASTER, STRAY, TARGET, Process
-from lost_sites import DEAD, FULL, GOOD
+from misfits import DEAD, FULL, GOOD
 
 from fedsteph.server.deployment.certificates import make_ca, make_node_key
 

@@ -6,11 +6,12 @@ import json
 
 import pytest
 from deployment import TARGET
+from misfits import FULL, GOOD
 
 from fedsteph.client.deployment.reviewed_app import installed
 from fedsteph.common.deployment.flower_app import digest_of, own_digest
 
-SITES = (TARGET, "kin", "cousin")
+SITES = (TARGET, GOOD, FULL)
 NOT_LOADED = "its app could not be loaded: a site runs the version that it has reviewed, and no other"
 pytestmark = pytest.mark.flower
 
@@ -44,7 +45,7 @@ def test_the_coordinator_is_told_which_sites_did_not_run_it(changed_code):
 def test_the_reviewed_app_still_runs_afterwards(deployment, changed_code, whole_run):
     """On the very same processes, and with nothing new installed."""
     assert whole_run.wait() == 0, whole_run.said
-    assert {name: len(ids) for name, ids in changed_code.processes.items()} == {TARGET: 2, "kin": 2, "cousin": 2}
+    assert {name: len(ids) for name, ids in changed_code.processes.items()} == {site: 2 for site in SITES}
     assert deployment.program_ids() == changed_code.processes
     for site in SITES:
         assert len(installed(deployment.site(site) / "flwr")) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from deployment import MEMBERS, TARGET, Deployment, Run
 from foreign import imported
+from misfits import FILE_LIMIT, FULL, GOOD, models
 
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -18,8 +19,8 @@ from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 
 pytestmark = pytest.mark.flower
-SITES = (TARGET, "kin", "cousin")
-SOURCES = ("kin", "cousin")
+SOURCES = (GOOD, FULL)
+SITES = (TARGET, *SOURCES)
 BLOCK = 32
 
 
@@ -47,8 +48,19 @@ def test_enhanced_models_lie_at_the_target_only(deployment, whole_run):
     inner = {"inner_0_of_2.safetensors", "inner_1_of_2.safetensors"}
     enhanced = {"steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"}
     assert found[TARGET] == {"local.safetensors", *inner, *enhanced}
-    assert found["kin"] == found["cousin"] == {"local.safetensors"}
-    assert found["aunt"] <= {"local.safetensors"} and found["server"] == set()
+    assert found[GOOD] == found[FULL] == {"local.safetensors"}
+    assert found["kin"] <= {"local.safetensors"} and found["server"] == set()
+
+
+def test_the_site_whose_disk_was_full_completes_and_nobody_trains_again(deployment, whole_run):
+    assert whole_run.trained
+    assert {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)} == whole_run.trained
+    [relayed] = [
+        line.event
+        for line in deployment.audit(deployment.server, whole_run)
+        if (line.event.event, line.event.peer) == ("envelope.relay", f"{FULL} -> {TARGET}")
+    ]
+    assert relayed.size is not None and relayed.size > FILE_LIMIT
 
 
 def test_the_coordinator_and_the_target_have_a_page_each(deployment, whole_run):
@@ -56,7 +68,7 @@ def test_the_coordinator_and_the_target_have_a_page_each(deployment, whole_run):
     own = deployment.site(TARGET) / "state" / "report"
     assert (own / "figures" / f"{TARGET}.risk-groups.steph.svg").is_file()
     told = (whole_run.folder / "report" / "index.html").read_text()
-    assert "80-89" in told and f"kin -&gt; {TARGET}" in told
+    assert "80-89" in told and f"{GOOD} -&gt; {TARGET}" in told
     assert "data:image/svg" in (own / "index.html").read_text()
     assert not list(deployment.server.rglob("*.svg"))
     for source in SOURCES:
@@ -131,17 +143,17 @@ def test_the_server_keeps_nothing_of_a_vector(deployment, whole_run):
     kept, plains = kept_by_server(deployment), plain_files(deployment, whole_run)
     assert kept.count(b"fedsteph/v1/envelope") >= 2 * len(SOURCES), "not all that the server relays was looked at"
     assert leaks(kept, plains) == set()
-    piece = plains["kin"][-200:-136]
+    piece = plains[GOOD][-200:-136]
     assert leaks(kept[:1001] + piece, plains), "the search would find 64 bytes"
-    header = json.loads(plains["kin"][8 : 8 + int.from_bytes(plains["kin"][:8], "little")])
+    header = json.loads(plains[GOOD][8 : 8 + int.from_bytes(plains[GOOD][:8], "little")])
     names = [name for name in header if name != "__metadata__"]
     assert {"embed.weight", "attention_c.weight"} < {*names}
     spelt = [f'"{name}":{{'.encode() for name in names]  # the bare names stand in the reviewed app's code
-    assert [name for name in spelt if name in kept] == [] and spelt[0] in plains["kin"]
+    assert [name for name in spelt if name in kept] == [] and spelt[0] in plains[GOOD]
 
 
 def test_the_server_keeps_no_patient_and_no_slide(deployment, whole_run):
     kept = kept_by_server(deployment)
-    labels = (deployment.site("kin") / "labels.csv").read_text()
-    assert labels.count("kin-patient-P0") > 80, "the ids that are searched for"
+    labels = (deployment.site(GOOD) / "labels.csv").read_text()
+    assert labels.count(f"{GOOD}-patient-P0") > 80, "the ids that are searched for"
     assert re.search(rb"-patient-|P\d{3}-DX\d", kept) is None

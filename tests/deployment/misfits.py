@@ -1,4 +1,4 @@
-"""Two runs in which sites and servers are lost, as fixtures of :mod:`conftest` make them."""
+"""A run in which most sites are left behind, each in another way."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment import BOASTER, SEED, STRAY, TARGET, Deployment, Run, make_read_only, make_writable, wait_for
+from deployment import BOASTER, SEED, STRAY, TARGET, Deployment, Run, make_read_only, make_writable
 
-from fedsteph.common.host.progress_log import read_progress
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
 
@@ -26,15 +25,6 @@ class Misfits:
     written: list[str]  # files that the site with the full disk had after the run
 
 
-@dataclass
-class SecondRun:
-    """The same recipe again, and when each of the target's own models was written before it."""
-
-    run: Run
-    code: int
-    trained: dict[Path, int]
-
-
 def run_with_misfits(deployment: Deployment) -> Misfits:
     """The good source and the target are enough, whatever the others do."""
     _stray_keys(deployment.site(STRAY))
@@ -49,25 +39,6 @@ def run_with_misfits(deployment: Deployment) -> Misfits:
     deployment.limit_files(FULL, resource.RLIM_INFINITY)
     state = deployment.site(FULL) / "state"
     return Misfits(run, code, sorted(path.name for path in state.rglob("*") if path.is_file()))
-
-
-def run_again(deployment: Deployment) -> SecondRun:
-    """The SuperLink is killed while the one that had no room trains, and the good source when it should share."""
-    trained = {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)}
-    sites = (TARGET, FULL, GOOD)
-    deployment.online(*sites)
-    node = deployment.processes[f"{FULL}-supernode"]
-    before = node.text().count("Receiving: train.local")
-    run = deployment.run(sites, SEED, "federation.deadlines.share=20")
-    run.wait_phase("train.local")
-    wait_for("the site to have its request", lambda: node.text().count("Receiving: train.local") > before, 60)
-    progress = read_progress((run.folder / "server" / "progress.jsonl").read_text())
-    assert not [now for now in progress if now.phase == "train.local" and now.done == now.total], "it has answered"
-    deployment.processes["superlink"].kill()
-    deployment.start_superlink()
-    run.wait_phase("train.share")
-    deployment.kill_site(GOOD)
-    return SecondRun(run, run.wait(), trained)
 
 
 def models(deployment: Deployment, site: str) -> list[Path]:

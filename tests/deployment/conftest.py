@@ -93,7 +93,7 @@ def misfits(deployment: Deployment) -> Misfits:
     return run_with_misfits(deployment)
 
 
-@dataclass(frozen=True)
+@dataclass
 class WholeRun(Run):
     """A finished run, and when each of the target's own models was written before it."""
 

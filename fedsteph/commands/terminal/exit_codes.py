@@ -28,8 +28,9 @@ def run(command: Callable[[], object]) -> int:
         return _told(error)
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        return _stopped()
+    except (click.Abort, KeyboardInterrupt) as stop:
+        # Typer takes a damaged file of Python's own, such as half-written bytecode, for a user who leaves.
+        return _bug(stop.__cause__) if isinstance(stop.__cause__, EOFError) else _stopped()
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         if context is not None:

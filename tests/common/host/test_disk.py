@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from each_case import each
 from full_disk import no_file_above
@@ -78,6 +79,16 @@ def test_a_disk_error_without_a_path_is_no_bug(capsys, number: int) -> None:
 
     assert run(command) == 1
     assert "error: /data/x: cannot be written" in capsys.readouterr().err
+
+
+def test_half_a_module_of_bytecode_is_not_taken_for_a_user_who_leaves(capsys) -> None:
+    """A full disk can leave such bytecode, and Typer gives the same exception for both."""
+
+    def command() -> None:
+        raise click.Abort from EOFError("marshal data too short")
+
+    assert run(command) == 3
+    assert "EOFError: marshal data too short" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_output_onto_a_full_disk_is_the_users_case() -> None:

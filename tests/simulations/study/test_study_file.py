@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from sites import make_site
-from studies import ROOT, SIZES, STUDY, write_study
+from studies import ROOT, write_study
 
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.presets import PRESETS
@@ -307,8 +306,3 @@ def test_an_out_that_cannot_be_written_is_the_user_s_fault(place, study_sites, t
 def test_a_study_never_works_in_a_site_s_own_folder(place, tmp_path, benchmark_refused):
     """Its folder holds a ``sites`` of its own, so beside one of data it would write among them."""
     assert "--out" in benchmark_refused(out=tmp_path / place)
-
-
-def test_the_study_of_these_tests_names_what_is_there():
-    assert {*STUDY["targets"]} < {*SIZES}
-    assert np.all([name in METHODS for name in STUDY["methods"]])

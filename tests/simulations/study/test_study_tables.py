@@ -66,7 +66,7 @@ def test_the_difference_table_has_the_numbers_of_the_json(whole):
             f"{low:+.3f} to {high:+.3f}",
             f"{found['targets_won']} of 2",
             f"{found['worst_target']:+.3f}",
-            f"{found['folds_won']} of 8",
+            f"{found['folds_won']} of 4",
         ]
 
 
@@ -103,8 +103,9 @@ def test_where_steph_is_worse_is_said_as_plainly_as_where_it_is_better(results):
 
 
 def test_only_steph_s_rows_are_read_aloud_and_all_of_them(results):
+    results["rows"]["1 source"]["method"] = "steph"  # a variant of it
     about = [sentence.partition(" is ")[0] for sentence in sentences(results)]
-    assert about == ["STEPH", "STEPH", "deployed", "deployed", "K = 1", "K = 1"]
+    assert about == ["STEPH", "STEPH", "deployed", "deployed", "1 source", "1 source"]
 
 
 def test_equal_rows_are_neither_better_nor_worse(results):
@@ -143,7 +144,7 @@ def test_results_csv_agrees_with_the_json(whole):
         if line.target == "mean":
             assert pd.isna(line.sd_folds) and pd.isna(line.sd_seeds)
         else:
-            assert [line.sd_folds, line.sd_seeds] == pytest.approx([one["sd"], one["seed_sd"]], abs=1e-12)
+            assert line.sd_folds == pytest.approx(one["sd"], abs=1e-12) and pd.isna(line.sd_seeds)  # of one seed
 
 
 def test_cells_csv_agrees_with_the_json(whole):

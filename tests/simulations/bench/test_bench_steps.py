@@ -12,7 +12,7 @@ from fedsteph.simulations.bench import epoch, models, site_work, sources, step_m
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 from fedsteph.simulations.memory import memory_of
 
-TINY = site_work.Extent({1: 1, 30: 1}, {20: 1}, (20,), ((2, 6), 20, 1), (1, 20, 1), (3, 20))
+TINY = site_work.Extent({1: 1, 30: 1}, {20: 1}, (20,), ((2, 4), 2, 1), (1, 20, 1), (3, 20))
 
 
 def test_things_are_run_in_turn_after_one_untimed_run_of_each():

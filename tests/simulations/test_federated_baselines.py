@@ -1,11 +1,10 @@
-"""Whole runs with FedAvg and FedProx beside STEPH: their rows, a site that keeps its updates, one that spoils them."""
+"""Whole runs with FedAvg and FedProx beside STEPH: their rows, a site that keeps its updates."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from sites import TINY, make_site
 from wire import Passed, recorded
 
-import fedsteph.server.federation
 from fedsteph.client.sharing import averaging_rounds
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.host.checked_file import read_json
@@ -220,60 +218,16 @@ def test_a_site_whose_policy_keeps_updates_is_named_takes_no_part_and_its_sealed
     assert {*BASELINES} <= set(target["methods"])
 
 
-@pytest.mark.parametrize("keeping", [("alpha",), SITES], ids=["the target", "everybody"])
-def test_without_rounds_a_target_has_no_such_rows_and_everything_else(tmp_path, keeping):
-    policies = {name: policy_of(name not in keeping) for name in SITES}
+def test_a_target_that_keeps_its_own_updates_has_no_such_rows_and_everything_else(tmp_path):
+    policies = {name: policy_of(name != "alpha") for name in SITES}
     ran = run_once(tmp_path, policies, "comparators.methods=[fedavg, model_average]", "evaluation.folds=1")
     target = ran.results["targets"]["alpha"]
     assert set(target["methods"]) == {"local", "model_average", "steph", "deployed"}
     assert target["sources"] == ["beta", "gamma"]
-    assert [(site, phase) for site, phase, _ in ran.failures] == [(name, protocol.AVERAGE) for name in keeping]
+    assert [(site, phase) for site, phase, _ in ran.failures] == [("alpha", protocol.AVERAGE)]
     audited = [line.event for line in read_lines(ran.at_server / "audit")]
     [end] = [event for event in audited if event.event == "fedavg.end"]
-    assert end.decision == ("failed" if keeping == SITES else "allowed")
-
-
-# ---------------------------------------------------------------- a site that spoils its updates
-
-
-def test_spoilt_updates_cost_the_baselines_at_most_and_never_the_run(tmp_path, monkeypatch):
-    """One site sends NaNs and garbage; STEPH's part of the run is none of it, and the server's log has the reason."""
-    train_round = averaging_rounds.train_round
-    spoils = cycle([lambda content: content[:-4] + np.array([np.nan], "<f4").tobytes(), lambda content: b"garbage"])
-
-    def spoilt(workspace, *args):
-        updates = train_round(workspace, *args)
-        if workspace.site.name != "beta":
-            return updates
-        spoil = next(spoils)
-        return {fold: spoil(update) for fold, update in updates.items()}
-
-    monkeypatch.setattr(averaging_rounds, "train_round", spoilt)
-    ran = run_once(tmp_path, None, "comparators.methods=[fedavg, fedprox]", "evaluation.folds=1")
-    target = ran.results["targets"]["alpha"]
-    assert target["sources"] == ["beta", "gamma"] and {"local", "steph", "deployed"} <= set(target["methods"])
-    reasons = [line.event.reason for line in read_lines(ran.at_server / "audit") if line.event.decision == "failed"]
-    assert len(reasons) >= 2 and all(reasons)
-
-
-def test_a_poisoned_average_is_refused_by_the_sites(tmp_path, monkeypatch):
-    """The server adds 1e6 to a number of every average: no site trains from it, and the merging goes on."""
-    run_rounds = fedsteph.server.federation.run_rounds
-
-    def poisoned(method, config, ask):
-        def spoil(encoders):
-            return {fold: c[:-4] + np.array([1e6], "<f4").tobytes() for fold, c in encoders.items()}
-
-        return run_rounds(method, config, lambda round_, encoders: ask(round_, spoil(encoders)))
-
-    monkeypatch.setattr(fedsteph.server.federation, "run_rounds", poisoned)
-    ran = run_once(tmp_path, None, "comparators.methods=[fedavg, model_average]", "evaluation.folds=1")
-    said = "fedavg, round 1: a task vector was refused (VectorFileError)"
-    assert ran.failures == [(name, protocol.AVERAGE, said) for name in SITES]
-    target = ran.results["targets"]["alpha"]
-    assert set(target["methods"]) == {"local", "model_average", "steph", "deployed"}
-    for name in SITES:
-        assert not list(ran.folder.site_state(name).rglob("round_1.safetensors"))
+    assert end.decision == "allowed"
 
 
 def test_a_second_run_over_the_same_sites_has_rounds_of_its_own_and_the_same_results(honest, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedsteph.simulations.bench import epoch, models, site_work, sources, step_memory, steps
+from fedsteph.simulations.bench import data_path, models, site_work, sources, step_memory, steps
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 from fedsteph.simulations.memory import memory_of
 
@@ -72,11 +72,6 @@ def test_mapped_rows_are_not_in_this_process_s_own_memory(tmp_path):
     assert memory_of("RssAnon") - before < 100e6 + 16 * 4 * rows.shape[1]
 
 
-def test_an_epoch_waits_for_a_part_of_its_time():
-    found = epoch.measure(4, 30)
-    assert 0 <= found["waiting_share"] <= 1 and found["second"]["seconds"] > 0
-
-
 def test_the_whole_prints_what_scripts_read_and_what_people_read(monkeypatch, cli):
     monkeypatch.setattr(step_memory, "measure", lambda *of: {"before": 1, "peak": len(of[0])})  # seconds each
     found = json.loads(json.dumps(site_work.measure(TINY, lambda what: None), allow_nan=False))
@@ -86,6 +81,11 @@ def test_the_whole_prints_what_scripts_read_and_what_people_read(monkeypatch, cl
     assert found["abmil_vs_gemm"].keys() == {"30"}
     for key in ("io_cached_vs_h5py", "step_1000_sources_vs_12"):
         assert found[key] > 0
+    assert 0 <= found["epoch_waiting_share"] <= 1 and found["parts"]["epoch"]["second"]["seconds"] > 0
+    layouts = found["parts"]["reading"]["layouts"]
+    assert layouts.keys() == data_path.LAYOUTS.keys()
+    for row in layouts.values():
+        assert all(row[kind]["repeats"] == 1 and row[kind]["median"] > 0 for kind in ("h5py", "stored", "float16"))
     quick = site_work.QUICK
     monkeypatch.setattr(site_work, "measure", lambda extent, say: found if extent is quick else pytest.fail("extent"))
     code, out, _ = cli("measure", "site", "--quick", "--json")

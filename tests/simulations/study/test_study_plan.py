@@ -110,14 +110,6 @@ def test_variants_of_one_preset_share_their_own_base_models(tmp_path):
     assert counts(plan) == {"base": 2 * 16, "inner": 16, "choice": 16, "cell": 3 * 16}
 
 
-def test_what_is_trained_together_is_trained_once_for_all_targets(tmp_path):
-    plan = plan_of(tmp_path, methods=["local", "fedavg", "fedprox", "pooled"])
-    together = [unit for unit in plan.stages[1] if unit.kind == "together"]
-    assert Counter(unit.method for unit in together) == {"fedavg": 4, "fedprox": 4, "pooled": 4}
-    assert {unit.sources for unit in together} == {tuple(sorted(SITES))}
-    assert {unit.site for unit in together} == {""}
-
-
 def test_every_unit_comes_after_what_it_needs(tmp_path):
     variants = {"v": {"method": "steph", "recipe": {"model": {"embed": 5}}, "sources": 2}}
     methods = ["local", "half_average", "steph", "deployed", "fedavg", "pooled"]

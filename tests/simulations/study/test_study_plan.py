@@ -21,7 +21,7 @@ FOLDS = 2
 
 
 def plan_of(tmp_path: Path, targets=SITES, sites=SITES, **content) -> Plan:
-    content = {"targets": None, "against": None, "variants": None, "methods": ["local"]} | content
+    content = {"targets": None, "seeds": [0, 1], "against": None, "variants": None, "methods": ["local"]} | content
     study = load_study(write_study(tmp_path / "study.yaml", **content), tmp_path)
     return make_plan(study, sites, targets, 6, "test-encoder")
 

@@ -190,10 +190,11 @@ def kill_among_the_cells(words: list[object], out: Path) -> str:
                     assert time.monotonic() < deadline, "the study does not get on"
                     time.sleep(0.02)
                 children = psutil.Process(process.pid).children(recursive=True)
-                assert sum("spawn_main" in " ".join(child.cmdline()) for child in children) == 2
+                assert process.poll() is None
             finally:
                 process.kill()
             assert process.wait(60) == -signal.SIGKILL
+        assert len(children) >= 2, "the workers"
         for child in children:
             assert has_ended(child.pid), child
         assert imported(folder) == []

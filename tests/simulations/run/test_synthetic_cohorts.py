@@ -14,7 +14,9 @@ from fedsteph.common.model.concordance import c_index
 from fedsteph.simulations.run import synthetic_cohorts
 from fedsteph.simulations.run.synthetic_cohorts import TRUTH_FILE, WIDTH, WORLD, write_world
 
-SMALLER = [replace(site, n_patients=site.n_patients // 2) for site in WORLD]  # which is quicker
+SMALLER = [
+    site if site.shuffled else replace(site, n_patients=site.n_patients // 2) for site in WORLD
+]  # which is quicker
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fedsteph.common.config.recipe import ModelConfig
+from fedsteph.common.model.abmil import Architecture
 from fedsteph.simulations.bench import data_path, models, site_work, sources, step_memory, steps
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 from fedsteph.simulations.memory import memory_of
@@ -70,10 +73,13 @@ def test_mapped_rows_are_not_in_this_process_s_own_memory(tmp_path):
     rows = sources._mapped_rows(tmp_path / "vectors", 40)  # 190 MB
     assert rows.shape[0] == 40 and torch.equal(rows[17], rows[1])
     assert memory_of("RssAnon") - before < 100e6 + 16 * 4 * rows.shape[1]
+    assert sources._added_by(lambda: (torch.ones(25 * 2**20), time.sleep(0.2))) > 90e6
 
 
 def test_the_whole_prints_what_scripts_read_and_what_people_read(monkeypatch, cli):
     monkeypatch.setattr(step_memory, "measure", lambda *of: {"before": 1, "peak": len(of[0])})  # seconds each
+    monkeypatch.setattr(sources, "_added_by", lambda thing: 1)
+    monkeypatch.setattr(models, "SIZES", Architecture.of(ModelConfig(width=16, embed=8, attention=6)))
     found = json.loads(json.dumps(site_work.measure(TINY, lambda what: None), allow_nan=False))
     assert found["schema"] == "fedsteph/bench/v1"
     assert found["step_vs_plain"].keys() == {"1", "30"}

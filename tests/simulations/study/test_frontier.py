@@ -25,10 +25,11 @@ from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.tables import markdown
 
 SHARED = {"sharing": {"layers": "embed", "rank": 1}}
+PRIVATE = {"noise": 6.0, "epochs": 1, "accountant": "rdp"}
 VARIANTS: dict[str, Any] = {
     "whole": {"method": "half_average"},
     "embed": {"method": "half_average", "recipe": SHARED},
-    "private": {"method": "half_average", "dp_sgd": {"noise": 6.0, "epochs": 1}, "recipe": SHARED},
+    "private": {"method": "half_average", "dp_sgd": PRIVATE, "recipe": SHARED},
 }
 N = 40  # patients of each site
 
@@ -58,7 +59,7 @@ def test_every_sharing_row_is_attacked_and_the_local_one_is_not(attacked: tuple[
     found = {name: row["attack"] for name, row in results["overall"].items()}
     assert found.pop("local") is None
     assert {row["sites"] for row in found.values()} == {1}
-    assert found["private"]["epsilon"] == pytest.approx(DpSgd(noise=6.0, epochs=1).guarantee(N // 2).epsilon)
+    assert found["private"]["epsilon"] == pytest.approx(DpSgd(**PRIVATE).guarantee(N // 2).epsilon)
     assert found["whole"]["epsilon"] is None
     assert found["whole"]["vector_bytes"] > found["embed"]["vector_bytes"] == found["private"]["vector_bytes"]
 

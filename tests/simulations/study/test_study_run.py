@@ -290,6 +290,7 @@ def test_changed_labels_never_meet_old_results(tmp_path, units_done):
     recipe = RECIPE | {
         "training": RECIPE["training"] | {"epochs": 4, "lr": 0.05},
         "steph": RECIPE["steph"] | {"output": "softplus"},
+        "comparators": {"rounds": 1},
         "evaluation": {"folds": 1},
     }
     study = small(tmp_path / "study.yaml", methods=["local", "steph", "deployed", "fedavg"], recipe=recipe)

@@ -174,7 +174,7 @@ def struck(words: list[object], strike: Callable[[BaseProcess], None], capfd) ->
 
 
 def kill_among_the_cells(words: list[object], out: Path) -> str:
-    """``fedsteph`` as a process beside files that have the names of its folders, killed after three cells.
+    """``fedsteph`` as a process beside files that have the names of its folders, killed after the first cell.
 
     Gives what it and its two workers said, after looking that they have ended too.
     """
@@ -185,7 +185,7 @@ def kill_among_the_cells(words: list[object], out: Path) -> str:
         with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=log) as process:
             try:
                 deadline = time.monotonic() + 240
-                while len(list(out.glob("cells/*/*.npz"))) < 3:
+                while not list(out.glob("cells/*/*.npz")):
                     assert process.poll() is None, "the study ended before it could be stopped"
                     assert time.monotonic() < deadline, "the study does not get on"
                     time.sleep(0.02)
@@ -194,7 +194,7 @@ def kill_among_the_cells(words: list[object], out: Path) -> str:
             finally:
                 process.kill()
             assert process.wait(60) == -signal.SIGKILL
-        assert len(children) >= 2, "the workers"
+        assert len(children) > 2, "two workers, and what Python tracks their resources with"
         for child in children:
             assert has_ended(child.pid), child
         assert imported(folder) == []
@@ -215,7 +215,7 @@ def test_a_study_stopped_in_every_way_goes_on_to_the_results_of_an_uninterrupted
     assert "Traceback" not in said and "aggregate_train" not in said, "Flower talks, once a round and worker"
     done = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*.json")}  # whole ones: each was renamed
     assert not (out / "results.json").exists()
-    assert 3 <= len(list(out.glob("cells/*/*.npz"))) < len(kept_hazards(whole.out))
+    assert 0 < len(list(out.glob("cells/*/*.npz"))) < len(kept_hazards(whole.out))
     with in_this_process() as units:
         assert unpriced(run_here(whole.study, whole.sites, out)) == unpriced(whole.results)
         assert len(units) > 0

@@ -6,15 +6,19 @@ import base64
 import html
 import io
 import re
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from sites import TINY, make_site
 
 from fedsteph.__main__ import app
+from fedsteph.client.report import landscape
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.host.checked_file import read_json
 
@@ -45,7 +49,7 @@ class Reported:
         """The folder of what ``fedsteph report`` makes of the run with these words, once, and of what it says."""
         folder = self.run.parent / "pages" / name
         if not folder.exists():
-            with redirect_stdout(io.StringIO()) as told:
+            with redirect_stdout(io.StringIO()) as told, coarse_landscapes():
                 assert fedsteph("report", self.run, *words, "--out", folder, "--json") == 0
             (folder / "told.json").write_text(told.getvalue())
         return folder
@@ -59,6 +63,14 @@ class Reported:
         return pd.read_csv(self.sites / site / "labels.csv", dtype={"patient_id": str})
 
 
+@contextmanager
+def coarse_landscapes() -> Iterator[None]:
+    """Inside the block, pages draw landscapes of 4 x 4 points, which is quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(landscape, "Budget", partial(landscape.Budget, grid=4))
+        yield
+
+
 def fedsteph(*words: object) -> int:
     return run_command(lambda: app([str(word) for word in words], standalone_mode=False))
 
@@ -67,11 +79,12 @@ def make_run(folder: Path) -> Reported:
     for seed, (name, patients) in enumerate((("alpha", ALPHA), ("beta", BETA), ("gamma", GAMMA))):
         make_site(folder / "sites" / name, patients=patients, seed=seed, event_share=0.7, max_instances=5)
         (folder / "sites" / name / "site.yaml").write_text(POLICIES[name])
-    settings = [*TINY, "training.epochs=4", "steph.gamma=0.0", "evaluation.bootstrap=50"]
+    settings = [*TINY, "training.epochs=3", "steph.gamma=0.0", "evaluation.bootstrap=50"]
     words = [word for setting in (*settings, "federation.targets=[alpha,beta]") for word in ("--set", setting)]
     run = folder / "run"
     plain = ["--out", run, "--engine", "in-process", "--tensorboard"]
-    assert fedsteph("simulate", "--sites", folder / "sites", *plain, *words) == 0
+    with coarse_landscapes():
+        assert fedsteph("simulate", "--sites", folder / "sites", *plain, *words) == 0
     return Reported(run, folder / "sites")
 
 

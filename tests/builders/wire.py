@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import pytest
 from flwr.app import Message
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from google.protobuf.message import Message as AnyProto
 
+from fedsteph.common.wire.protocol import parcel
+from fedsteph.simulations.run import in_process
 from fedsteph.simulations.run.in_process import InProcessGrid
 
 BODY = "content.fedsteph.config_record.body.value.string"
@@ -40,6 +44,11 @@ class Passed:
     def kind(self) -> str:
         """Which of the protocol's messages it is."""
         return next(iter(json.loads(self.body)), "")
+
+    @property
+    def envelopes(self) -> Mapping[str, bytes]:
+        """Its envelopes or updates, by name."""
+        return dict(parcel(message_from_proto(self.proto).content, "test").envelopes)
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """Every value that it carries, with its path; an entry of a list is ``[]``, an envelope's name ``{}``."""
@@ -108,3 +117,14 @@ class RecordingGrid(InProcessGrid):
             site = self.names[message.metadata.src_node_id - 1]
             self.passed.append(Passed(site, True, message_to_proto(message).SerializeToString()))
         return pulled
+
+
+@contextmanager
+def recorded(names: Iterable[str]) -> Iterator[list[Passed]]:
+    """What runs in this process send inside the block, between the server and sites of these names."""
+    passed: list[Passed] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecordingGrid, "names", tuple(names), raising=False)
+        patch.setattr(RecordingGrid, "passed", passed, raising=False)
+        patch.setattr(in_process, "InProcessGrid", RecordingGrid)
+        yield passed

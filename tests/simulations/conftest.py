@@ -1,22 +1,18 @@
-"""What the tests of ``fedsteph benchmark`` share: a whole study by two worker processes, and one without any. What the
-tests of pages share: a run, and a browser.
-"""
+"""What the tests of ``fedsteph benchmark`` share: a whole study. What those of pages share: a run."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from reports import Reported, make_run
-from studies import Ran, command, make_sites, write_study
+from reports import Reported, fedsteph, make_run
+from studies import Ran, in_this_process, make_sites, write_study
 
 from fedsteph.common.host.checked_file import read_json
-from fedsteph.simulations.study import crew
-from fedsteph.simulations.study.crew import Failed
 from fedsteph.simulations.study.plan import Unit
-from fedsteph.simulations.study.work import Ground, Worker
 
 
 @pytest.fixture(scope="session")
@@ -27,40 +23,19 @@ def study_sites(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(study_sites, tmp_path_factory) -> Ran:
-    """The study of :mod:`studies`, done in one go by two worker processes."""
+    """The study of :mod:`studies` with its page, done in one go in this process; not to be changed."""
     folder = tmp_path_factory.mktemp("whole")
-    study = write_study(folder / "study.yaml")
-    ran = command(study, study_sites, folder / "out", workers=2, page=True)
-    assert ran.returncode == os.EX_OK, ran.stderr
-    results = read_json(folder / "out" / "results.json")
-    return Ran(study, study_sites, folder / "out", results, ran.stderr)
+    study, out = write_study(folder / "study.yaml"), folder / "out"
+    with in_this_process(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        assert fedsteph("benchmark", study, "--sites", study_sites, "--out", out) == 0
+    return Ran(study, study_sites, out, read_json(out / "results.json"))
 
 
 @pytest.fixture
-def units_done(monkeypatch) -> list[Unit]:
+def units_done() -> Iterator[list[Unit]]:
     """Does every unit in this very process; gives those that were asked for, in their order."""
-    done: list[Unit] = []
-
-    class Here:
-        def __init__(self, ground: Ground, workers: int) -> None:
-            monkeypatch.setattr(crew, "_worker", Worker(ground))
-
-        def __enter__(self) -> Here:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def run_stage(self, units: Sequence[Unit], on_done: Callable[[Unit], None]) -> list[Failed]:
-            failures = []
-            for unit in units:
-                failures.append(crew._do(unit)[1])
-                done.append(unit)
-                on_done(unit)
-            return [failure for failure in failures if failure is not None]
-
-    monkeypatch.setattr("fedsteph.simulations.study.run_study.Crew", Here)
-    return done
+    with in_this_process() as done:
+        yield done
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 from sites import TINY, make_site
-from wire import ENTRIES, Passed, RecordingGrid, leaves_of
+from wire import ENTRIES, Passed, leaves_of, recorded
 
 import fedsteph.client.app
 from fedsteph.client.sharing import outgoing
@@ -84,10 +84,7 @@ class Ran:
 
 
 def record(ran: Ran) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RecordingGrid, "names", tuple(ran.hospitals), raising=False)
-        patch.setattr(RecordingGrid, "passed", ran.passed, raising=False)
-        patch.setattr(in_process, "InProcessGrid", RecordingGrid)
+    with recorded(ran.hospitals) as ran.passed:
         in_process.run_in_process(ran.folder.path)
     server = ran.folder.path / "server"
     found = (path for path in server.rglob("*") if path.is_file() and path.name != ".lock")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="there is no Chromium:
 _QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 _QUIET += ["--disable-component-update", "--disable-sync"]
 PHONE, DESKTOP = 360, 1280
-PAGES = ["run", "target", "coordinator", "shared", "patients", "hostile"]
+PAGES = {"run": 17, "coordinator": 0, "shared": 2, "patients": 1, "hostile": 4}  # and how many figures each has
 HOSTILE = [
     "<script>window.pwned = 1</script>",
     '"><img src=x onerror="window.pwned=1">',
@@ -37,7 +37,7 @@ HOSTILE = [
 
 @dataclass
 class Seen:
-    """What happened while a page was opened."""
+    """A page, and what happened since it was opened."""
 
     page: Any
     errors: list[str] = field(default_factory=list)
@@ -64,93 +64,78 @@ def paths(reported: Reported, tmp_path_factory) -> dict[str, Path]:
         for name in HOSTILE
     ]
     (folder / "hostile.html").write_text(html(patients_page(views, HOSTILE[0])))
-    found = {"run": reported.run / "report", "target": reported.page("beta", "--target", "beta")}
+    found = {"run": reported.run / "report"}
     found |= {"shared": reported.shared("alpha"), "coordinator": reported.shared("coordinator")}
     made = {name: folder / f"{name}.html" for name in ("patients", "hostile")}
     return {name: path / "index.html" for name, path in found.items()} | made
 
 
-@pytest.fixture
-def opened(browser, paths):
-    """Opens a page offline at a width; gives what happened."""
-    contexts = []
-
-    def open_(name: str, width: int = DESKTOP) -> Seen:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, offline=True))
-        seen = Seen(contexts[-1].new_page())
-        seen.page.on("console", lambda told: seen.errors.append(told.text) if told.type == "error" else None)
-        seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
-        seen.page.on("dialog", lambda dialog: seen.errors.append(dialog.message))
-        seen.page.on("request", lambda request: seen.requests.append(request.url))
+@pytest.fixture(scope="module")
+def opened(browser, paths) -> dict[str, Seen]:
+    """Every page, opened offline."""
+    found = {}
+    for name in PAGES:
+        context = browser.new_context(viewport={"width": DESKTOP, "height": 900}, offline=True)
+        seen = found[name] = Seen(context.new_page())
+        seen.page.on("console", lambda told, to=seen.errors: to.append(told.text) if told.type == "error" else None)
+        seen.page.on("pageerror", lambda error, to=seen.errors: to.append(str(error)))
+        seen.page.on("dialog", lambda dialog, to=seen.errors: to.append(dialog.message))
+        seen.page.on("request", lambda request, to=seen.requests: to.append(request.url))
         seen.page.goto(paths[name].as_uri(), wait_until="load")
-        return seen
-
-    yield open_
-    for context in contexts:
-        context.close()
+    return found
 
 
-@pytest.mark.parametrize("width", [PHONE, DESKTOP])
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_opens_without_an_error_and_asks_for_nothing(opened, paths, name, width):
-    seen = opened(name, width)
-    assert seen.errors == []
-    assert [url for url in seen.requests if not url.startswith("data:")] == [paths[name].as_uri()]
-    # Tables scroll by themselves; the page as a whole fits its screen.
-    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-@pytest.mark.parametrize(
-    ("name", "least"), [("run", 17), ("target", 8), ("shared", 2), ("patients", 1), ("hostile", 4)]
-)
-def test_every_figure_is_seen(opened, name, least):
-    seen = opened(name)
+def test_a_page_opens_without_an_error_asks_for_nothing_fits_and_shows_its_figures(opened, paths, name):
+    seen = opened[name]
     sizes = seen.page.evaluate(
         "Promise.all([...document.images].map(async i => { await i.decode(); const r = i.getBoundingClientRect();"
         " return [i.naturalWidth, i.naturalHeight, r.width, r.height, i.alt.length] }))"
     )
-    assert len(sizes) >= least
+    assert len(sizes) >= PAGES[name]
     for natural_width, natural_height, width, height, alt in sizes:
         assert natural_width > 100 and natural_height > 100 and alt > 20
         assert width > 250 and height / width == pytest.approx(natural_height / natural_width, rel=0.01)
+    for width in (PHONE, DESKTOP):
+        seen.page.set_viewport_size({"width": width, "height": 900})
+        # Tables scroll by themselves; the page as a whole fits its screen.
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert seen.errors == []
+    assert [url for url in seen.requests if not url.startswith("data:")] == [paths[name].as_uri()]
 
 
 def test_letters_are_large_enough_on_a_phone(opened):
-    seen = opened("run", PHONE)
-    smallest = seen.page.evaluate(
+    page = opened["run"].page
+    page.set_viewport_size({"width": PHONE, "height": 900})
+    smallest = page.evaluate(
         "Math.min(...[...document.querySelectorAll('p, li, td, th, figcaption, summary')]"
         ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
     )
     assert smallest >= 12
     # A figure's smallest letters are 7 points of a width of 4.6 inches, drawn into what a phone has.
-    widths = seen.page.evaluate("[...document.images].map(i => i.getBoundingClientRect().width)")
+    widths = page.evaluate("[...document.images].map(i => i.getBoundingClientRect().width)")
     assert min(widths) * 7 / (4.6 * 72) >= 6.5
 
 
-def test_the_details_open_and_every_link_of_the_page_leads_somewhere(opened):
-    seen = opened("run")
-    assert seen.page.evaluate(
+def test_the_details_open_every_link_of_the_page_leads_somewhere_and_it_prints(opened):
+    page = opened["run"].page
+    assert page.evaluate(
         "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.getAttribute('href')))"
     )
-    summary = seen.page.locator("summary").first
-    summary.click()
-    assert seen.page.locator("details[open]").count() == 1
-
-
-@pytest.mark.parametrize("name", ["run", "patients"])
-def test_a_page_prints(opened, name):
-    printed = opened(name).page.pdf(format="A4")
+    page.locator("summary").first.click()
+    assert page.locator("details[open]").count() == 1
+    printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF") and len(printed) > 20_000
 
 
 def test_hostile_names_are_text_and_nothing_else(opened):
-    seen = opened("hostile")
-    assert seen.page.evaluate("window.pwned") is None
-    shown = seen.page.evaluate("document.body.innerText")
+    page = opened["hostile"].page
+    assert page.evaluate("window.pwned") is None
+    shown = page.evaluate("document.body.innerText")
     for name in HOSTILE:
         assert name in shown
-    assert seen.page.locator("script").count() == 0
-    assert seen.page.evaluate("[...document.images].every(i => i.src.startsWith('data:'))")
+    assert page.locator("script").count() == 0
+    assert page.evaluate("[...document.images].every(i => i.src.startsWith('data:'))")
 
 
 _INTRUDERS = """address => {

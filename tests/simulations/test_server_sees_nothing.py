@@ -11,24 +11,25 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import pandas as pd
 import pytest
+from each_case import each
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from sites import TINY, make_site
+from wire import Passed, recorded
 
 from fedsteph.client.site.site_of_node import site_of_node
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
 from fedsteph.common.host.checked_file import read_json
-from fedsteph.common.model.abmil import Architecture, pinned_model
+from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
@@ -50,16 +51,9 @@ SETTINGS = [
 class Observation:
     """Everything that passed the server: the bytes of its messages, its files, and what it printed or logged."""
 
-    messages: list[bytes] = field(default_factory=list)
-    bodies: list[str] = field(default_factory=list)
+    passed: list[Passed] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     printed: io.StringIO = field(default_factory=io.StringIO)
-
-    def take(self, message: Message) -> None:
-        """One message, as Flower serialises it."""
-        self.messages.append(message_to_proto(message).SerializeToString())
-        if not message.has_error():
-            self.bodies.append(protocol.parcel(message.content, "observed").body)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -80,30 +74,14 @@ class Observation:
 
     @property
     def everything(self) -> bytes:
-        return b"\0\0\0\0".join([*self.messages, *self.files.values(), self.printed.getvalue().encode()])
+        raw = [one.raw for one in self.passed]
+        return b"\0\0\0\0".join([*raw, *self.files.values(), self.printed.getvalue().encode()])
 
     @property
     def text(self) -> str:
         """What a person at the server can read."""
-        return "\n".join([*self.bodies, *(file.decode() for file in self.files.values()), self.printed.getvalue()])
-
-
-class ObservedGrid(in_process.InProcessGrid):
-    """Shows an observation every message that the server pushes or pulls."""
-
-    seen: ClassVar[Observation]
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        pushed = list(messages)
-        for message in pushed:
-            self.seen.take(message)
-        return super().push_messages(pushed)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        pulled = list(super().pull_messages(message_ids))
-        for message in pulled:
-            self.seen.take(message)
-        return pulled
+        bodies = [one.body for one in self.passed]
+        return "\n".join([*bodies, *(file.decode() for file in self.files.values()), self.printed.getvalue()])
 
 
 @dataclass
@@ -123,9 +101,7 @@ def watched(tmp_path_factory) -> Watched:
         make_site(tmp / "hospitals" / name, seed=i, patients=patients, event_share=share)
     folder, _ = prepare(tmp / "run", load_config(None, SETTINGS), [tmp / "hospitals" / name for name in SITES])
     seen = Observation()
-    with pytest.MonkeyPatch.context() as patch, seen.listening():
-        ObservedGrid.seen = seen
-        patch.setattr(in_process, "InProcessGrid", ObservedGrid)
+    with recorded(SITES) as seen.passed, seen.listening():
         in_process.run_in_process(folder.path)
     kept = [*(folder.path / "server").rglob("*"), *folder.path.glob("*.yaml"), folder.path / "manifest.json"]
     seen.files = {str(path.relative_to(folder.path)): path.read_bytes() for path in kept if path.is_file()}
@@ -185,7 +161,7 @@ def leaks(recorded: bytes, plains: Mapping[str, bytes]) -> set[str]:
 
 def test_the_server_saw_the_whole_run(watched):
     """The recording is of all four phases, and the envelopes were in it."""
-    assert len(watched.seen.messages) == 2 * (4 * 3 - 1)  # gamma, which is no target, has nothing to merge
+    assert len(watched.seen.passed) == 2 * (4 * 3 - 1)  # gamma, which is no target, has nothing to merge
     outcome = json.loads(watched.seen.files["server/outcome.json"])
     assert set(outcome["targets"]) == {"alpha", "beta"} and outcome["failures"] == []
     recorded = watched.seen.everything
@@ -211,7 +187,8 @@ def smuggled(plain: bytes, way: str) -> Observation:
     if way == "envelope":
         content = b"label" + plain
         records["envelopes"] = ArrayRecord({"a": Array("uint8", (len(content),), "fedsteph.opaque", content)})
-    seen.take(Message(records, dst_node_id=1, message_type=protocol.SHARE))
+    message = message_to_proto(Message(records, dst_node_id=1, message_type=protocol.SHARE))
+    seen.passed.append(Passed("alpha", False, message.SerializeToString()))
     if way == "file":
         seen.files["server/x"] = b"..." + plain
     with seen.listening():
@@ -222,13 +199,13 @@ def smuggled(plain: bytes, way: str) -> Observation:
     return seen
 
 
-@pytest.mark.parametrize("way", ["envelope", "base64 in the body", "file", "print", "log"])
-@pytest.mark.parametrize("part", [0, 1], ids=["header", "tensors"])
+@each("way", ["envelope", "base64 in the body", "file", "print", "log"])
+@each("part", [0, 1])
 def test_the_recorder_would_find_64_bytes_of_a_vector(watched, way, part):
+    """Of its header, and of its tensors."""
     plain = parts(watched.vectors["beta"])[part]
     for start in (0, 1, 37, len(plain) - 64):
-        piece = plain[start : start + 64]
-        found = leaks(smuggled(piece, way).everything, watched.vectors)
+        found = leaks(smuggled(plain[start : start + 64], way).everything, watched.vectors)
         assert found == {"beta"} if part == 1 else found  # the headers of all sites' vectors are alike
     assert leaks(smuggled(bytes(64), way).everything, watched.vectors) == set()
 
@@ -236,35 +213,9 @@ def test_the_recorder_would_find_64_bytes_of_a_vector(watched, way, part):
 def test_a_run_whose_sites_forget_to_seal_is_found_out(watched, monkeypatch):
     """The same run over the same grid, with the vector files themselves in place of the envelopes."""
     monkeypatch.setattr("fedsteph.client.sharing.outgoing.seal", lambda plain, *args: plain)
-    monkeypatch.setattr(in_process, "InProcessGrid", ObservedGrid)
-    monkeypatch.setattr(ObservedGrid, "seen", Observation())
-    with pytest.raises(QuorumError, match="no target has a result"):
+    with recorded(SITES) as passed, pytest.raises(QuorumError, match="no target has a result"):
         in_process.run_in_process(watched.folder.path)
-    assert leaks(ObservedGrid.seen.everything, watched.vectors) == set(SITES)
-
-
-def test_no_tensor_name_shape_or_metadata_passes_the_server(watched):
-    recorded = watched.seen.everything
-    file = watched.vectors["alpha"]
-    header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
-    shapes = Architecture.of(watched.folder.config.model).encoder_shapes
-    assert set(header) == {*shapes, "__metadata__"}
-    words = [
-        *header,
-        *header["__metadata__"].values(),
-        "head.weight",
-        "head.bias",
-        "data_offsets",
-        '"dtype":"F32"',  # the recipe, which the server may know, has a dtype of another name
-        '"shape"',
-    ]
-    for public in ("architecture", "m0"):  # the digests that every envelope is bound to
-        words.remove(header["__metadata__"][public])
-    for shape in shapes.values():
-        words += [f'"shape":{json.dumps(list(shape), separators=(",", ":"))}']
-        words += [str(list(shape)), str(tuple(shape))] if len(shape) > 1 else []
-    assert [word for word in words if word.encode() in recorded] == []
-    assert [word for word in words if word.encode() in file], "the words are those of a vector file"
+    assert leaks(Observation(passed).everything, watched.vectors) == set(SITES)
 
 
 def test_no_patient_slide_or_path_passes_the_server(watched):
@@ -294,7 +245,7 @@ def test_no_exact_count_and_no_exact_score_passes_the_server(watched):
         methods = read_json(watched.folder.site_state(name) / "result.json")["methods"]
         scores |= {f"{row['mean']}" for row in methods.values() if row["mean"] != round(row["mean"], 2)}
     assert {37, 38, 39} <= counts and scores
-    bands = [json.loads(body) for body in watched.seen.bodies if '"TrainLocalReply"' in body]
+    bands = [json.loads(body) for body in (one.body for one in watched.seen.passed) if '"TrainLocalReply"' in body]
     assert {reply["TrainLocalReply"]["patients"] for reply in bands} == {"30-39"}
     # Small numbers stand in the recipe for other reasons; what is searched for are the whole site's and its folds'.
     assert [count for count in sorted(counts) if count > 16 and number_in(watched.seen.text, count)] == []

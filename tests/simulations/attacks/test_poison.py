@@ -14,6 +14,14 @@ from fedsteph.simulations.attacks import poison
 from fedsteph.simulations.attacks.trial import Ground
 
 
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("poison")
+    for seed, name in enumerate(("alpha", "beta", "gamma")):
+        make_site(folder / name, patients=20 + 4 * seed, seed=seed)
+    return folder
+
+
 def cell(attack: str, malicious: list[str], target: str, local: float, deployed: float, caught=(), false=()):
     modes = ("report", "down-weight", "refuse")
     return {
@@ -48,10 +56,8 @@ def test_the_table_by_hand():
     assert "| 75% | 25.0% |" in lines[3]
 
 
-def test_the_larger_groups_of_malicious_sources_hold_the_smaller_ones(tmp_path):
-    for seed, name in enumerate(("alpha", "beta", "gamma")):
-        make_site(tmp_path / "sites" / name, patients=20 + 4 * seed, seed=seed)
-    workspaces = poison.workspaces_of(tmp_path / "sites", tmp_path / "out", [*TINY, "training.epochs=1"])
+def test_the_larger_groups_of_malicious_sources_hold_the_smaller_ones(sites, tmp_path):
+    workspaces = poison.workspaces_of(sites, tmp_path / "out", [*TINY, "training.epochs=1"])
     ground = Ground("alpha", workspaces, wanted=3)
     assert set(ground.sources) == {"beta", "gamma-a", "gamma-b"}, "the largest of the others is two hospitals"
     halves = [{p.id for p in ground.sources[name].train.patients} for name in ("gamma-a", "gamma-b")]
@@ -62,10 +68,8 @@ def test_the_larger_groups_of_malicious_sources_hold_the_smaller_ones(tmp_path):
     assert set(groups[2]) == set(ground.sources)
 
 
-def test_a_run_and_the_same_run_again(tmp_path, monkeypatch, cli, refused):
-    for seed, name in enumerate(("alpha", "beta", "gamma")):
-        make_site(tmp_path / "sites" / name, seed=seed)
-    command = ["measure", "poison", "--sites", tmp_path / "sites", "--out", tmp_path / "out"]
+def test_a_run_and_the_same_run_again(sites, tmp_path, monkeypatch, cli, refused):
+    command = ["measure", "poison", "--sites", sites, "--out", tmp_path / "out"]
     for setting in (*TINY, "training.epochs=1", "steph.gamma=0.0"):
         command += ["--set", setting]
     attacks = ["--attacks", "times_10", "--attacks", "backdoor", "--counts", 1, "--folds", 1, "--sources", 3]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedsteph.simulations.bench import epoch, models, site_work, sources, step_memory, steps
+from fedsteph.common.config.recipe import ModelConfig
+from fedsteph.common.model.abmil import Architecture
+from fedsteph.simulations.bench import data_path, models, site_work, sources, step_memory, steps
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 from fedsteph.simulations.memory import memory_of
 
-TINY = site_work.Extent({1: 1, 30: 1}, {20: 1}, (20,), ((2, 6), 20, 1), (1, 20, 1), (3, 20))
+TINY = site_work.Extent({1: 1, 30: 1}, {20: 1}, (20,), ((2, 4), 2, 1), (1, 20, 1), (3, 20))
 
 
 def test_things_are_run_in_turn_after_one_untimed_run_of_each():
@@ -70,15 +73,13 @@ def test_mapped_rows_are_not_in_this_process_s_own_memory(tmp_path):
     rows = sources._mapped_rows(tmp_path / "vectors", 40)  # 190 MB
     assert rows.shape[0] == 40 and torch.equal(rows[17], rows[1])
     assert memory_of("RssAnon") - before < 100e6 + 16 * 4 * rows.shape[1]
-
-
-def test_an_epoch_waits_for_a_part_of_its_time():
-    found = epoch.measure(4, 30)
-    assert 0 <= found["waiting_share"] <= 1 and found["second"]["seconds"] > 0
+    assert sources._added_by(lambda: (torch.ones(25 * 2**20), time.sleep(0.2))) > 90e6
 
 
 def test_the_whole_prints_what_scripts_read_and_what_people_read(monkeypatch, cli):
     monkeypatch.setattr(step_memory, "measure", lambda *of: {"before": 1, "peak": len(of[0])})  # seconds each
+    monkeypatch.setattr(sources, "_added_by", lambda thing: 1)
+    monkeypatch.setattr(models, "SIZES", Architecture.of(ModelConfig(width=16, embed=8, attention=6)))
     found = json.loads(json.dumps(site_work.measure(TINY, lambda what: None), allow_nan=False))
     assert found["schema"] == "fedsteph/bench/v1"
     assert found["step_vs_plain"].keys() == {"1", "30"}
@@ -86,6 +87,11 @@ def test_the_whole_prints_what_scripts_read_and_what_people_read(monkeypatch, cl
     assert found["abmil_vs_gemm"].keys() == {"30"}
     for key in ("io_cached_vs_h5py", "step_1000_sources_vs_12"):
         assert found[key] > 0
+    assert 0 <= found["epoch_waiting_share"] <= 1 and found["parts"]["epoch"]["second"]["seconds"] > 0
+    layouts = found["parts"]["reading"]["layouts"]
+    assert layouts.keys() == data_path.LAYOUTS.keys()
+    for row in layouts.values():
+        assert all(row[kind]["repeats"] == 1 and row[kind]["median"] > 0 for kind in ("h5py", "stored", "float16"))
     quick = site_work.QUICK
     monkeypatch.setattr(site_work, "measure", lambda extent, say: found if extent is quick else pytest.fail("extent"))
     code, out, _ = cli("measure", "site", "--quick", "--json")

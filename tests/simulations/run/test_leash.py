@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -14,17 +16,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize(("program", "code"), [("true", 0), ("false", 1)])
-def test_a_program_that_ends_by_itself(program, code):
-    leash = [sys.executable, "-m", "fedsteph.simulations.run.leash", program]
-    with subprocess.Popen(leash, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
+@contextmanager
+def leashed(*words: object) -> Iterator[subprocess.Popen[str]]:
+    """A program on a leash."""
+    leash = [sys.executable, "-m", "fedsteph.simulations.run.leash", *map(str, words)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(leash, cwd=ROOT, text=True, **pipes) as process:
         try:
-            assert process.wait(timeout=60) == code  # the pipe is open still
+            yield process
         finally:
             process.kill()
-        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("program", "code"), [("true", 0), ("false", 1)])
+def test_a_program_that_ends_by_itself(program, code):
+    with leashed(program) as process:
+        assert process.wait(timeout=60) == code  # the pipe is open still
+        assert process.stdout.read() == ""
 
 
 COUNTING = """
@@ -42,19 +50,13 @@ sys.exit(7)
 @pytest.mark.parametrize("let_go", ["the pipe is closed", "SIGTERM", "SIGINT"])
 def test_a_program_is_asked_to_end_once_and_may_take_its_time(let_go):
     """Asked twice, a SuperNode leaves without saying so to its SuperLink."""
-    leash = [sys.executable, "-m", "fedsteph.simulations.run.leash", sys.executable, "-c", COUNTING]
-    with subprocess.Popen(leash, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "up\n"
-            if let_go == "the pipe is closed":
-                process.stdin.close()
-            else:
-                process.send_signal(getattr(signal, let_go))
-            assert process.wait(timeout=60) == 7
-        finally:
-            process.kill()
+    with leashed(sys.executable, "-c", COUNTING) as process:
+        assert process.stdout.readline() == "up\n"
+        if let_go == "the pipe is closed":
+            process.stdin.close()
+        else:
+            process.send_signal(getattr(signal, let_go))
+        assert process.wait(timeout=60) == 7
         assert process.stdout.read() == "asked\n"
 
 
@@ -77,16 +79,11 @@ time.sleep(99)
 
 @pytest.mark.parametrize(("kind", "seconds"), [("polite", 0), ("deaf", 8)])
 def test_an_orphan_in_a_session_of_its_own_is_asked_once_and_killed_after_the_grace_time(kind, seconds):
-    leash = [sys.executable, "-m", "fedsteph.simulations.run.leash", sys.executable, "-c", ORPHAN, kind]
-    with subprocess.Popen(leash, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            orphan = psutil.Process(int(process.stdout.readline()))
-            start = time.monotonic()
-            process.stdin.close()
-            process.wait(timeout=60)
-            assert time.monotonic() - start >= seconds
-        finally:
-            process.kill()
+    with leashed(sys.executable, "-c", ORPHAN, kind) as process:
+        orphan = psutil.Process(int(process.stdout.readline()))
+        start = time.monotonic()
+        process.stdin.close()
+        process.wait(timeout=60)
+        assert time.monotonic() - start >= seconds
         assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
         assert process.stdout.read() == "asked\n"

@@ -9,11 +9,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from studies import ROOT, STUDY, prepared, write_study
+from studies import ROOT, write_study
 
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.host.lock import exclusive
+from fedsteph.simulations.study import run_study
 from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.tables import sentences
 
@@ -22,38 +23,34 @@ from fedsteph.simulations.study.tables import sentences
 def study(tmp_path) -> Path:
     """A study of seconds."""
     methods = ["local", "half_average", "steph"]
-    return write_study(tmp_path / "study.yaml", methods=methods, targets=["alpha"], seeds=[0], variants=None)
+    return write_study(tmp_path / "study.yaml", methods=methods, targets=["alpha"], variants=None)
 
 
-@pytest.fixture
-def benchmark(cli, study, study_sites, tmp_path):
-    return lambda *words: cli(
-        "benchmark", study, "--sites", study_sites, "--out", tmp_path / "out", "--no-report", *words
-    )
-
-
-def test_the_terminal_shows_tables_sentences_and_where_the_files_are(benchmark, units_done, tmp_path):
-    code, out, err = benchmark("--workers", 1)
+def test_the_terminal_shows_tables_sentences_and_where_the_files_are(
+    cli, study, study_sites, units_done, tmp_path, monkeypatch
+):
+    """And the second time the same results as JSON, by as many workers as asked for."""
+    asked: list[int] = []
+    here = run_study.Crew  # as the fixture left it
+    monkeypatch.setattr(run_study, "Crew", lambda ground, workers: asked.append(workers) or here(ground, workers))
+    out = tmp_path / "out"
+    words = ["benchmark", study, "--sites", study_sites, "--out", out, "--no-report"]
+    code, shown, err = cli(*words, "--workers", 1)
     assert code == 0
-    results = read_json(tmp_path / "out" / "results.json")
-    for title in ("local", "half average", "STEPH"):
-        assert title in out
-    assert "C-index" in out and "against local" in out and "against half average" in out
+    results = read_json(out / "results.json")
+    for word in ("local", "half average", "STEPH", "C-index", "against local", "against half average"):
+        assert word in shown
     for sentence in sentences(results):
-        assert sentence in out.splitlines()
+        assert sentence in shown.splitlines()
     for name in ("results.md", "results.json", "results.csv", "cells.csv"):
-        assert str(tmp_path / "out" / name) in out and (tmp_path / "out" / name).is_file()
-    assert err.splitlines()[0] == (
-        f"3 rows, targets alpha, 2 folds, 1 seeds: {len(units_done)} trainings by 1 processes"
-    )
+        assert str(out / name) in shown and (out / name).is_file()
     n = len(units_done)
+    assert err.splitlines()[0] == f"3 rows, targets alpha, 2 folds, 1 seeds: {n} trainings by 1 processes"
     assert any(line.startswith(f"{n} of {n} done") for line in err.splitlines())
-
-
-def test_json_on_stdout_is_the_results_file_and_nothing_else(benchmark, units_done, tmp_path):
-    code, out, _ = benchmark("--json")
-    assert code == 0
-    assert json.loads(out) == read_json(tmp_path / "out" / "results.json")
+    code, shown, _ = cli(*words, "--workers", 5, "--json")
+    assert code == 0 and len(units_done) == n
+    assert json.loads(shown) == read_json(out / "results.json")
+    assert asked == [1, 5]
 
 
 def test_sites_beside_the_study_and_a_relative_out(cli, study, study_sites, units_done, tmp_path, monkeypatch):
@@ -66,32 +63,10 @@ def test_sites_beside_the_study_and_a_relative_out(cli, study, study_sites, unit
     assert code == 1
 
 
-def test_as_many_workers_as_asked_for(benchmark, units_done, monkeypatch):
-    asked = []
-    from fedsteph.simulations.study import run_study  # noqa: PLC0415 (as the fixture left it)
-
-    in_process = run_study.Crew
-    monkeypatch.setattr(run_study, "Crew", lambda ground, workers: asked.append(workers) or in_process(ground, workers))
-    assert benchmark("--workers", 5)[0] == 0
-    assert asked == [5]
-
-
 def test_two_studies_in_one_folder_at_a_time_are_refused(study, study_sites, tmp_path, refused):
     with exclusive(tmp_path / "out", wait=False):
         said = refused("benchmark", study, "--sites", study_sites, "--out", tmp_path / "out")
     assert "another process" in said
-
-
-def test_flower_does_not_talk_among_a_study_s_lines(whole):
-    """Each worker process would say the same thing once a round."""
-    assert "aggregate_train" not in whole.said
-
-
-def test_help_names_examples_and_exit_codes(cli):
-    code, out, _ = cli("benchmark", "--help")
-    assert code == 0
-    for word in ("--sites", "--out", "--set", "--workers", "--json", "Exit codes", "configs/paper.yaml"):
-        assert word in out
 
 
 PAPER = ROOT / "configs" / "paper.yaml"
@@ -103,6 +78,7 @@ PAPER_SETTINGS = (
     "recipe.model.embed=8",
     "recipe.model.attention=6",
     "recipe.comparators.rounds=1",
+    "recipe.steph.inner_folds=2",
 )
 
 
@@ -155,18 +131,5 @@ def test_the_paper_s_study_gives_every_row_a_score(paper_sites, tmp_path, cli, u
     assert results["targets"]["kipan"]["n_patients"] == 16
     for row in study.rows:
         assert row.title.split(",")[0].split()[0] in shown, row.title
-    sources = {cell.row: len(cell.unit.sources) for cell in plan_of(study, out).cells}
+    sources = {cell.row: len(cell.unit.sources) for cell in run_study.prepare_study(study, out).plan.cells}
     assert (sources["3 sources"], sources["6 sources"], sources["9 sources"], sources["steph"]) == (3, 6, 9, 12)
-
-
-def plan_of(study, out):
-    from fedsteph.simulations.study.run_study import prepare_study  # noqa: PLC0415
-
-    return prepare_study(study, out).plan
-
-
-def test_every_row_of_the_tests_own_study_is_prepared(whole):
-    assert {cell.row for cell in prepared(whole.study, whole.sites, whole.out).plan.cells} == {
-        *STUDY["methods"],
-        *STUDY["variants"],
-    }

@@ -11,9 +11,8 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
-import yaml
 from sites import make_site
-from studies import RECIPE
+from studies import RECIPE, in_this_process
 
 from fedsteph.client.attack.attack_vector import attack_vector
 from fedsteph.client.privacy.dp_settings import DpSgd
@@ -25,20 +24,20 @@ from fedsteph.simulations.study.run_study import prepare_study, run_study
 from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.tables import markdown
 
+SHARED = {"sharing": {"layers": "embed", "rank": 1}}
+PRIVATE = {"noise": 6.0, "epochs": 1, "accountant": "rdp"}
 VARIANTS: dict[str, Any] = {
-    "whole": {"method": "steph"},
-    "embed": {"method": "steph", "recipe": {"sharing": {"layers": "embed", "rank": 1}}},
-    "private": {
-        "method": "steph",
-        "dp_sgd": {"noise": 6.0, "epochs": 3},
-        "recipe": {"sharing": {"layers": "embed", "rank": 1}},
-    },
+    "whole": {"method": "half_average"},
+    "embed": {"method": "half_average", "recipe": SHARED},
+    "private": {"method": "half_average", "dp_sgd": PRIVATE, "recipe": SHARED},
 }
+N = 40  # patients of each site
 
 
 def write_study(path: Path, **changes: Any) -> Path:
-    study = {"methods": ["local"], "targets": ["alpha"], "references": 16, "recipe": RECIPE, "variants": VARIANTS}
-    path.write_text(yaml.safe_dump(study | changes, sort_keys=False))
+    recipe = RECIPE | {"training": RECIPE["training"] | {"epochs": 1}}
+    study = {"methods": ["local"], "targets": ["alpha"], "references": 16, "recipe": recipe, "variants": VARIANTS}
+    path.write_text(json.dumps(study | changes))  # JSON is YAML, and has no aliases
     return path
 
 
@@ -46,13 +45,12 @@ def write_study(path: Path, **changes: Any) -> Path:
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("frontier")
     for k, name in enumerate(("alpha", "beta")):
-        make_site(folder / "sites" / name, patients=40, event_share=0.6, seed=k, max_instances=4)
+        make_site(folder / "sites" / name, patients=N, event_share=0.6, seed=k, max_instances=4)
     study = load_study(write_study(folder / "study.yaml"), folder / "sites")
     out = folder / "out"
     prepared = prepare_study(study, out)
-    for unit in (unit for stage in prepared.plan.stages for unit in stage):
-        prepared.worker.do(unit)  # here: half a dozen processes would take longer to start
-    return out, run_study(prepared, 1, unseen)
+    with in_this_process():
+        return out, run_study(prepared, 1, unseen)
 
 
 def test_every_sharing_row_is_attacked_and_the_local_one_is_not(attacked: tuple[Path, dict[str, Any]]) -> None:
@@ -61,7 +59,7 @@ def test_every_sharing_row_is_attacked_and_the_local_one_is_not(attacked: tuple[
     found = {name: row["attack"] for name, row in results["overall"].items()}
     assert found.pop("local") is None
     assert {row["sites"] for row in found.values()} == {1}
-    assert found["private"]["epsilon"] == pytest.approx(DpSgd(noise=6.0, epochs=3).guarantee(20).epsilon)
+    assert found["private"]["epsilon"] == pytest.approx(DpSgd(**PRIVATE).guarantee(N // 2).epsilon)
     assert found["whole"]["epsilon"] is None
     assert found["whole"]["vector_bytes"] > found["embed"]["vector_bytes"] == found["private"]["vector_bytes"]
 
@@ -101,12 +99,6 @@ def test_the_files_say_what_the_results_say(attacked: tuple[Path, dict[str, Any]
     picture = matplotlib.image.imread(out / "frontier.png")
     assert min(picture.shape[:2]) > 500
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 10
-
-
-def test_the_same_results_draw_the_same_picture(attacked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    out, results = attacked
-    write_frontier(results, tmp_path)
-    assert (tmp_path / "frontier.svg").read_bytes() == (out / "frontier.svg").read_bytes()
 
 
 def test_a_study_without_attacks_has_no_frontier(attacked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

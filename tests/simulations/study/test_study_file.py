@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from sites import make_site
-from studies import ROOT, SIZES, STUDY, write_study
+from studies import ROOT, write_study
 
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.presets import PRESETS
@@ -251,14 +250,6 @@ def benchmark_refused(own_sites, tmp_path, refused, monkeypatch):
     return run
 
 
-def test_sites_of_different_widths_or_encoders_are_named(own_sites, benchmark_refused):
-    make_site(own_sites / "wide", width=9)
-    said = benchmark_refused()
-    assert "alpha: 6 wide" in said and "wide: 9 wide" in said
-    make_site(own_sites / "other", encoder="other-encoder")
-    assert "other: 6 wide of other-encoder" in benchmark_refused("--set", "only=[alpha,other]")
-
-
 def test_a_row_cannot_have_another_width_than_the_sites(benchmark_refused):
     assert "model.width" in benchmark_refused(
         "--set", "variants.v.method=local", "--set", "variants.v.recipe.model.width=7"
@@ -268,19 +259,6 @@ def test_a_row_cannot_have_another_width_than_the_sites(benchmark_refused):
 def test_two_folders_of_one_name_are_refused(own_sites, benchmark_refused):
     (own_sites / "beta" / "site.yaml").write_text("name: alpha\n")
     assert "alpha" in benchmark_refused()
-
-
-def test_all_problems_of_a_broken_table_come_at_once(own_sites, tmp_path, cli):
-    table = pd.read_csv(own_sites / "beta" / "labels.csv")
-    table.loc[1, "t"], table.loc[3, "e"] = -5.0, 7
-    table.to_csv(own_sites / "beta" / "labels.csv", index=False)
-    (own_sites / "beta" / "features" / "P007-DX1.h5").write_bytes(b"garbage")
-    path = write_study(tmp_path / "study.yaml", targets=None)
-    code, out, err = cli("benchmark", path, "--sites", own_sites, "--out", tmp_path / "out")
-    assert (code, out) == (1, "")
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("error: ") and str(own_sites / "beta") in last and "3 problems" in last
-    assert "P007-DX1.h5" in err and "-5" in err and "7" in err
 
 
 def test_a_site_without_one_patient_of_a_split(own_sites, benchmark_refused):
@@ -307,8 +285,3 @@ def test_an_out_that_cannot_be_written_is_the_user_s_fault(place, study_sites, t
 def test_a_study_never_works_in_a_site_s_own_folder(place, tmp_path, benchmark_refused):
     """Its folder holds a ``sites`` of its own, so beside one of data it would write among them."""
     assert "--out" in benchmark_refused(out=tmp_path / place)
-
-
-def test_the_study_of_these_tests_names_what_is_there():
-    assert {*STUDY["targets"]} < {*SIZES}
-    assert np.all([name in METHODS for name in STUDY["methods"]])

@@ -22,7 +22,7 @@ FOLDS = 2
 
 
 def plan_of(tmp_path: Path, targets=SITES, sites=SITES, **content) -> Plan:
-    content = {"targets": None, "against": None, "variants": None, "methods": ["local"]} | content
+    content = {"targets": None, "seeds": [0, 1], "against": None, "variants": None, "methods": ["local"]} | content
     study = load_study(write_study(tmp_path / "study.yaml", **content), tmp_path)
     return make_plan(study, sites, targets, 6, Extraction("test-encoder"))
 
@@ -109,14 +109,6 @@ def test_variants_of_one_preset_share_their_own_base_models(tmp_path):
     }
     plan = plan_of(tmp_path, methods=["local"], variants=variants)
     assert counts(plan) == {"base": 2 * 16, "inner": 16, "choice": 16, "cell": 3 * 16}
-
-
-def test_what_is_trained_together_is_trained_once_for_all_targets(tmp_path):
-    plan = plan_of(tmp_path, methods=["local", "fedavg", "fedprox", "pooled"])
-    together = [unit for unit in plan.stages[1] if unit.kind == "together"]
-    assert Counter(unit.method for unit in together) == {"fedavg": 4, "fedprox": 4, "pooled": 4}
-    assert {unit.sources for unit in together} == {tuple(sorted(SITES))}
-    assert {unit.site for unit in together} == {""}
 
 
 def test_every_unit_comes_after_what_it_needs(tmp_path):

@@ -30,18 +30,16 @@ def test_every_table_is_well_formed(whole):
     text = (whole.out / "results.md").read_text()
     assert text == markdown(whole.results)
     tables = tables_of(text)
-    assert {*tables} == {"C-index", "Against local", "Against half average", "Further metrics", "Costs"}
+    against = [f"Against {whole.results['rows'][name]['title']}" for name in STUDY["against"]]
+    assert [*tables] == ["C-index", *against, "Further metrics", "Costs"]
     titles = [about["title"] for about in whole.results["rows"].values()]
     for heading, table in tables.items():
         assert len({len(line) for line in table}) == 1
         assert set(table[1]) == {"---"}
         assert all(cell for line in table for cell in line)
         assert [line[0] for line in table[2:]] == [t for t in titles if heading != f"Against {t}"]
-
-
-def test_references_come_in_the_study_s_order(whole):
-    headings = [heading for heading in tables_of(markdown(whole.results)) if heading.startswith("Against ")]
-    assert headings == [f"Against {whole.results['rows'][name]['title']}" for name in STUDY["against"]]
+    sent = {line[0]: line[-1] for line in tables["Costs"][2:]}
+    assert (sent["pooled, fine-tuned"], sent["local"]) == ("all data", "0.0")
 
 
 def test_the_c_index_table_has_the_numbers_of_the_json(whole):
@@ -66,14 +64,8 @@ def test_the_difference_table_has_the_numbers_of_the_json(whole):
             f"{low:+.3f} to {high:+.3f}",
             f"{found['targets_won']} of 2",
             f"{found['worst_target']:+.3f}",
-            f"{found['folds_won']} of 8",
+            f"{found['folds_won']} of 4",
         ]
-
-
-def test_what_a_pool_sends_is_all_data(whole):
-    costs = {line[0]: line for line in tables_of(markdown(whole.results))["Costs"][2:]}
-    assert costs["pooled, fine-tuned"][-1] == "all data"
-    assert costs["local"][-1] == "0.0"
 
 
 @pytest.fixture
@@ -103,8 +95,9 @@ def test_where_steph_is_worse_is_said_as_plainly_as_where_it_is_better(results):
 
 
 def test_only_steph_s_rows_are_read_aloud_and_all_of_them(results):
+    results["rows"]["1 source"]["method"] = "steph"  # a variant of it
     about = [sentence.partition(" is ")[0] for sentence in sentences(results)]
-    assert about == ["STEPH", "STEPH", "deployed", "deployed", "K = 1", "K = 1"]
+    assert about == ["STEPH", "STEPH", "deployed", "deployed", "1 source", "1 source"]
 
 
 def test_equal_rows_are_neither_better_nor_worse(results):
@@ -143,7 +136,7 @@ def test_results_csv_agrees_with_the_json(whole):
         if line.target == "mean":
             assert pd.isna(line.sd_folds) and pd.isna(line.sd_seeds)
         else:
-            assert [line.sd_folds, line.sd_seeds] == pytest.approx([one["sd"], one["seed_sd"]], abs=1e-12)
+            assert line.sd_folds == pytest.approx(one["sd"], abs=1e-12) and pd.isna(line.sd_seeds)  # of one seed
 
 
 def test_cells_csv_agrees_with_the_json(whole):

@@ -99,8 +99,7 @@ class Federation:
         arrived = message_from_proto(MessageProto.FromString(message_to_proto(message).SerializeToString()))
         reply = message_to_proto(app(arrived, context)).SerializeToString()
         answered = message_from_proto(MessageProto.FromString(reply))
-        assert not answered.has_error()
-        assert answered.metadata.reply_to_message_id == "m1"
+        assert not answered.has_error() and answered.metadata.reply_to_message_id == "m1"
         return protocol.parcel(answered.content, "reply")
 
     def ask(self, action: str, request: Any, answer: type, envelopes=None, **options: Any) -> Any:
@@ -114,8 +113,7 @@ class Federation:
 def refusal(parcel: Parcel, site: str | None = "a") -> str:
     """The class of a refusal, which holds that, its fixed phrase, the site's name, and nothing else."""
     body = json.loads(parcel.body)
-    assert list(body) == ["Refusal"]
-    assert not parcel.envelopes
+    assert list(body) == ["Refusal"] and not parcel.envelopes
     kind = body["Refusal"]["kind"]
     reason = UNFORESEEN_REASONS.get(kind) or getattr(errors, kind).public_reason
     assert body["Refusal"] == {"kind": kind, "reason": reason, "site": site}
@@ -258,11 +256,9 @@ def opened(sent: Parcel) -> dict[str, dict[str, list]]:
 def test_one_envelope_per_recipient(federation, spies):
     first = federation.send(SHARE, Share(RUN, RECIPE, ("b", "c")))
     assert protocol.read(first, messages.ShareReply, "reply") == messages.ShareReply()
-    assert sorted(first.envelopes) == ["b", "c"]
-    assert trained(spies) == [1, 0]
+    assert sorted(first.envelopes) == ["b", "c"] and trained(spies) == [1, 0]
     again = federation.send(SHARE, Share(RUN, RECIPE, ("b", "c")))
-    assert trained(spies) == [0, 0]
-    assert opened(again) == opened(first)
+    assert trained(spies) == [0, 0] and opened(again) == opened(first)
     assert not {*again.envelopes.values()} & {*first.envelopes.values()}
 
 
@@ -270,8 +266,7 @@ def test_merge_and_merge_sent_again(federation, spies):
     envelopes = {**federation.envelopes_for_a(), "c": b"junk"}
     trained(spies)
     reply = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
-    assert trained(spies) == [2 + 2 * 2, 2 * (2 * 2 + 1)]
-    assert (reply.patients, reply.events) == ("10-19", "below 10")
+    assert trained(spies) == [2 + 2 * 2, 2 * (2 * 2 + 1)] and (reply.patients, reply.events) == ("10-19", "below 10")
     assert reply.refused == (Refusal("MalformedEnvelopeError", "the envelope was malformed", "c"),)
     result = read_json(federation.state("a") / "result.json")
     assert result["sources"] == ["b"]
@@ -286,8 +281,7 @@ def test_a_round_is_answered_with_an_update_per_fold_and_a_banded_weight(federat
     request = Average(RUN, RECIPE, "fedavg", 0, 250.0)
     sent = federation.send(AVERAGE, request)
     assert protocol.read(sent, messages.AverageReply, "reply") == messages.AverageReply(10)
-    assert sorted(sent.envelopes) == ["0", "1"]
-    assert trained(spies) == [2, 0]
+    assert sorted(sent.envelopes) == ["0", "1"] and trained(spies) == [2, 0]
     again = federation.send(AVERAGE, request)
     assert trained(spies) == [0, 0]
     found, first = ([safetensors.torch.load(p.envelopes[k]) for k in ("0", "1")] for p in (again, sent))
@@ -326,8 +320,7 @@ def test_a_global_encoder_is_screened_as_any_vector(federation, spies, round_, f
     """It comes from the server, which the site does not trust."""
     request = Average(RUN, RECIPE, "fedavg", round_, 250.0)
     assert refusal(federation.send(AVERAGE, request, dict.fromkeys(folds, content))) == kind
-    assert trained(spies) == [0, 0]
-    assert not list(federation.state("a").rglob("global.safetensors"))
+    assert trained(spies) == [0, 0] and not list(federation.state("a").rglob("global.safetensors"))
     assert federation.audited()[-1] == Event(AVERAGE, "refused", "run1", reason=kind)
 
 
@@ -337,8 +330,7 @@ def test_progress_lies_at_the_site(federation):
     lines = [json.loads(line) for line in (federation.state("a") / "progress.jsonl").read_text().splitlines()]
     for phase in (LOCAL, MERGE):
         done = [line["done"] / line["total"] for line in lines if line["phase"] == phase]
-        assert done == sorted(done)
-        assert done[-1] == 1
+        assert done == sorted(done) and done[-1] == 1
     assert {line["party"] for line in lines} == {"a"}
 
 
@@ -422,8 +414,7 @@ def test_what_is_wrong_with_the_data_stays_at_the_site(federation, fault, kind, 
         assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in lines]
         log = federation.log()
         assert "P001" in log or fault is spoil_a_value
-        assert str(federation.folder / "data/a") in log
-        assert f"refused {first}" in log
+        assert str(federation.folder / "data/a") in log and f"refused {first}" in log
 
 
 def all_errors(root: type[FedstephError] = FedstephError) -> list[type[FedstephError]]:
@@ -469,14 +460,12 @@ def test_of_an_unforeseen_error_the_server_learns_nothing(monkeypatch, capfd, ro
     monkeypatch.setattr(Workspace, "open", fail)
     reply = healthy.send(action, dict(requests())[action])
     kind = "StorageError" if issubclass(error, OSError) else "InternalError"
-    assert refusal(reply) == kind
-    assert healthy.audited()[-1] == Event(action, "failed", "run1", reason=kind)
+    assert refusal(reply) == kind and healthy.audited()[-1] == Event(action, "failed", "run1", reason=kind)
     assert "P001" not in reply.body
     printed = capfd.readouterr()
     assert "P001" not in printed.out + printed.err + root_log.getvalue(), "what a site prints, Flower may forward"
     log = healthy.log()
-    assert secret in log
-    assert f"ERROR failed in {action}\nTraceback" in log
+    assert secret in log and f"ERROR failed in {action}\nTraceback" in log
 
 
 def changed(request: Any, **recipe: Any) -> RecordDict:
@@ -490,26 +479,11 @@ def changed(request: Any, **recipe: Any) -> RecordDict:
 
 
 BAD_REQUESTS = [
-    {"training__epochs": 10**9},
-    {"training__epochs": 0},
-    {"steph__variant": "evil"},
-    {"steph__method": "average"},
-    {"steph__output": "softmax"},
-    {"steph__gamma": "best"},
-    {"model__head_bias": "other"},
-    {"evaluation__folds": 21},
-    {"method": "fedavg"},
-    {"id": None},
-    {"training__lr": 50.0},
-    {"training__epochs": "2"},
-    {"training__seeds": 1},
-    {"model__width": 10**7},
-    {"model__m0_sha256": "../../x"},
-    {"steph__K": 0},
-    {"evaluation__folds": 0},
-    {"every_fold": "yes"},
-    {"command": "rm"},
-    {"recipe": None},
+    *({"training__epochs": 10**9}, {"training__epochs": 0}, {"steph__variant": "evil"}, {"steph__method": "average"}),
+    *({"steph__output": "softmax"}, {"steph__gamma": "best"}, {"model__head_bias": "other"}, {"evaluation__folds": 21}),
+    *({"method": "fedavg"}, {"id": None}, {"training__lr": 50.0}, {"training__epochs": "2"}, {"training__seeds": 1}),
+    *({"model__width": 10**7}, {"model__m0_sha256": "../../x"}, {"steph__K": 0}, {"evaluation__folds": 0}),
+    *({"every_fold": "yes"}, {"command": "rm"}, {"recipe": None}),
 ]
 
 
@@ -585,8 +559,7 @@ def test_a_recipient_that_is_no_other_site_is_refused(healthy, recipient):
 def test_without_a_usable_envelope_nothing_is_merged(federation, spies, run, max_norm, kind):
     envelopes = federation.envelopes_for_a()
     trained(spies)
-    assert refusal(federation.send(MERGE, Merge(run, RECIPE, max_norm), envelopes)) == kind
-    assert trained(spies) == [0, 0]
+    assert refusal(federation.send(MERGE, Merge(run, RECIPE, max_norm), envelopes)) == kind and trained(spies) == [0, 0]
     assert "of b: " in federation.log()
 
 
@@ -604,8 +577,7 @@ def test_the_order_of_two_patients_does_not_leave_as_a_c_index(tmp_path, policy,
         assert [score.method for score in reply.scores] == [*METHODS]
         told += [score.c_index for score in reply.scores if score.c_index is not None]
         n_pairs.append(read_json(federation.state("a") / "result.json")["n_pairs"])
-    assert 1 in n_pairs and max(n_pairs) <= 1
-    assert bool(told) == leaves
+    assert 1 in n_pairs and max(n_pairs) <= 1 and bool(told) == leaves
 
 
 def test_a_count_that_a_bug_would_send_exactly_does_not_leave(monkeypatch, federation):
@@ -640,8 +612,7 @@ def test_what_the_policy_does_not_allow_is_refused_and_audited(federation, spies
     federation.set_policy(policy)
     request = {LOCAL: TrainLocal(RUN, RECIPE, False)}.get(action) or dict(requests())[action]
     reply = federation.send(action, request, {"c": b"x"} if action == MERGE else None)
-    assert refusal(reply, None if kind == "ConfigError" else "a") == kind
-    assert trained(spies) == [0, 0]
+    assert refusal(reply, None if kind == "ConfigError" else "a") == kind and trained(spies) == [0, 0]
     if kind != "ConfigError":
         assert federation.audited()[-1] == Event(action, "refused", "run1", reason=kind)
 
@@ -688,8 +659,7 @@ def test_a_full_disk_under_the_audit_head_blocks_nothing_later(federation, monke
 def test_a_log_that_cannot_be_opened_lets_nothing_out(federation, capfd):
     (federation.state("a") / "site.log").mkdir(parents=True)
     next((federation.folder / "data/a/features").iterdir()).unlink()
-    assert refusal(federation.send(HELLO, Hello(RUN))) == "DataError"
-    assert federation.audited()[-1].reason == "DataError"
+    assert refusal(federation.send(HELLO, Hello(RUN))) == "DataError" and federation.audited()[-1].reason == "DataError"
     said = "".join(capfd.readouterr())
     assert "cannot be written" in said and "P0" not in said and str(federation.folder) not in said
 
@@ -742,14 +712,10 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
     federation.send(MERGE, Merge(RUN, RECIPE, 250.0), {"P001": b"x", "b": b"x"})
     found = federation.audited()
     assert [(e.event, e.decision, e.peer, e.reason) for e in found] == [
-        (HELLO, "allowed", None, None),
-        (LOCAL, "allowed", None, None),
+        *((HELLO, "allowed", None, None), (LOCAL, "allowed", None, None)),
         ("privacy.spend", "allowed", None, "no bound: a vector left that was trained without differential privacy"),
-        ("vector.seal", "allowed", "b", None),
-        (SHARE, "allowed", None, None),
-        ("vector.open", "allowed", "b", None),
-        (MERGE, "allowed", None, None),
-        ("vector.open", "refused", None, "UnknownSenderError"),
+        *(("vector.seal", "allowed", "b", None), (SHARE, "allowed", None, None), ("vector.open", "allowed", "b", None)),
+        *((MERGE, "allowed", None, None), ("vector.open", "refused", None, "UnknownSenderError")),
         ("vector.open", "refused", "b", "MalformedEnvelopeError"),
         (MERGE, "refused", None, "EnvelopeError"),
     ]
@@ -777,8 +743,7 @@ def test_a_site_whose_audit_log_was_tampered_with_answers_nothing(federation, ac
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
     before = path.read_bytes()
     reply = federation.send(action, dict(requests())[action], envelopes if action == MERGE else None)
-    assert refusal(reply) == "AuditError"
-    assert path.read_bytes() == before
+    assert refusal(reply) == "AuditError" and path.read_bytes() == before
 
 
 @pytest.mark.parametrize(("action", "name"), [(SHARE, "sent.json"), (MERGE, "received.json")])
@@ -872,8 +837,7 @@ def test_a_run_that_was_left_for_a_newer_one_is_refused_in_every_phase(federatio
     for action, request in requests():
         assert refusal(federation.send(action, request, old if action == MERGE else None)) == "WrongRunError"
         assert federation.audited()[-1] == Event(action, "refused", "run1", reason="WrongRunError")
-    assert trained(spies) == [0, 0]
-    assert not (federation.state("a") / "received.json").exists()
+    assert trained(spies) == [0, 0] and not (federation.state("a") / "received.json").exists()
     assert federation.ask(HELLO, Hello(replace(RUN, run="run2")), messages.HelloReply).site == "a"
     assert federation.ask(HELLO, Hello(RUN), messages.HelloReply, node=1).site == "b"  # which has not left it
 
@@ -898,8 +862,7 @@ def test_a_damaged_memory_of_runs_stops_every_phase(federation, spies):
     for action, request in requests():
         reply = federation.send(action, request, {"c": of_c()} if action == MERGE else None)
         assert refusal(reply) == "RunFolderError"
-    assert trained(spies) == [0, 0]
-    assert (federation.state("a") / "runs.json").read_text() == "{"
+    assert trained(spies) == [0, 0] and (federation.state("a") / "runs.json").read_text() == "{"
 
 
 # ---------------------------------------------------------------- names that are none
@@ -911,8 +874,7 @@ HOSTILE_NAMES = ["x\n2026-11-21 12:00:00,000 INFO fake", "\x1b[2Jfake", "fake\r"
 def require_plain(federation: Federation, before: int) -> None:
     """What was written since ``before`` is short, of whole lines of ours, and holds nothing of a hostile name."""
     log = federation.log()[before:]
-    assert log and len(log) < 2000
-    assert "fake" not in log and "\x1b" not in log
+    assert log and len(log) < 2000 and "fake" not in log and "\x1b" not in log
     assert all(re.match(r"\d{4}-\d\d-\d\d [\d:,]+ (WARNING|ERROR) ", line) for line in log.splitlines())
     events = federation.audited()
     assert not [event for event in events if "fake" in repr(event)]
@@ -923,8 +885,7 @@ def test_a_name_that_is_none_reaches_no_log_and_no_answer(target, name):
     merge = Merge(RUN, RECIPE, 250.0)
     before = len(target.log())
     reply = target.ask(MERGE, merge, messages.MergeReply, {**target.envelopes_for_a(), name: b"junk"})
-    assert reply.refused == ()
-    assert "refused the vector of a sender without a name: " in target.log()[before:]
+    assert reply.refused == () and "refused the vector of a sender without a name: " in target.log()[before:]
     require_plain(target, before)
     for envelopes in ({name: b"junk"}, {name: b"junk", "c": b"junk"}):
         before = len(target.log())
@@ -980,8 +941,7 @@ def test_a_full_disk_is_a_refusal_and_leaves_nothing_half_written(federation, mo
     with monkeypatch.context() as patch:
         tried = fill_disk_for(patch, name)
         reply = federation.send(action, request, envelopes)
-        assert tried
-        assert refusal(reply) == "StorageError"
+        assert tried and refusal(reply) == "StorageError"
     assert "No space left" in federation.log() and "No space" not in reply.body
     assert not [path for path in federation.state("a").rglob("*") if path.name == name or path.suffix == ".part"]
     assert federation.audited()[-1] == Event(action, "failed", "run1", reason="StorageError")
@@ -1001,8 +961,7 @@ def test_an_audit_line_that_the_disk_cuts_off_stops_the_answer_and_is_mended_lat
         reply = federation.send(HELLO, Hello(RUN))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert refusal(reply) == "StorageError"
-    assert before <= path.stat().st_size <= before + 50
+    assert refusal(reply) == "StorageError" and before <= path.stat().st_size <= before + 50
     assert federation.ask(HELLO, Hello(RUN), messages.HelloReply).site == "a"
     found = federation.audited()
     assert (found[-1].event, found[-1].decision) == (HELLO, "allowed")

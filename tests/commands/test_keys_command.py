@@ -79,11 +79,8 @@ def test_rotate(cli, keys, tmp_path):
     kept = {path.name: path.read_bytes() for path in keys.iterdir()}
     code, out, _ = cli("keys", "rotate", keys, "--out", tmp_path / "next")
     after = read_announcement(tmp_path / "next" / "kirp.public.yaml")
-    assert code == 0
-    assert after.fingerprint in out
-    assert (after.site, after.replaces) == ("kirp", before.fingerprint)
-    assert after.sign != before.sign
-    assert after.seal != before.seal
+    assert code == 0 and after.fingerprint in out and (after.site, after.replaces) == ("kirp", before.fingerprint)
+    assert after.sign != before.sign and after.seal != before.seal
     assert {path.name: path.read_bytes() for path in keys.iterdir()} == kept
 
 
@@ -97,8 +94,7 @@ def test_no_secret_is_ever_printed(cli, keys, tmp_path):
     (keys / "kirp.sign.key").chmod(0o644)
     printed += cli("keys", "show", keys)[1:]
     secrets = [s for folder in (keys, tmp_path / "next", tmp_path / "more") for s in secrets_of(folder)]
-    assert len(set(secrets)) == 6
-    assert not [secret for secret in secrets if secret in "".join(printed)]
+    assert len(set(secrets)) == 6 and not [secret for secret in secrets if secret in "".join(printed)]
     assert "secret-v1" not in "".join(printed)
 
 
@@ -121,9 +117,7 @@ def test_not_even_one_of_the_two(refused, tmp_path):
 @pytest.mark.parametrize("site", ["KIRP", "", "../kirp", "kirp hospital", "x" * 33, "-kirp", "kirp\n"])
 def test_a_name_that_is_none(cli, tmp_path, site):
     code, out, err = cli("keys", "new", "--out", tmp_path / "keys", "--", site)
-    assert (code, out) == (1, "")
-    assert "cannot be a site's name" in err
-    assert not (tmp_path / "keys").exists()
+    assert (code, out) == (1, "") and "cannot be a site's name" in err and not (tmp_path / "keys").exists()
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601, 0o666])
@@ -167,9 +161,7 @@ def test_a_damaged_key_is_not_repeated(cli, keys):
     text = path.read_text()
     path.write_text(text[:-5] + "\n")
     code, out, err = cli("keys", "show", keys)
-    assert (code, out) == (1, "")
-    assert "is damaged" in err
-    assert text.splitlines()[-1].partition(":")[2][:20] not in err
+    assert (code, out) == (1, "") and "is damaged" in err and text.splitlines()[-1].partition(":")[2][:20] not in err
 
 
 def test_an_output_that_is_a_file(refused, tmp_path):
@@ -184,5 +176,4 @@ def test_there_is_no_default_place(refused):
 @pytest.mark.parametrize("command", [[], ["new"], ["show"], ["rotate"]])
 def test_every_command_has_a_help_text(cli, command):
     code, out, _ = cli("keys", *command, "--help")
-    assert code == 0
-    assert "Usage:" in out
+    assert code == 0 and "Usage:" in out

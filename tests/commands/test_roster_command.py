@@ -49,8 +49,7 @@ def test_from_new_keys_to_a_pinned_roster(cli, refused, tmp_path):
     cli("keys", "new", "kirp", "--out", keys)
     code, out, err = cli("roster", "add", file, keys / "kirp.public.yaml", *ADDED, "--federation", "kidney")
     shown = json.loads(cli("keys", "show", keys, "--json")[1])
-    assert code == 0
-    assert err.strip() == f"compare with kirp by telephone: {shown['fingerprint']}"
+    assert code == 0 and err.strip() == f"compare with kirp by telephone: {shown['fingerprint']}"
     pin = out.strip()
     assert cli("roster", "digest", file) == (0, f"{pin}\n", "")
     code, out, _ = cli("roster", "verify", file, "--pin", pin)
@@ -81,8 +80,7 @@ def test_a_lost_laptop(cli, refused, roster, public):
 def test_a_strangers_rotation_is_refused_and_changes_nothing(refused, roster, public):
     before = roster.read_bytes()
     told = refused("roster", "add", roster, public("kirp", "stranger", before="stranger-before"))
-    assert "did not sign this rotation" in told
-    assert "Ask the site by telephone" in told
+    assert "did not sign this rotation" in told and "Ask the site by telephone" in told
     assert "stands in the roster already" in refused("roster", "add", roster, public("kirp", "stranger"), *ADDED)
     assert roster.read_bytes() == before
 
@@ -98,8 +96,7 @@ def test_a_forged_proof_is_refused(refused, roster, public):
 def test_the_list_as_json_is_the_roster(cli, roster):
     code, out, err = cli("roster", "list", roster, "--json")
     found = json.loads(out)
-    assert (code, err) == (0, "")
-    assert set(found) == {"federation", "digest", "sites", "revoked"}
+    assert (code, err) == (0, "") and set(found) == {"federation", "digest", "sites", "revoked"}
     assert (found["federation"], found["digest"]) == ("kidney", read_roster(roster).digest)
     assert found["sites"] == [
         {"site": "kirp", "cancer": "KIRP", "contact": "pathology IT", "fingerprint": fingerprint("kirp")},
@@ -120,8 +117,7 @@ def test_a_contact_is_shown_as_it_is(cli, roster, public, contact):
     """Rosters come from others; a bracket in one is neither markup nor an error."""
     assert cli("roster", "add", roster, public("kich"), "--cancer", "KICH", "--contact", contact)[0] == 0
     code, out, _ = cli("roster", "list", roster)
-    assert code == 0
-    assert all(word in out for word in contact.split())
+    assert code == 0 and all(word in out for word in contact.split())
 
 
 def test_a_path_with_brackets_is_printed_as_it_is(cli, roster, tmp_path):
@@ -144,15 +140,13 @@ def test_a_new_roster_needs_a_federation(refused, public, tmp_path):
     file = tmp_path / "new.yaml"
     assert "Give --federation NAME" in refused("roster", "add", file, public("kirp"), *ADDED)
     told = refused("roster", "add", file, public("kirp"), *ADDED, "--federation", "Kidney Cancer")
-    assert told.startswith("--federation: federation must be like")
-    assert not file.exists()
+    assert told.startswith("--federation: federation must be like") and not file.exists()
 
 
 def test_another_federations_roster_is_left_alone(refused, roster, public):
     before = roster.read_bytes()
     told = refused("roster", "add", roster, public("kich"), *ADDED, "--federation", "lung")
-    assert "is of the federation kidney, not lung" in told
-    assert roster.read_bytes() == before
+    assert "is of the federation kidney, not lung" in told and roster.read_bytes() == before
 
 
 def test_a_contact_over_two_lines(refused, roster, public):
@@ -172,8 +166,7 @@ def test_a_secret_key_is_no_public_file_and_is_not_repeated(cli, roster, tmp_pat
     for path in (sign, seal):
         code, out, err = cli("roster", "add", roster, path, *ADDED)
         secret = path.read_text().splitlines()[-1].partition(":")[2]
-        assert (code, out) == (1, "")
-        assert secret not in err
+        assert (code, out) == (1, "") and secret not in err
 
 
 @pytest.mark.parametrize("command", [["list"], ["digest"], ["verify"], ["revoke", "kirp"]])
@@ -219,5 +212,4 @@ def test_comments_and_layout_do_not_change_the_digest(cli, roster):
 @pytest.mark.parametrize("command", [[], ["add"], ["list"], ["digest"], ["verify"], ["revoke"]])
 def test_every_command_has_a_help_text(cli, command):
     code, out, _ = cli("roster", *command, "--help")
-    assert code == 0
-    assert "Usage:" in out
+    assert code == 0 and "Usage:" in out

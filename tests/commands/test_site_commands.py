@@ -48,9 +48,7 @@ def last_line(text: str) -> str:
 
 def test_check_of_good_data(cli, site):
     code, out, err = cli("data", "check", site)
-    assert (code, err) == (0, "")
-    assert "no problem found" in out
-    assert "test-encoder" in out
+    assert (code, err) == (0, "") and "no problem found" in out and "test-encoder" in out
 
 
 def test_check_as_json(cli, site):
@@ -72,8 +70,7 @@ def test_check_lists_every_problem(cli, site):
     for place, what in (("P001-DX1.h5", "neither HDF5"), ("features", "'P002-DX1'"), ("splits_0.csv", "both train")):
         assert [line for line in told if place in line and what in line], told
     code, out, _ = cli("data", "check", site)
-    assert code == 1
-    assert f"{len(problems)} problems" in out
+    assert code == 1 and f"{len(problems)} problems" in out
 
 
 def test_a_warning_is_a_problem_too(cli, site):
@@ -91,36 +88,29 @@ def test_train_writes_a_model_and_says_where(cli, site, tmp_path):
     result = json.loads(out)
     assert (result["site"], len(result["c_index"])) == ("site", 2)
     model = Path(result["model"])
-    assert model.is_relative_to(tmp_path / "out")
-    assert load_abmil(model).architecture.width == 6
+    assert model.is_relative_to(tmp_path / "out") and load_abmil(model).architecture.width == 6
     assert not (site / "fedsteph-state").exists()
 
 
 def test_train_again_trains_nothing(monkeypatch, cli, site):
     first = cli("train", site, *SETTINGS)
     spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
-    assert cli("train", site, *SETTINGS) == first
-    assert spy.calls == []
+    assert cli("train", site, *SETTINGS) == first and spy.calls == []
     code, out, _ = first
-    assert code == 0
-    assert "95% interval" in out
-    assert str(site / "fedsteph-state") in last_line(out)
+    assert code == 0 and "95% interval" in out and str(site / "fedsteph-state") in last_line(out)
 
 
 def test_train_of_a_site_without_an_event(cli, tmp_path):
     site = make_site(tmp_path / "site", patients=12, event_share=0.0)
     code, out, _ = cli("train", site, *SETTINGS)
-    assert code == 0
-    assert "too small to evaluate" in out
-    assert "undefined" in out
+    assert code == 0 and "too small to evaluate" in out and "undefined" in out
 
 
 def test_train_reads_a_configuration(cli, site, tmp_path):
     (tmp_path / "f.yaml").write_text("model: {embed: 8, attention: 6}\ntraining: {epochs: 1}\nevaluation: {folds: 1}\n")
     code, out, _ = cli("train", site, "-c", tmp_path / "f.yaml", "--set", "model.embed=9", "--json")
     result = json.loads(out)
-    assert (code, len(result["c_index"])) == (0, 1)
-    assert load_abmil(Path(result["model"])).architecture.embed == 9
+    assert (code, len(result["c_index"])) == (0, 1) and load_abmil(Path(result["model"])).architecture.embed == 9
 
 
 # ---------------------------------------------------------------- predict
@@ -137,8 +127,7 @@ def test_predict_with_a_trained_model(cli, site, tmp_path):
     assert f"C-index {plain_c(known['t'].to_numpy(), known['e'].to_numpy(), risk):.3f} over" in out
     assert f"16 patients -> {target}" in out
     code, out, _ = cli("predict", model, "--features", site / "features", "--out", target)
-    assert (code, "C-index" in out) == (0, False)
-    assert f"{len(list((site / 'features').iterdir()))} patients" in out
+    assert (code, "C-index" in out) == (0, False) and f"{len(list((site / 'features').iterdir()))} patients" in out
 
 
 # ---------------------------------------------------------------- faults
@@ -170,24 +159,20 @@ def faults(site: Path) -> dict[str, tuple[list[object], str]]:
 def test_a_fault_of_the_user_ends_with_1_and_its_cause(cli, site, fault):
     args, cause = faults(site)[fault]
     code, out, err = cli(*args)
-    assert (code, out) == (1, "")
-    assert last_line(err).startswith("error: ")
-    assert cause in last_line(err)
+    assert (code, out) == (1, "") and last_line(err).startswith("error: ") and cause in last_line(err)
 
 
 def test_a_site_file_with_a_fault_is_named(cli, site):
     (site / "site.yaml").write_text("devise: cpu\n")
     code, _, err = cli("data", "check", site)
-    assert code == 1
-    assert last_line(err) == f"error: {site / 'site.yaml'}: unknown key 'devise'. Did you mean 'device'?"
+    assert code == 1 and last_line(err) == f"error: {site / 'site.yaml'}: unknown key 'devise'. Did you mean 'device'?"
 
 
 def test_data_that_cannot_be_used_is_a_table_and_a_sentence(cli, site):
     (site / "features/P001-DX1.h5").unlink()
     (site / "features/P002-DX1.h5").unlink()
     code, out, err = cli("train", site, *SETTINGS)
-    assert (code, out) == (1, "")
-    assert "'P001-DX1' has no feature file" in err
+    assert (code, out) == (1, "") and "'P001-DX1' has no feature file" in err
     assert "'P002-DX1' has no feature file" in err
     assert last_line(err).startswith(f"error: {site}: the data cannot be used, 2 problems found")
 
@@ -195,15 +180,13 @@ def test_data_that_cannot_be_used_is_a_table_and_a_sentence(cli, site):
 def test_an_absent_device_is_an_error(cli, site):
     (site / "site.yaml").write_text("device: cuda:99\n")
     code, _, err = cli("train", site, *SETTINGS)
-    assert code == 1
-    assert "cuda:99 was asked for" in last_line(err)
+    assert code == 1 and "cuda:99 was asked for" in last_line(err)
 
 
 @pytest.mark.parametrize("command", [[], ["data"], ["train"], ["predict"], ["data", "check"]])
 def test_every_command_has_a_help_text(cli, command):
     code, out, _ = cli(*command, "--help")
-    assert code == 0
-    assert "Usage:" in out
+    assert code == 0 and "Usage:" in out
 
 
 def test_the_installed_command(tmp_path):

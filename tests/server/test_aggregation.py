@@ -70,8 +70,7 @@ def test_the_average_is_the_weighted_mean_of_every_fold(method, weights):
 
 def test_strategies_are_flower_s_own():
     avg, prox = strategy_of("fedavg", CONFIG), strategy_of("fedprox", CONFIG)
-    assert type(avg) is FedAvg and type(prox) is FedProx
-    assert prox.proximal_mu == 0.3
+    assert type(avg) is FedAvg and type(prox) is FedProx and prox.proximal_mu == 0.3
     assert avg.weighted_by_key == prox.weighted_by_key == "num-examples"
 
 
@@ -200,8 +199,7 @@ def test_every_round_goes_out_with_what_the_last_one_gave(method, rounds):
         return {node: two_folds(10 * round_ + node, 10 * node) for node in (1, 2)}
 
     found = run_rounds(method, ComparatorConfig(rounds=rounds), ask)
-    assert [round_ for round_, _ in asked] == list(range(rounds))
-    assert asked[0][1] == {}
+    assert [round_ for round_, _ in asked] == list(range(rounds)) and asked[0][1] == {}
     for round_ in range(rounds):
         expected = (values_of(10 * round_ + 1) + 2 * values_of(10 * round_ + 2)) / 3
         after = found if round_ == rounds - 1 else asked[round_ + 1][1]
@@ -239,15 +237,13 @@ def test_a_spoilt_update_is_laid_to_the_site_that_sent_it():
         for node in (0, 5, 9):
             updates = {1: two_folds(1, 10), 6: two_folds(6, 10), 8: two_folds(8, 10), node: bad}
             found = screen(updates, float("inf"))
-            assert list(found) == [node]
-            assert what in found[node]
+            assert list(found) == [node] and what in found[node]
 
 
 def test_an_update_above_the_norm_cap_is_refused_at_the_server():
     updates = {node: two_folds(node, 10) for node in (1, 2)}
     norm = max(float(np.linalg.norm(numbers(content))) for u in updates.values() for content in u.vectors.values())
-    assert screen(updates, norm * 1.01) == {}
-    assert "norm" in next(iter(screen(updates, norm * 0.99).values()))
+    assert screen(updates, norm * 1.01) == {} and "norm" in next(iter(screen(updates, norm * 0.99).values()))
 
 
 def test_a_header_that_names_a_key_twice_is_no_vector_file():

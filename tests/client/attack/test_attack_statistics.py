@@ -59,12 +59,9 @@ def test_scores_that_say_nothing():
 def test_every_patient_is_in_one_model_of_each_pair():
     events = np.array([1, 0, 0, 0] * 15)
     inside = halves(events, 18, seed=1)
-    assert inside.shape == (18, 60)
-    assert (inside[0::2] ^ inside[1::2]).all()
-    assert all(events[members].any() for members in inside)
-    assert np.array_equal(halves(events, 16, seed=1), inside[:16])
-    assert not np.array_equal(halves(events, 16, seed=2), inside[:16])
-    assert 0.4 < inside[0::2].mean() < 0.6
+    assert inside.shape == (18, 60) and (inside[0::2] ^ inside[1::2]).all()
+    assert all(events[members].any() for members in inside) and np.array_equal(halves(events, 16, seed=1), inside[:16])
+    assert not np.array_equal(halves(events, 16, seed=2), inside[:16]) and 0.4 < inside[0::2].mean() < 0.6
     assert len({members.sum() for members in inside}) > 2  # coins, and not halves of one size
 
 
@@ -174,8 +171,7 @@ def test_the_gaussian_mechanism_is_never_said_to_be_less_private_than_it_is():
     for _ in range(20):
         members = rng.random((16, 600)) < 0.5
         bounds.append(epsilon_bound(members + noise * rng.normal(size=members.shape) - 0.5, members, delta))
-    assert max(bounds) < low
-    assert np.median(bounds) > 0.5
+    assert max(bounds) < low and np.median(bounds) > 0.5
 
 
 def test_guessing_bounds_nothing():

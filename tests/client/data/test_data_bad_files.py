@@ -117,18 +117,10 @@ BAD: dict[str, Bad] = {
     "h5 cut in the middle": (lambda p: put(p, h5_bytes()[:900]), FeatureFileError, "truncated"),
     "h5 cut by a byte": (lambda p: put(p, h5_bytes()[:-1]), FeatureFileError, "truncated"),
     "h5 magic and garbage": (lambda p: put(p, h5_bytes()[:8] + b"?" * 99), FeatureFileError, "damaged"),
-    "pt cut in the middle": (
-        lambda p: put(p, pt_bytes(torch.zeros(9, 9))[:500]),
-        FeatureFileError,
-        "damaged",
-    ),
+    "pt cut in the middle": (lambda p: put(p, pt_bytes(torch.zeros(9, 9))[:500]), FeatureFileError, "damaged"),
     "pt cut by a byte": (lambda p: put(p, pt_bytes(torch.zeros(9, 9))[:-1]), FeatureFileError, "damaged"),
     "pt magic only": (lambda p: put(p, b"PK\x03\x04"), FeatureFileError, "damaged"),
-    "legacy pt cut": (
-        lambda p: put(p, pt_bytes(torch.zeros(9, 9), legacy=True)[:-9]),
-        FeatureFileError,
-        "damaged",
-    ),
+    "legacy pt cut": (lambda p: put(p, pt_bytes(torch.zeros(9, 9), legacy=True)[:-9]), FeatureFileError, "damaged"),
     "zip of text": (lambda p: zip_of(p, "a.txt"), FeatureFileError, "damaged"),
     "zip like a pt": (lambda p: zip_of(p, "archive/data.txt"), FeatureFileError, "damaged"),
     "npz": (lambda p: numpy_file(p, np.savez), FeatureFileError, "damaged"),
@@ -209,11 +201,7 @@ BAD: dict[str, Bad] = {
     "pickle of an array": (lambda p: put(p, pickle.dumps(X)), UnsafePickleError, "torch.save(features"),
     "pt of an array": (lambda p: save(p, X), UnsafePickleError, "_reconstruct"),
     "pt of a module": (lambda p: save(p, torch.nn.Linear(2, 2)), UnsafePickleError, "Linear"),
-    "pt of a path": (
-        lambda p: save(p, {"features": torch.zeros(2, 2), "p": p}),
-        UnsafePickleError,
-        "pathlib",
-    ),
+    "pt of a path": (lambda p: save(p, {"features": torch.zeros(2, 2), "p": p}), UnsafePickleError, "pathlib"),
     "pt of pickle protocol 4": (
         lambda p: save(p, torch.zeros(2, 2), protocol=4),
         UnsafePickleError,
@@ -230,9 +218,7 @@ def test_a_bad_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
     path = build(tmp_path / "slide-7.h5")
     with pytest.raises(error, match=re.escape(fragment)) as caught:
         read_features(path)
-    assert type(caught.value) is error
-    assert caught.value.where == str(path)
-    assert caught.value.remedy
+    assert type(caught.value) is error and caught.value.where == str(path) and caught.value.remedy
     assert not (tmp_path / "ran").exists()
     if error is not NonFiniteError and "GiB" not in fragment:
         with pytest.raises(error, match=re.escape(fragment)):

@@ -41,34 +41,16 @@ GOOD: dict[str, tuple[Callable[[Path], Path], FeatureHeader]] = {
         lambda f: write_h5(f / "a.h5", X, magnification=float("inf")),
         FeatureHeader("clam", 5, 4, "float32", None, None),
     ),
-    "uni2-h": (
-        lambda f: write_h5(f / "a.h5", X[None]),
-        FeatureHeader("uni2-h", 5, 4, "float32", None, None),
-    ),
+    "uni2-h": (lambda f: write_h5(f / "a.h5", X[None]), FeatureHeader("uni2-h", 5, 4, "float32", None, None)),
     "float64": (
         lambda f: write_h5(f / "a.h5", X.astype(np.float64)),
         FeatureHeader("clam", 5, 4, "float64", None, None),
     ),
-    "big endian": (
-        lambda f: write_h5(f / "a.h5", X.astype(">f4")),
-        FeatureHeader("clam", 5, 4, "float32", None, None),
-    ),
-    "gzip": (
-        lambda f: write_h5(f / "a.h5", X, compression="gzip"),
-        FeatureHeader("clam", 5, 4, "float32", None, None),
-    ),
-    "h5 called pt": (
-        lambda f: write_h5(f / "a.pt", X),
-        FeatureHeader("clam", 5, 4, "float32", None, None),
-    ),
-    "pt": (
-        lambda f: save(f / "a.pt", torch.tensor(X)),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
-    ),
-    "pt called h5": (
-        lambda f: save(f / "a.h5", torch.tensor(X)),
-        FeatureHeader("pt", 5, 4, "float32", None, None),
-    ),
+    "big endian": (lambda f: write_h5(f / "a.h5", X.astype(">f4")), FeatureHeader("clam", 5, 4, "float32", None, None)),
+    "gzip": (lambda f: write_h5(f / "a.h5", X, compression="gzip"), FeatureHeader("clam", 5, 4, "float32", None, None)),
+    "h5 called pt": (lambda f: write_h5(f / "a.pt", X), FeatureHeader("clam", 5, 4, "float32", None, None)),
+    "pt": (lambda f: save(f / "a.pt", torch.tensor(X)), FeatureHeader("pt", 5, 4, "float32", None, None)),
+    "pt called h5": (lambda f: save(f / "a.h5", torch.tensor(X)), FeatureHeader("pt", 5, 4, "float32", None, None)),
     "pt legacy": (
         lambda f: save(f / "a.pt", torch.tensor(X), legacy=True),
         FeatureHeader("pt", 5, 4, "float32", None, None),
@@ -104,13 +86,9 @@ GOOD: dict[str, tuple[Callable[[Path], Path], FeatureHeader]] = {
 def test_every_layout_gives_the_same_bag(name: str, tmp_path: Path) -> None:
     build, header = GOOD[name]
     path = build(tmp_path)
-    assert read_header(path) == header
-    assert is_feature_file(path)
+    assert read_header(path) == header and is_feature_file(path)
     values = read_features(path, width=4)
-    assert values.dtype == np.float32
-    assert values.dtype.isnative
-    assert values.flags.c_contiguous
-    assert values.flags.writeable
+    assert values.dtype == np.float32 and values.dtype.isnative and values.flags.c_contiguous and values.flags.writeable
     np.testing.assert_array_equal(values, X)
 
 
@@ -156,11 +134,7 @@ def test_random_bytes_give_typed_errors_only(
         read_features(path)
 
 
-VALID = {
-    "h5": h5_bytes(),
-    "pt": pt_bytes({"features": torch.tensor(X)}),
-    "legacy pt": LEGACY,
-}
+VALID = {"h5": h5_bytes(), "pt": pt_bytes({"features": torch.tensor(X)}), "legacy pt": LEGACY}
 
 
 @pytest.mark.parametrize("name", VALID)

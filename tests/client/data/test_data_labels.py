@@ -28,10 +28,7 @@ def table(folder: Path, text: str | bytes) -> Path:
 def test_patients_are_sorted_and_slides_keep_their_order(tmp_path: Path) -> None:
     path = table(tmp_path, HEAD + "B,S3,KIRP,10,0\nA,S2,KIRP,734.0,1\nA,S1,KIRP,734,1.0\n")
     patients, problems = read_labels(path, DEFAULT)
-    assert patients == [
-        Patient("A", 734.0, 1, ("S2", "S1"), "KIRP"),
-        Patient("B", 10.0, 0, ("S3",), "KIRP"),
-    ]
+    assert patients == [Patient("A", 734.0, 1, ("S2", "S1"), "KIRP"), Patient("B", 10.0, 0, ("S3",), "KIRP")]
     assert problems == []
 
 
@@ -65,8 +62,7 @@ def test_the_project_is_optional(tmp_path: Path) -> None:
 def test_a_censorship_column_is_known_by_its_name_and_converted(tmp_path: Path) -> None:
     path = table(tmp_path, "patient_id,pathology_id,t,censorship\nA,S1,5,1\nB,S2,6,0\n")
     patients, problems = read_labels(path, DEFAULT)
-    assert [(p.id, p.e) for p in patients] == [("A", 0), ("B", 1)]
-    assert problems == []
+    assert [(p.id, p.e) for p in patients] == [("A", 0), ("B", 1)] and problems == []
 
 
 def test_event_and_censorship_must_not_contradict_each_other(tmp_path: Path) -> None:
@@ -80,8 +76,7 @@ def test_units_and_censorship(tmp_path: Path) -> None:
     path = table(tmp_path, "case,slide,years,censored\nA,S1,2,1\nB,S2,0.5,0\nC,S3,0,false\n")
     columns = Columns(patient="case", slide="slide", time="years", censorship="censored")
     patients, problems = read_labels(path, DataSettings(columns=columns, time_unit="years"))
-    assert [(p.t, p.e) for p in patients] == [(730.0, 0), (182.5, 1), (0.0, 1)]
-    assert problems == []
+    assert [(p.t, p.e) for p in patients] == [(730.0, 0), (182.5, 1), (0.0, 1)] and problems == []
 
 
 @pytest.mark.parametrize(
@@ -91,10 +86,7 @@ def test_units_and_censorship(tmp_path: Path) -> None:
         ("\n\n", "has no rows"),
         (HEAD, "has no rows"),
         (HEAD + ",,,,\n", "has no rows"),
-        (
-            "patient_id,pathology_id,project,e\nA,S,K,1\n",
-            "has no column 't'; it has 'patient_id', 'pathology",
-        ),
+        ("patient_id,pathology_id,project,e\nA,S,K,1\n", "has no column 't'; it has 'patient_id', 'pathology"),
         ("patient_id,pathology_id,t\nA,S,5\n", "has no column 'e'"),
         ("Patient_ID,pathology_id,t,e\nA,S,5,1\n", "it has 'Patient_ID'"),
         ("a,b\n1,2\n", "has no column 'patient_id', 'pathology_id', 't', 'e'"),
@@ -113,8 +105,7 @@ def test_a_file_that_is_no_label_table(text: str | bytes, fragment: str, tmp_pat
     path = table(tmp_path, text)
     with pytest.raises(LabelError, match=re.escape(fragment)) as caught:
         read_labels(path, DEFAULT)
-    assert str(path) in str(caught.value)
-    assert caught.value.remedy
+    assert str(path) in str(caught.value) and caught.value.remedy
 
 
 def test_an_absent_table_and_a_folder(tmp_path: Path) -> None:
@@ -130,22 +121,14 @@ GOOD_ROW = "A,S1,K,5,1\n"
 @pytest.mark.parametrize(
     ("row", "fragment"),
     [
-        ("B,S2,K,soon,1", "'t' is 'soon', not a number"),
-        ("B,S2,K,,1", "'t' is '', not a number"),
-        ("B,S2,K,nan,1", "'t' is 'nan', not a number"),
-        ('B,S2,K,"1,5",1', "'t' is '1,5', not a number"),
-        ("B,S2,K,-1,1", "'t' is -1, before the start"),
-        ("B,S2,K,inf,1", "more than 150 years"),
-        ("B,S2,K,-inf,1", "before the start"),
-        ("B,S2,K,54751,1", "'t' is 54751 days, more than 150 years"),
-        ("B,S2,K,5,2", "'e' is '2', not 0 or 1"),
-        ("B,S2,K,5,", "'e' is '', not 0 or 1"),
-        ("B,S2,K,5", "'e' is '', not 0 or 1"),
-        ("B,S2,K,5,dead", "'e' is 'dead', not 0 or 1"),
-        ("B,S2,K,5,0.5", "'e' is '0.5', not 0 or 1"),
-        (",S2,K,5,1", "'patient_id' is empty"),
-        ("B,,K,5,1", "'pathology_id' is empty"),
-        ("A,S1,K,5,1", "the slide 'S1' is already in line 2"),
+        *(("B,S2,K,soon,1", "'t' is 'soon', not a number"), ("B,S2,K,,1", "'t' is '', not a number")),
+        *(("B,S2,K,nan,1", "'t' is 'nan', not a number"), ('B,S2,K,"1,5",1', "'t' is '1,5', not a number")),
+        *(("B,S2,K,-1,1", "'t' is -1, before the start"), ("B,S2,K,inf,1", "more than 150 years")),
+        *(("B,S2,K,-inf,1", "before the start"), ("B,S2,K,54751,1", "'t' is 54751 days, more than 150 years")),
+        *(("B,S2,K,5,2", "'e' is '2', not 0 or 1"), ("B,S2,K,5,", "'e' is '', not 0 or 1")),
+        *(("B,S2,K,5", "'e' is '', not 0 or 1"), ("B,S2,K,5,dead", "'e' is 'dead', not 0 or 1")),
+        *(("B,S2,K,5,0.5", "'e' is '0.5', not 0 or 1"), (",S2,K,5,1", "'patient_id' is empty")),
+        *(("B,,K,5,1", "'pathology_id' is empty"), ("A,S1,K,5,1", "the slide 'S1' is already in line 2")),
         ("B,S1,K,5,1", "the slide 'S1' is already in line 2"),
         ("A,S2,K,6,1", "the patient 'A' has another time or event than in line 2"),
         ("A,S2,K,5,0", "the patient 'A' has another time or event than in line 2"),
@@ -154,11 +137,8 @@ GOOD_ROW = "A,S1,K,5,1\n"
 def test_a_bad_row_is_named(row: str, fragment: str, tmp_path: Path) -> None:
     path = table(tmp_path, HEAD + GOOD_ROW + row + "\n")
     patients, problems = read_labels(path, DEFAULT)
-    assert [problem.where for problem in problems] == [f"{path}:3"]
-    assert fragment in problems[0].what
-    assert problems[0].severity == "error"
-    assert problems[0].remedy
-    assert [patient.id for patient in patients] == ["A"]
+    assert [problem.where for problem in problems] == [f"{path}:3"] and fragment in problems[0].what
+    assert problems[0].severity == "error" and problems[0].remedy and [patient.id for patient in patients] == ["A"]
 
 
 def test_all_problems_of_all_rows_come_together(tmp_path: Path) -> None:
@@ -204,8 +184,7 @@ def test_any_ids_and_times_survive(
     path = tmp_path_factory.getbasetemp() / "labels.csv"
     write_csv(path, [HEADER, *((key, key, project, t, e) for key, (t, e) in labels.items())])
     patients, problems = read_labels(path, DEFAULT)
-    assert problems == []
-    assert patients == [Patient(key, *labels[key], (key,), project) for key in sorted(labels)]
+    assert problems == [] and patients == [Patient(key, *labels[key], (key,), project) for key in sorted(labels)]
 
 
 @given(content=st.binary(max_size=200) | st.text().map(str.encode), head=st.sampled_from([b"", HEAD.encode()]))

@@ -19,8 +19,7 @@ GIB = 2**30
 @pytest.mark.parametrize(("free", "kept"), [(None, "stored"), (10 * GIB, "stored"), (10 * GIB - 1, None)])
 def test_auto_keeps_nothing_where_there_is_no_room(free: int | None, kept: str | None) -> None:
     storage = Storage.of(DataSettings(cache_gib=2), 10 * GIB, free)
-    assert storage.keep == kept
-    assert str(storage).endswith("; there is no room to keep them on disk") == (kept is None)
+    assert storage.keep == kept and str(storage).endswith("; there is no room to keep them on disk") == (kept is None)
 
 
 def test_auto_does_not_ask_for_room_where_memory_suffices() -> None:

@@ -95,8 +95,7 @@ def test_flowers_failure_is_told(tmp_path, monkeypatch, existing):
     monkeypatch.setattr(flower_app, "program", lambda name: str(program))
     with pytest.raises(EngineError, match="'flwr build' failed: no such publisher"):
         install(tmp_path / "home")
-    assert installed(tmp_path / "home") == []
-    assert not (tmp_path / "home" / "bin").exists()
+    assert installed(tmp_path / "home") == [] and not (tmp_path / "home" / "bin").exists()
 
 
 def test_a_home_without_apps_has_none(tmp_path):
@@ -120,8 +119,7 @@ def test_what_else_a_server_could_have_started_refuses(installed_once, name):
 def test_every_program_that_flower_brings_for_apps_has_a_stand_in(installed_once):
     """A SuperExec starts what the task names, found by PATH."""
     brought = {path.name for path in Path(sys.executable).parent.glob("flwr-*")}
-    assert "flwr-clientapp" in brought
-    assert brought <= {path.name for path in (installed_once / "bin").iterdir()}
+    assert "flwr-clientapp" in brought and brought <= {path.name for path in (installed_once / "bin").iterdir()}
 
 
 @pytest.mark.flower

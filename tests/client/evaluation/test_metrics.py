@@ -164,8 +164,7 @@ def test_the_true_hazards_are_calibrated_and_others_are_not():
     test = cohort_of(np.minimum(death, censoring) + 0.01, (death <= censoring) & (year < N_BINS))
     train = event_after_all(drawn(200, rng, days=2000))
     true = further_metrics(hazards, test, train)
-    assert abs(true.calibration_gap_3y) < 0.02
-    assert true.calibration_error_3y < 0.03
+    assert abs(true.calibration_gap_3y) < 0.02 and true.calibration_error_3y < 0.03
     too_high, too_low = (further_metrics(np.clip(by * hazards, 0, 0.95), test, train) for by in (1.5, 0.6))
     assert too_high.calibration_gap_3y > 0.07 and too_low.calibration_gap_3y < -0.07
     mixed_up = further_metrics(rng.permutation(hazards), test, train)
@@ -190,8 +189,7 @@ def metrics_of(t, e, train: Cohort = TRAIN) -> Metrics:
 
 def test_nothing_is_told_without_an_event_or_of_one_patient():
     long = np.linspace(100, 4000, 12)
-    assert metrics_of(long, np.zeros(12)) == Metrics()
-    assert metrics_of([400], [1]) == Metrics()
+    assert metrics_of(long, np.zeros(12)) == Metrics() and metrics_of([400], [1]) == Metrics()
     assert metrics_of(long, np.ones(12)) != Metrics()
 
 
@@ -202,8 +200,7 @@ def test_a_training_part_in_which_nobody_is_censored():
 
 
 @pytest.mark.parametrize(
-    ("last", "known"),
-    [(300, 0), (360, 0), (1000, 1), (1094, 1), (1096, 3), (1800, 3), (1826, 5), (4000, 5)],
+    ("last", "known"), [(300, 0), (360, 0), (1000, 1), (1094, 1), (1096, 3), (1800, 3), (1826, 5), (4000, 5)]
 )
 @pytest.mark.parametrize("short", ["test", "train"])
 def test_no_metric_beyond_the_follow_up(last, known, short):
@@ -215,15 +212,13 @@ def test_no_metric_beyond_the_follow_up(last, known, short):
     for year in YEARS:
         assert (getattr(found, f"auc_{year}y") is not None) == (year <= known), year
     assert (found.calibration_gap_3y is not None) == (found.calibration_error_3y is not None) == (known >= 3)
-    assert (found.brier is not None) == (last > 2 * 365)
-    assert found.uno_c is not None
+    assert (found.brier is not None) == (last > 2 * 365) and found.uno_c is not None
 
 
 def test_an_auc_needs_an_event_before_it_and_a_survivor_after_it():
     t = np.linspace(400, 3000, 20)
     found = metrics_of(t, np.ones(20))
-    assert found.auc_1y is None and found.auc_3y is not None
-    assert found.auc_5y is not None
+    assert found.auc_1y is None and found.auc_3y is not None and found.auc_5y is not None
     late = metrics_of(t, t > 1500)
     assert late.auc_3y is None and late.auc_5y is not None
 
@@ -231,8 +226,7 @@ def test_an_auc_needs_an_event_before_it_and_a_survivor_after_it():
 def test_seven_patients_are_too_few_for_four_groups():
     t = np.linspace(100, 4000, 7)
     found = metrics_of(t, np.ones(7))
-    assert found.calibration_gap_3y is None and found.calibration_error_3y is None
-    assert found.uno_c is not None
+    assert found.calibration_gap_3y is None and found.calibration_error_3y is None and found.uno_c is not None
 
 
 def test_a_training_part_whose_last_patient_is_censored_ends_the_weights_before_that():
@@ -266,7 +260,6 @@ def test_every_number_is_finite_on_small_folds():
 def test_means_are_over_the_folds_in_which_a_metric_is_defined():
     folds = [Metrics(uno_c=0.6, auc_3y=0.5), replace(Metrics(), uno_c=0.8), Metrics()]
     found = mean_metrics(folds)
-    assert tuple(found) == METRICS
-    assert found["uno_c"] == pytest.approx(0.7) and found["auc_3y"] == 0.5
+    assert tuple(found) == METRICS and found["uno_c"] == pytest.approx(0.7) and found["auc_3y"] == 0.5
     assert {name for name, value in found.items() if value is None} == {*METRICS} - {"uno_c", "auc_3y"}
     assert mean_metrics([Metrics()]) == dict.fromkeys(METRICS)

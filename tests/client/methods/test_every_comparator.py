@@ -25,17 +25,9 @@ def test_every_comparator_on_real_cohorts(tmp_path):
     export = [sys.executable, EXPORT, "--cohorts", "skcm,kirp", "--width", "256", "--out", tmp_path / "sites"]
     subprocess.run(export, check=True, capture_output=True)
     settings = [
-        "model.embed=32",
-        "model.attention=24",
-        "training.epochs=2",
-        "steph.inner_folds=2",
-        "steph.gamma=0",
-        "steph.epochs=1",
-        "evaluation.folds=1",
-        "evaluation.bootstrap=20",
-        "comparators.rounds=2",
-        f"comparators.methods=[{','.join(COMPARATORS)}]",
-        "federation.targets=[skcm]",
+        *("model.embed=32", "model.attention=24", "training.epochs=2", "steph.inner_folds=2", "steph.gamma=0"),
+        *("steph.epochs=1", "evaluation.folds=1", "evaluation.bootstrap=20", "comparators.rounds=2"),
+        *(f"comparators.methods=[{','.join(COMPARATORS)}]", "federation.targets=[skcm]"),
     ]
     config = load_config(None, settings)
     folder, _ = prepare(tmp_path / "run", config, [tmp_path / "sites" / name for name in ("skcm", "kirp")])

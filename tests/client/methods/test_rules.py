@@ -56,16 +56,14 @@ def test_ties_of_one_entry_by_hand(target, source, merged):
     a, b = np.zeros(P), np.zeros(P)
     a[7], b[7] = target, source
     found = row_of(ties(tiny(a), tiny(b), density=1.0))
-    assert found[7] == merged
-    assert not np.delete(found, 7).any()
+    assert found[7] == merged and not np.delete(found, 7).any()
 
 
 def test_ties_keeps_a_fifth_of_the_whole_flattened_vector():
     """The five largest entries lie in the first tensor, so nothing of any other tensor is left."""
     a = np.array([9.0, -8.0, 7.0, -6.0, 5.0] + [4.0 - i / 10 for i in range(P - 5)])
     found = ties(tiny(a), tiny(np.zeros(P)))
-    assert row_of(found)[:5].tolist() == a[:5].tolist()
-    assert not row_of(found)[5:].any()
+    assert row_of(found)[:5].tolist() == a[:5].tolist() and not row_of(found)[5:].any()
 
 
 def test_each_vector_is_trimmed_before_a_sign_is_elected():
@@ -165,5 +163,4 @@ def test_a_rule_changes_neither_vector(rule):
     a, b = random_vector(TINY, M0, 0), random_vector(TINY, M0, 1)
     before = row_of(a).tolist(), row_of(b).tolist()
     merged = rule(a, b)
-    assert (row_of(a).tolist(), row_of(b).tolist()) == before
-    assert (merged.architecture, merged.m0_sha256) == (TINY, M0)
+    assert (row_of(a).tolist(), row_of(b).tolist()) == before and (merged.architecture, merged.m0_sha256) == (TINY, M0)

@@ -66,10 +66,8 @@ def rewritten(path: Path, change) -> Path:
 def test_a_local_model_comes_back_bit_for_bit(tmp_path):
     model = untrained_model(SMALL, 3).eval()
     loaded = load_model(save(tmp_path / "m.safetensors", model))
-    assert (loaded.architecture, loaded.sources) == (SMALL, ())
-    assert not loaded.model.training
-    assert equal(state_of(loaded.model), state_of(model))
-    assert torch.equal(loaded.model(BAGS), model(BAGS))
+    assert (loaded.architecture, loaded.sources) == (SMALL, ()) and not loaded.model.training
+    assert equal(state_of(loaded.model), state_of(model)) and torch.equal(loaded.model(BAGS), model(BAGS))
     assert load_abmil(tmp_path / "m.safetensors", dropout=0.5).dropout == 0.5
 
 
@@ -87,12 +85,9 @@ def test_a_local_model_comes_back_bit_for_bit(tmp_path):
 def test_an_enhanced_model_comes_back_bit_for_bit(tmp_path, config):
     model = steph(**config)
     loaded = load_model(save(tmp_path / "m.safetensors", model))
-    assert (loaded.architecture, loaded.sources) == (SMALL, ("a", "b", "c"))
-    assert isinstance(loaded.model, Steph)
-    assert not loaded.model.training
-    assert loaded.model.config == model.config
-    assert equal(state_of(loaded.model), state_of(model))
-    assert torch.equal(loaded.model(BAGS), model(BAGS))
+    assert (loaded.architecture, loaded.sources) == (SMALL, ("a", "b", "c")) and isinstance(loaded.model, Steph)
+    assert not loaded.model.training and loaded.model.config == model.config
+    assert equal(state_of(loaded.model), state_of(model)) and torch.equal(loaded.model(BAGS), model(BAGS))
 
 
 def test_saving_leaves_the_model_alone_and_no_scraps(tmp_path):
@@ -100,8 +95,7 @@ def test_saving_leaves_the_model_alone_and_no_scraps(tmp_path):
     before = state_of(model)
     save(tmp_path / "new" / "m.safetensors", model)
     save(tmp_path / "new" / "m.safetensors", model)
-    assert equal(state_of(model), before)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.safetensors"]
+    assert equal(state_of(model), before) and [path.name for path in (tmp_path / "new").iterdir()] == ["m.safetensors"]
 
 
 def test_an_enhanced_model_is_no_local_one(tmp_path):
@@ -331,8 +325,7 @@ def test_a_local_model_s_reference_comes_back_bit_for_bit(tmp_path, reference):
     model = untrained_model(SMALL, 3)
     save_abmil(tmp_path / "m.safetensors", model, m0_sha256=M0, reference=reference)
     loaded = load_model(tmp_path / "m.safetensors")
-    assert same_bits(loaded.reference, reference)
-    assert loaded.local is None
+    assert same_bits(loaded.reference, reference) and loaded.local is None
     assert equal(state_of(loaded.model), state_of(model))
     assert equal(state_of(load_abmil(tmp_path / "m.safetensors")), state_of(model))
 
@@ -342,14 +335,10 @@ def test_a_local_model_s_reference_comes_back_bit_for_bit(tmp_path, reference):
 def test_the_local_model_beside_an_enhanced_one_comes_back_bit_for_bit(tmp_path, reference, own):
     loaded = load_model(save_whole(tmp_path / "m.safetensors", reference, own))
     local, enhanced = untrained_model(SMALL, 7).eval(), steph()
-    assert loaded.local is not None
-    assert same_bits(loaded.reference, reference)
-    assert same_bits(loaded.local.reference, own)
-    assert not loaded.local.model.training
-    assert equal(state_of(loaded.local.model), state_of(local))
-    assert torch.equal(loaded.local.model(BAGS), local(BAGS))
-    assert equal(state_of(loaded.model), state_of(enhanced))
-    assert torch.equal(loaded.model(BAGS), enhanced(BAGS))
+    assert loaded.local is not None and same_bits(loaded.reference, reference)
+    assert same_bits(loaded.local.reference, own) and not loaded.local.model.training
+    assert equal(state_of(loaded.local.model), state_of(local)) and torch.equal(loaded.local.model(BAGS), local(BAGS))
+    assert equal(state_of(loaded.model), state_of(enhanced)) and torch.equal(loaded.model(BAGS), enhanced(BAGS))
     assert loaded.encoder == "uni_v2"
 
 

@@ -80,8 +80,7 @@ def test_every_patients_gradient_is_opacus_own() -> None:
     each, _ = opacus(part.m0, cohort, clip=1.0)
     ((_, batch),) = batches(cohort, range(9), 4, CPU)
     found = patient_gradients(part, torch.zeros(part.size + 1), batch)
-    assert torch.allclose(found, each, atol=1e-6)
-    assert float(found.norm(dim=1).min()) > 0
+    assert torch.allclose(found, each, atol=1e-6) and float(found.norm(dim=1).min()) > 0
 
 
 def test_the_clipped_sum_is_opacus_own_over_stacks_of_unlike_bags() -> None:
@@ -207,9 +206,7 @@ def test_a_killed_training_goes_on_to_the_same_numbers(
         train_private(part_of(), cohort, settings, mechanism, run=TrainingRun(CPU, path, kill))
     monkeypatch.setattr(Randomness, "drawn", classmethod(lambda cls: pytest.fail("a new seed was drawn")))
     resumed = train_private(part_of(), cohort, settings, mechanism, run=TrainingRun(CPU, path))
-    assert torch.equal(resumed.offset, whole.offset)
-    assert resumed.level == whole.level
-    assert not path.exists()
+    assert torch.equal(resumed.offset, whole.offset) and resumed.level == whole.level and not path.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", None])
@@ -223,8 +220,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_training_starts_again(tmp_pat
     steps: list[float] = []
     run = TrainingRun(CPU, path, lambda done, total: steps.append(done))
     train_private(part_of(), make_cohort([3] * 4), DpSgd(noise=1), Mechanism(1.0, 1.0, 2), run=run)
-    assert steps == [1, 2]
-    assert [file.name for file in tmp_path.iterdir()] == ["shared.npz.damaged"]
+    assert steps == [1, 2] and [file.name for file in tmp_path.iterdir()] == ["shared.npz.damaged"]
 
 
 def test_nobody_to_train_on() -> None:

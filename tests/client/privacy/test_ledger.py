@@ -31,9 +31,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_an_empty_ledger_costs_nothing(ledger: Ledger) -> None:
-    assert ledger.entries() == []
-    assert total([]).epsilon == 0.0
-    assert str(total([])) == "nothing was shared yet"
+    assert ledger.entries() == [] and total([]).epsilon == 0.0 and str(total([])) == "nothing was shared yet"
 
 
 def test_trainings_add_up_by_the_accountant(ledger: Ledger, tmp_path: Path) -> None:
@@ -41,8 +39,7 @@ def test_trainings_add_up_by_the_accountant(ledger: Ledger, tmp_path: Path) -> N
         ledger.spend(entry(name, Mechanism(noise, 1.0, 20)), budget=None)
     found, opacus = total(ledger.entries()), RDPAccountant()
     opacus.history = [(8.0, 1.0, 20), (4.0, 1.0, 20), (16.0, 1.0, 20)]
-    assert found.trainings == 3
-    assert found.epsilon <= opacus.get_epsilon(1e-3)
+    assert found.trainings == 3 and found.epsilon <= opacus.get_epsilon(1e-3)
     assert found.epsilon == pytest.approx(opacus.get_epsilon(1e-3), rel=0.25)  # a looser bound
     assert found.epsilon > epsilon([Mechanism(4.0, 1.0, 20)], 1e-3)
     lines = [line.event for line in read_lines(tmp_path)]
@@ -76,8 +73,7 @@ def test_without_privacy_there_is_no_bound(ledger: Ledger) -> None:
     ledger.spend(entry("a", None), budget=None)
     ledger.spend(entry("b"), budget=None)
     found = total(ledger.entries())
-    assert math.isinf(found.epsilon)
-    assert "no bound" in str(found)
+    assert math.isinf(found.epsilon) and "no bound" in str(found)
     with pytest.raises(BudgetPolicyError, match="no bound"):
         ledger.spend(entry("b"), budget=1e6)
 
@@ -141,8 +137,7 @@ def test_what_left_before_there_was_a_ledger_has_no_bound(ledger: Ledger, tmp_pa
     with pytest.raises(BudgetPolicyError, match="no bound"):
         ledger.spend(entry("a"), budget=100.0)
     ledger.spend(entry("a"), budget=None)
-    assert [one.run for one in ledger.entries()] == ["run0", "run1"]
-    assert math.isinf(total(ledger.entries()).epsilon)
+    assert [one.run for one in ledger.entries()] == ["run0", "run1"] and math.isinf(total(ledger.entries()).epsilon)
 
 
 def test_a_reader_beside_a_spending_sees_one_ledger_or_the_other(

@@ -68,8 +68,7 @@ def test_a_group_by_hand():
     """Of 4 one dies on day 400, one leaves on day 500, one dies on day 1095, which is still within 3 years."""
     t, e = np.array([400.0, 500.0, 1095.0, 1096.0]), np.array([1, 0, 1, 1])
     point = Point(np.array([0.1, 0.2, 0.3, 0.6]), t, e, 3)
-    assert point.n == 4 and point.predicted == pytest.approx(0.3)
-    assert point.observed == pytest.approx(1 - 3 / 4 * 1 / 2)
+    assert point.n == 4 and point.predicted == pytest.approx(0.3) and point.observed == pytest.approx(1 - 3 / 4 * 1 / 2)
     assert Point(np.full(4, 0.1), t - 0.5, e, 1).observed == 0.0
     assert Point(np.full(4, 0.1), t, e, 2).observed == pytest.approx(1 / 4)
 
@@ -83,15 +82,13 @@ def test_an_event_on_day_0_is_within_every_year():
 @pytest.mark.parametrize(("n", "high"), [(2, 1.0), (3, 1.0), (4, 3 / 4), (30, 3 / 30)])
 def test_where_nobody_had_an_event_the_rule_of_three_holds(n, high):
     point = Point(np.full(n, 0.2), np.full(n, 2000.0), np.zeros(n, dtype=int), 3)
-    assert (point.observed, point.low) == (0.0, 0.0)
-    assert point.high == pytest.approx(high)
+    assert (point.observed, point.low) == (0.0, 0.0) and point.high == pytest.approx(high)
 
 
 def test_where_everybody_had_an_event_the_interval_is_not_a_point():
     """Two of two tell little of a probability; as little as none of two, whose interval reaches to 1."""
     point = Point(np.full(2, 0.9), np.array([100.0, 200.0]), np.array([1, 1]), 3)
-    assert point.observed == point.high == pytest.approx(1.0)
-    assert point.low < 0.9
+    assert point.observed == point.high == pytest.approx(1.0) and point.low < 0.9
 
 
 # ---------------------------------------------------------------- horizon
@@ -193,8 +190,7 @@ def test_the_diagonal_is_where_both_axes_are_equal(picture):
 def test_whose_they_are_and_what_the_axes_say(picture):
     figure = drawn(picture)
     axes = figure.axes[0]
-    assert squeezed(WHO) in squeezed(heading(figure))
-    assert picture.title == "Calibration at 3 years"
+    assert squeezed(WHO) in squeezed(heading(figure)) and picture.title == "Calibration at 3 years"
     assert axes.get_xlabel() == "predicted probability of an event within 3 y"
     assert axes.get_ylabel() == "observed (Kaplan-Meier) within 3 y"
     assert "rule of three" in picture.note and "95% intervals" in picture.note
@@ -218,8 +214,7 @@ def test_one_year_is_not_called_years():
     t = [400.0] * 10 + [100.0] * 4
     found = make_evidence(t, [1, 0] * 7, {"local": np.random.default_rng(0).uniform(0.1, 0.5, (14, N_BINS))})
     picture = draw("a", found, {"local": "local"}, WHO)
-    assert picture.title == "Calibration at 1 year"
-    assert "within 1 y" in drawn(picture).axes[0].get_xlabel()
+    assert picture.title == "Calibration at 1 year" and "within 1 y" in drawn(picture).axes[0].get_xlabel()
 
 
 def test_a_patient_in_two_folds_counts_once(evidence, picture):
@@ -234,5 +229,4 @@ def test_a_patient_in_two_folds_counts_once(evidence, picture):
         fold=[0] * n + [1] * 5,
     )
     rows = draw("a", twice, TITLES, WHO).numbers.rows
-    assert rows == picture.numbers.rows
-    assert sum(int(row[2]) for row in rows) == n * len(TITLES)
+    assert rows == picture.numbers.rows and sum(int(row[2]) for row in rows) == n * len(TITLES)

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_builders import (
-    WHO,
-    band_at,
-    drawn,
-    epoch_notes,
-    heading,
-    lines_by_label,
-    make_evidence,
-    says,
-    squeezed,
-)
+from report_builders import WHO, band_at, drawn, epoch_notes, heading, lines_by_label, make_evidence, says, squeezed
 
 from fedsteph.client.report.routing import dynamics_picture, dynamics_table, end_picture
 from fedsteph.client.target.evidence import Evidence

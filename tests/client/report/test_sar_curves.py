@@ -39,8 +39,7 @@ def by_projection(merged: np.ndarray, target: np.ndarray) -> tuple[float, int]:
 def test_known_answers_and_their_ranks(name, sar, rank):
     matrices = safetensors.torch.load_file(ORACLE)
     found = alignment(matrices[f"{name}/tau_merged"], matrices[f"{name}/tau_target"])
-    assert found.sar == pytest.approx(sar, abs=1e-6)
-    assert found.rank == rank
+    assert found.sar == pytest.approx(sar, abs=1e-6) and found.rank == rank
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.5, 0.8])
@@ -61,8 +60,7 @@ def test_a_source_whose_mixture_is_the_known_merge(name, sar, rank, lam):
     source = (merged - lam * target) / (1 - lam)
     found = sar_curves(Mixture.of(m0, with_embedding(target), [with_embedding(source)]), ["site-b"], [0.9, lam])
     layer = found.layers.index("embed.weight")
-    assert found.sar[layer, 0, 1] == pytest.approx(sar, abs=1e-6)
-    assert found.rank[layer, 0, 1] == rank
+    assert found.sar[layer, 0, 1] == pytest.approx(sar, abs=1e-6) and found.rank[layer, 0, 1] == rank
     assert found.shapes[layer] == (embed, width)
 
 
@@ -82,8 +80,7 @@ def curves(vectors) -> SarCurves:
 
 def test_every_point_is_the_length_of_a_projection(vectors, curves):
     assert curves.layers == LAYERS, "a matrix of one row has no subspace, a bias is none"
-    assert curves.sources == SOURCES
-    assert curves.lam == LAM == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    assert curves.sources == SOURCES and curves.lam == LAM == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     assert curves.sar.shape == curves.rank.shape == (3, 2, 11)
     for i, layer in enumerate(LAYERS):
         own, *others = (vector.tensors[layer].double().numpy() for vector in vectors)
@@ -103,8 +100,7 @@ def test_at_lam_1_it_is_what_the_target_keeps_of_itself(vectors, curves):
         held = energy / energy[-1]
         k = int(np.argmax(held >= 0.95)) + 1
         assert curves.sar[i, :, -1] == pytest.approx([np.sqrt(held[k - 1])] * 2, abs=1e-6)
-        assert curves.rank[i, :, -1].tolist() == [k, k]
-        assert held[k - 1] >= 0.95
+        assert curves.rank[i, :, -1].tolist() == [k, k] and held[k - 1] >= 0.95
 
 
 def one_direction(like: TaskVector, row: int, column: int) -> TaskVector:
@@ -121,8 +117,7 @@ def test_of_two_directions_the_target_s_is_kept_once_it_holds_above_5_percent_of
     found = sar_curves(
         Mixture.of(m0_of(make_recipe()), target, [target, other]), SOURCES, (0.0, 0.18, 0.19, 0.5, 0.81, 0.82, 1.0)
     )
-    assert found.sar[:, 0] == pytest.approx(np.ones((3, 7)))
-    assert (found.rank[:, 0] == 1).all()
+    assert found.sar[:, 0] == pytest.approx(np.ones((3, 7))) and (found.rank[:, 0] == 1).all()
     assert [0.18**2 / (0.18**2 + 0.82**2) > 0.05, 0.19**2 / (0.19**2 + 0.81**2) > 0.05] == [False, True]
     assert found.sar[:, 1] == pytest.approx(np.tile([0, 0, 1, 1, 1, 1, 1], (3, 1)))
     assert found.rank[:, 1].tolist() == [[1, 1, 2, 2, 2, 1, 1]] * 3
@@ -150,8 +145,7 @@ def test_lines_are_the_numbers(curves, picture):
     for panel, values in zip(panels, curves.sar, strict=True):
         assert len(panel.lines) == len(SOURCES)
         for line, expected in zip(panel.lines, values, strict=True):
-            assert tuple(line.get_xdata()) == curves.lam
-            assert np.array_equal(line.get_ydata(), expected)
+            assert tuple(line.get_xdata()) == curves.lam and np.array_equal(line.get_ydata(), expected)
         assert panel.get_ylim()[0] <= 0 and panel.get_ylim()[1] > 1
     first = lines_by_label(panels[0])
     assert list(first) == list(SOURCES)

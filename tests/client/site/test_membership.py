@@ -34,8 +34,7 @@ def opened(folder: Path, file: MembershipFile) -> Membership:
 
 def test_keys_and_roster_are_read_together(tmp_path):
     member = opened(tmp_path, write_membership(tmp_path, "a", ROSTER))
-    assert member == membership_of("a", ROSTER)
-    assert member.keys_of("b") == identity_of("b").public
+    assert member == membership_of("a", ROSTER) and member.keys_of("b") == identity_of("b").public
 
 
 def test_the_secret_halves_do_not_show(tmp_path):
@@ -131,8 +130,7 @@ def test_each_fault_has_its_own_refusal(tmp_path, fault, error, said):
     file = fault(tmp_path, write_membership(tmp_path, "a", ROSTER))
     with pytest.raises(FedstephError) as caught:
         opened(tmp_path, file)
-    assert type(caught.value) is error
-    assert said in str(caught.value)
+    assert type(caught.value) is error and said in str(caught.value)
 
 
 def test_no_refusal_repeats_a_secret_key(tmp_path):

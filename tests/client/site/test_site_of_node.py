@@ -35,8 +35,7 @@ def test_a_real_node_names_its_own_site_and_ignores_the_coordinator(tmp_path, pl
 def test_a_simulated_node_finds_its_site_in_the_run_folder(tmp_path, plan, index, name):
     site = site_of_node({"partition-id": index}, {"run-folder": str(plan)})
     assert (site.name, site.folder, site.file.device) == (name, tmp_path / name, "cpu")
-    assert site.state == plan / "sites" / name
-    assert site.file.threads == 1
+    assert site.state == plan / "sites" / name and site.file.threads == 1
     assert site.membership() == membership_of(name, roster_of("a", "b"))
 
 
@@ -63,14 +62,9 @@ def test_a_roster_that_was_changed_after_the_run_was_prepared_is_refused(plan):
 @pytest.mark.parametrize(
     ("node", "run"),
     [
-        ({}, {}),
-        ({}, {"run-folder": "RUN"}),
-        ({"partition-id": 0}, {}),
-        ({"partition-id": 0}, {"run-folder": ""}),
-        ({"partition-id": 0}, {"run-folder": "/absent"}),
-        ({"partition-id": "0"}, {"run-folder": "RUN"}),
-        ({"partition-id": 2}, {"run-folder": "RUN"}),
-        ({"site-config": "/absent/site.yaml"}, {"run-folder": "RUN"}),
+        *(({}, {}), ({}, {"run-folder": "RUN"}), ({"partition-id": 0}, {}), ({"partition-id": 0}, {"run-folder": ""})),
+        *(({"partition-id": 0}, {"run-folder": "/absent"}), ({"partition-id": "0"}, {"run-folder": "RUN"})),
+        *(({"partition-id": 2}, {"run-folder": "RUN"}), ({"site-config": "/absent/site.yaml"}, {"run-folder": "RUN"})),
     ],
 )
 def test_a_node_without_a_site(plan, node, run):

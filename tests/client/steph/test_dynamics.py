@@ -68,8 +68,7 @@ def test_an_epoch_s_numbers_by_loops(tmp_path):
             assert epoch["lam"][k] == pytest.approx(np.quantile(users, QUANTILES), abs=1e-6)
             assert told[f"lam/{SOURCES[k]}"] == epoch["lam"][k][2]
         assert told[f"w/{SOURCES[k]}"] == epoch["w"][k][2]
-    assert 0 < epoch["kept"][0] < 1 and epoch["kept"][2] == 0
-    assert epoch["lam"][2] is None and "lam/site-d" not in told
+    assert 0 < epoch["kept"][0] < 1 and epoch["kept"][2] == 0 and epoch["lam"][2] is None and "lam/site-d" not in told
     own = [sum(w[i, k] * lam[i, k] for k in range(3) if w[i, k] > 0) for i in range(12)]
     others = [sum(w[i, k] * (1 - lam[i, k]) for k in range(3) if w[i, k] > 0) for i in range(12)]
     assert epoch["c_target"] == told["c_target"] == pytest.approx(np.mean(own), abs=1e-6)
@@ -149,14 +148,8 @@ def test_where_nobody_took_notes_there_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("largest", "epoch"),
     [
-        ([], None),
-        ([0.5, 0.4, 0.3], None),
-        ([0.5, 0.0009, 0.0], 2),
-        ([0.5, 0.001, 0.5], None),
-        ([0.5, 0.4, 0.001], None),
-        ([0.0, 0.0, 0.0], 1),
-        ([0.0, 0.0, 0.4], None),
-        ([0.0, 0.4, 0.0, 0.0], 3),
+        *(([], None), ([0.5, 0.4, 0.3], None), ([0.5, 0.0009, 0.0], 2), ([0.5, 0.001, 0.5], None)),
+        *(([0.5, 0.4, 0.001], None), ([0.0, 0.0, 0.0], 1), ([0.0, 0.0, 0.4], None), ([0.0, 0.4, 0.0, 0.0], 3)),
         ([0.4, 0.0, 0.0, 0.002, 0.0009], 5),
     ],
 )
@@ -253,8 +246,7 @@ def test_a_training_killed_after_an_epoch_ends_with_the_same_notes(tmp_path, uni
     seen = []
     state = fitted(path, checkpoint=checkpoint, progress=lambda epoch, total: seen.append(epoch))
     assert seen == list(range(at + 1, 6)), "it went on, and did not begin again"
-    assert read_dynamics(path) == uninterrupted
-    assert equal(state, fitted(None))
+    assert read_dynamics(path) == uninterrupted and equal(state, fitted(None))
 
 
 class KilledInAStep(Dynamics):

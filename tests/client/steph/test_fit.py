@@ -56,10 +56,8 @@ def test_m0_and_the_vectors_are_constants():
     flat = [torch.cat([row[name].flatten() for name in names]) for row in (start, *rows)]
     assert torch.equal(model.mixture.theta_0, flat[0])
     assert torch.equal(model.mixture.stack, torch.stack(flat[1:])), "the target's vector, and then the sources'"
-    assert equal(state_of(local), before[0])
-    assert equal(state_of(m0_of(recipe)), before[1])
-    assert not any(name.startswith("mixture") for name, _ in model.named_parameters())
-    assert not model.training
+    assert equal(state_of(local), before[0]) and equal(state_of(m0_of(recipe)), before[1])
+    assert not any(name.startswith("mixture") for name, _ in model.named_parameters()) and not model.training
 
 
 def test_every_learnable_tensor_is_trained():
@@ -127,8 +125,7 @@ def test_a_rate_and_a_number_of_epochs_of_its_own():
     other = make_recipe("training.epochs=2", "training.lr=0.5")
     seen = []
     found = state_of(fitted(own, cohort, run=TrainingRun(CPU, progress=lambda *done: seen.append(done))))
-    assert seen == [(k, 4) for k in (1, 2, 3, 4)]
-    assert equal(found, state_of(fitted(same, cohort)))
+    assert seen == [(k, 4) for k in (1, 2, 3, 4)] and equal(found, state_of(fitted(same, cohort)))
     assert not equal(found, state_of(fitted(other, cohort)))
 
 
@@ -148,8 +145,7 @@ def test_a_fit_is_a_function_of_its_label():
     torch.manual_seed(2)
     state = torch.get_rng_state()
     second = state_of(fitted(recipe, cohort, parts))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state) and equal(first, second)
     assert not equal(first, state_of(fitted(recipe, cohort, label="y")))
 
 
@@ -164,8 +160,7 @@ def test_it_learns_a_signal():
     local = train_local(cohort, recipe, label="local", run=ON_CPU)
     model = fitted(recipe, cohort, (local, list(make_vectors(recipe, 3).values())))
     risk = risks(model, cohort, CPU)
-    assert plain_c(cohort.times, cohort.events, risk) > 0.75
-    assert not collapsed(model, cohort, CPU)
+    assert plain_c(cohort.times, cohort.events, risk) > 0.75 and not collapsed(model, cohort, CPU)
 
 
 def with_constant_w(model: Steph, values: list[float]) -> Steph:

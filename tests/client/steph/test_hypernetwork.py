@@ -41,13 +41,9 @@ def plain_z(encoder: MeanEncoder, bag: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("variant", "weights", "expected"),
     [
-        ("nn", "nn", 1_340_984),
-        ("fnn", "nn", 2_127_928),
-        ("param", "nn", 786_944 + 268_812 + 12 + 16_416),
-        ("fix", "nn", 786_944 + 268_812 + 16_416),
-        ("nn", "param", 786_944 + 268_812 + 12 + 16_416),
-        ("fnn", "param", 786_944 + 268_812 + 12 + 16_416),
-        ("param", "param", 12 + 12 + 16_416),
+        *(("nn", "nn", 1_340_984), ("fnn", "nn", 2_127_928), ("param", "nn", 786_944 + 268_812 + 12 + 16_416)),
+        *(("fix", "nn", 786_944 + 268_812 + 16_416), ("nn", "param", 786_944 + 268_812 + 12 + 16_416)),
+        *(("fnn", "param", 786_944 + 268_812 + 12 + 16_416), ("param", "param", 12 + 12 + 16_416)),
         ("fix", "param", 12 + 16_416),
     ],
 )
@@ -120,8 +116,7 @@ def test_learnable_lam_starts_at_1_and_may_pass_it():
 
 def test_fixed_lam_is_no_parameter_and_travels_with_the_model():
     net = hypernetwork(variant="fix", fixed_lam=0.0)
-    assert "fixed" not in dict(net.named_parameters())
-    assert net.state_dict()["fixed"].tolist() == [0.0] * 7
+    assert "fixed" not in dict(net.named_parameters()) and net.state_dict()["fixed"].tolist() == [0.0] * 7
     assert not net(bags())[1].any()
 
 
@@ -132,8 +127,7 @@ def test_dropout_is_in_both_heads_while_training(variant):
     with torch.no_grad():
         net.head_mix[3].bias.fill_(1.0)
     (w, lam), (w_again, lam_again) = net(bags()), net(bags())
-    assert not torch.equal(w, w_again)
-    assert not torch.equal(lam, lam_again)
+    assert not torch.equal(w, w_again) and not torch.equal(lam, lam_again)
     net.eval()
     assert all(torch.equal(a, b) for a, b in zip(net(bags()), net(bags()), strict=True))
 
@@ -153,8 +147,7 @@ def test_learnable_w_is_the_same_for_every_bag_and_starts_at_one_over_their_numb
     """Without an activation: otherwise a w that falls to 0 would stay there."""
     net = hypernetwork(variant=variant, weights="param")
     w, lam = net(bags())
-    assert w.shape == lam.shape == (5, 7)
-    assert w.unique().tolist() == pytest.approx([1 / 7])
+    assert w.shape == lam.shape == (5, 7) and w.unique().tolist() == pytest.approx([1 / 7])
     with torch.no_grad():
         net.w.copy_(torch.arange(7) - 3.0)
     w = net(bags())[0]
@@ -250,8 +243,7 @@ def test_the_first_merges_differ_a_little_from_bag_to_bag(variant):
     model = start_local(5, variant=variant)
     merged, centre = first_merge(model), first_merge(without_spread(start_local(5, variant=variant)))[:1]
     spread = (merged - centre).norm(dim=1) / (centre - model.mixture.theta_0).norm()
-    assert len(merged.unique(dim=0)) == 5
-    assert 0 < float(spread.min()) <= float(spread.max()) < 0.2
+    assert len(merged.unique(dim=0)) == 5 and 0 < float(spread.min()) <= float(spread.max()) < 0.2
 
 
 @pytest.mark.parametrize("K", [1, 2, 5, 9])
@@ -276,8 +268,7 @@ def test_no_w_and_no_r_is_dead_at_the_start_for_any_bag(variant, K, n_sources):
             net.train(training)
             for _, batch in batches(cohort, range(len(cohort)), SMALL.n_bins, CPU):
                 w, lam = net(batch.bags, batch.mask)
-                assert float(w.detach().min()) > 0
-                assert float(lam.detach().max()) < 1
+                assert float(w.detach().min()) > 0 and float(lam.detach().max()) < 1
                 w, lam = default(batch.bags, batch.mask)
                 dead += int((w == 0).sum()) + int((lam == 1).sum())
     assert dead > 0

@@ -187,8 +187,7 @@ def test_the_used_rows_alone_are_merged_and_have_a_gradient(tmp_path, kind, used
     (found,) = torch.autograd.grad((merged * weigh).sum(), c, retain_graph=True)
     (dense,) = torch.autograd.grad((expected * weigh).sum(), c)
     torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5)
-    assert not found[mask == 0].any()
-    assert bool(found[mask == 1].all())
+    assert not found[mask == 0].any() and bool(found[mask == 1].all())
     (again,) = torch.autograd.grad((merged * weigh).sum(), c)
     assert torch.equal(again, found)
 
@@ -218,8 +217,7 @@ def test_of_a_thousand_vectors_those_with_a_weight_are_read(tmp_path):
         sum(tensor.square().sum() for tensor in merged.values()).backward()
     assert rows.read == [k for which in wanted for k in which]
     assert memory.peak < n * length, "bytes: a copy of all rows would be four times that"
-    assert torch.equal(mapped, before)
-    assert w.grad.count_nonzero(dim=1).tolist() == [K] * N_BAGS
+    assert torch.equal(mapped, before) and w.grad.count_nonzero(dim=1).tolist() == [K] * N_BAGS
 
 
 def test_no_gradient_of_a_row_or_of_m0():
@@ -235,8 +233,7 @@ def test_no_gradient_of_a_row_or_of_m0():
 def test_a_device_where_it_is_already_moves_nothing(tmp_path):
     rows = Recorded(mapped_rows(tmp_path, 3))
     mixture = Mixture(TINY, torch.zeros(LENGTH), rows)
-    assert mixture.to(CPU) is mixture
-    assert rows.read == []
+    assert mixture.to(CPU) is mixture and rows.read == []
 
 
 def test_the_stack_of_one_tensor_is_that_tensor(tmp_path):
@@ -262,8 +259,7 @@ def random_vector(seed: int, scale: float) -> TaskVector:
 def test_the_stack_is_the_target_and_then_the_sources():
     m0 = untrained_model(SMALL, 0)
     mixture = Mixture.of(m0, task_vector(1.0), [task_vector(2.0), task_vector(3.0)])
-    assert mixture.n_sources == 2
-    assert [row.unique().tolist() for row in mixture.stack] == [[1.0], [2.0], [3.0]]
+    assert mixture.n_sources == 2 and [row.unique().tolist() for row in mixture.stack] == [[1.0], [2.0], [3.0]]
     alone = mixture.merge(torch.zeros(1, 3))
     for name, tensor in m0.encoder_state().items():
         assert torch.equal(alone[name][0], tensor)
@@ -288,14 +284,7 @@ def test_a_source_without_length_stays_as_it_is():
     assert [row.unique().tolist() for row in stack] == [[1.0], [0.0]]
 
 
-@pytest.mark.parametrize(
-    "sources",
-    [
-        [],
-        [task_vector(1.0, m0="1" * 64)],
-        [task_vector(1.0), task_vector(1.0, TINY)],
-    ],
-)
+@pytest.mark.parametrize("sources", [[], [task_vector(1.0, m0="1" * 64)], [task_vector(1.0), task_vector(1.0, TINY)]])
 def test_unlike_vectors_are_not_stacked(sources):
     with pytest.raises(VectorMismatchError):
         Mixture.of(untrained_model(SMALL, 0), task_vector(1.0), sources)

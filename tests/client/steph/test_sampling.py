@@ -73,8 +73,7 @@ def test_the_part_is_the_same_whenever_the_bag_comes_by():
     first = positions(500, 20)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    assert positions(500, 20) == first
-    assert torch.equal(torch.get_rng_state(), state)
+    assert positions(500, 20) == first and torch.equal(torch.get_rng_state(), state)
     assert positions(501, 20) != positions(20_000, 20)
 
 
@@ -184,8 +183,7 @@ def test_the_merged_model_sees_every_instance():
     for position in set(range(40)) - set(positions(40, 12)):
         changed = bag.clone()
         changed[:, position] += 3.0
-        assert torch.equal(model.route(changed).w, model.route(bag).w)
-        assert not torch.equal(model(changed), hazards)
+        assert torch.equal(model.route(changed).w, model.route(bag).w) and not torch.equal(model(changed), hazards)
 
 
 def test_a_padded_bag_is_routed_as_alone():

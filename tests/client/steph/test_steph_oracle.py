@@ -139,5 +139,4 @@ def test_regularisers(oracle):
     routing = [oracle.steph().route(oracle.batch([i]).bags) for i in range(3)]
     l_agg = sum(float(aggregation_loss(r.w, r.kept, balance=True)) for r in routing) / 3
     l_mix = sum(float(mixing_loss(r.lam, r.kept)) for r in routing) / 3
-    assert l_agg == pytest.approx(6.87518491, rel=1e-5)
-    assert l_mix == pytest.approx(0.63592221, rel=1e-5)
+    assert l_agg == pytest.approx(6.87518491, rel=1e-5) and l_mix == pytest.approx(0.63592221, rel=1e-5)

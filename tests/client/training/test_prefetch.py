@@ -47,8 +47,7 @@ def test_no_more_is_begun_than_the_bound_allows():
         for taken in range(1, 21):
             next(ahead)
             make.wait_for(min(20, taken + 3))
-            assert len(ahead._begun) == min(20 - taken, 3)
-            assert len(make.made) == min(20, taken + 3)
+            assert len(ahead._begun) == min(20 - taken, 3) and len(make.made) == min(20, taken + 3)
     assert make.made == list(range(20))
 
 
@@ -64,9 +63,7 @@ def test_one_item_is_begun_whatever_its_size():
 def test_what_fits_together_needs_no_thread():
     make = Maker()
     ahead = Prefetch(range(10), make, lambda i: 10, bound=100)
-    assert next(ahead) == 0
-    assert make.made == [0]
-    assert list(ahead) == [i * i for i in range(1, 10)]
+    assert next(ahead) == 0 and make.made == [0] and list(ahead) == [i * i for i in range(1, 10)]
     assert make.by == {threading.current_thread().name}
 
 
@@ -81,9 +78,7 @@ def test_an_error_is_raised_where_its_item_is_asked_for(bound):
     with pytest.raises(FeatureFileError, match="is damaged"):
         for i in ahead:
             seen.append(i)
-    assert seen == [0, 1, 2]
-    assert prefetching() == []
-    assert list(ahead) == []
+    assert seen == [0, 1, 2] and prefetching() == [] and list(ahead) == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -93,8 +88,7 @@ def test_leaving_early_ends_the_thread(error):
         next(ahead)
         assert len(prefetching()) == 1
         raise error
-    assert prefetching() == []
-    assert len(make.made) <= 6
+    assert prefetching() == [] and len(make.made) <= 6
 
 
 def test_an_interrupt_while_waiting_ends_the_thread(monkeypatch):
@@ -126,9 +120,7 @@ def test_closing_waits_for_the_item_at_hand_and_drops_the_rest():
     closing.start()
     go.set()
     closing.join(60)
-    assert not closing.is_alive()
-    assert made[:2] == [0, 1]
-    assert prefetching() == []
+    assert not closing.is_alive() and made[:2] == [0, 1] and prefetching() == []
 
 
 def test_one_that_is_dropped_unclosed_leaves_no_thread():

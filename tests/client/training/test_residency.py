@@ -212,14 +212,12 @@ def test_stacks_on_a_gpu_are_those_of_the_cpu_and_nobody_waits_for_them(gpu, mon
     cohort = cohort_of()
     expected = list(batches(cohort, range(len(SIZES)), 4, CPU))
     for (group, found), (same, wanted) in zip(batches(cohort, range(len(SIZES)), 4, GPU), expected, strict=True):
-        assert group == same
-        assert gpu.waited[-1] == "event on side 0"
+        assert group == same and gpu.waited[-1] == "event on side 0"
         for name in ("bags", "mask", "times", "bins", "events"):
             there, here = getattr(found, name), getattr(wanted, name)
             assert (there is None) == (here is None)
             if here is not None:
-                assert isinstance(there, OnGpu)
-                assert torch.equal(there.as_subclass(RealTensor), here)
+                assert isinstance(there, OnGpu) and torch.equal(there.as_subclass(RealTensor), here)
                 assert (there.data_ptr(), "computing") in gpu.recorded
     assert gpu.streams == ["side 0"]
     assert all(copy.on == "side 0" and copy.pinned and copy.non_blocking for copy in gpu.copies)

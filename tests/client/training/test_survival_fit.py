@@ -114,8 +114,7 @@ def test_after_a_cox_fit_there_is_still_one_log_risk(bias, dropout):
     recipe = recipe_of("training.loss=cox", f"model.head_bias={bias}", f"model.dropout={dropout}", "training.epochs=20")
     model = train(recipe)
     moved = (model.head.weight.detach() - m0_of(recipe).head.weight.detach().mean(dim=0)).abs().max()
-    assert float(moved) > 0.05
-    assert rows_apart(model) < 1e-4
+    assert float(moved) > 0.05 and rows_apart(model) < 1e-4
 
 
 @pytest.mark.parametrize("seed", [3, 4])
@@ -147,8 +146,7 @@ def test_a_cox_training_learns_the_order_of_risks():
     cohort = make_cohort([6] * 40, seed=1, years=30)
     recipe = recipe_of("training.loss=cox", "training.epochs=15", "training.batch_bags=20", "model.dropout=0.0")
     before, after = (risks(model, cohort, CPU) for model in (m0_of(recipe), train(recipe, cohort)))
-    assert plain_c(cohort.times, cohort.events, before) < 0.6
-    assert plain_c(cohort.times, cohort.events, after) > 0.65
+    assert plain_c(cohort.times, cohort.events, before) < 0.6 and plain_c(cohort.times, cohort.events, after) > 0.65
 
 
 @pytest.mark.parametrize("events", [[0] * 12, [1] + [0] * 11], ids=["no event", "one event"])
@@ -156,8 +154,7 @@ def test_a_cohort_with_next_to_no_events_has_finite_hazards(events):
     cohort = make_cohort(SIZES, seed=3, events=events)
     model = train(recipe_of("training.loss=cox"), cohort)
     hazards = predict_hazards(model, cohort, CPU)
-    assert np.isfinite(hazards).all() and hazards.min() > 0 and hazards.max() < 0.5
-    assert not model.training
+    assert np.isfinite(hazards).all() and hazards.min() > 0 and hazards.max() < 0.5 and not model.training
 
 
 # ---------------------------------------------------------------- resume
@@ -196,17 +193,14 @@ def test_a_stopped_cox_training_goes_on_to_the_same_weights(tmp_path, often, sha
     assert path.exists() == (share > 0.25)
     left, on_forward = counted()
     resumed = train(recipe, run=TrainingRun(CPU, path), on_forward=on_forward)
-    assert equal(state_of(resumed), state_of(whole))
-    assert (left[0] < calls[0]) == (share > 0.25)
-    assert not path.exists()
+    assert equal(state_of(resumed), state_of(whole)) and (left[0] < calls[0]) == (share > 0.25) and not path.exists()
 
 
 def test_a_checkpoint_of_the_nll_is_not_resumed_under_cox(tmp_path, often):
     path, nll_recipe, cox_recipe = tmp_path / "x", recipe_of(), recipe_of("training.loss=cox")
     with pytest.raises(StoppedError):
         train(nll_recipe, run=TrainingRun(CPU, path), on_forward=counted(14)[1])
-    assert path.exists()
-    assert equal(state_of(train(cox_recipe, run=TrainingRun(CPU, path))), state_of(train(cox_recipe)))
+    assert path.exists() and equal(state_of(train(cox_recipe, run=TrainingRun(CPU, path))), state_of(train(cox_recipe)))
 
 
 # ---------------------------------------------------------------- STEPH's training

@@ -46,9 +46,7 @@ def outer(**values: Any) -> Outer:
 def test_nested_values_and_defaults() -> None:
     found = outer(inner={"share": 1, "words": ["x"]}, flag=True, text="t", mode=2, inners=[{}, {"share": 0.25}])
     assert found == Outer(1, Inner(1.0, ("x",)), True, "t", 2.0, (Inner(), Inner(0.25)))
-    assert type(found.inner.share) is float
-    assert outer() == Outer(1)
-    assert outer(mode=1).mode == 1
+    assert type(found.inner.share) is float and outer() == Outer(1) and outer(mode=1).mode == 1
 
 
 @pytest.mark.parametrize(
@@ -129,46 +127,29 @@ def test_yaml(text: str, expected: dict) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 1\nb: 2\na: 3", "the key 'a' is given twice"),
-        ("a: {b: 1, b: 1}", "the key 'b' is given twice"),
-        ("[a, b]", "must be a mapping"),
-        ("text", "must be a mapping"),
-        ("7: a", "must be a mapping"),
-        ("a: 1\n---\nb: 2", "is not valid YAML"),
-        ("a: [", "is not valid YAML"),
-        ("a: *b", "is not valid YAML"),
+        *(("a: 1\nb: 2\na: 3", "the key 'a' is given twice"), ("a: {b: 1, b: 1}", "the key 'b' is given twice")),
+        *(("[a, b]", "must be a mapping"), ("text", "must be a mapping"), ("7: a", "must be a mapping")),
+        *(("a: 1\n---\nb: 2", "is not valid YAML"), ("a: [", "is not valid YAML"), ("a: *b", "is not valid YAML")),
         ("a: &b 1\nc: *b", r"is not valid YAML.*aliases \(\*name\) are not accepted"),
         ("a: &a [*a]", r"aliases \(\*name\) are not accepted"),
         ("a: &a {b: *a}", r"aliases \(\*name\) are not accepted"),
         ("a: &a x\n? *a\n: 1", r"aliases \(\*name\) are not accepted"),
         ("a: &a {b: 1}\nc:\n  <<: *a", r"aliases \(\*name\) are not accepted"),
         ("a: &a {b: 1}\nc:\n  <<: [*a]", r"aliases \(\*name\) are not accepted"),
-        ("a: \0", "is not valid YAML"),
-        ("? [x]\n: 1", "is not valid YAML"),
-        ("\ta: 1", "is not valid YAML"),
+        *(("a: \0", "is not valid YAML"), ("? [x]\n: 1", "is not valid YAML"), ("\ta: 1", "is not valid YAML")),
         ("<<: {a: 1}\nb: 2", r"merge keys \(<<\) are not accepted"),
         ("a: {<<: [{b: 1}], b: 2}", r"merge keys \(<<\) are not accepted.*line 1"),
-        ("a: {1: b, 0x1: c}", "the key 1 is given twice"),
-        ("a: {1: b, '1': c}", "the key '1' is given twice"),
-        ("a: {1: b, 1.0: c}", "the key 1.0 is given twice"),
-        ("a: !!int x", "at the key 'a' 'x' is no int"),
-        ("a: !!int 1:30", "is no int"),
-        ("a: !!map x", "is not a mapping"),
-        ("a: !!binary aGk=", "is not valid YAML"),
-        ("a: !!set {b}", "is not valid YAML"),
-        ("a: !!merge x", "is not valid YAML"),
-        ('a: "\\0"', "control character"),
-        ('a: "\\e[2J"', "control character"),
-        ('a: "\\ud800"', "control character"),
-        ('a: "\\UFFFFFFFF"', "is not valid YAML"),
-        (f"%YAML {'9' * 5000}.1\n---\na: 1", "is not valid YAML"),
-        ("a: !!bool x", "is not valid YAML"),
-        ("a: !!float ''", "is not valid YAML"),
-        ("a: !!timestamp x", "is not valid YAML"),
-        ("a: " + "9" * 5000, "has more than 19 digits"),
+        *(("a: {1: b, 0x1: c}", "the key 1 is given twice"), ("a: {1: b, '1': c}", "the key '1' is given twice")),
+        *(("a: {1: b, 1.0: c}", "the key 1.0 is given twice"), ("a: !!int x", "at the key 'a' 'x' is no int")),
+        *(("a: !!int 1:30", "is no int"), ("a: !!map x", "is not a mapping")),
+        *(("a: !!binary aGk=", "is not valid YAML"), ("a: !!set {b}", "is not valid YAML")),
+        *(("a: !!merge x", "is not valid YAML"), ('a: "\\0"', "control character")),
+        *(('a: "\\e[2J"', "control character"), ('a: "\\ud800"', "control character")),
+        *(('a: "\\UFFFFFFFF"', "is not valid YAML"), (f"%YAML {'9' * 5000}.1\n---\na: 1", "is not valid YAML")),
+        *(("a: !!bool x", "is not valid YAML"), ("a: !!float ''", "is not valid YAML")),
+        *(("a: !!timestamp x", "is not valid YAML"), ("a: " + "9" * 5000, "has more than 19 digits")),
         ("a: !!int " + "9" * 5000, "has more than 19 digits"),
-        (f"a: 1\n{'k' * 5000}: [", "is not valid YAML"),
-        ("a: " + "[" * 3000, "is not valid YAML"),
+        *((f"a: 1\n{'k' * 5000}: [", "is not valid YAML"), ("a: " + "[" * 3000, "is not valid YAML")),
         ("a: !!python/name:os.system x", "is not valid YAML"),
     ],
 )
@@ -197,8 +178,7 @@ def test_a_billion_laughs_are_refused_and_take_no_time(tmp_path: Path) -> None:
     before = time.monotonic()
     with pytest.raises(ConfigError, match=r"aliases \(\*name\) are not accepted") as caught:
         read_yaml(attack)
-    assert time.monotonic() - before < 1
-    assert len(str(caught.value)) < 1000
+    assert time.monotonic() - before < 1 and len(str(caught.value)) < 1000
 
 
 def test_yaml_runs_no_code(tmp_path: Path) -> None:

@@ -104,8 +104,7 @@ def test_a_package_out_of_its_range(monkeypatch, found, told):
     assert [(c.name, c.verdict) for c in told_of] == [("fedsteph", "PASS"), ("flwr", "FAIL")]
     assert told_of[1].found.startswith("missing" if found is None else found)
     assert told_of[1].found.split(", not ")[1] in (">=1.41,<1.43", "<1.43,>=1.41")
-    assert str(told_of[1].remedy).startswith("pip install 'flwr")
-    assert told.split(",")[0] in told_of[1].found
+    assert str(told_of[1].remedy).startswith("pip install 'flwr") and told.split(",")[0] in told_of[1].found
 
 
 @pytest.mark.parametrize(("mode", "verdict"), [(0o600, "PASS"), (0o400, "PASS"), (0o640, "FAIL"), (0o604, "FAIL")])
@@ -122,8 +121,7 @@ def test_every_secret_is_looked_at(tmp_path):
     (tmp_path / "b").mkdir()
     found = secret_files([tmp_path / "a", tmp_path / "b"])
     assert [(c.name, c.verdict) for c in found] == [("secret a", "FAIL"), ("secret b", "FAIL")]
-    assert "is not a file" in found[1].found
-    assert all(c.remedy for c in found)
+    assert "is not a file" in found[1].found and all(c.remedy for c in found)
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(8e9, "PASS"), (4e9, "PASS"), (3.9e9, "WARN"), (0, "WARN")])
@@ -139,8 +137,7 @@ def test_disk(monkeypatch, tmp_path, free, verdict):
     asked = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=free))
     found = disk(tmp_path / "not" / "yet" / "runs", 5.0)
-    assert (found.name, found.verdict) == ("disk of runs", verdict)
-    assert asked == [tmp_path]
+    assert (found.name, found.verdict) == ("disk of runs", verdict) and asked == [tmp_path]
     assert (found.remedy is None) == (verdict == "PASS")
 
 
@@ -158,8 +155,7 @@ def test_only_a_failure_fails(capsys, checks, code):
     assert show_checks("site kirp", checks, as_json=True) == code
     printed = capsys.readouterr()
     found = json.loads(printed.out)
-    assert found["ok"] == (code == 0)
-    assert [Check(**one) for one in found["checks"]] == checks
+    assert found["ok"] == (code == 0) and [Check(**one) for one in found["checks"]] == checks
     failed = sum(one.verdict == "FAIL" for one in checks)
     assert printed.err == (f"{failed} of {len(checks)} checks failed\n" if code else "")
 

@@ -163,15 +163,9 @@ def linked_folder(app):
 
 CHANGES = [edited, one_byte, removed, renamed, swapped, moved_boundary, linked, linked_folder]
 PLANTED = [
-    "torch.py",
-    "client/data/evil.py",
-    "sitecustomize.py",
-    "deep/er/package/__init__.py",
-    "client/site/policy.cpython-311-x86_64-linux-gnu.so",
-    "client/site/__pycache__/policy.cpython-311.pyc",
-    "client/site/policy.pyc",
-    "evil.pth",
-    "evil.zip",
+    *("torch.py", "client/data/evil.py", "sitecustomize.py", "deep/er/package/__init__.py"),
+    *("client/site/policy.cpython-311-x86_64-linux-gnu.so", "client/site/__pycache__/policy.cpython-311.pyc"),
+    *("client/site/policy.pyc", "evil.pth", "evil.zip"),
 ]
 
 

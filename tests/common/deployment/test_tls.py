@@ -34,18 +34,15 @@ def test_a_refusal_of_an_unsigned_message_is_a_superlink(tls, status):
     asked = []
     with web(tls, status, seen=lambda *request: asked.append(request)) as address:
         answer = ask(address, tls.ca)
-    assert asked == [("POST", "/v1/fleet/pull-messages")]
-    assert answer.protocol in ("TLSv1.2", "TLSv1.3")
-    assert 300 < (answer.expires - datetime.now(UTC)).days <= 397
-    assert answer.ahead_seconds is not None
+    assert asked == [("POST", "/v1/fleet/pull-messages")] and answer.protocol in ("TLSv1.2", "TLSv1.3")
+    assert 300 < (answer.expires - datetime.now(UTC)).days <= 397 and answer.ahead_seconds is not None
 
 
 @pytest.mark.parametrize("hours", [-2, 2])
 def test_the_clock_is_compared_with_the_servers(tls, hours):
     with web(tls, date=http_date(timedelta(hours=hours))) as address:
         ahead = ask(address, tls.ca).ahead_seconds
-    assert ahead is not None
-    assert round(-ahead / 3600) == hours
+    assert ahead is not None and round(-ahead / 3600) == hours
 
 
 NO_DATES = [None, "yesterday", "Mon, 99 Foo 2026 99:99:99 GMT", "Sat, 21 Nov 2026 10:00:00"]
@@ -63,8 +60,7 @@ def test_a_server_that_does_not_tell_the_time_has_no_clock(tls, date):
 def test_a_closed_port(tls):
     address = f"127.0.0.1:{free_port()}"
     error = refusal(address, tls.ca)
-    assert error.where == address
-    assert "nothing answers there (Connection refused)" in error.what
+    assert error.where == address and "nothing answers there (Connection refused)" in error.what
 
 
 def test_a_name_that_nobody_has(tls, monkeypatch):
@@ -109,8 +105,7 @@ def test_tls_without_http(tls, said):
 def test_another_web_server(tls, status):
     with web(tls, status) as address:
         error = refusal(address, tls.ca)
-    assert f"no Flower SuperLink (HTTP {status})" in error.what
-    assert "/v1/fleet/" in str(error.remedy)
+    assert f"no Flower SuperLink (HTTP {status})" in error.what and "/v1/fleet/" in str(error.remedy)
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
@@ -129,9 +124,7 @@ def test_another_authority_of_the_same_name_is_not_trusted(tls, tmp_path):
     asked = []
     with web(other, seen=lambda *request: asked.append(request)) as address:
         error = refusal(address, tls.ca)
-    assert "does not hold against ca.crt" in error.what
-    assert "do not go on without" in str(error.remedy)
-    assert asked == []
+    assert "does not hold against ca.crt" in error.what and "do not go on without" in str(error.remedy) and asked == []
 
 
 def test_an_authority_that_holds_everywhere_else_is_likely_a_proxy_that_inspects_tls(tls, tmp_path, monkeypatch):
@@ -154,8 +147,7 @@ def test_a_certificate_for_another_name(tmp_path, names):
     tls = make_tls(tmp_path / "tls", names)
     with web(tls) as address:
         error = refusal(address, tls.ca)
-    assert "its certificate is not for this name" in error.what
-    assert "127.0.0.1" in error.what
+    assert "its certificate is not for this name" in error.what and "127.0.0.1" in error.what
 
 
 def test_a_certificate_that_lists_no_name(tmp_path):
@@ -176,8 +168,7 @@ def test_an_expired_certificate(tmp_path):
     reissue(tls, valid=timedelta(days=-1))
     with web(tls) as address:
         error = refusal(address, tls.ca)
-    assert "expired" in error.what
-    assert "clock" in str(error.remedy)
+    assert "expired" in error.what and "clock" in str(error.remedy)
 
 
 def test_a_certificate_that_is_not_valid_yet(tmp_path):

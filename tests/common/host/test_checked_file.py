@@ -85,8 +85,7 @@ def test_files_of_earlier_versions_are_read_with_one_warning_a_process(
     (tmp_path / "f.json").write_text(json.dumps(CONTENT, indent=2) + "\n")
     np.savez(tmp_path / "f.npz", **ARRAYS)  # type: ignore[arg-type]
     for _ in range(2):
-        assert read_json(tmp_path / "f.json") == CONTENT
-        assert read_arrays(tmp_path / "f.npz").keys() == ARRAYS.keys()
+        assert read_json(tmp_path / "f.json") == CONTENT and read_arrays(tmp_path / "f.npz").keys() == ARRAYS.keys()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 

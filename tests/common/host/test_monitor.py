@@ -33,10 +33,8 @@ def event(phase: str, done: int, total: int = 4) -> ProgressLine:
 
 
 def test_a_long_phase_goes_on(watched):
-    assert watched(0, event("train.local", 0)) == ["server: train.local 0%"]
-    assert watched(19.9) == []
-    assert watched(0.1) == ["train.local goes on (20 s)"]
-    assert watched(10) == []
+    assert watched(0, event("train.local", 0)) == ["server: train.local 0%"] and watched(19.9) == []
+    assert watched(0.1) == ["train.local goes on (20 s)"] and watched(10) == []
     assert watched(10) == ["train.local goes on (40 s)"]
 
 
@@ -46,8 +44,7 @@ def test_before_the_first_report_too(watched):
 
 def test_whoever_has_just_spoken_is_not_silent(watched):
     watched(0, event("train.local", 0))
-    assert watched(15, event("train.local", 1)) == ["server: train.local 25%"]
-    assert watched(15) == []
+    assert watched(15, event("train.local", 1)) == ["server: train.local 25%"] and watched(15) == []
     assert watched(5) == ["train.local goes on (35 s)"]
 
 

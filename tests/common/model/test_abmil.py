@@ -66,8 +66,7 @@ def test_parameters_of_the_paper() -> None:
     abmil = untrained_model(Architecture.of(PAPER), seed=42)
     assert sum(p.numel() for p in abmil.parameters()) == 1_197_729
     shapes = {name: tuple(tensor.shape) for name, tensor in abmil.encoder_state().items()}
-    assert list(shapes.items()) == list(abmil.architecture.encoder_shapes.items())
-    assert len(shapes) == 8
+    assert list(shapes.items()) == list(abmil.architecture.encoder_shapes.items()) and len(shapes) == 8
 
 
 @pytest.mark.parametrize("filler", [0.0, 1e6])

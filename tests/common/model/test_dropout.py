@@ -52,8 +52,7 @@ def test_an_entry_is_kept_where_both_branches_would_keep_it(p: float, seed: int)
 def test_the_share_and_the_scale_by_hand(p: float, dropped: int) -> None:
     """7/16 and 3/4 of 65,536 exactly, and 0.19 of it rounded; what is kept is scaled back to a mean of 1."""
     found = dropout_of(p)
-    assert found.dropped == dropped
-    assert found.scale * (65_536 - dropped) / 65_536 == pytest.approx(1.0, rel=1e-15)
+    assert found.dropped == dropped and found.scale * (65_536 - dropped) / 65_536 == pytest.approx(1.0, rel=1e-15)
     assert found.scale == pytest.approx(1 / (1 - p) ** 2, rel=1e-4)
 
 
@@ -68,8 +67,7 @@ def test_the_first_and_the_last_of_65_536_draws(dropped: int, kept: float) -> No
 def test_a_probability_near_1_still_keeps_something_in_the_mean(p: float) -> None:
     """A configuration may ask for any below 1."""
     found = dropout_of(p)
-    assert 0 < found.dropped < 65_536
-    assert float(found.keep(MANY).double().mean()) < 0.001
+    assert 0 < found.dropped < 65_536 and float(found.keep(MANY).double().mean()) < 0.001
     z, _ = encode(untrained_model(SMALL, 0).encoder_state(), bag_of(4)[None], dropout=p)
     assert bool(z.isfinite().all())
 
@@ -77,8 +75,7 @@ def test_a_probability_near_1_still_keeps_something_in_the_mean(p: float) -> Non
 @pytest.mark.parametrize("shape", [(1,), (3,), (5, 7), (2, 3, 5), (1, 1), (0, 4)])
 def test_a_draw_is_a_byte_per_entry_of_any_shape(shape: tuple[int, ...]) -> None:
     kept = dropout_of(0.25).keep(torch.empty(shape, dtype=torch.float64))
-    assert (kept.shape, kept.dtype) == (shape, torch.uint8)
-    assert set(kept.unique().tolist()) <= {0, 1}
+    assert (kept.shape, kept.dtype) == (shape, torch.uint8) and set(kept.unique().tolist()) <= {0, 1}
     assert torch.equal(kept.flatten(), dropout_of(0.25).keep(MANY)[: kept.numel()])
 
 
@@ -222,8 +219,7 @@ def test_without_dropout_nothing_is_drawn_and_nothing_changes(way: Callable[[int
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = way(3, bag_of(4), 0.0)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first, way(3, bag_of(4), 0.0))
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(first, way(3, bag_of(4), 0.0))
     assert len(first.unique(dim=0)) == 1
     torch.testing.assert_close(first[0], pooled(state_of(), bag_of(4), 0.0))
 

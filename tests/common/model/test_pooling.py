@@ -89,8 +89,7 @@ def test_value_and_every_gradient_are_the_plain_ones(dtype: torch.dtype, toleran
     theta, bag = weights(dtype=dtype), bag_of(n, dtype=dtype)
     z, attention = pool(theta, bag, None)
     expected, expected_gradients = plain(theta, bag)
-    assert (z.dtype, z.shape) == (dtype, (SMALL.embed,))
-    assert (attention.dtype, attention.shape) == (dtype, (n,))
+    assert (z.dtype, z.shape) == (dtype, (SMALL.embed,)) and (attention.dtype, attention.shape) == (dtype, (n,))
     assert float((z.detach().double() - expected).abs().max()) <= tolerance * float(expected.abs().max())
     torch.testing.assert_close(attention.double(), plain_attention(theta, bag), rtol=20 * tolerance, atol=tolerance)
     require_close(gradients(theta, z), expected_gradients, tolerance)
@@ -164,8 +163,7 @@ def test_a_score_far_above_the_others_takes_all(place: int, shift: float) -> Non
     scores[place] = 1e4
     theta, bag = scoring(scores, shift)
     z, attention = pool(theta, bag, None)
-    assert torch.equal(attention, (scores > 0).float())
-    assert torch.equal(z.detach(), bag[place])
+    assert torch.equal(attention, (scores > 0).float()) and torch.equal(z.detach(), bag[place])
     embed, *others = gradients(theta, z)
     torch.testing.assert_close(embed, torch.outer(direction(z.dtype, 4) * (bag[place] > 0), bag[place]))
     assert not any(bool(gradient.any()) for gradient in others[1:])
@@ -211,8 +209,7 @@ def test_a_largest_score_that_moves_in_every_piece(order: int) -> None:
 @pytest.mark.parametrize("n", [*SIZES, 50 * PIECE])
 def test_attention_sums_to_1(n: int) -> None:
     _, attention = pool(weights(dtype=torch.float32), bag_of(n, dtype=torch.float32), GateDropout.drawn(0.25))
-    assert float(attention.min()) >= 0
-    assert float(attention.double().sum()) == pytest.approx(1.0, abs=1e-6)
+    assert float(attention.min()) >= 0 and float(attention.double().sum()) == pytest.approx(1.0, abs=1e-6)
 
 
 @both_ways
@@ -387,6 +384,4 @@ def test_activations_are_let_go_by_the_backward_pass() -> None:
             left.append(memory.live)
             z.sum().backward()
             left.append(memory.live)
-    assert left[0] > len(bag) * ACTIVATIONS * ONE_FLOAT
-    assert left[1] < 4 * len(bag) * ONE_FLOAT
-    assert left[2:] == left[:2]
+    assert left[0] > len(bag) * ACTIVATIONS * ONE_FLOAT and left[1] < 4 * len(bag) * ONE_FLOAT and left[2:] == left[:2]

@@ -119,8 +119,7 @@ def gradients(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> tuple[Ten
 
 
 def require_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert found.dtype == torch.float32
-    assert found.shape == expected.shape
+    assert found.dtype == torch.float32 and found.shape == expected.shape
     assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 

@@ -26,8 +26,7 @@ def known(key: str) -> torch.Tensor:
 @pytest.mark.parametrize(("days", "expected"), BINS.items())
 def test_bin_of_known_times(days: float, expected: int) -> None:
     found = bin_of(np.array([days]))
-    assert found.tolist() == [expected]
-    assert found.dtype == np.int64
+    assert found.tolist() == [expected] and found.dtype == np.int64
 
 
 def test_bins_keep_their_shape_and_their_last_edge() -> None:
@@ -73,14 +72,10 @@ def test_survival_and_risk_by_hand() -> None:
 @pytest.mark.parametrize(
     ("hazards", "y", "event", "expected"),
     [
-        ([0.2, 0.5, 0.1], 0, 1, -log(0.2)),
-        ([0.2, 0.5, 0.1], 2, 1, -(log(0.8 * 0.5) + log(0.1))),
-        ([0.2, 0.5, 0.1], 0, 0, -0.7 * log(0.8)),
-        ([0.2, 0.5, 0.1], 2, 0, -0.7 * log(0.8 * 0.5 * 0.9)),
-        ([0.0, 0.5, 0.1], 0, 1, -log(1e-7)),
-        ([1.0, 0.5, 0.1], 1, 1, -(log(1e-7) + log(0.5))),
-        ([1.0, 0.0, 0.1], 1, 1, -2 * log(1e-7)),
-        ([1.0, 0.5, 0.1], 1, 0, -0.7 * log(1e-7)),
+        *(([0.2, 0.5, 0.1], 0, 1, -log(0.2)), ([0.2, 0.5, 0.1], 2, 1, -(log(0.8 * 0.5) + log(0.1)))),
+        *(([0.2, 0.5, 0.1], 0, 0, -0.7 * log(0.8)), ([0.2, 0.5, 0.1], 2, 0, -0.7 * log(0.8 * 0.5 * 0.9))),
+        *(([0.0, 0.5, 0.1], 0, 1, -log(1e-7)), ([1.0, 0.5, 0.1], 1, 1, -(log(1e-7) + log(0.5)))),
+        *(([1.0, 0.0, 0.1], 1, 1, -2 * log(1e-7)), ([1.0, 0.5, 0.1], 1, 0, -0.7 * log(1e-7))),
     ],
 )
 def test_nll_by_hand(hazards: list[float], y: int, event: int, expected: float) -> None:

@@ -64,8 +64,7 @@ def test_a_method_against_the_local_model(found, sentence):
 
 
 def test_a_method_that_cannot_be_compared_is_not_judged():
-    assert against_local("STEPH", gap(None), 5) is None
-    assert over_targets("STEPH", [gap(None), gap(None)]) is None
+    assert against_local("STEPH", gap(None), 5) is None and over_targets("STEPH", [gap(None), gap(None)]) is None
     assert over_targets("STEPH", []) is None
 
 
@@ -123,8 +122,7 @@ def test_over_targets_no_difference_is_said_as_plainly():
     assert text.startswith(
         "A is worse than the local model by 0.025 of C-index in the mean over 2 targets (95% interval"
     )
-    assert "it includes 0, so no difference is established)" in text
-    assert text.endswith("and better on 1 of them")
+    assert "it includes 0, so no difference is established)" in text and text.endswith("and better on 1 of them")
 
 
 def test_without_every_target_s_interval_there_is_none_of_the_mean():
@@ -166,8 +164,7 @@ def test_one_target_alone_keeps_its_own_interval():
 )
 def test_rounded_scores_in_words(scores, sentence):
     first, second = rounded("kirp", scores)
-    assert first == sentence
-    assert "without intervals, which establish nothing" in second
+    assert first == sentence and "without intervals, which establish nothing" in second
 
 
 def test_rounded_scores_never_gain_digits():
@@ -184,8 +181,7 @@ def test_rounded_scores_never_gain_digits():
 )
 def test_scores_that_are_kept_are_not_guessed(scores):
     (text,) = rounded("kirp", {**scores, "deployed": 0.7})
-    assert text.startswith("At kirp, scores are undefined or kept by the site's policy")
-    assert "0." not in text
+    assert text.startswith("At kirp, scores are undefined or kept by the site's policy") and "0." not in text
 
 
 # ---------------------------------------------------------------- what was shared
@@ -217,8 +213,7 @@ def test_relayed_envelopes_are_those_of_the_run(lines):
     table = relayed(lines, "run-1")
     assert [(row[0], row[1], row[3]) for row in table.rows] == [("south -> north", "4,718,592", SHA)]
     assert table.rows[0][2] == lines[1].time[:10] + " " + lines[1].time[11:19]
-    assert [row[1] for row in relayed(lines, "run-2").rows] == ["17"]
-    assert relayed(lines, "run-3").rows == []
+    assert [row[1] for row in relayed(lines, "run-2").rows] == ["17"] and relayed(lines, "run-3").rows == []
     assert relayed([], "run-1").rows == []
 
 
@@ -233,9 +228,7 @@ FORGED = ["site-a", "take vector of mallory", "failed", "ForgedEnvelopeError", "
 
 def test_a_site_s_decisions_are_those_of_the_run(lines):
     table = decided(lines, "run-1", "site-a")
-    assert table.rows == ALLOWED
-    assert len(table.header) == 6
-    assert decided(lines, "run-2", "site-a").rows == [FORGED]
+    assert table.rows == ALLOWED and len(table.header) == 6 and decided(lines, "run-2", "site-a").rows == [FORGED]
     assert decided(lines, "run-3", "site-a").rows == []
 
 
@@ -272,14 +265,8 @@ def test_provenance_has_every_version_seed_and_digest():
     table, code = provenance_section(MANIFEST, "steph:\n  K: 5\n").blocks
     assert isinstance(table, Table)
     assert table.rows == [
-        ["run", "0123abcd"],
-        ["begun (UTC)", "2026-01-02T03:04:05+00:00"],
-        ["python", "3.11.9"],
-        ["torch", "2.6.0"],
-        ["seed of m0", "0"],
-        ["seed of training", "17"],
-        ["digest of recipe", "d" * 64],
-        ["digest of m0", "None"],
+        *(["run", "0123abcd"], ["begun (UTC)", "2026-01-02T03:04:05+00:00"], ["python", "3.11.9"], ["torch", "2.6.0"]),
+        *(["seed of m0", "0"], ["seed of training", "17"], ["digest of recipe", "d" * 64], ["digest of m0", "None"]),
     ]
     assert code == Code("steph:\n  K: 5\n")
 
@@ -298,6 +285,5 @@ def test_cost_has_seconds_bytes_and_sizes():
 
 def test_a_result_s_own_limits_come_before_those_of_all():
     (points,) = limits_section(["Of this one."]).blocks
-    assert points == Points(["Of this one.", *LIMITS])
-    assert limits_section().blocks == [Points(list(LIMITS))]
+    assert points == Points(["Of this one.", *LIMITS]) and limits_section().blocks == [Points(list(LIMITS))]
     assert any("Task vectors can tell whether a patient was in a training set" in limit for limit in LIMITS)

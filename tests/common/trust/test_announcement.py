@@ -31,15 +31,13 @@ def test_it_comes_back_from_its_file(tmp_path, before):
     path = tmp_path / "kirp.public.yaml"
     made = Announcement.of("kirp", NEW, before)
     write_announcement(path, made)
-    assert read_announcement(path) == made
-    assert made.keys == NEW.public
+    assert read_announcement(path) == made and made.keys == NEW.public
 
 
 def test_the_file_is_for_everyone_and_says_so(tmp_path):
     path = tmp_path / "kirp.public.yaml"
     write_announcement(path, Announcement.of("kirp", OLD))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert path.read_text().startswith("# fedsteph PUBLIC keys")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644 and path.read_text().startswith("# fedsteph PUBLIC keys")
 
 
 def test_no_secret_stands_in_it(tmp_path):
@@ -49,8 +47,7 @@ def test_no_secret_stands_in_it(tmp_path):
     assert b"secret" not in content
     for identity in (NEW, OLD):
         for seed in (identity.sign_seed, identity.seal_seed):
-            assert seed not in content
-            assert seed.hex().encode() not in content
+            assert seed not in content and seed.hex().encode() not in content
 
 
 @pytest.mark.parametrize(
@@ -78,8 +75,7 @@ def test_a_changed_file_is_refused(tmp_path, change, told):
     path.write_text("".join(f"{key}: {'null' if v is None else repr(v)}\n" for key, v in fields.items()))
     with pytest.raises(ConfigError) as caught:
         read_announcement(path)
-    assert caught.value.where == str(path)
-    assert told in caught.value.what
+    assert caught.value.where == str(path) and told in caught.value.what
 
 
 @pytest.mark.parametrize("half", ["sign", "seal"])
@@ -131,16 +127,10 @@ def test_a_rotation_takes_the_place_and_revokes_what_was_there():
     before = roster_of("kirp", "kirc")
     after = enter(Announcement.of("kirp", NEW, OLD), before)
     entry = after.entry("kirp")
-    assert entry is not None
-    assert (entry.keys, entry.cancer, entry.contact) == (NEW.public, "test", "data office")
+    assert entry is not None and (entry.keys, entry.cancer, entry.contact) == (NEW.public, "test", "data office")
     assert after.entry("kirc") == before.entry("kirc")
     [gone] = after.revoked
-    assert (gone.site, gone.fingerprint, gone.date, gone.reason) == (
-        "kirp",
-        OLD.public.fingerprint,
-        TODAY,
-        "rotated",
-    )
+    assert (gone.site, gone.fingerprint, gone.date, gone.reason) == ("kirp", OLD.public.fingerprint, TODAY, "rotated")
     assert after.digest != before.digest
 
 
@@ -148,8 +138,7 @@ def test_a_rotation_may_change_cancer_and_contact():
     entry = enter(Announcement.of("kirp", NEW, OLD), roster_of("kirp"), cancer="KIRP", contact="night shift").entry(
         "kirp"
     )
-    assert entry is not None
-    assert (entry.cancer, entry.contact) == ("KIRP", "night shift")
+    assert entry is not None and (entry.cancer, entry.contact) == ("KIRP", "night shift")
 
 
 def test_rotations_follow_each_other():

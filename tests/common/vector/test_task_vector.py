@@ -64,8 +64,7 @@ def test_applied_to_m0_it_restores_the_encoder_under_the_given_head() -> None:
     restored = A.applied_to(M0, head)
     np.testing.assert_allclose(row(restored), row(MODELS[0]), rtol=0, atol=1e-7)
     assert torch.equal(restored.head.weight, MODELS[1].head.weight)
-    assert torch.equal(restored.head.bias, MODELS[1].head.bias)
-    assert model_digest(M0) == untouched
+    assert torch.equal(restored.head.bias, MODELS[1].head.bias) and model_digest(M0) == untouched
 
 
 def test_a_vector_is_a_copy() -> None:
@@ -74,8 +73,7 @@ def test_a_vector_is_a_copy() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    assert torch.equal(vector.flat(), A.flat())
-    assert not any(tensor.requires_grad for tensor in vector.tensors.values())
+    assert torch.equal(vector.flat(), A.flat()) and not any(tensor.requires_grad for tensor in vector.tensors.values())
 
 
 @pytest.mark.parametrize("vector", [A, B - 3.0 * C])
@@ -99,8 +97,7 @@ def test_of_flat_puts_every_number_where_the_architecture_has_it() -> None:
 def test_a_vector_made_of_a_row_stays_there() -> None:
     row_ = A.flat().clone()
     vector = TaskVector.of_flat(row_, like=A)
-    assert vector.flat().data_ptr() == row_.data_ptr()
-    assert torch.equal(vector.flat(), A.flat())
+    assert vector.flat().data_ptr() == row_.data_ptr() and torch.equal(vector.flat(), A.flat())
     assert all(torch.equal(tensor, A.tensors[name]) for name, tensor in vector.tensors.items())
 
 
@@ -128,10 +125,7 @@ def test_of_flat_refuses_a_row_of_another_length(change: int) -> None:
         TaskVector.of_flat(torch.zeros(len(a) + change), like=A)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("width", 6), ("embed", 5), ("attention", 4), ("n_bins", 7)],
-)
+@pytest.mark.parametrize(("field", "value"), [("width", 6), ("embed", 5), ("attention", 4), ("n_bins", 7)])
 @pytest.mark.parametrize("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
 def test_vectors_of_different_architectures_do_not_meet(field: str, value: int, operation: Callable) -> None:
     other = dataclasses.replace(SMALL, **{field: value})

@@ -38,8 +38,7 @@ def check(vector: dict[str, Any]) -> None:
         return
     with pytest.raises(EnvelopeError) as caught:
         open_sealed(envelope, expected, recipient, sender)
-    assert type(caught.value).__name__ == vector["outcome"]
-    assert caught.value.where == f"envelope of {expected.sender}"
+    assert type(caught.value).__name__ == vector["outcome"] and caught.value.where == f"envelope of {expected.sender}"
 
 
 @pytest.mark.parametrize("name", NAMES)

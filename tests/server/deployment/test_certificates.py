@@ -118,8 +118,7 @@ def test_openssl_agrees(tls, tmp_path):
     for word in ("secp384r1", "ecdsa-with-SHA384", "DNS:fl.example.org", "IP Address:10.0.0.7", "IP Address:127.0.0.1"):
         assert word in text
     ca = output_of("openssl", "x509", "-in", tls.ca, "-noout", "-text")
-    assert "CA:TRUE, pathlen:0" in ca
-    assert "Certificate Sign, CRL Sign" in ca
+    assert "CA:TRUE, pathlen:0" in ca and "Certificate Sign, CRL Sign" in ca
 
 
 @needs("openssl")
@@ -170,8 +169,7 @@ def test_a_node_key_is_p384_in_openssh_form(node):
     secret, public = node
     loaded = serialization.load_ssh_private_key(secret.read_bytes(), password=None)
     shown = serialization.load_ssh_public_key(public.read_bytes())
-    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-    assert loaded.curve.name == "secp384r1"
+    assert isinstance(loaded, ec.EllipticCurvePrivateKey) and loaded.curve.name == "secp384r1"
     assert loaded.public_key() == shown
 
 
@@ -188,8 +186,7 @@ def test_a_token_is_random_hexadecimal(tmp_path):
     for i in range(3):
         make_token(tmp_path / str(i))
         tokens.add((tmp_path / str(i)).read_text())
-    assert len(tokens) == 3
-    assert all(len(bytes.fromhex(token)) == 32 for token in tokens)
+    assert len(tokens) == 3 and all(len(bytes.fromhex(token)) == 32 for token in tokens)
 
 
 # ---------------------------------------------------------------- files

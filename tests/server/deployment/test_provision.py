@@ -71,11 +71,9 @@ def test_the_tree(trial):
 def test_secrets_are_the_owners_alone_and_folders_closed(trial):
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (trial, *trial.rglob("*"))}
     secret = {path for path in modes if path.suffix in (".key", ".secret")}
-    assert len(secret) == 3 + 2 * len(SITES)
-    assert {modes[path] for path in secret} == {0o600}
+    assert len(secret) == 3 + 2 * len(SITES) and {modes[path] for path in secret} == {0o600}
     closed = [trial, trial / "ca", trial / "server", *(trial / "sites" / name for name in SITES)]
-    assert {modes[path] for path in closed} == {0o700}
-    assert not [path for path, mode in modes.items() if mode & 0o022]
+    assert {modes[path] for path in closed} == {0o700} and not [path for path, mode in modes.items() if mode & 0o022]
 
 
 def test_every_secret_is_another(trial):
@@ -136,12 +134,10 @@ def test_the_configuration(trial):
 @pytest.mark.parametrize("name", SITES)
 def test_a_site_file_shares_with_nobody_until_it_is_filled_in(trial, name):
     site = Site.open(trial / "sites" / name)
-    assert (site.name, site.file.device) == (name, "auto")
-    assert site.file.policy is not None
+    assert (site.name, site.file.device) == (name, "auto") and site.file.policy is not None
     assert (site.file.policy.targets, site.file.policy.recipes, site.file.policy.min_pairs) == ((), (), 50)
     federation = site.file.federation
-    assert federation is not None
-    assert (federation.server, federation.roster_sha256) == ("fl.example.org:9092", "0" * 64)
+    assert federation is not None and (federation.server, federation.roster_sha256) == ("fl.example.org:9092", "0" * 64)
     assert (federation.sign_key, federation.seal_key) == (f"keys/{name}.sign.key", f"keys/{name}.seal.key")
     for path in (federation.ca, federation.auth_key, federation.superexec_secret):
         assert (site.folder / str(path)).is_file()
@@ -160,8 +156,7 @@ def test_a_name_that_yaml_would_read_as_something_else(tmp_path, name):
 def test_an_ipv6_address(tmp_path):
     provision(tmp_path / "trial", plan(address="[::1]:9092", superlink="[::1]:9091"))
     server = ServerFile.open(tmp_path / "trial" / "server")
-    assert (server.address, server.superlink) == ("[::1]:9092", "[::1]:9091")
-    assert "::1" in names_in(server.certificate)
+    assert (server.address, server.superlink) == ("[::1]:9092", "[::1]:9091") and "::1" in names_in(server.certificate)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9091", "superlink.internal:9091", "10.1.2.3:9091", "[::]:9091"])
@@ -220,12 +215,8 @@ def test_no_other_route_of_the_installed_flower_is_let_out(trial):
 def test_what_the_proxy_insists_on(trial):
     conf = (trial / "server" / "nginx.conf").read_text()
     for line in (
-        "server 127.0.0.1:9091;",
-        "listen 9092 ssl;",
-        "server_name fl.example.org;",
-        "ssl_protocols TLSv1.2 TLSv1.3;",
-        "limit_except POST { deny all; }",
-        "proxy_ssl_verify on;",
+        *("server 127.0.0.1:9091;", "listen 9092 ssl;", "server_name fl.example.org;"),
+        *("ssl_protocols TLSv1.2 TLSv1.3;", "limit_except POST { deny all; }", "proxy_ssl_verify on;"),
         f"proxy_ssl_trusted_certificate {trial}/server/ca.crt;",
         "client_max_body_size 512m;",
     ):
@@ -394,8 +385,7 @@ def test_scripts_find_their_own_folder(tmp_path, started):
 
 def test_flower_env_names_no_home(trial):
     found = [path.read_text() for path in trial.rglob("flower.env")]
-    assert len(found) == 1 + len(SITES)
-    assert not [text for text in found if "FLWR_HOME" in text]
+    assert len(found) == 1 + len(SITES) and not [text for text in found if "FLWR_HOME" in text]
 
 
 def test_how_the_superlink_starts(started):
@@ -481,8 +471,7 @@ def test_the_installed_flower_knows_every_option(trial, capsys, monkeypatch):
         for script in scripts(trial):
             _, starts, command = script.read_text().partition(f"exec {name}")
             used |= set(re.findall(r"--[a-z-]+", command)) if starts else set()
-        assert len(used) >= 3
-        assert {option for option in used if option not in known} == set()
+        assert len(used) >= 3 and {option for option in used if option not in known} == set()
 
 
 UNFIT = ["our trial", "tri'al", 'tri"al', "tri$al", "tri;al", "tri%al", "tri@zeros@al", "tri{al", "triäl", "tri\nal"]
@@ -492,8 +481,7 @@ UNFIT = ["our trial", "tri'al", 'tri"al', "tri$al", "tri;al", "tri%al", "tri@zer
 def test_a_path_that_scripts_units_and_nginx_cannot_take(tmp_path, name):
     with pytest.raises(DeploymentError, match="has a space or a special character in its path") as caught:
         provision(tmp_path / name, plan())
-    assert caught.value.where == str(tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
+    assert caught.value.where == str(tmp_path / name) and list(tmp_path.iterdir()) == []
 
 
 def test_a_relative_folder_counts_whole(refused, tmp_path, monkeypatch):
@@ -509,8 +497,7 @@ def test_programs_that_lie_where_scripts_cannot_reach_them(tmp_path, monkeypatch
     monkeypatch.setattr(module, "_BIN", str(tmp_path / "my env" / "bin"))
     with pytest.raises(DeploymentError, match="special character") as caught:
         provision(tmp_path / "trial", plan())
-    assert caught.value.where == str(tmp_path / "my env" / "bin")
-    assert list(tmp_path.iterdir()) == []
+    assert caught.value.where == str(tmp_path / "my env" / "bin") and list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- systemd units
@@ -531,14 +518,12 @@ def test_every_unit_restarts_and_is_confined(trial):
     assert len(units(trial)) == 2 + 2 * len(SITES)
     for path in units(trial):
         service = unit(path)["Service"]
-        assert service["Restart"] == "always"
-        assert service["User"] == "fedsteph"
+        assert service["Restart"] == "always" and service["User"] == "fedsteph"
         for key in ("NoNewPrivileges", "PrivateTmp"):
             assert service[key] == "yes"
         assert service["ProtectSystem"] == "strict"
         started = Path(service["ExecStart"])
-        assert started.parent == path.parent
-        assert started.is_file()
+        assert started.parent == path.parent and started.is_file()
 
 
 @pytest.mark.parametrize("name", SITES)
@@ -547,8 +532,7 @@ def test_a_site_cannot_write_where_its_reviewed_app_lies(trial, name):
     for kind in ("supernode", "clientapp"):
         service = unit(folder / f"fedsteph-{kind}.service")["Service"]
         writable = [Path(word) for word in service["ReadWritePaths"].split()]
-        assert writable == [folder / "state", folder / "audit"]
-        assert service["ReadOnlyPaths"] == str(folder / "flwr")
+        assert writable == [folder / "state", folder / "audit"] and service["ReadOnlyPaths"] == str(folder / "flwr")
     supernode = unit(folder / "fedsteph-supernode.service")["Service"]
     assert (supernode["RestartSec"], supernode["TimeoutStartSec"]) == ("65", "600")
     assert supernode["ExecStartPre"].split()[1:] == ["doctor", "site", f"{folder}/site.yaml", "--quick"]
@@ -607,8 +591,7 @@ def test_an_existing_folder_is_left_alone(tmp_path, empty):
     before = texts(tmp_path)
     with pytest.raises(DeploymentError, match="exists already") as caught:
         provision(tmp_path / "trial", plan())
-    assert "nothing is overwritten" in str(caught.value.remedy)
-    assert texts(tmp_path) == before
+    assert "nothing is overwritten" in str(caught.value.remedy) and texts(tmp_path) == before
 
 
 # ---------------------------------------------------------------- the command
@@ -618,8 +601,7 @@ def test_the_command(cli, refused, tmp_path):
     out = tmp_path / "trial"
     words = (*PROVISION, "--address", "127.0.0.1:9091", "--san", "fl.example.org", "--san", "10.0.0.7", out)
     code, said, err = cli(*words)
-    assert (code, err) == (0, "")
-    assert "ca, server, and 2 sites" in said
+    assert (code, err) == (0, "") and "ca, server, and 2 sites" in said
     assert set(names_in(out / "server" / "server.crt")) == {"127.0.0.1", "localhost", "fl.example.org", "10.0.0.7"}
     assert "exists already" in refused(*words)
 
@@ -629,37 +611,27 @@ def test_the_command(cli, refused, tmp_path):
     [
         ("--address", "fl.example.org", "is not an address"),
         ("--address", "fl.example.org:99999", "is not an address"),
-        ("--superlink", "9091", "is not an address"),
-        ("--sites", "kirp", "a target and at least one source"),
+        *(("--superlink", "9091", "is not an address"), ("--sites", "kirp", "a target and at least one source")),
         ("--sites", "kirp,KIRC", "--sites: 'KIRC' cannot be a site's name"),
-        ("--sites", "kirp;kirc", "cannot be a site's name"),
-        ("--sites", "kirp,../kirc", "cannot be a site's name"),
-        ("--sites", "kirp,kirp", "without repetitions"),
-        ("--targets", "", "a target and at least one source"),
-        ("--targets", "luad", "not among them: luad"),
-        ("--federation", "Kidney cancer", "name must be like"),
-        ("--width", "0", "--width"),
-        ("--width", "wide", "--width"),
-        ("--site-port", "80", "--site-port"),
+        *(("--sites", "kirp;kirc", "cannot be a site's name"), ("--sites", "kirp,../kirc", "cannot be a site's name")),
+        *(("--sites", "kirp,kirp", "without repetitions"), ("--targets", "", "a target and at least one source")),
+        *(("--targets", "luad", "not among them: luad"), ("--federation", "Kidney cancer", "name must be like")),
+        *(("--width", "0", "--width"), ("--width", "wide", "--width"), ("--site-port", "80", "--site-port")),
         ("--address", "höst.example.org:9092", "is not an address"),
         ("--address", "https://fl.example.org:9092", "is not an address"),
-        ("--address", "x; }:9092", "is not an address"),
-        ("--superlink", "local host:9091", "is not an address"),
+        *(("--address", "x; }:9092", "is not an address"), ("--superlink", "local host:9091", "is not an address")),
         ("--san", "ex ample", "ex ample: is no host's name"),
         ("--san", "fl.example.org:9092", "fl.example.org:9092: is no host's name"),
-        ("--width", "65537", "--width"),
-        ("--width", "99999999", "--width"),
+        *(("--width", "65537", "--width"), ("--width", "99999999", "--width")),
     ],
 )
 def test_a_fault_is_one_line_and_leaves_nothing(refused, tmp_path, option, value, told):
     words = [*PROVISION, "--address", "fl.example.org:9092", option, value, tmp_path / "trial"]
-    assert told in refused(*words)
-    assert list(tmp_path.iterdir()) == []
+    assert told in refused(*words) and list(tmp_path.iterdir()) == []
 
 
 def test_names_from_an_option():
-    assert site_names(" kirp, kirc ,,kich", "--sites") == SITES
-    assert site_names("", "--sites") == ()
+    assert site_names(" kirp, kirc ,,kich", "--sites") == SITES and site_names("", "--sites") == ()
 
 
 @pytest.mark.parametrize("width", [0, 65_537])
@@ -750,8 +722,7 @@ def test_its_port(cli, tmp_path, ca):
 )
 def test_a_sites_fault_is_one_line_and_leaves_nothing(refused, tmp_path, monkeypatch, ca, option, value, told):
     monkeypatch.chdir(tmp_path)
-    assert told in refused(*site_words(tmp_path / "kirp", ca), option, value)
-    assert list(tmp_path.iterdir()) == []
+    assert told in refused(*site_words(tmp_path / "kirp", ca), option, value) and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", UNFIT)

@@ -71,19 +71,15 @@ def test_when_both_run(folder, examine):
     with web(tls) as superlink, web(tls) as proxy:
         rewrite(folder, superlink=superlink, address=proxy)
         code, checks = examine(folder)
-    assert code == 0
-    assert {checks[name].verdict for name in ("superlink", "proxy", "start of an app")} == {"PASS"}
-    assert superlink in checks["superlink"].found
-    assert proxy in checks["proxy"].found
-    assert "port" not in checks
+    assert code == 0 and {checks[name].verdict for name in ("superlink", "proxy", "start of an app")} == {"PASS"}
+    assert superlink in checks["superlink"].found and proxy in checks["proxy"].found and "port" not in checks
 
 
 def test_a_trial_without_a_proxy(folder, examine):
     with web(tls_of(folder)) as superlink:
         rewrite(folder, superlink=superlink, address=superlink)
         code, checks = examine(folder)
-    assert code == 0
-    assert "proxy" not in checks
+    assert code == 0 and "proxy" not in checks
 
 
 def test_the_same_again_says_the_same(cli, folder):
@@ -97,8 +93,7 @@ def test_the_same_again_says_the_same(cli, folder):
 def test_the_table_names_the_fault(cli, folder):
     (folder / "server.key").chmod(0o644)
     code, out, err = cli("doctor", "server", folder / "server.yaml", "--before-start")
-    assert (code, "FAIL" in out) == (1, True)
-    assert err.startswith("1 of ")
+    assert (code, "FAIL" in out) == (1, True) and err.startswith("1 of ")
 
 
 # ---------------------------------------------------------------- every fault
@@ -176,9 +171,7 @@ def test_a_fault_is_found(folder, examine, fault):
     make, name, told = FAULTS[fault]
     make(folder)
     code, checks = examine(folder, "--before-start")
-    assert (code, checks[name].verdict) == (1, "FAIL")
-    assert told in checks[name].found
-    assert checks[name].remedy
+    assert (code, checks[name].verdict) == (1, "FAIL") and told in checks[name].found and checks[name].remedy
 
 
 def test_how_long_ago_a_certificate_expired(folder, examine):
@@ -196,8 +189,7 @@ def test_a_busy_port(folder, examine):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         rewrite(folder, superlink=f"127.0.0.1:{listener.getsockname()[1]}")
         code, checks = examine(folder, "--before-start")
-    assert (code, checks["port"].verdict) == (1, "FAIL")
-    assert "Address already in use" in checks["port"].found
+    assert (code, checks["port"].verdict) == (1, "FAIL") and "Address already in use" in checks["port"].found
     assert "ss -ltnp" in str(checks["port"].remedy)
 
 
@@ -219,9 +211,7 @@ def test_a_superlink_that_does_not_run(folder, examine):
     code, checks = examine(folder)
     assert code == 1
     for name in ("superlink", "proxy"):
-        assert checks[name].verdict == "FAIL"
-        assert "nothing answers there" in checks[name].found
-        assert checks[name].remedy
+        assert checks[name].verdict == "FAIL" and "nothing answers there" in checks[name].found and checks[name].remedy
 
 
 def test_a_proxy_without_its_superlink(folder, examine):

@@ -1,17 +1,22 @@
 """Every test of a site: one thread, and none left behind."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from client_builders import prefetching
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
+def _one_thread() -> Iterator[None]:
     """Sums do not depend on the machine's number of cores, and other work on it is left alone."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+one_thread = pytest.fixture(autouse=True)(_one_thread)
+one_thread_for_modules = pytest.fixture(autouse=True, scope="module")(_one_thread)  # whose fixtures come first
 
 
 @pytest.fixture(autouse=True)

@@ -20,14 +20,14 @@ from typing import Any
 import h5py
 import pytest
 import safetensors.torch
-from client_builders import Spy, make_recipe, make_vectors, trained
+from client_builders import Spy, kept_site, make_recipe, make_vectors, trained
 from cryptography.exceptions import InvalidSignature
+from each_case import each
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.supercore.task_identity import TaskIdentity
 from keys_and_rosters import identity_of, roster_of, write_membership, write_run_folder
-from sites import make_site
 
 import fedsteph.client.app
 import fedsteph.client.training.survival_fit
@@ -50,7 +50,7 @@ from fedsteph.common.wire.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, P
 
 ROSTER = roster_of("a", "b", "c")  # a and b are whole sites; the tests speak for c
 RUN = RunId("fed", "run1", ROSTER.digest)
-RECIPE = make_recipe("comparators.methods=[model_average,fedavg]")
+RECIPE = make_recipe("comparators.methods=[model_average,fedavg]", "training.epochs=1", "steph.gamma=0.0")
 VECTOR = write_vector(make_vectors(RECIPE, 1)["s000"])
 SEQUENCE = count(1)  # of c's envelopes
 METHODS = ("local", "model_average", "steph", "deployed")  # of the default recipe
@@ -66,14 +66,15 @@ class Federation:
     def __init__(self, folder: Path, patients: int = 12, folds: int = 2) -> None:
         self.folder = folder
         for k, name in enumerate(("a", "b")):
-            make_site(folder / "data" / name, patients=patients, folds=folds, seed=k)
+            shutil.copytree(kept_site(patients=patients, folds=folds, seed=k), folder / "data" / name)
         self.run = write_run_folder(folder / "run", {name: folder / "data" / name for name in "abc"}, ROSTER)
 
     def state(self, name: str) -> Path:
         return self.run / "sites" / name
 
     def log(self, name: str = "a") -> str:
-        return (self.state(name) / "site.log").read_text()
+        path = self.state(name) / "site.log"
+        return path.read_text() if path.exists() else ""
 
     def set_policy(self, text: str, name: str = "a") -> None:
         (self.folder / "data" / name / "site.yaml").write_text(f"policy: {text}\n")
@@ -266,7 +267,7 @@ def test_merge_and_merge_sent_again(federation, spies):
     envelopes = {**federation.envelopes_for_a(), "c": b"junk"}
     trained(spies)
     reply = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
-    assert trained(spies) == [2 + 2 * 2, 2 * (2 * 2 + 1)] and (reply.patients, reply.events) == ("10-19", "below 10")
+    assert trained(spies) == [2 + 2 * 2, 2 * (2 + 1)] and (reply.patients, reply.events) == ("10-19", "below 10")
     assert reply.refused == (Refusal("MalformedEnvelopeError", "the envelope was malformed", "c"),)
     result = read_json(federation.state("a") / "result.json")
     assert result["sources"] == ["b"]
@@ -300,7 +301,7 @@ def test_a_round_is_answered_with_an_update_per_fold_and_a_banded_weight(federat
         )
 
 
-@pytest.mark.parametrize(
+@each(
     ("round_", "folds", "content", "kind"),
     [
         (1, "", VECTOR, "ProtocolError"),
@@ -326,7 +327,7 @@ def test_a_global_encoder_is_screened_as_any_vector(federation, spies, round_, f
 
 def test_progress_lies_at_the_site(federation):
     federation.send(LOCAL, TrainLocal(RUN, RECIPE, True))
-    federation.send(MERGE, Merge(RUN, RECIPE, 250.0), federation.envelopes_for_a())
+    federation.send(MERGE, Merge(RUN, RECIPE, 250.0), {"c": of_c()})
     lines = [json.loads(line) for line in (federation.state("a") / "progress.jsonl").read_text().splitlines()]
     for phase in (LOCAL, MERGE):
         done = [line["done"] / line["total"] for line in lines if line["phase"] == phase]
@@ -557,10 +558,11 @@ def test_a_recipient_that_is_no_other_site_is_refused(healthy, recipient):
     ],
 )
 def test_without_a_usable_envelope_nothing_is_merged(federation, spies, run, max_norm, kind):
-    envelopes = federation.envelopes_for_a()
-    trained(spies)
-    assert refusal(federation.send(MERGE, Merge(run, RECIPE, max_norm), envelopes)) == kind and trained(spies) == [0, 0]
-    assert "of b: " in federation.log()
+    assert refusal(federation.send(MERGE, Merge(run, RECIPE, max_norm), {"c": of_c()})) == kind and trained(spies) == [
+        0,
+        0,
+    ]
+    assert "of c: " in federation.log()
 
 
 @pytest.mark.parametrize(("policy", "leaves"), [("{recipes: any}", False), ("{min_pairs: 1, recipes: any}", True)])
@@ -570,7 +572,9 @@ def test_the_order_of_two_patients_does_not_leave_as_a_c_index(tmp_path, policy,
     federation.set_policy(policy)
     told, n_pairs = [], []
     for seed in range(4):
-        recipe = make_recipe("evaluation.folds=1", f"evaluation.split_seed={seed}", "steph.gamma=0.0")
+        recipe = make_recipe(
+            "training.epochs=1", "evaluation.folds=1", f"evaluation.split_seed={seed}", "steph.gamma=0.0"
+        )
         letter = of_c(recipe_sha256=digest(recipe), sequence=next(SEQUENCE))
         reply = federation.ask(MERGE, Merge(RUN, recipe, 250.0), messages.MergeReply, {"c": letter})
         assert (reply.patients, reply.events) == ("below 10", "below 10")
@@ -607,7 +611,7 @@ POLICIES = [
 ]
 
 
-@pytest.mark.parametrize(("action", "policy", "kind"), POLICIES)
+@each(("action", "policy", "kind"), POLICIES)
 def test_what_the_policy_does_not_allow_is_refused_and_audited(federation, spies, action, policy, kind):
     federation.set_policy(policy)
     request = {LOCAL: TrainLocal(RUN, RECIPE, False)}.get(action) or dict(requests())[action]
@@ -628,15 +632,16 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("policy", "kind"), KEPT)
+@each(("policy", "kind"), KEPT)
 def test_a_vector_that_the_policy_keeps_here_is_not_even_made(federation, spies, policy, kind):
     """The site stays in the run: it may be a target itself, and a target need not share."""
     federation.set_policy(policy)
+    before = len(federation.audited())
     sent = federation.send(SHARE, Share(RUN, RECIPE, ("b",)))
     kept = protocol.read(sent, messages.ShareReply, "reply").refused
     assert (sent.envelopes, [(refused.site, refused.kind) for refused in kept]) == ({}, [("b", kind)])
     assert trained(spies) == [0, 0]
-    assert Event("vector.seal", "refused", "run1", "b", reason=kind) in federation.audited()
+    assert Event("vector.seal", "refused", "run1", "b", reason=kind) in federation.audited()[before:]
 
 
 def test_envelopes_where_none_belong_are_refused(federation, spies):
@@ -699,7 +704,7 @@ def test_metrics_leave_as_the_policy_says(federation):
     federation.set_policy(f"{{metrics: [events], count_band: 50, min_pairs: 1, {ANY}}}")
     local = federation.ask(LOCAL, TrainLocal(RUN, RECIPE, True), messages.TrainLocalReply)
     assert local == messages.TrainLocalReply(None, "below 50")
-    merged = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
+    merged = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, {"c": of_c()})
     assert merged == messages.MergeReply(None, "below 50", (), tuple(Score(method, None) for method in METHODS))
 
 
@@ -736,8 +741,8 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
 @pytest.mark.parametrize("action", [HELLO, LOCAL, AVERAGE, SHARE, MERGE])
 def test_a_site_whose_audit_log_was_tampered_with_answers_nothing(federation, action):
     """What cannot be audited does not leave."""
-    envelopes = federation.envelopes_for_a()
-    federation.send(LOCAL, TrainLocal(RUN, RECIPE, True))
+    envelopes = {"c": of_c()}
+    federation.send(HELLO, Hello(RUN))
     federation.send(HELLO, Hello(RUN))
     path = federation.state("a") / "audit" / audit_log.FILE
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
@@ -748,7 +753,7 @@ def test_a_site_whose_audit_log_was_tampered_with_answers_nothing(federation, ac
 
 @pytest.mark.parametrize(("action", "name"), [(SHARE, "sent.json"), (MERGE, "received.json")])
 def test_a_damaged_sequence_file_stops_the_vector(federation, action, name):
-    envelopes = federation.envelopes_for_a()
+    envelopes = {"c": of_c()}
     (federation.state("a") / name).write_text("{")
     reply = federation.send(action, dict(requests())[action], envelopes if action == MERGE else None)
     assert refusal(reply) == "RunFolderError"
@@ -820,20 +825,18 @@ def test_an_older_envelope_of_the_same_run_is_a_replay(target):
 
 
 def test_an_envelope_of_an_earlier_run_is_no_use_in_a_later_one(federation):
-    earlier = federation.envelopes_for_a()
     later = Merge(replace(RUN, run="run2"), RECIPE, 250.0)
-    assert refusal(federation.send(MERGE, later, earlier)) == "WrongRunError"
-    assert "envelope of b: was made in another run" in federation.log()
+    assert refusal(federation.send(MERGE, later, {"c": of_c()})) == "WrongRunError"
+    assert "envelope of c: was made in another run" in federation.log()
 
 
 # ---------------------------------------------------------------- runs that were left
 
 
 def test_a_run_that_was_left_for_a_newer_one_is_refused_in_every_phase(federation, spies):
-    old = federation.envelopes_for_a()
+    old = {"c": of_c()}
     for run in (RUN, RUN, replace(RUN, run="run2"), replace(RUN, run="run2")):
         assert federation.ask(HELLO, Hello(run), messages.HelloReply).site == "a"
-    trained(spies)
     for action, request in requests():
         assert refusal(federation.send(action, request, old if action == MERGE else None)) == "WrongRunError"
         assert federation.audited()[-1] == Event(action, "refused", "run1", reason="WrongRunError")
@@ -880,7 +883,7 @@ def require_plain(federation: Federation, before: int) -> None:
     assert not [event for event in events if "fake" in repr(event)]
 
 
-@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=["newline", "ESC", "CR", "U+2028", "5 MB"])
+@each("name", HOSTILE_NAMES)
 def test_a_name_that_is_none_reaches_no_log_and_no_answer(target, name):
     merge = Merge(RUN, RECIPE, 250.0)
     before = len(target.log())
@@ -894,11 +897,12 @@ def test_a_name_that_is_none_reaches_no_log_and_no_answer(target, name):
         require_plain(target, before)
 
 
-@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=["newline", "ESC", "CR", "U+2028", "5 MB"])
+@each("name", HOSTILE_NAMES)
 def test_a_recipient_or_key_that_is_none_reaches_no_log(federation, name):
+    before = len(federation.log())
     for request in (Share(RUN, RECIPE, (name,)), Share(RUN, RECIPE, ("b", name))):
         assert refusal(federation.send(SHARE, request)) == "ProtocolError"
-    require_plain(federation, 0)
+    require_plain(federation, before)
     before = len(federation.log())
     assert refusal(federation.send(SHARE, changed(Share(RUN, RECIPE, ("b",)), **{name: 1}))) == "ProtocolError"
     log = federation.log()[before:]
@@ -937,7 +941,7 @@ def fill_disk_for(patch: pytest.MonkeyPatch, name: str) -> list[Path]:
 )
 def test_a_full_disk_is_a_refusal_and_leaves_nothing_half_written(federation, monkeypatch, action, name):
     request = dict(requests())[action]
-    envelopes = federation.envelopes_for_a() if action == MERGE else None
+    envelopes = {"c": of_c()} if action == MERGE else None
     with monkeypatch.context() as patch:
         tried = fill_disk_for(patch, name)
         reply = federation.send(action, request, envelopes)

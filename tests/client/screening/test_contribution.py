@@ -21,7 +21,6 @@ RECIPE = make_recipe("training.epochs=4", "training.lr=0.02")
 
 @pytest.fixture(scope="module")
 def inner(tmp_path_factory):
-    torch.set_num_threads(1)
     cohort = make_cohort([3] * 40, seed=4)
     return inner_folds(memory_workspace(cohort, RECIPE, tmp_path_factory.mktemp("inner")), 0)
 

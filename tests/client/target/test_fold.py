@@ -58,7 +58,6 @@ def plain_average(workspace: Workspace, vectors: dict[str, TaskVector]) -> ABMIL
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Workspace, dict[str, TaskVector], FoldResult]:
-    torch.set_num_threads(1)  # as every test, which a fixture of the module comes before
     workspace = trained_workspace(
         tmp_path_factory.mktemp("fold"), "training.lr=0.02", "training.epochs=4", "training.seed=2", "steph.K=2"
     )

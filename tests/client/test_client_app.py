@@ -142,7 +142,7 @@ def spies(monkeypatch) -> Spy:
 # ---------------------------------------------------------------- answers
 
 
-@pytest.mark.parametrize(("node", "name"), [(0, "a"), (1, "b")])
+@each(("node", "name"), [(0, "a"), (1, "b")])
 def test_hello(healthy, node, name):
     reply = healthy.ask(HELLO, Hello(RUN), messages.HelloReply, node=node)
     expected = messages.HelloReply(name, version("fedsteph"), "test-encoder", 6, reply.audit, reply.signature)
@@ -348,7 +348,7 @@ def requests() -> list[tuple[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(("action", "request_"), requests(), ids=lambda value: value if isinstance(value, str) else "")
+@each(("action", "request_"), requests())
 def test_a_node_without_a_site_refuses(healthy, action, request_):
     for config in ({"node_config": {}}, {"run_config": {}}, {"run_config": {"run-folder": "relative"}}):
         assert refusal(healthy.send(action, request_, **config), None) == "ConfigError"
@@ -521,7 +521,7 @@ def test_another_m0_than_the_pinned_one_is_refused(healthy, spies, action, chang
     assert trained(spies) == [0, 0]
 
 
-@pytest.mark.parametrize(
+@each(
     "records",
     [
         RecordDict(),
@@ -544,7 +544,7 @@ def test_messages_that_are_not_the_protocols(healthy, records):
     assert refusal(healthy.send(HELLO, records)) in ("ProtocolError", "SiteError")
 
 
-@pytest.mark.parametrize("recipient", ["a", "../b", "", "B"])
+@each("recipient", ["a", "../b", "", "B"])
 def test_a_recipient_that_is_no_other_site_is_refused(healthy, recipient):
     assert refusal(healthy.send(SHARE, Share(RUN, RECIPE, ("b", recipient)))) == "ProtocolError"
 

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
+from each_case import each
 
 from fedsteph.client.data.settings import Columns, DataSettings
 from fedsteph.client.privacy.dp_settings import DpSgd
@@ -255,9 +256,7 @@ def probes(bounds: str, kind: type) -> tuple[set[float], set[float]]:
     return taken, refused
 
 
-@pytest.mark.parametrize(
-    ("cls", "needed", "key", "kind", "bounds"), [*numeric()], ids=lambda x: getattr(x, "__name__", x)
-)
+@each(("cls", "needed", "key", "kind", "bounds"), [*numeric()])
 def test_numbers_have_the_bounds_that_are_told(
     cls: type, needed: dict[str, Any], key: str, kind: type, bounds: str
 ) -> None:
@@ -273,7 +272,7 @@ def test_numbers_have_the_bounds_that_are_told(
             assert str(caught.value).startswith(f"{key} must be {bounds}")
 
 
-@pytest.mark.parametrize(
+@each(
     ("cls", "key", "taken", "refused"),
     [
         (parts.ModelConfig, "encoder", ["x" * 120], ["", "x" * 121, "two\nlines"]),

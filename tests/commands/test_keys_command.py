@@ -7,6 +7,7 @@ import os
 import stat
 
 import pytest
+from each_case import each
 
 from fedsteph.common.trust.announcement import read_announcement
 from fedsteph.common.trust.key_file import read_identity
@@ -173,7 +174,7 @@ def test_there_is_no_default_place(refused):
     assert "--out" in refused("keys", "new", "kirp")
 
 
-@pytest.mark.parametrize("command", [[], ["new"], ["show"], ["rotate"]])
+@each("command", [[], ["new"], ["show"], ["rotate"]])
 def test_every_command_has_a_help_text(cli, command):
     code, out, _ = cli("keys", *command, "--help")
     assert code == 0 and "Usage:" in out

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from each_case import each
 from keys_and_rosters import identity_of
 
 from fedsteph.common.trust.announcement import Announcement, write_announcement
@@ -209,7 +210,7 @@ def test_comments_and_layout_do_not_change_the_digest(cli, roster):
     assert cli("roster", "verify", roster, "--pin", pin)[0] == 0
 
 
-@pytest.mark.parametrize("command", [[], ["add"], ["list"], ["digest"], ["verify"], ["revoke"]])
+@each("command", [[], ["add"], ["list"], ["digest"], ["verify"], ["revoke"]])
 def test_every_command_has_a_help_text(cli, command):
     code, out, _ = cli("roster", *command, "--help")
     assert code == 0 and "Usage:" in out

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from client_builders import Spy, plain_c
+from each_case import each
 from sites import TINY, make_site
 
 import fedsteph.client.training.survival_fit
@@ -183,7 +184,7 @@ def test_an_absent_device_is_an_error(cli, site):
     assert code == 1 and "cuda:99 was asked for" in last_line(err)
 
 
-@pytest.mark.parametrize("command", [[], ["data"], ["train"], ["predict"], ["data", "check"]])
+@each("command", [[], ["data"], ["train"], ["predict"], ["data", "check"]])
 def test_every_command_has_a_help_text(cli, command):
     code, out, _ = cli(*command, "--help")
     assert code == 0 and "Usage:" in out

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from each_case import each
 from flwr.serverapp.strategy import FedAvg, FedProx
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -55,8 +56,8 @@ def two_folds(seed: int, weight: int, **header) -> Update:
 # ---------------------------------------------------------------- means
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
-@pytest.mark.parametrize("weights", [(10, 10), (10, 30, 70), (20, 20, 20), (10_000_000, 10)])
+@each("method", ["fedavg", "fedprox"])
+@each("weights", [(10, 10), (10, 30, 70), (20, 20, 20), (10_000_000, 10)])
 def test_the_average_is_the_weighted_mean_of_every_fold(method, weights):
     updates = {node: two_folds(node, weight) for node, weight in enumerate(weights, 1)}
     found = aggregate(strategy_of(method, CONFIG), 3, updates)
@@ -143,8 +144,8 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("content", SPOILT.values(), ids=SPOILT)
-@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+@each("content", SPOILT.values())
+@each("first", [True, False])
 def test_an_update_that_does_not_fit_the_others_is_refused(content, first):
     whole = {node: two_folds(node, 10) for node in (2, 3)}
     bad = Update({"0": vector(9), "1": content}, 10)
@@ -156,14 +157,14 @@ NO_FILE = ["cut within a number", "cut within the header", "garbage", "no JSON",
 NO_FILE += [name for name in SPOILT if name.startswith("a header of")]
 
 
-@pytest.mark.parametrize("name", NO_FILE)
+@each("name", NO_FILE)
 def test_what_is_no_vector_file_is_refused_where_all_sites_send_it_too(name):
     content = SPOILT[name]
     with pytest.raises(VectorMismatchError, match="no vector file"):
         aggregate(strategy_of("fedavg", CONFIG), 4, {node: Update({"0": content}, 10) for node in (1, 2)})
 
 
-@pytest.mark.parametrize("folds", [("0",), ("0", "1", "2"), ("0", "2")])
+@each("folds", [("0",), ("0", "1", "2"), ("0", "2")])
 def test_updates_of_different_folds_are_refused(folds):
     other = Update({fold: vector(5) for fold in folds}, 10)
     for node in (0, 9):
@@ -177,7 +178,7 @@ def test_nothing_to_average_is_refused():
             aggregate(strategy_of("fedprox", CONFIG), 0, updates)
 
 
-@pytest.mark.parametrize("value", [3e38, -3e38])
+@each("value", [3e38, -3e38])
 def test_an_average_of_huge_numbers_is_refused_or_finite(value):
     try:
         found = aggregate(strategy_of("fedavg", CONFIG), 0, {n: Update({"0": spoilt(value)}, 10) for n in (1, 2, 3)})
@@ -189,8 +190,8 @@ def test_an_average_of_huge_numbers_is_refused_or_finite(value):
 # ---------------------------------------------------------------- rounds
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
-@pytest.mark.parametrize("rounds", [1, 4])
+@each("method", ["fedavg", "fedprox"])
+@each("rounds", [1, 4])
 def test_every_round_goes_out_with_what_the_last_one_gave(method, rounds):
     asked: list[tuple[int, dict[str, bytes]]] = []
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, ON_CPU, Spy, m0_of, make_cohort, make_recipe, make_vectors
+from each_case import each
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
@@ -86,7 +87,7 @@ def test_the_weights_of_a_sum_of_directions_are_found_again():
     assert float(products[inside].min()) < float(products[~inside].max())
 
 
-@pytest.mark.parametrize("trains", ["direction", "embed", "encoder"])
+@each("trains", ["direction", "embed", "encoder"])
 def test_private_training_with_next_to_no_noise_hides_nobody(trains):
     """Its directions are its own: clipped, of the part that it trains, under the head that it uses."""
     cohort, recipe = make_cohort([6] * 40, width=64, seed=5), make_recipe("model.dropout=0.0", width=64)

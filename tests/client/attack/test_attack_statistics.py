@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from each_case import each
 from scipy.stats import binom, binomtest, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -18,7 +19,7 @@ from fedsteph.common.errors import TooSmallError
 # ---------------------------------------------------------------- AUC and TPR
 
 
-@pytest.mark.parametrize("decimals", [12, 1, 0], ids=["no ties", "ties", "mostly ties"])
+@each("decimals", [12, 1, 0])
 def test_auc_and_tpr_are_scikit_learn_s(decimals):
     rng = np.random.default_rng(decimals)
     members = rng.random((5, 300)) < 0.4
@@ -118,7 +119,7 @@ def test_a_models_scores_are_compared_on_one_scale():
 # ---------------------------------------------------------------- the bound
 
 
-@pytest.mark.parametrize(("right", "guesses"), [(40, 40), (31, 40), (60, 100), (3, 10)])
+@each(("right", "guesses"), [(40, 40), (31, 40), (60, 100), (3, 10)])
 def test_without_delta_the_bound_is_clopper_and_pearson_s(right, guesses):
     lower = binomtest(right, guesses, alternative="greater").proportion_ci(0.95, "exact").low
     epsilon = math.log(lower / (1 - lower))
@@ -135,7 +136,7 @@ def test_what_delta_adds_to_the_p_value():
     assert p_value(right, guesses, n, epsilon, delta) > 10 * p_value(right, guesses, n, epsilon, 0.0)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0, 3.0])
+@each("epsilon", [0.0, 0.5, 1.0, 3.0])
 def test_randomised_response_is_never_said_to_be_less_private_than_it_is(epsilon):
     """Each coin is told rightly with probability q = e^epsilon / (1 + e^epsilon); nothing could be told better."""
     rng, q, bounds = np.random.default_rng(7), 1 / (1 + math.exp(-epsilon)), []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from client_builders import Spy, make_workspace
+from each_case import each
 from keys_and_rosters import membership_of, roster_of, under
 from sites import TINY, make_site
 
@@ -235,7 +236,7 @@ def test_the_command_ends_with_2_above_the_policy_s_limit(cli, attacked, tmp_pat
     assert code == 2 and "will not be shared" in err and json.loads(out) == json.loads(json.dumps(attacked[1]))
 
 
-@pytest.mark.parametrize("n", [14, 17, 0])
+@each("n", [14, 17, 0])
 def test_too_few_reference_models_are_refused(refused, attacked, n):
     said = refused("privacy", "audit", attacked[0].site.folder, *SETTINGS, "--references", n)
     assert "at least 16" in said

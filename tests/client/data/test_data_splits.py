@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from data_builders import write_csv
+from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,7 +138,7 @@ def test_folds_depend_on_the_seed_and_not_on_the_order() -> None:
     assert make_splits(patients, 5, 42) != make_splits(patients, 5, 43)
 
 
-@pytest.mark.parametrize(
+@each(
     ("n", "n_folds", "seed", "fragment"),
     [
         (10, 1, 0, "1 folds cannot be made"),

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from each_case import each
 from sksurv.metrics import concordance_index_ipcw, cumulative_dynamic_auc, integrated_brier_score
 from sksurv.nonparametric import kaplan_meier_estimator
 from sksurv.util import Surv
@@ -62,8 +63,8 @@ def event_after_all(cohort: Cohort) -> Cohort:
     return cohort_of(np.append(cohort.times, 30_000.0), np.append(cohort.events, 1))
 
 
-@pytest.mark.parametrize("step", [0, 30, 365], ids=["no ties", "months", "years"])
-@pytest.mark.parametrize("seed", range(4))
+@each("step", [0, 30, 365])
+@each("seed", range(4))
 def test_metrics_equal_scikit_survival(seed, step):
     rng = np.random.default_rng(100 * seed + step)
     train, test = event_after_all(drawn(90, rng, step=step)), drawn(40, rng, step=step)
@@ -121,7 +122,7 @@ def observed_at_3_years(cohort: Cohort) -> float:
     return 1 - float(before[-1]) if len(before) else 0.0
 
 
-@pytest.mark.parametrize("n", [8, 41, 100])
+@each("n", [8, 41, 100])
 def test_calibration_by_hand(n):
     rng = np.random.default_rng(n)
     train = event_after_all(drawn(60, rng))
@@ -199,10 +200,8 @@ def test_a_training_part_in_which_nobody_is_censored():
     assert metrics_of(np.linspace(100, 4000, 12), np.ones(12), everyone_dies) == Metrics()
 
 
-@pytest.mark.parametrize(
-    ("last", "known"), [(300, 0), (360, 0), (1000, 1), (1094, 1), (1096, 3), (1800, 3), (1826, 5), (4000, 5)]
-)
-@pytest.mark.parametrize("short", ["test", "train"])
+@each(("last", "known"), [(300, 0), (360, 0), (1000, 1), (1094, 1), (1096, 3), (1800, 3), (1826, 5), (4000, 5)])
+@each("short", ["test", "train"])
 def test_no_metric_beyond_the_follow_up(last, known, short):
     """Of the test patients, or of the training patients, whose censoring curve ends there."""
     t, e = np.linspace(20, last, 24), np.arange(24) % 3 > 0

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from client_builders import CPU, Spy, equal, make_cohort, make_recipe, make_vectors, memory_workspace, plain_c, state_of
+from each_case import each
 
 import fedsteph.client.evaluation.inner_folds
 import fedsteph.client.evaluation.select
@@ -89,7 +90,7 @@ def scores(local=((0, 0),), **by_gamma) -> dict[str, InnerScore]:
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "gamma"),
     [
         ({"g0_0": [(5, 10)], "g0_005": [(7, 10)], "g0_05": [(6, 10)]}, 0.005),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from each_case import each
 from method_builders import make_task, row_of
 
 from fedsteph.client.methods.ablations import STEPH
@@ -21,7 +22,7 @@ from fedsteph.common.vector.task_vector import mean
 ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"
 
 
-@pytest.mark.parametrize(("name", "expected"), [("a", 0.98254106), ("b", 0.97611067), ("c", 1.0)])
+@each(("name", "expected"), [("a", 0.98254106), ("b", 0.97611067), ("c", 1.0)])
 def test_known_answers(name, expected):
     matrices = safetensors.torch.load_file(ORACLE)
     found = subspace_alignment(matrices[f"{name}/tau_merged"], matrices[f"{name}/tau_target"])
@@ -37,8 +38,8 @@ def by_projection(merged: np.ndarray, target: np.ndarray, energy: float) -> floa
     return float(np.linalg.norm(projection @ target) / np.linalg.norm(target))
 
 
-@pytest.mark.parametrize("energy", [0.3, 0.5, 0.95, 0.999])
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+@each("energy", [0.3, 0.5, 0.95, 0.999])
+@each("shape", [(5, 9), (9, 5), (6, 6)])
 def test_it_is_the_length_of_a_projection(shape, energy):
     rng = np.random.default_rng(sum(shape))
     merged, target = rng.normal(size=shape), rng.normal(size=shape)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, SMALL, Spy, equal, m0_of, make_recipe, make_vectors, state_of
+from each_case import each
 from method_builders import (
     all_bags,
     encoder_of,
@@ -69,7 +70,7 @@ def test_the_weights_begin_at_one_over_the_number_of_sources():
     assert model.w.tolist() == pytest.approx([1 / N] * N) and model.weights(STACK, MASK).shape == (1, N)
 
 
-@pytest.mark.parametrize("n", [1, N])
+@each("n", [1, N])
 def test_hazards_of_given_weights_are_those_of_the_merged_model(n):
     """Positive, negative and small weights alike: all of them count, without top-K or an activation."""
     model, theta_0, vectors = merged_model(hyper=False, n=n)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, SMALL, Spy, equal, make_cohort, state_of
+from each_case import each
 from method_builders import (
     all_bags,
     encoder_of,
@@ -70,7 +71,7 @@ def test_the_published_size():
     assert learnable_parameters(Roupkt([model] * 13, model)) == 4_618_913
 
 
-@pytest.mark.parametrize("n", [2, 5, 8])
+@each("n", [2, 5, 8])
 def test_hazards_are_those_of_the_plain_reference(n):
     model, frozen = of_models(n)
     encoders = [numbers(one.encoder_state()) for one in frozen]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_builders import n_entries, random_vector, row_of, vector_of
@@ -48,7 +49,7 @@ def test_the_entries_are_as_many_as_these_tests_count_on():
     assert n_entries(TINY) == P
 
 
-@pytest.mark.parametrize(
+@each(
     ("target", "source", "merged"),
     [(3, -2, 3), (2, -3, -3), (-3, 2, -3), (2, 3, 5), (-2, -3, -5), (2, -2, 0), (2, 0, 2), (0, -2, -2), (0, 0, 0)],
 )
@@ -108,8 +109,8 @@ def test_with_density_1_nothing_is_trimmed():
     assert row_of(ties(tiny(a), tiny(b), density=1.0)).tolist() == (a + b).tolist()
 
 
-@pytest.mark.parametrize("architecture", [TINY, WIDE, TALL])
-@pytest.mark.parametrize("seed", [0, 1])
+@each("architecture", [TINY, WIDE, TALL])
+@each("seed", [0, 1])
 def test_iso_c_has_equal_singular_values_and_the_sum_s_directions(architecture, seed):
     a, b = random_vector(architecture, M0, 2 * seed), random_vector(architecture, M0, 2 * seed + 1)
     merged = iso_c(a, b)
@@ -151,14 +152,14 @@ def test_the_plain_rule_gives_the_source_back():
     assert row_of(plain(a, b)).tolist() == row_of(b).tolist()
 
 
-@pytest.mark.parametrize("rule", [plain, ties, iso_c])
-@pytest.mark.parametrize("stranger", [random_vector(TINY, "1" * 64, 1), random_vector(WIDE, M0, 1)])
+@each("rule", [plain, ties, iso_c])
+@each("stranger", [random_vector(TINY, "1" * 64, 1), random_vector(WIDE, M0, 1)])
 def test_vectors_of_another_m0_or_architecture_are_not_merged(rule, stranger):
     with pytest.raises(VectorMismatchError):
         rule(random_vector(TINY, M0, 0), stranger)
 
 
-@pytest.mark.parametrize("rule", [ties, iso_c])
+@each("rule", [ties, iso_c])
 def test_a_rule_changes_neither_vector(rule):
     a, b = random_vector(TINY, M0, 0), random_vector(TINY, M0, 1)
     before = row_of(a).tolist(), row_of(b).tolist()

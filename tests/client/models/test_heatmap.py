@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from client_builders import SMALL
+from each_case import each
 from full_disk import no_file_above
 from PIL import Image
 
@@ -177,7 +178,7 @@ def test_both_models_attention_is_the_formulas(world, found):
         assert values.max() > 2 * values.min()
 
 
-@pytest.mark.parametrize("others", [["S1.h5"], ["S1.h5", "S2.h5"]])
+@each("others", [["S1.h5"], ["S1.h5", "S2.h5"]])
 def test_a_patient_s_other_slides_belong_to_the_bag(world, found, others):
     paths = [world / name for name in ("S0.h5", *others)]
     x = values_of(*paths)
@@ -289,7 +290,7 @@ def test_a_pixel_is_the_mean_of_the_patches_on_it_by_plain_loops():
     assert n_overlaps > 50 and np.isnan(raster).any()
 
 
-@pytest.mark.parametrize("slide", [(100_000, 100_000), (250_000, 1_000), (1_000, 250_000), (1e7, 3e6), (901, 899)])
+@each("slide", [(100_000, 100_000), (250_000, 1_000), (1_000, 250_000), (1e7, 3e6), (901, 899)])
 def test_a_huge_slide_has_a_small_raster(slide):
     side = min(slide) / 4
     xy = [[0, 0], [slide[0] - side, slide[1] - side]]
@@ -392,7 +393,7 @@ def test_the_files_are_written_and_hold_the_numbers(found, tmp_path):
     assert [path.read_bytes() for path in paths[1:]] == before
 
 
-@pytest.mark.parametrize("slide", [(100_000.0, 2_000.0), (2_000.0, 100_000.0)])
+@each("slide", [(100_000.0, 2_000.0), (2_000.0, 100_000.0)])
 def test_long_slides_have_a_picture_of_bounded_size(slide):
     picture = draw(made([[0, 0], [1000, 1000]], 1000, slide))
     assert picture.figure is not None
@@ -542,7 +543,7 @@ def test_user_errors_are_one_line(refused, world, tmp_path):
     assert taken.read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["", "0x5", "5x0", "5", "5x", "-5x5", "5x5x5", "1e3x5", "5,5", "99999999x5", "5x5\n"])
+@each("text", ["", "0x5", "5x0", "5", "5x", "-5x5", "5x5x5", "1e3x5", "5,5", "99999999x5", "5x5\n"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ConfigError, match="is no size"):
         _size(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from each_case import each
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from fedsteph.client.privacy.accounting import Mechanism, default_delta, epsilon, largest_auc, least_noise
@@ -25,7 +26,7 @@ def test_known_answers() -> None:
     assert epsilon([KNOWN], 1e-5) == pytest.approx(6.7774, rel=2e-3)
 
 
-@pytest.mark.parametrize(
+@each(
     ("n", "noise", "expected"),
     [(300, 1, 5.30), (300, 2, 1.68), (300, 4, 0.68), (900, 1, 3.02), (900, 2, 1.00), (900, 4, 0.42)],
 )
@@ -58,7 +59,7 @@ def test_one_gaussian_step_is_the_analytic_gaussian_mechanism() -> None:
     assert exact <= delta  # never less private than it says
 
 
-@pytest.mark.parametrize(
+@each(
     ("accountant", "rate", "steps", "target"),
     [("pld", 1.0, 20, 1.0), ("rdp", 1.0, 20, 1.0), ("rdp", 0.1, 100, 8.0), ("rdp", 1.0, 1, 0.05)],
 )
@@ -75,7 +76,7 @@ def test_an_epsilon_that_no_noise_keeps() -> None:
         least_noise(1e-4, 1e-9, sampling_rate=1.0, steps=10_000, accountant="rdp")
 
 
-@pytest.mark.parametrize(("noise", "steps"), [(2.0, 1), (12.0, 40)])
+@each(("noise", "steps"), [(2.0, 1), (12.0, 40)])
 def test_no_attack_does_better_than_on_two_gaussians(noise: float, steps: int) -> None:
     # Dong, Roth and Su (2022): full steps are as hard to tell as N(0, 1) from N(mu, 1) with mu = sqrt(steps) / noise.
     mu = math.sqrt(steps) / noise

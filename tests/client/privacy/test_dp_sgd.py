@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, ON_CPU, MemoryCohort, make_cohort
+from each_case import each
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from scipy import stats
@@ -95,9 +96,9 @@ def test_the_clipped_sum_is_opacus_own_over_stacks_of_unlike_bags() -> None:
     assert torch.allclose(together, torch.stack(alone).sum(dim=0), atol=1e-7)
 
 
-@pytest.mark.parametrize("name", PARTS)
-@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 100.0])
-@pytest.mark.parametrize("event", [0, 1])
+@each("name", PARTS)
+@each("size", [0.0, 1e-3, 1.0, 100.0])
+@each("event", [0, 1])
 def test_no_patient_moves_the_sum_by_more_than_the_clip(name: str, size: float, event: int) -> None:
     part, clip = part_of(name), 0.005
     bag = size * torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
@@ -110,7 +111,7 @@ def test_no_patient_moves_the_sum_by_more_than_the_clip(name: str, size: float, 
     assert torch.allclose(moved, free * min(1.0, clip / max(float(free.norm()), 1e-30)), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@each("name", PARTS)
 def test_a_patient_whose_features_overflow_has_no_say(name: str) -> None:
     """One NaN would be a change of the result that no noise covers."""
     part, sound = part_of(name), make_cohort([5, 5])
@@ -123,7 +124,7 @@ def test_a_patient_whose_features_overflow_has_no_say(name: str) -> None:
     assert torch.allclose(found, clipped_sum(part, sound, [0, 1], state.double(), 0.05, CPU), atol=1e-7)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@each("name", PARTS)
 def test_a_part_changes_nothing_else(name: str) -> None:
     part = part_of(name)
     offset = torch.randn(part.size, generator=torch.Generator().manual_seed(5))

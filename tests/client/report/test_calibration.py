@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from each_case import each
 from report_builders import WHO, drawn, heading, lines_by_label, make_evidence, says, squeezed
 from sksurv.nonparametric import kaplan_meier_estimator
 
@@ -48,8 +49,8 @@ def observed(t: np.ndarray, e: np.ndarray, year: int) -> tuple[float, float, flo
     return (0.0, 0.0, 0.0) if last < 0 else (1 - alive[last], 1 - high[last], 1 - low[last])
 
 
-@pytest.mark.parametrize("year", [1, 3, 5])
-@pytest.mark.parametrize("step", [0, 73, 365], ids=["no ties", "fifths of years", "years"])
+@each("year", [1, 3, 5])
+@each("step", [0, 73, 365])
 def test_points_equal_scikit_survival_at_the_horizon(step, year):
     found = random_evidence(year, step=step)
     for method in ("local", "steph"):
@@ -79,7 +80,7 @@ def test_an_event_on_day_0_is_within_every_year():
     assert Point(np.full(4, 0.1), t, e, 1).observed == pytest.approx(1 / 4)
 
 
-@pytest.mark.parametrize(("n", "high"), [(2, 1.0), (3, 1.0), (4, 3 / 4), (30, 3 / 30)])
+@each(("n", "high"), [(2, 1.0), (3, 1.0), (4, 3 / 4), (30, 3 / 30)])
 def test_where_nobody_had_an_event_the_rule_of_three_holds(n, high):
     point = Point(np.full(n, 0.2), np.full(n, 2000.0), np.zeros(n, dtype=int), 3)
     assert (point.observed, point.low) == (0.0, 0.0) and point.high == pytest.approx(high)
@@ -94,7 +95,7 @@ def test_where_everybody_had_an_event_the_interval_is_not_a_point():
 # ---------------------------------------------------------------- horizon
 
 
-@pytest.mark.parametrize(
+@each(
     ("years", "expected"),
     [
         ([3] * 8, 3),
@@ -113,7 +114,7 @@ def test_the_horizon_is_3_years_or_1_where_eight_patients_are_followed_so_long(y
 # ---------------------------------------------------------------- where there is nothing to draw
 
 
-@pytest.mark.parametrize(
+@each(
     ("t", "e", "why"),
     [
         ([], [], "long enough a follow-up"),
@@ -121,7 +122,6 @@ def test_the_horizon_is_3_years_or_1_where_eight_patients_are_followed_so_long(y
         ([300] * 40, [1] * 40, "long enough a follow-up"),
         ([2000] * 40, [0] * 40, "an event"),
     ],
-    ids=["nobody", "seven", "short", "all censored"],
 )
 def test_a_sentence_stands_where_calibration_cannot_be_judged(t, e, why):
     found = make_evidence(t, e, {"local": np.full((len(t), N_BINS), 0.1)})

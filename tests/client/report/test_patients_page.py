@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from client_builders import state_of
+from each_case import each
 from sites import make_site
 
 from fedsteph.client.models.model_file import Local, load_model, save_abmil, save_steph
@@ -270,7 +271,7 @@ def test_a_page_says_what_the_model_s_file_does_not_know():
     assert not any(isinstance(block, Table) for block in parts(local)[1][1])
 
 
-@pytest.mark.parametrize("name", [" ".join(HOSTILE), HOSTILE[1]])
+@each("name", [" ".join(HOSTILE), HOSTILE[1]])
 def test_a_hostile_id_is_only_ever_words(name):
     harmless, found = (Words(html(patients_page([view(one)], one))) for one in ("x" * len(name), name))
 

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from each_case import each
 from report_builders import WHO, band_at, drawn, heading, says, squeezed
 from sksurv.compare import compare_survival
 from sksurv.linear_model import CoxPHSurvivalAnalysis
@@ -166,7 +167,7 @@ def test_higher_risk_with_earlier_events_has_a_ratio_above_1_and_turned_round_be
     assert ratio[0] > 1.2 and turned == pytest.approx([1 / ratio[0], 1 / ratio[2], 1 / ratio[1]], rel=CLOSE)
 
 
-@pytest.mark.parametrize(
+@each(
     ("p", "text"),
     [
         *((0.0, "< 0.0001"), (1e-300, "< 0.0001"), (9.99e-5, "< 0.0001"), (1e-4, "= 0.0001")),
@@ -194,7 +195,7 @@ def test_the_lines_over_the_curves_by_hand():
 # ---------------------------------------------------------------- where there is nothing to compare
 
 
-@pytest.mark.parametrize(
+@each(
     ("t", "e", "high", "sentence"),
     [
         ([], [], [], "fewer than two test patients"),
@@ -203,7 +204,6 @@ def test_the_lines_over_the_curves_by_hand():
         ([400, 500, 600], [1, 0, 1], [0, 0, 0], "No test patient is of higher risk"),
         ([400, 500, 600], [1, 0, 1], [1, 1, 1], "No test patient is of lower risk"),
     ],
-    ids=["nobody", "one", "all censored", "nobody above", "nobody below"],
 )
 def test_a_sentence_stands_where_nothing_can_be_compared(t, e, high, sentence):
     found = risk_groups(np.array(t, dtype=float), np.array(e, dtype=int), np.array(high, dtype=bool))
@@ -212,7 +212,7 @@ def test_a_sentence_stands_where_nothing_can_be_compared(t, e, high, sentence):
     assert says(picture) == found and "local model" in picture.title
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@each("turned", [False, True])
 def test_a_group_without_events_has_no_hazard_ratio(turned):
     t, e, high = [100, 200, 300, 400, 500], [1, 0, 1, 1, 0], np.array([1, 0, 1, 1, 0], dtype=bool)
     found = compared(t, e, ~high if turned else high)
@@ -335,7 +335,7 @@ def test_the_table_has_the_curves_at_every_tick(patients, picture):
     assert picture.numbers.rows == expected
 
 
-@pytest.mark.parametrize("years", [0.2, 3.5, 400])
+@each("years", [0.2, 3.5, 400])
 def test_the_axis_reaches_the_last_patient_in_a_few_steps(years):
     found = compared([1, years * YEAR / 2, years * YEAR, years * YEAR], [1, 1, 1, 0], [1, 0, 1, 0])
     ticks = drawn(draw("a", "local", found, WHO)).axes[0].get_xticks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from each_case import each
 from report_builders import WHO, band_at, drawn, epoch_notes, heading, lines_by_label, make_evidence, says, squeezed
 
 from fedsteph.client.report.routing import dynamics_picture, dynamics_table, end_picture
@@ -184,7 +185,7 @@ def dynamics(notes):
     return dynamics_picture("site-a.fold-0.dynamics", notes, WHO)
 
 
-@pytest.mark.parametrize(("panel", "key"), [(0, "w"), (1, "lam")])
+@each(("panel", "key"), [(0, "w"), (1, "lam")])
 def test_lines_and_bands_are_the_notes_medians_and_quartiles(notes, dynamics, panel, key):
     axes = drawn(dynamics).axes[panel]
     assert len(axes.lines) == len(axes.collections) == 3
@@ -220,7 +221,7 @@ def test_the_table_of_the_lines(notes, dynamics):
     assert next(rows, None) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("largest", "epoch"),
     [
         ([0.5, 0.4, 0.3, 0.2], None),
@@ -239,7 +240,7 @@ def test_a_line_marks_the_epoch_from_which_on_it_is_collapsed(largest, epoch):
     assert words == ([] if epoch is None else [("collapsed", epoch)])
 
 
-@pytest.mark.parametrize("notes", [None, {"sources": list(SOURCES), "patients": 0, "epochs": []}])
+@each("notes", [None, {"sources": list(SOURCES), "patients": 0, "epochs": []}])
 def test_a_sentence_stands_where_nobody_took_notes(notes):
     sentence = says(dynamics_picture("a", notes, WHO))
     assert "not recorded" in sentence and sentence.endswith(".")

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from client_builders import m0_of, make_recipe, make_vectors
+from each_case import each
 from report_builders import WHO, drawn, heading, lines_by_label, squeezed
 
 from fedsteph.client.methods.alignment import alignment
@@ -42,8 +43,8 @@ def test_known_answers_and_their_ranks(name, sar, rank):
     assert found.sar == pytest.approx(sar, abs=1e-6) and found.rank == rank
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.3, 0.5, 0.8])
-@pytest.mark.parametrize(("name", "sar", "rank"), [("a", 0.98254106, 6), ("b", 0.97611067, 5)])
+@each("lam", [0.0, 0.3, 0.5, 0.8])
+@each(("name", "sar", "rank"), [("a", 0.98254106, 6), ("b", 0.97611067, 5)])
 def test_a_source_whose_mixture_is_the_known_merge(name, sar, rank, lam):
     """With ``tau_k = (merged - lam tau_t) / (1 - lam)`` in one layer, the curve has the known answer at that lam."""
     matrices = safetensors.torch.load_file(ORACLE)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from client_builders import make_recipe, make_vectors
+from each_case import each
 
 from fedsteph.client.screening.likeness import COPY, TWIN, copy_bound, figures_of, problem_of
 from fedsteph.common.vector.task_vector import TaskVector
@@ -46,7 +47,7 @@ def test_a_single_source_has_no_twin_and_is_held_against_the_target(vectors):
     assert found["s"].twin is None and "times the median" in problem_of("s", found, COPY)
 
 
-@pytest.mark.parametrize(("aside", "is_copy"), [(0.0, True), (0.45, True), (0.52, False)])
+@each(("aside", "is_copy"), [(0.0, True), (0.45, True), (0.52, False)])
 def test_a_copy_of_any_of_the_target_s_vectors_is_found_through_some_noise(vectors, aside, is_copy):
     """Of cosine 1 / sqrt(1 + aside^2): 0.912 and 0.887 beside the bound of 0.9."""
     like = vectors["s000"]

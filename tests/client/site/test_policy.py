@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from client_builders import make_recipe
+from each_case import each
 
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
@@ -145,7 +146,7 @@ def test_only_the_listed_targets_may_receive_the_vector():
             policy.require_target(target)
 
 
-@pytest.mark.parametrize(
+@each(
     ("patients", "events", "enough"),
     [(20, 5, True), (21, 6, True), (19, 5, False), (20, 4, False), (0, 0, False), (10**6, 4, False)],
 )
@@ -184,7 +185,7 @@ def test_the_server_reads_no_update_unless_the_policy_says_so(tmp_path):
     read_policy(tmp_path, "{unsealed_updates: true}").require_unsealed()
 
 
-@pytest.mark.parametrize(
+@each(
     ("width", "patients", "weight"),
     [
         *((10, 0, 10), (10, 1, 10), (10, 14, 10), (10, 16, 10), (10, 37, 30), (10, 1_234, 1_230), (50, 3, 50)),
@@ -195,7 +196,7 @@ def test_a_site_s_weight_in_an_average_is_rounded_to_its_band(width, patients, w
     assert Policy(count_band=width).weight(patients) == weight
 
 
-@pytest.mark.parametrize("width", [10, 30, 500])
+@each("width", [10, 30, 500])
 def test_a_weight_stands_for_the_counts_of_a_band_and_says_no_more(width):
     """And it is one that the message takes."""
     policy = Policy(count_band=width)
@@ -221,7 +222,7 @@ def test_only_reviewed_recipes_unless_the_policy_says_any(tmp_path):
             none.require_recipe(RECIPE)
 
 
-@pytest.mark.parametrize(
+@each(
     ("width", "count", "band"),
     [
         *((10, 0, "below 10"), (10, 9, "below 10"), (10, 10, "10-19"), (10, 19, "10-19"), (10, 37, "30-39")),
@@ -233,7 +234,7 @@ def test_counts_leave_as_bands(width, count, band):
     assert policy.band("patients", count) == policy.band("events", count) == band
 
 
-@pytest.mark.parametrize(
+@each(
     ("decimals", "value", "rounded"),
     [(2, 0.6789, 0.68), (1, 0.6789, 0.7), (2, 1.0, 1.0), (2, 0.0, 0.0), (1, 0.04, 0.0), (2, None, None)],
 )
@@ -242,7 +243,7 @@ def test_a_c_index_leaves_rounded(decimals, value, rounded):
     assert policy.c_index(value, policy.min_pairs) == rounded
 
 
-@pytest.mark.parametrize(("asked", "n_pairs", "leaves"), [(1, 0, False), (1, 1, True), (80, 79, False), (80, 80, True)])
+@each(("asked", "n_pairs", "leaves"), [(1, 0, False), (1, 1, True), (80, 79, False), (80, 80, True)])
 def test_a_c_index_leaves_only_with_enough_pairs_behind_it(asked, n_pairs, leaves):
     """Of one pair it would say which of two patients lived longer."""
     policy = Policy(min_pairs=asked)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, ON_CPU, equal, m0_of, make_cohort, make_recipe, make_vectors, state_of
+from each_case import each
 
 import fedsteph.client.training.checkpoint
 from fedsteph.client.steph.dynamics import QUANTILES, Dynamics, collapsed_in, read_dynamics
@@ -145,7 +146,7 @@ def test_where_nobody_took_notes_there_are_none(tmp_path):
 # ---------------------------------------------------------------- collapse
 
 
-@pytest.mark.parametrize(
+@each(
     ("largest", "epoch"),
     [
         *(([], None), ([0.5, 0.4, 0.3], None), ([0.5, 0.0009, 0.0], 2), ([0.5, 0.001, 0.5], None)),

@@ -16,6 +16,7 @@ from client_builders import (
     plain_c,
     state_of,
 )
+from each_case import each
 
 from fedsteph.client.steph.fit import collapsed, fit_steph
 from fedsteph.client.steph.mixture import Mixture
@@ -69,7 +70,7 @@ def test_every_learnable_tensor_is_trained():
     assert [name for name in start if torch.equal(start[name], end[name])] == []
 
 
-@pytest.mark.parametrize("mode", ["default", "empirical"])
+@each("mode", ["default", "empirical"])
 def test_the_head_is_fresh(mode):
     recipe = make_recipe("training.epochs=1", f"model.head_bias={mode}")
     cohort = make_cohort([3] * 8)
@@ -88,8 +89,8 @@ def test_the_head_is_fresh(mode):
         )
 
 
-@pytest.mark.parametrize("mode", ["default", "empirical"])
-@pytest.mark.parametrize("loss", ["nll", "cox"])
+@each("mode", ["default", "empirical"])
+@each("loss", ["nll", "cox"])
 def test_under_start_local_the_head_begins_where_the_local_model_s_is(mode, loss):
     """One epoch of one step has learning rate 0, so what comes out is what it started from."""
     settings = ("training.epochs=1", f"model.head_bias={mode}", f"training.loss={loss}", "steph.start=local")
@@ -171,7 +172,7 @@ def with_constant_w(model: Steph, values: list[float]) -> Steph:
     return model
 
 
-@pytest.mark.parametrize(
+@each(
     ("w", "expected"),
     [
         ([-5.0, -5.0, -5.0], True),

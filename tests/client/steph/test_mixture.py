@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from client_builders import CPU, SMALL
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_memory import LiveMemory
@@ -63,7 +64,7 @@ def random_routing(n_sources: int, seed: int = 0) -> tuple[torch.Tensor, torch.T
     return w.requires_grad_(), lam.requires_grad_()
 
 
-@pytest.mark.parametrize(("n_sources", "K"), [(6, 2), (6, None), (6, 6), (3, 5), (1, 5), (1, None), (100, 5), (100, 1)])
+@each(("n_sources", "K"), [(6, 2), (6, None), (6, 6), (3, 5), (1, 5), (1, None), (100, 5), (100, 1)])
 def test_merge_and_its_gradient_equal_the_papers_equations(n_sources, K):
     theta_0, target, *sources = vectors(2 + n_sources)
     w, lam = random_routing(n_sources)
@@ -94,7 +95,7 @@ def test_coefficients_by_hand():
     assert found.tolist() == [[2 * 0.25 + 1 * 0.5, 0.0, 2 * 0.75, 1 * 0.5]]
 
 
-@pytest.mark.parametrize(
+@each(
     ("w", "K", "kept"),
     [
         ([0.0, 0.0, 0.0, 0.0], 2, [0, 1]),
@@ -284,7 +285,7 @@ def test_a_source_without_length_stays_as_it_is():
     assert [row.unique().tolist() for row in stack] == [[1.0], [0.0]]
 
 
-@pytest.mark.parametrize("sources", [[], [task_vector(1.0, m0="1" * 64)], [task_vector(1.0), task_vector(1.0, TINY)]])
+@each("sources", [[], [task_vector(1.0, m0="1" * 64)], [task_vector(1.0), task_vector(1.0, TINY)]])
 def test_unlike_vectors_are_not_stacked(sources):
     with pytest.raises(VectorMismatchError):
         Mixture.of(untrained_model(SMALL, 0), task_vector(1.0), sources)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from client_builders import plain_c, trained_workspace
+from each_case import each
 
 from fedsteph.client.evaluation.decision import Decision, Selection
 from fedsteph.client.evaluation.metrics import METRICS, Metrics
@@ -120,7 +121,7 @@ def test_the_number_kept_is_at_most_that_of_the_sources(tmp_path, K, n_sources, 
     assert expected == result.methods["steph"].K
 
 
-@pytest.mark.parametrize(
+@each(
     ("events", "sentence"),
     [
         ([E, E], None),
@@ -159,7 +160,7 @@ def test_the_policy_decides_how_coarse_it_leaves_and_whether(workspace):
     assert public_view(result, {}, Policy(metrics=("events",))).events == "10-19"
 
 
-@pytest.mark.parametrize("n_folds", [1, 2, 3])
+@each("n_folds", [1, 2, 3])
 def test_scores_leave_from_the_asked_number_of_pairs_on_counted_over_all_folds(workspace, n_folds):
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(n_folds)], ["a", "b"])
     comparable = sum(int(E[i]) for i in range(len(T)) for j in range(len(T)) if T[i] < T[j])

@@ -18,6 +18,7 @@ from client_builders import (
     plain_c,
     state_of,
 )
+from each_case import each
 
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.training.batch import risks
@@ -42,9 +43,7 @@ def plain_logits(labels: list[tuple[float, int]], n_bins: int) -> list[float]:
     return [math.log(h / (1 - h)) for h in hazards]
 
 
-@pytest.mark.parametrize(
-    "labels", [[(10, 1), (364.9, 0), (365, 1), (800, 1), (5000, 1), (5000, 0)], [(400, 0), (900, 0)], [(0, 1)]]
-)
+@each("labels", [[(10, 1), (364.9, 0), (365, 1), (800, 1), (5000, 1), (5000, 0)], [(400, 0), (900, 0)], [(0, 1)]])
 def test_the_head_starts_at_the_cohorts_hazard(labels):
     head = torch.nn.Linear(5, 4)
     weight = head.weight.detach().clone()
@@ -52,7 +51,7 @@ def test_the_head_starts_at_the_cohorts_hazard(labels):
     assert head.bias.tolist() == pytest.approx(plain_logits(labels, 4), abs=1e-6) and torch.equal(head.weight, weight)
 
 
-@pytest.mark.parametrize("mode", ["default", "empirical"])
+@each("mode", ["default", "empirical"])
 def test_training_starts_from_m0(mode):
     """One epoch of one step has learning rate 0, so what comes out is what it started from."""
     recipe = make_recipe("training.epochs=1", f"model.head_bias={mode}")

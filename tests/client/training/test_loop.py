@@ -17,6 +17,7 @@ import pytest
 import torch
 from client_builders import CPU, ON_CPU, SMALL, MemoryCohort, Spy, equal, make_cohort, state_of
 from damage import flipped
+from each_case import each
 from killed_training import CONFIG, SIZES, train
 
 import fedsteph.client.training.batch
@@ -65,7 +66,7 @@ def rates(monkeypatch) -> list[float]:
 # ---------------------------------------------------------------- schedule
 
 
-@pytest.mark.parametrize(
+@each(
     ("step", "total", "warmup", "factor"),
     [
         *((0, 10, 2, 0.0), (1, 10, 2, 0.5), (2, 10, 2, 1.0), (4, 10, 2, 0.5 + math.sqrt(2) / 4), (6, 10, 2, 0.5)),
@@ -423,7 +424,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_never_resumed(tmp_path, monkeypatch)
 # ---------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@each("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_training(value):
     model = untrained_model(SMALL, 0)
     calls = []

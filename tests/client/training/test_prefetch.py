@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from client_builders import prefetching
+from each_case import each
 
 from fedsteph.client.training.prefetch import Prefetch
 from fedsteph.common.errors import FeatureFileError
@@ -32,7 +33,7 @@ class Maker:
             assert self._changed.wait_for(lambda: len(self.made) >= n, timeout=60)
 
 
-@pytest.mark.parametrize("bound", [0, 1, 3, 100, 10_000])
+@each("bound", [0, 1, 3, 100, 10_000])
 def test_everything_in_order(bound):
     with Prefetch(range(40), lambda i: i * i, lambda i: i + 1, bound) as ahead:
         assert list(ahead) == [i * i for i in range(40)]
@@ -67,7 +68,7 @@ def test_what_fits_together_needs_no_thread():
     assert make.by == {threading.current_thread().name}
 
 
-@pytest.mark.parametrize("bound", [0, 2, 100])
+@each("bound", [0, 2, 100])
 def test_an_error_is_raised_where_its_item_is_asked_for(bound):
     def make(i: int) -> int:
         if i == 3:
@@ -81,7 +82,7 @@ def test_an_error_is_raised_where_its_item_is_asked_for(bound):
     assert seen == [0, 1, 2] and prefetching() == [] and list(ahead) == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@each("error", [RuntimeError, KeyboardInterrupt])
 def test_leaving_early_ends_the_thread(error):
     make = Maker()
     with pytest.raises(error), Prefetch(range(1000), make, lambda i: 1, bound=5) as ahead:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from client_builders import CPU, make_cohort
+from each_case import each
 
 import fedsteph.client.training.gpu_copy
 import fedsteph.client.training.prefetch
@@ -114,7 +115,7 @@ def cohort_of(sizes=SIZES) -> Cohort:
 # ---------------------------------------------------------------- the decision
 
 
-@pytest.mark.parametrize(
+@each(
     ("n_bytes", "free", "expected"),
     [
         (0, 0, Decision(True, "features: 0.0 GiB stay on cuda:0 (0.0 GiB free)")),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, ON_CPU, MemoryCohort, Spy, equal, m0_of, make_cohort, make_recipe, plain_c, state_of
+from each_case import each
 
 import fedsteph.client.training.checkpoint
 import fedsteph.client.training.loop
@@ -44,8 +45,8 @@ def train(recipe: Recipe, cohort: MemoryCohort = COHORT, model: ABMIL | None = N
 # ---------------------------------------------------------------- the start
 
 
-@pytest.mark.parametrize("loss", ["nll", "cox"])
-@pytest.mark.parametrize("bias", ["default", "empirical"])
+@each("loss", ["nll", "cox"])
+@each("bias", ["default", "empirical"])
 def test_where_a_head_starts(bias, loss):
     recipe = recipe_of(f"model.head_bias={bias}", f"training.loss={loss}")
     model = m0_of(recipe)
@@ -80,7 +81,7 @@ def test_the_training_part_s_own_outcomes_decide_the_empirical_start():
     np.testing.assert_allclose(torch.sigmoid(model.head.bias.detach()).numpy(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["nll", "cox"])
+@each("loss", ["nll", "cox"])
 def test_a_head_that_is_not_fresh_stays_where_it_is(loss):
     """The learning rate is so small that nothing else moves it; Cox's baseline alone is fitted anew."""
     recipe = recipe_of(f"training.loss={loss}", "training.lr=1e-12", "model.head_bias=empirical")
@@ -107,8 +108,8 @@ def rows_apart(model: ABMIL) -> float:
     return float((weight - weight[0]).abs().max())
 
 
-@pytest.mark.parametrize("bias", ["default", "empirical"])
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@each("bias", ["default", "empirical"])
+@each("dropout", [0.0, 0.5])
 def test_after_a_cox_fit_there_is_still_one_log_risk(bias, dropout):
     """All bins' weights are alike, up to what rounding in every bin's own logit can do to a step."""
     recipe = recipe_of("training.loss=cox", f"model.head_bias={bias}", f"model.dropout={dropout}", "training.epochs=20")
@@ -117,7 +118,7 @@ def test_after_a_cox_fit_there_is_still_one_log_risk(bias, dropout):
     assert float(moved) > 0.05 and rows_apart(model) < 1e-4
 
 
-@pytest.mark.parametrize("seed", [3, 4])
+@each("seed", [3, 4])
 def test_after_a_cox_fit_the_biases_are_the_fitted_baseline(seed):
     """Every bin's expected events are the observed ones, the ten pseudo patients of the mean log-risk included."""
     cohort, recipe = make_cohort(SIZES * 2, seed=seed), recipe_of("training.loss=cox")
@@ -149,7 +150,7 @@ def test_a_cox_training_learns_the_order_of_risks():
     assert plain_c(cohort.times, cohort.events, before) < 0.6 and plain_c(cohort.times, cohort.events, after) > 0.65
 
 
-@pytest.mark.parametrize("events", [[0] * 12, [1] + [0] * 11], ids=["no event", "one event"])
+@each("events", [[0] * 12, [1] + [0] * 11])
 def test_a_cohort_with_next_to_no_events_has_finite_hazards(events):
     cohort = make_cohort(SIZES, seed=3, events=events)
     model = train(recipe_of("training.loss=cox"), cohort)
@@ -211,7 +212,7 @@ def test_steph_trains_as_the_base_models_where_nothing_else_is_said():
     assert for_steph(recipe) == recipe
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "epochs", "lr", "warmup"),
     [
         (["steph.epochs=9"], 9, 0.01, 1.0),

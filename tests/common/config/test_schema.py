@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
+from each_case import each
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -49,7 +50,7 @@ def test_nested_values_and_defaults() -> None:
     assert type(found.inner.share) is float and outer() == Outer(1) and outer(mode=1).mode == 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "said"),
     [
         ({"count": True}, "'count' must be a whole number, not True"),
@@ -87,13 +88,13 @@ def test_a_missing_key_is_named() -> None:
         build(Outer, {}, "file.yaml", "outer.")
 
 
-@pytest.mark.parametrize("mapping", [None, [], "text", 3])
+@each("mapping", [None, [], "text", 3])
 def test_what_is_no_mapping_builds_nothing(mapping: Any) -> None:
     with pytest.raises(ConfigError, match="must be a mapping"):
         build(Outer, mapping, "file.yaml")
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "expected"),
     [
         ("", {}),
@@ -124,7 +125,7 @@ def test_yaml(text: str, expected: dict) -> None:
     assert parse_yaml(text, "f") == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "said"),
     [
         *(("a: 1\nb: 2\na: 3", "the key 'a' is given twice"), ("a: {b: 1, b: 1}", "the key 'b' is given twice")),

@@ -39,7 +39,7 @@ def test_what_was_found_passes():
     assert check("audit", lambda: "3 lines") == Check("audit", "PASS", "3 lines", None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "found", "remedy"),
     [
         (DeploymentError("is busy", where="a:1", remedy="Wait"), "a:1: is busy", "Wait"),

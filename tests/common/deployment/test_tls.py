@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from each_case import each
 from loopback import Tls, address_of, free_port, http_date, make_tls, raw, reissue, web
 
 from fedsteph.common.deployment import tls as tls_module
@@ -29,7 +30,7 @@ def refusal(address: str, ca: Path) -> DeploymentError:
 # ---------------------------------------------------------------- what a SuperLink says
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 415, 422])
+@each("status", [400, 401, 403, 415, 422])
 def test_a_refusal_of_an_unsigned_message_is_a_superlink(tls, status):
     asked = []
     with web(tls, status, seen=lambda *request: asked.append(request)) as address:
@@ -38,7 +39,7 @@ def test_a_refusal_of_an_unsigned_message_is_a_superlink(tls, status):
     assert 300 < (answer.expires - datetime.now(UTC)).days <= 397 and answer.ahead_seconds is not None
 
 
-@pytest.mark.parametrize("hours", [-2, 2])
+@each("hours", [-2, 2])
 def test_the_clock_is_compared_with_the_servers(tls, hours):
     with web(tls, date=http_date(timedelta(hours=hours))) as address:
         ahead = ask(address, tls.ca).ahead_seconds
@@ -48,7 +49,7 @@ def test_the_clock_is_compared_with_the_servers(tls, hours):
 NO_DATES = [None, "yesterday", "Mon, 99 Foo 2026 99:99:99 GMT", "Sat, 21 Nov 2026 10:00:00"]
 
 
-@pytest.mark.parametrize("date", [*NO_DATES, "Sat, 21 Nov 2026 10:00:00 -0000"])
+@each("date", [*NO_DATES, "Sat, 21 Nov 2026 10:00:00 -0000"])
 def test_a_server_that_does_not_tell_the_time_has_no_clock(tls, date):
     with web(tls, date=date) as address:
         assert ask(address, tls.ca).ahead_seconds is None
@@ -76,7 +77,7 @@ def test_a_server_without_tls(tls):
         assert "does not speak TLS" in refusal(address, tls.ca).what
 
 
-@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00" * 64])
+@each("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00" * 64])
 def test_a_server_of_another_protocol(tls, said):
     with raw(None, said) as address:
         assert "does not speak TLS" in refusal(address, tls.ca).what
@@ -95,20 +96,20 @@ def test_a_server_that_says_nothing_is_not_waited_for_for_ever(tls, silent, monk
     assert (error.where, error.what) == (silent, "something listens there, and says nothing within 0.1 s")
 
 
-@pytest.mark.parametrize("said", [b"220 mail.example.org ESMTP\r\n", b""])
+@each("said", [b"220 mail.example.org ESMTP\r\n", b""])
 def test_tls_without_http(tls, said):
     with raw(tls, said) as address:
         assert "speaks TLS there, and no HTTP" in refusal(address, tls.ca).what
 
 
-@pytest.mark.parametrize("status", [200, 302, 404, 405, 500])
+@each("status", [200, 302, 404, 405, 500])
 def test_another_web_server(tls, status):
     with web(tls, status) as address:
         error = refusal(address, tls.ca)
     assert f"no Flower SuperLink (HTTP {status})" in error.what and "/v1/fleet/" in str(error.remedy)
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
+@each("status", [502, 503, 504])
 def test_a_proxy_without_its_superlink(tls, status):
     with web(tls, status) as address:
         error = refusal(address, tls.ca)
@@ -194,7 +195,7 @@ def test_a_key_is_no_certificate(tls):
 # ---------------------------------------------------------------- addresses
 
 
-@pytest.mark.parametrize(
+@each(
     ("address", "parts"),
     [
         ("fl.example.org:9092", ("fl.example.org", 9092)),
@@ -212,24 +213,24 @@ NO_ADDRESSES += ["fl example org:9092", "x; }:9092", ".example.org:9092", "a" * 
 NO_ADDRESSES += [f"fl.example.org:{port}" for port in ("", "0", "65536", "-1", "9092/", "http", "²")]
 
 
-@pytest.mark.parametrize("address", NO_ADDRESSES)
+@each("address", NO_ADDRESSES)
 def test_what_is_no_address(address):
     with pytest.raises(DeploymentError, match="is not an address") as caught:
         split_address(address)
     assert "host:port" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("host", ["a" * 64, "fl..example.org"])
+@each("host", ["a" * 64, "fl..example.org"])
 def test_a_name_that_cannot_be_one(tls, host):
     refusal(f"{host}:9092", tls.ca)
 
 
-@pytest.mark.parametrize("name", ["fl.example.org", "localhost", "10.0.0.7", "::1", "a" * 63, "x-1.y"])
+@each("name", ["fl.example.org", "localhost", "10.0.0.7", "::1", "a" * 63, "x-1.y"])
 def test_a_hosts_name(name):
     require_host(name)
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     ["", "ex ample", "höst.example.org", "-x.org", "x-.org", "x.org.", "x\n", "[::1]", "a" * 64, "a." * 126 + "aa"],
 )

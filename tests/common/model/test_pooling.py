@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from each_case import each
 from live_memory import LiveMemory
 from plain_steph import ENCODER as LAYERS
 from plain_steph import pooled
@@ -206,7 +207,7 @@ def test_a_largest_score_that_moves_in_every_piece(order: int) -> None:
     require_close(gradients(theta, z), expected_gradients, 1e-4)
 
 
-@pytest.mark.parametrize("n", [*SIZES, 50 * PIECE])
+@each("n", [*SIZES, 50 * PIECE])
 def test_attention_sums_to_1(n: int) -> None:
     _, attention = pool(weights(dtype=torch.float32), bag_of(n, dtype=torch.float32), GateDropout.drawn(0.25))
     assert float(attention.min()) >= 0 and float(attention.double().sum()) == pytest.approx(1.0, abs=1e-6)
@@ -356,7 +357,7 @@ def test_recomputation_begins_above_its_size(monkeypatch: pytest.MonkeyPatch) ->
     assert live[3 * PIECE] > 3 * PIECE * ACTIVATIONS * ONE_FLOAT > live[3 * PIECE + 1]
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@each("mode", [torch.no_grad, torch.inference_mode])
 def test_inference_keeps_no_activations(mode) -> None:
     """Also of weights that could learn, as those of a model in evaluation do."""
 

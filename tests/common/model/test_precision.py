@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from each_case import each
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,7 +31,7 @@ def rounded(tensor: Tensor) -> np.ndarray:
 # ---------------------------------------------------------------- products
 
 
-@pytest.mark.parametrize(("n", "k", "m"), [(1, 1, 1), (7, 33, 5), (64, 512, 48)])
+@each(("n", "k", "m"), [(1, 1, 1), (7, 33, 5), (64, 512, 48)])
 def test_a_product_of_rounded_factors(n: int, k: int, m: int) -> None:
     """Sums run in float32 inside; what comes out may itself have been rounded once."""
     a, b = matrix(n, k), matrix(k, m, seed=1)
@@ -51,7 +52,7 @@ def test_a_product_by_hand() -> None:
     assert product(one, column, torch.float32).tolist() == [[1 + 2.0**-8]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_a_bias_is_added_to_each_row_in_full(dtype: torch.dtype) -> None:
     a, b, bias = matrix(6, 5), matrix(5, 4, seed=1), torch.tensor([1000.0, 1000.25, -1000.125, 2.0**-20])
     found = product(a, b, dtype, bias=bias)
@@ -60,7 +61,7 @@ def test_a_bias_is_added_to_each_row_in_full(dtype: torch.dtype) -> None:
     assert bias.tolist() == [1000.0, 1000.25, -1000.125, 2.0**-20]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_a_sum_over_pieces_stays_in_float32(dtype: torch.dtype) -> None:
     """256 and 1,000 quarters: in bfloat16, whose neighbours there lie 2 apart, it would stay at 256."""
     total = torch.full((1, 1), 256.0)
@@ -70,7 +71,7 @@ def test_a_sum_over_pieces_stays_in_float32(dtype: torch.dtype) -> None:
     assert total.tolist() == [[506.0]]
 
 
-@pytest.mark.parametrize("add", [False, True])
+@each("add", [False, True])
 def test_float64_is_left_alone_where_nothing_is_rounded(add: bool) -> None:
     a, b = matrix(6, 5).double(), matrix(5, 4, seed=1).double()
     extra = {"add_to": torch.zeros(6, 4, dtype=torch.float64)} if add else {}
@@ -159,7 +160,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@each("way", WAYS)
 def test_an_encoder_under_bfloat16_is_close_and_gives_float32(way: str) -> None:
     copies, bags, mask = WAYS[way]
     theta = encoder(copies)
@@ -177,7 +178,7 @@ def test_an_encoder_under_bfloat16_is_close_and_gives_float32(way: str) -> None:
         assert float((ours - theirs).abs().max()) <= 3e-2 * max(float(theirs.abs().max()), 0.05 * largest)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@each("way", WAYS)
 def test_a_gradient_is_rounded_as_its_forward_pass_was(way: str) -> None:
     """A backward pass runs outside the block, or inside another one."""
     copies, bags, mask = WAYS[way]

@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from each_case import each
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from PIL import Image
@@ -165,7 +166,7 @@ def test_the_browser_is_forbidden_to_load_anything():
     assert rules == {"default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'"}
 
 
-@pytest.mark.parametrize("word", ["word", *HOSTILE])
+@each("word", ["word", *HOSTILE])
 def test_nothing_in_a_page_leads_out_of_it(word):
     found = parsed(html(whole(word)))
     for tag, attributes in found.tags:
@@ -204,7 +205,7 @@ def test_a_picture_that_could_not_be_drawn_shows_its_sentence():
     assert ("p", "There is no event.") in found.words
 
 
-@pytest.mark.parametrize("hostile", HOSTILE)
+@each("hostile", HOSTILE)
 def test_hostile_words_change_nothing_but_words(hostile):
     """Tags and attributes are those of a harmless page; what was given is read back as it was."""
 
@@ -221,7 +222,7 @@ def test_hostile_words_change_nothing_but_words(hostile):
     assert [image["alt"] for image in found.all("img")] == [f"{hostile}. {hostile}", f"{hostile}. "]
 
 
-@pytest.mark.parametrize("hostile", [*HOSTILE, "a\x1b[31mb", "a\x00b"])
+@each("hostile", [*HOSTILE, "a\x1b[31mb", "a\x00b"])
 def test_hostile_words_in_a_figure_are_drawn_and_nothing_else(hostile):
     with canvas(hostile, hostile, 4.0, 1.0) as found:
         found.subplots().set_xlabel(hostile)
@@ -263,7 +264,7 @@ def test_pictures_beside_each_other_share_a_row():
 # ---------------------------------------------------------------- tables
 
 
-@pytest.mark.parametrize(
+@each(
     "cell",
     ["0.61", "-", "-0.612", "+0.01", "1,234", "0.61 (0.5-0.7)", "12 s", "0.61 ± 0.02", "95%", "10-19", "<5", "7"],
 )
@@ -271,7 +272,7 @@ def test_columns_of_numbers_are_known(cell):
     assert Table(["a"], [[cell], ["0.5"]]).numeric == [True]
 
 
-@pytest.mark.parametrize("cell", ["", "below 10", "a", "undefined", "not told", "5a", "--", "x 5", "deadbeef", "1.5x"])
+@each("cell", ["", "below 10", "a", "undefined", "not told", "5a", "--", "x 5", "deadbeef", "1.5x"])
 def test_one_word_makes_a_column_one_of_words(cell):
     assert Table(["a", "b"], [[cell, "1"], ["0.5", "2"]]).numeric == [False, True]
 
@@ -290,7 +291,7 @@ def test_rows_have_one_length():
 # ---------------------------------------------------------------- pictures
 
 
-@pytest.mark.parametrize("name", ["", "A", "../x", "a/b", "a b", ".hidden", "-a", "a\n", "ä", "x" * 81, "a\\b"])
+@each("name", ["", "A", "../x", "a/b", "a b", ".hidden", "-a", "a\n", "ä", "x" * 81, "a\\b"])
 def test_a_picture_has_a_plain_name(name):
     with pytest.raises(ValueError, match="name must be like"):
         Picture(name, "T", instead="none")

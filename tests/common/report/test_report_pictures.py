@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.colors
 import numpy as np
 import pytest
+from each_case import each
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
@@ -127,7 +128,7 @@ def test_an_interval_that_leaves_its_mean_out_has_no_bar_backwards():
     assert (x, mean) == (0.9, 0.9) and close(first, [0.7, 0.9]) and close(second, [0.9, 0.95])
 
 
-@pytest.mark.parametrize("n", [1, 9, 13])
+@each("n", [1, 9, 13])
 def test_many_methods_and_folds_all_have_their_points(n):
     rows = {f"method {i}": MethodScores((0.5 + 0.01 * i,) * n, (None,) * n, 0.5, None) for i in range(n)}
     axes = axes_of(c_index_picture("c", rows, WHO))
@@ -247,7 +248,7 @@ def test_the_matrix_is_drawn_with_its_numbers():
     assert bar.get_ylabel() == "mean w (1 - lam)"
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.2, 0.3), (-1.0, 0.1)])
+@each(("low", "high"), [(0.0, 1.0), (0.2, 0.3), (-1.0, 0.1)])
 def test_numbers_can_be_read_on_their_colours(low, high):
     """A contrast of at least 4 to 1 between each number and the cell that it stands on, by the WCAG's formula.
 

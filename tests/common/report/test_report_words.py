@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from each_case import each
 
 from fedsteph.common.model.method_scores import MinusLocal
 from fedsteph.common.report.conclusion import against_local, over_targets, rounded
@@ -25,7 +26,7 @@ def gap(mean: float | None, low: float = 0.0, high: float = 0.0, won: int = 2, *
 # ---------------------------------------------------------------- one target
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "sentence"),
     [
         (
@@ -68,25 +69,25 @@ def test_a_method_that_cannot_be_compared_is_not_judged():
     assert over_targets("STEPH", []) is None
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 0.02), (-0.02, 0.0), (0.0, 0.0), (-1.0, 1.0)])
+@each(("low", "high"), [(0.0, 0.02), (-0.02, 0.0), (0.0, 0.0), (-1.0, 1.0)])
 def test_an_interval_that_ends_at_0_includes_it(low, high):
     for text in (against_local("A", gap(0.01, low, high), 3), over_targets("A", [gap(0.01, low, high)])):
         assert "includes 0, so no difference is established" in text
 
 
-@pytest.mark.parametrize(("low", "high"), [(1e-9, 0.02), (-0.02, -1e-9)])
+@each(("low", "high"), [(1e-9, 0.02), (-0.02, -1e-9)])
 def test_an_interval_that_leaves_0_out_says_nothing_of_it(low, high):
     for text in (against_local("A", gap(0.01, low, high), 3), over_targets("A", [gap(0.01, low, high)])):
         assert "includes 0" not in text
 
 
-@pytest.mark.parametrize("mean", [0.0004, -0.0004, 0.0])
+@each("mean", [0.0004, -0.0004, 0.0])
 def test_what_is_not_seen_in_three_decimals_is_no_difference(mean):
     for text in (against_local("A", gap(mean), 3), over_targets("A", [gap(mean)])):
         assert "A is as good as the local model" in text
 
 
-@pytest.mark.parametrize(("mean", "words"), [(0.0006, "better"), (-0.0006, "worse")])
+@each(("mean", "words"), [(0.0006, "better"), (-0.0006, "worse")])
 def test_what_is_seen_in_three_decimals_is_one(mean, words):
     assert f"A is {words} than the local model by 0.001 of C-index" in against_local("A", gap(mean), 3)
 
@@ -139,7 +140,7 @@ def test_one_target_alone_keeps_its_own_interval():
 # ---------------------------------------------------------------- rounded
 
 
-@pytest.mark.parametrize(
+@each(
     ("scores", "sentence"),
     [
         (
@@ -176,9 +177,7 @@ def test_rounded_scores_never_gain_digits():
                 assert {-1: "0.01 worse than", 0: "the same as", 1: "0.01 better than"}[better] in text
 
 
-@pytest.mark.parametrize(
-    "scores", [{}, {"local": 0.6}, {"STEPH": 0.6}, {"local": None, "STEPH": 0.6}, {"local": 0.6, "STEPH": None}]
-)
+@each("scores", [{}, {"local": 0.6}, {"STEPH": 0.6}, {"local": None, "STEPH": 0.6}, {"local": 0.6, "STEPH": None}])
 def test_scores_that_are_kept_are_not_guessed(scores):
     (text,) = rounded("kirp", {**scores, "deployed": 0.7})
     assert text.startswith("At kirp, scores are undefined or kept by the site's policy") and "0." not in text

@@ -6,6 +6,7 @@ import stat
 from dataclasses import replace
 
 import pytest
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keys_and_rosters import identity_of, roster_of
@@ -78,7 +79,7 @@ def test_a_changed_file_is_refused(tmp_path, change, told):
     assert caught.value.where == str(path) and told in caught.value.what
 
 
-@pytest.mark.parametrize("half", ["sign", "seal"])
+@each("half", ["sign", "seal"])
 def test_keys_of_the_wrong_type_are_refused(half):
     plain = Announcement.of("kirp", OLD)
     other = {"sign": plain.seal, "seal": plain.sign}[half]
@@ -103,13 +104,13 @@ def test_a_new_site_is_entered_with_its_keys():
     assert (entry.site, entry.cancer, entry.contact, entry.keys) == ("kirp", "KIRP", "pathology IT", OLD.public)
 
 
-@pytest.mark.parametrize("given", [{}, {"cancer": "KIRP"}, {"contact": "pathology IT"}])
+@each("given", [{}, {"cancer": "KIRP"}, {"contact": "pathology IT"}])
 def test_a_new_site_needs_its_cancer_and_contact(given):
     with pytest.raises(RosterError, match="--cancer and --contact"):
         enter(Announcement.of("kirp", OLD), Roster("fed"), **given)
 
 
-@pytest.mark.parametrize("contact", ["", "two\nlines", "x" * 121])
+@each("contact", ["", "two\nlines", "x" * 121])
 def test_a_contact_is_one_line(contact):
     with pytest.raises(RosterError, match="printable line"):
         enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="KIRP", contact=contact)
@@ -168,14 +169,14 @@ def attacks() -> dict[str, Announcement]:
     }
 
 
-@pytest.mark.parametrize("attack", attacks())
+@each("attack", attacks())
 def test_a_strangers_rotation_is_refused(attack):
     with pytest.raises(RosterError, match=r"did not sign this rotation|stands in the roster already") as caught:
         enter(attacks()[attack], roster_of("kirp"), cancer="KIRP", contact="IT")
     assert "fedsteph roster revoke ROSTER kirp" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("keys", [OLD, NEW, STRANGER])
+@each("keys", [OLD, NEW, STRANGER])
 def test_a_listed_site_without_a_rotation_is_told_that_it_is_listed(keys):
     """Not that a proof failed, of which there was none; not even with the very same keys."""
     with pytest.raises(RosterError) as caught:
@@ -221,7 +222,7 @@ def test_a_rotation_onto_another_sites_keys_is_refused():
         enter(onto, roster_of("kirp", "kirc"))
 
 
-@pytest.mark.parametrize("revoked_as", ["kirp", "kirc"])
+@each("revoked_as", ["kirp", "kirc"])
 def test_revoked_keys_never_come_back_under_any_name(revoked_as):
     roster = roster_of("kirp").without("kirp", TODAY, "laptop lost")
     with pytest.raises(RosterError, match="revoked"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from each_case import each
 
 from fedsteph.common.errors import VectorMismatchError
 from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
@@ -27,7 +28,7 @@ def row(model: ABMIL) -> np.ndarray:
 a, b, c = (row(model) - row(M0) for model in MODELS)
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "expected"),
     [
         (A, a),
@@ -76,7 +77,7 @@ def test_a_vector_is_a_copy() -> None:
     assert torch.equal(vector.flat(), A.flat()) and not any(tensor.requires_grad for tensor in vector.tensors.values())
 
 
-@pytest.mark.parametrize("vector", [A, B - 3.0 * C])
+@each("vector", [A, B - 3.0 * C])
 def test_of_flat_is_the_way_back_from_flat(vector: TaskVector) -> None:
     back = TaskVector.of_flat(vector.flat(), like=C)
     assert (back.architecture, back.m0_sha256) == (SMALL, C.m0_sha256)
@@ -119,14 +120,14 @@ def test_a_row_is_found_only_where_all_pieces_lie_in_order() -> None:
     assert torch.equal(TaskVector(A.architecture, A.m0_sha256, tensors).flat(), A.flat())
 
 
-@pytest.mark.parametrize("change", [1, -1])
+@each("change", [1, -1])
 def test_of_flat_refuses_a_row_of_another_length(change: int) -> None:
     with pytest.raises(RuntimeError, match="split_sizes"):
         TaskVector.of_flat(torch.zeros(len(a) + change), like=A)
 
 
-@pytest.mark.parametrize(("field", "value"), [("width", 6), ("embed", 5), ("attention", 4), ("n_bins", 7)])
-@pytest.mark.parametrize("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
+@each(("field", "value"), [("width", 6), ("embed", 5), ("attention", 4), ("n_bins", 7)])
+@each("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
 def test_vectors_of_different_architectures_do_not_meet(field: str, value: int, operation: Callable) -> None:
     other = dataclasses.replace(SMALL, **{field: value})
     stranger = TaskVector.between(untrained_model(other, 1), untrained_model(other, 0))
@@ -134,7 +135,7 @@ def test_vectors_of_different_architectures_do_not_meet(field: str, value: int, 
         operation(A, stranger)
 
 
-@pytest.mark.parametrize("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
+@each("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
 def test_vectors_from_different_m0_do_not_meet(operation: Callable) -> None:
     stranger = TaskVector.between(MODELS[0], MODELS[1])
     with pytest.raises(VectorMismatchError, match=f"different M0: {model_digest(M0)[:12]} and"):
@@ -152,7 +153,7 @@ def test_no_vector_lies_between_unlike_models() -> None:
         TaskVector.between(MODELS[0], other)
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "named"),
     [
         ({"embed.bias": None}, "embed.bias"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 
 import pytest
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors.make_envelopes import CONTEXT, LABEL, A, B, C, canonical, joined, signed_by, taken_apart
@@ -153,7 +154,7 @@ def test_the_sequence_number_is_bound_twice_as_well() -> None:
     assert refusal(signed_by(A, headed(SEALED, sequence=7), SEALED)) is None
 
 
-@pytest.mark.parametrize("signer", [B, C, M], ids=["recipient", "other site", "stranger"])
+@each("signer", [B, C, M])
 def test_nobody_else_signs_as_the_sender(signer: envelope.Identity) -> None:
     own = taken_apart(seal(b"poison", CONTEXT, 8, signer, B.public))[2]
     assert refusal(signed_by(signer, HEADER, SEALED)) is ForgedEnvelopeError
@@ -181,7 +182,7 @@ def test_the_same_signature_in_another_encoding_is_refused() -> None:
     assert refusal(joined(HEADER, SIGNATURE[:32] + s.to_bytes(32, "little"), SEALED)) is ForgedEnvelopeError
 
 
-@pytest.mark.parametrize("filler", [b"\x00", b"\x01", b"\xff"])
+@each("filler", [b"\x00", b"\x01", b"\xff"])
 def test_rubbish_that_the_sender_itself_signed_is_refused(filler: bytes) -> None:
     """Too short for HPKE, points of low order, and ciphertexts that are none."""
     for length in (1, 2, 1087, 1088, 1089, 1119, 1120, 1121, 1135, 1136, 1137, 2000):
@@ -210,7 +211,7 @@ def secrets() -> Iterator[str]:
             yield from (part.hex(), base64.b64encode(part).decode(), repr(part)[2:-1])
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         b"",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from each_case import each
 from vectors import make_envelopes
 
 from fedsteph.common import errors
@@ -41,12 +42,12 @@ def check(vector: dict[str, Any]) -> None:
     assert type(caught.value).__name__ == vector["outcome"] and caught.value.where == f"envelope of {expected.sender}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_the_outcome_that_the_file_states(name: str) -> None:
     check(committed(name))
 
 
-@pytest.mark.parametrize("name", sorted(make_envelopes.CASES))
+@each("name", sorted(make_envelopes.CASES))
 def test_freshly_made_envelopes_have_the_same_outcomes(name: str) -> None:
     """The script and its files belong together: it makes exactly these, and states the same of each."""
     made, kept = make_envelopes.vector(name), committed(name)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from each_case import each
 from loopback import Tls, make_tls, reissue
 
 from fedsteph.server.deployment.certificates import (
@@ -55,18 +56,18 @@ def verify(tls: Tls, name: str, at: timedelta = timedelta(0), ca=None):
 # ---------------------------------------------------------------- the CA and what it signs
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_it_is_valid_for_each_of_its_names(tls, name):
     assert len(verify(tls, name)) == 2
 
 
-@pytest.mark.parametrize("name", ["example.org", "evil.fl.example.org", "10.0.0.8", "::2"])
+@each("name", ["example.org", "evil.fl.example.org", "10.0.0.8", "::2"])
 def test_it_is_valid_for_no_other_name(tls, name):
     with pytest.raises(VerificationError):
         verify(tls, name)
 
 
-@pytest.mark.parametrize(("days", "valid"), [(-1, False), (0, True), (396, True), (398, False)])
+@each(("days", "valid"), [(-1, False), (0, True), (396, True), (398, False)])
 def test_it_is_valid_for_a_year_and_a_month(tls, days, valid):
     if valid:
         assert verify(tls, "localhost", timedelta(days=days))

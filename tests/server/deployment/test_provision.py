@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from each_case import each
 from loopback import Tls, free_port, web
 
 from fedsteph.client.site.site import Site
@@ -131,7 +132,7 @@ def test_the_configuration(trial):
     assert (config.model.width, config.model.encoder) == (1536, None)
 
 
-@pytest.mark.parametrize("name", SITES)
+@each("name", SITES)
 def test_a_site_file_shares_with_nobody_until_it_is_filled_in(trial, name):
     site = Site.open(trial / "sites" / name)
     assert (site.name, site.file.device) == (name, "auto") and site.file.policy is not None
@@ -168,7 +169,7 @@ def test_a_superlink_on_the_network_is_refused(refused, tmp_path, address):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9091", "localhost:9091", "[::1]:9091"])
+@each("address", ["127.0.0.1:9091", "localhost:9091", "[::1]:9091"])
 def test_a_superlink_on_loopback(address):
     assert plan(superlink=address).superlink == address
 
@@ -194,12 +195,12 @@ CLOSED += ["/v1/fleet/pull-messages/", "/v1/fleet/pull-messages/../../control/st
 CLOSED += ["/v1/control/register-node", "/v1/runtime/pull-task", "/x/v1/fleet/pull-messages", "/V1/FLEET/PULL-MESSAGES"]
 
 
-@pytest.mark.parametrize("name", OPEN)
+@each("name", OPEN)
 def test_the_proxy_lets_out_what_a_node_calls(trial, name):
     assert exposed(trial).search(f"/v1/fleet/{name}")
 
 
-@pytest.mark.parametrize("path", CLOSED)
+@each("path", CLOSED)
 def test_the_proxy_lets_out_nothing_else(trial, path):
     assert not exposed(trial).search(path)
 
@@ -526,7 +527,7 @@ def test_every_unit_restarts_and_is_confined(trial):
         assert started.parent == path.parent and started.is_file()
 
 
-@pytest.mark.parametrize("name", SITES)
+@each("name", SITES)
 def test_a_site_cannot_write_where_its_reviewed_app_lies(trial, name):
     folder = trial / "sites" / name
     for kind in ("supernode", "clientapp"):
@@ -634,7 +635,7 @@ def test_names_from_an_option():
     assert site_names(" kirp, kirc ,,kich", "--sites") == SITES and site_names("", "--sites") == ()
 
 
-@pytest.mark.parametrize("width", [0, 65_537])
+@each("width", [0, 65_537])
 def test_a_width_that_is_none(width):
     """The command's option has the same bounds; this is for whoever calls the function."""
     with pytest.raises(ConfigError, match="--width: must be 1 to 65536"):

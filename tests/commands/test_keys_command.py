@@ -7,7 +7,6 @@ import os
 import stat
 
 import pytest
-from each_case import each
 
 from fedsteph.common.trust.announcement import read_announcement
 from fedsteph.common.trust.key_file import read_identity
@@ -172,9 +171,3 @@ def test_an_output_that_is_a_file(refused, tmp_path):
 
 def test_there_is_no_default_place(refused):
     assert "--out" in refused("keys", "new", "kirp")
-
-
-@each("command", [[], ["new"], ["show"], ["rotate"]])
-def test_every_command_has_a_help_text(cli, command):
-    code, out, _ = cli("keys", *command, "--help")
-    assert code == 0 and "Usage:" in out

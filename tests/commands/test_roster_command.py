@@ -6,7 +6,6 @@ import json
 
 import pytest
 import yaml
-from each_case import each
 from keys_and_rosters import identity_of
 
 from fedsteph.common.trust.announcement import Announcement, write_announcement
@@ -208,9 +207,3 @@ def test_comments_and_layout_do_not_change_the_digest(cli, roster):
     content["sites"].reverse()
     roster.write_text("# reformatted\n" + json.dumps(content))
     assert cli("roster", "verify", roster, "--pin", pin)[0] == 0
-
-
-@each("command", [[], ["add"], ["list"], ["digest"], ["verify"], ["revoke"]])
-def test_every_command_has_a_help_text(cli, command):
-    code, out, _ = cli("roster", *command, "--help")
-    assert code == 0 and "Usage:" in out

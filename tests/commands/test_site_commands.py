@@ -10,13 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from client_builders import Spy, plain_c
-from each_case import each
 from sites import TINY, make_site
 
 import fedsteph.client.training.survival_fit
-from fedsteph.__main__ import app
 from fedsteph.client.models.model_file import load_abmil
-from fedsteph.commands.terminal.exit_codes import run as run_command
 
 SETTINGS = [part for setting in TINY for part in ("--set", setting)]
 
@@ -24,20 +21,6 @@ SETTINGS = [part for setting in TINY for part in ("--set", setting)]
 @pytest.fixture
 def site(tmp_path) -> Path:
     return make_site(tmp_path / "site", patients=16)
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command line; gives its exit code, stdout and stderr, in which there is never a traceback."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run_command(lambda: app([str(arg) for arg in args], standalone_mode=False))
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.out + printed.err
-        return code, printed.out, printed.err
-
-    return run
 
 
 def last_line(text: str) -> str:
@@ -182,12 +165,6 @@ def test_an_absent_device_is_an_error(cli, site):
     (site / "site.yaml").write_text("device: cuda:99\n")
     code, _, err = cli("train", site, *SETTINGS)
     assert code == 1 and "cuda:99 was asked for" in last_line(err)
-
-
-@each("command", [[], ["data"], ["train"], ["predict"], ["data", "check"]])
-def test_every_command_has_a_help_text(cli, command):
-    code, out, _ = cli(*command, "--help")
-    assert code == 0 and "Usage:" in out
 
 
 def test_the_installed_command(tmp_path):

@@ -253,11 +253,11 @@ def test_nothing_is_allocated_for_an_architecture_that_the_file_does_not_hold(tm
 
 
 def test_a_model_file_with_a_flipped_bit_is_never_used(tmp_path):
-    """All bits of the header, and as many of the numbers."""
+    """Bits of every few bytes of the header, and as many of the numbers."""
     save_whole(tmp_path / "m.safetensors")
     content = (tmp_path / "m.safetensors").read_bytes()
-    header = range(0, 8 * (8 + int.from_bytes(content[:8], "little")), 11)
-    numbers = np.random.default_rng(0).integers(header.stop, 8 * len(content), 400).tolist()
+    header = range(0, 8 * (8 + int.from_bytes(content[:8], "little")), 53)
+    numbers = np.random.default_rng(0).integers(header.stop, 8 * len(content), 100).tolist()
     for bit in (*header, *numbers):
         (tmp_path / "m.safetensors").write_bytes(flipped(content, bit))
         with pytest.raises(ModelFileError):

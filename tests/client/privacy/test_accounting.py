@@ -37,7 +37,7 @@ def test_twenty_epochs_of_batches_of_sixteen(n: int, noise: float, expected: flo
 
 
 def test_unlike_trainings_add_up_as_in_opacus() -> None:
-    mixed = [Mechanism(2.0, 0.1, 200), Mechanism(4.0, 1.0, 20), KNOWN]
+    mixed = [Mechanism(2.0, 0.1, 50), Mechanism(4.0, 1.0, 5), Mechanism(1.5, 0.04, 200)]
     together = epsilon(mixed, 1e-4, "rdp")
     assert together == pytest.approx(opacus_rdp(mixed, 1e-4), rel=2e-3)
     assert max(epsilon([one], 1e-4, "rdp") for one in mixed) < together
@@ -61,7 +61,7 @@ def test_one_gaussian_step_is_the_analytic_gaussian_mechanism() -> None:
 
 @each(
     ("accountant", "rate", "steps", "target"),
-    [("pld", 1.0, 20, 1.0), ("rdp", 1.0, 20, 1.0), ("rdp", 0.1, 100, 8.0), ("rdp", 1.0, 1, 0.05)],
+    [("pld", 1.0, 5, 1.0), ("rdp", 1.0, 20, 1.0), ("rdp", 0.1, 20, 8.0), ("rdp", 1.0, 1, 0.05)],
 )
 def test_the_least_noise_keeps_epsilon_and_no_less_does(
     accountant: str, rate: float, steps: int, target: float
@@ -106,6 +106,6 @@ def test_a_delta_above_5_percent_is_refused_whatever_its_origin() -> None:
 
 
 def test_one_patient_and_a_generous_epsilon_end_the_search() -> None:
-    assert DpSgd(epsilon=8.0, delta=0.05).guarantee(1).epsilon <= 8.0
+    assert DpSgd(epsilon=8.0, delta=0.05, epochs=2).guarantee(1).epsilon <= 8.0
     found = DpSgd(epsilon=100.0, delta=0.05, epochs=1, accountant="rdp").guarantee(1)
     assert found.mechanism.noise == 0.25 and found.epsilon <= 100.0

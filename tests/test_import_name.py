@@ -89,9 +89,8 @@ def test_the_files_are_found_by_who_asks_for_them(folder) -> None:
 
 
 def test_the_command_line_imports_none_of_them(folder, tmp_path) -> None:
-    make_site(tmp_path / "kirp")
-    fedsteph = Path(sys.executable).parent / "fedsteph"
-    assert "no problem found" in run(folder, fedsteph, "data", "check", tmp_path / "kirp")
+    make_site(tmp_path / "kirp", patients=4)
+    assert "policy:" in run(folder, Path(sys.executable).parent / "fedsteph", "config", "--site")
     assert "no problem found" in run(folder, sys.executable, "-m", "fedsteph", "data", "check", tmp_path / "kirp")
     assert imported(folder) == []
 

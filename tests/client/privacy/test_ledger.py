@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,22 +18,12 @@ from fedsteph.client.privacy.ledger import FILE, Entry, Ledger, coarse, total
 from fedsteph.common.errors import BudgetPolicyError, LedgerError
 from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify
 
+pytestmark = pytest.mark.usefixtures("epsilon_once")
 PRIVATE = Mechanism(8.0, 1.0, 20)
 
 
 def entry(training: str, mechanism: Mechanism | None = PRIVATE, run: str = "run1", delta: float = 1e-3) -> Entry:
     return Entry.now(run, training, mechanism, None if mechanism is None else delta)
-
-
-@pytest.fixture(autouse=True)
-def epsilon_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The accountant takes a while, and is a function of what it is asked."""
-    monkeypatch.setattr(ledger_module, "epsilon", lambda mechanisms, delta: known_epsilon(tuple(mechanisms), delta))
-
-
-@cache
-def known_epsilon(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
-    return epsilon(mechanisms, delta)
 
 
 @pytest.fixture

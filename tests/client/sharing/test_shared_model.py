@@ -25,6 +25,7 @@ from fedsteph.common.errors import BudgetPolicyError, ConfigError, LedgerError, 
 from fedsteph.common.model.abmil import model_digest
 from fedsteph.common.wire.messages import RunId
 
+pytestmark = pytest.mark.usefixtures("epsilon_once")
 ROSTER = roster_of("site", "other", "third")
 MEMBER = membership_of("site", ROSTER)
 RUN = RunId("fed", "run1", ROSTER.digest)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 import pytest
 import yaml
 from each_case import each
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsteph.common.config.method_names import COMPARATORS, METHODS
@@ -410,6 +410,7 @@ NOT_TEXT_IN_YAML = ["no", "null", "1e5", "007", "0x1f", "1_0", "2020-01-01"]
 names = st.from_regex(SITE_NAME, fullmatch=True) | st.sampled_from(NOT_TEXT_IN_YAML)
 
 
+@settings(max_examples=40)
 @given(
     st.lists(names, unique=True, max_size=4),
     st.floats(0, 1, exclude_min=True),
@@ -444,8 +445,8 @@ def test_what_is_dumped_loads_to_the_same_digest(
 
 
 def test_steph_follows_the_base_model_s_epochs_and_one_that_was_set_and_forgotten_is_told(caplog):
-    for settings, followed in (([], 10), (["training.epochs=50"], 25), (["preset=paper", "training.epochs=7"], 7)):
-        assert followed_epochs(load_config(overrides=settings).recipe) == followed
+    for changes, followed in (([], 10), (["training.epochs=50"], 25), (["preset=paper", "training.epochs=7"], 7)):
+        assert followed_epochs(load_config(overrides=changes).recipe) == followed
     assert not caplog.records
     for _ in range(2):
         load_config(overrides=["steph.epochs=10", "training.epochs=50"])

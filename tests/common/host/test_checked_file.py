@@ -45,13 +45,13 @@ def test_the_digest_is_that_of_the_rest_and_other_programs_read_the_files(tmp_pa
 
 
 def test_a_file_with_one_flipped_bit_is_never_used(tmp_path: Path) -> None:
-    """Any bit."""
+    """One in each byte."""
     write_json(tmp_path / "json", CONTENT)
     write_arrays(tmp_path / "arrays", **ARRAYS)
     write_bytes(tmp_path / "bytes", b"anything")
     for name, read in (("json", read_json), ("arrays", read_arrays), ("bytes", read_bytes)):
         content = (tmp_path / name).read_bytes()
-        for bit in range(8 * len(content)):
+        for bit in range(0, 8 * len(content), 7):
             (tmp_path / name).write_bytes(flipped(content, bit))
             with pytest.raises(RunFolderError, match="is damaged") as caught:
                 read(tmp_path / name, RunFolderError, "Do this")  # type: ignore[operator]

@@ -68,7 +68,7 @@ def test_an_empty_roster_round_trips(path: Path) -> None:
 LINE = st.text(st.characters(codec="utf-8"), min_size=1, max_size=120).filter(str.isprintable)
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(LINE, LINE, LINE)
 def test_any_printable_text_round_trips(tmp_path_factory: Any, cancer: str, contact: str, reason: str) -> None:
     path = tmp_path_factory.getbasetemp() / "printable-roster.yaml"

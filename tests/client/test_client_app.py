@@ -354,51 +354,37 @@ def test_a_node_without_a_site_refuses(healthy, action, request_):
         assert refusal(healthy.send(action, request_, **config), None) == "ConfigError"
 
 
-def cut_a_file(site: Path) -> None:
-    path = site / "features/P001-DX1.h5"
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def forget_a_file(site: Path) -> None:
-    (site / "features/P001-DX1.h5").unlink()
-
-
-def spoil_a_label(site: Path) -> None:
-    labels = site / "labels.csv"
-    labels.write_text(labels.read_text() + "P001,P001-DX9,TEST,12,1\n")
-
-
 def spoil_a_value(site: Path) -> None:
     for path in site.glob("features/*.h5"):
         with h5py.File(path, "r+") as file:
             file["features"][0, 0] = float("nan")
 
 
-def leak_a_patient(site: Path) -> None:
-    (site / "splits_0.csv").write_text("train,test\nP001,P001\nP002,P003\n")
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
 
 
-def lose_everything(site: Path) -> None:
-    shutil.rmtree(site)
-
-
-def break_the_plan(site: Path) -> None:
-    (site.parents[1] / "run/sites.json").write_text("[")
+def add(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
 
 
 SECRETS = ("P001", "P00", "DX", ".h5", ".csv", "features", "data")
-FAULTS = [
-    (cut_a_file, "DataError", HELLO),
-    (forget_a_file, "DataError", HELLO),
-    (spoil_a_label, "DataError", HELLO),
-    (spoil_a_value, "DataError", LOCAL),
-    (leak_a_patient, "DataError", LOCAL),
-    (lose_everything, "ConfigError", HELLO),
-    (break_the_plan, "RunFolderError", HELLO),
-]
+FAULTS = {
+    "a file cut": (lambda s: cut(s / "features/P001-DX1.h5"), "DataError", HELLO),
+    "a file lost": (lambda s: (s / "features/P001-DX1.h5").unlink(), "DataError", HELLO),
+    "a label spoiled": (lambda s: add(s / "labels.csv", "P001,P001-DX9,TEST,12,1\n"), "DataError", HELLO),
+    "a value spoiled": (spoil_a_value, "DataError", LOCAL),
+    "a patient leaked": (
+        lambda s: (s / "splits_0.csv").write_text("train,test\nP001,P001\nP002,P003\n"),
+        "DataError",
+        LOCAL,
+    ),
+    "everything lost": (shutil.rmtree, "ConfigError", HELLO),
+    "the plan broken": (lambda s: (s.parents[1] / "run/sites.json").write_text("["), "RunFolderError", HELLO),
+}
 
 
-@pytest.mark.parametrize(("fault", "kind", "first"), FAULTS, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(("fault", "kind", "first"), FAULTS.values(), ids=FAULTS)
 def test_what_is_wrong_with_the_data_stays_at_the_site(federation, fault, kind, first):
     fault(federation.folder / "data/a")
     actions = [action for action, _ in requests()]

@@ -49,46 +49,20 @@ def test_a_log_that_was_made_anew_lacks_the_noted_hash(cli, refused, log):
     assert "was rewritten or cut" in refused("audit", "verify", log, "--expect", noted)
 
 
-def edit(lines):
-    lines[3] = lines[3].replace("refused", "allowed")
+CHANGES = [
+    (lambda lines: [*lines[:3], lines[3].replace("refused", "allowed"), lines[4]], "line 4: was edited"),
+    (lambda lines: [*lines[:2], *lines[3:]], "line 3: is not the line that followed"),
+    (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "line 2: is not the line that followed"),
+    (lambda lines: [*lines[:2], *lines[1:]], "line 3: is not the line that followed"),
+    (lambda lines: lines[:-2], "its last lines were dropped or changed"),
+    (lambda lines: [*lines[:4], lines[4].replace('"number":5', '"number":6')], "line 5: was edited"),
+]
 
 
-def drop(lines):
-    del lines[2]
-
-
-def swap(lines):
-    lines[1], lines[2] = lines[2], lines[1]
-
-
-def repeat(lines):
-    lines.insert(2, lines[1])
-
-
-def cut(lines):
-    del lines[-2:]
-
-
-def renumber(lines):
-    lines[4] = lines[4].replace('"number":5', '"number":6')
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (edit, "line 4: was edited"),
-        (drop, "line 3: is not the line that followed"),
-        (swap, "line 2: is not the line that followed"),
-        (repeat, "line 3: is not the line that followed"),
-        (cut, "its last lines were dropped or changed"),
-        (renumber, "line 5: was edited"),
-    ],
-)
+@pytest.mark.parametrize(("change", "told"), CHANGES)
 def test_a_changed_log_is_found(refused, log, change, told):
     path = log / FILE
-    lines = path.read_text().splitlines(keepends=True)
-    change(lines)
-    path.write_text("".join(lines))
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
     assert told in refused("audit", "verify", log)
 
 

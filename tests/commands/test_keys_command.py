@@ -98,9 +98,6 @@ def test_no_secret_is_ever_printed(cli, keys, tmp_path):
     assert "secret-v1" not in "".join(printed)
 
 
-# ---------------------------------------------------------------- faults
-
-
 def test_keys_are_never_overwritten(refused, keys):
     before = {path.name: path.read_bytes() for path in keys.iterdir()}
     for words in (("new", "kirp"), ("rotate", keys)):

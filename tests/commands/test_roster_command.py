@@ -40,9 +40,6 @@ def fingerprint(name):
     return identity_of(name).public.fingerprint
 
 
-# ---------------------------------------------------------------- transcripts
-
-
 def test_from_new_keys_to_a_pinned_roster(cli, refused, tmp_path):
     """keys new, roster add, digest, verify --pin; rotate, add again, and the old pin holds no more."""
     file, keys, next_keys = tmp_path / "roster.yaml", tmp_path / "keys", tmp_path / "keys-2027"
@@ -126,9 +123,6 @@ def test_a_path_with_brackets_is_printed_as_it_is(cli, roster, tmp_path):
     roster.rename(moved)
     code, out, _ = cli("roster", "verify", moved)
     assert (code, str(moved) in out) == (0, True)
-
-
-# ---------------------------------------------------------------- faults
 
 
 def test_a_new_site_needs_cancer_and_contact(refused, roster, public):

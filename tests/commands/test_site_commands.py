@@ -27,9 +27,6 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
-# ---------------------------------------------------------------- data check
-
-
 def test_check_of_good_data(cli, site):
     code, out, err = cli("data", "check", site)
     assert (code, err) == (0, "") and "no problem found" in out and "test-encoder" in out
@@ -63,9 +60,6 @@ def test_a_warning_is_a_problem_too(cli, site):
     assert (code, [problem["severity"] for problem in json.loads(out)["problems"]]) == (1, ["warning"])
 
 
-# ---------------------------------------------------------------- train
-
-
 def test_train_writes_a_model_and_says_where(cli, site, tmp_path):
     code, out, err = cli("train", site, "--out", tmp_path / "out", *SETTINGS, "--json")
     assert (code, err) == (0, "")
@@ -97,9 +91,6 @@ def test_train_reads_a_configuration(cli, site, tmp_path):
     assert (code, len(result["c_index"])) == (0, 1) and load_abmil(Path(result["model"])).architecture.embed == 9
 
 
-# ---------------------------------------------------------------- predict
-
-
 def test_predict_with_a_trained_model(cli, site, tmp_path):
     _, out, _ = cli("train", site, *SETTINGS, "--json")
     model, labels = json.loads(out)["model"], site / "labels.csv"
@@ -112,9 +103,6 @@ def test_predict_with_a_trained_model(cli, site, tmp_path):
     assert f"16 patients -> {target}" in out
     code, out, _ = cli("predict", model, "--features", site / "features", "--out", target)
     assert (code, "C-index" in out) == (0, False) and f"{len(list((site / 'features').iterdir()))} patients" in out
-
-
-# ---------------------------------------------------------------- faults
 
 
 def faults(site: Path) -> dict[str, tuple[list[object], str]]:

@@ -53,9 +53,6 @@ def two_folds(seed: int, weight: int, **header) -> Update:
     return Update({"0": vector(seed, **header), "1": vector(seed + 100, **header)}, weight)
 
 
-# ---------------------------------------------------------------- means
-
-
 @each("method", ["fedavg", "fedprox"])
 @each("weights", [(10, 10), (10, 30, 70), (20, 20, 20), (10_000_000, 10)])
 def test_the_average_is_the_weighted_mean_of_every_fold(method, weights):
@@ -99,9 +96,6 @@ def test_an_average_is_averaged_again():
     found = aggregate(strategy_of("fedavg", CONFIG), 1, {1: Update(first, 30), 2: two_folds(5, 10)})
     expected = 0.75 * (values_of(1) + values_of(2)) / 2 + 0.25 * values_of(5)
     np.testing.assert_allclose(numbers(found["0"]), expected, rtol=1e-5, atol=1e-6)
-
-
-# ---------------------------------------------------------------- refusals
 
 
 def spoilt(value: float) -> bytes:
@@ -187,9 +181,6 @@ def test_an_average_of_huge_numbers_is_refused_or_finite(value):
     assert np.isfinite(numbers(found["0"])).all()
 
 
-# ---------------------------------------------------------------- rounds
-
-
 @each("method", ["fedavg", "fedprox"])
 @each("rounds", [1, 4])
 def test_every_round_goes_out_with_what_the_last_one_gave(method, rounds):
@@ -225,9 +216,6 @@ def test_a_round_without_any_update_ends_the_rounds():
     with pytest.raises(VectorMismatchError, match="not two updates"):
         run_rounds("fedavg", ComparatorConfig(rounds=5), ask)
     assert asked == [0, 1]
-
-
-# ---------------------------------------------------------------- one site's fault is that site's
 
 
 def test_a_spoilt_update_is_laid_to_the_site_that_sent_it():

@@ -16,8 +16,6 @@ from fedsteph.client.attack.one_run import epsilon_bound, p_value
 from fedsteph.client.attack.roc import separation
 from fedsteph.common.errors import TooSmallError
 
-# ---------------------------------------------------------------- AUC and TPR
-
 
 @each("decimals", [12, 1, 0])
 def test_auc_and_tpr_are_scikit_learn_s(decimals):
@@ -54,9 +52,6 @@ def test_scores_that_say_nothing():
     assert (found.auc, found.tpr, found.auc_interval_95) == (0.5, 0.0, (0.5, 0.5))
 
 
-# ---------------------------------------------------------------- coins
-
-
 def test_every_patient_is_in_one_model_of_each_pair():
     events = np.array([1, 0, 0, 0] * 15)
     inside = halves(events, 18, seed=1)
@@ -71,9 +66,6 @@ def test_rare_events_are_on_both_sides_of_every_pair():
     assert (halves(events, 40, seed=0)[:, :2].sum(axis=1) == 1).all()
     with pytest.raises(TooSmallError):
         halves(np.array([1] + [0] * 39), 16, seed=0)
-
-
-# ---------------------------------------------------------------- the likelihood ratio
 
 
 def test_the_likelihood_ratio_of_gaussians_has_its_known_auc():
@@ -114,9 +106,6 @@ def test_a_models_scores_are_compared_on_one_scale():
     np.testing.assert_allclose(found[0], found[1])
     np.testing.assert_allclose(found[0], [-math.sqrt(1.5), 0, math.sqrt(1.5)])
     assert not found[2].any()
-
-
-# ---------------------------------------------------------------- the bound
 
 
 @each(("right", "guesses"), [(40, 40), (31, 40), (60, 100), (3, 10)])

@@ -73,9 +73,6 @@ def attack(result: dict[str, Any], signal: str, kind: str) -> dict[str, Any]:
     return next(a for a in result["attacks"] if (a["signal"], a["attack"]) == (signal, kind))
 
 
-# ---------------------------------------------------------------- what it finds
-
-
 def test_an_overfitted_site_gives_its_patients_away(attacked):
     _, result, _ = attacked
     best = attack(result, "decomposition", "reference models")
@@ -121,9 +118,6 @@ def test_coins_that_no_model_was_trained_by_are_not_guessed():
     assert separation(each_by_the_others(scores, inside), inside, resamples=200, seed=0).auc_interval_95[0] > 0.8
 
 
-# ---------------------------------------------------------------- what is kept
-
-
 def test_the_result_is_kept_without_a_patient(attacked):
     workspace, result, told = attacked
     path = result_path(workspace.site.state, result["content_sha256"])
@@ -160,9 +154,6 @@ def test_what_another_recipe_shares_is_attacked_with_the_same_models(attacked, c
 def test_the_digest_is_of_the_file_that_would_leave(attacked):
     file = write_vector(shared_vector(attacked[0]))
     assert hashlib.sha256(file).hexdigest() == content_digest(file) == attacked[1]["content_sha256"]
-
-
-# ---------------------------------------------------------------- the policy
 
 
 def policy(limit: float | None) -> Policy:
@@ -213,9 +204,6 @@ def test_limits_that_a_policy_may_set():
             policy(limit)
     with pytest.raises(ValueError, match="unsealed_updates"):
         Policy(max_attack_auc=0.6, unsealed_updates=True)
-
-
-# ---------------------------------------------------------------- the command
 
 
 def test_the_command_finds_what_the_site_s_work_has_found(cli, attacked):

@@ -58,9 +58,6 @@ def closed(home, monkeypatch):
     return home
 
 
-# ---------------------------------------------------------------- the bundle
-
-
 def test_the_reviewed_bundle_is_taken_and_not_unpacked(guarded, home):
     guarded()
     before = sorted(home.rglob("*"))
@@ -105,9 +102,6 @@ def test_the_whole_digest_counts(guarded, home):
         run_clientapp.install_from_fab(BUNDLE)
 
 
-# ---------------------------------------------------------------- what is loaded
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -123,9 +117,6 @@ def test_whatever_the_server_says_the_reviewed_folder_is_loaded(guarded, home, s
     assert run_clientapp.get_project_dir(*said) == utils.get_project_dir(*said) == reviewed(home)
 
 
-# ---------------------------------------------------------------- a slow start
-
-
 def test_a_process_that_comes_too_late_for_flower_says_so(guarded, monkeypatch, capsys):
     """This test's own process is some seconds old: within a day's window, and late for one of no time."""
     monkeypatch.setattr(guard, "_START_SECONDS", 86_400.0)
@@ -134,9 +125,6 @@ def test_a_process_that_comes_too_late_for_flower_says_so(guarded, monkeypatch, 
     monkeypatch.setattr(guard, "_START_SECONDS", 0.0)
     guarded()
     assert "its task is lost, and is started again. The machine is too slow or too loaded" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------- fail closed
 
 
 @pytest.mark.parametrize(("module", "name"), HOOKS)
@@ -180,9 +168,6 @@ def test_without_a_home_it_runs_nothing(closed, monkeypatch):
     monkeypatch.delenv("FLWR_HOME")
     with pytest.raises(KeyError):
         guard.main()
-
-
-# ---------------------------------------------------------------- Flower's own loader
 
 
 PLAYED = """

@@ -25,9 +25,6 @@ from fedsteph.common.errors import DeploymentError, EngineError
 STUBS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 
 
-# ---------------------------------------------------------------- installed
-
-
 @pytest.mark.flower
 def test_what_is_installed_is_this_fedstephs_own_code_which_nobody_can_write(installed_once, own_code):
     """Beside it lie the pin and the programs, of which the guard is the one that is tested."""
@@ -99,9 +96,6 @@ def test_a_home_without_apps_has_none(tmp_path):
         require_reviewed(tmp_path)
 
 
-# ---------------------------------------------------------------- its programs
-
-
 @pytest.mark.flower
 @each("name", STUBS)
 def test_what_else_a_server_could_have_started_refuses(installed_once, name):
@@ -127,9 +121,6 @@ def test_the_guard_takes_nothing_from_its_surroundings(reviewed_home, tmp_path):
     done = subprocess.run([program, "--help"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--token" in done.stdout
-
-
-# ---------------------------------------------------------------- what doctor asks
 
 
 @pytest.fixture

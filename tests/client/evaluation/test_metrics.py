@@ -113,9 +113,6 @@ def test_censoring_is_weighed_by_the_training_patients():
     assert other.calibration_gap_3y == found.calibration_gap_3y
 
 
-# ---------------------------------------------------------------- calibration
-
-
 def observed_at_3_years(cohort: Cohort) -> float:
     times, alive = kaplan_meier_estimator(cohort.events > 0, cohort.times)
     before = alive[times <= 3 * 365]
@@ -171,9 +168,6 @@ def test_the_true_hazards_are_calibrated_and_others_are_not():
     mixed_up = further_metrics(rng.permutation(hazards), test, train)
     assert abs(mixed_up.calibration_gap_3y) < 0.02 and mixed_up.calibration_error_3y > 0.1
     assert true.brier < min(too_high.brier, too_low.brier, mixed_up.brier)
-
-
-# ---------------------------------------------------------------- undefined
 
 
 def hazards_for(cohort: Cohort, seed: int = 0) -> np.ndarray:
@@ -251,9 +245,6 @@ def test_every_number_is_finite_on_small_folds():
             if value is not None:
                 assert (-1 if name == "calibration_gap_3y" else 0) <= value <= (2 if name == "brier" else 1), name
     assert all(none > 0 and some > 0 for none, some in seen.values())
-
-
-# ---------------------------------------------------------------- means
 
 
 def test_means_are_over_the_folds_in_which_a_metric_is_defined():

@@ -21,7 +21,14 @@ from fedsteph.common.host.progress import silent
 from fedsteph.common.vector.task_vector import TaskVector
 
 # Softplus keeps every w alive, so that each bag really mixes.
-QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4", "steph.output=softplus", "steph.K=2")
+QUICK = (
+    "training.lr=0.02",
+    "training.epochs=2",
+    "model.n_bins=4",
+    "steph.output=softplus",
+    "steph.K=2",
+    "steph.gamma_grid=[0.05]",
+)
 N = 4
 
 

@@ -50,9 +50,6 @@ def same(found: Grid, xy: Any, patch: float, slide: tuple[float, float], known_s
     assert (found.patch, found.slide, found.known_size) == (patch, slide, known_size)
 
 
-# ---------------------------------------------------------------- layouts
-
-
 def test_trident_says_everything(tmp_path):
     same(read_grid(write(tmp_path / "a.h5", XY, TRIDENT)), XY, 512.0, (4096.0, 3072.0), True)
 
@@ -142,9 +139,6 @@ def test_one_patch_is_a_grid_where_its_side_is_known(tmp_path):
     one = np.array([[512, 256]])
     same(read_grid(write(tmp_path / "a.h5", one, TRIDENT)), one, 512.0, (4096.0, 3072.0), True)
     same(read_grid(write(tmp_path / "b.h5", one), 100.0), one, 100.0, (612.0, 356.0), False)
-
-
-# ---------------------------------------------------------------- refusals
 
 
 def refused(path: Path, *options: Any) -> FeatureFileError:

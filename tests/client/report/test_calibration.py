@@ -92,9 +92,6 @@ def test_where_everybody_had_an_event_the_interval_is_not_a_point():
     assert point.observed == point.high == pytest.approx(1.0) and point.low < 0.9
 
 
-# ---------------------------------------------------------------- horizon
-
-
 @each(
     ("years", "expected"),
     [
@@ -109,9 +106,6 @@ def test_where_everybody_had_an_event_the_interval_is_not_a_point():
 )
 def test_the_horizon_is_3_years_or_1_where_eight_patients_are_followed_so_long(years, expected):
     assert horizon(np.array(years) * YEAR) == expected
-
-
-# ---------------------------------------------------------------- where there is nothing to draw
 
 
 @each(
@@ -148,8 +142,6 @@ def test_the_rule_of_three_counts_those_who_were_followed():
     point = Point(np.full(20, 0.1), np.array([100.0] * 16 + [2000.0] * 4), np.zeros(20, dtype=int), 3)
     assert point.followed == 4 and point.high == pytest.approx(3 / 4)
 
-
-# ---------------------------------------------------------------- the picture
 
 TITLES = {"local": "local", "steph": "enhanced"}
 

@@ -44,9 +44,6 @@ def whiskers(axes, row: int) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-# ---------------------------------------------------------------- over patients, at the end
-
-
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
     return merged_evidence()
@@ -158,9 +155,6 @@ def test_mixing_beyond_0_to_1_stays_within_the_axis(evidence):
 def test_the_boxes_are_drawn_without_a_warning(evidence):
     """A deprecated call is one that a later matplotlib refuses."""
     assert end_picture("a", evidence, WHO).figure is not None
-
-
-# ---------------------------------------------------------------- over epochs
 
 
 def random_notes(n_epochs: int = 4, *, largest: list[float] | None = None) -> dict:

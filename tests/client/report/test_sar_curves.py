@@ -33,9 +33,6 @@ def by_projection(merged: np.ndarray, target: np.ndarray) -> tuple[float, int]:
     return float(np.linalg.norm(projection @ target) / np.linalg.norm(target)), k
 
 
-# ---------------------------------------------------------------- known answers
-
-
 @KNOWN
 def test_known_answers_and_their_ranks(name, sar, rank):
     matrices = safetensors.torch.load_file(ORACLE)
@@ -63,9 +60,6 @@ def test_a_source_whose_mixture_is_the_known_merge(name, sar, rank, lam):
     layer = found.layers.index("embed.weight")
     assert found.sar[layer, 0, 1] == pytest.approx(sar, abs=1e-6) and found.rank[layer, 0, 1] == rank
     assert found.shapes[layer] == (embed, width)
-
-
-# ---------------------------------------------------------------- every layer, source and lam
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +124,6 @@ def test_progress_is_told_up_to_its_end(vectors):
         Mixture.of(m0_of(make_recipe()), vectors[0], vectors[1:]), SOURCES, (0.0, 1.0), lambda *done: told.append(done)
     )
     assert told == [(k, 12) for k in range(1, 13)]
-
-
-# ---------------------------------------------------------------- the picture
 
 
 @pytest.fixture(scope="module")

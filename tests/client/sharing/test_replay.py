@@ -159,9 +159,6 @@ def test_what_was_accepted_never_falls(tmp_path_factory, arrivals):
             newest[sender] = sequence
 
 
-# ---------------------------------------------------------------- runs
-
-
 def may_enter(state: Path, run: str) -> bool:
     try:
         enter_run(state, run)

@@ -140,9 +140,6 @@ def test_the_branches_share_an_encoder_unless_told_otherwise(variant):
     assert (net.encoder.embed.weight.grad is not None) == (variant == "nn")
 
 
-# ---------------------------------------------------------------- one learnable w per source
-
-
 @each("variant", ["nn", "fnn", "param", "fix"])
 def test_learnable_w_is_the_same_for_every_bag_and_starts_at_one_over_their_number(variant):
     """Without an activation: otherwise a w that falls to 0 would stay there."""
@@ -165,9 +162,6 @@ def test_under_a_learnable_w_lam_is_still_the_bags_own(variant):
         z = plain_z(net.encoder_mix if variant == "fnn" else net.encoder, bag)
         expected = [1 / (1 + max(float(x), 0.0)) for x in plain_head(net.head_mix, z)]
         assert lam[b].tolist() == pytest.approx(expected, abs=1e-6)
-
-
-# ---------------------------------------------------------------- a start near the target's own model
 
 
 def random_vector(seed: int) -> TaskVector:

@@ -137,8 +137,6 @@ def test_an_encoder_s_bag_alone_is_its_bag_among_others():
     require_close(found, expected, 1e-12)
 
 
-# ---------------------------------------------------------------- memory
-
 UNITS = 5
 
 

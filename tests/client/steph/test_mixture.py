@@ -135,8 +135,6 @@ def test_no_loop_over_sources():
     assert len(sizes) == 1
 
 
-# ---------------------------------------------------------------- only the rows that are used
-
 LENGTH = sum(math.prod(shape) for shape in TINY.encoder_shapes.values())
 
 
@@ -242,9 +240,6 @@ def test_the_stack_of_one_tensor_is_that_tensor(tmp_path):
     one = torch.stack(rows)
     assert Mixture(TINY, torch.zeros(LENGTH), one).stack is one
     assert torch.equal(Mixture(TINY, torch.zeros(LENGTH), rows).stack, one)
-
-
-# ---------------------------------------------------------------- vectors of one federation
 
 
 def task_vector(scale: float, architecture: Architecture = SMALL, m0: str = "0" * 64) -> TaskVector:

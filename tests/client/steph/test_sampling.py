@@ -31,9 +31,6 @@ def positions(n: int, m: int) -> list[int]:
     return sorted(int(position) for position in found.flatten())
 
 
-# ---------------------------------------------------------------- the part
-
-
 @each(("n", "m"), [(10, 1), (10, 9), (1000, 100)])
 def test_m_different_positions(n, m):
     assert len(set(positions(n, m))) == m
@@ -110,9 +107,6 @@ def test_a_padded_bag_is_seen_as_it_is_alone(filler):
     for i, size in enumerate(sizes):
         real = sorted(int(x) - 1000 * i for x in found[i][found_mask[i]].flatten())
         assert real == (positions(size, m) if size > m else list(range(size)))
-
-
-# ---------------------------------------------------------------- within STEPH
 
 
 def vector(seed: int) -> TaskVector:

@@ -63,9 +63,6 @@ def found() -> Evidence:
     return evidence_of(FOLDS, SOURCES)
 
 
-# ---------------------------------------------------------------- of folds
-
-
 def test_all_test_patients_stand_in_order_of_folds(found):
     assert found.ids.tolist() == ["P1", "P2", "ä/ö 3", "P4", "P2", "P1", "P5", "P6", "P4"]
     assert found.fold.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2] and len(found) == 9 and found.sources == SOURCES
@@ -90,9 +87,6 @@ def test_sources_are_matched_by_name_and_not_by_place():
     np.testing.assert_array_equal(turned.w[:, 0], evidence_of(FOLDS, SOURCES).w[:, 1])
     np.testing.assert_array_equal(turned.w[:, 2], evidence_of(FOLDS, SOURCES).w[:, 0])
     assert np.isnan(turned.w[:, 1]).all() and np.isnan(turned.lam[:, 1]).all()
-
-
-# ---------------------------------------------------------------- what it tells
 
 
 def test_a_patient_in_two_folds_counts_once(found):
@@ -155,9 +149,6 @@ def test_high_risk_is_above_the_cut_off_of_the_patient_s_own_fold(found):
 def test_a_risk_at_the_cut_off_is_not_above_it(found):
     found.cut_off["local"][:] = found.risk("local")[:1]
     assert not found.high_risk("local")[0]
-
-
-# ---------------------------------------------------------------- the file
 
 
 def test_it_is_read_back_bit_for_bit(found, tmp_path):

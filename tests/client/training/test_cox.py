@@ -134,9 +134,6 @@ def test_the_order_of_the_bags_changes_nothing(cohort, random):
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=0, atol=1e-5)
 
 
-# ---------------------------------------------------------------- log-odds
-
-
 def test_log_odds_by_hand():
     """``logit(0.5) = 0``, ``logit(0.8) = log 4``; a hazard of 0 or 1 counts as 1e-7 from it."""
     hazards = torch.tensor([[0.5, 0.5], [0.8, 0.5], [0.2, 0.8], [0.0, 0.5], [1.0, 1.0]], dtype=torch.float64)
@@ -149,9 +146,6 @@ def test_log_odds_of_one_risk_and_a_baseline_are_the_risk_and_the_baseline_s_mea
     score, baseline = torch.tensor([-2.0, 0.0, 1.5]), torch.tensor([-3.0, -1.0, 0.5, 2.5])
     found = log_odds(torch.sigmoid(score[:, None] + baseline))
     torch.testing.assert_close(found, score + baseline.mean(), rtol=0, atol=1e-5)
-
-
-# ---------------------------------------------------------------- the baseline
 
 
 def plain_likelihood(b: np.ndarray, score: np.ndarray, bins: np.ndarray, e: np.ndarray) -> float:

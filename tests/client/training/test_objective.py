@@ -191,9 +191,6 @@ def test_a_step_without_event_teaches_cox_nothing_but_the_penalty(with_penalty):
     assert state_of(model).keys() == state_of(before).keys()
 
 
-# ---------------------------------------------------------------- memory
-
-
 class Held:
     """A saved tensor that tells when it is let go."""
 

@@ -112,9 +112,6 @@ def cohort_of(sizes=SIZES) -> Cohort:
     return Cohort.of_bags(cohort.patients, list(cohort.bags.values()))
 
 
-# ---------------------------------------------------------------- the decision
-
-
 @each(
     ("n_bytes", "free", "expected"),
     [
@@ -157,9 +154,6 @@ def test_the_log_names_neither_patients_nor_paths(gpu, caplog):
     assert caplog.messages[1].startswith("features are streamed to cuda:0: ")
 
 
-# ---------------------------------------------------------------- what stays
-
-
 def test_bags_are_uploaded_once_for_a_cohort_and_its_subsets(gpu, caplog):
     cohort = cohort_of()
     ids = [patient.id for patient in cohort.patients]
@@ -200,9 +194,6 @@ def test_bags_are_released_with_their_cohort(gpu):
     del part
     gc.collect()
     assert len(fedsteph.client.training.residency._held) == before
-
-
-# ---------------------------------------------------------------- copies
 
 
 @pytest.mark.parametrize("waiting", [0, 10**9], ids=["in a thread", "at once"])

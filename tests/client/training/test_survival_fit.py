@@ -42,9 +42,6 @@ def train(recipe: Recipe, cohort: MemoryCohort = COHORT, model: ABMIL | None = N
     return model
 
 
-# ---------------------------------------------------------------- the start
-
-
 @each("loss", ["nll", "cox"])
 @each("bias", ["default", "empirical"])
 def test_where_a_head_starts(bias, loss):
@@ -98,9 +95,6 @@ def test_an_encoder_without_a_head_is_refused():
     recipe = recipe_of()
     with pytest.raises(AttributeError, match="head"):
         fit_survival(torch.nn.Linear(2, 2), lambda batch: None, COHORT, recipe, seed=0, run=ON_CPU)
-
-
-# ---------------------------------------------------------------- after Cox
 
 
 def rows_apart(model: ABMIL) -> float:
@@ -158,9 +152,6 @@ def test_a_cohort_with_next_to_no_events_has_finite_hazards(events):
     assert np.isfinite(hazards).all() and hazards.min() > 0 and hazards.max() < 0.5 and not model.training
 
 
-# ---------------------------------------------------------------- resume
-
-
 class StoppedError(Exception):
     pass
 
@@ -202,9 +193,6 @@ def test_a_checkpoint_of_the_nll_is_not_resumed_under_cox(tmp_path, often):
     with pytest.raises(StoppedError):
         train(nll_recipe, run=TrainingRun(CPU, path), on_forward=counted(14)[1])
     assert path.exists() and equal(state_of(train(cox_recipe, run=TrainingRun(CPU, path))), state_of(train(cox_recipe)))
-
-
-# ---------------------------------------------------------------- STEPH's training
 
 
 def test_steph_trains_as_the_base_models_where_nothing_else_is_said():

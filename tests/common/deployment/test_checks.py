@@ -32,9 +32,6 @@ def raising(error):
     return look
 
 
-# ---------------------------------------------------------------- one check
-
-
 def test_what_was_found_passes():
     assert check("audit", lambda: "3 lines") == Check("audit", "PASS", "3 lines", None)
 
@@ -54,9 +51,6 @@ def test_what_is_wrong_fails_with_its_remedy(error, found, remedy):
 def test_a_bug_of_a_check_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         check("server", raising(ZeroDivisionError()))
-
-
-# ---------------------------------------------------------------- the start of an app
 
 
 def test_the_start_of_an_app_is_measured_in_a_process_of_its_own():
@@ -79,9 +73,6 @@ def test_an_app_that_does_not_come_up_fails(monkeypatch):
     monkeypatch.setattr(checks.sys, "executable", "/no/such/python")
     found = app_start("time")
     assert (found.verdict, found.found) == ("FAIL", "/no/such/python: No such file or directory")
-
-
-# ---------------------------------------------------------------- versions, secrets, space
 
 
 def test_this_installation_fits_itself():
@@ -140,8 +131,6 @@ def test_disk(monkeypatch, tmp_path, free, verdict):
     assert (found.name, found.verdict) == ("disk of runs", verdict) and asked == [tmp_path]
     assert (found.remedy is None) == (verdict == "PASS")
 
-
-# ---------------------------------------------------------------- the report
 
 GOOD = Check("audit", "PASS", "3 lines")
 SO_SO = Check("server", "WARN", "not checked", "Name server")

@@ -61,9 +61,6 @@ def superlink(tmp_path) -> Flower:
     return Flower(tmp_path / "home", tmp_path / "superlink.log")
 
 
-# ---------------------------------------------------------------- one question
-
-
 def test_a_run_is_started_with_what_it_needs(flwr, superlink, tmp_path):
     flwr.answers(says({"success": True, "run-id": 4711}))
     assert superlink.start(tmp_path / "app", tmp_path / "run.toml") == "4711"
@@ -132,9 +129,6 @@ def test_no_answer_in_time_is_an_error(flwr, superlink, monkeypatch):
     flwr.answers("exec tail -f /dev/null")
     with pytest.raises(EngineError, match=r"'flwr ls' had not answered in 0\.2 s"):
         superlink.status("7")
-
-
-# ---------------------------------------------------------------- waiting for the end
 
 
 @pytest.mark.parametrize("end", ["finished:completed", "finished:failed", "finished:stopped"])
@@ -232,9 +226,6 @@ def test_a_process_that_misses_flowers_window_is_named_and_in_the_end_given_up(f
     with pytest.raises(EngineError, match="not up within Flower's 30 s, again and again") as caught:
         superlink.wait("7", lambda: True, 90)
     assert "doctor server" in str(caught.value.remedy) and flwr.calls[-1] == "stop 7 fedsteph --format json"
-
-
-# ---------------------------------------------------------------- its surroundings
 
 
 def test_the_environment_has_this_installations_programs_first(tmp_path, monkeypatch):

@@ -27,9 +27,6 @@ def refusal(address: str, ca: Path) -> DeploymentError:
     return caught.value
 
 
-# ---------------------------------------------------------------- what a SuperLink says
-
-
 @each("status", [400, 401, 403, 415, 422])
 def test_a_refusal_of_an_unsigned_message_is_a_superlink(tls, status):
     asked = []
@@ -53,9 +50,6 @@ NO_DATES = [None, "yesterday", "Mon, 99 Foo 2026 99:99:99 GMT", "Sat, 21 Nov 202
 def test_a_server_that_does_not_tell_the_time_has_no_clock(tls, date):
     with web(tls, date=date) as address:
         assert ask(address, tls.ca).ahead_seconds is None
-
-
-# ---------------------------------------------------------------- what stands there instead
 
 
 def test_a_closed_port(tls):
@@ -115,9 +109,6 @@ def test_a_proxy_without_its_superlink(tls, status):
         error = refusal(address, tls.ca)
     assert f"the SuperLink behind it is not (HTTP {status})" in error.what
     assert "Start the SuperLink" in str(error.remedy)
-
-
-# ---------------------------------------------------------------- whom we trust
 
 
 def test_another_authority_of_the_same_name_is_not_trusted(tls, tmp_path):
@@ -190,9 +181,6 @@ def test_a_ca_file_that_is_none(tmp_path, content):
 
 def test_a_key_is_no_certificate(tls):
     assert "no CA certificate" in refusal(f"127.0.0.1:{free_port()}", tls.ca_key).what
-
-
-# ---------------------------------------------------------------- addresses
 
 
 @each(

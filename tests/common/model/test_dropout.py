@@ -40,9 +40,6 @@ def require_independent(a: Tensor, b: Tensor, p: float) -> None:
     assert abs(covariance) < 5 * keep * (1 - keep) / a.numel() ** 0.5
 
 
-# ---------------------------------------------------------------- the draw
-
-
 @each("p", PROBABILITIES)
 @each("seed", [0, 1])
 def test_an_entry_is_kept_where_both_branches_would_keep_it(p: float, seed: int) -> None:
@@ -133,8 +130,6 @@ def test_a_draw_leaves_the_global_generator_alone() -> None:
     dropout.keep(MANY)
     assert torch.equal(torch.get_rng_state(), state)
 
-
-# ---------------------------------------------------------------- beside two dropouts
 
 SMALL = Architecture(width=5, embed=6, attention=8, n_bins=2)
 

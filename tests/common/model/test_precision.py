@@ -28,9 +28,6 @@ def rounded(tensor: Tensor) -> np.ndarray:
     return kept.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-# ---------------------------------------------------------------- products
-
-
 @each(("n", "k", "m"), [(1, 1, 1), (7, 33, 5), (64, 512, 48)])
 def test_a_product_of_rounded_factors(n: int, k: int, m: int) -> None:
     """Sums run in float32 inside; what comes out may itself have been rounded once."""
@@ -80,9 +77,6 @@ def test_float64_is_left_alone_where_nothing_is_rounded(add: bool) -> None:
     np.testing.assert_allclose(found.numpy(), a.numpy() @ b.numpy(), rtol=1e-13, atol=1e-14)
 
 
-# ---------------------------------------------------------------- the block
-
-
 def test_nothing_is_rounded_unless_a_block_says_so() -> None:
     assert factors() is torch.float32
     with factors_in(torch.bfloat16):
@@ -112,9 +106,6 @@ def test_another_thread_is_not_in_the_block() -> None:
     assert seen == [torch.float32]
 
 
-# ---------------------------------------------------------------- linear
-
-
 def gradients(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad((out * matrix(*out.shape, seed=9)).sum(), (x, weight, bias))
 
@@ -137,8 +128,6 @@ def test_linear_and_its_gradient() -> None:
     for found, wanted in zip(gradients(x, weight, bias, out), expected, strict=True):
         require_close(found, wanted, 1e-2)
 
-
-# ---------------------------------------------------------------- a whole encoder
 
 SMALL = Architecture(width=40, embed=24, attention=16, n_bins=4)
 MASK = torch.arange(30) < torch.tensor([[30], [17], [4]])

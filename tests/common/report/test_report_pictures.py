@@ -51,8 +51,6 @@ def close(found: Any, expected: Any) -> bool:
     return bool(np.allclose(np.array(found, float), np.array(expected, float), rtol=0, atol=1e-12))
 
 
-# ---------------------------------------------------------------- C-index
-
 NONE = (None, None, None)
 ROWS = {
     "local": MethodScores((0.5, 0.6, 0.7), ((0.4, 0.55), (0.5, 0.75), (0.7, 0.8)), 0.6, (0.52, 0.66)),
@@ -136,8 +134,6 @@ def test_many_methods_and_folds_all_have_their_points(n):
     assert [round(y) for _, y, _ in points(axes)] == [i for i in range(n) for _ in range(n + 1)]
 
 
-# ---------------------------------------------------------------- differences
-
 GAPS: dict[str, tuple[float | None, tuple[float, float] | None]] = {
     "worse": (-0.03, (-0.05, -0.01)),
     "unsure": (0.01, (-0.02, 0.03)),
@@ -194,9 +190,6 @@ def test_nothing_to_compare_is_a_sentence():
     for rows in ({}, {"unknown": GAPS["unknown"]}):
         picture = difference_picture("d", "STEPH", rows, WHO)
         assert picture.figure is None and picture.instead == "No method can be compared with it."
-
-
-# ---------------------------------------------------------------- source matrix
 
 
 COEFFICIENTS = {

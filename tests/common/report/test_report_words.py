@@ -23,9 +23,6 @@ def gap(mean: float | None, low: float = 0.0, high: float = 0.0, won: int = 2, *
     return MinusLocal(mean, (low, high) if interval else None, won)
 
 
-# ---------------------------------------------------------------- one target
-
-
 @each(
     ("found", "sentence"),
     [
@@ -92,9 +89,6 @@ def test_what_is_seen_in_three_decimals_is_one(mean, words):
     assert f"A is {words} than the local model by 0.001 of C-index" in against_local("A", gap(mean), 3)
 
 
-# ---------------------------------------------------------------- several targets
-
-
 def test_the_mean_over_targets_and_its_interval_against_drawn_samples():
     """Targets' differences drawn independently from the normal laws that their intervals are of."""
     found = [gap(0.03, 0.01, 0.05), gap(-0.01, -0.06, 0.04), gap(0.05, 0.02, 0.08), gap(None)]
@@ -135,9 +129,6 @@ def test_without_every_target_s_interval_there_is_none_of_the_mean():
 
 def test_one_target_alone_keeps_its_own_interval():
     assert "(95% interval +0.010 to +0.050)" in over_targets("A", [gap(0.03, 0.01, 0.05)])
-
-
-# ---------------------------------------------------------------- rounded
 
 
 @each(
@@ -182,8 +173,6 @@ def test_scores_that_are_kept_are_not_guessed(scores):
     (text,) = rounded("kirp", {**scores, "deployed": 0.7})
     assert text.startswith("At kirp, scores are undefined or kept by the site's policy") and "0." not in text
 
-
-# ---------------------------------------------------------------- what was shared
 
 SHA = hashlib.sha256(b"envelope").hexdigest()
 EVENTS = [
@@ -248,8 +237,6 @@ def test_what_was_shared_leaves_empty_tables_out(lines):
     ]
     assert transfer_section([empty], [], "float32").blocks[1:] == [Text("No envelope is in the audit logs at hand.")]
 
-
-# ---------------------------------------------------------------- provenance
 
 MANIFEST: dict[str, Any] = {
     "run": "0123abcd",

@@ -24,9 +24,6 @@ def enter(announcement: Announcement, roster: Roster, **given: str | None) -> Ro
     return announcement.enter(roster, **{"cancer": None, "contact": None, "today": TODAY, **given})
 
 
-# ---------------------------------------------------------------- the file
-
-
 @pytest.mark.parametrize("before", [None, OLD])
 def test_it_comes_back_from_its_file(tmp_path, before):
     path = tmp_path / "kirp.public.yaml"
@@ -95,9 +92,6 @@ def test_what_is_no_public_file(tmp_path, content):
         read_announcement(path)
 
 
-# ---------------------------------------------------------------- a new site
-
-
 def test_a_new_site_is_entered_with_its_keys():
     entered = enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="KIRP", contact="pathology IT")
     [entry] = entered.sites
@@ -119,9 +113,6 @@ def test_a_contact_is_one_line(contact):
 def test_two_sites_cannot_have_the_same_keys():
     with pytest.raises(RosterError, match="different names with different keys"):
         enter(Announcement.of("kirc", OLD), roster_of("kirp"), cancer="KIRC", contact="IT")
-
-
-# ---------------------------------------------------------------- a rotation
 
 
 def test_a_rotation_takes_the_place_and_revokes_what_was_there():

@@ -30,9 +30,6 @@ def in_dtype(vector: TaskVector, dtype: Dtype) -> TaskVector:
     return received(vector, SharingConfig(dtype))
 
 
-# ---------------------------------------------------------------- numbers
-
-
 def by_numpy(values: np.ndarray, dtype: Dtype) -> np.ndarray:
     """Rounding without torch: numpy's own float16; for bfloat16 the upper half of the bits, ties to the even one."""
     if dtype == "float16":
@@ -97,9 +94,6 @@ def test_what_is_no_number_stays_none(value: float) -> None:
         assert not bool(in_dtype(holding(value), dtype).tensors["embed.bias"][0].isfinite())
 
 
-# ---------------------------------------------------------------- layers
-
-
 @each("rank", [None, 1, 2])
 @each(("layers", "absent"), [("attention", "embed."), ("embed", "attention_")])
 def test_layers_that_stay_at_home_are_zero_and_the_others_as_they_are_with_them(layers, absent, rank) -> None:
@@ -114,9 +108,6 @@ def test_layers_that_stay_at_home_are_zero_and_the_others_as_they_are_with_them(
 
 def test_the_default_is_the_vector_itself() -> None:
     assert torch.equal(received(A, WHOLE).flat(), A.flat()) and list(reduced(A, WHOLE)) == list(SMALL.encoder_shapes)
-
-
-# ---------------------------------------------------------------- directions
 
 
 @each("rank", [1, 2])

@@ -53,9 +53,6 @@ def verify(tls: Tls, name: str, at: timedelta = timedelta(0), ca=None):
     return policy.build_server_verifier(subject).verify(certificate(tls.certificate), [])
 
 
-# ---------------------------------------------------------------- the CA and what it signs
-
-
 @each("name", NAMES)
 def test_it_is_valid_for_each_of_its_names(tls, name):
     assert len(verify(tls, name)) == 2
@@ -131,9 +128,6 @@ def test_openssl_finds_each_key_to_be_its_certificates(tls, which):
     )
 
 
-# ---------------------------------------------------------------- names
-
-
 def test_names_in(tls):
     assert sorted(names_in(tls.certificate)) == sorted(NAMES)
 
@@ -155,9 +149,6 @@ def test_a_long_first_name_stands_in_the_sans_whole(tls, tmp_path):
     name = ".".join(["a" * 40, "b" * 40, "example", "org"])
     make_server_certificate(tmp_path / "s.crt", tmp_path / "s.key", tls.ca, tls.ca_key, [name])
     assert names_in(tmp_path / "s.crt") == [name]
-
-
-# ---------------------------------------------------------------- node keys and tokens
 
 
 @pytest.fixture
@@ -188,9 +179,6 @@ def test_a_token_is_random_hexadecimal(tmp_path):
         make_token(tmp_path / str(i))
         tokens.add((tmp_path / str(i)).read_text())
     assert len(tokens) == 3 and all(len(bytes.fromhex(token)) == 32 for token in tokens)
-
-
-# ---------------------------------------------------------------- files
 
 
 def make_all(folder):

@@ -52,9 +52,6 @@ def examine(doctor):
     return lambda folder, *words: doctor("server", folder, *words)
 
 
-# ---------------------------------------------------------------- all is well
-
-
 def test_before_the_start(folder, examine):
     code, checks = examine(folder, "--before-start")
     assert code == 0
@@ -94,9 +91,6 @@ def test_the_table_names_the_fault(cli, folder):
     (folder / "server.key").chmod(0o644)
     code, out, err = cli("doctor", "server", folder / "server.yaml", "--before-start")
     assert (code, "FAIL" in out) == (1, True) and err.startswith("1 of ")
-
-
-# ---------------------------------------------------------------- every fault
 
 
 def reissued(folder: Path, days: int, *names: str) -> None:

@@ -49,30 +49,16 @@ def test_a_log_that_was_made_anew_lacks_the_noted_hash(cli, refused, log):
     assert "was rewritten or cut" in refused("audit", "verify", log, "--expect", noted)
 
 
-CHANGES = [
-    (lambda lines: [*lines[:3], lines[3].replace("refused", "allowed"), lines[4]], "line 4: was edited"),
-    (lambda lines: [*lines[:2], *lines[3:]], "line 3: is not the line that followed"),
-    (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "line 2: is not the line that followed"),
-    (lambda lines: [*lines[:2], *lines[1:]], "line 3: is not the line that followed"),
-    (lambda lines: lines[:-2], "its last lines were dropped or changed"),
-    (lambda lines: [*lines[:4], lines[4].replace('"number":5', '"number":6')], "line 5: was edited"),
-]
-
-
-@pytest.mark.parametrize(("change", "told"), CHANGES)
-def test_a_changed_log_is_found(refused, log, change, told):
+def test_a_changed_log_is_found_and_one_of_other_lines_not_shown(refused, log):
     path = log / FILE
-    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
-    assert told in refused("audit", "verify", log)
-
-
-@pytest.mark.parametrize("line", ["{}", "[]", "null", "junk", '{"number":1}', "\x00\xff", ""])
-def test_a_line_that_is_none(refused, log, line):
-    path = log / FILE
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], line, *lines[3:]]) + "\n", encoding="latin-1")
-    assert "line 3: is not a line of an audit log" in refused("audit", "verify", log)
-    assert "line 3: is not a line of an audit log" in refused("audit", "show", log)
+    text = path.read_text()
+    path.write_text(text.replace("refused", "allowed"))
+    assert "line 4: was edited" in refused("audit", "verify", log)
+    path.write_text("".join(text.splitlines(keepends=True)[:-2]))
+    assert "its last lines were dropped or changed" in refused("audit", "verify", log)
+    path.write_text(text.replace('{"number":3', "junk", 1))
+    for command in ("verify", "show"):
+        assert "line 3: is not a line of an audit log" in refused("audit", command, log)
 
 
 def test_a_line_that_a_crash_cut_off_is_told_and_no_fault(cli, log):

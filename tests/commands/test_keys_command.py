@@ -105,20 +105,13 @@ def test_keys_are_never_overwritten(refused, keys):
     assert {path.name: path.read_bytes() for path in keys.iterdir()} == before
 
 
-def test_not_even_one_of_the_two(refused, tmp_path):
-    (tmp_path / "kirp.seal.key").write_text("")
-    assert "kirp.seal.key: exists already" in refused("keys", "new", "kirp", "--out", tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kirp.seal.key"]
-
-
 @pytest.mark.parametrize("site", ["KIRP", "", "../kirp", "kirp hospital", "x" * 33, "-kirp", "kirp\n"])
 def test_a_name_that_is_none(cli, tmp_path, site):
     code, out, err = cli("keys", "new", "--out", tmp_path / "keys", "--", site)
     assert (code, out) == (1, "") and "cannot be a site's name" in err and not (tmp_path / "keys").exists()
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601, 0o666])
-@pytest.mark.parametrize("half", ["sign", "seal"])
+@pytest.mark.parametrize(("half", "mode"), [("sign", 0o640), ("seal", 0o604)])
 def test_keys_that_others_can_reach_are_refused(refused, keys, tmp_path, mode, half):
     path = keys / f"kirp.{half}.key"
     path.chmod(mode)
@@ -137,28 +130,6 @@ def test_a_folder_without_keys(refused, tmp_path):
 def test_a_folder_with_the_keys_of_two(cli, refused, keys):
     cli("keys", "new", "kirc", "--out", keys)
     assert "holds the keys of 2 sites" in refused("keys", "show", keys)
-
-
-def test_a_missing_half(refused, keys):
-    (keys / "kirp.seal.key").unlink()
-    assert refused("keys", "show", keys).startswith(f"{keys / 'kirp.seal.key'}: cannot be read")
-
-
-@pytest.mark.parametrize("half", ["sign", "seal"])
-def test_halves_that_were_swapped(refused, keys, half):
-    other = {"sign": "seal", "seal": "sign"}[half]
-    content = (keys / f"kirp.{other}.key").read_bytes()
-    (keys / f"kirp.{half}.key").write_bytes(content)
-    told = refused("keys", "show", keys)
-    assert f"must be a fedsteph-{half}-secret-v1, and is fedsteph-{other}-secret-v1" in told
-
-
-def test_a_damaged_key_is_not_repeated(cli, keys):
-    path = keys / "kirp.sign.key"
-    text = path.read_text()
-    path.write_text(text[:-5] + "\n")
-    code, out, err = cli("keys", "show", keys)
-    assert (code, out) == (1, "") and "is damaged" in err and text.splitlines()[-1].partition(":")[2][:20] not in err
 
 
 def test_an_output_that_is_a_file(refused, tmp_path):

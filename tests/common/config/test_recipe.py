@@ -226,26 +226,6 @@ def test_the_bad_values_cover_every_key() -> None:
 
 
 @each(
-    ("key", "value"),
-    [
-        *(("model.width", 1), ("model.width", 65_536), ("model.embed", 4096), ("model.dropout", 0.0)),
-        *(("model.m0_seed", 2**63 - 1), ("model.m0_sha256", SHA256), ("training.epochs", 1000), ("training.lr", 1.0)),
-        *(("training.weight_decay", 0.0), ("training.warmup_epochs", 20.0), ("training.alpha", 0.0)),
-        *(("sharing.rank", 1), ("sharing.rank", 4096), ("steph.K", 1), ("steph.fixed_lam", 1.0), ("steph.beta", 0.0)),
-        *(("steph.start_lam", 1.0), ("steph.start_mass", 10.0), ("steph.spread", 0.0), ("steph.spread", 1.0)),
-        *(("steph.epochs", 1), ("steph.epochs", 1000), ("steph.lr", 1.0), ("steph.gamma", 0.0)),
-        *(("steph.inner_folds", 20), ("comparators.gamma", 0.0), ("comparators.density", 1.0)),
-        *(("comparators.surgery_rank", 1), ("comparators.surgery_rank", 4096), ("comparators.rounds", 1)),
-        *(("comparators.rounds", 1000), ("comparators.local_epochs", 100), ("comparators.proximal_mu", 0.0)),
-        *(("comparators.proximal_mu", 100.0), ("evaluation.bootstrap", 10), ("federation.quorum", 2)),
-        ("federation.deadlines.local", 2_592_000.0),
-    ],
-)
-def test_the_edge_of_a_range_is_in_it(key: str, value: Any) -> None:
-    assert value_at(with_set(f"{key}={value}"), key) == value
-
-
-@each(
     ("override", "expected"),
     [
         *(("sharing.dtype=bfloat16", "bfloat16"), ("sharing.layers=attention", "attention"), ("sharing.rank=16", 16)),

@@ -125,6 +125,7 @@ MAGICS = st.sampled_from([b"", h5_bytes()[:8], h5_bytes()[:96], b"PK\x03\x04", b
 LEGACY = pt_bytes({"features": torch.tensor(X)}, legacy=True)
 
 
+@settings(max_examples=50)
 @given(head=MAGICS | st.just(LEGACY[:15]) | st.just(LEGACY[:80]), tail=st.binary(max_size=300))
 def test_random_bytes_give_typed_errors_only(
     head: bytes, tail: bytes, tmp_path_factory: pytest.TempPathFactory
@@ -138,7 +139,7 @@ VALID = {"h5": h5_bytes(), "pt": pt_bytes({"features": torch.tensor(X)}), "legac
 
 
 @pytest.mark.parametrize("name", VALID)
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_truncation_gives_a_typed_error_or_the_right_bag(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from data_builders import HEADER, write_csv
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsteph.client.data.labels import Patient, listed_ids, read_labels
@@ -177,6 +177,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 LABEL = st.tuples(st.floats(0, 150 * 365), st.booleans())
 
 
+@settings(max_examples=40)
 @given(labels=st.dictionaries(TEXT, LABEL, min_size=1, max_size=8), project=TEXT)
 def test_any_ids_and_times_survive(
     labels: dict[str, tuple[float, bool]], project: str, tmp_path_factory: pytest.TempPathFactory

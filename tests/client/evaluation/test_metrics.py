@@ -151,9 +151,9 @@ def test_four_groups_by_hand():
 
 
 def test_the_true_hazards_are_calibrated_and_others_are_not():
-    """4000 patients whose lives were drawn from their own hazards, censored at random."""
+    """2500 patients whose lives were drawn from their own hazards, censored at random."""
     rng = np.random.default_rng(1)
-    n = 4000
+    n = 2500
     hazards = np.clip(0.12 * np.exp(rng.normal(scale=0.8, size=(n, 1))) * np.ones((1, N_BINS)), 0.01, 0.8)
     dies = rng.random((n, N_BINS)) < hazards
     year = np.where(dies.any(axis=1), dies.argmax(axis=1), N_BINS)

@@ -192,7 +192,7 @@ def test_a_gamma_that_collapsed_in_an_inner_fold_is_left_out_unless_all_did():
 
 def test_a_real_collapse_is_noticed_and_left_out(tmp_path):
     """gamma = 100 drives every w to 0 within the recipe's epochs."""
-    recipe = make_recipe("steph.gamma_grid=[0.0,100.0]", "training.epochs=25", "training.lr=0.05")
+    recipe = make_recipe("steph.gamma_grid=[0.0,100.0]", "training.epochs=1", "steph.epochs=12", "training.lr=0.05")
     selection = selected(make_cohort([3] * 20), recipe, tmp_path)
     kept = {name: score["collapsed"] for name, score in read_json(tmp_path / "inner.json").items()}
     assert kept["0/100.0"] and kept["1/100.0"] and not kept["0/0.0"] and not kept["1/0.0"] and selection.gamma == 0.0

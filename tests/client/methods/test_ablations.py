@@ -22,11 +22,7 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 # Softplus keeps every w alive, so that each bag really mixes.
 QUICK = (
-    "training.lr=0.02",
-    "training.epochs=2",
-    "model.n_bins=4",
-    "steph.output=softplus",
-    "steph.K=2",
+    *("training.lr=0.02", "training.epochs=2", "model.n_bins=4", "steph.output=softplus", "steph.K=2"),
     "steph.gamma_grid=[0.05]",
 )
 N = 4
@@ -198,7 +194,7 @@ def test_gamma_is_chosen_for_the_ablation_and_not_for_steph(task, monkeypatch):
 
 
 def test_a_collapse_is_noticed(tmp_path):
-    settings = ("training.epochs=25", "training.lr=0.05", "steph.gamma=100", "model.n_bins=4", "steph.inner_folds=2")
+    settings = ("training.epochs=1", "steph.epochs=12", "training.lr=0.05", "steph.gamma=100", "model.n_bins=4")
     notes = ablation("x", K=1)(make_task(tmp_path, *settings), silent).notes
     assert (notes["collapsed"], notes["gamma"]) == (True, 100.0)
 

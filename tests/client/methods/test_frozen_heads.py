@@ -94,7 +94,7 @@ def test_the_model_is_the_encoder_with_the_head_that_was_trained(tmp_path, metho
 
 def test_the_head_is_trained_as_the_recipe_says(tmp_path):
     """On outcomes in order of the first feature and a representation that is that feature, it finds the order."""
-    task = make_task(tmp_path, "training.lr=0.05", "training.epochs=30", patients=60, event_share=1.0)
+    task = make_task(tmp_path, "training.lr=0.1", "training.epochs=15", patients=50, event_share=1.0)
     task = with_vectors(task, [telling_vector(task)])
     model = best_source(task, silent).model
     hazards = predict_hazards(model, task.train, CPU)

@@ -80,7 +80,7 @@ def asked(tmp_path_factory) -> Asked:
         for method in METHODS:
             spy = Spy(patch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
             found.rounds[method] = [ask(workspace, k, globals_of(workspace) if k else {}, method) for k in (0, 1)]
-            found.fits[method] = spy.calls
+            found.fits[method] = [*spy.calls]
     return found
 
 

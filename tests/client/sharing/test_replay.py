@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsteph.client.sharing.replay import RECEIVED_FILE, RUNS_FILE, SENT_FILE, accept_once, enter_run, next_sequence
@@ -148,6 +148,7 @@ def test_an_envelope_that_could_not_be_remembered_is_not_accepted(tmp_path, full
     assert list(tmp_path.iterdir()) == [] and accepted(tmp_path, 5)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from([B, C]), st.integers(1, 6)), max_size=12))
 def test_what_was_accepted_never_falls(tmp_path_factory, arrivals):
     state = tmp_path_factory.mktemp("state")
@@ -215,6 +216,7 @@ def test_a_run_that_could_not_be_remembered_is_not_entered(tmp_path, full_disk, 
     assert may_enter(tmp_path, "old") == first
 
 
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from("abc"), max_size=12))
 def test_a_run_can_be_entered_until_another_one_was(tmp_path_factory, asked):
     state = tmp_path_factory.mktemp("state")

@@ -157,7 +157,7 @@ def test_gamma_reaches_the_loss():
 
 def test_it_learns_a_signal():
     cohort = make_cohort([5] * 40, events=[1] * 30 + [0] * 10)
-    recipe = make_recipe("training.epochs=60", "training.lr=0.02")
+    recipe = make_recipe("training.epochs=30", "training.lr=0.04")
     local = train_local(cohort, recipe, label="local", run=ON_CPU)
     model = fitted(recipe, cohort, (local, list(make_vectors(recipe, 3).values())))
     risk = risks(model, cohort, CPU)

@@ -32,6 +32,10 @@ ON_CPU = TrainingRun(CPU)
 SMALL = Architecture(width=6, embed=8, attention=5, n_bins=4)
 
 
+class StoppedError(Exception):
+    """Ends a training where a test says so."""
+
+
 class MemoryCohort(Cohort):
     """A cohort whose bags are given and not read."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,9 +109,6 @@ def test_presets_are_those_of_the_configuration() -> None:
                 assert key.presets.get(name, key.default) == (list(value) if isinstance(value, tuple) else value)
 
 
-# ---------------------------------------------------------------- the YAML
-
-
 @pytest.mark.parametrize("preset", [*PRESETS, "null"])
 def test_the_printed_configuration_is_complete_and_the_same(cli: Any, preset: str, tmp_path: Path) -> None:
     code, out, _ = cli("config", "--preset", preset, "--set", "training.lr=1e-7", "--set", "federation.sites=[a, b]")
@@ -190,9 +185,6 @@ def test_every_example_is_of_a_key_that_must_be_given() -> None:
     }
 
 
-# ---------------------------------------------------------------- wrong use
-
-
 def test_a_wrong_use_is_one_clear_line(cli: Any, refused: Callable[..., str], tmp_path: Path) -> None:
     together = "does not go with"
     assert refused("config", "--site", "--server") == f"config: --site {together} --server. Leave one of them out"
@@ -207,21 +199,6 @@ def test_a_wrong_use_is_one_clear_line(cli: Any, refused: Callable[..., str], tm
 
 def test_the_markdown_is_printed(cli: Any) -> None:
     assert cli("config", "--markdown") == (0, DOCS.read_text(encoding="utf-8"), "")
-
-
-def test_what_needs_no_tensors_loads_none() -> None:
-    program = """
-import sys
-from fedsteph.__main__ import app
-for words in ([], ["--server"], ["--site"]):
-    app(["config", *words], standalone_mode=False)
-print("modules:", *sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"torch", "flwr", "pandas"} & set(done.stdout.rpartition("modules:")[2].split())
-
-
-# ---------------------------------------------------------------- bounds
 
 
 def numeric() -> Iterator[tuple[type, dict[str, Any], str, type, str]]:
@@ -257,9 +234,7 @@ def probes(bounds: str, kind: type) -> tuple[set[float], set[float]]:
 
 
 @each(("cls", "needed", "key", "kind", "bounds"), [*numeric()])
-def test_numbers_have_the_bounds_that_are_told(
-    cls: type, needed: dict[str, Any], key: str, kind: type, bounds: str
-) -> None:
+def test_numbers_have_the_bounds_that_are_told(cls, needed, key, kind, bounds) -> None:
     taken, refused = probes(bounds.replace("to epochs", f"to {parts.TrainingConfig.epochs}"), kind)
     assert taken and refused, f"{key} tells no bounds: [{bounds}]"
     needed = needed | ({"roster_sha256": "0" * 64} if cls is MembershipFile else {})
@@ -292,18 +267,13 @@ def test_numbers_have_the_bounds_that_are_told(
         (StudyFile, "references", [None, 16, 18], [14, 17]),
     ],
 )
-def test_texts_and_lists_have_the_bounds_that_are_told(
-    cls: type, key: str, taken: list[Any], refused: list[Any]
-) -> None:
+def test_texts_and_lists_have_the_bounds_that_are_told(cls, key, taken, refused) -> None:
     assert notes_of(cls)[key].bounds
     for value in taken:
         cls(**{key: value})
     for value in refused:
         with pytest.raises(ValueError):
             cls(**{key: value})
-
-
-# ---------------------------------------------------------------- comments
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 
 import pytest
@@ -40,16 +39,6 @@ def test_new_keys(cli, tmp_path):
         f"public, give away:  {folder / 'kirp.public.yaml'}",
         f"fingerprint:        {identity.public.fingerprint}",
     ]
-
-
-@pytest.mark.parametrize("mask", [0o000, 0o077, 0o022])
-def test_no_umask_opens_a_secret(cli, tmp_path, mask):
-    before = os.umask(mask)
-    try:
-        cli("keys", "new", "kirp", "--out", tmp_path / "keys")
-    finally:
-        os.umask(before)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").glob("*.key")] == [0o600, 0o600]
 
 
 def test_show(cli, keys):

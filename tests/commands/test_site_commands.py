@@ -27,15 +27,10 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
-def test_check_of_good_data(cli, site):
+def test_check_of_good_data_as_a_table_and_as_json(cli, site):
     code, out, err = cli("data", "check", site)
     assert (code, err) == (0, "") and "no problem found" in out and "test-encoder" in out
-
-
-def test_check_as_json(cli, site):
-    code, out, _ = cli("data", "check", site, "--json")
-    report = json.loads(out)
-    assert code == 0
+    report = json.loads(cli("data", "check", site, "--json")[1])
     assert (report["site"], report["patients"], report["events"], report["problems"]) == ("site", 16, 8, [])
     assert (report["widths"], report["encoders"], report["splits"]) == ([6], ["test-encoder"], 2)
 

@@ -173,9 +173,7 @@ def relabel(site: Path, old: str, new: str) -> None:
         ),
     ],
 )
-def test_a_problem_is_reported_and_not_raised(
-    damage: Break, options: dict[str, object], severity: str, fragments: tuple[str, ...], site: Path
-) -> None:
+def test_a_problem_is_reported_and_not_raised(damage, options, severity, fragments, site) -> None:
     damage(site)
     report = check_site(site, DataSettings(**options))
     problem = report.problems[0]

@@ -127,9 +127,7 @@ LEGACY = pt_bytes({"features": torch.tensor(X)}, legacy=True)
 
 @settings(max_examples=50)
 @given(head=MAGICS | st.just(LEGACY[:15]) | st.just(LEGACY[:80]), tail=st.binary(max_size=300))
-def test_random_bytes_give_typed_errors_only(
-    head: bytes, tail: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_random_bytes_give_typed_errors_only(head, tail, tmp_path_factory) -> None:
     path = put(tmp_path_factory.getbasetemp() / "random.h5", head + tail)
     with pytest.raises(FedstephError):
         read_features(path)
@@ -141,9 +139,7 @@ VALID = {"h5": h5_bytes(), "pt": pt_bytes({"features": torch.tensor(X)}), "legac
 @pytest.mark.parametrize("name", VALID)
 @settings(max_examples=80)
 @given(data=st.data())
-def test_truncation_gives_a_typed_error_or_the_right_bag(
-    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_truncation_gives_a_typed_error_or_the_right_bag(name, data, tmp_path_factory) -> None:
     whole = VALID[name]
     length = data.draw(st.integers(0, len(whole)))
     path = put(tmp_path_factory.getbasetemp() / "cut.h5", whole[:length])

@@ -179,9 +179,7 @@ LABEL = st.tuples(st.floats(0, 150 * 365), st.booleans())
 
 @settings(max_examples=40)
 @given(labels=st.dictionaries(TEXT, LABEL, min_size=1, max_size=8), project=TEXT)
-def test_any_ids_and_times_survive(
-    labels: dict[str, tuple[float, bool]], project: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_ids_and_times_survive(labels, project, tmp_path_factory) -> None:
     path = tmp_path_factory.getbasetemp() / "labels.csv"
     write_csv(path, [HEADER, *((key, key, project, t, e) for key, (t, e) in labels.items())])
     patients, problems = read_labels(path, DEFAULT)
@@ -189,9 +187,7 @@ def test_any_ids_and_times_survive(
 
 
 @given(content=st.binary(max_size=200) | st.text().map(str.encode), head=st.sampled_from([b"", HEAD.encode()]))
-def test_any_bytes_give_typed_errors_only(
-    content: bytes, head: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_bytes_give_typed_errors_only(content, head, tmp_path_factory) -> None:
     path = tmp_path_factory.getbasetemp() / "random.csv"
     path.write_bytes(head + content)
     try:

@@ -37,9 +37,7 @@ def test_what_was_asked_for_is_refused_before_anything_is_written(how: str, need
     assert "set data.disk_cache to never" in str(caught.value)
 
 
-def test_room_is_what_is_free_but_for_two_gib_and_what_is_taken_already(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_room_is_what_is_free_but_for_two_gib_and_what_is_taken_already(tmp_path, monkeypatch) -> None:
     asked = []
 
     def usage(path: Path) -> SimpleNamespace:

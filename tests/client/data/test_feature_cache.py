@@ -129,9 +129,7 @@ def test_all_checks_of_a_file_are_made(cache: FeatureCache, folder: Path, tmp_pa
     assert entries(folder) == []
 
 
-def test_an_unchanged_source_is_not_read_again(
-    cache: FeatureCache, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_source_is_not_read_again(cache, source, folder, monkeypatch) -> None:
     cache.read("TCGA-P1-DX1", source)
     no_reading(monkeypatch)
     again = FeatureCache(folder, "stored", D)
@@ -156,9 +154,7 @@ def test_a_change_that_hides_its_size_and_its_time_is_noticed(cache: FeatureCach
     assert cache.read("s", source)[0, 0] == 7.0
 
 
-def test_a_source_that_is_too_young_for_its_times_is_hashed(
-    cache: FeatureCache, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_is_too_young_for_its_times_is_hashed(cache, source, folder, monkeypatch) -> None:
     monkeypatch.setattr(feature_cache, "_SETTLED_NS", 10**18)
     hashed: list[Path] = []
     original = feature_cache._sha256
@@ -175,9 +171,7 @@ def test_a_source_that_is_too_young_for_its_times_is_hashed(
     assert only(folder).stat().st_ino != kept, "its times are written down once it is old enough"
 
 
-def test_the_same_content_with_other_times_is_not_made_again(
-    cache: FeatureCache, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_content_with_other_times_is_not_made_again(cache, source, monkeypatch) -> None:
     before = cache.read("s", source)
     built = counted_builds(monkeypatch)
     os.utime(source, ns=(1, 1))
@@ -244,9 +238,7 @@ def test_only_what_the_cache_made_is_removed(cache: FeatureCache, source: Path, 
 
 @pytest.mark.parametrize("crash", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace")])
-def test_a_build_that_stops_leaves_nothing(
-    cache: FeatureCache, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, crash: BaseException, owner, step
-) -> None:
+def test_a_build_that_stops_leaves_nothing(cache, source, folder, monkeypatch, crash, owner, step) -> None:
     def crashing(*_: object) -> None:
         assert len(entries(folder)) == 1
         raise crash
@@ -268,9 +260,7 @@ def test_a_folder_that_cannot_be_made_is_a_typed_error(source: Path, tmp_path: P
         FeatureCache(tmp_path / "state" / FOLDER, "stored", D).read("s", source)
 
 
-def test_neither_names_nor_metadata_tell_whose_features_they_are(
-    cache: FeatureCache, source: Path, folder: Path
-) -> None:
+def test_neither_names_nor_metadata_tell_whose_features_they_are(cache, source, folder) -> None:
     cache.read("TCGA-P1-DX1", source)
     path = only(folder)
     with safetensors.safe_open(path, framework="np") as file:
@@ -329,9 +319,7 @@ def opened(tmp_path: Path, disk_cache: DiskCache, cache_gib: float) -> Cohort:
         ("never", 0.0, 0, r"more than data.cache_gib \(0 GiB\): read from their files again and again"),
     ],
 )
-def test_what_is_kept(
-    tmp_path: Path, folder: Path, disk_cache: DiskCache, cache_gib: float, kept: int, sentence: str
-) -> None:
+def test_what_is_kept(tmp_path, folder, disk_cache, cache_gib, kept, sentence) -> None:
     cohort = opened(tmp_path, disk_cache, cache_gib)
     for _ in range(2):
         bag = cohort.bag(0)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from client_builders import CPU, Spy, equal, make_cohort, make_recipe, make_vectors, memory_workspace, plain_c, state_of
+from client_builders import (
+    CPU,
+    Spy,
+    StoppedError,
+    equal,
+    make_cohort,
+    make_recipe,
+    make_vectors,
+    memory_workspace,
+    plain_c,
+    state_of,
+)
 from each_case import each
 
 import fedsteph.client.evaluation.inner_folds
@@ -18,10 +29,6 @@ from fedsteph.common.config.recipe import Recipe, StephConfig
 from fedsteph.common.host.checked_file import read_json
 
 GRID = "steph.gamma_grid=[0.0,0.05]"
-
-
-class StoppedError(Exception):
-    pass
 
 
 def selected(cohort, recipe, folder, n_sources: int = 2, fold: int = 0, **options) -> Selection:

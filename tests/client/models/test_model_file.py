@@ -302,8 +302,6 @@ def test_weights_that_are_not_finite_are_not_loaded(tmp_path, make, name):
     assert caught.value.where == str(path)
 
 
-# ---------------------------------------------------------------- what stands beside a model
-
 REFERENCE = np.cumsum(np.random.default_rng(0).uniform(0, 1, 101)) / 3 - 17.0
 
 

@@ -63,9 +63,7 @@ def test_one_gaussian_step_is_the_analytic_gaussian_mechanism() -> None:
     ("accountant", "rate", "steps", "target"),
     [("pld", 1.0, 5, 1.0), ("rdp", 1.0, 20, 1.0), ("rdp", 0.1, 20, 8.0), ("rdp", 1.0, 1, 0.05)],
 )
-def test_the_least_noise_keeps_epsilon_and_no_less_does(
-    accountant: str, rate: float, steps: int, target: float
-) -> None:
+def test_the_least_noise_keeps_epsilon_and_no_less_does(accountant, rate, steps, target) -> None:
     found = least_noise(target, 1e-3, sampling_rate=rate, steps=steps, accountant=accountant)
     assert epsilon([Mechanism(found, rate, steps)], 1e-3, accountant) <= target
     assert epsilon([Mechanism(0.99 * found, rate, steps)], 1e-3, accountant) > target

@@ -190,9 +190,7 @@ def test_two_trainings_have_different_noise() -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 4])
-def test_a_killed_training_goes_on_to_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
-) -> None:
+def test_a_killed_training_goes_on_to_the_same_numbers(tmp_path, monkeypatch, stop) -> None:
     cohort, settings, mechanism = make_cohort([3] * 8), DpSgd(noise=1), Mechanism(1.0, 0.5, 6)
     seed = Randomness.drawn()
     monkeypatch.setattr(Randomness, "drawn", classmethod(lambda cls: seed))

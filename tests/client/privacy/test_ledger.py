@@ -86,9 +86,7 @@ def test_the_smallest_delta_holds_for_all(ledger: Ledger) -> None:
     assert total(ledger.entries()).epsilon == pytest.approx(epsilon([PRIVATE, PRIVATE], 1e-4))
 
 
-def test_a_crash_between_ledger_and_audit_has_spent(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_between_ledger_and_audit_has_spent(ledger, tmp_path, monkeypatch) -> None:
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -103,9 +101,7 @@ def test_a_crash_between_ledger_and_audit_has_spent(
     assert [line.event.event for line in read_lines(tmp_path)] == ["privacy.spend"] * 3
 
 
-def test_a_crash_before_the_ledger_is_written_has_not(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_before_the_ledger_is_written_has_not(ledger, tmp_path, monkeypatch) -> None:
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -141,9 +137,7 @@ def test_what_left_before_there_was_a_ledger_has_no_bound(ledger: Ledger, tmp_pa
     assert [one.run for one in ledger.entries()] == ["run0", "run1"] and math.isinf(total(ledger.entries()).epsilon)
 
 
-def test_a_reader_beside_a_spending_sees_one_ledger_or_the_other(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_beside_a_spending_sees_one_ledger_or_the_other(ledger, monkeypatch) -> None:
     ledger.spend(entry("a"), budget=None)
     real, reader = Ledger._audited, Ledger(ledger._audit)
 
@@ -177,9 +171,7 @@ def test_an_edited_ledger_is_found(ledger: Ledger, tmp_path: Path, change: str) 
         ledger.entries()
 
 
-def test_a_flipped_bit_is_found_even_before_the_audit_log_knows_the_entry(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flipped_bit_is_found_even_before_the_audit_log_knows_the_entry(ledger, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as crash:
         crash.setattr(AuditLog, "append", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -81,9 +81,6 @@ def loss_of(plain: ABMIL, cohort: MemoryCohort) -> float:
     return float(nll(hazards, bins, torch.from_numpy(cohort.events.copy()), ALPHA).mean())
 
 
-# ---------------------------------------------------------------- the numbers
-
-
 def test_every_point_is_the_loss_of_a_model_with_those_weights(model, found):
     _, others = bag_by_bag(model, parts()["training"])
     assert (others > 0).sum() >= 2, "the direction is of several sources"
@@ -153,9 +150,6 @@ def test_progress_is_told_up_to_its_end(model):
     assert told == [(k, 9) for k in range(1, 10)]
 
 
-# ---------------------------------------------------------------- sampling
-
-
 def test_no_more_is_looked_at_than_the_budget_has(model, monkeypatch):
     """Three patients a part and two instances of each, all of them real, none twice."""
     spy = Spy(monkeypatch, fedsteph.client.report.landscape, "encode")
@@ -205,9 +199,6 @@ def test_an_empty_test_part_is_left_out(model, found):
     assert len(titles) == 2 and titles[0].startswith("training: n = 9")
 
 
-# ---------------------------------------------------------------- smoothing
-
-
 def plain_smooth(values: np.ndarray) -> np.ndarray:
     """A Gaussian of one step, cut at four, along one axis and then along the other; the edge goes on outside."""
     kernel = [float(np.exp(-(d**2) / 2)) for d in range(-4, 5)]
@@ -239,9 +230,6 @@ def test_a_single_peak_is_spread_by_hand():
     assert smooth[5, 5] == pytest.approx(middle**2)
     assert smooth[5, 6] == smooth[6, 5] == pytest.approx(middle**2 * np.exp(-0.5))
     assert smooth.sum() == pytest.approx(1.0) and smooth[5, 0] == 0
-
-
-# ---------------------------------------------------------------- the picture
 
 
 @pytest.fixture(scope="module")

@@ -126,9 +126,6 @@ def parts(page: Page) -> list[tuple[str, list]]:
     return [(section.title, list(section.blocks)) for section in page.sections]
 
 
-# ---------------------------------------------------------------- what is predicted
-
-
 @pytest.mark.parametrize("model", ["local", "steph"])
 def test_a_percentile_is_the_percent_of_training_patients_with_a_lower_risk(world, tmp_path, model):
     """By counting 20,000 of them; between two percentiles the file knows no more than their mean."""
@@ -169,9 +166,6 @@ def test_a_file_without_reference_and_local_model_predicts_the_same(world, tmp_p
         assert (one.percentile, one.local_survival) == (None, None)
         assert (one.id, one.risk, one.w, one.lam) == (other.id, other.risk, other.w, other.lam)
         np.testing.assert_array_equal(one.survival, other.survival)
-
-
-# ---------------------------------------------------------------- the page
 
 
 def view(name: str = "P1", risk: float = -2.0, **changes) -> PatientView:
@@ -283,9 +277,6 @@ def test_a_hostile_id_is_only_ever_words(name):
     ((_, image),) = [(tag, own) for tag, own in found.tags if tag == "img"]
     assert image["alt"] == f"Predicted survival of {name}. "
     ElementTree.fromstring(base64.b64decode(str(image["src"]).partition("base64,")[2]))
-
-
-# ---------------------------------------------------------------- the command
 
 
 def test_the_command_writes_a_page_of_everybody(cli, world, tmp_path):

@@ -49,9 +49,6 @@ def sides(t, e, high):
     return (t[~high], e[~high]), (t[high], e[high])
 
 
-# ---------------------------------------------------------------- curves
-
-
 @STEPS
 @SEEDS
 def test_curves_and_bands_equal_scikit_survival(seed, step):
@@ -109,9 +106,6 @@ def test_numbers_at_risk_by_hand():
     group = compared([*t, 5000], [1] * 8, [0] * 7 + [1]).groups[0]
     found = {year: group.at_risk(year) for year in (0, 0.5, 1, 1.5, 2, 2.5, 3)}
     assert found == {0: 7, 0.5: 6, 1: 5, 1.5: 2, 2: 2, 2.5: 0, 3: 0}
-
-
-# ---------------------------------------------------------------- tests and ratios
 
 
 @STEPS
@@ -192,9 +186,6 @@ def test_the_lines_over_the_curves_by_hand():
     assert ratio.startswith("hazard ratio not estimable") and test == "log-rank p not defined"
 
 
-# ---------------------------------------------------------------- where there is nothing to compare
-
-
 @each(
     ("t", "e", "high", "sentence"),
     [
@@ -252,9 +243,6 @@ def test_everybody_on_day_0():
     found = compared([0] * 4, [1, 1, 1, 0], [0, 1, 0, 1])
     assert [group.survival.tolist() for group in found.groups] == [[0], [0.5]]
     assert encoded(drawn(draw("a", "local", found, WHO)), "svg").startswith(b"<?xml")
-
-
-# ---------------------------------------------------------------- the picture
 
 
 @pytest.fixture(scope="module")

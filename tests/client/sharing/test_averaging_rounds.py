@@ -108,9 +108,6 @@ def fits(monkeypatch) -> list:
     return Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival").calls
 
 
-# ---------------------------------------------------------------- where a round begins
-
-
 def test_rounds_are_float32_whatever_the_recipe_shares_vectors_in(workspace, tmp_path):
     """And the whole encoder: the server averages that, and what is reduced in every round drifts."""
     less = ("sharing.dtype=bfloat16", "sharing.layers=attention", "sharing.rank=1")
@@ -147,9 +144,6 @@ def test_every_round_trains_the_encoder_and_the_head(asked):
     assert not equal(*(model_of(workspace, 0, round_).head_state() for round_ in (0, 1)))
 
 
-# ---------------------------------------------------------------- the head
-
-
 def test_an_update_holds_the_eight_encoder_tensors_and_nothing_of_the_head(asked):
     shapes = Architecture.of(asked.workspace.recipe.model).encoder_shapes
     for round_, updates in enumerate(asked.rounds["fedavg"]):
@@ -181,9 +175,6 @@ def test_the_head_goes_on_from_the_last_round(still):
         after = model_of(still, fold, 1).head_state()
         for name, tensor in marked[fold].items():
             torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6)
-
-
-# ---------------------------------------------------------------- how a round trains
 
 
 def test_each_round_s_training_is_the_recipe_s_for_the_local_epochs_and_sees_no_test_patient(asked):
@@ -258,9 +249,6 @@ def test_under_cox_a_round_trains_too(tmp_path, method):
             assert float((weight - weight[0]).abs().max()) < 1e-4
 
 
-# ---------------------------------------------------------------- sent again, or out of turn
-
-
 def test_a_round_that_is_sent_again_is_found_done(asked, fits):
     """And is not trained again from an encoder of the server's choice."""
     workspace, (first, second) = asked.workspace, asked.rounds["fedavg"]
@@ -315,9 +303,6 @@ def test_not_one_encoder_per_fold_is_refused(begun, fits, names):
     with pytest.raises(ProtocolError, match="one encoder per fold"):
         keep_globals(begun, rounds_of(begun), "fedavg", given, CAP)
     assert fits == []
-
-
-# ---------------------------------------------------------------- poisoned globals
 
 
 def with_value(workspace: Workspace, value: float) -> bytes:
@@ -378,9 +363,6 @@ def test_the_lower_cap_holds(begun):
     given = globals_of(begun)
     with pytest.raises(VectorFileError, match="above the cap"):
         ask(begun, 1, given, cap=0.99 * read(begun, given["0"]).norm)
-
-
-# ---------------------------------------------------------------- what is kept of the last round
 
 
 def test_the_result_is_kept_by_method_and_fold_and_read_back(workspace):

@@ -112,9 +112,6 @@ def envelope(
     return seal(content, replace(context, **changes), sequence, signer, identity_of(sealed_to).public)
 
 
-# ---------------------------------------------------------------- out
-
-
 def test_a_vector_arrives_as_it_left(workspace):
     own = named(workspace, "good")
     sent, kept = outgoing(own, member("good"), RUN, ["site", "other"])
@@ -302,9 +299,6 @@ def test_no_number_of_folds_tells_how_large_the_site_is(tmp_path):
             )
             assert [type(error) for error in kept[1].values()] == [SizePolicyError]
     assert len(sizes) > 4
-
-
-# ---------------------------------------------------------------- in
 
 
 def vector_file(*settings: str) -> bytes:

@@ -40,9 +40,6 @@ def people(n: int) -> list[str]:
     return [f"secret-patient-{i}" for i in range(n)]
 
 
-# ---------------------------------------------------------------- an epoch
-
-
 def test_an_epoch_s_numbers_by_loops(tmp_path):
     """Noted in two stacks, as a training's steps come."""
     dynamics = Dynamics(tmp_path / "dynamics.json", SOURCES)
@@ -143,9 +140,6 @@ def test_where_nobody_took_notes_there_are_none(tmp_path):
     assert read_dynamics(tmp_path / "dynamics.json") is None
 
 
-# ---------------------------------------------------------------- collapse
-
-
 @each(
     ("largest", "epoch"),
     [
@@ -160,9 +154,6 @@ def test_a_collapse_is_dated_from_where_it_lasts_to_the_end(largest, epoch):
 
 def test_a_collapse_is_dated_by_the_notes_epoch_and_not_by_its_place():
     assert collapsed_in([{"epoch": 4, "largest_w": 0.5}, {"epoch": 6, "largest_w": 0.0}]) == 6
-
-
-# ---------------------------------------------------------------- a training
 
 
 class KilledError(Exception):

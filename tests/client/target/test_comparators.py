@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from client_builders import CPU, Spy, make_vectors
+from client_builders import CPU, Spy, StoppedError, make_vectors
 from method_builders import encoder_of, ids, make_task, numbers, own_of, plain_hazards, plus
 
 import fedsteph.client.target.comparators
@@ -26,10 +26,6 @@ def comparing(folder, names, *settings, **site):
     common = make_vectors(task.recipe, len(TOGETHER), scale=0.2)
     task.globals.update(zip(TOGETHER, common.values(), strict=True))
     return task
-
-
-class StoppedError(Exception):
-    pass
 
 
 def test_every_comparator_has_a_method_and_only_the_pool_is_more():

@@ -66,9 +66,6 @@ def ear():
     epoch_log._listeners.remove(own)
 
 
-# ---------------------------------------------------------------- files
-
-
 def test_event_files_hold_what_was_told(tmp_path):
     with to_tensorboard(tmp_path / "new" / "logs"):
         for epoch in (1, 2, 3):
@@ -163,8 +160,6 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
 def test_an_installed_package_is_no_problem():
     assert require_tensorboard("--tensorboard") is None
 
-
-# ---------------------------------------------------------------- what a training tells
 
 COHORT = make_cohort([3, 5, 2, 4, 6, 3], seed=2)
 
@@ -272,9 +267,6 @@ def test_a_loss_that_is_not_finite_is_told_to_nobody(ear):
     with pytest.raises(TrainingError, match="not finite"):
         train(model, COHORT, config(), "local")
     assert ear.heard == []
-
-
-# ---------------------------------------------------------------- a site
 
 
 @pytest.mark.parametrize("state", ["fedsteph-state", "own"])

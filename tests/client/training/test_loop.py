@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, ON_CPU, SMALL, MemoryCohort, Spy, equal, make_cohort, state_of
+from client_builders import CPU, ON_CPU, SMALL, MemoryCohort, Spy, StoppedError, equal, make_cohort, state_of
 from damage import flipped
 from each_case import each
 from killed_training import CONFIG, SIZES, train
@@ -34,10 +34,6 @@ from fedsteph.common.model.abmil import ABMIL, untrained_model
 
 HERE = Path(__file__).parent
 SIXTEEN = [1, 9, 4, 7, 2, 8, 3, 5, 6, 9, 1, 4, 7, 3, 2, 8]
-
-
-class StoppedError(Exception):
-    pass
 
 
 def train_with(model: torch.nn.Module, cohort, config: TrainingConfig, forward=None, **options) -> None:

@@ -7,7 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, ON_CPU, MemoryCohort, Spy, equal, m0_of, make_cohort, make_recipe, plain_c, state_of
+from client_builders import (
+    CPU,
+    ON_CPU,
+    MemoryCohort,
+    Spy,
+    StoppedError,
+    equal,
+    m0_of,
+    make_cohort,
+    make_recipe,
+    plain_c,
+    state_of,
+)
 from each_case import each
 
 import fedsteph.client.training.checkpoint
@@ -150,10 +162,6 @@ def test_a_cohort_with_next_to_no_events_has_finite_hazards(events):
     model = train(recipe_of("training.loss=cox"), cohort)
     hazards = predict_hazards(model, cohort, CPU)
     assert np.isfinite(hazards).all() and hazards.min() > 0 and hazards.max() < 0.5 and not model.training
-
-
-class StoppedError(Exception):
-    pass
 
 
 def counted(stop_at: int | None = None):

@@ -78,9 +78,7 @@ def test_what_is_not_a_number_is_refused_in_json(tmp_path: Path, value: Any) -> 
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
-def test_files_of_earlier_versions_are_read_with_one_warning_a_process(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_files_of_earlier_versions_are_read_with_one_warning_a_process(tmp_path, caplog) -> None:
     tell_of_old_files.cache_clear()
     (tmp_path / "f.json").write_text(json.dumps(CONTENT, indent=2) + "\n")
     np.savez(tmp_path / "f.npz", **ARRAYS)  # type: ignore[arg-type]

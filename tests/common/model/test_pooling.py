@@ -108,9 +108,7 @@ def test_the_gradient_under_one_draw_is_the_slope_of_the_value(p: float) -> None
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_recomputed_gradients_are_the_kept_ones_bit_for_bit(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, n: int
-) -> None:
+def test_recomputed_gradients_are_the_kept_ones_bit_for_bit(monkeypatch, dtype, n) -> None:
     theta, bag, dropout = weights(dtype=dtype), bag_of(n, dtype=dtype), GateDropout.drawn(0.25)
     found = []
     for above in (NEVER, ALWAYS, n, n - 1):
@@ -131,9 +129,6 @@ def test_pieces_do_not_share_a_draw() -> None:
     torch.testing.assert_close(alike, torch.full_like(alike, 1 / (4 * PIECE)))
     rows = pool(theta, bag, GateDropout.drawn(0.4))[1].reshape(4, PIECE)
     assert not any(torch.allclose(rows[i], rows[j]) for i in range(4) for j in range(i))
-
-
-# ---------------------------------------------------------------- extreme scores
 
 
 def scoring(scores: Tensor, shift: float = 0.0) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -221,9 +216,6 @@ def test_the_order_of_instances_does_not_matter() -> None:
     torch.testing.assert_close(z_mixed, z, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(attention_mixed, attention[order], rtol=1e-12, atol=0)
     require_close(gradients(theta, z_mixed), gradients(theta, z), 1e-12)
-
-
-# ---------------------------------------------------------------- autograd
 
 
 @both_ways
@@ -315,8 +307,6 @@ def test_a_second_derivative_is_refused() -> None:
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
-
-# ---------------------------------------------------------------- memory
 
 ONE_FLOAT = 4
 ACTIVATIONS = SMALL.embed + 2 * SMALL.attention  # floats that a kept instance takes

@@ -235,9 +235,7 @@ def _overlong(length: int, number: int) -> Callable[[list[bytes]], list[bytes]]:
         (lambda lines: chain([Event("all is well")] * 6), ""),
     ],
 )
-def test_dropped_added_reordered_and_rewritten_lines_are_found(
-    written: Path, folder: Path, change: Callable[[list[bytes]], list[bytes]], line: str
-) -> None:
+def test_dropped_added_reordered_and_rewritten_lines_are_found(written, folder, change, line) -> None:
     store(folder, change(raw(written)))
     with pytest.raises(AuditError) as caught:
         verify(folder)
@@ -247,9 +245,7 @@ def test_dropped_added_reordered_and_rewritten_lines_are_found(
 @each("length", [8191, 8192, 8193, 9000, 16_384, 20_000])
 @each("number", [1, 3, 4, 5])
 @each("end", [b"", b"\n"])
-def test_an_append_does_not_hide_an_overlong_line(
-    written: Path, tmp_path: Path, length: int, number: int, end: bytes
-) -> None:
+def test_an_append_does_not_hide_an_overlong_line(written, tmp_path, length, number, end) -> None:
     """It refuses, or, as it reads the log's end alone, adds its line behind all that is there."""
     folder = Path(shutil.copytree(written, tmp_path / "audit", dirs_exist_ok=True))
     store(folder, _with(b"x" * length + end, number, raw(folder)))
@@ -327,9 +323,7 @@ def test_a_head_that_does_not_fit_is_found(folder: Path, head: str) -> None:
 @pytest.mark.parametrize(
     "change", [_dropped(5), _replaced(5), lambda lines: [*lines[:-1], b"rubbish\n"], lambda lines: []]
 )
-def test_nothing_is_added_to_an_end_that_does_not_hold(
-    folder: Path, change: Callable[[list[bytes]], list[bytes]]
-) -> None:
+def test_nothing_is_added_to_an_end_that_does_not_hold(folder, change) -> None:
     store(folder, change(raw(folder)))
     before = (folder / FILE).read_bytes()
     with pytest.raises(AuditError):
@@ -363,9 +357,7 @@ def crash_before_head(folder: Path, event: Event, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("lines_before", [0, 2])
-def test_a_crash_in_the_middle_of_a_line_is_mended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_before: int
-) -> None:
+def test_a_crash_in_the_middle_of_a_line_is_mended(tmp_path, monkeypatch, lines_before) -> None:
     """At every third byte of the line; the head was not written yet. Every whole line stays."""
     log = AuditLog(tmp_path)
     for event in EVENTS[:lines_before]:
@@ -388,9 +380,7 @@ def test_a_crash_in_the_middle_of_a_line_is_mended(
 
 
 @pytest.mark.parametrize("lines_before", [0, 1, 5])
-def test_a_crash_between_line_and_head_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_before: int
-) -> None:
+def test_a_crash_between_line_and_head_loses_nothing(tmp_path, monkeypatch, lines_before) -> None:
     log = AuditLog(tmp_path)
     for event in EVENTS[:lines_before]:
         log.append(event)
@@ -401,9 +391,7 @@ def test_a_crash_between_line_and_head_loses_nothing(
     assert [found.event for found in read_lines(tmp_path)] == [*EVENTS[:lines_before], EVENTS[1], EVENTS[2]]
 
 
-def test_a_crash_before_the_very_first_line_leaves_an_empty_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_before_the_very_first_line_leaves_an_empty_log(tmp_path, monkeypatch) -> None:
     """Without a file, with the head alone, and with the log opened and not yet written."""
 
     def crash(*_: object) -> None:
@@ -428,9 +416,7 @@ def test_a_crash_before_the_very_first_line_leaves_an_empty_log(
 
 
 @pytest.mark.parametrize(("lines_before", "heads_left"), [(0, 0), (0, 1), (1, 0), (5, 0)])
-def test_a_disk_that_stays_full_under_the_head_breaks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_before: int, heads_left: int
-) -> None:
+def test_a_disk_that_stays_full_under_the_head_breaks_nothing(tmp_path, monkeypatch, lines_before, heads_left) -> None:
     """The head falls one line behind and never two: while it cannot be written, nothing more is added.
 
     Before the very first line a head is written as well: without room for it, there is no line at all.

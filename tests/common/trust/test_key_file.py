@@ -209,9 +209,7 @@ SIGN_LINE = encode(SIGN_SECRET, IDENTITY.sign_seed)
         *("commented out", "space before", "space after", "public", "PEM", "not ASCII", "not UTF-8", "bytes"),
     ],
 )
-def test_a_file_that_is_not_one_key_is_refused_and_not_repeated(
-    paths: tuple[Path, Path], content: bytes, said: str
-) -> None:
+def test_a_file_that_is_not_one_key_is_refused_and_not_repeated(paths, content, said) -> None:
     paths[0].write_bytes(content)
     with pytest.raises((KeyFileError, KeyFormatError), match=re.escape(said)) as caught:
         read_identity(*paths)

@@ -74,9 +74,7 @@ def holding(*values: float) -> TaskVector:
     ],
 )
 @each("sign", [1, -1])
-def test_a_number_beyond_the_range_is_refused_by_tensor_with_the_remedy(
-    dtype: Dtype, fits: float, beyond: float, remedy: str, sign: int
-) -> None:
+def test_a_number_beyond_the_range_is_refused_by_tensor_with_the_remedy(dtype, fits, beyond, remedy, sign) -> None:
     found = in_dtype(holding(sign * fits), dtype)
     assert bool(found.flat().isfinite().all())
     with pytest.raises(VectorRangeError) as caught:
@@ -192,9 +190,7 @@ def test_what_is_no_number_has_no_directions(value: float) -> None:
     ("dtype", "size", "remedy"),
     [("float16", 6e4, "sharing.dtype to bfloat16"), ("float32", 3e38, "sharing.rank to null")],
 )
-def test_a_factor_beyond_the_range_is_refused_although_its_matrix_is_not(
-    dtype: Dtype, size: float, remedy: str
-) -> None:
+def test_a_factor_beyond_the_range_is_refused_although_its_matrix_is_not(dtype, size, remedy) -> None:
     vector = dataclasses.replace(A, tensors={**A.tensors, "embed.weight": torch.full((6, 7), size)})
     assert bool(received(vector, SharingConfig(dtype)).flat().isfinite().all())
     with pytest.raises(VectorRangeError, match=r"tensor embed\.weight\.left: .* beyond the range") as caught:

@@ -486,9 +486,6 @@ def test_every_flipped_bit_of_the_header_is_refused(bit: int) -> None:
         assert accepted(bytes(flipped)) is None, position
 
 
-# ---------------------------------------------------------------- a part of a vector
-
-
 RANK_1 = SharingConfig(rank=1)  # of (2, 3) and (4, 2): 5 numbers for 6, and 6 for 8
 FACTORED = write_vector(VECTOR, RANK_1)
 FACTORS = safetensors.torch.load(FACTORED)

@@ -46,9 +46,6 @@ def server(tmp_path, tls):
     return ServerFile.open(tmp_path)
 
 
-# ---------------------------------------------------------------- prepare
-
-
 def test_a_run_folder_is_prepared(server, tls):
     with web(tls) as address:
         made = prepare(replace(server, superlink=address), configuration(*GOOD))
@@ -109,9 +106,6 @@ def test_the_command_needs_configuration_and_roster(refused, server, tmp_path, m
 )
 def test_the_command_ends_with_1_for_a_users_fault(refused, server, tmp_path, words, told):
     assert told in refused("run", tmp_path, *words) and not (tmp_path / "runs").exists()
-
-
-# ---------------------------------------------------------------- run
 
 
 class FakeFlower:

@@ -77,17 +77,12 @@ def test_secrets_are_the_owners_alone_and_folders_closed(trial):
     assert {modes[path] for path in closed} == {0o700} and not [path for path, mode in modes.items() if mode & 0o022]
 
 
-def test_every_secret_is_another(trial):
+def test_every_secret_is_another_and_in_the_folder_of_its_party_alone(trial):
+    """And none of them is a key that protects vectors: those are made at the sites."""
     secrets = [path.read_bytes() for path in trial.rglob("*") if path.suffix in (".key", ".secret")]
     assert len(set(secrets)) == len(secrets)
-
-
-def test_no_key_that_protects_vectors_is_made(trial):
     assert not [path for path in trial.rglob("*") if path.match("*.sign.key") or path.match("*.seal.key")]
     assert not [name for name, text in texts(trial).items() if "fedsteph-sign-" in text or "fedsteph-seal-" in text]
-
-
-def test_what_a_site_gets_holds_no_other_partys_secret(trial):
     own = {name: texts(trial / "sites" / name) for name in SITES}
     others = {**texts(trial / "ca"), **texts(trial / "server")}
     for name in SITES:
@@ -389,35 +384,28 @@ def test_flower_env_names_no_home(trial):
     assert len(found) == 1 + len(SITES) and not [text for text in found if "FLWR_HOME" in text]
 
 
-def test_how_the_superlink_starts(started):
-    assert started("server/start-superlink.sh").splitlines()[0] == (
-        "flower-superlink --host 127.0.0.1 --port 9091"
+def test_how_every_party_starts(started):
+    secret = "--superexec-auth-secret-file superexec.secret"
+    expected = {
+        "server/start-superlink.sh": "flower-superlink --host 127.0.0.1 --port 9091"
         " --ssl-ca-certfile ca.crt --ssl-certfile server.crt --ssl-keyfile server.key"
-        " --enable-supernode-auth --database superlink.db"
-        " --isolation process --superexec-auth-secret-file superexec.secret"
-        " --disable-runtime-dependency-installation in TRIAL/server umask 0077"
-    )
-
-
-def test_how_the_serverapp_runner_starts(started):
-    assert started("server/start-superexec.sh").splitlines()[0] == (
-        "flower-superexec --runtime-api-address 127.0.0.1:9091 --root-certificates ca.crt"
-        " --superexec-auth-secret-file superexec.secret in TRIAL/server umask 0077"
-    )
-
-
-@pytest.mark.parametrize(("site", "port"), [("kirp", 9094), ("kirc", 9095), ("kich", 9096)])
-def test_how_a_site_starts(started, site, port):
-    assert started(f"sites/{site}/start-supernode.sh").splitlines()[0] == (
-        "flower-supernode --superlink fl.example.org:9092 --root-certificates ca.crt"
-        f' --auth-supernode-private-key auth.key --node-config site-config="TRIAL/sites/{site}/site.yaml"'
-        " --isolation process --superexec-auth-secret-file superexec.secret"
-        f" --host 127.0.0.1 --port {port} in TRIAL/sites/{site} umask 0077"
-    )
-    assert started(f"sites/{site}/start-superexec.sh").splitlines()[0] == (
-        f"flower-superexec --runtime-api-address 127.0.0.1:{port} --insecure"
-        f" --superexec-auth-secret-file superexec.secret in TRIAL/sites/{site} umask 0077"
-    )
+        f" --enable-supernode-auth --database superlink.db --isolation process {secret}"
+        " --disable-runtime-dependency-installation",
+        "server/start-superexec.sh": "flower-superexec --runtime-api-address 127.0.0.1:9091 --root-certificates ca.crt"
+        f" {secret}",
+    }
+    for site, port in (("kirp", 9094), ("kirc", 9095), ("kich", 9096)):
+        expected[f"sites/{site}/start-supernode.sh"] = (
+            "flower-supernode --superlink fl.example.org:9092 --root-certificates ca.crt"
+            f' --auth-supernode-private-key auth.key --node-config site-config="TRIAL/sites/{site}/site.yaml"'
+            f" --isolation process {secret} --host 127.0.0.1 --port {port}"
+        )
+        expected[f"sites/{site}/start-superexec.sh"] = (
+            f"flower-superexec --runtime-api-address 127.0.0.1:{port} --insecure {secret}"
+        )
+    for script, words in expected.items():
+        folder = script.rpartition("/")[0]
+        assert started(script).splitlines()[0] == f"{words} in TRIAL/{folder} umask 0077"
 
 
 @pytest.mark.parametrize("refused", [None, "kirc"])

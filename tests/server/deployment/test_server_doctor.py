@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -79,10 +78,12 @@ def test_a_trial_without_a_proxy(folder, examine):
     assert code == 0 and "proxy" not in checks
 
 
-def test_the_same_again_says_the_same(cli, folder):
+def test_the_same_again_says_the_same(folder, examine):
+    """A look at the port, too, does not take it."""
+
     def stable():
-        checks = json.loads(cli("doctor", "server", folder, "--before-start", "--json")[1])["checks"]
-        return [check for check in checks if check["name"] not in ("memory", "disk of runs")]
+        checks = examine(folder, "--before-start")[1].values()
+        return [check for check in checks if check.name not in ("memory", "disk of runs")]
 
     assert stable() == stable()
 
@@ -168,15 +169,13 @@ def test_a_fault_is_found(folder, examine, fault):
     assert (code, checks[name].verdict) == (1, "FAIL") and told in checks[name].found and checks[name].remedy
 
 
-def test_how_long_ago_a_certificate_expired(folder, examine):
-    reissue(tls_of(folder), valid=timedelta(days=-3, hours=-1))
-    assert "expired 3 days ago" in examine(folder, "--before-start")[1]["certificate"].found
-
-
 def test_a_certificate_that_ends_soon_passes_and_says_so(folder, examine):
+    """And one that has ended, since when."""
     reissued(folder, 20, *LOOPBACK_NAMES)
     found = examine(folder, "--before-start")[1]["certificate"]
     assert (found.verdict, "renew it soon" in found.found) == ("PASS", True)
+    reissue(tls_of(folder), valid=timedelta(days=-3, hours=-1))
+    assert "expired 3 days ago" in examine(folder, "--before-start")[1]["certificate"].found
 
 
 def test_a_busy_port(folder, examine):
@@ -185,10 +184,6 @@ def test_a_busy_port(folder, examine):
         code, checks = examine(folder, "--before-start")
     assert (code, checks["port"].verdict) == (1, "FAIL") and "Address already in use" in checks["port"].found
     assert "ss -ltnp" in str(checks["port"].remedy)
-
-
-def test_looking_at_the_port_does_not_take_it(folder, examine):
-    assert examine(folder, "--before-start")[1]["port"] == examine(folder, "--before-start")[1]["port"]
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
@@ -208,20 +203,15 @@ def test_a_superlink_that_does_not_run(folder, examine):
         assert checks[name].verdict == "FAIL" and "nothing answers there" in checks[name].found and checks[name].remedy
 
 
-def test_a_proxy_without_its_superlink(folder, examine):
+def test_a_proxy_without_its_superlink_and_one_that_lets_too_little_through(folder, examine):
     tls = tls_of(folder)
-    with web(tls) as superlink, web(tls, 502) as proxy:
-        rewrite(folder, superlink=superlink, address=proxy)
+    with web(tls) as superlink, web(tls, 502) as away, web(tls, 404) as closed:
+        rewrite(folder, superlink=superlink, address=away)
         code, checks = examine(folder)
+        rewrite(folder, address=closed)
+        assert "lets /v1/fleet/ through" in str(examine(folder)[1]["proxy"].remedy)
     assert (code, checks["superlink"].verdict, checks["proxy"].verdict) == (1, "PASS", "FAIL")
     assert "HTTP 502" in checks["proxy"].found
-
-
-def test_a_proxy_that_lets_too_little_through(folder, examine):
-    tls = tls_of(folder)
-    with web(tls) as superlink, web(tls, 404) as proxy:
-        rewrite(folder, superlink=superlink, address=proxy)
-        assert "lets /v1/fleet/ through" in str(examine(folder)[1]["proxy"].remedy)
 
 
 @pytest.mark.parametrize("name", ["absent", "."])

@@ -23,10 +23,12 @@ from fedsteph.simulations.attacks.poisoned_federation import SOURCES
 HEAVY = {"torch", "flwr", "ray", "pandas", "scipy", "matplotlib", "lifelines", "sklearn"}
 CALLS = """
 import json, sys
+from typer.main import get_command
 from fedsteph.__main__ import app
+command = get_command(app)
 for words in json.loads(sys.argv[1]):
     try:
-        app(words, standalone_mode=False)
+        command(words, standalone_mode=False)
     except SystemExit as ended:
         assert not ended.code
 print("modules:", *sys.modules)

@@ -390,7 +390,7 @@ NOT_TEXT_IN_YAML = ["no", "null", "1e5", "007", "0x1f", "1_0", "2020-01-01"]
 names = st.from_regex(SITE_NAME, fullmatch=True) | st.sampled_from(NOT_TEXT_IN_YAML)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     st.lists(names, unique=True, max_size=4),
     st.floats(0, 1, exclude_min=True),

@@ -336,7 +336,8 @@ def test_pictures_are_the_same_bytes_in_another_process_of_another_user_elsewher
     )
     folder = Path(__file__).parent
     root = folder.parents[2]
-    environment = {"PYTHONHASHSEED": "7", "PYTHONPATH": f"{folder}:{root}", "HOME": str(tmp_path), "USER": "somebody"}
+    path = f"{folder}:{root / 'tests/builders'}:{root}"
+    environment = {"PYTHONHASHSEED": "7", "PYTHONPATH": path, "HOME": str(tmp_path), "USER": "somebody"}
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert found.stdout.split() == [hashlib.sha256(bytes_of(kind)).hexdigest() for kind in ("svg", "png")]

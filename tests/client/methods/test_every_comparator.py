@@ -21,21 +21,21 @@ EXPORT = Path(__file__).resolve().parents[4] / "shared" / "data" / "export.py"
 @pytest.mark.cohorts
 @pytest.mark.skipif(not EXPORT.is_file(), reason="the real cohorts are not beside this checkout")
 def test_every_comparator_on_real_cohorts(tmp_path):
-    """A vector of a part of KIRP at a part of SKCM: 64-wide bags, one fold, two inner ones, two rounds of averaging."""
-    words = ["--cohorts", "skcm,kirp", "--hospitals", "4", "--width", "64", "--out", tmp_path / "sites"]
+    """KIRP's vector at SKCM: 64-wide bags, one fold, two inner ones, two rounds of averaging."""
+    words = ["--cohorts", "skcm,kirp", "--width", "64", "--out", tmp_path / "sites"]
     subprocess.run([sys.executable, EXPORT, *words], check=True, capture_output=True)
     settings = [
         *("model.embed=16", "model.attention=12", "training.epochs=1", "steph.inner_folds=2", "steph.gamma=0"),
         *("steph.epochs=1", "evaluation.folds=1", "evaluation.bootstrap=20", "comparators.rounds=2"),
-        *(f"comparators.methods=[{','.join(COMPARATORS)}]", "federation.targets=[skcm-0]"),
+        *(f"comparators.methods=[{','.join(COMPARATORS)}]", "federation.targets=[skcm]"),
     ]
     config = load_config(None, settings)
-    folder, _ = prepare(tmp_path / "run", config, [tmp_path / "sites" / name for name in ("skcm-0", "kirp-0")])
+    folder, _ = prepare(tmp_path / "run", config, [tmp_path / "sites" / name for name in ("skcm", "kirp")])
     run(folder, "in-process")
     results = read_json(tmp_path / "run" / "results.json")
     assert results["failures"] == []
-    target = results["targets"]["skcm-0"]
-    assert (target["n_patients"], target["n_events"], target["sources"]) == (226, 74, ["kirp-0"])
+    target = results["targets"]["skcm"]
+    assert (target["n_patients"], target["n_events"], target["sources"]) == (226, 74, ["kirp"])
     methods = target["methods"]
     assert methods.keys() == {"local", "steph", "deployed", *COMPARATORS}
     for name, method in methods.items():

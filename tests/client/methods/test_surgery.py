@@ -103,7 +103,7 @@ def test_the_merged_model_s_loss_and_hazards_go_through_it(tmp_path):
 
 def test_training_brings_the_corrected_vectors_nearer_to_the_local_model_s(tmp_path):
     """Than those of the same merge without an adapter."""
-    task = make_task(tmp_path, "training.epochs=40", "training.lr=0.02", "comparators.gamma=0", n_sources=2)
+    task = make_task(tmp_path, "training.epochs=20", "training.lr=0.04", "comparators.gamma=0", n_sources=2)
     local, apart = numbers(task.local.encoder_state()), {}
     for name in ("adamerging", "surgery"):
         model, distances = METHODS[name](task, silent).model, []

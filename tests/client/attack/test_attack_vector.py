@@ -40,7 +40,7 @@ HEART = (
     "training.batch_bags=32",
     "model.embed=24",
     "evaluation.folds=3",
-    "evaluation.bootstrap=30",
+    "evaluation.bootstrap=100",
 )
 SETTINGS = [part for setting in (*TINY, *HEART) for part in ("--set", setting)]
 # Noise of 50 and of 1 on one sum: an epsilon of 0.08, and of 4.4, at 1e-5.

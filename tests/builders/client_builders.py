@@ -36,6 +36,13 @@ class StoppedError(Exception):
     """Ends a training where a test says so."""
 
 
+class Held:
+    """A saved tensor that tells when it is let go."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
 class MemoryCohort(Cohort):
     """A cohort whose bags are given and not read."""
 

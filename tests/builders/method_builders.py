@@ -159,6 +159,15 @@ def plain_nll(hazards: np.ndarray, t: float, e: int, alpha: float) -> float:
     return -(1.0 - alpha) * np.log(max(survival[y], 1e-7))
 
 
+def by_projection(merged: np.ndarray, target: np.ndarray, energy: float = 0.95) -> tuple[float, int]:
+    """SAR and rank by a singular value decomposition and a projection matrix, without eigenvectors of ``M M^T``."""
+    vectors, singular, _ = np.linalg.svd(merged)
+    values = np.cumsum(singular**2)
+    k = next(k for k in range(1, len(values) + 1) if values[k - 1] >= energy * values[-1])
+    projection = vectors[:, :k] @ vectors[:, :k].T
+    return float(np.linalg.norm(projection @ target) / np.linalg.norm(target)), k
+
+
 def plain_logsumexp(w: np.ndarray) -> float:
     return float(np.log(np.exp(np.asarray(w, dtype=np.float64)).sum()))
 

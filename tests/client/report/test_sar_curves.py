@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from client_builders import m0_of, make_recipe, make_vectors
 from each_case import each
+from method_builders import by_projection
 from report_builders import WHO, drawn, heading, lines_by_label, squeezed
 
 from fedsteph.client.methods.alignment import alignment
@@ -22,15 +23,6 @@ ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"
 KNOWN = pytest.mark.parametrize(("name", "sar", "rank"), [("a", 0.98254106, 6), ("b", 0.97611067, 5), ("c", 1.0, 1)])
 LAYERS = ("embed.weight", "attention_V.weight", "attention_U.weight")
 SOURCES = ("site-b", "site-c")
-
-
-def by_projection(merged: np.ndarray, target: np.ndarray) -> tuple[float, int]:
-    """SAR and rank by a singular value decomposition and a projection matrix."""
-    vectors, singular, _ = np.linalg.svd(merged)
-    energy = np.cumsum(singular**2)
-    k = next(k for k in range(1, len(energy) + 1) if energy[k - 1] >= 0.95 * energy[-1])
-    projection = vectors[:, :k] @ vectors[:, :k].T
-    return float(np.linalg.norm(projection @ target) / np.linalg.norm(target)), k
 
 
 @KNOWN

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, ON_CPU, SMALL, MemoryCohort, Spy, StoppedError, equal, make_cohort, state_of
+from client_builders import CPU, ON_CPU, SMALL, Held, MemoryCohort, Spy, StoppedError, equal, make_cohort, state_of
 from damage import flipped
 from each_case import each
 from killed_training import CONFIG, SIZES, train
@@ -184,13 +184,6 @@ def test_a_remainder_is_dropped_only_beside_a_full_batch(monkeypatch, n, drop_la
     config = TrainingConfig(epochs=2, batch_bags=16, drop_last=drop_last)
     train_with(untrained_model(SMALL, 0), make_cohort([2] * n), config)
     assert [[len(step) for step in call.args[1]] for call in spy.calls] == [expected] * 2
-
-
-class Held:
-    """A saved tensor that tells when it is let go."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
 
 
 def peak_saved_bytes(cohort: MemoryCohort, batch_bags: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from client_builders import CPU, SMALL, make_cohort, state_of
+from client_builders import CPU, SMALL, Held, make_cohort, state_of
 from each_case import each
 
 from fedsteph.client.training.batch import Batch, batches
@@ -189,13 +189,6 @@ def test_a_step_without_event_teaches_cox_nothing_but_the_penalty(with_penalty):
         wanted = 2 * before.head.bias if with_penalty and name == "head.bias" else torch.zeros_like(gradient)
         torch.testing.assert_close(gradient, wanted.detach(), rtol=1e-6, atol=1e-9)
     assert state_of(model).keys() == state_of(before).keys()
-
-
-class Held:
-    """A saved tensor that tells when it is let go."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
 
 
 @each("with_penalty", [False, True])

@@ -466,11 +466,26 @@ def changed(request: Any, **recipe: Any) -> RecordDict:
 
 
 BAD_REQUESTS = [
-    *({"training__epochs": 10**9}, {"training__epochs": 0}, {"steph__variant": "evil"}, {"steph__method": "average"}),
-    *({"steph__output": "softmax"}, {"steph__gamma": "best"}, {"model__head_bias": "other"}, {"evaluation__folds": 21}),
-    *({"method": "fedavg"}, {"id": None}, {"training__lr": 50.0}, {"training__epochs": "2"}, {"training__seeds": 1}),
-    *({"model__width": 10**7}, {"model__m0_sha256": "../../x"}, {"steph__K": 0}, {"evaluation__folds": 0}),
-    *({"every_fold": "yes"}, {"command": "rm"}, {"recipe": None}),
+    {"training__epochs": 10**9},
+    {"training__epochs": 0},
+    {"steph__variant": "evil"},
+    {"steph__method": "average"},
+    {"steph__output": "softmax"},
+    {"steph__gamma": "best"},
+    {"model__head_bias": "other"},
+    {"evaluation__folds": 21},
+    {"method": "fedavg"},
+    {"id": None},
+    {"training__lr": 50.0},
+    {"training__epochs": "2"},
+    {"training__seeds": 1},
+    {"model__width": 10**7},
+    {"model__m0_sha256": "../../x"},
+    {"steph__K": 0},
+    {"evaluation__folds": 0},
+    {"every_fold": "yes"},
+    {"command": "rm"},
+    {"recipe": None},
 ]
 
 
@@ -703,10 +718,14 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
     federation.send(MERGE, Merge(RUN, RECIPE, 250.0), {"P001": b"x", "b": b"x"})
     found = federation.audited()
     assert [(e.event, e.decision, e.peer, e.reason) for e in found] == [
-        *((HELLO, "allowed", None, None), (LOCAL, "allowed", None, None)),
+        (HELLO, "allowed", None, None),
+        (LOCAL, "allowed", None, None),
         ("privacy.spend", "allowed", None, "no bound: a vector left that was trained without differential privacy"),
-        *(("vector.seal", "allowed", "b", None), (SHARE, "allowed", None, None), ("vector.open", "allowed", "b", None)),
-        *((MERGE, "allowed", None, None), ("vector.open", "refused", None, "UnknownSenderError")),
+        ("vector.seal", "allowed", "b", None),
+        (SHARE, "allowed", None, None),
+        ("vector.open", "allowed", "b", None),
+        (MERGE, "allowed", None, None),
+        ("vector.open", "refused", None, "UnknownSenderError"),
         ("vector.open", "refused", "b", "MalformedEnvelopeError"),
         (MERGE, "refused", None, "EnvelopeError"),
     ]

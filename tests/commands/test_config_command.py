@@ -180,7 +180,9 @@ def test_the_study_reads_back_and_its_rows_may_have_another_preset(cli: Any, pre
 def test_every_example_is_of_a_key_that_must_be_given() -> None:
     required = {key.path for file in (SITE, SERVER, study_file()) for key in every(file.keys) if key.required}
     assert required == {
-        *("superlink", "address", "variants.NAME.method"),
+        "superlink",
+        "address",
+        "variants.NAME.method",
         *(f"federation.{name}" for name in ("roster", "roster_sha256", "sign_key", "seal_key")),
     }
 

@@ -198,9 +198,12 @@ def foreign_record(message):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        *((raising, "its app raised an exception"), (refusing, "data did not pass its check")),
-        *((empty, "not a fedsteph message"), (with_body("{}", version=0), "protocol version 0")),
-        *((wrong_reply, "expected a TrainLocalReply"), (not_json, "not a TrainLocalReply")),
+        (raising, "its app raised an exception"),
+        (refusing, "data did not pass its check"),
+        (empty, "not a fedsteph message"),
+        (with_body("{}", version=0), "protocol version 0"),
+        (wrong_reply, "expected a TrainLocalReply"),
+        (not_json, "not a TrainLocalReply"),
         (foreign_record, "not a fedsteph message"),
         (with_body('{"Refusal": {"kind": "x", "reason": "' + "y" * 1000 + '"}}'), "not a TrainLocalReply"),
     ],
@@ -578,7 +581,10 @@ KINDS = [
     ("ForgedEnvelopeError", "the envelope's signature is not its sender's (ForgedEnvelopeError)"),
     ("StorageError", "the site could not read or write its disk, and its log has the details (StorageError)"),
     ("InternalError", "an unforeseen error happened at the site; its log has the details (InternalError)"),
-    *((HOSTILE, UNKNOWN), ("dataerror", UNKNOWN), ("", UNKNOWN), ("__class__", UNKNOWN)),
+    (HOSTILE, UNKNOWN),
+    ("dataerror", UNKNOWN),
+    ("", UNKNOWN),
+    ("__class__", UNKNOWN),
 ]
 
 

@@ -22,7 +22,11 @@ from fedsteph.common.errors import DataError, FeatureFileError
 
 X = features(50, 4)
 LAYOUTS: tuple[dict[str, Any], ...] = (
-    *({}, {"chunks": (1, 4)}, {"chunks": (16, 4)}, {"chunks": (16, 3)}, {"chunks": (16, 4), "compression": "gzip"}),
+    {},
+    {"chunks": (1, 4)},
+    {"chunks": (16, 4)},
+    {"chunks": (16, 3)},
+    {"chunks": (16, 4), "compression": "gzip"},
     {"chunks": (10, 2), "shuffle": True, "fletcher32": True, "compression": "lzf"},
     {"chunks": (7, 4), "maxshape": (None, 4), "libver": "latest"},
     {"chunks": (60, 4), "maxshape": (None, 4), "libver": "latest", "fletcher32": True},

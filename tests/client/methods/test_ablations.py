@@ -22,7 +22,11 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 # Softplus keeps every w alive, so that each bag really mixes.
 QUICK = (
-    *("training.lr=0.02", "training.epochs=2", "model.n_bins=4", "steph.output=softplus", "steph.K=2"),
+    "training.lr=0.02",
+    "training.epochs=2",
+    "model.n_bins=4",
+    "steph.output=softplus",
+    "steph.K=2",
     "steph.gamma_grid=[0.05]",
 )
 N = 4

@@ -25,9 +25,17 @@ def test_every_comparator_on_real_cohorts(tmp_path):
     words = ["--cohorts", "skcm,kirp", "--width", "64", "--out", tmp_path / "sites"]
     subprocess.run([sys.executable, EXPORT, *words], check=True, capture_output=True)
     settings = [
-        *("model.embed=16", "model.attention=12", "training.epochs=1", "steph.inner_folds=2", "steph.gamma=0"),
-        *("steph.epochs=1", "evaluation.folds=1", "evaluation.bootstrap=20", "comparators.rounds=2"),
-        *(f"comparators.methods=[{','.join(COMPARATORS)}]", "federation.targets=[skcm]"),
+        "model.embed=16",
+        "model.attention=12",
+        "training.epochs=1",
+        "steph.inner_folds=2",
+        "steph.gamma=0",
+        "steph.epochs=1",
+        "evaluation.folds=1",
+        "evaluation.bootstrap=20",
+        "comparators.rounds=2",
+        f"comparators.methods=[{','.join(COMPARATORS)}]",
+        "federation.targets=[skcm]",
     ]
     config = load_config(None, settings)
     folder, _ = prepare(tmp_path / "run", config, [tmp_path / "sites" / name for name in ("skcm", "kirp")])

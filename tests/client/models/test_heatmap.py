@@ -248,10 +248,13 @@ def test_what_does_not_fit_together_is_refused(world, tmp_path):
     model, slide = world / "steph.safetensors", world / "S0.h5"
     refusals: list[tuple[Sequence[Any], type[FedstephError], Path]] = [
         ((tmp_path / "none.safetensors", slide), ModelFileError, tmp_path / "none.safetensors"),
-        *(((slide, slide), ModelFileError, slide), ((model, model), FeatureFileError, model)),
+        ((slide, slide), ModelFileError, slide),
+        ((model, model), FeatureFileError, model),
         ((model, tmp_path / "none.h5"), FeatureFileError, tmp_path / "none.h5"),
-        *(((model, wide), WidthError, wide), ((model, slide, [wide]), WidthError, wide)),
-        *(((model, other), EncoderError, other), ((model, slide, [other]), EncoderError, other)),
+        ((model, wide), WidthError, wide),
+        ((model, slide, [wide]), WidthError, wide),
+        ((model, other), EncoderError, other),
+        ((model, slide, [other]), EncoderError, other),
         ((model, tmp_path / "flat.pt"), FeatureFileError, tmp_path / "flat.pt"),
     ]
     for arguments, error, where in refusals:
@@ -333,8 +336,10 @@ def test_every_patch_is_a_closed_tile_with_its_numbers(found):
         assert area == SIDE**2 and feature["properties"]["objectType"] == "tile"
         measured = feature["properties"]["measurements"]
         assert list(measured) == [
-            *("local attention percentile", "local attention"),
-            *("enhanced attention percentile", "enhanced attention"),
+            "local attention percentile",
+            "local attention",
+            "enhanced attention percentile",
+            "enhanced attention",
         ]
         for model in ("local", "enhanced"):
             assert measured[f"{model} attention"] == pytest.approx(found.attention[model][i], rel=1e-8)

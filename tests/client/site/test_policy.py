@@ -169,8 +169,16 @@ def test_the_server_reads_no_update_unless_the_policy_says_so(tmp_path):
 @each(
     ("width", "patients", "weight"),
     [
-        *((10, 0, 10), (10, 1, 10), (10, 14, 10), (10, 16, 10), (10, 37, 30), (10, 1_234, 1_230), (50, 3, 50)),
-        *((50, 74, 50), (50, 76, 50), (50, 137, 100)),
+        (10, 0, 10),
+        (10, 1, 10),
+        (10, 14, 10),
+        (10, 16, 10),
+        (10, 37, 30),
+        (10, 1_234, 1_230),
+        (50, 3, 50),
+        (50, 74, 50),
+        (50, 76, 50),
+        (50, 137, 100),
     ],
 )
 def test_a_site_s_weight_in_an_average_is_rounded_to_its_band(width, patients, weight):
@@ -206,8 +214,15 @@ def test_only_reviewed_recipes_unless_the_policy_says_any(tmp_path):
 @each(
     ("width", "count", "band"),
     [
-        *((10, 0, "below 10"), (10, 9, "below 10"), (10, 10, "10-19"), (10, 19, "10-19"), (10, 37, "30-39")),
-        *((10, 1000, "1000-1009"), (50, 49, "below 50"), (50, 50, "50-99"), (50, 137, "100-149")),
+        (10, 0, "below 10"),
+        (10, 9, "below 10"),
+        (10, 10, "10-19"),
+        (10, 19, "10-19"),
+        (10, 37, "30-39"),
+        (10, 1000, "1000-1009"),
+        (50, 49, "below 50"),
+        (50, 50, "50-99"),
+        (50, 137, "100-149"),
     ],
 )
 def test_counts_leave_as_bands(width, count, band):

@@ -49,11 +49,15 @@ def test_the_audit_log_lies_where_the_site_file_says(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        *(("a", "nam: x\n", "Did you mean 'name'"), ("a", "name: X\n", "name must be like")),
-        *(("a", "name: ../x\n", "name must be like"), ("a", "device: 1\n", "'device' must be text")),
+        ("a", "nam: x\n", "Did you mean 'name'"),
+        ("a", "name: X\n", "name must be like"),
+        ("a", "name: ../x\n", "name must be like"),
+        ("a", "device: 1\n", "'device' must be text"),
         ("a", "data: {feature: f}\n", "Did you mean 'data.features'"),
-        *(("a", "- a\n", "must be a mapping"), ("a", "a: [", "not valid YAML")),
-        *(("Süd", None, "cannot be a site's name"), ("a b", None, "cannot be a site's name")),
+        ("a", "- a\n", "must be a mapping"),
+        ("a", "a: [", "not valid YAML"),
+        ("Süd", None, "cannot be a site's name"),
+        ("a b", None, "cannot be a site's name"),
     ],
 )
 def test_faults_are_named_with_their_file(tmp_path, name, text, message):

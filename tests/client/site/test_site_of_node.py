@@ -62,9 +62,14 @@ def test_a_roster_that_was_changed_after_the_run_was_prepared_is_refused(plan):
 @pytest.mark.parametrize(
     ("node", "run"),
     [
-        *(({}, {}), ({}, {"run-folder": "RUN"}), ({"partition-id": 0}, {}), ({"partition-id": 0}, {"run-folder": ""})),
-        *(({"partition-id": 0}, {"run-folder": "/absent"}), ({"partition-id": "0"}, {"run-folder": "RUN"})),
-        *(({"partition-id": 2}, {"run-folder": "RUN"}), ({"site-config": "/absent/site.yaml"}, {"run-folder": "RUN"})),
+        ({}, {}),
+        ({}, {"run-folder": "RUN"}),
+        ({"partition-id": 0}, {}),
+        ({"partition-id": 0}, {"run-folder": ""}),
+        ({"partition-id": 0}, {"run-folder": "/absent"}),
+        ({"partition-id": "0"}, {"run-folder": "RUN"}),
+        ({"partition-id": 2}, {"run-folder": "RUN"}),
+        ({"site-config": "/absent/site.yaml"}, {"run-folder": "RUN"}),
     ],
 )
 def test_a_node_without_a_site(plan, node, run):

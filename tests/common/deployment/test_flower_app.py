@@ -137,9 +137,15 @@ CHANGES = {
     **{"swapped": swapped, "linked": linked, "linked folder": lambda app: (app / "torch").symlink_to(app.parent)},
 }
 PLANTED = [
-    *("torch.py", "client/data/evil.py", "sitecustomize.py", "deep/er/package/__init__.py"),
-    *("client/site/policy.cpython-311-x86_64-linux-gnu.so", "client/site/__pycache__/policy.cpython-311.pyc"),
-    *("client/site/policy.pyc", "evil.pth", "evil.zip"),
+    "torch.py",
+    "client/data/evil.py",
+    "sitecustomize.py",
+    "deep/er/package/__init__.py",
+    "client/site/policy.cpython-311-x86_64-linux-gnu.so",
+    "client/site/__pycache__/policy.cpython-311.pyc",
+    "client/site/policy.pyc",
+    "evil.pth",
+    "evil.zip",
 ]
 
 

@@ -96,7 +96,10 @@ def test_an_answer_without_success_is_an_error_whatever_the_exit_code(flwr, supe
     ("script", "told"),
     [
         (says("Traceback: something broke"), "something broke"),
-        *((says("{not json}"), "{not json}"), (says("} {"), "} {"), (says("[]"), r"\[\]"), (says("{}"), "{}")),
+        (says("{not json}"), "{not json}"),
+        (says("} {"), "} {"),
+        (says("[]"), r"\[\]"),
+        (says("{}"), "{}"),
         (says({"success": "", "error-message": "odd"}), "odd"),
         ("echo 'permission denied' >&2; exit 3", "permission denied"),
         ("exit 0", "'flwr ls' failed"),

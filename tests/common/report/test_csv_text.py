@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from fedsteph.common.report.csv_text import csv_text
 
 ATTACKS = [
-    *("=1+1", "=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "=", "+", "-x"),
+    "=1+1",
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "=",
+    "+",
+    "-x",
     '=HYPERLINK("http://x")',
 ]
 
@@ -28,7 +37,17 @@ def test_no_text_is_a_formula() -> None:
 
 def test_numbers_stay_numbers() -> None:
     values = [
-        *(-1, -0.5, 1e-300, np.float64(-0.1), np.float32(0.1), np.int64(-3), None, "-0.5", "+3", "-1.2e-5", "-1,234"),
+        -1,
+        -0.5,
+        1e-300,
+        np.float64(-0.1),
+        np.float32(0.1),
+        np.int64(-3),
+        None,
+        "-0.5",
+        "+3",
+        "-1.2e-5",
+        "-1,234",
         "-",
     ]
     expected = ["-1", "-0.5", "1e-300", "-0.1", "0.1", "-3", "", "-0.5", "+3", "-1.2e-5", "-1,234", "-"]

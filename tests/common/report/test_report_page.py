@@ -39,9 +39,16 @@ from fedsteph.common.report.style import COLOURS, DASHES, canvas, encoded, line_
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = [
-    *("<script>alert(1)</script>", '"><img src=x onerror=1>', "' onload='alert(1)", "$x_{", "-->"),
-    *("</pre></table></details></main>", "</title></style><script>alert(1)</script>", "{{ 7 * 7 }}{% raw %}"),
-    *("&lt;b&gt;&amp;", "http://evil.example/?<a href='javascript:alert(1)'>"),
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=1>',
+    "' onload='alert(1)",
+    "$x_{",
+    "-->",
+    "</pre></table></details></main>",
+    "</title></style><script>alert(1)</script>",
+    "{{ 7 * 7 }}{% raw %}",
+    "&lt;b&gt;&amp;",
+    "http://evil.example/?<a href='javascript:alert(1)'>",
 ]
 
 
@@ -124,9 +131,15 @@ def whole(word: str = "word") -> Page:
     table = Table([word, "n"], [[word, "1"], [f"{word} and more", "2"]], word)
     figure = Figure((1, 1))
     blocks = [
-        *(Text(word), Points([word, word]), Code(word), table, replace(table, folded=True)),
+        Text(word),
+        Points([word, word]),
+        Code(word),
+        table,
+        replace(table, folded=True),
         Picture("one", word, figure, note=word, numbers=replace(table, folded=True)),
-        *(Picture("two", word, instead=word), Text(word), Picture("three", word, figure)),
+        Picture("two", word, instead=word),
+        Text(word),
+        Picture("three", word, figure),
     ]
     sections = [Section(word, blocks), Section(word, [], 3), Section(word)]
     return Page(word, word, [word, word], sections, word)
@@ -228,8 +241,20 @@ def test_hostile_words_in_a_figure_are_drawn_and_nothing_else(hostile):
         found.subplots().set_xlabel(hostile)
     root = ElementTree.fromstring(encoded(found, "svg"))
     assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {
-        *("svg", "metadata", "RDF", "Work", "type", "format", "defs", "style"),
-        *("g", "path", "use", "image", "clipPath", "rect"),
+        "svg",
+        "metadata",
+        "RDF",
+        "Work",
+        "type",
+        "format",
+        "defs",
+        "style",
+        "g",
+        "path",
+        "use",
+        "image",
+        "clipPath",
+        "rect",
     }
     assert found.axes[0].get_xlabel() == hostile and found.axes[0].xaxis.label.get_parse_math() is False
     assert found.get_suptitle().replace("\n", "").replace(" ", "") == (2 * hostile).replace(" ", "")

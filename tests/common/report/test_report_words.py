@@ -251,8 +251,14 @@ def test_provenance_has_every_version_seed_and_digest():
     table, code = provenance_section(MANIFEST, "steph:\n  K: 5\n").blocks
     assert isinstance(table, Table)
     assert table.rows == [
-        *(["run", "0123abcd"], ["begun (UTC)", "2026-01-02T03:04:05+00:00"], ["python", "3.11.9"], ["torch", "2.6.0"]),
-        *(["seed of m0", "0"], ["seed of training", "17"], ["digest of recipe", "d" * 64], ["digest of m0", "None"]),
+        ["run", "0123abcd"],
+        ["begun (UTC)", "2026-01-02T03:04:05+00:00"],
+        ["python", "3.11.9"],
+        ["torch", "2.6.0"],
+        ["seed of m0", "0"],
+        ["seed of training", "17"],
+        ["digest of recipe", "d" * 64],
+        ["digest of m0", "None"],
     ]
     assert code == Code("steph:\n  K: 5\n")
 

@@ -205,8 +205,21 @@ SIGN_LINE = encode(SIGN_SECRET, IDENTITY.sign_seed)
         (IDENTITY.sign_seed + b"\x80", "cannot be read as a key file"),
     ],
     ids=[
-        *("empty", "comment alone", "twice", "two keys", "two kinds", "indented comment", "broken line"),
-        *("commented out", "space before", "space after", "public", "PEM", "not ASCII", "not UTF-8", "bytes"),
+        "empty",
+        "comment alone",
+        "twice",
+        "two keys",
+        "two kinds",
+        "indented comment",
+        "broken line",
+        "commented out",
+        "space before",
+        "space after",
+        "public",
+        "PEM",
+        "not ASCII",
+        "not UTF-8",
+        "bytes",
     ],
 )
 def test_a_file_that_is_not_one_key_is_refused_and_not_repeated(paths, content, said) -> None:

@@ -19,8 +19,15 @@ from fedsteph.common.wire.envelope import Context, open_sealed
 FOLDER = Path(__file__).resolve().parents[2] / "vectors" / "envelopes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 ERRORS = {
-    *("WrongKeyError", "WrongRunError", "WrongRecipientError", "WrongModelError", "SwappedEnvelopeError"),
-    *("ForgedEnvelopeError", "AlteredEnvelopeError", "TruncatedEnvelopeError", "MalformedEnvelopeError"),
+    "WrongKeyError",
+    "WrongRunError",
+    "WrongRecipientError",
+    "WrongModelError",
+    "SwappedEnvelopeError",
+    "ForgedEnvelopeError",
+    "AlteredEnvelopeError",
+    "TruncatedEnvelopeError",
+    "MalformedEnvelopeError",
 }
 
 

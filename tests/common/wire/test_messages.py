@@ -165,12 +165,17 @@ def test_the_signature_covers_every_field_the_run_and_the_node() -> None:
     signed = replace(HELLO, signature=signature)
     identity.public.verifier.verify(bytes.fromhex(signature), signed.signed_bytes(ID, 7))
     others = [
-        *(replace(HELLO, site="site-b").signed_bytes(ID, 7), replace(HELLO, software="0.1.1").signed_bytes(ID, 7)),
-        *(replace(HELLO, encoder=None).signed_bytes(ID, 7), replace(HELLO, encoder="null").signed_bytes(ID, 7)),
-        *(replace(HELLO, width=1024).signed_bytes(ID, 7), replace(HELLO, audit="0" * 64).signed_bytes(ID, 7)),
+        replace(HELLO, site="site-b").signed_bytes(ID, 7),
+        replace(HELLO, software="0.1.1").signed_bytes(ID, 7),
+        replace(HELLO, encoder=None).signed_bytes(ID, 7),
+        replace(HELLO, encoder="null").signed_bytes(ID, 7),
+        replace(HELLO, width=1024).signed_bytes(ID, 7),
+        replace(HELLO, audit="0" * 64).signed_bytes(ID, 7),
         HELLO.signed_bytes(replace(ID, federation="breast"), 7),
-        *(HELLO.signed_bytes(replace(ID, run="run-2"), 7), HELLO.signed_bytes(replace(ID, roster_sha256="0" * 64), 7)),
-        *(HELLO.signed_bytes(ID, 8), HELLO.signed_bytes(ID, -7)),
+        HELLO.signed_bytes(replace(ID, run="run-2"), 7),
+        HELLO.signed_bytes(replace(ID, roster_sha256="0" * 64), 7),
+        HELLO.signed_bytes(ID, 8),
+        HELLO.signed_bytes(ID, -7),
     ]
     assert len({*others, HELLO.signed_bytes(ID, 7)}) == len(others) + 1
     for other in others:

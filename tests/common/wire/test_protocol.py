@@ -43,12 +43,19 @@ RECIPE = Recipe(
 )
 REFUSED = Refusal("WrongRunError", "it is of another run", "c")
 MESSAGES = [
-    *(Hello(ID), HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128)),
+    Hello(ID),
+    HelloReply("site-a", "0.1.0", "uni2-h", 1536, "a" * 64, "b" * 128),
     HelloReply("site-a", "0.1.0", None, 1, "0" * 64, "c" * 128),
-    *(TrainLocal(ID, RECIPE, every_fold=True), TrainLocalReply("30-39", "below 10"), TrainLocalReply("50-99", None)),
-    *(Average(ID, RECIPE, "fedprox", 3, 250.0), AverageReply(30), Share(ID, RECIPE, ("a", "b")), ShareReply()),
+    TrainLocal(ID, RECIPE, every_fold=True),
+    TrainLocalReply("30-39", "below 10"),
+    TrainLocalReply("50-99", None),
+    Average(ID, RECIPE, "fedprox", 3, 250.0),
+    AverageReply(30),
+    Share(ID, RECIPE, ("a", "b")),
+    ShareReply(),
     ShareReply((REFUSED, Refusal("StorageError", "the site could not read its disk", "d"))),
-    *(Merge(ID, RECIPE, 250.0), MergeReply(None, None, (), ())),
+    Merge(ID, RECIPE, 250.0),
+    MergeReply(None, None, (), ()),
     MergeReply("30-39", "10-19", (REFUSED,), (Score("local", 0.61), Score("steph", None), Score("deployed", 1.0))),
 ]
 KINDS = [type(message) for message in MESSAGES]
@@ -295,11 +302,17 @@ EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\
     [
         (Refusal, {"kind": "DataError", "reason": "no"}, "kind"),
         (Refusal, {"kind": "DataError", "reason": "no"}, "reason"),
-        *((HelloReply, HELLO, "site"), (HelloReply, HELLO, "software"), (HelloReply, HELLO, "encoder")),
-        *((HelloReply, HELLO, "audit"), (HelloReply, HELLO, "signature"), (ShareReply, {"refused": []}, "refused")),
-        *((MergeReply, MERGED, "refused"), (TrainLocalReply, {"patients": "10-19", "events": "10-19"}, "patients")),
+        (HelloReply, HELLO, "site"),
+        (HelloReply, HELLO, "software"),
+        (HelloReply, HELLO, "encoder"),
+        (HelloReply, HELLO, "audit"),
+        (HelloReply, HELLO, "signature"),
+        (ShareReply, {"refused": []}, "refused"),
+        (MergeReply, MERGED, "refused"),
+        (TrainLocalReply, {"patients": "10-19", "events": "10-19"}, "patients"),
         (TrainLocalReply, {"patients": "10-19", "events": "10-19"}, "events"),
-        *((MergeReply, MERGED, "patients"), (MergeReply, MERGED, "events")),
+        (MergeReply, MERGED, "patients"),
+        (MergeReply, MERGED, "events"),
     ],
 )
 def test_a_site_cannot_write_what_it_likes_at_the_server(kind: type, fields: dict, key: str, text: str) -> None:

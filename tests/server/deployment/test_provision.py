@@ -56,13 +56,38 @@ def texts(folder: Path) -> dict[str, str]:
 def test_the_tree(trial):
     found = {str(path.relative_to(trial)) + "/" * path.is_dir() for path in trial.rglob("*")}
     site = {
-        *("", "state/", "audit/", "flwr/", "site.yaml", "ca.crt", "auth.key", "superexec.secret", "flower.env"),
-        *("start-supernode.sh", "start-superexec.sh", "fedsteph-supernode.service", "fedsteph-clientapp.service"),
+        "",
+        "state/",
+        "audit/",
+        "flwr/",
+        "site.yaml",
+        "ca.crt",
+        "auth.key",
+        "superexec.secret",
+        "flower.env",
+        "start-supernode.sh",
+        "start-superexec.sh",
+        "fedsteph-supernode.service",
+        "fedsteph-clientapp.service",
     }
     server = {
-        *("", "server.yaml", "config.yaml", "ca.crt", "server.crt", "server.key", "superexec.secret", "flower.env"),
-        *("start-superlink.sh", "start-superexec.sh", "register-sites.sh", "nginx.conf", "flwr/", "flwr/config.toml"),
-        *("fedsteph-superlink.service", "fedsteph-superexec.service", "nodes/"),
+        "",
+        "server.yaml",
+        "config.yaml",
+        "ca.crt",
+        "server.crt",
+        "server.key",
+        "superexec.secret",
+        "flower.env",
+        "start-superlink.sh",
+        "start-superexec.sh",
+        "register-sites.sh",
+        "nginx.conf",
+        "flwr/",
+        "flwr/config.toml",
+        "fedsteph-superlink.service",
+        "fedsteph-superexec.service",
+        "nodes/",
         *(f"nodes/{name}.pub" for name in SITES),
     }
     expected = {"README.md", "ca/", "ca/ca.crt", "ca/ca.key", "sites/"} | {f"server/{name}" for name in server}
@@ -182,8 +207,16 @@ def exposed(trial: Path) -> re.Pattern[str]:
 
 
 OPEN = [
-    *("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages"),
-    *("get-run", "get-fab", "push-object", "pull-object", "confirm-message-received"),
+    "activate-node",
+    "deactivate-node",
+    "send-node-heartbeat",
+    "pull-messages",
+    "push-messages",
+    "get-run",
+    "get-fab",
+    "push-object",
+    "pull-object",
+    "confirm-message-received",
 ]
 CLOSED = ["/", "/v1/fleet/", "/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/xpull-messages"]
 CLOSED += ["/v1/fleet/pull-messages/", "/v1/fleet/pull-messages/../../control/stop-run", "/v1/control/start-run"]
@@ -211,8 +244,12 @@ def test_no_other_route_of_the_installed_flower_is_let_out(trial):
 def test_what_the_proxy_insists_on(trial):
     conf = (trial / "server" / "nginx.conf").read_text()
     for line in (
-        *("server 127.0.0.1:9091;", "listen 9092 ssl;", "server_name fl.example.org;"),
-        *("ssl_protocols TLSv1.2 TLSv1.3;", "limit_except POST { deny all; }", "proxy_ssl_verify on;"),
+        "server 127.0.0.1:9091;",
+        "listen 9092 ssl;",
+        "server_name fl.example.org;",
+        "ssl_protocols TLSv1.2 TLSv1.3;",
+        "limit_except POST { deny all; }",
+        "proxy_ssl_verify on;",
         f"proxy_ssl_trusted_certificate {trial}/server/ca.crt;",
         "client_max_body_size 512m;",
     ):
@@ -600,18 +637,26 @@ def test_the_command(cli, refused, tmp_path):
     [
         ("--address", "fl.example.org", "is not an address"),
         ("--address", "fl.example.org:99999", "is not an address"),
-        *(("--superlink", "9091", "is not an address"), ("--sites", "kirp", "a target and at least one source")),
+        ("--superlink", "9091", "is not an address"),
+        ("--sites", "kirp", "a target and at least one source"),
         ("--sites", "kirp,KIRC", "--sites: 'KIRC' cannot be a site's name"),
-        *(("--sites", "kirp;kirc", "cannot be a site's name"), ("--sites", "kirp,../kirc", "cannot be a site's name")),
-        *(("--sites", "kirp,kirp", "without repetitions"), ("--targets", "", "a target and at least one source")),
-        *(("--targets", "luad", "not among them: luad"), ("--federation", "Kidney cancer", "name must be like")),
-        *(("--width", "0", "--width"), ("--width", "wide", "--width"), ("--site-port", "80", "--site-port")),
+        ("--sites", "kirp;kirc", "cannot be a site's name"),
+        ("--sites", "kirp,../kirc", "cannot be a site's name"),
+        ("--sites", "kirp,kirp", "without repetitions"),
+        ("--targets", "", "a target and at least one source"),
+        ("--targets", "luad", "not among them: luad"),
+        ("--federation", "Kidney cancer", "name must be like"),
+        ("--width", "0", "--width"),
+        ("--width", "wide", "--width"),
+        ("--site-port", "80", "--site-port"),
         ("--address", "höst.example.org:9092", "is not an address"),
         ("--address", "https://fl.example.org:9092", "is not an address"),
-        *(("--address", "x; }:9092", "is not an address"), ("--superlink", "local host:9091", "is not an address")),
+        ("--address", "x; }:9092", "is not an address"),
+        ("--superlink", "local host:9091", "is not an address"),
         ("--san", "ex ample", "ex ample: is no host's name"),
         ("--san", "fl.example.org:9092", "fl.example.org:9092: is no host's name"),
-        *(("--width", "65537", "--width"), ("--width", "99999999", "--width")),
+        ("--width", "65537", "--width"),
+        ("--width", "99999999", "--width"),
     ],
 )
 def test_a_fault_is_one_line_and_leaves_nothing(refused, tmp_path, option, value, told):

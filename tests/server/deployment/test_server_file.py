@@ -65,12 +65,16 @@ def test_absolute_paths_stay(file, tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        *(("", "the key 'superlink' is missing"), ("superlink: 127.0.0.1:9091\n", "the key 'address' is missing")),
+        ("", "the key 'superlink' is missing"),
+        ("superlink: 127.0.0.1:9091\n", "the key 'address' is missing"),
         (LEAST + "superlinc: x\n", "unknown key 'superlinc'"),
-        *((LEAST + "address: x:1\n", "given twice"), (LEAST + "ca: 3\n", "'ca' must be a path, not 3")),
-        *((LEAST + "ca: ''\n", "'ca' must be a path"), (LEAST + "runs: null\n", "'runs' must be a path")),
+        (LEAST + "address: x:1\n", "given twice"),
+        (LEAST + "ca: 3\n", "'ca' must be a path, not 3"),
+        (LEAST + "ca: ''\n", "'ca' must be a path"),
+        (LEAST + "runs: null\n", "'runs' must be a path"),
         ("superlink: 9091\naddress: x:1\n", "'superlink' must be text, not 9091"),
-        *(("- a\n- b\n", "must be a mapping"), ("superlink: [::1]:9091\n", "is not valid YAML")),
+        ("- a\n- b\n", "must be a mapping"),
+        ("superlink: [::1]:9091\n", "is not valid YAML"),
     ],
 )
 def test_a_fault_is_named_with_its_file(file, text, told):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from reviewed_homes import copy_home
 from side_by_side import Groups, earliness, n_processes
+from typer.main import get_command
 
 from fedsteph.__main__ import app
 from fedsteph.client.deployment.reviewed_app import install
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.deployment.checks import Check, start_verdict
 from fedsteph.common.deployment.flower_app import own_digest
+from fedsteph.common.host import unchanged
 
 # Python starts some hundred times in these tests: it should compile each module once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -41,6 +45,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: earliness(item.nodeid))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def settled_soon() -> None:
+    """Tests read what they have just written: its headers are remembered once it is 50 ms old, and not 2 s.
+
+    File systems tell times to some 10 ms.
+    """
+    unchanged._SETTLED_NS = 50_000_000
+
+
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
     """A ClientApp closes its files to others for the rest of its process, which tests share."""
@@ -49,13 +62,19 @@ def umask() -> Iterator[None]:
     os.umask(0o022)
 
 
+@functools.cache
+def command_line() -> Callable[..., Any]:
+    """The tree of all commands, which takes as long to make as most commands take."""
+    return get_command(app)
+
+
 @pytest.fixture
 def cli(capsys) -> Callable[..., tuple[int, str, str]]:
     """Runs a command line; gives its exit code, stdout and stderr, in which there is never a traceback."""
 
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = run_command(lambda: app([str(word) for word in words], standalone_mode=False))
+        code = run_command(lambda: command_line()([str(word) for word in words], standalone_mode=False))
         printed = capsys.readouterr()
         assert "Traceback" not in printed.out + printed.err
         return code, printed.out, printed.err

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,12 +25,34 @@ MOST_LOOSE = 3  # beside the folders of client, common and simulations
 FLOORS = {
     "common": ["errors", "host", "config", "model", "vector", "trust", "wire", "deployment", "report"],
     "client": [
-        *("data", "training", "privacy", "steph", "models", "site", "evaluation", "sharing", "screening"),
-        *("attack", "methods", "target", "report", "deployment", "app"),
+        "data",
+        "training",
+        "privacy",
+        "steph",
+        "models",
+        "site",
+        "evaluation",
+        "sharing",
+        "screening",
+        "attack",
+        "methods",
+        "target",
+        "report",
+        "deployment",
+        "app",
     ],
     "server": [
-        *("manifest", "aggregation", "exchange", "outcome", "session", "hello", "baselines", "federation", "app"),
-        *("coordinator_page", "deployment"),
+        "manifest",
+        "aggregation",
+        "exchange",
+        "outcome",
+        "session",
+        "hello",
+        "baselines",
+        "federation",
+        "app",
+        "coordinator_page",
+        "deployment",
     ],
     "simulations": ["markdown", "memory", "run", "study", "bench", "relay", "attacks"],
 }
@@ -41,8 +64,13 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> list[str]:
     """Full names of the modules that a file imports, wherever in it."""
+    return [*_imports(path)]
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

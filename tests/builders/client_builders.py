@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +30,17 @@ from fedsteph.common.vector.task_vector import TaskVector
 CPU = torch.device("cpu")
 ON_CPU = TrainingRun(CPU)
 SMALL = Architecture(width=6, embed=8, attention=5, n_bins=4)
+
+
+class StoppedError(Exception):
+    """Ends a training where a test says so."""
+
+
+class Held:
+    """A saved tensor that tells when it is let go."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
 
 
 class MemoryCohort(Cohort):
@@ -83,17 +97,29 @@ def make_vectors(recipe: Recipe, n: int, scale: float = 0.1) -> dict[str, TaskVe
     return found
 
 
+_MADE = TemporaryDirectory(prefix="made-once")  # sites that are copied, or only read
+
+
+@functools.cache
+def kept_site(*key: str, **site: object) -> Path:
+    """A site folder that is made once in a process, and for each ``key`` copied once. Its data is not to be changed."""
+    folder = Path(mkdtemp(dir=_MADE.name)) / "site"
+    return shutil.copytree(kept_site(**site), folder) if key else make_site(folder, **site)
+
+
 def make_workspace(folder: Path, *settings: str, name: str = "site", **site: object) -> Workspace:
     """A site folder on disk and its workspace."""
-    folder = make_site(folder / name, **site) if not (folder / name).exists() else folder / name
-    return Workspace.open(Site.open(folder, device="cpu"), make_recipe(*settings))
+    if not (folder / name).exists():
+        shutil.copytree(kept_site(**site), folder / name)
+    return Workspace.open(Site.open(folder / name, device="cpu"), make_recipe(*settings))
 
 
 def trained_workspace(folder: Path, *settings: str, **site: object) -> Workspace:
-    """The same, with the site's own model of every fold."""
-    workspace = make_workspace(folder, *settings, **site)
-    workspace.train_every_fold()
-    return workspace
+    """The same, with the site's own model of every fold, which is trained once in a process."""
+    kept = kept_site("trained", *settings, **site)
+    make_workspace(kept.parent, *settings).train_every_fold()
+    shutil.copytree(kept, folder / "site", dirs_exist_ok=True)
+    return make_workspace(folder, *settings)
 
 
 def memory_workspace(cohort: Cohort, recipe: Recipe, folder: Path, folds: int = 2) -> Workspace:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from client_builders import CPU, m0_of, make_vectors, trained_workspace
+from client_builders import CPU, kept_site, m0_of, make_vectors, make_workspace
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.task import Task
@@ -21,8 +21,12 @@ State = dict[str, np.ndarray]
 def make_task(
     folder: Path, *settings: str, n_sources: int = 3, scale: float = 0.1, fold: int = 0, together=None, **site: object
 ) -> Task:
-    """One fold of a site on disk, random source vectors, and perhaps encoders trained together."""
-    workspace = trained_workspace(folder, *settings, **site)
+    """One fold of a site on disk, random source vectors, and perhaps encoders trained together.
+
+    Tasks of the same data share the site's folder, and with it the site's own models of outer and inner folds.
+    """
+    workspace = make_workspace(kept_site("tasks", **site).parent, *settings)
+    workspace.train_every_fold()
     vectors = make_vectors(workspace.recipe, n_sources, scale)
     return Task(workspace, fold, vectors, folder / "work" / f"fold_{fold}", together or {})
 
@@ -153,6 +157,15 @@ def plain_nll(hazards: np.ndarray, t: float, e: int, alpha: float) -> float:
         before = survival[y - 1] if y > 0 else 1.0
         return -(np.log(max(before, 1e-7)) + np.log(max(hazards[y], 1e-7)))
     return -(1.0 - alpha) * np.log(max(survival[y], 1e-7))
+
+
+def by_projection(merged: np.ndarray, target: np.ndarray, energy: float = 0.95) -> tuple[float, int]:
+    """SAR and rank by a singular value decomposition and a projection matrix, without eigenvectors of ``M M^T``."""
+    vectors, singular, _ = np.linalg.svd(merged)
+    values = np.cumsum(singular**2)
+    k = next(k for k in range(1, len(values) + 1) if values[k - 1] >= energy * values[-1])
+    projection = vectors[:, :k] @ vectors[:, :k].T
+    return float(np.linalg.norm(projection @ target) / np.linalg.norm(target)), k
 
 
 def plain_logsumexp(w: np.ndarray) -> float:

@@ -20,14 +20,14 @@ from typing import Any
 import h5py
 import pytest
 import safetensors.torch
-from client_builders import Spy, make_recipe, make_vectors, trained
+from client_builders import Spy, kept_site, make_recipe, make_vectors, trained
 from cryptography.exceptions import InvalidSignature
+from each_case import each
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.supercore.task_identity import TaskIdentity
 from keys_and_rosters import identity_of, roster_of, write_membership, write_run_folder
-from sites import make_site
 
 import fedsteph.client.app
 import fedsteph.client.training.survival_fit
@@ -50,7 +50,7 @@ from fedsteph.common.wire.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, P
 
 ROSTER = roster_of("a", "b", "c")  # a and b are whole sites; the tests speak for c
 RUN = RunId("fed", "run1", ROSTER.digest)
-RECIPE = make_recipe("comparators.methods=[model_average,fedavg]")
+RECIPE = make_recipe("comparators.methods=[model_average,fedavg]", "training.epochs=1", "steph.gamma=0.0")
 VECTOR = write_vector(make_vectors(RECIPE, 1)["s000"])
 SEQUENCE = count(1)  # of c's envelopes
 METHODS = ("local", "model_average", "steph", "deployed")  # of the default recipe
@@ -66,14 +66,15 @@ class Federation:
     def __init__(self, folder: Path, patients: int = 12, folds: int = 2) -> None:
         self.folder = folder
         for k, name in enumerate(("a", "b")):
-            make_site(folder / "data" / name, patients=patients, folds=folds, seed=k)
+            shutil.copytree(kept_site(patients=patients, folds=folds, seed=k), folder / "data" / name)
         self.run = write_run_folder(folder / "run", {name: folder / "data" / name for name in "abc"}, ROSTER)
 
     def state(self, name: str) -> Path:
         return self.run / "sites" / name
 
     def log(self, name: str = "a") -> str:
-        return (self.state(name) / "site.log").read_text()
+        path = self.state(name) / "site.log"
+        return path.read_text() if path.exists() else ""
 
     def set_policy(self, text: str, name: str = "a") -> None:
         (self.folder / "data" / name / "site.yaml").write_text(f"policy: {text}\n")
@@ -99,8 +100,7 @@ class Federation:
         arrived = message_from_proto(MessageProto.FromString(message_to_proto(message).SerializeToString()))
         reply = message_to_proto(app(arrived, context)).SerializeToString()
         answered = message_from_proto(MessageProto.FromString(reply))
-        assert not answered.has_error()
-        assert answered.metadata.reply_to_message_id == "m1"
+        assert not answered.has_error() and answered.metadata.reply_to_message_id == "m1"
         return protocol.parcel(answered.content, "reply")
 
     def ask(self, action: str, request: Any, answer: type, envelopes=None, **options: Any) -> Any:
@@ -114,8 +114,7 @@ class Federation:
 def refusal(parcel: Parcel, site: str | None = "a") -> str:
     """The class of a refusal, which holds that, its fixed phrase, the site's name, and nothing else."""
     body = json.loads(parcel.body)
-    assert list(body) == ["Refusal"]
-    assert not parcel.envelopes
+    assert list(body) == ["Refusal"] and not parcel.envelopes
     kind = body["Refusal"]["kind"]
     reason = UNFORESEEN_REASONS.get(kind) or getattr(errors, kind).public_reason
     assert body["Refusal"] == {"kind": kind, "reason": reason, "site": site}
@@ -143,7 +142,7 @@ def spies(monkeypatch) -> Spy:
 # ---------------------------------------------------------------- answers
 
 
-@pytest.mark.parametrize(("node", "name"), [(0, "a"), (1, "b")])
+@each(("node", "name"), [(0, "a"), (1, "b")])
 def test_hello(healthy, node, name):
     reply = healthy.ask(HELLO, Hello(RUN), messages.HelloReply, node=node)
     expected = messages.HelloReply(name, version("fedsteph"), "test-encoder", 6, reply.audit, reply.signature)
@@ -258,11 +257,9 @@ def opened(sent: Parcel) -> dict[str, dict[str, list]]:
 def test_one_envelope_per_recipient(federation, spies):
     first = federation.send(SHARE, Share(RUN, RECIPE, ("b", "c")))
     assert protocol.read(first, messages.ShareReply, "reply") == messages.ShareReply()
-    assert sorted(first.envelopes) == ["b", "c"]
-    assert trained(spies) == [1, 0]
+    assert sorted(first.envelopes) == ["b", "c"] and trained(spies) == [1, 0]
     again = federation.send(SHARE, Share(RUN, RECIPE, ("b", "c")))
-    assert trained(spies) == [0, 0]
-    assert opened(again) == opened(first)
+    assert trained(spies) == [0, 0] and opened(again) == opened(first)
     assert not {*again.envelopes.values()} & {*first.envelopes.values()}
 
 
@@ -270,8 +267,7 @@ def test_merge_and_merge_sent_again(federation, spies):
     envelopes = {**federation.envelopes_for_a(), "c": b"junk"}
     trained(spies)
     reply = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
-    assert trained(spies) == [2 + 2 * 2, 2 * (2 * 2 + 1)]
-    assert (reply.patients, reply.events) == ("10-19", "below 10")
+    assert trained(spies) == [2 + 2 * 2, 2 * (2 + 1)] and (reply.patients, reply.events) == ("10-19", "below 10")
     assert reply.refused == (Refusal("MalformedEnvelopeError", "the envelope was malformed", "c"),)
     result = read_json(federation.state("a") / "result.json")
     assert result["sources"] == ["b"]
@@ -286,8 +282,7 @@ def test_a_round_is_answered_with_an_update_per_fold_and_a_banded_weight(federat
     request = Average(RUN, RECIPE, "fedavg", 0, 250.0)
     sent = federation.send(AVERAGE, request)
     assert protocol.read(sent, messages.AverageReply, "reply") == messages.AverageReply(10)
-    assert sorted(sent.envelopes) == ["0", "1"]
-    assert trained(spies) == [2, 0]
+    assert sorted(sent.envelopes) == ["0", "1"] and trained(spies) == [2, 0]
     again = federation.send(AVERAGE, request)
     assert trained(spies) == [0, 0]
     found, first = ([safetensors.torch.load(p.envelopes[k]) for k in ("0", "1")] for p in (again, sent))
@@ -306,7 +301,7 @@ def test_a_round_is_answered_with_an_update_per_fold_and_a_banded_weight(federat
         )
 
 
-@pytest.mark.parametrize(
+@each(
     ("round_", "folds", "content", "kind"),
     [
         (1, "", VECTOR, "ProtocolError"),
@@ -326,19 +321,17 @@ def test_a_global_encoder_is_screened_as_any_vector(federation, spies, round_, f
     """It comes from the server, which the site does not trust."""
     request = Average(RUN, RECIPE, "fedavg", round_, 250.0)
     assert refusal(federation.send(AVERAGE, request, dict.fromkeys(folds, content))) == kind
-    assert trained(spies) == [0, 0]
-    assert not list(federation.state("a").rglob("global.safetensors"))
+    assert trained(spies) == [0, 0] and not list(federation.state("a").rglob("global.safetensors"))
     assert federation.audited()[-1] == Event(AVERAGE, "refused", "run1", reason=kind)
 
 
 def test_progress_lies_at_the_site(federation):
     federation.send(LOCAL, TrainLocal(RUN, RECIPE, True))
-    federation.send(MERGE, Merge(RUN, RECIPE, 250.0), federation.envelopes_for_a())
+    federation.send(MERGE, Merge(RUN, RECIPE, 250.0), {"c": of_c()})
     lines = [json.loads(line) for line in (federation.state("a") / "progress.jsonl").read_text().splitlines()]
     for phase in (LOCAL, MERGE):
         done = [line["done"] / line["total"] for line in lines if line["phase"] == phase]
-        assert done == sorted(done)
-        assert done[-1] == 1
+        assert done == sorted(done) and done[-1] == 1
     assert {line["party"] for line in lines} == {"a"}
 
 
@@ -355,24 +348,10 @@ def requests() -> list[tuple[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(("action", "request_"), requests(), ids=lambda value: value if isinstance(value, str) else "")
+@each(("action", "request_"), requests())
 def test_a_node_without_a_site_refuses(healthy, action, request_):
     for config in ({"node_config": {}}, {"run_config": {}}, {"run_config": {"run-folder": "relative"}}):
         assert refusal(healthy.send(action, request_, **config), None) == "ConfigError"
-
-
-def cut_a_file(site: Path) -> None:
-    path = site / "features/P001-DX1.h5"
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def forget_a_file(site: Path) -> None:
-    (site / "features/P001-DX1.h5").unlink()
-
-
-def spoil_a_label(site: Path) -> None:
-    labels = site / "labels.csv"
-    labels.write_text(labels.read_text() + "P001,P001-DX9,TEST,12,1\n")
 
 
 def spoil_a_value(site: Path) -> None:
@@ -381,31 +360,31 @@ def spoil_a_value(site: Path) -> None:
             file["features"][0, 0] = float("nan")
 
 
-def leak_a_patient(site: Path) -> None:
-    (site / "splits_0.csv").write_text("train,test\nP001,P001\nP002,P003\n")
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
 
 
-def lose_everything(site: Path) -> None:
-    shutil.rmtree(site)
-
-
-def break_the_plan(site: Path) -> None:
-    (site.parents[1] / "run/sites.json").write_text("[")
+def add(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
 
 
 SECRETS = ("P001", "P00", "DX", ".h5", ".csv", "features", "data")
-FAULTS = [
-    (cut_a_file, "DataError", HELLO),
-    (forget_a_file, "DataError", HELLO),
-    (spoil_a_label, "DataError", HELLO),
-    (spoil_a_value, "DataError", LOCAL),
-    (leak_a_patient, "DataError", LOCAL),
-    (lose_everything, "ConfigError", HELLO),
-    (break_the_plan, "RunFolderError", HELLO),
-]
+FAULTS = {
+    "a file cut": (lambda s: cut(s / "features/P001-DX1.h5"), "DataError", HELLO),
+    "a file lost": (lambda s: (s / "features/P001-DX1.h5").unlink(), "DataError", HELLO),
+    "a label spoiled": (lambda s: add(s / "labels.csv", "P001,P001-DX9,TEST,12,1\n"), "DataError", HELLO),
+    "a value spoiled": (spoil_a_value, "DataError", LOCAL),
+    "a patient leaked": (
+        lambda s: (s / "splits_0.csv").write_text("train,test\nP001,P001\nP002,P003\n"),
+        "DataError",
+        LOCAL,
+    ),
+    "everything lost": (shutil.rmtree, "ConfigError", HELLO),
+    "the plan broken": (lambda s: (s.parents[1] / "run/sites.json").write_text("["), "RunFolderError", HELLO),
+}
 
 
-@pytest.mark.parametrize(("fault", "kind", "first"), FAULTS, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(("fault", "kind", "first"), FAULTS.values(), ids=FAULTS)
 def test_what_is_wrong_with_the_data_stays_at_the_site(federation, fault, kind, first):
     fault(federation.folder / "data/a")
     actions = [action for action, _ in requests()]
@@ -422,8 +401,7 @@ def test_what_is_wrong_with_the_data_stays_at_the_site(federation, fault, kind, 
         assert not [secret for secret in (*SECRETS, str(federation.folder)) if secret in lines]
         log = federation.log()
         assert "P001" in log or fault is spoil_a_value
-        assert str(federation.folder / "data/a") in log
-        assert f"refused {first}" in log
+        assert str(federation.folder / "data/a") in log and f"refused {first}" in log
 
 
 def all_errors(root: type[FedstephError] = FedstephError) -> list[type[FedstephError]]:
@@ -469,14 +447,12 @@ def test_of_an_unforeseen_error_the_server_learns_nothing(monkeypatch, capfd, ro
     monkeypatch.setattr(Workspace, "open", fail)
     reply = healthy.send(action, dict(requests())[action])
     kind = "StorageError" if issubclass(error, OSError) else "InternalError"
-    assert refusal(reply) == kind
-    assert healthy.audited()[-1] == Event(action, "failed", "run1", reason=kind)
+    assert refusal(reply) == kind and healthy.audited()[-1] == Event(action, "failed", "run1", reason=kind)
     assert "P001" not in reply.body
     printed = capfd.readouterr()
     assert "P001" not in printed.out + printed.err + root_log.getvalue(), "what a site prints, Flower may forward"
     log = healthy.log()
-    assert secret in log
-    assert f"ERROR failed in {action}\nTraceback" in log
+    assert secret in log and f"ERROR failed in {action}\nTraceback" in log
 
 
 def changed(request: Any, **recipe: Any) -> RecordDict:
@@ -546,7 +522,7 @@ def test_another_m0_than_the_pinned_one_is_refused(healthy, spies, action, chang
     assert trained(spies) == [0, 0]
 
 
-@pytest.mark.parametrize(
+@each(
     "records",
     [
         RecordDict(),
@@ -569,7 +545,7 @@ def test_messages_that_are_not_the_protocols(healthy, records):
     assert refusal(healthy.send(HELLO, records)) in ("ProtocolError", "SiteError")
 
 
-@pytest.mark.parametrize("recipient", ["a", "../b", "", "B"])
+@each("recipient", ["a", "../b", "", "B"])
 def test_a_recipient_that_is_no_other_site_is_refused(healthy, recipient):
     assert refusal(healthy.send(SHARE, Share(RUN, RECIPE, ("b", recipient)))) == "ProtocolError"
 
@@ -583,11 +559,11 @@ def test_a_recipient_that_is_no_other_site_is_refused(healthy, recipient):
     ],
 )
 def test_without_a_usable_envelope_nothing_is_merged(federation, spies, run, max_norm, kind):
-    envelopes = federation.envelopes_for_a()
-    trained(spies)
-    assert refusal(federation.send(MERGE, Merge(run, RECIPE, max_norm), envelopes)) == kind
-    assert trained(spies) == [0, 0]
-    assert "of b: " in federation.log()
+    assert refusal(federation.send(MERGE, Merge(run, RECIPE, max_norm), {"c": of_c()})) == kind and trained(spies) == [
+        0,
+        0,
+    ]
+    assert "of c: " in federation.log()
 
 
 @pytest.mark.parametrize(("policy", "leaves"), [("{recipes: any}", False), ("{min_pairs: 1, recipes: any}", True)])
@@ -597,15 +573,16 @@ def test_the_order_of_two_patients_does_not_leave_as_a_c_index(tmp_path, policy,
     federation.set_policy(policy)
     told, n_pairs = [], []
     for seed in range(4):
-        recipe = make_recipe("evaluation.folds=1", f"evaluation.split_seed={seed}", "steph.gamma=0.0")
+        recipe = make_recipe(
+            "training.epochs=1", "evaluation.folds=1", f"evaluation.split_seed={seed}", "steph.gamma=0.0"
+        )
         letter = of_c(recipe_sha256=digest(recipe), sequence=next(SEQUENCE))
         reply = federation.ask(MERGE, Merge(RUN, recipe, 250.0), messages.MergeReply, {"c": letter})
         assert (reply.patients, reply.events) == ("below 10", "below 10")
         assert [score.method for score in reply.scores] == [*METHODS]
         told += [score.c_index for score in reply.scores if score.c_index is not None]
         n_pairs.append(read_json(federation.state("a") / "result.json")["n_pairs"])
-    assert 1 in n_pairs and max(n_pairs) <= 1
-    assert bool(told) == leaves
+    assert 1 in n_pairs and max(n_pairs) <= 1 and bool(told) == leaves
 
 
 def test_a_count_that_a_bug_would_send_exactly_does_not_leave(monkeypatch, federation):
@@ -635,13 +612,12 @@ POLICIES = [
 ]
 
 
-@pytest.mark.parametrize(("action", "policy", "kind"), POLICIES)
+@each(("action", "policy", "kind"), POLICIES)
 def test_what_the_policy_does_not_allow_is_refused_and_audited(federation, spies, action, policy, kind):
     federation.set_policy(policy)
     request = {LOCAL: TrainLocal(RUN, RECIPE, False)}.get(action) or dict(requests())[action]
     reply = federation.send(action, request, {"c": b"x"} if action == MERGE else None)
-    assert refusal(reply, None if kind == "ConfigError" else "a") == kind
-    assert trained(spies) == [0, 0]
+    assert refusal(reply, None if kind == "ConfigError" else "a") == kind and trained(spies) == [0, 0]
     if kind != "ConfigError":
         assert federation.audited()[-1] == Event(action, "refused", "run1", reason=kind)
 
@@ -657,15 +633,16 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("policy", "kind"), KEPT)
+@each(("policy", "kind"), KEPT)
 def test_a_vector_that_the_policy_keeps_here_is_not_even_made(federation, spies, policy, kind):
     """The site stays in the run: it may be a target itself, and a target need not share."""
     federation.set_policy(policy)
+    before = len(federation.audited())
     sent = federation.send(SHARE, Share(RUN, RECIPE, ("b",)))
     kept = protocol.read(sent, messages.ShareReply, "reply").refused
     assert (sent.envelopes, [(refused.site, refused.kind) for refused in kept]) == ({}, [("b", kind)])
     assert trained(spies) == [0, 0]
-    assert Event("vector.seal", "refused", "run1", "b", reason=kind) in federation.audited()
+    assert Event("vector.seal", "refused", "run1", "b", reason=kind) in federation.audited()[before:]
 
 
 def test_envelopes_where_none_belong_are_refused(federation, spies):
@@ -688,8 +665,7 @@ def test_a_full_disk_under_the_audit_head_blocks_nothing_later(federation, monke
 def test_a_log_that_cannot_be_opened_lets_nothing_out(federation, capfd):
     (federation.state("a") / "site.log").mkdir(parents=True)
     next((federation.folder / "data/a/features").iterdir()).unlink()
-    assert refusal(federation.send(HELLO, Hello(RUN))) == "DataError"
-    assert federation.audited()[-1].reason == "DataError"
+    assert refusal(federation.send(HELLO, Hello(RUN))) == "DataError" and federation.audited()[-1].reason == "DataError"
     said = "".join(capfd.readouterr())
     assert "cannot be written" in said and "P0" not in said and str(federation.folder) not in said
 
@@ -729,7 +705,7 @@ def test_metrics_leave_as_the_policy_says(federation):
     federation.set_policy(f"{{metrics: [events], count_band: 50, min_pairs: 1, {ANY}}}")
     local = federation.ask(LOCAL, TrainLocal(RUN, RECIPE, True), messages.TrainLocalReply)
     assert local == messages.TrainLocalReply(None, "below 50")
-    merged = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
+    merged = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, {"c": of_c()})
     assert merged == messages.MergeReply(None, "below 50", (), tuple(Score(method, None) for method in METHODS))
 
 
@@ -770,20 +746,19 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
 @pytest.mark.parametrize("action", [HELLO, LOCAL, AVERAGE, SHARE, MERGE])
 def test_a_site_whose_audit_log_was_tampered_with_answers_nothing(federation, action):
     """What cannot be audited does not leave."""
-    envelopes = federation.envelopes_for_a()
-    federation.send(LOCAL, TrainLocal(RUN, RECIPE, True))
+    envelopes = {"c": of_c()}
+    federation.send(HELLO, Hello(RUN))
     federation.send(HELLO, Hello(RUN))
     path = federation.state("a") / "audit" / audit_log.FILE
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
     before = path.read_bytes()
     reply = federation.send(action, dict(requests())[action], envelopes if action == MERGE else None)
-    assert refusal(reply) == "AuditError"
-    assert path.read_bytes() == before
+    assert refusal(reply) == "AuditError" and path.read_bytes() == before
 
 
 @pytest.mark.parametrize(("action", "name"), [(SHARE, "sent.json"), (MERGE, "received.json")])
 def test_a_damaged_sequence_file_stops_the_vector(federation, action, name):
-    envelopes = federation.envelopes_for_a()
+    envelopes = {"c": of_c()}
     (federation.state("a") / name).write_text("{")
     reply = federation.send(action, dict(requests())[action], envelopes if action == MERGE else None)
     assert refusal(reply) == "RunFolderError"
@@ -823,14 +798,21 @@ ATTACKS = {
 }
 
 
-def test_a_bad_envelope_is_refused_by_its_own_reason_and_the_good_one_is_merged(target):
-    for name, (attack, kind) in ATTACKS.items():
-        envelopes = {**target.envelopes_for_a(), "c": attack}
-        reply = target.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
-        assert reply.refused == (Refusal(kind, getattr(errors, kind).public_reason, "c"),), name
-        assert read_json(target.state("a") / "result.json")["sources"] == ["b"], name
-        audited = [replace(event, artefact=None, size=None) for event in target.audited()]
-        assert Event("vector.open", "refused", "run1", "c", reason=kind) in audited, name
+@each("name", ATTACKS)
+def test_a_bad_envelope_is_refused_by_its_own_reason(target, name):
+    attack, kind = ATTACKS[name]
+    assert refusal(target.send(MERGE, Merge(RUN, RECIPE, 250.0), {"c": attack})) == kind
+    opened = [event for event in target.audited() if event.event == "vector.open"][-1]
+    assert (opened.decision, opened.peer, opened.reason) == ("refused", "c", kind)
+
+
+@each("name", ["of another run", "altered"])
+def test_and_the_good_one_is_merged(target, name):
+    attack, kind = ATTACKS[name]
+    envelopes = {**target.envelopes_for_a(), "c": attack}
+    reply = target.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
+    assert reply.refused == (Refusal(kind, getattr(errors, kind).public_reason, "c"),)
+    assert read_json(target.state("a") / "result.json")["sources"] == ["b"]
 
 
 def test_mail_that_was_swapped_between_two_senders_is_refused_for_both(target):
@@ -855,25 +837,22 @@ def test_an_older_envelope_of_the_same_run_is_a_replay(target):
 
 
 def test_an_envelope_of_an_earlier_run_is_no_use_in_a_later_one(federation):
-    earlier = federation.envelopes_for_a()
     later = Merge(replace(RUN, run="run2"), RECIPE, 250.0)
-    assert refusal(federation.send(MERGE, later, earlier)) == "WrongRunError"
-    assert "envelope of b: was made in another run" in federation.log()
+    assert refusal(federation.send(MERGE, later, {"c": of_c()})) == "WrongRunError"
+    assert "envelope of c: was made in another run" in federation.log()
 
 
 # ---------------------------------------------------------------- runs that were left
 
 
 def test_a_run_that_was_left_for_a_newer_one_is_refused_in_every_phase(federation, spies):
-    old = federation.envelopes_for_a()
+    old = {"c": of_c()}
     for run in (RUN, RUN, replace(RUN, run="run2"), replace(RUN, run="run2")):
         assert federation.ask(HELLO, Hello(run), messages.HelloReply).site == "a"
-    trained(spies)
     for action, request in requests():
         assert refusal(federation.send(action, request, old if action == MERGE else None)) == "WrongRunError"
         assert federation.audited()[-1] == Event(action, "refused", "run1", reason="WrongRunError")
-    assert trained(spies) == [0, 0]
-    assert not (federation.state("a") / "received.json").exists()
+    assert trained(spies) == [0, 0] and not (federation.state("a") / "received.json").exists()
     assert federation.ask(HELLO, Hello(replace(RUN, run="run2")), messages.HelloReply).site == "a"
     assert federation.ask(HELLO, Hello(RUN), messages.HelloReply, node=1).site == "b"  # which has not left it
 
@@ -898,8 +877,7 @@ def test_a_damaged_memory_of_runs_stops_every_phase(federation, spies):
     for action, request in requests():
         reply = federation.send(action, request, {"c": of_c()} if action == MERGE else None)
         assert refusal(reply) == "RunFolderError"
-    assert trained(spies) == [0, 0]
-    assert (federation.state("a") / "runs.json").read_text() == "{"
+    assert trained(spies) == [0, 0] and (federation.state("a") / "runs.json").read_text() == "{"
 
 
 # ---------------------------------------------------------------- names that are none
@@ -911,33 +889,31 @@ HOSTILE_NAMES = ["x\n2026-11-21 12:00:00,000 INFO fake", "\x1b[2Jfake", "fake\r"
 def require_plain(federation: Federation, before: int) -> None:
     """What was written since ``before`` is short, of whole lines of ours, and holds nothing of a hostile name."""
     log = federation.log()[before:]
-    assert log and len(log) < 2000
-    assert "fake" not in log and "\x1b" not in log
+    assert log and len(log) < 2000 and "fake" not in log and "\x1b" not in log
     assert all(re.match(r"\d{4}-\d\d-\d\d [\d:,]+ (WARNING|ERROR) ", line) for line in log.splitlines())
     events = federation.audited()
     assert not [event for event in events if "fake" in repr(event)]
 
 
-@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=["newline", "ESC", "CR", "U+2028", "5 MB"])
-def test_a_name_that_is_none_reaches_no_log_and_no_answer(target, name):
-    merge = Merge(RUN, RECIPE, 250.0)
+def test_a_name_that_is_none_reaches_no_log_and_no_answer(target):
+    merge, hostile = Merge(RUN, RECIPE, 250.0), dict.fromkeys(HOSTILE_NAMES, b"junk")
     before = len(target.log())
-    reply = target.ask(MERGE, merge, messages.MergeReply, {**target.envelopes_for_a(), name: b"junk"})
-    assert reply.refused == ()
-    assert "refused the vector of a sender without a name: " in target.log()[before:]
+    assert target.ask(MERGE, merge, messages.MergeReply, {**target.envelopes_for_a(), **hostile}).refused == ()
+    assert target.log()[before:].count("refused the vector of a sender without a name: ") == len(hostile)
     require_plain(target, before)
-    for envelopes in ({name: b"junk"}, {name: b"junk", "c": b"junk"}):
-        before = len(target.log())
-        sent = target.send(MERGE, merge, envelopes)
-        assert refusal(sent) in ("UnknownSenderError", "EnvelopeError")
-        require_plain(target, before)
+    for name in HOSTILE_NAMES:
+        for envelopes in ({name: b"junk"}, {name: b"junk", "c": b"junk"}):
+            before = len(target.log())
+            assert refusal(target.send(MERGE, merge, envelopes)) in ("UnknownSenderError", "EnvelopeError")
+            require_plain(target, before)
 
 
-@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=["newline", "ESC", "CR", "U+2028", "5 MB"])
+@each("name", HOSTILE_NAMES)
 def test_a_recipient_or_key_that_is_none_reaches_no_log(federation, name):
+    before = len(federation.log())
     for request in (Share(RUN, RECIPE, (name,)), Share(RUN, RECIPE, ("b", name))):
         assert refusal(federation.send(SHARE, request)) == "ProtocolError"
-    require_plain(federation, 0)
+    require_plain(federation, before)
     before = len(federation.log())
     assert refusal(federation.send(SHARE, changed(Share(RUN, RECIPE, ("b",)), **{name: 1}))) == "ProtocolError"
     log = federation.log()[before:]
@@ -976,12 +952,11 @@ def fill_disk_for(patch: pytest.MonkeyPatch, name: str) -> list[Path]:
 )
 def test_a_full_disk_is_a_refusal_and_leaves_nothing_half_written(federation, monkeypatch, action, name):
     request = dict(requests())[action]
-    envelopes = federation.envelopes_for_a() if action == MERGE else None
+    envelopes = {"c": of_c()} if action == MERGE else None
     with monkeypatch.context() as patch:
         tried = fill_disk_for(patch, name)
         reply = federation.send(action, request, envelopes)
-        assert tried
-        assert refusal(reply) == "StorageError"
+        assert tried and refusal(reply) == "StorageError"
     assert "No space left" in federation.log() and "No space" not in reply.body
     assert not [path for path in federation.state("a").rglob("*") if path.name == name or path.suffix == ".part"]
     assert federation.audited()[-1] == Event(action, "failed", "run1", reason="StorageError")
@@ -1001,8 +976,7 @@ def test_an_audit_line_that_the_disk_cuts_off_stops_the_answer_and_is_mended_lat
         reply = federation.send(HELLO, Hello(RUN))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert refusal(reply) == "StorageError"
-    assert before <= path.stat().st_size <= before + 50
+    assert refusal(reply) == "StorageError" and before <= path.stat().st_size <= before + 50
     assert federation.ask(HELLO, Hello(RUN), messages.HelloReply).site == "a"
     found = federation.audited()
     assert (found[-1].event, found[-1].decision) == (HELLO, "allowed")

@@ -49,65 +49,23 @@ def test_a_log_that_was_made_anew_lacks_the_noted_hash(cli, refused, log):
     assert "was rewritten or cut" in refused("audit", "verify", log, "--expect", noted)
 
 
-def edit(lines):
-    lines[3] = lines[3].replace("refused", "allowed")
-
-
-def drop(lines):
-    del lines[2]
-
-
-def swap(lines):
-    lines[1], lines[2] = lines[2], lines[1]
-
-
-def repeat(lines):
-    lines.insert(2, lines[1])
-
-
-def cut(lines):
-    del lines[-2:]
-
-
-def renumber(lines):
-    lines[4] = lines[4].replace('"number":5', '"number":6')
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (edit, "line 4: was edited"),
-        (drop, "line 3: is not the line that followed"),
-        (swap, "line 2: is not the line that followed"),
-        (repeat, "line 3: is not the line that followed"),
-        (cut, "its last lines were dropped or changed"),
-        (renumber, "line 5: was edited"),
-    ],
-)
-def test_a_changed_log_is_found(refused, log, change, told):
+def test_a_changed_log_is_found_and_one_of_other_lines_not_shown(refused, log):
     path = log / FILE
-    lines = path.read_text().splitlines(keepends=True)
-    change(lines)
-    path.write_text("".join(lines))
-    assert told in refused("audit", "verify", log)
-
-
-@pytest.mark.parametrize("line", ["{}", "[]", "null", "junk", '{"number":1}', "\x00\xff", ""])
-def test_a_line_that_is_none(refused, log, line):
-    path = log / FILE
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], line, *lines[3:]]) + "\n", encoding="latin-1")
-    assert "line 3: is not a line of an audit log" in refused("audit", "verify", log)
-    assert "line 3: is not a line of an audit log" in refused("audit", "show", log)
+    text = path.read_text()
+    path.write_text(text.replace("refused", "allowed"))
+    assert "line 4: was edited" in refused("audit", "verify", log)
+    path.write_text("".join(text.splitlines(keepends=True)[:-2]))
+    assert "its last lines were dropped or changed" in refused("audit", "verify", log)
+    path.write_text(text.replace('{"number":3', "junk", 1))
+    for command in ("verify", "show"):
+        assert "line 3: is not a line of an audit log" in refused("audit", command, log)
 
 
 def test_a_line_that_a_crash_cut_off_is_told_and_no_fault(cli, log):
     path = log / FILE
     path.write_bytes(path.read_bytes() + b'{"number":6,"ti')
     code, out, _ = cli("audit", "verify", log)
-    assert code == 0
-    assert "5 lines hold together" in out
-    assert "15 bytes of a line that a crash cut off" in out
+    assert code == 0 and "5 lines hold together" in out and "15 bytes of a line that a crash cut off" in out
     assert len(cli("audit", "show", log)[1].splitlines()) == 5
 
 
@@ -122,8 +80,7 @@ def test_show(cli, log):
         ("4", "vector.seal", "refused"),
         ("5", "run.end", "noted"),
     ]
-    assert words[2][4:] == ["kirp", "4711", "B", f"{'ab' * 8}..."]
-    assert words[3][4:] == ["stranger", "TargetPolicyError"]
+    assert words[2][4:] == ["kirp", "4711", "B", f"{'ab' * 8}..."] and words[3][4:] == ["stranger", "TargetPolicyError"]
 
 
 def test_the_last_lines(cli, log):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
+from each_case import each
 
 from fedsteph.client.data.settings import Columns, DataSettings
 from fedsteph.client.privacy.dp_settings import DpSgd
@@ -110,9 +109,6 @@ def test_presets_are_those_of_the_configuration() -> None:
                 assert key.presets.get(name, key.default) == (list(value) if isinstance(value, tuple) else value)
 
 
-# ---------------------------------------------------------------- the YAML
-
-
 @pytest.mark.parametrize("preset", [*PRESETS, "null"])
 def test_the_printed_configuration_is_complete_and_the_same(cli: Any, preset: str, tmp_path: Path) -> None:
     code, out, _ = cli("config", "--preset", preset, "--set", "training.lr=1e-7", "--set", "federation.sites=[a, b]")
@@ -184,12 +180,11 @@ def test_the_study_reads_back_and_its_rows_may_have_another_preset(cli: Any, pre
 def test_every_example_is_of_a_key_that_must_be_given() -> None:
     required = {key.path for file in (SITE, SERVER, study_file()) for key in every(file.keys) if key.required}
     assert required == {
-        *("superlink", "address", "variants.NAME.method"),
+        "superlink",
+        "address",
+        "variants.NAME.method",
         *(f"federation.{name}" for name in ("roster", "roster_sha256", "sign_key", "seal_key")),
     }
-
-
-# ---------------------------------------------------------------- wrong use
 
 
 def test_a_wrong_use_is_one_clear_line(cli: Any, refused: Callable[..., str], tmp_path: Path) -> None:
@@ -206,21 +201,6 @@ def test_a_wrong_use_is_one_clear_line(cli: Any, refused: Callable[..., str], tm
 
 def test_the_markdown_is_printed(cli: Any) -> None:
     assert cli("config", "--markdown") == (0, DOCS.read_text(encoding="utf-8"), "")
-
-
-def test_what_needs_no_tensors_loads_none() -> None:
-    program = """
-import sys
-from fedsteph.__main__ import app
-for words in ([], ["--server"], ["--site"]):
-    app(["config", *words], standalone_mode=False)
-print("modules:", *sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"torch", "flwr", "pandas"} & set(done.stdout.rpartition("modules:")[2].split())
-
-
-# ---------------------------------------------------------------- bounds
 
 
 def numeric() -> Iterator[tuple[type, dict[str, Any], str, type, str]]:
@@ -255,12 +235,8 @@ def probes(bounds: str, kind: type) -> tuple[set[float], set[float]]:
     return taken, refused
 
 
-@pytest.mark.parametrize(
-    ("cls", "needed", "key", "kind", "bounds"), [*numeric()], ids=lambda x: getattr(x, "__name__", x)
-)
-def test_numbers_have_the_bounds_that_are_told(
-    cls: type, needed: dict[str, Any], key: str, kind: type, bounds: str
-) -> None:
+@each(("cls", "needed", "key", "kind", "bounds"), [*numeric()])
+def test_numbers_have_the_bounds_that_are_told(cls, needed, key, kind, bounds) -> None:
     taken, refused = probes(bounds.replace("to epochs", f"to {parts.TrainingConfig.epochs}"), kind)
     assert taken and refused, f"{key} tells no bounds: [{bounds}]"
     needed = needed | ({"roster_sha256": "0" * 64} if cls is MembershipFile else {})
@@ -273,7 +249,7 @@ def test_numbers_have_the_bounds_that_are_told(
             assert str(caught.value).startswith(f"{key} must be {bounds}")
 
 
-@pytest.mark.parametrize(
+@each(
     ("cls", "key", "taken", "refused"),
     [
         (parts.ModelConfig, "encoder", ["x" * 120], ["", "x" * 121, "two\nlines"]),
@@ -293,18 +269,13 @@ def test_numbers_have_the_bounds_that_are_told(
         (StudyFile, "references", [None, 16, 18], [14, 17]),
     ],
 )
-def test_texts_and_lists_have_the_bounds_that_are_told(
-    cls: type, key: str, taken: list[Any], refused: list[Any]
-) -> None:
+def test_texts_and_lists_have_the_bounds_that_are_told(cls, key, taken, refused) -> None:
     assert notes_of(cls)[key].bounds
     for value in taken:
         cls(**{key: value})
     for value in refused:
         with pytest.raises(ValueError):
             cls(**{key: value})
-
-
-# ---------------------------------------------------------------- comments
 
 
 @dataclass

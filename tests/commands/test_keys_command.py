@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 
 import pytest
@@ -42,16 +41,6 @@ def test_new_keys(cli, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("mask", [0o000, 0o077, 0o022])
-def test_no_umask_opens_a_secret(cli, tmp_path, mask):
-    before = os.umask(mask)
-    try:
-        cli("keys", "new", "kirp", "--out", tmp_path / "keys")
-    finally:
-        os.umask(before)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").glob("*.key")] == [0o600, 0o600]
-
-
 def test_show(cli, keys):
     code, out, err = cli("keys", "show", keys)
     public = read_announcement(keys / "kirp.public.yaml")
@@ -79,11 +68,8 @@ def test_rotate(cli, keys, tmp_path):
     kept = {path.name: path.read_bytes() for path in keys.iterdir()}
     code, out, _ = cli("keys", "rotate", keys, "--out", tmp_path / "next")
     after = read_announcement(tmp_path / "next" / "kirp.public.yaml")
-    assert code == 0
-    assert after.fingerprint in out
-    assert (after.site, after.replaces) == ("kirp", before.fingerprint)
-    assert after.sign != before.sign
-    assert after.seal != before.seal
+    assert code == 0 and after.fingerprint in out and (after.site, after.replaces) == ("kirp", before.fingerprint)
+    assert after.sign != before.sign and after.seal != before.seal
     assert {path.name: path.read_bytes() for path in keys.iterdir()} == kept
 
 
@@ -97,12 +83,8 @@ def test_no_secret_is_ever_printed(cli, keys, tmp_path):
     (keys / "kirp.sign.key").chmod(0o644)
     printed += cli("keys", "show", keys)[1:]
     secrets = [s for folder in (keys, tmp_path / "next", tmp_path / "more") for s in secrets_of(folder)]
-    assert len(set(secrets)) == 6
-    assert not [secret for secret in secrets if secret in "".join(printed)]
+    assert len(set(secrets)) == 6 and not [secret for secret in secrets if secret in "".join(printed)]
     assert "secret-v1" not in "".join(printed)
-
-
-# ---------------------------------------------------------------- faults
 
 
 def test_keys_are_never_overwritten(refused, keys):
@@ -112,22 +94,13 @@ def test_keys_are_never_overwritten(refused, keys):
     assert {path.name: path.read_bytes() for path in keys.iterdir()} == before
 
 
-def test_not_even_one_of_the_two(refused, tmp_path):
-    (tmp_path / "kirp.seal.key").write_text("")
-    assert "kirp.seal.key: exists already" in refused("keys", "new", "kirp", "--out", tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kirp.seal.key"]
-
-
 @pytest.mark.parametrize("site", ["KIRP", "", "../kirp", "kirp hospital", "x" * 33, "-kirp", "kirp\n"])
 def test_a_name_that_is_none(cli, tmp_path, site):
     code, out, err = cli("keys", "new", "--out", tmp_path / "keys", "--", site)
-    assert (code, out) == (1, "")
-    assert "cannot be a site's name" in err
-    assert not (tmp_path / "keys").exists()
+    assert (code, out) == (1, "") and "cannot be a site's name" in err and not (tmp_path / "keys").exists()
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601, 0o666])
-@pytest.mark.parametrize("half", ["sign", "seal"])
+@pytest.mark.parametrize(("half", "mode"), [("sign", 0o640), ("seal", 0o604)])
 def test_keys_that_others_can_reach_are_refused(refused, keys, tmp_path, mode, half):
     path = keys / f"kirp.{half}.key"
     path.chmod(mode)
@@ -148,30 +121,6 @@ def test_a_folder_with_the_keys_of_two(cli, refused, keys):
     assert "holds the keys of 2 sites" in refused("keys", "show", keys)
 
 
-def test_a_missing_half(refused, keys):
-    (keys / "kirp.seal.key").unlink()
-    assert refused("keys", "show", keys).startswith(f"{keys / 'kirp.seal.key'}: cannot be read")
-
-
-@pytest.mark.parametrize("half", ["sign", "seal"])
-def test_halves_that_were_swapped(refused, keys, half):
-    other = {"sign": "seal", "seal": "sign"}[half]
-    content = (keys / f"kirp.{other}.key").read_bytes()
-    (keys / f"kirp.{half}.key").write_bytes(content)
-    told = refused("keys", "show", keys)
-    assert f"must be a fedsteph-{half}-secret-v1, and is fedsteph-{other}-secret-v1" in told
-
-
-def test_a_damaged_key_is_not_repeated(cli, keys):
-    path = keys / "kirp.sign.key"
-    text = path.read_text()
-    path.write_text(text[:-5] + "\n")
-    code, out, err = cli("keys", "show", keys)
-    assert (code, out) == (1, "")
-    assert "is damaged" in err
-    assert text.splitlines()[-1].partition(":")[2][:20] not in err
-
-
 def test_an_output_that_is_a_file(refused, tmp_path):
     (tmp_path / "keys").write_text("")
     assert refused("keys", "new", "kirp", "--out", tmp_path / "keys").startswith(str(tmp_path / "keys"))
@@ -179,10 +128,3 @@ def test_an_output_that_is_a_file(refused, tmp_path):
 
 def test_there_is_no_default_place(refused):
     assert "--out" in refused("keys", "new", "kirp")
-
-
-@pytest.mark.parametrize("command", [[], ["new"], ["show"], ["rotate"]])
-def test_every_command_has_a_help_text(cli, command):
-    code, out, _ = cli("keys", *command, "--help")
-    assert code == 0
-    assert "Usage:" in out

@@ -40,17 +40,13 @@ def fingerprint(name):
     return identity_of(name).public.fingerprint
 
 
-# ---------------------------------------------------------------- transcripts
-
-
 def test_from_new_keys_to_a_pinned_roster(cli, refused, tmp_path):
     """keys new, roster add, digest, verify --pin; rotate, add again, and the old pin holds no more."""
     file, keys, next_keys = tmp_path / "roster.yaml", tmp_path / "keys", tmp_path / "keys-2027"
     cli("keys", "new", "kirp", "--out", keys)
     code, out, err = cli("roster", "add", file, keys / "kirp.public.yaml", *ADDED, "--federation", "kidney")
     shown = json.loads(cli("keys", "show", keys, "--json")[1])
-    assert code == 0
-    assert err.strip() == f"compare with kirp by telephone: {shown['fingerprint']}"
+    assert code == 0 and err.strip() == f"compare with kirp by telephone: {shown['fingerprint']}"
     pin = out.strip()
     assert cli("roster", "digest", file) == (0, f"{pin}\n", "")
     code, out, _ = cli("roster", "verify", file, "--pin", pin)
@@ -81,8 +77,7 @@ def test_a_lost_laptop(cli, refused, roster, public):
 def test_a_strangers_rotation_is_refused_and_changes_nothing(refused, roster, public):
     before = roster.read_bytes()
     told = refused("roster", "add", roster, public("kirp", "stranger", before="stranger-before"))
-    assert "did not sign this rotation" in told
-    assert "Ask the site by telephone" in told
+    assert "did not sign this rotation" in told and "Ask the site by telephone" in told
     assert "stands in the roster already" in refused("roster", "add", roster, public("kirp", "stranger"), *ADDED)
     assert roster.read_bytes() == before
 
@@ -98,8 +93,7 @@ def test_a_forged_proof_is_refused(refused, roster, public):
 def test_the_list_as_json_is_the_roster(cli, roster):
     code, out, err = cli("roster", "list", roster, "--json")
     found = json.loads(out)
-    assert (code, err) == (0, "")
-    assert set(found) == {"federation", "digest", "sites", "revoked"}
+    assert (code, err) == (0, "") and set(found) == {"federation", "digest", "sites", "revoked"}
     assert (found["federation"], found["digest"]) == ("kidney", read_roster(roster).digest)
     assert found["sites"] == [
         {"site": "kirp", "cancer": "KIRP", "contact": "pathology IT", "fingerprint": fingerprint("kirp")},
@@ -115,13 +109,12 @@ def test_the_table_shows_whole_fingerprints(cli, roster):
         assert all(group in out for group in groups)
 
 
-@pytest.mark.parametrize("contact", ["[/]", "IT [night]", "[bold]IT[/bold]"])
-def test_a_contact_is_shown_as_it_is(cli, roster, public, contact):
+def test_a_contact_is_shown_as_it_is(cli, roster, public):
     """Rosters come from others; a bracket in one is neither markup nor an error."""
+    contact = "[/] IT [night] [bold]IT[/bold]"
     assert cli("roster", "add", roster, public("kich"), "--cancer", "KICH", "--contact", contact)[0] == 0
     code, out, _ = cli("roster", "list", roster)
-    assert code == 0
-    assert all(word in out for word in contact.split())
+    assert code == 0 and all(word in out for word in contact.split())
 
 
 def test_a_path_with_brackets_is_printed_as_it_is(cli, roster, tmp_path):
@@ -130,9 +123,6 @@ def test_a_path_with_brackets_is_printed_as_it_is(cli, roster, tmp_path):
     roster.rename(moved)
     code, out, _ = cli("roster", "verify", moved)
     assert (code, str(moved) in out) == (0, True)
-
-
-# ---------------------------------------------------------------- faults
 
 
 def test_a_new_site_needs_cancer_and_contact(refused, roster, public):
@@ -144,27 +134,13 @@ def test_a_new_roster_needs_a_federation(refused, public, tmp_path):
     file = tmp_path / "new.yaml"
     assert "Give --federation NAME" in refused("roster", "add", file, public("kirp"), *ADDED)
     told = refused("roster", "add", file, public("kirp"), *ADDED, "--federation", "Kidney Cancer")
-    assert told.startswith("--federation: federation must be like")
-    assert not file.exists()
+    assert told.startswith("--federation: federation must be like") and not file.exists()
 
 
 def test_another_federations_roster_is_left_alone(refused, roster, public):
     before = roster.read_bytes()
     told = refused("roster", "add", roster, public("kich"), *ADDED, "--federation", "lung")
-    assert "is of the federation kidney, not lung" in told
-    assert roster.read_bytes() == before
-
-
-def test_a_contact_over_two_lines(refused, roster, public):
-    told = refused("roster", "add", roster, public("kich"), "--cancer", "KICH", "--contact", "a\nb")
-    assert "contact must be one printable line" in told
-
-
-@pytest.mark.parametrize("reason", ["a\nb", "", "x" * 121])
-def test_a_reason_is_one_line(refused, roster, reason):
-    before = roster.read_bytes()
-    assert "reason must be one printable line" in refused("roster", "revoke", roster, "kirp", "--reason", reason)
-    assert roster.read_bytes() == before
+    assert "is of the federation kidney, not lung" in told and roster.read_bytes() == before
 
 
 def test_a_secret_key_is_no_public_file_and_is_not_repeated(cli, roster, tmp_path):
@@ -172,8 +148,7 @@ def test_a_secret_key_is_no_public_file_and_is_not_repeated(cli, roster, tmp_pat
     for path in (sign, seal):
         code, out, err = cli("roster", "add", roster, path, *ADDED)
         secret = path.read_text().splitlines()[-1].partition(":")[2]
-        assert (code, out) == (1, "")
-        assert secret not in err
+        assert (code, out) == (1, "") and secret not in err
 
 
 @pytest.mark.parametrize("command", [["list"], ["digest"], ["verify"], ["revoke", "kirp"]])
@@ -183,41 +158,7 @@ def test_a_roster_that_is_not_there(refused, tmp_path, command):
     assert refused("roster", name, file, *rest).startswith(f"{file}: there is no such roster. ")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        ("kidney", "Kidney", "federation must be like"),
-        ("site: kirc", "site: kirp", "different names with different keys"),
-        ("fingerprint: ", "fingerprint: 0", "fingerprint of kirp is not that of its keys"),
-        ("contact: data office", "kontact: data office", "unknown key"),
-        ("format: fedsteph/roster/v1", "format: fedsteph/roster/v9", "'format' must be one of"),
-    ],
-)
-def test_an_edited_roster_is_refused(refused, roster, old, new, told):
-    text = roster.read_text()
-    assert old in text
-    roster.write_text(text.replace(old, new, 1))
+def test_an_edited_roster_is_refused(refused, roster):
+    roster.write_text(roster.read_text().replace("fingerprint: ", "fingerprint: 0", 1))
     for command in (["list"], ["digest"], ["verify"]):
-        assert told in refused("roster", *command, roster)
-
-
-def test_an_edit_that_holds_together_changes_the_digest(refused, cli, roster):
-    pin = cli("roster", "digest", roster)[1].strip()
-    roster.write_text(roster.read_text().replace("data office", "data 0ffice"))
-    assert cli("roster", "verify", roster)[0] == 0
-    assert "not the pinned" in refused("roster", "verify", roster, "--pin", pin)
-
-
-def test_comments_and_layout_do_not_change_the_digest(cli, roster):
-    pin = cli("roster", "digest", roster)[1].strip()
-    content = yaml.safe_load(roster.read_text())
-    content["sites"].reverse()
-    roster.write_text("# reformatted\n" + json.dumps(content))
-    assert cli("roster", "verify", roster, "--pin", pin)[0] == 0
-
-
-@pytest.mark.parametrize("command", [[], ["add"], ["list"], ["digest"], ["verify"], ["revoke"]])
-def test_every_command_has_a_help_text(cli, command):
-    code, out, _ = cli("roster", *command, "--help")
-    assert code == 0
-    assert "Usage:" in out
+        assert "fingerprint of kirp is not that of its keys" in refused("roster", *command, roster)

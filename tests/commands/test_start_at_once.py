@@ -23,10 +23,12 @@ from fedsteph.simulations.attacks.poisoned_federation import SOURCES
 HEAVY = {"torch", "flwr", "ray", "pandas", "scipy", "matplotlib", "lifelines", "sklearn"}
 CALLS = """
 import json, sys
+from typer.main import get_command
 from fedsteph.__main__ import app
+command = get_command(app)
 for words in json.loads(sys.argv[1]):
     try:
-        app(words, standalone_mode=False)
+        command(words, standalone_mode=False)
     except SystemExit as ended:
         assert not ended.code
 print("modules:", *sys.modules)
@@ -84,6 +86,9 @@ def test_commands_that_need_no_tensors(tmp_path: Path) -> None:
         ["roster", "list", roster],
         ["roster", "digest", roster],
         ["roster", "verify", roster],
+        ["config"],
+        ["config", "--server"],
+        ["config", "--site"],
         ["roster", "revoke", roster, "kirp"],
         ["provision", str(tmp_path / "trial"), *server, "--width", "6"],
     ]
@@ -96,8 +101,7 @@ def test_a_hello_needs_no_torch(tmp_path: Path) -> None:
     site = make_site(tmp_path / "a")
     run = write_run_folder(tmp_path / "run", {"a": site}, roster)
     loaded = modules_after(HELLO, run, roster.digest)
-    assert "flwr" in loaded and "fedsteph.client.data.hdf5" in loaded
-    assert not (HEAVY - {"flwr"}) & loaded
+    assert "flwr" in loaded and "fedsteph.client.data.hdf5" in loaded and not (HEAVY - {"flwr"}) & loaded
     calls = [["audit", what, str(run / "sites" / "a" / "audit")] for what in ("verify", "show")]
     assert not HEAVY & modules_after(CALLS, json.dumps(calls))
 
@@ -112,7 +116,6 @@ def test_what_help_says_of_defaults_is_the_product_s() -> None:
         return next(option.default for option in command.params if option.name == words[-1])
 
     assert default("privacy", "audit", "references") == MIN_REFERENCES
-    assert default("privacy", "plan", "epochs") == DpSgd.epochs
-    assert default("measure", "poison", "sources") == SOURCES
+    assert default("privacy", "plan", "epochs") == DpSgd.epochs and default("measure", "poison", "sources") == SOURCES
     found = [default("analyze", "landscape", name) for name in ("grid", "patients", "instances")]
     assert found == [Budget.grid, Budget.patients, Budget.instances]

@@ -32,18 +32,15 @@ FEDERATION = {"ProtocolError", "SiteError", "QuorumError", "EngineError"}
 )
 def test_text(where: str | Path | None, remedy: str | None, details: str | None, expected: str) -> None:
     error = DataError("it is empty", where=where, remedy=remedy, details=details)
-    assert str(error) == expected
-    assert error.sentence == expected.rpartition("\n")[2]
+    assert str(error) == expected and error.sentence == expected.rpartition("\n")[2]
     assert error.where == (None if where is None else str(where))
 
 
 @each("cls", CLASSES)
 def test_every_class_has_an_exit_code_and_a_fixed_public_phrase(cls: type[FedstephError]) -> None:
     error = cls("secret P001", where="/data/P001.h5", remedy="secret remedy", details="secret table")
-    assert error.exit_code == (2 if cls.__name__ in FEDERATION else 1)
-    assert error.public_reason == cls.public_reason
-    assert error.public_reason.isprintable()
-    assert 10 < len(error.public_reason) <= 120
+    assert error.exit_code == (2 if cls.__name__ in FEDERATION else 1) and error.public_reason == cls.public_reason
+    assert error.public_reason.isprintable() and 10 < len(error.public_reason) <= 120
     assert "public_reason" not in vars(error)
 
 
@@ -51,8 +48,7 @@ def test_every_class_has_an_exit_code_and_a_fixed_public_phrase(cls: type[Fedste
 def test_a_public_phrase_is_a_phrase(cls: type[FedstephError]) -> None:
     """One short line of words: no digit, no path, no placeholder, no end of a sentence."""
     assert re.fullmatch(r"[a-zA-Z' -]+(, [a-zA-Z' -]+)*", cls.public_reason.replace("M0", "M")) is not None
-    assert cls.public_reason.strip() == cls.public_reason
-    assert len(cls.public_reason.split()) >= 4
+    assert cls.public_reason.strip() == cls.public_reason and len(cls.public_reason.split()) >= 4
 
 
 def test_every_way_to_refuse_an_envelope_says_which_it_is() -> None:
@@ -91,8 +87,7 @@ def test_all_errors_stand_in_one_module() -> None:
 
 def test_exit_codes_differ() -> None:
     codes = [errors.EXIT_DONE, errors.EXIT_INPUT, errors.EXIT_FEDERATION, errors.EXIT_BUG]
-    assert codes == [0, 1, 2, 3]
-    assert len(CLASSES) > 45
+    assert codes == [0, 1, 2, 3] and len(CLASSES) > 45
 
 
 def test_an_error_survives_the_way_out_of_a_worker_process() -> None:

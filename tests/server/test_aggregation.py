@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from each_case import each
 from flwr.serverapp.strategy import FedAvg, FedProx
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -52,11 +53,8 @@ def two_folds(seed: int, weight: int, **header) -> Update:
     return Update({"0": vector(seed, **header), "1": vector(seed + 100, **header)}, weight)
 
 
-# ---------------------------------------------------------------- means
-
-
-@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
-@pytest.mark.parametrize("weights", [(10, 10), (10, 30, 70), (20, 20, 20), (10_000_000, 10)])
+@each("method", ["fedavg", "fedprox"])
+@each("weights", [(10, 10), (10, 30, 70), (20, 20, 20), (10_000_000, 10)])
 def test_the_average_is_the_weighted_mean_of_every_fold(method, weights):
     updates = {node: two_folds(node, weight) for node, weight in enumerate(weights, 1)}
     found = aggregate(strategy_of(method, CONFIG), 3, updates)
@@ -70,8 +68,7 @@ def test_the_average_is_the_weighted_mean_of_every_fold(method, weights):
 
 def test_strategies_are_flower_s_own():
     avg, prox = strategy_of("fedavg", CONFIG), strategy_of("fedprox", CONFIG)
-    assert type(avg) is FedAvg and type(prox) is FedProx
-    assert prox.proximal_mu == 0.3
+    assert type(avg) is FedAvg and type(prox) is FedProx and prox.proximal_mu == 0.3
     assert avg.weighted_by_key == prox.weighted_by_key == "num-examples"
 
 
@@ -99,9 +96,6 @@ def test_an_average_is_averaged_again():
     found = aggregate(strategy_of("fedavg", CONFIG), 1, {1: Update(first, 30), 2: two_folds(5, 10)})
     expected = 0.75 * (values_of(1) + values_of(2)) / 2 + 0.25 * values_of(5)
     np.testing.assert_allclose(numbers(found["0"]), expected, rtol=1e-5, atol=1e-6)
-
-
-# ---------------------------------------------------------------- refusals
 
 
 def spoilt(value: float) -> bytes:
@@ -144,8 +138,8 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("content", SPOILT.values(), ids=SPOILT)
-@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+@each("content", SPOILT.values())
+@each("first", [True, False])
 def test_an_update_that_does_not_fit_the_others_is_refused(content, first):
     whole = {node: two_folds(node, 10) for node in (2, 3)}
     bad = Update({"0": vector(9), "1": content}, 10)
@@ -157,14 +151,14 @@ NO_FILE = ["cut within a number", "cut within the header", "garbage", "no JSON",
 NO_FILE += [name for name in SPOILT if name.startswith("a header of")]
 
 
-@pytest.mark.parametrize("name", NO_FILE)
+@each("name", NO_FILE)
 def test_what_is_no_vector_file_is_refused_where_all_sites_send_it_too(name):
     content = SPOILT[name]
     with pytest.raises(VectorMismatchError, match="no vector file"):
         aggregate(strategy_of("fedavg", CONFIG), 4, {node: Update({"0": content}, 10) for node in (1, 2)})
 
 
-@pytest.mark.parametrize("folds", [("0",), ("0", "1", "2"), ("0", "2")])
+@each("folds", [("0",), ("0", "1", "2"), ("0", "2")])
 def test_updates_of_different_folds_are_refused(folds):
     other = Update({fold: vector(5) for fold in folds}, 10)
     for node in (0, 9):
@@ -178,7 +172,7 @@ def test_nothing_to_average_is_refused():
             aggregate(strategy_of("fedprox", CONFIG), 0, updates)
 
 
-@pytest.mark.parametrize("value", [3e38, -3e38])
+@each("value", [3e38, -3e38])
 def test_an_average_of_huge_numbers_is_refused_or_finite(value):
     try:
         found = aggregate(strategy_of("fedavg", CONFIG), 0, {n: Update({"0": spoilt(value)}, 10) for n in (1, 2, 3)})
@@ -187,11 +181,8 @@ def test_an_average_of_huge_numbers_is_refused_or_finite(value):
     assert np.isfinite(numbers(found["0"])).all()
 
 
-# ---------------------------------------------------------------- rounds
-
-
-@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
-@pytest.mark.parametrize("rounds", [1, 4])
+@each("method", ["fedavg", "fedprox"])
+@each("rounds", [1, 4])
 def test_every_round_goes_out_with_what_the_last_one_gave(method, rounds):
     asked: list[tuple[int, dict[str, bytes]]] = []
 
@@ -200,8 +191,7 @@ def test_every_round_goes_out_with_what_the_last_one_gave(method, rounds):
         return {node: two_folds(10 * round_ + node, 10 * node) for node in (1, 2)}
 
     found = run_rounds(method, ComparatorConfig(rounds=rounds), ask)
-    assert [round_ for round_, _ in asked] == list(range(rounds))
-    assert asked[0][1] == {}
+    assert [round_ for round_, _ in asked] == list(range(rounds)) and asked[0][1] == {}
     for round_ in range(rounds):
         expected = (values_of(10 * round_ + 1) + 2 * values_of(10 * round_ + 2)) / 3
         after = found if round_ == rounds - 1 else asked[round_ + 1][1]
@@ -228,9 +218,6 @@ def test_a_round_without_any_update_ends_the_rounds():
     assert asked == [0, 1]
 
 
-# ---------------------------------------------------------------- one site's fault is that site's
-
-
 def test_a_spoilt_update_is_laid_to_the_site_that_sent_it():
     """Even where it is the first: what most sites send decides what is right."""
     other = Update({"0": vector(7)}, 10)  # a fold fewer
@@ -239,15 +226,13 @@ def test_a_spoilt_update_is_laid_to_the_site_that_sent_it():
         for node in (0, 5, 9):
             updates = {1: two_folds(1, 10), 6: two_folds(6, 10), 8: two_folds(8, 10), node: bad}
             found = screen(updates, float("inf"))
-            assert list(found) == [node]
-            assert what in found[node]
+            assert list(found) == [node] and what in found[node]
 
 
 def test_an_update_above_the_norm_cap_is_refused_at_the_server():
     updates = {node: two_folds(node, 10) for node in (1, 2)}
     norm = max(float(np.linalg.norm(numbers(content))) for u in updates.values() for content in u.vectors.values())
-    assert screen(updates, norm * 1.01) == {}
-    assert "norm" in next(iter(screen(updates, norm * 0.99).values()))
+    assert screen(updates, norm * 1.01) == {} and "norm" in next(iter(screen(updates, norm * 0.99).values()))
 
 
 def test_a_header_that_names_a_key_twice_is_no_vector_file():

@@ -51,10 +51,7 @@ def outcome() -> Outcome:
             "south": {"software": "0.1.1", "encoder": None, "patients": None, "events": "below 10"},
             "west": {"software": "0.1.0", "encoder": "uni2-h"},  # out before it told its sizes
         },
-        targets={
-            "north": MergeReply("230-239", "50-59", (refusal,), north),
-            "west": MergeReply(None, None, (), west),
-        },
+        targets={"north": MergeReply("230-239", "50-59", (refusal,), north), "west": MergeReply(None, None, (), west)},
         failures=[
             Failure("south", "train.merge", f"refused by north: {refusal.phrase}"),
             Failure("node 17", "query.hello", "it <b>never</b> answered"),
@@ -135,8 +132,7 @@ def test_the_verdict_is_a_sentence_per_target_and_a_warning_for_all(run):
     found = outcome()
     del found.targets["west"]
     first, second = run_page(run.path, found).verdict
-    assert first == several[0]
-    assert "without intervals, which establish nothing" in second
+    assert first == several[0] and "without intervals, which establish nothing" in second
 
 
 def test_a_loss_is_told_as_one(run):
@@ -170,13 +166,10 @@ def test_what_it_cost_and_what_it_was_made_of(run):
     ]
     blocks = section(page, "Configuration, versions, seeds, digests")
     rows = dict(blocks[0].rows)
-    assert rows["run"] == run.manifest["run"]
-    assert rows["seed of training"] == "17"
-    assert rows["digest of m0"] == config().model.m0_sha256
-    assert rows["torch"] == run.manifest["versions"]["torch"]
+    assert rows["run"] == run.manifest["run"] and rows["seed of training"] == "17"
+    assert rows["digest of m0"] == config().model.m0_sha256 and rows["torch"] == run.manifest["versions"]["torch"]
     (code,) = [block for block in blocks if isinstance(block, Code)]
-    assert code.text == dump_yaml(config())
-    assert page.title == f"Run {run.manifest['run'][:12]} of kidney"
+    assert code.text == dump_yaml(config()) and page.title == f"Run {run.manifest['run'][:12]} of kidney"
     limits = section(page, "Limits")[0].sentences
     assert limits[0].startswith("Numbers are rounded and in bands")
 
@@ -212,23 +205,20 @@ def test_the_page_is_written_from_the_results_in_the_run_folder(run):
     cells = [text for tag, text in words.found if tag == "td"]
     assert {"230-239", "not told", "0.64", SHA, "4,242", "1,834.2 s"} <= set(cells)
     items = [text for tag, text in words.found if tag == "li"]
-    assert "node 17 in query.hello: it <b>never</b> answered" in items
-    assert "b" not in {tag for tag, _ in words.found}
+    assert "node 17 in query.hello: it <b>never</b> answered" in items and "b" not in {tag for tag, _ in words.found}
     assert ("span", "For the coordinator and partners: only what each site's policy lets out") in words.found
 
 
 def test_the_page_can_be_written_elsewhere(run, tmp_path):
     run.write(outcome())
     path = write_run_page(run.path, tmp_path / "elsewhere")
-    assert path == tmp_path / "elsewhere" / "index.html"
-    assert not (run.path / "report").exists()
+    assert path == tmp_path / "elsewhere" / "index.html" and not (run.path / "report").exists()
 
 
 def test_a_run_without_results_has_no_page(run):
     with pytest.raises(RunFolderError, match=r"has no results yet\. Let the run come to its end") as caught:
         write_run_page(run.path)
-    assert caught.value.where == str(run.path)
-    assert not (run.path / "report").exists()
+    assert caught.value.where == str(run.path) and not (run.path / "report").exists()
 
 
 def test_a_run_that_nobody_is_left_of_has_a_page_too(run):
@@ -262,8 +252,7 @@ def test_a_page_needs_neither_matplotlib_nor_torch(run, tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     path, *modules = found.stdout.split()
-    assert Path(path).is_file()
-    assert "fedsteph.server.coordinator_page" in modules
+    assert Path(path).is_file() and "fedsteph.server.coordinator_page" in modules
     assert not {"matplotlib", "torch", "pandas", "h5py", "fedsteph.client", "fedsteph.simulations"} & set(modules)
 
 

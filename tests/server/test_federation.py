@@ -155,8 +155,7 @@ def test_an_honest_run_routes_every_envelope_to_its_target_and_only_there(federa
     sites = Sites()
     run = federation(sites, targets=("a", "c"))
     outcome = run.run()
-    assert failures(run) == []
-    assert set(outcome.targets) == {"a", "c"}
+    assert failures(run) == [] and set(outcome.targets) == {"a", "c"}
     merges = {name: dict(parcel.envelopes) for name, action, parcel in sites.seen if action == protocol.MERGE}
     assert merges == {
         "a": {name: f"{name} to a".encode() for name in "bcd"},
@@ -217,10 +216,8 @@ def test_a_failing_source_is_named_with_its_reason_and_the_run_goes_on(federatio
     run = federation(sites)
     outcome = run.run()
     [(site, phase, reason)] = failures(run)
-    assert (site, phase) == ("b", protocol.LOCAL)
-    assert said in reason
-    assert SECRET not in repr(outcome) and len(reason) < 300
-    assert set(outcome.targets) == {"a"}
+    assert (site, phase) == ("b", protocol.LOCAL) and said in reason
+    assert SECRET not in repr(outcome) and len(reason) < 300 and set(outcome.targets) == {"a"}
     assert ("b", protocol.SHARE) not in {(name, action) for name, action, _ in sites.seen}
     [merge] = [parcel for _, action, parcel in sites.seen if action == protocol.MERGE]
     assert set(merge.envelopes) == {"c", "d"}
@@ -235,8 +232,7 @@ def test_a_site_that_never_answers_is_named_after_the_deadline(federation):
     run.run()
     named = [(site, phase) for site, phase, _ in failures(run)]
     assert ("node 3", protocol.HELLO) in named and ("c", protocol.HELLO) in named
-    assert any("no answer within" in reason for _, _, reason in failures(run))
-    assert set(run.outcome.targets) == {"a"}
+    assert any("no answer within" in reason for _, _, reason in failures(run)) and set(run.outcome.targets) == {"a"}
 
 
 class ComingGrid(InProcessGrid):
@@ -265,8 +261,7 @@ def test_a_site_that_never_comes_stops_nobody_and_is_named_while_it_is_waited_fo
     said = []
     run = federation(Sites(), grid=Grid, deadline=1e4, report=lambda *words: said.append(words))
     assert set(run.run().targets) == {"a"}
-    assert failures(run) == [("d", protocol.HELLO, "no node said that it is this site")]
-    assert run.grid.deadlines == {1e4}
+    assert failures(run) == [("d", protocol.HELLO, "no node said that it is this site")] and run.grid.deadlines == {1e4}
     told = [text for phase, _, _, text in (words for words in said if len(words) == 4) if phase == protocol.HELLO]
     assert told[0].startswith("waiting for") and told[-1] == "waiting for d"
 
@@ -333,8 +328,7 @@ def test_a_lost_quorum_ends_the_run_and_names_everybody(federation, faults, quor
 def test_a_finished_target_is_kept_when_another_fails(federation, failing, finished, quorum):
     """Also when the rest falls below the quorum."""
     run = federation(Sites({(failing, protocol.MERGE): raising}), targets=("a", "c"), quorum=quorum)
-    assert set(run.run().targets) == {finished}
-    assert failures(run)[0][:2] == (failing, protocol.MERGE)
+    assert set(run.run().targets) == {finished} and failures(run)[0][:2] == (failing, protocol.MERGE)
 
 
 def hello_as(**changes):
@@ -366,8 +360,7 @@ def test_envelopes_for_strangers_go_nowhere(federation):
     sites = Sites({("b", protocol.SHARE): chatty})
     federation(sites).run()
     merges = [(name, dict(parcel.envelopes)) for name, action, parcel in sites.seen if action == protocol.MERGE]
-    assert [name for name, _ in merges] == ["a"]
-    assert merges[0][1]["b"] == b"mine"
+    assert [name for name, _ in merges] == ["a"] and merges[0][1]["b"] == b"mine"
 
 
 FORGERIES = {
@@ -412,8 +405,7 @@ def test_a_stranger_who_is_first_to_claim_a_name_does_not_keep_its_owner_out(fed
     """Node 1 claims to be b before the true b, node 2, answers."""
     run = federation(Sites({("a", protocol.HELLO): hello_as(name="b", signer="mallory")}), targets=("b",))
     outcome = run.run()
-    assert set(outcome.sites) == {"b", "c", "d"}
-    assert set(outcome.targets) == {"b"}
+    assert set(outcome.sites) == {"b", "c", "d"} and set(outcome.targets) == {"b"}
     assert ("node 1", protocol.HELLO) in [(site, phase) for site, phase, _ in failures(run)]
 
 
@@ -542,12 +534,10 @@ def test_who_fails_in_a_round_takes_no_further_part_in_it_and_stays_in_the_run(f
     outcome = run.run()
     assert [(site, phase) for site, phase, _ in failures(run)] == [("b", protocol.AVERAGE)] * 2
     for method, (_, _, reason) in zip(("fedavg", "fedprox"), failures(run), strict=True):
-        assert reason.startswith(f"{method}, round {round_}: ") and said in reason
-        assert SECRET not in reason
+        assert reason.startswith(f"{method}, round {round_}: ") and said in reason and SECRET not in reason
     found = sites.asked_to_average()
     for method in ("fedavg", "fedprox"):
-        assert set(found[method, 2]) == {"a"}
-        assert set(found[method, 1]) == ({*SITES} if round_ else {"a", "c", "d"})
+        assert set(found[method, 2]) == {"a"} and set(found[method, 1]) == ({*SITES} if round_ else {"a", "c", "d"})
         for fold, content in found[method, 2]["a"].items():
             assert value_of(content) == pytest.approx(weighted_mean("acd", 1, int(fold)), rel=1e-6)
     assert set(outcome.targets) == {"a", "b"}
@@ -573,8 +563,7 @@ def test_an_update_that_cannot_be_averaged_costs_its_site_the_baseline_and_nobod
         assert set(run.run().targets) == {"c"}
         assert [(site, phase) for site, phase, _ in failures(run)] == [(name, protocol.AVERAGE)]
         found = sites.asked_to_average()
-        assert [round_ for _, round_ in found] == [0, 1, 2]
-        assert set(found["fedavg", 1]) == {*SITES} - {name}
+        assert [round_ for _, round_ in found] == [0, 1, 2] and set(found["fedavg", 1]) == {*SITES} - {name}
         assert [event.decision for event in audited(tmp_path) if event.event == "fedavg.end"][-1] == "allowed"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, ON_CPU, Spy, m0_of, make_cohort, make_recipe, make_vectors
+from each_case import each
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
@@ -81,13 +82,12 @@ def test_the_weights_of_a_sum_of_directions_are_found_again():
     tau = inside.double() @ rows
     found = Pulls(rows @ rows.T, (rows @ tau)[None])
     weights = found.weights()[0]
-    assert float(weights[inside].min()) > 0.7
-    assert float(weights[~inside].max()) < 0.3
+    assert float(weights[inside].min()) > 0.7 and float(weights[~inside].max()) < 0.3
     products = found.products[0]
     assert float(products[inside].min()) < float(products[~inside].max())
 
 
-@pytest.mark.parametrize("trains", ["direction", "embed", "encoder"])
+@each("trains", ["direction", "embed", "encoder"])
 def test_private_training_with_next_to_no_noise_hides_nobody(trains):
     """Its directions are its own: clipped, of the part that it trains, under the head that it uses."""
     cohort, recipe = make_cohort([6] * 40, width=64, seed=5), make_recipe("model.dropout=0.0", width=64)
@@ -109,8 +109,7 @@ def test_the_ridge_that_known_noise_calls_for():
     private = PrivateTraining(DpSgd(noise=3.0, clip=0.5), Mechanism(3.0, 0.5, 9))
     noise_variance = 9 * (3.0 * 0.5 / (0.5 * 20)) ** 2  # of the sum of nine steps, each over rate n = 10
     signal = (9 * 0.5 / (0.5 * 20)) ** 2  # of one patient, who is in half of the steps
-    assert private.ridge == pytest.approx(noise_variance / signal / 0.25)
-    assert private.ridge == pytest.approx(4.0)
+    assert private.ridge == pytest.approx(noise_variance / signal / 0.25) and private.ridge == pytest.approx(4.0)
 
 
 def test_the_losses_are_those_of_the_best_head():
@@ -165,14 +164,12 @@ def test_every_signal_points_at_members():
         vectors.append(TaskVector.between(model, m0_of(recipe)))
     told: list[float] = []
     scores = signals(cohort, recipe, vectors, CPU, progress=lambda done, total: told.append(done / total))
-    assert {*scores} == {*SIGNALS}
-    assert told == sorted(told) and told[-1] == 1.0
+    assert {*scores} == {*SIGNALS} and told == sorted(told) and told[-1] == 1.0
     gap = {}
     for name, score in scores.items():
         assert score.shape == (8, 40)
         gap[name] = ((score * inside).sum(axis=0) - (score * ~inside).sum(axis=0)).mean() / 4
-    assert min(gap.values()) > 0
-    assert gap["decomposition"] > 2 * gap["loss"]
+    assert min(gap.values()) > 0 and gap["decomposition"] > 2 * gap["loss"]
 
 
 def _loss_of(model: ABMIL, cohort, members) -> torch.Tensor:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from each_case import each
 from scipy.stats import binom, binomtest, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -15,10 +16,8 @@ from fedsteph.client.attack.one_run import epsilon_bound, p_value
 from fedsteph.client.attack.roc import separation
 from fedsteph.common.errors import TooSmallError
 
-# ---------------------------------------------------------------- AUC and TPR
 
-
-@pytest.mark.parametrize("decimals", [12, 1, 0], ids=["no ties", "ties", "mostly ties"])
+@each("decimals", [12, 1, 0])
 def test_auc_and_tpr_are_scikit_learn_s(decimals):
     rng = np.random.default_rng(decimals)
     members = rng.random((5, 300)) < 0.4
@@ -53,18 +52,12 @@ def test_scores_that_say_nothing():
     assert (found.auc, found.tpr, found.auc_interval_95) == (0.5, 0.0, (0.5, 0.5))
 
 
-# ---------------------------------------------------------------- coins
-
-
 def test_every_patient_is_in_one_model_of_each_pair():
     events = np.array([1, 0, 0, 0] * 15)
     inside = halves(events, 18, seed=1)
-    assert inside.shape == (18, 60)
-    assert (inside[0::2] ^ inside[1::2]).all()
-    assert all(events[members].any() for members in inside)
-    assert np.array_equal(halves(events, 16, seed=1), inside[:16])
-    assert not np.array_equal(halves(events, 16, seed=2), inside[:16])
-    assert 0.4 < inside[0::2].mean() < 0.6
+    assert inside.shape == (18, 60) and (inside[0::2] ^ inside[1::2]).all()
+    assert all(events[members].any() for members in inside) and np.array_equal(halves(events, 16, seed=1), inside[:16])
+    assert not np.array_equal(halves(events, 16, seed=2), inside[:16]) and 0.4 < inside[0::2].mean() < 0.6
     assert len({members.sum() for members in inside}) > 2  # coins, and not halves of one size
 
 
@@ -73,9 +66,6 @@ def test_rare_events_are_on_both_sides_of_every_pair():
     assert (halves(events, 40, seed=0)[:, :2].sum(axis=1) == 1).all()
     with pytest.raises(TooSmallError):
         halves(np.array([1] + [0] * 39), 16, seed=0)
-
-
-# ---------------------------------------------------------------- the likelihood ratio
 
 
 def test_the_likelihood_ratio_of_gaussians_has_its_known_auc():
@@ -118,10 +108,7 @@ def test_a_models_scores_are_compared_on_one_scale():
     assert not found[2].any()
 
 
-# ---------------------------------------------------------------- the bound
-
-
-@pytest.mark.parametrize(("right", "guesses"), [(40, 40), (31, 40), (60, 100), (3, 10)])
+@each(("right", "guesses"), [(40, 40), (31, 40), (60, 100), (3, 10)])
 def test_without_delta_the_bound_is_clopper_and_pearson_s(right, guesses):
     lower = binomtest(right, guesses, alternative="greater").proportion_ci(0.95, "exact").low
     epsilon = math.log(lower / (1 - lower))
@@ -138,7 +125,7 @@ def test_what_delta_adds_to_the_p_value():
     assert p_value(right, guesses, n, epsilon, delta) > 10 * p_value(right, guesses, n, epsilon, 0.0)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0, 3.0])
+@each("epsilon", [0.0, 0.5, 1.0, 3.0])
 def test_randomised_response_is_never_said_to_be_less_private_than_it_is(epsilon):
     """Each coin is told rightly with probability q = e^epsilon / (1 + e^epsilon); nothing could be told better."""
     rng, q, bounds = np.random.default_rng(7), 1 / (1 + math.exp(-epsilon)), []
@@ -174,8 +161,7 @@ def test_the_gaussian_mechanism_is_never_said_to_be_less_private_than_it_is():
     for _ in range(20):
         members = rng.random((16, 600)) < 0.5
         bounds.append(epsilon_bound(members + noise * rng.normal(size=members.shape) - 0.5, members, delta))
-    assert max(bounds) < low
-    assert np.median(bounds) > 0.5
+    assert max(bounds) < low and np.median(bounds) > 0.5
 
 
 def test_guessing_bounds_nothing():

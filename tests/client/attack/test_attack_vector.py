@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from client_builders import Spy, make_workspace
+from each_case import each
 from keys_and_rosters import membership_of, roster_of, under
 from sites import TINY, make_site
 
@@ -72,9 +73,6 @@ def attack(result: dict[str, Any], signal: str, kind: str) -> dict[str, Any]:
     return next(a for a in result["attacks"] if (a["signal"], a["attack"]) == (signal, kind))
 
 
-# ---------------------------------------------------------------- what it finds
-
-
 def test_an_overfitted_site_gives_its_patients_away(attacked):
     _, result, _ = attacked
     best = attack(result, "decomposition", "reference models")
@@ -94,8 +92,7 @@ def test_the_strongest_attack_is_chosen_on_the_procedure(attacked):
         "attack": best["attack"],
         "auc": max(best["vector"]["auc"], best["procedure"]["auc"]),
     }
-    assert len(result["attacks"]) == 6
-    assert (result["n_members"], result["n_others"]) == (32, 16)
+    assert len(result["attacks"]) == 6 and (result["n_members"], result["n_others"]) == (32, 16)
 
 
 def test_patients_that_were_not_in_it_are_not_found(attacked, copied, monkeypatch):
@@ -121,9 +118,6 @@ def test_coins_that_no_model_was_trained_by_are_not_guessed():
     assert separation(each_by_the_others(scores, inside), inside, resamples=200, seed=0).auc_interval_95[0] > 0.8
 
 
-# ---------------------------------------------------------------- what is kept
-
-
 def test_the_result_is_kept_without_a_patient(attacked):
     workspace, result, told = attacked
     path = result_path(workspace.site.state, result["content_sha256"])
@@ -146,25 +140,20 @@ def test_stopped_and_started_again_it_finds_the_same(attacked, copied, monkeypat
         attack_vector(copied, progress=stop)
     assert not (copied.site.state / "privacy-audits").exists()
     spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
-    assert attack_vector(copied) == attacked[1]
-    assert len(spy.calls) == 16 - 5
+    assert attack_vector(copied) == attacked[1] and len(spy.calls) == 16 - 5
 
 
 def test_what_another_recipe_shares_is_attacked_with_the_same_models(attacked, copied, monkeypatch):
     spy = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     less = replace(copied, recipe=replace(copied.recipe, sharing=SharingConfig(layers="attention")))
     result = attack_vector(less)
-    assert spy.calls == []
-    assert result["content_sha256"] != attacked[1]["content_sha256"]
+    assert spy.calls == [] and result["content_sha256"] != attacked[1]["content_sha256"]
     assert result["attacks"] != attacked[1]["attacks"]
 
 
 def test_the_digest_is_of_the_file_that_would_leave(attacked):
     file = write_vector(shared_vector(attacked[0]))
     assert hashlib.sha256(file).hexdigest() == content_digest(file) == attacked[1]["content_sha256"]
-
-
-# ---------------------------------------------------------------- the policy
 
 
 def policy(limit: float | None) -> Policy:
@@ -182,17 +171,14 @@ def test_a_vector_leaves_below_the_limit_and_stays_above_it(attacked, copied):
     auc = attacked[1]["strongest"]["auc"]
     assert shared(copied, auc)[0]
     sent, error = shared(copied, auc - 1e-6)
-    assert (sent, type(error)) == ({}, AttackPolicyError)
-    assert "no vector that its own attack" in error.public_reason
+    assert (sent, type(error)) == ({}, AttackPolicyError) and "no vector that its own attack" in error.public_reason
     assert shared(copied, None)[0]
 
 
 def test_a_vector_that_was_not_attacked_stays(copied):
     other = replace(copied, recipe=replace(copied.recipe, sharing=SharingConfig(dtype="float16")))
     sent, error = shared(other, 1.0)
-    assert (sent, type(error)) == ({}, AttackPolicyError)
-    assert "never attacked" in error.what
-    assert shared(copied, 1.0)[0]
+    assert (sent, type(error)) == ({}, AttackPolicyError) and "never attacked" in error.what and shared(copied, 1.0)[0]
 
 
 def test_a_result_of_another_vector_is_no_result_of_this_one(attacked, copied):
@@ -209,9 +195,7 @@ def test_a_guarantee_that_does_not_hold_is_contradicted_and_the_vector_stays_wha
     for limit in (None, 1.0):
         assert "epsilon of at least" in shared(copied, limit)[1].what
     kept = attack_vector(copied, promised=KEPT)["epsilon"]
-    assert kept["contradicted"] is False
-    assert kept["reported"] > kept["lower_bound"]
-    assert shared(copied, None)[0]
+    assert kept["contradicted"] is False and kept["reported"] > kept["lower_bound"] and shared(copied, None)[0]
 
 
 def test_limits_that_a_policy_may_set():
@@ -222,16 +206,12 @@ def test_limits_that_a_policy_may_set():
         Policy(max_attack_auc=0.6, unsealed_updates=True)
 
 
-# ---------------------------------------------------------------- the command
-
-
 def test_the_command_finds_what_the_site_s_work_has_found(cli, attacked):
     workspace, result, _ = attacked
     code, out, err = cli("privacy", "audit", workspace.site.folder, *SETTINGS)
     assert (code, err) == (0, "")
     sure = 100 * result["strongest"]["auc"]
-    assert f"tells which is which in {sure:.0f} of 100 cases" in out
-    assert "has no privacy guarantee" in out
+    assert f"tells which is which in {sure:.0f} of 100 cases" in out and "has no privacy guarantee" in out
     assert f"{result['content_sha256']}.json" in out
     assert read_result(workspace.site.state, result["content_sha256"]) == json.loads(json.dumps(result))
 
@@ -241,12 +221,10 @@ def test_the_command_ends_with_2_above_the_policy_s_limit(cli, attacked, tmp_pat
     shutil.copytree(attacked[0].site.folder, site)
     (site / "site.yaml").write_text("policy: {max_attack_auc: 0.51}\n")
     code, out, err = cli("privacy", "audit", site, *SETTINGS, "--json")
-    assert code == 2
-    assert "will not be shared" in err
-    assert json.loads(out) == json.loads(json.dumps(attacked[1]))
+    assert code == 2 and "will not be shared" in err and json.loads(out) == json.loads(json.dumps(attacked[1]))
 
 
-@pytest.mark.parametrize("n", [14, 17, 0])
+@each("n", [14, 17, 0])
 def test_too_few_reference_models_are_refused(refused, attacked, n):
     said = refused("privacy", "audit", attacked[0].site.folder, *SETTINGS, "--references", n)
     assert "at least 16" in said

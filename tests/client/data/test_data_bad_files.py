@@ -49,34 +49,17 @@ def numpy_file(path: Path, write: Callable[..., None]) -> Path:
     return path
 
 
-def unwritten(path: Path, **options: object) -> Path:
-    with h5py.File(path, "w") as file:
-        file.create_dataset("features", shape=(50, 4), dtype="f4", **options)
-    return path
+def h5(fill: Callable[[h5py.File], object]) -> Callable[[Path], Path]:
+    def build(path: Path) -> Path:
+        with h5py.File(path, "w") as file:
+            fill(file)
+        return path
+
+    return build
 
 
-def half_written(path: Path) -> Path:
-    with h5py.File(path, "w") as file:
-        file.create_dataset("features", shape=(50, 4), dtype="f4", chunks=(1, 4))[:20] = 1
-    return path
-
-
-def group(path: Path) -> Path:
-    with h5py.File(path, "w") as file:
-        file.create_group("features")
-    return path
-
-
-def broken_link(path: Path) -> Path:
-    with h5py.File(path, "w") as file:
-        file["features"] = h5py.ExternalLink("elsewhere.h5", "/features")
-    return path
-
-
-def no_dataspace(path: Path) -> Path:
-    with h5py.File(path, "w") as file:
-        file["features"] = h5py.Empty("f4")
-    return path
+def dataset(file: h5py.File, **options: object) -> h5py.Dataset:
+    return file.create_dataset("features", shape=(50, 4), dtype="f4", **options)
 
 
 def torchscript(path: Path) -> Path:
@@ -88,23 +71,13 @@ def torchscript(path: Path) -> Path:
     return path
 
 
-def folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def pipe(path: Path) -> Path:
-    os.mkfifo(path)
-    return path
-
-
 Bad = tuple[Callable[[Path], Path], type[FeatureFileError], str]
 
 BAD: dict[str, Bad] = {
     # not there, not a file, not a known layout
     "absent": (lambda p: p, FeatureFileError, "No such file"),
-    "folder": (folder, FeatureFileError, "is a folder, not a file"),
-    "named pipe": (pipe, FeatureFileError, "is a named pipe, not a file"),
+    "folder": (lambda p: (p.mkdir(), p)[1], FeatureFileError, "is a folder, not a file"),
+    "named pipe": (lambda p: (os.mkfifo(p), p)[1], FeatureFileError, "is a named pipe, not a file"),
     "below a file": (lambda p: put(p, b"x") / "y", FeatureFileError, "Not a directory"),
     "zero bytes": (lambda p: put(p, b""), FeatureFileError, "0 bytes"),
     "garbage": (lambda p: put(p, b"garbage" * 99), FeatureFileError, "neither HDF5 nor"),
@@ -117,29 +90,29 @@ BAD: dict[str, Bad] = {
     "h5 cut in the middle": (lambda p: put(p, h5_bytes()[:900]), FeatureFileError, "truncated"),
     "h5 cut by a byte": (lambda p: put(p, h5_bytes()[:-1]), FeatureFileError, "truncated"),
     "h5 magic and garbage": (lambda p: put(p, h5_bytes()[:8] + b"?" * 99), FeatureFileError, "damaged"),
-    "pt cut in the middle": (
-        lambda p: put(p, pt_bytes(torch.zeros(9, 9))[:500]),
-        FeatureFileError,
-        "damaged",
-    ),
+    "pt cut in the middle": (lambda p: put(p, pt_bytes(torch.zeros(9, 9))[:500]), FeatureFileError, "damaged"),
     "pt cut by a byte": (lambda p: put(p, pt_bytes(torch.zeros(9, 9))[:-1]), FeatureFileError, "damaged"),
     "pt magic only": (lambda p: put(p, b"PK\x03\x04"), FeatureFileError, "damaged"),
-    "legacy pt cut": (
-        lambda p: put(p, pt_bytes(torch.zeros(9, 9), legacy=True)[:-9]),
-        FeatureFileError,
-        "damaged",
-    ),
+    "legacy pt cut": (lambda p: put(p, pt_bytes(torch.zeros(9, 9), legacy=True)[:-9]), FeatureFileError, "damaged"),
     "zip of text": (lambda p: zip_of(p, "a.txt"), FeatureFileError, "damaged"),
     "zip like a pt": (lambda p: zip_of(p, "archive/data.txt"), FeatureFileError, "damaged"),
     "npz": (lambda p: numpy_file(p, np.savez), FeatureFileError, "damaged"),
-    "h5 never written": (unwritten, FeatureFileError, "promises 800 bytes of features and holds 0"),
-    "h5 never written, gzip": (lambda p: unwritten(p, compression="gzip"), FeatureFileError, "promises"),
-    "h5 half written": (half_written, FeatureFileError, "promises 50 chunks of 'features' and holds 20"),
-    "h5 broken link": (broken_link, FeatureFileError, "a link to another file"),
+    "h5 never written": (h5(dataset), FeatureFileError, "promises 800 bytes of features and holds 0"),
+    "h5 never written, gzip": (h5(lambda f: dataset(f, compression="gzip")), FeatureFileError, "promises"),
+    "h5 half written": (
+        h5(lambda f: dataset(f, chunks=(1, 4)).__setitem__(slice(20), 1)),
+        FeatureFileError,
+        "promises 50 chunks of 'features' and holds 20",
+    ),
+    "h5 broken link": (
+        h5(lambda f: f.__setitem__("features", h5py.ExternalLink("elsewhere.h5", "/features"))),
+        FeatureFileError,
+        "a link to another file",
+    ),
     # the wrong key
     "h5 other key": (lambda p: write_h5(p, X, key="feats"), FeatureFileError, "'coords', 'feats'"),
     "h5 other case": (lambda p: write_h5(p, X, key="Features"), FeatureFileError, "'Features'"),
-    "h5 group": (group, FeatureFileError, "'features' is a group"),
+    "h5 group": (h5(lambda f: f.create_group("features")), FeatureFileError, "'features' is a group"),
     "pt other key": (lambda p: save(p, {"feats": torch.zeros(2, 2)}), FeatureFileError, "'feats'"),
     "pt other case": (lambda p: save(p, {"FEATURES": torch.zeros(2, 2)}), FeatureFileError, "'FEATURES'"),
     "pt empty dict": (lambda p: save(p, {}), FeatureFileError, "it holds nothing"),
@@ -160,7 +133,7 @@ BAD: dict[str, Bad] = {
     "h5 scalar": (lambda p: write_h5(p, 1.0), FeatureFileError, "shape ()"),
     "h5 leading 2": (lambda p: write_h5(p, np.stack([X, X])), FeatureFileError, "shape (2, 5, 4)"),
     "h5 4-D": (lambda p: write_h5(p, X[None, None]), FeatureFileError, "shape (1, 1, 5, 4)"),
-    "h5 no dataspace": (no_dataspace, FeatureFileError, "shape ()"),
+    "h5 no dataspace": (h5(lambda f: f.__setitem__("features", h5py.Empty("f4"))), FeatureFileError, "shape ()"),
     "h5 width 0": (lambda p: write_h5(p, X[:, :0]), FeatureFileError, "shape (5, 0)"),
     "pt 1-D": (lambda p: save(p, torch.zeros(7)), FeatureFileError, "shape (7,)"),
     "pt leading 2": (lambda p: save(p, torch.zeros(2, 5, 4)), FeatureFileError, "shape (2, 5, 4)"),
@@ -209,11 +182,7 @@ BAD: dict[str, Bad] = {
     "pickle of an array": (lambda p: put(p, pickle.dumps(X)), UnsafePickleError, "torch.save(features"),
     "pt of an array": (lambda p: save(p, X), UnsafePickleError, "_reconstruct"),
     "pt of a module": (lambda p: save(p, torch.nn.Linear(2, 2)), UnsafePickleError, "Linear"),
-    "pt of a path": (
-        lambda p: save(p, {"features": torch.zeros(2, 2), "p": p}),
-        UnsafePickleError,
-        "pathlib",
-    ),
+    "pt of a path": (lambda p: save(p, {"features": torch.zeros(2, 2), "p": p}), UnsafePickleError, "pathlib"),
     "pt of pickle protocol 4": (
         lambda p: save(p, torch.zeros(2, 2), protocol=4),
         UnsafePickleError,
@@ -230,9 +199,7 @@ def test_a_bad_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
     path = build(tmp_path / "slide-7.h5")
     with pytest.raises(error, match=re.escape(fragment)) as caught:
         read_features(path)
-    assert type(caught.value) is error
-    assert caught.value.where == str(path)
-    assert caught.value.remedy
+    assert type(caught.value) is error and caught.value.where == str(path) and caught.value.remedy
     assert not (tmp_path / "ran").exists()
     if error is not NonFiniteError and "GiB" not in fragment:
         with pytest.raises(error, match=re.escape(fragment)):

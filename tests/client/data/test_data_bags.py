@@ -37,8 +37,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_cohort_of_a_folder(site: Path) -> None:
     cohort = open_cohort(site, DataSettings())
-    assert len(cohort) == 12
-    assert cohort.width == 4
+    assert len(cohort) == 12 and cohort.width == 4
     assert [patient.id for patient in cohort.patients] == [f"P{i:02d}" for i in range(12)]
     np.testing.assert_array_equal(cohort.times, 400.0 + 50 * np.arange(12))
     np.testing.assert_array_equal(cohort.events, np.arange(12) % 2)
@@ -48,8 +47,7 @@ def test_a_cohort_of_a_folder(site: Path) -> None:
 def test_a_bag_is_all_slides_of_a_patient_in_order(site: Path) -> None:
     bag = open_cohort(site, DataSettings()).bag(0)
     expected = np.concatenate([features(3, 4, 0), features(15, 4, 12)])
-    assert bag.dtype == torch.float32
-    assert bag.is_contiguous()
+    assert bag.dtype == torch.float32 and bag.is_contiguous()
     np.testing.assert_array_equal(bag.numpy(), expected)
 
 
@@ -64,11 +62,8 @@ def test_opening_reads_no_values(site: Path, reads: list[str]) -> None:
 def test_subsets_share_the_cache_and_keep_the_order_given(site: Path, reads: list[str]) -> None:
     cohort = open_cohort(site, DataSettings())
     first, second = cohort.subset(["P03", "P01"]), cohort.subset(iter(("P01",)))
-    assert [patient.id for patient in first.patients] == ["P03", "P01"]
-    assert first.times.tolist() == [550.0, 450.0]
-    assert first.bag(1) is second.bag(0) is cohort.bag(1)
-    assert reads == ["P01-DX1.uuid"]
-    assert len(cohort.subset([])) == 0
+    assert [patient.id for patient in first.patients] == ["P03", "P01"] and first.times.tolist() == [550.0, 450.0]
+    assert first.bag(1) is second.bag(0) is cohort.bag(1) and reads == ["P01-DX1.uuid"] and len(cohort.subset([])) == 0
 
 
 def test_an_unknown_patient_is_refused(site: Path) -> None:
@@ -78,8 +73,7 @@ def test_an_unknown_patient_is_refused(site: Path) -> None:
 
 def test_no_cache_reads_afresh(site: Path, reads: list[str]) -> None:
     cohort = open_cohort(site, DataSettings(cache_gib=0))
-    assert torch.equal(cohort.bag(1), cohort.bag(1))
-    assert reads == ["P01-DX1.uuid"] * 2
+    assert torch.equal(cohort.bag(1), cohort.bag(1)) and reads == ["P01-DX1.uuid"] * 2
 
 
 def test_the_cache_lets_go_of_what_was_used_longest_ago() -> None:
@@ -88,13 +82,11 @@ def test_the_cache_lets_go_of_what_was_used_longest_ago() -> None:
         cache.put(key, bag)
     assert cache.get("a") is bag
     cache.put("d", bag)
-    assert [key for key in "abcd" if cache.get(key) is not None] == ["a", "c", "d"]
-    assert cache.used == 120
+    assert [key for key in "abcd" if cache.get(key) is not None] == ["a", "c", "d"] and cache.used == 120
     cache.put("e", torch.zeros(20))
     assert [key for key in "acde" if cache.get(key) is not None] == ["d", "e"]
     cache.put("too large", torch.zeros(31))
-    assert cache.get("too large") is None
-    assert cache.used == 120
+    assert cache.get("too large") is None and cache.used == 120
 
 
 def test_a_file_that_changed_its_width_is_refused(site: Path) -> None:
@@ -113,9 +105,7 @@ def test_a_cohort_without_a_folder(tmp_path: Path) -> None:
 def test_excluded_slides_and_patients(site: Path) -> None:
     settings = DataSettings(exclude=("P00-DX2.uuid", "P04-DX1.uuid"))
     cohort = open_cohort(site, settings)
-    assert cohort.bag(0).shape == (3, 4)
-    assert len(cohort) == 11
-    assert cohort.dropped == ("P04",)
+    assert cohort.bag(0).shape == (3, 4) and len(cohort) == 11 and cohort.dropped == ("P04",)
     assert cohort.subset(["P05"]).dropped == ("P04",)
 
 
@@ -139,9 +129,7 @@ def test_every_error_comes_in_one_table(site: Path) -> None:
         "features/P03-DX1.uuid.h5",
     ]
     starts = {line.index(what) for line, what in zip(lines[:2], ("what is wrong", "'t' is 'x'"), strict=True)}
-    assert len(starts) == 1
-    assert "P01-DX1.uuid" in lines[2]
-    assert "stray" not in text
+    assert len(starts) == 1 and "P01-DX1.uuid" in lines[2] and "stray" not in text
 
 
 def test_a_long_table_is_cut(tmp_path: Path) -> None:
@@ -151,8 +139,7 @@ def test_a_long_table_is_cut(tmp_path: Path) -> None:
     write_csv(tmp_path / "labels.csv", [HEADER, *rows])
     with pytest.raises(DataError, match="100 problems found") as caught:
         open_cohort(tmp_path, DataSettings())
-    assert len(str(caught.value).splitlines()) == 2 + 1 + 20 + 1
-    assert str(caught.value).splitlines()[-3] == "and 80 more"
+    assert len(str(caught.value).splitlines()) == 2 + 1 + 20 + 1 and str(caught.value).splitlines()[-3] == "and 80 more"
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere"])

@@ -56,8 +56,7 @@ def test_a_good_site(site: Path) -> None:
 def test_the_report_is_strict_json(site: Path) -> None:
     (site / "features" / "P01-DX1.uuid.h5").unlink()
     content = json.loads(json.dumps(check_site(site, DataSettings()).to_dict(), allow_nan=False))
-    assert content["instances"]["total"] == 117 - 4
-    assert content["problems"][0]["severity"] == "error"
+    assert content["instances"]["total"] == 117 - 4 and content["problems"][0]["severity"] == "error"
 
 
 def test_progress_is_told_per_file(site: Path) -> None:
@@ -84,9 +83,7 @@ def test_files_of_several_layouts_make_one_site(site: Path) -> None:
     (folder / "P02-DX1.uuid.h5").unlink()
     torch.save({"features": torch.tensor(features(9, 4, 99))}, folder / "P02-DX1.uuid.pt")
     report = check_site(site, DataSettings())
-    assert report.ok
-    assert report.layouts == ("pt", "trident", "uni2-h")
-    assert report.dtypes == ("float16", "float32")
+    assert report.ok and report.layouts == ("pt", "trident", "uni2-h") and report.dtypes == ("float16", "float32")
 
 
 def test_splits_of_files(site: Path) -> None:
@@ -160,20 +157,10 @@ def relabel(site: Path, old: str, new: str) -> None:
         ),
         (lambda s: write_h5(slide(s, 1), features(0, 4), **UNI), {}, "error", ("P01-DX1", "no instance")),
         (lambda s: slide(s, 1).write_bytes(b""), {}, "error", ("P01-DX1", "0 bytes")),
-        (
-            lambda s: slide(s, 1).write_bytes(slide(s, 1).read_bytes()[:-9]),
-            {},
-            "error",
-            ("P01-DX1", "truncated"),
-        ),
+        (lambda s: slide(s, 1).write_bytes(slide(s, 1).read_bytes()[:-9]), {}, "error", ("P01-DX1", "truncated")),
         (lambda s: None, {"exclude": ("P99",)}, "warning", ("'P99' does not exist", "site.yaml")),
         (lambda s: None, {"exclude": ("P01-DX1.uuid",)}, "warning", ("labels.csv", "'P01' is left out")),
-        (
-            lambda s: None,
-            {"time_unit": "years"},
-            "error",
-            ("labels.csv:2", "400.0 years, more than 150 years"),
-        ),
+        (lambda s: None, {"time_unit": "years"}, "error", ("labels.csv:2", "400.0 years, more than 150 years")),
         (lambda s: None, {"labels": "other.csv"}, "error", ("other.csv", "No such file")),
         (lambda s: None, {"features": "h5"}, "error", ("h5", "No such file")),
         (lambda s: (s / "h5").mkdir(), {"features": "h5"}, "error", ("h5", "holds no file")),
@@ -193,15 +180,12 @@ def relabel(site: Path, old: str, new: str) -> None:
         ),
     ],
 )
-def test_a_problem_is_reported_and_not_raised(
-    damage: Break, options: dict[str, object], severity: str, fragments: tuple[str, ...], site: Path
-) -> None:
+def test_a_problem_is_reported_and_not_raised(damage, options, severity, fragments, site) -> None:
     damage(site)
     report = check_site(site, DataSettings(**options))
     problem = report.problems[0]
     text = f"{problem.where} {problem.what} {problem.remedy}"
-    assert not report.ok
-    assert problem.severity == severity
+    assert not report.ok and problem.severity == severity
     assert all(fragment in text for fragment in fragments), text
     assert problem.remedy
     # One mistake is one problem, unless it is the unit of every row.
@@ -252,8 +236,7 @@ def test_splits_may_name_patients_who_are_left_out(site: Path) -> None:
     assert [problem.severity for problem in check_site(site, settings).problems] == ["warning"]
     cohort = open_cohort(site, settings)
     [split], problems = read_splits(site, [p.id for p in cohort.patients], cohort.dropped)
-    assert problems == []
-    assert len(cohort.subset(split.train)) == 1
+    assert problems == [] and len(cohort.subset(split.train)) == 1
 
 
 def test_a_site_with_every_slide_excluded(site: Path) -> None:
@@ -281,8 +264,7 @@ def test_a_real_cohort(kind: str, cohort: str, several: bool, tmp_path: Path) ->
     # Of three patients, the published features have one slide under two names.
     twice = {p.what for p in report.problems if p.severity == "warning" and "has the same features" in p.what}
     assert len(report.problems) == len(twice) == (3 if kind == "hif" else 0)
-    assert report.projects == (f"TCGA-{cohort.upper()}",)
-    assert (report.splits, report.splits_source) == (5, "files")
+    assert report.projects == (f"TCGA-{cohort.upper()}",) and (report.splits, report.splits_source) == (5, "files")
     assert (report.slides > report.patients) is several
     patients = open_cohort(folder, DataSettings())
     splits, _ = read_splits(folder, [patient.id for patient in patients.patients])

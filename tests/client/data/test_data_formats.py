@@ -109,13 +109,9 @@ GOOD: dict[str, tuple[Callable[[Path], Path], FeatureHeader]] = {
 def test_every_layout_gives_the_same_bag(name: str, tmp_path: Path) -> None:
     build, header = GOOD[name]
     path = build(tmp_path)
-    assert read_header(path) == header
-    assert is_feature_file(path)
+    assert read_header(path) == header and is_feature_file(path)
     values = read_features(path, width=4)
-    assert values.dtype == np.float32
-    assert values.dtype.isnative
-    assert values.flags.c_contiguous
-    assert values.flags.writeable
+    assert values.dtype == np.float32 and values.dtype.isnative and values.flags.c_contiguous and values.flags.writeable
     np.testing.assert_array_equal(values, X)
 
 
@@ -152,28 +148,21 @@ MAGICS = st.sampled_from([b"", h5_bytes()[:8], h5_bytes()[:96], b"PK\x03\x04", b
 LEGACY = pt_bytes({"features": torch.tensor(X)}, legacy=True)
 
 
+@settings(max_examples=50)
 @given(head=MAGICS | st.just(LEGACY[:15]) | st.just(LEGACY[:80]), tail=st.binary(max_size=300))
-def test_random_bytes_give_typed_errors_only(
-    head: bytes, tail: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_random_bytes_give_typed_errors_only(head, tail, tmp_path_factory) -> None:
     path = put(tmp_path_factory.getbasetemp() / "random.h5", head + tail)
     with pytest.raises(FedstephError):
         read_features(path)
 
 
-VALID = {
-    "h5": h5_bytes(),
-    "pt": pt_bytes({"features": torch.tensor(X)}),
-    "legacy pt": LEGACY,
-}
+VALID = {"h5": h5_bytes(), "pt": pt_bytes({"features": torch.tensor(X)}), "legacy pt": LEGACY}
 
 
 @pytest.mark.parametrize("name", VALID)
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(data=st.data())
-def test_truncation_gives_a_typed_error_or_the_right_bag(
-    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_truncation_gives_a_typed_error_or_the_right_bag(name, data, tmp_path_factory) -> None:
     whole = VALID[name]
     length = data.draw(st.integers(0, len(whole)))
     path = put(tmp_path_factory.getbasetemp() / "cut.h5", whole[:length])

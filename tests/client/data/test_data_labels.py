@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from data_builders import HEADER, write_csv
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsteph.client.data.labels import Patient, listed_ids, read_labels
@@ -28,10 +28,7 @@ def table(folder: Path, text: str | bytes) -> Path:
 def test_patients_are_sorted_and_slides_keep_their_order(tmp_path: Path) -> None:
     path = table(tmp_path, HEAD + "B,S3,KIRP,10,0\nA,S2,KIRP,734.0,1\nA,S1,KIRP,734,1.0\n")
     patients, problems = read_labels(path, DEFAULT)
-    assert patients == [
-        Patient("A", 734.0, 1, ("S2", "S1"), "KIRP"),
-        Patient("B", 10.0, 0, ("S3",), "KIRP"),
-    ]
+    assert patients == [Patient("A", 734.0, 1, ("S2", "S1"), "KIRP"), Patient("B", 10.0, 0, ("S3",), "KIRP")]
     assert problems == []
 
 
@@ -65,8 +62,7 @@ def test_the_project_is_optional(tmp_path: Path) -> None:
 def test_a_censorship_column_is_known_by_its_name_and_converted(tmp_path: Path) -> None:
     path = table(tmp_path, "patient_id,pathology_id,t,censorship\nA,S1,5,1\nB,S2,6,0\n")
     patients, problems = read_labels(path, DEFAULT)
-    assert [(p.id, p.e) for p in patients] == [("A", 0), ("B", 1)]
-    assert problems == []
+    assert [(p.id, p.e) for p in patients] == [("A", 0), ("B", 1)] and problems == []
 
 
 def test_event_and_censorship_must_not_contradict_each_other(tmp_path: Path) -> None:
@@ -80,8 +76,7 @@ def test_units_and_censorship(tmp_path: Path) -> None:
     path = table(tmp_path, "case,slide,years,censored\nA,S1,2,1\nB,S2,0.5,0\nC,S3,0,false\n")
     columns = Columns(patient="case", slide="slide", time="years", censorship="censored")
     patients, problems = read_labels(path, DataSettings(columns=columns, time_unit="years"))
-    assert [(p.t, p.e) for p in patients] == [(730.0, 0), (182.5, 1), (0.0, 1)]
-    assert problems == []
+    assert [(p.t, p.e) for p in patients] == [(730.0, 0), (182.5, 1), (0.0, 1)] and problems == []
 
 
 @pytest.mark.parametrize(
@@ -91,10 +86,7 @@ def test_units_and_censorship(tmp_path: Path) -> None:
         ("\n\n", "has no rows"),
         (HEAD, "has no rows"),
         (HEAD + ",,,,\n", "has no rows"),
-        (
-            "patient_id,pathology_id,project,e\nA,S,K,1\n",
-            "has no column 't'; it has 'patient_id', 'pathology",
-        ),
+        ("patient_id,pathology_id,project,e\nA,S,K,1\n", "has no column 't'; it has 'patient_id', 'pathology"),
         ("patient_id,pathology_id,t\nA,S,5\n", "has no column 'e'"),
         ("Patient_ID,pathology_id,t,e\nA,S,5,1\n", "it has 'Patient_ID'"),
         ("a,b\n1,2\n", "has no column 'patient_id', 'pathology_id', 't', 'e'"),
@@ -113,8 +105,7 @@ def test_a_file_that_is_no_label_table(text: str | bytes, fragment: str, tmp_pat
     path = table(tmp_path, text)
     with pytest.raises(LabelError, match=re.escape(fragment)) as caught:
         read_labels(path, DEFAULT)
-    assert str(path) in str(caught.value)
-    assert caught.value.remedy
+    assert str(path) in str(caught.value) and caught.value.remedy
 
 
 def test_an_absent_table_and_a_folder(tmp_path: Path) -> None:
@@ -154,11 +145,8 @@ GOOD_ROW = "A,S1,K,5,1\n"
 def test_a_bad_row_is_named(row: str, fragment: str, tmp_path: Path) -> None:
     path = table(tmp_path, HEAD + GOOD_ROW + row + "\n")
     patients, problems = read_labels(path, DEFAULT)
-    assert [problem.where for problem in problems] == [f"{path}:3"]
-    assert fragment in problems[0].what
-    assert problems[0].severity == "error"
-    assert problems[0].remedy
-    assert [patient.id for patient in patients] == ["A"]
+    assert [problem.where for problem in problems] == [f"{path}:3"] and fragment in problems[0].what
+    assert problems[0].severity == "error" and problems[0].remedy and [patient.id for patient in patients] == ["A"]
 
 
 def test_all_problems_of_all_rows_come_together(tmp_path: Path) -> None:
@@ -197,21 +185,17 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 LABEL = st.tuples(st.floats(0, 150 * 365), st.booleans())
 
 
+@settings(max_examples=40)
 @given(labels=st.dictionaries(TEXT, LABEL, min_size=1, max_size=8), project=TEXT)
-def test_any_ids_and_times_survive(
-    labels: dict[str, tuple[float, bool]], project: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_ids_and_times_survive(labels, project, tmp_path_factory) -> None:
     path = tmp_path_factory.getbasetemp() / "labels.csv"
     write_csv(path, [HEADER, *((key, key, project, t, e) for key, (t, e) in labels.items())])
     patients, problems = read_labels(path, DEFAULT)
-    assert problems == []
-    assert patients == [Patient(key, *labels[key], (key,), project) for key in sorted(labels)]
+    assert problems == [] and patients == [Patient(key, *labels[key], (key,), project) for key in sorted(labels)]
 
 
 @given(content=st.binary(max_size=200) | st.text().map(str.encode), head=st.sampled_from([b"", HEAD.encode()]))
-def test_any_bytes_give_typed_errors_only(
-    content: bytes, head: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_bytes_give_typed_errors_only(content, head, tmp_path_factory) -> None:
     path = tmp_path_factory.getbasetemp() / "random.csv"
     path.write_bytes(head + content)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from each_case import each
 
 from fedsteph.client.data.settings import Columns, DataSettings
 from fedsteph.common.config.schema import build, parse_yaml
@@ -29,7 +30,7 @@ def test_a_full_section() -> None:
     assert settings.columns == Columns(patient="case", time="months", censorship="c")
 
 
-@pytest.mark.parametrize(("unit", "days"), [("days", 1), ("months", 365 / 12), ("years", 365)])
+@each(("unit", "days"), [("days", 1), ("months", 365 / 12), ("years", 365)])
 def test_units_in_days(unit: str, days: float) -> None:
     assert parse(f"time_unit: {unit}").days_per_unit == days
 
@@ -38,7 +39,7 @@ def test_the_unread_event_column_may_share_a_name() -> None:
     assert parse("columns: {event: c, censorship: c}").columns.censorship == "c"
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "fragment"),
     [
         ("feature: x", "Did you mean 'data.features'?"),

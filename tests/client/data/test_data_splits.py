@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from data_builders import write_csv
+from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,8 +26,7 @@ def split(folder: Path, k: object, text: str) -> Path:
 
 
 def test_no_files_are_no_splits(tmp_path: Path) -> None:
-    assert read_splits(tmp_path, IDS) == ([], [])
-    assert read_splits(tmp_path / "absent", IDS) == ([], [])
+    assert read_splits(tmp_path, IDS) == ([], []) and read_splits(tmp_path / "absent", IDS) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,7 @@ def test_the_order_is_numeric(tmp_path: Path) -> None:
     for k, key in enumerate(ids):
         write_csv(tmp_path / f"splits_{k}.csv", [("train", "test"), (ids[k - 1], key)])
     splits, problems = read_splits(tmp_path, ids)
-    assert [split.test for split in splits] == [(key,) for key in ids]
-    assert problems == []
+    assert [split.test for split in splits] == [(key,) for key in ids] and problems == []
 
 
 def test_dropped_patients_leave_the_parts(tmp_path: Path) -> None:
@@ -75,20 +74,12 @@ Build = Callable[[Path], object]
 @pytest.mark.parametrize(
     ("build", "file", "fragment"),
     [
-        (
-            lambda f: split(f, 0, "train,test\nA,A\nB,C\n"),
-            "splits_0.csv",
-            "in both train and test: 1 (first: 'A'",
-        ),
+        (lambda f: split(f, 0, "train,test\nA,A\nB,C\n"), "splits_0.csv", "in both train and test: 1 (first: 'A'"),
         (lambda f: split(f, 0, "train,test,val\nA,C,A\n"), "splits_0.csv", "in both train and val: 1"),
         (lambda f: split(f, 0, "train,test,val\nA,C,C\n"), "splits_0.csv", "in both test and val: 1"),
         (lambda f: split(f, 0, "train,test\nA,C\nA,D\n"), "splits_0.csv", "more than once in train: 1"),
         (lambda f: split(f, 0, "train,test\nA,C\nB,C\n"), "splits_0.csv", "more than once in test: 1"),
-        (
-            lambda f: split(f, 0, "train,test\nA,X\nB,Y\n"),
-            "splits_0.csv",
-            "unknown patients in test: 2 (first: 'X'",
-        ),
+        (lambda f: split(f, 0, "train,test\nA,X\nB,Y\n"), "splits_0.csv", "unknown patients in test: 2 (first: 'X'"),
         (lambda f: split(f, 0, "train,test\nA,\nB,\n"), "splits_0.csv", "has no patient in test"),
         (lambda f: split(f, 0, "train,test\n,A\n"), "splits_0.csv", "has no patient in train"),
         (lambda f: split(f, 0, "train,test\n"), "splits_0.csv", "has no rows"),
@@ -111,16 +102,14 @@ def test_a_bad_split_is_named(build: Build, file: str, fragment: str, tmp_path: 
     build(tmp_path)
     _, problems = read_splits(tmp_path, IDS)
     assert [(p.severity, p.where) for p in problems] == [("error", str(tmp_path / file))]
-    assert fragment in problems[0].what
-    assert problems[0].remedy
+    assert fragment in problems[0].what and problems[0].remedy
 
 
 def test_a_patient_tested_twice_is_a_warning(tmp_path: Path) -> None:
     for k in range(2):
         split(tmp_path, k, "train,test\nA,C\nB,D\n")
     splits, [problem] = read_splits(tmp_path, IDS)
-    assert len(splits) == 2
-    assert problem.severity == "warning"
+    assert len(splits) == 2 and problem.severity == "warning"
     assert problem.what == "tests patients again: 2 (first: 'C', in splits_0.csv too)"
 
 
@@ -134,12 +123,9 @@ def test_folds_partition_the_patients_evenly(data: st.DataObject, events: list[b
     n_folds = data.draw(st.integers(2, len(patients)))
     splits = make_splits(patients, n_folds, seed)
     everyone = sorted(patient.id for patient in patients)
-    assert len(splits) == n_folds
-    assert sorted(key for split in splits for key in split.test) == everyone
+    assert len(splits) == n_folds and sorted(key for split in splits for key in split.test) == everyone
     for split in splits:
-        assert sorted(split.train + split.test) == everyone
-        assert split.train
-        assert split.val == ()
+        assert sorted(split.train + split.test) == everyone and split.train and split.val == ()
     e = {patient.id: patient.e for patient in patients}
     for counts in ([len(s.test) for s in splits], [sum(e[i] for i in s.test) for s in splits]):
         assert max(counts) - min(counts) <= 1
@@ -152,7 +138,7 @@ def test_folds_depend_on_the_seed_and_not_on_the_order() -> None:
     assert make_splits(patients, 5, 42) != make_splits(patients, 5, 43)
 
 
-@pytest.mark.parametrize(
+@each(
     ("n", "n_folds", "seed", "fragment"),
     [
         (10, 1, 0, "1 folds cannot be made"),

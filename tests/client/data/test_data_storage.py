@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from each_case import each
 
 from fedsteph.client.data.feature_cache import room
 from fedsteph.client.data.settings import DataSettings
@@ -16,11 +17,10 @@ from fedsteph.common.errors import StorageError
 GIB = 2**30
 
 
-@pytest.mark.parametrize(("free", "kept"), [(None, "stored"), (10 * GIB, "stored"), (10 * GIB - 1, None)])
+@each(("free", "kept"), [(None, "stored"), (10 * GIB, "stored"), (10 * GIB - 1, None)])
 def test_auto_keeps_nothing_where_there_is_no_room(free: int | None, kept: str | None) -> None:
     storage = Storage.of(DataSettings(cache_gib=2), 10 * GIB, free)
-    assert storage.keep == kept
-    assert str(storage).endswith("; there is no room to keep them on disk") == (kept is None)
+    assert storage.keep == kept and str(storage).endswith("; there is no room to keep them on disk") == (kept is None)
 
 
 def test_auto_does_not_ask_for_room_where_memory_suffices() -> None:
@@ -28,7 +28,7 @@ def test_auto_does_not_ask_for_room_where_memory_suffices() -> None:
     assert storage.keep is None and str(storage) == "features: 1.0 GiB, held in memory"
 
 
-@pytest.mark.parametrize(("how", "needed"), [("stored", 10 * GIB), ("float16", 5 * GIB)])
+@each(("how", "needed"), [("stored", 10 * GIB), ("float16", 5 * GIB)])
 def test_what_was_asked_for_is_refused_before_anything_is_written(how: str, needed: int) -> None:
     settings = DataSettings(disk_cache=how)
     assert Storage.of(settings, 10 * GIB, needed).keep == how
@@ -37,9 +37,7 @@ def test_what_was_asked_for_is_refused_before_anything_is_written(how: str, need
     assert "set data.disk_cache to never" in str(caught.value)
 
 
-def test_room_is_what_is_free_but_for_two_gib_and_what_is_taken_already(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_room_is_what_is_free_but_for_two_gib_and_what_is_taken_already(tmp_path, monkeypatch) -> None:
     asked = []
 
     def usage(path: Path) -> SimpleNamespace:

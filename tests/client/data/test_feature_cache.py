@@ -90,8 +90,7 @@ def test_stored_features_are_those_of_the_file_bit_for_bit(cache: FeatureCache, 
         path = write_h5(tmp_path / "x.h5", features(7, D).astype(dtype), chunks=(1, D))
     for _ in range(2):
         found = cache.read("x", path)
-        assert found.dtype == (torch.float16 if dtype == "float16" else torch.float32)
-        assert found.is_contiguous()
+        assert found.dtype == (torch.float16 if dtype == "float16" else torch.float32) and found.is_contiguous()
         np.testing.assert_array_equal(found.float().numpy().view(np.int32), read_features(path).view(np.int32))
 
 
@@ -117,8 +116,7 @@ def test_what_float16_cannot_hold_is_an_error_that_names_the_file(folder: Path, 
     path = write_h5(tmp_path / "x.h5", np.array([[1, value, 0, 0]], dtype=np.float32))
     with pytest.raises(FeatureFileError, match=r"x\.h5: has values up to .*Set data\.disk_cache to stored"):
         FeatureCache(folder, "float16", D).read("x", path)
-    assert entries(folder) == []
-    assert FeatureCache(folder, "stored", D).read("x", path)[0, 1] == np.float32(value)
+    assert entries(folder) == [] and FeatureCache(folder, "stored", D).read("x", path)[0, 1] == np.float32(value)
 
 
 def test_all_checks_of_a_file_are_made(cache: FeatureCache, folder: Path, tmp_path: Path) -> None:
@@ -131,9 +129,7 @@ def test_all_checks_of_a_file_are_made(cache: FeatureCache, folder: Path, tmp_pa
     assert entries(folder) == []
 
 
-def test_an_unchanged_source_is_not_read_again(
-    cache: FeatureCache, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_source_is_not_read_again(cache, source, folder, monkeypatch) -> None:
     cache.read("TCGA-P1-DX1", source)
     no_reading(monkeypatch)
     again = FeatureCache(folder, "stored", D)
@@ -158,9 +154,7 @@ def test_a_change_that_hides_its_size_and_its_time_is_noticed(cache: FeatureCach
     assert cache.read("s", source)[0, 0] == 7.0
 
 
-def test_a_source_that_is_too_young_for_its_times_is_hashed(
-    cache: FeatureCache, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_is_too_young_for_its_times_is_hashed(cache, source, folder, monkeypatch) -> None:
     monkeypatch.setattr(feature_cache, "_SETTLED_NS", 10**18)
     hashed: list[Path] = []
     original = feature_cache._sha256
@@ -177,14 +171,11 @@ def test_a_source_that_is_too_young_for_its_times_is_hashed(
     assert only(folder).stat().st_ino != kept, "its times are written down once it is old enough"
 
 
-def test_the_same_content_with_other_times_is_not_made_again(
-    cache: FeatureCache, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_content_with_other_times_is_not_made_again(cache, source, monkeypatch) -> None:
     before = cache.read("s", source)
     built = counted_builds(monkeypatch)
     os.utime(source, ns=(1, 1))
-    assert torch.equal(cache.read("s", source), before)
-    assert built == []
+    assert torch.equal(cache.read("s", source), before) and built == []
     no_reading(monkeypatch)
     assert torch.equal(cache.read("s", source), before), "the new times are known now"
 
@@ -210,8 +201,7 @@ def test_a_damaged_file_is_made_again(cache: FeatureCache, source: Path, folder:
 def test_features_kept_in_another_way_are_made_again(cache: FeatureCache, source: Path, folder: Path) -> None:
     cache.read("s", source)
     assert FeatureCache(folder, "float16", D).read("s", source).dtype == torch.float16
-    assert cache.read("s", source).dtype == torch.float32
-    assert len(entries(folder)) == 1
+    assert cache.read("s", source).dtype == torch.float32 and len(entries(folder)) == 1
 
 
 @pytest.mark.parametrize("why", ["gone", "no longer listed", "another size", "kept otherwise", "cut"])
@@ -248,9 +238,7 @@ def test_only_what_the_cache_made_is_removed(cache: FeatureCache, source: Path, 
 
 @pytest.mark.parametrize("crash", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace")])
-def test_a_build_that_stops_leaves_nothing(
-    cache: FeatureCache, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, crash: BaseException, owner, step
-) -> None:
+def test_a_build_that_stops_leaves_nothing(cache, source, folder, monkeypatch, crash, owner, step) -> None:
     def crashing(*_: object) -> None:
         assert len(entries(folder)) == 1
         raise crash
@@ -262,8 +250,7 @@ def test_a_build_that_stops_leaves_nothing(
     assert entries(folder) == []
     if isinstance(crash, OSError):
         text = str(caught.value)
-        assert "No space left on device" in text and "set data.disk_cache to never" in text
-        assert "TCGA" not in text
+        assert "No space left on device" in text and "set data.disk_cache to never" in text and "TCGA" not in text
     assert torch.equal(cache.read("s", source), torch.from_numpy(features(300, D)))
 
 
@@ -273,9 +260,7 @@ def test_a_folder_that_cannot_be_made_is_a_typed_error(source: Path, tmp_path: P
         FeatureCache(tmp_path / "state" / FOLDER, "stored", D).read("s", source)
 
 
-def test_neither_names_nor_metadata_tell_whose_features_they_are(
-    cache: FeatureCache, source: Path, folder: Path
-) -> None:
+def test_neither_names_nor_metadata_tell_whose_features_they_are(cache, source, folder) -> None:
     cache.read("TCGA-P1-DX1", source)
     path = only(folder)
     with safetensors.safe_open(path, framework="np") as file:
@@ -302,9 +287,7 @@ def test_a_kept_bag_costs_no_memory_of_its_size(cache: FeatureCache, tmp_path: P
     gc.collect()
     before = _anonymous()
     bag = cache.read("s", path)
-    assert bag.sum() != 0
-    assert _anonymous() - before < 4 * 2**20
-    assert bag.data_ptr() % 64 == 0
+    assert bag.sum() != 0 and _anonymous() - before < 4 * 2**20 and bag.data_ptr() % 64 == 0
 
 
 def _anonymous() -> int:
@@ -336,9 +319,7 @@ def opened(tmp_path: Path, disk_cache: DiskCache, cache_gib: float) -> Cohort:
         ("never", 0.0, 0, r"more than data.cache_gib \(0 GiB\): read from their files again and again"),
     ],
 )
-def test_what_is_kept(
-    tmp_path: Path, folder: Path, disk_cache: DiskCache, cache_gib: float, kept: int, sentence: str
-) -> None:
+def test_what_is_kept(tmp_path, folder, disk_cache, cache_gib, kept, sentence) -> None:
     cohort = opened(tmp_path, disk_cache, cache_gib)
     for _ in range(2):
         bag = cohort.bag(0)
@@ -347,10 +328,8 @@ def test_what_is_kept(
             expected = expected.astype(np.float16).astype(np.float32)
         assert bag.dtype == torch.float32
         np.testing.assert_array_equal(bag.numpy(), expected)
-    assert (len(entries(folder)) if folder.exists() else 0) == kept
-    assert folder.parent.exists() is bool(kept)
-    assert re.search(sentence, cohort.storage)
-    assert cohort.subset(["P01"]).storage == cohort.storage
+    assert (len(entries(folder)) if folder.exists() else 0) == kept and folder.parent.exists() is bool(kept)
+    assert re.search(sentence, cohort.storage) and cohort.subset(["P01"]).storage == cohort.storage
     assert str(tmp_path) not in cohort.storage
 
 
@@ -364,9 +343,7 @@ def test_a_setting_that_keeps_nothing_removes_what_was_kept(tmp_path: Path, fold
 
 def test_a_mapped_bag_is_not_held_in_memory_and_a_joined_one_is(tmp_path: Path) -> None:
     cohort = opened(tmp_path, "stored", 1)
-    assert cohort.bag(1) is not cohort.bag(1)
-    assert cohort.cache.used == 0
-    assert cohort.bag(0) is cohort.bag(0)
+    assert cohort.bag(1) is not cohort.bag(1) and cohort.cache.used == 0 and cohort.bag(0) is cohort.bag(0)
     assert cohort.cache.used == 18 * 4 * 4
     rounded = opened(tmp_path, "float16", 1)
     assert rounded.bag(1) is rounded.bag(1)
@@ -396,8 +373,7 @@ def test_several_at_once_make_a_slide_once(cache: FeatureCache, source: Path, mo
     monkeypatch.setattr(feature_cache, "_sha256", lambda path: hashed.append(path) or sha256(path))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: cache.read("s", source), range(8)))
-    assert len(built) == len(hashed) == 1
-    assert all(torch.equal(bag, found[0]) for bag in found)
+    assert len(built) == len(hashed) == 1 and all(torch.equal(bag, found[0]) for bag in found)
 
 
 def test_a_site_keeps_them_in_its_state_and_rounded_features_have_work_of_their_own(tmp_path: Path) -> None:

@@ -31,5 +31,4 @@ def test_no_mutant_crashes_hangs_or_is_taken_for_something_else(tmp_path):
     found = Counter(what for _, _, what in outcomes(tmp_path, 10_000, N))
     assert found.total() == N
     # What a file says of the encoder has no checksum, as little as values have that no filter guards.
-    assert not found["other"] and not found["crashed"]
-    assert found["refused"] > N // 4
+    assert not found["other"] and not found["crashed"] and found["refused"] > N // 4

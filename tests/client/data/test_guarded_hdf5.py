@@ -56,15 +56,11 @@ def helper() -> psutil.Process:
     return found
 
 
-# ---------------------------------------------------------------- one process, which may die
-
-
 def test_one_process_reads_a_whole_site(tmp_path, whole):
     whole()
     one = helper().pid
     site = write_site(tmp_path / "site", 12)
-    assert check_site(site, DataSettings()).ok
-    assert helper().pid == one
+    assert check_site(site, DataSettings()).ok and helper().pid == one
 
 
 def test_a_file_that_is_read_for_ever_is_named(tmp_path, whole, monkeypatch):
@@ -146,9 +142,6 @@ def test_a_forked_process_has_one_of_its_own(whole):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     whole()
     assert helper().pid == one
-
-
-# ---------------------------------------------------------------- no other file
 
 
 def external_link(path: Path, secret: Path) -> None:

@@ -92,8 +92,7 @@ def test_zeros_at_the_end_of_a_tensor(tmp_path: Path) -> None:
 
 def test_more_than_the_free_memory_is_refused_before_it_is_taken(tmp_path: Path, monkeypatch) -> None:
     path = write_h5(tmp_path / "a.h5", np.ones((1100, 4096), np.float32), compression="gzip", chunks=(1100, 4096))
-    assert path.stat().st_size < 2**20
-    assert read_features(path).shape == (1100, 4096)
+    assert path.stat().st_size < 2**20 and read_features(path).shape == (1100, 4096)
     free = psutil.virtual_memory()._replace(available=17 * 10**6)
     monkeypatch.setattr(formats.psutil, "virtual_memory", lambda: free)
     with pytest.raises(FeatureFileError, match=r"states 1100 x 4096 features, which need .* GiB of memory"):

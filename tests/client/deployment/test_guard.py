@@ -17,7 +17,6 @@ from flwr.clientapp.client_app import LoadClientAppError
 from flwr.supernode.runtime import run_clientapp
 
 from fedsteph.client.deployment import guard
-from fedsteph.common.deployment.flower_app import assemble, build
 
 BUNDLE = b"the reviewed app, bundled"
 HOOKS = [(run_clientapp, "install_from_fab"), (run_clientapp, "get_project_dir"), (utils, "get_project_dir")]
@@ -57,9 +56,6 @@ def closed(home, monkeypatch):
     """Flower's own program must not be reached."""
     monkeypatch.setattr(guard, "flwr_clientapp", lambda: pytest.fail("it ran unguarded"))
     return home
-
-
-# ---------------------------------------------------------------- the bundle
 
 
 def test_the_reviewed_bundle_is_taken_and_not_unpacked(guarded, home):
@@ -106,9 +102,6 @@ def test_the_whole_digest_counts(guarded, home):
         run_clientapp.install_from_fab(BUNDLE)
 
 
-# ---------------------------------------------------------------- what is loaded
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -124,9 +117,6 @@ def test_whatever_the_server_says_the_reviewed_folder_is_loaded(guarded, home, s
     assert run_clientapp.get_project_dir(*said) == utils.get_project_dir(*said) == reviewed(home)
 
 
-# ---------------------------------------------------------------- a slow start
-
-
 def test_a_process_that_comes_too_late_for_flower_says_so(guarded, monkeypatch, capsys):
     """This test's own process is some seconds old: within a day's window, and late for one of no time."""
     monkeypatch.setattr(guard, "_START_SECONDS", 86_400.0)
@@ -137,45 +127,27 @@ def test_a_process_that_comes_too_late_for_flower_says_so(guarded, monkeypatch, 
     assert "its task is lost, and is started again. The machine is too slow or too loaded" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- fail closed
-
-
 @pytest.mark.parametrize(("module", "name"), HOOKS)
 def test_a_flower_that_does_these_steps_elsewhere_is_not_run(closed, monkeypatch, module, name):
+    """Nor one in which they are something else."""
+    monkeypatch.setattr(module, name, "a constant now")
+    with pytest.raises(SystemExit, match="cannot be held to the reviewed app"):
+        guard.main()
     monkeypatch.delattr(module, name)
     with pytest.raises(SystemExit, match=rf"has no {module.__name__}\.{name}; it cannot be held"):
         guard.main()
 
 
-@pytest.mark.parametrize(("module", "name"), HOOKS)
-def test_nor_one_in_which_they_are_something_else(closed, monkeypatch, module, name):
-    monkeypatch.setattr(module, name, "a constant now")
-    with pytest.raises(SystemExit, match="cannot be held to the reviewed app"):
-        guard.main()
+HOMES = {
+    "a second app": lambda home: (home / "apps" / "stranger.evil.1.0.0.00000000").mkdir(),
+    "no app": lambda home: reviewed(home).rmdir(),
+    "no apps": lambda home: (reviewed(home).rmdir(), (home / "apps").rmdir()),
+    "no pin": lambda home: (home / "reviewed.sha256").unlink(),
+    "a strange pin": lambda home: (home / "reviewed.sha256").write_bytes(b"\xff\xfe"),
+}
 
 
-def second_app(home):
-    (home / "apps" / "stranger.evil.1.0.0.00000000").mkdir()
-
-
-def no_app(home):
-    reviewed(home).rmdir()
-
-
-def no_apps(home):
-    no_app(home)
-    (home / "apps").rmdir()
-
-
-def no_pin(home):
-    (home / "reviewed.sha256").unlink()
-
-
-def strange_pin(home):
-    (home / "reviewed.sha256").write_bytes(b"\xff\xfe")
-
-
-@pytest.mark.parametrize("change", [second_app, no_app, no_apps, no_pin, strange_pin])
+@pytest.mark.parametrize("change", HOMES.values(), ids=HOMES)
 def test_a_home_that_is_not_as_it_was_installed_runs_nothing(closed, change):
     change(closed)
     with pytest.raises((OSError, ValueError)):
@@ -198,53 +170,51 @@ def test_without_a_home_it_runs_nothing(closed, monkeypatch):
         guard.main()
 
 
-# ---------------------------------------------------------------- Flower's own loader
-
-
 PLAYED = """
 import json, sys
 from flwr.supernode.runtime import run_clientapp as run
 sys.path.insert(0, {folder!r})
 import guard
 
-def play():
+def play(bundle, version):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fedsteph"]:
+        del sys.modules[name]
     found = {{}}
     try:
-        with open(sys.argv[1], "rb") as bundle:
-            found["installed"] = str(run.install_from_fab(bundle.read(), skip_prompt=True))
+        found["installed"] = str(run.install_from_fab(bundle, skip_prompt=True))
         load = run.get_load_client_app_fn(default_app_ref="", app_path=None, multi_app=True)
-        found["app"] = type(load("fedsteph/fedsteph", sys.argv[2], "0" * 64)).__name__
+        found["app"] = type(load("fedsteph/fedsteph", version, "0" * 64)).__name__
         found["from"] = sys.modules["fedsteph.client.app"].__file__
     except Exception as error:
         found["error"] = type(error).__name__
     print(json.dumps(found))
 
-guard.flwr_clientapp = play
+def play_all():
+    with open(sys.argv[1], "rb") as file:
+        bundle = file.read()
+    for version in sys.argv[2:]:
+        play(bundle + b"\\0", version)
+        play(bundle, version)
+
+guard.flwr_clientapp = play_all
 guard.main()
 """
 
 
 @pytest.mark.flower
-@pytest.mark.parametrize("way_out", ["", ".{0}/../../../state/evil"])
-def test_the_installed_guard_loads_the_reviewed_app(reviewed_home, tmp_path, way_out):
+def test_the_installed_guard_loads_the_reviewed_app(reviewed_home, coordinators_bundle, tmp_path):
     """In a process of its own, with the bundle that a coordinator makes; with one byte more, nothing is loaded."""
-    bundle = build(assemble(tmp_path / "fedsteph"), tmp_path / "home")
     [app] = (reviewed_home / "apps").iterdir()
-    version = "0.1.0" + way_out.format(app.name.rpartition(".")[2])
+    versions = ["0.1.0", f"0.1.0.{app.name.rpartition('.')[2]}/../../../state/evil"]
     file = tmp_path / "play.py"
     file.write_text(PLAYED.format(folder=str(reviewed_home / "bin")))
-
-    def played() -> dict[str, str]:
-        done = subprocess.run(
-            [sys.executable, "-IB", str(file), str(bundle), version],
-            cwd=tmp_path,
-            env={**os.environ, "FLWR_HOME": str(reviewed_home), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return dict(json.loads(done.stdout.splitlines()[-1]))
-
-    assert played() == {"installed": str(app), "app": "ClientApp", "from": str(app / "client" / "app.py")}
-    bundle.write_bytes(bundle.read_bytes() + b"\0")
-    assert played() == {"error": "LoadClientAppError"}
+    done = subprocess.run(
+        [sys.executable, "-IB", str(file), str(coordinators_bundle), *versions],
+        cwd=tmp_path,
+        env={**os.environ, "FLWR_HOME": str(reviewed_home), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {"installed": str(app), "app": "ClientApp", "from": str(app / "client" / "app.py")}
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [{"error": "LoadClientAppError"}, loaded] * 2

@@ -13,43 +13,35 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from each_case import each
 from reviewed_homes import replace
 
 from fedsteph.client.deployment import guard, reviewed_app
 from fedsteph.client.deployment.reviewed_app import install, installed, require_reviewed
 from fedsteph.common.deployment import flower_app
-from fedsteph.common.deployment.flower_app import assemble, build, digest_of
+from fedsteph.common.deployment.flower_app import digest_of
 from fedsteph.common.errors import DeploymentError, EngineError
 
 STUBS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 
 
-# ---------------------------------------------------------------- installed
-
-
 @pytest.mark.flower
-def test_what_is_installed_is_this_fedstephs_own_code(installed_once, own_code):
+def test_what_is_installed_is_this_fedstephs_own_code_which_nobody_can_write(installed_once, own_code):
+    """Beside it lie the pin and the programs, of which the guard is the one that is tested."""
     [found] = installed(installed_once)
     assert digest_of(found) == own_code
-
-
-@pytest.mark.flower
-def test_beside_it_lie_the_pin_and_the_programs(installed_once):
     assert {"apps", "bin", "reviewed.sha256"} <= {path.name for path in installed_once.iterdir()}
     assert {path.name for path in (installed_once / "bin").iterdir()} == {"flwr-clientapp", "guard.py", *STUBS}
-
-
-@pytest.mark.flower
-def test_the_pin_is_that_of_the_bundle_which_a_coordinator_makes(installed_once, tmp_path):
-    bundle = build(assemble(tmp_path / "fedsteph"), tmp_path / "home")
-    assert (installed_once / "reviewed.sha256").read_text() == hashlib.sha256(bundle.read_bytes()).hexdigest() + "\n"
-
-
-@pytest.mark.flower
-def test_nobody_can_write_to_what_is_installed(installed_once):
+    assert (installed_once / "bin" / "guard.py").read_bytes() == Path(guard.__file__).read_bytes()
     paths = [installed_once, *installed_once.rglob("*")]
     assert len(paths) > 50
     assert not [path for path in paths if path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)]
+
+
+@pytest.mark.flower
+def test_the_pin_is_that_of_the_bundle_which_a_coordinator_makes(installed_once, coordinators_bundle):
+    digest = hashlib.sha256(coordinators_bundle.read_bytes()).hexdigest()
+    assert (installed_once / "reviewed.sha256").read_text() == digest + "\n"
 
 
 @pytest.mark.flower
@@ -95,8 +87,7 @@ def test_flowers_failure_is_told(tmp_path, monkeypatch, existing):
     monkeypatch.setattr(flower_app, "program", lambda name: str(program))
     with pytest.raises(EngineError, match="'flwr build' failed: no such publisher"):
         install(tmp_path / "home")
-    assert installed(tmp_path / "home") == []
-    assert not (tmp_path / "home" / "bin").exists()
+    assert installed(tmp_path / "home") == [] and not (tmp_path / "home" / "bin").exists()
 
 
 def test_a_home_without_apps_has_none(tmp_path):
@@ -105,11 +96,8 @@ def test_a_home_without_apps_has_none(tmp_path):
         require_reviewed(tmp_path)
 
 
-# ---------------------------------------------------------------- its programs
-
-
 @pytest.mark.flower
-@pytest.mark.parametrize("name", STUBS)
+@each("name", STUBS)
 def test_what_else_a_server_could_have_started_refuses(installed_once, name):
     done = subprocess.run([installed_once / "bin" / name, "--help"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -120,8 +108,7 @@ def test_what_else_a_server_could_have_started_refuses(installed_once, name):
 def test_every_program_that_flower_brings_for_apps_has_a_stand_in(installed_once):
     """A SuperExec starts what the task names, found by PATH."""
     brought = {path.name for path in Path(sys.executable).parent.glob("flwr-*")}
-    assert "flwr-clientapp" in brought
-    assert brought <= {path.name for path in (installed_once / "bin").iterdir()}
+    assert "flwr-clientapp" in brought and brought <= {path.name for path in (installed_once / "bin").iterdir()}
 
 
 @pytest.mark.flower
@@ -134,14 +121,6 @@ def test_the_guard_takes_nothing_from_its_surroundings(reviewed_home, tmp_path):
     done = subprocess.run([program, "--help"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--token" in done.stdout
-
-
-@pytest.mark.flower
-def test_the_installed_guard_is_the_one_that_is_tested(installed_once):
-    assert (installed_once / "bin" / "guard.py").read_bytes() == Path(guard.__file__).read_bytes()
-
-
-# ---------------------------------------------------------------- what doctor asks
 
 
 @pytest.fixture
@@ -179,26 +158,25 @@ def test_an_app_of_another_version_is_called_that_and_a_changed_one_is_not(revie
 
 
 @pytest.mark.flower
-@pytest.mark.parametrize("name", ["flwr-clientapp", "guard.py", *STUBS])
-def test_a_changed_program_is_noticed(reviewed_home, nobody, name):
-    path = reviewed_home / "bin" / name
-    replace(path, path.read_text() + "\n")
-    with pytest.raises(DeploymentError, match="the guard's programs are not this fedsteph's"):
-        require_reviewed(reviewed_home)
-
-
-@pytest.mark.flower
-@pytest.mark.parametrize("pin", [None, "", "0" * 64, "not a digest"])
-def test_a_pin_that_is_not_the_apps_is_noticed(reviewed_home, nobody, pin):
-    """The guard would refuse every run, which is safe, and nobody would know why."""
-    path = reviewed_home / guard.PIN
-    reviewed_home.chmod(0o755)
-    path.unlink()
-    if pin is not None:
-        path.write_text(pin)
-    reviewed_home.chmod(0o555)
-    with pytest.raises(DeploymentError, match="is not the SHA-256 of the installed app"):
-        require_reviewed(reviewed_home)
+def test_a_changed_program_or_a_pin_that_is_not_the_app_s_is_noticed(reviewed_home, nobody):
+    """By the pin, the guard would refuse every run, which is safe, and nobody would know why."""
+    said = "the guard's programs are not this fedsteph's"
+    for name in ("flwr-clientapp", "guard.py", *STUBS):
+        path = reviewed_home / "bin" / name
+        before = path.read_text()
+        replace(path, before + "\n")
+        with pytest.raises(DeploymentError, match=said):
+            require_reviewed(reviewed_home)
+        replace(path, before)
+    pin = reviewed_home / guard.PIN
+    for text in ("", "0" * 64, "not a digest", None):
+        replace(pin, text or "")
+        if text is None:
+            reviewed_home.chmod(0o755)
+            pin.unlink()
+            reviewed_home.chmod(0o555)
+        with pytest.raises(DeploymentError, match="is not the SHA-256 of the installed app"):
+            require_reviewed(reviewed_home)
 
 
 def test_a_home_that_was_carried_elsewhere_is_noticed(installed_once, nobody, tmp_path):

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from each_case import each
 from keys_and_rosters import identity_of, roster_of, write_membership
 from loopback import Tls, free_port, http_date, make_tls, raw, reissue, web
 from reviewed_homes import copy_home, replace
@@ -24,6 +26,7 @@ from sites import make_site
 import fedsteph.client.deployment.site_doctor
 from fedsteph.client.deployment import reviewed_app
 from fedsteph.client.deployment.reviewed_app import installed
+from fedsteph.common.deployment.checks import Check
 from fedsteph.common.trust.audit_log import FILE, AuditLog, Event
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.roster import write_roster
@@ -60,6 +63,15 @@ class Ready:
     folder: Path
     tls: Tls
 
+    def renew(self, whole: Path) -> None:
+        """All but the reviewed app again as in this folder."""
+        for path in self.folder.iterdir():
+            if path.is_file():
+                path.unlink()
+            elif path.name != "flwr":
+                shutil.rmtree(path)
+        shutil.copytree(whole, self.folder, dirs_exist_ok=True)
+
     def write(self, **changes: object) -> None:
         """Change the site file; ``federation`` and ``policy`` key by key, or as a whole with None."""
         path = self.folder / "site.yaml"
@@ -90,22 +102,18 @@ class Ready:
         (self.folder / "flwr").chmod(0o555)
 
 
-@pytest.fixture
-def ready(tmp_path, installed_once, own_code, quick_start, monkeypatch):
-    """Installed by the tests' account, examined by another one, which may write only what lets it."""
-    folder, tls = make_site(tmp_path / "kirp", patients=12), make_tls(tmp_path / "tls")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Iterator[tuple[Path, Path]]:
+    """The folders of a site that lacks nothing but the reviewed app, and of its server's certificates; to be copied."""
+    above = tmp_path_factory.mktemp("whole")
+    folder, tls = make_site(above / "kirp", patients=12), make_tls(above / "tls")
     file = write_membership(folder, "kirp", roster_of("kirp", "kirc"))
     make_node_key(folder / "auth.key", folder / "auth.pub")
     AuditLog(folder / "audit").append(Event("site.join", "allowed"))
     AuditLog(folder / "audit").append(Event("run.end"))
     make_token(folder / "superexec.secret")
-    copy_home(installed_once, folder / "flwr")
-    (tmp_path / "installation").mkdir(mode=0o755)
     (folder / "ca.crt").write_bytes(tls.ca.read_bytes())
     folder.chmod(0o755)
-    be(monkeypatch, account(ACCOUNT))
-    monkeypatch.setattr(reviewed_app, "own_digest", lambda: own_code)
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "installation"))
     with web(tls) as address:
         federation = {
             **{key: getattr(file, key) for key in ("roster", "roster_sha256", "sign_key", "seal_key")},
@@ -115,7 +123,21 @@ def ready(tmp_path, installed_once, own_code, quick_start, monkeypatch):
         policy = {"targets": ["kirc"], "recipes": "any"}
         site = {"name": "kirp", "device": "cpu", "federation": federation, "policy": policy}
         (folder / "site.yaml").write_text(yaml.safe_dump(site))
-        yield Ready(folder, tls)
+        yield folder, tls.ca.parent
+
+
+@pytest.fixture
+def ready(tmp_path, whole, installed_once, own_code, quick_start, monkeypatch) -> Ready:
+    """Installed by the tests' account, examined by another one, which may write only what lets it."""
+    tls = shutil.copytree(whole[1], tmp_path / "tls")
+    (tmp_path / "installation").mkdir(mode=0o755)
+    copy_home(installed_once, tmp_path / "kirp" / "flwr")
+    be(monkeypatch, account(ACCOUNT))
+    monkeypatch.setattr(reviewed_app, "own_digest", lambda: own_code)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "installation"))
+    found = Ready(tmp_path / "kirp", Tls(*(tls / name for name in ("ca.crt", "ca.key", "server.crt", "server.key"))))
+    found.renew(whole[0])
+    return found
 
 
 @pytest.fixture
@@ -134,11 +156,9 @@ def test_a_site_that_is_ready(ready, examine):
     assert list(checks) == [*names, *READY[4:], "memory", "disk of fedsteph-state"]
     assert {name: checks[name].verdict for name in [*READY, *SECRETS]} == dict.fromkeys([*READY, *SECRETS], "PASS")
     assert not [checks[name].remedy for name in [*READY, *SECRETS] if checks[name].remedy]
-    assert checks["audit"].found == "2 lines hold together"
-    assert checks["policy"].found == "shares with kirc"
+    assert checks["audit"].found == "2 lines hold together" and checks["policy"].found == "shares with kirc"
     found = "vectors are trained without differential privacy; so far: nothing was shared yet; no budget"
-    assert checks["privacy"].found == found
-    assert "certificate for 396 days" in checks["server"].found
+    assert checks["privacy"].found == found and "certificate for 396 days" in checks["server"].found
 
 
 def test_the_same_again_says_the_same(ready, examine):
@@ -153,18 +173,14 @@ def test_the_same_again_says_the_same(ready, examine):
 
 def test_quick_leaves_the_feature_files_alone(ready, examine):
     next((ready.folder / "features").iterdir()).write_bytes(b"junk")
-    assert examine(ready, "--quick")[0] == 0
-    assert "data" not in examine(ready, "--quick")[1]
+    assert examine(ready, "--quick")[0] == 0 and "data" not in examine(ready, "--quick")[1]
     assert examine(ready)[1]["data"].verdict == "FAIL"
 
 
 def test_the_folder_will_do_and_the_table_names_the_fault(cli, ready):
     (ready.folder / "auth.key").chmod(0o644)
     code, out, err = cli("doctor", "site", ready.folder, "--quick")
-    assert code == 1
-    assert "site kirp" in out
-    assert "FAIL" in out
-    assert "1 of " in err
+    assert code == 1 and "site kirp" in out and "FAIL" in out and "1 of " in err
 
 
 def test_nothing_of_a_secret_is_printed(cli, ready):
@@ -187,8 +203,8 @@ def replaced(path: Path, old: str, new: str) -> None:
 
 
 def other_keys(ready):
-    for path in (ready.folder / "keys").iterdir():
-        path.unlink()
+    lose("keys/kirp.sign.key")(ready)
+    lose("keys/kirp.seal.key")(ready)
     write_identity(ready.folder / "keys", "kirp", identity_of("stranger"))
 
 
@@ -198,256 +214,80 @@ def other_roster(ready):
     ready.write(federation={"roster_sha256": roster.digest})
 
 
-def without_labels(ready):
-    (ready.folder / "labels.csv").unlink()
+def stray_file(ready):
+    shutil.copy(next((ready.folder / "features").glob("P001*")), ready.folder / "features/stray.h5")
 
 
-def second_app(ready):
-    ready.change_app(lambda app: (app.parent / "stranger.evil.1.0.0.00000000").mkdir())
+def cut_log(ready):
+    (ready.folder / "audit" / FILE).write_text((ready.folder / "audit" / FILE).read_text().splitlines()[0])
 
 
-def no_app(ready):
-    ready.change_app(lambda app: app.rename(ready.folder / "away"))
+def mode(path: str, bits: int):
+    return lambda ready: (ready.folder / path).chmod(bits)
 
 
-FAULTS: dict[str, tuple[Callable[[Ready], object], str, str, str]] = {
-    "sign key readable by others": (
-        lambda r: (r.folder / "keys/kirp.sign.key").chmod(0o644),
-        "secret kirp.sign.key",
-        "FAIL",
-        "mode 0644",
-    ),
-    "seal key readable by the group": (
-        lambda r: (r.folder / "keys/kirp.seal.key").chmod(0o640),
-        "membership",
-        "FAIL",
-        "can be reached by other users",
-    ),
-    "node key readable by others": (
-        lambda r: (r.folder / "auth.key").chmod(0o604),
-        "secret auth.key",
-        "FAIL",
-        "mode 0604",
-    ),
-    "node key missing": (lambda r: (r.folder / "auth.key").unlink(), "secret auth.key", "FAIL", "cannot be read"),
-    "sign key missing": (
-        lambda r: (r.folder / "keys/kirp.sign.key").unlink(),
-        "membership",
-        "FAIL",
-        "kirp.sign.key: cannot be read",
-    ),
-    "another digest pinned": (
-        lambda r: r.write(federation={"roster_sha256": "0" * 64}),
-        "membership",
-        "FAIL",
-        f"not the pinned {'0' * 64}",
-    ),
-    "a roster that was exchanged": (
+def lose(path: str):
+    return lambda ready: (ready.folder / path).unlink()
+
+
+def federation(**changes: object):
+    return lambda ready: ready.write(federation=changes)
+
+
+def policy(**changes: object):
+    return lambda ready: ready.write(policy=changes)
+
+
+Fault = Callable[[Ready], object]
+# What is done to a site, the check that fails, and what it says.
+FAULTS: list[tuple[Fault, str, str]] = [
+    (mode("keys/kirp.sign.key", 0o644), "secret kirp.sign.key", "mode 0644"),
+    (mode("keys/kirp.seal.key", 0o640), "membership", "can be reached by other users"),
+    (mode("auth.key", 0o604), "secret auth.key", "mode 0604"),
+    (lose("auth.key"), "secret auth.key", "cannot be read"),
+    (lose("keys/kirp.sign.key"), "membership", "kirp.sign.key: cannot be read"),
+    (federation(roster_sha256="0" * 64), "membership", f"not the pinned {'0' * 64}"),
+    (
         lambda r: write_roster(r.folder / "roster.yaml", roster_of("kirp", "kirc", "kich")),
         "membership",
-        "FAIL",
         "and not the pinned",
     ),
-    "a roster without this site": (other_roster, "membership", "FAIL", "no entry under the name kirp"),
-    "other keys than the roster's": (other_keys, "membership", "FAIL", "other keys under the name kirp"),
-    "no roster": (lambda r: (r.folder / "roster.yaml").unlink(), "membership", "FAIL", "there is no such roster"),
-    "no federation": (lambda r: r.write(federation=None), "membership", "FAIL", "no 'federation' section"),
-    "no policy": (lambda r: r.write(policy=None), "policy", "FAIL", "none"),
-    "no target": (lambda r: r.write(policy={"targets": []}), "policy", "WARN", "no target"),
-    "a target that the roster lacks": (
-        lambda r: r.write(policy={"targets": ["kirc", "mallory", "kich"]}),
-        "policy",
-        "FAIL",
-        "mallory, kich is no site of the roster",
-    ),
-    "no recipe": (lambda r: r.write(policy={"recipes": []}), "policy", "WARN", "so nothing is trained"),
-    "superexec secret readable by the group": (
-        lambda r: (r.folder / "superexec.secret").chmod(0o640),
-        "secret superexec.secret",
-        "FAIL",
-        "mode 0640",
-    ),
-    "superexec secret missing": (
-        lambda r: (r.folder / "superexec.secret").unlink(),
-        "secret superexec.secret",
-        "FAIL",
-        "cannot be read",
-    ),
-    "privacy that there is not": (lambda r: r.write(policy={"privacy": "dp-sgd"}), "policy", "WARN", "asks for dp-sgd"),
-    "a device that is not there": (lambda r: r.write(device="cuda:9"), "device", "FAIL", "cuda:9 was asked for"),
-    "a feature file that is none": (
-        lambda r: next((r.folder / "features").iterdir()).write_bytes(b"junk"),
-        "data",
-        "FAIL",
-        "1 problem",
-    ),
-    "a feature file too many": (
-        lambda r: (r.folder / "features/stray.h5").write_bytes(
-            next((r.folder / "features").glob("P001*")).read_bytes()
-        ),
-        "data",
-        "WARN",
-        "1 problem",
-    ),
-    "no labels": (without_labels, "data", "FAIL", "1 problem"),
-    "an edited audit line": (
-        lambda r: replaced(r.folder / "audit" / FILE, "allowed", "refused"),
-        "audit",
-        "FAIL",
-        "was edited",
-    ),
-    "a dropped audit line": (
-        lambda r: (r.folder / "audit" / FILE).write_text((r.folder / "audit" / FILE).read_text().splitlines()[0]),
-        "audit",
-        "FAIL",
-        "dropped or changed",
-    ),
-    "a changed app": (
-        lambda r: r.change_app(lambda app: replaced_readonly(app / "client/site/policy.py", "= 30", "= 1")),
-        "reviewed app",
-        "FAIL",
-        "not the code of this fedsteph",
-    ),
-    "a file planted in the app": (
-        lambda r: r.change_app(lambda app: (app / "torch.py").write_text("")),
-        "reviewed app",
-        "FAIL",
-        "not the code of this fedsteph",
-    ),
-    "a shared object planted in the app": (
-        lambda r: r.change_app(lambda app: (app / "client/site/site.cpython-311-x86_64-linux-gnu.so").write_bytes(b"")),
-        "reviewed app",
-        "FAIL",
-        "not the code of this fedsteph",
-    ),
-    "a link planted in the app": (
-        lambda r: r.change_app(lambda app: (app / "torch").symlink_to(r.folder)),
-        "reviewed app",
-        "FAIL",
-        "not the code of this fedsteph",
-    ),
-    "two apps": (second_app, "reviewed app", "FAIL", "2 apps are installed"),
-    "no app": (no_app, "reviewed app", "FAIL", "no app is installed"),
-    "another flwr_home": (
-        lambda r: r.write(federation={"flwr_home": "absent"}),
-        "reviewed app",
-        "FAIL",
-        "no app is installed",
-    ),
-    "a home that can be written": (
-        lambda r: (r.folder / "flwr").chmod(0o557),
-        "reviewed app",
-        "FAIL",
-        "flwr: this account can change it",
-    ),
-    "one module that can be written": (
-        lambda r: (r.app / "client/app.py").chmod(0o446),
-        "reviewed app",
-        "FAIL",
-        "client/app.py: this account can change it",
-    ),
-    "one folder of the app that can be written": (
-        lambda r: (r.app / "common").chmod(0o575),
-        "reviewed app",
-        "FAIL",
-        "common: this account can change it",
-    ),
-    "a folder of apps that can be written": (
-        lambda r: r.app.parent.chmod(0o575),
-        "reviewed app",
-        "FAIL",
-        "apps: this account can change it",
-    ),
-    "a folder above the home that can be written": (
-        lambda r: r.folder.chmod(0o775),
-        "reviewed app",
-        "FAIL",
-        "kirp: this account can change it",
-    ),
-    "a changed guard": (
-        lambda r: replace(r.home / "bin/guard.py", (r.home / "bin/guard.py").read_text() + "\n"),
-        "reviewed app",
-        "FAIL",
-        "bin: the guard's programs are not this fedsteph's",
-    ),
-    "a guard that is Flower's own program": (
-        lambda r: replace(r.home / "bin/flwr-clientapp", '#!/bin/sh\nexec /usr/bin/flwr-clientapp "$@"\n'),
-        "reviewed app",
-        "FAIL",
-        "bin: the guard's programs are not this fedsteph's",
-    ),
-    "another site's guard": (
-        lambda r: replace(
-            r.home / "bin/flwr-clientapp", (r.home / "bin/flwr-clientapp").read_text().replace("kirp/", "kirc/")
-        ),
-        "reviewed app",
-        "FAIL",
-        "bin: the guard's programs are not this fedsteph's",
-    ),
-    "a program planted beside the guard": (
-        lambda r: replace(r.home / "bin/sh", "#!/bin/bash\n"),
-        "reviewed app",
-        "FAIL",
-        "bin: the guard's programs are not this fedsteph's",
-    ),
-    "a stub that is missing": (
-        lambda r: r.change_app(lambda app: (r.home / "bin/flwr-agentapp").unlink()),
-        "reviewed app",
-        "FAIL",
-        "bin: the guard's programs are not this fedsteph's",
-    ),
-    "no guard": (
-        lambda r: r.change_app(lambda app: (r.home / "bin").rename(r.folder / "away")),
-        "reviewed app",
-        "FAIL",
-        "bin: the guard's programs are not this fedsteph's",
-    ),
-    "a guard that can be written": (
-        lambda r: (r.home / "bin/guard.py").chmod(0o466),
-        "reviewed app",
-        "FAIL",
-        "bin/guard.py: this account can change it",
-    ),
-    "a folder of the guard that can be written": (
-        lambda r: (r.home / "bin").chmod(0o575),
-        "reviewed app",
-        "FAIL",
-        "bin: this account can change it",
-    ),
-    "a pin that can be written": (
-        lambda r: (r.home / "reviewed.sha256").chmod(0o446),
-        "reviewed app",
-        "FAIL",
-        "reviewed.sha256: this account can change it",
-    ),
-    "an installation that can be written": (
+    (other_roster, "membership", "no entry under the name kirp"),
+    (other_keys, "membership", "other keys under the name kirp"),
+    (lose("roster.yaml"), "membership", "there is no such roster"),
+    (lambda r: r.write(federation=None), "membership", "no 'federation' section"),
+    (lambda r: r.write(policy=None), "policy", "none"),
+    (policy(targets=["kirc", "mallory", "kich"]), "policy", "mallory, kich is no site of the roster"),
+    (mode("superexec.secret", 0o640), "secret superexec.secret", "mode 0640"),
+    (lose("superexec.secret"), "secret superexec.secret", "cannot be read"),
+    (lambda r: r.write(device="cuda:9"), "device", "cuda:9 was asked for"),
+    (lambda r: next((r.folder / "features").iterdir()).write_bytes(b"junk"), "data", "1 problem"),
+    (lose("labels.csv"), "data", "1 problem"),
+    (lambda r: replaced(r.folder / "audit" / FILE, "allowed", "refused"), "audit", "was edited"),
+    (cut_log, "audit", "dropped or changed"),
+    (federation(flwr_home="absent"), "reviewed app", "no app is installed"),
+    (
         lambda r: (r.folder.parent / "installation").chmod(0o777),
         "reviewed app",
-        "FAIL",
         "installation: this account can change the installation itself",
     ),
-    "no flwr_home": (lambda r: r.write(federation={"flwr_home": None}), "reviewed app", "WARN", "not checked"),
-    "no server": (lambda r: r.write(federation={"server": None}), "server", "WARN", "not checked"),
-    "no ca": (lambda r: r.write(federation={"ca": None}), "server", "WARN", "not checked"),
-    "a closed port": (
-        lambda r: r.write(federation={"server": f"127.0.0.1:{free_port()}"}),
-        "server",
-        "FAIL",
-        "nothing answers there",
-    ),
-    "another CA": (
+    (lambda r: r.write(federation={"server": f"127.0.0.1:{free_port()}"}), "server", "nothing answers there"),
+    (
         lambda r: (r.folder / "ca.crt").write_bytes(make_tls(r.folder.parent / "other").ca.read_bytes()),
         "server",
-        "FAIL",
         "does not hold against ca.crt",
     ),
-    "a ca.crt that is none": (
-        lambda r: (r.folder / "ca.crt").write_text("junk"),
-        "server",
-        "FAIL",
-        "no CA certificate in PEM form",
-    ),
-}
+    (lambda r: (r.folder / "ca.crt").write_text("junk"), "server", "no CA certificate in PEM form"),
+]
+WARNINGS: list[tuple[Fault, str, str]] = [
+    (policy(targets=[]), "policy", "no target"),
+    (policy(recipes=[]), "policy", "so nothing is trained"),
+    (policy(privacy="dp-sgd"), "policy", "asks for dp-sgd"),
+    (stray_file, "data", "1 problem"),
+    (federation(flwr_home=None), "reviewed app", "not checked"),
+    (federation(server=None), "server", "not checked"),
+    (federation(ca=None), "server", "not checked"),
+]
 
 
 def replaced_readonly(path: Path, old: str, new: str) -> None:
@@ -455,25 +295,76 @@ def replaced_readonly(path: Path, old: str, new: str) -> None:
     replaced(path, old, new)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found(ready, examine, fault):
-    make, name, verdict, told = FAULTS[fault]
-    make(ready)
+def require_found(examine, ready: Ready, name: str, verdict: str, told: str) -> None:
+    """This check has this verdict, says this and has a remedy; and others do not fail with it."""
     code, checks = examine(ready, *([] if name == "data" else ["--quick"]))
     assert (checks[name].verdict, code) == (verdict, 1 if verdict == "FAIL" else 0)
-    assert told in checks[name].found
-    assert checks[name].remedy
+    assert told in checks[name].found and checks[name].remedy
     unconcerned = {key for key, check in checks.items() if check.verdict == "PASS"}
     vouched_for = ["privacy"] if name == "audit" else []  # the log vouches for the ledger
     touched = {name, "membership", "policy", *vouched_for}
     assert set(READY) & set(checks) - unconcerned <= touched
 
 
+@each(
+    ("verdict", "make", "name", "told"),
+    [*(("FAIL", *fault) for fault in FAULTS), *(("WARN", *fault) for fault in WARNINGS)],
+)
+def test_a_fault_is_found(ready, whole, examine, verdict, make, name, told):
+    ready.renew(whole[0])
+    make(ready)
+    require_found(examine, ready, name, verdict, told)
+    (ready.folder.parent / "installation").chmod(0o755)
+
+
+OURS = "not the code of this fedsteph"
+GUARD = "bin: the guard's programs are not this fedsteph's"
+APP_FAULTS: dict[str, tuple[Fault, str]] = {
+    "a changed app": (
+        lambda r: r.change_app(lambda app: replaced_readonly(app / "client/site/policy.py", "= 30", "= 1")),
+        OURS,
+    ),
+    "a planted file": (lambda r: r.change_app(lambda app: (app / "torch.py").write_text("")), OURS),
+    "a planted shared object": (
+        lambda r: r.change_app(lambda app: (app / "client/site/site.cpython-311-x86_64-linux-gnu.so").write_bytes(b"")),
+        OURS,
+    ),
+    "a planted link": (lambda r: r.change_app(lambda app: (app / "torch").symlink_to(r.folder)), OURS),
+    "two apps": (
+        lambda r: r.change_app(lambda app: (app.parent / "stranger.evil.1.0.0.00000000").mkdir()),
+        "2 apps are installed",
+    ),
+    "no app": (lambda r: r.change_app(lambda app: app.rename(r.folder / "away")), "no app is installed"),
+    "a changed guard": (
+        lambda r: replace(r.home / "bin/guard.py", (r.home / "bin/guard.py").read_text() + "\n"),
+        GUARD,
+    ),
+    "a guard that is Flower's own program": (
+        lambda r: replace(r.home / "bin/flwr-clientapp", '#!/bin/sh\nexec /usr/bin/flwr-clientapp "$@"\n'),
+        GUARD,
+    ),
+    "another site's guard": (
+        lambda r: replace(
+            r.home / "bin/flwr-clientapp", (r.home / "bin/flwr-clientapp").read_text().replace("kirp/", "kirc/")
+        ),
+        GUARD,
+    ),
+    "a program planted beside the guard": (lambda r: replace(r.home / "bin/sh", "#!/bin/bash\n"), GUARD),
+    "a stub that is missing": (lambda r: r.change_app(lambda app: (r.home / "bin/flwr-agentapp").unlink()), GUARD),
+    "no guard": (lambda r: r.change_app(lambda app: (r.home / "bin").rename(r.folder / "away")), GUARD),
+}
+
+
+@pytest.mark.parametrize(("make", "told"), APP_FAULTS.values(), ids=APP_FAULTS)
+def test_a_fault_of_the_reviewed_app_is_found(ready, examine, make, told):
+    make(ready)
+    require_found(examine, ready, "reviewed app", "FAIL", told)
+
+
 def test_root_is_told_to_use_an_account(ready, examine, monkeypatch):
     be(monkeypatch, SimpleNamespace(geteuid=lambda: 0, access=lambda *_: True, W_OK=os.W_OK))
     code, checks = examine(ready, "--quick")
-    assert code == 1
-    assert (checks["account"].verdict, "this is root" in checks["account"].found) == ("FAIL", True)
+    assert code == 1 and (checks["account"].verdict, "this is root" in checks["account"].found) == ("FAIL", True)
     assert "account of its own" in str(checks["account"].remedy)
     assert "this account can change it" in checks["reviewed app"].found
 
@@ -487,27 +378,26 @@ def test_an_app_that_this_account_owns_is_not_protected_from_it(ready, examine, 
     assert "As root: fedsteph app install HOME, in a new folder" in str(found.remedy)
 
 
-OWNED: dict[str, Callable[[Ready], Path]] = {
-    "the folder above": lambda r: r.folder,
-    "the home": lambda r: r.folder / "flwr",
-    "the folder of apps": lambda r: r.app.parent,
-    "the app": lambda r: r.app,
-    "one folder": lambda r: r.app / "common",
-    "one module": lambda r: r.app / "client/app.py",
-    "the pin": lambda r: r.home / "reviewed.sha256",
-    "the guard": lambda r: r.home / "bin/guard.py",
-    "the guard's folder": lambda r: r.home / "bin",
+# Each path that this account must neither be able to write nor own, with a mode that lets it write.
+GUARDED = {
+    **{"": 0o775, "flwr": 0o557, "flwr/apps": 0o575, "flwr/apps/*": 0o575, "flwr/apps/*/common": 0o575},
+    **{"flwr/apps/*/client/app.py": 0o446, "flwr/reviewed.sha256": 0o446},
+    **{"flwr/bin": 0o575, "flwr/bin/guard.py": 0o466},
 }
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, or be somebody else")
 
 
-@AS_ROOT
-@pytest.mark.parametrize("owned", OWNED)
-def test_one_path_that_this_account_owns_is_enough(ready, examine, owned):
-    path = OWNED[owned](ready)
-    os.chown(path, ACCOUNT, -1)
-    found = examine(ready, "--quick")[1]["reviewed app"]
-    assert (found.verdict, found.found) == ("FAIL", f"{path}: this account can change it")
+@each(("pattern", "writable"), GUARDED.items())
+def test_one_path_that_this_account_can_write_or_owns_is_enough(ready, examine, pattern, writable):
+    path = next(ready.folder.glob(pattern)) if pattern else ready.folder
+    before = path.stat()
+    path.chmod(writable)
+    require_found(examine, ready, "reviewed app", "FAIL", f"{path}: this account can change it")
+    path.chmod(before.st_mode)
+    if os.geteuid() == 0:  # only root can give files away
+        os.chown(path, ACCOUNT, -1)
+        found = examine(ready, "--quick")[1]["reviewed app"]
+        assert (found.verdict, found.found) == ("FAIL", f"{path}: this account can change it")
+        os.chown(path, before.st_uid, -1)
 
 
 EXAMINE = """
@@ -525,7 +415,7 @@ for site in sys.argv[1:]:
 """
 
 
-@AS_ROOT
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
 def test_a_real_account_is_told_the_same(ready):
     """The command as systemd starts it, where the kernel decides what is writable."""
@@ -559,7 +449,19 @@ def test_a_real_account_is_told_the_same(ready):
 # ---------------------------------------------------------------- the server
 
 
-@pytest.mark.parametrize(
+@pytest.fixture
+def server_check(ready, examine):
+    """The server's check, where this stands in the server's place."""
+
+    def check(stand_in: AbstractContextManager[str]) -> Check:
+        with stand_in as address:
+            ready.write(federation={"server": address})
+            return examine(ready, "--quick")[1]["server"]
+
+    return check
+
+
+@each(
     ("seconds", "verdict", "told"),
     [
         (3600, "FAIL", "s behind the server's"),
@@ -567,38 +469,29 @@ def test_a_real_account_is_told_the_same(ready):
         (310, "FAIL", "s behind the server's"),
         (-10, "FAIL", "s ahead of the server's"),
         (200, "PASS", "clocks"),
+        (None, "PASS", "no clock"),
     ],
 )
-def test_the_clock(ready, examine, seconds, verdict, told):
+def test_the_clock(ready, server_check, seconds, verdict, told):
     """Flower refuses a signature that is over 305 s old, or over 5 s ahead of the server's time."""
-    with web(ready.tls, date=http_date(timedelta(seconds=seconds))) as address:
-        ready.write(federation={"server": address})
-        found = examine(ready, "--quick")[1]["server"]
+    date = None if seconds is None else http_date(timedelta(seconds=seconds))
+    found = server_check(web(ready.tls, date=date))
     assert (found.verdict, told in found.found) == (verdict, True)
     assert verdict == "PASS" or "time synchronisation" in str(found.remedy)
 
 
-def test_a_server_that_does_not_tell_the_time(ready, examine):
-    with web(ready.tls, date=None) as address:
-        ready.write(federation={"server": address})
-        found = examine(ready, "--quick")[1]["server"]
-    assert (found.verdict, "no clock" in found.found) == ("PASS", True)
-
-
-@pytest.mark.parametrize(
+@each(
     ("days", "verdict", "told"),
     [(-1, "FAIL", "expired"), (20, "PASS", "it has to be renewed soon"), (40, "PASS", "certificate for 39 days")],
 )
-def test_the_certificates_dates(ready, examine, days, verdict, told):
+def test_the_certificates_dates(ready, server_check, days, verdict, told):
     reissue(ready.tls, valid=timedelta(days=days))
-    with web(ready.tls) as address:
-        ready.write(federation={"server": address})
-        found = examine(ready, "--quick")[1]["server"]
+    found = server_check(web(ready.tls))
     assert (found.verdict, told in found.found) == (verdict, True)
     assert ("renewed soon" in found.found) == (days == 20)
 
 
-@pytest.mark.parametrize(
+@each(
     ("stand_in", "told"),
     [
         (lambda tls: web(None), "does not speak TLS"),
@@ -607,25 +500,22 @@ def test_the_certificates_dates(ready, examine, days, verdict, told):
         (lambda tls: web(tls, 502), "the SuperLink behind it is not (HTTP 502)"),
     ],
 )
-def test_what_stands_where_the_server_should(ready, examine, stand_in, told):
-    with stand_in(ready.tls) as address:
-        ready.write(federation={"server": address})
-        found = examine(ready, "--quick")[1]["server"]
-    assert (found.verdict, told in found.found) == ("FAIL", True)
-    assert found.remedy
+def test_what_stands_where_the_server_should(ready, server_check, stand_in, told):
+    found = server_check(stand_in(ready.tls))
+    assert (found.verdict, told in found.found) == ("FAIL", True) and found.remedy
 
 
-def test_a_missing_name(ready, examine):
-    with web(make_tls(ready.folder.parent / "named", ["fl.example.org"])) as address:
-        ready.write(federation={"server": address, "ca": str(ready.folder.parent / "named/ca.crt")})
-        found = examine(ready, "--quick")[1]["server"]
+def test_a_missing_name(ready, server_check):
+    named = make_tls(ready.folder.parent / "named", ["fl.example.org"])
+    ready.write(federation={"ca": str(named.ca)})
+    found = server_check(web(named))
     assert (found.verdict, "is not for this name" in found.found) == ("FAIL", True)
 
 
 # ---------------------------------------------------------------- no check at all
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "told"),
     [
         ("polcy: {}\n", "unknown key 'polcy'"),

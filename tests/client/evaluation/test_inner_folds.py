@@ -24,10 +24,8 @@ def test_no_test_patient_and_nobody_who_judges_has_been_seen(workspace, fold, mo
     train, test = ids(workspace.train_part(fold)), ids(workspace.test_part(fold))
     assert len(parts) == len(spy.calls) == 3
     for part, call in zip(parts, spy.calls, strict=True):
-        assert ids(call.args[0]) == ids(part.train)
-        assert not ids(part.train) & ids(part.validation)
-        assert ids(part.train) | ids(part.validation) == train
-        assert not (ids(part.train) | ids(part.validation)) & test
+        assert ids(call.args[0]) == ids(part.train) and not ids(part.train) & ids(part.validation)
+        assert ids(part.train) | ids(part.validation) == train and not (ids(part.train) | ids(part.validation)) & test
     judged = [key for part in parts for key in ids(part.validation)]
     assert sorted(judged) == sorted(train)
 
@@ -41,15 +39,13 @@ def test_no_bag_of_another_patient_is_even_read(workspace, monkeypatch):
 
     monkeypatch.setattr(type(workspace.cohort), "bag", bag)
     inner_folds(workspace, 0)
-    assert read
-    assert read <= ids(workspace.train_part(0))
+    assert read and read <= ids(workspace.train_part(0))
 
 
 def test_each_model_is_the_local_training_of_its_part(workspace):
     for part in inner_folds(workspace, 0):
         model = train_local(part.train, workspace.recipe, label=part.label, run=ON_CPU)
-        assert equal(state_of(part.local), state_of(model))
-        assert part.local.dropout == workspace.recipe.model.dropout
+        assert equal(state_of(part.local), state_of(model)) and part.local.dropout == workspace.recipe.model.dropout
 
 
 def test_the_folds_models_differ(workspace):
@@ -77,8 +73,7 @@ def test_an_interrupted_division_trains_the_rest_alone(workspace, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         inner_folds(workspace, 0, stop)
     spy = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
-    assert len(inner_folds(workspace, 0)) == 3
-    assert len(spy.calls) == 1
+    assert len(inner_folds(workspace, 0)) == 3 and len(spy.calls) == 1
 
 
 def test_another_number_of_folds_has_models_of_its_own(tmp_path, monkeypatch):
@@ -86,8 +81,7 @@ def test_another_number_of_folds_has_models_of_its_own(tmp_path, monkeypatch):
     spy = Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     parts = inner_folds(make_workspace(tmp_path, "steph.inner_folds=2"), 0)
     assert len(parts) == len(spy.calls) == 2
-    assert len(inner_folds(make_workspace(tmp_path, "steph.inner_folds=3"), 0)) == 3
-    assert len(spy.calls) == 2
+    assert len(inner_folds(make_workspace(tmp_path, "steph.inner_folds=3"), 0)) == 3 and len(spy.calls) == 2
 
 
 def test_recipes_that_differ_in_the_merge_alone_share_them(tmp_path, monkeypatch):
@@ -102,8 +96,7 @@ def test_recipes_that_differ_in_the_merge_alone_share_them(tmp_path, monkeypatch
 @pytest.mark.parametrize(("patients", "n_inner", "found"), [(6, 3, 3), (5, 3, 0), (4, 3, 0), (4, 2, 2), (3, 2, 0)])
 def test_a_training_part_with_fewer_patients_than_folds_has_none(tmp_path, patients, n_inner, found):
     workspace = make_workspace(tmp_path, f"steph.inner_folds={n_inner}", patients=patients)
-    assert len(workspace.train_part(0)) == patients // 2
-    assert len(inner_folds(workspace, 0)) == found
+    assert len(workspace.train_part(0)) == patients // 2 and len(inner_folds(workspace, 0)) == found
     assert len([*workspace.fold_folder(0).glob("inner_*")]) == found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 from sksurv.nonparametric import kaplan_meier_estimator
@@ -39,7 +40,7 @@ def test_agrees_with_scikit_survival(curve, patients):
     np.testing.assert_allclose(curve(t, events).at(ASKED).numpy(), np.append(1.0, values)[place], atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [0, 30, 365], ids=["no ties", "months", "years"])
+@each("step", [0, 30, 365])
 def test_equals_torchsurv_to_the_last_bit(step):
     rng = np.random.default_rng(step)
     days = rng.exponential(1500, 700) + 1

@@ -8,6 +8,7 @@ import pytest
 from client_builders import (
     CPU,
     Spy,
+    StoppedError,
     equal,
     make_cohort,
     make_recipe,
@@ -16,6 +17,7 @@ from client_builders import (
     plain_c,
     state_of,
 )
+from each_case import each
 
 import fedsteph.client.evaluation.inner_folds
 import fedsteph.client.evaluation.select
@@ -27,10 +29,6 @@ from fedsteph.common.config.recipe import Recipe, StephConfig
 from fedsteph.common.host.checked_file import read_json
 
 GRID = "steph.gamma_grid=[0.0,0.05]"
-
-
-class StoppedError(Exception):
-    pass
 
 
 def selected(cohort, recipe, folder, n_sources: int = 2, fold: int = 0, **options) -> Selection:
@@ -87,8 +85,7 @@ def test_scores_equal_a_plain_reference(monkeypatch, tmp_path):
             n = sum(e[i] and (t[i] < t[j] or (t[i] == t[j] and not e[j])) for i in range(len(t)) for j in range(len(t)))
             concordant += plain_c(t, e, risks(call.result, validation, CPU)) * n
             comparable += n
-        assert value == pytest.approx(concordant / comparable, abs=1e-9)
-        assert found.n_comparable == comparable
+        assert value == pytest.approx(concordant / comparable, abs=1e-9) and found.n_comparable == comparable
 
 
 def scores(local=((0, 0),), **by_gamma) -> dict[str, InnerScore]:
@@ -100,7 +97,7 @@ def scores(local=((0, 0),), **by_gamma) -> dict[str, InnerScore]:
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "gamma"),
     [
         ({"g0_0": [(5, 10)], "g0_005": [(7, 10)], "g0_05": [(6, 10)]}, 0.005),
@@ -115,8 +112,7 @@ def test_the_best_pooled_c_is_chosen_and_ties_go_to_the_smallest(found, gamma):
     recipe = make_recipe("steph.gamma_grid=[0.05,0.0,0.005]")
     local = [(3, 4), (1, 4)][: len(found["g0_0"])]
     selection = _choose(scores(local, **found), recipe)
-    assert selection.gamma == gamma
-    assert selection.local == sum(c for c, _ in local) / sum(n for _, n in local)
+    assert selection.gamma == gamma and selection.local == sum(c for c, _ in local) / sum(n for _, n in local)
     assert selection.gamma_reason == "best of 3 in 2-fold inner cross-validation"
 
 
@@ -142,18 +138,13 @@ def test_without_a_comparable_pair_the_smallest_is_taken_and_the_reason_says_so(
 
 def test_a_fixed_gamma_is_still_judged(tmp_path):
     recipe = make_recipe("steph.gamma=0.02", GRID)
-    assert gammas(recipe) == (0.02,)
-    assert trainings(recipe) == 2
+    assert gammas(recipe) == (0.02,) and trainings(recipe) == 2
     selection = selected(make_cohort([3] * 20), recipe, tmp_path)
     assert (selection.gamma, selection.gamma_reason) == (0.02, "fixed in the configuration")
-    assert 0 <= selection.steph <= 1
-    assert 0 <= selection.local <= 1
+    assert 0 <= selection.steph <= 1 and 0 <= selection.local <= 1
 
 
-@pytest.mark.parametrize(
-    ("n", "events"),
-    [(2, [1, 1]), (1, [1]), (12, [0] * 12)],
-)
+@pytest.mark.parametrize(("n", "events"), [(2, [1, 1]), (1, [1]), (12, [0] * 12)])
 def test_too_few_patients_or_events_to_choose(tmp_path, n, events):
     selection = selected(make_cohort([3] * n, events=events), make_recipe("steph.inner_folds=3", GRID), tmp_path)
     assert (selection.gamma, selection.steph, selection.local) == (0.0, None, None)
@@ -176,15 +167,13 @@ def test_a_selection_goes_on_where_it_was_stopped(monkeypatch, tmp_path, stop_af
     assert [len(spy.calls) for spy in spies] == [0, 4 - stop_after]
     for spy in spies:
         spy.calls.clear()
-    assert selected(cohort, recipe, tmp_path / "cut") == whole
-    assert [spy.calls for spy in spies] == [[], []]
+    assert selected(cohort, recipe, tmp_path / "cut") == whole and [spy.calls for spy in spies] == [[], []]
 
 
 def test_progress_never_goes_back_and_ends_at_the_number_of_trainings(tmp_path):
     seen, recipe = [], make_recipe(GRID)
     selected(make_cohort([3] * 20), recipe, tmp_path, progress=lambda *done: seen.append(done))
-    assert seen == sorted(seen)
-    assert seen[-1] == (4, trainings(recipe)) == (4, 4)
+    assert seen == sorted(seen) and seen[-1] == (4, trainings(recipe)) == (4, 4)
 
 
 def test_inner_folds_follow_the_fold_and_the_seed(monkeypatch, tmp_path):
@@ -194,8 +183,7 @@ def test_inner_folds_follow_the_fold_and_the_seed(monkeypatch, tmp_path):
         recipe = make_recipe(GRID, f"training.seed={seed}", "training.epochs=1")
         selected(cohort, recipe, tmp_path / str(i), fold=fold)
         found.append(spy.calls[0].result)
-    assert found[0] == found[1] != found[2]
-    assert found[0] != found[3]
+    assert found[0] == found[1] != found[2] and found[0] != found[3]
 
 
 def test_a_gamma_that_collapsed_in_an_inner_fold_is_left_out_unless_all_did():
@@ -204,20 +192,15 @@ def test_a_gamma_that_collapsed_in_an_inner_fold_is_left_out_unless_all_did():
     assert _choose(found, recipe).gamma == 0.05
     found["0/0.05"] = replace(found["0/0.05"], collapsed=True)
     selection = _choose(found, recipe)
-    assert selection.gamma == 0.0
-    assert selection.gamma_reason.endswith("1 left out as collapsed there")
+    assert selection.gamma == 0.0 and selection.gamma_reason.endswith("1 left out as collapsed there")
     found["0/0.0"] = replace(found["0/0.0"], collapsed=True)
     assert _choose(found, recipe).gamma == 0.05
 
 
 def test_a_real_collapse_is_noticed_and_left_out(tmp_path):
     """gamma = 100 drives every w to 0 within the recipe's epochs."""
-    recipe = make_recipe("steph.gamma_grid=[0.0,100.0]", "training.epochs=25", "training.lr=0.05")
+    recipe = make_recipe("steph.gamma_grid=[0.0,100.0]", "training.epochs=1", "steph.epochs=12", "training.lr=0.05")
     selection = selected(make_cohort([3] * 20), recipe, tmp_path)
     kept = {name: score["collapsed"] for name, score in read_json(tmp_path / "inner.json").items()}
-    assert kept["0/100.0"]
-    assert kept["1/100.0"]
-    assert not kept["0/0.0"]
-    assert not kept["1/0.0"]
-    assert selection.gamma == 0.0
+    assert kept["0/100.0"] and kept["1/100.0"] and not kept["0/0.0"] and not kept["1/0.0"] and selection.gamma == 0.0
     assert selection.gamma_reason.endswith(", 1 left out as collapsed there")

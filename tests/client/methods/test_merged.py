@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, SMALL, Spy, equal, m0_of, make_recipe, make_vectors, state_of
+from each_case import each
 from method_builders import (
     all_bags,
     encoder_of,
@@ -66,11 +67,10 @@ STACK, MASK = padded(BAGS)
 
 def test_the_weights_begin_at_one_over_the_number_of_sources():
     model, *_ = merged_model(hyper=False)
-    assert model.w.tolist() == pytest.approx([1 / N] * N)
-    assert model.weights(STACK, MASK).shape == (1, N)
+    assert model.w.tolist() == pytest.approx([1 / N] * N) and model.weights(STACK, MASK).shape == (1, N)
 
 
-@pytest.mark.parametrize("n", [1, N])
+@each("n", [1, N])
 def test_hazards_of_given_weights_are_those_of_the_merged_model(n):
     """Positive, negative and small weights alike: all of them count, without top-K or an activation."""
     model, theta_0, vectors = merged_model(hyper=False, n=n)
@@ -85,8 +85,7 @@ def test_hazards_of_given_weights_are_those_of_the_merged_model(n):
 def test_the_gradient_reaches_every_weight():
     model, *_ = merged_model(hyper=False)
     model(STACK, MASK).sum().backward()
-    assert model.w.grad.shape == (N,)
-    assert (model.w.grad != 0).all()
+    assert model.w.grad.shape == (N,) and (model.w.grad != 0).all()
 
 
 def test_a_hypernetwork_s_weights_make_a_merged_model_of_each_bag_s_own():
@@ -150,8 +149,7 @@ def test_what_each_method_merges_learns_and_starts_from(tmp_path, name, monkeypa
     spy = Spy(monkeypatch, fedsteph.client.methods.merged, "fit_survival")
     trained = METHODS[name](task, silent)
     model, (call,) = trained.model, spy.calls
-    assert ids(call.args[2]) == ids(task.train)
-    assert not model.training
+    assert ids(call.args[2]) == ids(task.train) and not model.training
 
     own = np.concatenate([tensor.ravel() for tensor in own_of(task).values()])
     theta_0 = np.concatenate([tensor.ravel() for tensor in encoder_of(task).values()])
@@ -213,8 +211,7 @@ def test_a_training_is_a_function_of_its_fold_and_leaves_the_random_state_alone(
     torch.manual_seed(2)
     before = torch.get_rng_state()
     second = state_of(METHODS["adamerging_hyper"](task, silent).model)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert equal(first, second)
+    assert torch.equal(torch.get_rng_state(), before) and equal(first, second)
 
 
 def test_training_is_the_base_models_whatever_steph_s_own_is(tmp_path, monkeypatch):
@@ -229,5 +226,4 @@ def test_the_vectors_are_constants():
     own, *sources = make_vectors(recipe, 4).values()
     model = Merged(Mixture.of(m0_of(recipe), own, sources), 0.25, hyper=False, surgery=None)
     assert {name for name, _ in model.named_parameters()} == {"w", "head.weight", "head.bias"}
-    assert not model.mixture.stack.requires_grad
-    assert not model.mixture.theta_0.requires_grad
+    assert not model.mixture.stack.requires_grad and not model.mixture.theta_0.requires_grad

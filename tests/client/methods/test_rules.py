@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_builders import n_entries, random_vector, row_of, vector_of
@@ -48,7 +49,7 @@ def test_the_entries_are_as_many_as_these_tests_count_on():
     assert n_entries(TINY) == P
 
 
-@pytest.mark.parametrize(
+@each(
     ("target", "source", "merged"),
     [(3, -2, 3), (2, -3, -3), (-3, 2, -3), (2, 3, 5), (-2, -3, -5), (2, -2, 0), (2, 0, 2), (0, -2, -2), (0, 0, 0)],
 )
@@ -56,16 +57,14 @@ def test_ties_of_one_entry_by_hand(target, source, merged):
     a, b = np.zeros(P), np.zeros(P)
     a[7], b[7] = target, source
     found = row_of(ties(tiny(a), tiny(b), density=1.0))
-    assert found[7] == merged
-    assert not np.delete(found, 7).any()
+    assert found[7] == merged and not np.delete(found, 7).any()
 
 
 def test_ties_keeps_a_fifth_of_the_whole_flattened_vector():
     """The five largest entries lie in the first tensor, so nothing of any other tensor is left."""
     a = np.array([9.0, -8.0, 7.0, -6.0, 5.0] + [4.0 - i / 10 for i in range(P - 5)])
     found = ties(tiny(a), tiny(np.zeros(P)))
-    assert row_of(found)[:5].tolist() == a[:5].tolist()
-    assert not row_of(found)[5:].any()
+    assert row_of(found)[:5].tolist() == a[:5].tolist() and not row_of(found)[5:].any()
 
 
 def test_each_vector_is_trimmed_before_a_sign_is_elected():
@@ -110,8 +109,8 @@ def test_with_density_1_nothing_is_trimmed():
     assert row_of(ties(tiny(a), tiny(b), density=1.0)).tolist() == (a + b).tolist()
 
 
-@pytest.mark.parametrize("architecture", [TINY, WIDE, TALL])
-@pytest.mark.parametrize("seed", [0, 1])
+@each("architecture", [TINY, WIDE, TALL])
+@each("seed", [0, 1])
 def test_iso_c_has_equal_singular_values_and_the_sum_s_directions(architecture, seed):
     a, b = random_vector(architecture, M0, 2 * seed), random_vector(architecture, M0, 2 * seed + 1)
     merged = iso_c(a, b)
@@ -153,17 +152,16 @@ def test_the_plain_rule_gives_the_source_back():
     assert row_of(plain(a, b)).tolist() == row_of(b).tolist()
 
 
-@pytest.mark.parametrize("rule", [plain, ties, iso_c])
-@pytest.mark.parametrize("stranger", [random_vector(TINY, "1" * 64, 1), random_vector(WIDE, M0, 1)])
+@each("rule", [plain, ties, iso_c])
+@each("stranger", [random_vector(TINY, "1" * 64, 1), random_vector(WIDE, M0, 1)])
 def test_vectors_of_another_m0_or_architecture_are_not_merged(rule, stranger):
     with pytest.raises(VectorMismatchError):
         rule(random_vector(TINY, M0, 0), stranger)
 
 
-@pytest.mark.parametrize("rule", [ties, iso_c])
+@each("rule", [ties, iso_c])
 def test_a_rule_changes_neither_vector(rule):
     a, b = random_vector(TINY, M0, 0), random_vector(TINY, M0, 1)
     before = row_of(a).tolist(), row_of(b).tolist()
     merged = rule(a, b)
-    assert (row_of(a).tolist(), row_of(b).tolist()) == before
-    assert (merged.architecture, merged.m0_sha256) == (TINY, M0)
+    assert (row_of(a).tolist(), row_of(b).tolist()) == before and (merged.architecture, merged.m0_sha256) == (TINY, M0)

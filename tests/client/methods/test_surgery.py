@@ -72,9 +72,7 @@ def test_its_gradient_reaches_the_adapter_and_the_merged_vector_but_not_the_loca
     (batch,) = all_bags(make_cohort([3, 3], width=SMALL.width), SMALL.n_bins)
     z = torch.rand(2, SMALL.embed, requires_grad=True)
     surgery.distance(z, batch).sum().backward()
-    assert z.grad.any()
-    assert surgery.up.weight.grad.any()
-    assert surgery.down.weight.grad.any()
+    assert z.grad.any() and surgery.up.weight.grad.any() and surgery.down.weight.grad.any()
     assert all(parameter.grad is None for parameter in local.parameters())
 
 
@@ -105,7 +103,7 @@ def test_the_merged_model_s_loss_and_hazards_go_through_it(tmp_path):
 
 def test_training_brings_the_corrected_vectors_nearer_to_the_local_model_s(tmp_path):
     """Than those of the same merge without an adapter."""
-    task = make_task(tmp_path, "training.epochs=40", "training.lr=0.02", "comparators.gamma=0", n_sources=2)
+    task = make_task(tmp_path, "training.epochs=20", "training.lr=0.04", "comparators.gamma=0", n_sources=2)
     local, apart = numbers(task.local.encoder_state()), {}
     for name in ("adamerging", "surgery"):
         model, distances = METHODS[name](task, silent).model, []

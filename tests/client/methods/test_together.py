@@ -27,8 +27,7 @@ def task_with_globals(folder, *settings):
 
 
 def test_the_methods():
-    assert tuple(METHODS) == NAMES
-    assert all(REGISTRY[name] is METHODS[name] for name in NAMES)
+    assert tuple(METHODS) == NAMES and all(REGISTRY[name] is METHODS[name] for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,15 +57,13 @@ def test_all_of_it_is_trained_on_the_training_part_by_the_base_models_recipe(tmp
     spy = Spy(monkeypatch, fedsteph.client.training.local, "fit_survival")
     trained = METHODS[name](task, silent)
     (call,) = spy.calls
-    assert ids(call.args[2]) == ids(task.train)
-    assert call.args[3] == task.recipe
+    assert ids(call.args[2]) == ids(task.train) and call.args[3] == task.recipe
     # At 6 -> 8, 6, 4, counted by hand.
     assert trained.learnable == (6 * 8 + 8) + 2 * (8 * 6 + 6) + (6 + 1) + (8 * 4 + 4)
     start = task.globals[name].applied_to(task.m0, task.m0.head_state())
     moved = [n for n, tensor in state_of(trained.model).items() if not torch.equal(tensor, start.state_dict()[n])]
     # A softmax does not depend on the bias that all its scores have in common.
-    assert {*start.state_dict()} - {*moved} <= {"attention_c.bias"}
-    assert not trained.model.training
+    assert {*start.state_dict()} - {*moved} <= {"attention_c.bias"} and not trained.model.training
 
 
 def test_it_is_another_training_than_the_local_model_s(tmp_path):
@@ -76,5 +73,4 @@ def test_it_is_another_training_than_the_local_model_s(tmp_path):
     assert equal(first, second)
     start = task.globals["fedavg"]
     same_start = train_local(task.train, task.recipe, label="fold 0", run=TrainingRun(task.device), start=start)
-    assert not equal(first, state_of(same_start))
-    assert not equal(first, state_of(task.local))
+    assert not equal(first, state_of(same_start)) and not equal(first, state_of(task.local))

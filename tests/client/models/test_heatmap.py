@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from client_builders import SMALL
+from each_case import each
 from full_disk import no_file_above
 from PIL import Image
 
@@ -175,18 +176,16 @@ def test_both_models_attention_is_the_formulas(world, found):
     assert abs(local - enhanced).max() > 0.01
     assert len(merged_encoder(world.steph, x)[1]) == 2  # of three
     for values in found.attention.values():
-        assert values.dtype == np.float64
-        assert values.sum() == pytest.approx(1, abs=1e-6)
+        assert values.dtype == np.float64 and values.sum() == pytest.approx(1, abs=1e-6)
         assert values.max() > 2 * values.min()
 
 
-@pytest.mark.parametrize("others", [["S1.h5"], ["S1.h5", "S2.h5"]])
+@each("others", [["S1.h5"], ["S1.h5", "S2.h5"]])
 def test_a_patient_s_other_slides_belong_to_the_bag(world, found, others):
     paths = [world / name for name in ("S0.h5", *others)]
     x = values_of(*paths)
     together = heatmap(world / "steph.safetensors", paths[0], paths[1:])
-    assert together.slide == "S0"
-    assert len(together.grid.xy) == 12
+    assert together.slide == "S0" and len(together.grid.xy) == 12
     for name, theta in (
         ("local", arrays(world.local.encoder_state())),
         ("enhanced", merged_encoder(world.steph, x)[0]),
@@ -212,20 +211,14 @@ def test_ranks_are_the_percent_of_patches_with_no_more_attention(found):
     for model, values in found.attention.items():
         expected = [100 * sum(other <= value for other in values) / len(values) for value in values]
         np.testing.assert_allclose(found.rank[model], expected, rtol=1e-14)
-        assert found.rank[model].max() == 100
-        assert found.rank[model].min() > 0
-        assert values[1] == values[3]
-        assert values[5] == values[11]
-        assert len(set(values)) == 10
-        assert len(set(found.rank[model])) == 10
+        assert found.rank[model].max() == 100 and found.rank[model].min() > 0 and values[1] == values[3]
+        assert values[5] == values[11] and len(set(values)) == 10 and len(set(found.rank[model])) == 10
 
 
 def test_the_top_patches_are_listed_by_attention(world, found):
     for n in (1, 5, 12, 100):
         table = found.top(n)
-        assert list(table.columns) == [
-            *("model", "place", "instance", "x", "y", "side", "attention", "percentile"),
-        ]
+        assert list(table.columns) == [*("model", "place", "instance", "x", "y", "side", "attention", "percentile")]
         rows = iter(table.to_dict("records"))
         for model, values in found.attention.items():
             order = sorted(range(12), key=lambda i: (-values[i], i))[:n]
@@ -271,8 +264,7 @@ def test_what_does_not_fit_together_is_refused(world, tmp_path):
     for arguments, error, where in refusals:
         with pytest.raises(error) as caught:
             heatmap(*arguments)
-        assert caught.value.where == str(where)
-        assert caught.value.remedy
+        assert caught.value.where == str(where) and caught.value.remedy
 
 
 # ---------------------------------------------------------------- raster
@@ -302,27 +294,23 @@ def test_a_pixel_is_the_mean_of_the_patches_on_it_by_plain_loops():
                 assert raster[row, column] == pytest.approx(np.mean(on), abs=1e-12)
             else:
                 assert np.isnan(raster[row, column])
-    assert n_overlaps > 50
-    assert np.isnan(raster).any()
+    assert n_overlaps > 50 and np.isnan(raster).any()
 
 
-@pytest.mark.parametrize("slide", [(100_000, 100_000), (250_000, 1_000), (1_000, 250_000), (1e7, 3e6), (901, 899)])
+@each("slide", [(100_000, 100_000), (250_000, 1_000), (1_000, 250_000), (1e7, 3e6), (901, 899)])
 def test_a_huge_slide_has_a_small_raster(slide):
     side = min(slide) / 4
     xy = [[0, 0], [slide[0] - side, slide[1] - side]]
     raster = _raster(made(xy, side, slide), np.array([1.0, 2.0]))
-    assert max(raster.shape) == 900
-    assert raster.shape[1] / raster.shape[0] == pytest.approx(slide[0] / slide[1], rel=0.3)
-    assert raster[0, 0] == 1
-    assert raster[-1, -1] == 2
+    assert max(raster.shape) == 900 and raster.shape[1] / raster.shape[0] == pytest.approx(slide[0] / slide[1], rel=0.3)
+    assert raster[0, 0] == 1 and raster[-1, -1] == 2
 
 
 def test_patches_side_by_side_leave_no_gap_on_a_huge_slide():
     """Where a raster's pixel is 113.8 of level 0's and a patch 224."""
     xy = [[224 * i, 224 * j] for i in range(457) for j in range(3)]
     raster = _raster(made(xy, 224, (224 * 457, 224 * 3)), np.ones(len(xy)))
-    assert raster.shape == (6, 900)
-    assert (raster == 1).all()
+    assert raster.shape == (6, 900) and (raster == 1).all()
 
 
 def test_a_patch_smaller_than_a_pixel_is_still_seen():
@@ -332,8 +320,7 @@ def test_a_patch_smaller_than_a_pixel_is_still_seen():
 
 def test_a_patch_over_the_edge_is_cut_off():
     raster = _raster(made([[8, 8]], 6, (10, 10)), np.array([3.0]))
-    assert raster.shape == (10, 10)
-    assert np.argwhere(~np.isnan(raster)).tolist() == [[8, 8], [8, 9], [9, 8], [9, 9]]
+    assert raster.shape == (10, 10) and np.argwhere(~np.isnan(raster)).tolist() == [[8, 8], [8, 9], [9, 8], [9, 9]]
 
 
 # ---------------------------------------------------------------- GeoJSON
@@ -341,24 +328,22 @@ def test_a_patch_over_the_edge_is_cut_off():
 
 def test_every_patch_is_a_closed_tile_with_its_numbers(found):
     content = json.loads(geojson(found))
-    assert content["type"] == "FeatureCollection"
-    assert len(content["features"]) == 12
+    assert content["type"] == "FeatureCollection" and len(content["features"]) == 12
     for i, feature in enumerate(content["features"]):
-        assert feature["type"] == "Feature"
-        assert feature["geometry"]["type"] == "Polygon"
+        assert feature["type"] == "Feature" and feature["geometry"]["type"] == "Polygon"
         (ring,) = feature["geometry"]["coordinates"]
-        assert len(ring) == 5
-        assert ring[0] == ring[-1]
+        assert len(ring) == 5 and ring[0] == ring[-1]
         x, y = SIDE * (i % 7), SIDE * (i // 7)
         assert sorted(ring[:4]) == sorted([[x, y], [x + SIDE, y], [x, y + SIDE], [x + SIDE, y + SIDE]])
         # RFC 7946: the outer ring runs counterclockwise, by the shoelace formula.
         area = sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) / 2
-        assert area == SIDE**2
-        assert feature["properties"]["objectType"] == "tile"
+        assert area == SIDE**2 and feature["properties"]["objectType"] == "tile"
         measured = feature["properties"]["measurements"]
         assert list(measured) == [
-            *("local attention percentile", "local attention"),
-            *("enhanced attention percentile", "enhanced attention"),
+            "local attention percentile",
+            "local attention",
+            "enhanced attention percentile",
+            "enhanced attention",
         ]
         for model in ("local", "enhanced"):
             assert measured[f"{model} attention"] == pytest.approx(found.attention[model][i], rel=1e-8)
@@ -369,8 +354,7 @@ def test_tiles_have_ids_of_their_own_that_stay(world, found):
     def ids(of: Heatmap) -> list[str]:
         return [feature["id"] for feature in json.loads(geojson(of))["features"]]
 
-    assert len(set(ids(found))) == 12
-    assert ids(heatmap(world / "local.safetensors", world / "S0.h5")) == ids(found)
+    assert len(set(ids(found))) == 12 and ids(heatmap(world / "local.safetensors", world / "S0.h5")) == ids(found)
     assert not set(ids(heatmap(world / "local.safetensors", world / "S2.h5"))) & set(ids(found))
 
 
@@ -396,10 +380,8 @@ def test_every_model_has_a_panel_with_its_ranks(found):
         np.testing.assert_array_equal(
             np.ma.filled(image.get_array().astype(float), np.nan), _raster(found, found.rank[model])
         )
-        assert image.get_clim() == (0, 100)
-        assert image.get_extent() == [0, 2048, 1024, 0]
-        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 2048), (1024, 0))
-        assert axes.get_xlabel()
+        assert image.get_clim() == (0, 100) and image.get_extent() == [0, 2048, 1024, 0]
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 2048), (1024, 0)) and axes.get_xlabel()
     assert panels[0].get_ylabel()
     title = picture.figure.get_suptitle().replace("\n", " ")
     assert title.startswith("Attention over the slide S0 n = 12 patches of 256 pixels at level 0")
@@ -411,10 +393,8 @@ def test_the_files_are_written_and_hold_the_numbers(found, tmp_path):
     assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted([PICTURE, GEOJSON, TOP])
     with Image.open(paths[0]) as image:
         image.load()
-        assert image.format == "PNG"
-        assert image.width == pytest.approx(160 * (3.2 * 2 + 0.9), abs=2)
-        assert 300 < image.height < 1000
-        assert len(image.convert("RGB").getcolors(2**24)) > 20
+        assert image.format == "PNG" and image.width == pytest.approx(160 * (3.2 * 2 + 0.9), abs=2)
+        assert 300 < image.height < 1000 and len(image.convert("RGB").getcolors(2**24)) > 20
     assert paths[1].read_text() == geojson(found)
     pd.testing.assert_frame_equal(pd.read_csv(paths[2]), found.top(3), check_dtype=False, rtol=1e-8)
     before = [path.read_bytes() for path in paths[1:]]
@@ -422,13 +402,12 @@ def test_the_files_are_written_and_hold_the_numbers(found, tmp_path):
     assert [path.read_bytes() for path in paths[1:]] == before
 
 
-@pytest.mark.parametrize("slide", [(100_000.0, 2_000.0), (2_000.0, 100_000.0)])
+@each("slide", [(100_000.0, 2_000.0), (2_000.0, 100_000.0)])
 def test_long_slides_have_a_picture_of_bounded_size(slide):
     picture = draw(made([[0, 0], [1000, 1000]], 1000, slide))
     assert picture.figure is not None
     width, height = picture.figure.get_size_inches()
-    assert 3 < width < 10
-    assert 1.5 < height < 10
+    assert 3 < width < 10 and 1.5 < height < 10
 
 
 # ---------------------------------------------------------------- thumbnails
@@ -474,8 +453,7 @@ def test_a_thumbnail_has_the_slide_s_shape(found, tmp_path, size, fits):
     else:
         with pytest.raises(DataError, match="has not the shape of the slide") as caught:
             _thumbnail(path, found)
-        assert caught.value.where == str(path)
-        assert "uncropped" in caught.value.remedy
+        assert caught.value.where == str(path) and "uncropped" in caught.value.remedy
 
 
 def test_a_thumbnail_below_a_slide_of_unknown_size_is_refused(tmp_path):
@@ -512,8 +490,7 @@ def test_what_is_no_picture_is_refused(tmp_path, name):
         path.write_bytes(NO_PICTURES[name])
     with pytest.raises(DataError, match="is not a picture that can be read") as caught:
         draw(made([[0, 0]], 8, (64, 32)), path)
-    assert caught.value.where == str(path)
-    assert caught.value.remedy
+    assert caught.value.where == str(path) and caught.value.remedy
 
 
 # ---------------------------------------------------------------- the command
@@ -524,13 +501,11 @@ def test_the_command_writes_its_files_and_lists_the_first(cli, world, tmp_path):
     bare, out = write_slide(tmp_path / "bare.h5", name="bare"), tmp_path / "out"
     words = ["--thumbnail", write_thumbnail(tmp_path / "t.png"), "--slide-size", "2048X1024", "--patch-size", 200]
     code, printed, said = cli("heatmap", world / "steph.safetensors", bare, "--out", out, *words)
-    assert (code, said) == (0, "")
-    assert sorted(path.name for path in out.iterdir()) == sorted([PICTURE, GEOJSON, TOP])
+    assert (code, said) == (0, "") and sorted(path.name for path in out.iterdir()) == sorted([PICTURE, GEOJSON, TOP])
     assert printed.splitlines()[-3:] == [str(out / name) for name in (PICTURE, GEOJSON, TOP)]
     assert "patches with the most attention" in printed
     table = pd.read_csv(out / TOP)
-    assert len(table) == 2 * 12
-    assert (table["side"] == 200).all()
+    assert len(table) == 2 * 12 and (table["side"] == 200).all()
 
 
 def test_the_command_s_json_is_the_numbers(cli, world, tmp_path):
@@ -572,14 +547,12 @@ def test_user_errors_are_one_line(refused, world, tmp_path):
     assert "is not a picture that can be read" in error(model, slide, "--thumbnail", junk)
     assert "does not say how large the slide is" in error(model, bare, "--thumbnail", picture)
     assert "has not the shape" in error(model, bare, "--thumbnail", picture, "--slide-size", "2048x2048")
-    assert "is a file" in error(model, slide, to=taken)
-    assert "0 is not in the range" in error(model, slide, "--top", 0)
-    assert "is not in the range" in error(model, slide, "--patch-size", 0.5)
-    assert not out.exists()
+    assert "is a file" in error(model, slide, to=taken) and "0 is not in the range" in error(model, slide, "--top", 0)
+    assert "is not in the range" in error(model, slide, "--patch-size", 0.5) and not out.exists()
     assert taken.read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["", "0x5", "5x0", "5", "5x", "-5x5", "5x5x5", "1e3x5", "5,5", "99999999x5", "5x5\n"])
+@each("text", ["", "0x5", "5x0", "5", "5x", "-5x5", "5x5x5", "1e3x5", "5,5", "99999999x5", "5x5\n"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ConfigError, match="is no size"):
         _size(text)
@@ -670,5 +643,4 @@ def test_a_full_disk_leaves_the_old_results_and_is_the_users_case(refused, world
         said = refused("predict", world / "steph.safetensors", "--features", features, "--out", out)
         assert said.startswith(f"{out}: cannot be written (File too large; ") and "MiB are free there" in said
         assert refused(*heat).startswith(f"{tmp_path / 'heat' / 'attention.png'}: cannot be written (File too large; ")
-    assert out.read_text() == "old"
-    assert [path.name for path in tmp_path.rglob("*.part")] == []
+    assert out.read_text() == "old" and [path.name for path in tmp_path.rglob("*.part")] == []

@@ -50,9 +50,6 @@ def same(found: Grid, xy: Any, patch: float, slide: tuple[float, float], known_s
     assert (found.patch, found.slide, found.known_size) == (patch, slide, known_size)
 
 
-# ---------------------------------------------------------------- layouts
-
-
 def test_trident_says_everything(tmp_path):
     same(read_grid(write(tmp_path / "a.h5", XY, TRIDENT)), XY, 512.0, (4096.0, 3072.0), True)
 
@@ -90,8 +87,7 @@ def test_without_words_the_side_is_what_most_neighbours_are_apart(tmp_path):
     """Grids of several regions are shifted against each other by less than a patch."""
     xy = regions((0, 0), (8037, 111), (37, 9000))
     found = read_grid(write(tmp_path / "a.h5", xy))
-    assert found.patch == 256.0
-    assert found.slide == (xy[:, 0].max() + 256.0, xy[:, 1].max() + 256.0)
+    assert found.patch == 256.0 and found.slide == (xy[:, 0].max() + 256.0, xy[:, 1].max() + 256.0)
 
 
 def test_a_side_that_cannot_be_told_is_asked_for(tmp_path):
@@ -145,39 +141,31 @@ def test_one_patch_is_a_grid_where_its_side_is_known(tmp_path):
     same(read_grid(write(tmp_path / "b.h5", one), 100.0), one, 100.0, (612.0, 356.0), False)
 
 
-# ---------------------------------------------------------------- refusals
-
-
 def refused(path: Path, *options: Any) -> FeatureFileError:
     with pytest.raises(FeatureFileError) as caught:
         read_grid(path, *options)
-    assert caught.value.where == str(path)
-    assert caught.value.remedy
+    assert caught.value.where == str(path) and caught.value.remedy
     return caught.value
 
 
 @pytest.mark.parametrize("xy", [[[512, 256]], [[512, 256]] * 3])
 def test_a_side_that_nobody_says_is_asked_for(tmp_path, xy):
     error = refused(write(tmp_path / "a.h5", xy))
-    assert "does not say how wide a patch is" in error.what
-    assert "--patch-size" in error.remedy
+    assert "does not say how wide a patch is" in error.what and "--patch-size" in error.remedy
 
 
 def test_a_pt_file_has_no_place_for_coords(tmp_path):
     error = refused(save(tmp_path / "a.pt", {"features": torch.zeros(4, 3), "coords": torch.zeros(4, 2)}))
-    assert "says nothing of where its patches lie" in error.what
-    assert "HDF5" in error.remedy
+    assert "says nothing of where its patches lie" in error.what and "HDF5" in error.remedy
 
 
 def test_an_hdf5_file_may_lack_coords(tmp_path):
     error = refused(write(tmp_path / "a.h5", None, n=4))
-    assert "says nothing of where its patches lie" in error.what
-    assert "coords" in error.remedy
+    assert "says nothing of where its patches lie" in error.what and "coords" in error.remedy
 
 
 @pytest.mark.parametrize(
-    ("xy", "n"),
-    [(XY, 5), (XY, 3), (np.zeros((0, 2)), 4), (np.zeros((4, 3)), 4), (np.zeros(4), 4), (np.zeros(8), 4)],
+    ("xy", "n"), [(XY, 5), (XY, 3), (np.zeros((0, 2)), 4), (np.zeros((4, 3)), 4), (np.zeros(4), 4), (np.zeros(8), 4)]
 )
 def test_there_must_be_two_coords_for_every_instance(tmp_path, xy, n):
     path = tmp_path / "a.h5"
@@ -213,8 +201,7 @@ def test_coords_that_are_text_one_number_or_a_group_are_refused(tmp_path):
 @pytest.mark.parametrize("size", [(2048.0, 3000.0), (4096.0, 2560.0), (1.0, 1.0)])
 def test_a_patch_outside_of_the_slide_is_refused(tmp_path, size):
     error = refused(write(tmp_path / "a.h5", XY, TRIDENT), None, size)
-    assert f"{size[0]:g} x {size[1]:g} pixels" in error.what
-    assert "--slide-size" in error.remedy
+    assert f"{size[0]:g} x {size[1]:g} pixels" in error.what and "--slide-size" in error.remedy
     assert "outside" in refused(
         write(tmp_path / "b.h5", XY, TRIDENT | {"level0_width": size[0], "level0_height": size[1]})
     ).what  # fmt: skip

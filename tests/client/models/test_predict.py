@@ -79,8 +79,7 @@ def test_without_labels_every_file_is_a_patient(world, tmp_path):
     found, table = predicted(world, tmp_path / "new" / "out.csv")
     files = sorted(path.stem for path in (world / "site/features").iterdir())
     assert (found.n_patients, found.c_index, found.n_comparable) == (15, None, 0)
-    assert table["patient_id"].tolist() == files
-    assert list(table.columns) == ["patient_id", "risk", *YEARS]
+    assert table["patient_id"].tolist() == files and list(table.columns) == ["patient_id", "risk", *YEARS]
     model = load_model(world / "local.safetensors").model
     for (_, row), name in zip(table.iterrows(), files, strict=True):
         hazards = model(slide(world, name).unsqueeze(0))[0]
@@ -94,8 +93,7 @@ def test_a_patients_slides_are_one_bag(world, tmp_path, kind, with_outcomes):
     rows_of(world, with_outcomes).to_csv(labels, index=False)
     found, table = predicted(world, tmp_path / "out.csv", kind, labels)
     patients = rows_of(world).groupby("patient_id")
-    assert found.n_patients == 12
-    assert table["patient_id"].tolist() == list(patients.groups)
+    assert found.n_patients == 12 and table["patient_id"].tolist() == list(patients.groups)
     model = load_model(world / f"{kind}.safetensors").model
     for _, row in table.iterrows():
         slides = patients.get_group(row["patient_id"])["pathology_id"]
@@ -112,8 +110,7 @@ def test_a_patients_slides_are_one_bag(world, tmp_path, kind, with_outcomes):
 def test_survival_never_rises(world, tmp_path):
     for kind in ("local", "steph"):
         survival = predicted(world, tmp_path / "out.csv", kind)[1][YEARS].to_numpy()
-        assert (np.diff(survival, axis=1) <= 0).all()
-        assert ((survival >= 0) & (survival <= 1)).all()
+        assert (np.diff(survival, axis=1) <= 0).all() and ((survival >= 0) & (survival <= 1)).all()
 
 
 def test_the_sources_an_enhanced_model_kept(world, tmp_path):
@@ -164,8 +161,7 @@ def test_labels_that_do_not_fit_the_features(world, tmp_path, text, where, messa
     labels.write_text(text)
     with pytest.raises(LabelError, match=message) as caught:
         predicted(world, tmp_path / "out.csv", labels=labels)
-    assert caught.value.where == f"{labels}{where}"
-    assert not (tmp_path / "out.csv").exists()
+    assert caught.value.where == f"{labels}{where}" and not (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.parametrize("row", ["A,P001-DX1,soon,1", "A,P001-DX1,5,2", "A,P001-DX1,,"])
@@ -174,16 +170,14 @@ def test_outcomes_that_cannot_be_read_are_refused_before_anything_is_computed(wo
     labels.write_text(f"patient_id,pathology_id,t,e\nB,P002-DX1,4,1\n{row}\n")
     with pytest.raises(DataError) as caught:
         predicted(world, tmp_path / "out.csv", labels=labels)
-    assert "labels.csv:3" in str(caught.value)
-    assert not (tmp_path / "out.csv").exists()
+    assert "labels.csv:3" in str(caught.value) and not (tmp_path / "out.csv").exists()
 
 
 def test_features_of_another_width_are_named(world, tmp_path):
     make_site(tmp_path / "wide", patients=3, width=7)
     with pytest.raises(WidthError, match="7 features per instance, expected 6") as caught:
         predict_file(world / "local.safetensors", tmp_path / "wide/features", None, tmp_path / "out.csv")
-    assert caught.value.where.startswith(str(tmp_path / "wide/features/P000"))
-    assert not (tmp_path / "out.csv").exists()
+    assert caught.value.where.startswith(str(tmp_path / "wide/features/P000")) and not (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["absent", "empty", "notes"])

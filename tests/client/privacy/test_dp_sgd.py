@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, ON_CPU, MemoryCohort, make_cohort
+from each_case import each
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from scipy import stats
@@ -80,8 +81,7 @@ def test_every_patients_gradient_is_opacus_own() -> None:
     each, _ = opacus(part.m0, cohort, clip=1.0)
     ((_, batch),) = batches(cohort, range(9), 4, CPU)
     found = patient_gradients(part, torch.zeros(part.size + 1), batch)
-    assert torch.allclose(found, each, atol=1e-6)
-    assert float(found.norm(dim=1).min()) > 0
+    assert torch.allclose(found, each, atol=1e-6) and float(found.norm(dim=1).min()) > 0
 
 
 def test_the_clipped_sum_is_opacus_own_over_stacks_of_unlike_bags() -> None:
@@ -96,9 +96,9 @@ def test_the_clipped_sum_is_opacus_own_over_stacks_of_unlike_bags() -> None:
     assert torch.allclose(together, torch.stack(alone).sum(dim=0), atol=1e-7)
 
 
-@pytest.mark.parametrize("name", PARTS)
-@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 100.0])
-@pytest.mark.parametrize("event", [0, 1])
+@each("name", PARTS)
+@each("size", [0.0, 1e-3, 1.0, 100.0])
+@each("event", [0, 1])
 def test_no_patient_moves_the_sum_by_more_than_the_clip(name: str, size: float, event: int) -> None:
     part, clip = part_of(name), 0.005
     bag = size * torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
@@ -111,7 +111,7 @@ def test_no_patient_moves_the_sum_by_more_than_the_clip(name: str, size: float, 
     assert torch.allclose(moved, free * min(1.0, clip / max(float(free.norm()), 1e-30)), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@each("name", PARTS)
 def test_a_patient_whose_features_overflow_has_no_say(name: str) -> None:
     """One NaN would be a change of the result that no noise covers."""
     part, sound = part_of(name), make_cohort([5, 5])
@@ -124,7 +124,7 @@ def test_a_patient_whose_features_overflow_has_no_say(name: str) -> None:
     assert torch.allclose(found, clipped_sum(part, sound, [0, 1], state.double(), 0.05, CPU), atol=1e-7)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@each("name", PARTS)
 def test_a_part_changes_nothing_else(name: str) -> None:
     part = part_of(name)
     offset = torch.randn(part.size, generator=torch.Generator().manual_seed(5))
@@ -190,9 +190,7 @@ def test_two_trainings_have_different_noise() -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 4])
-def test_a_killed_training_goes_on_to_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
-) -> None:
+def test_a_killed_training_goes_on_to_the_same_numbers(tmp_path, monkeypatch, stop) -> None:
     cohort, settings, mechanism = make_cohort([3] * 8), DpSgd(noise=1), Mechanism(1.0, 0.5, 6)
     seed = Randomness.drawn()
     monkeypatch.setattr(Randomness, "drawn", classmethod(lambda cls: seed))
@@ -207,9 +205,7 @@ def test_a_killed_training_goes_on_to_the_same_numbers(
         train_private(part_of(), cohort, settings, mechanism, run=TrainingRun(CPU, path, kill))
     monkeypatch.setattr(Randomness, "drawn", classmethod(lambda cls: pytest.fail("a new seed was drawn")))
     resumed = train_private(part_of(), cohort, settings, mechanism, run=TrainingRun(CPU, path))
-    assert torch.equal(resumed.offset, whole.offset)
-    assert resumed.level == whole.level
-    assert not path.exists()
+    assert torch.equal(resumed.offset, whole.offset) and resumed.level == whole.level and not path.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", None])
@@ -223,8 +219,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_training_starts_again(tmp_pat
     steps: list[float] = []
     run = TrainingRun(CPU, path, lambda done, total: steps.append(done))
     train_private(part_of(), make_cohort([3] * 4), DpSgd(noise=1), Mechanism(1.0, 1.0, 2), run=run)
-    assert steps == [1, 2]
-    assert [file.name for file in tmp_path.iterdir()] == ["shared.npz.damaged"]
+    assert steps == [1, 2] and [file.name for file in tmp_path.iterdir()] == ["shared.npz.damaged"]
 
 
 def test_nobody_to_train_on() -> None:

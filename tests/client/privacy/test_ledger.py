@@ -18,6 +18,7 @@ from fedsteph.client.privacy.ledger import FILE, Entry, Ledger, coarse, total
 from fedsteph.common.errors import BudgetPolicyError, LedgerError
 from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify
 
+pytestmark = pytest.mark.usefixtures("epsilon_once")
 PRIVATE = Mechanism(8.0, 1.0, 20)
 
 
@@ -31,9 +32,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_an_empty_ledger_costs_nothing(ledger: Ledger) -> None:
-    assert ledger.entries() == []
-    assert total([]).epsilon == 0.0
-    assert str(total([])) == "nothing was shared yet"
+    assert ledger.entries() == [] and total([]).epsilon == 0.0 and str(total([])) == "nothing was shared yet"
 
 
 def test_trainings_add_up_by_the_accountant(ledger: Ledger, tmp_path: Path) -> None:
@@ -41,8 +40,7 @@ def test_trainings_add_up_by_the_accountant(ledger: Ledger, tmp_path: Path) -> N
         ledger.spend(entry(name, Mechanism(noise, 1.0, 20)), budget=None)
     found, opacus = total(ledger.entries()), RDPAccountant()
     opacus.history = [(8.0, 1.0, 20), (4.0, 1.0, 20), (16.0, 1.0, 20)]
-    assert found.trainings == 3
-    assert found.epsilon <= opacus.get_epsilon(1e-3)
+    assert found.trainings == 3 and found.epsilon <= opacus.get_epsilon(1e-3)
     assert found.epsilon == pytest.approx(opacus.get_epsilon(1e-3), rel=0.25)  # a looser bound
     assert found.epsilon > epsilon([Mechanism(4.0, 1.0, 20)], 1e-3)
     lines = [line.event for line in read_lines(tmp_path)]
@@ -76,8 +74,7 @@ def test_without_privacy_there_is_no_bound(ledger: Ledger) -> None:
     ledger.spend(entry("a", None), budget=None)
     ledger.spend(entry("b"), budget=None)
     found = total(ledger.entries())
-    assert math.isinf(found.epsilon)
-    assert "no bound" in str(found)
+    assert math.isinf(found.epsilon) and "no bound" in str(found)
     with pytest.raises(BudgetPolicyError, match="no bound"):
         ledger.spend(entry("b"), budget=1e6)
 
@@ -89,9 +86,7 @@ def test_the_smallest_delta_holds_for_all(ledger: Ledger) -> None:
     assert total(ledger.entries()).epsilon == pytest.approx(epsilon([PRIVATE, PRIVATE], 1e-4))
 
 
-def test_a_crash_between_ledger_and_audit_has_spent(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_between_ledger_and_audit_has_spent(ledger, tmp_path, monkeypatch) -> None:
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -106,9 +101,7 @@ def test_a_crash_between_ledger_and_audit_has_spent(
     assert [line.event.event for line in read_lines(tmp_path)] == ["privacy.spend"] * 3
 
 
-def test_a_crash_before_the_ledger_is_written_has_not(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_before_the_ledger_is_written_has_not(ledger, tmp_path, monkeypatch) -> None:
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -141,13 +134,10 @@ def test_what_left_before_there_was_a_ledger_has_no_bound(ledger: Ledger, tmp_pa
     with pytest.raises(BudgetPolicyError, match="no bound"):
         ledger.spend(entry("a"), budget=100.0)
     ledger.spend(entry("a"), budget=None)
-    assert [one.run for one in ledger.entries()] == ["run0", "run1"]
-    assert math.isinf(total(ledger.entries()).epsilon)
+    assert [one.run for one in ledger.entries()] == ["run0", "run1"] and math.isinf(total(ledger.entries()).epsilon)
 
 
-def test_a_reader_beside_a_spending_sees_one_ledger_or_the_other(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_beside_a_spending_sees_one_ledger_or_the_other(ledger, monkeypatch) -> None:
     ledger.spend(entry("a"), budget=None)
     real, reader = Ledger._audited, Ledger(ledger._audit)
 
@@ -181,9 +171,7 @@ def test_an_edited_ledger_is_found(ledger: Ledger, tmp_path: Path, change: str) 
         ledger.entries()
 
 
-def test_a_flipped_bit_is_found_even_before_the_audit_log_knows_the_entry(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flipped_bit_is_found_even_before_the_audit_log_knows_the_entry(ledger, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as crash:
         crash.setattr(AuditLog, "append", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

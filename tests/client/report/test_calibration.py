@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from each_case import each
 from report_builders import WHO, drawn, heading, lines_by_label, make_evidence, says, squeezed
 from sksurv.nonparametric import kaplan_meier_estimator
 
@@ -48,8 +49,8 @@ def observed(t: np.ndarray, e: np.ndarray, year: int) -> tuple[float, float, flo
     return (0.0, 0.0, 0.0) if last < 0 else (1 - alive[last], 1 - high[last], 1 - low[last])
 
 
-@pytest.mark.parametrize("year", [1, 3, 5])
-@pytest.mark.parametrize("step", [0, 73, 365], ids=["no ties", "fifths of years", "years"])
+@each("year", [1, 3, 5])
+@each("step", [0, 73, 365])
 def test_points_equal_scikit_survival_at_the_horizon(step, year):
     found = random_evidence(year, step=step)
     for method in ("local", "steph"):
@@ -68,8 +69,7 @@ def test_a_group_by_hand():
     """Of 4 one dies on day 400, one leaves on day 500, one dies on day 1095, which is still within 3 years."""
     t, e = np.array([400.0, 500.0, 1095.0, 1096.0]), np.array([1, 0, 1, 1])
     point = Point(np.array([0.1, 0.2, 0.3, 0.6]), t, e, 3)
-    assert point.n == 4 and point.predicted == pytest.approx(0.3)
-    assert point.observed == pytest.approx(1 - 3 / 4 * 1 / 2)
+    assert point.n == 4 and point.predicted == pytest.approx(0.3) and point.observed == pytest.approx(1 - 3 / 4 * 1 / 2)
     assert Point(np.full(4, 0.1), t - 0.5, e, 1).observed == 0.0
     assert Point(np.full(4, 0.1), t, e, 2).observed == pytest.approx(1 / 4)
 
@@ -80,24 +80,19 @@ def test_an_event_on_day_0_is_within_every_year():
     assert Point(np.full(4, 0.1), t, e, 1).observed == pytest.approx(1 / 4)
 
 
-@pytest.mark.parametrize(("n", "high"), [(2, 1.0), (3, 1.0), (4, 3 / 4), (30, 3 / 30)])
+@each(("n", "high"), [(2, 1.0), (3, 1.0), (4, 3 / 4), (30, 3 / 30)])
 def test_where_nobody_had_an_event_the_rule_of_three_holds(n, high):
     point = Point(np.full(n, 0.2), np.full(n, 2000.0), np.zeros(n, dtype=int), 3)
-    assert (point.observed, point.low) == (0.0, 0.0)
-    assert point.high == pytest.approx(high)
+    assert (point.observed, point.low) == (0.0, 0.0) and point.high == pytest.approx(high)
 
 
 def test_where_everybody_had_an_event_the_interval_is_not_a_point():
     """Two of two tell little of a probability; as little as none of two, whose interval reaches to 1."""
     point = Point(np.full(2, 0.9), np.array([100.0, 200.0]), np.array([1, 1]), 3)
-    assert point.observed == point.high == pytest.approx(1.0)
-    assert point.low < 0.9
+    assert point.observed == point.high == pytest.approx(1.0) and point.low < 0.9
 
 
-# ---------------------------------------------------------------- horizon
-
-
-@pytest.mark.parametrize(
+@each(
     ("years", "expected"),
     [
         ([3] * 8, 3),
@@ -113,10 +108,7 @@ def test_the_horizon_is_3_years_or_1_where_eight_patients_are_followed_so_long(y
     assert horizon(np.array(years) * YEAR) == expected
 
 
-# ---------------------------------------------------------------- where there is nothing to draw
-
-
-@pytest.mark.parametrize(
+@each(
     ("t", "e", "why"),
     [
         ([], [], "long enough a follow-up"),
@@ -124,7 +116,6 @@ def test_the_horizon_is_3_years_or_1_where_eight_patients_are_followed_so_long(y
         ([300] * 40, [1] * 40, "long enough a follow-up"),
         ([2000] * 40, [0] * 40, "an event"),
     ],
-    ids=["nobody", "seven", "short", "all censored"],
 )
 def test_a_sentence_stands_where_calibration_cannot_be_judged(t, e, why):
     found = make_evidence(t, e, {"local": np.full((len(t), N_BINS), 0.1)})
@@ -151,8 +142,6 @@ def test_the_rule_of_three_counts_those_who_were_followed():
     point = Point(np.full(20, 0.1), np.array([100.0] * 16 + [2000.0] * 4), np.zeros(20, dtype=int), 3)
     assert point.followed == 4 and point.high == pytest.approx(3 / 4)
 
-
-# ---------------------------------------------------------------- the picture
 
 TITLES = {"local": "local", "steph": "enhanced"}
 
@@ -193,8 +182,7 @@ def test_the_diagonal_is_where_both_axes_are_equal(picture):
 def test_whose_they_are_and_what_the_axes_say(picture):
     figure = drawn(picture)
     axes = figure.axes[0]
-    assert squeezed(WHO) in squeezed(heading(figure))
-    assert picture.title == "Calibration at 3 years"
+    assert squeezed(WHO) in squeezed(heading(figure)) and picture.title == "Calibration at 3 years"
     assert axes.get_xlabel() == "predicted probability of an event within 3 y"
     assert axes.get_ylabel() == "observed (Kaplan-Meier) within 3 y"
     assert "rule of three" in picture.note and "95% intervals" in picture.note
@@ -218,8 +206,7 @@ def test_one_year_is_not_called_years():
     t = [400.0] * 10 + [100.0] * 4
     found = make_evidence(t, [1, 0] * 7, {"local": np.random.default_rng(0).uniform(0.1, 0.5, (14, N_BINS))})
     picture = draw("a", found, {"local": "local"}, WHO)
-    assert picture.title == "Calibration at 1 year"
-    assert "within 1 y" in drawn(picture).axes[0].get_xlabel()
+    assert picture.title == "Calibration at 1 year" and "within 1 y" in drawn(picture).axes[0].get_xlabel()
 
 
 def test_a_patient_in_two_folds_counts_once(evidence, picture):
@@ -234,5 +221,4 @@ def test_a_patient_in_two_folds_counts_once(evidence, picture):
         fold=[0] * n + [1] * 5,
     )
     rows = draw("a", twice, TITLES, WHO).numbers.rows
-    assert rows == picture.numbers.rows
-    assert sum(int(row[2]) for row in rows) == n * len(TITLES)
+    assert rows == picture.numbers.rows and sum(int(row[2]) for row in rows) == n * len(TITLES)

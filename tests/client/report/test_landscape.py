@@ -81,9 +81,6 @@ def loss_of(plain: ABMIL, cohort: MemoryCohort) -> float:
     return float(nll(hazards, bins, torch.from_numpy(cohort.events.copy()), ALPHA).mean())
 
 
-# ---------------------------------------------------------------- the numbers
-
-
 def test_every_point_is_the_loss_of_a_model_with_those_weights(model, found):
     _, others = bag_by_bag(model, parts()["training"])
     assert (others > 0).sum() >= 2, "the direction is of several sources"
@@ -99,8 +96,7 @@ def test_every_point_is_the_loss_of_a_model_with_those_weights(model, found):
 
 def test_the_end_is_the_mean_merge_of_the_training_patients(model, found):
     own, others = bag_by_bag(model, parts()["training"])
-    assert found.end == pytest.approx((own, others.sum()), abs=1e-6)
-    assert min(found.end) > 0
+    assert found.end == pytest.approx((own, others.sum()), abs=1e-6) and min(found.end) > 0
 
 
 def test_the_path_is_the_notes(found):
@@ -122,8 +118,7 @@ def test_the_axes_are_even_and_cover_m0_a_whole_vector_the_path_and_the_end(foun
 
 def test_without_a_path_the_axes_go_from_m0_to_beyond_a_whole_vector(model):
     one = landscape(model, parts(), None, alpha=ALPHA, device=CPU, budget=Budget(3))
-    assert max(one.end) < 1.3
-    assert one.a.tolist() == one.b.tolist() == [0.0, 0.75, 1.5]
+    assert max(one.end) < 1.3 and one.a.tolist() == one.b.tolist() == [0.0, 0.75, 1.5]
 
 
 def test_a_collapsed_model_ends_at_m0_and_its_sources_count_alike(model):
@@ -146,8 +141,7 @@ def test_it_is_a_function_of_its_input_and_leaves_the_model_as_it_was(model):
     again = landscape(model, parts(), NOTES, alpha=ALPHA, device=CPU, budget=budget)
     for part, values in first.loss.items():
         assert np.array_equal(again.loss[part], values)
-    assert np.array_equal(again.a, first.a) and again.end == first.end
-    assert equal(state_of(model), before)
+    assert np.array_equal(again.a, first.a) and again.end == first.end and equal(state_of(model), before)
 
 
 def test_progress_is_told_up_to_its_end(model):
@@ -156,15 +150,11 @@ def test_progress_is_told_up_to_its_end(model):
     assert told == [(k, 9) for k in range(1, 10)]
 
 
-# ---------------------------------------------------------------- sampling
-
-
 def test_no_more_is_looked_at_than_the_budget_has(model, monkeypatch):
     """Three patients a part and two instances of each, all of them real, none twice."""
     spy = Spy(monkeypatch, fedsteph.client.report.landscape, "encode")
     some = landscape(model, parts(), None, alpha=ALPHA, device=CPU, budget=Budget(2, patients=3, instances=2))
-    assert some.patients == {"training": 3, "test": 3} and some.instances == 2
-    assert len(spy.calls) == 2 * 2 * 2
+    assert some.patients == {"training": 3, "test": 3} and some.instances == 2 and len(spy.calls) == 2 * 2 * 2
     for k, call in enumerate(spy.calls):
         _, bags, mask = call.args
         cohort = parts()["training" if k % 2 == 0 else "test"]
@@ -209,9 +199,6 @@ def test_an_empty_test_part_is_left_out(model, found):
     assert len(titles) == 2 and titles[0].startswith("training: n = 9")
 
 
-# ---------------------------------------------------------------- smoothing
-
-
 def plain_smooth(values: np.ndarray) -> np.ndarray:
     """A Gaussian of one step, cut at four, along one axis and then along the other; the edge goes on outside."""
     kernel = [float(np.exp(-(d**2) / 2)) for d in range(-4, 5)]
@@ -245,9 +232,6 @@ def test_a_single_peak_is_spread_by_hand():
     assert smooth.sum() == pytest.approx(1.0) and smooth[5, 0] == 0
 
 
-# ---------------------------------------------------------------- the picture
-
-
 @pytest.fixture(scope="module")
 def picture(found):
     return draw("site-a.fold-0.landscape", found, WHO)
@@ -266,8 +250,7 @@ def test_colours_are_the_smoothed_loss_at_its_place(found, picture):
         places = mesh.get_coordinates()
         for i, a in enumerate(found.a):
             for j, b in enumerate(found.b):
-                assert places[j, i].tolist() == [a, b]
-                assert drawn_values[j, i] == found.smooth(part)[i, j]
+                assert places[j, i].tolist() == [a, b] and drawn_values[j, i] == found.smooth(part)[i, j]
         assert panels[part].get_xlim() == (found.a[0], found.a[-1])
         assert panels[part].get_ylim() == (found.b[0], found.b[-1])
 
@@ -319,5 +302,4 @@ def test_the_table_has_every_point_as_computed_and_as_drawn(found, picture):
 def test_without_a_path_there_is_a_panel_for_every_part_alone(found):
     picture = draw("a", replace(found, path=np.zeros((0, 2))), WHO)
     panels = panels_of(drawn(picture))
-    assert list(panels) == ["training", "test"]
-    assert "training, by epoch" not in lines_by_label(panels["training"])
+    assert list(panels) == ["training", "test"] and "training, by epoch" not in lines_by_label(panels["training"])

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from client_builders import state_of
+from each_case import each
 from sites import make_site
 
 from fedsteph.client.models.model_file import Local, load_model, save_abmil, save_steph
@@ -125,9 +126,6 @@ def parts(page: Page) -> list[tuple[str, list]]:
     return [(section.title, list(section.blocks)) for section in page.sections]
 
 
-# ---------------------------------------------------------------- what is predicted
-
-
 @pytest.mark.parametrize("model", ["local", "steph"])
 def test_a_percentile_is_the_percent_of_training_patients_with_a_lower_risk(world, tmp_path, model):
     """By counting 20,000 of them; between two percentiles the file knows no more than their mean."""
@@ -147,8 +145,7 @@ def test_percentiles_lie_between_those_that_the_file_knows():
         for share in (0.25, 0.5):
             between = (1 - share) * reference[k] + share * reference[k + 1]
             assert _percentile(between, reference) == pytest.approx(k + share)
-    assert _percentile(reference[0] - 5, reference) == 0
-    assert _percentile(reference[-1] + 5, reference) == 100
+    assert _percentile(reference[0] - 5, reference) == 0 and _percentile(reference[-1] + 5, reference) == 100
 
 
 def test_an_enhanced_model_s_local_one_predicts_as_its_own_file_does(world, tmp_path):
@@ -158,8 +155,7 @@ def test_an_enhanced_model_s_local_one_predicts_as_its_own_file_does(world, tmp_
         assert view.id == own.id
         np.testing.assert_array_equal(view.local_survival, own.survival)
         np.testing.assert_allclose(view.local_survival, row, rtol=1e-8)
-        assert own.local_survival is None
-        assert abs(view.survival - view.local_survival).max() > 1e-3
+        assert own.local_survival is None and abs(view.survival - view.local_survival).max() > 1e-3
 
 
 @pytest.mark.parametrize("model", ["local", "steph"])
@@ -170,9 +166,6 @@ def test_a_file_without_reference_and_local_model_predicts_the_same(world, tmp_p
         assert (one.percentile, one.local_survival) == (None, None)
         assert (one.id, one.risk, one.w, one.lam) == (other.id, other.risk, other.w, other.lam)
         np.testing.assert_array_equal(one.survival, other.survival)
-
-
-# ---------------------------------------------------------------- the page
 
 
 def view(name: str = "P1", risk: float = -2.0, **changes) -> PatientView:
@@ -191,16 +184,14 @@ def test_a_patient_s_curves_are_the_survival_numbers(world, tmp_path):
             (axes,) = picture.figure.axes
             assert [line.get_label() for line in axes.lines] == labels
             for line, survival in zip(axes.lines, [found.survival, found.local_survival], strict=False):
-                assert list(line.get_xdata()) == list(range(11))
-                assert list(line.get_ydata()) == [1.0, *survival[:10]]
+                assert list(line.get_xdata()) == list(range(11)) and list(line.get_ydata()) == [1.0, *survival[:10]]
             assert len({line.get_linestyle() for line in axes.lines}) == len(labels)
             assert picture.numbers.header == ["year", *labels]
             assert picture.numbers.rows == [
                 [str(year), *(f"{s[year - 1]:.4f}" for s in (found.survival, found.local_survival)[: len(labels)])]
                 for year in range(1, 11)
             ]
-            assert picture.title in picture.figure.get_suptitle().replace("\n", " ")
-            assert axes.get_xlabel()
+            assert picture.title in picture.figure.get_suptitle().replace("\n", " ") and axes.get_xlabel()
             assert axes.get_ylabel()
 
 
@@ -268,30 +259,24 @@ def test_a_page_says_what_the_model_s_file_does_not_know():
     assert picture.note == "The model's file holds no local model to compare with."
     assert parts(page)[0][1][0].rows[0][2] == "-"
     known = patients_page([view()], "m")
-    assert "Risk percentile 40" in parts(known)[1][1][0].text
-    assert [one.note for one in known.pictures] == [""]
+    assert "Risk percentile 40" in parts(known)[1][1][0].text and [one.note for one in known.pictures] == [""]
     local = patients_page([view(w={}, lam={}, local_survival=None)], "m")
     assert [one.note for one in local.pictures] == [""]
     assert not any(isinstance(block, Table) for block in parts(local)[1][1])
 
 
-@pytest.mark.parametrize("name", [" ".join(HOSTILE), HOSTILE[1]])
+@each("name", [" ".join(HOSTILE), HOSTILE[1]])
 def test_a_hostile_id_is_only_ever_words(name):
     harmless, found = (Words(html(patients_page([view(one)], one))) for one in ("x" * len(name), name))
 
     def skeleton(words: Words) -> list[tuple[str, list[str]]]:
         return [(tag, sorted(own)) for tag, own in words.tags]
 
-    assert skeleton(found) == skeleton(harmless)
-    assert f"Patient {name}" in found.within("h2")
-    assert f"Patient {name}" in found.within("a")
-    assert name in found.within("td")
+    assert skeleton(found) == skeleton(harmless) and f"Patient {name}" in found.within("h2")
+    assert f"Patient {name}" in found.within("a") and name in found.within("td")
     ((_, image),) = [(tag, own) for tag, own in found.tags if tag == "img"]
     assert image["alt"] == f"Predicted survival of {name}. "
     ElementTree.fromstring(base64.b64decode(str(image["src"]).partition("base64,")[2]))
-
-
-# ---------------------------------------------------------------- the command
 
 
 def test_the_command_writes_a_page_of_everybody(cli, world, tmp_path):
@@ -299,8 +284,7 @@ def test_the_command_writes_a_page_of_everybody(cli, world, tmp_path):
     code, printed, _ = cli(
         "predict", world / "steph.safetensors", "--features", world.features, "--out", out, "--page", page
     )
-    assert code == 0
-    assert printed.splitlines() == [f"3 patients -> {out}", f"page -> {page}"]
+    assert code == 0 and printed.splitlines() == [f"3 patients -> {out}", f"page -> {page}"]
     table = pd.read_csv(out).sort_values("risk", ascending=False)
     words = Words(page.read_text(encoding="utf-8"))
     assert words.within("h2") == ["All patients", *(f"Patient {name}" for name in table["patient_id"]), "Limits"]
@@ -353,8 +337,7 @@ def test_user_errors_are_one_line_and_leave_everything_as_it_was(refused, world,
     out.write_text("mine")
     for taken in (out, model):
         assert error("--page", taken).startswith(f"{taken}: would overwrite what is read")
-    assert error("--page", tmp_path).startswith(f"{tmp_path}: is a folder")
-    assert out.read_text() == "mine"
+    assert error("--page", tmp_path).startswith(f"{tmp_path}: is a folder") and out.read_text() == "mine"
     after = state_of(load_model(model).model)
     assert all(torch.equal(before[name], after[name]) for name in before)
 

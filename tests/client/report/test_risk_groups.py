@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from each_case import each
 from report_builders import WHO, band_at, drawn, heading, says, squeezed
 from sksurv.compare import compare_survival
 from sksurv.linear_model import CoxPHSurvivalAnalysis
@@ -48,20 +49,15 @@ def sides(t, e, high):
     return (t[~high], e[~high]), (t[high], e[high])
 
 
-# ---------------------------------------------------------------- curves
-
-
 @STEPS
 @SEEDS
 def test_curves_and_bands_equal_scikit_survival(seed, step):
     t, e, high = random_patients(seed, step)
     for group, (days, events) in zip(random_groups(seed, step).groups, sides(t, e, high), strict=True):
         x, alive, (low, upper) = kaplan_meier_estimator(events > 0, days, conf_type="log-log")
-        assert group.years * YEAR == pytest.approx([0, *x])
-        assert group.survival == pytest.approx([1, *alive], abs=1e-12)
+        assert group.years * YEAR == pytest.approx([0, *x]) and group.survival == pytest.approx([1, *alive], abs=1e-12)
         inside = (alive > 0) & (alive < 1)
-        assert inside.sum() > 3
-        assert group.low[1:][inside] == pytest.approx(low[inside], abs=1e-9)
+        assert inside.sum() > 3 and group.low[1:][inside] == pytest.approx(low[inside], abs=1e-9)
         assert group.high[1:][inside] == pytest.approx(upper[inside], abs=1e-9)
         assert sorted(group.times) == sorted(days) and group.events.sum() == events.sum()
 
@@ -110,9 +106,6 @@ def test_numbers_at_risk_by_hand():
     group = compared([*t, 5000], [1] * 8, [0] * 7 + [1]).groups[0]
     found = {year: group.at_risk(year) for year in (0, 0.5, 1, 1.5, 2, 2.5, 3)}
     assert found == {0: 7, 0.5: 6, 1: 5, 1.5: 2, 2: 2, 2.5: 0, 3: 0}
-
-
-# ---------------------------------------------------------------- tests and ratios
 
 
 @STEPS
@@ -165,11 +158,10 @@ def test_a_hazard_ratio_by_hand():
 def test_higher_risk_with_earlier_events_has_a_ratio_above_1_and_turned_round_below():
     t, e, high = random_patients(1, 0, n=120)
     ratio, turned = (compared(t, e, side).hazard_ratio for side in (high, ~high))
-    assert ratio[0] > 1.2
-    assert turned == pytest.approx([1 / ratio[0], 1 / ratio[2], 1 / ratio[1]], rel=CLOSE)
+    assert ratio[0] > 1.2 and turned == pytest.approx([1 / ratio[0], 1 / ratio[2], 1 / ratio[1]], rel=CLOSE)
 
 
-@pytest.mark.parametrize(
+@each(
     ("p", "text"),
     [
         (0.0, "< 0.0001"),
@@ -190,8 +182,7 @@ def test_p_values_in_words(p, text):
 def test_no_p_value_is_ever_0():
     for p in np.geomspace(1e-12, 1, 200):
         sign, number = p_value(float(p)).split()
-        assert float(number) > 0
-        assert (sign == "<") == (p < 1e-4)
+        assert float(number) > 0 and (sign == "<") == (p < 1e-4)
 
 
 def test_the_lines_over_the_curves_by_hand():
@@ -202,10 +193,7 @@ def test_the_lines_over_the_curves_by_hand():
     assert ratio.startswith("hazard ratio not estimable") and test == "log-rank p not defined"
 
 
-# ---------------------------------------------------------------- where there is nothing to compare
-
-
-@pytest.mark.parametrize(
+@each(
     ("t", "e", "high", "sentence"),
     [
         ([], [], [], "fewer than two test patients"),
@@ -214,7 +202,6 @@ def test_the_lines_over_the_curves_by_hand():
         ([400, 500, 600], [1, 0, 1], [0, 0, 0], "No test patient is of higher risk"),
         ([400, 500, 600], [1, 0, 1], [1, 1, 1], "No test patient is of lower risk"),
     ],
-    ids=["nobody", "one", "all censored", "nobody above", "nobody below"],
 )
 def test_a_sentence_stands_where_nothing_can_be_compared(t, e, high, sentence):
     found = risk_groups(np.array(t, dtype=float), np.array(e, dtype=int), np.array(high, dtype=bool))
@@ -223,12 +210,11 @@ def test_a_sentence_stands_where_nothing_can_be_compared(t, e, high, sentence):
     assert says(picture) == found and "local model" in picture.title
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@each("turned", [False, True])
 def test_a_group_without_events_has_no_hazard_ratio(turned):
     t, e, high = [100, 200, 300, 400, 500], [1, 0, 1, 1, 0], np.array([1, 0, 1, 1, 0], dtype=bool)
     found = compared(t, e, ~high if turned else high)
-    assert found.hazard_ratio is None
-    assert "not estimable (a group without events)" in describe(found)
+    assert found.hazard_ratio is None and "not estimable (a group without events)" in describe(found)
     _, p = compare_survival(Surv.from_arrays(np.array(e) > 0, np.array(t, dtype=float)), high.astype(int))
     assert found.p == pytest.approx(float(p), rel=1e-6) and "log-rank p =" in describe(found)
     flat = found.groups[turned]
@@ -238,8 +224,7 @@ def test_a_group_without_events_has_no_hazard_ratio(turned):
 def test_a_ratio_without_a_bound_is_not_blamed_on_missing_events():
     """All of higher risk die before all of lower risk: no finite ratio is the likeliest, and both have events."""
     found = compared([1, 2, 3, 4, 5, 10, 11, 12, 13, 14], [1] * 10, [1] * 5 + [0] * 5)
-    assert found.hazard_ratio is None
-    assert "not estimable" in describe(found) and "without events" not in describe(found)
+    assert found.hazard_ratio is None and "not estimable" in describe(found) and "without events" not in describe(found)
 
 
 def test_an_event_on_day_0_takes_the_curve_down_at_once():
@@ -247,8 +232,7 @@ def test_an_event_on_day_0_takes_the_curve_down_at_once():
     low_risk, high_risk = found.groups
     assert low_risk.years * YEAR == pytest.approx([0, 400]) and low_risk.survival == pytest.approx([1 / 2, 0])
     assert high_risk.years * YEAR == pytest.approx([0, 300]) and high_risk.survival == pytest.approx([2 / 3, 0])
-    assert [group.at_risk(0) for group in found.groups] == [2, 3]
-    assert survival_at(high_risk, 0) == pytest.approx(2 / 3)
+    assert [group.at_risk(0) for group in found.groups] == [2, 3] and survival_at(high_risk, 0) == pytest.approx(2 / 3)
     assert drawn(draw("a", "local", found, WHO)).axes[0].lines[1].get_ydata()[0] == pytest.approx(2 / 3)
 
 
@@ -258,8 +242,7 @@ def test_everybody_on_one_day():
     for group in found.groups:
         assert group.years.tolist() == [0, 2] and group.survival == pytest.approx([1, 1 / 3])
         assert (group.at_risk(2), group.at_risk(2.5)) == (3, 0)
-    assert found.p == pytest.approx(1.0)
-    assert found.hazard_ratio[0] == pytest.approx(1.0, abs=1e-6)
+    assert found.p == pytest.approx(1.0) and found.hazard_ratio[0] == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -267,9 +250,6 @@ def test_everybody_on_day_0():
     found = compared([0] * 4, [1, 1, 1, 0], [0, 1, 0, 1])
     assert [group.survival.tolist() for group in found.groups] == [[0], [0.5]]
     assert encoded(drawn(draw("a", "local", found, WHO)), "svg").startswith(b"<?xml")
-
-
-# ---------------------------------------------------------------- the picture
 
 
 @pytest.fixture(scope="module")
@@ -305,12 +285,10 @@ def test_lines_and_bands_are_the_numbers(groups, picture):
 
 def test_whose_they_are_and_what_the_axes_say(picture, groups):
     figure = drawn(picture)
-    assert squeezed(WHO) in squeezed(heading(figure))
-    assert "enhanced model" in picture.title
+    assert squeezed(WHO) in squeezed(heading(figure)) and "enhanced model" in picture.title
     upper, below = figure.axes
     assert upper.get_xlabel() == "follow-up, years of 365 days" and upper.get_ylabel() == "probability of no event"
-    assert upper.get_title(loc="left") == describe(groups)
-    assert below.get_title(loc="left") == "number at risk"
+    assert upper.get_title(loc="left") == describe(groups) and below.get_title(loc="left") == "number at risk"
     assert "95% bands" in picture.note and "training patients" in picture.note
     assert [text.get_text() for text in upper.get_legend().get_texts()] == [line.get_label() for line in upper.lines]
     assert len({(str(line.get_color()), line.get_linestyle()) for line in upper.lines}) == 2
@@ -352,7 +330,7 @@ def test_the_table_has_the_curves_at_every_tick(patients, picture):
     assert picture.numbers.rows == expected
 
 
-@pytest.mark.parametrize("years", [0.2, 3.5, 400])
+@each("years", [0.2, 3.5, 400])
 def test_the_axis_reaches_the_last_patient_in_a_few_steps(years):
     found = compared([1, years * YEAR / 2, years * YEAR, years * YEAR], [1, 1, 1, 0], [1, 0, 1, 0])
     ticks = drawn(draw("a", "local", found, WHO)).axes[0].get_xticks()

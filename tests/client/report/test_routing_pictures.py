@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_builders import (
-    WHO,
-    band_at,
-    drawn,
-    epoch_notes,
-    heading,
-    lines_by_label,
-    make_evidence,
-    says,
-    squeezed,
-)
+from each_case import each
+from report_builders import WHO, band_at, drawn, epoch_notes, heading, lines_by_label, make_evidence, says, squeezed
 
 from fedsteph.client.report.routing import dynamics_picture, dynamics_table, end_picture
 from fedsteph.client.target.evidence import Evidence
@@ -51,9 +42,6 @@ def whiskers(axes, row: int) -> tuple[float, float]:
     """Where they end: outermost points of what is drawn along a row."""
     ends = [x for line in axes.lines if np.array_equal(line.get_ydata(), [row, row]) for x in line.get_xdata()]
     return min(ends), max(ends)
-
-
-# ---------------------------------------------------------------- over patients, at the end
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +157,6 @@ def test_the_boxes_are_drawn_without_a_warning(evidence):
     assert end_picture("a", evidence, WHO).figure is not None
 
 
-# ---------------------------------------------------------------- over epochs
-
-
 def random_notes(n_epochs: int = 4, *, largest: list[float] | None = None) -> dict:
     """``site-d`` was kept by nobody in the second epoch."""
     rng = np.random.default_rng(3)
@@ -194,7 +179,7 @@ def dynamics(notes):
     return dynamics_picture("site-a.fold-0.dynamics", notes, WHO)
 
 
-@pytest.mark.parametrize(("panel", "key"), [(0, "w"), (1, "lam")])
+@each(("panel", "key"), [(0, "w"), (1, "lam")])
 def test_lines_and_bands_are_the_notes_medians_and_quartiles(notes, dynamics, panel, key):
     axes = drawn(dynamics).axes[panel]
     assert len(axes.lines) == len(axes.collections) == 3
@@ -230,7 +215,7 @@ def test_the_table_of_the_lines(notes, dynamics):
     assert next(rows, None) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("largest", "epoch"),
     [
         ([0.5, 0.4, 0.3, 0.2], None),
@@ -249,7 +234,7 @@ def test_a_line_marks_the_epoch_from_which_on_it_is_collapsed(largest, epoch):
     assert words == ([] if epoch is None else [("collapsed", epoch)])
 
 
-@pytest.mark.parametrize("notes", [None, {"sources": list(SOURCES), "patients": 0, "epochs": []}])
+@each("notes", [None, {"sources": list(SOURCES), "patients": 0, "epochs": []}])
 def test_a_sentence_stands_where_nobody_took_notes(notes):
     sentence = says(dynamics_picture("a", notes, WHO))
     assert "not recorded" in sentence and sentence.endswith(".")

@@ -9,6 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 from client_builders import m0_of, make_recipe, make_vectors
+from each_case import each
+from method_builders import by_projection
 from report_builders import WHO, drawn, heading, lines_by_label, squeezed
 
 from fedsteph.client.methods.alignment import alignment
@@ -23,28 +25,15 @@ LAYERS = ("embed.weight", "attention_V.weight", "attention_U.weight")
 SOURCES = ("site-b", "site-c")
 
 
-def by_projection(merged: np.ndarray, target: np.ndarray) -> tuple[float, int]:
-    """SAR and rank by a singular value decomposition and a projection matrix."""
-    vectors, singular, _ = np.linalg.svd(merged)
-    energy = np.cumsum(singular**2)
-    k = next(k for k in range(1, len(energy) + 1) if energy[k - 1] >= 0.95 * energy[-1])
-    projection = vectors[:, :k] @ vectors[:, :k].T
-    return float(np.linalg.norm(projection @ target) / np.linalg.norm(target)), k
-
-
-# ---------------------------------------------------------------- known answers
-
-
 @KNOWN
 def test_known_answers_and_their_ranks(name, sar, rank):
     matrices = safetensors.torch.load_file(ORACLE)
     found = alignment(matrices[f"{name}/tau_merged"], matrices[f"{name}/tau_target"])
-    assert found.sar == pytest.approx(sar, abs=1e-6)
-    assert found.rank == rank
+    assert found.sar == pytest.approx(sar, abs=1e-6) and found.rank == rank
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.3, 0.5, 0.8])
-@pytest.mark.parametrize(("name", "sar", "rank"), [("a", 0.98254106, 6), ("b", 0.97611067, 5)])
+@each("lam", [0.0, 0.3, 0.5, 0.8])
+@each(("name", "sar", "rank"), [("a", 0.98254106, 6), ("b", 0.97611067, 5)])
 def test_a_source_whose_mixture_is_the_known_merge(name, sar, rank, lam):
     """With ``tau_k = (merged - lam tau_t) / (1 - lam)`` in one layer, the curve has the known answer at that lam."""
     matrices = safetensors.torch.load_file(ORACLE)
@@ -61,12 +50,8 @@ def test_a_source_whose_mixture_is_the_known_merge(name, sar, rank, lam):
     source = (merged - lam * target) / (1 - lam)
     found = sar_curves(Mixture.of(m0, with_embedding(target), [with_embedding(source)]), ["site-b"], [0.9, lam])
     layer = found.layers.index("embed.weight")
-    assert found.sar[layer, 0, 1] == pytest.approx(sar, abs=1e-6)
-    assert found.rank[layer, 0, 1] == rank
+    assert found.sar[layer, 0, 1] == pytest.approx(sar, abs=1e-6) and found.rank[layer, 0, 1] == rank
     assert found.shapes[layer] == (embed, width)
-
-
-# ---------------------------------------------------------------- every layer, source and lam
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +67,7 @@ def curves(vectors) -> SarCurves:
 
 def test_every_point_is_the_length_of_a_projection(vectors, curves):
     assert curves.layers == LAYERS, "a matrix of one row has no subspace, a bias is none"
-    assert curves.sources == SOURCES
-    assert curves.lam == LAM == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    assert curves.sources == SOURCES and curves.lam == LAM == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     assert curves.sar.shape == curves.rank.shape == (3, 2, 11)
     for i, layer in enumerate(LAYERS):
         own, *others = (vector.tensors[layer].double().numpy() for vector in vectors)
@@ -103,8 +87,7 @@ def test_at_lam_1_it_is_what_the_target_keeps_of_itself(vectors, curves):
         held = energy / energy[-1]
         k = int(np.argmax(held >= 0.95)) + 1
         assert curves.sar[i, :, -1] == pytest.approx([np.sqrt(held[k - 1])] * 2, abs=1e-6)
-        assert curves.rank[i, :, -1].tolist() == [k, k]
-        assert held[k - 1] >= 0.95
+        assert curves.rank[i, :, -1].tolist() == [k, k] and held[k - 1] >= 0.95
 
 
 def one_direction(like: TaskVector, row: int, column: int) -> TaskVector:
@@ -121,8 +104,7 @@ def test_of_two_directions_the_target_s_is_kept_once_it_holds_above_5_percent_of
     found = sar_curves(
         Mixture.of(m0_of(make_recipe()), target, [target, other]), SOURCES, (0.0, 0.18, 0.19, 0.5, 0.81, 0.82, 1.0)
     )
-    assert found.sar[:, 0] == pytest.approx(np.ones((3, 7)))
-    assert (found.rank[:, 0] == 1).all()
+    assert found.sar[:, 0] == pytest.approx(np.ones((3, 7))) and (found.rank[:, 0] == 1).all()
     assert [0.18**2 / (0.18**2 + 0.82**2) > 0.05, 0.19**2 / (0.19**2 + 0.81**2) > 0.05] == [False, True]
     assert found.sar[:, 1] == pytest.approx(np.tile([0, 0, 1, 1, 1, 1, 1], (3, 1)))
     assert found.rank[:, 1].tolist() == [[1, 1, 2, 2, 2, 1, 1]] * 3
@@ -136,9 +118,6 @@ def test_progress_is_told_up_to_its_end(vectors):
     assert told == [(k, 12) for k in range(1, 13)]
 
 
-# ---------------------------------------------------------------- the picture
-
-
 @pytest.fixture(scope="module")
 def picture(curves):
     return draw("site-a.fold-0.sar", curves, WHO)
@@ -150,8 +129,7 @@ def test_lines_are_the_numbers(curves, picture):
     for panel, values in zip(panels, curves.sar, strict=True):
         assert len(panel.lines) == len(SOURCES)
         for line, expected in zip(panel.lines, values, strict=True):
-            assert tuple(line.get_xdata()) == curves.lam
-            assert np.array_equal(line.get_ydata(), expected)
+            assert tuple(line.get_xdata()) == curves.lam and np.array_equal(line.get_ydata(), expected)
         assert panel.get_ylim()[0] <= 0 and panel.get_ylim()[1] > 1
     first = lines_by_label(panels[0])
     assert list(first) == list(SOURCES)

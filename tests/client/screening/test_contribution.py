@@ -21,7 +21,6 @@ RECIPE = make_recipe("training.epochs=4", "training.lr=0.02")
 
 @pytest.fixture(scope="module")
 def inner(tmp_path_factory):
-    torch.set_num_threads(1)
     cohort = make_cohort([3] * 40, seed=4)
     return inner_folds(memory_workspace(cohort, RECIPE, tmp_path_factory.mktemp("inner")), 0)
 
@@ -59,8 +58,7 @@ def test_both_changes_against_merges_written_out(inner):
         for change, after, before in ((one.alone, {name: 1.0}, {}), (one.within, everyone, without)):
             (c, loss), (c_0, loss_0) = (plain_scores(inner, weights, vectors) for weights in (after, before))
             assert change.c_index == pytest.approx(c - c_0, abs=1e-6)
-            assert change.loss == pytest.approx(loss - loss_0, abs=1e-5)
-            assert change.c_index_error > 0
+            assert change.loss == pytest.approx(loss - loss_0, abs=1e-5) and change.c_index_error > 0
             assert change.loss_error > 0
 
 
@@ -68,8 +66,7 @@ def test_a_vector_of_nothing_changes_nothing(inner):
     vectors = make_vectors(RECIPE, 2)
     vectors["s000"] = 0.0 * vectors["s000"]
     nothing = contributions(inner, vectors, RECIPE, CPU)["s000"]
-    assert nothing.alone == nothing.within == Change(0.0, 0.0, 0.0, 0.0)
-    assert nothing.alone.harm == 0.0
+    assert nothing.alone == nothing.within == Change(0.0, 0.0, 0.0, 0.0) and nothing.alone.harm == 0.0
 
 
 def test_harm_is_the_worse_of_two_in_standard_errors():
@@ -83,13 +80,11 @@ def test_too_few_pairs_tell_nothing_and_say_so(tmp_path):
     cohort = make_cohort([3] * 40, seed=4, events=[1] + [0] * 39)
     few = inner_folds(memory_workspace(cohort, RECIPE, tmp_path), 0)
     vectors = make_vectors(RECIPE, 2)
-    assert contributions(few, vectors, RECIPE, CPU) == {}
-    assert contributions([], vectors, RECIPE, CPU) == {}
+    assert contributions(few, vectors, RECIPE, CPU) == {} and contributions([], vectors, RECIPE, CPU) == {}
     found = screen(few, vectors, [vectors["s001"] * -1.0], RECIPE, mode="refuse", device=CPU)
     assert list(found.vectors) == list(vectors)
     for verdict in found.verdicts.values():
-        assert "too few patients" in verdict.reason
-        assert (verdict.suspicious, verdict.figures.alone) == (False, None)
+        assert "too few patients" in verdict.reason and (verdict.suspicious, verdict.figures.alone) == (False, None)
 
 
 def test_what_is_far_too_long_is_not_judged_and_spoils_no_other_verdict(inner):
@@ -97,8 +92,7 @@ def test_what_is_far_too_long_is_not_judged_and_spoils_no_other_verdict(inner):
     honest = screen(inner, vectors, [vectors["s000"] * -1.0], RECIPE, mode="refuse", device=CPU)
     longer = {**vectors, "huge": 50.0 * make_vectors(RECIPE, 5)["s004"]}
     found = screen(inner, longer, [vectors["s000"] * -1.0], RECIPE, mode="refuse", device=CPU)
-    assert found.verdicts["huge"].figures.alone is None
-    assert "huge" not in found.vectors
+    assert found.verdicts["huge"].figures.alone is None and "huge" not in found.vectors
     for name in vectors:
         assert found.verdicts[name].figures.alone == honest.verdicts[name].figures.alone
         assert found.verdicts[name].figures.within == honest.verdicts[name].figures.within

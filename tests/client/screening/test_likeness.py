@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from client_builders import make_recipe, make_vectors
+from each_case import each
 
 from fedsteph.client.screening.likeness import COPY, TWIN, copy_bound, figures_of, problem_of
 from fedsteph.common.vector.task_vector import TaskVector
@@ -32,8 +33,7 @@ def test_the_figures_by_hand(vectors):
     # The median of the others' and the target's own: of (2, 10, 1), (5, 10, 1), (5, 2, 1).
     assert [one.norm_ratio for one in found.values()] == pytest.approx([2.5, 0.4, 5])
     assert [one.own_cosine for one in found.values()] == pytest.approx([0.8, 0, 0.8])
-    assert (found["a"].twin, found["c"].twin) == ("c", "a")
-    assert found["a"].twin_cosine == pytest.approx(1)
+    assert (found["a"].twin, found["c"].twin) == ("c", "a") and found["a"].twin_cosine == pytest.approx(1)
     assert "its norm is 5.0 times the median" in problem_of("c", found, COPY)
     assert problem_of("a", found, COPY) is None, "of two copies the shorter one stays"
     assert problem_of("b", found, COPY) is None
@@ -44,18 +44,16 @@ def test_a_single_source_has_no_twin_and_is_held_against_the_target(vectors):
     shorter = figures_of({"s": 2.99 * vectors["s001"]}, [vectors["s001"] * -1.0])
     assert problem_of("s", shorter, COPY) is None
     found = figures_of({"s": 3.2 * one}, [vectors["s001"]])
-    assert found["s"].twin is None
-    assert "times the median" in problem_of("s", found, COPY)
+    assert found["s"].twin is None and "times the median" in problem_of("s", found, COPY)
 
 
-@pytest.mark.parametrize(("aside", "is_copy"), [(0.0, True), (0.45, True), (0.52, False)])
+@each(("aside", "is_copy"), [(0.0, True), (0.45, True), (0.52, False)])
 def test_a_copy_of_any_of_the_target_s_vectors_is_found_through_some_noise(vectors, aside, is_copy):
     """Of cosine 1 / sqrt(1 + aside^2): 0.912 and 0.887 beside the bound of 0.9."""
     like = vectors["s000"]
     own = [of(like, 0, 0, 1), of(like, 1, 0)]
     found = figures_of({"thief": of(like, 1, aside), "other": of(like, 0, 0, 0, 1)}, own)
-    assert (found["thief"].own_cosine > COPY) == is_copy
-    assert (problem_of("thief", found, COPY) is not None) == is_copy
+    assert (found["thief"].own_cosine > COPY) == is_copy and (problem_of("thief", found, COPY) is not None) == is_copy
 
 
 def test_only_the_same_numbers_make_twins(vectors):

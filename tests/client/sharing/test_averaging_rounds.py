@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from client_builders import CPU, Spy, equal, m0_of, make_vectors, make_workspace
+from each_case import each
 
 import fedsteph.client.sharing.averaging_rounds
 from fedsteph.client.models.model_file import load_abmil
@@ -23,6 +25,7 @@ from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 
 CAP = 250.0
+METHODS = ("fedavg", "fedprox")
 STILL = ["training.lr=1e-12", "training.weight_decay=0.0"]  # a training that moves nothing that can be seen
 QUICK = ["training.lr=0.01", "comparators.rounds=3", "model.n_bins=6"]
 
@@ -59,23 +62,56 @@ def model_of(workspace: Workspace, fold: int, round_: int, method: str = "fedavg
     return load_abmil(rounds_of(workspace) / f"{method}_fold_{fold}" / f"round_{round_}.safetensors")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A site after rounds 0 and 1 of both methods; not to be changed."""
+
+    workspace: Workspace
+    rounds: dict[str, list[dict[str, bytes]]]  # what it answered
+    fits: dict[str, list]  # its trainings: folds 0 and 1 of round 0, then of round 1
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory) -> Asked:
+    settings = [*QUICK, "comparators.local_epochs=2", "training.warmup_epochs=2"]
+    workspace = make_workspace(tmp_path_factory.mktemp("asked"), *settings, patients=12)
+    found = Asked(workspace, {}, {})
+    with pytest.MonkeyPatch.context() as patch:
+        for method in METHODS:
+            spy = Spy(patch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
+            found.rounds[method] = [ask(workspace, k, globals_of(workspace) if k else {}, method) for k in (0, 1)]
+            found.fits[method] = [*spy.calls]
+    return found
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Workspace:
+    """A site after round 0 of FedAvg, for what is refused and leaves nothing."""
+    workspace = make_workspace(tmp_path_factory.mktemp("begun"), *QUICK, patients=12)
+    ask(workspace, 0)
+    return workspace
+
+
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
-    return make_workspace(tmp_path, *QUICK)
+    return make_workspace(tmp_path, *QUICK, patients=12)
 
 
 @pytest.fixture
 def still(tmp_path) -> Workspace:
-    return make_workspace(tmp_path, *QUICK, *STILL)
+    return make_workspace(tmp_path, *QUICK, *STILL, patients=12)
 
 
-# ---------------------------------------------------------------- where a round begins
+@pytest.fixture
+def fits(monkeypatch) -> list:
+    """The trainings of a test."""
+    return Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival").calls
 
 
 def test_rounds_are_float32_whatever_the_recipe_shares_vectors_in(workspace, tmp_path):
     """And the whole encoder: the server averages that, and what is reduced in every round drifts."""
     less = ("sharing.dtype=bfloat16", "sharing.layers=attention", "sharing.rank=1")
-    half = make_workspace(tmp_path / "half", *QUICK, *less)
+    half = make_workspace(tmp_path / "half", *QUICK, *less, patients=12)
     assert same(ask(half, 0), ask(workspace, 0))
     found = ask(half, 1, globals_of(half))
     assert same(found, ask(workspace, 1, globals_of(workspace)))
@@ -83,57 +119,46 @@ def test_rounds_are_float32_whatever_the_recipe_shares_vectors_in(workspace, tmp
         assert not torch.equal(read(half, content).flat(), as_received(read(half, content), half.recipe.sharing).flat())
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
-def test_round_0_begins_at_m0(still, method):
+@pytest.mark.parametrize("method", METHODS)
+def test_round_0_begins_at_m0_and_a_later_one_at_the_global_encoder_of_its_fold(still, method):
     found = ask(still, 0, method=method)
-    assert set(found) == {"0", "1"}
-    for content in found.values():
-        assert read(still, content).norm < 1e-6
-
-
-def test_round_0_trains(workspace):
-    for fold, content in ask(workspace, 0).items():
-        assert read(workspace, content).norm > 0.01, fold
-
-
-@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
-def test_a_later_round_begins_at_the_global_encoder_of_its_fold(still, method):
-    ask(still, 0, method=method)
+    assert set(found) == {"0", "1"} and all(read(still, content).norm < 1e-6 for content in found.values())
+    # The head begins at the empirical hazard of the fold's training part, which M0's own head is not.
+    first, second = (model_of(still, fold, 0, method).head_state()["head.bias"] for fold in (0, 1))
+    assert float((first - m0_of(still.recipe).head.bias.detach()).abs().max()) > 0.5
+    assert not torch.allclose(first, second, atol=1e-6)
     given = globals_of(still)
     found = ask(still, 1, given, method=method)
     for fold in ("0", "1"):
         start, end = read(still, given[fold]), read(still, found[fold])
-        assert start.norm > 1
-        assert (end - start).norm < 1e-4
+        assert start.norm > 1 and (end - start).norm < 1e-4
     assert (read(still, found["0"]) - read(still, given["1"])).norm > 1
 
 
-def test_a_round_moves_away_from_the_global_encoder(workspace):
-    ask(workspace, 0)
-    given = globals_of(workspace)
-    found = ask(workspace, 1, given)
+def test_every_round_trains_the_encoder_and_the_head(asked):
+    workspace, given = asked.workspace, globals_of(asked.workspace)
+    first, second = asked.rounds["fedavg"]
     for fold in ("0", "1"):
-        assert 0.01 < (read(workspace, found[fold]) - read(workspace, given[fold])).norm < 1
+        assert read(workspace, first[fold]).norm > 0.01
+        assert 0.01 < (read(workspace, second[fold]) - read(workspace, given[fold])).norm < 1
+    assert not equal(*(model_of(workspace, 0, round_).head_state() for round_ in (0, 1)))
 
 
-# ---------------------------------------------------------------- the head
-
-
-def test_an_update_holds_the_eight_encoder_tensors_and_nothing_of_the_head(workspace):
-    shapes = Architecture.of(workspace.recipe.model).encoder_shapes
-    for round_, given in ((0, {}), (1, globals_of(workspace))):
-        for fold, content in ask(workspace, round_, given).items():
+def test_an_update_holds_the_eight_encoder_tensors_and_nothing_of_the_head(asked):
+    shapes = Architecture.of(asked.workspace.recipe.model).encoder_shapes
+    for round_, updates in enumerate(asked.rounds["fedavg"]):
+        for fold, content in updates.items():
             header, numbers = told(content)
             assert set(header) == {*shapes, "__metadata__"} and len(shapes) == 8
             assert set(header["__metadata__"]) == {"format", "architecture", "m0"}
             assert len(numbers) == 4 * sum(int(np.prod(shape)) for shape in shapes.values())
-            head = model_of(workspace, int(fold), round_).head_state()
+            head = model_of(asked.workspace, int(fold), round_).head_state()
             for tensor in head.values():
                 plain = tensor.numpy().astype("<f4").tobytes()
                 assert len(plain) >= 16 and plain[:16] not in content
 
 
-def test_the_head_goes_on_from_the_last_round(still, monkeypatch):
+def test_the_head_goes_on_from_the_last_round(still):
     """A head of round 0 that can be told apart, and a round 1 that moves nothing."""
     ask(still, 0)
     marked = {}
@@ -152,63 +177,26 @@ def test_the_head_goes_on_from_the_last_round(still, monkeypatch):
             torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6)
 
 
-def test_the_head_of_round_0_starts_as_the_recipe_says(still):
-    """At the empirical hazard of the fold's training part, which M0's own head is not."""
-    ask(still, 0)
-    bias = model_of(still, 0, 0).head_state()["head.bias"]
-    assert float((bias - m0_of(still.recipe).head.bias.detach()).abs().max()) > 0.5
-    assert not torch.allclose(bias, model_of(still, 1, 0).head_state()["head.bias"], atol=1e-6)
+def test_each_round_s_training_is_the_recipe_s_for_the_local_epochs_and_sees_no_test_patient(asked):
+    splits = asked.workspace.splits
+    for calls in asked.fits.values():
+        for call, fold, round_ in zip(calls, (0, 1, 0, 1), (0, 0, 1, 1), strict=True):
+            training = call.args[3].training
+            assert (training.epochs, training.warmup_epochs, training.lr) == (2, 0.0, 0.01)
+            assert call.kwargs["fresh_head"] == (round_ == 0)
+            ids = {patient.id for patient in call.args[2].patients}
+            assert ids == {*splits[fold].train} and not ids & {*splits[fold].test}
+    assert len({call.kwargs["seed"] for calls in asked.fits.values() for call in calls}) == 8
 
 
-def test_a_head_learns_in_every_round(workspace):
-    ask(workspace, 0)
-    ask(workspace, 1, globals_of(workspace))
-    before, after = (model_of(workspace, 0, round_).head_state() for round_ in (0, 1))
-    assert not equal(before, after)
-
-
-# ---------------------------------------------------------------- how a round trains
-
-
-def spied(monkeypatch, workspace: Workspace, method: str = "fedavg", rounds: int = 2) -> list:
-    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
-    for round_ in range(rounds):
-        ask(workspace, round_, globals_of(workspace) if round_ else {}, method)
-    return spy.calls
-
-
-def test_a_round_s_training_is_the_recipe_s_for_the_local_epochs(monkeypatch, tmp_path):
-    workspace = make_workspace(tmp_path, *QUICK, "comparators.local_epochs=2", "training.warmup_epochs=2")
-    calls = spied(monkeypatch, workspace)
-    assert len(calls) == 4
-    for call, fold, round_ in zip(calls, (0, 1, 0, 1), (0, 0, 1, 1), strict=True):
-        training = call.args[3].training
-        assert (training.epochs, training.warmup_epochs, training.lr) == (2, 0.0, 0.01)
-        assert call.kwargs["fresh_head"] == (round_ == 0)
-        ids = {patient.id for patient in call.args[2].patients}
-        assert ids == {*workspace.splits[fold].train}
-    assert len({call.kwargs["seed"] for call in calls}) == 4
-
-
-def test_test_patients_of_a_fold_never_train_in_it(monkeypatch, workspace):
-    calls = spied(monkeypatch, workspace, "fedprox")
-    for call, fold in zip(calls, (0, 1, 0, 1), strict=True):
-        assert call.args[2].patients
-        assert not {*workspace.splits[fold].test} & {patient.id for patient in call.args[2].patients}
-
-
-def test_another_method_has_seeds_and_files_of_its_own(monkeypatch, workspace):
-    seeds = [call.kwargs["seed"] for method in ("fedavg", "fedprox") for call in spied(monkeypatch, workspace, method)]
-    assert len({*seeds}) == len(seeds) == 8
-
-
-@pytest.mark.parametrize("mu", [0.5, 4.0])
-def test_fedprox_s_penalty_by_hand(monkeypatch, tmp_path, mu):
+def test_fedprox_s_penalty_by_hand(tmp_path, fits):
     """``mu / 2`` times the squared distance from the round's global encoder, once for every bag of a step."""
-    workspace = make_workspace(tmp_path, *QUICK, *STILL, f"comparators.proximal_mu={mu}")
-    calls = spied(monkeypatch, workspace, "fedprox")
+    mu = 0.7
+    workspace = make_workspace(tmp_path, *QUICK, *STILL, f"comparators.proximal_mu={mu}", patients=12)
     given = globals_of(workspace)
-    for call, fold, round_ in zip(calls, ("0", "1", "0", "1"), (0, 0, 1, 1), strict=True):
+    ask(workspace, 0, method="fedprox")
+    ask(workspace, 1, given, method="fedprox")
+    for call, fold, round_ in zip(fits, ("0", "1", "0", "1"), (0, 0, 1, 1), strict=True):
         model, forward, cohort = call.args[:3]
         start = m0_of(workspace.recipe).encoder_state()
         if round_:
@@ -229,8 +217,8 @@ def test_fedprox_s_penalty_by_hand(monkeypatch, tmp_path, mu):
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_fedavg_has_no_penalty(monkeypatch, workspace):
-    model, forward, cohort = spied(monkeypatch, workspace, "fedavg")[0].args[:3]
+def test_fedavg_has_no_penalty(asked):
+    model, forward, cohort = asked.fits["fedavg"][0].args[:3]
     with torch.no_grad():
         model.embed.weight.add_(1.0)
     _, batch = next(batches(cohort, range(4), 6, CPU))
@@ -241,7 +229,7 @@ def test_a_strong_pull_keeps_a_site_at_the_global_encoder(tmp_path):
     far = []
     for mu in (0.0, 100.0):
         settings = [*QUICK, f"comparators.proximal_mu={mu}", "comparators.local_epochs=15"]
-        workspace = make_workspace(tmp_path, *settings, name=f"mu{int(mu)}")
+        workspace = make_workspace(tmp_path, *settings, name=f"mu{int(mu)}", patients=12)
         ask(workspace, 0, method="fedprox")
         given = globals_of(workspace)
         found = ask(workspace, 1, given, method="fedprox")
@@ -249,9 +237,9 @@ def test_a_strong_pull_keeps_a_site_at_the_global_encoder(tmp_path):
     assert far[1] < 0.2 * far[0]
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
+@pytest.mark.parametrize("method", METHODS)
 def test_under_cox_a_round_trains_too(tmp_path, method):
-    workspace = make_workspace(tmp_path, *QUICK, "training.loss=cox")
+    workspace = make_workspace(tmp_path, *QUICK, "training.loss=cox", patients=12)
     for round_, given in ((0, {}), (1, globals_of(workspace))):
         found = ask(workspace, round_, given, method)
         for fold in (0, 1):
@@ -261,44 +249,33 @@ def test_under_cox_a_round_trains_too(tmp_path, method):
             assert float((weight - weight[0]).abs().max()) < 1e-4
 
 
-# ---------------------------------------------------------------- sent again, or out of turn
-
-
-def test_a_round_that_is_sent_again_is_found_done(monkeypatch, workspace):
-    first = [ask(workspace, 0), ask(workspace, 1, globals_of(workspace))]
-    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
-    assert same(ask(workspace, 0), first[0])
-    assert same(ask(workspace, 1, globals_of(workspace)), first[1])
-    assert spy.calls == []
-
-
-def test_a_round_is_not_trained_again_from_an_encoder_of_the_server_s_choice(monkeypatch, workspace):
-    ask(workspace, 0)
-    ask(workspace, 1, globals_of(workspace))
-    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
+def test_a_round_that_is_sent_again_is_found_done(asked, fits):
+    """And is not trained again from an encoder of the server's choice."""
+    workspace, (first, second) = asked.workspace, asked.rounds["fedavg"]
+    assert same(ask(workspace, 0), first) and same(ask(workspace, 1, globals_of(workspace)), second)
     with pytest.raises(ProtocolError, match="begins at another encoder"):
         ask(workspace, 1, globals_of(workspace, seed=3))
-    assert spy.calls == []
+    assert fits == []
 
 
-def test_a_round_of_another_run_is_another_round(monkeypatch, workspace):
-    first = ask(workspace, 0)
-    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
+def test_a_round_of_another_run_is_another_round(asked, fits):
+    workspace = asked.workspace
     again = train_round(workspace, workspace.folder / "rounds" / "run-2", "fedavg", 0, {}, CAP)
-    assert len(spy.calls) == 2
-    assert same(again, first)  # and a function of the data, the recipe and its seed
+    # And a function of the data, the recipe and its seed.
+    assert len(fits) == 2 and same(again, asked.rounds["fedavg"][0])
 
 
-def test_the_rest_of_an_interrupted_round_is_trained(monkeypatch, workspace):
+def test_the_rest_of_an_interrupted_round_is_trained(workspace, fits):
     whole = ask(workspace, 0)
     (rounds_of(workspace) / "fedavg_fold_1" / "round_0.safetensors").unlink()
-    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
+    fits.clear()
     assert same(ask(workspace, 0), whole)
-    assert [{p.id for p in call.args[2].patients} for call in spy.calls] == [{*workspace.splits[1].train}]
+    assert [{p.id for p in call.args[2].patients} for call in fits] == [{*workspace.splits[1].train}]
 
 
-def test_a_skipped_round_is_refused(monkeypatch, workspace):
-    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
+def test_a_skipped_round_and_encoders_in_round_0_are_refused(workspace, fits):
+    with pytest.raises(ProtocolError, match="one encoder per fold"):
+        ask(workspace, 0, globals_of(workspace))
     for round_ in (1, 2):
         with pytest.raises(ProtocolError, match="skips a round"):
             ask(workspace, round_, globals_of(workspace))
@@ -307,7 +284,7 @@ def test_a_skipped_round_is_refused(monkeypatch, workspace):
         ask(workspace, 2, globals_of(workspace))
     with pytest.raises(ProtocolError, match="skips a round"):
         ask(workspace, 1, globals_of(workspace), method="fedprox")
-    assert len(spy.calls) == 2
+    assert len(fits) == 2
 
 
 def test_old_rounds_are_let_go(workspace):
@@ -318,24 +295,14 @@ def test_old_rounds_are_let_go(workspace):
     assert kept == [f"round_{k}.{kind}" for k in (1, 2) for kind in ("safetensors", "start")]
 
 
-@pytest.mark.parametrize("names", [(), ("0",), ("1",), ("0", "1", "2"), ("0", "one"), ("00", "1")])
-def test_not_one_encoder_per_fold_is_refused(monkeypatch, workspace, names):
-    ask(workspace, 0)
-    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
-    content = globals_of(workspace)["0"]
+@each("names", [(), ("0",), ("1",), ("0", "1", "2"), ("0", "one"), ("00", "1")])
+def test_not_one_encoder_per_fold_is_refused(begun, fits, names):
+    given = dict.fromkeys(names, globals_of(begun)["0"])
     with pytest.raises(ProtocolError, match="one encoder per fold"):
-        ask(workspace, 1, dict.fromkeys(names, content))
-    assert spy.calls == []
-
-
-def test_round_0_takes_no_encoders(monkeypatch, workspace):
-    spy = Spy(monkeypatch, fedsteph.client.sharing.averaging_rounds, "fit_survival")
+        ask(begun, 1, given)
     with pytest.raises(ProtocolError, match="one encoder per fold"):
-        ask(workspace, 0, globals_of(workspace))
-    assert spy.calls == []
-
-
-# ---------------------------------------------------------------- poisoned globals
+        keep_globals(begun, rounds_of(begun), "fedavg", given, CAP)
+    assert fits == []
 
 
 def with_value(workspace: Workspace, value: float) -> bytes:
@@ -377,31 +344,25 @@ POISON = {
 }
 
 
-@pytest.mark.parametrize(("make", "error", "said"), POISON.values(), ids=POISON)
-@pytest.mark.parametrize("fold", ["0", "1"])
-def test_a_poisoned_global_encoder_is_refused_and_nothing_is_kept_of_it(workspace, make, error, said, fold):
-    ask(workspace, 0)
-    before = {path for path in rounds_of(workspace).rglob("*") if path.is_file()}
-    given = globals_of(workspace) | {fold: make(workspace)}
+@each(("make", "error", "said"), POISON.values())
+@each("fold", ["0", "1"])
+def test_a_poisoned_global_encoder_is_refused_and_nothing_is_kept_of_it(begun, make, error, said, fold):
+    folder = rounds_of(begun) / f"fedavg_fold_{fold}"
+    before = {*folder.iterdir()}
+    given = globals_of(begun) | {fold: make(begun)}
     with pytest.raises(error, match=said) as caught:
-        ask(workspace, 1, given)
+        ask(begun, 1, given)
     assert isinstance(caught.value, VectorError) and "global encoder" in str(caught.value)
-    folder = rounds_of(workspace) / f"fedavg_fold_{fold}"
-    assert {path for path in folder.iterdir()} == {path for path in before if path.parent == folder}
     with pytest.raises(error, match=said):
-        keep_globals(workspace, rounds_of(workspace), "fedavg", given, CAP)
-    assert not (folder / "global.safetensors").exists()
+        keep_globals(begun, rounds_of(begun), "fedavg", given, CAP)
+    assert {*folder.iterdir()} == before
+    assert not [path for path in rounds_of(begun).rglob("*") if path.name == "global.safetensors"]
 
 
-def test_the_lower_cap_holds(workspace):
-    ask(workspace, 0)
-    given = globals_of(workspace)
-    norm = read(workspace, given["0"]).norm
+def test_the_lower_cap_holds(begun):
+    given = globals_of(begun)
     with pytest.raises(VectorFileError, match="above the cap"):
-        ask(workspace, 1, given, cap=0.99 * norm)
-
-
-# ---------------------------------------------------------------- what is kept of the last round
+        ask(begun, 1, given, cap=0.99 * read(begun, given["0"]).norm)
 
 
 def test_the_result_is_kept_by_method_and_fold_and_read_back(workspace):
@@ -415,13 +376,6 @@ def test_the_result_is_kept_by_method_and_fold_and_read_back(workspace):
         for method, given in (("fedavg", avg), ("fedprox", prox)):
             assert equal(dict(kept[method].tensors), dict(read(workspace, given[str(fold)]).tensors))
     assert kept_globals(workspace, workspace.folder / "rounds" / "run-2", CAP) == [{}, {}]
-
-
-@pytest.mark.parametrize("names", [(), ("0",), ("1",)])
-def test_a_result_without_a_fold_is_refused(workspace, names):
-    given = {name: globals_of(workspace)[name] for name in names}
-    with pytest.raises(ProtocolError, match="one encoder per fold"):
-        keep_globals(workspace, rounds_of(workspace), "fedavg", given, CAP)
 
 
 def test_what_is_kept_is_screened_again_when_it_is_read(workspace):

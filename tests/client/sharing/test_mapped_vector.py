@@ -29,8 +29,7 @@ def test_a_vector_comes_back_bit_for_bit_as_pages_of_a_file_without_a_name(tmp_p
     assert torch.equal(found.flat(), sent.flat())
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in sent.tensors.items())
     mappings = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
-    assert len(mappings) == 1 and mappings[0].endswith("(deleted)")
-    assert list(tmp_path.iterdir()) == []
+    assert len(mappings) == 1 and mappings[0].endswith("(deleted)") and list(tmp_path.iterdir()) == []
 
 
 def test_a_merge_of_many_reads_the_pages_and_copies_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsteph.client.sharing.replay import RECEIVED_FILE, RUNS_FILE, SENT_FILE, accept_once, enter_run, next_sequence
@@ -49,8 +49,7 @@ def clock(monkeypatch):
 def test_the_number_grows_and_lies_on_the_disk(tmp_path, clock):
     for ms, expected in ((1000, 1000), (1000, 1001), (1000, 1002), (5000, 5000), (10, 5001), (0, 5002), (5003, 5003)):
         clock.ms = ms  # also a clock that stands still or is put back
-        assert next_sequence(tmp_path) == expected
-        assert read_json(tmp_path / SENT_FILE) == {"sequence": expected}
+        assert next_sequence(tmp_path) == expected and read_json(tmp_path / SENT_FILE) == {"sequence": expected}
 
 
 def test_a_site_that_lost_its_state_goes_on_above_its_old_numbers(tmp_path, clock):
@@ -127,26 +126,18 @@ def test_a_damaged_memory_is_refused_and_forgets_nothing(tmp_path, text):
 
 
 def test_newer_ones_are_accepted_and_older_ones_are_replays(tmp_path):
-    assert accepted(tmp_path, 5)
-    assert not accepted(tmp_path, 4)
-    assert not accepted(tmp_path, 1)
-    assert accepted(tmp_path, 7)
-    assert not accepted(tmp_path, 5)
-    assert not accepted(tmp_path, 6)
-    assert accepted(tmp_path, 8)
+    assert accepted(tmp_path, 5) and not accepted(tmp_path, 4) and not accepted(tmp_path, 1)
+    assert accepted(tmp_path, 7) and not accepted(tmp_path, 5) and not accepted(tmp_path, 6) and accepted(tmp_path, 8)
 
 
 def test_the_very_same_envelope_again_is_harmless_until_a_later_one_came(tmp_path):
     assert accepted(tmp_path, 5) and accepted(tmp_path, 5)
-    assert not accepted(tmp_path, 5, b"another envelope with the same number")
-    assert accepted(tmp_path, 6)
+    assert not accepted(tmp_path, 5, b"another envelope with the same number") and accepted(tmp_path, 6)
     assert not accepted(tmp_path, 5)
 
 
 def test_new_keys_count_anew_and_senders_do_not_touch_each_other(tmp_path):
-    assert accepted(tmp_path, 9)
-    assert accepted(tmp_path, 1, sender=C)
-    assert not accepted(tmp_path, 8)
+    assert accepted(tmp_path, 9) and accepted(tmp_path, 1, sender=C) and not accepted(tmp_path, 8)
     assert not accepted(tmp_path, 1, b"other", sender=C)
 
 
@@ -154,10 +145,10 @@ def test_an_envelope_that_could_not_be_remembered_is_not_accepted(tmp_path, full
     with pytest.raises(StorageError, match="No space"):
         accept_once(tmp_path, B, 5, b"envelope")
     full_disk()
-    assert list(tmp_path.iterdir()) == []
-    assert accepted(tmp_path, 5)
+    assert list(tmp_path.iterdir()) == [] and accepted(tmp_path, 5)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from([B, C]), st.integers(1, 6)), max_size=12))
 def test_what_was_accepted_never_falls(tmp_path_factory, arrivals):
     state = tmp_path_factory.mktemp("state")
@@ -167,9 +158,6 @@ def test_what_was_accepted_never_falls(tmp_path_factory, arrivals):
         assert accepted(state, sequence, sender=sender) == expected
         if expected:
             newest[sender] = sequence
-
-
-# ---------------------------------------------------------------- runs
 
 
 def may_enter(state: Path, run: str) -> bool:
@@ -190,8 +178,7 @@ def test_a_refused_run_changes_nothing_on_the_disk(tmp_path):
     for run in ("one", "two"):
         enter_run(tmp_path, run)
     before = (tmp_path / RUNS_FILE).read_bytes()
-    assert not may_enter(tmp_path, "one")
-    assert (tmp_path / RUNS_FILE).read_bytes() == before
+    assert not may_enter(tmp_path, "one") and (tmp_path / RUNS_FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -229,6 +216,7 @@ def test_a_run_that_could_not_be_remembered_is_not_entered(tmp_path, full_disk, 
     assert may_enter(tmp_path, "old") == first
 
 
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from("abc"), max_size=12))
 def test_a_run_can_be_entered_until_another_one_was(tmp_path_factory, asked):
     state = tmp_path_factory.mktemp("state")

@@ -25,6 +25,7 @@ from fedsteph.common.errors import BudgetPolicyError, ConfigError, LedgerError, 
 from fedsteph.common.model.abmil import model_digest
 from fedsteph.common.wire.messages import RunId
 
+pytestmark = pytest.mark.usefixtures("epsilon_once")
 ROSTER = roster_of("site", "other", "third")
 MEMBER = membership_of("site", ROSTER)
 RUN = RunId("fed", "run1", ROSTER.digest)
@@ -62,25 +63,20 @@ def test_it_is_trained_once_and_found_again(workspace: Workspace) -> None:
     other = private(workspace, noise=6.0)
     with pytest.raises(ModelFileError, match="not trained yet"):
         shared_model(other)
-    assert not equal(state_of(train_shared(other)), first)
-    assert equal(state_of(shared_model(workspace)), first)
+    assert not equal(state_of(train_shared(other)), first) and equal(state_of(shared_model(workspace)), first)
 
 
 def test_the_guarantee_is_the_accountants_for_the_training_part(workspace: Workspace) -> None:
     found, n = guarantee(workspace), len(workspace.train_part(0))
-    assert found is not None
-    assert found.mechanism == Mechanism(5.0, 1.0, 4)
-    assert found.delta == 0.05
+    assert found is not None and found.mechanism == Mechanism(5.0, 1.0, 4) and found.delta == 0.05
     assert found.epsilon == pytest.approx(epsilon([found.mechanism], 0.05))
     train_shared(private(workspace, batch=3))
     batches = guarantee(private(workspace, batch=3))
-    assert batches is not None
-    assert batches.mechanism == Mechanism(5.0, 3 / n, round(4 * n / 3))
-    train_shared(private(workspace, noise=None, epsilon=2.0))
-    wanted = guarantee(private(workspace, noise=None, epsilon=2.0))
-    assert wanted is not None
-    assert wanted.epsilon <= 2.0
-    assert epsilon([replace(wanted.mechanism, noise=0.98 * wanted.mechanism.noise)], wanted.delta) > 2.0
+    assert batches is not None and batches.mechanism == Mechanism(5.0, 3 / n, round(4 * n / 3))
+    train_shared(private(workspace, noise=None, epsilon=2.0, accountant="rdp"))
+    wanted = guarantee(private(workspace, noise=None, epsilon=2.0, accountant="rdp"))
+    assert wanted is not None and wanted.epsilon <= 2.0
+    assert epsilon([replace(wanted.mechanism, noise=0.98 * wanted.mechanism.noise)], wanted.delta, "rdp") > 2.0
     assert guarantee(workspace.sharing(None)) is None
 
 
@@ -116,8 +112,7 @@ def test_every_recipient_gets_the_private_vector_for_one_price(workspace: Worksp
     outgoing(workspace, MEMBER, replace(RUN, run="run2"), ["other"])
     (entry,) = ledger.entries()
     found = guarantee(workspace)
-    assert found is not None
-    assert (entry.run, entry.mechanism, entry.delta) == ("run1", found.mechanism, found.delta)
+    assert found is not None and (entry.run, entry.mechanism, entry.delta) == ("run1", found.mechanism, found.delta)
     assert total([entry]).epsilon == pytest.approx(found.epsilon)
 
 
@@ -190,12 +185,10 @@ def test_what_others_may_hold_is_known_without_training_it(workspace: Workspace)
     assert kept_model(workspace) is None
     trained = state_of(train_shared(workspace))
     kept = kept_model(workspace)
-    assert kept is not None
-    assert equal(state_of(kept), trained)
+    assert kept is not None and equal(state_of(kept), trained)
     public = workspace.sharing(None)
     own = kept_model(public)
-    assert own is not None
-    assert equal(state_of(own), state_of(workspace.local_model(0)))
+    assert own is not None and equal(state_of(own), state_of(workspace.local_model(0)))
 
 
 def test_a_ledger_that_was_put_back_lets_nothing_go(workspace: Workspace) -> None:

@@ -112,9 +112,6 @@ def envelope(
     return seal(content, replace(context, **changes), sequence, signer, identity_of(sealed_to).public)
 
 
-# ---------------------------------------------------------------- out
-
-
 def test_a_vector_arrives_as_it_left(workspace):
     own = named(workspace, "good")
     sent, kept = outgoing(own, member("good"), RUN, ["site", "other"])
@@ -203,8 +200,7 @@ def test_a_vector_that_float16_cannot_hold_leaves_for_nobody_and_the_remedy_does
     own = spiked(named(workspace, "good"), tmp_path / "spiked", 1e5)
     with pytest.raises(VectorRangeError, match=r"tensor embed\.bias") as caught:
         outgoing(in_dtype(own, "float16"), member("good"), RUN, ["site"])
-    assert "sharing.dtype to bfloat16" in str(caught.value)
-    assert not re.search("[0-9]", caught.value.public_reason)
+    assert "sharing.dtype to bfloat16" in str(caught.value) and not re.search("[0-9]", caught.value.public_reason)
     assert audited(own) == []
     sent, _ = outgoing(in_dtype(own, "bfloat16"), member("good"), RUN, ["site"])
     vectors, _ = incoming(in_dtype(workspace, "bfloat16"), member(), RUN, {"good": sent["site"]}, 1e6)
@@ -220,8 +216,7 @@ def test_what_leaves_is_sealed_and_every_envelope_is_another(workspace):
     plain = b"".join(tensor.numpy().tobytes() for tensor in vector.tensors.values())
     blocks = {plain[i : i + 16] for i in range(0, len(plain) - 16, 16)}
     for sealed in sent:
-        assert len(sealed) > len(plain)
-        assert not any(block in sealed for block in blocks)
+        assert len(sealed) > len(plain) and not any(block in sealed for block in blocks)
     assert len({*sent}) == 3
 
 
@@ -248,9 +243,7 @@ def test_every_envelope_that_leaves_is_audited_with_its_digest_and_a_growing_num
 def test_recipients_that_are_no_other_site(workspace, recipient):
     with pytest.raises(ProtocolError) as caught:
         outgoing(workspace, member(), RUN, ["good", recipient])
-    assert caught.value.where == "recipients"
-    assert "passwd" not in str(caught.value)
-    assert audited(workspace) == []
+    assert caught.value.where == "recipients" and "passwd" not in str(caught.value) and audited(workspace) == []
 
 
 @pytest.mark.parametrize(
@@ -263,8 +256,7 @@ def test_recipients_that_are_no_other_site(workspace, recipient):
 def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, policy, error):
     refused = "good" if error is TargetPolicyError else "nobody"
     sent, kept = outgoing(under(workspace, policy), member(), RUN, ["other", refused])
-    assert list(sent) == ["other"]
-    assert {name: type(reason) for name, reason in kept.items()} == {refused: error}
+    assert list(sent) == ["other"] and {name: type(reason) for name, reason in kept.items()} == {refused: error}
     decisions = [(e.peer, e.decision, e.reason) for e in audited(workspace) if e.event == "vector.seal"]
     assert decisions == [("other", "allowed", None), (refused, "refused", error.__name__)]
 
@@ -284,8 +276,7 @@ def test_one_recipient_is_refused_and_the_other_gets_its_envelope(workspace, pol
 def test_what_the_policy_keeps_here_leaves_for_nobody(workspace, policy, error):
     assert (len(workspace.cohort), int(workspace.cohort.events.sum())) == (12, 6)
     sent, kept = outgoing(under(workspace, policy), member(), RUN, ["good", "other"])
-    assert sent == {}
-    assert {name: type(reason) for name, reason in kept.items()} == {"good": error, "other": error}
+    assert sent == {} and {name: type(reason) for name, reason in kept.items()} == {"good": error, "other": error}
     decisions = [(event.peer, event.decision, event.reason) for event in audited(workspace)]
     assert decisions == [(name, "refused", error.__name__) for name in ("good", "other")]
 
@@ -308,9 +299,6 @@ def test_no_number_of_folds_tells_how_large_the_site_is(tmp_path):
             )
             assert [type(error) for error in kept[1].values()] == [SizePolicyError]
     assert len(sizes) > 4
-
-
-# ---------------------------------------------------------------- in
 
 
 def vector_file(*settings: str) -> bytes:

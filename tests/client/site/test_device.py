@@ -17,13 +17,7 @@ def gpus(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n", "name", "device"),
-    [
-        (0, "auto", "cpu"),
-        (2, "auto", "cuda:0"),
-        (2, "cpu", "cpu"),
-        (2, "cuda:1", "cuda:1"),
-    ],
+    ("n", "name", "device"), [(0, "auto", "cpu"), (2, "auto", "cuda:0"), (2, "cpu", "cpu"), (2, "cuda:1", "cuda:1")]
 )
 def test_the_device_asked_for(gpus, n, name, device):
     gpus(n)

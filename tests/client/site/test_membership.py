@@ -34,8 +34,7 @@ def opened(folder: Path, file: MembershipFile) -> Membership:
 
 def test_keys_and_roster_are_read_together(tmp_path):
     member = opened(tmp_path, write_membership(tmp_path, "a", ROSTER))
-    assert member == membership_of("a", ROSTER)
-    assert member.keys_of("b") == identity_of("b").public
+    assert member == membership_of("a", ROSTER) and member.keys_of("b") == identity_of("b").public
 
 
 def test_the_secret_halves_do_not_show(tmp_path):
@@ -45,94 +44,70 @@ def test_the_secret_halves_do_not_show(tmp_path):
         assert repr(secret) not in shown and secret.hex() not in shown
 
 
-def pin_another(folder: Path, file: MembershipFile) -> MembershipFile:
-    return replace(file, roster_sha256=OTHERS.digest)
-
-
-def swap_a_key_in_the_roster(folder: Path, file: MembershipFile) -> MembershipFile:
-    """What a coordinator would do who wants to read what is sealed to b: its own keys under b's name."""
-    entry = replace(roster_of("mallory").sites[0], site="b")
-    write_roster(folder / file.roster, Roster("fed", (ROSTER.sites[0], entry)))
-    return file
-
-
-def spoil_the_roster(folder: Path, file: MembershipFile) -> MembershipFile:
-    path = folder / file.roster
-    path.write_text(path.read_text().replace("site: a", "site: z"))
-    return file
-
-
-def lose_the_roster(folder: Path, file: MembershipFile) -> MembershipFile:
-    (folder / file.roster).unlink()
-    return file
-
-
-def open_a_key(which: str, mode: int):
-    def fault(folder: Path, file: MembershipFile) -> MembershipFile:
-        (folder / getattr(file, which)).chmod(mode)
-        return file
-
-    fault.__name__ = f"{which}-{mode:o}"
-    return fault
-
-
-def lose_a_key(folder: Path, file: MembershipFile) -> MembershipFile:
-    (folder / file.sign_key).unlink()
-    return file
-
-
-def name_a_folder(folder: Path, file: MembershipFile) -> MembershipFile:
-    return replace(file, seal_key="keys")
-
-
-def exchange_the_purposes(folder: Path, file: MembershipFile) -> MembershipFile:
-    return replace(file, sign_key=file.seal_key, seal_key=file.sign_key)
-
-
-def other_keys(folder: Path, file: MembershipFile) -> MembershipFile:
+def others(folder: Path) -> dict[str, str]:
     sign, seal = write_identity(folder / "others", "a", identity_of("mallory"))
-    return replace(file, sign_key=str(sign), seal_key=str(seal))
+    return {"sign_key": str(sign), "seal_key": str(seal)}
 
 
-def other_sign_key(folder: Path, file: MembershipFile) -> MembershipFile:
-    return replace(file, sign_key=other_keys(folder, file).sign_key)
+def swapped_key() -> Roster:
+    """What a coordinator would do who wants to read what is sealed to b: its own keys under b's name."""
+    return Roster("fed", (ROSTER.sites[0], replace(roster_of("mallory").sites[0], site="b")))
 
 
-def other_seal_key(folder: Path, file: MembershipFile) -> MembershipFile:
-    return replace(file, seal_key=other_keys(folder, file).seal_key)
+def with_roster(roster: Roster, **changes: str):
+    return lambda folder, file: (write_roster(folder / file.roster, roster), changes)[1]
 
 
-def not_listed(folder: Path, file: MembershipFile) -> MembershipFile:
-    write_roster(folder / file.roster, OTHERS)
-    return pin_another(folder, file)
+def with_mode(key: str, mode: int):
+    return lambda folder, file: (folder / getattr(file, key)).chmod(mode)
 
 
-@pytest.mark.parametrize(
-    ("fault", "error", "said"),
-    [
-        (pin_another, RosterError, "not the pinned"),
-        (swap_a_key_in_the_roster, RosterError, "not the pinned"),
-        (spoil_the_roster, RosterError, "not the pinned"),
-        (lose_the_roster, RosterError, "there is no such roster"),
-        (open_a_key("sign_key", 0o640), KeyFileError, "can be reached by other users"),
-        (open_a_key("seal_key", 0o604), KeyFileError, "can be reached by other users"),
-        (open_a_key("seal_key", 0o620), KeyFileError, "can be reached by other users"),
-        (lose_a_key, KeyFileError, "cannot be read"),
-        (name_a_folder, KeyFileError, "is not a file"),
-        (exchange_the_purposes, KeyFormatError, "must be a fedsteph-sign-secret-v1"),
-        (other_keys, MembershipError, "the roster has other keys under the name a"),
-        (other_sign_key, MembershipError, "the roster has other keys under the name a"),
-        (other_seal_key, MembershipError, "the roster has other keys under the name a"),
-        (not_listed, MembershipError, "the roster has no entry under the name a"),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
+def lost(key: str):
+    return lambda folder, file: (folder / getattr(file, key)).unlink()
+
+
+# What is done in the site's folder, and what is changed in its site file; the error and what it says.
+FAULTS = {
+    "another pin": (lambda d, f: {"roster_sha256": OTHERS.digest}, RosterError, "not the pinned"),
+    "a key swapped in the roster": (with_roster(swapped_key()), RosterError, "not the pinned"),
+    "another roster": (with_roster(roster_of("z", "b")), RosterError, "not the pinned"),
+    "no roster": (lost("roster"), RosterError, "there is no such roster"),
+    "sign key 640": (with_mode("sign_key", 0o640), KeyFileError, "can be reached by other users"),
+    "seal key 604": (with_mode("seal_key", 0o604), KeyFileError, "can be reached by other users"),
+    "seal key 620": (with_mode("seal_key", 0o620), KeyFileError, "can be reached by other users"),
+    "no sign key": (lost("sign_key"), KeyFileError, "cannot be read"),
+    "a folder": (lambda d, f: {"seal_key": "keys"}, KeyFileError, "is not a file"),
+    "exchanged": (
+        lambda d, f: {"sign_key": f.seal_key, "seal_key": f.sign_key},
+        KeyFormatError,
+        "must be a fedsteph-sign-secret-v1",
+    ),
+    "other keys": (lambda d, f: others(d), MembershipError, "other keys under the name a"),
+    "another sign key": (
+        lambda d, f: {"sign_key": others(d)["sign_key"]},
+        MembershipError,
+        "the roster has other keys under the name a",
+    ),
+    "another seal key": (
+        lambda d, f: {"seal_key": others(d)["seal_key"]},
+        MembershipError,
+        "the roster has other keys under the name a",
+    ),
+    "not listed": (
+        with_roster(OTHERS, roster_sha256=OTHERS.digest),
+        MembershipError,
+        "the roster has no entry under the name a",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "error", "said"), FAULTS.values(), ids=FAULTS)
 def test_each_fault_has_its_own_refusal(tmp_path, fault, error, said):
-    file = fault(tmp_path, write_membership(tmp_path, "a", ROSTER))
+    file = write_membership(tmp_path, "a", ROSTER)
+    file = replace(file, **(fault(tmp_path, file) or {}))
     with pytest.raises(FedstephError) as caught:
         opened(tmp_path, file)
-    assert type(caught.value) is error
-    assert said in str(caught.value)
+    assert type(caught.value) is error and said in str(caught.value)
 
 
 def test_no_refusal_repeats_a_secret_key(tmp_path):

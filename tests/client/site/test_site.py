@@ -32,6 +32,8 @@ def test_every_key_of_a_site_file(tmp_path):
     path = folder(tmp_path, "Any Name!", text)
     data = DataSettings(features="f", time_unit="months", exclude=("S1",))
     assert Site.open(path) == Site("north", path, SiteFile("north", data, "cuda:1", state="kept"), path / "kept")
+    (path / "site.yaml").write_text(f"state: {tmp_path / 'elsewhere'}\nname: north\n")
+    assert Site.open(path).state == tmp_path / "elsewhere"
     given = Site.open(path, state=tmp_path / "s", device="cpu")
     assert (given.state, given.file.device) == (tmp_path / "s", "cpu")
 
@@ -42,11 +44,6 @@ def test_the_audit_log_lies_where_the_site_file_says(tmp_path):
     section = f"federation: {{roster: r, roster_sha256: {'a' * 64}, sign_key: k, seal_key: k, audit: log}}\n"
     (path / "site.yaml").write_text(section)
     assert Site.open(path).audit.append(Event("test")) == verify(path / "log").head
-
-
-def test_an_absolute_state_folder_is_taken_as_it_is(tmp_path):
-    path = folder(tmp_path, "a", f"state: {tmp_path / 'elsewhere'}\n")
-    assert Site.open(path).state == tmp_path / "elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -70,12 +67,6 @@ def test_faults_are_named_with_their_file(tmp_path, name, text, message):
     assert str(path) in caught.value.where
 
 
-def test_an_absent_folder_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no such site folder") as caught:
-        Site.open(tmp_path / "absent")
-    assert caught.value.where == str(tmp_path / "absent")
-
-
 def test_site_folders_are_those_with_labels_or_a_site_file(tmp_path):
     folder(tmp_path, "b", "name: b\n")
     folder(tmp_path, "c").joinpath("labels.csv").write_text("x\n")
@@ -91,6 +82,9 @@ def test_no_site_folders(tmp_path, name):
     with pytest.raises(ConfigError) as caught:
         site_folders(tmp_path / name)
     assert caught.value.where == str(tmp_path / name)
+    with pytest.raises(ConfigError, match="no such site folder") as caught:
+        Site.open(tmp_path / "absent")
+    assert caught.value.where == str(tmp_path / "absent")
 
 
 def test_a_folder_with_features_but_no_labels_is_not_passed_over(tmp_path):

@@ -38,8 +38,7 @@ def test_the_same_request_finds_its_folder_and_its_model(monkeypatch, tmp_path):
     assert seen == [(1, 2), (2, 2)]
     again = reopened(workspace)
     assert (again.folder, again.base_folder) == (workspace.folder, workspace.base_folder)
-    assert equal(state_of(again.train_local(1)), state_of(model))
-    assert len(spy.calls) == 1
+    assert equal(state_of(again.train_local(1)), state_of(model)) and len(spy.calls) == 1
     assert [p.id for p in spy.calls[0].args[0].patients] == list(workspace.splits[1].train)
     with pytest.raises(ModelFileError, match="was not trained yet"):
         workspace.local_model(0)
@@ -70,16 +69,14 @@ def retouch(folder: Path) -> None:
 def test_changed_data_never_meets_old_work(tmp_path, change: Callable[[Path], None]):
     workspace = make_workspace(tmp_path, patients=12)
     change(workspace.site.folder)
-    assert reopened(workspace).folder != workspace.folder
-    assert reopened(workspace).base_folder != workspace.base_folder
+    assert reopened(workspace).folder != workspace.folder and reopened(workspace).base_folder != workspace.base_folder
 
 
 @pytest.mark.parametrize("setting", ["training.seed=1", "training.lr=0.01", "training.loss=cox", "model.m0_seed=1"])
 def test_another_recipe_never_meets_old_work(tmp_path, setting):
     workspace = make_workspace(tmp_path, patients=12)
     other = reopened(workspace, setting)
-    assert other.folder != workspace.folder
-    assert other.fold_folder(0) != workspace.fold_folder(0)
+    assert other.folder != workspace.folder and other.fold_folder(0) != workspace.fold_folder(0)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +86,8 @@ def test_recipes_that_differ_in_later_steps_share_a_site_s_own_models_and_nothin
     workspace = make_workspace(tmp_path, patients=12)
     model, spy = workspace.train_local(0), Spy(monkeypatch, fedsteph.client.models.local_file, "train_local")
     other = reopened(workspace, setting)
-    assert other.folder != workspace.folder
-    assert other.fold_folder(0) == workspace.fold_folder(0)
-    assert equal(state_of(other.local_model(0)), state_of(model))
-    assert spy.calls == []
+    assert other.folder != workspace.folder and other.fold_folder(0) == workspace.fold_folder(0)
+    assert equal(state_of(other.local_model(0)), state_of(model)) and spy.calls == []
 
 
 def test_a_moved_site_finds_its_work_again(tmp_path):
@@ -145,8 +140,7 @@ def test_splits_are_made_where_there_are_no_files(tmp_path, folds, made):
     assert len(workspace.splits) == made
     everybody = {patient.id for patient in workspace.cohort.patients}
     for split in workspace.splits:
-        assert {*split.train} | {*split.test} == everybody
-        assert not {*split.train} & {*split.test}
+        assert {*split.train} | {*split.test} == everybody and not {*split.train} & {*split.test}
         assert len(split.test) <= 4
     other = reopened(workspace, f"evaluation.folds={folds}", "evaluation.split_seed=1")
     assert other.splits != workspace.splits

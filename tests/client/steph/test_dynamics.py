@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from client_builders import CPU, ON_CPU, equal, m0_of, make_cohort, make_recipe, make_vectors, state_of
+from each_case import each
 
 import fedsteph.client.training.checkpoint
 from fedsteph.client.steph.dynamics import QUANTILES, Dynamics, collapsed_in, read_dynamics
@@ -39,9 +40,6 @@ def people(n: int) -> list[str]:
     return [f"secret-patient-{i}" for i in range(n)]
 
 
-# ---------------------------------------------------------------- an epoch
-
-
 def test_an_epoch_s_numbers_by_loops(tmp_path):
     """Noted in two stacks, as a training's steps come."""
     dynamics = Dynamics(tmp_path / "dynamics.json", SOURCES)
@@ -68,8 +66,7 @@ def test_an_epoch_s_numbers_by_loops(tmp_path):
             assert epoch["lam"][k] == pytest.approx(np.quantile(users, QUANTILES), abs=1e-6)
             assert told[f"lam/{SOURCES[k]}"] == epoch["lam"][k][2]
         assert told[f"w/{SOURCES[k]}"] == epoch["w"][k][2]
-    assert 0 < epoch["kept"][0] < 1 and epoch["kept"][2] == 0
-    assert epoch["lam"][2] is None and "lam/site-d" not in told
+    assert 0 < epoch["kept"][0] < 1 and epoch["kept"][2] == 0 and epoch["lam"][2] is None and "lam/site-d" not in told
     own = [sum(w[i, k] * lam[i, k] for k in range(3) if w[i, k] > 0) for i in range(12)]
     others = [sum(w[i, k] * (1 - lam[i, k]) for k in range(3) if w[i, k] > 0) for i in range(12)]
     assert epoch["c_target"] == told["c_target"] == pytest.approx(np.mean(own), abs=1e-6)
@@ -143,10 +140,7 @@ def test_where_nobody_took_notes_there_are_none(tmp_path):
     assert read_dynamics(tmp_path / "dynamics.json") is None
 
 
-# ---------------------------------------------------------------- collapse
-
-
-@pytest.mark.parametrize(
+@each(
     ("largest", "epoch"),
     [
         ([], None),
@@ -166,9 +160,6 @@ def test_a_collapse_is_dated_from_where_it_lasts_to_the_end(largest, epoch):
 
 def test_a_collapse_is_dated_by_the_notes_epoch_and_not_by_its_place():
     assert collapsed_in([{"epoch": 4, "largest_w": 0.5}, {"epoch": 6, "largest_w": 0.0}]) == 6
-
-
-# ---------------------------------------------------------------- a training
 
 
 class KilledError(Exception):
@@ -253,8 +244,7 @@ def test_a_training_killed_after_an_epoch_ends_with_the_same_notes(tmp_path, uni
     seen = []
     state = fitted(path, checkpoint=checkpoint, progress=lambda epoch, total: seen.append(epoch))
     assert seen == list(range(at + 1, 6)), "it went on, and did not begin again"
-    assert read_dynamics(path) == uninterrupted
-    assert equal(state, fitted(None))
+    assert read_dynamics(path) == uninterrupted and equal(state, fitted(None))
 
 
 class KilledInAStep(Dynamics):

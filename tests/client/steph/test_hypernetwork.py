@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from client_builders import CPU, SMALL, make_cohort
+from each_case import each
 
 from fedsteph.client.steph.hypernetwork import Hypernetwork, MeanEncoder
 from fedsteph.client.steph.mixture import Mixture, coefficients
@@ -38,7 +39,7 @@ def plain_z(encoder: MeanEncoder, bag: torch.Tensor) -> torch.Tensor:
     return sum(rows) / len(rows)
 
 
-@pytest.mark.parametrize(
+@each(
     ("variant", "weights", "expected"),
     [
         ("nn", "nn", 1_340_984),
@@ -57,7 +58,7 @@ def test_learnable_parameters_of_the_paper(variant, weights, expected):
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected
 
 
-@pytest.mark.parametrize("n_instances", [1, 3, 9])
+@each("n_instances", [1, 3, 9])
 def test_the_masked_mean_is_the_plain_mean(n_instances):
     encoder = MeanEncoder(SMALL)
     full = bags(scale=100.0)
@@ -67,7 +68,7 @@ def test_the_masked_mean_is_the_plain_mean(n_instances):
     torch.testing.assert_close(encoder(full, torch.ones(5, 9, dtype=torch.bool)), encoder(full))
 
 
-@pytest.mark.parametrize(
+@each(
     ("output", "activation"),
     [
         ("relu", lambda x: max(x, 0.0)),
@@ -75,7 +76,7 @@ def test_the_masked_mean_is_the_plain_mean(n_instances):
         ("sigmoid", lambda x: 1 / (1 + math.exp(-x))),
     ],
 )
-@pytest.mark.parametrize("variant", ["nn", "fnn", "param", "fix"])
+@each("variant", ["nn", "fnn", "param", "fix"])
 def test_w_and_lam_equal_a_plain_reference(variant, output, activation):
     net = hypernetwork(variant=variant, output=output, fixed_lam=0.3, start_mass=0.5)
     if variant == "param":
@@ -96,7 +97,7 @@ def test_w_and_lam_equal_a_plain_reference(variant, output, activation):
         assert lam[b].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("scale", [0.01, 1.0, 1e4])
+@each("scale", [0.01, 1.0, 1e4])
 def test_lam_lies_above_0_and_at_most_at_1(scale):
     net = hypernetwork()
     lam = torch.cat([net(bags(seed, scale))[1] for seed in range(20)]).detach()
@@ -120,41 +121,35 @@ def test_learnable_lam_starts_at_1_and_may_pass_it():
 
 def test_fixed_lam_is_no_parameter_and_travels_with_the_model():
     net = hypernetwork(variant="fix", fixed_lam=0.0)
-    assert "fixed" not in dict(net.named_parameters())
-    assert net.state_dict()["fixed"].tolist() == [0.0] * 7
+    assert "fixed" not in dict(net.named_parameters()) and net.state_dict()["fixed"].tolist() == [0.0] * 7
     assert not net(bags())[1].any()
 
 
-@pytest.mark.parametrize("variant", ["nn", "fnn"])
+@each("variant", ["nn", "fnn"])
 def test_dropout_is_in_both_heads_while_training(variant):
     torch.manual_seed(0)
     net = Hypernetwork(SMALL, 7, StephConfig(variant=variant, output="softplus"), dropout=0.5)
     with torch.no_grad():
         net.head_mix[3].bias.fill_(1.0)
     (w, lam), (w_again, lam_again) = net(bags()), net(bags())
-    assert not torch.equal(w, w_again)
-    assert not torch.equal(lam, lam_again)
+    assert not torch.equal(w, w_again) and not torch.equal(lam, lam_again)
     net.eval()
     assert all(torch.equal(a, b) for a, b in zip(net(bags()), net(bags()), strict=True))
 
 
-@pytest.mark.parametrize("variant", ["nn", "fnn"])
+@each("variant", ["nn", "fnn"])
 def test_the_branches_share_an_encoder_unless_told_otherwise(variant):
     net = hypernetwork(variant=variant)
     net(bags())[1].sum().backward()
     assert (net.encoder.embed.weight.grad is not None) == (variant == "nn")
 
 
-# ---------------------------------------------------------------- one learnable w per source
-
-
-@pytest.mark.parametrize("variant", ["nn", "fnn", "param", "fix"])
+@each("variant", ["nn", "fnn", "param", "fix"])
 def test_learnable_w_is_the_same_for_every_bag_and_starts_at_one_over_their_number(variant):
     """Without an activation: otherwise a w that falls to 0 would stay there."""
     net = hypernetwork(variant=variant, weights="param")
     w, lam = net(bags())
-    assert w.shape == lam.shape == (5, 7)
-    assert w.unique().tolist() == pytest.approx([1 / 7])
+    assert w.shape == lam.shape == (5, 7) and w.unique().tolist() == pytest.approx([1 / 7])
     with torch.no_grad():
         net.w.copy_(torch.arange(7) - 3.0)
     w = net(bags())[0]
@@ -163,7 +158,7 @@ def test_learnable_w_is_the_same_for_every_bag_and_starts_at_one_over_their_numb
     assert net.w.grad.tolist() == [15.0] * 7
 
 
-@pytest.mark.parametrize("variant", ["nn", "fnn"])
+@each("variant", ["nn", "fnn"])
 def test_under_a_learnable_w_lam_is_still_the_bags_own(variant):
     net = hypernetwork(variant=variant, weights="param")
     _, lam = net(bags())
@@ -171,9 +166,6 @@ def test_under_a_learnable_w_lam_is_still_the_bags_own(variant):
         z = plain_z(net.encoder_mix if variant == "fnn" else net.encoder, bag)
         expected = [1 / (1 + max(float(x), 0.0)) for x in plain_head(net.head_mix, z)]
         assert lam[b].tolist() == pytest.approx(expected, abs=1e-6)
-
-
-# ---------------------------------------------------------------- a start near the target's own model
 
 
 def random_vector(seed: int) -> TaskVector:
@@ -204,10 +196,10 @@ def first_merge(model: Steph) -> torch.Tensor:
     return torch.cat([merged[name].flatten(1) for name in SMALL.encoder_shapes], dim=1).detach()
 
 
-@pytest.mark.parametrize("output", ["relu", "softplus", "sigmoid"])
-@pytest.mark.parametrize("weights", ["nn", "param"])
-@pytest.mark.parametrize("variant", ["nn", "fnn", "param"])
-@pytest.mark.parametrize(("mass", "lam", "n_sources"), [(0.9, 0.9, 5), (0.4, 0.25, 3), (0.7, 1.0, 1)])
+@each("output", ["relu", "softplus", "sigmoid"])
+@each("weights", ["nn", "param"])
+@each("variant", ["nn", "fnn", "param"])
+@each(("mass", "lam", "n_sources"), [(0.9, 0.9, 5), (0.4, 0.25, 3), (0.7, 1.0, 1)])
 def test_the_first_merge_under_start_local(mass, lam, n_sources, variant, weights, output):
     """theta_0 + m l tau_t + m (1 - l) mean(tau_k), whatever w and lam come from."""
     model = start_local(n_sources, variant=variant, weights=weights, output=output, start_lam=lam, start_mass=mass)
@@ -217,7 +209,7 @@ def test_the_first_merge_under_start_local(mass, lam, n_sources, variant, weight
         torch.testing.assert_close(theta, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
+@each(
     ("output", "activation", "inverse"),
     [
         ("relu", lambda x: max(x, 0.0), lambda w: w),
@@ -225,8 +217,8 @@ def test_the_first_merge_under_start_local(mass, lam, n_sources, variant, weight
         ("sigmoid", lambda x: 1 / (1 + math.exp(-x)), lambda w: -math.log(1 / w - 1)),
     ],
 )
-@pytest.mark.parametrize("variant", ["nn", "fnn"])
-@pytest.mark.parametrize("spread", [0.0, 0.2, 1.0])
+@each("variant", ["nn", "fnn"])
+@each("spread", [0.0, 0.2, 1.0])
 def test_w_and_lam_under_start_local_equal_a_plain_reference(variant, output, activation, inverse, spread):
     net = hypernetwork(variant=variant, output=output, K=4, start="local", start_lam=0.8, start_mass=0.6, spread=spread)
     w, lam = net(bags(scale=10.0))
@@ -244,17 +236,16 @@ def test_the_default_start_knows_neither_mass_nor_lam_nor_spread():
     assert all(torch.equal(a, b) for a, b in zip(found, hypernetwork()(bags()), strict=True))
 
 
-@pytest.mark.parametrize("variant", ["nn", "fnn"])
+@each("variant", ["nn", "fnn"])
 def test_the_first_merges_differ_a_little_from_bag_to_bag(variant):
     """Or no gradient could tell the bags apart."""
     model = start_local(5, variant=variant)
     merged, centre = first_merge(model), first_merge(without_spread(start_local(5, variant=variant)))[:1]
     spread = (merged - centre).norm(dim=1) / (centre - model.mixture.theta_0).norm()
-    assert len(merged.unique(dim=0)) == 5
-    assert 0 < float(spread.min()) <= float(spread.max()) < 0.2
+    assert len(merged.unique(dim=0)) == 5 and 0 < float(spread.min()) <= float(spread.max()) < 0.2
 
 
-@pytest.mark.parametrize("K", [1, 2, 5, 9])
+@each("K", [1, 2, 5, 9])
 def test_the_kept_w_sum_to_the_starting_mass(K):
     """Also where fewer than K sources came."""
     routing = without_spread(start_local(5, K=K, start_mass=0.8)).route(bags())
@@ -262,8 +253,8 @@ def test_the_kept_w_sum_to_the_starting_mass(K):
     assert routing.w.gather(1, routing.kept).sum(dim=1).tolist() == pytest.approx([0.8] * 5)
 
 
-@pytest.mark.parametrize("variant", ["nn", "fnn"])
-@pytest.mark.parametrize(("K", "n_sources"), [(5, 12), (None, 12), (None, 3)])
+@each("variant", ["nn", "fnn"])
+@each(("K", "n_sources"), [(5, 12), (None, 12), (None, 3)])
 def test_no_w_and_no_r_is_dead_at_the_start_for_any_bag(variant, K, n_sources):
     """A dead ReLU has no gradient; the default start has many of them."""
     cohort, dead = make_cohort([1, 3, 9, 40] * 8, width=SMALL.width), 0
@@ -276,8 +267,7 @@ def test_no_w_and_no_r_is_dead_at_the_start_for_any_bag(variant, K, n_sources):
             net.train(training)
             for _, batch in batches(cohort, range(len(cohort)), SMALL.n_bins, CPU):
                 w, lam = net(batch.bags, batch.mask)
-                assert float(w.detach().min()) > 0
-                assert float(lam.detach().max()) < 1
+                assert float(w.detach().min()) > 0 and float(lam.detach().max()) < 1
                 w, lam = default(batch.bags, batch.mask)
                 dead += int((w == 0).sum()) + int((lam == 1).sum())
     assert dead > 0

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from client_builders import SMALL, make_cohort
+from each_case import each
 
 from fedsteph.client.steph.losses import aggregation_loss, mixing_loss
 from fedsteph.client.steph.mixture import Mixture
@@ -17,7 +18,7 @@ from fedsteph.common.config.recipe import StephConfig, TrainingConfig
 from fedsteph.common.model.abmil import untrained_model
 
 
-@pytest.mark.parametrize(
+@each(
     ("w", "kept", "balance", "expected"),
     [
         ([0.0, 0.0, 0.0], [0, 1], False, math.log(3) ** 2),
@@ -33,7 +34,7 @@ def test_aggregation_loss(w, kept, balance, expected):
     assert found.tolist() == pytest.approx([expected, expected], rel=1e-6)
 
 
-@pytest.mark.parametrize(
+@each(
     ("lam", "kept", "expected"),
     [
         ([0.5, 1.0, 0.25], [0, 2], (0.25 + 0.0625) / 2),
@@ -57,7 +58,7 @@ def test_aggregation_reaches_all_weights_and_mixing_the_kept_ones():
     assert lam.grad[0].tolist() == pytest.approx([0.0, 1.0, 0.0])
 
 
-@pytest.mark.parametrize("balance", [False, True])
+@each("balance", [False, True])
 def test_the_loss_is_the_weighted_sum_of_its_parts(balance):
     torch.manual_seed(0)
     m0 = untrained_model(SMALL, 0)

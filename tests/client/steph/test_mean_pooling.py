@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from client_builders import SMALL
+from each_case import each
 from live_memory import LiveMemory
 from torch import Tensor
 from torch.nn import functional
@@ -41,13 +42,12 @@ def gradients(weight: Tensor, bias: Tensor, z: Tensor) -> tuple[Tensor, ...]:
 
 def require_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float) -> None:
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours.shape == theirs.shape
-        assert float(theirs.abs().max()) > 1e-3
+        assert ours.shape == theirs.shape and float(theirs.abs().max()) > 1e-3
         assert float((ours.double() - theirs).abs().max()) <= tolerance * float(theirs.abs().max())
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@each("n", SIZES)
+@each(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_value_and_gradients_are_the_plain_ones(n, dtype, tolerance):
     weight, bias = layer(dtype)
     bag, wide = numbers(n, 7, dtype=dtype), [tensor.detach().double().requires_grad_() for tensor in layer(dtype)]
@@ -79,8 +79,7 @@ def test_a_unit_that_no_instance_passes_has_no_gradient():
         bias[2] = -1e6
     z = mean_pool(weight, bias, numbers(PIECE + 5, 7))
     found = gradients(weight, bias, z)
-    assert float(z[2]) == 0
-    assert not found[0][2].any() and not found[1][2].any()
+    assert float(z[2]) == 0 and not found[0][2].any() and not found[1][2].any()
     assert bool(found[0][[0, 1, 3, 4]].any(dim=1).all())
 
 
@@ -91,7 +90,7 @@ def test_a_graph_that_is_kept_gives_the_same_gradient_again():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("layout", ["transposed", "every second", "repeated"])
+@each("layout", ["transposed", "every second", "repeated"])
 def test_neither_bag_nor_incoming_gradient_need_be_contiguous(layout):
     bag = {
         "transposed": numbers(7, PIECE + 5).t(),
@@ -138,8 +137,6 @@ def test_an_encoder_s_bag_alone_is_its_bag_among_others():
     require_close(found, expected, 1e-12)
 
 
-# ---------------------------------------------------------------- memory
-
 UNITS = 5
 
 
@@ -162,7 +159,7 @@ def test_an_instance_costs_a_byte_per_unit():
     assert per_instance(train) == pytest.approx(UNITS, abs=0.5)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@each("mode", [torch.no_grad, torch.inference_mode])
 def test_inference_keeps_nothing(mode):
     """Also of a layer that could learn, as a model's in evaluation does."""
 

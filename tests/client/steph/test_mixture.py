@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from client_builders import CPU, SMALL
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_memory import LiveMemory
@@ -63,7 +64,7 @@ def random_routing(n_sources: int, seed: int = 0) -> tuple[torch.Tensor, torch.T
     return w.requires_grad_(), lam.requires_grad_()
 
 
-@pytest.mark.parametrize(("n_sources", "K"), [(6, 2), (6, None), (6, 6), (3, 5), (1, 5), (1, None), (100, 5), (100, 1)])
+@each(("n_sources", "K"), [(6, 2), (6, None), (6, 6), (3, 5), (1, 5), (1, None), (100, 5), (100, 1)])
 def test_merge_and_its_gradient_equal_the_papers_equations(n_sources, K):
     theta_0, target, *sources = vectors(2 + n_sources)
     w, lam = random_routing(n_sources)
@@ -94,7 +95,7 @@ def test_coefficients_by_hand():
     assert found.tolist() == [[2 * 0.25 + 1 * 0.5, 0.0, 2 * 0.75, 1 * 0.5]]
 
 
-@pytest.mark.parametrize(
+@each(
     ("w", "K", "kept"),
     [
         ([0.0, 0.0, 0.0, 0.0], 2, [0, 1]),
@@ -133,8 +134,6 @@ def test_no_loop_over_sources():
         sizes.add(graph_size(sum(tensor.sum() for tensor in merged.values())))
     assert len(sizes) == 1
 
-
-# ---------------------------------------------------------------- only the rows that are used
 
 LENGTH = sum(math.prod(shape) for shape in TINY.encoder_shapes.values())
 
@@ -187,8 +186,7 @@ def test_the_used_rows_alone_are_merged_and_have_a_gradient(tmp_path, kind, used
     (found,) = torch.autograd.grad((merged * weigh).sum(), c, retain_graph=True)
     (dense,) = torch.autograd.grad((expected * weigh).sum(), c)
     torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5)
-    assert not found[mask == 0].any()
-    assert bool(found[mask == 1].all())
+    assert not found[mask == 0].any() and bool(found[mask == 1].all())
     (again,) = torch.autograd.grad((merged * weigh).sum(), c)
     assert torch.equal(again, found)
 
@@ -218,8 +216,7 @@ def test_of_a_thousand_vectors_those_with_a_weight_are_read(tmp_path):
         sum(tensor.square().sum() for tensor in merged.values()).backward()
     assert rows.read == [k for which in wanted for k in which]
     assert memory.peak < n * length, "bytes: a copy of all rows would be four times that"
-    assert torch.equal(mapped, before)
-    assert w.grad.count_nonzero(dim=1).tolist() == [K] * N_BAGS
+    assert torch.equal(mapped, before) and w.grad.count_nonzero(dim=1).tolist() == [K] * N_BAGS
 
 
 def test_no_gradient_of_a_row_or_of_m0():
@@ -235,8 +232,7 @@ def test_no_gradient_of_a_row_or_of_m0():
 def test_a_device_where_it_is_already_moves_nothing(tmp_path):
     rows = Recorded(mapped_rows(tmp_path, 3))
     mixture = Mixture(TINY, torch.zeros(LENGTH), rows)
-    assert mixture.to(CPU) is mixture
-    assert rows.read == []
+    assert mixture.to(CPU) is mixture and rows.read == []
 
 
 def test_the_stack_of_one_tensor_is_that_tensor(tmp_path):
@@ -244,9 +240,6 @@ def test_the_stack_of_one_tensor_is_that_tensor(tmp_path):
     one = torch.stack(rows)
     assert Mixture(TINY, torch.zeros(LENGTH), one).stack is one
     assert torch.equal(Mixture(TINY, torch.zeros(LENGTH), rows).stack, one)
-
-
-# ---------------------------------------------------------------- vectors of one federation
 
 
 def task_vector(scale: float, architecture: Architecture = SMALL, m0: str = "0" * 64) -> TaskVector:
@@ -262,8 +255,7 @@ def random_vector(seed: int, scale: float) -> TaskVector:
 def test_the_stack_is_the_target_and_then_the_sources():
     m0 = untrained_model(SMALL, 0)
     mixture = Mixture.of(m0, task_vector(1.0), [task_vector(2.0), task_vector(3.0)])
-    assert mixture.n_sources == 2
-    assert [row.unique().tolist() for row in mixture.stack] == [[1.0], [2.0], [3.0]]
+    assert mixture.n_sources == 2 and [row.unique().tolist() for row in mixture.stack] == [[1.0], [2.0], [3.0]]
     alone = mixture.merge(torch.zeros(1, 3))
     for name, tensor in m0.encoder_state().items():
         assert torch.equal(alone[name][0], tensor)
@@ -288,14 +280,7 @@ def test_a_source_without_length_stays_as_it_is():
     assert [row.unique().tolist() for row in stack] == [[1.0], [0.0]]
 
 
-@pytest.mark.parametrize(
-    "sources",
-    [
-        [],
-        [task_vector(1.0, m0="1" * 64)],
-        [task_vector(1.0), task_vector(1.0, TINY)],
-    ],
-)
+@each("sources", [[], [task_vector(1.0, m0="1" * 64)], [task_vector(1.0), task_vector(1.0, TINY)]])
 def test_unlike_vectors_are_not_stacked(sources):
     with pytest.raises(VectorMismatchError):
         Mixture.of(untrained_model(SMALL, 0), task_vector(1.0), sources)

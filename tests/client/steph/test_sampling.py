@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import pytest
 import torch
 from client_builders import SMALL, equal
+from each_case import each
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -31,15 +31,12 @@ def positions(n: int, m: int) -> list[int]:
     return sorted(int(position) for position in found.flatten())
 
 
-# ---------------------------------------------------------------- the part
-
-
-@pytest.mark.parametrize(("n", "m"), [(10, 1), (10, 9), (1000, 100)])
+@each(("n", "m"), [(10, 1), (10, 9), (1000, 100)])
 def test_m_different_positions(n, m):
     assert len(set(positions(n, m))) == m
 
 
-@pytest.mark.parametrize(("n", "m"), [(10_000, 2000), (50_000, 20_000), (100_000, 1000)])
+@each(("n", "m"), [(10_000, 2000), (50_000, 20_000), (100_000, 1000)])
 def test_positions_are_spread_uniformly_over_the_bag(n, m):
     """Chi-square over 50 stretches, of a draw without replacement; neither lumps nor a comb."""
     counts = torch.bincount(torch.tensor(positions(n, m)) * 50 // n, minlength=50).double()
@@ -47,7 +44,7 @@ def test_positions_are_spread_uniformly_over_the_bag(n, m):
     assert 49 - 4 * math.sqrt(2 * 49) < chi_square < 49 + 5 * math.sqrt(2 * 49)
 
 
-@pytest.mark.parametrize("lag", [1, 2, 7])
+@each("lag", [1, 2, 7])
 def test_positions_are_drawn_independently_of_their_neighbours(lag):
     n, m = 50_000, 10_000
     chosen = torch.zeros(n)
@@ -73,8 +70,7 @@ def test_the_part_is_the_same_whenever_the_bag_comes_by():
     first = positions(500, 20)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    assert positions(500, 20) == first
-    assert torch.equal(torch.get_rng_state(), state)
+    assert positions(500, 20) == first and torch.equal(torch.get_rng_state(), state)
     assert positions(501, 20) != positions(20_000, 20)
 
 
@@ -83,8 +79,8 @@ def test_the_part_is_the_same_in_every_release():
     assert positions(1000, 5) == [162, 492, 541, 625, 798]
 
 
-@pytest.mark.parametrize("m", [9, 10, 1000])
-@pytest.mark.parametrize("masked", [False, True])
+@each("m", [9, 10, 1000])
+@each("masked", [False, True])
 def test_a_bag_that_is_small_enough_is_seen_whole(m, masked):
     bags = torch.randn(3, 9, 2)
     mask = torch.arange(9) < torch.tensor([[9], [1], [4]]) if masked else None
@@ -100,7 +96,7 @@ def test_bags_of_one_stack_are_seen_at_the_same_positions():
         assert sorted(int(x) - 1000 * b for x in found[b].flatten()) == positions(30, 7)
 
 
-@pytest.mark.parametrize("filler", [0.0, -1.0, float("nan")])
+@each("filler", [0.0, -1.0, float("nan")])
 def test_a_padded_bag_is_seen_as_it_is_alone(filler):
     sizes, m = (40, 3, 12, 13, 1, 12), 12
     bags = [numbered(size)[0] + 1000 * i for i, size in enumerate(sizes)]
@@ -111,9 +107,6 @@ def test_a_padded_bag_is_seen_as_it_is_alone(filler):
     for i, size in enumerate(sizes):
         real = sorted(int(x) - 1000 * i for x in found[i][found_mask[i]].flatten())
         assert real == (positions(size, m) if size > m else list(range(size)))
-
-
-# ---------------------------------------------------------------- within STEPH
 
 
 def vector(seed: int) -> TaskVector:
@@ -137,9 +130,9 @@ def test_the_published_recipe_and_the_defaults_look_at_all_instances():
     assert StephConfig().routing_instances is None
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("n", [1, 11, 12])
-@pytest.mark.parametrize("variant", ["nn", "fnn"])
+@each("training", [False, True])
+@each("n", [1, 11, 12])
+@each("variant", ["nn", "fnn"])
 def test_a_bag_that_is_small_enough_comes_out_as_without_sampling(n, variant, training):
     found = []
     for m in (None, 12):
@@ -160,7 +153,7 @@ def routed(model: Steph, bag: Tensor) -> dict[str, Tensor]:
     return {"w": routing.w.detach(), "lam": routing.lam.detach(), "kept": routing.kept, **gradients}
 
 
-@pytest.mark.parametrize("variant", ["nn", "fnn"])
+@each("variant", ["nn", "fnn"])
 def test_routing_and_its_gradient_know_the_part_alone(variant):
     model, bag = steph(12, variant).eval(), bag_of(40)
     part = positions(40, 12)
@@ -184,8 +177,7 @@ def test_the_merged_model_sees_every_instance():
     for position in set(range(40)) - set(positions(40, 12)):
         changed = bag.clone()
         changed[:, position] += 3.0
-        assert torch.equal(model.route(changed).w, model.route(bag).w)
-        assert not torch.equal(model(changed), hazards)
+        assert torch.equal(model.route(changed).w, model.route(bag).w) and not torch.equal(model(changed), hazards)
 
 
 def test_a_padded_bag_is_routed_as_alone():

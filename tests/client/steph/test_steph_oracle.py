@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from each_case import each
 from safetensors.torch import load_file
 
 from fedsteph.client.steph.losses import aggregation_loss, mixing_loss
@@ -86,7 +87,7 @@ def close(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("i", range(3))
+@each("i", range(3))
 def test_routing_merge_and_hazards(oracle, i):
     model, batch = oracle.steph(), oracle.batch([i])
     routing = model.route(batch.bags)
@@ -113,7 +114,7 @@ def test_float64_agrees_to_eleven_digits(oracle):
     assert float((losses + outputs.penalty).mean()) == pytest.approx(2.51262318790 + 0.05 * 0.63592221, abs=1e-8)
 
 
-@pytest.mark.parametrize("grouping", [[[0, 1, 2]], [[0], [1], [2]], [[0, 1], [2]]])
+@each("grouping", [[[0, 1, 2]], [[0], [1], [2]], [[0, 1], [2]]])
 def test_losses_gradients_and_one_adamw_step(oracle, grouping):
     """The same numbers whether bags run alone or padded together."""
     model = oracle.steph()
@@ -139,5 +140,4 @@ def test_regularisers(oracle):
     routing = [oracle.steph().route(oracle.batch([i]).bags) for i in range(3)]
     l_agg = sum(float(aggregation_loss(r.w, r.kept, balance=True)) for r in routing) / 3
     l_mix = sum(float(mixing_loss(r.lam, r.kept)) for r in routing) / 3
-    assert l_agg == pytest.approx(6.87518491, rel=1e-5)
-    assert l_mix == pytest.approx(0.63592221, rel=1e-5)
+    assert l_agg == pytest.approx(6.87518491, rel=1e-5) and l_mix == pytest.approx(0.63592221, rel=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from client_builders import CPU, Spy, make_vectors
+from client_builders import CPU, Spy, StoppedError, make_vectors
 from method_builders import encoder_of, ids, make_task, numbers, own_of, plain_hazards, plus
 
 import fedsteph.client.target.comparators
@@ -26,10 +26,6 @@ def comparing(folder, names, *settings, **site):
     common = make_vectors(task.recipe, len(TOGETHER), scale=0.2)
     task.globals.update(zip(TOGETHER, common.values(), strict=True))
     return task
-
-
-class StoppedError(Exception):
-    pass
 
 
 def test_every_comparator_has_a_method_and_only_the_pool_is_more():
@@ -117,14 +113,12 @@ def test_no_test_patient_has_a_part_in_any_training(tmp_path, monkeypatch):
     for name in COMPARATORS:
         monkeypatch.setitem(REGISTRY, name, watched(name, REGISTRY[name]))
     found = compare(task)
-    assert list(found) == list(COMPARATORS)
-    assert all(value <= train for value in read.values())
+    assert list(found) == list(COMPARATORS) and all(value <= train for value in read.values())
     untrained = {"model_average", "half_average", "start_average"}
     assert read.keys() >= {*COMPARATORS} - untrained - {"task_arithmetic"}
     assert len(fits.calls) > len(COMPARATORS) - len(untrained)
     for call in fits.calls:
-        assert ids(call.args[2]) <= train
-        assert not ids(call.args[2]) & test
+        assert ids(call.args[2]) <= train and not ids(call.args[2]) & test
     assert [ids(call.args[1]) for call in predictions.calls] == [test] * len(COMPARATORS)
     for name, compared in found.items():
         assert compared.hazards.shape == (len(test), 4), name
@@ -148,8 +142,7 @@ def test_an_interrupted_comparator_goes_on_from_its_last_epoch(tmp_path, monkeyp
     with pytest.raises(StoppedError):
         compare(comparing(tmp_path / "cut", names, *settings), stop)
     task = comparing(tmp_path / "cut", names, *settings)
-    assert task.run(name, silent).checkpoint.exists()
-    assert not (task.folder / f"{name}.npz").exists()
+    assert task.run(name, silent).checkpoint.exists() and not (task.folder / f"{name}.npz").exists()
     fits, steps = (
         Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit"),
         Spy(monkeypatch, fedsteph.client.training.loop, "backward"),
@@ -171,9 +164,7 @@ def progress_of(folder, names):
 def test_progress_ends_at_the_number_of_comparators(tmp_path):
     names = ["model_average", "task_arithmetic", "adamerging", "roupkt", "steph_lam1", "fedavg"]
     seen = progress_of(tmp_path, names)
-    assert seen == sorted(seen)
-    assert seen[-1] == len(names)
-    assert {1.0, 2.0, 3.0, 4.0, 5.0} <= {*seen}
+    assert seen == sorted(seen) and seen[-1] == len(names) and {1.0, 2.0, 3.0, 4.0, 5.0} <= {*seen}
     assert any(2 < done < 3 for done in seen)
     again = progress_of(tmp_path, names)
     assert again == [1, 2, 3, 4, 5, 6]
@@ -181,8 +172,7 @@ def test_progress_ends_at_the_number_of_comparators(tmp_path):
 
 def test_the_best_source_s_progress_never_goes_back(tmp_path):
     seen = progress_of(tmp_path, ["best_source"])
-    assert seen == sorted(seen)
-    assert seen[-1] == 1
+    assert seen == sorted(seen) and seen[-1] == 1
 
 
 def test_every_comparator_s_name_says_what_it_needs():

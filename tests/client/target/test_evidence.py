@@ -63,13 +63,9 @@ def found() -> Evidence:
     return evidence_of(FOLDS, SOURCES)
 
 
-# ---------------------------------------------------------------- of folds
-
-
 def test_all_test_patients_stand_in_order_of_folds(found):
     assert found.ids.tolist() == ["P1", "P2", "ä/ö 3", "P4", "P2", "P1", "P5", "P6", "P4"]
-    assert found.fold.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
-    assert len(found) == 9 and found.sources == SOURCES
+    assert found.fold.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2] and len(found) == 9 and found.sources == SOURCES
     assert found.times.tolist() == [t for fold in FOLDS for t in fold.times]
     assert found.events.tolist() == [e for fold in FOLDS for e in fold.events]
     assert {*found.hazards} == {*found.cut_off} == {*METHODS}
@@ -91,9 +87,6 @@ def test_sources_are_matched_by_name_and_not_by_place():
     np.testing.assert_array_equal(turned.w[:, 0], evidence_of(FOLDS, SOURCES).w[:, 1])
     np.testing.assert_array_equal(turned.w[:, 2], evidence_of(FOLDS, SOURCES).w[:, 0])
     assert np.isnan(turned.w[:, 1]).all() and np.isnan(turned.lam[:, 1]).all()
-
-
-# ---------------------------------------------------------------- what it tells
 
 
 def test_a_patient_in_two_folds_counts_once(found):
@@ -158,9 +151,6 @@ def test_a_risk_at_the_cut_off_is_not_above_it(found):
     assert not found.high_risk("local")[0]
 
 
-# ---------------------------------------------------------------- the file
-
-
 def test_it_is_read_back_bit_for_bit(found, tmp_path):
     path = tmp_path / "new" / "evidence.npz"
     write_evidence(path, found)
@@ -183,8 +173,7 @@ def test_it_is_read_back_bit_for_bit(found, tmp_path):
 def test_evidence_without_a_source_is_read_back(tmp_path):
     write_evidence(tmp_path / "evidence.npz", evidence_of(FOLDS[1:2], ()))
     again = read_evidence(tmp_path / "evidence.npz")
-    assert again.sources == () and again.w.shape == again.lam.shape == (2, 0)
-    assert again.ids.tolist() == ["P4", "P2"]
+    assert again.sources == () and again.w.shape == again.lam.shape == (2, 0) and again.ids.tolist() == ["P4", "P2"]
 
 
 def test_a_missing_file_is_told_with_what_to_do(tmp_path):

@@ -58,7 +58,6 @@ def plain_average(workspace: Workspace, vectors: dict[str, TaskVector]) -> ABMIL
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Workspace, dict[str, TaskVector], FoldResult]:
-    torch.set_num_threads(1)  # as every test, which a fixture of the module comes before
     workspace = trained_workspace(
         tmp_path_factory.mktemp("fold"), "training.lr=0.02", "training.epochs=4", "training.seed=2", "steph.K=2"
     )
@@ -69,8 +68,7 @@ def done(tmp_path_factory) -> tuple[Workspace, dict[str, TaskVector], FoldResult
 def test_every_methods_risks_equal_a_plain_reference(done):
     workspace, vectors, result = done
     test = workspace.test_part(0)
-    assert result.times.tolist() == test.times.tolist()
-    assert result.events.tolist() == test.events.tolist()
+    assert result.times.tolist() == test.times.tolist() and result.events.tolist() == test.events.tolist()
     models = {
         "local": load_model(workspace.fold_folder(0) / "local.safetensors").model,
         "model_average": plain_average(workspace, vectors),
@@ -111,8 +109,7 @@ def test_the_vectors_lie_in_the_enhanced_model_target_first(done):
     names = list(next(iter(vectors.values())).tensors)
     target = torch.cat([(own[name] - start[name]).flatten() for name in names])
     rows = [target, *(torch.cat([v.tensors[name].flatten() for name in names]) for v in vectors.values())]
-    assert torch.equal(loaded.model.mixture.stack, torch.stack(rows))
-    assert loaded.sources == tuple(vectors)
+    assert torch.equal(loaded.model.mixture.stack, torch.stack(rows)) and loaded.sources == tuple(vectors)
 
 
 def test_how_the_sources_were_used(done):
@@ -154,16 +151,14 @@ def test_test_patients_train_nothing(monkeypatch, tmp_path):
     cohorts = [call.args[2] for call in fits.calls] + [part for one in inner for part in (one.train, one.validation)]
     assert len(cohorts) == 2 + (2 * 2 + 1) + 2 * 2
     for cohort in cohorts:
-        assert cohort.patients
-        assert not test & {patient.id for patient in cohort.patients}
+        assert cohort.patients and not test & {patient.id for patient in cohort.patients}
 
 
 def test_found_work_is_not_done_again(monkeypatch, done):
     workspace, vectors, result = done
     fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     again = enhanced(workspace, vectors)
-    assert fits.calls == []
-    assert again.learnable == result.learnable
+    assert fits.calls == [] and again.learnable == result.learnable
     assert (again.selection, again.decision.reason, again.sources) == (
         result.selection,
         result.decision.reason,
@@ -189,8 +184,7 @@ def test_a_stopped_fold_goes_on_to_the_same_models(monkeypatch, done, tmp_path):
         enhanced(other, vectors, progress=stop)
     fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     again = enhanced(other, vectors)
-    assert trained(fits) == [0, 1]
-    assert np.array_equal(again.risk["steph"], result.risk["steph"])
+    assert trained(fits) == [0, 1] and np.array_equal(again.risk["steph"], result.risk["steph"])
     models = [load_model(w.folder / "merge/fold_0/steph.safetensors").model.state_dict() for w in (workspace, other)]
     assert equal(*models)
 
@@ -215,12 +209,11 @@ def test_the_comparators_are_those_of_the_recipe_in_its_order(tmp_path):
     assert steps(task_of(workspace, vectors)) == 2 + 2 + 1 + 2
 
 
-@pytest.mark.parametrize("n_sources", [1, 100])
+@pytest.mark.parametrize("n_sources", [1, 40])
 def test_any_number_of_sources(tmp_path, n_sources):
     workspace = trained_workspace(tmp_path, "training.epochs=1", "steph.gamma=0.0", patients=16)
     result = enhanced(workspace, make_vectors(workspace.recipe, n_sources))
-    assert len(result.sources) == n_sources
-    assert all(np.isfinite(risk).all() for risk in result.risk.values())
+    assert len(result.sources) == n_sources and all(np.isfinite(risk).all() for risk in result.risk.values())
     assert sum(use.kept for use in result.sources.values()) <= min(5, n_sources) + 1e-3
 
 
@@ -247,9 +240,7 @@ def test_what_is_deployed(monkeypatch, done, local, steph, n_pairs, collapsed, c
     )
     monkeypatch.setattr(fedsteph.client.target.judgement, "collapsed", lambda *args: collapsed)
     result = enhanced(workspace, vectors)
-    assert result.decision.method == choice
-    assert reason in result.decision.reason
-    assert result.collapsed is collapsed
+    assert result.decision.method == choice and reason in result.decision.reason and result.collapsed is collapsed
     assert np.array_equal(result.risk["deployed"], result.risk[choice])
     assert not np.array_equal(result.risk["local"], result.risk["steph"])
     expected = {"local": workspace.fold_folder(0) / "local.safetensors"}
@@ -258,7 +249,8 @@ def test_what_is_deployed(monkeypatch, done, local, steph, n_pairs, collapsed, c
 
 def test_a_collapsed_model_is_reported_and_not_deployed(tmp_path):
     """A real one: gamma = 100 drives every w to 0."""
-    workspace = trained_workspace(tmp_path, "training.epochs=25", "training.lr=0.05", "steph.gamma=100.0")
+    settings = ("training.epochs=1", "steph.epochs=12", "training.lr=0.05", "steph.gamma=100.0")
+    workspace = trained_workspace(tmp_path, *settings)
     result = enhanced(workspace, make_vectors(workspace.recipe, 2))
     assert result.collapsed
     assert (result.decision.method, result.model) == ("local", workspace.fold_folder(0) / "local.safetensors")

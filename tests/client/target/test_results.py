@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from client_builders import plain_c, trained_workspace
+from each_case import each
 
 from fedsteph.client.evaluation.decision import Decision, Selection
 from fedsteph.client.evaluation.metrics import METRICS, Metrics
@@ -68,14 +69,12 @@ def test_a_methods_row():
     folds = [random_pairs(0), random_pairs(1), random_pairs(2, events=0.0)]
     row = method_row(folds, EVALUATION)
     assert row.c_index == (folds[0].c_index, folds[1].c_index, None)
-    assert row.mean == pytest.approx((folds[0].c_index + folds[1].c_index) / 2)
-    assert row.fold_intervals_95[2] is None
+    assert row.mean == pytest.approx((folds[0].c_index + folds[1].c_index) / 2) and row.fold_intervals_95[2] is None
     for fold in (0, 1):
         low, high = row.fold_intervals_95[fold]
         assert 0 <= low <= row.c_index[fold] <= high <= 1
     low, high = row.interval_95
-    assert 0 <= low <= row.mean <= high <= 1
-    assert method_row(folds, EVALUATION) == row
+    assert 0 <= low <= row.mean <= high <= 1 and method_row(folds, EVALUATION) == row
 
 
 def test_a_row_without_a_comparable_pair():
@@ -90,8 +89,7 @@ def test_every_row_of_a_result(workspace, tmp_path):
     assert list(result.methods) == list(METHODS)
     for method, row in result.methods.items():
         expected = [plain_c(fold.times, fold.events, fold.risk[method]) for fold in folds]
-        assert row.c_index == pytest.approx(expected)
-        assert row.mean == pytest.approx(sum(expected) / 3)
+        assert row.c_index == pytest.approx(expected) and row.mean == pytest.approx(sum(expected) / 3)
         k = METHODS.index(method)
         assert row.learnable == 100 * k
         # Fold 1 has no Brier score, and none has an AUC.
@@ -109,11 +107,9 @@ def test_every_row_of_a_result(workspace, tmp_path):
     assert (difference.inner_steph, difference.inner_local) == ((0.7,) * 3, (0.6,) * 3)
     row = result.steph
     assert (row.gamma, row.collapsed, row.K) == ((0.05,) * 3, (False, True, False), 2)
-    assert row.gamma_reason == ("told so",) * 3
-    assert row.sources[0]["a"] == SourceUse(0.5, 0.25, 1.0)
+    assert row.gamma_reason == ("told so",) * 3 and row.sources[0]["a"] == SourceUse(0.5, 0.25, 1.0)
     deployed = result.deployed
-    assert (deployed.choice, deployed.reason) == (("steph",) * 3, ("because",) * 3)
-    assert result.sources == ("a", "b")
+    assert (deployed.choice, deployed.reason) == (("steph",) * 3, ("because",) * 3) and result.sources == ("a", "b")
     assert (result.n_patients, result.n_events, result.too_small) == (24, 12, None)
     assert Path(result.models) == workspace.site.state / "deployed"
 
@@ -125,7 +121,7 @@ def test_the_number_kept_is_at_most_that_of_the_sources(tmp_path, K, n_sources, 
     assert expected == result.methods["steph"].K
 
 
-@pytest.mark.parametrize(
+@each(
     ("events", "sentence"),
     [
         ([E, E], None),
@@ -164,7 +160,7 @@ def test_the_policy_decides_how_coarse_it_leaves_and_whether(workspace):
     assert public_view(result, {}, Policy(metrics=("events",))).events == "10-19"
 
 
-@pytest.mark.parametrize("n_folds", [1, 2, 3])
+@each("n_folds", [1, 2, 3])
 def test_scores_leave_from_the_asked_number_of_pairs_on_counted_over_all_folds(workspace, n_folds):
     result = target_result(workspace, [fold_result(workspace, k, {"local": 0.1}) for k in range(n_folds)], ["a", "b"])
     comparable = sum(int(E[i]) for i in range(len(T)) for j in range(len(T)) if T[i] < T[j])

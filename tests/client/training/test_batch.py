@@ -45,8 +45,7 @@ def test_stacks_respect_every_budget(sizes, budget, most, padding):
     assert sorted(i for group, _ in stacks for i in group) == list(range(len(sizes)))
     for group, batch in stacks:
         n_bags, longest, _ = batch.bags.shape
-        assert n_bags == len(group) <= most
-        assert longest == max(sizes[i] for i in group)
+        assert n_bags == len(group) <= most and longest == max(sizes[i] for i in group)
         assert n_bags == 1 or n_bags * longest <= budget
         assert n_bags * longest <= padding * sum(sizes[i] for i in group) + 1e-9
 
@@ -58,16 +57,14 @@ def test_bags_of_one_size_share_a_stack():
 def test_what_a_stack_holds():
     cohort = make_cohort(SIZES)
     for group, batch in batches(cohort, [2, 0, 6, 5, 3], 3, CPU):
-        assert batch.ids == tuple(cohort.patients[i].id for i in group)
-        assert batch.times.dtype == torch.float64
+        assert batch.ids == tuple(cohort.patients[i].id for i in group) and batch.times.dtype == torch.float64
         assert batch.times.tolist() == [cohort.patients[i].t for i in group]
         assert batch.events.tolist() == [cohort.patients[i].e for i in group]
         assert batch.bins.tolist() == [min(int(cohort.patients[i].t // 365), 2) for i in group]
         assert (batch.mask is None) == (len({SIZES[i] for i in group}) == 1)
         for row, i in enumerate(group):
             bag, size = batch.bags[row], SIZES[i]
-            assert torch.equal(bag[:size], cohort.bag(i))
-            assert not bag[size:].any()
+            assert torch.equal(bag[:size], cohort.bag(i)) and not bag[size:].any()
             if batch.mask is not None:
                 assert batch.mask[row].tolist() == [True] * size + [False] * (len(bag) - size)
 

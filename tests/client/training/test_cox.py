@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -47,8 +48,8 @@ COHORTS = {
 }
 
 
-@pytest.mark.parametrize(("t", "e"), COHORTS.values(), ids=COHORTS)
-@pytest.mark.parametrize("scale", [0.3, 5.0])
+@each(("t", "e"), COHORTS.values())
+@each("scale", [0.3, 5.0])
 def test_loss_equals_the_double_loop(t, e, scale):
     t, e = np.array(t), np.array(e)
     for seed in range(3):
@@ -67,16 +68,15 @@ def test_a_higher_score_for_who_dies_first_is_better():
     assert float(loss_of([1.0, -1.0], t, e)) < float(loss_of([0.0, 0.0], t, e)) < float(loss_of([-1.0, 1.0], t, e))
 
 
-@pytest.mark.parametrize(("t", "e"), [([3.0, 1.0, 2.0], [0, 0, 0]), ([5.0], [1]), ([5.0], [0])])
+@each(("t", "e"), [([3.0, 1.0, 2.0], [0, 0, 0]), ([5.0], [1]), ([5.0], [0])])
 def test_nothing_to_order_is_no_loss_and_no_gradient(t, e):
     score = torch.randn(len(t), generator=torch.Generator().manual_seed(0)).requires_grad_()
     loss = cox_loss(score, torch.tensor(t, dtype=torch.float64), torch.tensor(e))
     loss.backward()
-    assert float(loss.detach()) == 0.0
-    assert torch.equal(score.grad, torch.zeros(len(t)))
+    assert float(loss.detach()) == 0.0 and torch.equal(score.grad, torch.zeros(len(t)))
 
 
-@pytest.mark.parametrize(("t", "e"), COHORTS.values(), ids=COHORTS)
+@each(("t", "e"), COHORTS.values())
 def test_gradient_by_finite_differences(t, e):
     t, e = np.array(t), np.array(e)
     score = np.random.default_rng(3).normal(size=len(t))
@@ -134,9 +134,6 @@ def test_the_order_of_the_bags_changes_nothing(cohort, random):
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=0, atol=1e-5)
 
 
-# ---------------------------------------------------------------- log-odds
-
-
 def test_log_odds_by_hand():
     """``logit(0.5) = 0``, ``logit(0.8) = log 4``; a hazard of 0 or 1 counts as 1e-7 from it."""
     hazards = torch.tensor([[0.5, 0.5], [0.8, 0.5], [0.2, 0.8], [0.0, 0.5], [1.0, 1.0]], dtype=torch.float64)
@@ -149,9 +146,6 @@ def test_log_odds_of_one_risk_and_a_baseline_are_the_risk_and_the_baseline_s_mea
     score, baseline = torch.tensor([-2.0, 0.0, 1.5]), torch.tensor([-3.0, -1.0, 0.5, 2.5])
     found = log_odds(torch.sigmoid(score[:, None] + baseline))
     torch.testing.assert_close(found, score + baseline.mean(), rtol=0, atol=1e-5)
-
-
-# ---------------------------------------------------------------- the baseline
 
 
 def plain_likelihood(b: np.ndarray, score: np.ndarray, bins: np.ndarray, e: np.ndarray) -> float:
@@ -183,7 +177,7 @@ def drawn(n: int, years: int, scale: float, share: float, seed: int):
     return rng.normal(loc=2.0, scale=scale, size=n), rng.integers(0, years, n), (rng.random(n) < share).astype(int)
 
 
-@pytest.mark.parametrize(("n", "years", "scale", "share"), BASELINES.values(), ids=BASELINES)
+@each(("n", "years", "scale", "share"), BASELINES.values())
 def test_the_baseline_maximises_the_penalised_likelihood(n, years, scale, share):
     """With two bins beyond the last year, in which nobody is at risk; against BFGS from elsewhere."""
     for seed in range(2):
@@ -235,7 +229,7 @@ def test_a_shift_of_all_scores_is_taken_back_by_the_baseline():
     torch.testing.assert_close(shifted + 7.5, plain, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("n", [1, 12])
+@each("n", [1, 12])
 def test_a_cohort_that_dies_in_its_first_year_has_a_finite_baseline(n):
     """The mean hazard is 1, whose logit is not finite."""
     b = fitted_baseline(torch.linspace(-1, 1, n), np.zeros(n, dtype=np.int64), np.ones(n, dtype=np.int64), n_bins=4)

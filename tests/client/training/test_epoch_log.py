@@ -66,9 +66,6 @@ def ear():
     epoch_log._listeners.remove(own)
 
 
-# ---------------------------------------------------------------- files
-
-
 def test_event_files_hold_what_was_told(tmp_path):
     with to_tensorboard(tmp_path / "new" / "logs"):
         for epoch in (1, 2, 3):
@@ -100,8 +97,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path, name):
     with to_tensorboard(logs):
         tell(name, 1, {"loss": 1.0})
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["logs"]
-    assert list(logs.rglob("events*"))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["logs"] and list(logs.rglob("events*"))
 
 
 def test_without_a_folder_nothing_is_written_and_nothing_is_needed(tmp_path, monkeypatch):
@@ -130,8 +126,7 @@ def test_a_training_that_fails_leaves_whole_files_and_no_listener(tmp_path, erro
     with pytest.raises(error), to_tensorboard(tmp_path):
         tell("local", 1, {"loss": 1.0})
         raise error
-    assert epoch_log._listeners == []
-    assert read_back(tmp_path) == {"local": {"loss": [(1, 1.0)]}}
+    assert epoch_log._listeners == [] and read_back(tmp_path) == {"local": {"loss": [(1, 1.0)]}}
 
 
 def test_two_listeners_hear_the_same(tmp_path, ear):
@@ -156,8 +151,7 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
     for call in (lambda: require_tensorboard("--tensorboard"), write, lambda: Site.open(site)):
         with pytest.raises(ConfigError, match="asks for TensorBoard, which is not installed") as caught:
             call()
-        assert "pip install 'fedsteph[tensorboard]'" in str(caught.value)
-        assert caught.value.where
+        assert "pip install 'fedsteph[tensorboard]'" in str(caught.value) and caught.value.where
     assert epoch_log._listeners == []
     (site / "site.yaml").write_text("tensorboard: false\n")
     assert Site.open(site).tensorboard is None
@@ -166,8 +160,6 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
 def test_an_installed_package_is_no_problem():
     assert require_tensorboard("--tensorboard") is None
 
-
-# ---------------------------------------------------------------- what a training tells
 
 COHORT = make_cohort([3, 5, 2, 4, 6, 3], seed=2)
 
@@ -231,8 +223,7 @@ def test_every_epoch_s_mean_loss_and_rate_are_told(ear):
     train(model, COHORT, training, "local, fold 0")
     assert [(name, epoch) for name, epoch, _ in ear.heard] == [("local, fold 0", epoch) for epoch in (1, 2, 3)]
     for (_, _, scalars), wanted in zip(ear.heard, expected, strict=True):
-        assert scalars.keys() == {"loss", "lr"}
-        assert scalars["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+        assert scalars.keys() == {"loss", "lr"} and scalars["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
         assert scalars["lr"] == pytest.approx(wanted["lr"], rel=1e-9)
     assert expected[0]["loss"] > 1.05 * expected[2]["loss"]
 
@@ -278,9 +269,6 @@ def test_a_loss_that_is_not_finite_is_told_to_nobody(ear):
     assert ear.heard == []
 
 
-# ---------------------------------------------------------------- a site
-
-
 @pytest.mark.parametrize("state", ["fedsteph-state", "own"])
 def test_a_site_that_asks_for_it_has_its_epochs_in_its_state_folder(cli, tmp_path, state):
     site = make_site(tmp_path / "site", patients=8)
@@ -302,6 +290,5 @@ def test_a_site_that_does_not_has_none(cli, tmp_path, words):
     site = make_site(tmp_path / "site", patients=8)
     (site / "site.yaml").write_text(f"device: cpu\n{words}")
     code, _, _ = cli("train", site, "--out", tmp_path / "out", *(word for s in TINY for word in ("--set", s)))
-    assert code == 0
-    assert list((tmp_path / "out").rglob("*.safetensors"))
+    assert code == 0 and list((tmp_path / "out").rglob("*.safetensors"))
     assert not [path for path in tmp_path.rglob("*") if "tfevents" in path.name or path.name == "tensorboard"]

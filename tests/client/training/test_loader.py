@@ -128,8 +128,7 @@ def test_memory_does_not_grow_with_the_epoch(ahead):
                 for stacks in loader:
                     for _ in stacks():
                         gc.collect(0)
-        assert cohort.read == list(range(n))
-        assert 2 * one <= cohort.most <= 5 * one
+        assert cohort.read == list(range(n)) and 2 * one <= cohort.most <= 5 * one
         assert cohort.by != {threading.current_thread().name}
 
 

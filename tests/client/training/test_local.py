@@ -18,6 +18,7 @@ from client_builders import (
     plain_c,
     state_of,
 )
+from each_case import each
 
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.training.batch import risks
@@ -42,23 +43,15 @@ def plain_logits(labels: list[tuple[float, int]], n_bins: int) -> list[float]:
     return [math.log(h / (1 - h)) for h in hazards]
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        [(10, 1), (364.9, 0), (365, 1), (800, 1), (5000, 1), (5000, 0)],
-        [(400, 0), (900, 0)],
-        [(0, 1)],
-    ],
-)
+@each("labels", [[(10, 1), (364.9, 0), (365, 1), (800, 1), (5000, 1), (5000, 0)], [(400, 0), (900, 0)], [(0, 1)]])
 def test_the_head_starts_at_the_cohorts_hazard(labels):
     head = torch.nn.Linear(5, 4)
     weight = head.weight.detach().clone()
     start_head(head, make_recipe("model.head_bias=empirical", "model.n_bins=4"), cohort_of(labels))
-    assert head.bias.tolist() == pytest.approx(plain_logits(labels, 4), abs=1e-6)
-    assert torch.equal(head.weight, weight)
+    assert head.bias.tolist() == pytest.approx(plain_logits(labels, 4), abs=1e-6) and torch.equal(head.weight, weight)
 
 
-@pytest.mark.parametrize("mode", ["default", "empirical"])
+@each("mode", ["default", "empirical"])
 def test_training_starts_from_m0(mode):
     """One epoch of one step has learning rate 0, so what comes out is what it started from."""
     recipe = make_recipe("training.epochs=1", f"model.head_bias={mode}")
@@ -93,8 +86,7 @@ def test_it_learns_a_signal():
 def test_every_training_part_has_a_seed_of_its_own():
     cohort, recipe = make_cohort([3] * 8), make_recipe()
     one, same, other = (state_of(train_local(cohort, recipe, label=n, run=ON_CPU)) for n in ("a", "a", "b"))
-    assert equal(one, same)
-    assert not equal(one, other)
+    assert equal(one, same) and not equal(one, other)
 
 
 def test_another_m0_than_the_pinned_one_is_refused():

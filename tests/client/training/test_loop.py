@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, ON_CPU, SMALL, MemoryCohort, Spy, equal, make_cohort, state_of
+from client_builders import CPU, ON_CPU, SMALL, Held, MemoryCohort, Spy, StoppedError, equal, make_cohort, state_of
 from damage import flipped
+from each_case import each
 from killed_training import CONFIG, SIZES, train
 
 import fedsteph.client.training.batch
@@ -33,10 +34,6 @@ from fedsteph.common.model.abmil import ABMIL, untrained_model
 
 HERE = Path(__file__).parent
 SIXTEEN = [1, 9, 4, 7, 2, 8, 3, 5, 6, 9, 1, 4, 7, 3, 2, 8]
-
-
-class StoppedError(Exception):
-    pass
 
 
 def train_with(model: torch.nn.Module, cohort, config: TrainingConfig, forward=None, **options) -> None:
@@ -65,7 +62,7 @@ def rates(monkeypatch) -> list[float]:
 # ---------------------------------------------------------------- schedule
 
 
-@pytest.mark.parametrize(
+@each(
     ("step", "total", "warmup", "factor"),
     [
         (0, 10, 2, 0.0),
@@ -197,13 +194,6 @@ def test_a_remainder_is_dropped_only_beside_a_full_batch(monkeypatch, n, drop_la
     assert [[len(step) for step in call.args[1]] for call in spy.calls] == [expected] * 2
 
 
-class Held:
-    """A saved tensor that tells when it is let go."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-
 def peak_saved_bytes(cohort: MemoryCohort, batch_bags: int) -> int:
     live = peak = 0
 
@@ -261,8 +251,7 @@ def test_global_random_state_is_neither_used_nor_changed():
     np.random.seed(2)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     second = train(None)
-    assert equal(state_of(first), state_of(second))
-    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert equal(state_of(first), state_of(second)) and torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
 
@@ -270,9 +259,7 @@ def test_seeds_of_purposes_are_apart():
     seeds = {
         derive_seed(s, *labels) for s in range(20) for labels in [("a",), ("b",), ("a", 1), ("a", 11), ("a", 1, 1)]
     }
-    assert len(seeds) == 100
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert derive_seed(7, "x") == derive_seed(7, "x")
+    assert len(seeds) == 100 and all(0 <= seed < 2**63 for seed in seeds) and derive_seed(7, "x") == derive_seed(7, "x")
 
 
 def test_dropout_is_on_while_training_and_off_afterwards():
@@ -284,8 +271,7 @@ def test_dropout_is_on_while_training_and_off_afterwards():
         return Outputs(model(batch.bags, batch.mask))
 
     train_with(model.eval(), make_cohort([2] * 4), TrainingConfig(epochs=2), forward)
-    assert modes == [True, True]
-    assert not model.training
+    assert modes == [True, True] and not model.training
 
 
 # ---------------------------------------------------------------- resume
@@ -328,10 +314,8 @@ def test_a_training_stopped_within_an_epoch_goes_on_to_the_same_weights(tmp_path
     stopped, path, resumed = int(share * whole.calls) + 1, tmp_path / "x.checkpoint", []
     with pytest.raises(StoppedError):
         train(path, stop_at(stopped))
-    assert path.exists() == (stopped > whole.ends[1])
-    assert equal(state_of(train(path, resumed.append)), whole.weights)
-    assert len(resumed) == whole.left_after(stopped)
-    assert not path.exists()
+    assert path.exists() == (stopped > whole.ends[1]) and equal(state_of(train(path, resumed.append)), whole.weights)
+    assert len(resumed) == whole.left_after(stopped) and not path.exists()
 
 
 def test_a_training_may_be_stopped_again_and_again(tmp_path, whole):
@@ -398,8 +382,7 @@ def test_a_checkpoint_is_written_no_oftener_than_asked(tmp_path, monkeypatch):
             stop_late,
             run=TrainingRun(CPU, tmp_path / "x", lambda done, total: seen.append(done)),
         )
-    assert seen == [1, 2, 3]
-    assert not (tmp_path / "x").exists()
+    assert seen == [1, 2, 3] and not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("damage", ["empty", "junk", "truncated", "no key", "no weights"])
@@ -432,14 +415,13 @@ def test_a_checkpoint_with_a_flipped_bit_is_never_resumed(tmp_path, monkeypatch)
         assert checkpoint.resume(CPU) == 0, at
         assert equal(state_of(model), before), at
     path.write_bytes(content)
-    assert checkpoint.resume(CPU) == 2
-    assert equal(state_of(model), state_of(trained))
+    assert checkpoint.resume(CPU) == 2 and equal(state_of(model), state_of(trained))
 
 
 # ---------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@each("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_training(value):
     model = untrained_model(SMALL, 0)
     calls = []

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from client_builders import prefetching
+from each_case import each
 
 from fedsteph.client.training.prefetch import Prefetch
 from fedsteph.common.errors import FeatureFileError
@@ -32,7 +33,7 @@ class Maker:
             assert self._changed.wait_for(lambda: len(self.made) >= n, timeout=60)
 
 
-@pytest.mark.parametrize("bound", [0, 1, 3, 100, 10_000])
+@each("bound", [0, 1, 3, 100, 10_000])
 def test_everything_in_order(bound):
     with Prefetch(range(40), lambda i: i * i, lambda i: i + 1, bound) as ahead:
         assert list(ahead) == [i * i for i in range(40)]
@@ -47,8 +48,7 @@ def test_no_more_is_begun_than_the_bound_allows():
         for taken in range(1, 21):
             next(ahead)
             make.wait_for(min(20, taken + 3))
-            assert len(ahead._begun) == min(20 - taken, 3)
-            assert len(make.made) == min(20, taken + 3)
+            assert len(ahead._begun) == min(20 - taken, 3) and len(make.made) == min(20, taken + 3)
     assert make.made == list(range(20))
 
 
@@ -64,13 +64,11 @@ def test_one_item_is_begun_whatever_its_size():
 def test_what_fits_together_needs_no_thread():
     make = Maker()
     ahead = Prefetch(range(10), make, lambda i: 10, bound=100)
-    assert next(ahead) == 0
-    assert make.made == [0]
-    assert list(ahead) == [i * i for i in range(1, 10)]
+    assert next(ahead) == 0 and make.made == [0] and list(ahead) == [i * i for i in range(1, 10)]
     assert make.by == {threading.current_thread().name}
 
 
-@pytest.mark.parametrize("bound", [0, 2, 100])
+@each("bound", [0, 2, 100])
 def test_an_error_is_raised_where_its_item_is_asked_for(bound):
     def make(i: int) -> int:
         if i == 3:
@@ -81,20 +79,17 @@ def test_an_error_is_raised_where_its_item_is_asked_for(bound):
     with pytest.raises(FeatureFileError, match="is damaged"):
         for i in ahead:
             seen.append(i)
-    assert seen == [0, 1, 2]
-    assert prefetching() == []
-    assert list(ahead) == []
+    assert seen == [0, 1, 2] and prefetching() == [] and list(ahead) == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@each("error", [RuntimeError, KeyboardInterrupt])
 def test_leaving_early_ends_the_thread(error):
     make = Maker()
     with pytest.raises(error), Prefetch(range(1000), make, lambda i: 1, bound=5) as ahead:
         next(ahead)
         assert len(prefetching()) == 1
         raise error
-    assert prefetching() == []
-    assert len(make.made) <= 6
+    assert prefetching() == [] and len(make.made) <= 6
 
 
 def test_an_interrupt_while_waiting_ends_the_thread(monkeypatch):
@@ -126,9 +121,7 @@ def test_closing_waits_for_the_item_at_hand_and_drops_the_rest():
     closing.start()
     go.set()
     closing.join(60)
-    assert not closing.is_alive()
-    assert made[:2] == [0, 1]
-    assert prefetching() == []
+    assert not closing.is_alive() and made[:2] == [0, 1] and prefetching() == []
 
 
 def test_one_that_is_dropped_unclosed_leaves_no_thread():

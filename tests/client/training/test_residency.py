@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from client_builders import CPU, make_cohort
+from each_case import each
 
 import fedsteph.client.training.gpu_copy
 import fedsteph.client.training.prefetch
@@ -111,10 +112,7 @@ def cohort_of(sizes=SIZES) -> Cohort:
     return Cohort.of_bags(cohort.patients, list(cohort.bags.values()))
 
 
-# ---------------------------------------------------------------- the decision
-
-
-@pytest.mark.parametrize(
+@each(
     ("n_bytes", "free", "expected"),
     [
         (0, 0, Decision(True, "features: 0.0 GiB stay on cuda:0 (0.0 GiB free)")),
@@ -154,9 +152,6 @@ def test_the_log_names_neither_patients_nor_paths(gpu, caplog):
     assert {record.name for record in caplog.records} == {"fedsteph.client.training.residency"}
     assert re.fullmatch(r"features: \S+ GiB stay on cuda:0 \(\S+ GiB free\)", caplog.messages[0])
     assert caplog.messages[1].startswith("features are streamed to cuda:0: ")
-
-
-# ---------------------------------------------------------------- what stays
 
 
 def test_bags_are_uploaded_once_for_a_cohort_and_its_subsets(gpu, caplog):
@@ -201,9 +196,6 @@ def test_bags_are_released_with_their_cohort(gpu):
     assert len(fedsteph.client.training.residency._held) == before
 
 
-# ---------------------------------------------------------------- copies
-
-
 @pytest.mark.parametrize("waiting", [0, 10**9], ids=["in a thread", "at once"])
 @pytest.mark.parametrize("resident", [True, False])
 def test_stacks_on_a_gpu_are_those_of_the_cpu_and_nobody_waits_for_them(gpu, monkeypatch, resident, waiting):
@@ -212,14 +204,12 @@ def test_stacks_on_a_gpu_are_those_of_the_cpu_and_nobody_waits_for_them(gpu, mon
     cohort = cohort_of()
     expected = list(batches(cohort, range(len(SIZES)), 4, CPU))
     for (group, found), (same, wanted) in zip(batches(cohort, range(len(SIZES)), 4, GPU), expected, strict=True):
-        assert group == same
-        assert gpu.waited[-1] == "event on side 0"
+        assert group == same and gpu.waited[-1] == "event on side 0"
         for name in ("bags", "mask", "times", "bins", "events"):
             there, here = getattr(found, name), getattr(wanted, name)
             assert (there is None) == (here is None)
             if here is not None:
-                assert isinstance(there, OnGpu)
-                assert torch.equal(there.as_subclass(RealTensor), here)
+                assert isinstance(there, OnGpu) and torch.equal(there.as_subclass(RealTensor), here)
                 assert (there.data_ptr(), "computing") in gpu.recorded
     assert gpu.streams == ["side 0"]
     assert all(copy.on == "side 0" and copy.pinned and copy.non_blocking for copy in gpu.copies)

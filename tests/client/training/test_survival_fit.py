@@ -7,7 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from client_builders import CPU, ON_CPU, MemoryCohort, Spy, equal, m0_of, make_cohort, make_recipe, plain_c, state_of
+from client_builders import (
+    CPU,
+    ON_CPU,
+    MemoryCohort,
+    Spy,
+    StoppedError,
+    equal,
+    m0_of,
+    make_cohort,
+    make_recipe,
+    plain_c,
+    state_of,
+)
+from each_case import each
 
 import fedsteph.client.training.checkpoint
 import fedsteph.client.training.loop
@@ -41,11 +54,8 @@ def train(recipe: Recipe, cohort: MemoryCohort = COHORT, model: ABMIL | None = N
     return model
 
 
-# ---------------------------------------------------------------- the start
-
-
-@pytest.mark.parametrize("loss", ["nll", "cox"])
-@pytest.mark.parametrize("bias", ["default", "empirical"])
+@each("loss", ["nll", "cox"])
+@each("bias", ["default", "empirical"])
 def test_where_a_head_starts(bias, loss):
     recipe = recipe_of(f"model.head_bias={bias}", f"training.loss={loss}")
     model = m0_of(recipe)
@@ -80,7 +90,7 @@ def test_the_training_part_s_own_outcomes_decide_the_empirical_start():
     np.testing.assert_allclose(torch.sigmoid(model.head.bias.detach()).numpy(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["nll", "cox"])
+@each("loss", ["nll", "cox"])
 def test_a_head_that_is_not_fresh_stays_where_it_is(loss):
     """The learning rate is so small that nothing else moves it; Cox's baseline alone is fitted anew."""
     recipe = recipe_of(f"training.loss={loss}", "training.lr=1e-12", "model.head_bias=empirical")
@@ -99,26 +109,22 @@ def test_an_encoder_without_a_head_is_refused():
         fit_survival(torch.nn.Linear(2, 2), lambda batch: None, COHORT, recipe, seed=0, run=ON_CPU)
 
 
-# ---------------------------------------------------------------- after Cox
-
-
 def rows_apart(model: ABMIL) -> float:
     weight = model.head.weight.detach()
     return float((weight - weight[0]).abs().max())
 
 
-@pytest.mark.parametrize("bias", ["default", "empirical"])
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@each("bias", ["default", "empirical"])
+@each("dropout", [0.0, 0.5])
 def test_after_a_cox_fit_there_is_still_one_log_risk(bias, dropout):
     """All bins' weights are alike, up to what rounding in every bin's own logit can do to a step."""
     recipe = recipe_of("training.loss=cox", f"model.head_bias={bias}", f"model.dropout={dropout}", "training.epochs=20")
     model = train(recipe)
     moved = (model.head.weight.detach() - m0_of(recipe).head.weight.detach().mean(dim=0)).abs().max()
-    assert float(moved) > 0.05
-    assert rows_apart(model) < 1e-4
+    assert float(moved) > 0.05 and rows_apart(model) < 1e-4
 
 
-@pytest.mark.parametrize("seed", [3, 4])
+@each("seed", [3, 4])
 def test_after_a_cox_fit_the_biases_are_the_fitted_baseline(seed):
     """Every bin's expected events are the observed ones, the ten pseudo patients of the mean log-risk included."""
     cohort, recipe = make_cohort(SIZES * 2, seed=seed), recipe_of("training.loss=cox")
@@ -147,24 +153,15 @@ def test_a_cox_training_learns_the_order_of_risks():
     cohort = make_cohort([6] * 40, seed=1, years=30)
     recipe = recipe_of("training.loss=cox", "training.epochs=15", "training.batch_bags=20", "model.dropout=0.0")
     before, after = (risks(model, cohort, CPU) for model in (m0_of(recipe), train(recipe, cohort)))
-    assert plain_c(cohort.times, cohort.events, before) < 0.6
-    assert plain_c(cohort.times, cohort.events, after) > 0.65
+    assert plain_c(cohort.times, cohort.events, before) < 0.6 and plain_c(cohort.times, cohort.events, after) > 0.65
 
 
-@pytest.mark.parametrize("events", [[0] * 12, [1] + [0] * 11], ids=["no event", "one event"])
+@each("events", [[0] * 12, [1] + [0] * 11])
 def test_a_cohort_with_next_to_no_events_has_finite_hazards(events):
     cohort = make_cohort(SIZES, seed=3, events=events)
     model = train(recipe_of("training.loss=cox"), cohort)
     hazards = predict_hazards(model, cohort, CPU)
-    assert np.isfinite(hazards).all() and hazards.min() > 0 and hazards.max() < 0.5
-    assert not model.training
-
-
-# ---------------------------------------------------------------- resume
-
-
-class StoppedError(Exception):
-    pass
+    assert np.isfinite(hazards).all() and hazards.min() > 0 and hazards.max() < 0.5 and not model.training
 
 
 def counted(stop_at: int | None = None):
@@ -196,20 +193,14 @@ def test_a_stopped_cox_training_goes_on_to_the_same_weights(tmp_path, often, sha
     assert path.exists() == (share > 0.25)
     left, on_forward = counted()
     resumed = train(recipe, run=TrainingRun(CPU, path), on_forward=on_forward)
-    assert equal(state_of(resumed), state_of(whole))
-    assert (left[0] < calls[0]) == (share > 0.25)
-    assert not path.exists()
+    assert equal(state_of(resumed), state_of(whole)) and (left[0] < calls[0]) == (share > 0.25) and not path.exists()
 
 
 def test_a_checkpoint_of_the_nll_is_not_resumed_under_cox(tmp_path, often):
     path, nll_recipe, cox_recipe = tmp_path / "x", recipe_of(), recipe_of("training.loss=cox")
     with pytest.raises(StoppedError):
         train(nll_recipe, run=TrainingRun(CPU, path), on_forward=counted(14)[1])
-    assert path.exists()
-    assert equal(state_of(train(cox_recipe, run=TrainingRun(CPU, path))), state_of(train(cox_recipe)))
-
-
-# ---------------------------------------------------------------- STEPH's training
+    assert path.exists() and equal(state_of(train(cox_recipe, run=TrainingRun(CPU, path))), state_of(train(cox_recipe)))
 
 
 def test_steph_trains_as_the_base_models_where_nothing_else_is_said():
@@ -217,7 +208,7 @@ def test_steph_trains_as_the_base_models_where_nothing_else_is_said():
     assert for_steph(recipe) == recipe
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "epochs", "lr", "warmup"),
     [
         (["steph.epochs=9"], 9, 0.01, 1.0),

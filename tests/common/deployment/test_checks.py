@@ -32,14 +32,11 @@ def raising(error):
     return look
 
 
-# ---------------------------------------------------------------- one check
-
-
 def test_what_was_found_passes():
     assert check("audit", lambda: "3 lines") == Check("audit", "PASS", "3 lines", None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "found", "remedy"),
     [
         (DeploymentError("is busy", where="a:1", remedy="Wait"), "a:1: is busy", "Wait"),
@@ -54,9 +51,6 @@ def test_what_is_wrong_fails_with_its_remedy(error, found, remedy):
 def test_a_bug_of_a_check_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         check("server", raising(ZeroDivisionError()))
-
-
-# ---------------------------------------------------------------- the start of an app
 
 
 def test_the_start_of_an_app_is_measured_in_a_process_of_its_own():
@@ -81,9 +75,6 @@ def test_an_app_that_does_not_come_up_fails(monkeypatch):
     assert (found.verdict, found.found) == ("FAIL", "/no/such/python: No such file or directory")
 
 
-# ---------------------------------------------------------------- versions, secrets, space
-
-
 def test_this_installation_fits_itself():
     assert [(found.name, found.verdict) for found in versions()] == [("fedsteph", "PASS"), ("packages", "PASS")]
 
@@ -104,8 +95,7 @@ def test_a_package_out_of_its_range(monkeypatch, found, told):
     assert [(c.name, c.verdict) for c in told_of] == [("fedsteph", "PASS"), ("flwr", "FAIL")]
     assert told_of[1].found.startswith("missing" if found is None else found)
     assert told_of[1].found.split(", not ")[1] in (">=1.41,<1.43", "<1.43,>=1.41")
-    assert str(told_of[1].remedy).startswith("pip install 'flwr")
-    assert told.split(",")[0] in told_of[1].found
+    assert str(told_of[1].remedy).startswith("pip install 'flwr") and told.split(",")[0] in told_of[1].found
 
 
 @pytest.mark.parametrize(("mode", "verdict"), [(0o600, "PASS"), (0o400, "PASS"), (0o640, "FAIL"), (0o604, "FAIL")])
@@ -122,8 +112,7 @@ def test_every_secret_is_looked_at(tmp_path):
     (tmp_path / "b").mkdir()
     found = secret_files([tmp_path / "a", tmp_path / "b"])
     assert [(c.name, c.verdict) for c in found] == [("secret a", "FAIL"), ("secret b", "FAIL")]
-    assert "is not a file" in found[1].found
-    assert all(c.remedy for c in found)
+    assert "is not a file" in found[1].found and all(c.remedy for c in found)
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(8e9, "PASS"), (4e9, "PASS"), (3.9e9, "WARN"), (0, "WARN")])
@@ -139,12 +128,9 @@ def test_disk(monkeypatch, tmp_path, free, verdict):
     asked = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=free))
     found = disk(tmp_path / "not" / "yet" / "runs", 5.0)
-    assert (found.name, found.verdict) == ("disk of runs", verdict)
-    assert asked == [tmp_path]
+    assert (found.name, found.verdict) == ("disk of runs", verdict) and asked == [tmp_path]
     assert (found.remedy is None) == (verdict == "PASS")
 
-
-# ---------------------------------------------------------------- the report
 
 GOOD = Check("audit", "PASS", "3 lines")
 SO_SO = Check("server", "WARN", "not checked", "Name server")
@@ -158,8 +144,7 @@ def test_only_a_failure_fails(capsys, checks, code):
     assert show_checks("site kirp", checks, as_json=True) == code
     printed = capsys.readouterr()
     found = json.loads(printed.out)
-    assert found["ok"] == (code == 0)
-    assert [Check(**one) for one in found["checks"]] == checks
+    assert found["ok"] == (code == 0) and [Check(**one) for one in found["checks"]] == checks
     failed = sum(one.verdict == "FAIL" for one in checks)
     assert printed.err == (f"{failed} of {len(checks)} checks failed\n" if code else "")
 

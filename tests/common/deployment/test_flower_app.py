@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from checkouts import ROOT, copy_checkout
+from each_case import each
 
 from fedsteph.common.deployment import flower_app
 from fedsteph.common.deployment.flower_app import assemble, config_folder, digest_of, flwr, own_digest
@@ -29,21 +30,21 @@ def app(tmp_path) -> Path:
     return assemble(tmp_path / "fedsteph")
 
 
-# ---------------------------------------------------------------- assembled
-
-
-def build(app, into):
-    flwr = Path(sys.executable).parent / "flwr"
-    into.mkdir()
-    subprocess.run([flwr, "build", "--app", app], cwd=into, check=True, capture_output=True)
-    [bundle] = into.glob("*.fab")
+def contents(bundle: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(bundle) as files:
-        return set(files.namelist())
+        return {name: files.read(name) for name in files.namelist()}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """The bundle of this installation."""
+    folder = tmp_path_factory.mktemp("bundle")
+    return build_bundle(assemble(folder / "fedsteph"), folder / "home")
 
 
 @pytest.mark.flower
-def test_the_bundle_holds_the_app_and_neither_tests_nor_simulations(app, tmp_path):
-    names = build(app, tmp_path / "out")
+def test_the_bundle_holds_the_app_and_neither_tests_nor_simulations(bundle):
+    names = set(contents(bundle))
     for name in ("fedsteph/__init__.py", "server/app.py", "client/data/formats.py", "common/wire/protocol.py"):
         assert name in names
     folders = {name.partition("/")[0] for name in names if "/" in name}
@@ -53,16 +54,22 @@ def test_the_bundle_holds_the_app_and_neither_tests_nor_simulations(app, tmp_pat
 
 
 @pytest.mark.flower
-def test_a_checkout_makes_the_same_bundle_code_as_an_installation(app, tmp_path):
+def test_a_checkout_makes_the_same_bundle_code_as_an_installation(bundle, tmp_path):
     """Else 'flwr run .' in a checkout would be refused by sites that review what is installed."""
-    checkout = copy_checkout(tmp_path / "checkout")
-    bundles = []
-    for folder, into in ((app, tmp_path / "a"), (checkout, tmp_path / "b")):
-        build(folder, into)
-        [bundle] = into.glob("*.fab")
-        with zipfile.ZipFile(bundle) as files:
-            bundles.append({name: files.read(name) for name in files.namelist()})
-    assert bundles[0] == bundles[1]
+    words = [Path(sys.executable).parent / "flwr", "build", "--app", copy_checkout(tmp_path / "checkout")]
+    (tmp_path / "out").mkdir()
+    subprocess.run(words, cwd=tmp_path / "out", check=True, capture_output=True)
+    [built] = (tmp_path / "out").glob("*.fab")
+    assert contents(built) == contents(bundle)
+
+
+@pytest.mark.flower
+def test_the_same_content_makes_the_same_bundle(bundle, tmp_path):
+    """A site pins the bundle's SHA-256, and the coordinator builds its own, elsewhere and later."""
+    again = assemble(tmp_path / "elsewhere" / "fedsteph")
+    for path in again.rglob("*.py"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    assert build_bundle(again, tmp_path / "other-home").read_bytes() == bundle.read_bytes()
 
 
 def test_assembling_again_leaves_nothing_of_before(app):
@@ -88,20 +95,6 @@ def test_the_version(cli):
     assert (code, out) == (0, f"fedsteph {version('fedsteph')}\n")
 
 
-@pytest.mark.flower
-def test_the_same_content_makes_the_same_bundle(app, tmp_path):
-    """A site pins the bundle's SHA-256, and the coordinator builds its own, elsewhere and later."""
-    first = build_bundle(app, tmp_path / "home").read_bytes()
-    again = assemble(tmp_path / "elsewhere" / "fedsteph")
-    for path in again.rglob("*.py"):
-        os.utime(path, (1_700_000_000, 1_700_000_000))
-    bundle = build_bundle(again, tmp_path / "other-home")
-    assert bundle.read_bytes() == first
-    bundle.unlink()
-    (again / "client" / "site" / "policy.py").write_text("x = 1\n")
-    assert build_bundle(again, tmp_path / "other-home").read_bytes() != first
-
-
 def test_flowers_failure_is_told(tmp_path, monkeypatch):
     program = tmp_path / "flwr"
     program.write_text("#!/bin/sh\necho 'no such publisher' >&2\nexit 1\n")
@@ -116,25 +109,8 @@ def test_the_digest_command(cli):
     assert cli("app", "digest") == (0, f"{own_digest()}\n", "")
 
 
-# ---------------------------------------------------------------- the digest
-
-
-def edited(app):
-    path = app / "client" / "site" / "policy.py"
-    path.write_text(path.read_text().replace("min_patients: int = 30", "min_patients: int = 1"))
-
-
-def one_byte(app):
-    path = app / "client" / "sharing" / "outgoing.py"
-    path.write_bytes(path.read_bytes() + b"\n")
-
-
-def removed(app):
-    (app / "common" / "trust" / "audit_log.py").unlink()
-
-
-def renamed(app):
-    (app / "common" / "trust" / "audit_log.py").rename(app / "common" / "trust" / "audits.py")
+def edited(name, change):
+    return lambda app: (app / name).write_text(change((app / name).read_text()))
 
 
 def swapped(app):
@@ -144,24 +120,22 @@ def swapped(app):
     other.write_bytes(content)
 
 
-def moved_boundary(app):
-    """The same bytes in the same order, cut into two files elsewhere."""
-    one, other = app / "common" / "aa.py", app / "common" / "ab.py"
-    one.write_bytes(b"x = 1\n")
-    other.write_bytes(b"y = 1\n")
-
-
 def linked(app):
     path = app / "common" / "trust" / "audit_log.py"
     path.rename(app.parent / "audit.py")
     path.symlink_to(app.parent / "audit.py")
 
 
-def linked_folder(app):
-    (app / "torch").symlink_to(app.parent)
-
-
-CHANGES = [edited, one_byte, removed, renamed, swapped, moved_boundary, linked, linked_folder]
+LOG = "common/trust/audit_log.py"
+CHANGES = {
+    "edited": edited(
+        "client/site/policy.py", lambda text: text.replace("min_patients: int = 30", "min_patients: int = 1")
+    ),
+    "one byte": edited("client/sharing/outgoing.py", lambda text: text + "\n"),
+    "removed": lambda app: (app / LOG).unlink(),
+    "renamed": lambda app: (app / LOG).rename(app / "common/trust/audits.py"),
+    **{"swapped": swapped, "linked": linked, "linked folder": lambda app: (app / "torch").symlink_to(app.parent)},
+}
 PLANTED = [
     "torch.py",
     "client/data/evil.py",
@@ -175,19 +149,20 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_of_the_code_is_noticed(app, own, change):
     assert digest_of(app) == own
     change(app)
     assert digest_of(app) != own
 
 
-@pytest.mark.parametrize("name", PLANTED)
-@pytest.mark.parametrize("content", [b"", b"import os"])
+@each("name", PLANTED)
+@each("content", [b"", b"import os"])
 def test_a_planted_file_is_noticed(app, own, name, content):
     (app / name).parent.mkdir(parents=True, exist_ok=True)
     (app / name).write_bytes(content)
     assert digest_of(app) != own
+    (app / name).unlink()
 
 
 def test_a_readme_is_no_code(app, own):
@@ -198,13 +173,12 @@ def test_a_readme_is_no_code(app, own):
 
 
 def rewritten(app, old, new):
-    path = app / "pyproject.toml"
-    text = path.read_text()
+    path, text = app / "pyproject.toml", (ROOT / "pyproject.toml").read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize(
+@each(
     ("old", "new"),
     [
         ("fedsteph.client_app:app", "elsewhere.app:app"),
@@ -221,16 +195,14 @@ def test_what_flower_is_told_is_noticed(app, own, old, new):
 
 
 def test_the_rest_of_the_project_file_is_no_code(app, own):
-    rewritten(app, "[tool.flwr.app]", "# a comment\n[tool.flwr.app]")
-    rewritten(app, "line-length = 120", "line-length = 80")
-    assert digest_of(app) == own
+    for old, new in (("[tool.flwr.app]", "# a comment\n[tool.flwr.app]"), ("line-length = 120", "line-length = 80")):
+        rewritten(app, old, new)
+        assert digest_of(app) == own
 
 
-@pytest.mark.parametrize(
-    "content", [None, b"", b"[tool.other]\n", b"[tool.flwr\n", b"\xff\xfe", b'[project]\nname = "fedsteph"\n']
-)
+@each("content", [None, b"", b"[tool.other]\n", b"[tool.flwr\n", b"\xff\xfe", b'[project]\nname = "fedsteph"\n'])
 def test_a_folder_without_a_flower_app_has_no_digest(app, content):
-    (app / "pyproject.toml").unlink()
+    (app / "pyproject.toml").unlink(missing_ok=True)
     if content is not None:
         (app / "pyproject.toml").write_bytes(content)
     with pytest.raises(DeploymentError, match="holds no Flower app") as caught:

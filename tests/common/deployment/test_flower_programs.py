@@ -61,9 +61,6 @@ def superlink(tmp_path) -> Flower:
     return Flower(tmp_path / "home", tmp_path / "superlink.log")
 
 
-# ---------------------------------------------------------------- one question
-
-
 def test_a_run_is_started_with_what_it_needs(flwr, superlink, tmp_path):
     flwr.answers(says({"success": True, "run-id": 4711}))
     assert superlink.start(tmp_path / "app", tmp_path / "run.toml") == "4711"
@@ -74,8 +71,7 @@ def test_a_run_is_started_with_what_it_needs(flwr, superlink, tmp_path):
 
 def test_words_around_the_answer_do_not_matter(flwr, superlink):
     flwr.answers(says('Loading project...\n{\n  "success": true, "runs": [{"status": "running"}]\n}\nBye'))
-    assert superlink.status("7") == "running"
-    assert flwr.calls == ["ls fedsteph --run-id 7 --format json"]
+    assert superlink.status("7") == "running" and flwr.calls == ["ls fedsteph --run-id 7 --format json"]
 
 
 def test_flower_runs_quietly_in_its_own_home(flwr, superlink):
@@ -138,20 +134,15 @@ def test_no_answer_in_time_is_an_error(flwr, superlink, monkeypatch):
         superlink.status("7")
 
 
-# ---------------------------------------------------------------- waiting for the end
-
-
 @pytest.mark.parametrize("end", ["finished:completed", "finished:failed", "finished:stopped"])
 def test_the_true_status_of_the_end(flwr, superlink, end):
     flwr.answers(*map(status, ("pending", "starting", "running", "running", end)))
-    assert superlink.wait("7", lambda: True, patience=1e6) == end
-    assert len(flwr.calls) == 5
+    assert superlink.wait("7", lambda: True, patience=1e6) == end and len(flwr.calls) == 5
 
 
 def test_a_superlink_that_comes_back_is_waited_for(flwr, superlink):
     flwr.answers(status("running"), AWAY, "exit 1", says("junk"), status("running"), AWAY, status("finished:completed"))
-    assert superlink.wait("7", lambda: True, patience=1e6) == "finished:completed"
-    assert len(flwr.calls) == 7
+    assert superlink.wait("7", lambda: True, patience=1e6) == "finished:completed" and len(flwr.calls) == 7
 
 
 @pytest.fixture
@@ -171,8 +162,7 @@ def test_every_silence_is_told_with_its_length(flwr, superlink, every_20_s):
     """Counted from the last answer; nothing is told while it answers, or once it is given up."""
     told = []
     flwr.answers(AWAY, AWAY, status("running"), AWAY, status("running"), status("finished:completed"))
-    assert superlink.wait("7", lambda: True, 1e6, told.append) == "finished:completed"
-    assert told == [20, 40, 20]
+    assert superlink.wait("7", lambda: True, 1e6, told.append) == "finished:completed" and told == [20, 40, 20]
     told.clear()
     (flwr.folder / "calls").unlink()
     flwr.answers(status("running"), AWAY, AWAY, AWAY, AWAY)
@@ -200,8 +190,7 @@ def test_flower_is_seldom_asked_before_there_is_an_outcome(flwr, superlink, monk
     monkeypatch.setattr(flower_programs, "_ASK_SECONDS", 1e6)
     flwr.answers(status("running"), status("finished:completed"))
     polls = iter(range(1000))
-    assert superlink.wait("7", lambda: next(polls) > 50, patience=1e6) == "finished:completed"
-    assert len(flwr.calls) == 2
+    assert superlink.wait("7", lambda: next(polls) > 50, patience=1e6) == "finished:completed" and len(flwr.calls) == 2
     assert next(polls) > 50
 
 
@@ -234,17 +223,12 @@ def test_a_process_that_misses_flowers_window_is_named_and_in_the_end_given_up(f
     told = []
     slow = map(status, ("starting", "pending", "starting", "running", "finished:completed"))
     flwr.answers(status("pending"), *slow)
-    assert superlink.wait("7", lambda: True, 100, on_slow_start=told.append) == "finished:completed"
-    assert told == [40]
+    assert superlink.wait("7", lambda: True, 100, on_slow_start=told.append) == "finished:completed" and told == [40]
     (flwr.folder / "calls").unlink()
     flwr.answers(status("starting"), *4 * [status("pending")], status("starting"), says({"success": True}))
     with pytest.raises(EngineError, match="not up within Flower's 30 s, again and again") as caught:
         superlink.wait("7", lambda: True, 90)
-    assert "doctor server" in str(caught.value.remedy)
-    assert flwr.calls[-1] == "stop 7 fedsteph --format json"
-
-
-# ---------------------------------------------------------------- its surroundings
+    assert "doctor server" in str(caught.value.remedy) and flwr.calls[-1] == "stop 7 fedsteph --format json"
 
 
 def test_the_environment_has_this_installations_programs_first(tmp_path, monkeypatch):
@@ -252,8 +236,7 @@ def test_the_environment_has_this_installations_programs_first(tmp_path, monkeyp
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     monkeypatch.chdir(tmp_path)
     found = environment(Path("home"))
-    assert found["FLWR_HOME"] == str(tmp_path / "home")
-    assert found["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert found["FLWR_HOME"] == str(tmp_path / "home") and found["FLWR_TELEMETRY_ENABLED"] == "0"
     assert found["PATH"].split(os.pathsep)[0] == str(Path(flower_programs.program("flwr")).parent)
 
 

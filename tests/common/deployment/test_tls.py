@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from each_case import each
 from loopback import Tls, address_of, free_port, http_date, make_tls, raw, reissue, web
 
 from fedsteph.common.deployment import tls as tls_module
@@ -26,45 +27,35 @@ def refusal(address: str, ca: Path) -> DeploymentError:
     return caught.value
 
 
-# ---------------------------------------------------------------- what a SuperLink says
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 415, 422])
+@each("status", [400, 401, 403, 415, 422])
 def test_a_refusal_of_an_unsigned_message_is_a_superlink(tls, status):
     asked = []
     with web(tls, status, seen=lambda *request: asked.append(request)) as address:
         answer = ask(address, tls.ca)
-    assert asked == [("POST", "/v1/fleet/pull-messages")]
-    assert answer.protocol in ("TLSv1.2", "TLSv1.3")
-    assert 300 < (answer.expires - datetime.now(UTC)).days <= 397
-    assert answer.ahead_seconds is not None
+    assert asked == [("POST", "/v1/fleet/pull-messages")] and answer.protocol in ("TLSv1.2", "TLSv1.3")
+    assert 300 < (answer.expires - datetime.now(UTC)).days <= 397 and answer.ahead_seconds is not None
 
 
-@pytest.mark.parametrize("hours", [-2, 2])
+@each("hours", [-2, 2])
 def test_the_clock_is_compared_with_the_servers(tls, hours):
     with web(tls, date=http_date(timedelta(hours=hours))) as address:
         ahead = ask(address, tls.ca).ahead_seconds
-    assert ahead is not None
-    assert round(-ahead / 3600) == hours
+    assert ahead is not None and round(-ahead / 3600) == hours
 
 
 NO_DATES = [None, "yesterday", "Mon, 99 Foo 2026 99:99:99 GMT", "Sat, 21 Nov 2026 10:00:00"]
 
 
-@pytest.mark.parametrize("date", [*NO_DATES, "Sat, 21 Nov 2026 10:00:00 -0000"])
+@each("date", [*NO_DATES, "Sat, 21 Nov 2026 10:00:00 -0000"])
 def test_a_server_that_does_not_tell_the_time_has_no_clock(tls, date):
     with web(tls, date=date) as address:
         assert ask(address, tls.ca).ahead_seconds is None
 
 
-# ---------------------------------------------------------------- what stands there instead
-
-
 def test_a_closed_port(tls):
     address = f"127.0.0.1:{free_port()}"
     error = refusal(address, tls.ca)
-    assert error.where == address
-    assert "nothing answers there (Connection refused)" in error.what
+    assert error.where == address and "nothing answers there (Connection refused)" in error.what
 
 
 def test_a_name_that_nobody_has(tls, monkeypatch):
@@ -80,7 +71,7 @@ def test_a_server_without_tls(tls):
         assert "does not speak TLS" in refusal(address, tls.ca).what
 
 
-@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00" * 64])
+@each("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00" * 64])
 def test_a_server_of_another_protocol(tls, said):
     with raw(None, said) as address:
         assert "does not speak TLS" in refusal(address, tls.ca).what
@@ -99,21 +90,20 @@ def test_a_server_that_says_nothing_is_not_waited_for_for_ever(tls, silent, monk
     assert (error.where, error.what) == (silent, "something listens there, and says nothing within 0.1 s")
 
 
-@pytest.mark.parametrize("said", [b"220 mail.example.org ESMTP\r\n", b""])
+@each("said", [b"220 mail.example.org ESMTP\r\n", b""])
 def test_tls_without_http(tls, said):
     with raw(tls, said) as address:
         assert "speaks TLS there, and no HTTP" in refusal(address, tls.ca).what
 
 
-@pytest.mark.parametrize("status", [200, 302, 404, 405, 500])
+@each("status", [200, 302, 404, 405, 500])
 def test_another_web_server(tls, status):
     with web(tls, status) as address:
         error = refusal(address, tls.ca)
-    assert f"no Flower SuperLink (HTTP {status})" in error.what
-    assert "/v1/fleet/" in str(error.remedy)
+    assert f"no Flower SuperLink (HTTP {status})" in error.what and "/v1/fleet/" in str(error.remedy)
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
+@each("status", [502, 503, 504])
 def test_a_proxy_without_its_superlink(tls, status):
     with web(tls, status) as address:
         error = refusal(address, tls.ca)
@@ -121,17 +111,12 @@ def test_a_proxy_without_its_superlink(tls, status):
     assert "Start the SuperLink" in str(error.remedy)
 
 
-# ---------------------------------------------------------------- whom we trust
-
-
 def test_another_authority_of_the_same_name_is_not_trusted(tls, tmp_path):
     other = make_tls(tmp_path / "good")
     asked = []
     with web(other, seen=lambda *request: asked.append(request)) as address:
         error = refusal(address, tls.ca)
-    assert "does not hold against ca.crt" in error.what
-    assert "do not go on without" in str(error.remedy)
-    assert asked == []
+    assert "does not hold against ca.crt" in error.what and "do not go on without" in str(error.remedy) and asked == []
 
 
 def test_an_authority_that_holds_everywhere_else_is_likely_a_proxy_that_inspects_tls(tls, tmp_path, monkeypatch):
@@ -154,8 +139,7 @@ def test_a_certificate_for_another_name(tmp_path, names):
     tls = make_tls(tmp_path / "tls", names)
     with web(tls) as address:
         error = refusal(address, tls.ca)
-    assert "its certificate is not for this name" in error.what
-    assert "127.0.0.1" in error.what
+    assert "its certificate is not for this name" in error.what and "127.0.0.1" in error.what
 
 
 def test_a_certificate_that_lists_no_name(tmp_path):
@@ -176,8 +160,7 @@ def test_an_expired_certificate(tmp_path):
     reissue(tls, valid=timedelta(days=-1))
     with web(tls) as address:
         error = refusal(address, tls.ca)
-    assert "expired" in error.what
-    assert "clock" in str(error.remedy)
+    assert "expired" in error.what and "clock" in str(error.remedy)
 
 
 def test_a_certificate_that_is_not_valid_yet(tmp_path):
@@ -200,10 +183,7 @@ def test_a_key_is_no_certificate(tls):
     assert "no CA certificate" in refusal(f"127.0.0.1:{free_port()}", tls.ca_key).what
 
 
-# ---------------------------------------------------------------- addresses
-
-
-@pytest.mark.parametrize(
+@each(
     ("address", "parts"),
     [
         ("fl.example.org:9092", ("fl.example.org", 9092)),
@@ -221,24 +201,24 @@ NO_ADDRESSES += ["fl example org:9092", "x; }:9092", ".example.org:9092", "a" * 
 NO_ADDRESSES += [f"fl.example.org:{port}" for port in ("", "0", "65536", "-1", "9092/", "http", "²")]
 
 
-@pytest.mark.parametrize("address", NO_ADDRESSES)
+@each("address", NO_ADDRESSES)
 def test_what_is_no_address(address):
     with pytest.raises(DeploymentError, match="is not an address") as caught:
         split_address(address)
     assert "host:port" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("host", ["a" * 64, "fl..example.org"])
+@each("host", ["a" * 64, "fl..example.org"])
 def test_a_name_that_cannot_be_one(tls, host):
     refusal(f"{host}:9092", tls.ca)
 
 
-@pytest.mark.parametrize("name", ["fl.example.org", "localhost", "10.0.0.7", "::1", "a" * 63, "x-1.y"])
+@each("name", ["fl.example.org", "localhost", "10.0.0.7", "::1", "a" * 63, "x-1.y"])
 def test_a_hosts_name(name):
     require_host(name)
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     ["", "ex ample", "höst.example.org", "-x.org", "x-.org", "x.org.", "x\n", "[::1]", "a" * 64, "a." * 126 + "aa"],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,9 +26,7 @@ def test_files_are_written_whole_with_their_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("crash", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize(("owner", "step"), [(os, "fdopen"), (os, "fsync"), (Path, "replace")])
 @pytest.mark.parametrize("existing", [True, False])
-def test_a_crash_leaves_the_old_file_and_no_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: BaseException, owner: Any, step: str, existing: bool
-) -> None:
+def test_a_crash_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, crash, owner, step, existing) -> None:
     if existing:
         (tmp_path / "file").write_bytes(b"old")
     before = contents(tmp_path)

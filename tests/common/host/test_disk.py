@@ -58,8 +58,7 @@ def test_what_was_there_is_whole_and_the_next_line_is_too(folder: Path) -> None:
     ProgressLog(folder, "a").report("local", 1, 1, "done")
     assert [line.message for line in read_progress((folder / "progress.jsonl").read_text())] == ["", "done"]
     AuditLog(folder).append(Event("run.end", "noted", "run"))
-    assert verify(folder).torn_bytes == 0
-    assert len(write_identity(folder, "b", Identity.generate())) == 2
+    assert verify(folder).torn_bytes == 0 and len(write_identity(folder, "b", Identity.generate())) == 2
 
 
 @each("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.ENOTDIR])
@@ -77,8 +76,7 @@ def test_a_disk_error_without_a_path_is_no_bug(capsys, number: int) -> None:
     def command() -> None:
         raise OSError(number, os.strerror(number), "/data/x")
 
-    assert run(command) == 1
-    assert "error: /data/x: cannot be written" in capsys.readouterr().err
+    assert run(command) == 1 and "error: /data/x: cannot be written" in capsys.readouterr().err
 
 
 def test_half_a_module_of_bytecode_is_not_taken_for_a_user_who_leaves(capsys) -> None:

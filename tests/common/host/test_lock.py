@@ -65,8 +65,7 @@ def test_whoever_waits_has_its_turn(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_holds_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(RunFolderError), exclusive(tmp_path, wait=False):
             pass
         holder.kill()
@@ -86,9 +85,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path, wait: b
         with pytest.raises(OSError, match="symbolic link"), exclusive(folder, wait=wait):
             raise AssertionError("the link was followed")
         (folder / ".lock").unlink()
-    assert target.read_text() == "precious"
-    assert target.stat().st_mtime_ns == 1
-    assert not fresh.exists()
+    assert target.read_text() == "precious" and target.stat().st_mtime_ns == 1 and not fresh.exists()
 
 
 def test_a_lock_that_is_there_is_not_emptied(tmp_path: Path) -> None:

@@ -33,34 +33,19 @@ def event(phase: str, done: int, total: int = 4) -> ProgressLine:
 
 
 def test_a_long_phase_goes_on(watched):
-    assert watched(0, event("train.local", 0)) == ["server: train.local 0%"]
-    assert watched(19.9) == []
-    assert watched(0.1) == ["train.local goes on (20 s)"]
-    assert watched(10) == []
+    assert watched(0, event("train.local", 0)) == ["server: train.local 0%"] and watched(19.9) == []
+    assert watched(0.1) == ["train.local goes on (20 s)"] and watched(10) == []
     assert watched(10) == ["train.local goes on (40 s)"]
 
 
-def test_before_the_first_report_too(watched):
-    assert watched(20) == ["starting goes on (20 s)"]
-
-
 def test_whoever_has_just_spoken_is_not_silent(watched):
+    """The seconds are those of the phase; and before the first report as well."""
+    assert watched(20) == ["starting goes on (20 s)"]
     watched(0, event("train.local", 0))
-    assert watched(15, event("train.local", 1)) == ["server: train.local 25%"]
-    assert watched(15) == []
+    assert watched(15, event("train.local", 1)) == ["server: train.local 25%"] and watched(15) == []
     assert watched(5) == ["train.local goes on (35 s)"]
-
-
-def test_the_seconds_are_those_of_the_phase(watched):
-    watched(0, event("query.hello", 4))
-    watched(30, event("train.local", 0))
-    assert watched(20) == ["train.local goes on (20 s)"]
-
-
-def test_what_a_party_says_stands_behind_its_line(watched):
-    assert watched(0, ProgressLine("kirp", "train.merge", 1, 4, "fold 1 of 4")) == [
-        "kirp: train.merge 25% (fold 1 of 4)"
-    ]
+    watched(30, event("train.share", 0))
+    assert watched(20) == ["train.share goes on (20 s)"]
 
 
 def test_the_last_that_was_said_stands_behind_a_phase_that_goes_on(watched):

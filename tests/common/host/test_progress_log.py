@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedsteph.common.host import progress_log
+from fedsteph.common.host.progress import part, silent, unseen
 from fedsteph.common.host.progress_log import FILE, ProgressLine, ProgressLog, read_progress
 
 
@@ -69,3 +70,13 @@ def test_a_line_being_written_is_left_for_later(tmp_path: Path, clock: Clock) ->
     first = text.index("\n") + 1
     for length in range(len(text) + 1):
         assert len(read_progress(text[:length])) == (length >= first) + (length == len(text))
+
+
+def test_parts_of_parts_add_up():
+    """A piece of work moves a larger bar by its share."""
+    told = []
+    folds = [part(lambda *step: told.append(step), 3 * fold, 6, 3) for fold in range(2)]
+    for fold in folds:
+        part(fold, 1, 3, 2)(1, 4)
+        part(fold, 0, 3)(5, 5)
+    assert told == [(1.5, 6), (1, 6), (4.5, 6), (4, 6)] and unseen("a name") is silent

@@ -8,6 +8,7 @@ from math import exp, tanh
 import numpy as np
 import pytest
 import torch
+from each_case import each
 from torch import Tensor
 
 from fedsteph.common.config.recipe import ModelConfig
@@ -52,7 +53,7 @@ def by_hand(weights: dict[str, np.ndarray], instances: np.ndarray) -> tuple[np.n
     return np.array(z), np.array(attention), np.array([1 / (1 + exp(-logit)) for logit in logits])
 
 
-@pytest.mark.parametrize("n", [1, 2, 17])
+@each("n", [1, 2, 17])
 def test_forward_equals_a_loop_over_instances(n: int) -> None:
     abmil, instances = model(), bag(n)
     z, attention, hazards = by_hand({k: v.numpy() for k, v in abmil.state_dict().items()}, instances.numpy())
@@ -66,11 +67,10 @@ def test_parameters_of_the_paper() -> None:
     abmil = untrained_model(Architecture.of(PAPER), seed=42)
     assert sum(p.numel() for p in abmil.parameters()) == 1_197_729
     shapes = {name: tuple(tensor.shape) for name, tensor in abmil.encoder_state().items()}
-    assert list(shapes.items()) == list(abmil.architecture.encoder_shapes.items())
-    assert len(shapes) == 8
+    assert list(shapes.items()) == list(abmil.architecture.encoder_shapes.items()) and len(shapes) == 8
 
 
-@pytest.mark.parametrize("filler", [0.0, 1e6])
+@each("filler", [0.0, 1e6])
 def test_a_padded_batch_equals_each_bag_alone(filler: float) -> None:
     """Whatever stands in the padding, and in gradients too."""
     abmil, bags = model(), [bag(3, 1), bag(8, 2), bag(1, 3)]
@@ -127,7 +127,7 @@ def test_m0_is_torch_default_initialisation() -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", [*SMALL.encoder_shapes, "head.weight", "head.bias"])
+@each("name", [*SMALL.encoder_shapes, "head.weight", "head.bias"])
 def test_the_digest_changes_with_the_smallest_change_of_any_tensor(name: str) -> None:
     abmil = untrained_model(SMALL, 0)
     before = model_digest(abmil)
@@ -137,7 +137,7 @@ def test_the_digest_changes_with_the_smallest_change_of_any_tensor(name: str) ->
     assert model_digest(abmil) != before
 
 
-@pytest.mark.parametrize("field", ["width", "embed", "attention", "n_bins"])
+@each("field", ["width", "embed", "attention", "n_bins"])
 def test_the_architecture_digest_covers_every_size(field: str) -> None:
     assert dataclasses.replace(SMALL, **{field: 9}).digest != SMALL.digest
 

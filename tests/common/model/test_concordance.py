@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 from sksurv.exceptions import NoComparablePairException
@@ -42,7 +43,7 @@ def test_known_answer_with_many_ties() -> None:
     assert found.c_index == pytest.approx(0.48433333333333333, abs=1e-12)
 
 
-@pytest.mark.parametrize(
+@each(
     ("risk", "t", "e", "expected"),
     [
         ([2, 1], [1, 2], [1, 1], (1, 1.0)),
@@ -78,8 +79,7 @@ def test_agrees_with_scikit_survival(patients: list[tuple[int, bool, float]]) ->
         assert c_index(risk, t, e) is None
         return
     found = pairs(risk, t, e)
-    assert found.n_comparable == concordant + discordant + tied
-    assert found.concordant == concordant + tied / 2
+    assert found.n_comparable == concordant + discordant + tied and found.concordant == concordant + tied / 2
     assert c_index(risk, t, e) == pytest.approx(expected, abs=1e-12)
 
 
@@ -120,7 +120,7 @@ def test_counts_over_many_blocks_of_events() -> None:
     np.testing.assert_array_equal(whole, score)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@each("bad", [np.nan, np.inf, -np.inf])
 def test_a_risk_without_order_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         pairs(np.array([0.0, bad]), np.array([1.0, 2.0]), np.array([1, 1]))
@@ -167,7 +167,7 @@ def test_folds_without_pairs_are_left_out() -> None:
     assert bootstrap_mean([[NO_PAIR]], [1.0], resamples=50, seed=0) is None
 
 
-@pytest.mark.parametrize("seed", range(8))
+@each("seed", range(8))
 def test_a_lone_pair_may_be_drawn_by_no_resample(seed: int) -> None:
     lone = pairs(np.array([2.0, 1.0]), np.array([1.0, 2.0]), np.array([1, 1]))
     drawn = min(np.random.default_rng(seed).multinomial(2, [0.5, 0.5]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
+from each_case import each
 from plain_steph import pooled
 from torch import Tensor
 from torch.nn import functional
@@ -39,59 +41,53 @@ def require_independent(a: Tensor, b: Tensor, p: float) -> None:
     assert abs(covariance) < 5 * keep * (1 - keep) / a.numel() ** 0.5
 
 
-# ---------------------------------------------------------------- the draw
-
-
-@pytest.mark.parametrize("p", PROBABILITIES)
-@pytest.mark.parametrize("seed", [0, 1])
+@each("p", PROBABILITIES)
+@each("seed", [0, 1])
 def test_an_entry_is_kept_where_both_branches_would_keep_it(p: float, seed: int) -> None:
     require_share(dropout_of(p, seed).keep(MANY), p)
 
 
-@pytest.mark.parametrize(("p", "dropped"), [(0.25, 28_672), (0.5, 49_152), (0.1, 12_452)])
+@each(("p", "dropped"), [(0.25, 28_672), (0.5, 49_152), (0.1, 12_452)])
 def test_the_share_and_the_scale_by_hand(p: float, dropped: int) -> None:
     """7/16 and 3/4 of 65,536 exactly, and 0.19 of it rounded; what is kept is scaled back to a mean of 1."""
     found = dropout_of(p)
-    assert found.dropped == dropped
-    assert found.scale * (65_536 - dropped) / 65_536 == pytest.approx(1.0, rel=1e-15)
+    assert found.dropped == dropped and found.scale * (65_536 - dropped) / 65_536 == pytest.approx(1.0, rel=1e-15)
     assert found.scale == pytest.approx(1 / (1 - p) ** 2, rel=1e-4)
 
 
-@pytest.mark.parametrize(("dropped", "kept"), [(0, 1.0), (65_535, 2**-16), (1, 1 - 2**-16)])
+@each(("dropped", "kept"), [(0, 1.0), (65_535, 2**-16), (1, 1 - 2**-16)])
 def test_the_first_and_the_last_of_65_536_draws(dropped: int, kept: float) -> None:
     n = 2**22
     found = GateDropout(dropped, 5).keep(torch.empty(n)).sum()
     assert int(found) == pytest.approx(n * kept, abs=5 * (n * kept * (1 - kept)) ** 0.5)
 
 
-@pytest.mark.parametrize("p", [0.99, 0.998, 0.9999])
+@each("p", [0.99, 0.998, 0.9999])
 def test_a_probability_near_1_still_keeps_something_in_the_mean(p: float) -> None:
     """A configuration may ask for any below 1."""
     found = dropout_of(p)
-    assert 0 < found.dropped < 65_536
-    assert float(found.keep(MANY).double().mean()) < 0.001
+    assert 0 < found.dropped < 65_536 and float(found.keep(MANY).double().mean()) < 0.001
     z, _ = encode(untrained_model(SMALL, 0).encoder_state(), bag_of(4)[None], dropout=p)
     assert bool(z.isfinite().all())
 
 
-@pytest.mark.parametrize("shape", [(1,), (3,), (5, 7), (2, 3, 5), (1, 1), (0, 4)])
+@each("shape", [(1,), (3,), (5, 7), (2, 3, 5), (1, 1), (0, 4)])
 def test_a_draw_is_a_byte_per_entry_of_any_shape(shape: tuple[int, ...]) -> None:
     kept = dropout_of(0.25).keep(torch.empty(shape, dtype=torch.float64))
-    assert (kept.shape, kept.dtype) == (shape, torch.uint8)
-    assert set(kept.unique().tolist()) <= {0, 1}
+    assert (kept.shape, kept.dtype) == (shape, torch.uint8) and set(kept.unique().tolist()) <= {0, 1}
     assert torch.equal(kept.flatten(), dropout_of(0.25).keep(MANY)[: kept.numel()])
 
 
-@pytest.mark.parametrize("p", PROBABILITIES)
-@pytest.mark.parametrize("lag", [1, 2, 3, 4, 7, 8, 384, 1024])
+@each("p", PROBABILITIES)
+@each("lag", [1, 2, 3, 4, 7, 8, 384, 1024])
 def test_entries_are_independent_of_their_neighbours(p: float, lag: int) -> None:
     """Within a random word, from word to word, and one row of 384 down."""
     kept = dropout_of(p).keep(MANY)
     require_independent(kept[lag:], kept[:-lag], p)
 
 
-@pytest.mark.parametrize("p", PROBABILITIES)
-@pytest.mark.parametrize("position", [1, 16, 1024, 65_536, 249 * 1024])
+@each("p", PROBABILITIES)
+@each("position", [1, 16, 1024, 65_536, 249 * 1024])
 def test_draws_at_different_positions_are_independent(p: float, position: int) -> None:
     dropout = dropout_of(p)
     here, there = dropout.keep(MANY), dropout.keep(MANY, position)
@@ -100,7 +96,7 @@ def test_draws_at_different_positions_are_independent(p: float, position: int) -
     require_independent(here[:-1], there[1:], p)
 
 
-@pytest.mark.parametrize("step", [1, 1024])
+@each("step", [1, 1024])
 def test_every_entry_is_as_random_from_position_to_position_as_within_one(step: int) -> None:
     """The first entries of many pieces: seeds that lie side by side may not show in them."""
     dropout = dropout_of(0.25)
@@ -136,8 +132,6 @@ def test_a_draw_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# ---------------------------------------------------------------- beside two dropouts
-
 SMALL = Architecture(width=5, embed=6, attention=8, n_bins=2)
 
 
@@ -159,7 +153,7 @@ def largest_gap(a: Tensor, b: Tensor) -> float:
     return float((shares[0] - shares[1]).abs().max()) / critical
 
 
-@pytest.mark.parametrize("p", PROBABILITIES)
+@each("p", PROBABILITIES)
 def test_mean_and_variance_are_those_of_two_dropouts(p: float) -> None:
     """``E = ab`` and ``Var = (ab)^2 (1 / (1 - p)^2 - 1)``."""
     dropout, product = dropout_of(p), 0.7
@@ -169,7 +163,7 @@ def test_mean_and_variance_are_those_of_two_dropouts(p: float) -> None:
     assert float(found.var()) == pytest.approx(variance, rel=0.02)
 
 
-@pytest.mark.parametrize("p", PROBABILITIES)
+@each("p", PROBABILITIES)
 def test_the_score_is_distributed_as_under_two_dropouts(p: float) -> None:
     n, generator = 20_000, torch.Generator().manual_seed(4)
     a, b, c = (torch.randn(24, generator=generator).expand(n, -1) for _ in range(3))
@@ -204,31 +198,36 @@ def own_weights(n: int, bag: Tensor, p: float) -> Tensor:
     return encode(repeated, bag.expand(n, -1, -1), dropout=p)[0]
 
 
-@pytest.mark.parametrize("way", [alone, together, padded, own_weights])
+N_PASSES = 2500
+
+
+@cache
+def passes(p: float) -> Tensor:
+    torch.manual_seed(9)
+    return torch.stack([pooled(state_of(), bag_of(4), p) for _ in range(N_PASSES)])
+
+
+@each("way", [alone, together, padded, own_weights])
 def test_slide_vectors_are_distributed_as_under_two_dropouts(way: Callable[[int, Tensor, float], Tensor]) -> None:
-    n, bag, p = 2500, bag_of(4), 0.3
     torch.manual_seed(8)
-    found, state = way(n, bag, p), state_of()
-    expected = torch.stack([pooled(state, bag, p) for _ in range(n)])
-    other = torch.stack([pooled(state, bag, 0.2) for _ in range(n)])
-    gaps = [[largest_gap(a, b) for a, b in zip(found.t(), z.t(), strict=True)] for z in (expected, other)]
+    found = way(N_PASSES, bag_of(4), 0.3)
+    gaps = [[largest_gap(a, b) for a, b in zip(found.t(), passes(p).t(), strict=True)] for p in (0.3, 0.2)]
     assert max(gaps[0]) < 1
     assert max(gaps[1]) > 1.5, "this test could not tell them apart"
 
 
-@pytest.mark.parametrize("way", [alone, together, padded, own_weights])
+@each("way", [alone, together, padded, own_weights])
 def test_without_dropout_nothing_is_drawn_and_nothing_changes(way: Callable[[int, Tensor, float], Tensor]) -> None:
     assert GateDropout.drawn(0.0) is None
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = way(3, bag_of(4), 0.0)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first, way(3, bag_of(4), 0.0))
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(first, way(3, bag_of(4), 0.0))
     assert len(first.unique(dim=0)) == 1
     torch.testing.assert_close(first[0], pooled(state_of(), bag_of(4), 0.0))
 
 
-@pytest.mark.parametrize("way", [alone, together, padded, own_weights])
+@each("way", [alone, together, padded, own_weights])
 def test_passes_are_a_function_of_torch_s_seed(way: Callable[[int, Tensor, float], Tensor]) -> None:
     torch.manual_seed(1)
     first, second = way(3, bag_of(4), 0.25), way(3, bag_of(4), 0.25)

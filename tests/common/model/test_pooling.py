@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from each_case import each
 from live_memory import LiveMemory
 from plain_steph import ENCODER as LAYERS
 from plain_steph import pooled
@@ -89,8 +90,7 @@ def test_value_and_every_gradient_are_the_plain_ones(dtype: torch.dtype, toleran
     theta, bag = weights(dtype=dtype), bag_of(n, dtype=dtype)
     z, attention = pool(theta, bag, None)
     expected, expected_gradients = plain(theta, bag)
-    assert (z.dtype, z.shape) == (dtype, (SMALL.embed,))
-    assert (attention.dtype, attention.shape) == (dtype, (n,))
+    assert (z.dtype, z.shape) == (dtype, (SMALL.embed,)) and (attention.dtype, attention.shape) == (dtype, (n,))
     assert float((z.detach().double() - expected).abs().max()) <= tolerance * float(expected.abs().max())
     torch.testing.assert_close(attention.double(), plain_attention(theta, bag), rtol=20 * tolerance, atol=tolerance)
     require_close(gradients(theta, z), expected_gradients, tolerance)
@@ -108,9 +108,7 @@ def test_the_gradient_under_one_draw_is_the_slope_of_the_value(p: float) -> None
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_recomputed_gradients_are_the_kept_ones_bit_for_bit(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, n: int
-) -> None:
+def test_recomputed_gradients_are_the_kept_ones_bit_for_bit(monkeypatch, dtype, n) -> None:
     theta, bag, dropout = weights(dtype=dtype), bag_of(n, dtype=dtype), GateDropout.drawn(0.25)
     found = []
     for above in (NEVER, ALWAYS, n, n - 1):
@@ -131,9 +129,6 @@ def test_pieces_do_not_share_a_draw() -> None:
     torch.testing.assert_close(alike, torch.full_like(alike, 1 / (4 * PIECE)))
     rows = pool(theta, bag, GateDropout.drawn(0.4))[1].reshape(4, PIECE)
     assert not any(torch.allclose(rows[i], rows[j]) for i in range(4) for j in range(i))
-
-
-# ---------------------------------------------------------------- extreme scores
 
 
 def scoring(scores: Tensor, shift: float = 0.0) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -164,8 +159,7 @@ def test_a_score_far_above_the_others_takes_all(place: int, shift: float) -> Non
     scores[place] = 1e4
     theta, bag = scoring(scores, shift)
     z, attention = pool(theta, bag, None)
-    assert torch.equal(attention, (scores > 0).float())
-    assert torch.equal(z.detach(), bag[place])
+    assert torch.equal(attention, (scores > 0).float()) and torch.equal(z.detach(), bag[place])
     embed, *others = gradients(theta, z)
     torch.testing.assert_close(embed, torch.outer(direction(z.dtype, 4) * (bag[place] > 0), bag[place]))
     assert not any(bool(gradient.any()) for gradient in others[1:])
@@ -208,11 +202,10 @@ def test_a_largest_score_that_moves_in_every_piece(order: int) -> None:
     require_close(gradients(theta, z), expected_gradients, 1e-4)
 
 
-@pytest.mark.parametrize("n", [*SIZES, 50 * PIECE])
+@each("n", [*SIZES, 50 * PIECE])
 def test_attention_sums_to_1(n: int) -> None:
     _, attention = pool(weights(dtype=torch.float32), bag_of(n, dtype=torch.float32), GateDropout.drawn(0.25))
-    assert float(attention.min()) >= 0
-    assert float(attention.double().sum()) == pytest.approx(1.0, abs=1e-6)
+    assert float(attention.min()) >= 0 and float(attention.double().sum()) == pytest.approx(1.0, abs=1e-6)
 
 
 @both_ways
@@ -223,9 +216,6 @@ def test_the_order_of_instances_does_not_matter() -> None:
     torch.testing.assert_close(z_mixed, z, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(attention_mixed, attention[order], rtol=1e-12, atol=0)
     require_close(gradients(theta, z_mixed), gradients(theta, z), 1e-12)
-
-
-# ---------------------------------------------------------------- autograd
 
 
 @both_ways
@@ -318,8 +308,6 @@ def test_a_second_derivative_is_refused() -> None:
         first.sum().backward()
 
 
-# ---------------------------------------------------------------- memory
-
 ONE_FLOAT = 4
 ACTIVATIONS = SMALL.embed + 2 * SMALL.attention  # floats that a kept instance takes
 
@@ -359,7 +347,7 @@ def test_recomputation_begins_above_its_size(monkeypatch: pytest.MonkeyPatch) ->
     assert live[3 * PIECE] > 3 * PIECE * ACTIVATIONS * ONE_FLOAT > live[3 * PIECE + 1]
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@each("mode", [torch.no_grad, torch.inference_mode])
 def test_inference_keeps_no_activations(mode) -> None:
     """Also of weights that could learn, as those of a model in evaluation do."""
 
@@ -387,6 +375,4 @@ def test_activations_are_let_go_by_the_backward_pass() -> None:
             left.append(memory.live)
             z.sum().backward()
             left.append(memory.live)
-    assert left[0] > len(bag) * ACTIVATIONS * ONE_FLOAT
-    assert left[1] < 4 * len(bag) * ONE_FLOAT
-    assert left[2:] == left[:2]
+    assert left[0] > len(bag) * ACTIVATIONS * ONE_FLOAT and left[1] < 4 * len(bag) * ONE_FLOAT and left[2:] == left[:2]

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from each_case import each
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,10 +28,7 @@ def rounded(tensor: Tensor) -> np.ndarray:
     return kept.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-# ---------------------------------------------------------------- products
-
-
-@pytest.mark.parametrize(("n", "k", "m"), [(1, 1, 1), (7, 33, 5), (64, 512, 48)])
+@each(("n", "k", "m"), [(1, 1, 1), (7, 33, 5), (64, 512, 48)])
 def test_a_product_of_rounded_factors(n: int, k: int, m: int) -> None:
     """Sums run in float32 inside; what comes out may itself have been rounded once."""
     a, b = matrix(n, k), matrix(k, m, seed=1)
@@ -51,7 +49,7 @@ def test_a_product_by_hand() -> None:
     assert product(one, column, torch.float32).tolist() == [[1 + 2.0**-8]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_a_bias_is_added_to_each_row_in_full(dtype: torch.dtype) -> None:
     a, b, bias = matrix(6, 5), matrix(5, 4, seed=1), torch.tensor([1000.0, 1000.25, -1000.125, 2.0**-20])
     found = product(a, b, dtype, bias=bias)
@@ -60,7 +58,7 @@ def test_a_bias_is_added_to_each_row_in_full(dtype: torch.dtype) -> None:
     assert bias.tolist() == [1000.0, 1000.25, -1000.125, 2.0**-20]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_a_sum_over_pieces_stays_in_float32(dtype: torch.dtype) -> None:
     """256 and 1,000 quarters: in bfloat16, whose neighbours there lie 2 apart, it would stay at 256."""
     total = torch.full((1, 1), 256.0)
@@ -70,16 +68,13 @@ def test_a_sum_over_pieces_stays_in_float32(dtype: torch.dtype) -> None:
     assert total.tolist() == [[506.0]]
 
 
-@pytest.mark.parametrize("add", [False, True])
+@each("add", [False, True])
 def test_float64_is_left_alone_where_nothing_is_rounded(add: bool) -> None:
     a, b = matrix(6, 5).double(), matrix(5, 4, seed=1).double()
     extra = {"add_to": torch.zeros(6, 4, dtype=torch.float64)} if add else {}
     found = product(a, b, torch.float32, **extra)
     assert found.dtype == torch.float64
     np.testing.assert_allclose(found.numpy(), a.numpy() @ b.numpy(), rtol=1e-13, atol=1e-14)
-
-
-# ---------------------------------------------------------------- the block
 
 
 def test_nothing_is_rounded_unless_a_block_says_so() -> None:
@@ -111,16 +106,12 @@ def test_another_thread_is_not_in_the_block() -> None:
     assert seen == [torch.float32]
 
 
-# ---------------------------------------------------------------- linear
-
-
 def gradients(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad((out * matrix(*out.shape, seed=9)).sum(), (x, weight, bias))
 
 
 def require_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert found.dtype == torch.float32
-    assert found.shape == expected.shape
+    assert found.dtype == torch.float32 and found.shape == expected.shape
     assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
@@ -137,8 +128,6 @@ def test_linear_and_its_gradient() -> None:
     for found, wanted in zip(gradients(x, weight, bias, out), expected, strict=True):
         require_close(found, wanted, 1e-2)
 
-
-# ---------------------------------------------------------------- a whole encoder
 
 SMALL = Architecture(width=40, embed=24, attention=16, n_bins=4)
 MASK = torch.arange(30) < torch.tensor([[30], [17], [4]])
@@ -160,7 +149,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@each("way", WAYS)
 def test_an_encoder_under_bfloat16_is_close_and_gives_float32(way: str) -> None:
     copies, bags, mask = WAYS[way]
     theta = encoder(copies)
@@ -178,7 +167,7 @@ def test_an_encoder_under_bfloat16_is_close_and_gives_float32(way: str) -> None:
         assert float((ours - theirs).abs().max()) <= 3e-2 * max(float(theirs.abs().max()), 0.05 * largest)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@each("way", WAYS)
 def test_a_gradient_is_rounded_as_its_forward_pass_was(way: str) -> None:
     """A backward pass runs outside the block, or inside another one."""
     copies, bags, mask = WAYS[way]

@@ -97,8 +97,7 @@ def test_interval_by_hand():
     values = np.random.default_rng(0).permutation(1001).astype(float)
     assert interval_95(values) == pytest.approx((25.0, 975.0))
     assert interval_95(np.array([2.0, math.nan, 4.0])) == pytest.approx((2.05, 3.95))
-    assert interval_95(np.array([0.7])) == (0.7, 0.7)
-    assert interval_95(np.array([math.nan, math.nan])) is None
+    assert interval_95(np.array([0.7])) == (0.7, 0.7) and interval_95(np.array([math.nan, math.nan])) is None
     assert interval_95(np.array([])) is None
 
 
@@ -132,8 +131,7 @@ def test_more_pairs_than_float32_can_count_are_counted_to_the_last():
         # Of the pairs of distinct patients, those with the last one are discordant.
         comparable = (n * n - int((draw**2).sum())) // 2
         discordant = int(draw[-1]) * (n - int(draw[-1]))
-        assert comparable > 2**24
-        assert value == np.float32((comparable - discordant) / comparable)
+        assert comparable > 2**24 and value == np.float32((comparable - discordant) / comparable)
 
 
 def test_memory_grows_with_patients_and_not_with_pairs():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from each_case import each
 
 from fedsteph.common.model.survival import bin_of, empirical_hazard, nll, risk_score, survival_from_hazards
 
@@ -23,11 +24,10 @@ def known(key: str) -> torch.Tensor:
     return torch.from_numpy(ORACLE[key])
 
 
-@pytest.mark.parametrize(("days", "expected"), BINS.items())
+@each(("days", "expected"), BINS.items())
 def test_bin_of_known_times(days: float, expected: int) -> None:
     found = bin_of(np.array([days]))
-    assert found.tolist() == [expected]
-    assert found.dtype == np.int64
+    assert found.tolist() == [expected] and found.dtype == np.int64
 
 
 def test_bins_keep_their_shape_and_their_last_edge() -> None:
@@ -35,7 +35,7 @@ def test_bins_keep_their_shape_and_their_last_edge() -> None:
     assert bin_of(times, n_bins=3).tolist() == [[0, 1], [2, 2]]
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@each("alpha", [0.0, 0.5])
 def test_nll_of_known_bags(alpha: float) -> None:
     per_bag = nll(known("hazards"), known("t"), known("e"), alpha)
     expected = known(f"nll_alpha{alpha}_no_reduction")[:, 0]
@@ -70,7 +70,7 @@ def test_survival_and_risk_by_hand() -> None:
     torch.testing.assert_close(risk_score(hazards), torch.tensor([-1.3, -1.0]))
 
 
-@pytest.mark.parametrize(
+@each(
     ("hazards", "y", "event", "expected"),
     [
         ([0.2, 0.5, 0.1], 0, 1, -log(0.2)),
@@ -103,7 +103,7 @@ def test_a_cohort_without_events_has_a_small_finite_hazard() -> None:
     np.testing.assert_allclose(found, 10 * mean / (np.array([3, 2, 1, 1]) + 10), rtol=1e-12)
 
 
-@pytest.mark.parametrize("n", [1, 5_000_000])
+@each("n", [1, 5_000_000])
 def test_a_cohort_of_events_alone_keeps_a_finite_logit(n: int) -> None:
     """All in the first bin: its hazard tends to 1, the later ones' too, and neither becomes 1."""
     found = empirical_hazard(np.zeros(n, dtype=np.int64), np.ones(n), n_bins=3)

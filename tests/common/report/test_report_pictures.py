@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.colors
 import numpy as np
 import pytest
+from each_case import each
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
@@ -50,8 +51,6 @@ def close(found: Any, expected: Any) -> bool:
     return bool(np.allclose(np.array(found, float), np.array(expected, float), rtol=0, atol=1e-12))
 
 
-# ---------------------------------------------------------------- C-index
-
 NONE = (None, None, None)
 ROWS = {
     "local": MethodScores((0.5, 0.6, 0.7), ((0.4, 0.55), (0.5, 0.75), (0.7, 0.8)), 0.6, (0.52, 0.66)),
@@ -72,8 +71,7 @@ def test_every_defined_fold_is_a_point_and_every_mean_a_diamond():
         expected.append((row.mean, row.interval_95))
     assert len(found) == len(expected) == 3 + 1 + 2 + 1 + 3 + 1
     for (x, _, ends), (value, interval) in zip(found, expected, strict=True):
-        assert x == value
-        assert (ends is None) == (interval is None)
+        assert x == value and (ends is None) == (interval is None)
         assert ends is None or close(ends, interval)
 
 
@@ -92,25 +90,21 @@ def test_points_lie_in_their_method_s_row_and_folds_from_the_top_down():
 
 def test_methods_are_named_and_means_written():
     axes = axes_of(c_index_picture("c", ROWS, WHO))
-    assert [label.get_text() for label in axes.get_yticklabels()] == SHOWN
-    assert list(axes.get_yticks()) == [0, 1, 2]
-    assert [text.get_text() for text in axes.texts] == ["0.600", "0.700", "0.500"]
-    assert "C-index" in axes.get_xlabel()
+    assert [label.get_text() for label in axes.get_yticklabels()] == SHOWN and list(axes.get_yticks()) == [0, 1, 2]
+    assert [text.get_text() for text in axes.texts] == ["0.600", "0.700", "0.500"] and "C-index" in axes.get_xlabel()
     (chance,) = [line for line in axes.lines if list(line.get_xdata()) == [0.5, 0.5]]
     assert chance.get_linestyle() == ":"
 
 
 def test_the_c_index_figure_says_whose_it_is():
     picture = c_index_picture("c", ROWS, WHO)
-    assert said(picture) == f"{picture.title} {WHO}"
-    assert picture.note
+    assert said(picture) == f"{picture.title} {WHO}" and picture.note
 
 
 def test_no_c_index_at_all_is_a_sentence():
     for rows in ({}, {"local": ROWS["all undefined"]}, {"a": ROWS["all undefined"], "b": ROWS["all undefined"]}):
         picture = c_index_picture("c", rows, WHO)
-        assert picture.figure is None
-        assert "no C-index exists" in picture.instead
+        assert picture.figure is None and "no C-index exists" in picture.instead
 
 
 def test_the_c_index_table_has_every_method_and_every_fold():
@@ -122,28 +116,23 @@ def test_the_c_index_table_has_every_method_and_every_fold():
     ]
     table = c_index_table(ROWS)
     assert (table.header, table.rows) == (["method", "fold 0", "fold 1", "fold 2", "mean"], expected)
-    assert c_index_picture("c", ROWS, WHO).numbers == table
-    assert c_index_table({}).header == ["method", "mean"]
+    assert c_index_picture("c", ROWS, WHO).numbers == table and c_index_table({}).header == ["method", "mean"]
 
 
 def test_an_interval_that_leaves_its_mean_out_has_no_bar_backwards():
     """Resamples of a skewed C-index may lie on one side of it."""
     row = MethodScores((0.9,), ((0.7, 0.8),), 0.9, (0.92, 0.95))
     ((x, _, first), (mean, _, second)) = points(axes_of(c_index_picture("c", {"m": row}, WHO)))
-    assert (x, mean) == (0.9, 0.9)
-    assert close(first, [0.7, 0.9])
-    assert close(second, [0.9, 0.95])
+    assert (x, mean) == (0.9, 0.9) and close(first, [0.7, 0.9]) and close(second, [0.9, 0.95])
 
 
-@pytest.mark.parametrize("n", [1, 9, 13])
+@each("n", [1, 9, 13])
 def test_many_methods_and_folds_all_have_their_points(n):
     rows = {f"method {i}": MethodScores((0.5 + 0.01 * i,) * n, (None,) * n, 0.5, None) for i in range(n)}
     axes = axes_of(c_index_picture("c", rows, WHO))
     assert len(axes.containers) == n * (n + 1)
     assert [round(y) for _, y, _ in points(axes)] == [i for i in range(n) for _ in range(n + 1)]
 
-
-# ---------------------------------------------------------------- differences
 
 GAPS: dict[str, tuple[float | None, tuple[float, float] | None]] = {
     "worse": (-0.03, (-0.05, -0.01)),
@@ -162,13 +151,10 @@ def test_differences_are_drawn_largest_first_with_their_bars():
     assert [y for _, y, _ in found] == [0, 1, 2, 3, 4]
     for label, (x, _, ends) in zip(ORDER, found, strict=True):
         gap, interval = GAPS[label]
-        assert x == gap
-        assert (ends is None) == (interval is None)
+        assert x == gap and (ends is None) == (interval is None)
         assert ends is None or close(ends, interval)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ORDER
-    assert axes.get_ylim()[0] > 4
-    assert axes.get_ylim()[1] < 0
-    assert "Harrell" in axes.get_xlabel()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ORDER and axes.get_ylim()[0] > 4
+    assert axes.get_ylim()[1] < 0 and "Harrell" in axes.get_xlabel()
     (zero,) = [line for line in axes.lines if list(line.get_xdata()) == [0.0, 0.0]]
     assert zero.get_linestyle() == ":"
 
@@ -203,11 +189,7 @@ def test_the_difference_figure_says_against_what_and_whose():
 def test_nothing_to_compare_is_a_sentence():
     for rows in ({}, {"unknown": GAPS["unknown"]}):
         picture = difference_picture("d", "STEPH", rows, WHO)
-        assert picture.figure is None
-        assert picture.instead == "No method can be compared with it."
-
-
-# ---------------------------------------------------------------- source matrix
+        assert picture.figure is None and picture.instead == "No method can be compared with it."
 
 
 COEFFICIENTS = {
@@ -219,8 +201,7 @@ COEFFICIENTS = {
 
 def test_every_target_is_a_column_and_every_source_a_row_and_blank_where_it_is_none():
     sources, targets, values = matrix(COEFFICIENTS)
-    assert targets == ["north", "south", "east"]
-    assert sources == ["east", "north", "south", "west"]
+    assert targets == ["north", "south", "east"] and sources == ["east", "north", "south", "west"]
     by_hand = np.full((4, 3), np.nan)
     by_hand[2, 0], by_hand[3, 0], by_hand[0, 0], by_hand[1, 1] = 0.3, 0.05, -0.05, 0.0
     np.testing.assert_array_equal(values, by_hand)
@@ -247,10 +228,8 @@ def test_the_matrix_is_drawn_with_its_numbers():
         for j in range(len(targets))
         if not np.isnan(values[i, j])
     }
-    assert written == expected
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("target", "source")
-    assert said(picture) == f"{picture.title} {WHO}"
-    assert picture.numbers is not None
+    assert written == expected and (axes.get_xlabel(), axes.get_ylabel()) == ("target", "source")
+    assert said(picture) == f"{picture.title} {WHO}" and picture.numbers is not None
     assert picture.numbers.header == ["source", *targets]
     assert picture.numbers.rows == [
         ["east", "-0.0500", "-", "-"],
@@ -262,7 +241,7 @@ def test_the_matrix_is_drawn_with_its_numbers():
     assert bar.get_ylabel() == "mean w (1 - lam)"
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.2, 0.3), (-1.0, 0.1)])
+@each(("low", "high"), [(0.0, 1.0), (0.2, 0.3), (-1.0, 0.1)])
 def test_numbers_can_be_read_on_their_colours(low, high):
     """A contrast of at least 4 to 1 between each number and the cell that it stands on, by the WCAG's formula.
 
@@ -290,5 +269,4 @@ def test_coefficients_that_are_all_0_are_drawn_and_none_at_all_are_a_sentence():
     assert [text.get_text() for text in axes_of(matrix_picture("m", zero, WHO)).texts] == ["0.00"]
     for nothing in ({}, {"a": {}}, {"a": {}, "b": {}}):
         picture = matrix_picture("m", nothing, WHO)
-        assert picture.figure is None
-        assert picture.instead == "No source was merged anywhere."
+        assert picture.figure is None and picture.instead == "No source was merged anywhere."

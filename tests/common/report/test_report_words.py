@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from each_case import each
 
 from fedsteph.common.model.method_scores import MinusLocal
 from fedsteph.common.report.conclusion import against_local, over_targets, rounded
@@ -22,10 +23,7 @@ def gap(mean: float | None, low: float = 0.0, high: float = 0.0, won: int = 2, *
     return MinusLocal(mean, (low, high) if interval else None, won)
 
 
-# ---------------------------------------------------------------- one target
-
-
-@pytest.mark.parametrize(
+@each(
     ("found", "sentence"),
     [
         (
@@ -64,35 +62,31 @@ def test_a_method_against_the_local_model(found, sentence):
 
 
 def test_a_method_that_cannot_be_compared_is_not_judged():
-    assert against_local("STEPH", gap(None), 5) is None
-    assert over_targets("STEPH", [gap(None), gap(None)]) is None
+    assert against_local("STEPH", gap(None), 5) is None and over_targets("STEPH", [gap(None), gap(None)]) is None
     assert over_targets("STEPH", []) is None
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 0.02), (-0.02, 0.0), (0.0, 0.0), (-1.0, 1.0)])
+@each(("low", "high"), [(0.0, 0.02), (-0.02, 0.0), (0.0, 0.0), (-1.0, 1.0)])
 def test_an_interval_that_ends_at_0_includes_it(low, high):
     for text in (against_local("A", gap(0.01, low, high), 3), over_targets("A", [gap(0.01, low, high)])):
         assert "includes 0, so no difference is established" in text
 
 
-@pytest.mark.parametrize(("low", "high"), [(1e-9, 0.02), (-0.02, -1e-9)])
+@each(("low", "high"), [(1e-9, 0.02), (-0.02, -1e-9)])
 def test_an_interval_that_leaves_0_out_says_nothing_of_it(low, high):
     for text in (against_local("A", gap(0.01, low, high), 3), over_targets("A", [gap(0.01, low, high)])):
         assert "includes 0" not in text
 
 
-@pytest.mark.parametrize("mean", [0.0004, -0.0004, 0.0])
+@each("mean", [0.0004, -0.0004, 0.0])
 def test_what_is_not_seen_in_three_decimals_is_no_difference(mean):
     for text in (against_local("A", gap(mean), 3), over_targets("A", [gap(mean)])):
         assert "A is as good as the local model" in text
 
 
-@pytest.mark.parametrize(("mean", "words"), [(0.0006, "better"), (-0.0006, "worse")])
+@each(("mean", "words"), [(0.0006, "better"), (-0.0006, "worse")])
 def test_what_is_seen_in_three_decimals_is_one(mean, words):
     assert f"A is {words} than the local model by 0.001 of C-index" in against_local("A", gap(mean), 3)
-
-
-# ---------------------------------------------------------------- several targets
 
 
 def test_the_mean_over_targets_and_its_interval_against_drawn_samples():
@@ -123,8 +117,7 @@ def test_over_targets_no_difference_is_said_as_plainly():
     assert text.startswith(
         "A is worse than the local model by 0.025 of C-index in the mean over 2 targets (95% interval"
     )
-    assert "it includes 0, so no difference is established)" in text
-    assert text.endswith("and better on 1 of them")
+    assert "it includes 0, so no difference is established)" in text and text.endswith("and better on 1 of them")
 
 
 def test_without_every_target_s_interval_there_is_none_of_the_mean():
@@ -138,10 +131,7 @@ def test_one_target_alone_keeps_its_own_interval():
     assert "(95% interval +0.010 to +0.050)" in over_targets("A", [gap(0.03, 0.01, 0.05)])
 
 
-# ---------------------------------------------------------------- rounded
-
-
-@pytest.mark.parametrize(
+@each(
     ("scores", "sentence"),
     [
         (
@@ -166,8 +156,7 @@ def test_one_target_alone_keeps_its_own_interval():
 )
 def test_rounded_scores_in_words(scores, sentence):
     first, second = rounded("kirp", scores)
-    assert first == sentence
-    assert "without intervals, which establish nothing" in second
+    assert first == sentence and "without intervals, which establish nothing" in second
 
 
 def test_rounded_scores_never_gain_digits():
@@ -179,16 +168,11 @@ def test_rounded_scores_never_gain_digits():
                 assert {-1: "0.01 worse than", 0: "the same as", 1: "0.01 better than"}[better] in text
 
 
-@pytest.mark.parametrize(
-    "scores", [{}, {"local": 0.6}, {"STEPH": 0.6}, {"local": None, "STEPH": 0.6}, {"local": 0.6, "STEPH": None}]
-)
+@each("scores", [{}, {"local": 0.6}, {"STEPH": 0.6}, {"local": None, "STEPH": 0.6}, {"local": 0.6, "STEPH": None}])
 def test_scores_that_are_kept_are_not_guessed(scores):
     (text,) = rounded("kirp", {**scores, "deployed": 0.7})
-    assert text.startswith("At kirp, scores are undefined or kept by the site's policy")
-    assert "0." not in text
+    assert text.startswith("At kirp, scores are undefined or kept by the site's policy") and "0." not in text
 
-
-# ---------------------------------------------------------------- what was shared
 
 SHA = hashlib.sha256(b"envelope").hexdigest()
 EVENTS = [
@@ -217,8 +201,7 @@ def test_relayed_envelopes_are_those_of_the_run(lines):
     table = relayed(lines, "run-1")
     assert [(row[0], row[1], row[3]) for row in table.rows] == [("south -> north", "4,718,592", SHA)]
     assert table.rows[0][2] == lines[1].time[:10] + " " + lines[1].time[11:19]
-    assert [row[1] for row in relayed(lines, "run-2").rows] == ["17"]
-    assert relayed(lines, "run-3").rows == []
+    assert [row[1] for row in relayed(lines, "run-2").rows] == ["17"] and relayed(lines, "run-3").rows == []
     assert relayed([], "run-1").rows == []
 
 
@@ -233,9 +216,7 @@ FORGED = ["site-a", "take vector of mallory", "failed", "ForgedEnvelopeError", "
 
 def test_a_site_s_decisions_are_those_of_the_run(lines):
     table = decided(lines, "run-1", "site-a")
-    assert table.rows == ALLOWED
-    assert len(table.header) == 6
-    assert decided(lines, "run-2", "site-a").rows == [FORGED]
+    assert table.rows == ALLOWED and len(table.header) == 6 and decided(lines, "run-2", "site-a").rows == [FORGED]
     assert decided(lines, "run-3", "site-a").rows == []
 
 
@@ -256,8 +237,6 @@ def test_what_was_shared_leaves_empty_tables_out(lines):
     ]
     assert transfer_section([empty], [], "float32").blocks[1:] == [Text("No envelope is in the audit logs at hand.")]
 
-
-# ---------------------------------------------------------------- provenance
 
 MANIFEST: dict[str, Any] = {
     "run": "0123abcd",
@@ -298,6 +277,5 @@ def test_cost_has_seconds_bytes_and_sizes():
 
 def test_a_result_s_own_limits_come_before_those_of_all():
     (points,) = limits_section(["Of this one."]).blocks
-    assert points == Points(["Of this one.", *LIMITS])
-    assert limits_section().blocks == [Points(list(LIMITS))]
+    assert points == Points(["Of this one.", *LIMITS]) and limits_section().blocks == [Points(list(LIMITS))]
     assert any("Task vectors can tell whether a patient was in a training set" in limit for limit in LIMITS)

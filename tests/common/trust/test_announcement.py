@@ -6,6 +6,7 @@ import stat
 from dataclasses import replace
 
 import pytest
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keys_and_rosters import identity_of, roster_of
@@ -23,23 +24,18 @@ def enter(announcement: Announcement, roster: Roster, **given: str | None) -> Ro
     return announcement.enter(roster, **{"cancer": None, "contact": None, "today": TODAY, **given})
 
 
-# ---------------------------------------------------------------- the file
-
-
 @pytest.mark.parametrize("before", [None, OLD])
 def test_it_comes_back_from_its_file(tmp_path, before):
     path = tmp_path / "kirp.public.yaml"
     made = Announcement.of("kirp", NEW, before)
     write_announcement(path, made)
-    assert read_announcement(path) == made
-    assert made.keys == NEW.public
+    assert read_announcement(path) == made and made.keys == NEW.public
 
 
 def test_the_file_is_for_everyone_and_says_so(tmp_path):
     path = tmp_path / "kirp.public.yaml"
     write_announcement(path, Announcement.of("kirp", OLD))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert path.read_text().startswith("# fedsteph PUBLIC keys")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644 and path.read_text().startswith("# fedsteph PUBLIC keys")
 
 
 def test_no_secret_stands_in_it(tmp_path):
@@ -49,8 +45,7 @@ def test_no_secret_stands_in_it(tmp_path):
     assert b"secret" not in content
     for identity in (NEW, OLD):
         for seed in (identity.sign_seed, identity.seal_seed):
-            assert seed not in content
-            assert seed.hex().encode() not in content
+            assert seed not in content and seed.hex().encode() not in content
 
 
 @pytest.mark.parametrize(
@@ -78,11 +73,10 @@ def test_a_changed_file_is_refused(tmp_path, change, told):
     path.write_text("".join(f"{key}: {'null' if v is None else repr(v)}\n" for key, v in fields.items()))
     with pytest.raises(ConfigError) as caught:
         read_announcement(path)
-    assert caught.value.where == str(path)
-    assert told in caught.value.what
+    assert caught.value.where == str(path) and told in caught.value.what
 
 
-@pytest.mark.parametrize("half", ["sign", "seal"])
+@each("half", ["sign", "seal"])
 def test_keys_of_the_wrong_type_are_refused(half):
     plain = Announcement.of("kirp", OLD)
     other = {"sign": plain.seal, "seal": plain.sign}[half]
@@ -98,22 +92,19 @@ def test_what_is_no_public_file(tmp_path, content):
         read_announcement(path)
 
 
-# ---------------------------------------------------------------- a new site
-
-
 def test_a_new_site_is_entered_with_its_keys():
     entered = enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="KIRP", contact="pathology IT")
     [entry] = entered.sites
     assert (entry.site, entry.cancer, entry.contact, entry.keys) == ("kirp", "KIRP", "pathology IT", OLD.public)
 
 
-@pytest.mark.parametrize("given", [{}, {"cancer": "KIRP"}, {"contact": "pathology IT"}])
+@each("given", [{}, {"cancer": "KIRP"}, {"contact": "pathology IT"}])
 def test_a_new_site_needs_its_cancer_and_contact(given):
     with pytest.raises(RosterError, match="--cancer and --contact"):
         enter(Announcement.of("kirp", OLD), Roster("fed"), **given)
 
 
-@pytest.mark.parametrize("contact", ["", "two\nlines", "x" * 121])
+@each("contact", ["", "two\nlines", "x" * 121])
 def test_a_contact_is_one_line(contact):
     with pytest.raises(RosterError, match="printable line"):
         enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="KIRP", contact=contact)
@@ -124,23 +115,14 @@ def test_two_sites_cannot_have_the_same_keys():
         enter(Announcement.of("kirc", OLD), roster_of("kirp"), cancer="KIRC", contact="IT")
 
 
-# ---------------------------------------------------------------- a rotation
-
-
 def test_a_rotation_takes_the_place_and_revokes_what_was_there():
     before = roster_of("kirp", "kirc")
     after = enter(Announcement.of("kirp", NEW, OLD), before)
     entry = after.entry("kirp")
-    assert entry is not None
-    assert (entry.keys, entry.cancer, entry.contact) == (NEW.public, "test", "data office")
+    assert entry is not None and (entry.keys, entry.cancer, entry.contact) == (NEW.public, "test", "data office")
     assert after.entry("kirc") == before.entry("kirc")
     [gone] = after.revoked
-    assert (gone.site, gone.fingerprint, gone.date, gone.reason) == (
-        "kirp",
-        OLD.public.fingerprint,
-        TODAY,
-        "rotated",
-    )
+    assert (gone.site, gone.fingerprint, gone.date, gone.reason) == ("kirp", OLD.public.fingerprint, TODAY, "rotated")
     assert after.digest != before.digest
 
 
@@ -148,8 +130,7 @@ def test_a_rotation_may_change_cancer_and_contact():
     entry = enter(Announcement.of("kirp", NEW, OLD), roster_of("kirp"), cancer="KIRP", contact="night shift").entry(
         "kirp"
     )
-    assert entry is not None
-    assert (entry.cancer, entry.contact) == ("KIRP", "night shift")
+    assert entry is not None and (entry.cancer, entry.contact) == ("KIRP", "night shift")
 
 
 def test_rotations_follow_each_other():
@@ -179,14 +160,14 @@ def attacks() -> dict[str, Announcement]:
     }
 
 
-@pytest.mark.parametrize("attack", attacks())
+@each("attack", attacks())
 def test_a_strangers_rotation_is_refused(attack):
     with pytest.raises(RosterError, match=r"did not sign this rotation|stands in the roster already") as caught:
         enter(attacks()[attack], roster_of("kirp"), cancer="KIRP", contact="IT")
     assert "fedsteph roster revoke ROSTER kirp" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("keys", [OLD, NEW, STRANGER])
+@each("keys", [OLD, NEW, STRANGER])
 def test_a_listed_site_without_a_rotation_is_told_that_it_is_listed(keys):
     """Not that a proof failed, of which there was none; not even with the very same keys."""
     with pytest.raises(RosterError) as caught:
@@ -232,7 +213,7 @@ def test_a_rotation_onto_another_sites_keys_is_refused():
         enter(onto, roster_of("kirp", "kirc"))
 
 
-@pytest.mark.parametrize("revoked_as", ["kirp", "kirc"])
+@each("revoked_as", ["kirp", "kirc"])
 def test_revoked_keys_never_come_back_under_any_name(revoked_as):
     roster = roster_of("kirp").without("kirp", TODAY, "laptop lost")
     with pytest.raises(RosterError, match="revoked"):

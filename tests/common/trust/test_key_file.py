@@ -32,8 +32,7 @@ def assert_no_secret(shown: str) -> None:
 
 
 def test_round_trip(paths: tuple[Path, Path]) -> None:
-    assert [path.name for path in paths] == ["site-a.sign.key", "site-a.seal.key"]
-    assert read_identity(*paths) == IDENTITY
+    assert [path.name for path in paths] == ["site-a.sign.key", "site-a.seal.key"] and read_identity(*paths) == IDENTITY
     assert read_identity(*paths).public == IDENTITY.public
 
 
@@ -81,8 +80,7 @@ def test_the_file_is_never_open_to_others_while_it_is_written(tmp_path: Path, mo
         write_identity(tmp_path, "site-a", IDENTITY)
     finally:
         os.umask(before)
-    assert modes == [0o600, 0o600]
-    assert opened == [(0o600, 0, os.O_EXCL)] * 2
+    assert modes == [0o600, 0o600] and opened == [(0o600, 0, os.O_EXCL)] * 2
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -91,8 +89,7 @@ def test_a_file_that_others_can_reach_is_refused(paths: tuple[Path, Path], which
     paths[which].chmod(mode)
     with pytest.raises(KeyFileError, match=rf"can be reached by other users \(mode {mode:04o}\)") as caught:
         read_identity(*paths)
-    assert caught.value.where == str(paths[which])
-    assert f"chmod 600 {paths[which]}" in str(caught.value.remedy)
+    assert caught.value.where == str(paths[which]) and f"chmod 600 {paths[which]}" in str(caught.value.remedy)
     assert "rotate" in str(caught.value.remedy)
     assert_no_secret(str(caught.value))
 
@@ -225,14 +222,11 @@ SIGN_LINE = encode(SIGN_SECRET, IDENTITY.sign_seed)
         "bytes",
     ],
 )
-def test_a_file_that_is_not_one_key_is_refused_and_not_repeated(
-    paths: tuple[Path, Path], content: bytes, said: str
-) -> None:
+def test_a_file_that_is_not_one_key_is_refused_and_not_repeated(paths, content, said) -> None:
     paths[0].write_bytes(content)
     with pytest.raises((KeyFileError, KeyFormatError), match=re.escape(said)) as caught:
         read_identity(*paths)
-    assert isinstance(caught.value, FedstephError)
-    assert caught.value.where == str(paths[0])
+    assert isinstance(caught.value, FedstephError) and caught.value.where == str(paths[0])
     assert_no_secret(str(caught.value))
 
 
@@ -246,8 +240,7 @@ def test_the_header_says_what_the_file_is_and_holds_no_secret(paths: tuple[Path,
     for path, purpose in zip(paths, ("sign as site-a", "open what is sealed to site-a"), strict=True):
         lines = path.read_text().splitlines()
         header, keys = "\n".join(lines[:-1]), [line for line in lines if not line.startswith("#")]
-        assert keys == lines[-1:]
-        assert header.startswith(f"# fedsteph SECRET key to {purpose}. It stays at this site")
+        assert keys == lines[-1:] and header.startswith(f"# fedsteph SECRET key to {purpose}. It stays at this site")
         assert re.search(r"^# made \d{4}-\d{2}-\d{2}; ", header, re.MULTILINE)
         assert f"fingerprint of the public halves {IDENTITY.public.fingerprint}" in header
         assert_no_secret(header)
@@ -257,7 +250,5 @@ def test_the_header_says_what_the_file_is_and_holds_no_secret(paths: tuple[Path,
 
 def test_each_file_holds_one_purpose_only(paths: tuple[Path, Path]) -> None:
     sign, seal = (path.read_text() for path in paths)
-    assert SEAL_SECRET not in sign
-    assert SIGN_SECRET not in seal
-    assert encode(SEAL_SECRET, IDENTITY.seal_seed) not in sign
+    assert SEAL_SECRET not in sign and SIGN_SECRET not in seal and encode(SEAL_SECRET, IDENTITY.seal_seed) not in sign
     assert SIGN_LINE not in seal

@@ -72,8 +72,7 @@ def test_public_halves_are_those_that_the_library_derives_from_the_seeds() -> No
     assert PUBLIC.sign == Ed25519PrivateKey.from_private_bytes(IDENTITY.sign_seed).public_key().public_bytes_raw()
     kem = MLKEM768PrivateKey.from_seed_bytes(IDENTITY.seal_seed[:64]).public_key().public_bytes_raw()
     dh = X25519PrivateKey.from_private_bytes(IDENTITY.seal_seed[64:]).public_key().public_bytes_raw()
-    assert PUBLIC.seal == kem + dh
-    assert (len(kem), len(dh)) == (1184, 32)
+    assert PUBLIC.seal == kem + dh and (len(kem), len(dh)) == (1184, 32)
 
 
 def test_the_published_signing_key_of_rfc_8032() -> None:
@@ -90,8 +89,7 @@ def test_the_published_signing_key_of_rfc_8032() -> None:
 def test_fresh_keys_share_nothing() -> None:
     halves = [IDENTITY.sign_seed, IDENTITY.seal_seed[:32], IDENTITY.seal_seed[32:64], IDENTITY.seal_seed[64:]]
     others = [OTHER.sign_seed, OTHER.seal_seed[:32], OTHER.seal_seed[32:64], OTHER.seal_seed[64:]]
-    assert len({*halves, *others}) == 8
-    assert all(any(half) for half in halves)
+    assert len({*halves, *others}) == 8 and all(any(half) for half in halves)
 
 
 @each("kind", RAW)
@@ -180,8 +178,7 @@ def test_a_damaged_key_is_refused_and_not_repeated(kind: str, damage: str) -> No
 def test_trailing_bits_are_a_second_spelling_that_is_refused() -> None:
     """32 bytes are 43 digits with two spare bits: both spellings decode to the same bytes, one is the key's."""
     twin = damaged(TEXT[SIGN_SECRET])["with trailing bits"]
-    assert twin != TEXT[SIGN_SECRET]
-    assert base64.urlsafe_b64decode(twin.partition(":")[2] + "=") == IDENTITY.sign_seed
+    assert twin != TEXT[SIGN_SECRET] and base64.urlsafe_b64decode(twin.partition(":")[2] + "=") == IDENTITY.sign_seed
     with pytest.raises(KeyFormatError, match="is damaged"):
         decode(twin, SIGN_SECRET, "here")
 
@@ -263,8 +260,7 @@ def test_no_secret_shows() -> None:
 def test_identities_are_equal_by_their_secrets_only() -> None:
     twin = Identity(IDENTITY.sign_seed, IDENTITY.seal_seed)
     assert twin == IDENTITY == copy.copy(twin) == pickle.loads(pickle.dumps(twin))
-    assert twin.public.fingerprint == PUBLIC.fingerprint
-    assert IDENTITY != OTHER
+    assert twin.public.fingerprint == PUBLIC.fingerprint and IDENTITY != OTHER
 
 
 @each("kind", [SIGN_SECRET, SEAL_SECRET])

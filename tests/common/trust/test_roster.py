@@ -46,8 +46,7 @@ def write(path: Path, fields: Any) -> Path:
 
 def test_round_trip(path: Path) -> None:
     write_roster(path, ROSTER)
-    assert read_roster(path) == ROSTER
-    assert read_roster(path, ROSTER.digest) == ROSTER
+    assert read_roster(path) == ROSTER and read_roster(path, ROSTER.digest) == ROSTER
     assert path.read_text().startswith("# fedsteph roster: public keys only")
 
 
@@ -66,10 +65,11 @@ def test_an_empty_roster_round_trips(path: Path) -> None:
     assert read_roster(path, Roster("lung").digest) == Roster("lung")
 
 
-LINE = st.text(st.characters(codec="utf-8"), min_size=1, max_size=120).filter(str.isprintable)
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=["C", "Z"], include_characters=" ")
+LINE = st.text(PRINTABLE, min_size=1, max_size=120)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(LINE, LINE, LINE)
 def test_any_printable_text_round_trips(tmp_path_factory: Any, cancer: str, contact: str, reason: str) -> None:
     path = tmp_path_factory.getbasetemp() / "printable-roster.yaml"
@@ -166,8 +166,7 @@ def test_another_roster_than_the_pinned_one_is_refused_with_both_digests(path: P
     with pytest.raises(RosterError) as caught:
         read_roster(path, ROSTER.digest)
     assert str(caught.value).startswith(f"{path}: its digest is {changed.digest}, and not the pinned {ROSTER.digest}")
-    assert "telephone" in str(caught.value.remedy)
-    assert read_roster(path, changed.digest) == changed
+    assert "telephone" in str(caught.value.remedy) and read_roster(path, changed.digest) == changed
 
 
 @each("pinned", ["", "0" * 64, ROSTER.digest.upper(), ROSTER.digest[:-1], ROSTER.digest + "0"])
@@ -255,8 +254,7 @@ def test_a_site_is_added_and_revoked() -> None:
     added = ROSTER.with_entry(Entry.of("site-d", SPARE.public, cancer="x", contact="y"))
     assert [entry.site for entry in added.sites] == ["site-a", "site-b", "site-c", "site-d"]
     gone = added.without("site-d", "2026-03-01", "left")
-    assert gone.entry("site-d") is None
-    assert gone.sites == ROSTER.sites
+    assert gone.entry("site-d") is None and gone.sites == ROSTER.sites
     assert gone.revoked[-1] == Revocation("site-d", SPARE.public.fingerprint, "2026-03-01", "left")
     assert ROSTER.entry("site-a") is A
 
@@ -313,17 +311,7 @@ def with_revoked(**changed: Any) -> dict[str, Any]:
 
 
 WEIRD = [
-    "",
-    "a\nb",
-    "\x1b[2J",
-    "x" * 121,
-    "line\u2028two",
-    "\u202eevil",
-    "nul\0",
-    "bell\a",
-    "a\tb",
-    "\ufeff",
-    "a\u00a0b",
+    *("", "a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "bell\a", "a\tb", "\ufeff", "a\u00a0b")
 ]
 
 
@@ -333,8 +321,7 @@ def test_weird_text_is_refused_wherever_it_stands(path: Path, key: str, text: st
     fields = {"reason": with_revoked, "federation": lambda **changed: content() | changed}.get(key, with_site)
     with pytest.raises((RosterError, KeyFormatError)) as caught:
         read_roster(write(path, json.dumps(fields(**{key: text}))))
-    assert caught.value.sentence.isprintable()
-    assert len(caught.value.sentence) < 1000
+    assert caught.value.sentence.isprintable() and len(caught.value.sentence) < 1000
 
 
 @each("name", ["Site", "../x", "a b", "x" * 33, "-a", "a.b", "ä", "site\u0131"])
@@ -373,15 +360,13 @@ def test_sites_have_names_like_names(path: Path, fields: Any, name: str) -> None
 def test_a_file_that_is_no_roster_is_refused(path: Path, fields: Any, said: str) -> None:
     with pytest.raises(RosterError) as caught:
         read_roster(write(path, fields))
-    assert said in str(caught.value)
-    assert caught.value.where == str(path)
+    assert said in str(caught.value) and caught.value.where == str(path)
 
 
 def test_an_unquoted_date_is_the_text_that_it_is(path: Path) -> None:
     text = yaml.safe_dump(content())
     unquoted = text.replace("'2026-01-31'", "2026-01-31")
-    assert unquoted != text
-    assert read_roster(write(path, unquoted)) == read_roster(write(path, text))
+    assert unquoted != text and read_roster(write(path, unquoted)) == read_roster(write(path, text))
 
 
 def test_what_is_no_text_file_is_refused(path: Path, tmp_path: Path) -> None:
@@ -396,8 +381,7 @@ def test_a_roster_that_is_not_there_is_said_to_come_from_the_coordinator(tmp_pat
     for found in (tmp_path / "none.yaml", tmp_path / "link.yaml", tmp_path / "none" / "roster.yaml"):
         with pytest.raises(RosterError, match="there is no such roster") as caught:
             read_roster(found)
-        assert caught.value.where == str(found)
-        assert "from the coordinator" in str(caught.value.remedy)
+        assert caught.value.where == str(found) and "from the coordinator" in str(caught.value.remedy)
 
 
 @each("half", ["sign", "seal"])
@@ -414,13 +398,11 @@ def test_damaged_or_secret_keys_are_refused_unseen(path: Path, half: str, damage
     with pytest.raises((RosterError, KeyFormatError)) as caught:
         read_roster(write(path, with_site(**{half: text})))
     assert isinstance(caught.value, FedstephError)
-    assert encode(kind, seed).partition(":")[2][:12] not in str(caught.value)
-    assert "site-a" in str(caught.value)
+    assert encode(kind, seed).partition(":")[2][:12] not in str(caught.value) and "site-a" in str(caught.value)
 
 
 def test_an_entry_is_of_its_keys() -> None:
-    assert A.keys == IDENTITIES[0].public
-    assert A.fingerprint == IDENTITIES[0].public.fingerprint
+    assert A.keys == IDENTITIES[0].public and A.fingerprint == IDENTITIES[0].public.fingerprint
     with pytest.raises(ValueError, match="fingerprint of site-a"):
         replace(A, fingerprint=B.fingerprint)
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from each_case import each
 
 from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorRangeError
@@ -29,9 +30,6 @@ def in_dtype(vector: TaskVector, dtype: Dtype) -> TaskVector:
     return received(vector, SharingConfig(dtype))
 
 
-# ---------------------------------------------------------------- numbers
-
-
 def by_numpy(values: np.ndarray, dtype: Dtype) -> np.ndarray:
     """Rounding without torch: numpy's own float16; for bfloat16 the upper half of the bits, ties to the even one."""
     if dtype == "float16":
@@ -42,10 +40,8 @@ def by_numpy(values: np.ndarray, dtype: Dtype) -> np.ndarray:
     return kept.astype(np.uint32).view(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "cast", "worst"), [("float16", torch.float16, 2**-11), ("bfloat16", torch.bfloat16, 2**-8)]
-)
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
+@each(("dtype", "cast", "worst"), [("float16", torch.float16, 2**-11), ("bfloat16", torch.bfloat16, 2**-8)])
+@each("scale", [1.0, 1e-3, 1e-6])
 def test_rounding_is_that_of_torch_and_of_numpy(dtype: Dtype, cast: torch.dtype, worst: float, scale: float) -> None:
     """``worst``: half the distance of two numbers; float16's grows where it runs out of exponents, below 6e-5."""
     vector = scale * A
@@ -70,17 +66,15 @@ def holding(*values: float) -> TaskVector:
     return dataclasses.replace(A, tensors={**A.tensors, "embed.bias": bias})
 
 
-@pytest.mark.parametrize(
+@each(
     ("dtype", "fits", "beyond", "remedy"),
     [
         ("float16", 65519.99, 65520.0, "bfloat16"),  # half-way from the largest, 65504, to 65536
         ("bfloat16", 3.394e38, 3.397e38, "float32"),  # the largest is 3.3895e38
     ],
 )
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_number_beyond_the_range_is_refused_by_tensor_with_the_remedy(
-    dtype: Dtype, fits: float, beyond: float, remedy: str, sign: int
-) -> None:
+@each("sign", [1, -1])
+def test_a_number_beyond_the_range_is_refused_by_tensor_with_the_remedy(dtype, fits, beyond, remedy, sign) -> None:
     found = in_dtype(holding(sign * fits), dtype)
     assert bool(found.flat().isfinite().all())
     with pytest.raises(VectorRangeError) as caught:
@@ -91,38 +85,30 @@ def test_a_number_beyond_the_range_is_refused_by_tensor_with_the_remedy(
     assert bool(in_dtype(holding(sign * beyond), "float32").flat().isfinite().all())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@each("value", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_none(value: float) -> None:
     """It did not overflow; the reader refuses it."""
     for dtype in ("float16", "bfloat16"):
         assert not bool(in_dtype(holding(value), dtype).tensors["embed.bias"][0].isfinite())
 
 
-# ---------------------------------------------------------------- layers
-
-
-@pytest.mark.parametrize("rank", [None, 1, 2])
-@pytest.mark.parametrize(("layers", "absent"), [("attention", "embed."), ("embed", "attention_")])
+@each("rank", [None, 1, 2])
+@each(("layers", "absent"), [("attention", "embed."), ("embed", "attention_")])
 def test_layers_that_stay_at_home_are_zero_and_the_others_as_they_are_with_them(layers, absent, rank) -> None:
     found, whole = received(A, SharingConfig(layers=layers, rank=rank)), received(A, SharingConfig(rank=rank))
     assert list(found.tensors) == list(SMALL.encoder_shapes)
     for name, tensor in found.tensors.items():
         expected = torch.zeros_like(tensor) if name.startswith(absent) else whole.tensors[name]
-        assert torch.equal(tensor, expected)
-        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, expected) and tensor.dtype == torch.float32
     assert 0 < found.norm < whole.norm
     assert not [name for name in reduced(A, SharingConfig(layers=layers, rank=rank)) if name.startswith(absent)]
 
 
 def test_the_default_is_the_vector_itself() -> None:
-    assert torch.equal(received(A, WHOLE).flat(), A.flat())
-    assert list(reduced(A, WHOLE)) == list(SMALL.encoder_shapes)
+    assert torch.equal(received(A, WHOLE).flat(), A.flat()) and list(reduced(A, WHOLE)) == list(SMALL.encoder_shapes)
 
 
-# ---------------------------------------------------------------- directions
-
-
-@pytest.mark.parametrize("rank", [1, 2])
+@each("rank", [1, 2])
 def test_the_error_is_what_the_dropped_singular_values_hold(rank: int) -> None:
     """Eckart and Young: no matrix of that rank is nearer."""
     found = received(A, SharingConfig(rank=rank))
@@ -157,7 +143,7 @@ def test_a_vector_and_its_negative_have_the_same_left_factors() -> None:
         assert torch.equal(plus[f"{name}.right"], -minus[f"{name}.right"])
 
 
-@pytest.mark.parametrize("rank", [3, 4, 4096])
+@each("rank", [3, 4, 4096])
 def test_a_matrix_that_its_factors_would_not_shorten_travels_whole(rank: int) -> None:
     """3 (5 + 6) = 33 numbers against 30, and 3 (6 + 7) = 39 against 42: here the embedding alone is factored."""
     names = list(reduced(A, SharingConfig(rank=rank)))
@@ -178,7 +164,7 @@ def test_a_matrix_of_less_rank_comes_back() -> None:
     assert torch.equal(received(nothing, SharingConfig(rank=1)).flat(), nothing.flat())
 
 
-@pytest.mark.parametrize(("dtype", "cast"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])
+@each(("dtype", "cast"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])
 def test_factors_are_rounded_and_their_product_is_summed_in_float64(dtype: Dtype, cast: torch.dtype) -> None:
     exact, tensors = reduced(A, SharingConfig(rank=2)), reduced(A, SharingConfig(dtype, rank=2))
     found = received(A, SharingConfig(dtype, rank=2))
@@ -190,7 +176,7 @@ def test_factors_are_rounded_and_their_product_is_summed_in_float64(dtype: Dtype
         np.testing.assert_array_equal(found.tensors[name].numpy(), product.astype(np.float32))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@each("value", [float("nan"), float("inf")])
 def test_what_is_no_number_has_no_directions(value: float) -> None:
     weight = A.tensors["attention_V.weight"].clone()
     weight[0, 0] = value
@@ -200,13 +186,11 @@ def test_what_is_no_number_has_no_directions(value: float) -> None:
     assert reduced(vector, SharingConfig(layers="embed", rank=1))
 
 
-@pytest.mark.parametrize(
+@each(
     ("dtype", "size", "remedy"),
     [("float16", 6e4, "sharing.dtype to bfloat16"), ("float32", 3e38, "sharing.rank to null")],
 )
-def test_a_factor_beyond_the_range_is_refused_although_its_matrix_is_not(
-    dtype: Dtype, size: float, remedy: str
-) -> None:
+def test_a_factor_beyond_the_range_is_refused_although_its_matrix_is_not(dtype, size, remedy) -> None:
     vector = dataclasses.replace(A, tensors={**A.tensors, "embed.weight": torch.full((6, 7), size)})
     assert bool(received(vector, SharingConfig(dtype)).flat().isfinite().all())
     with pytest.raises(VectorRangeError, match=r"tensor embed\.weight\.left: .* beyond the range") as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
+from each_case import each
 
 from fedsteph.common.config.recipe import ModelConfig, SharingConfig
 from fedsteph.common.model.abmil import Architecture, untrained_model
@@ -19,9 +19,9 @@ SMALL = Architecture(*SIZES, n_bins=2)
 VECTOR = TaskVector.between(untrained_model(SMALL, 1), untrained_model(SMALL, 0))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("layers", ["encoder", "attention", "embed"])
-@pytest.mark.parametrize("rank", [None, 1, 4, 5, 4096])
+@each("dtype", ["float32", "float16", "bfloat16"])
+@each("layers", ["encoder", "attention", "embed"])
+@each("rank", [None, 1, 4, 5, 4096])
 def test_a_file_holds_what_was_counted(dtype, layers, rank) -> None:
     sharing = SharingConfig(dtype, layers, rank)
     content = write_vector(VECTOR, sharing)
@@ -34,7 +34,7 @@ def test_a_file_holds_what_was_counted(dtype, layers, rank) -> None:
     assert len(content) - start == shared_bytes(model, sharing)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sharing", "numbers"),
     [
         (WHOLE, 1_181_313),  # a model of 1,197,729 without its head of 512 x 32 + 32
@@ -49,7 +49,7 @@ def test_the_numbers_of_a_vector_at_the_paper_s_sizes(sharing: SharingConfig, nu
     assert shared_bytes(ModelConfig(width=1536), sharing) == 4 * numbers
 
 
-@pytest.mark.parametrize(("rank", "factored"), [(383, True), (384, False), (385, False)])
+@each(("rank", "factored"), [(383, True), (384, False), (385, False)])
 def test_factors_travel_where_they_are_fewer_numbers(rank: int, factored: bool) -> None:
     """1536 x 512 numbers are 384 (1536 + 512): as many as factors of rank 384."""
     names = shared_shapes(PAPER, SharingConfig(layers="embed", rank=rank))
@@ -65,7 +65,7 @@ def test_a_row_and_a_bias_always_travel_whole() -> None:
     assert [name for name in names if name.endswith("bias")] == [name for name in PAPER if name.endswith("bias")]
 
 
-@pytest.mark.parametrize(
+@each(
     ("sharing", "text"),
     [
         (WHOLE, "float32"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from each_case import each
 
 from fedsteph.common.errors import VectorMismatchError
 from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
@@ -27,7 +28,7 @@ def row(model: ABMIL) -> np.ndarray:
 a, b, c = (row(model) - row(M0) for model in MODELS)
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "expected"),
     [
         (A, a),
@@ -64,8 +65,7 @@ def test_applied_to_m0_it_restores_the_encoder_under_the_given_head() -> None:
     restored = A.applied_to(M0, head)
     np.testing.assert_allclose(row(restored), row(MODELS[0]), rtol=0, atol=1e-7)
     assert torch.equal(restored.head.weight, MODELS[1].head.weight)
-    assert torch.equal(restored.head.bias, MODELS[1].head.bias)
-    assert model_digest(M0) == untouched
+    assert torch.equal(restored.head.bias, MODELS[1].head.bias) and model_digest(M0) == untouched
 
 
 def test_a_vector_is_a_copy() -> None:
@@ -74,11 +74,10 @@ def test_a_vector_is_a_copy() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    assert torch.equal(vector.flat(), A.flat())
-    assert not any(tensor.requires_grad for tensor in vector.tensors.values())
+    assert torch.equal(vector.flat(), A.flat()) and not any(tensor.requires_grad for tensor in vector.tensors.values())
 
 
-@pytest.mark.parametrize("vector", [A, B - 3.0 * C])
+@each("vector", [A, B - 3.0 * C])
 def test_of_flat_is_the_way_back_from_flat(vector: TaskVector) -> None:
     back = TaskVector.of_flat(vector.flat(), like=C)
     assert (back.architecture, back.m0_sha256) == (SMALL, C.m0_sha256)
@@ -99,8 +98,7 @@ def test_of_flat_puts_every_number_where_the_architecture_has_it() -> None:
 def test_a_vector_made_of_a_row_stays_there() -> None:
     row_ = A.flat().clone()
     vector = TaskVector.of_flat(row_, like=A)
-    assert vector.flat().data_ptr() == row_.data_ptr()
-    assert torch.equal(vector.flat(), A.flat())
+    assert vector.flat().data_ptr() == row_.data_ptr() and torch.equal(vector.flat(), A.flat())
     assert all(torch.equal(tensor, A.tensors[name]) for name, tensor in vector.tensors.items())
 
 
@@ -122,17 +120,14 @@ def test_a_row_is_found_only_where_all_pieces_lie_in_order() -> None:
     assert torch.equal(TaskVector(A.architecture, A.m0_sha256, tensors).flat(), A.flat())
 
 
-@pytest.mark.parametrize("change", [1, -1])
+@each("change", [1, -1])
 def test_of_flat_refuses_a_row_of_another_length(change: int) -> None:
     with pytest.raises(RuntimeError, match="split_sizes"):
         TaskVector.of_flat(torch.zeros(len(a) + change), like=A)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("width", 6), ("embed", 5), ("attention", 4), ("n_bins", 7)],
-)
-@pytest.mark.parametrize("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
+@each(("field", "value"), [("width", 6), ("embed", 5), ("attention", 4), ("n_bins", 7)])
+@each("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
 def test_vectors_of_different_architectures_do_not_meet(field: str, value: int, operation: Callable) -> None:
     other = dataclasses.replace(SMALL, **{field: value})
     stranger = TaskVector.between(untrained_model(other, 1), untrained_model(other, 0))
@@ -140,7 +135,7 @@ def test_vectors_of_different_architectures_do_not_meet(field: str, value: int, 
         operation(A, stranger)
 
 
-@pytest.mark.parametrize("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
+@each("operation", [TaskVector.__add__, TaskVector.__sub__, lambda x, y: mean([x, y])])
 def test_vectors_from_different_m0_do_not_meet(operation: Callable) -> None:
     stranger = TaskVector.between(MODELS[0], MODELS[1])
     with pytest.raises(VectorMismatchError, match=f"different M0: {model_digest(M0)[:12]} and"):
@@ -158,7 +153,7 @@ def test_no_vector_lies_between_unlike_models() -> None:
         TaskVector.between(MODELS[0], other)
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "named"),
     [
         ({"embed.bias": None}, "embed.bias"),

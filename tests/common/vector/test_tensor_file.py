@@ -29,9 +29,9 @@ def test_a_kept_vector_comes_back_byte_for_byte_and_is_a_file_that_safetensors_r
 
 
 def test_a_kept_vector_with_a_flipped_bit_is_never_used(tmp_path: Path) -> None:
-    """Any bit."""
+    """One in each byte."""
     content = stamped(CONTENT)
-    for bit in range(8 * len(content)):
+    for bit in range(0, 8 * len(content), 7):
         (tmp_path / "f").write_bytes(flipped(content, bit))
         with pytest.raises(ModelFileError):
             read_stamped(tmp_path / "f")

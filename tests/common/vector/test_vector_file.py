@@ -251,16 +251,13 @@ def test_an_attack_ends_in_a_typed_error_that_names_its_origin(name: str) -> Non
     build, error, fragment = ATTACKS[name]
     with pytest.raises(VectorError) as caught:
         read(build())
-    assert type(caught.value) is error
-    assert str(caught.value).startswith(WHERE)
-    assert fragment in str(caught.value)
+    assert type(caught.value) is error and str(caught.value).startswith(WHERE) and fragment in str(caught.value)
     assert str(caught.value).isprintable()
 
 
 def test_the_untouched_parts_of_an_attack_are_valid() -> None:
     """So that no attack above fails for a reason of its own making."""
-    assert torch.equal(read(craft(header())).flat(), VECTOR.flat())
-    assert torch.equal(read(saved()).flat(), VECTOR.flat())
+    assert torch.equal(read(craft(header())).flat(), VECTOR.flat()) and torch.equal(read(saved()).flat(), VECTOR.flat())
     assert torch.equal(read(offsets(str(header()["embed.bias"]["data_offsets"]))).flat(), VECTOR.flat())
     assert torch.equal(read(moved(0)).flat(), VECTOR.flat())
     assert torch.equal(read(with_value(0.5)).tensors["embed.bias"][-1], torch.tensor(0.5))
@@ -270,11 +267,9 @@ def test_round_trip_is_exact() -> None:
     extremes = torch.tensor([-0.0, 1e-45])
     vector = TaskVector(SMALL, M0_SHA256, {**VECTOR.tensors, "embed.bias": extremes})
     found = read(write_vector(vector))
-    assert (found.architecture, found.m0_sha256) == (SMALL, M0_SHA256)
-    assert found.tensors.keys() == vector.tensors.keys()
+    assert (found.architecture, found.m0_sha256) == (SMALL, M0_SHA256) and found.tensors.keys() == vector.tensors.keys()
     for name, tensor in found.tensors.items():
-        assert tensor.dtype == torch.float32
-        assert tensor.numpy().tobytes() == vector.tensors[name].numpy().tobytes()
+        assert tensor.dtype == torch.float32 and tensor.numpy().tobytes() == vector.tensors[name].numpy().tobytes()
 
 
 DTYPES: dict[Dtype, tuple[torch.dtype, str, int]] = {
@@ -311,13 +306,11 @@ def test_a_file_gives_back_what_was_rounded_once(dtype: Dtype) -> None:
     content = file_in(VECTOR, dtype)
     found = read(content, dtype=dtype)
     for name, tensor in found.tensors.items():
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, VECTOR.tensors[name].to(cast).to(torch.float32))
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, VECTOR.tensors[name].to(cast).to(torch.float32))
     head, data = parts(content)
     assert head["__metadata__"] == header()["__metadata__"]
     assert {entry["dtype"] for name, entry in head.items() if name != "__metadata__"} == {stored}
-    assert len(data) == size * len(VECTOR.flat())
-    assert parts(file_in(found, dtype)) == (head, data)
+    assert len(data) == size * len(VECTOR.flat()) and parts(file_in(found, dtype)) == (head, data)
 
 
 BITS: list[tuple[Dtype, float, int]] = [
@@ -493,9 +486,6 @@ def test_every_flipped_bit_of_the_header_is_refused(bit: int) -> None:
         assert accepted(bytes(flipped)) is None, position
 
 
-# ---------------------------------------------------------------- a part of a vector
-
-
 RANK_1 = SharingConfig(rank=1)  # of (2, 3) and (4, 2): 5 numbers for 6, and 6 for 8
 FACTORED = write_vector(VECTOR, RANK_1)
 FACTORS = safetensors.torch.load(FACTORED)
@@ -606,8 +596,7 @@ def test_an_attack_by_factors_ends_in_a_typed_error_whatever_the_cap(name: str) 
         if cap == 250 or "norm" not in fragment:
             with pytest.raises(VectorError) as caught:
                 read_as(RANK_1, build(), cap)
-            assert str(caught.value).startswith(WHERE)
-            assert fragment in str(caught.value)
+            assert str(caught.value).startswith(WHERE) and fragment in str(caught.value)
 
 
 def test_the_untouched_factors_of_an_attack_are_valid() -> None:

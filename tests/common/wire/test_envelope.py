@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 
 import pytest
+from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors.make_envelopes import CONTEXT, LABEL, A, B, C, canonical, joined, signed_by, taken_apart
@@ -104,8 +105,7 @@ def test_the_documented_layout() -> None:
 def test_the_plaintext_does_not_occur_in_the_envelope() -> None:
     parts = [PLAIN[start : start + 8] for start in range(len(PLAIN) - 7)]
     assert not [part for part in parts if part in ENVELOPE]
-    assert hashlib.sha256(PLAIN).hexdigest().encode() not in ENVELOPE
-    assert hashlib.sha256(PLAIN).digest() not in ENVELOPE
+    assert hashlib.sha256(PLAIN).hexdigest().encode() not in ENVELOPE and hashlib.sha256(PLAIN).digest() not in ENVELOPE
 
 
 def test_two_sealings_of_the_same_have_nothing_in_common() -> None:
@@ -128,8 +128,7 @@ def test_another_context_is_named(field: str) -> None:
     """Genuine and unaltered, and not what the recipient expects."""
     with pytest.raises(NAMED[field]) as caught:
         opened(seal(PLAIN, replace(CONTEXT, **{field: OTHER[field]}), 7, A, B.public))
-    assert str(caught.value).startswith("envelope of site-a: ")
-    assert OTHER[field] not in str(caught.value)
+    assert str(caught.value).startswith("envelope of site-a: ") and OTHER[field] not in str(caught.value)
     with pytest.raises(NAMED[field]):
         open_sealed(ENVELOPE, replace(CONTEXT, **{field: OTHER[field]}), B, A.public)
 
@@ -155,7 +154,7 @@ def test_the_sequence_number_is_bound_twice_as_well() -> None:
     assert refusal(signed_by(A, headed(SEALED, sequence=7), SEALED)) is None
 
 
-@pytest.mark.parametrize("signer", [B, C, M], ids=["recipient", "other site", "stranger"])
+@each("signer", [B, C, M])
 def test_nobody_else_signs_as_the_sender(signer: envelope.Identity) -> None:
     own = taken_apart(seal(b"poison", CONTEXT, 8, signer, B.public))[2]
     assert refusal(signed_by(signer, HEADER, SEALED)) is ForgedEnvelopeError
@@ -183,7 +182,7 @@ def test_the_same_signature_in_another_encoding_is_refused() -> None:
     assert refusal(joined(HEADER, SIGNATURE[:32] + s.to_bytes(32, "little"), SEALED)) is ForgedEnvelopeError
 
 
-@pytest.mark.parametrize("filler", [b"\x00", b"\x01", b"\xff"])
+@each("filler", [b"\x00", b"\x01", b"\xff"])
 def test_rubbish_that_the_sender_itself_signed_is_refused(filler: bytes) -> None:
     """Too short for HPKE, points of low order, and ciphertexts that are none."""
     for length in (1, 2, 1087, 1088, 1089, 1119, 1120, 1121, 1135, 1136, 1137, 2000):
@@ -212,7 +211,7 @@ def secrets() -> Iterator[str]:
             yield from (part.hex(), base64.b64encode(part).decode(), repr(part)[2:-1])
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         b"",
@@ -232,10 +231,8 @@ def test_an_error_shows_no_key_no_plaintext_and_nothing_that_the_envelope_says(c
     with pytest.raises(EnvelopeError) as caught:
         opened(content)
     shown = "".join(traceback.format_exception(caught.value))
-    assert not [secret for secret in secrets() if secret in shown]
-    assert caught.value.sentence.isprintable()
-    assert not [value for value in OTHER.values() if value in str(caught.value)]
-    assert caught.value.__cause__ is None
+    assert not [secret for secret in secrets() if secret in shown] and caught.value.sentence.isprintable()
+    assert not [value for value in OTHER.values() if value in str(caught.value)] and caught.value.__cause__ is None
 
 
 # The fuzz: each family yields mutations of genuine envelopes; those equal to a genuine one of this context are skipped.
@@ -350,8 +347,17 @@ def _altered_by_whoever_stole_the_signing_key(rng: random.Random) -> Iterator[by
 
 
 FAMILIES: list[Callable[[random.Random], Iterator[bytes]]] = [
-    *(_bit_flips, _bytes, _truncations, _insertions, _deletions, _splices, _header_fields, _lengths, _noise),
-    *(_altered_and_mended, _altered_by_whoever_stole_the_signing_key),
+    _bit_flips,
+    _bytes,
+    _truncations,
+    _insertions,
+    _deletions,
+    _splices,
+    _header_fields,
+    _lengths,
+    _noise,
+    _altered_and_mended,
+    _altered_by_whoever_stole_the_signing_key,
 ]
 
 
@@ -367,12 +373,15 @@ def test_no_mutation_of_an_envelope_is_accepted() -> None:
                 seen.add(mutated)
                 outcomes[refusal(mutated)] += 1
                 per_family[family.__name__] += 1
-    assert outcomes.total() >= 20_000
-    assert outcomes[None] == 0
+    assert outcomes.total() >= 20_000 and outcomes[None] == 0
     assert min(per_family[family.__name__] for family in FAMILIES) >= 900
     # The fuzz reaches every check, and not the first of them only.
     assert {error for error in outcomes if error} == {
-        *(MalformedEnvelopeError, TruncatedEnvelopeError, AlteredEnvelopeError, ForgedEnvelopeError, WrongKeyError),
+        MalformedEnvelopeError,
+        TruncatedEnvelopeError,
+        AlteredEnvelopeError,
+        ForgedEnvelopeError,
+        WrongKeyError,
         *NAMED.values(),
     }
 

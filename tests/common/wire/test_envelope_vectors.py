@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from each_case import each
 from vectors import make_envelopes
 
 from fedsteph.common import errors
@@ -18,8 +19,15 @@ from fedsteph.common.wire.envelope import Context, open_sealed
 FOLDER = Path(__file__).resolve().parents[2] / "vectors" / "envelopes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 ERRORS = {
-    *("WrongKeyError", "WrongRunError", "WrongRecipientError", "WrongModelError", "SwappedEnvelopeError"),
-    *("ForgedEnvelopeError", "AlteredEnvelopeError", "TruncatedEnvelopeError", "MalformedEnvelopeError"),
+    "WrongKeyError",
+    "WrongRunError",
+    "WrongRecipientError",
+    "WrongModelError",
+    "SwappedEnvelopeError",
+    "ForgedEnvelopeError",
+    "AlteredEnvelopeError",
+    "TruncatedEnvelopeError",
+    "MalformedEnvelopeError",
 }
 
 
@@ -38,16 +46,15 @@ def check(vector: dict[str, Any]) -> None:
         return
     with pytest.raises(EnvelopeError) as caught:
         open_sealed(envelope, expected, recipient, sender)
-    assert type(caught.value).__name__ == vector["outcome"]
-    assert caught.value.where == f"envelope of {expected.sender}"
+    assert type(caught.value).__name__ == vector["outcome"] and caught.value.where == f"envelope of {expected.sender}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_the_outcome_that_the_file_states(name: str) -> None:
     check(committed(name))
 
 
-@pytest.mark.parametrize("name", sorted(make_envelopes.CASES))
+@each("name", sorted(make_envelopes.CASES))
 def test_freshly_made_envelopes_have_the_same_outcomes(name: str) -> None:
     """The script and its files belong together: it makes exactly these, and states the same of each."""
     made, kept = make_envelopes.vector(name), committed(name)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, Suite
+from each_case import each
 from vectors import make_envelopes
 
 from fedsteph.common.trust.keys import Identity
@@ -154,7 +155,7 @@ def envelope_info(context: Context, sequence: int) -> bytes:
     return b"fedsteph/v1/envelope-info\n" + fields.encode()
 
 
-@pytest.mark.parametrize("plain", [b"", b"x", bytes(range(256)) * 5])
+@each("plain", [b"", b"x", bytes(range(256)) * 5])
 def test_the_oracle_opens_what_the_envelope_sealed(plain: bytes) -> None:
     sender, recipient, context = Identity.generate(), Identity.generate(), make_envelopes.CONTEXT
     _, _, sealed = make_envelopes.taken_apart(seal(plain, context, 3, sender, recipient.public))
@@ -174,7 +175,7 @@ def test_the_oracle_opens_the_committed_envelope() -> None:
     assert hashlib.sha256(plain).hexdigest() == vector["plain_sha256"]
 
 
-@pytest.mark.parametrize("half", ["post-quantum", "traditional"])
+@each("half", ["post-quantum", "traditional"])
 def test_both_halves_of_the_recipients_key_are_needed(half: str) -> None:
     """An attacker who has broken one of the two schemes, and so holds one half, does not open."""
     sender, recipient, stranger = Identity.generate(), Identity.generate(), Identity.generate()

@@ -49,9 +49,7 @@ def test_every_band_is_one_and_holds_its_count(width: int) -> None:
         TrainLocalReply(text, text)
         low, _, high = text.partition("-")
         low, high = (0, width - 1) if text == f"below {width}" else (int(low), int(high))
-        assert low <= count <= high
-        assert high - low + 1 == width
-        assert low % width == 0
+        assert low <= count <= high and high - low + 1 == width and low % width == 0
 
 
 @each(
@@ -83,8 +81,7 @@ def test_only_whole_bands_pass(low: int, high: int) -> None:
         TrainLocalReply(f"{low}-{high}", None)
     except ValueError:
         return
-    assert low % 10 == 0
-    assert high - low + 1 >= 10
+    assert low % 10 == 0 and high - low + 1 >= 10
 
 
 @each("method", METHODS)
@@ -109,8 +106,7 @@ def test_a_score_is_of_a_known_method(method: str) -> None:
 
 def test_each_method_has_one_score_at_most() -> None:
     every = tuple(Score(method, 0.5) for method in METHODS)
-    assert replace(MERGED, scores=every).scores == every
-    assert replace(MERGED, scores=()).scores == ()
+    assert replace(MERGED, scores=every).scores == every and replace(MERGED, scores=()).scores == ()
     for scores in ((*SCORES, SCORES[0]), (*every, Score("ties", None))):
         with pytest.raises(ValueError, match="scores must have each method once"):
             replace(MERGED, scores=scores)
@@ -220,8 +216,7 @@ def test_a_refusal_names_a_kind_and_says_nothing_else(error: BaseException, kind
         raise error from ValueError("caused by P001 in /data")
     except type(error) as raised:
         refusal = Refusal.of(raised, site)
-    assert (refusal.kind, refusal.site) == (kind, site)
-    assert refusal.phrase == f"{refusal.reason} ({kind})"
+    assert (refusal.kind, refusal.site) == (kind, site) and refusal.phrase == f"{refusal.reason} ({kind})"
     assert not any(word in json.dumps(asdict(refusal)) for word in ("P001", "/data", "37", "3 ", "No s", "denied"))
 
 
@@ -232,15 +227,13 @@ ERRORS = [c for c in vars(errors).values() if isinstance(c, type) and issubclass
 def test_every_error_has_a_refusal(cls: type[FedstephError]) -> None:
     kind = "DataError" if issubclass(cls, DataError) else cls.__name__
     refusal = Refusal.of(cls("P001", where="/data"), "site-a")
-    assert refusal == Refusal(kind, cls.public_reason, "site-a")
-    assert refusal.phrase == f"{cls.public_reason} ({kind})"
+    assert refusal == Refusal(kind, cls.public_reason, "site-a") and refusal.phrase == f"{cls.public_reason} ({kind})"
 
 
 @each("kind", [*(cls.__name__ for cls in ERRORS), "StorageError", "InternalError"])
 def test_a_senders_own_reason_is_never_its_phrase(kind: str) -> None:
     assert Refusal(kind, HOSTILE, "site-a").phrase == Refusal(kind, "another reason", None).phrase
-    assert "evil" not in Refusal(kind, HOSTILE).phrase
-    assert Refusal(kind, HOSTILE).phrase.endswith(f" ({kind})")
+    assert "evil" not in Refusal(kind, HOSTILE).phrase and Refusal(kind, HOSTILE).phrase.endswith(f" ({kind})")
 
 
 @each("refused", [(replace(REFUSED, site=None),), (REFUSED, replace(REFUSED, site=None))])

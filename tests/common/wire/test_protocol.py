@@ -86,15 +86,13 @@ def body(content: Any) -> Parcel:
 def test_round_trip_through_flower(message: Any) -> None:
     envelopes = {"a": b"\x00\xff" * 50, "b": b"x"}
     received = parcel(travelled(pack(message, envelopes)), "it")
-    assert read(received, type(message), "it") == message
-    assert received.envelopes == envelopes
+    assert read(received, type(message), "it") == message and received.envelopes == envelopes
     assert received.n_bytes == len(received.body) + 101
 
 
 def test_without_envelopes_there_is_no_array_record() -> None:
     records = travelled(pack(ShareReply()))
-    assert set(records) == {"fedsteph"}
-    assert parcel(records, "it").envelopes == {}
+    assert set(records) == {"fedsteph"} and parcel(records, "it").envelopes == {}
 
 
 @each("message", MESSAGES)
@@ -230,8 +228,7 @@ def test_envelopes_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_body_that_is_no_such_message_is_refused(content: Any, said: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         read(body(content), MergeReply, "it")
-    assert said in str(caught.value)
-    assert caught.value.where == "it"
+    assert said in str(caught.value) and caught.value.where == "it"
 
 
 def test_what_is_not_a_number_is_not_even_sent() -> None:
@@ -272,8 +269,7 @@ def test_a_reason_that_a_site_made_up_is_never_shown(kind: str, site: str | None
         read(parcel(travelled(pack(Refusal(kind, HOSTILE, site))), "node 7"), MergeReply, "node 7")
     with pytest.raises(SiteError) as harmless:
         read(parcel(travelled(pack(Refusal(kind, "no", site))), "node 7"), MergeReply, "node 7")
-    assert str(caught.value) == str(harmless.value)
-    assert str(caught.value).startswith(f"{site or 'node 7'}: ")
+    assert str(caught.value) == str(harmless.value) and str(caught.value).startswith(f"{site or 'node 7'}: ")
     assert str(caught.value).endswith(f" ({kind})")
     shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
     assert not any(word in shown for word in ("all is well", "curl", "evil"))
@@ -294,8 +290,7 @@ def test_a_kind_that_a_site_made_up_is_not_shown_either(kind: str) -> None:
 
 def assert_harmless(error: FedstephError, secret_length: int = 120) -> None:
     """What the server shows is one printable line of bounded length: nothing that a terminal would obey."""
-    assert error.sentence.isprintable()
-    assert len(error.sentence) < secret_length + 180
+    assert error.sentence.isprintable() and len(error.sentence) < secret_length + 180
 
 
 EVIL = ["a\nb", "\x1b[2J", "x" * 121, "line\u2028two", "\u202eevil", "nul\0", "\ud800", "bell\a", "a\tb", "a\rb"]

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from each_case import each
 from loopback import Tls, make_tls, reissue
 
 from fedsteph.server.deployment.certificates import (
@@ -52,21 +53,18 @@ def verify(tls: Tls, name: str, at: timedelta = timedelta(0), ca=None):
     return policy.build_server_verifier(subject).verify(certificate(tls.certificate), [])
 
 
-# ---------------------------------------------------------------- the CA and what it signs
-
-
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_it_is_valid_for_each_of_its_names(tls, name):
     assert len(verify(tls, name)) == 2
 
 
-@pytest.mark.parametrize("name", ["example.org", "evil.fl.example.org", "10.0.0.8", "::2"])
+@each("name", ["example.org", "evil.fl.example.org", "10.0.0.8", "::2"])
 def test_it_is_valid_for_no_other_name(tls, name):
     with pytest.raises(VerificationError):
         verify(tls, name)
 
 
-@pytest.mark.parametrize(("days", "valid"), [(-1, False), (0, True), (396, True), (398, False)])
+@each(("days", "valid"), [(-1, False), (0, True), (396, True), (398, False)])
 def test_it_is_valid_for_a_year_and_a_month(tls, days, valid):
     if valid:
         assert verify(tls, "localhost", timedelta(days=days))
@@ -118,8 +116,7 @@ def test_openssl_agrees(tls, tmp_path):
     for word in ("secp384r1", "ecdsa-with-SHA384", "DNS:fl.example.org", "IP Address:10.0.0.7", "IP Address:127.0.0.1"):
         assert word in text
     ca = output_of("openssl", "x509", "-in", tls.ca, "-noout", "-text")
-    assert "CA:TRUE, pathlen:0" in ca
-    assert "Certificate Sign, CRL Sign" in ca
+    assert "CA:TRUE, pathlen:0" in ca and "Certificate Sign, CRL Sign" in ca
 
 
 @needs("openssl")
@@ -129,9 +126,6 @@ def test_openssl_finds_each_key_to_be_its_certificates(tls, which):
     assert output_of("openssl", "x509", "-in", cert, "-noout", "-pubkey") == output_of(
         "openssl", "pkey", "-in", key, "-pubout"
     )
-
-
-# ---------------------------------------------------------------- names
 
 
 def test_names_in(tls):
@@ -157,9 +151,6 @@ def test_a_long_first_name_stands_in_the_sans_whole(tls, tmp_path):
     assert names_in(tmp_path / "s.crt") == [name]
 
 
-# ---------------------------------------------------------------- node keys and tokens
-
-
 @pytest.fixture
 def node(tmp_path):
     make_node_key(tmp_path / "auth.key", tmp_path / "auth.pub")
@@ -170,8 +161,7 @@ def test_a_node_key_is_p384_in_openssh_form(node):
     secret, public = node
     loaded = serialization.load_ssh_private_key(secret.read_bytes(), password=None)
     shown = serialization.load_ssh_public_key(public.read_bytes())
-    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-    assert loaded.curve.name == "secp384r1"
+    assert isinstance(loaded, ec.EllipticCurvePrivateKey) and loaded.curve.name == "secp384r1"
     assert loaded.public_key() == shown
 
 
@@ -188,11 +178,7 @@ def test_a_token_is_random_hexadecimal(tmp_path):
     for i in range(3):
         make_token(tmp_path / str(i))
         tokens.add((tmp_path / str(i)).read_text())
-    assert len(tokens) == 3
-    assert all(len(bytes.fromhex(token)) == 32 for token in tokens)
-
-
-# ---------------------------------------------------------------- files
+    assert len(tokens) == 3 and all(len(bytes.fromhex(token)) == 32 for token in tokens)
 
 
 def make_all(folder):

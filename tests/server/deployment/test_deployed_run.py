@@ -46,20 +46,15 @@ def server(tmp_path, tls):
     return ServerFile.open(tmp_path)
 
 
-# ---------------------------------------------------------------- prepare
-
-
 def test_a_run_folder_is_prepared(server, tls):
     with web(tls) as address:
         made = prepare(replace(server, superlink=address), configuration(*GOOD))
-    assert made.path.parent == server.runs
-    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", made.path.name)
+    assert made.path.parent == server.runs and re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", made.path.name)
     assert sorted(path.name for path in made.path.iterdir()) == ["config.yaml", "manifest.json", "roster.yaml"]
     assert load_config(made.path / "config.yaml") == made.config == configuration(*GOOD)
     assert read_roster(made.path / "roster.yaml").digest == read_roster(server.roster).digest
     manifest = read_json(made.path / "manifest.json")
-    assert manifest["digests"]["roster"] == made.roster.digest
-    assert manifest["audit"] == str(server.audit)
+    assert manifest["digests"]["roster"] == made.roster.digest and manifest["audit"] == str(server.audit)
     assert [path.name for path in server.runs.iterdir()] == [made.path.name]
 
 
@@ -110,11 +105,7 @@ def test_the_command_needs_configuration_and_roster(refused, server, tmp_path, m
     ],
 )
 def test_the_command_ends_with_1_for_a_users_fault(refused, server, tmp_path, words, told):
-    assert told in refused("run", tmp_path, *words)
-    assert not (tmp_path / "runs").exists()
-
-
-# ---------------------------------------------------------------- run
+    assert told in refused("run", tmp_path, *words) and not (tmp_path / "runs").exists()
 
 
 class FakeFlower:
@@ -186,8 +177,7 @@ def test_a_completed_run(follow, server):
     assert (results["schema"], results["run"]) == ("fedsteph/deployment-results/v1", "20260131-120000")
     assert results["roster"] == deployed.roster.digest
     assert (results["targets"], results["bytes"]) == (outcome()["targets"], 4711)
-    assert flower.calls == [("made", server.flwr_home), ("start",)]
-    assert (flower.app / "client" / "app.py").is_file()
+    assert flower.calls == [("made", server.flwr_home), ("start",)] and (flower.app / "client" / "app.py").is_file()
     assert flower.run_config.read_text() == f'run-folder = "{deployed.path}"\n'
 
 
@@ -196,8 +186,7 @@ def test_a_lost_quorum_is_told_in_the_servers_words(follow, status):
     deployed, _, go = follow(outcome(error="1 of 2 sites is left: kirc failed in train.local: diverged"), status)
     with pytest.raises(QuorumError, match=r"kirc failed in train\.local: diverged") as caught:
         go()
-    assert str(deployed.outcome) in str(caught.value.remedy)
-    assert not (deployed.path / "results.json").exists()
+    assert str(deployed.outcome) in str(caught.value.remedy) and not (deployed.path / "results.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -214,8 +203,7 @@ def test_an_end_without_an_outcome_or_by_flower_is_an_error(follow, found, statu
     deployed, _, go = follow(found, status)
     with pytest.raises(EngineError, match=f"Flower ended the run as {status}") as caught:
         go()
-    assert caught.value.where == str(deployed.path)
-    assert "flwr log 7" in str(caught.value.remedy)
+    assert caught.value.where == str(deployed.path) and "flwr log 7" in str(caught.value.remedy)
     assert not (deployed.path / "results.json").exists()
 
 
@@ -223,8 +211,7 @@ def test_an_interrupted_run_is_stopped(follow):
     deployed, flower, go = follow(None, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         go()
-    assert flower.calls[-1] == ("stop", "7")
-    assert not (deployed.path / "results.json").exists()
+    assert flower.calls[-1] == ("stop", "7") and not (deployed.path / "results.json").exists()
 
 
 def test_an_interruption_stays_one_though_the_superlink_is_away(follow, monkeypatch):
@@ -311,8 +298,7 @@ def test_the_exit_code_of_the_command(cli, server, tls, tmp_path, monkeypatch, f
         file = tmp_path / "server.yaml"
         file.write_text(file.read_text().replace(server.superlink, address))
         got, out, err = cli("run", tmp_path, "--json")
-    assert got == code
-    assert told in err.strip().splitlines()[-1]
+    assert got == code and told in err.strip().splitlines()[-1]
     if found is not None and found["error"] is None:
         [folder] = (tmp_path / "runs").iterdir()
         assert json.loads(out) == read_json(folder / "results.json")
@@ -329,5 +315,4 @@ def test_the_table_of_the_command(cli, server, tls, tmp_path, monkeypatch):
     assert code == 0
     for word in ("kirp", "0.60", "0.62", "-", "20-29"):
         assert word in out
-    assert "sites: kirp, kirc; targets: kirp" in err
-    assert "results.json" in err
+    assert "sites: kirp, kirc; targets: kirp" in err and "results.json" in err

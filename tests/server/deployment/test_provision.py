@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from each_case import each
 from loopback import Tls, free_port, web
 
 from fedsteph.client.site.site import Site
@@ -55,13 +56,38 @@ def texts(folder: Path) -> dict[str, str]:
 def test_the_tree(trial):
     found = {str(path.relative_to(trial)) + "/" * path.is_dir() for path in trial.rglob("*")}
     site = {
-        *("", "state/", "audit/", "flwr/", "site.yaml", "ca.crt", "auth.key", "superexec.secret", "flower.env"),
-        *("start-supernode.sh", "start-superexec.sh", "fedsteph-supernode.service", "fedsteph-clientapp.service"),
+        "",
+        "state/",
+        "audit/",
+        "flwr/",
+        "site.yaml",
+        "ca.crt",
+        "auth.key",
+        "superexec.secret",
+        "flower.env",
+        "start-supernode.sh",
+        "start-superexec.sh",
+        "fedsteph-supernode.service",
+        "fedsteph-clientapp.service",
     }
     server = {
-        *("", "server.yaml", "config.yaml", "ca.crt", "server.crt", "server.key", "superexec.secret", "flower.env"),
-        *("start-superlink.sh", "start-superexec.sh", "register-sites.sh", "nginx.conf", "flwr/", "flwr/config.toml"),
-        *("fedsteph-superlink.service", "fedsteph-superexec.service", "nodes/"),
+        "",
+        "server.yaml",
+        "config.yaml",
+        "ca.crt",
+        "server.crt",
+        "server.key",
+        "superexec.secret",
+        "flower.env",
+        "start-superlink.sh",
+        "start-superexec.sh",
+        "register-sites.sh",
+        "nginx.conf",
+        "flwr/",
+        "flwr/config.toml",
+        "fedsteph-superlink.service",
+        "fedsteph-superexec.service",
+        "nodes/",
         *(f"nodes/{name}.pub" for name in SITES),
     }
     expected = {"README.md", "ca/", "ca/ca.crt", "ca/ca.key", "sites/"} | {f"server/{name}" for name in server}
@@ -71,24 +97,17 @@ def test_the_tree(trial):
 def test_secrets_are_the_owners_alone_and_folders_closed(trial):
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (trial, *trial.rglob("*"))}
     secret = {path for path in modes if path.suffix in (".key", ".secret")}
-    assert len(secret) == 3 + 2 * len(SITES)
-    assert {modes[path] for path in secret} == {0o600}
+    assert len(secret) == 3 + 2 * len(SITES) and {modes[path] for path in secret} == {0o600}
     closed = [trial, trial / "ca", trial / "server", *(trial / "sites" / name for name in SITES)]
-    assert {modes[path] for path in closed} == {0o700}
-    assert not [path for path, mode in modes.items() if mode & 0o022]
+    assert {modes[path] for path in closed} == {0o700} and not [path for path, mode in modes.items() if mode & 0o022]
 
 
-def test_every_secret_is_another(trial):
+def test_every_secret_is_another_and_in_the_folder_of_its_party_alone(trial):
+    """And none of them is a key that protects vectors: those are made at the sites."""
     secrets = [path.read_bytes() for path in trial.rglob("*") if path.suffix in (".key", ".secret")]
     assert len(set(secrets)) == len(secrets)
-
-
-def test_no_key_that_protects_vectors_is_made(trial):
     assert not [path for path in trial.rglob("*") if path.match("*.sign.key") or path.match("*.seal.key")]
     assert not [name for name, text in texts(trial).items() if "fedsteph-sign-" in text or "fedsteph-seal-" in text]
-
-
-def test_what_a_site_gets_holds_no_other_partys_secret(trial):
     own = {name: texts(trial / "sites" / name) for name in SITES}
     others = {**texts(trial / "ca"), **texts(trial / "server")}
     for name in SITES:
@@ -133,15 +152,13 @@ def test_the_configuration(trial):
     assert (config.model.width, config.model.encoder) == (1536, None)
 
 
-@pytest.mark.parametrize("name", SITES)
+@each("name", SITES)
 def test_a_site_file_shares_with_nobody_until_it_is_filled_in(trial, name):
     site = Site.open(trial / "sites" / name)
-    assert (site.name, site.file.device) == (name, "auto")
-    assert site.file.policy is not None
+    assert (site.name, site.file.device) == (name, "auto") and site.file.policy is not None
     assert (site.file.policy.targets, site.file.policy.recipes, site.file.policy.min_pairs) == ((), (), 50)
     federation = site.file.federation
-    assert federation is not None
-    assert (federation.server, federation.roster_sha256) == ("fl.example.org:9092", "0" * 64)
+    assert federation is not None and (federation.server, federation.roster_sha256) == ("fl.example.org:9092", "0" * 64)
     assert (federation.sign_key, federation.seal_key) == (f"keys/{name}.sign.key", f"keys/{name}.seal.key")
     for path in (federation.ca, federation.auth_key, federation.superexec_secret):
         assert (site.folder / str(path)).is_file()
@@ -160,8 +177,7 @@ def test_a_name_that_yaml_would_read_as_something_else(tmp_path, name):
 def test_an_ipv6_address(tmp_path):
     provision(tmp_path / "trial", plan(address="[::1]:9092", superlink="[::1]:9091"))
     server = ServerFile.open(tmp_path / "trial" / "server")
-    assert (server.address, server.superlink) == ("[::1]:9092", "[::1]:9091")
-    assert "::1" in names_in(server.certificate)
+    assert (server.address, server.superlink) == ("[::1]:9092", "[::1]:9091") and "::1" in names_in(server.certificate)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9091", "superlink.internal:9091", "10.1.2.3:9091", "[::]:9091"])
@@ -173,7 +189,7 @@ def test_a_superlink_on_the_network_is_refused(refused, tmp_path, address):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9091", "localhost:9091", "[::1]:9091"])
+@each("address", ["127.0.0.1:9091", "localhost:9091", "[::1]:9091"])
 def test_a_superlink_on_loopback(address):
     assert plan(superlink=address).superlink == address
 
@@ -191,20 +207,28 @@ def exposed(trial: Path) -> re.Pattern[str]:
 
 
 OPEN = [
-    *("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages"),
-    *("get-run", "get-fab", "push-object", "pull-object", "confirm-message-received"),
+    "activate-node",
+    "deactivate-node",
+    "send-node-heartbeat",
+    "pull-messages",
+    "push-messages",
+    "get-run",
+    "get-fab",
+    "push-object",
+    "pull-object",
+    "confirm-message-received",
 ]
 CLOSED = ["/", "/v1/fleet/", "/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/xpull-messages"]
 CLOSED += ["/v1/fleet/pull-messages/", "/v1/fleet/pull-messages/../../control/stop-run", "/v1/control/start-run"]
 CLOSED += ["/v1/control/register-node", "/v1/runtime/pull-task", "/x/v1/fleet/pull-messages", "/V1/FLEET/PULL-MESSAGES"]
 
 
-@pytest.mark.parametrize("name", OPEN)
+@each("name", OPEN)
 def test_the_proxy_lets_out_what_a_node_calls(trial, name):
     assert exposed(trial).search(f"/v1/fleet/{name}")
 
 
-@pytest.mark.parametrize("path", CLOSED)
+@each("path", CLOSED)
 def test_the_proxy_lets_out_nothing_else(trial, path):
     assert not exposed(trial).search(path)
 
@@ -394,39 +418,31 @@ def test_scripts_find_their_own_folder(tmp_path, started):
 
 def test_flower_env_names_no_home(trial):
     found = [path.read_text() for path in trial.rglob("flower.env")]
-    assert len(found) == 1 + len(SITES)
-    assert not [text for text in found if "FLWR_HOME" in text]
+    assert len(found) == 1 + len(SITES) and not [text for text in found if "FLWR_HOME" in text]
 
 
-def test_how_the_superlink_starts(started):
-    assert started("server/start-superlink.sh").splitlines()[0] == (
-        "flower-superlink --host 127.0.0.1 --port 9091"
+def test_how_every_party_starts(started):
+    secret = "--superexec-auth-secret-file superexec.secret"
+    expected = {
+        "server/start-superlink.sh": "flower-superlink --host 127.0.0.1 --port 9091"
         " --ssl-ca-certfile ca.crt --ssl-certfile server.crt --ssl-keyfile server.key"
-        " --enable-supernode-auth --database superlink.db"
-        " --isolation process --superexec-auth-secret-file superexec.secret"
-        " --disable-runtime-dependency-installation in TRIAL/server umask 0077"
-    )
-
-
-def test_how_the_serverapp_runner_starts(started):
-    assert started("server/start-superexec.sh").splitlines()[0] == (
-        "flower-superexec --runtime-api-address 127.0.0.1:9091 --root-certificates ca.crt"
-        " --superexec-auth-secret-file superexec.secret in TRIAL/server umask 0077"
-    )
-
-
-@pytest.mark.parametrize(("site", "port"), [("kirp", 9094), ("kirc", 9095), ("kich", 9096)])
-def test_how_a_site_starts(started, site, port):
-    assert started(f"sites/{site}/start-supernode.sh").splitlines()[0] == (
-        "flower-supernode --superlink fl.example.org:9092 --root-certificates ca.crt"
-        f' --auth-supernode-private-key auth.key --node-config site-config="TRIAL/sites/{site}/site.yaml"'
-        " --isolation process --superexec-auth-secret-file superexec.secret"
-        f" --host 127.0.0.1 --port {port} in TRIAL/sites/{site} umask 0077"
-    )
-    assert started(f"sites/{site}/start-superexec.sh").splitlines()[0] == (
-        f"flower-superexec --runtime-api-address 127.0.0.1:{port} --insecure"
-        f" --superexec-auth-secret-file superexec.secret in TRIAL/sites/{site} umask 0077"
-    )
+        f" --enable-supernode-auth --database superlink.db --isolation process {secret}"
+        " --disable-runtime-dependency-installation",
+        "server/start-superexec.sh": "flower-superexec --runtime-api-address 127.0.0.1:9091 --root-certificates ca.crt"
+        f" {secret}",
+    }
+    for site, port in (("kirp", 9094), ("kirc", 9095), ("kich", 9096)):
+        expected[f"sites/{site}/start-supernode.sh"] = (
+            "flower-supernode --superlink fl.example.org:9092 --root-certificates ca.crt"
+            f' --auth-supernode-private-key auth.key --node-config site-config="TRIAL/sites/{site}/site.yaml"'
+            f" --isolation process {secret} --host 127.0.0.1 --port {port}"
+        )
+        expected[f"sites/{site}/start-superexec.sh"] = (
+            f"flower-superexec --runtime-api-address 127.0.0.1:{port} --insecure {secret}"
+        )
+    for script, words in expected.items():
+        folder = script.rpartition("/")[0]
+        assert started(script).splitlines()[0] == f"{words} in TRIAL/{folder} umask 0077"
 
 
 @pytest.mark.parametrize("refused", [None, "kirc"])
@@ -481,8 +497,7 @@ def test_the_installed_flower_knows_every_option(trial, capsys, monkeypatch):
         for script in scripts(trial):
             _, starts, command = script.read_text().partition(f"exec {name}")
             used |= set(re.findall(r"--[a-z-]+", command)) if starts else set()
-        assert len(used) >= 3
-        assert {option for option in used if option not in known} == set()
+        assert len(used) >= 3 and {option for option in used if option not in known} == set()
 
 
 UNFIT = ["our trial", "tri'al", 'tri"al', "tri$al", "tri;al", "tri%al", "tri@zeros@al", "tri{al", "triäl", "tri\nal"]
@@ -492,8 +507,7 @@ UNFIT = ["our trial", "tri'al", 'tri"al', "tri$al", "tri;al", "tri%al", "tri@zer
 def test_a_path_that_scripts_units_and_nginx_cannot_take(tmp_path, name):
     with pytest.raises(DeploymentError, match="has a space or a special character in its path") as caught:
         provision(tmp_path / name, plan())
-    assert caught.value.where == str(tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
+    assert caught.value.where == str(tmp_path / name) and list(tmp_path.iterdir()) == []
 
 
 def test_a_relative_folder_counts_whole(refused, tmp_path, monkeypatch):
@@ -509,8 +523,7 @@ def test_programs_that_lie_where_scripts_cannot_reach_them(tmp_path, monkeypatch
     monkeypatch.setattr(module, "_BIN", str(tmp_path / "my env" / "bin"))
     with pytest.raises(DeploymentError, match="special character") as caught:
         provision(tmp_path / "trial", plan())
-    assert caught.value.where == str(tmp_path / "my env" / "bin")
-    assert list(tmp_path.iterdir()) == []
+    assert caught.value.where == str(tmp_path / "my env" / "bin") and list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- systemd units
@@ -531,24 +544,21 @@ def test_every_unit_restarts_and_is_confined(trial):
     assert len(units(trial)) == 2 + 2 * len(SITES)
     for path in units(trial):
         service = unit(path)["Service"]
-        assert service["Restart"] == "always"
-        assert service["User"] == "fedsteph"
+        assert service["Restart"] == "always" and service["User"] == "fedsteph"
         for key in ("NoNewPrivileges", "PrivateTmp"):
             assert service[key] == "yes"
         assert service["ProtectSystem"] == "strict"
         started = Path(service["ExecStart"])
-        assert started.parent == path.parent
-        assert started.is_file()
+        assert started.parent == path.parent and started.is_file()
 
 
-@pytest.mark.parametrize("name", SITES)
+@each("name", SITES)
 def test_a_site_cannot_write_where_its_reviewed_app_lies(trial, name):
     folder = trial / "sites" / name
     for kind in ("supernode", "clientapp"):
         service = unit(folder / f"fedsteph-{kind}.service")["Service"]
         writable = [Path(word) for word in service["ReadWritePaths"].split()]
-        assert writable == [folder / "state", folder / "audit"]
-        assert service["ReadOnlyPaths"] == str(folder / "flwr")
+        assert writable == [folder / "state", folder / "audit"] and service["ReadOnlyPaths"] == str(folder / "flwr")
     supernode = unit(folder / "fedsteph-supernode.service")["Service"]
     assert (supernode["RestartSec"], supernode["TimeoutStartSec"]) == ("65", "600")
     assert supernode["ExecStartPre"].split()[1:] == ["doctor", "site", f"{folder}/site.yaml", "--quick"]
@@ -607,8 +617,7 @@ def test_an_existing_folder_is_left_alone(tmp_path, empty):
     before = texts(tmp_path)
     with pytest.raises(DeploymentError, match="exists already") as caught:
         provision(tmp_path / "trial", plan())
-    assert "nothing is overwritten" in str(caught.value.remedy)
-    assert texts(tmp_path) == before
+    assert "nothing is overwritten" in str(caught.value.remedy) and texts(tmp_path) == before
 
 
 # ---------------------------------------------------------------- the command
@@ -618,8 +627,7 @@ def test_the_command(cli, refused, tmp_path):
     out = tmp_path / "trial"
     words = (*PROVISION, "--address", "127.0.0.1:9091", "--san", "fl.example.org", "--san", "10.0.0.7", out)
     code, said, err = cli(*words)
-    assert (code, err) == (0, "")
-    assert "ca, server, and 2 sites" in said
+    assert (code, err) == (0, "") and "ca, server, and 2 sites" in said
     assert set(names_in(out / "server" / "server.crt")) == {"127.0.0.1", "localhost", "fl.example.org", "10.0.0.7"}
     assert "exists already" in refused(*words)
 
@@ -653,16 +661,14 @@ def test_the_command(cli, refused, tmp_path):
 )
 def test_a_fault_is_one_line_and_leaves_nothing(refused, tmp_path, option, value, told):
     words = [*PROVISION, "--address", "fl.example.org:9092", option, value, tmp_path / "trial"]
-    assert told in refused(*words)
-    assert list(tmp_path.iterdir()) == []
+    assert told in refused(*words) and list(tmp_path.iterdir()) == []
 
 
 def test_names_from_an_option():
-    assert site_names(" kirp, kirc ,,kich", "--sites") == SITES
-    assert site_names("", "--sites") == ()
+    assert site_names(" kirp, kirc ,,kich", "--sites") == SITES and site_names("", "--sites") == ()
 
 
-@pytest.mark.parametrize("width", [0, 65_537])
+@each("width", [0, 65_537])
 def test_a_width_that_is_none(width):
     """The command's option has the same bounds; this is for whoever calls the function."""
     with pytest.raises(ConfigError, match="--width: must be 1 to 65536"):
@@ -750,8 +756,7 @@ def test_its_port(cli, tmp_path, ca):
 )
 def test_a_sites_fault_is_one_line_and_leaves_nothing(refused, tmp_path, monkeypatch, ca, option, value, told):
     monkeypatch.chdir(tmp_path)
-    assert told in refused(*site_words(tmp_path / "kirp", ca), option, value)
-    assert list(tmp_path.iterdir()) == []
+    assert told in refused(*site_words(tmp_path / "kirp", ca), option, value) and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", UNFIT)

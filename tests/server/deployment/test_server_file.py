@@ -53,15 +53,13 @@ def test_another_name_of_the_file_will_do(file):
 def test_paths_are_relative_to_the_file_and_not_to_where_the_command_runs(file, tmp_path, monkeypatch):
     before = ServerFile.open(file)
     monkeypatch.chdir(tmp_path)
-    assert ServerFile.open(Path("server")) == before
-    assert ServerFile.open(Path("server/server.yaml")) == before
+    assert ServerFile.open(Path("server")) == before and ServerFile.open(Path("server/server.yaml")) == before
 
 
 def test_absolute_paths_stay(file, tmp_path):
     file.write_text(f"{LEAST}runs: {tmp_path / 'elsewhere'}\nca: ../ca/ca.crt\n")
     server = ServerFile.open(file)
-    assert server.runs == tmp_path / "elsewhere"
-    assert server.ca.resolve() == tmp_path / "ca" / "ca.crt"
+    assert server.runs == tmp_path / "elsewhere" and server.ca.resolve() == tmp_path / "ca" / "ca.crt"
 
 
 @pytest.mark.parametrize(
@@ -83,9 +81,7 @@ def test_a_fault_is_named_with_its_file(file, text, told):
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
         ServerFile.open(file)
-    assert caught.value.where == str(file)
-    assert told in caught.value.what
-    assert caught.value.remedy
+    assert caught.value.where == str(file) and told in caught.value.what and caught.value.remedy
 
 
 @pytest.mark.parametrize("given", ["absent", "absent/server.yaml", "."])
@@ -99,7 +95,6 @@ def test_ready_is_with_a_configuration_and_a_roster(file):
     for path, told in ((server.config, "federation's configuration"), (server.roster, "fedsteph roster add")):
         with pytest.raises(ConfigError, match="there is no such file") as caught:
             server.require_ready()
-        assert caught.value.where == str(path)
-        assert told in str(caught.value.remedy)
+        assert caught.value.where == str(path) and told in str(caught.value.remedy)
         path.write_text("")
     server.require_ready()

@@ -26,6 +26,8 @@ from fedsteph.common.host import unchanged
 # Python starts some hundred times in these tests: it should compile each module once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Several processes share two cores: threads of their own would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Property tests: the same examples in every run, and no clock.
 settings.register_profile("fedsteph", deadline=None, derandomize=True)

@@ -1,7 +1,7 @@
-"""The whole test suite in three processes: what may be done in any of them, and what belongs together.
+"""The whole test suite in two processes: what may be done in either, and what belongs together.
 
-Tests against real deployments mostly wait, others mostly compute. Files that share a deployment, a study or a run stay
-in one process, in their order; all others are handed out file by file, so that a module's fixtures are made once.
+Files that share a deployment, a study or a run stay in one process, in their order; all others are handed out file by
+file, so that a module's fixtures are made once.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-N_PROCESSES = 3  # on two cores: two of them begin with a deployment, and wait
-# What belongs together, by what the node ids begin with; the longest comes first. Two deployments wait side by side.
+N_PROCESSES = 2  # one a core: a third would import everything once more, and wait for the others
+# What belongs together, by what the node ids begin with; the longest comes first.
 TOGETHER = (
-    "tests/deployment/test_kept_out.py",
     "tests/deployment/",
     "tests/simulations/study/",
     "tests/simulations/test_report_",
 )
 # Then the long files, so that at the end only short ones are left to be handed out.
-EARLY = (*TOGETHER, "tests/simulations/", "tests/client/")
+EARLY = (*TOGETHER, "tests/simulations/", "tests/test_", "tests/client/")
 
 
 def group_of(nodeid: str) -> str:

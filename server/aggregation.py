@@ -39,14 +39,11 @@ def strategy_of(method: str, config: ComparatorConfig) -> FedAvg:
 
 
 def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
-    """Find the updates of a round that cannot be averaged with the others.
+    """Find the updates of a round that cannot be averaged with the others. Returns what is wrong with them, by node.
 
     Args:
         updates: by node.
         max_norm: largest L2 norm of one encoder.
-
-    Returns:
-        what is wrong with them, by node.
     """
     wrong: dict[int, str] = {}
     kinds: dict[int, str] = {}
@@ -65,8 +62,7 @@ def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
 def _kind(update: Update, max_norm: float) -> str:
     """Folds and headers of an update as one text: updates with the same text can be averaged.
 
-    Raises:
-        VectorMismatchError: the update is empty or malformed, or a norm is above ``max_norm``.
+    Raises VectorMismatchError if the update is empty or malformed, or a norm is above ``max_norm``.
     """
     split = {fold: _split(content) for fold, content in sorted(update.vectors.items())}
     if not split:
@@ -79,11 +75,8 @@ def _kind(update: Update, max_norm: float) -> str:
 def aggregate(strategy: FedAvg, round_: int, updates: Mapping[int, Update]) -> dict[str, bytes]:
     """The next round's global encoders, by fold.
 
-    Args:
-        updates: by node.
-
-    Raises:
-        VectorMismatchError: there are fewer than two, or they are not of one kind, or not finite.
+    ``updates``: by node. Raises VectorMismatchError if there are fewer than two, or they are not of one kind, or not
+    finite.
     """
     replies = []
     if len(updates) < 2:
@@ -109,14 +102,11 @@ Ask = Callable[[int, Mapping[str, bytes]], Mapping[int, Update]]
 def run_rounds(method: str, config: ComparatorConfig, ask: Ask) -> dict[str, bytes]:
     """All rounds of one baseline, from M0.
 
+    Returns the global encoders after the last round, by fold. Raises VectorMismatchError if the updates of a round
+    cannot be averaged.
+
     Args:
         ask: sends a round's number and global encoders (none in round 0), and returns the updates by node.
-
-    Returns:
-        the global encoders after the last round, by fold.
-
-    Raises:
-        VectorMismatchError: the updates of a round cannot be averaged.
     """
     strategy = strategy_of(method, config)
     encoders: dict[str, bytes] = {}

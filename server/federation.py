@@ -24,8 +24,7 @@ class Federation(Session):
     def run(self) -> Outcome:
         """All phases, one after the other.
 
-        Raises:
-            QuorumError: too few sites are left; ``outcome`` then still names every failure.
+        Raises QuorumError if too few sites are left (``outcome`` then still names every failure).
         """
         limit = self.config.federation.deadlines
         self.note(Event("run.start"))

@@ -27,11 +27,8 @@ _PACKAGES = ("fedsteph", "torch", "flwr", "cryptography", "safetensors", "numpy"
 def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
     """A new run's manifest, JSON-ready.
 
-    Args:
-        audit: folder of the server's audit log.
-
-    Raises:
-        ConfigError: a message of the run would be too large to be read.
+    ``audit``: folder of the server's audit log. Raises ConfigError if a message of the run would be too large to be
+    read.
     """
     _require_messages_that_fit(config)
     return {
@@ -55,11 +52,7 @@ def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
 
 
 def read_manifest(run_folder: Path) -> dict[str, Any]:
-    """The manifest in a run folder.
-
-    Raises:
-        RunFolderError: it is damaged.
-    """
+    """The manifest in a run folder. Raises RunFolderError if it is damaged."""
     remedy = "Restore it from a backup, or begin a new run in another folder"
     found = read_json(run_folder / MANIFEST_FILE, RunFolderError, remedy)
     if not isinstance(found.get("digests"), dict) or not {"run", "audit", "versions", "seeds"} <= found.keys():

@@ -54,9 +54,7 @@ class Outcome:
     def read(cls, run: Path) -> Outcome:
         """Read the outcome in a run folder.
 
-        Raises:
-            RunFolderError: the run has none yet.
-            ConfigError: an earlier version wrote it.
+        Raises RunFolderError if the run has none yet; ConfigError if an earlier version wrote it.
         """
         path = run / "server" / OUTCOME_FILE
         if not path.exists():

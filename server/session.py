@@ -64,14 +64,11 @@ class Session:
     def ask(
         self, phase: str, requests: Mapping[int, object], reply: type[T], deadline: float, envelopes: Envelopes
     ) -> tuple[Replies[T], dict[int, str]]:
-        """Send one message per node and read the replies.
+        """Send one message per node and read the replies. Returns the replies, and the reasons of failures, by node.
 
         Args:
             reply: the message that is expected back.
             deadline: seconds to wait for replies.
-
-        Returns:
-            the replies, and the reasons of failures, by node.
         """
         packed = {node: protocol.pack(request, envelopes.get(node)) for node, request in requests.items()}
         found = self.exchange(phase, packed, deadline)
@@ -87,8 +84,7 @@ class Session:
     def exchange(self, phase: str, requests: Mapping[int, RecordDict], deadline: float) -> Round:
         """One exchange of packed messages, reported as it advances; its seconds and bytes enter the outcome.
 
-        Args:
-            deadline: seconds to wait for replies.
+        ``deadline``: seconds to wait for replies.
         """
         done, total = 0, max(1, len(requests))
 
@@ -126,8 +122,7 @@ class Session:
     def require_quorum(self, phase: str) -> None:
         """Check that the quorum and at least one target are still in the run.
 
-        Raises:
-            QuorumError: they are not; it names every failure so far.
+        Raises QuorumError if they are not (it names every failure so far).
         """
         left, quorum = set(self.names.values()), self.config.federation.quorum
         if not left & set(self.config.federation.targets):
@@ -136,11 +131,7 @@ class Session:
             self.lose_quorum(phase, f"{len(left)} of {quorum} sites needed")
 
     def lose_quorum(self, phase: str, what: str) -> NoReturn:
-        """End the run for the reason ``what``.
-
-        Raises:
-            QuorumError: always; it names every failure so far.
-        """
+        """End the run for the reason ``what``. Raises QuorumError if called (it names every failure so far)."""
         self.note(Event("run.end", "failed", reason=what))
         named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in self.outcome.failures)
         raise QuorumError(f"the quorum is lost ({what}). {named}", where=phase)

@@ -11,10 +11,8 @@ Field = Literal["VmHWM", "VmRSS", "RssAnon"]
 def memory_of(field: Field, pid: int | Literal["self"] = "self") -> int:
     """Memory in bytes: ``VmHWM`` peak resident, ``VmRSS`` resident now, ``RssAnon`` its anonymous part (no file pages).
 
-    A process that is ending reports no memory: 0.
-
-    Raises:
-        OSError: there is no such process, or the system has no ``/proc``.
+    A process that is ending reports no memory: 0. Raises OSError if there is no such process, or the system has no
+    ``/proc``.
     """
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):

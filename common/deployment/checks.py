@@ -78,8 +78,7 @@ def secret_files(paths: Iterable[Path]) -> list[Check]:
 def app_start(modules: str) -> Check:
     """Measure how long the process of an app takes to start, against Flower's window.
 
-    Args:
-        modules: what such a process imports, with commas between.
+    ``modules``: what such a process imports, with commas between.
     """
     command, started = [sys.executable, "-IB", "-c", f"import {modules}"], time.monotonic()
     try:

@@ -36,8 +36,7 @@ def config_folder() -> Path:
 def assemble(folder: Path) -> Path:
     """Copy the app's packages and project files into ``folder``, which is emptied first; returns ``folder``.
 
-    Raises:
-        StorageError: its disk cannot be written.
+    Raises StorageError if its disk cannot be written.
     """
     with writing(folder):
         return _copied(folder)
@@ -61,14 +60,7 @@ def _copied(folder: Path) -> Path:
 def build(folder: Path, home: Path) -> Path:
     """Build an assembled app's bundle with ``flwr build``; the same content makes the same bundle.
 
-    Args:
-        home: a ``FLWR_HOME``.
-
-    Returns:
-        the path of the ``.fab`` file.
-
-    Raises:
-        EngineError: ``flwr build`` failed.
+    ``home``: a ``FLWR_HOME``. Returns the path of the ``.fab`` file. Raises EngineError if ``flwr build`` failed.
     """
     flwr(["build"], folder, home)
     return next(folder.glob("*.fab"))
@@ -84,10 +76,7 @@ def digest_of(folder: Path) -> str:
     """SHA-256 over an app's code: file names and contents, and the ``tool.flwr`` section of ``pyproject.toml``.
 
     All files in the folder count, except plain texts, so that everything that Python could load is covered. The digest
-    is the same for the assembled and the installed app.
-
-    Raises:
-        DeploymentError: the folder holds no Flower app.
+    is the same for the assembled and the installed app. Raises DeploymentError if the folder holds no Flower app.
     """
     flower = _project(folder, "tool", "flwr")
     hasher = hashlib.sha256(json.dumps(flower, sort_keys=True, default=str).encode())
@@ -103,8 +92,7 @@ def digest_of(folder: Path) -> str:
 def version_of(folder: Path) -> str:
     """The version of fedsteph that an app says it is of, with anything unprintable left out.
 
-    Raises:
-        DeploymentError: the folder holds no Flower app.
+    Raises DeploymentError if the folder holds no Flower app.
     """
     return "".join(character for character in str(_project(folder, "project", "version")) if character.isprintable())
 
@@ -119,8 +107,7 @@ def _project(folder: Path, section: str, key: str) -> Any:
 def flwr(words: list[str], folder: Path, home: Path) -> None:
     """Run ``flwr`` with the arguments ``words`` in ``folder``, with ``home`` as its ``FLWR_HOME``.
 
-    Raises:
-        EngineError: the command failed.
+    Raises EngineError if the command failed.
     """
     done = subprocess.run(
         [program("flwr"), *words],

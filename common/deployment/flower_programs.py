@@ -43,11 +43,7 @@ def program(name: str) -> str:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment variables of every Flower process that fedsteph starts.
-
-    Args:
-        home: its ``FLWR_HOME``.
-    """
+    """The environment variables of every Flower process that fedsteph starts. ``home``: its ``FLWR_HOME``."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, **QUIET, "FLWR_HOME": str(home.resolve()), "PATH": path}
 
@@ -72,8 +68,7 @@ class _Start:
     def seconds_late(self, status: str, now: float) -> float:
         """Seconds since the run was taken, where Flower has given up waiting for its process at least once; else 0.
 
-        Raises:
-            EngineError: nobody took the run, or its process does not start.
+        Raises EngineError if nobody took the run, or its process does not start.
         """
         if status not in ("pending", "starting"):
             return 0.0
@@ -108,11 +103,7 @@ class Flower:
     log: Path
 
     def start(self, app: Path, run_config: Path, federation_config: str | None = None) -> str:
-        """Start a run of the app in folder ``app``; returns the run's id.
-
-        Raises:
-            EngineError: Flower refused the run.
-        """
+        """Start a run of the app in folder ``app``; returns the run's id. Raises EngineError if Flower refused the run."""
         words = ["run", str(app), CONNECTION, "--run-config", str(run_config)]
         if federation_config is not None:
             words += ["--federation-config", federation_config]
@@ -131,15 +122,14 @@ class Flower:
     ) -> str:
         """Wait for a run's end; returns its final status, such as ``finished:completed``.
 
+        Raises EngineError if the SuperLink was unreachable for too long, no SuperExec took the run, or its process did
+        not start in ``patience`` seconds.
+
         Args:
             is_over: whether the server has written its outcome; until then Flower is queried only every 15 s.
             patience: seconds for which the SuperLink may be unreachable.
             on_silence: called with the seconds for which it has been unreachable.
             on_slow_start: called with the seconds since a SuperExec took the run, if its process is still not there.
-
-        Raises:
-            EngineError: the SuperLink was unreachable for too long, no SuperExec took the run, or its process did not
-                start in ``patience`` seconds.
         """
         answered = time.monotonic()
         start = _Start(answered, patience)

@@ -38,11 +38,7 @@ class Answer:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[IPv6]:port`` into host and port.
-
-    Raises:
-        DeploymentError: the text is neither.
-    """
+    """Split ``host:port`` or ``[IPv6]:port`` into host and port. Raises DeploymentError if the text is neither."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     number = int(port) if port.isascii() and port.isdecimal() else 0
@@ -52,11 +48,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def require_host(name: str) -> None:
-    """Check that a name is an IP address or a valid DNS name.
-
-    Raises:
-        DeploymentError: it is neither.
-    """
+    """Check that a name is an IP address or a valid DNS name. Raises DeploymentError if it is neither."""
     if not _is_host(name):
         remedy = "Write a name like fl.example.org, or an IP address"
         raise DeploymentError("is no host's name", where=name, remedy=remedy)
@@ -73,12 +65,11 @@ def _is_host(name: str) -> bool:
 def ask(address: str, ca: Path) -> Answer:
     """Connect to a SuperLink as a SuperNode would.
 
+    Raises DeploymentError if anything is wrong (it names the first such thing, and its remedy).
+
     Args:
         address: ``host:port``.
         ca: PEM file of the certificate authority that must have signed the server's certificate.
-
-    Raises:
-        DeploymentError: the first thing that is wrong, with its remedy.
     """
     host, port = split_address(address)
     try:

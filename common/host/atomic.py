@@ -14,9 +14,7 @@ def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
     """Write the concatenated ``parts`` to ``path``.
 
     They go to a temporary file in the same folder, which is flushed to disk and renamed. A memoryview is not copied.
-
-    Raises:
-        StorageError: they cannot be written; what was there before is unchanged.
+    Raises StorageError if they cannot be written (what was there before is unchanged).
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,8 +39,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path, error: type[FedstephError] = ModelFileError, remedy: str = AGAIN) -> dict[str, Any]:
     """Read a file of :func:`write_json`; the digest is checked and left out.
 
-    Raises:
-        error: the file is damaged; it has this remedy.
+    Raises ``error`` if the file is damaged (it has this remedy).
     """
     raw = path.read_bytes()
     try:

@@ -39,11 +39,7 @@ class Architecture:
 
     @classmethod
     def of(cls, config: ModelConfig) -> Architecture:
-        """The architecture of a configuration.
-
-        Raises:
-            ConfigError: the configuration has no width.
-        """
+        """The architecture of a configuration. Raises ConfigError if the configuration has no width."""
         if config.width is None:
             raise ConfigError(
                 "the feature width is not set", where="model.width", remedy="Set it to the encoder's width"
@@ -99,14 +95,11 @@ class ABMIL(nn.Module):
         return encode(self.encoder_state(), bag.unsqueeze(0))[1][0]
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hazards of a batch of bags.
+        """Hazards of a batch of bags. Returns hazards ``(n_bags, n_bins)`` in (0, 1).
 
         Args:
             bags: ``(n_bags, n_instances, d)``, padded if the bags differ in size.
             mask: ``(n_bags, n_instances)``, True at real instances; None without padding.
-
-        Returns:
-            hazards ``(n_bags, n_bins)`` in (0, 1).
         """
         z, _ = encode(self.encoder_state(), bags, mask, self.dropout if self.training else 0.0)
         return torch.sigmoid(self.head(z))
@@ -117,16 +110,15 @@ def encode(
 ) -> tuple[Tensor, Tensor]:
     """Pool each bag into one vector, with one set of weights for all bags or one per bag.
 
+    Returns bag vectors ``z`` ``(n_bags, embed)``, and attention ``(n_bags, n_instances)``, which sums to 1 per bag and
+    is detached (no gradient).
+
     Args:
         theta: the 8 encoder tensors, each as in :attr:`Architecture.encoder_shapes`, or each with a leading
             ``n_bags`` dimension.
         bags: ``(n_bags, n_instances, d)``.
         mask: ``(n_bags, n_instances)``, True at real instances; None without padding.
         dropout: dropout probability of each of the two attention branches.
-
-    Returns:
-        bag vectors ``z`` ``(n_bags, embed)``, and attention ``(n_bags, n_instances)``, which sums to 1 per bag and is
-        detached (no gradient).
     """
     drop = GateDropout.drawn(dropout)
     if len(bags) == 1 and mask is None:
@@ -169,8 +161,7 @@ def model_digest(model: ABMIL) -> str:
 def m0_digest(config: ModelConfig) -> str:
     """The digest of ``M0`` as made on this machine, to pin or compare.
 
-    Raises:
-        ConfigError: the configuration has no width.
+    Raises ConfigError if the configuration has no width.
     """
     return model_digest(untrained_model(Architecture.of(config), config.m0_seed))
 
@@ -178,8 +169,7 @@ def m0_digest(config: ModelConfig) -> str:
 def pin_m0(config: Config) -> Config:
     """The configuration with the digest of this machine's M0 filled in.
 
-    Raises:
-        ConfigError: no width, or another digest is pinned already.
+    Raises ConfigError if there is no width, or another digest is pinned already.
     """
     if config.model.width is None:
         raise ConfigError("must be given", where="model.width", remedy="Set it to the width of the sites' features")
@@ -212,8 +202,7 @@ def initial_model(config: ModelConfig) -> ABMIL:
 def pinned_model(config: ModelConfig) -> ABMIL:
     """:func:`initial_model` for a configuration that must pin the digest of ``M0``.
 
-    Raises:
-        ConfigError: no width, no pinned digest, or ``M0`` on this machine has another digest.
+    Raises ConfigError if there is no width or no pinned digest, or ``M0`` on this machine has another one.
     """
     return _with_digest(untrained_model(Architecture.of(config), config.m0_seed, config.dropout), config.m0_sha256)
 

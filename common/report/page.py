@@ -149,11 +149,7 @@ def html(page: Page) -> str:
 def write_page(page: Page, folder: Path) -> Path:
     """Write ``index.html``, and ``figures/NAME.svg`` and ``.png`` for every picture with a figure.
 
-    Returns:
-        the path of ``index.html``.
-
-    Raises:
-        ValueError: two pictures have the same name.
+    Returns the path of ``index.html``. Raises ValueError if two pictures have the same name.
     """
     names = [picture.name for picture in page.pictures]
     if len(set(names)) < len(names):

@@ -36,8 +36,7 @@ def cost_section(seconds: Mapping[str, float], n_bytes: int, learnable: Mapping[
 def provenance_section(manifest: Mapping[str, Any], configuration: str) -> Section:
     """Versions, seeds, digests and the whole configuration.
 
-    Args:
-        manifest: with ``versions``, ``digests``, ``seeds``, ``run`` and ``created``.
+    ``manifest``: with ``versions``, ``digests``, ``seeds``, ``run`` and ``created``.
     """
     plain = [["run", str(manifest["run"])], ["begun (UTC)", str(manifest["created"])]]
     plain += [
@@ -52,7 +51,6 @@ def provenance_section(manifest: Mapping[str, Any], configuration: str) -> Secti
 def limits_section(own: Sequence[str] = ()) -> Section:
     """The limits that a reader must know to interpret the results.
 
-    Args:
-        own: limits of this result, listed before the general ones.
+    ``own``: limits of this result, listed before the general ones.
     """
     return Section("Limits", [Points([*own, *LIMITS])])

@@ -67,8 +67,7 @@ def canvas(title: str, who: str, width: float = WIDTH, height: float = HEIGHT) -
 def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:
     """A figure as the bytes of a file. The same figure gives the same bytes: they hold no date and no path.
 
-    Args:
-        salt: makes the ids in an SVG unique, so that one document can hold several.
+    ``salt``: makes the ids in an SVG unique, so that one document can hold several.
     """
     import matplotlib as mpl  # noqa: PLC0415
 

@@ -61,13 +61,12 @@ class Announcement:
     def enter(self, roster: Roster, *, cancer: str | None, contact: str | None, today: str) -> Roster:
         """The roster with these keys added, for a new site or in place of the keys that they replace.
 
+        Raises RosterError if the site has other keys in the roster that did not sign this rotation, the keys were
+        revoked, or a new site lacks ``cancer`` or ``contact``.
+
         Args:
             cancer, contact: fields of the entry; None keeps those of the replaced entry.
             today: date of the old keys' revocation, such as ``2026-01-31``.
-
-        Raises:
-            RosterError: the site has other keys in the roster that did not sign this rotation, the keys were revoked,
-                or a new site lacks ``cancer`` or ``contact``.
         """
         before = roster.entry(self.site)
         if before is not None and self.replaces is None:
@@ -110,11 +109,7 @@ def write_announcement(path: Path, announcement: Announcement) -> None:
 
 
 def read_announcement(path: Path) -> Announcement:
-    """Read a public-key file.
-
-    Raises:
-        ConfigError, KeyFormatError: it is not a public-key file, or was changed.
-    """
+    """Read a public-key file. Raises ConfigError or KeyFormatError if it is not a public-key file, or was changed."""
     return build(Announcement, read_yaml(path), path)
 
 

@@ -88,11 +88,8 @@ class AuditLog:
     def append(self, event: Event) -> str:
         """Append one line and flush it to disk.
 
-        Returns:
-            the line's hash.
-
-        Raises:
-            AuditError: the end of the log is invalid, so nothing was appended; or the event is too long.
+        Returns the line's hash. Raises AuditError if the end of the log is invalid, so nothing was appended (or the
+        event is too long).
         """
         with exclusive(self._folder, wait=True):
             found = _last(self._folder)
@@ -137,11 +134,8 @@ class AuditLog:
 def verify(folder: Path, expected: str | None = None) -> Verdict:
     """Check every line of a folder's log.
 
-    Args:
-        expected: a hash known from elsewhere, which must be that of some line.
-
-    Raises:
-        AuditError: a line or the head file is invalid, or no line has the expected hash; names the first such line.
+    ``expected``: a hash known from elsewhere, which must be that of some line. Raises AuditError if a line or the head
+    file is invalid, or no line has the expected hash (names the first such line).
     """
     path = folder / FILE
     lines, head, torn, seen = 0, _START, 0, expected in (None, _START)
@@ -167,8 +161,7 @@ def verify(folder: Path, expected: str | None = None) -> Verdict:
 def read_lines(folder: Path) -> Iterator[Line]:
     """The complete lines of the log. Each line's own hash is checked, but not the chain.
 
-    Raises:
-        AuditError: a line is invalid.
+    Raises AuditError if a line is invalid.
     """
     path = folder / FILE
     for number, raw in enumerate(_raw_lines(path), start=1):

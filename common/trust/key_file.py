@@ -17,12 +17,8 @@ _PURPOSES = {SIGN_SECRET: "sign as", SEAL_SECRET: "open what is sealed to"}
 def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, Path]:
     """Write ``NAME.sign.key`` and ``NAME.seal.key`` with mode 0600; an existing file is never replaced.
 
-    Returns:
-        the paths of both files.
-
-    Raises:
-        KeyFileError: one of them exists already.
-        StorageError: they cannot be written; neither is there then.
+    Returns the paths of both files. Raises KeyFileError if one of them exists already; StorageError if they cannot be
+    written (neither is there then).
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -42,9 +38,8 @@ def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, P
 def read_identity(sign: Path, seal: Path) -> Identity:
     """Read both secret keys.
 
-    Raises:
-        KeyFileError: a file is missing, not a regular file, or accessible to other users of the machine.
-        KeyFormatError: the content is not a key for this purpose.
+    Raises KeyFileError if a file is missing, not a regular file, or accessible to other users of the machine;
+    KeyFormatError if the content is not a key for this purpose.
     """
     return Identity(_read_secret(sign, SIGN_SECRET), _read_secret(seal, SEAL_SECRET))
 
@@ -52,8 +47,7 @@ def read_identity(sign: Path, seal: Path) -> Identity:
 def require_private(path: Path) -> None:
     """Refuse a secret file that the group or others can access, or that belongs to another user.
 
-    Raises:
-        KeyFileError: the file is refused, missing, or not a regular file.
+    Raises KeyFileError if the file is refused, missing, or not a regular file.
     """
     try:
         status = path.stat()

@@ -40,11 +40,8 @@ class PublicKeys:
     def parse(cls, sign: str, seal: str, where: str) -> PublicKeys:
         """Parse both keys from text.
 
-        Args:
-            where: source of the keys, for error messages.
-
-        Raises:
-            KeyFormatError: a key is of another type, or damaged.
+        ``where``: source of the keys, for error messages. Raises KeyFormatError if a key is of another type, or
+        damaged.
         """
         keys = cls(decode(sign, SIGN_PUBLIC, f"{where}, sign"), decode(seal, SEAL_PUBLIC, f"{where}, seal"))
         try:
@@ -94,8 +91,7 @@ class Identity:
     def generate(cls) -> Identity:
         """New keys from the system's random source.
 
-        Raises:
-            KeyFormatError: the installed ``cryptography`` lacks ML-KEM-768; nothing weaker is used instead.
+        Raises KeyFormatError if the installed ``cryptography`` lacks ML-KEM-768 (nothing weaker is used instead).
         """
         try:
             kem = MLKEM768PrivateKey.generate().private_bytes_raw()
@@ -142,8 +138,7 @@ def encode(kind: str, raw: bytes) -> str:
 def decode(text: str, kind: str, where: str) -> bytes:
     """Parse a key of type ``kind`` from text; error messages never contain the text.
 
-    Raises:
-        KeyFormatError: the key has another type or length, or is not canonical base64.
+    Raises KeyFormatError if the key has another type or length, or is not canonical base64.
     """
     found, colon, body = text.partition(":")
     if not colon or found != kind:

@@ -122,8 +122,7 @@ class Roster:
     def with_entry(self, entry: Entry) -> Roster:
         """The roster with one more site.
 
-        Raises:
-            RosterError: the name or the keys are in the roster already, or the keys were revoked.
+        Raises RosterError if the name or the keys are in the roster already, or the keys were revoked.
         """
         if self.entry(entry.site) is not None:
             raise RosterError(
@@ -135,11 +134,8 @@ class Roster:
     def without(self, site: str, date: str, reason: str) -> Roster:
         """The roster without a site, whose keys are revoked permanently.
 
-        Args:
-            date: like ``2026-01-31``.
-
-        Raises:
-            RosterError: the site is not in the roster, or ``date`` or ``reason`` is invalid.
+        ``date``: like ``2026-01-31``. Raises RosterError if the site is not in the roster, or ``date`` or ``reason`` is
+        invalid.
         """
         entry = self.entry(site)
         if entry is None:
@@ -161,8 +157,7 @@ class Roster:
 def read_roster(path: Path, pinned: str | None = None) -> Roster:
     """Read a roster, and compare its digest with the pinned one, if given.
 
-    Raises:
-        RosterError: the roster is unreadable or inconsistent, or has another digest.
+    Raises RosterError if the roster is unreadable or inconsistent, or has another digest.
     """
     try:
         roster = build(Roster, read_yaml(path), path)

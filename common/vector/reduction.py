@@ -31,14 +31,9 @@ def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
 
     With ``sharing.rank`` r, a matrix is replaced by its best rank-r approximation in the L2 norm (Eckart and Young,
     1936): the factors ``U_r S_r`` and ``V_r^T`` of its singular value decomposition, computed in float64 on the CPU.
-    The entry of largest magnitude in each column of U is positive.
-
-    Returns:
-        name -> CPU tensor in the dtype, as listed by :func:`fedsteph.common.vector.shared_part.shared_shapes`.
-
-    Raises:
-        VectorRangeError: a finite value is out of range for the dtype, or a matrix to be factored holds NaN or Inf;
-            the error names the tensor.
+    The entry of largest magnitude in each column of U is positive. Returns name -> CPU tensor in the dtype, as listed
+    by :func:`fedsteph.common.vector.shared_part.shared_shapes`. Raises VectorRangeError if a finite value is out of
+    range for the dtype, or a matrix to be factored holds NaN or Inf (the error names the tensor).
     """
     shapes = vector.architecture.encoder_shapes
     found: dict[str, Tensor] = {}

@@ -36,11 +36,7 @@ def factor_names(name: str) -> tuple[str, str]:
 
 
 def shared_shapes(shapes: Mapping[str, Shape], sharing: SharingConfig) -> dict[str, Shape]:
-    """Names and shapes of the tensors in a vector file.
-
-    Args:
-        shapes: names and shapes of the whole encoder's tensors.
-    """
+    """Names and shapes of the tensors in a vector file. ``shapes``: names and shapes of the whole encoder's tensors."""
     found: dict[str, Shape] = {}
     for name in shared_names(shapes, sharing):
         shape, rank = shapes[name], sharing.rank

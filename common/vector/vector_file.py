@@ -33,13 +33,11 @@ _FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16"
 def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
     """Serialise the shared part of a vector; the metadata holds only the format and the digests of architecture and M0.
 
-    The same vector always makes the same bytes, so that a file's digest identifies its vector.
+    The same vector always makes the same bytes, so that a file's digest identifies its vector. Raises VectorRangeError
+    if a value is out of range for the dtype.
 
     Args:
         vector: the vector as trained, not one restored from a file: a second reduction would change it.
-
-    Raises:
-        VectorRangeError: a value is out of range for the dtype.
     """
     content: bytes = safetensors.torch.save(reduced(vector, sharing))
     return with_metadata(content, _metadata(vector.architecture, vector.m0_sha256))
@@ -50,6 +48,10 @@ def read_vector(
 ) -> TaskVector:
     """Parse and check the bytes of a vector file.
 
+    Returns the whole vector in float32, with zeros for what is not shared. Raises VectorFileError if the file is
+    malformed, has other tensors or another dtype, holds NaN or Inf, or exceeds ``max_norm``; VectorMismatchError if it
+    is a well-formed vector of another architecture or M0.
+
     Args:
         content: the file's bytes, untrusted.
         architecture: the architecture of this federation.
@@ -57,14 +59,6 @@ def read_vector(
         sharing: layers, rank and dtype that the file must have.
         max_norm: largest accepted L2 norm of the whole vector.
         where: the source of the bytes, for error messages.
-
-    Returns:
-        the whole vector in float32, with zeros for what is not shared.
-
-    Raises:
-        VectorFileError: the file is malformed, has other tensors or another dtype, holds NaN or Inf, or exceeds
-            ``max_norm``.
-        VectorMismatchError: a well-formed vector of another architecture or M0.
     """
     header, start = read_header(content, where, VectorFileError, _MAX_HEADER)
     metadata = header.pop(METADATA, None)

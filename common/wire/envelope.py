@@ -89,12 +89,11 @@ class Opened:
 def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipient: PublicKeys) -> bytes:
     """Seal a vector file to ``recipient`` and sign it as ``sender``.
 
+    Raises MalformedEnvelopeError if the context does not fit into a header.
+
     Args:
         plain: the vector file's content.
         sequence: larger than in every earlier envelope from this sender to this recipient, across runs.
-
-    Raises:
-        MalformedEnvelopeError: the context does not fit into a header.
     """
     sealed = _SUITE.encrypt(plain, recipient.receiver, info=_info(context, sequence))
     header = _header(context, sequence, sealed)
@@ -105,12 +104,11 @@ def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipi
 def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender: PublicKeys) -> Opened:
     """Check an envelope against its expected context, and open it.
 
+    Raises EnvelopeError if a check fails (its subclass tells the first that did).
+
     Args:
         expected: what the recipient itself knows: its own name, this run, and from whom it expects the envelope.
         sender: the pinned public keys of ``expected.sender``.
-
-    Raises:
-        EnvelopeError: the subclass of the first check that failed.
     """
     where = f"envelope of {expected.sender}"
     header, raw_header, signature, sealed = _parse(envelope, where)

@@ -69,11 +69,8 @@ def pack(message: Any, envelopes: Mapping[str, bytes] | None = None) -> RecordDi
 def parcel(records: RecordDict, where: str) -> Parcel:
     """Check and unpack Flower's records; the body and the envelopes stay unread.
 
-    Args:
-        where: whose message it is, for error messages.
-
-    Raises:
-        ProtocolError: records, version or sizes that the protocol does not have.
+    ``where``: whose message it is, for error messages. Raises ProtocolError if there are records, a version or sizes
+    that the protocol does not have.
     """
     header = records.get(_HEADER)
     if not isinstance(header, ConfigRecord) or not set(records) <= {_HEADER, _ENVELOPES}:
@@ -105,12 +102,8 @@ def _envelopes(arrays: ArrayRecord, where: str) -> dict[str, bytes]:
 def read(content: Parcel, cls: type[T], where: str) -> T:
     """Read a parcel's body as the message ``cls``.
 
-    Args:
-        where: whose message it is, for error messages.
-
-    Raises:
-        SiteError: the body is a site's refusal; the text is the fixed phrase of its kind.
-        ProtocolError: the body is neither.
+    ``where``: whose message it is, for error messages. Raises SiteError if the body is a site's refusal (the text is
+    the fixed phrase of its kind); ProtocolError if the body is neither.
     """
     try:
         body = json.loads(content.body)

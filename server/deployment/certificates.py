@@ -76,11 +76,7 @@ def make_token(path: Path) -> None:
 
 
 def names_in(certificate: Path) -> list[str]:
-    """The SANs of a certificate.
-
-    Raises:
-        ValueError: the file is no certificate in PEM form.
-    """
+    """The SANs of a certificate. Raises ValueError if the file is no certificate in PEM form."""
     loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
     try:
         found = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

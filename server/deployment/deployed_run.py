@@ -46,13 +46,9 @@ class Deployed:
 def prepare(server: ServerFile, config: Config) -> Deployed:
     """Check everything that can be checked at the server, and write a run folder.
 
-    Args:
-        config: with the features' width and M0's digest filled in.
-
-    Raises:
-        ConfigError: the configuration lacks sites, targets, the width or M0's digest.
-        RosterError: the roster is another federation's, or lacks a site.
-        DeploymentError: no SuperLink answers at the configured address.
+    ``config``: with the features' width and M0's digest filled in. Raises ConfigError if the configuration lacks sites,
+    targets, the width or M0's digest; RosterError if the roster is another federation's, or lacks a site;
+    DeploymentError if no SuperLink answers at the configured address.
     """
     server.require_ready()
     roster = read_roster(server.roster)
@@ -83,11 +79,9 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
 def run(server: ServerFile, deployed: Deployed) -> Outcome:
     """Start the run, wait until it ends, and write ``results.json`` into the run folder.
 
-    Raises:
-        QuorumError: too few sites were left; it names every failure.
-        EngineError: Flower ended the run for another reason.
-        StorageError: the server's disk is full.
-        KeyboardInterrupt: the user stopped it; the run is stopped too.
+    Raises QuorumError if too few sites were left (it names every failure); EngineError if Flower ended the run for
+    another reason; StorageError if the server's disk is full; KeyboardInterrupt if the user stopped it (the run is
+    stopped too).
     """
     try:
         run_id, status = _until_its_end(server, deployed)
@@ -148,11 +142,7 @@ def _say_slow_start(seconds: float) -> None:
 
 
 def require_no_failure(deployed: Deployed, outcome: Outcome) -> None:
-    """Check that no site failed.
-
-    Raises:
-        SiteError: sites failed; it names each, its phase and the reason.
-    """
+    """Check that no site failed. Raises SiteError if sites failed (it names each, its phase and the reason)."""
     if outcome.failures:
         named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in outcome.failures)
         path = deployed.path / RESULTS_FILE

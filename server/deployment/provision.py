@@ -66,9 +66,8 @@ class Plan:
 def provision(out: Path, plan: Plan) -> None:
     """Write ``ca/``, ``server/`` and ``sites/NAME/`` into a new folder; after an error, nothing is left of it.
 
-    Raises:
-        DeploymentError: the folder exists, or its path cannot be written into scripts, units and nginx.conf.
-        StorageError: its disk cannot be written.
+    Raises DeploymentError if the folder exists, or its path cannot be written into scripts, units and nginx.conf;
+    StorageError if its disk cannot be written.
     """
     _require_plain(out)
     if out.exists():
@@ -127,12 +126,8 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
 def provision_site(out: Path, site: str, federation: str, address: str, ca: Path, site_port: int) -> Path:
     """Write one site's folder at the site itself: only the CA's certificate comes from the coordinator.
 
-    Returns:
-        the public half of the node's key, for the coordinator's ``nodes/``.
-
-    Raises:
-        DeploymentError: the folder exists, or its path cannot be written into scripts and units.
-        ConfigError: the site's name is not valid.
+    Returns the public half of the node's key, for the coordinator's ``nodes/``. Raises DeploymentError if the folder
+    exists, or its path cannot be written into scripts and units; ConfigError if the site's name is not valid.
     """
     for name, option in ((site, "--site"), (federation, "--federation")):
         if site_names(name, option) != (name,):
@@ -184,11 +179,7 @@ def _write(template: Path, path: Path, values: Mapping[str, str]) -> None:
 
 
 def site_names(text: str, option: str) -> tuple[str, ...]:
-    """Names from a comma-separated option.
-
-    Raises:
-        ConfigError: one of them is not a valid site name.
-    """
+    """Names from a comma-separated option. Raises ConfigError if one of them is not a valid site name."""
     names: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if SITE_NAME.fullmatch(name) is None:

@@ -31,11 +31,7 @@ class ServerFile:
 
     @classmethod
     def open(cls, path: Path) -> ServerFile:
-        """Read the file, or the one in a folder.
-
-        Raises:
-            ConfigError: absent, or a fault in it.
-        """
+        """Read the file, or the one in a folder. Raises ConfigError if it is absent, or has a fault."""
         file = path / SERVER_FILE if path.is_dir() else path
         made = build(cls, read_yaml(file), file)
         folder = file.resolve().parent

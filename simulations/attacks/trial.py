@@ -87,8 +87,7 @@ class Ground:
 def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
     """Train and evaluate one fold of the target under one attack, once per screening policy.
 
-    Returns:
-        JSON-ready: C-index and deployed model per policy, suspected sources, and the effect of the backdoor.
+    Returns JSON-ready: C-index and deployed model per policy, suspected sources, and the effect of the backdoor.
     """
     received = ground.sent(attack, n)
     folder = ground.workspace.folder / f"merge-{vectors_digest([received])[:12]}" / f"fold_{fold}"

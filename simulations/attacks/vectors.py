@@ -46,8 +46,7 @@ def of_norm(vector: TaskVector, norm: float) -> TaskVector:
 def flipped_in_part(honest: TaskVector, cosine: float, seed: int) -> TaskVector:
     """A vector with the honest vector's norm and a given cosine to it; the orthogonal component is random.
 
-    Args:
-        cosine: -1 is the sign flip, 0 orthogonal, 1 the honest vector.
+    ``cosine``: -1 is the sign flip, 0 orthogonal, 1 the honest vector.
     """
     norm = honest.norm
     aside = of_norm(without(random_direction(honest, seed), honest), norm)

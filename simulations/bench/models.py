@@ -63,8 +63,7 @@ def forward_of(model: nn.Module) -> Forward:
 def plain_module() -> ModuleType:
     """Import the plain implementation, which is part of the tests.
 
-    Raises:
-        EngineError: neither this installation nor the working directory is a git checkout.
+    Raises EngineError if neither this installation nor the working directory is a git checkout.
     """
     path = next((found for root in (_ROOT, Path.cwd()) if (found := root / _PLAIN).is_file()), _PLAIN)
     spec = importlib.util.spec_from_file_location("plain_steph", path)

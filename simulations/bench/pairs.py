@@ -14,8 +14,7 @@ def in_turn(
 ) -> tuple[dict[str, Spread], dict[str, list[float]]]:
     """Run every function once untimed, then ``repeats`` rounds of all functions in order.
 
-    Returns:
-        the spread of each in seconds, and the seconds of each per round.
+    Returns the spread of each in seconds, and the seconds of each per round.
     """
     for thing in things.values():
         thing()

@@ -53,11 +53,8 @@ WHOLE = Extent(
 def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, Any]:
     """Run all measurements.
 
-    Args:
-        say: called with a description of each measurement when it starts.
-
-    Returns:
-        JSON-ready: the ratios by name (and by number of instances, if there are several), and the parts' own figures.
+    ``say``: called with a description of each measurement when it starts. Returns JSON-ready: the ratios by name (and
+    by number of instances, if there are several), and the parts' own figures.
     """
     found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "threads": torch.get_num_threads()}
     by_size, inference = {}, {}

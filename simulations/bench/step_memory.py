@@ -32,11 +32,8 @@ _GONE_WRONG = "A step that measures memory failed"
 def measure(what: str, n_bags: int, n_instances: int) -> dict[str, int]:
     """Memory in bytes before one step, and at its peak.
 
-    Args:
-        what: ``steph``, ``abmil`` or ``plain``.
-
-    Raises:
-        EngineError: the process failed, perhaps because memory ran out.
+    ``what``: ``steph``, ``abmil`` or ``plain``. Raises EngineError if the process failed, perhaps because memory ran
+    out.
     """
     words = [sys.executable, "-m", "fedsteph.simulations.bench.step_memory", what, str(n_bags), str(n_instances)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

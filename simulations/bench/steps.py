@@ -28,9 +28,8 @@ _TRAINING = TrainingConfig()
 def measure_steps(n_instances: int, repeats: int) -> dict[str, Any]:
     """Time steps of STEPH, of the plain STEPH and of ABMIL, and the largest matrix product, in turn.
 
-    Returns:
-        JSON-ready: seconds; ``step_vs_plain``; ``gemm_gflops_per_second``, the machine's rate for the largest product;
-        and ``abmil_vs_gemm``, the rate of ABMIL's products over the time of a whole step, as a share of that rate.
+    Returns JSON-ready: seconds; ``step_vs_plain``; ``gemm_gflops_per_second``, the machine's rate for the largest
+    product; and ``abmil_vs_gemm``, the rate of ABMIL's products over the time of a whole step, as a share of that rate.
     """
     rows, cohort = models.vectors(1 + models.SOURCES), models.cohort_of(BAGS, n_instances)
     things = {

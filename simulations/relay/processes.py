@@ -58,8 +58,7 @@ class Leashed:
     def require_alive(self) -> None:
         """Check that the program is running.
 
-        Raises:
-            EngineError: it has ended; the error shows the end of its log, since the file may be deleted soon.
+        Raises EngineError if it has ended (the error shows the end of its log, since the file may be deleted soon).
         """
         if (code := self._process.poll()) is not None:
             tail = self._log.read_text(errors="replace")[-3000:]

@@ -81,8 +81,7 @@ class Trial:
     def start(self, stack: ExitStack) -> None:
         """Start SuperLink, SuperNode and a SuperExec on each side; closing ``stack`` stops them.
 
-        Raises:
-            EngineError: a process did not start.
+        Raises EngineError if a process did not start.
         """
         server = self._folder / "server"
         self._leash(server / "start-superlink.sh", stack)
@@ -100,12 +99,11 @@ class Trial:
     def run(self, deployed: Deployed, server_app: Path, is_over: Callable[[], bool]) -> None:
         """Run fedsteph's app to its end, with ``server_app`` in place of its ServerApp.
 
+        Raises EngineError if the run failed, or a process of the trial ended too early.
+
         Args:
             server_app: the file of the module.
             is_over: whether that module has written its result.
-
-        Raises:
-            EngineError: the run failed, or a process of the trial ended too early.
         """
         app = assemble(deployed.path / "app" / "fedsteph")
         (app / "server" / "app.py").write_bytes(server_app.read_bytes())

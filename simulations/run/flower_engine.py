@@ -35,9 +35,8 @@ _START_SECONDS = 90.0
 def run_with_flower(run_folder: Path) -> None:
     """Run a prepared run folder's federation on Flower's simulation engine.
 
-    Raises:
-        ConfigError: this engine cannot use the configured device.
-        EngineError: Flower did not start, or the run failed; the error names Flower's log.
+    Raises ConfigError if this engine cannot use the configured device; EngineError if Flower did not start, or the run
+    failed (the error names Flower's log).
     """
     home = run_folder / "flower"
     app = assemble(home / "fedsteph")

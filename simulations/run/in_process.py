@@ -98,11 +98,7 @@ class InProcessGrid(Grid):
 
 
 def run_in_process(run_folder: Path, app: ClientApp = client_app) -> None:
-    """Run a prepared run folder's federation in this process.
-
-    Raises:
-        FedstephError: an error of the ServerApp, such as :class:`fedsteph.common.errors.QuorumError`.
-    """
+    """Run a prepared run folder's federation in this process. Raises FedstephError if the ServerApp does."""
     n_sites = len(read_sites(run_folder))
     run_config = {"run-folder": str(run_folder.resolve())}
     grid = InProcessGrid(app, n_sites, run_config)

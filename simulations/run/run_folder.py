@@ -48,17 +48,13 @@ def prepare(
 ) -> tuple[RunFolder, list[Problem]]:
     """Check the sites, complete the configuration from them, and write the run folder or resume it.
 
+    Returns the run folder, and the warnings of the sites' data check. Raises DataError if the sites' data have problems
+    (all of them are listed); ConfigError if the configuration does not fit the sites; RunFolderError if the folder
+    holds a run with another configuration, or is damaged.
+
     Args:
         folders: the site folders.
         progress: of the data check of a new run, in files; its names are the sites'.
-
-    Returns:
-        the run folder, and the warnings of the sites' data check.
-
-    Raises:
-        DataError: the sites' data have problems; all of them are listed.
-        ConfigError: the configuration does not fit the sites.
-        RunFolderError: the folder holds a run with another configuration, or is damaged.
     """
     sites = _choose_sites(folders, config)
     if (path / MANIFEST_FILE).exists():
@@ -96,11 +92,7 @@ def _plan(sites: Sequence[Site], config: Config, roster_sha256: str) -> list[dic
 
 
 def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
-    """Open site folders; returns name -> site.
-
-    Raises:
-        ConfigError: two sites have the same name.
-    """
+    """Open site folders; returns name -> site. Raises ConfigError if two sites have the same name."""
     opened = [Site.open(folder) for folder in folders]
     by_name = {site.name: site for site in opened}
     if len(by_name) < len(opened):
@@ -114,12 +106,11 @@ def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
 def refuse_among_sites(out: Path, sites: Path) -> None:
     """Refuse an output folder that would write into the folder of the sites' data.
 
+    Raises ConfigError if ``out`` is inside ``sites``, or ``out/sites`` is that folder.
+
     Args:
         out: a run's or a study's folder; the sites' state is written to its ``sites``.
         sites: the folder of site folders.
-
-    Raises:
-        ConfigError: ``out`` is inside ``sites``, or ``out/sites`` is that folder.
     """
     if sites.resolve() in (out, *out.parents, out / "sites"):
         raise ConfigError("lies among the site folders", where=out, remedy="Choose another --out")
@@ -159,8 +150,7 @@ def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
 def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
     """The model configuration, with width and feature encoder filled in from the sites where they are not set.
 
-    Raises:
-        ConfigError: the sites' features differ in width or encoder.
+    Raises ConfigError if the sites' features differ in width or encoder.
     """
     cohorts = {site.name: open_cohort(site.folder, site.file.data) for site in sites}
     encoders = {cohort.encoder for cohort in cohorts.values()} - {None}

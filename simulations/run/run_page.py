@@ -31,11 +31,7 @@ _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 
 
 def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
-    """The page of a run.
-
-    Raises:
-        RunFolderError: the folder has no results yet, or is not a simulated run.
-    """
+    """The page of a run. Raises RunFolderError if the folder has no results yet, or is not a simulated run."""
     if not (run / SIMULATED_SITES).exists() or not (run / RESULTS_FILE).exists():
         raise RunFolderError("has no results yet", where=run, remedy="Let 'fedsteph simulate' come to its end")
     results = RunResults.read(run / RESULTS_FILE)

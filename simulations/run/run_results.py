@@ -34,11 +34,7 @@ class RunResults:
 
     @classmethod
     def read(cls, path: Path) -> RunResults:
-        """Read ``results.json``.
-
-        Raises:
-            ModelFileError: an earlier version wrote it.
-        """
+        """Read ``results.json``. Raises ModelFileError if an earlier version wrote it."""
         content = read_json(path)
         return cls(
             targets={name: TargetResult.of(result, path) for name, result in content["targets"].items()},

@@ -94,12 +94,11 @@ def prepare_run(
 ) -> tuple[RunFolder, list[Problem]]:
     """Find or generate the sites, and write the run folder or resume it; errors as :func:`prepare`.
 
+    Returns the run folder, and the warnings of the sites' data check.
+
     Args:
         sites: the folder of site folders; None: synthetic hospitals.
         progress: of the data check of a new run, in files; its names are the sites'.
-
-    Returns:
-        the run folder, and the warnings of the sites' data check.
     """
     folders = site_folders(sites) if sites is not None else synthetic_sites(out, config.training.seed)
     return prepare(out, config, folders, progress)
@@ -131,13 +130,8 @@ def read_results(folder: Path | str) -> dict[str, Any]:
 def run(folder: RunFolder, engine: Engine) -> RunResults:
     """Run or resume a prepared federation, and write ``results.json`` and ``summary.md``.
 
-    Returns:
-        the results; failed sites are listed in ``failures``.
-
-    Raises:
-        QuorumError: fewer sites were left than the quorum.
-        EngineError: Flower failed.
-        StorageError: this machine's disk is full.
+    Returns the results; failed sites are listed in ``failures``. Raises QuorumError if fewer sites were left than the
+    quorum; EngineError if Flower failed; StorageError if this machine's disk is full.
     """
     (folder.path / "server" / OUTCOME_FILE).unlink(missing_ok=True)
     parties = [folder.path / "server", *(folder.site_state(site.name) for site in folder.sites)]
@@ -181,9 +175,8 @@ def _gather(folder: RunFolder, outcome: Outcome) -> RunResults:
 def require_no_failure(folder: RunFolder, results: RunResults) -> None:
     """Raise an error for the first failed site, if there is one.
 
-    Raises:
-        SiteError: names the site, the phase, the reason, the site's log, and where the other sites' results are.
-        StorageError: the reason is this machine's disk.
+    Raises SiteError if a site failed (it names the phase, the reason, the site's log, and where the other sites'
+    results are); StorageError if the reason is this machine's disk.
     """
     _require_disk(folder, results.failures)
     for failure in results.failures:

@@ -51,8 +51,7 @@ class Crew:
     def run_stage(self, units: Sequence[Unit], on_done: Callable[[Unit], None]) -> list[Failed]:
         """Run all units of a stage in any order, and return the failed ones; ``on_done`` is called after each unit.
 
-        Raises:
-            EngineError: a worker process was killed, perhaps because memory ran out.
+        Raises EngineError if a worker process was killed, perhaps because memory ran out.
         """
         failed = []
         try:

@@ -79,8 +79,7 @@ class Plan:
 def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width: int, encoder: str | None) -> Plan:
     """Plan a study; models that several cells need are trained only once.
 
-    Raises:
-        ConfigError: a row wants more sources than there are.
+    Raises ConfigError if a row wants more sources than there are.
     """
     cells = tuple(_cells(study, sites, targets, width, encoder))
     work = [unit for cell in cells for unit in _parts(cell.unit)]

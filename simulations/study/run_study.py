@@ -26,9 +26,8 @@ from fedsteph.simulations.study.work import Ground, Worker
 def prepare_study(study: Study, out: Path) -> Prepared:
     """Open the sites and plan the study's work.
 
-    Raises:
-        ConfigError: a site or target does not exist, or the sites' features differ.
-        DataError: problems of a site's labels, file headers or splits; all of them are listed.
+    Raises ConfigError if a site or target does not exist, or the sites' features differ; DataError if a site's labels,
+    file headers or splits have problems (all are listed).
     """
     resolve_device(study.file.device)
     assert study.file.sites is not None
@@ -60,12 +59,11 @@ def _require_known(key: str, wanted: Iterable[str], known: Collection[str]) -> N
 def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> StudyResults:
     """Run the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
 
+    Returns the content of ``results.json``; failed units are listed in ``failures``.
+
     Args:
         workers: number of worker processes.
         progress: in units; the name is that of the unit done.
-
-    Returns:
-        the content of ``results.json``; failed units are listed in ``failures``.
     """
     out, started = prepared.worker.ground.out, time.monotonic()
     failed: list[Failed] = []

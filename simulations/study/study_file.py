@@ -113,14 +113,11 @@ class Study:
 
 
 def load_study(path: Path, sites: Path | None = None, overrides: Sequence[str] = ()) -> Study:
-    """Read a study.
+    """Read a study. Raises ConfigError if it is not valid (it names the file and the key).
 
     Args:
         sites: instead of the file's own folder of site folders.
         overrides: ``key.path=value`` texts, over what the file says.
-
-    Raises:
-        ConfigError: naming the file and the key.
     """
     mapping = merged(read_yaml(path), overrides_of(overrides))
     recipe, variants = _section(mapping, "recipe", path), _section(mapping, "variants", path)

@@ -103,7 +103,7 @@ class Flower:
     log: Path
 
     def start(self, app: Path, run_config: Path, federation_config: str | None = None) -> str:
-        """Start a run of the app in folder ``app``; returns the run's id. Raises EngineError if Flower refused the run."""
+        """Start a run of the app in folder ``app``; returns its id. Raises EngineError if Flower refused the run."""
         words = ["run", str(app), CONNECTION, "--run-config", str(run_config)]
         if federation_config is not None:
             words += ["--federation-config", federation_config]

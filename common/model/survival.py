@@ -19,11 +19,7 @@ def bin_of(t: np.ndarray, n_bins: int = 32) -> np.ndarray:
 
 
 def survival_from_hazards(hazards: Tensor) -> Tensor:
-    """Survival function ``S_j = prod_{i <= j} (1 - h_i)``.
-
-    ``hazards``: ``(..., n_bins)`` in [0, 1]. Returns probability of surviving to the end of each bin, ``(...,
-    n_bins)``.
-    """
+    """``S_j = prod_{i <= j} (1 - h_i)``, surviving to the end of each bin, from hazards; both ``(..., n_bins)``."""
     return torch.cumprod(1.0 - hazards, dim=-1)
 
 

@@ -46,7 +46,7 @@ def require_layout(
 ) -> None:
     """Check that a file has the expected tensors and nothing else.
 
-    Raises ``error`` if a tensor is missing, unexpected or of another dtype or shape, or they do not fill the file exactly.
+    Raises ``error`` if a tensor is missing, unexpected, or of another dtype or shape, or they do not fill the file.
 
     Args:
         entries: the header without its metadata.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import rich.progress
 from rich.console import Console
@@ -13,6 +15,21 @@ from fedsteph.common.host.progress import NamedProgress, Progress
 
 out = Console()
 err = Console(stderr=True, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a line of a result on stdout as it is: paths are no markup, and no line is broken."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def tell(text: str, style: str | None = None) -> None:
+    """Print a message on stderr, likewise."""
+    err.print(text, style=style, markup=False, highlight=False)
+
+
+def show_json(content: Any) -> None:
+    """Print a result on stdout as strict JSON."""
+    print(json.dumps(content, indent=2, allow_nan=False))
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class _Lines:
         if now - self._spoke >= _QUIET_SECONDS:
             self._spoke = now
             text = f"{self._now} goes on ({now - self._since:.0f} s){self._said}"
-            console.err.print(text, markup=False, highlight=False)
+            console.tell(text)
 
     def update(self, event: ProgressLine) -> None:
         """Print a party's progress if it changed: at the end of a phase, else every 10 s at most."""
@@ -146,4 +146,4 @@ class _Lines:
             self._printed[key] = now, text
             self._spoke = now
             message = f" ({event.message})" if event.message else ""
-            console.err.print(f"{event.party}: {event.phase} {text}{message}", markup=False, highlight=False)
+            console.tell(f"{event.party}: {event.phase} {text}{message}")

@@ -130,15 +130,14 @@ def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:
 
 def _say_silence(seconds: float) -> None:
     text = f"the SuperLink has not answered for {seconds:.0f} s; back within {PATIENCE_SECONDS:.0f} s, the run goes on"
-    console.err.print(text, highlight=False)
+    console.tell(text)
 
 
 def _say_slow_start(seconds: float) -> None:
-    text = (
+    console.tell(
         f"the ServerApp is not up {seconds:.0f} s after its SuperExec took the run; Flower gives a process "
         f"{START_SECONDS:g} s and then starts another: the machine is too slow or too loaded ('fedsteph doctor server')"
     )
-    console.err.print(text, highlight=False)
 
 
 def require_no_failure(deployed: Deployed, outcome: Outcome) -> None:

@@ -57,16 +57,17 @@ def audit(
         result = attack_vector(workspace, n_references=references, progress=bar)
     limit = opened.file.policy.max_attack_auc if opened.file.policy else None
     if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
+        console.show_json(result)
     else:
         _show(result)
-        console.out.print(f"kept: {result_path(opened.state, result['content_sha256'])}", soft_wrap=True)
+        console.say(f"kept: {result_path(opened.state, result['content_sha256'])}")
     code = EXIT_DONE
     if limit is not None and result["strongest"]["auc"] > limit:
-        _loudly(f"the policy allows an AUC of {limit:.3f}: this vector will not be shared")
+        console.tell(f"error: the policy allows an AUC of {limit:.3f}: this vector will not be shared", "red")
         code = EXIT_FEDERATION
     if result["epsilon"]["contradicted"]:
-        _loudly("the attack contradicts the training's privacy guarantee: share nothing, and report this")
+        text = "error: the attack contradicts the training's privacy guarantee: share nothing, and report this"
+        console.tell(text, "red")
         code = EXIT_FEDERATION
     return code
 
@@ -96,8 +97,7 @@ def ledger(site: SiteArgument, as_json: JsonOption = False) -> None:
             "budget": budget,
             "trainings": [asdict(entry) | {"epsilon": _cost(entry)} for entry in entries],
         }
-        print(json.dumps(found, indent=2, allow_nan=False))
-        return
+        return console.show_json(found)
     table = Table("time", "run", "training", "noise", "patients in a step", "steps", "epsilon", "delta")
     for entry in entries:
         table.add_row(entry.time[:19], entry.run, entry.training[:12], *_row(entry))
@@ -172,7 +172,7 @@ def _show(result: dict[str, Any]) -> None:
         )
     console.out.print(table)
     for line in _in_words(result):
-        console.out.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
 
 
 def _in_words(result: dict[str, Any]) -> list[str]:
@@ -220,7 +220,3 @@ def _cost(entry: Entry) -> float | None:
     if entry.mechanism is None or entry.delta is None:
         return None
     return epsilon([entry.mechanism], entry.delta)
-
-
-def _loudly(text: str) -> None:
-    console.err.print(f"error: {text}", style="red", markup=False, highlight=False)

@@ -37,8 +37,8 @@ def show_site_work(found: dict[str, Any]) -> None:
     for kind in ("steps", "inference"):
         for n, one in found["parts"][kind].items():
             medians = ", ".join(f"{name} {1e3 * spread['median']:.1f}" for name, spread in one["seconds"].items())
-            console.out.print(f"{kind}, {int(n):,} instances, ms: {medians}", highlight=False, soft_wrap=True)
-    console.out.print(f"{found['threads']} threads; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
+            console.say(f"{kind}, {int(n):,} instances, ms: {medians}")
+    console.say(f"{found['threads']} threads; {machine_line(found['machine'])}")
 
 
 def show_data_path(found: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ def show_data_path(found: dict[str, Any]) -> None:
         firsts = [f"{row[f'first_{kind}']:.2f} s" for kind in ("stored", "float16")]
         table.add_row(name, epochs[0], epochs[1], ratios[0], epochs[2], ratios[1], *firsts)
     console.out.print(table)
-    console.out.print(machine_line(found["machine"]), soft_wrap=True)
+    console.say(machine_line(found["machine"]))
 
 
 def show_sealing(found: dict[str, Any]) -> None:
@@ -61,9 +61,8 @@ def show_sealing(found: dict[str, Any]) -> None:
         table.add_row(name, *times, str(spread["repeats"]))
     console.out.print(table)
     for name, over in found["overhead"].items():
-        text = f"{name} adds {over['bytes']:,} bytes ({over['per_cent']:.4f} %) to {sizes['vector_file']:,}"
-        console.out.print(text, highlight=False, soft_wrap=True)
-    console.out.print(machine_line(found["machine"]), highlight=False, soft_wrap=True)
+        console.say(f"{name} adds {over['bytes']:,} bytes ({over['per_cent']:.4f} %) to {sizes['vector_file']:,}")
+    console.say(machine_line(found["machine"]))
 
 
 def show_relay(found: dict[str, Any]) -> None:
@@ -79,7 +78,7 @@ def show_relay(found: dict[str, Any]) -> None:
     for one in (table, memory):
         console.out.print(one)
     repeats = found["runs"][0]["seconds"]["merge"]["repeats"]
-    console.out.print(f"{repeats} repeats each; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
+    console.say(f"{repeats} repeats each; {machine_line(found['machine'])}")
 
 
 def show_poison(rows: Sequence[dict[str, Any]]) -> None:

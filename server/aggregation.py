@@ -39,12 +39,7 @@ def strategy_of(method: str, config: ComparatorConfig) -> FedAvg:
 
 
 def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
-    """Find the updates of a round that cannot be averaged with the others. Returns what is wrong with them, by node.
-
-    Args:
-        updates: by node.
-        max_norm: largest L2 norm of one encoder.
-    """
+    """The updates of a round, by node, that cannot be averaged with the others: what is wrong with them."""
     wrong: dict[int, str] = {}
     kinds: dict[int, str] = {}
     for node, update in sorted(updates.items()):
@@ -60,10 +55,7 @@ def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
 
 
 def _kind(update: Update, max_norm: float) -> str:
-    """Folds and headers of an update as one text: updates with the same text can be averaged.
-
-    Raises VectorMismatchError if the update is empty or malformed, or a norm is above ``max_norm``.
-    """
+    """Folds and headers of an update as one text, the same of those that can be averaged."""
     split = {fold: _split(content) for fold, content in sorted(update.vectors.items())}
     if not split:
         raise VectorMismatchError("an update is empty", where="update")
@@ -73,10 +65,9 @@ def _kind(update: Update, max_norm: float) -> str:
 
 
 def aggregate(strategy: FedAvg, round_: int, updates: Mapping[int, Update]) -> dict[str, bytes]:
-    """The next round's global encoders, by fold.
+    """The next round's global encoders, by fold, from the updates, by node.
 
-    ``updates``: by node. Raises VectorMismatchError if there are fewer than two, or they are not of one kind, or not
-    finite.
+    Raises VectorMismatchError if there are fewer than two, or they are not of one kind, or not finite.
     """
     replies = []
     if len(updates) < 2:

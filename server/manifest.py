@@ -25,11 +25,7 @@ _PACKAGES = ("fedsteph", "torch", "flwr", "cryptography", "safetensors", "numpy"
 
 
 def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
-    """A new run's manifest, JSON-ready.
-
-    ``audit``: folder of the server's audit log. Raises ConfigError if a message of the run would be too large to be
-    read.
-    """
+    """A new run's manifest, JSON-ready. Raises ConfigError if a message would be too large to be read."""
     _require_messages_that_fit(config)
     return {
         "schema": "fedsteph/manifest/v1",

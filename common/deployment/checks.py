@@ -76,10 +76,7 @@ def secret_files(paths: Iterable[Path]) -> list[Check]:
 
 
 def app_start(modules: str) -> Check:
-    """Measure how long the process of an app takes to start, against Flower's window.
-
-    ``modules``: what such a process imports, with commas between.
-    """
+    """Time the start of an app's process, which imports ``modules`` (commas between), against Flower's window."""
     command, started = [sys.executable, "-IB", "-c", f"import {modules}"], time.monotonic()
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=4 * START_SECONDS, stdin=subprocess.DEVNULL)
@@ -103,11 +100,7 @@ def start_verdict(seconds: float) -> Check:
 
 
 def memory(least_gb: float) -> Check:
-    """Check the free memory.
-
-    Args:
-        least_gb: in units of 1e9 bytes; with less, a run may run out of memory (WARN).
-    """
+    """Check the free memory: with less than ``least_gb`` (1e9 bytes), a run may run out of it (WARN)."""
     free = psutil.virtual_memory().available / 1e9
     verdict: Verdict = "PASS" if free >= least_gb else "WARN"
     return Check("memory", verdict, f"{free:.1f} GB free", None if verdict == "PASS" else f"{least_gb:g} GB are safe")

@@ -34,10 +34,7 @@ def config_folder() -> Path:
 
 
 def assemble(folder: Path) -> Path:
-    """Copy the app's packages and project files into ``folder``, which is emptied first; returns ``folder``.
-
-    Raises StorageError if its disk cannot be written.
-    """
+    """Copy the app into ``folder``, emptied first; returns it. Raises StorageError if its disk cannot be written."""
     with writing(folder):
         return _copied(folder)
 
@@ -58,10 +55,7 @@ def _copied(folder: Path) -> Path:
 
 
 def build(folder: Path, home: Path) -> Path:
-    """Build an assembled app's bundle with ``flwr build``; the same content makes the same bundle.
-
-    ``home``: a ``FLWR_HOME``. Returns the path of the ``.fab`` file. Raises EngineError if ``flwr build`` failed.
-    """
+    """Build an assembled app's bundle, a ``.fab`` file; the same content makes the same. Raises EngineError."""
     flwr(["build"], folder, home)
     return next(folder.glob("*.fab"))
 
@@ -90,10 +84,7 @@ def digest_of(folder: Path) -> str:
 
 
 def version_of(folder: Path) -> str:
-    """The version of fedsteph that an app says it is of, with anything unprintable left out.
-
-    Raises DeploymentError if the folder holds no Flower app.
-    """
+    """The version that an app says it is of, without unprintable characters; errors as :func:`digest_of`."""
     return "".join(character for character in str(_project(folder, "project", "version")) if character.isprintable())
 
 
@@ -105,10 +96,7 @@ def _project(folder: Path, section: str, key: str) -> Any:
 
 
 def flwr(words: list[str], folder: Path, home: Path) -> None:
-    """Run ``flwr`` with the arguments ``words`` in ``folder``, with ``home`` as its ``FLWR_HOME``.
-
-    Raises EngineError if the command failed.
-    """
+    """Run ``flwr WORDS`` in ``folder`` with ``home`` as its ``FLWR_HOME``. Raises EngineError if it failed."""
     done = subprocess.run(
         [program("flwr"), *words],
         cwd=folder,

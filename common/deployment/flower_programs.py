@@ -66,10 +66,7 @@ class _Start:
     taken: float | None = None  # when a SuperExec was first seen to have it
 
     def seconds_late(self, status: str, now: float) -> float:
-        """Seconds since the run was taken, where Flower has given up waiting for its process at least once; else 0.
-
-        Raises EngineError if nobody took the run, or its process does not start.
-        """
+        """Seconds since the run was taken, if Flower gave up waiting for its process at least once; else 0."""
         if status not in ("pending", "starting"):
             return 0.0
         if status == "starting" and self.taken is None:
@@ -92,12 +89,7 @@ class _Start:
 
 @dataclass(frozen=True)
 class Flower:
-    """A SuperLink, controlled through the ``flwr`` command.
-
-    Args:
-        home: a ``FLWR_HOME`` whose ``config.toml`` is a :func:`connection`.
-        log: the log to which errors refer the user.
-    """
+    """A SuperLink, controlled through ``flwr`` with the ``FLWR_HOME`` of a :func:`connection`; errors name ``log``."""
 
     home: Path
     log: Path

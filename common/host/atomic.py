@@ -11,10 +11,9 @@ from fedsteph.common.host.disk import writing
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the concatenated ``parts`` to ``path``.
+    """Write the concatenated ``parts`` to ``path``, by a temporary file in its folder that is flushed and renamed.
 
-    They go to a temporary file in the same folder, which is flushed to disk and renamed. A memoryview is not copied.
-    Raises StorageError if they cannot be written (what was there before is unchanged).
+    A memoryview is not copied. Raises StorageError if they cannot be written (what was there before is unchanged).
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

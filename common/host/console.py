@@ -34,10 +34,7 @@ def show_json(content: Any) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[NamedProgress]:
-    """A progress bar on stderr that disappears at the end; none if stderr is not a terminal.
-
-    It shows the name that was asked for last, and its progress.
-    """
+    """A progress bar on stderr with the name asked for last; it disappears at the end. None without a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn()
     with rich.progress.Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task("", total=None)

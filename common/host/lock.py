@@ -15,8 +15,7 @@ from fedsteph.common.errors import RunFolderError
 def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
     """Hold an exclusive lock on ``folder`` during the block; the system releases it when the process ends or crashes.
 
-    ``wait``: wait until the lock is free, instead of raising. Raises RunFolderError if another process holds the lock,
-    and ``wait`` is False.
+    Raises RunFolderError if another process holds the lock, and ``wait`` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -24,11 +24,7 @@ _QUIET_SECONDS = 20.0
 
 @contextmanager
 def watching(folders: list[Path]) -> Iterator[None]:
-    """Show the progress of the parties during the block.
-
-    Args:
-        folders: one per party; each party writes its progress file there (:mod:`fedsteph.common.host.progress_log`).
-    """
+    """Show the progress of the parties during the block; each writes its progress file into its folder."""
     tails = [_Tail(folder / FILE) for folder in folders]
     over = threading.Event()
     board, lines = Board(), _Lines()

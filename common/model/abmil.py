@@ -159,10 +159,7 @@ def model_digest(model: ABMIL) -> str:
 
 
 def m0_digest(config: ModelConfig) -> str:
-    """The digest of ``M0`` as made on this machine, to pin or compare.
-
-    Raises ConfigError if the configuration has no width.
-    """
+    """The digest of ``M0`` as made on this machine. Raises ConfigError if the configuration has no width."""
     return model_digest(untrained_model(Architecture.of(config), config.m0_seed))
 
 
@@ -200,10 +197,7 @@ def initial_model(config: ModelConfig) -> ABMIL:
 
 
 def pinned_model(config: ModelConfig) -> ABMIL:
-    """:func:`initial_model` for a configuration that must pin the digest of ``M0``.
-
-    Raises ConfigError if there is no width or no pinned digest, or ``M0`` on this machine has another one.
-    """
+    """:func:`initial_model`; raises ConfigError too if the configuration pins no digest of ``M0``."""
     return _with_digest(untrained_model(Architecture.of(config), config.m0_seed, config.dropout), config.m0_sha256)
 
 

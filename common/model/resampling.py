@@ -87,10 +87,7 @@ def interval_95(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def interval_of_mean(intervals: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """95% interval of the mean over cohorts with different patients, from each cohort's 95% interval.
-
-    Assumes independent normal errors. None if ``intervals`` is empty.
-    """
+    """95% interval of the mean over cohorts from theirs; None without any. Assumes independent normal errors."""
     if not intervals:
         return None
     middle = fmean((low + high) / 2 for low, high in intervals)

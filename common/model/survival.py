@@ -11,10 +11,7 @@ _FLOOR = 1e-7  # lower bound for the argument of each logarithm
 
 
 def bin_of(t: np.ndarray, n_bins: int = 32) -> np.ndarray:
-    """Yearly bin of each time: ``min(floor(t / 365), n_bins - 1)``, with the same edges for every site.
-
-    ``t``: times in days, at least 0, any shape. Returns int64 bins of the same shape.
-    """
+    """Yearly bin ``min(floor(t / 365), n_bins - 1)`` of each time in days, int64, the same edges for every site."""
     return np.minimum(np.floor_divide(np.asarray(t, dtype=np.float64), DAYS_PER_BIN), n_bins - 1).astype(np.int64)
 
 

@@ -12,14 +12,7 @@ Gap = tuple[float | None, Sequence[float] | None]
 
 
 def difference_picture(name: str, reference: str, rows: Mapping[str, Gap], who: str) -> Picture:
-    """Draw the differences.
-
-    Args:
-        name: name of the figure's files.
-        reference: title of the method that all others are compared with.
-        rows: method title -> difference in C-index, and its 95% interval.
-        who: site or targets, folds and seeds, shown in the figure.
-    """
+    """Draw each method's difference in C-index to a reference, by title; ``who`` is shown in the figure."""
     title = f"C-index of every method minus that of {reference}"
     known = [(label, gap, interval) for label, (gap, interval) in rows.items() if gap is not None]
     if not known:

@@ -50,11 +50,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; all rows have the length of the header.
-
-    Args:
-        folded: collapsed on the screen until it is opened; always shown in print.
-    """
+    """A table, its rows as long as its header; if ``folded``, collapsed on the screen until it is opened."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -119,12 +115,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page.
-
-    Args:
-        audience: who may see the page, shown at the top.
-        verdict: the result in one or two sentences, shown before the sections.
-    """
+    """A whole page: who may see it, the result in one or two sentences, and the sections."""
 
     title: str
     audience: str
@@ -147,10 +138,7 @@ def html(page: Page) -> str:
 
 
 def write_page(page: Page, folder: Path) -> Path:
-    """Write ``index.html``, and ``figures/NAME.svg`` and ``.png`` for every picture with a figure.
-
-    Returns the path of ``index.html``. Raises ValueError if two pictures have the same name.
-    """
+    """Write ``index.html``, whose path is returned, and ``figures/NAME.*``. ValueError for two pictures of one name."""
     names = [picture.name for picture in page.pictures]
     if len(set(names)) < len(names):
         raise ValueError("two pictures of a page have the same name")

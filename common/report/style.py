@@ -65,10 +65,7 @@ def canvas(title: str, who: str, width: float = WIDTH, height: float = HEIGHT) -
 
 
 def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:
-    """A figure as the bytes of a file. The same figure gives the same bytes: they hold no date and no path.
-
-    ``salt``: makes the ids in an SVG unique, so that one document can hold several.
-    """
+    """A figure's file; the same figure gives the same bytes. ``salt`` makes the ids in an SVG unique in a document."""
     import matplotlib as mpl  # noqa: PLC0415
 
     buffer = io.BytesIO()

@@ -86,10 +86,9 @@ class AuditLog:
         return self._folder
 
     def append(self, event: Event) -> str:
-        """Append one line and flush it to disk.
+        """Append one line and flush it to disk; returns its hash.
 
-        Returns the line's hash. Raises AuditError if the end of the log is invalid, so nothing was appended (or the
-        event is too long).
+        Raises AuditError if the end of the log is invalid (nothing is appended then), or the event is too long.
         """
         with exclusive(self._folder, wait=True):
             found = _last(self._folder)
@@ -132,10 +131,9 @@ class AuditLog:
 
 
 def verify(folder: Path, expected: str | None = None) -> Verdict:
-    """Check every line of a folder's log.
+    """Check every line of a folder's log, and that one has the ``expected`` hash, if known from elsewhere.
 
-    ``expected``: a hash known from elsewhere, which must be that of some line. Raises AuditError if a line or the head
-    file is invalid, or no line has the expected hash (names the first such line).
+    Raises AuditError, with the first such line, if a line or the head file is invalid, or none has the expected hash.
     """
     path = folder / FILE
     lines, head, torn, seen = 0, _START, 0, expected in (None, _START)
@@ -159,10 +157,7 @@ def verify(folder: Path, expected: str | None = None) -> Verdict:
 
 
 def read_lines(folder: Path) -> Iterator[Line]:
-    """The complete lines of the log. Each line's own hash is checked, but not the chain.
-
-    Raises AuditError if a line is invalid.
-    """
+    """The complete lines of the log; raises AuditError for an invalid one. The chain is not checked."""
     path = folder / FILE
     for number, raw in enumerate(_raw_lines(path), start=1):
         if raw.endswith(b"\n") or len(raw) == _MAX_LINE:

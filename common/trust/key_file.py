@@ -45,10 +45,7 @@ def read_identity(sign: Path, seal: Path) -> Identity:
 
 
 def require_private(path: Path) -> None:
-    """Refuse a secret file that the group or others can access, or that belongs to another user.
-
-    Raises KeyFileError if the file is refused, missing, or not a regular file.
-    """
+    """Raise KeyFileError if a secret file is another user's, open to others, missing, or not a regular file."""
     try:
         status = path.stat()
     except OSError as error:

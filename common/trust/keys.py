@@ -38,11 +38,7 @@ class PublicKeys:
 
     @classmethod
     def parse(cls, sign: str, seal: str, where: str) -> PublicKeys:
-        """Parse both keys from text.
-
-        ``where``: source of the keys, for error messages. Raises KeyFormatError if a key is of another type, or
-        damaged.
-        """
+        """Parse both keys from text. Raises KeyFormatError if a key is of another type, or damaged."""
         keys = cls(decode(sign, SIGN_PUBLIC, f"{where}, sign"), decode(seal, SEAL_PUBLIC, f"{where}, seal"))
         try:
             _ = keys.verifier, keys.receiver
@@ -89,10 +85,7 @@ class Identity:
 
     @classmethod
     def generate(cls) -> Identity:
-        """New keys from the system's random source.
-
-        Raises KeyFormatError if the installed ``cryptography`` lacks ML-KEM-768 (nothing weaker is used instead).
-        """
+        """New keys. Raises KeyFormatError without ML-KEM-768 in ``cryptography``: nothing weaker is used instead."""
         try:
             kem = MLKEM768PrivateKey.generate().private_bytes_raw()
         except UnsupportedAlgorithm as error:
@@ -136,7 +129,7 @@ def encode(kind: str, raw: bytes) -> str:
 
 
 def decode(text: str, kind: str, where: str) -> bytes:
-    """Parse a key of type ``kind`` from text; error messages never contain the text.
+    """Parse a key of type ``kind`` from text, which no error message contains.
 
     Raises KeyFormatError if the key has another type or length, or is not canonical base64.
     """

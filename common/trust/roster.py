@@ -120,10 +120,7 @@ class Roster:
         return next((entry for entry in self.sites if entry.site == site), None)
 
     def with_entry(self, entry: Entry) -> Roster:
-        """The roster with one more site.
-
-        Raises RosterError if the name or the keys are in the roster already, or the keys were revoked.
-        """
+        """The roster with one more site. Raises RosterError if its name or keys are in it, or the keys were revoked."""
         if self.entry(entry.site) is not None:
             raise RosterError(
                 f"{entry.site} stands in the roster already",
@@ -132,11 +129,7 @@ class Roster:
         return self._changed(sites=(*self.sites, entry))
 
     def without(self, site: str, date: str, reason: str) -> Roster:
-        """The roster without a site, whose keys are revoked permanently.
-
-        ``date``: like ``2026-01-31``. Raises RosterError if the site is not in the roster, or ``date`` or ``reason`` is
-        invalid.
-        """
+        """The roster without a site, its keys revoked for good. RosterError: unknown site, invalid date or reason."""
         entry = self.entry(site)
         if entry is None:
             names = ", ".join(e.site for e in self.sites) or "nobody yet"
@@ -155,10 +148,7 @@ class Roster:
 
 
 def read_roster(path: Path, pinned: str | None = None) -> Roster:
-    """Read a roster, and compare its digest with the pinned one, if given.
-
-    Raises RosterError if the roster is unreadable or inconsistent, or has another digest.
-    """
+    """Read a roster. Raises RosterError if it is unreadable, inconsistent, or not of the pinned digest, if given."""
     try:
         roster = build(Roster, read_yaml(path), path)
     except ConfigError as error:

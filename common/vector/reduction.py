@@ -49,11 +49,7 @@ def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
 def restored(
     tensors: Mapping[str, Tensor], architecture: Architecture, m0_sha256: str, sharing: SharingConfig
 ) -> TaskVector:
-    """The whole vector in float32 from :func:`reduced` tensors. Finite factors can have an infinite product.
-
-    Args:
-        tensors: names and shapes as listed by :func:`fedsteph.common.vector.shared_part.shared_shapes`.
-    """
+    """The whole vector in float32 from the tensors of :func:`reduced`. Finite factors can have an infinite product."""
     shapes, found = architecture.encoder_shapes, {}
     names = shared_names(shapes, sharing)
     for name, shape in shapes.items():

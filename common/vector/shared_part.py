@@ -23,10 +23,7 @@ def shared_names(shapes: Mapping[str, Shape], sharing: SharingConfig) -> list[st
 
 
 def is_factored(shape: Shape, rank: int | None) -> bool:
-    """Whether a tensor is sent as two factors: a matrix ``(m, n)`` with more numbers than its factors of ``rank`` r.
-
-    ``r (m + n) < m n`` implies that r is smaller than both m and n.
-    """
+    """Whether a tensor is sent as two factors: a matrix with more numbers than its factors of ``rank`` have."""
     return rank is not None and len(shape) == 2 and rank * sum(shape) < math.prod(shape)
 
 

@@ -25,9 +25,9 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def read_header(content: bytes, where: str, error: type[FedstephError], most: int) -> tuple[dict[str, Any], int]:
-    """The header of the file that ``content`` is the beginning of, and where the tensors begin.
+    """The header of a file that begins with ``content``, and where its tensors begin.
 
-    ``most``: longest header, in bytes. Raises ``error`` if the header is too long, or not JSON with unique keys.
+    Raises ``error`` if it is longer than ``most`` bytes, or not JSON with unique keys.
     """
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > most or 8 + length > len(content):
@@ -86,7 +86,7 @@ def stamped(content: bytes) -> bytes:
 
 
 def unstamped(content: bytes, where: str, remedy: str) -> bytes:
-    """The file that :func:`stamped` was given; a file without a digest, of an earlier version, is returned as it is.
+    """What :func:`stamped` was given; a file of an earlier version, without a digest, is returned as it is.
 
     Raises ModelFileError if the content does not fit the digest.
     """

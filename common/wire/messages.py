@@ -151,10 +151,9 @@ class TrainLocalReply:
 
 @dataclass(frozen=True)
 class Average:
-    """``train.average``: one round of FedAvg or FedProx, from the global encoder of each fold in the array record.
+    """``train.average``: one round of FedAvg or FedProx, with the global encoder of each fold in the array record.
 
-    Round 0 has no encoders and starts from M0. The message after the last round asks for no training: it delivers the
-    final encoders.
+    Round 0 has no encoders and starts from M0. The message after the last round delivers the final ones.
     """
 
     id: RunId
@@ -235,10 +234,7 @@ class Score:
 
 @dataclass(frozen=True)
 class MergeReply:
-    """A score per method and sizes as bands; null if undefined or not shared by the policy.
-
-    ``refused`` has the sources whose vectors the target refused, and why.
-    """
+    """A score per method and sizes as bands, or null; ``refused``: the sources whose vectors it refused, and why."""
 
     patients: str | None
     events: str | None

@@ -67,11 +67,7 @@ def pack(message: Any, envelopes: Mapping[str, bytes] | None = None) -> RecordDi
 
 
 def parcel(records: RecordDict, where: str) -> Parcel:
-    """Check and unpack Flower's records; the body and the envelopes stay unread.
-
-    ``where``: whose message it is, for error messages. Raises ProtocolError if there are records, a version or sizes
-    that the protocol does not have.
-    """
+    """Unpack Flower's records, body and envelopes unread. Raises ProtocolError for what the protocol does not have."""
     header = records.get(_HEADER)
     if not isinstance(header, ConfigRecord) or not set(records) <= {_HEADER, _ENVELOPES}:
         raise ProtocolError("is not a fedsteph message", where=where)
@@ -100,10 +96,9 @@ def _envelopes(arrays: ArrayRecord, where: str) -> dict[str, bytes]:
 
 
 def read(content: Parcel, cls: type[T], where: str) -> T:
-    """Read a parcel's body as the message ``cls``.
+    """Read a parcel's body as the message ``cls``; errors name ``where``, whose message it is.
 
-    ``where``: whose message it is, for error messages. Raises SiteError if the body is a site's refusal (the text is
-    the fixed phrase of its kind); ProtocolError if the body is neither.
+    Raises SiteError if it is a site's refusal, with the fixed phrase of its kind; ProtocolError if it is neither.
     """
     try:
         body = json.loads(content.body)

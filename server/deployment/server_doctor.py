@@ -24,11 +24,7 @@ _SOON = timedelta(days=30)
 
 
 def examine(server: ServerFile, before_start: bool) -> list[Check]:
-    """All checks of the coordinator's side.
-
-    Args:
-        before_start: the SuperLink is about to start, so its port must be free; else it must answer.
-    """
+    """All checks of the coordinator's side; ``before_start`` the SuperLink's port must be free, else it must answer."""
     checks = versions()
     checks += secret_files([server.key, server.superexec_secret])
     checks.append(check("certificate", lambda: _certificate(server)))

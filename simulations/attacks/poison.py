@@ -128,12 +128,7 @@ def cells_csv(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str, Workspace]:
-    """Every site's workspace, with its state in ``out/sites``.
-
-    Args:
-        folder: the folder of site folders.
-        settings: ``key=value`` overrides of the configuration.
-    """
+    """Every site's workspace, with its state in ``out/sites``, under a configuration with these ``key=value`` texts."""
     opened = open_sites(site_folders(folder))
     config = load_config(None, ["comparators.methods=[]", *settings])
     model = same_features(config.model, list(opened.values()))

@@ -37,12 +37,7 @@ def vectors(n: int) -> Tensor:
 
 
 def steph(rows: Rows, *, sampled: bool = False) -> Steph:
-    """An untrained STEPH model.
-
-    Args:
-        rows: task vectors ``(1 + n_sources, P)``, the target's first.
-        sampled: route on ``SEEN`` sampled instances instead of all.
-    """
+    """An untrained STEPH model over ``rows`` ``(1 + n_sources, P)``; ``sampled``: it routes on ``SEEN`` instances."""
     m0 = untrained_model(SIZES, seed=42)
     config = replace(StephConfig(), routing_instances=SEEN if sampled else None)
     return Steph(Mixture(SIZES, flatten(m0.encoder_state(), SIZES), rows), config)
@@ -61,10 +56,7 @@ def forward_of(model: nn.Module) -> Forward:
 
 
 def plain_module() -> ModuleType:
-    """Import the plain implementation, which is part of the tests.
-
-    Raises EngineError if neither this installation nor the working directory is a git checkout.
-    """
+    """Import the plain implementation from the tests of a git checkout; EngineError if none is at hand."""
     path = next((found for root in (_ROOT, Path.cwd()) if (found := root / _PLAIN).is_file()), _PLAIN)
     spec = importlib.util.spec_from_file_location("plain_steph", path)
     if spec is None or spec.loader is None or not path.is_file():

@@ -51,11 +51,7 @@ WHOLE = Extent(
 
 
 def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run all measurements.
-
-    ``say``: called with a description of each measurement when it starts. Returns JSON-ready: the ratios by name (and
-    by number of instances, if there are several), and the parts' own figures.
-    """
+    """Run all measurements; ``say`` is told of each. JSON-ready: the ratios by name, and the parts' own figures."""
     found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "threads": torch.get_num_threads()}
     by_size, inference = {}, {}
     for n, repeats in extent.steps.items():

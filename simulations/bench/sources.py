@@ -25,13 +25,7 @@ _LOOK_EVERY = 0.02  # seconds between two readings of the memory
 
 
 def measure(numbers: Sequence[int], n_instances: int, repeats: int) -> dict[str, Any]:
-    """Time steps of 16 bags in turn, and measure the memory of each in bytes.
-
-    Args:
-        numbers: numbers of sources; the largest is compared with the smallest.
-        n_instances: instances per bag.
-        repeats: number of timed rounds.
-    """
+    """Time steps of 16 bags with these numbers of sources in turn, and weigh what each adds to memory in bytes."""
     cohort = models.cohort_of(BAGS, n_instances)
     with TemporaryDirectory() as folder:
         rows = _mapped_rows(Path(folder) / "vectors", 1 + max(numbers))

@@ -30,11 +30,7 @@ _GONE_WRONG = "A step that measures memory failed"
 
 
 def measure(what: str, n_bags: int, n_instances: int) -> dict[str, int]:
-    """Memory in bytes before one step, and at its peak.
-
-    ``what``: ``steph``, ``abmil`` or ``plain``. Raises EngineError if the process failed, perhaps because memory ran
-    out.
-    """
+    """Bytes of memory before and at the peak of a step of ``steph``, ``abmil`` or ``plain``. Raises EngineError."""
     words = [sys.executable, "-m", "fedsteph.simulations.bench.step_memory", what, str(n_bags), str(n_instances)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -39,9 +39,8 @@ _FEDERATION, _TARGET = "bench", "target"
 def measure(sources: int, repeats: int, settings: Sequence[str] = ()) -> dict[str, Any]:
     """Start a deployment, deliver ``sources`` envelopes ``repeats`` times, and stop all processes.
 
-    ``settings``: ``key=value`` overrides of the federation's configuration. Returns JSON-ready: sizes and peak memory
-    in bytes, and spreads of times in seconds. Raises EngineError if a process did not start, or the target did not
-    refuse as expected.
+    Returns JSON-ready: bytes, and spreads in seconds. Raises EngineError if a process did not start, or the target did
+    not refuse as expected.
     """
     names = [f"source-{index:03}" for index in range(1, sources + 1)]
     config = _config(names, settings)

@@ -38,10 +38,7 @@ def random_vector(architecture: Architecture, m0_sha256: str = _M0) -> TaskVecto
 
 
 def measure(architecture: Architecture, repeats: int) -> dict[str, Any]:
-    """Time every step, after one untimed call of each.
-
-    Returns JSON-ready: the machine, sizes in bytes, overhead of each form of sealing, and a :class:`Spread` per step.
-    """
+    """Time every step, after one untimed call of each; JSON-ready: machine, bytes, overheads, seconds."""
     found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "architecture": asdict(architecture)}
     vector = random_vector(architecture)
     plain = write_vector(vector)

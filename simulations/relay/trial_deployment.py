@@ -79,10 +79,7 @@ class Trial:
         atomic.write_text(self._site / "labels.csv", "\n".join(rows) + "\n")
 
     def start(self, stack: ExitStack) -> None:
-        """Start SuperLink, SuperNode and a SuperExec on each side; closing ``stack`` stops them.
-
-        Raises EngineError if a process did not start.
-        """
+        """Start all processes, which closing ``stack`` stops. Raises EngineError if one did not start."""
         server = self._folder / "server"
         self._leash(server / "start-superlink.sh", stack)
         until = time.monotonic() + _START_SECONDS

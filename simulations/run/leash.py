@@ -23,10 +23,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 def main(command: list[str]) -> int:
-    """Start ``command`` and wait until it ends, standard input closes, or SIGTERM or SIGINT arrives.
-
-    Returns the command's exit code.
-    """
+    """Run ``command`` until it ends, standard input closes, or SIGTERM or SIGINT arrives; returns its exit code."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -104,14 +104,7 @@ def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
 
 
 def refuse_among_sites(out: Path, sites: Path) -> None:
-    """Refuse an output folder that would write into the folder of the sites' data.
-
-    Raises ConfigError if ``out`` is inside ``sites``, or ``out/sites`` is that folder.
-
-    Args:
-        out: a run's or a study's folder; the sites' state is written to its ``sites``.
-        sites: the folder of site folders.
-    """
+    """Refuse an output folder inside the folder of site folders, or whose ``sites`` is that folder (ConfigError)."""
     if sites.resolve() in (out, *out.parents, out / "sites"):
         raise ConfigError("lies among the site folders", where=out, remedy="Choose another --out")
 
@@ -148,10 +141,7 @@ def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
 
 
 def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
-    """The model configuration, with width and feature encoder filled in from the sites where they are not set.
-
-    Raises ConfigError if the sites' features differ in width or encoder.
-    """
+    """The model with width and encoder filled in from the sites where not set; ConfigError if the sites differ."""
     cohorts = {site.name: open_cohort(site.folder, site.file.data) for site in sites}
     encoders = {cohort.encoder for cohort in cohorts.values()} - {None}
     widths = {cohort.width for cohort in cohorts.values()}

@@ -92,14 +92,7 @@ def prepare_run(
     config: Config,
     progress: NamedProgress = unseen,
 ) -> tuple[RunFolder, list[Problem]]:
-    """Find or generate the sites, and write the run folder or resume it; errors as :func:`prepare`.
-
-    Returns the run folder, and the warnings of the sites' data check.
-
-    Args:
-        sites: the folder of site folders; None: synthetic hospitals.
-        progress: of the data check of a new run, in files; its names are the sites'.
-    """
+    """Find the sites, or make synthetic ones if ``sites`` is None; results, progress and errors as :func:`prepare`."""
     folders = site_folders(sites) if sites is not None else synthetic_sites(out, config.training.seed)
     return prepare(out, config, folders, progress)
 

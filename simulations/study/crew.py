@@ -49,10 +49,7 @@ class Crew:
                 process.terminate()
 
     def run_stage(self, units: Sequence[Unit], on_done: Callable[[Unit], None]) -> list[Failed]:
-        """Run all units of a stage in any order, and return the failed ones; ``on_done`` is called after each unit.
-
-        Raises EngineError if a worker process was killed, perhaps because memory ran out.
-        """
+        """Run a stage's units in any order; the failed ones. EngineError if a worker was killed, perhaps for memory."""
         failed = []
         try:
             for future in as_completed([self._pool.submit(_do, unit) for unit in units]):

@@ -145,10 +145,7 @@ def _failure(failed: Failed) -> dict[str, str | int]:
 
 
 def shown_unit(worker: Worker, unit: Unit) -> Unit | None:
-    """The unit with the hazards of a cell; None if a unit that it needs has no result.
-
-    For ``deployed`` it is that of the model which inner cross-validation chose.
-    """
+    """The unit with a cell's hazards (of ``deployed`` the chosen model's); None if one that it needs has no result."""
     if unit.method != "deployed":
         return unit if worker.path(unit).exists() else None
     enhanced, choice = replace(unit, method="steph"), choice_of(unit)

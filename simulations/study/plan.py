@@ -77,10 +77,7 @@ class Plan:
 
 
 def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width: int, encoder: str | None) -> Plan:
-    """Plan a study; models that several cells need are trained only once.
-
-    Raises ConfigError if a row wants more sources than there are.
-    """
+    """Plan a study; what several cells need is trained once. ConfigError if a row wants more sources than there are."""
     cells = tuple(_cells(study, sites, targets, width, encoder))
     work = [unit for cell in cells for unit in _parts(cell.unit)]
     stages = [once(_base(work)), once([*_together(work, sites), *_inner(work)])]

@@ -59,11 +59,7 @@ def _require_known(key: str, wanted: Iterable[str], known: Collection[str]) -> N
 def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> StudyResults:
     """Run the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
 
-    Returns the content of ``results.json``; failed units are listed in ``failures``.
-
-    Args:
-        workers: number of worker processes.
-        progress: in units; the name is that of the unit done.
+    Returns the content of ``results.json``, with failed units in ``failures``. ``progress`` is named by the unit done.
     """
     out, started = prepared.worker.ground.out, time.monotonic()
     failed: list[Failed] = []

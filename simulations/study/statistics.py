@@ -60,12 +60,7 @@ class TargetScores:
 
 
 def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> TargetScores:
-    """Score all rows of one target with the same bootstrap draws.
-
-    Args:
-        rows: row -> its pairs, ``[seed][fold]``.
-        resamples: number of bootstrap resamples.
-    """
+    """Score all rows of one target, each ``[seed][fold]``, with the same bootstrap draws."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     n_folds = len(next(iter(rows.values()))[0])
     folds = [_resampled_fold(rows, fold, resamples, rng) for fold in range(n_folds)]

@@ -46,10 +46,7 @@ def is_study(folder: Path) -> bool:
 
 
 def write_study_page(folder: Path, out: Path | None = None) -> Path:
-    """Write the page, by default into the study's folder; returns its path.
-
-    Raises RunFolderError if the folder does not hold the results of a study.
-    """
+    """Write the page, by default into the study's folder; its path. RunFolderError if that holds no study's results."""
     if not is_study(folder):
         raise RunFolderError("has no study's results", where=folder, remedy="Let 'fedsteph benchmark' come to its end")
     results = cast(StudyResults, read_json(folder / RESULTS_FILE, RunFolderError))

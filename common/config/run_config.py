@@ -29,6 +29,11 @@ _log = logging.getLogger(__name__)
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
+def require_name(name: str) -> None:
+    """Raise ValueError unless a text can be a site's name."""
+    require(SITE_NAME.fullmatch(name) is not None, "site", f"a name like {SITE_NAME.pattern}")
+
+
 @dataclass(frozen=True)
 class Deadlines:
     """Seconds that the start waits for nodes, and that each phase waits for its slowest site."""

@@ -6,16 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from cryptography.exceptions import InvalidSignature
 
-from fedsteph.common.config.core_yaml import StrictDumper
-from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.config.run_config import require_name
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import RosterError
-from fedsteph.common.host import atomic
 from fedsteph.common.trust.keys import Identity, PublicKeys
-from fedsteph.common.trust.roster import Entry, Roster
+from fedsteph.common.trust.roster import Entry, Roster, write_public
 
 FORMAT: Literal["fedsteph/public-keys/v1"] = "fedsteph/public-keys/v1"
 _ROTATION_LABEL = b"fedsteph/v1/rotation\n"
@@ -35,8 +32,7 @@ class Announcement:
     format: Literal["fedsteph/public-keys/v1"] = field(default=FORMAT)
 
     def __post_init__(self) -> None:
-        if SITE_NAME.fullmatch(self.site) is None:
-            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        require_name(self.site)
         if self.keys.fingerprint != self.fingerprint:
             raise ValueError("fingerprint is not that of the keys: one of the three lines was changed")
         if (self.replaces is None) != (self.proof is None):
@@ -102,10 +98,7 @@ class Announcement:
 
 def write_announcement(path: Path, announcement: Announcement) -> None:
     """Write the public-key file atomically, readable by all users."""
-    content = {key: value for key, value in asdict(announcement).items() if value is not None}
-    ordered = {"format": content.pop("format"), **content}
-    atomic.write_text(path, _HEADER + yaml.dump(ordered, Dumper=StrictDumper, sort_keys=False, width=10_000))
-    path.chmod(0o644)
+    write_public(path, _HEADER, {key: value for key, value in asdict(announcement).items() if value is not None})
 
 
 def read_announcement(path: Path) -> Announcement:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.config.recipe import Recipe, require
+from fedsteph.common.config.run_config import SITE_NAME, require_name
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 
 MAX_ENVELOPES = 1000
@@ -23,8 +23,7 @@ _HELLO_LABEL = b"fedsteph/v1/hello\n"
 
 
 def _require_short_line(text: str) -> None:
-    if len(text) > 120 or not text.isprintable():
-        raise ValueError("its text must be one printable line of at most 120 characters")
+    require(len(text) <= 120 and text.isprintable(), "its text", "one printable line of at most 120 characters")
 
 
 def _require_band(text: str | None) -> None:
@@ -48,8 +47,7 @@ class RunId:
     def __post_init__(self) -> None:
         if SITE_NAME.fullmatch(self.federation) is None or re.fullmatch("[0-9a-z-]{1,64}", self.run) is None:
             raise ValueError("the federation's or the run's name is none")
-        if _HEX.fullmatch(self.roster_sha256) is None:
-            raise ValueError("roster_sha256 must be 64 hexadecimal digits")
+        require(_HEX.fullmatch(self.roster_sha256) is not None, "roster_sha256", "64 hexadecimal digits")
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ class Refusal:
     def __post_init__(self) -> None:
         _require_short_line(self.kind)
         _require_short_line(self.reason)
-        if self.site is not None and SITE_NAME.fullmatch(self.site) is None:
-            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        if self.site is not None:
+            require_name(self.site)
 
     @classmethod
     def of(cls, error: BaseException, site: str | None = None) -> Refusal:
@@ -111,13 +109,11 @@ class HelloReply:
 
     def __post_init__(self) -> None:
         # The server prints these fields, so a site must not be able to send arbitrary text in them.
-        if SITE_NAME.fullmatch(self.site) is None:
-            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        require_name(self.site)
         for text in (self.software, self.encoder):
-            if text is not None and _WORD.fullmatch(text) is None:
-                raise ValueError(f"software and encoder must be words like {_WORD.pattern}")
-        if not 1 <= self.width <= 65_536:
-            raise ValueError("width must be 1 to 65536")
+            known = text is None or _WORD.fullmatch(text) is not None
+            require(known, "software and encoder", f"words like {_WORD.pattern}")
+        require(1 <= self.width <= 65_536, "width", "1 to 65536")
         if _HEX.fullmatch(self.audit) is None or re.fullmatch("[0-9a-f]{128}", self.signature) is None:
             raise ValueError("audit must be 64 and signature 128 hexadecimal digits")
 
@@ -163,10 +159,9 @@ class Average:
     max_vector_norm: float
 
     def __post_init__(self) -> None:
-        if self.method not in self.recipe.comparators.methods:
-            raise ValueError("method must be one that the recipe asks for")
-        if not 0 <= self.round <= self.recipe.comparators.rounds:
-            raise ValueError("round must be one of the recipe's, or the one after them")
+        require(self.method in self.recipe.comparators.methods, "method", "one that the recipe asks for")
+        known = 0 <= self.round <= self.recipe.comparators.rounds
+        require(known, "round", "one of the recipe's, or the one after them")
 
     @property
     def is_last(self) -> bool:
@@ -181,8 +176,7 @@ class AverageReply:
     weight: int
 
     def __post_init__(self) -> None:
-        if not 10 <= self.weight <= 10_000_000 or self.weight % 10:
-            raise ValueError("weight must be a multiple of ten")
+        require(10 <= self.weight <= 10_000_000 and self.weight % 10 == 0, "weight", "a multiple of ten")
 
 
 @dataclass(frozen=True)
@@ -194,8 +188,8 @@ class Share:
     recipients: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(set(self.recipients)) != len(self.recipients) or len(self.recipients) > MAX_ENVELOPES:
-            raise ValueError(f"recipients must be at most {MAX_ENVELOPES} different names")
+        fits = len(set(self.recipients)) == len(self.recipients) <= MAX_ENVELOPES
+        require(fits, "recipients", f"at most {MAX_ENVELOPES} different names")
 
 
 @dataclass(frozen=True)
@@ -225,11 +219,10 @@ class Score:
     c_index: float | None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError("a score must be of a method that this version knows")
+        require(self.method in METHODS, "a score", "of a method that this version knows")
         value = self.c_index
-        if value is not None and not (0 <= value <= 1 and round(value, 2) == value):
-            raise ValueError("a C-index must be 0 to 1 with two decimals, or null")
+        fits = value is None or (0 <= value <= 1 and round(value, 2) == value)
+        require(fits, "a C-index", "0 to 1 with two decimals, or null")
 
 
 @dataclass(frozen=True)

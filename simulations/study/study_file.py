@@ -11,7 +11,7 @@ from typing import Any
 from fedsteph.client.attack.coins import require_references
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import EvaluationConfig
+from fedsteph.common.config.recipe import EvaluationConfig, require
 from fedsteph.common.config.run_config import SITE_NAME, Config, config_of, merged, overrides_of
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError
@@ -31,14 +31,11 @@ class Variant:
     dp_sgd: DpSgd | None = None  # differential privacy of what the sources share, as in site.yaml; null: none
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}")
-        if self.sources is not None and self.sources < 1:
-            raise ValueError("sources must be at least 1, or null")
-        if self.sources is not None and METHODS[self.method].needs != "vectors":
-            raise ValueError(f"sources must be null, for {self.method} does not choose among vectors")
-        if self.dp_sgd is not None and METHODS[self.method].needs != "vectors":
-            raise ValueError(f"dp_sgd must be null, for {self.method} receives no vectors")
+        require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}")
+        merges = METHODS[self.method].needs == "vectors"
+        require(self.sources is None or self.sources >= 1, "sources", "at least 1, or null")
+        require(self.sources is None or merges, "sources", f"null, for {self.method} does not choose among vectors")
+        require(self.dp_sgd is None or merges, "dp_sgd", f"null, for {self.method} receives no vectors")
         if self.dp_sgd is not None and not self.dp_sgd.is_chosen:
             raise ValueError("dp_sgd needs epsilon or noise")
 
@@ -71,18 +68,15 @@ class StudyFile:
         if self.attacked and self.references is None:
             raise ValueError("attacked needs references: how many models to attack with")
         for key in ("only", "targets", "attacked"):
-            if not all(SITE_NAME.fullmatch(name) for name in getattr(self, key)):
-                raise ValueError(f"{key} must be site names like {SITE_NAME.pattern}")
-        if unknown := [name for name in self.methods if name not in METHODS]:
-            raise ValueError(f"methods must be among {', '.join(METHODS)}; not known: {', '.join(unknown)}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must be a list of different numbers")
-        if not all(0 <= seed < 2**31 for seed in self.seeds):
-            raise ValueError("seeds must be numbers from 0 to 2^31 - 1")
+            named = all(SITE_NAME.fullmatch(name) for name in getattr(self, key))
+            require(named, key, f"site names like {SITE_NAME.pattern}")
+        unknown = [name for name in self.methods if name not in METHODS]
+        require(not unknown, "methods", f"among {', '.join(METHODS)}; not known: {', '.join(unknown)}")
+        require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", "a list of different numbers")
+        require(all(0 <= seed < 2**31 for seed in self.seeds), "seeds", "numbers from 0 to 2^31 - 1")
         for key in ("only", "targets", "attacked", "methods", "against"):
             names = getattr(self, key)
-            if len(set(names)) < len(names):
-                raise ValueError(f"{key} must be a list without repetitions")
+            require(len(set(names)) == len(names), key, "a list without repetitions")
         if "local" not in self.methods:
             raise ValueError("methods must have local, which everything is compared with")
 

@@ -25,7 +25,6 @@ class Key:
         default: as in YAML; of a section a mapping of its keys' defaults, or None where the section is not set then.
         meaning: what it does.
         required: whether the file must have it; there is no default then.
-        bounds: of its values, in words, as in ``values``; empty where every value of its type is taken.
         presets: name of a preset -> its value, of the presets under which it is not the default.
         below: the keys of a section.
     """
@@ -35,7 +34,6 @@ class Key:
     default: Any
     meaning: str
     required: bool = False
-    bounds: str = ""
     presets: Mapping[str, Any] = field(default_factory=dict)
     below: tuple[Key, ...] = ()
 
@@ -60,11 +58,11 @@ def keys_of(cls: type, prefix: str = "", presets: Mapping[str, Any] | None = Non
         default, required = _default(made)
         if section is None:
             changed = {name: value for name, value in of_key.items() if value != default}
-            found.append(Key(path, in_words(hint, note.bounds), default, note.meaning, required, note.bounds, changed))
+            found.append(Key(path, in_words(hint, note.bounds), default, note.meaning, required, changed))
             continue
         below = keys_of(section, f"{path}.", of_key)
         default = None if default is None else {key.name: key.default for key in below}
-        found.append(Key(path, "section", default, note.meaning, required, note.bounds, below=below))
+        found.append(Key(path, "section", default, note.meaning, required, below=below))
     return tuple(found)
 
 

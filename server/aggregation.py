@@ -17,7 +17,8 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedProx
 
 from fedsteph.common.config.recipe import ComparatorConfig
-from fedsteph.common.errors import VectorMismatchError
+from fedsteph.common.errors import VectorFileError, VectorMismatchError
+from fedsteph.common.vector.tensor_file import METADATA, read_header
 
 _WEIGHT = "num-examples"
 _MAX_HEADER = 8192  # bytes
@@ -69,12 +70,11 @@ def aggregate(strategy: FedAvg, round_: int, updates: Mapping[int, Update]) -> d
 
     Raises VectorMismatchError if there are fewer than two, or they are not of one kind, or not finite.
     """
-    replies = []
     if len(updates) < 2:
         raise VectorMismatchError("there are not two updates to average", where=f"round {round_}")
     if wrong := screen(updates, float("inf")):
         raise VectorMismatchError("; ".join(sorted(set(wrong.values()))), where=f"round {round_}")
-    first = updates[min(updates)]
+    first, replies = updates[min(updates)], []
     for node, update in sorted(updates.items()):
         arrays = {fold: Array(_split(content)[2]) for fold, content in update.vectors.items()}
         metrics = MetricRecord({_WEIGHT: float(update.weight)})
@@ -108,26 +108,18 @@ def run_rounds(method: str, config: ComparatorConfig, ask: Ask) -> dict[str, byt
 
 def _split(content: bytes) -> tuple[bytes, Any, np.ndarray]:
     """A vector file's header, as bytes with its length and as parsed JSON, and the float32 numbers after it."""
-    end = 8 + int.from_bytes(content[:8], "little")
+    malformed = VectorMismatchError("an update is no vector file", where="update")
     try:
         # Parsed, because the order of a header's keys can differ between sites.
-        meaning = (
-            json.loads(content[8:end], object_pairs_hook=_unique) if end <= min(len(content), 8 + _MAX_HEADER) else None
-        )
-    except (ValueError, RecursionError):
-        meaning = None
-    if not isinstance(meaning, dict) or (len(content) - end) % 4 or _claimed(meaning) != len(content) - end:
-        raise VectorMismatchError("an update is no vector file", where="update")
+        meaning, end = read_header(content, "update", VectorFileError, _MAX_HEADER)
+    except VectorFileError as error:
+        raise malformed from error
+    if (len(content) - end) % 4 or _claimed(meaning) != len(content) - end:
+        raise malformed
     values = np.frombuffer(content, dtype="<f4", offset=end)
     if not np.isfinite(values).all():
         raise VectorMismatchError("an update holds NaN or Inf", where="update")
     return content[:end], meaning, values
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("duplicate key")
-    return dict(pairs)
 
 
 def _claimed(header: dict[str, Any]) -> int | None:
@@ -135,7 +127,7 @@ def _claimed(header: dict[str, Any]) -> int | None:
     ends = [
         entry["data_offsets"][1]
         for name, entry in header.items()
-        if name != "__metadata__" and isinstance(entry, dict) and isinstance(entry.get("data_offsets"), list)
+        if name != METADATA and isinstance(entry, dict) and isinstance(entry.get("data_offsets"), list)
         if len(entry["data_offsets"]) == 2 and isinstance(entry["data_offsets"][1], int)
     ]
     return max(ends, default=None)

@@ -43,8 +43,7 @@ def _copied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for package in _PACKAGES:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(_ROOT / package, folder / package, ignore=ignored)
+        shutil.copytree(_ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "fedsteph").mkdir()
     for name in _FRONT_DOOR:
         shutil.copyfile(Path(fedsteph.__file__).with_name(name), folder / "fedsteph" / name)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,19 +70,13 @@ def provision(out: Path, plan: Plan) -> None:
     Raises DeploymentError if the folder exists, or its path cannot be written into scripts, units and nginx.conf;
     StorageError if its disk cannot be written.
     """
-    _require_plain(out)
-    if out.exists():
-        raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
+    _require_new(out)
     part = out.parent / f".{out.name}.part"
     shutil.rmtree(part, ignore_errors=True)
-    try:
-        with writing(out):
-            part.mkdir(parents=True, mode=0o700)
-            _fill(part, out.resolve(), plan)
-            part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with _filling(part, out):
+        part.mkdir(parents=True, mode=0o700)
+        _fill(part, out.resolve(), plan)
+        part.rename(out)
 
 
 def _fill(part: Path, final: Path, plan: Plan) -> None:
@@ -112,8 +107,7 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
     names = list(dict.fromkeys([host, *plan.names, superlink_host, "localhost", "127.0.0.1"]))
     make_server_certificate(server / "server.crt", server / "server.key", ca / "ca.crt", ca / "ca.key", names)
     make_token(server / "superexec.secret")
-    config = connection(plan.superlink, final / "server" / "ca.crt")
-    atomic.write_text(server / "flwr" / CONFIG, config)
+    atomic.write_text(server / "flwr" / CONFIG, connection(plan.superlink, final / "server" / "ca.crt"))
 
     (server / "nodes").mkdir()
     for index, site in enumerate(plan.sites):
@@ -133,19 +127,13 @@ def provision_site(out: Path, site: str, federation: str, address: str, ca: Path
         if site_names(name, option) != (name,):
             raise ConfigError("must be one name", where=option)
     split_address(address)
-    _require_plain(out)
-    if out.exists():
-        raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
+    _require_new(out)
     if not ca.is_file():
         raise DeploymentError("there is no such certificate", where=ca, remedy="Ask the coordinator for ca.crt")
     values = {"federation": federation, "address": address, "bin": _BIN, "zeros": "0" * 64}
-    try:
-        with writing(out):
-            _fill_site(out, out.resolve(), {**values, "site": site, "site_port": str(site_port)}, ca)
-            make_node_key(out / "auth.key", out / f"{site}.pub")
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+    with _filling(out, out):
+        _fill_site(out, out.resolve(), {**values, "site": site, "site_port": str(site_port)}, ca)
+        make_node_key(out / "auth.key", out / f"{site}.pub")
     return out / f"{site}.pub"
 
 
@@ -157,11 +145,24 @@ def _fill_site(folder: Path, final: Path, values: Mapping[str, str], ca: Path) -
     make_token(folder / "superexec.secret")
 
 
-def _require_plain(path: Path) -> None:
+def _require_new(path: Path) -> None:
     for part in (path.resolve(), Path(_BIN)):
         if _PLAIN_PATH.fullmatch(str(part)) is None:
             remedy = "Use a path of letters, digits, dots, - and _: it goes into scripts, systemd units and nginx.conf"
             raise DeploymentError("has a space or a special character in its path", where=part, remedy=remedy)
+    if path.exists():
+        raise DeploymentError("exists already", where=path, remedy="Choose another folder; nothing is overwritten")
+
+
+@contextmanager
+def _filling(folder: Path, final: Path) -> Iterator[None]:
+    """After an error in the block nothing is left of ``folder``; one of the disk is about ``final``."""
+    try:
+        with writing(final):
+            yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _folder(templates: Path, kind: str, folder: Path, final: Path, values: Mapping[str, str]) -> None:
@@ -180,12 +181,9 @@ def _write(template: Path, path: Path, values: Mapping[str, str]) -> None:
 
 def site_names(text: str, option: str) -> tuple[str, ...]:
     """Names from a comma-separated option. Raises ConfigError if one of them is not a valid site name."""
-    names: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if SITE_NAME.fullmatch(name) is None:
-            raise ConfigError(
-                f"'{name}' cannot be a site's name",
-                where=option,
-                remedy="Lower-case letters, digits, - and _, at most 32; separate names by commas",
-            )
-    return tuple(names)
+            remedy = "Lower-case letters, digits, - and _, at most 32; separate names by commas"
+            raise ConfigError(f"'{name}' cannot be a site's name", where=option, remedy=remedy)
+    return names

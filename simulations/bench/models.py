@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,6 @@ from fedsteph.client.training.objective import Forward, Outputs
 from fedsteph.common.config.recipe import ModelConfig, StephConfig
 from fedsteph.common.errors import EngineError
 from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
-from fedsteph.common.model.survival import bin_of
 from fedsteph.common.vector.task_vector import cut, flatten
 
 SIZES = Architecture.of(ModelConfig(width=1536))
@@ -90,16 +88,6 @@ def cohort_of(n_bags: int, n_instances: int) -> Cohort:
     return Cohort.of_bags(patients, bags)
 
 
-def bins_of(cohort: Cohort) -> list[int]:
-    """The yearly bin of each patient's follow-up."""
-    return [int(y) for y in bin_of(cohort.times, SIZES.n_bins)]
-
-
 def optimiser(model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the recipe, AdamW."""
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-
-
-def bags_of(cohort: Cohort) -> Sequence[Tensor]:
-    """All bags, in order."""
-    return [cohort.bag(i) for i in range(len(cohort))]

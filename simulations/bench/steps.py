@@ -17,6 +17,7 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
 from fedsteph.common.config.recipe import TrainingConfig
+from fedsteph.common.model.survival import bin_of
 from fedsteph.simulations.bench import models
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 
@@ -84,7 +85,8 @@ def step(model: nn.Module, cohort: Cohort) -> Callable[[], None]:
 def plain_step(model: nn.Module, cohort: Cohort) -> Callable[[], None]:
     """A function that makes one training step of the plain implementation, which keeps the graphs of all bags."""
     module, optimiser = models.plain_module(), models.optimiser(model.train())
-    bags, bins, events = models.bags_of(cohort), models.bins_of(cohort), cohort.events.tolist()
+    bags, events = [cohort.bag(i) for i in range(len(cohort))], cohort.events.tolist()
+    bins = bin_of(cohort.times, models.SIZES.n_bins).tolist()
 
     def run() -> None:
         optimiser.zero_grad(set_to_none=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from fedsteph.common.config.core_yaml import StrictDumper
 from fedsteph.common.config.run_config import Config, dump_yaml
 from fedsteph.common.config.schema import read_yaml
 from fedsteph.common.deployment.flower_app import assemble, build
-from fedsteph.common.deployment.flower_programs import Flower
+from fedsteph.common.deployment.flower_programs import QUIET, Flower
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host import atomic
@@ -31,7 +32,8 @@ from fedsteph.common.trust.roster import Entry, Roster, write_roster
 from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.deployment.provision import Plan, provision
 from fedsteph.server.deployment.server_file import ServerFile
-from fedsteph.simulations.relay.processes import Leashed, free_ports
+from fedsteph.simulations.run.flower_engine import free_ports
+from fedsteph.simulations.run.leash import Leashed
 
 _START_SECONDS = 90.0
 _OTHER_RECIPE = "f" * 64  # digest of the only recipe that the target's policy allows
@@ -129,7 +131,7 @@ class Trial:
 
     def _leash(self, script: Path, stack: ExitStack) -> None:
         log = self._folder / f"{script.parent.name}-{script.stem}.log"
-        self._processes.append(stack.enter_context(Leashed(script, log)))
+        self._processes.append(stack.enter_context(Leashed([str(script)], log, {**os.environ, **QUIET})))
 
     def _answers(self) -> bool:
         try:

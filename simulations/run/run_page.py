@@ -24,8 +24,7 @@ from fedsteph.common.report.transfer import decided, relayed, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.vector.shared_part import description
 from fedsteph.server.manifest import CONFIG_FILE, read_manifest
-from fedsteph.simulations.run.file_names import RESULTS_FILE
-from fedsteph.simulations.run.run_results import RunResults
+from fedsteph.simulations.run.run_results import RESULTS_FILE, RunResults
 
 _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 

@@ -10,6 +10,7 @@ from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.host.checked_file import read_json
 from fedsteph.server.outcome import Failure
 
+RESULTS_FILE = "results.json"
 SCHEMA = "fedsteph/results/v1"
 
 

@@ -21,13 +21,12 @@ from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.monitor import watching
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.server.outcome import OUTCOME_FILE, Failure, Outcome
-from fedsteph.simulations.run.file_names import RESULTS_FILE, SUMMARY_FILE
 from fedsteph.simulations.run.flower_engine import run_with_flower
 from fedsteph.simulations.run.in_process import run_in_process
 from fedsteph.simulations.run.oracle import oracle_row
 from fedsteph.simulations.run.run_folder import RunFolder, prepare, refuse_among_sites
-from fedsteph.simulations.run.run_results import RunResults
-from fedsteph.simulations.run.summary import summary
+from fedsteph.simulations.run.run_results import RESULTS_FILE, RunResults
+from fedsteph.simulations.run.summary import SUMMARY_FILE, summary
 from fedsteph.simulations.run.synthetic_cohorts import write_world
 
 Engine = Literal["flower", "in-process"]

@@ -21,7 +21,7 @@ from fedsteph.common.report.differences import difference_picture
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
 from fedsteph.common.report.provenance import limits_section
 from fedsteph.common.report.source_matrix import matrix_picture
-from fedsteph.simulations.run.file_names import RESULTS_FILE
+from fedsteph.simulations.run.run_results import RESULTS_FILE
 from fedsteph.simulations.study import frontier
 from fedsteph.simulations.study.gather import SCHEMA
 from fedsteph.simulations.study.study_evidence import FOLDER

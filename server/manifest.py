@@ -62,8 +62,6 @@ def _require_messages_that_fit(config: Config) -> None:
     n_bytes = shared_bytes(config.model, config.sharing) + _MOST_ADDED
     most = min(MAX_ENVELOPES, MAX_TOTAL // n_bytes)
     if n_vectors > most:
-        raise ConfigError(
-            f"a message would bring {n_vectors} vectors, and holds {most} at most",
-            where="federation.sites",
-            remedy="Share less (the sharing section), or let fewer sites take part in one run",
-        )
+        what = f"a message would bring {n_vectors} vectors, and holds {most} at most"
+        remedy = "Share less (the sharing section), or let fewer sites take part in one run"
+        raise ConfigError(what, where="federation.sites", remedy=remedy)

@@ -73,17 +73,14 @@ class _Start:
             self.taken = now
         if self.taken is None:
             if now - self.begun > _TAKEN_SECONDS:
-                raise EngineError(
-                    f"no SuperExec took the run within {_TAKEN_SECONDS:g} s",
-                    remedy="Start the SuperExec; it ends at once, with code 0, when its secret is not the SuperLink's",
-                )
+                remedy = "Start the SuperExec; it ends at once, with code 0, when its secret is not the SuperLink's"
+                raise EngineError(f"no SuperExec took the run within {_TAKEN_SECONDS:g} s", remedy=remedy)
             return 0.0
         late = now - self.taken
         if late > self.patience:
-            raise EngineError(
-                f"the ServerApp's process was not up within Flower's {START_SECONDS:g} s, again and again",
-                remedy="This machine is too slow or too loaded: 'fedsteph doctor server' measures a start",
-            )
+            what = f"the ServerApp's process was not up within Flower's {START_SECONDS:g} s, again and again"
+            remedy = "This machine is too slow or too loaded: 'fedsteph doctor server' measures a start"
+            raise EngineError(what, remedy=remedy)
         return late if late > START_SECONDS else 0.0
 
 

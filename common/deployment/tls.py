@@ -79,11 +79,9 @@ def ask(address: str, ca: Path) -> Answer:
     try:
         raw = socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS)
     except OSError as error:
-        raise DeploymentError(
-            f"nothing answers there ({error.strerror or error})",
-            where=address,
-            remedy="Check host and port, that the server runs, and the firewall",
-        ) from error
+        what = f"nothing answers there ({error.strerror or error})"
+        remedy = "Check host and port, that the server runs, and the firewall"
+        raise DeploymentError(what, where=address, remedy=remedy) from error
     with raw:
         try:
             with context.wrap_socket(raw, server_hostname=host) as secure:
@@ -116,17 +114,11 @@ def _ask_flower(secure: ssl.SSLSocket, address: str) -> datetime | None:
     answer = connection.getresponse()
     answer.read(65_536)
     if answer.status in (502, 503, 504):
-        raise DeploymentError(
-            f"the proxy is there, and the SuperLink behind it is not (HTTP {answer.status})",
-            where=address,
-            remedy="Start the SuperLink, or mend the proxy's upstream",
-        )
+        what = f"the proxy is there, and the SuperLink behind it is not (HTTP {answer.status})"
+        raise DeploymentError(what, where=address, remedy="Start the SuperLink, or mend the proxy's upstream")
     if answer.status not in _REFUSED_BY_FLOWER:
-        raise DeploymentError(
-            f"an HTTPS server answers there that is no Flower SuperLink (HTTP {answer.status})",
-            where=address,
-            remedy="Check the port, and that a proxy lets /v1/fleet/ through",
-        )
+        what = f"an HTTPS server answers there that is no Flower SuperLink (HTTP {answer.status})"
+        raise DeploymentError(what, where=address, remedy="Check the port, and that a proxy lets /v1/fleet/ through")
     text = answer.getheader("Date")
     try:
         date = None if text is None else parsedate_to_datetime(text)

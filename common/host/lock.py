@@ -23,9 +23,6 @@ def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            raise RunFolderError(
-                "another process is working in this folder",
-                where=folder,
-                remedy="Wait until it has ended, or choose another --out",
-            ) from error
+            remedy = "Wait until it has ended, or choose another --out"
+            raise RunFolderError("another process is working in this folder", where=folder, remedy=remedy) from error
         yield

@@ -172,11 +172,9 @@ def pin_m0(config: Config) -> Config:
         raise ConfigError("must be given", where="model.width", remedy="Set it to the width of the sites' features")
     m0 = m0_digest(config.model)
     if config.model.m0_sha256 not in (None, m0):
-        raise ConfigError(
-            f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one",
-            where="model.m0_sha256",
-            remedy="Remove the key to pin this machine's M0, or use the torch version that made the pinned one",
-        )
+        what = f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one"
+        remedy = "Remove the key to pin this machine's M0, or use the torch version that made the pinned one"
+        raise ConfigError(what, where="model.m0_sha256", remedy=remedy)
     return replace(config, model=replace(config.model, m0_sha256=m0))
 
 
@@ -203,9 +201,7 @@ def pinned_model(config: ModelConfig) -> ABMIL:
 
 def _with_digest(m0: ABMIL, pinned: str | None) -> ABMIL:
     if model_digest(m0) != pinned:
-        raise ConfigError(
-            "M0 made from model.m0_seed does not have the pinned digest",
-            where="model.m0_sha256",
-            remedy="Use the torch version that the federation pinned M0 with, or pin it anew for all sites",
-        )
+        what = "M0 made from model.m0_seed does not have the pinned digest"
+        remedy = "Use the torch version that the federation pinned M0 with, or pin it anew for all sites"
+        raise ConfigError(what, where="model.m0_sha256", remedy=remedy)
     return m0

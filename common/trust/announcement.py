@@ -73,10 +73,9 @@ class Announcement:
             )
         if before is not None:
             if before.fingerprint != self.replaces or not self._proven_by(before.keys):
-                raise RosterError(
-                    f"the keys that {self.site} has in the roster did not sign this rotation",
-                    remedy=f"Ask the site by telephone; if it is so: 'fedsteph roster revoke ROSTER {self.site}' first",
-                )
+                what = f"the keys that {self.site} has in the roster did not sign this rotation"
+                remedy = f"Ask the site by telephone; if it is so: 'fedsteph roster revoke ROSTER {self.site}' first"
+                raise RosterError(what, remedy=remedy)
             roster = roster.without(self.site, today, "rotated")
             cancer, contact = cancer or before.cancer, contact or before.contact
         if cancer is None or contact is None:

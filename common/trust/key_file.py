@@ -55,11 +55,9 @@ def require_private(path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError("is not a file", where=path, remedy="Give the path of the key's file")
     if status.st_mode & 0o077:
-        raise KeyFileError(
-            f"can be reached by other users (mode {stat.S_IMODE(status.st_mode):04o})",
-            where=path,
-            remedy=f"If nobody else has read it: chmod 600 {path}. If somebody may have: rotate the keys",
-        )
+        what = f"can be reached by other users (mode {stat.S_IMODE(status.st_mode):04o})"
+        remedy = f"If nobody else has read it: chmod 600 {path}. If somebody may have: rotate the keys"
+        raise KeyFileError(what, where=path, remedy=remedy)
     if os.geteuid() not in (0, status.st_uid):
         raise KeyFileError("belongs to another user", where=path, remedy="Run as the user who owns the key")
 

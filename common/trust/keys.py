@@ -89,11 +89,8 @@ class Identity:
         try:
             kem = MLKEM768PrivateKey.generate().private_bytes_raw()
         except UnsupportedAlgorithm as error:
-            raise KeyFormatError(
-                "ML-KEM-768 is missing from the installed 'cryptography'",
-                where="keys",
-                remedy="Install one of its wheels, which carry it",
-            ) from error
+            what = "ML-KEM-768 is missing from the installed 'cryptography'"
+            raise KeyFormatError(what, where="keys", remedy="Install one of its wheels, which carry it") from error
         return cls(
             Ed25519PrivateKey.generate().private_bytes_raw(), kem + X25519PrivateKey.generate().private_bytes_raw()
         )

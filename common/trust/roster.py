@@ -118,10 +118,8 @@ class Roster:
     def with_entry(self, entry: Entry) -> Roster:
         """The roster with one more site. Raises RosterError if its name or keys are in it, or the keys were revoked."""
         if self.entry(entry.site) is not None:
-            raise RosterError(
-                f"{entry.site} stands in the roster already",
-                remedy=f"After a rotation or a loss: 'fedsteph roster revoke ROSTER {entry.site}', then add it again",
-            )
+            remedy = f"After a rotation or a loss: 'fedsteph roster revoke ROSTER {entry.site}', then add it again"
+            raise RosterError(f"{entry.site} stands in the roster already", remedy=remedy)
         return self._changed(sites=(*self.sites, entry))
 
     def without(self, site: str, date: str, reason: str) -> Roster:
@@ -155,11 +153,8 @@ def read_roster(path: Path, pinned: str | None = None) -> Roster:
     except KeyFormatError as error:
         raise RosterError(f"{error.where}: {error.what}", where=path, remedy=error.remedy) from error
     if pinned is not None and roster.digest != pinned:
-        raise RosterError(
-            f"its digest is {roster.digest}, and not the pinned {pinned}",
-            where=path,
-            remedy="Ask the other sites by telephone which digest they have; pin a new one only then",
-        )
+        remedy = "Ask the other sites by telephone which digest they have; pin a new one only then"
+        raise RosterError(f"its digest is {roster.digest}, and not the pinned {pinned}", where=path, remedy=remedy)
     return roster
 
 

@@ -65,11 +65,9 @@ def restored(
 
 def _factors(name: str, matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     if not bool(matrix.isfinite().all()):
-        raise VectorRangeError(
-            "holds NaN or Inf and so has no singular directions",
-            where=f"tensor {name}",
-            remedy="Train the model again; what it was trained on is not sound",
-        )
+        what = "holds NaN or Inf and so has no singular directions"
+        remedy = "Train the model again; what it was trained on is not sound"
+        raise VectorRangeError(what, where=f"tensor {name}", remedy=remedy)
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     # If the matrix has a lower rank, the remaining singular directions are only rounding noise.
     s = torch.where(s > s[0] * max(matrix.shape) * torch.finfo(torch.float32).eps, s, 0.0)
@@ -91,9 +89,6 @@ def _rounded(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:
     beyond = found.isinf() & tensor.isfinite()
     if bool(beyond.any()):
         setting = f"sharing.dtype to {_WIDER[dtype]}" if dtype in _WIDER else "sharing.rank to null"
-        raise VectorRangeError(
-            f"holds {float(tensor[beyond].abs().max()):.4g}, which is beyond the range of {dtype}",
-            where=f"tensor {name}",
-            remedy=f"Set {setting} in the federation's configuration",
-        )
+        what = f"holds {float(tensor[beyond].abs().max()):.4g}, which is beyond the range of {dtype}"
+        raise VectorRangeError(what, where=f"tensor {name}", remedy=f"Set {setting} in the federation's configuration")
     return found

@@ -82,11 +82,8 @@ def read_vector(
         if not bool(torch.isfinite(tensor).all()):
             raise VectorFileError("holds NaN or Inf", where=f"{where}, tensor {name}")
     if not vector.norm <= max_norm:
-        raise VectorFileError(
-            f"its norm {vector.norm:.4g} is above the cap {max_norm:.4g}",
-            where=where,
-            remedy="If you trust it, raise max_vector_norm in site.yaml and in the federation's configuration",
-        )
+        remedy = "If you trust it, raise max_vector_norm in site.yaml and in the federation's configuration"
+        raise VectorFileError(f"its norm {vector.norm:.4g} is above the cap {max_norm:.4g}", where=where, remedy=remedy)
     return vector
 
 

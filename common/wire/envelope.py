@@ -124,11 +124,8 @@ def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender:
     try:
         plain = _SUITE.decrypt(sealed, recipient.opener, info=_info(expected, header["sequence"]))
     except (InvalidTag, ValueError):
-        raise WrongKeyError(
-            "was sealed to another key than this site's",
-            where=where,
-            remedy="The sender has another roster, or this site's keys were rotated: compare roster digests",
-        ) from None
+        remedy = "The sender has another roster, or this site's keys were rotated: compare roster digests"
+        raise WrongKeyError("was sealed to another key than this site's", where=where, remedy=remedy) from None
     return Opened(plain, header["sequence"])
 
 

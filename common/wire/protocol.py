@@ -73,11 +73,8 @@ def parcel(records: RecordDict, where: str) -> Parcel:
         raise ProtocolError("is not a fedsteph message", where=where)
     version, body, arrays = header.get("version"), header.get("body"), records.get(_ENVELOPES, ArrayRecord())
     if version != VERSION:
-        raise ProtocolError(
-            f"speaks protocol version {version if isinstance(version, int) else 'none'}, this software {VERSION}",
-            where=where,
-            remedy="Install the same fedsteph at all sites and at the server",
-        )
+        what = f"speaks protocol version {version if isinstance(version, int) else 'none'}, this software {VERSION}"
+        raise ProtocolError(what, where=where, remedy="Install the same fedsteph at all sites and at the server")
     if set(header) != {"version", "body"} or not isinstance(body, str) or len(body) > _MAX_BODY:
         raise ProtocolError("has a malformed body", where=where)
     if not isinstance(arrays, ArrayRecord):

@@ -60,11 +60,8 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     if federation.name != roster.federation:
         raise RosterError(f"is of the federation {roster.federation}, not {federation.name}", where=server.roster)
     if missing := [name for name in federation.sites if roster.entry(name) is None]:
-        raise RosterError(
-            f"lacks {', '.join(missing)}",
-            where=server.roster,
-            remedy="Add their public files with 'fedsteph roster add', and have every site pin the new digest",
-        )
+        remedy = "Add their public files with 'fedsteph roster add', and have every site pin the new digest"
+        raise RosterError(f"lacks {', '.join(missing)}", where=server.roster, remedy=remedy)
     ask(server.superlink, server.ca)
     path = server.runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     part = server.runs / f".{path.name}.part"
@@ -95,11 +92,8 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
     if outcome is None:
         require_room(deployed.path)
     if outcome is None or not (status == "finished:completed" or (not status and outcome.targets)):
-        raise EngineError(
-            f"Flower ended the run as {status or 'unknown'}",
-            where=deployed.path,
-            remedy=f"See the logs of SuperLink and SuperExec, or: FLWR_HOME={server.flwr_home} flwr log {run_id}",
-        )
+        remedy = f"See the logs of SuperLink and SuperExec, or: FLWR_HOME={server.flwr_home} flwr log {run_id}"
+        raise EngineError(f"Flower ended the run as {status or 'unknown'}", where=deployed.path, remedy=remedy)
     found = outcome.to_dict()
     del found["error"]
     header = {

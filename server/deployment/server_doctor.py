@@ -93,11 +93,8 @@ def _answers(server: ServerFile, address: str) -> str:
 def _loopback(address: str) -> str:
     host, _ = split_address(address)
     if host not in LOOPBACK:
-        raise DeploymentError(
-            "the SuperLink would listen on the network, and its Control API asks nobody for a password",
-            where=address,
-            remedy="Let it listen on 127.0.0.1, behind the proxy of nginx.conf",
-        )
+        what = "the SuperLink would listen on the network, and its Control API asks nobody for a password"
+        raise DeploymentError(what, where=address, remedy="Let it listen on 127.0.0.1, behind the proxy of nginx.conf")
     return "the Control API stays on this machine"
 
 

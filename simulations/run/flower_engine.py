@@ -58,11 +58,8 @@ def _resources(n_sites: int, device: str) -> str:
     gpus = 0.0
     if resolve_device(device).type == "cuda":
         if device not in ("auto", "cuda:0"):
-            raise ConfigError(
-                f"Flower's engine deals out GPUs itself, so {device} cannot be asked for",
-                where="device",
-                remedy="Use auto with CUDA_VISIBLE_DEVICES, or --engine in-process",
-            )
+            what = f"Flower's engine deals out GPUs itself, so {device} cannot be asked for"
+            raise ConfigError(what, where="device", remedy="Use auto with CUDA_VISIBLE_DEVICES, or --engine in-process")
         gpus = min(1.0, torch.cuda.device_count() / min(n_sites, cores))
     return (
         f"num-supernodes={n_sites} client-resources-num-cpus=1 client-resources-num-gpus={gpus} "

@@ -114,11 +114,9 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
     wanted = config.federation.sites or tuple(by_name)
     for name in (*wanted, *config.federation.targets):
         if name not in by_name:
-            raise ConfigError(
-                f"there is no site '{name}'",
-                where="federation.sites or federation.targets",
-                remedy=f"The site folders are: {', '.join(by_name)}",
-            )
+            what = f"there is no site '{name}'"
+            remedy = f"The site folders are: {', '.join(by_name)}"
+            raise ConfigError(what, where="federation.sites or federation.targets", remedy=remedy)
     return [by_name[name] for name in wanted]
 
 
@@ -132,11 +130,9 @@ def _resolve(config: Config, sites: Sequence[Site]) -> Config:
 def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
     names = tuple(site.name for site in sites)
     if len(names) < config.federation.quorum:
-        raise ConfigError(
-            f"{len(names)} sites are fewer than federation.quorum ({config.federation.quorum})",
-            where="federation.quorum",
-            remedy="Add site folders; a federation is a target and at least one source",
-        )
+        what = f"{len(names)} sites are fewer than federation.quorum ({config.federation.quorum})"
+        remedy = "Add site folders; a federation is a target and at least one source"
+        raise ConfigError(what, where="federation.quorum", remedy=remedy)
     return replace(config.federation, sites=names, targets=config.federation.targets or names[:1])
 
 
@@ -147,11 +143,9 @@ def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
     widths = {cohort.width for cohort in cohorts.values()}
     if len(widths) > 1 or len(encoders) > 1:
         listed = ", ".join(f"{name}: {c.width} wide of {c.encoder or '?'}" for name, c in cohorts.items())
-        raise ConfigError(
-            f"the sites' features differ ({listed})",
-            where="model.width and model.encoder",
-            remedy="Extract all sites' features with one encoder, or leave sites out with federation.sites",
-        )
+        what = f"the sites' features differ ({listed})"
+        remedy = "Extract all sites' features with one encoder, or leave sites out with federation.sites"
+        raise ConfigError(what, where="model.width and model.encoder", remedy=remedy)
     return replace(model, width=model.width or widths.pop(), encoder=model.encoder or next(iter(encoders), None))
 
 
@@ -181,11 +175,9 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     if plan != _plan(sites, resolved, roster_sha256):
         keys.append("the site folders")
     if keys:
-        raise RunFolderError(
-            f"holds a run with another configuration; these differ: {', '.join(keys)}",
-            where=path,
-            remedy="Choose another --out, or give the same configuration to resume that run",
-        )
+        what = f"holds a run with another configuration; these differ: {', '.join(keys)}"
+        remedy = "Choose another --out, or give the same configuration to resume that run"
+        raise RunFolderError(what, where=path, remedy=remedy)
     return RunFolder(path, resolved, tuple(sites))
 
 

@@ -174,11 +174,8 @@ def require_no_failure(folder: RunFolder, results: RunResults) -> None:
     for failure in results.failures:
         log = folder.site_state(failure.site) / "site.log"
         hint = f"Its log: {log}. " if log.exists() else ""
-        raise SiteError(
-            f"failed in {failure.phase}: {failure.reason}",
-            where=f"site {failure.site}",
-            remedy=f"{hint}The other sites' results: {folder.path / RESULTS_FILE}",
-        )
+        remedy = f"{hint}The other sites' results: {folder.path / RESULTS_FILE}"
+        raise SiteError(f"failed in {failure.phase}: {failure.reason}", where=f"site {failure.site}", remedy=remedy)
 
 
 def _require_disk(folder: RunFolder, failures: Sequence[Failure]) -> None:
@@ -186,8 +183,5 @@ def _require_disk(folder: RunFolder, failures: Sequence[Failure]) -> None:
     for failure in failures:
         if failure.reason.endswith(f"({StorageError.__name__})"):
             state = folder.site_state(failure.site)
-            raise StorageError(
-                f"cannot be read or written in {failure.phase} ({free_bytes(state) / 2**20:,.1f} MiB are free there)",
-                where=state,
-                remedy="Make room there and start the same command again",
-            )
+            what = f"cannot be read or written in {failure.phase} ({free_bytes(state) / 2**20:,.1f} MiB are free there)"
+            raise StorageError(what, where=state, remedy="Make room there and start the same command again")

@@ -58,11 +58,9 @@ class Crew:
                     failed.append(failure)
                 on_done(unit)
         except BrokenProcessPool as error:
-            raise EngineError(
-                "a worker process was killed, perhaps because memory ran out",
-                where=self._ground.out,
-                remedy="The same command goes on; use fewer --workers, or a smaller data.cache_gib in site.yaml",
-            ) from error
+            what = "a worker process was killed, perhaps because memory ran out"
+            remedy = "The same command goes on; use fewer --workers, or a smaller data.cache_gib in site.yaml"
+            raise EngineError(what, where=self._ground.out, remedy=remedy) from error
         return failed
 
 

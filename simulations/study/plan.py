@@ -178,11 +178,8 @@ def _sources(row: Row, seed: int, target: str, sites: Sequence[str]) -> tuple[st
     if row.sources is None:
         return tuple(others)
     if row.sources > len(others):
-        raise ConfigError(
-            f"asks for {row.sources} sources, and there are {len(others)}",
-            where=f"variants.{row.name}",
-            remedy="Ask for fewer, or add sites",
-        )
+        what = f"asks for {row.sources} sources, and there are {len(others)}"
+        raise ConfigError(what, where=f"variants.{row.name}", remedy="Ask for fewer, or add sites")
     drawn = random.Random(derive_seed(seed, "sources", target)).sample(others, len(others))
     return tuple(sorted(drawn[: row.sources]))
 

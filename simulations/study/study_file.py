@@ -125,11 +125,8 @@ def load_study(path: Path, sites: Path | None = None, overrides: Sequence[str] =
     for name, given in variants.items():
         rows.append(_variant(name, given, recipe, path, {row.name for row in rows}))
     if strangers := set(file.against) - {row.name for row in rows}:
-        raise ConfigError(
-            f"'against' names what is no row: {', '.join(sorted(strangers))}",
-            where=path,
-            remedy=f"Rows: {', '.join(row.name for row in rows)}",
-        )
+        remedy = f"Rows: {', '.join(row.name for row in rows)}"
+        raise ConfigError(f"'against' names what is no row: {', '.join(sorted(strangers))}", where=path, remedy=remedy)
     return Study(replace(file, sites=folder), tuple(rows))
 
 
@@ -151,11 +148,8 @@ def _config(shared: dict[str, Any], own: dict[str, Any], path: Path, where: str)
     """A preset first (the row's own, or the study's), then the study's keys, then the row's."""
     for mapping in (shared, own):
         if strangers := [key for key in mapping if key not in _SECTIONS]:
-            raise ConfigError(
-                f"'{where}' has the unknown section '{strangers[0]}'",
-                where=path,
-                remedy=f"Sections: {', '.join(_SECTIONS)}",
-            )
+            remedy = f"Sections: {', '.join(_SECTIONS)}"
+            raise ConfigError(f"'{where}' has the unknown section '{strangers[0]}'", where=path, remedy=remedy)
     if "evaluation" in own:
         remedy = "All rows have the study's: set it in 'recipe'"
         raise ConfigError(f"'{where}' sets evaluation", where=path, remedy=remedy)

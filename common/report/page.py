@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,22 +66,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, or a sentence instead if nothing can be drawn.
+    """A figure, or a sentence instead if nothing can be drawn."""
 
-    Args:
-        name: file name without extension.
-        title: what the figure shows; it is drawn in the figure too.
-        instead: the sentence that replaces the figure.
-        note: how to read the figure.
-        numbers: the data of the figure as a table.
-    """
-
-    name: str
-    title: str
+    name: str  # of the file, without extension
+    title: str  # what the figure shows; it is drawn in the figure too
     figure: Figure | None = None
     instead: str = ""
-    note: str = ""
-    numbers: Table | None = None
+    note: str = ""  # how to read the figure
+    numbers: Table | None = None  # the data of the figure
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:
@@ -121,7 +113,7 @@ class Page:
     audience: str
     verdict: Sequence[str] = ()
     sections: Sequence[Section] = ()
-    footer: str = field(default="Research software, not a medical device: no decision about a patient rests on it.")
+    footer: str = "Research software, not a medical device: no decision about a patient rests on it."
 
     @property
     def pictures(self) -> Iterator[Picture]:

@@ -29,22 +29,16 @@ _PLACEHOLDER = re.compile(r"@([a-z_]+)@")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to provision.
-
-    ``address`` is what sites connect to, ``superlink`` where the SuperLink listens, both ``host:port``; ``names``
-    are further hosts or IP addresses for the server's certificate; ``width`` is that of the sites' features;
-    ``site_port`` is where a SuperNode listens on its own loopback, one more for each further site, since a trial's
-    sites may share a machine.
-    """
+    """What to provision."""
 
     federation: str
-    address: str
-    superlink: str
+    address: str  # host:port that sites connect to
+    superlink: str  # host:port where the SuperLink listens
     sites: tuple[str, ...]
     targets: tuple[str, ...]
-    width: int
-    names: tuple[str, ...] = ()
-    site_port: int = 9094  # Flower's own default
+    width: int  # of the sites' features
+    names: tuple[str, ...] = ()  # further hosts or IP addresses for the server's certificate
+    site_port: int = 9094  # of the first SuperNode on its loopback, Flower's own default; the next site's is one more
 
     def __post_init__(self) -> None:
         try:
@@ -53,8 +47,7 @@ class Plan:
             raise ConfigError(str(error), where="provision") from error
         if len(self.sites) < 2 or not self.targets:
             raise ConfigError("a federation is a target and at least one source", where="--sites and --targets")
-        for address in (self.address, self.superlink):
-            split_address(address)
+        split_address(self.address)
         for name in self.names:
             require_host(name)
         if split_address(self.superlink)[0] not in LOOPBACK:

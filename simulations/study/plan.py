@@ -23,24 +23,16 @@ _CHOOSING = {"best_source", "task_arithmetic"}
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece of work, done by :class:`fedsteph.simulations.study.work.Worker`.
-
-    Args:
-        site: the site whose model is trained, or the target; empty for ``together``, which uses all sites.
-        method: method of a cell, or of a joint training (``together``).
-        sources: sources whose vectors a cell or a choice receives, or the sites of a joint training.
-        dp_sgd: DP-SGD settings of the sources' vectors, or of this unit's own vector; None: without DP-SGD.
-        references: number of reference models of an attack; 0 for other units.
-    """
+    """One piece of work, done by :class:`fedsteph.simulations.study.work.Worker`."""
 
     kind: Kind
     recipe: Recipe
     fold: int
-    site: str = ""
-    method: str = ""
-    sources: tuple[str, ...] = ()
-    dp_sgd: DpSgd | None = None
-    references: int = 0
+    site: str = ""  # whose model is trained, or the target; empty for a joint training (together)
+    method: str = ""  # of a cell or of a joint training
+    sources: tuple[str, ...] = ()  # whose vectors a cell or a choice receives, or the sites of a joint training
+    dp_sgd: DpSgd | None = None  # of the sources' vectors, or of this unit's own
+    references: int = 0  # reference models of an attack
 
     @cached_property
     def key(self) -> str:

@@ -17,25 +17,15 @@ _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 @dataclass(frozen=True)
 class Key:
-    """A key, or a section of keys.
+    """A key, or a section of keys."""
 
-    Args:
-        path: with the sections that it is in, e.g. ``steph.K``.
-        values: which values it may have, in plain words.
-        default: as in YAML; of a section a mapping of its keys' defaults, or None where the section is not set then.
-        meaning: what it does.
-        required: whether the file must have it; there is no default then.
-        presets: name of a preset -> its value, of the presets under which it is not the default.
-        below: the keys of a section.
-    """
-
-    path: str
-    values: str
-    default: Any
+    path: str  # with the sections that it is in, e.g. steph.K
+    values: str  # which it may have, in plain words
+    default: Any  # as in YAML; of a section a mapping of its keys' defaults, or None where it is not set then
     meaning: str
-    required: bool = False
-    presets: Mapping[str, Any] = field(default_factory=dict)
-    below: tuple[Key, ...] = ()
+    required: bool = False  # the file must have it; there is no default then
+    presets: Mapping[str, Any] = field(default_factory=dict)  # by name, the values that are not the default
+    below: tuple[Key, ...] = ()  # the keys of a section
 
     @property
     def name(self) -> str:

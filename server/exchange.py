@@ -46,11 +46,7 @@ class Exchange:
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        action: str,
-        deadline: float,
-        on_answer: Callable[[int, str], None] = lambda node, what: None,
+        self, grid: Grid, action: str, deadline: float, on_answer: Callable[[int, str], None] = lambda node, what: None
     ) -> None:
         self.found = Round()
         self._grid = grid

@@ -39,11 +39,7 @@ def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
             "m0": config.model.m0_sha256,
             "roster": roster.digest,
         },
-        "seeds": {
-            "m0": config.model.m0_seed,
-            "training": config.training.seed,
-            "splits": config.evaluation.split_seed,
-        },
+        "seeds": {"m0": config.model.m0_seed, "training": config.training.seed, "splits": config.evaluation.split_seed},
     }
 
 

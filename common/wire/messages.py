@@ -15,9 +15,7 @@ from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 MAX_ENVELOPES = 1000
 _BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
 _HEX = re.compile(r"[0-9a-f]{64}")
-_UNFORESEEN = {
-    "InternalError": "an unforeseen error happened at the site; its log has the details",
-}
+_UNFORESEEN = {"InternalError": "an unforeseen error happened at the site; its log has the details"}
 _WORD = re.compile("[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}")
 _HELLO_LABEL = b"fedsteph/v1/hello\n"
 

@@ -62,8 +62,7 @@ ATTACKS: dict[str, Attack] = {
         "sign flip x10", lambda name, known: vectors.sign_flip(vectors.boosted(known.honest[name]))
     ),
     "random": Attack(
-        "random direction, honest norm",
-        lambda name, known: vectors.random_direction(known.honest[name], _seed(name)),
+        "random direction, honest norm", lambda name, known: vectors.random_direction(known.honest[name], _seed(name))
     ),
     "noise": Attack("noise, 10 times the norm", lambda name, known: vectors.noise(known.honest[name], _seed(name))),
     "copy": Attack("copy of the target's vector", lambda name, known: known.target),

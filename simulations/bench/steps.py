@@ -54,11 +54,7 @@ def measure_inference(n_instances: int, repeats: int) -> dict[str, Any]:
     rows = models.vectors(1 + models.SOURCES)
     bag = models.cohort_of(1, n_instances).bag(0)
     plain = models.plain_steph(rows)
-    ours = {
-        "steph": models.steph(rows),
-        "sampled": models.steph(rows, sampled=True),
-        "abmil": models.abmil(),
-    }
+    ours = {"steph": models.steph(rows), "sampled": models.steph(rows, sampled=True), "abmil": models.abmil()}
     things = {name: _inference(model, bag.unsqueeze(0)) for name, model in ours.items()}
     spreads, seconds = in_turn(things | {"plain": _inference(plain, bag)}, repeats)
     return {

@@ -41,10 +41,7 @@ class RunFolder:
 
 
 def prepare(
-    path: Path,
-    config: Config,
-    folders: Sequence[Path],
-    progress: NamedProgress = unseen,
+    path: Path, config: Config, folders: Sequence[Path], progress: NamedProgress = unseen
 ) -> tuple[RunFolder, list[Problem]]:
     """Check the sites, complete the configuration from them, and write the run folder or resume it.
 

@@ -86,10 +86,7 @@ def simulate(
 
 
 def prepare_run(
-    out: Path,
-    sites: Path | None,
-    config: Config,
-    progress: NamedProgress = unseen,
+    out: Path, sites: Path | None, config: Config, progress: NamedProgress = unseen
 ) -> tuple[RunFolder, list[Problem]]:
     """Find the sites, or make synthetic ones if ``sites`` is None; results, progress and errors as :func:`prepare`."""
     folders = site_folders(sites) if sites is not None else synthetic_sites(out, config.training.seed)

@@ -90,8 +90,7 @@ def digest(file: RosterArgument) -> None:
 
 @roster.command("verify")
 def verify(
-    file: RosterArgument,
-    pin: Annotated[str | None, typer.Option(help="The digest that it must have.")] = None,
+    file: RosterArgument, pin: Annotated[str | None, typer.Option(help="The digest that it must have.")] = None
 ) -> None:
     """Check that every fingerprint fits its keys, and that the digest is the expected one. Exit code 1 if not.
 

@@ -28,8 +28,7 @@ def benchmark(
         "fedsteph-benchmark"
     ),
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change one key, e.g. --set recipe.training.epochs=5. Repeatable."),
+        list[str] | None, typer.Option("--set", help="Change one key, e.g. --set recipe.training.epochs=5. Repeatable.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one on a GPU.")] = None,
     report: Annotated[

@@ -91,13 +91,10 @@ Ask = Callable[[int, Mapping[str, bytes]], Mapping[int, Update]]
 
 
 def run_rounds(method: str, config: ComparatorConfig, ask: Ask) -> dict[str, bytes]:
-    """All rounds of one baseline, from M0.
+    """All rounds of one baseline, from M0; the global encoders after the last, by fold.
 
-    Returns the global encoders after the last round, by fold. Raises VectorMismatchError if the updates of a round
-    cannot be averaged.
-
-    Args:
-        ask: sends a round's number and global encoders (none in round 0), and returns the updates by node.
+    ``ask`` sends a round's number and global encoders (none in round 0), and returns the updates by node. Raises
+    VectorMismatchError if those of a round cannot be averaged.
     """
     strategy = strategy_of(method, config)
     encoders: dict[str, bytes] = {}

@@ -40,9 +40,8 @@ class Round:
 class Exchange:
     """Messages of one kind on their way to nodes, and what has come back so far (``found``).
 
-    Args:
-        deadline: seconds that each message waits for its answer, from when it is sent; a node without one has failed.
-        on_answer: called with the node, and "answered" or the reason why it failed.
+    Each waits ``deadline`` seconds for its answer, or its node has failed; ``on_answer`` is told "answered" or the
+    reason.
     """
 
     def __init__(

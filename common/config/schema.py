@@ -57,14 +57,10 @@ def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
 
 
 def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
-    """Make the dataclass ``cls`` from ``mapping``; nested dataclasses are nested mappings.
+    """Make the dataclass ``cls`` from the mapping of a file (``where``); nested dataclasses are nested mappings.
 
-    Raises ConfigError if a key is unknown or missing, or a value has the wrong type or is out of range (it names the
-    file and the dotted key).
-
-    Args:
-        where: the file that the mapping came from, for error messages.
-        prefix: the dotted path of this mapping inside the file.
+    Raises ConfigError, with the file and the dotted key, if a key is unknown or missing, or a value has the wrong type
+    or is out of range.
     """
     if not isinstance(mapping, dict):
         what = f"'{prefix.rstrip('.')}' must be a mapping, not {brief(mapping)}"

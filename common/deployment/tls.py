@@ -63,13 +63,9 @@ def _is_host(name: str) -> bool:
 
 
 def ask(address: str, ca: Path) -> Answer:
-    """Connect to a SuperLink as a SuperNode would.
+    """Connect to a SuperLink as a SuperNode would; the PEM file ``ca`` has the authority of its certificate.
 
-    Raises DeploymentError if anything is wrong (it names the first such thing, and its remedy).
-
-    Args:
-        address: ``host:port``.
-        ca: PEM file of the certificate authority that must have signed the server's certificate.
+    Raises DeploymentError, with its remedy, for the first thing that is wrong.
     """
     host, port = split_address(address)
     try:

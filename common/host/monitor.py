@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from rich.live import Live
@@ -71,42 +71,34 @@ class _Tail:
         return read_progress((whole + newline).decode())
 
 
-@dataclass
-class _Row:
-    phase: str
-    done: float
-    total: float
-    message: str
-    since: float
-
-
 class Board:
     """Every party's current phase, its progress in that phase, and its last message."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, tuple[ProgressLine, float]] = {}  # by party: its last report, and since when its phase
 
     def update(self, event: ProgressLine) -> None:
         """Record a party's report; a message stays until the next message or the next phase."""
-        row, now = self._rows.get(event.party), time.monotonic()
-        if row is None or row.phase != event.phase:
-            self._rows[event.party] = _Row(event.phase, event.done, event.total, event.message, now)
-        else:
-            row.done, row.total, row.message = event.done, event.total, event.message or row.message
+        before, since = self._rows.get(event.party, (None, 0.0))
+        if before is None or before.phase != event.phase:
+            since = time.monotonic()
+        elif not event.message:
+            event = replace(event, message=before.message)
+        self._rows[event.party] = event, since
 
     def table(self) -> Table:
         """The current state as a table."""
         table = Table("site", "phase", "progress", "", "s", "last message", box=None, padding=(0, 2, 0, 0))
         if not self._rows:
             table.add_row("-", "starting the engine", "", "", "", "")
-        for party, row in self._rows.items():
+        for party, (row, since) in self._rows.items():
             share = row.done / row.total if row.total else 0.0
             table.add_row(
                 Text(party),
                 Text(row.phase),
                 ProgressBar(total=1.0, completed=share, width=24),
                 f"{100 * share:.0f}%",
-                f"{time.monotonic() - row.since:.0f}",
+                f"{time.monotonic() - since:.0f}",
                 Text(row.message),
             )
         return table

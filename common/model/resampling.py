@@ -14,13 +14,10 @@ _DRAWS_PER_BLOCK = 2**22  # 16 MB in float32, and twice that while drawing
 
 
 def resampled_folds(methods: Sequence[Sequence[Pairs]], *, resamples: int, seed: int) -> np.ndarray:
-    """C-index of several methods in several folds, for bootstrap resamples of the patients.
+    """C-index of several methods, each with one :class:`Pairs` per fold, for bootstrap resamples of the patients.
 
     Patients are resampled within each fold, with the same draws for every method. Folds without a comparable pair are
     left out. Returns ``(n_methods, n_defined_folds, resamples)`` float64, NaN where a resample has no comparable pair.
-
-    Args:
-        methods: for each method one :class:`Pairs` per fold; all methods have the same patients.
     """
     folds = [fold for fold in zip(*methods, strict=True) if fold[0].n_comparable]
     rng = np.random.default_rng(seed)
@@ -32,9 +29,6 @@ def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generat
     """C-index of several models on one test set, for the same bootstrap resamples of its patients.
 
     Returns ``(n_models, resamples)`` float32, NaN where a resample has no comparable pair.
-
-    Args:
-        models: the pairs of each model; all models have the same patients.
     """
     n = len(models[0].order)
     c, at_once = np.full((len(models), resamples), np.nan, dtype=np.float32), max(1, _DRAWS_PER_BLOCK // n)

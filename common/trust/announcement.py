@@ -55,14 +55,10 @@ class Announcement:
         return PublicKeys.parse(self.sign, self.seal, f"public keys of {self.site}")
 
     def enter(self, roster: Roster, *, cancer: str | None, contact: str | None, today: str) -> Roster:
-        """The roster with these keys added, for a new site or in place of the keys that they replace.
+        """The roster with these keys, of a new site or in place of those that they replace, whose fields None keeps.
 
         Raises RosterError if the site has other keys in the roster that did not sign this rotation, the keys were
         revoked, or a new site lacks ``cancer`` or ``contact``.
-
-        Args:
-            cancer, contact: fields of the entry; None keeps those of the replaced entry.
-            today: date of the old keys' revocation, such as ``2026-01-31``.
         """
         before = roster.entry(self.site)
         if before is not None and self.replaces is None:

@@ -27,13 +27,12 @@ _WIDER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32"}  # t
 
 
 def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
-    """The tensors to share, rounded to the dtype (to nearest, ties to even).
+    """The tensors to share, as :func:`shared_shapes` lists them, rounded to the dtype (to nearest, ties to even).
 
     With ``sharing.rank`` r, a matrix is replaced by its best rank-r approximation in the L2 norm (Eckart and Young,
     1936): the factors ``U_r S_r`` and ``V_r^T`` of its singular value decomposition, computed in float64 on the CPU.
-    The entry of largest magnitude in each column of U is positive. Returns name -> CPU tensor in the dtype, as listed
-    by :func:`fedsteph.common.vector.shared_part.shared_shapes`. Raises VectorRangeError if a finite value is out of
-    range for the dtype, or a matrix to be factored holds NaN or Inf (the error names the tensor).
+    The entry of largest magnitude in each column of U is positive. Raises VectorRangeError, with the tensor, if a
+    finite value is out of range for the dtype, or a matrix to be factored holds NaN or Inf.
     """
     shapes = vector.architecture.encoder_shapes
     found: dict[str, Tensor] = {}

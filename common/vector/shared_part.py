@@ -1,7 +1,7 @@
 """Names, shapes and sizes of the tensors that are shared of a task vector, computed without the tensors themselves.
 
-``sharing.layers`` leaves out whole layers. ``sharing.rank`` keeps the leading singular directions of a matrix, which
-is then sent as two factors. Every site and the server derive the same shapes from the recipe.
+``sharing.layers`` leaves out whole layers; ``sharing.rank`` keeps the leading singular directions of a matrix, which is
+then sent as two factors.
 """
 
 from __future__ import annotations

@@ -44,13 +44,9 @@ def read_header(content: bytes, where: str, error: type[FedstephError], most: in
 def require_layout(
     entries: Mapping[str, Any], n_bytes: int, expected: Layout, where: str, error: type[FedstephError]
 ) -> None:
-    """Check that a file has the expected tensors and nothing else.
+    """Check that a file has the expected tensors and nothing else, by its header without metadata and its other bytes.
 
     Raises ``error`` if a tensor is missing, unexpected, or of another dtype or shape, or they do not fill the file.
-
-    Args:
-        entries: the header without its metadata.
-        n_bytes: size of the file without its header.
     """
     for name in sorted(entries.keys() | expected.keys()):
         entry = entries.get(name)

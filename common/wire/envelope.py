@@ -87,13 +87,9 @@ class Opened:
 
 
 def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipient: PublicKeys) -> bytes:
-    """Seal a vector file to ``recipient`` and sign it as ``sender``.
+    """Seal a vector file to ``recipient`` and sign it as ``sender``. MalformedEnvelopeError: the context is too long.
 
-    Raises MalformedEnvelopeError if the context does not fit into a header.
-
-    Args:
-        plain: the vector file's content.
-        sequence: larger than in every earlier envelope from this sender to this recipient, across runs.
+    ``sequence`` is larger than in every earlier envelope from this sender to this recipient, across runs.
     """
     sealed = _SUITE.encrypt(plain, recipient.receiver, info=_info(context, sequence))
     header = _header(context, sequence, sealed)
@@ -102,13 +98,9 @@ def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipi
 
 
 def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender: PublicKeys) -> Opened:
-    """Check an envelope against its expected context, and open it.
+    """Open an envelope by the pinned keys of its sender, if it has the context that the recipient itself expects.
 
-    Raises EnvelopeError if a check fails (its subclass tells the first that did).
-
-    Args:
-        expected: what the recipient itself knows: its own name, this run, and from whom it expects the envelope.
-        sender: the pinned public keys of ``expected.sender``.
+    Raises the subclass of EnvelopeError for the first check that failed.
     """
     where = f"envelope of {expected.sender}"
     header, raw_header, signature, sealed = _parse(envelope, where)

@@ -94,8 +94,8 @@ class Hello:
 class HelloReply:
     """A site's identity, and the settings that the server compares with the federation's.
 
-    ``audit`` is the hash of the site's latest audit line. The server records it, so that a rewritten site log can be
-    detected. ``signature`` (Ed25519, hexadecimal) proves that the site of that name in the roster has answered.
+    ``audit``, the hash of the site's latest audit line, is recorded, so that a rewritten log can be detected.
+    ``signature`` (Ed25519, hexadecimal) proves that the site of that name in the roster has answered.
     """
 
     site: str

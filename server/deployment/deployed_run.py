@@ -76,9 +76,8 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
 def run(server: ServerFile, deployed: Deployed) -> Outcome:
     """Start the run, wait until it ends, and write ``results.json`` into the run folder.
 
-    Raises QuorumError if too few sites were left (it names every failure); EngineError if Flower ended the run for
-    another reason; StorageError if the server's disk is full; KeyboardInterrupt if the user stopped it (the run is
-    stopped too).
+    Raises QuorumError, with every failure, if too few sites were left; EngineError if Flower ended the run for another
+    reason; StorageError if the disk is full. Stopped by the user, the run is stopped too.
     """
     try:
         run_id, status = _until_its_end(server, deployed)

@@ -1,8 +1,7 @@
 """``fedsteph measure poison``: tests poisoned vectors on real cohorts, with 1 to 4 malicious sources.
 
 Every attack is measured without screening and with each screening policy. Each fold of each attack is saved when it is
-done. The same command resumes an interrupted measurement, and several commands with different targets can share one
-folder.
+done, so that the same command resumes, and several commands with different targets can share one folder.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """``fedsteph measure data-path``: times the reading of bags from synthetic TRIDENT slides.
 
 Compares plain h5py with a cohort that caches its features on disk (client/data/feature_cache.py). All files are in the
-system's page cache, so the disk is not measured: the difference is the cost of HDF5, copies and conversions. A slow
-disk would delay both equally.
+system's page cache, so the difference is the cost of HDF5, copies and conversions, and not the disk's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """``fedsteph measure site``: the whole benchmark of one site's work.
 
-Every figure is a ratio between measurements made in turn on this machine, reported with the seconds or bytes that it
-comes from. ``fedsteph measure sealing`` and ``fedsteph measure relay`` measure the costs of sealing and relaying.
+Every figure is a ratio between measurements made in turn on this machine, with the seconds or bytes that it is of.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Times training steps and inference of fedsteph and of the plain implementation, and the matrix products in them.
 
-A step is the forward and backward pass of 16 bags and one AdamW update, with dropout, at 1536 -> 512, 384, 32 and 12
-sources.
+A step is the forward and backward pass of 16 bags and an AdamW update, with dropout, at the paper's sizes, 12 sources.
 """
 
 from __future__ import annotations

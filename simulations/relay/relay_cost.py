@@ -1,10 +1,9 @@
 """``fedsteph measure relay``: measures time, memory and bytes of relaying envelopes through a real deployment.
 
-The deployment runs on loopback, as ``fedsteph provision`` makes it: SuperLink with TLS, node authentication and a
-database, SuperExec, and one site's SuperNode and SuperExec. One ``train.merge`` delivers an envelope from each source
-to the target. The target's policy allows only another recipe, so it refuses the message as soon as it has received all
-of it. Nothing is opened or trained: only the delivery is measured. A ``query.hello`` before it shows Flower's own cost
-per message, which is its polling, and starting a ClientApp process with its imports.
+The deployment runs on loopback, as ``fedsteph provision`` makes it. One ``train.merge`` delivers an envelope from each
+source to the target, whose policy allows only another recipe: it refuses the message as soon as it has all of it, so
+only the delivery is measured. A ``query.hello`` before it shows Flower's own cost per message: its polling, and the
+start of a ClientApp process with its imports.
 """
 
 from __future__ import annotations

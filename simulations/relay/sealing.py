@@ -1,7 +1,6 @@
 """``fedsteph measure sealing``: times the writing, sealing, opening and reading of a task vector file.
 
-For comparison it times plain HPKE, with the hybrid KEM of fedsteph and with X25519 alone, on the whole file and on 32
-bytes, where the KEM takes nearly all the time.
+For comparison: plain HPKE, with fedsteph's hybrid KEM and with X25519 alone, on the file and on 32 bytes.
 """
 
 from __future__ import annotations

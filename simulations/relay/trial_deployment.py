@@ -45,9 +45,8 @@ class Trial:
     def __init__(self, folder: Path, config: Config, identities: Mapping[str, Identity]) -> None:
         """Provision the folders, and fill in what the users at the sites would.
 
-        Args:
-            config: a configuration with two sites; only the first, the target, takes part.
-            identities: site -> its keys, for all sites of the roster, including the target.
+        Of the two sites of ``config`` only the first, the target, takes part; ``identities`` has every site of the
+        roster.
         """
         superlink, site_port = free_ports(2)
         address, width = f"127.0.0.1:{superlink}", Architecture.of(config.model).width
@@ -96,13 +95,9 @@ class Trial:
         self._leash(self._site / "start-superexec.sh", stack)
 
     def run(self, deployed: Deployed, server_app: Path, is_over: Callable[[], bool]) -> None:
-        """Run fedsteph's app to its end, with ``server_app`` in place of its ServerApp.
+        """Run fedsteph's app with the file ``server_app`` as its ServerApp's, until its result is there (``is_over``).
 
         Raises EngineError if the run failed, or a process of the trial ended too early.
-
-        Args:
-            server_app: the file of the module.
-            is_over: whether that module has written its result.
         """
         app = assemble(deployed.path / "app" / "fedsteph")
         (app / "server" / "app.py").write_bytes(server_app.read_bytes())

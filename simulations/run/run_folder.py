@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,19 +46,17 @@ def prepare(
 ) -> tuple[RunFolder, list[Problem]]:
     """Check the sites, complete the configuration from them, and write the run folder or resume it.
 
-    Returns the run folder, and the warnings of the sites' data check. Raises DataError if the sites' data have problems
-    (all of them are listed); ConfigError if the configuration does not fit the sites; RunFolderError if the folder
-    holds a run with another configuration, or is damaged.
-
-    Args:
-        folders: the site folders.
-        progress: of the data check of a new run, in files; its names are the sites'.
+    Returns the run folder, and the warnings of the data check, whose progress is in files, by site. Raises DataError
+    with all problems of the sites' data; ConfigError if the configuration does not fit the sites; RunFolderError if the
+    folder holds a run with another configuration, or is damaged.
     """
     sites = _choose_sites(folders, config)
     if (path / MANIFEST_FILE).exists():
         return _resume(path, config, sites), []
     warnings = _check_data(sites, progress)
-    resolved = _resolve(config, sites)
+    # What depends on the sites: their names, the target, the width, and M0's digest.
+    complete = replace(config, federation=_federation(config, sites), model=same_features(config.model, sites))
+    resolved = pin_m0(complete)
     for site in sites:
         # Opening every site here finds errors (splits, device) before the run instead of in the middle of it.
         Workspace.open(replace(site, file=replace(site.file, device=resolved.device)), resolved.recipe)
@@ -93,8 +92,7 @@ def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
     opened = [Site.open(folder) for folder in folders]
     by_name = {site.name: site for site in opened}
     if len(by_name) < len(opened):
-        names = [site.name for site in opened]
-        twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        twice = ", ".join(sorted(name for name, count in Counter(site.name for site in opened).items() if count > 1))
         remedy = "Give one of them another 'name' in its site.yaml"
         raise ConfigError(f"two site folders have the name {twice}", where=folders[0].parent, remedy=remedy)
     return by_name
@@ -115,13 +113,6 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
             remedy = f"The site folders are: {', '.join(by_name)}"
             raise ConfigError(what, where="federation.sites or federation.targets", remedy=remedy)
     return [by_name[name] for name in wanted]
-
-
-def _resolve(config: Config, sites: Sequence[Site]) -> Config:
-    """Fill in what depends on the sites: their names, the target, the width, and M0's digest."""
-    federation = _federation(config, sites)
-    model = same_features(config.model, sites)
-    return pin_m0(replace(config, federation=federation, model=model))
 
 
 def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
@@ -147,9 +138,8 @@ def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
 
 
 def _check_data(sites: Sequence[Site], progress: NamedProgress) -> list[Problem]:
-    problems: list[Problem] = []
-    for site in sites:
-        problems += check_site(site.folder, site.file.data, progress(site.name)).problems
+    checks = [check_site(site.folder, site.file.data, progress(site.name)) for site in sites]
+    problems = [problem for found in checks for problem in found.problems]
     refuse_errors(problems, sites[0].folder.parent)
     return [problem for problem in problems if problem.severity == "warning"]
 

@@ -30,6 +30,11 @@ class Failed:
     reason: str
     trace: str | None = None
 
+    def to_dict(self) -> dict[str, str | int]:
+        """As in ``results.json``."""
+        unit = self.unit
+        return {"what": unit.title, "fold": unit.fold, "seed": unit.recipe.training.seed, "reason": self.reason}
+
 
 class Crew:
     """The worker processes of a study. Each is started when it is first needed, and works until the study's end."""

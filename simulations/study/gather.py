@@ -70,7 +70,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> StudyResults:
         "digests": _digests(prepared),
         "configuration": to_dict(prepared.study.rows[0].config.recipe),
         "cells": cells,
-        "failures": [_failure(one) for one in failed],
+        "failures": [one.to_dict() for one in failed],
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("fedsteph", "torch", "flwr", "numpy")},
     }
@@ -136,12 +136,6 @@ def _digests(prepared: Prepared) -> dict[str, str]:
     row, seed = prepared.study.rows[0].name, prepared.study.file.seeds[0]
     found = {f"M0, seed {s}": str(units[row, s].recipe.model.m0_sha256) for s in prepared.study.file.seeds}
     return found | {f"recipe of {one.name}": digest(units[one.name, seed].recipe) for one in prepared.study.rows}
-
-
-def _failure(failed: Failed) -> dict[str, str | int]:
-    unit = failed.unit
-    what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}"
-    return {"what": what, "fold": unit.fold, "seed": unit.recipe.training.seed, "reason": failed.reason}
 
 
 def shown_unit(worker: Worker, unit: Unit) -> Unit | None:

@@ -34,6 +34,11 @@ class Unit:
     dp_sgd: DpSgd | None = None  # of the sources' vectors, or of this unit's own
     references: int = 0  # reference models of an attack
 
+    @property
+    def title(self) -> str:
+        """The unit in words, without its fold."""
+        return f"{self.site or 'all sites'}: {self.method or self.kind}"
+
     @cached_property
     def key(self) -> str:
         """Digest of all that determines the unit's result, except the sites' data."""

@@ -26,8 +26,8 @@ from fedsteph.simulations.study.work import Ground, Worker
 def prepare_study(study: Study, out: Path) -> Prepared:
     """Open the sites and plan the study's work.
 
-    Raises ConfigError if a site or target does not exist, or the sites' features differ; DataError if a site's labels,
-    file headers or splits have problems (all are listed).
+    Raises ConfigError if a site or target does not exist, or the sites' features differ; DataError with all problems of
+    the sites' labels, file headers or splits.
     """
     resolve_device(study.file.device)
     assert study.file.sites is not None
@@ -68,8 +68,7 @@ def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> Stud
     def on_unit(unit: Unit) -> None:
         nonlocal done
         done += 1
-        what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}, fold {unit.fold}"
-        progress(what)(done, prepared.plan.n_units)
+        progress(f"{unit.title}, fold {unit.fold}")(done, prepared.plan.n_units)
 
     with Crew(prepared.worker.ground, workers) as crew:
         for stage in prepared.plan.stages:
@@ -82,8 +81,7 @@ def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> Stud
     atomic.write_text(out / "cells.csv", cells_csv(results))
     write_frontier(results, out)
     write_study_evidence(prepared, out)
-    traces = "\n".join(one.trace for one in failed if one.trace)
-    atomic.write_text(out / "failures.log", traces)
+    atomic.write_text(out / "failures.log", "\n".join(one.trace for one in failed if one.trace))
     return results
 
 

@@ -1,8 +1,7 @@
 """Statistics of a study's C-indices: means, standard deviations over folds, and paired bootstrap intervals.
 
 The bootstrap resamples the test patients of each fold, with the same draws for every row and seed. So the intervals
-describe the given trained models on other patients of these cohorts. The spread over training seeds is reported
-separately.
+describe the given trained models on other patients of these cohorts; the spread over training seeds stands apart.
 """
 
 from __future__ import annotations

@@ -107,11 +107,9 @@ class Study:
 
 
 def load_study(path: Path, sites: Path | None = None, overrides: Sequence[str] = ()) -> Study:
-    """Read a study. Raises ConfigError if it is not valid (it names the file and the key).
+    """Read a study, with another folder of site folders, if given, and ``key.path=value`` texts over it.
 
-    Args:
-        sites: instead of the file's own folder of site folders.
-        overrides: ``key.path=value`` texts, over what the file says.
+    Raises ConfigError, with the file and the key, if it is not valid.
     """
     mapping = merged(read_yaml(path), overrides_of(overrides))
     recipe, variants = _section(mapping, "recipe", path), _section(mapping, "variants", path)

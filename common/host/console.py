@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from fedsteph.common.host.progress import NamedProgress, Progress
 
@@ -25,6 +26,14 @@ def say(text: str) -> None:
 def tell(text: str, style: str | None = None) -> None:
     """Print a message on stderr, likewise."""
     err.print(text, style=style, markup=False, highlight=False)
+
+
+def show_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """Print a result on stdout as a table."""
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 def show_json(content: Any) -> None:

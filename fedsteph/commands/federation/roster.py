@@ -54,7 +54,6 @@ def list_sites(file: RosterArgument, as_json: JsonOption = False) -> None:
       fedsteph roster list roster.yaml
     """
     from rich.markup import escape
-    from rich.table import Table
 
     from fedsteph.common.trust.roster import read_roster
 
@@ -66,11 +65,9 @@ def list_sites(file: RosterArgument, as_json: JsonOption = False) -> None:
         revoked = [{key: getattr(one, key) for key in ("site", "fingerprint", "date")} for one in found.revoked]
         shown = {"federation": found.federation, "digest": found.digest, "sites": sites, "revoked": revoked}
         return console.show_json(shown)
-    table = Table("site", "cancer", "contact", "fingerprint", title=f"federation {found.federation}")
-    for entry in found.sites:
-        # The words are other people's: not markup.
-        table.add_row(entry.site, escape(entry.cancer), escape(entry.contact), _grouped(entry.fingerprint))
-    console.out.print(table)
+    # The words are other people's: not markup.
+    rows = [[e.site, escape(e.cancer), escape(e.contact), _grouped(e.fingerprint)] for e in found.sites]
+    console.show_table(["site", "cancer", "contact", "fingerprint"], rows, f"federation {found.federation}")
     for gone in found.revoked:
         console.say(f"revoked {gone.date}: {gone.site}, {gone.fingerprint} ({gone.reason})")
 

@@ -75,16 +75,14 @@ def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: Jso
 
 def _show(outcome: Outcome) -> None:
     # Targets are columns: there are as many rows as methods.
-    from rich.table import Table
-
     from fedsteph.common.config.method_names import METHODS
 
     scores = {name: {s.method: s.c_index for s in told.scores} for name, told in outcome.targets.items()}
-    table = Table("method", *scores, title="C-index, as reported")
+    rows = []
     for method in dict.fromkeys(method for told in scores.values() for method in told):
         values = (told.get(method) for told in scores.values())
-        table.add_row(METHODS[method].title, *("-" if value is None else f"{value:.2f}" for value in values))
-    table.add_row("patients", *(told.patients or "-" for told in outcome.targets.values()))
-    console.out.print(table)
+        rows.append([METHODS[method].title, *("-" if value is None else f"{value:.2f}" for value in values)])
+    rows.append(["patients", *(told.patients or "-" for told in outcome.targets.values())])
+    console.show_table(["method", *scores], rows, "C-index, as reported")
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in outcome.seconds.items())
     console.out.print(f"{outcome.bytes / 1e6:.2f} MB relayed; {phases}", highlight=False)

@@ -81,12 +81,9 @@ def _tell(found: Heatmap, top: int, paths: Sequence[Path], as_json: bool) -> Non
     if as_json:
         content = {"slide": found.slide, "files": [str(path) for path in paths], "top": listed.to_dict("records")}
         return console.show_json(content)
-    from rich.table import Table
-
-    table = Table("model", "place", "x", "y", "percentile", title="patches with the most attention")
-    for row in listed[listed["place"] <= _SHOWN].to_dict("records"):
-        table.add_row(row["model"], str(row["place"]), str(row["x"]), str(row["y"]), f"{row['percentile']:.2f}")
-    console.out.print(table)
+    shown = listed[listed["place"] <= _SHOWN].to_dict("records")
+    rows = [[r["model"], str(r["place"]), str(r["x"]), str(r["y"]), f"{r['percentile']:.2f}"] for r in shown]
+    console.show_table(["model", "place", "x", "y", "percentile"], rows, "patches with the most attention")
     for path in paths:
         console.say(str(path))
 

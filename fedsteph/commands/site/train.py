@@ -27,7 +27,6 @@ def train(
       fedsteph train sites/kirp --set training.epochs=10 --set evaluation.folds=3
     """
     from rich.logging import RichHandler
-    from rich.table import Table
 
     from fedsteph.client.data.discovery import discover
     from fedsteph.client.site.site import Site
@@ -48,10 +47,8 @@ def train(
         result = train_site(opened, load_config(config, settings), progress(f"training at {opened.name}"))
     if as_json:
         return console.show_json(result)
-    table = Table("fold", "C-index")
-    for fold, value in enumerate(result["c_index"]):
-        table.add_row(str(fold), "undefined" if value is None else f"{value:.3f}")
-    console.out.print(table)
+    values = ["undefined" if value is None else f"{value:.3f}" for value in result["c_index"]]
+    console.show_table(["fold", "C-index"], [[str(fold), value] for fold, value in enumerate(values)])
     if result["mean"] is not None and result["interval_95"] is not None:
         low, high = result["interval_95"]
         console.out.print(f"mean {result['mean']:.3f}, 95% interval {low:.3f} to {high:.3f}")

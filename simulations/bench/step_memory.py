@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,7 +51,11 @@ def _step(model: torch.nn.Module, cohort: Cohort) -> None:
 
 def _main(what: str, n_bags: int, n_instances: int) -> None:
     rows = models.vectors(1 + models.SOURCES)
-    make = {"plain": models.plain_steph, "steph": models.steph, "abmil": lambda _: models.abmil()}
+    make: dict[str, Callable[[torch.Tensor], torch.nn.Module]] = {
+        "plain": models.plain_steph,
+        "steph": models.steph,
+        "abmil": lambda _: models.abmil(),
+    }
     model = make[what](rows)
     with TemporaryDirectory() as folder:
         site = Path(folder)

@@ -132,7 +132,7 @@ def overrides_of(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"'{override}' is not key=value", where="--set", remedy="Write e.g. steph.K=3")
-        _assign(chosen, key.split("."), _yaml_value(text, override))
+        _assign(chosen, key.split("."), parse_yaml(f"value: {text}", f"--set {override}")["value"])
     return chosen
 
 
@@ -159,10 +159,6 @@ def _preset(name: Any, where: str | Path) -> dict[str, Any]:
 def dump_yaml(config: Config) -> str:
     """The resolved configuration as YAML that :func:`load_config` reads back to the same digest."""
     return yaml.dump(to_dict(config), Dumper=StrictDumper, sort_keys=False)
-
-
-def _yaml_value(text: str, override: str) -> Any:
-    return parse_yaml(f"value: {text}", f"--set {override}")["value"]
 
 
 def _assign(mapping: dict[str, Any], path: list[str], value: Any) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import fedsteph.common
-from fedsteph.common.deployment.flower_programs import environment, program
+from fedsteph.common.deployment.flower_programs import call_flwr
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host.disk import writing
 
@@ -96,14 +95,6 @@ def _project(folder: Path, section: str, key: str) -> Any:
 
 def flwr(words: list[str], folder: Path, home: Path) -> None:
     """Run ``flwr WORDS`` in ``folder`` with ``home`` as its ``FLWR_HOME``. Raises EngineError if it failed."""
-    done = subprocess.run(
-        [program("flwr"), *words],
-        cwd=folder,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    done = call_flwr(words, folder, home)
     if done.returncode != 0:
         raise EngineError(f"'flwr {words[0]}' failed: {(done.stderr or done.stdout).strip()[-500:]}", where=home)

@@ -13,9 +13,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 from fedsteph.common.errors import EngineError
@@ -46,6 +47,20 @@ def environment(home: Path) -> dict[str, str]:
     """The environment variables of every Flower process that fedsteph starts. ``home``: its ``FLWR_HOME``."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, **QUIET, "FLWR_HOME": str(home.resolve()), "PATH": path}
+
+
+def call_flwr(words: Sequence[str], folder: Path, home: Path, timeout: float | None = None) -> CompletedProcess[str]:
+    """Run ``flwr WORDS`` in ``folder`` with ``home`` as its ``FLWR_HOME``, for so many seconds at most."""
+    return subprocess.run(
+        [program("flwr"), *words],
+        env=environment(home),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def connection(address: str, ca: Path | None) -> str:
@@ -167,16 +182,7 @@ class Flower:
     def _call(self, words: list[str]) -> dict[str, Any]:
         self.home.mkdir(parents=True, exist_ok=True)
         try:
-            done = subprocess.run(
-                [program("flwr"), *words, "--format", "json"],
-                env=environment(self.home),
-                cwd=self.home,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_CALL_SECONDS,
-                stdin=subprocess.DEVNULL,
-            )
+            done = call_flwr([*words, "--format", "json"], self.home, self.home, _CALL_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise EngineError(f"'flwr {words[0]}' had not answered in {_CALL_SECONDS:g} s", where=self.log) from error
         found = re.search(r"\{.*\}", done.stdout, flags=re.DOTALL)

@@ -61,13 +61,11 @@ class Announcement:
         revoked, or a new site lacks ``cancer`` or ``contact``.
         """
         before = roster.entry(self.site)
-        if before is not None and self.replaces is None:
-            raise RosterError(
-                f"{self.site} stands in the roster already",
-                remedy=f"After a loss: 'fedsteph roster revoke ROSTER {self.site}', then add it again; "
-                "to change keys: 'fedsteph keys rotate'",
-            )
         if before is not None:
+            if self.replaces is None:
+                remedy = f"After a loss: 'fedsteph roster revoke ROSTER {self.site}', then add it again; "
+                remedy += "to change keys: 'fedsteph keys rotate'"
+                raise RosterError(f"{self.site} stands in the roster already", remedy=remedy)
             if before.fingerprint != self.replaces or not self._proven_by(before.keys):
                 what = f"the keys that {self.site} has in the roster did not sign this rotation"
                 remedy = f"Ask the site by telephone; if it is so: 'fedsteph roster revoke ROSTER {self.site}' first"

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import h5py
-import numpy as np
 import yaml
 
 from fedsteph.client.deployment import guard, reviewed_app
@@ -32,6 +30,7 @@ from fedsteph.common.trust.roster import Entry, Roster, write_roster
 from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.deployment.provision import Plan, provision
 from fedsteph.server.deployment.server_file import ServerFile
+from fedsteph.simulations.bench.data_path import write_site
 from fedsteph.simulations.run.flower_engine import free_ports
 from fedsteph.simulations.run.leash import Leashed
 
@@ -71,13 +70,7 @@ class Trial:
         settings["federation"]["roster_sha256"] = roster.digest
         settings["policy"]["recipes"] = [_OTHER_RECIPE]
         atomic.write_text(self._site / SITE_FILE, yaml.dump(settings, Dumper=StrictDumper, sort_keys=False))
-        (self._site / "features").mkdir()
-        rows = ["patient_id,pathology_id,t,e"]
-        for index in range(4):  # the site checks its data to answer a hello
-            with h5py.File(self._site / "features" / f"S{index}.h5", "w") as file:
-                file.create_dataset("features", data=np.zeros((2, width), dtype=np.float32))
-            rows.append(f"P{index},S{index},{100 * (index + 1)},{index % 2}")
-        atomic.write_text(self._site / "labels.csv", "\n".join(rows) + "\n")
+        write_site(self._site, 4, 2, width)  # the site checks its data to answer a hello
 
     def start(self, stack: ExitStack) -> None:
         """Start all processes, which closing ``stack`` stops. Raises EngineError if one did not start."""

@@ -46,8 +46,8 @@ def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """
     site, identity = _only_pair(folder)
     public = identity.public
+    shown = {"site": site, "sign": public.sign_text, "seal": public.seal_text, "fingerprint": public.fingerprint}
     if as_json:
-        shown = {"site": site, "sign": public.sign_text, "seal": public.seal_text, "fingerprint": public.fingerprint}
         return console.show_json(shown)
     for name in ("site", "fingerprint", "sign", "seal"):
         console.say(f"{name:13}{shown[name]}")

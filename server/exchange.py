@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsteph.common.errors import FedstephError
@@ -91,7 +91,9 @@ class Exchange:
 
     def _take(self, reply: Message, node: int) -> None:
         if reply.has_error():
-            self.found.failures[node] = _spoken(reply.error)
+            # The error's own text is that of the node's exception, which may name patients' files: it is not read.
+            code = reply.error.code
+            self.found.failures[node] = _FLOWER_ERRORS.get(code, f"Flower error {code}")
             return
         try:
             answer = protocol.parcel(reply.content, "its answer")
@@ -116,8 +118,3 @@ def exchange(
         if not talk.collect() and talk.awaited:
             time.sleep(POLL_SECONDS)
     return talk.found
-
-
-def _spoken(error: Error) -> str:
-    # The error's own text is that of the node's exception, which may name patients' files: it is not read.
-    return _FLOWER_ERRORS.get(error.code, f"Flower error {error.code}")

@@ -90,10 +90,6 @@ def _integer(text: str) -> int:
     return int(text, 0 if text[:2] in ("0o", "0x") else 10)
 
 
-def _floating(text: str) -> float:
-    return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
-
-
 def _text(text: str) -> str:
     if yaml.reader.Reader.NON_PRINTABLE.search(text):  # written as an escape; as it is, YAML refuses it
         raise ValueError("holds a control character")
@@ -119,7 +115,7 @@ _MAKE: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
     "bool": lambda text: text.lower() == "true",
     "int": _integer,
-    "float": _floating,
+    "float": lambda text: float(re.sub(r"\.(inf|nan)", r"\1", text.lower())),
 }
 for _kind, (_plain, _first) in _CORE.items():
     _pattern = re.compile(rf"(?:{_plain})\Z")

@@ -26,6 +26,7 @@ from fedsteph.common.errors import ConfigError
 
 MAX_NORM = 250.0  # L2, of a vector that is accepted where nothing else is said
 _log = logging.getLogger(__name__)
+_warn = functools.cache(_log.warning)  # once per process: a run loads its configuration several times
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -117,12 +118,6 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] | None 
     if (unequal := unequal_training(config.recipe)) is not None:
         _warn(unequal)
     return config
-
-
-@functools.cache
-def _warn(text: str) -> None:
-    """Once per process: a run loads its configuration several times."""
-    _log.warning(text)
 
 
 def overrides_of(texts: Sequence[str]) -> dict[str, Any]:

@@ -34,11 +34,6 @@ _OPAQUE = "fedsteph.opaque"
 T = TypeVar("T")
 
 
-def _short_line(text: str) -> str:
-    """Text of another party, cut and made safe to print."""
-    return "".join(character if character.isprintable() else "?" for character in text[:120])
-
-
 @dataclass(frozen=True)
 class Parcel:
     """A message's body as JSON text, and its envelopes by name."""
@@ -106,8 +101,8 @@ def read(content: Parcel, cls: type[T], where: str) -> T:
     except (ValueError, RecursionError, ConfigError) as error:
         # The detail can quote the other party's text: it goes into this party's log, not into the sentence.
         detail = error.what if isinstance(error, ConfigError) else str(error)
-        what = f"its body is not a {cls.__name__}"
-        raise ProtocolError(what, where=where, details=_short_line(detail)) from error
+        safe = "".join(character if character.isprintable() else "?" for character in detail[:120])
+        raise ProtocolError(f"its body is not a {cls.__name__}", where=where, details=safe) from error
     if refusal is None:
         raise ProtocolError(f"expected a {cls.__name__}", where=where)
     raise SiteError(refusal.phrase, where=refusal.site or where)

@@ -39,7 +39,7 @@ def measure_steps(n_instances: int, repeats: int) -> dict[str, Any]:
         "gemm": _gemm(n_instances),
     }
     spreads, seconds = in_turn(things, repeats)
-    rate = _gemm_gflop(n_instances) / spreads["gemm"].median
+    rate = 2 * n_instances * models.SIZES.width * models.SIZES.embed / 1e9 / spreads["gemm"].median
     found = {
         "seconds": {name: asdict(spread) for name, spread in spreads.items()},
         "step_vs_plain": ratio(seconds, "steph", "plain"),
@@ -99,10 +99,6 @@ def _inference(model: nn.Module, bag: torch.Tensor) -> Callable[[], None]:
         model(bag)
 
     return run
-
-
-def _gemm_gflop(n_instances: int) -> float:
-    return 2 * n_instances * models.SIZES.width * models.SIZES.embed / 1e9
 
 
 def _gemm(n_instances: int) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from typing import Literal
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import EvaluationConfig, ModelConfig, Recipe, digest
+from fedsteph.common.config.recipe import EvaluationConfig, Recipe, digest
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.simulations.study.study_file import Row, Study
@@ -19,6 +19,7 @@ from fedsteph.simulations.study.study_file import Row, Study
 Kind = Literal["base", "inner", "together", "choice", "cell", "references", "attack"]
 # Methods that make a choice by inner cross-validation, and so need the inner models.
 _CHOOSING = {"best_source", "task_arithmetic"}
+_m0 = lru_cache(m0_digest)
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,3 @@ def _sources(row: Row, seed: int, target: str, sites: Sequence[str]) -> tuple[st
         raise ConfigError(what, where=f"variants.{row.name}", remedy="Ask for fewer, or add sites")
     drawn = random.Random(derive_seed(seed, "sources", target)).sample(others, len(others))
     return tuple(sorted(drawn[: row.sources]))
-
-
-@lru_cache
-def _m0(model: ModelConfig) -> str:
-    return m0_digest(model)

@@ -44,7 +44,7 @@ def keys_of(cls: type, prefix: str = "", presets: Mapping[str, Any] | None = Non
     for made in dataclasses.fields(cls):
         path, hint, note = f"{prefix}{made.name}", hints[made.name], notes[made.name]
         of_key = {name: values[made.name] for name, values in (presets or {}).items() if made.name in values}
-        section = _section(hint)
+        section = next((option for option in _options(hint) if is_dataclass(option)), None)
         default, required = _default(made)
         if section is None:
             changed = {name: value for name, value in of_key.items() if value != default}
@@ -65,8 +65,8 @@ def every(keys: Sequence[Key]) -> Iterator[Key]:
 
 def in_words(hint: Any, bounds: str = "") -> str:
     """A type, and the bounds of the values that are not among its words: ``whole number, 1 to 4096, or null``."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    main = next((option for option in options if not _is_word(option)), None)
+    options = _options(hint)
+    main = next((one for one in options if one is not type(None) and get_origin(one) is not Literal), None)
     words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     words += ["null"] if type(None) in options else []
     if main is None:
@@ -86,13 +86,8 @@ def _default(made: dataclasses.Field[Any]) -> tuple[Any, bool]:
     return str(value) if isinstance(value, Path) else value, False
 
 
-def _section(hint: Any) -> type | None:
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((option for option in options if is_dataclass(option)), None)  # type: ignore[return-value]
-
-
-def _is_word(option: Any) -> bool:
-    return option is type(None) or get_origin(option) is Literal
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _main(hint: Any) -> str:

@@ -38,10 +38,7 @@ def cut(text: str, most: int = 80) -> str:
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Builds text, numbers, true, false, null, lists and mappings.
-
-    Dates, base 60 and ``yes`` are text. Aliases, merge keys, other tags and keys that are given twice are errors.
-    """
+    """Builds text, numbers, true, false, null, lists, mappings; refuses aliases, merges, tags, keys given twice."""
 
     yaml_implicit_resolvers: Any = {}  # noqa: RUF012 (its type in PyYAML)
     yaml_constructors: ClassVar[Any] = {None: yaml.SafeLoader.construct_undefined}

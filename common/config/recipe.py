@@ -92,10 +92,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SharingConfig:
-    """Which part of a site's task vector travels to a target, and as what numbers; zeros stand for the rest there.
-
-    FedAvg's and FedProx's updates are the whole encoder in float32 whatever stands here.
-    """
+    """What of a task vector travels to a target; the rest is zeros there. FedAvg's and FedProx's updates are whole."""
 
     # number format that a vector travels in. float16, bfloat16: half the bytes, rounded once, at the sender
     dtype: Dtype = "float32"

@@ -164,10 +164,7 @@ def m0_digest(config: ModelConfig) -> str:
 
 
 def pin_m0(config: Config) -> Config:
-    """The configuration with the digest of this machine's M0 filled in.
-
-    Raises ConfigError if there is no width, or another digest is pinned already.
-    """
+    """The configuration with this machine's M0 pinned. ConfigError: no width, or another digest is pinned."""
     if config.model.width is None:
         raise ConfigError("must be given", where="model.width", remedy="Set it to the width of the sites' features")
     m0 = m0_digest(config.model)

@@ -123,7 +123,7 @@ class Roster:
         return self._changed(sites=(*self.sites, entry))
 
     def without(self, site: str, date: str, reason: str) -> Roster:
-        """The roster without a site, its keys revoked for good. RosterError: unknown site, invalid date or reason."""
+        """The roster without a site, its keys revoked for good; RosterError: unknown site, invalid date or reason."""
         entry = self.entry(site)
         if entry is None:
             names = ", ".join(e.site for e in self.sites) or "nobody yet"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -41,18 +41,6 @@ _SEAL_LABEL = b"fedsteph/v1/envelope-info\n"
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _MAX_HEADER = 4096
 _SIGNATURE = 64
-_HEADER_TYPES: dict[str, type] = {
-    "federation": str,
-    "run": str,
-    "sender": str,
-    "recipient": str,
-    "m0_sha256": str,
-    "architecture": str,
-    "recipe_sha256": str,
-    "sequence": int,
-    "size": int,
-    "sha256": str,
-}
 # Checked in this order.
 _MISMATCH: dict[str, tuple[type[EnvelopeError], str]] = {
     "sender": (SwappedEnvelopeError, "was made by another site than it was delivered for"),
@@ -76,6 +64,10 @@ class Context:
     m0_sha256: str
     architecture: str
     recipe_sha256: str
+
+
+_HEADER_TYPES: dict[str, type] = {field.name: str for field in fields(Context)}
+_HEADER_TYPES |= {"sequence": int, "size": int, "sha256": str}
 
 
 @dataclass(frozen=True)

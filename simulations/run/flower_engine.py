@@ -32,11 +32,7 @@ _START_SECONDS = 90.0
 
 
 def run_with_flower(run_folder: Path) -> None:
-    """Run a prepared run folder's federation on Flower's simulation engine.
-
-    Raises ConfigError if this engine cannot use the configured device; EngineError if Flower did not start, or the run
-    failed (the error names Flower's log).
-    """
+    """Run a prepared federation on Flower's engine. ConfigError: not on this device; EngineError: Flower failed."""
     home = run_folder / "flower"
     app = assemble(home / "fedsteph")
     sites = read_sites(run_folder)

@@ -27,11 +27,7 @@ def identify() -> None:
 
 
 class InProcessGrid(Grid):
-    """A Flower grid whose nodes run one after the other in this process, when their replies are pulled.
-
-    Requests and replies are serialised as Flower would send them, so that content that cannot be serialised fails here
-    too.
-    """
+    """A grid whose nodes run in this process, one by one as replies are pulled, all serialised as Flower does."""
 
     def __init__(self, app: ClientApp, n_nodes: int, run_config: dict[str, str]) -> None:
         self._app = app

@@ -162,11 +162,7 @@ def _gather(folder: RunFolder, outcome: Outcome) -> RunResults:
 
 
 def require_no_failure(folder: RunFolder, results: RunResults) -> None:
-    """Raise an error for the first failed site, if there is one.
-
-    Raises SiteError if a site failed (it names the phase, the reason, the site's log, and where the other sites'
-    results are); StorageError if the reason is this machine's disk.
-    """
+    """Raise SiteError for the first failed site, with its log and the results; StorageError for a disk here."""
     _require_disk(folder, results.failures)
     for failure in results.failures:
         log = folder.site_state(failure.site) / "site.log"

@@ -252,6 +252,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def digest(config: Any) -> str:
     """SHA-256 of the canonical JSON of a configuration dataclass, or of plain JSON."""
-    plain = to_dict(config) if dataclasses.is_dataclass(config) else config
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical(to_dict(config) if dataclasses.is_dataclass(config) else config)).hexdigest()
+
+
+def canonical(plain: Any) -> bytes:
+    """JSON in its one form for digests and signatures: sorted keys, no spaces, ASCII."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()

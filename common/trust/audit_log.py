@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from fedsteph.common.config.recipe import canonical
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import AuditError, ConfigError
 from fedsteph.common.host import atomic
@@ -210,7 +211,7 @@ def _parse(raw: bytes, where: str) -> Line:
 def _hash(line: Line) -> str:
     content = asdict(line)
     del content["hash"]
-    return hashlib.sha256(_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_LABEL + canonical(content)).hexdigest()
 
 
 def _encode(line: Line) -> bytes:

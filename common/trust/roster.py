@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from fedsteph.common.config.core_yaml import StrictDumper
-from fedsteph.common.config.recipe import require
+from fedsteph.common.config.recipe import canonical, require
 from fedsteph.common.config.run_config import SITE_NAME, require_name
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError
@@ -109,7 +109,7 @@ class Roster:
         content = json.loads(json.dumps(asdict(self)))
         content["sites"].sort(key=lambda entry: entry["site"])
         content["revoked"].sort(key=lambda entry: entry["fingerprint"])
-        return hashlib.sha256(_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(_LABEL + canonical(content)).hexdigest()
 
     def entry(self, site: str) -> Entry | None:
         """The site's entry, or None."""

@@ -21,6 +21,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from fedsteph.common.config.recipe import canonical
 from fedsteph.common.errors import (
     AlteredEnvelopeError,
     EnvelopeError,
@@ -143,7 +144,7 @@ def _read_header(raw: bytes, where: str) -> dict[str, Any]:
         not isinstance(header, dict)
         or header.keys() != _HEADER_TYPES.keys()
         or any(type(header[key]) is not kind for key, kind in _HEADER_TYPES.items())
-        or _canonical(header) != raw
+        or canonical(header) != raw
     ):
         raise MalformedEnvelopeError("its header is not of this version's form", where=where)
     if not (0 < header["sequence"] < 2**63 and 0 < header["size"] < 2**63):
@@ -152,7 +153,7 @@ def _read_header(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _header(context: Context, sequence: int, sealed: bytes) -> bytes:
-    header = _canonical(
+    header = canonical(
         asdict(context) | {"sequence": sequence, "size": len(sealed), "sha256": hashlib.sha256(sealed).hexdigest()}
     )
     if len(header) > _MAX_HEADER:
@@ -161,12 +162,8 @@ def _header(context: Context, sequence: int, sealed: bytes) -> bytes:
 
 
 def _info(context: Context, sequence: int) -> bytes:
-    return _SEAL_LABEL + _canonical(asdict(context) | {"sequence": sequence})
+    return _SEAL_LABEL + canonical(asdict(context) | {"sequence": sequence})
 
 
 def _signed(header: bytes, sealed: bytes) -> bytes:
     return b"".join([_SIGN_LABEL, len(header).to_bytes(2, "big"), header, sealed])
-
-
-def _canonical(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import Recipe, require
+from fedsteph.common.config.recipe import Recipe, canonical, require
 from fedsteph.common.config.run_config import SITE_NAME, require_name
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 
@@ -119,7 +118,7 @@ class HelloReply:
         """The bytes that the signature covers: this reply, the run, and the Flower node's id."""
         content = asdict(self) | asdict(run) | {"node": node}
         del content["signature"]
-        return _HELLO_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+        return _HELLO_LABEL + canonical(content)
 
 
 @dataclass(frozen=True)

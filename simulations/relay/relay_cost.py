@@ -26,8 +26,9 @@ from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.manifest import read_manifest
 from fedsteph.simulations.bench.figures import Spread
+from fedsteph.simulations.memory import looking
 from fedsteph.simulations.relay import relay_app
-from fedsteph.simulations.relay.processes import Memory
+from fedsteph.simulations.relay.processes import SAMPLE_SECONDS, look
 from fedsteph.simulations.relay.sealing import random_vector
 from fedsteph.simulations.relay.trial_deployment import Trial
 
@@ -46,15 +47,16 @@ def measure(sources: int, repeats: int, settings: Sequence[str] = ()) -> dict[st
     identities = {name: Identity.generate() for name in (_TARGET, *names)}
     with tempfile.TemporaryDirectory(prefix="fedsteph-bench-") as scratch:
         trial = Trial(Path(scratch) / "trial", config, identities)
+        peaks: dict[str, int] = {}
         with ExitStack() as stack:
-            memory = stack.enter_context(Memory().watching())
+            stack.enter_context(looking(lambda: look(peaks), SAMPLE_SECONDS))
             trial.start(stack)
             deployed = deployed_run.prepare(trial.server, config)
             envelope = _seal_all(deployed, identities)
             checked_file.write_json(deployed.path / relay_app.REPEATS_FILE, {"repeats": repeats})
             path = deployed.path / relay_app.FIGURES_FILE
             trial.run(deployed, Path(relay_app.__file__), path.exists)
-            memory.look()
+            look(peaks)
             figures = checked_file.read_json(path)
             database = trial.server.database
             kept = sum(file.stat().st_size for file in database.parent.glob(f"{database.name}*"))
@@ -66,7 +68,7 @@ def measure(sources: int, repeats: int, settings: Sequence[str] = ()) -> dict[st
             "hello": asdict(Spread.of(figures["hello"])),
             "merge": asdict(Spread.of(figures["merge"])),
         },
-        "peak_rss_bytes": memory.peaks,
+        "peak_rss_bytes": peaks,
     }
 
 

@@ -55,14 +55,14 @@ def write_arrays(path: Path, **arrays: Any) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read a file of :func:`write_arrays`. Raises ModelFileError if it is damaged."""
-    content = read_bytes(path)
+def read_arrays(path: Path, error: type[FedstephError] = ModelFileError, remedy: str = AGAIN) -> dict[str, np.ndarray]:
+    """Read a file of :func:`write_arrays`; errors as :func:`read_json`."""
+    content = read_bytes(path, error, remedy)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return dict(file)
     except Exception as reason:  # a damaged file of an earlier version: zipfile and numpy raise many types
-        raise ModelFileError("is damaged", where=path, remedy=AGAIN) from reason
+        raise error("is damaged", where=path, remedy=remedy) from reason
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -24,8 +24,7 @@ from fedsteph.common.model.encoder_shapes import encoder_shapes
 from fedsteph.common.model.pooling import pool
 from fedsteph.common.model.precision import factors_in, linear
 
-_LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
-ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))
+ENCODER = tuple(encoder_shapes(1, 1, 1))  # the names, which no size changes
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def keys_of(cls: type, prefix: str = "", presets: Mapping[str, Any] | None = Non
     for made in dataclasses.fields(cls):
         path, hint, note = f"{prefix}{made.name}", hints[made.name], notes[made.name]
         of_key = {name: values[made.name] for name, values in (presets or {}).items() if made.name in values}
-        section = next((option for option in _options(hint) if is_dataclass(option)), None)
+        section: Any = next((option for option in _options(hint) if is_dataclass(option)), None)
         default, required = _default(made)
         if section is None:
             changed = {name: value for name, value in of_key.items() if value != default}

@@ -30,20 +30,20 @@ class FedstephError(Exception):
         details: a longer text, such as a table, shown above the sentence.
     """
 
-    exit_code = EXIT_INPUT
-    public_reason = "the site refused the request"
+    exit_code: int = EXIT_INPUT
+    public_reason: str = "the site refused the request"
     public_kind: str | None = None  # class name for the coordinator, where the true name would reveal too much
 
+    def __init_subclass__(cls, reason: str = "", kind: str | None = None, exit_code: int = 0) -> None:
+        """What a class does not give is its base class's."""
+        cls.public_reason = reason or cls.public_reason
+        cls.public_kind = kind or cls.public_kind
+        cls.exit_code = exit_code or cls.exit_code
+
     def __init__(
-        self,
-        what: str,
-        *,
-        where: str | Path | None = None,
-        remedy: str | None = None,
-        details: str | None = None,
+        self, what: str, *, where: str | Path | None = None, remedy: str | None = None, details: str | None = None
     ) -> None:
-        what = _printable(what)
-        self.what = what
+        self.what = what = _printable(what)
         self.where = None if where is None else _printable(str(where))
         self.remedy = remedy
         text = what if self.where is None else f"{self.where}: {what}"
@@ -56,17 +56,12 @@ def _printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-class ConfigError(FedstephError):
+class ConfigError(FedstephError, reason="the site could not accept the configuration"):
     """A configuration key is unknown, missing or out of range."""
 
-    public_reason = "the site could not accept the configuration"
 
-
-class DataError(FedstephError):
+class DataError(FedstephError, reason="the site's data did not pass its check", kind="DataError"):
     """A site's data cannot be used. The coordinator does not learn which check failed."""
-
-    public_reason = "the site's data did not pass its check"
-    public_kind = "DataError"
 
 
 class FeatureFileError(DataError):
@@ -105,212 +100,148 @@ class TooSmallError(DataError):
     """A site has too few patients or events for the task."""
 
 
-class DeviceError(FedstephError):
+class DeviceError(FedstephError, reason="the site does not have the device that it is configured for"):
     """The configured device is not available."""
 
-    public_reason = "the site does not have the device that it is configured for"
 
-
-class StorageError(FedstephError):
+class StorageError(FedstephError, reason="the site could not read or write its disk, and its log has the details"):
     """The site's disk cannot be read or written, or is full."""
 
-    public_reason = "the site could not read or write its disk, and its log has the details"
 
-
-class TrainingError(FedstephError):
+class TrainingError(FedstephError, reason="the training at the site diverged"):
     """Training diverged: the loss is not finite."""
 
-    public_reason = "the training at the site diverged"
 
-
-class VectorError(FedstephError):
+class VectorError(FedstephError, reason="a task vector was refused"):
     """A task vector or its file is invalid."""
-
-    public_reason = "a task vector was refused"
 
 
 class VectorFileError(VectorError):
     """The bytes are not a valid vector file."""
 
 
-class VectorMismatchError(VectorError):
+class VectorMismatchError(VectorError, reason="the model or its initial weights differ from the federation's"):
     """Two vectors (or a vector and this federation) differ in architecture or in M0."""
 
-    public_reason = "the model or its initial weights differ from the federation's"
 
-
-class VectorRangeError(VectorError):
+class VectorRangeError(VectorError, reason="its task vector does not fit the number format of the recipe"):
     """A value of a vector is out of range for the dtype in which the recipe shares vectors."""
 
-    public_reason = "its task vector does not fit the number format of the recipe"
 
-
-class EnvelopeError(VectorError):
+class EnvelopeError(VectorError, reason="an envelope was refused"):
     """An envelope was refused; each subclass is one reason."""
 
-    public_reason = "an envelope was refused"
 
-
-class MalformedEnvelopeError(EnvelopeError):
+class MalformedEnvelopeError(EnvelopeError, reason="the envelope was malformed"):
     """The bytes are not an envelope of this format version."""
 
-    public_reason = "the envelope was malformed"
 
-
-class TruncatedEnvelopeError(MalformedEnvelopeError):
+class TruncatedEnvelopeError(MalformedEnvelopeError, reason="the envelope was cut short"):
     """The envelope ends before its stated length."""
 
-    public_reason = "the envelope was cut short"
 
-
-class UnknownSenderError(EnvelopeError):
+class UnknownSenderError(EnvelopeError, reason="the envelope's sender is not in the roster"):
     """The sender is not in the pinned roster."""
 
-    public_reason = "the envelope's sender is not in the roster"
 
-
-class SwappedEnvelopeError(EnvelopeError):
+class SwappedEnvelopeError(EnvelopeError, reason="the envelope is another sender's"):
     """The envelope was delivered under another site's name than its sender's."""
 
-    public_reason = "the envelope is another sender's"
 
-
-class WrongRecipientError(EnvelopeError):
+class WrongRecipientError(EnvelopeError, reason="the envelope is for another recipient"):
     """The envelope is addressed to another site."""
 
-    public_reason = "the envelope is for another recipient"
 
-
-class WrongRunError(EnvelopeError):
+class WrongRunError(EnvelopeError, reason="it is of another run"):
     """The envelope belongs to another run or federation."""
 
-    public_reason = "it is of another run"
 
-
-class WrongModelError(EnvelopeError):
+class WrongModelError(EnvelopeError, reason="the envelope is of another model, M0 or recipe"):
     """The envelope holds a vector of another architecture, M0 or recipe."""
 
-    public_reason = "the envelope is of another model, M0 or recipe"
 
-
-class AlteredEnvelopeError(EnvelopeError):
+class AlteredEnvelopeError(EnvelopeError, reason="the envelope was altered on its way"):
     """The sealed bytes do not have the SHA-256 that the header states."""
 
-    public_reason = "the envelope was altered on its way"
 
-
-class ForgedEnvelopeError(EnvelopeError):
+class ForgedEnvelopeError(EnvelopeError, reason="the envelope's signature is not its sender's"):
     """The signature does not verify with the sender's key in the roster."""
 
-    public_reason = "the envelope's signature is not its sender's"
 
-
-class WrongKeyError(EnvelopeError):
+class WrongKeyError(EnvelopeError, reason="the envelope was sealed to another key"):
     """The envelope is genuine, but was sealed to another public key than the recipient's."""
 
-    public_reason = "the envelope was sealed to another key"
 
-
-class ReplayedEnvelopeError(EnvelopeError):
+class ReplayedEnvelopeError(EnvelopeError, reason="the envelope was used before"):
     """The envelope is a replay: it, or a later one of the same sender, was accepted before."""
 
-    public_reason = "the envelope was used before"
 
-
-class KeyFormatError(FedstephError):
+class KeyFormatError(FedstephError, reason="the site's keys cannot be used"):
     """A text is not a key of the expected type."""
 
-    public_reason = "the site's keys cannot be used"
 
-
-class KeyFileError(FedstephError):
+class KeyFileError(FedstephError, reason="the site's keys cannot be used"):
     """A secret key file is missing, or other users of the machine can access it."""
 
-    public_reason = "the site's keys cannot be used"
 
-
-class RosterError(FedstephError):
+class RosterError(FedstephError, reason="the site's roster is not the federation's"):
     """The roster is unreadable, inconsistent, or not the pinned one."""
 
-    public_reason = "the site's roster is not the federation's"
 
-
-class MembershipError(FedstephError):
+class MembershipError(FedstephError, reason="the site is not set up for this federation"):
     """``site.yaml`` lacks settings that are needed to take part in a federation."""
 
-    public_reason = "the site is not set up for this federation"
 
-
-class PolicyError(FedstephError):
+class PolicyError(FedstephError, reason="the site's policy does not allow this"):
     """The site's policy does not allow the request."""
 
-    public_reason = "the site's policy does not allow this"
 
-
-class TargetPolicyError(PolicyError):
+class TargetPolicyError(PolicyError, reason="the site's policy does not let its vector go to this target"):
     """The policy does not allow the vector to be sent to this target."""
 
-    public_reason = "the site's policy does not let its vector go to this target"
 
-
-class UnknownRecipientError(PolicyError):
+class UnknownRecipientError(
+    PolicyError, reason="the site's policy does not let its vector go to a site outside its roster"
+):
     """The recipient is not in the pinned roster."""
 
-    public_reason = "the site's policy does not let its vector go to a site outside its roster"
 
-
-class RecipePolicyError(PolicyError):
+class RecipePolicyError(PolicyError, reason="the site's policy does not allow this recipe"):
     """The policy does not allow this recipe."""
 
-    public_reason = "the site's policy does not allow this recipe"
 
-
-class SizePolicyError(PolicyError):
+class SizePolicyError(PolicyError, reason="the site is smaller than its policy asks for"):
     """The site has fewer patients or events than its policy requires for sharing."""
 
-    public_reason = "the site is smaller than its policy asks for"
 
-
-class UnsealedPolicyError(PolicyError):
+class UnsealedPolicyError(PolicyError, reason="its policy lets no update go to the server unsealed"):
     """The policy does not allow unsealed updates to the server, which FedAvg and FedProx need."""
 
-    public_reason = "its policy lets no update go to the server unsealed"
 
-
-class PrivacyPolicyError(PolicyError):
+class PrivacyPolicyError(PolicyError, reason="the site's policy asks for another privacy setting"):
     """The policy requires a privacy setting that the vector was not trained with."""
 
-    public_reason = "the site's policy asks for another privacy setting"
 
-
-class AttackPolicyError(PolicyError):
+class AttackPolicyError(
+    PolicyError, reason="the site's policy shares no vector that its own attack has not found safe enough"
+):
     """The policy limits the success of attacks on the vector: none was run on it, or one exceeded the limit."""
 
-    public_reason = "the site's policy shares no vector that its own attack has not found safe enough"
 
-
-class BudgetPolicyError(PolicyError):
+class BudgetPolicyError(PolicyError, reason="the site's policy lets it spend no more privacy"):
     """With this vector, all that the site has shared would exceed the privacy budget of its policy."""
 
-    public_reason = "the site's policy lets it spend no more privacy"
 
-
-class DailyPolicyError(PolicyError):
+class DailyPolicyError(PolicyError, reason="the site's policy lets it answer no more runs or merges today"):
     """The site has taken part in as many runs, or answered as many merges, as its policy allows within a day."""
 
-    public_reason = "the site's policy lets it answer no more runs or merges today"
 
-
-class LedgerError(FedstephError):
+class LedgerError(FedstephError, reason="its privacy ledger does not hold together"):
     """The privacy ledger is missing, damaged, or does not match the audit log."""
 
-    public_reason = "its privacy ledger does not hold together"
 
-
-class AuditError(FedstephError):
+class AuditError(FedstephError, reason="the site's audit log cannot be written"):
     """An audit log was edited, truncated or reordered, or cannot be written."""
-
-    public_reason = "the site's audit log cannot be written"
 
 
 class DeploymentError(FedstephError):
@@ -321,29 +252,20 @@ class ModelFileError(FedstephError):
     """A saved model cannot be read or does not fit the data."""
 
 
-class ProtocolError(FedstephError):
+class ProtocolError(FedstephError, reason="the message did not follow the protocol", exit_code=EXIT_FEDERATION):
     """A message does not follow the protocol."""
 
-    exit_code = EXIT_FEDERATION
-    public_reason = "the message did not follow the protocol"
 
-
-class SiteError(FedstephError):
+class SiteError(FedstephError, exit_code=EXIT_FEDERATION):
     """A site failed, answered with an error, or never answered."""
 
-    exit_code = EXIT_FEDERATION
 
-
-class QuorumError(FedstephError):
+class QuorumError(FedstephError, exit_code=EXIT_FEDERATION):
     """Fewer sites are left than the quorum."""
 
-    exit_code = EXIT_FEDERATION
 
-
-class EngineError(FedstephError):
+class EngineError(FedstephError, exit_code=EXIT_FEDERATION):
     """Flower could not be started, or ended a run without a result."""
-
-    exit_code = EXIT_FEDERATION
 
 
 class RunFolderError(FedstephError):
@@ -352,8 +274,7 @@ class RunFolderError(FedstephError):
 
 def public_phrases() -> dict[str, str]:
     """The public phrase of every error class, by class name."""
-    found: dict[str, str] = {}
-    waiting: list[type[FedstephError]] = [FedstephError]
+    found, waiting = {}, [FedstephError]
     while waiting:
         cls = waiting.pop()
         found[cls.__name__] = cls.public_reason

@@ -102,7 +102,7 @@ def main() -> None:
     """Run the command line of this process, and end it with its exit code."""
 
     def stop(*_: object) -> None:
-        console.err.print("stopping ...")
+        console.tell("stopping ...")
         raise KeyboardInterrupt
 
     # A plain kill ends a run as Ctrl-C does, with every process that it started; a background job starts with

@@ -17,7 +17,8 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedProx
 
 from fedsteph.common.config.recipe import ComparatorConfig
-from fedsteph.common.errors import VectorMismatchError
+from fedsteph.common.errors import VectorFileError, VectorMismatchError
+from fedsteph.common.vector.tensor_file import METADATA, read_header
 
 _WEIGHT = "num-examples"
 _MAX_HEADER = 8192  # bytes
@@ -39,15 +40,7 @@ def strategy_of(method: str, config: ComparatorConfig) -> FedAvg:
 
 
 def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
-    """Find the updates of a round that cannot be averaged with the others.
-
-    Args:
-        updates: by node.
-        max_norm: largest L2 norm of one encoder.
-
-    Returns:
-        what is wrong with them, by node.
-    """
+    """The updates of a round, by node, that cannot be averaged with the others: what is wrong with them."""
     wrong: dict[int, str] = {}
     kinds: dict[int, str] = {}
     for node, update in sorted(updates.items()):
@@ -63,11 +56,7 @@ def screen(updates: Mapping[int, Update], max_norm: float) -> dict[int, str]:
 
 
 def _kind(update: Update, max_norm: float) -> str:
-    """Folds and headers of an update as one text: updates with the same text can be averaged.
-
-    Raises:
-        VectorMismatchError: the update is empty or malformed, or a norm is above ``max_norm``.
-    """
+    """Folds and headers of an update as one text, the same of those that can be averaged."""
     split = {fold: _split(content) for fold, content in sorted(update.vectors.items())}
     if not split:
         raise VectorMismatchError("an update is empty", where="update")
@@ -77,20 +66,15 @@ def _kind(update: Update, max_norm: float) -> str:
 
 
 def aggregate(strategy: FedAvg, round_: int, updates: Mapping[int, Update]) -> dict[str, bytes]:
-    """The next round's global encoders, by fold.
+    """The next round's global encoders, by fold, from the updates, by node.
 
-    Args:
-        updates: by node.
-
-    Raises:
-        VectorMismatchError: there are fewer than two, or they are not of one kind, or not finite.
+    Raises VectorMismatchError if there are fewer than two, or they are not of one kind, or not finite.
     """
-    replies = []
     if len(updates) < 2:
         raise VectorMismatchError("there are not two updates to average", where=f"round {round_}")
     if wrong := screen(updates, float("inf")):
         raise VectorMismatchError("; ".join(sorted(set(wrong.values()))), where=f"round {round_}")
-    first = updates[min(updates)]
+    first, replies = updates[min(updates)], []
     for node, update in sorted(updates.items()):
         arrays = {fold: Array(_split(content)[2]) for fold, content in update.vectors.items()}
         metrics = MetricRecord({_WEIGHT: float(update.weight)})
@@ -107,16 +91,10 @@ Ask = Callable[[int, Mapping[str, bytes]], Mapping[int, Update]]
 
 
 def run_rounds(method: str, config: ComparatorConfig, ask: Ask) -> dict[str, bytes]:
-    """All rounds of one baseline, from M0.
+    """All rounds of one baseline, from M0; the global encoders after the last, by fold.
 
-    Args:
-        ask: sends a round's number and global encoders (none in round 0), and returns the updates by node.
-
-    Returns:
-        the global encoders after the last round, by fold.
-
-    Raises:
-        VectorMismatchError: the updates of a round cannot be averaged.
+    ``ask`` sends a round's number and global encoders (none in round 0), and returns the updates by node. Raises
+    VectorMismatchError if those of a round cannot be averaged.
     """
     strategy = strategy_of(method, config)
     encoders: dict[str, bytes] = {}
@@ -127,26 +105,18 @@ def run_rounds(method: str, config: ComparatorConfig, ask: Ask) -> dict[str, byt
 
 def _split(content: bytes) -> tuple[bytes, Any, np.ndarray]:
     """A vector file's header, as bytes with its length and as parsed JSON, and the float32 numbers after it."""
-    end = 8 + int.from_bytes(content[:8], "little")
+    malformed = VectorMismatchError("an update is no vector file", where="update")
     try:
         # Parsed, because the order of a header's keys can differ between sites.
-        meaning = (
-            json.loads(content[8:end], object_pairs_hook=_unique) if end <= min(len(content), 8 + _MAX_HEADER) else None
-        )
-    except (ValueError, RecursionError):
-        meaning = None
-    if not isinstance(meaning, dict) or (len(content) - end) % 4 or _claimed(meaning) != len(content) - end:
-        raise VectorMismatchError("an update is no vector file", where="update")
+        meaning, end = read_header(content, "update", VectorFileError, _MAX_HEADER)
+    except VectorFileError as error:
+        raise malformed from error
+    if (len(content) - end) % 4 or _claimed(meaning) != len(content) - end:
+        raise malformed
     values = np.frombuffer(content, dtype="<f4", offset=end)
     if not np.isfinite(values).all():
         raise VectorMismatchError("an update holds NaN or Inf", where="update")
     return content[:end], meaning, values
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("duplicate key")
-    return dict(pairs)
 
 
 def _claimed(header: dict[str, Any]) -> int | None:
@@ -154,7 +124,7 @@ def _claimed(header: dict[str, Any]) -> int | None:
     ends = [
         entry["data_offsets"][1]
         for name, entry in header.items()
-        if name != "__metadata__" and isinstance(entry, dict) and isinstance(entry.get("data_offsets"), list)
+        if name != METADATA and isinstance(entry, dict) and isinstance(entry.get("data_offsets"), list)
         if len(entry["data_offsets"]) == 2 and isinstance(entry["data_offsets"][1], int)
     ]
     return max(ends, default=None)

@@ -26,11 +26,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation that ``run-folder`` describes."""
     run_folder = Path(str(context.run_config.get("run-folder", "")))
     if not run_folder.is_absolute() or not (run_folder / CONFIG_FILE).is_file():
-        raise ConfigError(
-            "is not the absolute path of a prepared run folder",
-            where="run-folder",
-            remedy="Make one with 'fedsteph simulate --prepare --out DIR', or start the run with 'fedsteph run'",
-        )
+        remedy = "Make one with 'fedsteph simulate --prepare --out DIR', or start the run with 'fedsteph run'"
+        raise ConfigError("is not the absolute path of a prepared run folder", where="run-folder", remedy=remedy)
     config = load_config(run_folder / CONFIG_FILE)
     manifest = read_manifest(run_folder)
     roster = read_roster(run_folder / ROSTER_FILE, manifest["digests"]["roster"])

@@ -10,11 +10,7 @@ from fedsteph.server.session import Session
 
 
 class Baseline:
-    """One baseline of a run. A site that fails takes no further part in the baseline, but stays in the run.
-
-    Args:
-        deadline: seconds to wait in each round.
-    """
+    """One baseline of a run. A site that fails takes no further part in it, but stays in the run."""
 
     def __init__(self, session: Session, method: str, deadline: float) -> None:
         self._session = session

@@ -45,11 +45,7 @@ def run_page(run: Path, outcome: Outcome) -> Page:
 
 
 def write_run_page(run: Path, out: Path | None = None) -> Path:
-    """Write the page, by default into the run folder.
-
-    Raises:
-        RunFolderError: the run has no results.
-    """
+    """Write the page, by default into the run folder. Raises RunFolderError if the run has no results."""
     return write_page(run_page(run, Outcome.read(run)), out or run / REPORT)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsteph.common.errors import FedstephError
@@ -40,17 +40,12 @@ class Round:
 class Exchange:
     """Messages of one kind on their way to nodes, and what has come back so far (``found``).
 
-    Args:
-        deadline: seconds that each message waits for its answer, from when it is sent; a node without one has failed.
-        on_answer: called with the node, and "answered" or the reason why it failed.
+    Each waits ``deadline`` seconds for its answer, or its node has failed; ``on_answer`` is told "answered" or the
+    reason.
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        action: str,
-        deadline: float,
-        on_answer: Callable[[int, str], None] = lambda node, what: None,
+        self, grid: Grid, action: str, deadline: float, on_answer: Callable[[int, str], None] = lambda node, what: None
     ) -> None:
         self.found = Round()
         self._grid = grid
@@ -96,7 +91,9 @@ class Exchange:
 
     def _take(self, reply: Message, node: int) -> None:
         if reply.has_error():
-            self.found.failures[node] = _spoken(reply.error)
+            # The error's own text is that of the node's exception, which may name patients' files: it is not read.
+            code = reply.error.code
+            self.found.failures[node] = _FLOWER_ERRORS.get(code, f"Flower error {code}")
             return
         try:
             answer = protocol.parcel(reply.content, "its answer")
@@ -121,8 +118,3 @@ def exchange(
         if not talk.collect() and talk.awaited:
             time.sleep(POLL_SECONDS)
     return talk.found
-
-
-def _spoken(error: Error) -> str:
-    # The error's own text is that of the node's exception, which may name patients' files: it is not read.
-    return _FLOWER_ERRORS.get(error.code, f"Flower error {error.code}")

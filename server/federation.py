@@ -22,11 +22,7 @@ class Federation(Session):
     """One run, phase by phase."""
 
     def run(self) -> Outcome:
-        """All phases, one after the other.
-
-        Raises:
-            QuorumError: too few sites are left; ``outcome`` then still names every failure.
-        """
+        """All phases. Raises QuorumError if too few sites are left (``outcome`` then still names every failure)."""
         limit = self.config.federation.deadlines
         self.note(Event("run.start"))
         hello(self, limit)

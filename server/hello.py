@@ -22,10 +22,7 @@ def hello(session: Session, limit: Deadlines) -> None:
 
     Nodes are waited for until all sites have joined, or ``limit.nodes`` seconds have passed; each has ``limit.hello``
     seconds for its answer. Where as many connected nodes have failed as sites are missing, nobody is waited for: the
-    failed nodes are most likely the missing sites.
-
-    Raises:
-        QuorumError: too few sites joined, or no target.
+    failed nodes are most likely the missing sites. Raises QuorumError if too few sites joined, or no target.
     """
     _Welcome(session, limit).run()
     session.require_quorum(protocol.HELLO)

@@ -25,14 +25,7 @@ _PACKAGES = ("fedsteph", "torch", "flwr", "cryptography", "safetensors", "numpy"
 
 
 def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
-    """A new run's manifest, JSON-ready.
-
-    Args:
-        audit: folder of the server's audit log.
-
-    Raises:
-        ConfigError: a message of the run would be too large to be read.
-    """
+    """A new run's manifest, JSON-ready. Raises ConfigError if a message would be too large to be read."""
     _require_messages_that_fit(config)
     return {
         "schema": "fedsteph/manifest/v1",
@@ -46,20 +39,12 @@ def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
             "m0": config.model.m0_sha256,
             "roster": roster.digest,
         },
-        "seeds": {
-            "m0": config.model.m0_seed,
-            "training": config.training.seed,
-            "splits": config.evaluation.split_seed,
-        },
+        "seeds": {"m0": config.model.m0_seed, "training": config.training.seed, "splits": config.evaluation.split_seed},
     }
 
 
 def read_manifest(run_folder: Path) -> dict[str, Any]:
-    """The manifest in a run folder.
-
-    Raises:
-        RunFolderError: it is damaged.
-    """
+    """The manifest in a run folder. Raises RunFolderError if it is damaged."""
     remedy = "Restore it from a backup, or begin a new run in another folder"
     found = read_json(run_folder / MANIFEST_FILE, RunFolderError, remedy)
     if not isinstance(found.get("digests"), dict) or not {"run", "audit", "versions", "seeds"} <= found.keys():
@@ -73,8 +58,6 @@ def _require_messages_that_fit(config: Config) -> None:
     n_bytes = shared_bytes(config.model, config.sharing) + _MOST_ADDED
     most = min(MAX_ENVELOPES, MAX_TOTAL // n_bytes)
     if n_vectors > most:
-        raise ConfigError(
-            f"a message would bring {n_vectors} vectors, and holds {most} at most",
-            where="federation.sites",
-            remedy="Share less (the sharing section), or let fewer sites take part in one run",
-        )
+        what = f"a message would bring {n_vectors} vectors, and holds {most} at most"
+        remedy = "Share less (the sharing section), or let fewer sites take part in one run"
+        raise ConfigError(what, where="federation.sites", remedy=remedy)

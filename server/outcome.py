@@ -52,12 +52,7 @@ class Outcome:
 
     @classmethod
     def read(cls, run: Path) -> Outcome:
-        """Read the outcome in a run folder.
-
-        Raises:
-            RunFolderError: the run has none yet.
-            ConfigError: an earlier version wrote it.
-        """
+        """Read a run folder's. Raises RunFolderError if there is none; ConfigError if an earlier version wrote it."""
         path = run / "server" / OUTCOME_FILE
         if not path.exists():
             raise RunFolderError("has no results yet", where=run, remedy="Let the run come to its end")

@@ -27,12 +27,7 @@ OnProgress = Callable[..., None]  # as fedsteph.common.host.progress_log.Progres
 
 
 class Session:
-    """The sites of one run over one grid, and what has happened so far.
-
-    Args:
-        run: the run's id, as in its manifest.
-        report: called with phase, done, total, message and party as a phase advances.
-    """
+    """The sites of one run over one grid, and what has happened so far; ``report`` is called as phases advance."""
 
     def __init__(
         self,
@@ -64,15 +59,7 @@ class Session:
     def ask(
         self, phase: str, requests: Mapping[int, object], reply: type[T], deadline: float, envelopes: Envelopes
     ) -> tuple[Replies[T], dict[int, str]]:
-        """Send one message per node and read the replies.
-
-        Args:
-            reply: the message that is expected back.
-            deadline: seconds to wait for replies.
-
-        Returns:
-            the replies, and the reasons of failures, by node.
-        """
+        """Send one message per node and wait ``deadline`` seconds; the replies, and the reasons of failures."""
         packed = {node: protocol.pack(request, envelopes.get(node)) for node, request in requests.items()}
         found = self.exchange(phase, packed, deadline)
         replies: Replies[T] = {}
@@ -85,11 +72,7 @@ class Session:
         return replies, failures
 
     def exchange(self, phase: str, requests: Mapping[int, RecordDict], deadline: float) -> Round:
-        """One exchange of packed messages, reported as it advances; its seconds and bytes enter the outcome.
-
-        Args:
-            deadline: seconds to wait for replies.
-        """
+        """One exchange of packed messages, reported as it advances; its seconds and bytes enter the outcome."""
         done, total = 0, max(1, len(requests))
 
         def on_answer(node: int, what: str) -> None:
@@ -124,11 +107,7 @@ class Session:
         self._audit.append(replace(event, run=self.id.run, reason=event.reason and event.reason[:300]))
 
     def require_quorum(self, phase: str) -> None:
-        """Check that the quorum and at least one target are still in the run.
-
-        Raises:
-            QuorumError: they are not; it names every failure so far.
-        """
+        """Raise QuorumError, with every failure so far, unless the quorum and a target are left."""
         left, quorum = set(self.names.values()), self.config.federation.quorum
         if not left & set(self.config.federation.targets):
             self.lose_quorum(phase, "no target is left")
@@ -136,11 +115,7 @@ class Session:
             self.lose_quorum(phase, f"{len(left)} of {quorum} sites needed")
 
     def lose_quorum(self, phase: str, what: str) -> NoReturn:
-        """End the run for the reason ``what``.
-
-        Raises:
-            QuorumError: always; it names every failure so far.
-        """
+        """End the run for the reason ``what``, with a QuorumError that names every failure so far."""
         self.note(Event("run.end", "failed", reason=what))
         named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in self.outcome.failures)
         raise QuorumError(f"the quorum is lost ({what}). {named}", where=phase)

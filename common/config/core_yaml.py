@@ -38,10 +38,7 @@ def cut(text: str, most: int = 80) -> str:
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Builds text, numbers, true, false, null, lists and mappings.
-
-    Dates, base 60 and ``yes`` are text. Aliases, merge keys, other tags and keys that are given twice are errors.
-    """
+    """Builds text, numbers, true, false, null, lists, mappings; refuses aliases, merges, tags, keys given twice."""
 
     yaml_implicit_resolvers: Any = {}  # noqa: RUF012 (its type in PyYAML)
     yaml_constructors: ClassVar[Any] = {None: yaml.SafeLoader.construct_undefined}
@@ -90,10 +87,6 @@ def _integer(text: str) -> int:
     return int(text, 0 if text[:2] in ("0o", "0x") else 10)
 
 
-def _floating(text: str) -> float:
-    return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
-
-
 def _text(text: str) -> str:
     if yaml.reader.Reader.NON_PRINTABLE.search(text):  # written as an escape; as it is, YAML refuses it
         raise ValueError("holds a control character")
@@ -119,7 +112,7 @@ _MAKE: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
     "bool": lambda text: text.lower() == "true",
     "int": _integer,
-    "float": _floating,
+    "float": lambda text: float(re.sub(r"\.(inf|nan)", r"\1", text.lower())),
 }
 for _kind, (_plain, _first) in _CORE.items():
     _pattern = re.compile(rf"(?:{_plain})\Z")

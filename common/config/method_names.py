@@ -1,7 +1,6 @@
 """The methods that a target can train, by name: what each is called in tables, and where it comes from.
 
-Local and STEPH are always run; ``deployed`` is the better of the two by inner cross-validation; the others
-are comparators, which a recipe asks for by name.
+Local and STEPH are always run; ``deployed`` is the better of the two by inner cross-validation; recipes ask for others.
 """
 
 from __future__ import annotations
@@ -9,16 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+# rounds: federated training, whose updates the server reads; pool: all patients in one place, for simulations alone.
 Needs = Literal["nothing", "vectors", "rounds", "pool"]
 
 
 @dataclass(frozen=True)
 class MethodName:
-    """A method as tables show it, and what it needs from the other sites.
-
-    ``rounds``: whole federated training, whose updates the server reads; ``pool``: all sites' patients in one
-    place, which nobody is allowed and only a simulation can do.
-    """
+    """A method as tables show it, and what it needs from the other sites."""
 
     title: str
     source: str

@@ -14,6 +14,18 @@ _TRAINING = {
     "alpha": 0.5,
     "loss": "nll",
 }
+# Each preset adds K, start, start_lam, start_mass, epochs_factor, gamma and gamma_grid.
+_STEPH = {
+    "variant": "nn",
+    "weights": "nn",
+    "output": "relu",
+    "spread": 0.03,
+    "normalise": False,
+    "epochs": None,
+    "lr": None,
+    "beta": 0.05,
+    "balance": True,
+}
 
 DEFAULT_PRESET = "robust"
 
@@ -22,47 +34,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "model": _MODEL | {"head_bias": "default"},
         "training": _TRAINING | {"drop_last": True},
-        "steph": {
-            "K": 5,
-            "variant": "nn",
-            "weights": "nn",
-            "output": "relu",
-            "start": "default",
-            "start_lam": 0.9,
-            "start_mass": 1.0,
-            "spread": 0.03,
-            "normalise": False,
-            "epochs": None,
-            "epochs_factor": 1.0,
-            "lr": None,
-            "beta": 0.05,
-            "gamma": "cv",
-            "gamma_grid": [0.005, 0.05],
-            "balance": True,
-        },
+        "steph": _STEPH
+        | {"K": 5, "start": "default", "start_lam": 0.9, "start_mass": 1.0, "epochs_factor": 1.0}
+        | {"gamma": "cv", "gamma_grid": [0.005, 0.05]},
     },
     # For sites of a few hundred patients: a base model that is not starved, and a merge that begins at an average and
     # has little room to learn a site by heart. Found by inner validation in fold 0's training part (docs/benchmark.md).
     "robust": {
         "model": _MODEL | {"head_bias": "empirical"},
         "training": _TRAINING | {"loss": "cox", "batch_bags": 64, "lr": 2e-4, "drop_last": False},
-        "steph": {
-            "K": None,
-            "variant": "nn",
-            "weights": "nn",
-            "output": "relu",
-            "start": "local",
-            "start_lam": 0.43,
-            "start_mass": 1.75,
-            "spread": 0.03,
-            "normalise": False,
-            "epochs": None,
-            "epochs_factor": 0.5,
-            "lr": None,
-            "beta": 0.05,
-            "gamma": 0.0,
-            "gamma_grid": [0.0],
-            "balance": True,
-        },
+        "steph": _STEPH
+        | {"K": None, "start": "local", "start_lam": 0.43, "start_mass": 1.75, "epochs_factor": 0.5}
+        | {"gamma": 0.0, "gamma_grid": [0.0]},
     },
 }

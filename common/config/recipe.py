@@ -106,10 +106,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SharingConfig:
-    """Which part of a site's task vector travels to a target, and as what numbers; zeros stand for the rest there.
-
-    FedAvg's and FedProx's updates are the whole encoder in float32 whatever stands here.
-    """
+    """What of a task vector travels to a target; the rest is zeros there. FedAvg's and FedProx's updates are whole."""
 
     # number format that a vector travels in. float16, bfloat16: half the bytes, rounded once, at the sender
     dtype: Dtype = "float32"
@@ -269,6 +266,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def digest(config: Any) -> str:
     """SHA-256 of the canonical JSON of a configuration dataclass, or of plain JSON."""
-    plain = to_dict(config) if dataclasses.is_dataclass(config) else config
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical(to_dict(config) if dataclasses.is_dataclass(config) else config)).hexdigest()
+
+
+def canonical(plain: Any) -> bytes:
+    """JSON in its one form for digests and signatures: sorted keys, no spaces, ASCII."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()

@@ -26,7 +26,13 @@ from fedsteph.common.errors import ConfigError
 
 MAX_NORM = 250.0  # L2, of a vector that is accepted where nothing else is said
 _log = logging.getLogger(__name__)
+_warn = functools.cache(_log.warning)  # once per process: a run loads its configuration several times
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+def require_name(name: str) -> None:
+    """Raise ValueError unless a text can be a site's name."""
+    require(SITE_NAME.fullmatch(name) is not None, "site", f"a name like {SITE_NAME.pattern}")
 
 
 @dataclass(frozen=True)
@@ -114,12 +120,6 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] | None 
     return config
 
 
-@functools.cache
-def _warn(text: str) -> None:
-    """Once per process: a run loads its configuration several times."""
-    _log.warning(text)
-
-
 def overrides_of(texts: Sequence[str]) -> dict[str, Any]:
     """The mapping that ``key.path=value`` texts describe."""
     chosen: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def overrides_of(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"'{override}' is not key=value", where="--set", remedy="Write e.g. steph.K=3")
-        _assign(chosen, key.split("."), _yaml_value(text, override))
+        _assign(chosen, key.split("."), parse_yaml(f"value: {text}", f"--set {override}")["value"])
     return chosen
 
 
@@ -154,10 +154,6 @@ def _preset(name: Any, where: str | Path) -> dict[str, Any]:
 def dump_yaml(config: Config) -> str:
     """The resolved configuration as YAML that :func:`load_config` reads back to the same digest."""
     return yaml.dump(to_dict(config), Dumper=StrictDumper, sort_keys=False)
-
-
-def _yaml_value(text: str, override: str) -> Any:
-    return parse_yaml(f"value: {text}", f"--set {override}")["value"]
 
 
 def _assign(mapping: dict[str, Any], path: list[str], value: Any) -> None:

@@ -22,11 +22,7 @@ _MOST_BYTES = 2**20
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ConfigError: the file is absent, larger than 1 MiB, not YAML, or not a mapping.
-    """
+    """Read a YAML mapping. Raises ConfigError if the file is absent, larger than 1 MiB, not YAML, or not a mapping."""
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
@@ -61,15 +57,10 @@ def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
 
 
 def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
-    """Make the dataclass ``cls`` from ``mapping``; nested dataclasses are nested mappings.
+    """Make the dataclass ``cls`` from the mapping of a file (``where``); nested dataclasses are nested mappings.
 
-    Args:
-        where: the file that the mapping came from, for error messages.
-        prefix: the dotted path of this mapping inside the file.
-
-    Raises:
-        ConfigError: an unknown or missing key, or a value of the wrong type or out of range. The
-            message names the file and the dotted key.
+    Raises ConfigError, with the file and the dotted key, if a key is unknown or missing, or a value has the wrong type
+    or is out of range.
     """
     if not isinstance(mapping, dict):
         what = f"'{prefix.rstrip('.')}' must be a mapping, not {brief(mapping)}"

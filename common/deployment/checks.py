@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
@@ -56,8 +57,7 @@ def versions() -> list[Check]:
             found = version(requirement.name)
         except PackageNotFoundError:
             found = "missing"
-        fits = found != "missing" and requirement.specifier.contains(found, prereleases=True)
-        if not fits:
+        if found == "missing" or not requirement.specifier.contains(found, prereleases=True):
             remedy = f"pip install '{requirement.name}{requirement.specifier}'"
             checks.append(Check(requirement.name, "FAIL", f"{found}, not {requirement.specifier}", remedy))
     if len(checks) == 1:
@@ -67,20 +67,16 @@ def versions() -> list[Check]:
 
 def secret_files(paths: Iterable[Path]) -> list[Check]:
     """Check that no other user can read or change these secret files."""
+    return [check(f"secret {path.name}", partial(_private, path)) for path in paths]
 
-    def look(path: Path) -> str:
-        require_private(path)
-        return "only its owner can read it"
 
-    return [check(f"secret {path.name}", lambda path=path: look(path)) for path in paths]  # type: ignore[misc]
+def _private(path: Path) -> str:
+    require_private(path)
+    return "only its owner can read it"
 
 
 def app_start(modules: str) -> Check:
-    """Measure how long the process of an app takes to start, against Flower's window.
-
-    Args:
-        modules: what such a process imports, with commas between.
-    """
+    """Time the start of an app's process, which imports ``modules`` (commas between), against Flower's window."""
     command, started = [sys.executable, "-IB", "-c", f"import {modules}"], time.monotonic()
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=4 * START_SECONDS, stdin=subprocess.DEVNULL)
@@ -90,8 +86,8 @@ def app_start(modules: str) -> Check:
         last = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return Check(_START, "FAIL", f"it does not start: {last[-300:]}", "Install fedsteph anew")
     except OSError as error:
-        remedy = "Use a Python that this account can start"
-        return Check(_START, "FAIL", f"{sys.executable}: {error.strerror}", remedy)
+        what = f"{sys.executable}: {error.strerror}"
+        return Check(_START, "FAIL", what, "Use a Python that this account can start")
     return start_verdict(time.monotonic() - started)
 
 
@@ -104,11 +100,7 @@ def start_verdict(seconds: float) -> Check:
 
 
 def memory(least_gb: float) -> Check:
-    """Check the free memory.
-
-    Args:
-        least_gb: in units of 1e9 bytes; with less, a run may run out of memory (WARN).
-    """
+    """Check the free memory: with less than ``least_gb`` (1e9 bytes), a run may run out of it (WARN)."""
     free = psutil.virtual_memory().available / 1e9
     verdict: Verdict = "PASS" if free >= least_gb else "WARN"
     return Check("memory", verdict, f"{free:.1f} GB free", None if verdict == "PASS" else f"{least_gb:g} GB are safe")

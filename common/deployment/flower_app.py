@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import fedsteph.common
-from fedsteph.common.deployment.flower_programs import environment, program
+from fedsteph.common.deployment.flower_programs import call_flwr
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host.disk import writing
 
@@ -34,11 +33,7 @@ def config_folder() -> Path:
 
 
 def assemble(folder: Path) -> Path:
-    """Copy the app's packages and project files into ``folder``, which is emptied first; returns ``folder``.
-
-    Raises:
-        StorageError: its disk cannot be written.
-    """
+    """Copy the app into ``folder``, emptied first; returns it. Raises StorageError if its disk cannot be written."""
     with writing(folder):
         return _copied(folder)
 
@@ -47,8 +42,7 @@ def _copied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for package in _PACKAGES:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(_ROOT / package, folder / package, ignore=ignored)
+        shutil.copytree(_ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "fedsteph").mkdir()
     for name in _FRONT_DOOR:
         shutil.copyfile(Path(fedsteph.__file__).with_name(name), folder / "fedsteph" / name)
@@ -59,17 +53,7 @@ def _copied(folder: Path) -> Path:
 
 
 def build(folder: Path, home: Path) -> Path:
-    """Build an assembled app's bundle with ``flwr build``; the same content makes the same bundle.
-
-    Args:
-        home: a ``FLWR_HOME``.
-
-    Returns:
-        the path of the ``.fab`` file.
-
-    Raises:
-        EngineError: ``flwr build`` failed.
-    """
+    """Build an assembled app's bundle, a ``.fab`` file; the same content makes the same. Raises EngineError."""
     flwr(["build"], folder, home)
     return next(folder.glob("*.fab"))
 
@@ -84,10 +68,7 @@ def digest_of(folder: Path) -> str:
     """SHA-256 over an app's code: file names and contents, and the ``tool.flwr`` section of ``pyproject.toml``.
 
     All files in the folder count, except plain texts, so that everything that Python could load is covered. The digest
-    is the same for the assembled and the installed app.
-
-    Raises:
-        DeploymentError: the folder holds no Flower app.
+    is the same for the assembled and the installed app. Raises DeploymentError if the folder holds no Flower app.
     """
     flower = _project(folder, "tool", "flwr")
     hasher = hashlib.sha256(json.dumps(flower, sort_keys=True, default=str).encode())
@@ -101,11 +82,7 @@ def digest_of(folder: Path) -> str:
 
 
 def version_of(folder: Path) -> str:
-    """The version of fedsteph that an app says it is of, with anything unprintable left out.
-
-    Raises:
-        DeploymentError: the folder holds no Flower app.
-    """
+    """The version that an app says it is of, without unprintable characters; errors as :func:`digest_of`."""
     return "".join(character for character in str(_project(folder, "project", "version")) if character.isprintable())
 
 
@@ -117,19 +94,7 @@ def _project(folder: Path, section: str, key: str) -> Any:
 
 
 def flwr(words: list[str], folder: Path, home: Path) -> None:
-    """Run ``flwr`` with the arguments ``words`` in ``folder``, with ``home`` as its ``FLWR_HOME``.
-
-    Raises:
-        EngineError: the command failed.
-    """
-    done = subprocess.run(
-        [program("flwr"), *words],
-        cwd=folder,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    """Run ``flwr WORDS`` in ``folder`` with ``home`` as its ``FLWR_HOME``. Raises EngineError if it failed."""
+    done = call_flwr(words, folder, home)
     if done.returncode != 0:
         raise EngineError(f"'flwr {words[0]}' failed: {(done.stderr or done.stdout).strip()[-500:]}", where=home)

@@ -13,9 +13,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 from fedsteph.common.errors import EngineError
@@ -43,13 +44,23 @@ def program(name: str) -> str:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment variables of every Flower process that fedsteph starts.
-
-    Args:
-        home: its ``FLWR_HOME``.
-    """
+    """The environment variables of every Flower process that fedsteph starts. ``home``: its ``FLWR_HOME``."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, **QUIET, "FLWR_HOME": str(home.resolve()), "PATH": path}
+
+
+def call_flwr(words: Sequence[str], folder: Path, home: Path, timeout: float | None = None) -> CompletedProcess[str]:
+    """Run ``flwr WORDS`` in ``folder`` with ``home`` as its ``FLWR_HOME``, for so many seconds at most."""
+    return subprocess.run(
+        [program("flwr"), *words],
+        env=environment(home),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def connection(address: str, ca: Path | None) -> str:
@@ -70,49 +81,33 @@ class _Start:
     taken: float | None = None  # when a SuperExec was first seen to have it
 
     def seconds_late(self, status: str, now: float) -> float:
-        """Seconds since the run was taken, where Flower has given up waiting for its process at least once; else 0.
-
-        Raises:
-            EngineError: nobody took the run, or its process does not start.
-        """
+        """Seconds since the run was taken, if Flower gave up waiting for its process at least once; else 0."""
         if status not in ("pending", "starting"):
             return 0.0
         if status == "starting" and self.taken is None:
             self.taken = now
         if self.taken is None:
             if now - self.begun > _TAKEN_SECONDS:
-                raise EngineError(
-                    f"no SuperExec took the run within {_TAKEN_SECONDS:g} s",
-                    remedy="Start the SuperExec; it ends at once, with code 0, when its secret is not the SuperLink's",
-                )
+                remedy = "Start the SuperExec; it ends at once, with code 0, when its secret is not the SuperLink's"
+                raise EngineError(f"no SuperExec took the run within {_TAKEN_SECONDS:g} s", remedy=remedy)
             return 0.0
         late = now - self.taken
         if late > self.patience:
-            raise EngineError(
-                f"the ServerApp's process was not up within Flower's {START_SECONDS:g} s, again and again",
-                remedy="This machine is too slow or too loaded: 'fedsteph doctor server' measures a start",
-            )
+            what = f"the ServerApp's process was not up within Flower's {START_SECONDS:g} s, again and again"
+            remedy = "This machine is too slow or too loaded: 'fedsteph doctor server' measures a start"
+            raise EngineError(what, remedy=remedy)
         return late if late > START_SECONDS else 0.0
 
 
 @dataclass(frozen=True)
 class Flower:
-    """A SuperLink, controlled through the ``flwr`` command.
-
-    Args:
-        home: a ``FLWR_HOME`` whose ``config.toml`` is a :func:`connection`.
-        log: the log to which errors refer the user.
-    """
+    """A SuperLink, controlled through ``flwr`` with the ``FLWR_HOME`` of a :func:`connection`; errors name ``log``."""
 
     home: Path
     log: Path
 
     def start(self, app: Path, run_config: Path, federation_config: str | None = None) -> str:
-        """Start a run of the app in folder ``app``; returns the run's id.
-
-        Raises:
-            EngineError: Flower refused the run.
-        """
+        """Start a run of the app in folder ``app``; returns its id. Raises EngineError if Flower refused the run."""
         words = ["run", str(app), CONNECTION, "--run-config", str(run_config)]
         if federation_config is not None:
             words += ["--federation-config", federation_config]
@@ -131,15 +126,14 @@ class Flower:
     ) -> str:
         """Wait for a run's end; returns its final status, such as ``finished:completed``.
 
+        Raises EngineError if the SuperLink was unreachable for too long, no SuperExec took the run, or its process did
+        not start in ``patience`` seconds.
+
         Args:
             is_over: whether the server has written its outcome; until then Flower is queried only every 15 s.
             patience: seconds for which the SuperLink may be unreachable.
             on_silence: called with the seconds for which it has been unreachable.
             on_slow_start: called with the seconds since a SuperExec took the run, if its process is still not there.
-
-        Raises:
-            EngineError: the SuperLink was unreachable for too long, no SuperExec took the run, or its process did not
-                start in ``patience`` seconds.
         """
         answered = time.monotonic()
         start = _Start(answered, patience)
@@ -188,16 +182,7 @@ class Flower:
     def _call(self, words: list[str]) -> dict[str, Any]:
         self.home.mkdir(parents=True, exist_ok=True)
         try:
-            done = subprocess.run(
-                [program("flwr"), *words, "--format", "json"],
-                env=environment(self.home),
-                cwd=self.home,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_CALL_SECONDS,
-                stdin=subprocess.DEVNULL,
-            )
+            done = call_flwr([*words, "--format", "json"], self.home, self.home, _CALL_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise EngineError(f"'flwr {words[0]}' had not answered in {_CALL_SECONDS:g} s", where=self.log) from error
         found = re.search(r"\{.*\}", done.stdout, flags=re.DOTALL)

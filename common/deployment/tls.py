@@ -38,11 +38,7 @@ class Answer:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[IPv6]:port`` into host and port.
-
-    Raises:
-        DeploymentError: the text is neither.
-    """
+    """Split ``host:port`` or ``[IPv6]:port`` into host and port. Raises DeploymentError if the text is neither."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     number = int(port) if port.isascii() and port.isdecimal() else 0
@@ -52,11 +48,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def require_host(name: str) -> None:
-    """Check that a name is an IP address or a valid DNS name.
-
-    Raises:
-        DeploymentError: it is neither.
-    """
+    """Check that a name is an IP address or a valid DNS name. Raises DeploymentError if it is neither."""
     if not _is_host(name):
         remedy = "Write a name like fl.example.org, or an IP address"
         raise DeploymentError("is no host's name", where=name, remedy=remedy)
@@ -71,14 +63,9 @@ def _is_host(name: str) -> bool:
 
 
 def ask(address: str, ca: Path) -> Answer:
-    """Connect to a SuperLink as a SuperNode would.
+    """Connect to a SuperLink as a SuperNode would; the PEM file ``ca`` has the authority of its certificate.
 
-    Args:
-        address: ``host:port``.
-        ca: PEM file of the certificate authority that must have signed the server's certificate.
-
-    Raises:
-        DeploymentError: the first thing that is wrong, with its remedy.
+    Raises DeploymentError, with its remedy, for the first thing that is wrong.
     """
     host, port = split_address(address)
     try:
@@ -88,11 +75,9 @@ def ask(address: str, ca: Path) -> Answer:
     try:
         raw = socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS)
     except OSError as error:
-        raise DeploymentError(
-            f"nothing answers there ({error.strerror or error})",
-            where=address,
-            remedy="Check host and port, that the server runs, and the firewall",
-        ) from error
+        what = f"nothing answers there ({error.strerror or error})"
+        remedy = "Check host and port, that the server runs, and the firewall"
+        raise DeploymentError(what, where=address, remedy=remedy) from error
     with raw:
         try:
             with context.wrap_socket(raw, server_hostname=host) as secure:
@@ -125,17 +110,11 @@ def _ask_flower(secure: ssl.SSLSocket, address: str) -> datetime | None:
     answer = connection.getresponse()
     answer.read(65_536)
     if answer.status in (502, 503, 504):
-        raise DeploymentError(
-            f"the proxy is there, and the SuperLink behind it is not (HTTP {answer.status})",
-            where=address,
-            remedy="Start the SuperLink, or mend the proxy's upstream",
-        )
+        what = f"the proxy is there, and the SuperLink behind it is not (HTTP {answer.status})"
+        raise DeploymentError(what, where=address, remedy="Start the SuperLink, or mend the proxy's upstream")
     if answer.status not in _REFUSED_BY_FLOWER:
-        raise DeploymentError(
-            f"an HTTPS server answers there that is no Flower SuperLink (HTTP {answer.status})",
-            where=address,
-            remedy="Check the port, and that a proxy lets /v1/fleet/ through",
-        )
+        what = f"an HTTPS server answers there that is no Flower SuperLink (HTTP {answer.status})"
+        raise DeploymentError(what, where=address, remedy="Check the port, and that a proxy lets /v1/fleet/ through")
     text = answer.getheader("Date")
     try:
         date = None if text is None else parsedate_to_datetime(text)

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from fedsteph.common.host.disk import writing
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the concatenated ``parts`` to ``path``.
+    """Write the concatenated ``parts`` to ``path``, by a temporary file in its folder that is flushed and renamed.
 
-    They go to a temporary file in the same folder, which is flushed to disk and renamed. A memoryview is not copied.
-
-    Raises:
-        StorageError: they cannot be written; what was there before is unchanged.
+    A memoryview is not copied. Raises StorageError if they cannot be written (what was there before is unchanged).
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, parts)
-
-
-def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for part_of_it in parts:
-                file.write(part_of_it)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_text(path: Path, content: str) -> None:

@@ -37,11 +37,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path, error: type[FedstephError] = ModelFileError, remedy: str = AGAIN) -> dict[str, Any]:
-    """Read a file of :func:`write_json`; the digest is checked and left out.
-
-    Raises:
-        error: the file is damaged; it has this remedy.
-    """
+    """Read a file of :func:`write_json` without its digest. Raises ``error`` with ``remedy`` if it is damaged."""
     raw = path.read_bytes()
     try:
         found = json.loads(raw)
@@ -87,10 +83,7 @@ def read_bytes(path: Path, error: type[FedstephError] = ModelFileError, remedy: 
 
 
 def kept(path: Path, read: Callable[[Path], T]) -> T | None:
-    """What ``read`` finds in a file of earlier work; None if there is none.
-
-    A damaged file is set aside with a warning, as ``NAME.damaged``, and None is returned: the work is done again.
-    """
+    """What ``read`` finds in a file of earlier work; None without one. A damaged one is set aside with a warning."""
     try:
         return read(path)
     except FileNotFoundError:  # also where another process has just finished with it

@@ -15,11 +15,7 @@ from fedsteph.common.errors import RunFolderError
 def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
     """Hold an exclusive lock on ``folder`` during the block; the system releases it when the process ends or crashes.
 
-    Args:
-        wait: wait until the lock is free, instead of raising.
-
-    Raises:
-        RunFolderError: another process holds the lock, and ``wait`` is False.
+    Raises RunFolderError if another process holds the lock, and ``wait`` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -27,9 +23,6 @@ def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            raise RunFolderError(
-                "another process is working in this folder",
-                where=folder,
-                remedy="Wait until it has ended, or choose another --out",
-            ) from error
+            remedy = "Wait until it has ended, or choose another --out"
+            raise RunFolderError("another process is working in this folder", where=folder, remedy=remedy) from error
         yield

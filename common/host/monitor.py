@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from rich.live import Live
@@ -24,11 +24,7 @@ _QUIET_SECONDS = 20.0
 
 @contextmanager
 def watching(folders: list[Path]) -> Iterator[None]:
-    """Show the progress of the parties during the block.
-
-    Args:
-        folders: one per party; each party writes its progress file there (:mod:`fedsteph.common.host.progress_log`).
-    """
+    """Show the progress of the parties during the block; each writes its progress file into its folder."""
     tails = [_Tail(folder / FILE) for folder in folders]
     over = threading.Event()
     board, lines = Board(), _Lines()
@@ -75,42 +71,34 @@ class _Tail:
         return read_progress((whole + newline).decode())
 
 
-@dataclass
-class _Row:
-    phase: str
-    done: float
-    total: float
-    message: str
-    since: float
-
-
 class Board:
     """Every party's current phase, its progress in that phase, and its last message."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, tuple[ProgressLine, float]] = {}  # by party: its last report, and since when its phase
 
     def update(self, event: ProgressLine) -> None:
         """Record a party's report; a message stays until the next message or the next phase."""
-        row, now = self._rows.get(event.party), time.monotonic()
-        if row is None or row.phase != event.phase:
-            self._rows[event.party] = _Row(event.phase, event.done, event.total, event.message, now)
-        else:
-            row.done, row.total, row.message = event.done, event.total, event.message or row.message
+        before, since = self._rows.get(event.party, (None, 0.0))
+        if before is None or before.phase != event.phase:
+            since = time.monotonic()
+        elif not event.message:
+            event = replace(event, message=before.message)
+        self._rows[event.party] = event, since
 
     def table(self) -> Table:
         """The current state as a table."""
         table = Table("site", "phase", "progress", "", "s", "last message", box=None, padding=(0, 2, 0, 0))
         if not self._rows:
             table.add_row("-", "starting the engine", "", "", "", "")
-        for party, row in self._rows.items():
+        for party, (row, since) in self._rows.items():
             share = row.done / row.total if row.total else 0.0
             table.add_row(
                 Text(party),
                 Text(row.phase),
                 ProgressBar(total=1.0, completed=share, width=24),
                 f"{100 * share:.0f}%",
-                f"{time.monotonic() - row.since:.0f}",
+                f"{time.monotonic() - since:.0f}",
                 Text(row.message),
             )
         return table
@@ -131,7 +119,7 @@ class _Lines:
         if now - self._spoke >= _QUIET_SECONDS:
             self._spoke = now
             text = f"{self._now} goes on ({now - self._since:.0f} s){self._said}"
-            console.err.print(text, markup=False, highlight=False)
+            console.tell(text)
 
     def update(self, event: ProgressLine) -> None:
         """Print a party's progress if it changed: at the end of a phase, else every 10 s at most."""
@@ -146,4 +134,4 @@ class _Lines:
             self._printed[key] = now, text
             self._spoke = now
             message = f" ({event.message})" if event.message else ""
-            console.err.print(f"{event.party}: {event.phase} {text}{message}", markup=False, highlight=False)
+            console.tell(f"{event.party}: {event.phase} {text}{message}")

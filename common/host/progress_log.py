@@ -36,12 +36,7 @@ class ProgressLog:
         self._phase = ""
 
     def report(self, phase: str, done: float, total: float, message: str = "", party: str | None = None) -> None:
-        """Report that ``done`` of ``total`` units of a phase are finished.
-
-        Args:
-            message: a few words for the user.
-            party: the party whose progress this is; None: the one that owns the log.
-        """
+        """Report ``done`` of ``total`` units of a phase, and a few words; ``party`` None: the owner of the log."""
         now = time.monotonic()
         if phase == self._phase and 0 < done < total and now - self._written < _EVERY_SECONDS:
             return

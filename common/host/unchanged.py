@@ -15,10 +15,7 @@ T = TypeVar("T")
 
 
 class Unchanged(Generic[T]):
-    """What was last read from each file.
-
-    A file counts as unchanged if its inode, size and times of change are the same. Errors are not remembered.
-    """
+    """What was last read from each file, errors apart, while its inode, size and times of change are the same."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int, int, int, int], T] = {}

@@ -24,8 +24,7 @@ from fedsteph.common.model.encoder_shapes import encoder_shapes
 from fedsteph.common.model.pooling import pool
 from fedsteph.common.model.precision import factors_in, linear
 
-_LAYERS = ("embed", "attention_V", "attention_U", "attention_c")
-ENCODER = tuple(f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias"))
+ENCODER = tuple(encoder_shapes(1, 1, 1))  # the names, which no size changes
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,7 @@ class Architecture:
 
     @classmethod
     def of(cls, config: ModelConfig) -> Architecture:
-        """The architecture of a configuration.
-
-        Raises:
-            ConfigError: the configuration has no width.
-        """
+        """The architecture of a configuration. Raises ConfigError if the configuration has no width."""
         if config.width is None:
             raise ConfigError(
                 "the feature width is not set", where="model.width", remedy="Set it to the encoder's width"
@@ -99,14 +94,11 @@ class ABMIL(nn.Module):
         return encode(self.encoder_state(), bag.unsqueeze(0))[1][0]
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hazards of a batch of bags.
+        """Hazards of a batch of bags. Returns hazards ``(n_bags, n_bins)`` in (0, 1).
 
         Args:
             bags: ``(n_bags, n_instances, d)``, padded if the bags differ in size.
             mask: ``(n_bags, n_instances)``, True at real instances; None without padding.
-
-        Returns:
-            hazards ``(n_bags, n_bins)`` in (0, 1).
         """
         z, _ = encode(self.encoder_state(), bags, mask, self.dropout if self.training else 0.0)
         return torch.sigmoid(self.head(z))
@@ -117,16 +109,15 @@ def encode(
 ) -> tuple[Tensor, Tensor]:
     """Pool each bag into one vector, with one set of weights for all bags or one per bag.
 
+    Returns bag vectors ``z`` ``(n_bags, embed)``, and attention ``(n_bags, n_instances)``, which sums to 1 per bag and
+    is detached (no gradient).
+
     Args:
         theta: the 8 encoder tensors, each as in :attr:`Architecture.encoder_shapes`, or each with a leading
             ``n_bags`` dimension.
         bags: ``(n_bags, n_instances, d)``.
         mask: ``(n_bags, n_instances)``, True at real instances; None without padding.
         dropout: dropout probability of each of the two attention branches.
-
-    Returns:
-        bag vectors ``z`` ``(n_bags, embed)``, and attention ``(n_bags, n_instances)``, which sums to 1 per bag and is
-        detached (no gradient).
     """
     drop = GateDropout.drawn(dropout)
     if len(bags) == 1 and mask is None:
@@ -167,29 +158,19 @@ def model_digest(model: ABMIL) -> str:
 
 
 def m0_digest(config: ModelConfig) -> str:
-    """The digest of ``M0`` as made on this machine, to pin or compare.
-
-    Raises:
-        ConfigError: the configuration has no width.
-    """
+    """The digest of ``M0`` as made on this machine. Raises ConfigError if the configuration has no width."""
     return model_digest(untrained_model(Architecture.of(config), config.m0_seed))
 
 
 def pin_m0(config: Config) -> Config:
-    """The configuration with the digest of this machine's M0 filled in.
-
-    Raises:
-        ConfigError: no width, or another digest is pinned already.
-    """
+    """The configuration with this machine's M0 pinned. ConfigError: no width, or another digest is pinned."""
     if config.model.width is None:
         raise ConfigError("must be given", where="model.width", remedy="Set it to the width of the sites' features")
     m0 = m0_digest(config.model)
     if config.model.m0_sha256 not in (None, m0):
-        raise ConfigError(
-            f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one",
-            where="model.m0_sha256",
-            remedy="Remove the key to pin this machine's M0, or use the torch version that made the pinned one",
-        )
+        what = f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one"
+        remedy = "Remove the key to pin this machine's M0, or use the torch version that made the pinned one"
+        raise ConfigError(what, where="model.m0_sha256", remedy=remedy)
     return replace(config, model=replace(config.model, m0_sha256=m0))
 
 
@@ -210,19 +191,13 @@ def initial_model(config: ModelConfig) -> ABMIL:
 
 
 def pinned_model(config: ModelConfig) -> ABMIL:
-    """:func:`initial_model` for a configuration that must pin the digest of ``M0``.
-
-    Raises:
-        ConfigError: no width, no pinned digest, or ``M0`` on this machine has another digest.
-    """
+    """:func:`initial_model`; raises ConfigError too if the configuration pins no digest of ``M0``."""
     return _with_digest(untrained_model(Architecture.of(config), config.m0_seed, config.dropout), config.m0_sha256)
 
 
 def _with_digest(m0: ABMIL, pinned: str | None) -> ABMIL:
     if model_digest(m0) != pinned:
-        raise ConfigError(
-            "M0 made from model.m0_seed does not have the pinned digest",
-            where="model.m0_sha256",
-            remedy="Use the torch version that the federation pinned M0 with, or pin it anew for all sites",
-        )
+        what = "M0 made from model.m0_seed does not have the pinned digest"
+        remedy = "Use the torch version that the federation pinned M0 with, or pin it anew for all sites"
+        raise ConfigError(what, where="model.m0_sha256", remedy=remedy)
     return m0

@@ -77,15 +77,9 @@ class Pairs:
 
 
 def pairs(risk: np.ndarray, t: np.ndarray, e: np.ndarray) -> Pairs:
-    """Compare all patients of a test set by follow-up and predicted risk.
+    """Compare patients by risk (higher = worse), follow-up in days and event (1; 0 = censored), each ``(n,)``.
 
-    Args:
-        risk: ``(n,)``, higher = worse.
-        t: ``(n,)`` follow-up in days.
-        e: ``(n,)``, 1 = event, 0 = censored.
-
-    Raises:
-        ValueError: a risk is not finite, so the patients cannot be sorted.
+    Raises ValueError if a risk is not finite, so the patients cannot be sorted.
     """
     risk, t, e = (np.asarray(values, dtype=np.float64) for values in (risk, t, e))
     if not np.isfinite(risk).all():

@@ -17,16 +17,12 @@ _LEVELS = 2**16
 
 @dataclass(frozen=True)
 class GateDropout:
-    """Dropout of a gated product ``a * b``, equal to dropout with probability p on each branch.
+    """Dropout of a gated product ``a * b``, equal to dropout with probability p on each branch."""
 
-    Args:
-        dropped: how many of the 65,536 equally likely draws drop an entry. This is exact for p = 0.25; otherwise the
-            probability is off by at most ``2^-17`` (``2^-16`` near 1), and the scale fits the probability used.
-        seed: the draws are a function of the seed and a position, so that they can be repeated.
-    """
-
+    # How many of the 65,536 equally likely draws drop an entry. This is exact for p = 0.25; otherwise the probability
+    # is off by at most 2^-17 (2^-16 near 1), and the scale fits the probability used.
     dropped: int
-    seed: int
+    seed: int  # the draws are a function of it and of a position, so that they can be repeated
 
     @classmethod
     def drawn(cls, p: float) -> GateDropout | None:
@@ -42,11 +38,7 @@ class GateDropout:
         return _LEVELS / (_LEVELS - self.dropped)
 
     def keep(self, like: Tensor, position: int = 0) -> Tensor:
-        """The mask, 1 = kept and 0 = dropped: uint8 with the shape and on the device of ``like``.
-
-        Args:
-            position: added to the seed; draws at different positions are independent.
-        """
+        """The mask in the shape of ``like``, uint8, 1 = kept. ``position`` is added to the seed: other draws."""
         generator = torch.Generator(like.device).manual_seed(self.seed + position)
         words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
         words.random_(-(2**63), None, generator=generator)

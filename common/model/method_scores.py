@@ -9,10 +9,7 @@ Interval = tuple[float, float]  # the 2.5 and 97.5 percent ends
 
 @dataclass(frozen=True)
 class MethodScores:
-    """One method's C-index per fold and its mean, each with its 95% bootstrap interval.
-
-    All are None without a comparable pair of patients; the mean leaves such folds out.
-    """
+    """C-index per fold, mean, 95% bootstrap intervals; None without a comparable pair, which the mean leaves out."""
 
     c_index: tuple[float | None, ...]
     fold_intervals_95: tuple[Interval | None, ...]

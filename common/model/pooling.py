@@ -55,13 +55,12 @@ class _Piece:
 def pool(theta: tuple[Tensor, ...], bag: Tensor, dropout: GateDropout | None) -> tuple[Tensor, Tensor]:
     """Pool one bag into one vector.
 
+    Returns the bag's vector ``(embed,)``, and the attention ``(n_instances,)``, which is not differentiable.
+
     Args:
         theta: weight and bias of embed, V, U and c, in this order.
         bag: ``(n_instances, d)``; it gets no gradient.
         dropout: dropout of the gated product of both branches; None for no dropout.
-
-    Returns:
-        the bag's vector ``(embed,)``, and the attention ``(n_instances,)``, which is not differentiable.
     """
     learning = torch.is_grad_enabled() and any(weight.requires_grad for weight in theta)
     z, attention = _Pool.apply(bag, dropout, factors(), learning, *theta)  # type: ignore[no-untyped-call]

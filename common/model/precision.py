@@ -36,10 +36,7 @@ def factors() -> torch.dtype:
 def product(
     a: Tensor, b: Tensor, dtype: torch.dtype, *, bias: Tensor | None = None, add_to: Tensor | None = None
 ) -> Tensor:
-    """``a @ b`` of ``(n, k)`` and ``(k, m)``, with factors and product rounded to ``dtype``.
-
-    ``bias`` ``(m,)`` is added to each row; or the product is added in place to ``add_to`` ``(n, m)``.
-    """
+    """``a @ b`` of ``(n, k)`` and ``(k, m)``, factors and product rounded; plus ``bias``, or added to ``add_to``."""
     if dtype is torch.float32:
         if add_to is not None:
             return add_to.addmm_(a, b)

@@ -14,16 +14,10 @@ _DRAWS_PER_BLOCK = 2**22  # 16 MB in float32, and twice that while drawing
 
 
 def resampled_folds(methods: Sequence[Sequence[Pairs]], *, resamples: int, seed: int) -> np.ndarray:
-    """C-index of several methods in several folds, for bootstrap resamples of the patients.
+    """C-index of several methods, each with one :class:`Pairs` per fold, for bootstrap resamples of the patients.
 
-    Patients are resampled within each fold, with the same draws for every method. Folds without a comparable pair
-    are left out.
-
-    Args:
-        methods: for each method one :class:`Pairs` per fold; all methods have the same patients.
-
-    Returns:
-        ``(n_methods, n_defined_folds, resamples)`` float64, NaN where a resample has no comparable pair.
+    Patients are resampled within each fold, with the same draws for every method. Folds without a comparable pair are
+    left out. Returns ``(n_methods, n_defined_folds, resamples)`` float64, NaN where a resample has no comparable pair.
     """
     folds = [fold for fold in zip(*methods, strict=True) if fold[0].n_comparable]
     rng = np.random.default_rng(seed)
@@ -34,11 +28,7 @@ def resampled_folds(methods: Sequence[Sequence[Pairs]], *, resamples: int, seed:
 def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """C-index of several models on one test set, for the same bootstrap resamples of its patients.
 
-    Args:
-        models: the pairs of each model; all models have the same patients.
-
-    Returns:
-        ``(n_models, resamples)`` float32, NaN where a resample has no comparable pair.
+    Returns ``(n_models, resamples)`` float32, NaN where a resample has no comparable pair.
     """
     n = len(models[0].order)
     c, at_once = np.full((len(models), resamples), np.nan, dtype=np.float32), max(1, _DRAWS_PER_BLOCK // n)
@@ -91,10 +81,7 @@ def interval_95(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def interval_of_mean(intervals: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """95% interval of the mean over cohorts with different patients, from each cohort's 95% interval.
-
-    Assumes independent normal errors. None if ``intervals`` is empty.
-    """
+    """95% interval of the mean over cohorts from theirs; None without any. Assumes independent normal errors."""
     if not intervals:
         return None
     middle = fmean((low + high) / 2 for low, high in intervals)

@@ -11,26 +11,12 @@ _FLOOR = 1e-7  # lower bound for the argument of each logarithm
 
 
 def bin_of(t: np.ndarray, n_bins: int = 32) -> np.ndarray:
-    """Yearly bin of each time: ``min(floor(t / 365), n_bins - 1)``, with the same edges for every site.
-
-    Args:
-        t: times in days, at least 0, any shape.
-
-    Returns:
-        int64 bins of the same shape.
-    """
+    """Yearly bin ``min(floor(t / 365), n_bins - 1)`` of each time in days, int64, the same edges for every site."""
     return np.minimum(np.floor_divide(np.asarray(t, dtype=np.float64), DAYS_PER_BIN), n_bins - 1).astype(np.int64)
 
 
 def survival_from_hazards(hazards: Tensor) -> Tensor:
-    """Survival function ``S_j = prod_{i <= j} (1 - h_i)``.
-
-    Args:
-        hazards: ``(..., n_bins)`` in [0, 1].
-
-    Returns:
-        probability of surviving to the end of each bin, ``(..., n_bins)``.
-    """
+    """``S_j = prod_{i <= j} (1 - h_i)``, surviving to the end of each bin, from hazards; both ``(..., n_bins)``."""
     return torch.cumprod(1.0 - hazards, dim=-1)
 
 
@@ -42,17 +28,14 @@ def risk_score(hazards: Tensor) -> Tensor:
 def nll(hazards: Tensor, bins: Tensor, events: Tensor, alpha: float = 0.5) -> Tensor:
     """Negative log-likelihood of each bag, in nats.
 
-    With an event in bin y: ``-(log S_{y-1} + log h_y)``, where ``S_{-1} = 1``; censored in bin y:
-    ``-(1 - alpha) log S_y``. The argument of each logarithm is at least 1e-7.
+    With an event in bin y: ``-(log S_{y-1} + log h_y)``, where ``S_{-1} = 1``; censored in bin y: ``-(1 - alpha) log
+    S_y``. The argument of each logarithm is at least 1e-7. Returns ``(n_bags,)``, in nats.
 
     Args:
         hazards: ``(n_bags, n_bins)``.
         bins: ``(n_bags,)`` int64, the yearly bin y of each bag's follow-up.
         events: ``(n_bags,)``, 1 = event, 0 = censored.
         alpha: reduces the weight of censored bags to ``1 - alpha``.
-
-    Returns:
-        ``(n_bags,)``, in nats.
     """
     survival = survival_from_hazards(hazards)
     padded = torch.cat([torch.ones_like(survival[..., :1]), survival], dim=-1)
@@ -69,16 +52,13 @@ def nll(hazards: Tensor, bins: Tensor, events: Tensor, alpha: float = 0.5) -> Te
 def empirical_hazard(bins: np.ndarray, events: np.ndarray, n_bins: int = 32) -> np.ndarray:
     """Empirical hazard of a cohort per bin, smoothed towards its mean hazard by ten pseudo-patients per bin.
 
-    ``h_j = (d_j + m hbar) / (n_j + m)`` with ``d_j`` events and ``n_j`` patients at risk in bin j,
-    ``hbar = sum d / sum n`` and ``m = 10``. A cohort without events gets ``hbar = 1 / (2 sum n)``, so that
-    the logit stays finite.
+    ``h_j = (d_j + m hbar) / (n_j + m)`` with ``d_j`` events and ``n_j`` patients at risk in bin j, ``hbar = sum d / sum
+    n`` and ``m = 10``. A cohort without events gets ``hbar = 1 / (2 sum n)``, so that the logit stays finite. Returns
+    hazards ``(n_bins,)``, from 1e-6 to 1 - 1e-6.
 
     Args:
         bins: ``(n_patients,)`` yearly bins of the follow-up.
         events: ``(n_patients,)``, 1 = event, 0 = censored.
-
-    Returns:
-        hazards ``(n_bins,)``, from 1e-6 to 1 - 1e-6.
     """
     deaths = np.bincount(bins[events > 0], minlength=n_bins).astype(np.float64)
     at_risk = np.cumsum(np.bincount(bins, minlength=n_bins)[::-1])[::-1].astype(np.float64)

@@ -17,13 +17,7 @@ _NOTE = (
 
 
 def c_index_picture(name: str, rows: Mapping[str, MethodScores], who: str) -> Picture:
-    """Draw the C-index of a target's methods.
-
-    Args:
-        name: name of the figure's files.
-        rows: by method title.
-        who: site, n, folds and seeds, shown in the figure.
-    """
+    """Draw the C-index of a target's methods, by title; ``who``: site, n, folds and seeds, shown in the figure."""
     title = "C-index per fold and method"
     shown = {label: (row, row.mean) for label, row in rows.items() if row.mean is not None}
     if not shown:

@@ -13,12 +13,7 @@ _SAME = 5e-4  # smaller differences in C-index are 0 in three decimals
 
 
 def against_local(title: str, found: MinusLocal, folds: int) -> str | None:
-    """Compare one method with the local model in one sentence; None if the difference is undefined.
-
-    Args:
-        title: name of the method.
-        folds: number of folds in which both C-indices are defined.
-    """
+    """Compare a method with the local model over ``folds`` with both C-indices, in one sentence; None if undefined."""
     gap = found.mean
     if gap is None:
         return None
@@ -45,11 +40,7 @@ def over_targets(title: str, found: Sequence[MinusLocal]) -> str | None:
 
 
 def rounded(site: str, scores: Mapping[str, float | None]) -> list[str]:
-    """Sentences about a target's result, if only rounded means are known.
-
-    Args:
-        scores: method title -> mean C-index; None if it is undefined or the policy keeps it.
-    """
+    """Sentences about a target's result from rounded means by method title; None: undefined, or kept by the policy."""
     local, enhanced, deployed = (scores.get(title) for title in ("local", "STEPH", "deployed"))
     if local is None or enhanced is None:
         return [

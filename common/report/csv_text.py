@@ -13,11 +13,7 @@ _NUMBER = re.compile(r"[-+]?(\d[\d,]*\.?\d*|\.\d+)([eE][-+]?\d+)?|-")
 
 
 def csv_text(lines: Iterable[Sequence[object]], digits: int | None = None) -> str:
-    """A table as CSV, header first, one line per row; None becomes an empty field.
-
-    Args:
-        digits: significant digits of floating-point numbers; None: as many as it takes to read them back exactly.
-    """
+    """A table as CSV, header first; None is an empty field. ``digits``: significant ones of floats; None: all."""
 
     def cell(value: object) -> object:
         if isinstance(value, float) and digits is not None:

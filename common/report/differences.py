@@ -12,14 +12,7 @@ Gap = tuple[float | None, Sequence[float] | None]
 
 
 def difference_picture(name: str, reference: str, rows: Mapping[str, Gap], who: str) -> Picture:
-    """Draw the differences.
-
-    Args:
-        name: name of the figure's files.
-        reference: title of the method that all others are compared with.
-        rows: method title -> difference in C-index, and its 95% interval.
-        who: site or targets, folds and seeds, shown in the figure.
-    """
+    """Draw each method's difference in C-index to a reference, by title; ``who`` is shown in the figure."""
     title = f"C-index of every method minus that of {reference}"
     known = [(label, gap, interval) for label, (gap, interval) in rows.items() if gap is not None]
     if not known:
@@ -29,12 +22,8 @@ def difference_picture(name: str, reference: str, rows: Mapping[str, Gap], who: 
         axes = figure.subplots()
         axes.axvline(0.0, **REFERENCE)
         for place, (_, gap, interval) in enumerate(ordered):
-            look: dict[str, Any] = {
-                "color": COLOURS[0],
-                "marker": "o",
-                "markersize": 5,
-                "markerfacecolor": _fill(interval),
-            }
+            fill = "white" if interval is None or interval[0] <= 0 <= interval[1] else COLOURS[0]
+            look: dict[str, Any] = {"color": COLOURS[0], "marker": "o", "markersize": 5, "markerfacecolor": fill}
             axes.errorbar(gap, place, xerr=bar_of(gap, interval), elinewidth=1, **look)
         axes.set_yticks(range(len(ordered)), labels=[label for label, _, _ in ordered])
         axes.set(ylim=(len(ordered) - 0.4, -0.6), xlabel="difference in Harrell's C (above 0: better)")
@@ -44,11 +33,6 @@ def difference_picture(name: str, reference: str, rows: Mapping[str, Gap], who: 
     note = "Bars: 95% intervals, paired over patients; filled: the interval leaves 0 out."
     numbers = Table(["method", "difference", "low", "high"], cells, "differences", folded=True)
     return Picture(name, title, figure, note=note, numbers=numbers)
-
-
-def _fill(interval: Sequence[float] | None) -> str:
-    """The colour of a marker: white unless the interval leaves 0 out."""
-    return "white" if interval is None or interval[0] <= 0 <= interval[1] else COLOURS[0]
 
 
 def _cells(gap: float, interval: Sequence[float] | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,11 +50,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; all rows have the length of the header.
-
-    Args:
-        folded: collapsed on the screen until it is opened; always shown in print.
-    """
+    """A table, its rows as long as its header; if ``folded``, collapsed on the screen until it is opened."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -70,22 +66,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, or a sentence instead if nothing can be drawn.
+    """A figure, or a sentence instead if nothing can be drawn."""
 
-    Args:
-        name: file name without extension.
-        title: what the figure shows; it is drawn in the figure too.
-        instead: the sentence that replaces the figure.
-        note: how to read the figure.
-        numbers: the data of the figure as a table.
-    """
-
-    name: str
-    title: str
+    name: str  # of the file, without extension
+    title: str  # what the figure shows; it is drawn in the figure too
     figure: Figure | None = None
     instead: str = ""
-    note: str = ""
-    numbers: Table | None = None
+    note: str = ""  # how to read the figure
+    numbers: Table | None = None  # the data of the figure
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:
@@ -119,18 +107,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page.
-
-    Args:
-        audience: who may see the page, shown at the top.
-        verdict: the result in one or two sentences, shown before the sections.
-    """
+    """A whole page: who may see it, the result in one or two sentences, and the sections."""
 
     title: str
     audience: str
     verdict: Sequence[str] = ()
     sections: Sequence[Section] = ()
-    footer: str = field(default="Research software, not a medical device: no decision about a patient rests on it.")
+    footer: str = "Research software, not a medical device: no decision about a patient rests on it."
 
     @property
     def pictures(self) -> Iterator[Picture]:
@@ -147,14 +130,7 @@ def html(page: Page) -> str:
 
 
 def write_page(page: Page, folder: Path) -> Path:
-    """Write ``index.html``, and ``figures/NAME.svg`` and ``.png`` for every picture with a figure.
-
-    Returns:
-        the path of ``index.html``.
-
-    Raises:
-        ValueError: two pictures have the same name.
-    """
+    """Write ``index.html``, whose path is returned, and ``figures/NAME.*``. ValueError for two pictures of one name."""
     names = [picture.name for picture in page.pictures]
     if len(set(names)) < len(names):
         raise ValueError("two pictures of a page have the same name")

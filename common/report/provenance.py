@@ -17,13 +17,7 @@ LIMITS = (
 
 
 def cost_section(seconds: Mapping[str, float], n_bytes: int, learnable: Mapping[str, int] | None = None) -> Section:
-    """Seconds per phase, bytes sent and received, and the number of parameters of each method.
-
-    Args:
-        seconds: phase -> seconds.
-        n_bytes: bytes sent and received.
-        learnable: method title -> number of parameters learned at a target.
-    """
+    """Seconds per phase, bytes sent and received, and by method title the parameters learned at the target."""
     rows = [[phase, f"{value:,.1f} s"] for phase, value in seconds.items()]
     rows.append(["sent and received", f"{n_bytes:,} bytes"])
     blocks: list[Block] = [Table(["phase", "cost"], rows, "Time and traffic")]
@@ -34,11 +28,7 @@ def cost_section(seconds: Mapping[str, float], n_bytes: int, learnable: Mapping[
 
 
 def provenance_section(manifest: Mapping[str, Any], configuration: str) -> Section:
-    """Versions, seeds, digests and the whole configuration.
-
-    Args:
-        manifest: with ``versions``, ``digests``, ``seeds``, ``run`` and ``created``.
-    """
+    """Versions, seeds and digests, run and time of the manifest, and the whole configuration."""
     plain = [["run", str(manifest["run"])], ["begun (UTC)", str(manifest["created"])]]
     plain += [
         [f"{kind[:-1]} of {key}" if kind != "versions" else key, str(value)]
@@ -50,9 +40,5 @@ def provenance_section(manifest: Mapping[str, Any], configuration: str) -> Secti
 
 
 def limits_section(own: Sequence[str] = ()) -> Section:
-    """The limits that a reader must know to interpret the results.
-
-    Args:
-        own: limits of this result, listed before the general ones.
-    """
+    """The limits that a reader must know to interpret the results, those of this result (``own``) first."""
     return Section("Limits", [Points([*own, *LIMITS])])

@@ -43,13 +43,9 @@ _LETTERS_PER_INCH, _LINE = 14.5, 0.135  # letters per inch, and line height in i
 
 @contextmanager
 def canvas(title: str, who: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[Figure]:
-    """A figure to draw on; it needs no window system.
+    """A figure to draw on, without a window system; ``width`` and ``height`` in inches, without title and ``who``.
 
-    Args:
-        title: what the figure shows.
-        who: the data: site, n, folds, seeds. Drawn in the figure, because it may be used without its page.
-        width: in inches.
-        height: in inches, without the lines of ``title`` and ``who``, which are added.
+    ``who``, the data (site, n, folds, seeds), is drawn in the figure, because it may be used without its page.
     """
     import matplotlib as mpl  # noqa: PLC0415 (takes half a second, so only when drawing)
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -65,11 +61,7 @@ def canvas(title: str, who: str, width: float = WIDTH, height: float = HEIGHT) -
 
 
 def encoded(figure: Figure, kind: Kind, salt: str = "fedsteph") -> bytes:
-    """A figure as the bytes of a file. The same figure gives the same bytes: they hold no date and no path.
-
-    Args:
-        salt: makes the ids in an SVG unique, so that one document can hold several.
-    """
+    """A figure's file; the same figure gives the same bytes. ``salt`` makes the ids in an SVG unique in a document."""
     import matplotlib as mpl  # noqa: PLC0415
 
     buffer = io.BytesIO()

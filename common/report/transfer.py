@@ -25,11 +25,7 @@ def relayed(lines: Iterable[Line], run: str) -> Table:
 
 
 def decided(lines: Iterable[Line], run: str | None, site: str) -> Table:
-    """A site's sent and received vectors and updates, and what it refused.
-
-    Args:
-        run: only this run; None: all runs.
-    """
+    """A site's sent and received vectors and updates, and what it refused, in a run; None: in all."""
     rows = [
         [
             site,
@@ -51,13 +47,7 @@ def _bytes(line: Line) -> str:
 
 
 def transfer_section(tables: Sequence[Table], failures: Sequence[str], sharing: str) -> Section:
-    """The section about shared vectors.
-
-    Args:
-        tables: made by :func:`relayed` and :func:`decided`; empty ones are left out.
-        failures: a sentence for each refusal or failure.
-        sharing: dtype, layers and rank in which vectors were sent, as text.
-    """
+    """The section about shared vectors: non-empty tables, a sentence per failure, and how they were shared, as text."""
     blocks: list[Block] = [
         Text(f"What travelled: task vectors in {sharing}, sealed for one recipient each and signed by the sender.")
     ]

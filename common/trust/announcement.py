@@ -6,16 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from cryptography.exceptions import InvalidSignature
 
-from fedsteph.common.config.core_yaml import StrictDumper
-from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.config.run_config import require_name
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import RosterError
-from fedsteph.common.host import atomic
 from fedsteph.common.trust.keys import Identity, PublicKeys
-from fedsteph.common.trust.roster import Entry, Roster
+from fedsteph.common.trust.roster import Entry, Roster, write_public
 
 FORMAT: Literal["fedsteph/public-keys/v1"] = "fedsteph/public-keys/v1"
 _ROTATION_LABEL = b"fedsteph/v1/rotation\n"
@@ -35,8 +32,7 @@ class Announcement:
     format: Literal["fedsteph/public-keys/v1"] = field(default=FORMAT)
 
     def __post_init__(self) -> None:
-        if SITE_NAME.fullmatch(self.site) is None:
-            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        require_name(self.site)
         if self.keys.fingerprint != self.fingerprint:
             raise ValueError("fingerprint is not that of the keys: one of the three lines was changed")
         if (self.replaces is None) != (self.proof is None):
@@ -59,29 +55,21 @@ class Announcement:
         return PublicKeys.parse(self.sign, self.seal, f"public keys of {self.site}")
 
     def enter(self, roster: Roster, *, cancer: str | None, contact: str | None, today: str) -> Roster:
-        """The roster with these keys added, for a new site or in place of the keys that they replace.
+        """The roster with these keys, of a new site or in place of those that they replace, whose fields None keeps.
 
-        Args:
-            cancer, contact: fields of the entry; None keeps those of the replaced entry.
-            today: date of the old keys' revocation, such as ``2026-01-31``.
-
-        Raises:
-            RosterError: the site has other keys in the roster that did not sign this rotation, the keys were revoked,
-                or a new site lacks ``cancer`` or ``contact``.
+        Raises RosterError if the site has other keys in the roster that did not sign this rotation, the keys were
+        revoked, or a new site lacks ``cancer`` or ``contact``.
         """
         before = roster.entry(self.site)
-        if before is not None and self.replaces is None:
-            raise RosterError(
-                f"{self.site} stands in the roster already",
-                remedy=f"After a loss: 'fedsteph roster revoke ROSTER {self.site}', then add it again; "
-                "to change keys: 'fedsteph keys rotate'",
-            )
         if before is not None:
+            if self.replaces is None:
+                remedy = f"After a loss: 'fedsteph roster revoke ROSTER {self.site}', then add it again; "
+                remedy += "to change keys: 'fedsteph keys rotate'"
+                raise RosterError(f"{self.site} stands in the roster already", remedy=remedy)
             if before.fingerprint != self.replaces or not self._proven_by(before.keys):
-                raise RosterError(
-                    f"the keys that {self.site} has in the roster did not sign this rotation",
-                    remedy=f"Ask the site by telephone; if it is so: 'fedsteph roster revoke ROSTER {self.site}' first",
-                )
+                what = f"the keys that {self.site} has in the roster did not sign this rotation"
+                remedy = f"Ask the site by telephone; if it is so: 'fedsteph roster revoke ROSTER {self.site}' first"
+                raise RosterError(what, remedy=remedy)
             roster = roster.without(self.site, today, "rotated")
             cancer, contact = cancer or before.cancer, contact or before.contact
         if cancer is None or contact is None:
@@ -103,18 +91,11 @@ class Announcement:
 
 def write_announcement(path: Path, announcement: Announcement) -> None:
     """Write the public-key file atomically, readable by all users."""
-    content = {key: value for key, value in asdict(announcement).items() if value is not None}
-    ordered = {"format": content.pop("format"), **content}
-    atomic.write_text(path, _HEADER + yaml.dump(ordered, Dumper=StrictDumper, sort_keys=False, width=10_000))
-    path.chmod(0o644)
+    write_public(path, _HEADER, {key: value for key, value in asdict(announcement).items() if value is not None})
 
 
 def read_announcement(path: Path) -> Announcement:
-    """Read a public-key file.
-
-    Raises:
-        ConfigError, KeyFormatError: it is not a public-key file, or was changed.
-    """
+    """Read a public-key file. Raises ConfigError or KeyFormatError if it is not a public-key file, or was changed."""
     return build(Announcement, read_yaml(path), path)
 
 

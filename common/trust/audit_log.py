@@ -14,11 +14,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from fedsteph.common.config.recipe import canonical
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import AuditError, ConfigError
 from fedsteph.common.host import atomic
@@ -73,29 +74,19 @@ class Verdict:
 
 
 class AuditLog:
-    """Appends to a folder's audit log; safe for several processes at once."""
+    """Appends to the audit log of ``folder``; safe for several processes at once."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._path = folder / FILE
-        self._head = folder / HEAD_FILE
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the log and its head file."""
-        return self._folder
 
     def append(self, event: Event) -> str:
-        """Append one line and flush it to disk.
+        """Append one line and flush it to disk; returns its hash.
 
-        Returns:
-            the line's hash.
-
-        Raises:
-            AuditError: the end of the log is invalid, so nothing was appended; or the event is too long.
+        Raises AuditError if the end of the log is invalid (nothing is appended then), or the event is too long.
         """
-        with exclusive(self._folder, wait=True):
-            found = _last(self._folder)
+        with exclusive(self.folder, wait=True):
+            found = _last(self.folder)
             self._write_head(found)  # repairs a head file that is one line behind after a crash or a full disk
             if found.torn_bytes:
                 self._cut(found)
@@ -105,7 +96,7 @@ class AuditLog:
     @property
     def head(self) -> str:
         """The last line's hash; 64 zeros for an empty log."""
-        return _last(self._folder).head
+        return _last(self.folder).head
 
     def _cut(self, found: Verdict) -> None:
         with writing(self._path), self._path.open("r+b") as file:
@@ -114,7 +105,8 @@ class AuditLog:
 
     def _write(self, before: Verdict, event: Event) -> Verdict:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = _line(before.lines + 1, now, event, before.head)
+        line = Line(before.lines + 1, now, event, before.head, "")
+        line = replace(line, hash=_hash(line))
         content = _encode(line) + b"\n"
         if len(content) > _MAX_LINE:
             raise AuditError(f"an event takes more than {_MAX_LINE} bytes", where=self._path)
@@ -129,33 +121,28 @@ class AuditLog:
 
     def _write_head(self, found: Verdict) -> None:
         # Also before the first line, so that a log without a head file has always been tampered with.
-        text = f"{found.lines} {found.head}\n"
-        if not (self._head.exists() and self._head.read_text(errors="replace") == text):
-            atomic.write_text(self._head, text)
+        path, text = self.folder / HEAD_FILE, f"{found.lines} {found.head}\n"
+        if not (path.exists() and path.read_text(errors="replace") == text):
+            atomic.write_text(path, text)
 
 
 def verify(folder: Path, expected: str | None = None) -> Verdict:
-    """Check every line of a folder's log.
+    """Check every line of a folder's log, and that one has the ``expected`` hash, if known from elsewhere.
 
-    Args:
-        expected: a hash known from elsewhere, which must be that of some line.
-
-    Raises:
-        AuditError: a line or the head file is invalid, or no line has the expected hash; names the first such line.
+    Raises AuditError, with the first such line, if a line or the head file is invalid, or none has the expected hash.
     """
     path = folder / FILE
-    lines, head, torn, seen = 0, _START, 0, expected in (None, _START)
-    before_last = _START
+    lines, torn, seen = 0, 0, expected in (None, _START)
+    head = before_last = _START
     for number, raw in enumerate(_raw_lines(path), start=1):
         if not raw.endswith(b"\n") and len(raw) < _MAX_LINE:
             torn = len(raw)
             break
-        line = _parse(raw, f"{path}, line {number}")
+        where = f"{path}, line {number}"
+        line = _parse(raw, where)
         if line.number != number or line.previous != head:
-            where = f"{path}, line {number}"
-            raise AuditError(
-                "is not the line that followed: lines were dropped, added or reordered", where=where, remedy=_REMEDY
-            )
+            what = "is not the line that followed: lines were dropped, added or reordered"
+            raise AuditError(what, where=where, remedy=_REMEDY)
         lines, before_last, head = number, head, line.hash
         seen = seen or line.hash == expected
     _check_head(folder, lines, head, before_last)
@@ -165,11 +152,7 @@ def verify(folder: Path, expected: str | None = None) -> Verdict:
 
 
 def read_lines(folder: Path) -> Iterator[Line]:
-    """The complete lines of the log. Each line's own hash is checked, but not the chain.
-
-    Raises:
-        AuditError: a line is invalid.
-    """
+    """The complete lines of the log; raises AuditError for an invalid one. The chain is not checked."""
     path = folder / FILE
     for number, raw in enumerate(_raw_lines(path), start=1):
         if raw.endswith(b"\n") or len(raw) == _MAX_LINE:
@@ -204,8 +187,7 @@ def _check_head(folder: Path, lines: int, head: str, before_last: str) -> None:
     words = path.read_text(encoding="ascii", errors="replace").split()
     current, one_behind = [str(lines), head], [str(lines - 1), before_last]
     if words not in (current, one_behind):
-        where = folder / FILE
-        raise AuditError("its last lines were dropped or changed", where=where, remedy=_REMEDY)
+        raise AuditError("its last lines were dropped or changed", where=folder / FILE, remedy=_REMEDY)
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
@@ -218,22 +200,18 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
 
 def _parse(raw: bytes, where: str) -> Line:
     try:
-        fields = json.loads(raw)
-        line = build(Line, fields, where)
+        line = build(Line, json.loads(raw), where)
     except (ValueError, RecursionError, ConfigError) as error:
         raise AuditError("is not a line of an audit log", where=where, remedy=_REMEDY) from error
-    if _hash(line.number, line.time, line.event, line.previous) != line.hash or _encode(line) != raw.rstrip(b"\n"):
+    if _hash(line) != line.hash or _encode(line) != raw.rstrip(b"\n"):
         raise AuditError("was edited: its content does not fit its hash", where=where, remedy=_REMEDY)
     return line
 
 
-def _line(number: int, time: str, event: Event, previous: str) -> Line:
-    return Line(number, time, event, previous, _hash(number, time, event, previous))
-
-
-def _hash(number: int, time: str, event: Event, previous: str) -> str:
-    content: dict[str, Any] = {"number": number, "time": time, "event": asdict(event), "previous": previous}
-    return hashlib.sha256(_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _hash(line: Line) -> str:
+    content = asdict(line)
+    del content["hash"]
+    return hashlib.sha256(_LABEL + canonical(content)).hexdigest()
 
 
 def _encode(line: Line) -> bytes:

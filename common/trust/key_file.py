@@ -17,12 +17,8 @@ _PURPOSES = {SIGN_SECRET: "sign as", SEAL_SECRET: "open what is sealed to"}
 def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, Path]:
     """Write ``NAME.sign.key`` and ``NAME.seal.key`` with mode 0600; an existing file is never replaced.
 
-    Returns:
-        the paths of both files.
-
-    Raises:
-        KeyFileError: one of them exists already.
-        StorageError: they cannot be written; neither is there then.
+    Returns the paths of both files. Raises KeyFileError if one of them exists already; StorageError if they cannot be
+    written (neither is there then).
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -42,19 +38,14 @@ def write_identity(folder: Path, name: str, identity: Identity) -> tuple[Path, P
 def read_identity(sign: Path, seal: Path) -> Identity:
     """Read both secret keys.
 
-    Raises:
-        KeyFileError: a file is missing, not a regular file, or accessible to other users of the machine.
-        KeyFormatError: the content is not a key for this purpose.
+    Raises KeyFileError if a file is missing, not a regular file, or accessible to other users of the machine;
+    KeyFormatError if the content is not a key for this purpose.
     """
     return Identity(_read_secret(sign, SIGN_SECRET), _read_secret(seal, SEAL_SECRET))
 
 
 def require_private(path: Path) -> None:
-    """Refuse a secret file that the group or others can access, or that belongs to another user.
-
-    Raises:
-        KeyFileError: the file is refused, missing, or not a regular file.
-    """
+    """Raise KeyFileError if a secret file is another user's, open to others, missing, or not a regular file."""
     try:
         status = path.stat()
     except OSError as error:
@@ -64,11 +55,9 @@ def require_private(path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError("is not a file", where=path, remedy="Give the path of the key's file")
     if status.st_mode & 0o077:
-        raise KeyFileError(
-            f"can be reached by other users (mode {stat.S_IMODE(status.st_mode):04o})",
-            where=path,
-            remedy=f"If nobody else has read it: chmod 600 {path}. If somebody may have: rotate the keys",
-        )
+        what = f"can be reached by other users (mode {stat.S_IMODE(status.st_mode):04o})"
+        remedy = f"If nobody else has read it: chmod 600 {path}. If somebody may have: rotate the keys"
+        raise KeyFileError(what, where=path, remedy=remedy)
     if os.geteuid() not in (0, status.st_uid):
         raise KeyFileError("belongs to another user", where=path, remedy="Run as the user who owns the key")
 

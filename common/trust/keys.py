@@ -38,14 +38,7 @@ class PublicKeys:
 
     @classmethod
     def parse(cls, sign: str, seal: str, where: str) -> PublicKeys:
-        """Parse both keys from text.
-
-        Args:
-            where: source of the keys, for error messages.
-
-        Raises:
-            KeyFormatError: a key is of another type, or damaged.
-        """
+        """Parse both keys from text. Raises KeyFormatError if a key is of another type, or damaged."""
         keys = cls(decode(sign, SIGN_PUBLIC, f"{where}, sign"), decode(seal, SEAL_PUBLIC, f"{where}, seal"))
         try:
             _ = keys.verifier, keys.receiver
@@ -92,19 +85,12 @@ class Identity:
 
     @classmethod
     def generate(cls) -> Identity:
-        """New keys from the system's random source.
-
-        Raises:
-            KeyFormatError: the installed ``cryptography`` lacks ML-KEM-768; nothing weaker is used instead.
-        """
+        """New keys. Raises KeyFormatError without ML-KEM-768 in ``cryptography``: nothing weaker is used instead."""
         try:
             kem = MLKEM768PrivateKey.generate().private_bytes_raw()
         except UnsupportedAlgorithm as error:
-            raise KeyFormatError(
-                "ML-KEM-768 is missing from the installed 'cryptography'",
-                where="keys",
-                remedy="Install one of its wheels, which carry it",
-            ) from error
+            what = "ML-KEM-768 is missing from the installed 'cryptography'"
+            raise KeyFormatError(what, where="keys", remedy="Install one of its wheels, which carry it") from error
         return cls(
             Ed25519PrivateKey.generate().private_bytes_raw(), kem + X25519PrivateKey.generate().private_bytes_raw()
         )
@@ -140,10 +126,9 @@ def encode(kind: str, raw: bytes) -> str:
 
 
 def decode(text: str, kind: str, where: str) -> bytes:
-    """Parse a key of type ``kind`` from text; error messages never contain the text.
+    """Parse a key of type ``kind`` from text, which no error message contains.
 
-    Raises:
-        KeyFormatError: the key has another type or length, or is not canonical base64.
+    Raises KeyFormatError if the key has another type or length, or is not canonical base64.
     """
     found, colon, body = text.partition(":")
     if not colon or found != kind:

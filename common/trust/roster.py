@@ -11,12 +11,13 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from fedsteph.common.config.core_yaml import StrictDumper
-from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.config.recipe import canonical, require
+from fedsteph.common.config.run_config import SITE_NAME, require_name
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError
 from fedsteph.common.host import atomic
@@ -33,8 +34,7 @@ _HEADER = """\
 
 
 def _require_line(text: str, what: str) -> None:
-    if not text or len(text) > 120 or not text.isprintable():
-        raise ValueError(f"{what} must be one printable line of at most 120 characters")
+    require(0 < len(text) <= 120 and text.isprintable(), what, "one printable line of at most 120 characters")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class Entry:
     fingerprint: str
 
     def __post_init__(self) -> None:
-        if SITE_NAME.fullmatch(self.site) is None:
-            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        require_name(self.site)
         _require_line(self.cancer, "cancer")
         _require_line(self.contact, "contact")
         if self.keys.fingerprint != self.fingerprint:
@@ -79,8 +78,8 @@ class Revocation:
     def __post_init__(self) -> None:
         if SITE_NAME.fullmatch(self.site) is None or _HEX.fullmatch(self.fingerprint) is None:
             raise ValueError("revoked keys need the site's name and 64 hexadecimal digits of fingerprint")
-        if re.fullmatch("[0-9]{4}-[01][0-9]-[0-3][0-9]", self.date) is None:
-            raise ValueError("date must be like '2026-01-31', in quotes")
+        dated = re.fullmatch("[0-9]{4}-[01][0-9]-[0-3][0-9]", self.date) is not None
+        require(dated, "date", "like '2026-01-31', in quotes")
         _require_line(self.reason, "reason")
 
 
@@ -94,17 +93,14 @@ class Roster:
     format: Literal["fedsteph/roster/v1"] = field(default=FORMAT)
 
     def __post_init__(self) -> None:
-        if SITE_NAME.fullmatch(self.federation) is None:
-            raise ValueError(f"federation must be like {SITE_NAME.pattern}")
+        require(SITE_NAME.fullmatch(self.federation) is not None, "federation", f"like {SITE_NAME.pattern}")
         names = [entry.site for entry in self.sites]
-        prints = [entry.fingerprint for entry in self.sites]
         for values in (names, [entry.sign for entry in self.sites], [entry.seal for entry in self.sites]):
-            if len(set(values)) < len(values):
-                raise ValueError("sites must be different names with different keys")
+            require(len(set(values)) == len(values), "sites", "different names with different keys")
         gone = [revoked.fingerprint for revoked in self.revoked]
         if len(set(gone)) < len(gone):
             raise ValueError("revoked must list each fingerprint once")
-        if back := {revoked.fingerprint for revoked in self.revoked} & set(prints):
+        if back := set(gone) & {entry.fingerprint for entry in self.sites}:
             raise ValueError(f"sites lists keys that were revoked: {', '.join(sorted(back))}")
 
     @property
@@ -113,34 +109,21 @@ class Roster:
         content = json.loads(json.dumps(asdict(self)))
         content["sites"].sort(key=lambda entry: entry["site"])
         content["revoked"].sort(key=lambda entry: entry["fingerprint"])
-        return hashlib.sha256(_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(_LABEL + canonical(content)).hexdigest()
 
     def entry(self, site: str) -> Entry | None:
         """The site's entry, or None."""
         return next((entry for entry in self.sites if entry.site == site), None)
 
     def with_entry(self, entry: Entry) -> Roster:
-        """The roster with one more site.
-
-        Raises:
-            RosterError: the name or the keys are in the roster already, or the keys were revoked.
-        """
+        """The roster with one more site. Raises RosterError if its name or keys are in it, or the keys were revoked."""
         if self.entry(entry.site) is not None:
-            raise RosterError(
-                f"{entry.site} stands in the roster already",
-                remedy=f"After a rotation or a loss: 'fedsteph roster revoke ROSTER {entry.site}', then add it again",
-            )
+            remedy = f"After a rotation or a loss: 'fedsteph roster revoke ROSTER {entry.site}', then add it again"
+            raise RosterError(f"{entry.site} stands in the roster already", remedy=remedy)
         return self._changed(sites=(*self.sites, entry))
 
     def without(self, site: str, date: str, reason: str) -> Roster:
-        """The roster without a site, whose keys are revoked permanently.
-
-        Args:
-            date: like ``2026-01-31``.
-
-        Raises:
-            RosterError: the site is not in the roster, or ``date`` or ``reason`` is invalid.
-        """
+        """The roster without a site, its keys revoked for good; RosterError: unknown site, invalid date or reason."""
         entry = self.entry(site)
         if entry is None:
             names = ", ".join(e.site for e in self.sites) or "nobody yet"
@@ -159,11 +142,7 @@ class Roster:
 
 
 def read_roster(path: Path, pinned: str | None = None) -> Roster:
-    """Read a roster, and compare its digest with the pinned one, if given.
-
-    Raises:
-        RosterError: the roster is unreadable or inconsistent, or has another digest.
-    """
+    """Read a roster. Raises RosterError if it is unreadable, inconsistent, or not of the pinned digest, if given."""
     try:
         roster = build(Roster, read_yaml(path), path)
     except ConfigError as error:
@@ -174,18 +153,18 @@ def read_roster(path: Path, pinned: str | None = None) -> Roster:
     except KeyFormatError as error:
         raise RosterError(f"{error.where}: {error.what}", where=path, remedy=error.remedy) from error
     if pinned is not None and roster.digest != pinned:
-        raise RosterError(
-            f"its digest is {roster.digest}, and not the pinned {pinned}",
-            where=path,
-            remedy="Ask the other sites by telephone which digest they have; pin a new one only then",
-        )
+        remedy = "Ask the other sites by telephone which digest they have; pin a new one only then"
+        raise RosterError(f"its digest is {roster.digest}, and not the pinned {pinned}", where=path, remedy=remedy)
     return roster
 
 
 def write_roster(path: Path, roster: Roster) -> None:
     """Write a roster atomically, readable by all users."""
-    content = asdict(roster)
+    write_public(path, _HEADER, json.loads(json.dumps(asdict(roster))))
+
+
+def write_public(path: Path, header: str, content: dict[str, Any]) -> None:
+    """Write public keys as YAML, ``format`` first, atomically, and readable by all users: nothing in it is secret."""
     ordered = {"format": content.pop("format"), **content}
-    body = yaml.dump(json.loads(json.dumps(ordered)), Dumper=StrictDumper, sort_keys=False, width=10_000)
-    atomic.write_text(path, _HEADER + body)
-    path.chmod(0o644)  # nothing in it is secret
+    atomic.write_text(path, header + yaml.dump(ordered, Dumper=StrictDumper, sort_keys=False, width=10_000))
+    path.chmod(0o644)

@@ -27,18 +27,12 @@ _WIDER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32"}  # t
 
 
 def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
-    """The tensors to share, rounded to the dtype (to nearest, ties to even).
+    """The tensors to share, as :func:`shared_shapes` lists them, rounded to the dtype (to nearest, ties to even).
 
     With ``sharing.rank`` r, a matrix is replaced by its best rank-r approximation in the L2 norm (Eckart and Young,
     1936): the factors ``U_r S_r`` and ``V_r^T`` of its singular value decomposition, computed in float64 on the CPU.
-    The entry of largest magnitude in each column of U is positive.
-
-    Returns:
-        name -> CPU tensor in the dtype, as listed by :func:`fedsteph.common.vector.shared_part.shared_shapes`.
-
-    Raises:
-        VectorRangeError: a finite value is out of range for the dtype, or a matrix to be factored holds NaN or Inf;
-            the error names the tensor.
+    The entry of largest magnitude in each column of U is positive. Raises VectorRangeError, with the tensor, if a
+    finite value is out of range for the dtype, or a matrix to be factored holds NaN or Inf.
     """
     shapes = vector.architecture.encoder_shapes
     found: dict[str, Tensor] = {}
@@ -54,11 +48,7 @@ def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
 def restored(
     tensors: Mapping[str, Tensor], architecture: Architecture, m0_sha256: str, sharing: SharingConfig
 ) -> TaskVector:
-    """The whole vector in float32 from :func:`reduced` tensors. Finite factors can have an infinite product.
-
-    Args:
-        tensors: names and shapes as listed by :func:`fedsteph.common.vector.shared_part.shared_shapes`.
-    """
+    """The whole vector in float32 from the tensors of :func:`reduced`. Finite factors can have an infinite product."""
     shapes, found = architecture.encoder_shapes, {}
     names = shared_names(shapes, sharing)
     for name, shape in shapes.items():
@@ -74,11 +64,9 @@ def restored(
 
 def _factors(name: str, matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     if not bool(matrix.isfinite().all()):
-        raise VectorRangeError(
-            "holds NaN or Inf and so has no singular directions",
-            where=f"tensor {name}",
-            remedy="Train the model again; what it was trained on is not sound",
-        )
+        what = "holds NaN or Inf and so has no singular directions"
+        remedy = "Train the model again; what it was trained on is not sound"
+        raise VectorRangeError(what, where=f"tensor {name}", remedy=remedy)
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     # If the matrix has a lower rank, the remaining singular directions are only rounding noise.
     s = torch.where(s > s[0] * max(matrix.shape) * torch.finfo(torch.float32).eps, s, 0.0)
@@ -100,9 +88,6 @@ def _rounded(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:
     beyond = found.isinf() & tensor.isfinite()
     if bool(beyond.any()):
         setting = f"sharing.dtype to {_WIDER[dtype]}" if dtype in _WIDER else "sharing.rank to null"
-        raise VectorRangeError(
-            f"holds {float(tensor[beyond].abs().max()):.4g}, which is beyond the range of {dtype}",
-            where=f"tensor {name}",
-            remedy=f"Set {setting} in the federation's configuration",
-        )
+        what = f"holds {float(tensor[beyond].abs().max()):.4g}, which is beyond the range of {dtype}"
+        raise VectorRangeError(what, where=f"tensor {name}", remedy=f"Set {setting} in the federation's configuration")
     return found

@@ -1,7 +1,7 @@
 """Names, shapes and sizes of the tensors that are shared of a task vector, computed without the tensors themselves.
 
-``sharing.layers`` leaves out whole layers. ``sharing.rank`` keeps the leading singular directions of a matrix, which
-is then sent as two factors. Every site and the server derive the same shapes from the recipe.
+``sharing.layers`` leaves out whole layers; ``sharing.rank`` keeps the leading singular directions of a matrix, which is
+then sent as two factors.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ def shared_names(shapes: Mapping[str, Shape], sharing: SharingConfig) -> list[st
 
 
 def is_factored(shape: Shape, rank: int | None) -> bool:
-    """Whether a tensor is sent as two factors: a matrix ``(m, n)`` with more numbers than its factors of ``rank`` r.
-
-    ``r (m + n) < m n`` implies that r is smaller than both m and n.
-    """
+    """Whether a tensor is sent as two factors: a matrix with more numbers than its factors of ``rank`` have."""
     return rank is not None and len(shape) == 2 and rank * sum(shape) < math.prod(shape)
 
 
@@ -36,11 +33,7 @@ def factor_names(name: str) -> tuple[str, str]:
 
 
 def shared_shapes(shapes: Mapping[str, Shape], sharing: SharingConfig) -> dict[str, Shape]:
-    """Names and shapes of the tensors in a vector file.
-
-    Args:
-        shapes: names and shapes of the whole encoder's tensors.
-    """
+    """Names and shapes of the tensors in a vector file. ``shapes``: names and shapes of the whole encoder's tensors."""
     found: dict[str, Shape] = {}
     for name in shared_names(shapes, sharing):
         shape, rank = shapes[name], sharing.rank

@@ -95,15 +95,12 @@ class TaskVector:
             VectorMismatchError: they differ; the error says in what.
         """
         if self.architecture != other.architecture:
-            raise VectorMismatchError(
-                f"the vectors' architectures differ: {self.architecture} and {other.architecture}",
-                remedy="Train every site with the federation's model section",
-            )
+            what = f"the vectors' architectures differ: {self.architecture} and {other.architecture}"
+            raise VectorMismatchError(what, remedy="Train every site with the federation's model section")
         if self.m0_sha256 != other.m0_sha256:
-            raise VectorMismatchError(
-                f"the vectors start from different M0: {self.m0_sha256[:12]} and {other.m0_sha256[:12]}",
-                remedy="Vectors of different initialisations must never be mixed; train again from one M0",
-            )
+            what = f"the vectors start from different M0: {self.m0_sha256[:12]} and {other.m0_sha256[:12]}"
+            remedy = "Vectors of different initialisations must never be mixed; train again from one M0"
+            raise VectorMismatchError(what, remedy=remedy)
 
     def _like(self, tensors: Mapping[str, Tensor]) -> TaskVector:
         return TaskVector(self.architecture, self.m0_sha256, tensors)

@@ -25,13 +25,9 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def read_header(content: bytes, where: str, error: type[FedstephError], most: int) -> tuple[dict[str, Any], int]:
-    """The header of the file that ``content`` is the beginning of, and where the tensors begin.
+    """The header of a file that begins with ``content``, and where its tensors begin.
 
-    Args:
-        most: longest header, in bytes.
-
-    Raises:
-        error: the header is too long, or not JSON with unique keys.
+    Raises ``error`` if it is longer than ``most`` bytes, or not JSON with unique keys.
     """
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > most or 8 + length > len(content):
@@ -48,14 +44,9 @@ def read_header(content: bytes, where: str, error: type[FedstephError], most: in
 def require_layout(
     entries: Mapping[str, Any], n_bytes: int, expected: Layout, where: str, error: type[FedstephError]
 ) -> None:
-    """Check that a file has the expected tensors and nothing else.
+    """Check that a file has the expected tensors and nothing else, by its header without metadata and its other bytes.
 
-    Args:
-        entries: the header without its metadata.
-        n_bytes: size of the file without its header.
-
-    Raises:
-        error: a tensor is missing, unexpected or of another dtype or shape, or they do not fill the file exactly.
+    Raises ``error`` if a tensor is missing, unexpected, or of another dtype or shape, or they do not fill the file.
     """
     for name in sorted(entries.keys() | expected.keys()):
         entry = entries.get(name)
@@ -91,10 +82,9 @@ def stamped(content: bytes) -> bytes:
 
 
 def unstamped(content: bytes, where: str, remedy: str) -> bytes:
-    """The file that :func:`stamped` was given; a file without a digest, of an earlier version, is returned as it is.
+    """What :func:`stamped` was given; a file of an earlier version, without a digest, is returned as it is.
 
-    Raises:
-        ModelFileError: the content does not fit the digest.
+    Raises ModelFileError if the content does not fit the digest.
     """
     header, start = read_header(content, where, ModelFileError, len(content))
     metadata = header.get(METADATA)

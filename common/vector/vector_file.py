@@ -1,11 +1,7 @@
 """Writes task vectors as safetensors files with fixed metadata, and reads such files as untrusted input.
 
 A file holds the tensors that the recipe's ``sharing`` selects (:mod:`fedsteph.common.vector.shared_part`), in float32,
-float16 or bfloat16 (F32, F16, BF16; little-endian). The reader takes the dtype from the recipe, not from the file, and
-refuses any other.
-
-Every field of the header is compared with what this federation expects (:mod:`fedsteph.common.vector.tensor_file`).
-Only then are the tensors loaded.
+float16 or bfloat16 (F32, F16, BF16; little-endian). The reader takes the dtype from the recipe and refuses any other.
 """
 
 from __future__ import annotations
@@ -31,15 +27,11 @@ _FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16"
 
 
 def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
-    """Serialise the shared part of a vector; the metadata holds only the format and the digests of architecture and M0.
+    """Serialise the shared part of a vector as trained; one restored from a file would be reduced a second time.
 
-    The same vector always makes the same bytes, so that a file's digest identifies its vector.
-
-    Args:
-        vector: the vector as trained, not one restored from a file: a second reduction would change it.
-
-    Raises:
-        VectorRangeError: a value is out of range for the dtype.
+    The metadata holds only the format and the digests of architecture and M0. The same vector always makes the same
+    bytes, so that a file's digest identifies its vector. Raises VectorRangeError if a value is out of range for the
+    dtype.
     """
     content: bytes = safetensors.torch.save(reduced(vector, sharing))
     return with_metadata(content, _metadata(vector.architecture, vector.m0_sha256))
@@ -48,23 +40,11 @@ def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
 def read_vector(
     content: bytes, *, architecture: Architecture, m0_sha256: str, sharing: SharingConfig, max_norm: float, where: str
 ) -> TaskVector:
-    """Parse and check the bytes of a vector file.
+    """Parse and check the untrusted bytes of a vector file against this federation's architecture, M0 and sharing.
 
-    Args:
-        content: the file's bytes, untrusted.
-        architecture: the architecture of this federation.
-        m0_sha256: the digest of this federation's M0.
-        sharing: layers, rank and dtype that the file must have.
-        max_norm: largest accepted L2 norm of the whole vector.
-        where: the source of the bytes, for error messages.
-
-    Returns:
-        the whole vector in float32, with zeros for what is not shared.
-
-    Raises:
-        VectorFileError: the file is malformed, has other tensors or another dtype, holds NaN or Inf, or exceeds
-            ``max_norm``.
-        VectorMismatchError: a well-formed vector of another architecture or M0.
+    Returns the whole vector in float32, with zeros for what is not shared. Raises VectorFileError if the file is
+    malformed, has other tensors or another dtype, holds NaN or Inf, or exceeds the L2 norm ``max_norm``;
+    VectorMismatchError if it is a well-formed vector of another architecture or M0.
     """
     header, start = read_header(content, where, VectorFileError, _MAX_HEADER)
     metadata = header.pop(METADATA, None)
@@ -88,11 +68,8 @@ def read_vector(
         if not bool(torch.isfinite(tensor).all()):
             raise VectorFileError("holds NaN or Inf", where=f"{where}, tensor {name}")
     if not vector.norm <= max_norm:
-        raise VectorFileError(
-            f"its norm {vector.norm:.4g} is above the cap {max_norm:.4g}",
-            where=where,
-            remedy="If you trust it, raise max_vector_norm in site.yaml and in the federation's configuration",
-        )
+        remedy = "If you trust it, raise max_vector_norm in site.yaml and in the federation's configuration"
+        raise VectorFileError(f"its norm {vector.norm:.4g} is above the cap {max_norm:.4g}", where=where, remedy=remedy)
     return vector
 
 

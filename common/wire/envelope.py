@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from fedsteph.common.config.recipe import canonical
 from fedsteph.common.errors import (
     AlteredEnvelopeError,
     EnvelopeError,
@@ -41,18 +42,6 @@ _SEAL_LABEL = b"fedsteph/v1/envelope-info\n"
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _MAX_HEADER = 4096
 _SIGNATURE = 64
-_HEADER_TYPES: dict[str, type] = {
-    "federation": str,
-    "run": str,
-    "sender": str,
-    "recipient": str,
-    "m0_sha256": str,
-    "architecture": str,
-    "recipe_sha256": str,
-    "sequence": int,
-    "size": int,
-    "sha256": str,
-}
 # Checked in this order.
 _MISMATCH: dict[str, tuple[type[EnvelopeError], str]] = {
     "sender": (SwappedEnvelopeError, "was made by another site than it was delivered for"),
@@ -78,6 +67,10 @@ class Context:
     recipe_sha256: str
 
 
+_HEADER_TYPES: dict[str, type] = {field.name: str for field in fields(Context)}
+_HEADER_TYPES |= {"sequence": int, "size": int, "sha256": str}
+
+
 @dataclass(frozen=True)
 class Opened:
     """An accepted envelope: its content, and the sender's sequence number, by which a replay is detected."""
@@ -87,14 +80,9 @@ class Opened:
 
 
 def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipient: PublicKeys) -> bytes:
-    """Seal a vector file to ``recipient`` and sign it as ``sender``.
+    """Seal a vector file to ``recipient`` and sign it as ``sender``. MalformedEnvelopeError: the context is too long.
 
-    Args:
-        plain: the vector file's content.
-        sequence: larger than in every earlier envelope from this sender to this recipient, across runs.
-
-    Raises:
-        MalformedEnvelopeError: the context does not fit into a header.
+    ``sequence`` is larger than in every earlier envelope from this sender to this recipient, across runs.
     """
     sealed = _SUITE.encrypt(plain, recipient.receiver, info=_info(context, sequence))
     header = _header(context, sequence, sealed)
@@ -103,14 +91,9 @@ def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipi
 
 
 def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender: PublicKeys) -> Opened:
-    """Check an envelope against its expected context, and open it.
+    """Open an envelope by the pinned keys of its sender, if it has the context that the recipient itself expects.
 
-    Args:
-        expected: what the recipient itself knows: its own name, this run, and from whom it expects the envelope.
-        sender: the pinned public keys of ``expected.sender``.
-
-    Raises:
-        EnvelopeError: the subclass of the first check that failed.
+    Raises the subclass of EnvelopeError for the first check that failed.
     """
     where = f"envelope of {expected.sender}"
     header, raw_header, signature, sealed = _parse(envelope, where)
@@ -126,11 +109,8 @@ def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender:
     try:
         plain = _SUITE.decrypt(sealed, recipient.opener, info=_info(expected, header["sequence"]))
     except (InvalidTag, ValueError):
-        raise WrongKeyError(
-            "was sealed to another key than this site's",
-            where=where,
-            remedy="The sender has another roster, or this site's keys were rotated: compare roster digests",
-        ) from None
+        remedy = "The sender has another roster, or this site's keys were rotated: compare roster digests"
+        raise WrongKeyError("was sealed to another key than this site's", where=where, remedy=remedy) from None
     return Opened(plain, header["sequence"])
 
 
@@ -164,7 +144,7 @@ def _read_header(raw: bytes, where: str) -> dict[str, Any]:
         not isinstance(header, dict)
         or header.keys() != _HEADER_TYPES.keys()
         or any(type(header[key]) is not kind for key, kind in _HEADER_TYPES.items())
-        or _canonical(header) != raw
+        or canonical(header) != raw
     ):
         raise MalformedEnvelopeError("its header is not of this version's form", where=where)
     if not (0 < header["sequence"] < 2**63 and 0 < header["size"] < 2**63):
@@ -173,7 +153,7 @@ def _read_header(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _header(context: Context, sequence: int, sealed: bytes) -> bytes:
-    header = _canonical(
+    header = canonical(
         asdict(context) | {"sequence": sequence, "size": len(sealed), "sha256": hashlib.sha256(sealed).hexdigest()}
     )
     if len(header) > _MAX_HEADER:
@@ -182,12 +162,8 @@ def _header(context: Context, sequence: int, sealed: bytes) -> bytes:
 
 
 def _info(context: Context, sequence: int) -> bytes:
-    return _SEAL_LABEL + _canonical(asdict(context) | {"sequence": sequence})
+    return _SEAL_LABEL + canonical(asdict(context) | {"sequence": sequence})
 
 
 def _signed(header: bytes, sealed: bytes) -> bytes:
     return b"".join([_SIGN_LABEL, len(header).to_bytes(2, "big"), header, sealed])
-
-
-def _canonical(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")

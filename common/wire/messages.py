@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.config.recipe import Recipe, canonical, require
+from fedsteph.common.config.run_config import SITE_NAME, require_name
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 
 MAX_ENVELOPES = 1000
 _BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
 _HEX = re.compile(r"[0-9a-f]{64}")
-_UNFORESEEN = {
-    "InternalError": "an unforeseen error happened at the site; its log has the details",
-}
+_UNFORESEEN = {"InternalError": "an unforeseen error happened at the site; its log has the details"}
 _WORD = re.compile("[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}")
 _HELLO_LABEL = b"fedsteph/v1/hello\n"
 
 
 def _require_short_line(text: str) -> None:
-    if len(text) > 120 or not text.isprintable():
-        raise ValueError("its text must be one printable line of at most 120 characters")
+    require(len(text) <= 120 and text.isprintable(), "its text", "one printable line of at most 120 characters")
 
 
 def _require_band(text: str | None) -> None:
@@ -49,8 +45,7 @@ class RunId:
     def __post_init__(self) -> None:
         if SITE_NAME.fullmatch(self.federation) is None or re.fullmatch("[0-9a-z-]{1,64}", self.run) is None:
             raise ValueError("the federation's or the run's name is none")
-        if _HEX.fullmatch(self.roster_sha256) is None:
-            raise ValueError("roster_sha256 must be 64 hexadecimal digits")
+        require(_HEX.fullmatch(self.roster_sha256) is not None, "roster_sha256", "64 hexadecimal digits")
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,8 @@ class Refusal:
     def __post_init__(self) -> None:
         _require_short_line(self.kind)
         _require_short_line(self.reason)
-        if self.site is not None and SITE_NAME.fullmatch(self.site) is None:
-            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        if self.site is not None:
+            require_name(self.site)
 
     @classmethod
     def of(cls, error: BaseException, site: str | None = None) -> Refusal:
@@ -99,8 +94,8 @@ class Hello:
 class HelloReply:
     """A site's identity, and the settings that the server compares with the federation's.
 
-    ``audit`` is the hash of the site's latest audit line. The server records it, so that a rewritten site log can be
-    detected. ``signature`` (Ed25519, hexadecimal) proves that the site of that name in the roster has answered.
+    ``audit``, the hash of the site's latest audit line, is recorded, so that a rewritten log can be detected.
+    ``signature`` (Ed25519, hexadecimal) proves that the site of that name in the roster has answered.
     """
 
     site: str
@@ -114,14 +109,13 @@ class HelloReply:
 
     def __post_init__(self) -> None:
         # The server prints these fields, so a site must not be able to send arbitrary text in them.
-        if SITE_NAME.fullmatch(self.site) is None:
-            raise ValueError(f"site must be a name like {SITE_NAME.pattern}")
+        require_name(self.site)
         for text in (self.software, self.encoder):
-            if text is not None and _WORD.fullmatch(text) is None:
-                raise ValueError(f"software and encoder must be words like {_WORD.pattern}")
-        for size in (self.magnification, self.patch_size, self.width):
-            if size is not None and not 0 < size <= 65_536:
-                raise ValueError("magnification, patch_size and width must be above 0, at most 65536")
+            known = text is None or _WORD.fullmatch(text) is not None
+            require(known, "software and encoder", f"words like {_WORD.pattern}")
+        for key in ("magnification", "patch_size", "width"):
+            size = getattr(self, key)
+            require(size is None or 0 < size <= 65_536, key, "above 0, at most 65536")
         if _HEX.fullmatch(self.audit) is None or re.fullmatch("[0-9a-f]{128}", self.signature) is None:
             raise ValueError("audit must be 64 and signature 128 hexadecimal digits")
 
@@ -134,7 +128,7 @@ class HelloReply:
         """The bytes that the signature covers: this reply, the run, and the Flower node's id."""
         content = asdict(self) | asdict(run) | {"node": node}
         del content["signature"]
-        return _HELLO_LABEL + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+        return _HELLO_LABEL + canonical(content)
 
 
 @dataclass(frozen=True)
@@ -160,10 +154,9 @@ class TrainLocalReply:
 
 @dataclass(frozen=True)
 class Average:
-    """``train.average``: one round of FedAvg or FedProx, from the global encoder of each fold in the array record.
+    """``train.average``: one round of FedAvg or FedProx, with the global encoder of each fold in the array record.
 
-    Round 0 has no encoders and starts from M0. The message after the last round asks for no training: it delivers the
-    final encoders.
+    Round 0 has no encoders and starts from M0. The message after the last round delivers the final ones.
     """
 
     id: RunId
@@ -173,10 +166,9 @@ class Average:
     max_vector_norm: float
 
     def __post_init__(self) -> None:
-        if self.method not in self.recipe.comparators.methods:
-            raise ValueError("method must be one that the recipe asks for")
-        if not 0 <= self.round <= self.recipe.comparators.rounds:
-            raise ValueError("round must be one of the recipe's, or the one after them")
+        require(self.method in self.recipe.comparators.methods, "method", "one that the recipe asks for")
+        known = 0 <= self.round <= self.recipe.comparators.rounds
+        require(known, "round", "one of the recipe's, or the one after them")
 
     @property
     def is_last(self) -> bool:
@@ -191,8 +183,7 @@ class AverageReply:
     weight: int
 
     def __post_init__(self) -> None:
-        if not 10 <= self.weight <= 10_000_000 or self.weight % 10:
-            raise ValueError("weight must be a multiple of ten")
+        require(10 <= self.weight <= 10_000_000 and self.weight % 10 == 0, "weight", "a multiple of ten")
 
 
 @dataclass(frozen=True)
@@ -204,8 +195,8 @@ class Share:
     recipients: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(set(self.recipients)) != len(self.recipients) or len(self.recipients) > MAX_ENVELOPES:
-            raise ValueError(f"recipients must be at most {MAX_ENVELOPES} different names")
+        fits = len(set(self.recipients)) == len(self.recipients) <= MAX_ENVELOPES
+        require(fits, "recipients", f"at most {MAX_ENVELOPES} different names")
 
 
 @dataclass(frozen=True)
@@ -235,19 +226,15 @@ class Score:
     c_index: float | None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError("a score must be of a method that this version knows")
+        require(self.method in METHODS, "a score", "of a method that this version knows")
         value = self.c_index
-        if value is not None and not (0 <= value <= 1 and round(value, 2) == value):
-            raise ValueError("a C-index must be 0 to 1 with two decimals, or null")
+        fits = value is None or (0 <= value <= 1 and round(value, 2) == value)
+        require(fits, "a C-index", "0 to 1 with two decimals, or null")
 
 
 @dataclass(frozen=True)
 class MergeReply:
-    """A score per method and sizes as bands; null if undefined or not shared by the policy.
-
-    ``refused`` has the sources whose vectors the target refused, and why.
-    """
+    """A score per method and sizes as bands, or null; ``refused``: the sources whose vectors it refused, and why."""
 
     patients: str | None
     events: str | None

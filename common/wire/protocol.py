@@ -34,11 +34,6 @@ _OPAQUE = "fedsteph.opaque"
 T = TypeVar("T")
 
 
-def _short_line(text: str) -> str:
-    """Text of another party, cut and made safe to print."""
-    return "".join(character if character.isprintable() else "?" for character in text[:120])
-
-
 @dataclass(frozen=True)
 class Parcel:
     """A message's body as JSON text, and its envelopes by name."""
@@ -67,24 +62,14 @@ def pack(message: Any, envelopes: Mapping[str, bytes] | None = None) -> RecordDi
 
 
 def parcel(records: RecordDict, where: str) -> Parcel:
-    """Check and unpack Flower's records; the body and the envelopes stay unread.
-
-    Args:
-        where: whose message it is, for error messages.
-
-    Raises:
-        ProtocolError: records, version or sizes that the protocol does not have.
-    """
+    """Unpack Flower's records, body and envelopes unread. Raises ProtocolError for what the protocol does not have."""
     header = records.get(_HEADER)
     if not isinstance(header, ConfigRecord) or not set(records) <= {_HEADER, _ENVELOPES}:
         raise ProtocolError("is not a fedsteph message", where=where)
     version, body, arrays = header.get("version"), header.get("body"), records.get(_ENVELOPES, ArrayRecord())
     if version != VERSION:
-        raise ProtocolError(
-            f"speaks protocol version {version if isinstance(version, int) else 'none'}, this software {VERSION}",
-            where=where,
-            remedy="Install the same fedsteph at all sites and at the server",
-        )
+        what = f"speaks protocol version {version if isinstance(version, int) else 'none'}, this software {VERSION}"
+        raise ProtocolError(what, where=where, remedy="Install the same fedsteph at all sites and at the server")
     if set(header) != {"version", "body"} or not isinstance(body, str) or len(body) > _MAX_BODY:
         raise ProtocolError("has a malformed body", where=where)
     if not isinstance(arrays, ArrayRecord):
@@ -103,14 +88,9 @@ def _envelopes(arrays: ArrayRecord, where: str) -> dict[str, bytes]:
 
 
 def read(content: Parcel, cls: type[T], where: str) -> T:
-    """Read a parcel's body as the message ``cls``.
+    """Read a parcel's body as the message ``cls``; errors name ``where``, whose message it is.
 
-    Args:
-        where: whose message it is, for error messages.
-
-    Raises:
-        SiteError: the body is a site's refusal; the text is the fixed phrase of its kind.
-        ProtocolError: the body is neither.
+    Raises SiteError if it is a site's refusal, with the fixed phrase of its kind; ProtocolError if it is neither.
     """
     try:
         body = json.loads(content.body)
@@ -121,8 +101,8 @@ def read(content: Parcel, cls: type[T], where: str) -> T:
     except (ValueError, RecursionError, ConfigError) as error:
         # The detail can quote the other party's text: it goes into this party's log, not into the sentence.
         detail = error.what if isinstance(error, ConfigError) else str(error)
-        what = f"its body is not a {cls.__name__}"
-        raise ProtocolError(what, where=where, details=_short_line(detail)) from error
+        safe = "".join(character if character.isprintable() else "?" for character in detail[:120])
+        raise ProtocolError(f"its body is not a {cls.__name__}", where=where, details=safe) from error
     if refusal is None:
         raise ProtocolError(f"expected a {cls.__name__}", where=where)
     raise SiteError(refusal.phrase, where=refusal.site or where)

@@ -31,16 +31,14 @@ _SERVER_DAYS = 397
 def make_ca(certificate: Path, key: Path, name: str) -> None:
     """Write a self-signed CA that may sign end certificates only."""
     secret = ec.generate_private_key(ec.SECP384R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedsteph {name} CA")])
+    subject = _subject(f"fedsteph {name} CA")
     made = (
         _builder(subject, subject, secret.public_key(), _CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(secret.public_key()), critical=False)
-        .sign(secret, hashes.SHA384())
     )
-    write_secret(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    _write(certificate, key, made.sign(secret, hashes.SHA384()), secret)
 
 
 def make_server_certificate(certificate: Path, key: Path, ca: Path, ca_key: Path, names: list[str]) -> None:
@@ -49,18 +47,15 @@ def make_server_certificate(certificate: Path, key: Path, ca: Path, ca_key: Path
     signer = load_pem_private_key(ca_key.read_bytes(), password=None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     secret = ec.generate_private_key(ec.SECP384R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     made = (
-        _builder(subject, authority.subject, secret.public_key(), _SERVER_DAYS)
+        _builder(_subject(names[0][:64]), authority.subject, secret.public_key(), _SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-        .sign(signer, hashes.SHA384())
     )
-    write_secret(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    _write(certificate, key, made.sign(signer, hashes.SHA384()), secret)
 
 
 def make_node_key(secret: Path, public: Path) -> None:
@@ -76,17 +71,22 @@ def make_token(path: Path) -> None:
 
 
 def names_in(certificate: Path) -> list[str]:
-    """The SANs of a certificate.
-
-    Raises:
-        ValueError: the file is no certificate in PEM form.
-    """
+    """The SANs of a certificate. Raises ValueError if the file is no certificate in PEM form."""
     loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
     try:
         found = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return []
     return [*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))]
+
+
+def _write(certificate: Path, key: Path, made: x509.Certificate, secret: ec.EllipticCurvePrivateKey) -> None:
+    write_secret(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _builder(

@@ -46,13 +46,9 @@ class Deployed:
 def prepare(server: ServerFile, config: Config) -> Deployed:
     """Check everything that can be checked at the server, and write a run folder.
 
-    Args:
-        config: with the features' width and M0's digest filled in.
-
-    Raises:
-        ConfigError: the configuration lacks sites, targets, the width or M0's digest.
-        RosterError: the roster is another federation's, or lacks a site.
-        DeploymentError: no SuperLink answers at the configured address.
+    ``config``: with the features' width and M0's digest filled in. Raises ConfigError if the configuration lacks sites,
+    targets, the width or M0's digest; RosterError if the roster is another federation's, or lacks a site;
+    DeploymentError if no SuperLink answers at the configured address.
     """
     server.require_ready()
     roster = read_roster(server.roster)
@@ -64,11 +60,8 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     if federation.name != roster.federation:
         raise RosterError(f"is of the federation {roster.federation}, not {federation.name}", where=server.roster)
     if missing := [name for name in federation.sites if roster.entry(name) is None]:
-        raise RosterError(
-            f"lacks {', '.join(missing)}",
-            where=server.roster,
-            remedy="Add their public files with 'fedsteph roster add', and have every site pin the new digest",
-        )
+        remedy = "Add their public files with 'fedsteph roster add', and have every site pin the new digest"
+        raise RosterError(f"lacks {', '.join(missing)}", where=server.roster, remedy=remedy)
     ask(server.superlink, server.ca)
     path = server.runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     part = server.runs / f".{path.name}.part"
@@ -83,11 +76,8 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
 def run(server: ServerFile, deployed: Deployed) -> Outcome:
     """Start the run, wait until it ends, and write ``results.json`` into the run folder.
 
-    Raises:
-        QuorumError: too few sites were left; it names every failure.
-        EngineError: Flower ended the run for another reason.
-        StorageError: the server's disk is full.
-        KeyboardInterrupt: the user stopped it; the run is stopped too.
+    Raises QuorumError, with every failure, if too few sites were left; EngineError if Flower ended the run for another
+    reason; StorageError if the disk is full. Stopped by the user, the run is stopped too.
     """
     try:
         run_id, status = _until_its_end(server, deployed)
@@ -101,11 +91,8 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
     if outcome is None:
         require_room(deployed.path)
     if outcome is None or not (status == "finished:completed" or (not status and outcome.targets)):
-        raise EngineError(
-            f"Flower ended the run as {status or 'unknown'}",
-            where=deployed.path,
-            remedy=f"See the logs of SuperLink and SuperExec, or: FLWR_HOME={server.flwr_home} flwr log {run_id}",
-        )
+        remedy = f"See the logs of SuperLink and SuperExec, or: FLWR_HOME={server.flwr_home} flwr log {run_id}"
+        raise EngineError(f"Flower ended the run as {status or 'unknown'}", where=deployed.path, remedy=remedy)
     found = outcome.to_dict()
     del found["error"]
     header = {
@@ -136,23 +123,18 @@ def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:
 
 def _say_silence(seconds: float) -> None:
     text = f"the SuperLink has not answered for {seconds:.0f} s; back within {PATIENCE_SECONDS:.0f} s, the run goes on"
-    console.err.print(text, highlight=False)
+    console.tell(text)
 
 
 def _say_slow_start(seconds: float) -> None:
-    text = (
+    console.tell(
         f"the ServerApp is not up {seconds:.0f} s after its SuperExec took the run; Flower gives a process "
         f"{START_SECONDS:g} s and then starts another: the machine is too slow or too loaded ('fedsteph doctor server')"
     )
-    console.err.print(text, highlight=False)
 
 
 def require_no_failure(deployed: Deployed, outcome: Outcome) -> None:
-    """Check that no site failed.
-
-    Raises:
-        SiteError: sites failed; it names each, its phase and the reason.
-    """
+    """Check that no site failed. Raises SiteError if sites failed (it names each, its phase and the reason)."""
     if outcome.failures:
         named = "; ".join(f"{f.site} failed in {f.phase}: {f.reason}" for f in outcome.failures)
         path = deployed.path / RESULTS_FILE

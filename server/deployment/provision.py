@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,22 +29,16 @@ _PLACEHOLDER = re.compile(r"@([a-z_]+)@")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to provision.
-
-    ``address`` is what sites connect to, ``superlink`` where the SuperLink listens, both ``host:port``; ``names``
-    are further hosts or IP addresses for the server's certificate; ``width`` is that of the sites' features;
-    ``site_port`` is where a SuperNode listens on its own loopback, one more for each further site, since a trial's
-    sites may share a machine.
-    """
+    """What to provision."""
 
     federation: str
-    address: str
-    superlink: str
+    address: str  # host:port that sites connect to
+    superlink: str  # host:port where the SuperLink listens
     sites: tuple[str, ...]
     targets: tuple[str, ...]
-    width: int
-    names: tuple[str, ...] = ()
-    site_port: int = 9094  # Flower's own default
+    width: int  # of the sites' features
+    names: tuple[str, ...] = ()  # further hosts or IP addresses for the server's certificate
+    site_port: int = 9094  # of the first SuperNode on its loopback, Flower's own default; the next site's is one more
 
     def __post_init__(self) -> None:
         try:
@@ -52,8 +47,7 @@ class Plan:
             raise ConfigError(str(error), where="provision") from error
         if len(self.sites) < 2 or not self.targets:
             raise ConfigError("a federation is a target and at least one source", where="--sites and --targets")
-        for address in (self.address, self.superlink):
-            split_address(address)
+        split_address(self.address)
         for name in self.names:
             require_host(name)
         if split_address(self.superlink)[0] not in LOOPBACK:
@@ -66,23 +60,16 @@ class Plan:
 def provision(out: Path, plan: Plan) -> None:
     """Write ``ca/``, ``server/`` and ``sites/NAME/`` into a new folder; after an error, nothing is left of it.
 
-    Raises:
-        DeploymentError: the folder exists, or its path cannot be written into scripts, units and nginx.conf.
-        StorageError: its disk cannot be written.
+    Raises DeploymentError if the folder exists, or its path cannot be written into scripts, units and nginx.conf;
+    StorageError if its disk cannot be written.
     """
-    _require_plain(out)
-    if out.exists():
-        raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
+    _require_new(out)
     part = out.parent / f".{out.name}.part"
     shutil.rmtree(part, ignore_errors=True)
-    try:
-        with writing(out):
-            part.mkdir(parents=True, mode=0o700)
-            _fill(part, out.resolve(), plan)
-            part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with _filling(part, out):
+        part.mkdir(parents=True, mode=0o700)
+        _fill(part, out.resolve(), plan)
+        part.rename(out)
 
 
 def _fill(part: Path, final: Path, plan: Plan) -> None:
@@ -113,8 +100,7 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
     names = list(dict.fromkeys([host, *plan.names, superlink_host, "localhost", "127.0.0.1"]))
     make_server_certificate(server / "server.crt", server / "server.key", ca / "ca.crt", ca / "ca.key", names)
     make_token(server / "superexec.secret")
-    config = connection(plan.superlink, final / "server" / "ca.crt")
-    atomic.write_text(server / "flwr" / CONFIG, config)
+    atomic.write_text(server / "flwr" / CONFIG, connection(plan.superlink, final / "server" / "ca.crt"))
 
     (server / "nodes").mkdir()
     for index, site in enumerate(plan.sites):
@@ -127,30 +113,20 @@ def _fill(part: Path, final: Path, plan: Plan) -> None:
 def provision_site(out: Path, site: str, federation: str, address: str, ca: Path, site_port: int) -> Path:
     """Write one site's folder at the site itself: only the CA's certificate comes from the coordinator.
 
-    Returns:
-        the public half of the node's key, for the coordinator's ``nodes/``.
-
-    Raises:
-        DeploymentError: the folder exists, or its path cannot be written into scripts and units.
-        ConfigError: the site's name is not valid.
+    Returns the public half of the node's key, for the coordinator's ``nodes/``. Raises DeploymentError if the folder
+    exists, or its path cannot be written into scripts and units; ConfigError if the site's name is not valid.
     """
     for name, option in ((site, "--site"), (federation, "--federation")):
         if site_names(name, option) != (name,):
             raise ConfigError("must be one name", where=option)
     split_address(address)
-    _require_plain(out)
-    if out.exists():
-        raise DeploymentError("exists already", where=out, remedy="Choose another folder; nothing is overwritten")
+    _require_new(out)
     if not ca.is_file():
         raise DeploymentError("there is no such certificate", where=ca, remedy="Ask the coordinator for ca.crt")
     values = {"federation": federation, "address": address, "bin": _BIN, "zeros": "0" * 64}
-    try:
-        with writing(out):
-            _fill_site(out, out.resolve(), {**values, "site": site, "site_port": str(site_port)}, ca)
-            make_node_key(out / "auth.key", out / f"{site}.pub")
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+    with _filling(out, out):
+        _fill_site(out, out.resolve(), {**values, "site": site, "site_port": str(site_port)}, ca)
+        make_node_key(out / "auth.key", out / f"{site}.pub")
     return out / f"{site}.pub"
 
 
@@ -162,11 +138,24 @@ def _fill_site(folder: Path, final: Path, values: Mapping[str, str], ca: Path) -
     make_token(folder / "superexec.secret")
 
 
-def _require_plain(path: Path) -> None:
+def _require_new(path: Path) -> None:
     for part in (path.resolve(), Path(_BIN)):
         if _PLAIN_PATH.fullmatch(str(part)) is None:
             remedy = "Use a path of letters, digits, dots, - and _: it goes into scripts, systemd units and nginx.conf"
             raise DeploymentError("has a space or a special character in its path", where=part, remedy=remedy)
+    if path.exists():
+        raise DeploymentError("exists already", where=path, remedy="Choose another folder; nothing is overwritten")
+
+
+@contextmanager
+def _filling(folder: Path, final: Path) -> Iterator[None]:
+    """After an error in the block nothing is left of ``folder``; one of the disk is about ``final``."""
+    try:
+        with writing(final):
+            yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _folder(templates: Path, kind: str, folder: Path, final: Path, values: Mapping[str, str]) -> None:
@@ -184,17 +173,10 @@ def _write(template: Path, path: Path, values: Mapping[str, str]) -> None:
 
 
 def site_names(text: str, option: str) -> tuple[str, ...]:
-    """Names from a comma-separated option.
-
-    Raises:
-        ConfigError: one of them is not a valid site name.
-    """
-    names: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
+    """Names from a comma-separated option. Raises ConfigError if one of them is not a valid site name."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if SITE_NAME.fullmatch(name) is None:
-            raise ConfigError(
-                f"'{name}' cannot be a site's name",
-                where=option,
-                remedy="Lower-case letters, digits, - and _, at most 32; separate names by commas",
-            )
-    return tuple(names)
+            remedy = "Lower-case letters, digits, - and _, at most 32; separate names by commas"
+            raise ConfigError(f"'{name}' cannot be a site's name", where=option, remedy=remedy)
+    return names

@@ -24,11 +24,7 @@ _SOON = timedelta(days=30)
 
 
 def examine(server: ServerFile, before_start: bool) -> list[Check]:
-    """All checks of the coordinator's side.
-
-    Args:
-        before_start: the SuperLink is about to start, so its port must be free; else it must answer.
-    """
+    """All checks of the coordinator's side; ``before_start`` the SuperLink's port must be free, else it must answer."""
     checks = versions()
     checks += secret_files([server.key, server.superexec_secret])
     checks.append(check("certificate", lambda: _certificate(server)))
@@ -97,11 +93,8 @@ def _answers(server: ServerFile, address: str) -> str:
 def _loopback(address: str) -> str:
     host, _ = split_address(address)
     if host not in LOOPBACK:
-        raise DeploymentError(
-            "the SuperLink would listen on the network, and its Control API asks nobody for a password",
-            where=address,
-            remedy="Let it listen on 127.0.0.1, behind the proxy of nginx.conf",
-        )
+        what = "the SuperLink would listen on the network, and its Control API asks nobody for a password"
+        raise DeploymentError(what, where=address, remedy="Let it listen on 127.0.0.1, behind the proxy of nginx.conf")
     return "the Control API stays on this machine"
 
 

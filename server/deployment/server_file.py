@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,11 @@ class ServerFile:
 
     @classmethod
     def open(cls, path: Path) -> ServerFile:
-        """Read the file, or the one in a folder.
-
-        Raises:
-            ConfigError: absent, or a fault in it.
-        """
+        """Read the file, or the one in a folder. Raises ConfigError if it is absent, or has a fault."""
         file = path / SERVER_FILE if path.is_dir() else path
         made = build(cls, read_yaml(file), file)
         folder = file.resolve().parent
-        paths: dict[str, Any] = {}
-        for field in fields(cls):
-            value = getattr(made, field.name)
-            if isinstance(value, Path):
-                paths[field.name] = folder / value
+        paths: dict[str, Any] = {key: folder / path for key, path in vars(made).items() if isinstance(path, Path)}
         return replace(made, **paths)
 
     def require_ready(self) -> None:

@@ -1,8 +1,7 @@
 """``fedsteph measure poison``: tests poisoned vectors on real cohorts, with 1 to 4 malicious sources.
 
 Every attack is measured without screening and with each screening policy. Each fold of each attack is saved when it is
-done. The same command resumes an interrupted measurement, and several commands with different targets can share one
-folder.
+done, so that the same command resumes, and several commands with different targets can share one folder.
 """
 
 from __future__ import annotations
@@ -128,12 +127,7 @@ def cells_csv(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str, Workspace]:
-    """Every site's workspace, with its state in ``out/sites``.
-
-    Args:
-        folder: the folder of site folders.
-        settings: ``key=value`` overrides of the configuration.
-    """
+    """Every site's workspace, with its state in ``out/sites``, under a configuration with these ``key=value`` texts."""
     opened = open_sites(site_folders(folder))
     config = load_config(None, ["comparators.methods=[]", *settings])
     model = same_features(config.model, list(opened.values()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.splits import make_splits
@@ -41,16 +40,12 @@ class Source:
     def kept(self, what: str, train: Callable[[], ABMIL]) -> TaskVector:
         """The vector of a model, as its recipients receive it; the model is trained once and saved as ``what``."""
         recipe = self.workspace.recipe
-        path = self._folder / f"{what}.safetensors"
+        path = self.workspace.fold_folder(0) / f"as-{self.name}" / f"{what}.safetensors"
         model = kept(path, partial(load_abmil, dropout=recipe.model.dropout))
         if model is None:
             model = train()
             save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), extraction=self.workspace.cohort.extraction)
         return as_received(TaskVector.between(model, pinned_model(recipe.model)), recipe.sharing)
-
-    @property
-    def _folder(self) -> Path:
-        return self.workspace.fold_folder(0) / f"as-{self.name}"
 
 
 def trained_vector(workspace: Workspace) -> TaskVector:

@@ -17,19 +17,12 @@ _JUST_BELOW = 0.97  # fraction of the screening's norm bound, which is public
 
 @dataclass(frozen=True)
 class Knowledge:
-    """The knowledge of the malicious sources, who cooperate.
+    """The knowledge of the malicious sources, who cooperate."""
 
-    Args:
-        honest: source -> its honest vector.
-        malicious: the sources that attack.
-        target: the vector that the target shared with its recipients.
-        backdoored: malicious source -> its vector, trained with the trigger.
-    """
-
-    honest: Mapping[str, TaskVector]
+    honest: Mapping[str, TaskVector]  # of every source
     malicious: tuple[str, ...]
-    target: TaskVector
-    backdoored: Callable[[str], TaskVector]
+    target: TaskVector  # the one that the target shared with its recipients
+    backdoored: Callable[[str], TaskVector]  # of a malicious source, trained with the trigger
 
     @property
     def unsuspicious(self) -> float:
@@ -69,8 +62,7 @@ ATTACKS: dict[str, Attack] = {
         "sign flip x10", lambda name, known: vectors.sign_flip(vectors.boosted(known.honest[name]))
     ),
     "random": Attack(
-        "random direction, honest norm",
-        lambda name, known: vectors.random_direction(known.honest[name], _seed(name)),
+        "random direction, honest norm", lambda name, known: vectors.random_direction(known.honest[name], _seed(name))
     ),
     "noise": Attack("noise, 10 times the norm", lambda name, known: vectors.noise(known.honest[name], _seed(name))),
     "copy": Attack("copy of the target's vector", lambda name, known: known.target),

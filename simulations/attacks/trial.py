@@ -85,11 +85,7 @@ class Ground:
 
 
 def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
-    """Train and evaluate one fold of the target under one attack, once per screening policy.
-
-    Returns:
-        JSON-ready: C-index and deployed model per policy, suspected sources, and the effect of the backdoor.
-    """
+    """Train and evaluate a target's fold under an attack, once per screening policy; JSON-ready."""
     received = ground.sent(attack, n)
     folder = ground.workspace.folder / f"merge-{vectors_digest([received])[:12]}" / f"fold_{fold}"
     ground.workspace.train_local(0)  # screening compares vectors with that of fold 0 too

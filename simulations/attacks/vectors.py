@@ -44,11 +44,7 @@ def of_norm(vector: TaskVector, norm: float) -> TaskVector:
 
 
 def flipped_in_part(honest: TaskVector, cosine: float, seed: int) -> TaskVector:
-    """A vector with the honest vector's norm and a given cosine to it; the orthogonal component is random.
-
-    Args:
-        cosine: -1 is the sign flip, 0 orthogonal, 1 the honest vector.
-    """
+    """A vector of the honest one's norm at this cosine to it (-1: the flip, 1: itself), and random across it."""
     norm = honest.norm
     aside = of_norm(without(random_direction(honest, seed), honest), norm)
     return cosine * honest + float((1.0 - cosine**2) ** 0.5) * aside

@@ -1,8 +1,7 @@
 """``fedsteph measure data-path``: times the reading of bags from synthetic TRIDENT slides.
 
 Compares plain h5py with a cohort that caches its features on disk (client/data/feature_cache.py). All files are in the
-system's page cache, so the disk is not measured: the difference is the cost of HDF5, copies and conversions. A slow
-disk would delay both equally.
+system's page cache, so the difference is the cost of HDF5, copies and conversions, and not the disk's.
 """
 
 from __future__ import annotations
@@ -32,15 +31,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def measure(n_slides: int, n_instances: int, width: int, repeats: int) -> dict[str, Any]:
-    """Time epochs of reading in turn, after one untimed epoch of each kind.
+    """Time epochs of reading in turn, after one untimed epoch of each kind; each bag is summed, so that all is read.
 
-    An epoch reads every bag as float32 and sums it, so that every byte is read.
-
-    Returns:
-        JSON-ready: the machine, the sizes, and per file layout: the spread in seconds of an epoch with plain h5py, with
-        a cohort that caches features as stored, and with one that caches them as float16; the seconds of each cohort's
-        first epoch, which fills its cache; and how many times faster than h5py the two are. ``io_cached_vs_h5py`` is
-        this ratio for the layout of TRIDENT (one-row chunks of float32), cached as stored.
+    Returns JSON-ready, per file layout: the spreads with plain h5py, and with features cached as stored and as float16;
+    each cache's first epoch; how many times faster than h5py the caches are. ``io_cached_vs_h5py`` is this ratio for
+    TRIDENT's layout (one-row chunks of float32), cached as stored.
     """
     found_on, layouts, threads = machine(), {}, torch.get_num_threads()
     torch.set_num_threads(1)  # h5py reads with one thread, and sums must take the same time for all

@@ -20,13 +20,9 @@ _CPU = torch.device("cpu")
 
 
 def measure(n_slides: int, n_instances: int) -> dict[str, Any]:
-    """Train two epochs over slides in one-row chunks of float32, without a cache in memory.
+    """Train two epochs over slides in one-row chunks of float32; the first fills the disk cache, the second reads it.
 
-    The first epoch reads the slides from their files and fills the disk cache; the second reads from the cache.
-
-    Returns:
-        JSON-ready: per epoch its seconds, and the share of them in which the training waited for a bag;
-        ``waiting_share`` is that of the second epoch.
+    Returns JSON-ready: each epoch's seconds and the share of them that it waited for a bag; of the second, this too.
     """
     with TemporaryDirectory() as folder:
         site = Path(folder) / "site"

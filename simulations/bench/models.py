@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,6 @@ from fedsteph.client.training.objective import Forward, Outputs
 from fedsteph.common.config.recipe import ModelConfig, StephConfig
 from fedsteph.common.errors import EngineError
 from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
-from fedsteph.common.model.survival import bin_of
 from fedsteph.common.vector.task_vector import cut, flatten
 
 SIZES = Architecture.of(ModelConfig(width=1536))
@@ -37,12 +35,7 @@ def vectors(n: int) -> Tensor:
 
 
 def steph(rows: Rows, *, sampled: bool = False) -> Steph:
-    """An untrained STEPH model.
-
-    Args:
-        rows: task vectors ``(1 + n_sources, P)``, the target's first.
-        sampled: route on ``SEEN`` sampled instances instead of all.
-    """
+    """An untrained STEPH model over ``rows`` ``(1 + n_sources, P)``; ``sampled``: it routes on ``SEEN`` instances."""
     m0 = untrained_model(SIZES, seed=42)
     config = replace(StephConfig(), routing_instances=SEEN if sampled else None)
     return Steph(Mixture(SIZES, flatten(m0.encoder_state(), SIZES), rows), config)
@@ -61,11 +54,7 @@ def forward_of(model: nn.Module) -> Forward:
 
 
 def plain_module() -> ModuleType:
-    """Import the plain implementation, which is part of the tests.
-
-    Raises:
-        EngineError: neither this installation nor the working directory is a git checkout.
-    """
+    """Import the plain implementation from the tests of a git checkout; EngineError if none is at hand."""
     path = next((found for root in (_ROOT, Path.cwd()) if (found := root / _PLAIN).is_file()), _PLAIN)
     spec = importlib.util.spec_from_file_location("plain_steph", path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -99,16 +88,6 @@ def cohort_of(n_bags: int, n_instances: int) -> Cohort:
     return Cohort.of_bags(patients, bags)
 
 
-def bins_of(cohort: Cohort) -> list[int]:
-    """The yearly bin of each patient's follow-up."""
-    return [int(y) for y in bin_of(cohort.times, SIZES.n_bins)]
-
-
 def optimiser(model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the recipe, AdamW."""
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-
-
-def bags_of(cohort: Cohort) -> Sequence[Tensor]:
-    """All bags, in order."""
-    return [cohort.bag(i) for i in range(len(cohort))]

@@ -12,11 +12,7 @@ from fedsteph.simulations.bench.figures import Spread
 def in_turn(
     things: Mapping[str, Callable[[], object]], repeats: int
 ) -> tuple[dict[str, Spread], dict[str, list[float]]]:
-    """Run every function once untimed, then ``repeats`` rounds of all functions in order.
-
-    Returns:
-        the spread of each in seconds, and the seconds of each per round.
-    """
+    """Run all once untimed, then ``repeats`` rounds in order; the spread of each, and its seconds per round."""
     for thing in things.values():
         thing()
     seconds: dict[str, list[float]] = {name: [] for name in things}

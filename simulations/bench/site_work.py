@@ -1,7 +1,6 @@
 """``fedsteph measure site``: the whole benchmark of one site's work.
 
-Every figure is a ratio between measurements made in turn on this machine, reported with the seconds or bytes that it
-comes from. ``fedsteph measure sealing`` and ``fedsteph measure relay`` measure the costs of sealing and relaying.
+Every figure is a ratio between measurements made in turn on this machine, with the seconds or bytes that it is of.
 """
 
 from __future__ import annotations
@@ -20,23 +19,14 @@ SCHEMA = "fedsteph/bench/v1"
 
 @dataclass(frozen=True)
 class Extent:
-    """The sizes and repetitions of the measurements.
+    """The sizes and repetitions of the measurements."""
 
-    Args:
-        steps: instances per bag -> number of timed rounds of training steps.
-        inference: instances of a slide -> number of timed rounds of its prediction.
-        memory: instances per bag for the memory of a step of 16 bags; then those for steps with one larger bag.
-        sources: numbers of sources in ascending order, instances per bag, and number of timed rounds of steps.
-        slides: number of slides, instances per slide, and number of timed rounds of reading them.
-        epoch: number of slides and instances per slide of the epoch whose waiting time is measured.
-    """
-
-    steps: dict[int, int]
-    inference: dict[int, int]
-    memory: tuple[int, ...]
-    sources: tuple[tuple[int, ...], int, int]
-    slides: tuple[int, int, int]
-    epoch: tuple[int, int]
+    steps: dict[int, int]  # instances per bag -> timed rounds of training steps
+    inference: dict[int, int]  # instances of a slide -> timed rounds of its prediction
+    memory: tuple[int, ...]  # instances per bag: of a step of 16 bags, then of steps with one larger bag
+    sources: tuple[tuple[int, ...], int, int]  # ascending numbers of sources, instances per bag, timed rounds of steps
+    slides: tuple[int, int, int]  # slides, instances per slide, timed rounds of reading them
+    epoch: tuple[int, int]  # slides and instances per slide of the epoch whose waiting time is measured
 
 
 QUICK = Extent({1: 9, 1000: 5, 10_000: 3}, {10_000: 9}, (10_000,), ((12, 1000), 1000, 5), (4, 10_000, 3), (300, 500))
@@ -51,14 +41,7 @@ WHOLE = Extent(
 
 
 def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run all measurements.
-
-    Args:
-        say: called with a description of each measurement when it starts.
-
-    Returns:
-        JSON-ready: the ratios by name (and by number of instances, if there are several), and the parts' own figures.
-    """
+    """Run all measurements; ``say`` is told of each. JSON-ready: the ratios by name, and the parts' own figures."""
     found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "threads": torch.get_num_threads()}
     by_size, inference = {}, {}
     for n, repeats in extent.steps.items():

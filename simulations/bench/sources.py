@@ -7,7 +7,6 @@ anonymous memory (``RssAnon``), because the system can drop the mapped pages of 
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,19 +18,13 @@ import torch
 from fedsteph.simulations.bench import models
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 from fedsteph.simulations.bench.steps import BAGS, step
-from fedsteph.simulations.memory import memory_of
+from fedsteph.simulations.memory import looking, memory_of
 
 _LOOK_EVERY = 0.02  # seconds between two readings of the memory
 
 
 def measure(numbers: Sequence[int], n_instances: int, repeats: int) -> dict[str, Any]:
-    """Time steps of 16 bags in turn, and measure the memory of each in bytes.
-
-    Args:
-        numbers: numbers of sources; the largest is compared with the smallest.
-        n_instances: instances per bag.
-        repeats: number of timed rounds.
-    """
+    """Time steps of 16 bags with these numbers of sources in turn, and weigh what each adds to memory in bytes."""
     cohort = models.cohort_of(BAGS, n_instances)
     with TemporaryDirectory() as folder:
         rows = _mapped_rows(Path(folder) / "vectors", 1 + max(numbers))
@@ -60,18 +53,7 @@ def _mapped_rows(path: Path, n: int) -> torch.Tensor:
 def _added_by(thing: Any) -> int:
     """Peak anonymous memory in bytes of a step that has run before, beyond that of the process between steps."""
     ctypes.CDLL(None).malloc_trim(0)  # returns memory freed by earlier steps, which would be counted otherwise
-    done, before, peak = threading.Event(), memory_of("RssAnon"), [0]
-
-    def watch() -> None:
-        while not done.is_set():
-            peak[0] = max(peak[0], memory_of("RssAnon"))
-            done.wait(_LOOK_EVERY)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    before, seen = memory_of("RssAnon"), [0]
+    with looking(lambda: seen.append(memory_of("RssAnon")), _LOOK_EVERY):
         thing()
-    finally:
-        done.set()
-        thread.join()
-    return peak[0] - before
+    return max(seen) - before

@@ -1,10 +1,9 @@
 """``fedsteph measure relay``: measures time, memory and bytes of relaying envelopes through a real deployment.
 
-The deployment runs on loopback, as ``fedsteph provision`` makes it: SuperLink with TLS, node authentication and a
-database, SuperExec, and one site's SuperNode and SuperExec. One ``train.merge`` delivers an envelope from each source
-to the target. The target's policy allows only another recipe, so it refuses the message as soon as it has received all
-of it. Nothing is opened or trained: only the delivery is measured. A ``query.hello`` before it shows Flower's own cost
-per message, which is its polling, and starting a ClientApp process with its imports.
+The deployment runs on loopback, as ``fedsteph provision`` makes it. One ``train.merge`` delivers an envelope from each
+source to the target, whose policy allows only another recipe: it refuses the message as soon as it has all of it, so
+only the delivery is measured. A ``query.hello`` before it shows Flower's own cost per message: its polling, and the
+start of a ClientApp process with its imports.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.manifest import read_manifest
 from fedsteph.simulations.bench.figures import Spread
+from fedsteph.simulations.memory import looking
 from fedsteph.simulations.relay import relay_app
-from fedsteph.simulations.relay.processes import Memory
+from fedsteph.simulations.relay.processes import SAMPLE_SECONDS, look
 from fedsteph.simulations.relay.sealing import random_vector
 from fedsteph.simulations.relay.trial_deployment import Trial
 
@@ -39,29 +39,24 @@ _FEDERATION, _TARGET = "bench", "target"
 def measure(sources: int, repeats: int, settings: Sequence[str] = ()) -> dict[str, Any]:
     """Start a deployment, deliver ``sources`` envelopes ``repeats`` times, and stop all processes.
 
-    Args:
-        settings: ``key=value`` overrides of the federation's configuration.
-
-    Returns:
-        JSON-ready: sizes and peak memory in bytes, and spreads of times in seconds.
-
-    Raises:
-        EngineError: a process did not start, or the target did not refuse as expected.
+    Returns JSON-ready: bytes, and spreads in seconds. Raises EngineError if a process did not start, or the target did
+    not refuse as expected.
     """
     names = [f"source-{index:03}" for index in range(1, sources + 1)]
     config = _config(names, settings)
     identities = {name: Identity.generate() for name in (_TARGET, *names)}
     with tempfile.TemporaryDirectory(prefix="fedsteph-bench-") as scratch:
         trial = Trial(Path(scratch) / "trial", config, identities)
+        peaks: dict[str, int] = {}
         with ExitStack() as stack:
-            memory = stack.enter_context(Memory().watching())
+            stack.enter_context(looking(lambda: look(peaks), SAMPLE_SECONDS))
             trial.start(stack)
             deployed = deployed_run.prepare(trial.server, config)
             envelope = _seal_all(deployed, identities)
             checked_file.write_json(deployed.path / relay_app.REPEATS_FILE, {"repeats": repeats})
             path = deployed.path / relay_app.FIGURES_FILE
             trial.run(deployed, Path(relay_app.__file__), path.exists)
-            memory.look()
+            look(peaks)
             figures = checked_file.read_json(path)
             database = trial.server.database
             kept = sum(file.stat().st_size for file in database.parent.glob(f"{database.name}*"))
@@ -73,7 +68,7 @@ def measure(sources: int, repeats: int, settings: Sequence[str] = ()) -> dict[st
             "hello": asdict(Spread.of(figures["hello"])),
             "merge": asdict(Spread.of(figures["merge"])),
         },
-        "peak_rss_bytes": memory.peaks,
+        "peak_rss_bytes": peaks,
     }
 
 

@@ -1,7 +1,6 @@
 """``fedsteph measure sealing``: times the writing, sealing, opening and reading of a task vector file.
 
-For comparison it times plain HPKE, with the hybrid KEM of fedsteph and with X25519 alone, on the whole file and on 32
-bytes, where the KEM takes nearly all the time.
+For comparison: plain HPKE, with fedsteph's hybrid KEM and with X25519 alone, on the file and on 32 bytes.
 """
 
 from __future__ import annotations
@@ -38,11 +37,7 @@ def random_vector(architecture: Architecture, m0_sha256: str = _M0) -> TaskVecto
 
 
 def measure(architecture: Architecture, repeats: int) -> dict[str, Any]:
-    """Time every step, after one untimed call of each.
-
-    Returns:
-        JSON-ready: the machine, sizes in bytes, overhead of each form of sealing, and a :class:`Spread` per step.
-    """
+    """Time every step, after one untimed call of each; JSON-ready: machine, bytes, overheads, seconds."""
     found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "architecture": asdict(architecture)}
     vector = random_vector(architecture)
     plain = write_vector(vector)

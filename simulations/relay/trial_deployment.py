@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import h5py
-import numpy as np
 import yaml
 
 from fedsteph.client.deployment import guard, reviewed_app
@@ -20,7 +19,7 @@ from fedsteph.common.config.core_yaml import StrictDumper
 from fedsteph.common.config.run_config import Config, dump_yaml
 from fedsteph.common.config.schema import read_yaml
 from fedsteph.common.deployment.flower_app import assemble, build
-from fedsteph.common.deployment.flower_programs import Flower
+from fedsteph.common.deployment.flower_programs import QUIET, Flower
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host import atomic
@@ -31,7 +30,9 @@ from fedsteph.common.trust.roster import Entry, Roster, write_roster
 from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.deployment.provision import Plan, provision
 from fedsteph.server.deployment.server_file import ServerFile
-from fedsteph.simulations.relay.processes import Leashed, free_ports
+from fedsteph.simulations.bench.data_path import write_site
+from fedsteph.simulations.run.flower_engine import free_ports
+from fedsteph.simulations.run.leash import Leashed
 
 _START_SECONDS = 90.0
 _OTHER_RECIPE = "f" * 64  # digest of the only recipe that the target's policy allows
@@ -43,9 +44,8 @@ class Trial:
     def __init__(self, folder: Path, config: Config, identities: Mapping[str, Identity]) -> None:
         """Provision the folders, and fill in what the users at the sites would.
 
-        Args:
-            config: a configuration with two sites; only the first, the target, takes part.
-            identities: site -> its keys, for all sites of the roster, including the target.
+        Of the two sites of ``config`` only the first, the target, takes part; ``identities`` has every site of the
+        roster.
         """
         superlink, site_port = free_ports(2)
         address, width = f"127.0.0.1:{superlink}", Architecture.of(config.model).width
@@ -70,20 +70,10 @@ class Trial:
         settings["federation"]["roster_sha256"] = roster.digest
         settings["policy"]["recipes"] = [_OTHER_RECIPE]
         atomic.write_text(self._site / SITE_FILE, yaml.dump(settings, Dumper=StrictDumper, sort_keys=False))
-        (self._site / "features").mkdir()
-        rows = ["patient_id,pathology_id,t,e"]
-        for index in range(4):  # the site checks its data to answer a hello
-            with h5py.File(self._site / "features" / f"S{index}.h5", "w") as file:
-                file.create_dataset("features", data=np.zeros((2, width), dtype=np.float32))
-            rows.append(f"P{index},S{index},{100 * (index + 1)},{index % 2}")
-        atomic.write_text(self._site / "labels.csv", "\n".join(rows) + "\n")
+        write_site(self._site, 4, 2, width)  # the site checks its data to answer a hello
 
     def start(self, stack: ExitStack) -> None:
-        """Start SuperLink, SuperNode and a SuperExec on each side; closing ``stack`` stops them.
-
-        Raises:
-            EngineError: a process did not start.
-        """
+        """Start all processes, which closing ``stack`` stops. Raises EngineError if one did not start."""
         server = self._folder / "server"
         self._leash(server / "start-superlink.sh", stack)
         until = time.monotonic() + _START_SECONDS
@@ -98,14 +88,9 @@ class Trial:
         self._leash(self._site / "start-superexec.sh", stack)
 
     def run(self, deployed: Deployed, server_app: Path, is_over: Callable[[], bool]) -> None:
-        """Run fedsteph's app to its end, with ``server_app`` in place of its ServerApp.
+        """Run fedsteph's app with the file ``server_app`` as its ServerApp's, until its result is there (``is_over``).
 
-        Args:
-            server_app: the file of the module.
-            is_over: whether that module has written its result.
-
-        Raises:
-            EngineError: the run failed, or a process of the trial ended too early.
+        Raises EngineError if the run failed, or a process of the trial ended too early.
         """
         app = assemble(deployed.path / "app" / "fedsteph")
         (app / "server" / "app.py").write_bytes(server_app.read_bytes())
@@ -134,7 +119,7 @@ class Trial:
 
     def _leash(self, script: Path, stack: ExitStack) -> None:
         log = self._folder / f"{script.parent.name}-{script.stem}.log"
-        self._processes.append(stack.enter_context(Leashed(script, log)))
+        self._processes.append(stack.enter_context(Leashed([str(script)], log, {**os.environ, **QUIET})))
 
     def _answers(self) -> bool:
         try:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -28,17 +26,13 @@ from fedsteph.common.deployment.flower_programs import CONFIG, Flower, connectio
 from fedsteph.common.errors import ConfigError, EngineError
 from fedsteph.common.host import atomic
 from fedsteph.server.outcome import OUTCOME_FILE
+from fedsteph.simulations.run.leash import Leashed
 
 _START_SECONDS = 90.0
 
 
 def run_with_flower(run_folder: Path) -> None:
-    """Run a prepared run folder's federation on Flower's simulation engine.
-
-    Raises:
-        ConfigError: this engine cannot use the configured device.
-        EngineError: Flower did not start, or the run failed; the error names Flower's log.
-    """
+    """Run a prepared federation on Flower's engine. ConfigError: not on this device; EngineError: Flower failed."""
     home = run_folder / "flower"
     app = assemble(home / "fedsteph")
     sites = read_sites(run_folder)
@@ -60,11 +54,8 @@ def _resources(n_sites: int, device: str) -> str:
     gpus = 0.0
     if resolve_device(device).type == "cuda":
         if device not in ("auto", "cuda:0"):
-            raise ConfigError(
-                f"Flower's engine deals out GPUs itself, so {device} cannot be asked for",
-                where="device",
-                remedy="Use auto with CUDA_VISIBLE_DEVICES, or --engine in-process",
-            )
+            what = f"Flower's engine deals out GPUs itself, so {device} cannot be asked for"
+            raise ConfigError(what, where="device", remedy="Use auto with CUDA_VISIBLE_DEVICES, or --engine in-process")
         gpus = min(1.0, torch.cuda.device_count() / min(n_sites, cores))
     return (
         f"num-supernodes={n_sites} client-resources-num-cpus=1 client-resources-num-gpus={gpus} "
@@ -77,41 +68,22 @@ def _superlink(home: Path) -> Iterator[None]:
     """A SuperLink on a free loopback port, started before the block and stopped after it."""
     empty = home / "empty"  # must be empty: a SuperLink puts its working directory first on sys.path
     empty.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    (port,) = free_ports(1)
     ray = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
     atomic.write_text(home / "home" / CONFIG, connection(f"127.0.0.1:{port}", None))
-    command = [sys.executable, "-m", "fedsteph.simulations.run.leash"]
-    command += [program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    command = [program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=empty,
-            env=environment(home / "home") | ray,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that Ctrl-C does not reach it directly; the leash stops it
-        )
-        try:
-            _wait_until_up(process, port, log)
-            yield
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()  # the leash then stops the SuperLink
-            process.wait()
+    with Leashed(command, log, environment(home / "home") | ray, empty) as superlink:
+        _wait_until_up(superlink, port, log)
+        yield
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_up(superlink: Leashed, port: int, log: Path) -> None:
     until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until:
-        if process.poll() is not None:
-            raise EngineError(
-                f"the SuperLink ended at once with code {process.returncode}",
-                where=log,
-                remedy="See that log",
-            )
+        if (code := superlink.code) is not None:
+            raise EngineError(f"the SuperLink ended at once with code {code}", where=log, remedy="See that log")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
                 if response.status == 200:
@@ -121,8 +93,10 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
     raise EngineError(f"the SuperLink was not up within {_START_SECONDS:g} s", where=log)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(n: int) -> list[int]:
+    """``n`` different free TCP ports of 127.0.0.1."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

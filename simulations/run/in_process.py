@@ -27,11 +27,7 @@ def identify() -> None:
 
 
 class InProcessGrid(Grid):
-    """A Flower grid whose nodes run one after the other in this process, when their replies are pulled.
-
-    Requests and replies are serialised as Flower would send them, so that content that cannot be serialised fails here
-    too.
-    """
+    """A grid whose nodes run in this process, one by one as replies are pulled, all serialised as Flower does."""
 
     def __init__(self, app: ClientApp, n_nodes: int, run_config: dict[str, str]) -> None:
         self._app = app
@@ -49,12 +45,7 @@ class InProcessGrid(Grid):
         return self._run
 
     def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
@@ -98,11 +89,7 @@ class InProcessGrid(Grid):
 
 
 def run_in_process(run_folder: Path, app: ClientApp = client_app) -> None:
-    """Run a prepared run folder's federation in this process.
-
-    Raises:
-        FedstephError: an error of the ServerApp, such as :class:`fedsteph.common.errors.QuorumError`.
-    """
+    """Run a prepared run folder's federation in this process. Raises FedstephError if the ServerApp does."""
     n_sites = len(read_sites(run_folder))
     run_config = {"run-folder": str(run_folder.resolve())}
     grid = InProcessGrid(app, n_sites, run_config)

@@ -15,19 +15,55 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import psutil
+
+from fedsteph.common.errors import EngineError
 
 _GRACE_SECONDS = 8.0
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
-def main(command: list[str]) -> int:
-    """Start ``command`` and wait until it ends, standard input closes, or SIGTERM or SIGINT arrives.
+class Leashed:
+    """A program on a leash, which ends with the ``with`` block or this process; ``log`` is for its output."""
 
-    Returns:
-        the command's exit code.
-    """
+    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "fedsteph.simulations.run.leash", *command],
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches it through the leash, and only once
+            )
+
+    def __enter__(self) -> Leashed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
+
+    def require_alive(self) -> None:
+        """Raise EngineError, with the end of its log, which may be deleted soon, if the program has ended."""
+        if self.code is not None:
+            tail = self._log.read_text(errors="replace")[-3000:]
+            raise EngineError(f"ended with code {self.code}", where=self._log.stem, details=tail)
+
+
+def main(command: list[str]) -> int:
+    """Run ``command`` until it ends, standard input closes, or SIGTERM or SIGINT arrives; returns its exit code."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)

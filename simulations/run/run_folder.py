@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -43,30 +44,21 @@ class RunFolder:
 
 
 def prepare(
-    path: Path,
-    config: Config,
-    folders: Sequence[Path],
-    progress: NamedProgress = unseen,
+    path: Path, config: Config, folders: Sequence[Path], progress: NamedProgress = unseen
 ) -> tuple[RunFolder, list[Problem]]:
     """Check the sites, complete the configuration from them, and write the run folder or resume it.
 
-    Args:
-        folders: the site folders.
-        progress: of the data check of a new run, in files; its names are the sites'.
-
-    Returns:
-        the run folder, and the warnings of the sites' data check.
-
-    Raises:
-        DataError: the sites' data have problems; all of them are listed.
-        ConfigError: the configuration does not fit the sites.
-        RunFolderError: the folder holds a run with another configuration, or is damaged.
+    Returns the run folder, and the warnings of the data check, whose progress is in files, by site. Raises DataError
+    with all problems of the sites' data; ConfigError if the configuration does not fit the sites; RunFolderError if the
+    folder holds a run with another configuration, or is damaged.
     """
     sites = _choose_sites(folders, config)
     if (path / MANIFEST_FILE).exists():
         return _resume(path, config, sites), []
     warnings = _check_data(sites, progress)
-    resolved = _resolve(config, sites)
+    # What depends on the sites: their names, the target, the width, and M0's digest.
+    complete = replace(config, federation=_federation(config, sites), model=same_features(config.model, sites))
+    resolved = pin_m0(complete)
     for site in sites:
         # Opening every site here finds errors (splits, device) before the run instead of in the middle of it.
         Workspace.open(replace(site, file=replace(site.file, device=resolved.device)), resolved.recipe)
@@ -98,31 +90,18 @@ def _plan(sites: Sequence[Site], config: Config, roster_sha256: str) -> list[dic
 
 
 def open_sites(folders: Sequence[Path]) -> dict[str, Site]:
-    """Open site folders; returns name -> site.
-
-    Raises:
-        ConfigError: two sites have the same name.
-    """
+    """Open site folders; returns name -> site. Raises ConfigError if two sites have the same name."""
     opened = [Site.open(folder) for folder in folders]
     by_name = {site.name: site for site in opened}
     if len(by_name) < len(opened):
-        names = [site.name for site in opened]
-        twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        twice = ", ".join(sorted(name for name, count in Counter(site.name for site in opened).items() if count > 1))
         remedy = "Give one of them another 'name' in its site.yaml"
         raise ConfigError(f"two site folders have the name {twice}", where=folders[0].parent, remedy=remedy)
     return by_name
 
 
 def refuse_among_sites(out: Path, sites: Path) -> None:
-    """Refuse an output folder that would write into the folder of the sites' data.
-
-    Args:
-        out: a run's or a study's folder; the sites' state is written to its ``sites``.
-        sites: the folder of site folders.
-
-    Raises:
-        ConfigError: ``out`` is inside ``sites``, or ``out/sites`` is that folder.
-    """
+    """Refuse an output folder inside the folder of site folders, or whose ``sites`` is that folder (ConfigError)."""
     if sites.resolve() in (out, *out.parents, out / "sites"):
         raise ConfigError("lies among the site folders", where=out, remedy="Choose another --out")
 
@@ -132,55 +111,37 @@ def _choose_sites(folders: Sequence[Path], config: Config) -> list[Site]:
     wanted = config.federation.sites or tuple(by_name)
     for name in (*wanted, *config.federation.targets):
         if name not in by_name:
-            raise ConfigError(
-                f"there is no site '{name}'",
-                where="federation.sites or federation.targets",
-                remedy=f"The site folders are: {', '.join(by_name)}",
-            )
+            what = f"there is no site '{name}'"
+            remedy = f"The site folders are: {', '.join(by_name)}"
+            raise ConfigError(what, where="federation.sites or federation.targets", remedy=remedy)
     return [by_name[name] for name in wanted]
-
-
-def _resolve(config: Config, sites: Sequence[Site]) -> Config:
-    """Fill in what depends on the sites: their names, the target, the width, and M0's digest."""
-    federation = _federation(config, sites)
-    model = same_features(config.model, sites)
-    return pin_m0(replace(config, federation=federation, model=model))
 
 
 def _federation(config: Config, sites: Sequence[Site]) -> FederationConfig:
     names = tuple(site.name for site in sites)
     if len(names) < config.federation.quorum:
-        raise ConfigError(
-            f"{len(names)} sites are fewer than federation.quorum ({config.federation.quorum})",
-            where="federation.quorum",
-            remedy="Add site folders; a federation is a target and at least one source",
-        )
+        what = f"{len(names)} sites are fewer than federation.quorum ({config.federation.quorum})"
+        remedy = "Add site folders; a federation is a target and at least one source"
+        raise ConfigError(what, where="federation.quorum", remedy=remedy)
     return replace(config.federation, sites=names, targets=config.federation.targets or names[:1])
 
 
 def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
-    """The model configuration, with width and extraction filled in from the sites where they are not set.
-
-    Raises:
-        ConfigError: the sites' features differ in width, encoder, magnification or patch size.
-    """
+    """The model with width and extraction filled in from the sites where not set; ConfigError if the sites differ."""
     cohorts = {site.name: open_cohort(site.folder, site.file.data) for site in sites}
     widths = {cohort.width for cohort in cohorts.values()}
     common = reduce(Extraction.or_else, (cohort.extraction for cohort in cohorts.values()), Extraction())
     if len(widths) > 1 or not all(cohort.extraction.agrees_with(common) for cohort in cohorts.values()):
         listed = "; ".join(f"{name}: {cohort.width} wide of {cohort.extraction}" for name, cohort in cohorts.items())
-        raise ConfigError(
-            f"the sites' features differ ({listed})",
-            where="model.width, .encoder, .magnification, .patch_size",
-            remedy="Extract all sites' features alike, or leave sites out with federation.sites",
-        )
+        what, where = f"the sites' features differ ({listed})", "model.width, .encoder, .magnification, .patch_size"
+        remedy = "Extract all sites' features alike, or leave sites out with federation.sites"
+        raise ConfigError(what, where=where, remedy=remedy)
     return replace(model, width=model.width or widths.pop(), **vars(model.extraction.or_else(common)))
 
 
 def _check_data(sites: Sequence[Site], progress: NamedProgress) -> list[Problem]:
-    problems: list[Problem] = []
-    for site in sites:
-        problems += check_site(site.folder, site.file.data, progress(site.name)).problems
+    checks = [check_site(site.folder, site.file.data, progress(site.name)) for site in sites]
+    problems = [problem for found in checks for problem in found.problems]
     refuse_errors(problems, sites[0].folder.parent)
     return [problem for problem in problems if problem.severity == "warning"]
 
@@ -203,11 +164,9 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     if plan != _plan(sites, resolved, roster_sha256):
         keys.append("the site folders")
     if keys:
-        raise RunFolderError(
-            f"holds a run with another configuration; these differ: {', '.join(keys)}",
-            where=path,
-            remedy="Choose another --out, or give the same configuration to resume that run",
-        )
+        what = f"holds a run with another configuration; these differ: {', '.join(keys)}"
+        remedy = "Choose another --out, or give the same configuration to resume that run"
+        raise RunFolderError(what, where=path, remedy=remedy)
     return RunFolder(path, resolved, tuple(sites))
 
 

@@ -24,18 +24,13 @@ from fedsteph.common.report.transfer import decided, relayed, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.vector.shared_part import description
 from fedsteph.server.manifest import CONFIG_FILE, read_manifest
-from fedsteph.simulations.run.file_names import RESULTS_FILE
-from fedsteph.simulations.run.run_results import RunResults
+from fedsteph.simulations.run.run_results import RESULTS_FILE, RunResults
 
 _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 
 
 def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
-    """The page of a run.
-
-    Raises:
-        RunFolderError: the folder has no results yet, or is not a simulated run.
-    """
+    """The page of a run. Raises RunFolderError if the folder has no results yet, or is not a simulated run."""
     if not (run / SIMULATED_SITES).exists() or not (run / RESULTS_FILE).exists():
         raise RunFolderError("has no results yet", where=run, remedy="Let 'fedsteph simulate' come to its end")
     results = RunResults.read(run / RESULTS_FILE)

@@ -10,6 +10,7 @@ from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.host.checked_file import read_json
 from fedsteph.server.outcome import Failure
 
+RESULTS_FILE = "results.json"
 SCHEMA = "fedsteph/results/v1"
 
 
@@ -34,11 +35,7 @@ class RunResults:
 
     @classmethod
     def read(cls, path: Path) -> RunResults:
-        """Read ``results.json``.
-
-        Raises:
-            ModelFileError: an earlier version wrote it.
-        """
+        """Read ``results.json``. Raises ModelFileError if an earlier version wrote it."""
         content = read_json(path)
         return cls(
             targets={name: TargetResult.of(result, path) for name, result in content["targets"].items()},

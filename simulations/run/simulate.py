@@ -21,13 +21,12 @@ from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.monitor import watching
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.server.outcome import OUTCOME_FILE, Failure, Outcome
-from fedsteph.simulations.run.file_names import RESULTS_FILE, SUMMARY_FILE
 from fedsteph.simulations.run.flower_engine import run_with_flower
 from fedsteph.simulations.run.in_process import run_in_process
 from fedsteph.simulations.run.oracle import oracle_row
 from fedsteph.simulations.run.run_folder import RunFolder, prepare, refuse_among_sites
-from fedsteph.simulations.run.run_results import RunResults
-from fedsteph.simulations.run.summary import summary
+from fedsteph.simulations.run.run_results import RESULTS_FILE, RunResults
+from fedsteph.simulations.run.summary import SUMMARY_FILE, summary
 from fedsteph.simulations.run.synthetic_cohorts import write_world
 
 Engine = Literal["flower", "in-process"]
@@ -87,20 +86,9 @@ def simulate(
 
 
 def prepare_run(
-    out: Path,
-    sites: Path | None,
-    config: Config,
-    progress: NamedProgress = unseen,
+    out: Path, sites: Path | None, config: Config, progress: NamedProgress = unseen
 ) -> tuple[RunFolder, list[Problem]]:
-    """Find or generate the sites, and write the run folder or resume it; errors as :func:`prepare`.
-
-    Args:
-        sites: the folder of site folders; None: synthetic hospitals.
-        progress: of the data check of a new run, in files; its names are the sites'.
-
-    Returns:
-        the run folder, and the warnings of the sites' data check.
-    """
+    """Find the sites, or make synthetic ones if ``sites`` is None; results, progress and errors as :func:`prepare`."""
     folders = site_folders(sites) if sites is not None else synthetic_sites(out, config.training.seed)
     return prepare(out, config, folders, progress)
 
@@ -131,13 +119,8 @@ def read_results(folder: Path | str) -> dict[str, Any]:
 def run(folder: RunFolder, engine: Engine) -> RunResults:
     """Run or resume a prepared federation, and write ``results.json`` and ``summary.md``.
 
-    Returns:
-        the results; failed sites are listed in ``failures``.
-
-    Raises:
-        QuorumError: fewer sites were left than the quorum.
-        EngineError: Flower failed.
-        StorageError: this machine's disk is full.
+    Returns the results; failed sites are listed in ``failures``. Raises QuorumError if fewer sites were left than the
+    quorum; EngineError if Flower failed; StorageError if this machine's disk is full.
     """
     (folder.path / "server" / OUTCOME_FILE).unlink(missing_ok=True)
     parties = [folder.path / "server", *(folder.site_state(site.name) for site in folder.sites)]
@@ -179,21 +162,13 @@ def _gather(folder: RunFolder, outcome: Outcome) -> RunResults:
 
 
 def require_no_failure(folder: RunFolder, results: RunResults) -> None:
-    """Raise an error for the first failed site, if there is one.
-
-    Raises:
-        SiteError: names the site, the phase, the reason, the site's log, and where the other sites' results are.
-        StorageError: the reason is this machine's disk.
-    """
+    """Raise SiteError for the first failed site, with its log and the results; StorageError for a disk here."""
     _require_disk(folder, results.failures)
     for failure in results.failures:
         log = folder.site_state(failure.site) / "site.log"
         hint = f"Its log: {log}. " if log.exists() else ""
-        raise SiteError(
-            f"failed in {failure.phase}: {failure.reason}",
-            where=f"site {failure.site}",
-            remedy=f"{hint}The other sites' results: {folder.path / RESULTS_FILE}",
-        )
+        remedy = f"{hint}The other sites' results: {folder.path / RESULTS_FILE}"
+        raise SiteError(f"failed in {failure.phase}: {failure.reason}", where=f"site {failure.site}", remedy=remedy)
 
 
 def _require_disk(folder: RunFolder, failures: Sequence[Failure]) -> None:
@@ -201,8 +176,5 @@ def _require_disk(folder: RunFolder, failures: Sequence[Failure]) -> None:
     for failure in failures:
         if failure.reason.endswith(f"({StorageError.__name__})"):
             state = folder.site_state(failure.site)
-            raise StorageError(
-                f"cannot be read or written in {failure.phase} ({free_bytes(state) / 2**20:,.1f} MiB are free there)",
-                where=state,
-                remedy="Make room there and start the same command again",
-            )
+            what = f"cannot be read or written in {failure.phase} ({free_bytes(state) / 2**20:,.1f} MiB are free there)"
+            raise StorageError(what, where=state, remedy="Make room there and start the same command again")

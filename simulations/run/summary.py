@@ -9,7 +9,9 @@ from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.vector.shared_part import description
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.run.run_folder import RunFolder
-from fedsteph.simulations.run.run_results import RunResults
+from fedsteph.simulations.run.run_results import RESULTS_FILE, RunResults
+
+SUMMARY_FILE = "summary.md"
 
 
 def summary(folder: RunFolder, results: RunResults) -> str:
@@ -80,7 +82,7 @@ def run_sentences(folder: RunFolder, results: RunResults) -> list[str]:
         f"task vectors in {description(folder.config.sharing)}.",
         _privacy(folder),
         f"Phases: {seconds}.",
-        f"Results: {folder.path / 'results.json'}, {folder.path / 'summary.md'}.",
+        f"Results: {folder.path / RESULTS_FILE}, {folder.path / SUMMARY_FILE}.",
     ]
     for target, result in results.targets.items():
         sentences.append(f"Deployed models of {target}, one per fold: {result.models}")

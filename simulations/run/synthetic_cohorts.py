@@ -61,11 +61,7 @@ WORLD = (
 
 
 def write_world(folder: Path, seed: int, n_folds: int = 5) -> list[Path]:
-    """Write the six site folders into ``folder``: TRIDENT files, ``labels.csv``, splits, and the true risks.
-
-    Returns:
-        the site folders, in the order of :data:`WORLD`.
-    """
+    """Write the six sites into ``folder``: TRIDENT files, labels, splits, true risks; returns their folders."""
     rng = np.random.default_rng(seed)
     shared = rng.normal(0, 2.0, (_SHARED, WIDTH))
     folders = []

@@ -23,10 +23,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 class Meter:
-    """Measures the seconds and the peak memory in bytes of a block.
-
-    On a GPU it is the GPU's memory; on a CPU that of the whole process, including the bags in its cache.
-    """
+    """Measures a block's seconds and peak bytes: of a GPU's memory, else of the whole process, cached bags included."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -79,8 +76,5 @@ def vector_bytes(n_sources: int, model: ModelConfig, sharing: SharingConfig) -> 
 
 
 def rounds_bytes(n_sites: int, rounds: int, n_numbers: int) -> int:
-    """Bytes of federated averaging for one model of ``n_numbers`` float32 values, over all sites and rounds.
-
-    Each round sends the encoder down, except the first, and up. The last term delivers the result to one target.
-    """
+    """Bytes of federated averaging of ``n_numbers`` float32: up in all rounds, down in all but the first, then once."""
     return n_sites * (2 * rounds - 1) * 4 * n_numbers + 4 * n_numbers

@@ -30,6 +30,11 @@ class Failed:
     reason: str
     trace: str | None = None
 
+    def to_dict(self) -> dict[str, str | int]:
+        """As in ``results.json``."""
+        unit = self.unit
+        return {"what": unit.title, "fold": unit.fold, "seed": unit.recipe.training.seed, "reason": self.reason}
+
 
 class Crew:
     """The worker processes of a study. Each is started when it is first needed, and works until the study's end."""
@@ -49,11 +54,7 @@ class Crew:
                 process.terminate()
 
     def run_stage(self, units: Sequence[Unit], on_done: Callable[[Unit], None]) -> list[Failed]:
-        """Run all units of a stage in any order, and return the failed ones; ``on_done`` is called after each unit.
-
-        Raises:
-            EngineError: a worker process was killed, perhaps because memory ran out.
-        """
+        """Run a stage's units in any order; the failed ones. EngineError if a worker was killed, perhaps for memory."""
         failed = []
         try:
             for future in as_completed([self._pool.submit(_do, unit) for unit in units]):
@@ -62,11 +63,9 @@ class Crew:
                     failed.append(failure)
                 on_done(unit)
         except BrokenProcessPool as error:
-            raise EngineError(
-                "a worker process was killed, perhaps because memory ran out",
-                where=self._ground.out,
-                remedy="The same command goes on; use fewer --workers, or a smaller data.cache_gib in site.yaml",
-            ) from error
+            what = "a worker process was killed, perhaps because memory ran out"
+            remedy = "The same command goes on; use fewer --workers, or a smaller data.cache_gib in site.yaml"
+            raise EngineError(what, where=self._ground.out, remedy=remedy) from error
         return failed
 
 

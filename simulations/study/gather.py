@@ -70,7 +70,7 @@ def gather(prepared: Prepared, failed: list[Failed]) -> StudyResults:
         "digests": _digests(prepared),
         "configuration": to_dict(prepared.study.rows[0].config.recipe),
         "cells": cells,
-        "failures": [_failure(one) for one in failed],
+        "failures": [one.to_dict() for one in failed],
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("fedsteph", "torch", "flwr", "numpy")},
     }
@@ -138,17 +138,8 @@ def _digests(prepared: Prepared) -> dict[str, str]:
     return found | {f"recipe of {one.name}": digest(units[one.name, seed].recipe) for one in prepared.study.rows}
 
 
-def _failure(failed: Failed) -> dict[str, str | int]:
-    unit = failed.unit
-    what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}"
-    return {"what": what, "fold": unit.fold, "seed": unit.recipe.training.seed, "reason": failed.reason}
-
-
 def shown_unit(worker: Worker, unit: Unit) -> Unit | None:
-    """The unit with the hazards of a cell; None if a unit that it needs has no result.
-
-    For ``deployed`` it is that of the model which inner cross-validation chose.
-    """
+    """The unit with a cell's hazards (of ``deployed`` the chosen model's); None if one that it needs has no result."""
     if unit.method != "deployed":
         return unit if worker.path(unit).exists() else None
     enhanced, choice = replace(unit, method="steph"), choice_of(unit)

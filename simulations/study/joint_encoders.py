@@ -22,10 +22,7 @@ from fedsteph.simulations.run.in_process import identify
 
 
 def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path: Path) -> None:
-    """Train one encoder on all sites' training parts of one fold, and write it as a vector file to ``path``.
-
-    ``method`` is ``fedavg``, ``fedprox`` or ``pooled``.
-    """
+    """Train ``fedavg``, ``fedprox`` or ``pooled`` on all sites' training parts of a fold, into a vector file."""
     if method == "pooled":
         atomic.write_bytes(path, stamped(write_vector(_pooled(fold, workspaces, path.with_suffix(".checkpoint")))))
         return

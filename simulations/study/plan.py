@@ -12,7 +12,7 @@ from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import EvaluationConfig, ModelConfig, Recipe, digest
+from fedsteph.common.config.recipe import EvaluationConfig, Recipe, digest
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.simulations.study.study_file import Row, Study
@@ -20,28 +20,26 @@ from fedsteph.simulations.study.study_file import Row, Study
 Kind = Literal["base", "inner", "together", "choice", "cell", "references", "attack"]
 # Methods that make a choice by inner cross-validation, and so need the inner models.
 _CHOOSING = {"best_source", "task_arithmetic"}
+_m0 = lru_cache(m0_digest)
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece of work, done by :class:`fedsteph.simulations.study.work.Worker`.
-
-    Args:
-        site: the site whose model is trained, or the target; empty for ``together``, which uses all sites.
-        method: method of a cell, or of a joint training (``together``).
-        sources: sources whose vectors a cell or a choice receives, or the sites of a joint training.
-        dp_sgd: DP-SGD settings of the sources' vectors, or of this unit's own vector; None: without DP-SGD.
-        references: number of reference models of an attack; 0 for other units.
-    """
+    """One piece of work, done by :class:`fedsteph.simulations.study.work.Worker`."""
 
     kind: Kind
     recipe: Recipe
     fold: int
-    site: str = ""
-    method: str = ""
-    sources: tuple[str, ...] = ()
-    dp_sgd: DpSgd | None = None
-    references: int = 0
+    site: str = ""  # whose model is trained, or the target; empty for a joint training (together)
+    method: str = ""  # of a cell or of a joint training
+    sources: tuple[str, ...] = ()  # whose vectors a cell or a choice receives, or the sites of a joint training
+    dp_sgd: DpSgd | None = None  # of the sources' vectors, or of this unit's own
+    references: int = 0  # reference models of an attack
+
+    @property
+    def title(self) -> str:
+        """The unit in words, without its fold."""
+        return f"{self.site or 'all sites'}: {self.method or self.kind}"
 
     @cached_property
     def key(self) -> str:
@@ -78,11 +76,7 @@ class Plan:
 
 
 def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width: int, extraction: Extraction) -> Plan:
-    """Plan a study; models that several cells need are trained only once.
-
-    Raises:
-        ConfigError: a row wants more sources than there are.
-    """
+    """Plan a study; what several cells need is trained once. ConfigError if a row wants more sources than there are."""
     cells = tuple(_cells(study, sites, targets, width, extraction))
     work = [unit for cell in cells for unit in _parts(cell.unit)]
     stages = [once(_base(work)), once([*_together(work, sites), *_inner(work)])]
@@ -184,15 +178,7 @@ def _sources(row: Row, seed: int, target: str, sites: Sequence[str]) -> tuple[st
     if row.sources is None:
         return tuple(others)
     if row.sources > len(others):
-        raise ConfigError(
-            f"asks for {row.sources} sources, and there are {len(others)}",
-            where=f"variants.{row.name}",
-            remedy="Ask for fewer, or add sites",
-        )
+        what = f"asks for {row.sources} sources, and there are {len(others)}"
+        raise ConfigError(what, where=f"variants.{row.name}", remedy="Ask for fewer, or add sites")
     drawn = random.Random(derive_seed(seed, "sources", target)).sample(others, len(others))
     return tuple(sorted(drawn[: row.sources]))
-
-
-@lru_cache
-def _m0(model: ModelConfig) -> str:
-    return m0_digest(model)

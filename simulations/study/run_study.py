@@ -26,9 +26,8 @@ from fedsteph.simulations.study.work import Ground, Worker
 def prepare_study(study: Study, out: Path) -> Prepared:
     """Open the sites and plan the study's work.
 
-    Raises:
-        ConfigError: a site or target does not exist, or the sites' features differ.
-        DataError: problems of a site's labels, file headers or splits; all of them are listed.
+    Raises ConfigError if a site or target does not exist, or the sites' features differ; DataError with all problems of
+    the sites' labels, file headers or splits.
     """
     resolve_device(study.file.device)
     assert study.file.sites is not None
@@ -60,12 +59,7 @@ def _require_known(key: str, wanted: Iterable[str], known: Collection[str]) -> N
 def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> StudyResults:
     """Run the whole study, and write ``results.json``, ``.md`` and ``.csv``, ``cells.csv``, and the frontier.
 
-    Args:
-        workers: number of worker processes.
-        progress: in units; the name is that of the unit done.
-
-    Returns:
-        the content of ``results.json``; failed units are listed in ``failures``.
+    Returns the content of ``results.json``, with failed units in ``failures``. ``progress`` is named by the unit done.
     """
     out, started = prepared.worker.ground.out, time.monotonic()
     failed: list[Failed] = []
@@ -74,8 +68,7 @@ def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> Stud
     def on_unit(unit: Unit) -> None:
         nonlocal done
         done += 1
-        what = f"{unit.site or 'all sites'}: {unit.method or unit.kind}, fold {unit.fold}"
-        progress(what)(done, prepared.plan.n_units)
+        progress(f"{unit.title}, fold {unit.fold}")(done, prepared.plan.n_units)
 
     with Crew(prepared.worker.ground, workers) as crew:
         for stage in prepared.plan.stages:
@@ -88,8 +81,7 @@ def run_study(prepared: Prepared, workers: int, progress: NamedProgress) -> Stud
     atomic.write_text(out / "cells.csv", cells_csv(results))
     write_frontier(results, out)
     write_study_evidence(prepared, out)
-    traces = "\n".join(one.trace for one in failed if one.trace)
-    atomic.write_text(out / "failures.log", traces)
+    atomic.write_text(out / "failures.log", "\n".join(one.trace for one in failed if one.trace))
     return results
 
 

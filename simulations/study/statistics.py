@@ -1,8 +1,7 @@
 """Statistics of a study's C-indices: means, standard deviations over folds, and paired bootstrap intervals.
 
 The bootstrap resamples the test patients of each fold, with the same draws for every row and seed. So the intervals
-describe the given trained models on other patients of these cohorts. The spread over training seeds is reported
-separately.
+describe the given trained models on other patients of these cohorts; the spread over training seeds stands apart.
 """
 
 from __future__ import annotations
@@ -60,12 +59,7 @@ class TargetScores:
 
 
 def target_scores(name: str, rows: Mapping[str, SeedFolds], resamples: int) -> TargetScores:
-    """Score all rows of one target with the same bootstrap draws.
-
-    Args:
-        rows: row -> its pairs, ``[seed][fold]``.
-        resamples: number of bootstrap resamples.
-    """
+    """Score all rows of one target, each ``[seed][fold]``, with the same bootstrap draws."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     n_folds = len(next(iter(rows.values()))[0])
     folds = [_resampled_fold(rows, fold, resamples, rng) for fold in range(n_folds)]

@@ -11,7 +11,7 @@ from typing import Any
 from fedsteph.client.attack.coins import require_references
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import EvaluationConfig
+from fedsteph.common.config.recipe import EvaluationConfig, require
 from fedsteph.common.config.run_config import SITE_NAME, Config, config_of, merged, overrides_of
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError
@@ -32,14 +32,11 @@ class Variant:
     dp_sgd: DpSgd | None = None  # differential privacy of what the sources share, as in site.yaml; null: none
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}")
-        if self.sources is not None and self.sources < 1:
-            raise ValueError("sources must be at least 1, or null")
-        if self.sources is not None and METHODS[self.method].needs != "vectors":
-            raise ValueError(f"sources must be null, for {self.method} does not choose among vectors")
-        if self.dp_sgd is not None and METHODS[self.method].needs != "vectors":
-            raise ValueError(f"dp_sgd must be null, for {self.method} receives no vectors")
+        require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}")
+        merges = METHODS[self.method].needs == "vectors"
+        require(self.sources is None or self.sources >= 1, "sources", "at least 1, or null")
+        require(self.sources is None or merges, "sources", f"null, for {self.method} does not choose among vectors")
+        require(self.dp_sgd is None or merges, "dp_sgd", f"null, for {self.method} receives no vectors")
         if self.dp_sgd is not None and not self.dp_sgd.is_chosen:
             raise ValueError("dp_sgd needs epsilon or noise")
 
@@ -72,18 +69,15 @@ class StudyFile:
         if self.attacked and self.references is None:
             raise ValueError("attacked needs references: how many models to attack with")
         for key in ("only", "targets", "attacked"):
-            if not all(SITE_NAME.fullmatch(name) for name in getattr(self, key)):
-                raise ValueError(f"{key} must be site names like {SITE_NAME.pattern}")
-        if unknown := [name for name in self.methods if name not in METHODS]:
-            raise ValueError(f"methods must be among {', '.join(METHODS)}; not known: {', '.join(unknown)}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must be a list of different numbers")
-        if not all(0 <= seed < 2**31 for seed in self.seeds):
-            raise ValueError("seeds must be numbers from 0 to 2^31 - 1")
+            named = all(SITE_NAME.fullmatch(name) for name in getattr(self, key))
+            require(named, key, f"site names like {SITE_NAME.pattern}")
+        unknown = [name for name in self.methods if name not in METHODS]
+        require(not unknown, "methods", f"among {', '.join(METHODS)}; not known: {', '.join(unknown)}")
+        require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", "a list of different numbers")
+        require(all(0 <= seed < 2**31 for seed in self.seeds), "seeds", "numbers from 0 to 2^31 - 1")
         for key in ("only", "targets", "attacked", "methods", "against"):
             names = getattr(self, key)
-            if len(set(names)) < len(names):
-                raise ValueError(f"{key} must be a list without repetitions")
+            require(len(set(names)) == len(names), key, "a list without repetitions")
         if "local" not in self.methods:
             raise ValueError("methods must have local, which everything is compared with")
 
@@ -114,14 +108,9 @@ class Study:
 
 
 def load_study(path: Path, sites: Path | None = None, overrides: Sequence[str] = ()) -> Study:
-    """Read a study.
+    """Read a study, with another folder of site folders, if given, and ``key.path=value`` texts over it.
 
-    Args:
-        sites: instead of the file's own folder of site folders.
-        overrides: ``key.path=value`` texts, over what the file says.
-
-    Raises:
-        ConfigError: naming the file and the key.
+    Raises ConfigError, with the file and the key, if it is not valid.
     """
     mapping = merged(read_yaml(path), overrides_of(overrides))
     recipe, variants = _section(mapping, "recipe", path), _section(mapping, "variants", path)
@@ -135,11 +124,8 @@ def load_study(path: Path, sites: Path | None = None, overrides: Sequence[str] =
     for name, given in variants.items():
         rows.append(_variant(name, given, recipe, path, {row.name for row in rows}))
     if strangers := set(file.against) - {row.name for row in rows}:
-        raise ConfigError(
-            f"'against' names what is no row: {', '.join(sorted(strangers))}",
-            where=path,
-            remedy=f"Rows: {', '.join(row.name for row in rows)}",
-        )
+        remedy = f"Rows: {', '.join(row.name for row in rows)}"
+        raise ConfigError(f"'against' names what is no row: {', '.join(sorted(strangers))}", where=path, remedy=remedy)
     return Study(replace(file, sites=folder), tuple(rows))
 
 
@@ -161,11 +147,8 @@ def _config(shared: dict[str, Any], own: dict[str, Any], path: Path, where: str)
     """A preset first (the row's own, or the study's), then the study's keys, then the row's."""
     for mapping in (shared, own):
         if strangers := [key for key in mapping if key not in _SECTIONS]:
-            raise ConfigError(
-                f"'{where}' has the unknown section '{strangers[0]}'",
-                where=path,
-                remedy=f"Sections: {', '.join(_SECTIONS)}",
-            )
+            remedy = f"Sections: {', '.join(_SECTIONS)}"
+            raise ConfigError(f"'{where}' has the unknown section '{strangers[0]}'", where=path, remedy=remedy)
     if "evaluation" in own:
         remedy = "All rows have the study's: set it in 'recipe'"
         raise ConfigError(f"'{where}' sets evaluation", where=path, remedy=remedy)

@@ -21,7 +21,7 @@ from fedsteph.common.report.differences import difference_picture
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
 from fedsteph.common.report.provenance import limits_section
 from fedsteph.common.report.source_matrix import matrix_picture
-from fedsteph.simulations.run.file_names import RESULTS_FILE
+from fedsteph.simulations.run.run_results import RESULTS_FILE
 from fedsteph.simulations.study import frontier
 from fedsteph.simulations.study.gather import SCHEMA
 from fedsteph.simulations.study.study_evidence import FOLDER
@@ -46,11 +46,7 @@ def is_study(folder: Path) -> bool:
 
 
 def write_study_page(folder: Path, out: Path | None = None) -> Path:
-    """Write the page, by default into the study's folder; returns its path.
-
-    Raises:
-        RunFolderError: the folder does not hold the results of a study.
-    """
+    """Write the page, by default into the study's folder; its path. RunFolderError if that holds no study's results."""
     if not is_study(folder):
         raise RunFolderError("has no study's results", where=folder, remedy="Let 'fedsteph benchmark' come to its end")
     results = cast(StudyResults, read_json(folder / RESULTS_FILE, RunFolderError))

@@ -10,11 +10,10 @@ from fedsteph.client.site.workspace import Workspace
 
 
 def attack(workspace: Workspace, kind: Literal["references", "attack"], n_references: int) -> dict[str, Any]:
-    """Train the reference models, which are the same for all ways of sharing, or attack a site's vector with them.
+    """Train the reference models, or attack a site's vector with them, as a study's notes.
 
-    Returns:
-        empty for ``references``; else ``attack``: AUC and TPR of each attack on the training procedure (each reference
-        model is attacked with the others), the lower bound on epsilon, and the epsilon that the training reports.
+    Returns nothing, or ``attack``: AUC and TPR of each attack on the training procedure (each reference model is
+    attacked with the others), the lower bound on epsilon, and the epsilon that the training reports.
     """
     if kind == "references":
         train_references(workspace, n_references)

@@ -133,25 +133,23 @@ class Worker:
                 train_together(unit.method, unit.fold, workspaces, self._together(unit))
             return {}
         workspace = self.workspace(unit.site, unit.recipe)
-        if unit.kind in ("base", "references", "attack"):
-            workspace = workspace.sharing(unit.dp_sgd)
-        if unit.kind in ("references", "attack"):
-            with meter:
-                return attack(workspace, unit.kind, unit.references)
-        if unit.kind == "base":
-            with meter:
-                workspace.train_local(unit.fold) if unit.dp_sgd is None else train_shared(workspace)
-            return {}
-        if unit.kind == "inner":
-            with meter:
-                inner_folds(workspace, unit.fold)
-            return {}
+        if unit.kind == "cell":
+            return self._cell(unit, workspace, meter)
         if unit.kind == "choice":
             task = self._task(unit, workspace)
             with meter:
-                selection = validate(task, "steph", unit.recipe)
-            return {"selection": asdict(selection)}
-        return self._cell(unit, workspace, meter)
+                return {"selection": asdict(validate(task, "steph", unit.recipe))}
+        own = workspace.sharing(unit.dp_sgd)
+        with meter:
+            if unit.kind in ("references", "attack"):
+                return attack(own, unit.kind, unit.references)
+            if unit.kind == "inner":
+                inner_folds(workspace, unit.fold)
+            elif unit.dp_sgd is None:
+                own.train_local(unit.fold)
+            else:
+                train_shared(own)
+        return {}
 
     def _cell(self, unit: Unit, workspace: Workspace, meter: Meter) -> Scored:
         task = self._task(unit, workspace)

@@ -80,8 +80,8 @@ def _told(key: Key) -> str:
 
 
 def _defaults(keys: Sequence[Key]) -> dict[str, Any]:
-    return {key.name: _EXAMPLES[key.path] if key.required else _default(key) for key in keys}
-
-
-def _default(key: Key) -> Any:
-    return _defaults(key.below) if key.below and key.default is not None else key.default
+    found = {}
+    for key in keys:
+        default = _defaults(key.below) if key.below and key.default is not None else key.default
+        found[key.name] = _EXAMPLES[key.path] if key.required else default
+    return found

@@ -10,13 +10,7 @@ from fedsteph.commands.configuration.key_list import Key, keys_of
 
 @dataclass(frozen=True)
 class File:
-    """A YAML file.
-
-    Args:
-        title: a heading.
-        about: what it is for, in sentences.
-        keys: all of its keys.
-    """
+    """A YAML file: a heading, what it is for, in sentences, and all of its keys."""
 
     title: str
     about: str
@@ -65,38 +59,22 @@ def study_file() -> File:
     """A benchmark's file."""
     from fedsteph.simulations.study.study_file import StudyFile, Variant
 
-    own = (
-        *(replace(key, values="section or null", below=()) if key.below else key for key in keys_of(Variant)),
-        Key(
-            "recipe",
-            "section",
-            {},
-            "keys of the study's recipe that are other ones for this row; not evaluation, which all rows share",
-        ),
+    about = (
+        "what all rows train: preset, model, training, sharing, steph, comparators and evaluation as in the "
+        "configuration of a federation, but for model.width, model.m0_sha256 and how features were made "
+        "(model.encoder, .magnification, .patch_size), which the sites' files tell, for training.seed (here "
+        "seeds) and for comparators.methods (here methods)"
     )
-    row = Key(
-        "variants.NAME",
-        "section",
-        {},
-        "a row of its own, under the name that stands here: a method under another recipe, or with fewer sources",
-        below=tuple(replace(key, path=f"variants.NAME.{key.path}") for key in own),
-    )
+    recipe = Key("recipe", "section", {}, about)
+    about = "keys of the study's recipe that are other ones for this row; not evaluation, which all rows share"
+    plain = [replace(key, values="section or null", below=()) if key.below else key for key in keys_of(Variant)]
+    own = [replace(key, path=f"variants.NAME.{key.path}") for key in (*plain, replace(recipe, meaning=about))]
+    about = "a row of its own, under the name that stands here: a method under another recipe, or with fewer sources"
+    row = Key("variants.NAME", "section", {}, about, below=tuple(own))
     return File(
         "A study of fedsteph benchmark",
         "Which methods are compared, on which sites, and with which seeds. configs/ has some to start from.",
-        (
-            *keys_of(StudyFile),
-            Key(
-                "recipe",
-                "section",
-                {},
-                "what all rows train: preset, model, training, sharing, steph, comparators and evaluation as in the "
-                "configuration of a federation, but for model.width, model.m0_sha256 and how features were made "
-                "(model.encoder, .magnification, .patch_size), which the sites' files tell, for training.seed (here "
-                "seeds) and for comparators.methods (here methods)",
-            ),
-            Key("variants", "section", None, "further rows of the results", below=(row,)),
-        ),
+        (*keys_of(StudyFile), recipe, Key("variants", "section", None, "further rows of the results", below=(row,))),
     )
 
 

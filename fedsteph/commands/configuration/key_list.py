@@ -17,27 +17,15 @@ _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 @dataclass(frozen=True)
 class Key:
-    """A key, or a section of keys.
+    """A key, or a section of keys."""
 
-    Args:
-        path: with the sections that it is in, e.g. ``steph.K``.
-        values: which values it may have, in plain words.
-        default: as in YAML; of a section a mapping of its keys' defaults, or None where the section is not set then.
-        meaning: what it does.
-        required: whether the file must have it; there is no default then.
-        bounds: of its values, in words, as in ``values``; empty where every value of its type is taken.
-        presets: name of a preset -> its value, of the presets under which it is not the default.
-        below: the keys of a section.
-    """
-
-    path: str
-    values: str
-    default: Any
+    path: str  # with the sections that it is in, e.g. steph.K
+    values: str  # which it may have, in plain words
+    default: Any  # as in YAML; of a section a mapping of its keys' defaults, or None where it is not set then
     meaning: str
-    required: bool = False
-    bounds: str = ""
-    presets: Mapping[str, Any] = field(default_factory=dict)
-    below: tuple[Key, ...] = ()
+    required: bool = False  # the file must have it; there is no default then
+    presets: Mapping[str, Any] = field(default_factory=dict)  # by name, the values that are not the default
+    below: tuple[Key, ...] = ()  # the keys of a section
 
     @property
     def name(self) -> str:
@@ -56,15 +44,15 @@ def keys_of(cls: type, prefix: str = "", presets: Mapping[str, Any] | None = Non
     for made in dataclasses.fields(cls):
         path, hint, note = f"{prefix}{made.name}", hints[made.name], notes[made.name]
         of_key = {name: values[made.name] for name, values in (presets or {}).items() if made.name in values}
-        section = _section(hint)
+        section: Any = next((option for option in _options(hint) if is_dataclass(option)), None)
         default, required = _default(made)
         if section is None:
             changed = {name: value for name, value in of_key.items() if value != default}
-            found.append(Key(path, in_words(hint, note.bounds), default, note.meaning, required, note.bounds, changed))
+            found.append(Key(path, in_words(hint, note.bounds), default, note.meaning, required, changed))
             continue
         below = keys_of(section, f"{path}.", of_key)
         default = None if default is None else {key.name: key.default for key in below}
-        found.append(Key(path, "section", default, note.meaning, required, note.bounds, below=below))
+        found.append(Key(path, "section", default, note.meaning, required, below=below))
     return tuple(found)
 
 
@@ -77,8 +65,8 @@ def every(keys: Sequence[Key]) -> Iterator[Key]:
 
 def in_words(hint: Any, bounds: str = "") -> str:
     """A type, and the bounds of the values that are not among its words: ``whole number, 1 to 4096, or null``."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    main = next((option for option in options if not _is_word(option)), None)
+    options = _options(hint)
+    main = next((one for one in options if one is not type(None) and get_origin(one) is not Literal), None)
     words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     words += ["null"] if type(None) in options else []
     if main is None:
@@ -98,13 +86,8 @@ def _default(made: dataclasses.Field[Any]) -> tuple[Any, bool]:
     return str(value) if isinstance(value, Path) else value, False
 
 
-def _section(hint: Any) -> type | None:
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((option for option in options if is_dataclass(option)), None)  # type: ignore[return-value]
-
-
-def _is_word(option: Any) -> bool:
-    return option is type(None) or get_origin(option) is Literal
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _main(hint: Any) -> str:

@@ -36,9 +36,8 @@ def verify(
     _require(folder)
     found = verify_log(folder, expect)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
-        return
-    console.out.print(f"{found.lines} lines hold together; the last hash is {found.head}", soft_wrap=True)
+        return console.show_json(asdict(found))
+    console.say(f"{found.lines} lines hold together; the last hash is {found.head}")
     if found.torn_bytes:
         text = f"{found.torn_bytes} bytes of a line that a crash cut off follow; the next line written mends that"
         console.out.print(text, highlight=False)
@@ -71,7 +70,7 @@ def show(
         artefact = "" if event.artefact is None else f"{event.artefact[:16]}..."
         head = f"{line.number:5}  {line.time[:19]}  {event.event:16} {event.decision:8}"
         words = [head, event.peer or "", size, artefact, event.reason or ""]
-        console.out.print("  ".join(word for word in words if word), markup=False, highlight=False, soft_wrap=True)
+        console.say("  ".join(word for word in words if word))
 
 
 def _require(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -72,20 +71,16 @@ def show_checks(title: str, checks: Sequence[Check], as_json: bool) -> int:
     """Print the checks; exit code 1 if one failed. A warning alone does not fail."""
     failed = [found for found in checks if found.verdict == "FAIL"]
     if as_json:
-        print(json.dumps({"ok": not failed, "checks": [asdict(found) for found in checks]}, indent=2))
+        console.show_json({"ok": not failed, "checks": [asdict(found) for found in checks]})
     else:
         console.out.print(title, style="bold", markup=False)
         widest = max(len(found.name) for found in checks)
         for found in checks:
             console.out.print(found.verdict, style=_COLOURS[found.verdict], end="  ")
-            _line(f"{found.name:{widest}}  {found.found}")
+            console.say(f"{found.name:{widest}}  {found.found}")
             if found.remedy is not None:
-                _line(f"{'':6}{'':{widest}}  -> {found.remedy}")
+                console.say(f"{'':6}{'':{widest}}  -> {found.remedy}")
     if not failed:
         return EXIT_DONE
-    console.err.print(f"{len(failed)} of {len(checks)} checks failed", highlight=False)
+    console.tell(f"{len(failed)} of {len(checks)} checks failed")
     return EXIT_INPUT
-
-
-def _line(line: str) -> None:
-    console.out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -46,8 +46,7 @@ def provision(
         site_port,
     )
     write_folders(out, plan)
-    text = f"{out}: ca, server, and {len(plan.sites)} sites; {out}/README.md says what goes where"
-    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.say(f"{out}: ca, server, and {len(plan.sites)} sites; {out}/README.md says what goes where")
 
 
 def provision_site(
@@ -68,5 +67,4 @@ def provision_site(
     from fedsteph.server.deployment.provision import provision_site as write_site_folder
 
     public = write_site_folder(out, site, federation, address, ca, site_port)
-    text = f"{out}: fill in site.yaml; give {public} to the coordinator, for server/nodes/"
-    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.say(f"{out}: fill in site.yaml; give {public} to the coordinator, for server/nodes/")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,8 +41,8 @@ def add(
     announcement = read_announcement(public)
     changed = announcement.enter(_existing_or_new(file, federation), cancer=cancer, contact=contact, today=_today())
     write_roster(file, changed)
-    console.err.print(f"compare with {announcement.site} by telephone: {announcement.fingerprint}", highlight=False)
-    _print_digest(changed)
+    console.tell(f"compare with {announcement.site} by telephone: {announcement.fingerprint}")
+    console.say(changed.digest)
 
 
 @roster.command("list")
@@ -55,28 +54,22 @@ def list_sites(file: RosterArgument, as_json: JsonOption = False) -> None:
       fedsteph roster list roster.yaml
     """
     from rich.markup import escape
-    from rich.table import Table
 
     from fedsteph.common.trust.roster import read_roster
 
     found = read_roster(file)
     if as_json:
         sites = [
-            {"site": e.site, "cancer": e.cancer, "contact": e.contact, "fingerprint": e.fingerprint}
-            for e in found.sites
+            {key: getattr(one, key) for key in ("site", "cancer", "contact", "fingerprint")} for one in found.sites
         ]
-        revoked = [{"site": r.site, "fingerprint": r.fingerprint, "date": r.date} for r in found.revoked]
+        revoked = [{key: getattr(one, key) for key in ("site", "fingerprint", "date")} for one in found.revoked]
         shown = {"federation": found.federation, "digest": found.digest, "sites": sites, "revoked": revoked}
-        print(json.dumps(shown, indent=2))
-        return
-    table = Table("site", "cancer", "contact", "fingerprint", title=f"federation {found.federation}")
-    for entry in found.sites:
-        # The words are other people's: not markup.
-        table.add_row(entry.site, escape(entry.cancer), escape(entry.contact), _grouped(entry.fingerprint))
-    console.out.print(table)
+        return console.show_json(shown)
+    # The words are other people's: not markup.
+    rows = [[e.site, escape(e.cancer), escape(e.contact), _grouped(e.fingerprint)] for e in found.sites]
+    console.show_table(["site", "cancer", "contact", "fingerprint"], rows, f"federation {found.federation}")
     for gone in found.revoked:
-        text = f"revoked {gone.date}: {gone.site}, {gone.fingerprint} ({gone.reason})"
-        console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.say(f"revoked {gone.date}: {gone.site}, {gone.fingerprint} ({gone.reason})")
 
 
 @roster.command("digest")
@@ -89,13 +82,12 @@ def digest(file: RosterArgument) -> None:
     """
     from fedsteph.common.trust.roster import read_roster
 
-    _print_digest(read_roster(file))
+    console.say(read_roster(file).digest)
 
 
 @roster.command("verify")
 def verify(
-    file: RosterArgument,
-    pin: Annotated[str | None, typer.Option(help="The digest that it must have.")] = None,
+    file: RosterArgument, pin: Annotated[str | None, typer.Option(help="The digest that it must have.")] = None
 ) -> None:
     """Check that every fingerprint fits its keys, and that the digest is the expected one. Exit code 1 if not.
 
@@ -107,8 +99,7 @@ def verify(
 
     found = read_roster(file, pin)
     said = f"{len(found.sites)} sites, {len(found.revoked)} revoked keys"
-    text = f"{file}: holds together; {said}; digest {found.digest}"
-    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.say(f"{file}: holds together; {said}; digest {found.digest}")
 
 
 @roster.command("revoke")
@@ -129,7 +120,7 @@ def revoke(
 
     changed = read_roster(file).without(site, _today(), reason)
     write_roster(file, changed)
-    _print_digest(changed)
+    console.say(changed.digest)
 
 
 def _existing_or_new(file: Path, federation: str | None) -> Roster:
@@ -146,10 +137,6 @@ def _existing_or_new(file: Path, federation: str | None) -> Roster:
         return Roster(federation)
     except ValueError as error:
         raise ConfigError(str(error), where="--federation") from error
-
-
-def _print_digest(found: Roster) -> None:
-    console.out.print(found.digest, highlight=False, soft_wrap=True)
 
 
 def _grouped(fingerprint: str) -> str:

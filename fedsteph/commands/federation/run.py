@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from fedsteph.commands.terminal.options import ConfigOption, JsonOption, ServerArgument, SetOption
@@ -42,13 +41,13 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     config = pin_m0(load_config(opened.config, settings))
     prepared = deployed_run.prepare(opened, config)
     named = ", ".join(config.federation.sites)
-    _say(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
+    console.tell(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
     outcome = deployed_run.run(opened, prepared)
     if as_json:
-        print(json.dumps(read_json(prepared.path / deployed_run.RESULTS_FILE), indent=2))
+        console.show_json(read_json(prepared.path / deployed_run.RESULTS_FILE))
     else:
         _show(outcome)
-        _say(f"results: {prepared.path / deployed_run.RESULTS_FILE}")
+        console.tell(f"results: {prepared.path / deployed_run.RESULTS_FILE}")
     draw_page(lambda _: write_run_page(prepared.path))
     deployed_run.require_no_failure(prepared, outcome)
 
@@ -69,28 +68,21 @@ def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: Jso
 
     chosen = pin_m0(load_config(config, settings)).recipe
     if as_json:
-        print(json.dumps({"digest": digest(chosen), "recipe": to_dict(chosen)}, indent=2))
-        return
+        return console.show_json({"digest": digest(chosen), "recipe": to_dict(chosen)})
     print(yaml.dump(to_dict(chosen), Dumper=StrictDumper, sort_keys=False), end="")
     print(f"# digest: {digest(chosen)}")
 
 
 def _show(outcome: Outcome) -> None:
     # Targets are columns: there are as many rows as methods.
-    from rich.table import Table
-
     from fedsteph.common.config.method_names import METHODS
 
     scores = {name: {s.method: s.c_index for s in told.scores} for name, told in outcome.targets.items()}
-    table = Table("method", *scores, title="C-index, as reported")
+    rows = []
     for method in dict.fromkeys(method for told in scores.values() for method in told):
         values = (told.get(method) for told in scores.values())
-        table.add_row(METHODS[method].title, *("-" if value is None else f"{value:.2f}" for value in values))
-    table.add_row("patients", *(told.patients or "-" for told in outcome.targets.values()))
-    console.out.print(table)
+        rows.append([METHODS[method].title, *("-" if value is None else f"{value:.2f}" for value in values)])
+    rows.append(["patients", *(told.patients or "-" for told in outcome.targets.values())])
+    console.show_table(["method", *scores], rows, "C-index, as reported")
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in outcome.seconds.items())
     console.out.print(f"{outcome.bytes / 1e6:.2f} MB relayed; {phases}", highlight=False)
-
-
-def _say(text: str) -> None:
-    console.err.print(text, markup=False, highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,7 @@ def benchmark(
         "fedsteph-benchmark"
     ),
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change one key, e.g. --set recipe.training.epochs=5. Repeatable."),
+        list[str] | None, typer.Option("--set", help="Change one key, e.g. --set recipe.training.epochs=5. Repeatable.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one on a GPU.")] = None,
     report: Annotated[
@@ -71,7 +69,7 @@ def benchmark(
         prepared = prepare_study(study, out)
         results = _run(prepared, workers or usual_workers(study.file.device))
     if as_json:
-        print(json.dumps(results, indent=2, allow_nan=False))
+        console.show_json(results)
     else:
         _show(results, out)
     if report:
@@ -84,11 +82,9 @@ def _run(prepared: Prepared, workers: int) -> StudyResults:
 
     rows, targets = len(prepared.study.rows), ", ".join(prepared.targets)
     folds, seeds = prepared.study.evaluation.folds, len(prepared.study.file.seeds)
-    console.err.print(
+    console.tell(
         f"{rows} rows, targets {targets}, {folds} folds, {seeds} seeds: "
-        f"{prepared.plan.n_units} trainings by {workers} processes",
-        highlight=False,
-        markup=False,
+        f"{prepared.plan.n_units} trainings by {workers} processes"
     )
     spoke = time.monotonic()
     with console.progress_bar() as bar:
@@ -98,7 +94,7 @@ def _run(prepared: Prepared, workers: int) -> StudyResults:
             nonlocal spoke
             if done == total or time.monotonic() - spoke >= _LINE_EVERY_SECONDS:
                 spoke = time.monotonic()
-                console.err.print(f"{done} of {total} done ({what})", highlight=False, markup=False)
+                console.tell(f"{done} of {total} done ({what})")
 
         return run_study(prepared, workers, bar if console.err.is_terminal else lambda what: partial(on_line, what))
 
@@ -110,9 +106,9 @@ def _show(results: StudyResults, out: Path) -> None:
     for reference in results["against"]:
         _print(*difference_table(results, reference), f"against {results['rows'][reference]['title']}")
     for sentence in sentences(results):
-        console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        console.say(sentence)
     names = ", ".join(str(out / name) for name in ("results.md", "results.json", "results.csv", "cells.csv"))
-    console.out.print(f"Results: {names}", soft_wrap=True, markup=False, highlight=False)
+    console.say(f"Results: {names}")
 
 
 def _print(header: list[str], body: list[list[str]], title: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +36,7 @@ def site(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    found = measure(QUICK if quick else WHOLE, lambda what: console.err.print(what, highlight=False))
+    found = measure(QUICK if quick else WHOLE, console.tell)
     _tell(found, as_json, show_site_work)
 
 
@@ -147,13 +146,10 @@ def poison(
         for i, cell in enumerate(wanted):
             progress(f"{cell.target}: {cell.attack} x {cell.n}, fold {cell.fold}")(i, len(wanted))
             if not console.err.is_terminal:
-                console.err.print(f"{i} of {len(wanted)}: {cell}", highlight=False, markup=False)
+                console.tell(f"{i} of {len(wanted)}: {cell}")
             done.append(measured(out, grounds[cell.target], cell))
     _tell(keep_results(out, done), as_json, lambda found: show_poison(found["rows"]))
 
 
 def _tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    if as_json:
-        print(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        show(found)
+    (console.show_json if as_json else show)(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,10 +57,10 @@ def report(
         page = _page(run, out, shared, target, progress)
     pictures = sorted(str(path) for path in (page.parent / PICTURES).glob("*.*"))
     if as_json:
-        print(json.dumps({"page": str(page), "figures": pictures}, indent=2))
+        console.show_json({"page": str(page), "figures": pictures})
     else:
-        console.out.print(f"page: {page}", soft_wrap=True, markup=False, highlight=False)
-        console.out.print(f"figures: {len(pictures)} files in {page.parent / PICTURES}", soft_wrap=True, markup=False)
+        console.say(f"page: {page}")
+        console.say(f"figures: {len(pictures)} files in {page.parent / PICTURES}")
 
 
 def _page(run: Path, out: Path | None, shared: bool, target: str | None, progress: NamedProgress) -> Path:
@@ -74,59 +73,48 @@ def _page(run: Path, out: Path | None, shared: bool, target: str | None, progres
 
     run = run.resolve()
     out = out.resolve() if out is not None else None
-    if (run / SIMULATED_SITES).exists():
-        if target is not None:
-            site = _target(run, target)
-            return write_shared_page(site, out) if shared else write_site_page(site, out, progress)
-        if shared:
-            return coordinator.write_run_page(run, out or run / SHARED)
-        return write_run_page(run, out, progress)
-    if target is not None:
-        raise ConfigError("is for a simulated run", where="--target", remedy="Leave it out, or give a run's folder")
-    if (run / MANIFEST_FILE).exists():
-        return coordinator.write_run_page(run, out)
-    if is_study(run):
+    simulated = (run / SIMULATED_SITES).exists()
+    if target is None and (simulated or (run / MANIFEST_FILE).exists()):
+        if simulated and not shared:
+            return write_run_page(run, out, progress)
+        return coordinator.write_run_page(run, out or (run / SHARED if simulated else None))
+    if target is None and is_study(run):
         if shared:
             raise ConfigError("a benchmark has no page for others", where="--shared", remedy="Leave it out")
         return write_study_page(run, out)
-    site = _site(run)
+    site = _site(run, target)
     return write_shared_page(site, out) if shared else write_site_page(site, out, progress)
 
 
-def _site(path: Path) -> Site:
+def _site(path: Path, target: str | None) -> Site:
+    """The site at a path, or a target of the simulated run there: the first, if none is named."""
     from fedsteph.client.site.site import Site
     from fedsteph.client.site.site_file import SITE_FILE
+    from fedsteph.client.site.site_of_node import SIMULATED_SITES
+    from fedsteph.common.config.run_config import load_config
+    from fedsteph.server.manifest import CONFIG_FILE
+    from fedsteph.simulations.run.run_page import simulated_sites
 
+    if (path / SIMULATED_SITES).exists():
+        config = load_config(path / CONFIG_FILE)
+        names = config.federation.targets
+        if target is not None and target not in names:
+            remedy = f"Targets of this run: {', '.join(names)}"
+            raise ConfigError(f"'{target}' is no target", where="--target", remedy=remedy)
+        return simulated_sites(path, config)[target or names[0]]
+    if target is not None:
+        raise ConfigError("is for a simulated run", where="--target", remedy="Leave it out, or give a run's folder")
     if not (path.is_file() or (path / SITE_FILE).exists() or (path / "labels.csv").exists()):
         remedy = "Give the folder of a run or a benchmark, or a site's folder or site.yaml"
         raise ConfigError("is no run, no benchmark and no site", where=path, remedy=remedy)
     return Site.open(path)
 
 
-def _target(run: Path, name: str | None) -> Site:
-    from fedsteph.common.config.run_config import load_config
-    from fedsteph.server.manifest import CONFIG_FILE
-    from fedsteph.simulations.run.run_page import simulated_sites
-
-    config = load_config(run / CONFIG_FILE)
-    names = config.federation.targets
-    if name is not None and name not in names:
-        raise ConfigError(f"'{name}' is no target", where="--target", remedy=f"Targets of this run: {', '.join(names)}")
-    return simulated_sites(run, config)[name or names[0]]
-
-
 def _analysis(run: Path, target: str | None, fold: int | None) -> Analysis:
     from fedsteph.client.report.analysis import Analysis
     from fedsteph.client.report.target_files import TargetFiles
-    from fedsteph.client.site.site_of_node import SIMULATED_SITES
 
-    run = run.resolve()
-    if (run / SIMULATED_SITES).exists():
-        site = _target(run, target)
-    elif target is not None:
-        raise ConfigError("is for a simulated run", where="--target", remedy="Leave it out, or give a run's folder")
-    else:
-        site = _site(run)
+    site = _site(run.resolve(), target)
     return Analysis.of(site, TargetFiles.open(site.state), fold)
 
 
@@ -206,24 +194,20 @@ def _write(look: Analysis, picture: Picture, out: Path | None, as_json: bool) ->
     from fedsteph.common.report.page import write_picture
 
     folder = (out or look.site.state / "analysis").resolve()
-    paths = write_picture(picture, folder)
-    if picture.numbers is not None:
+    paths, table = write_picture(picture, folder), picture.numbers
+    if table is not None:
         paths.append(folder / f"{picture.name}.csv")
-        table = picture.numbers
-        atomic.write_text(paths[-1], csv_text([list(table.header), *([*row] for row in table.rows)]))
+        atomic.write_text(paths[-1], csv_text([table.header, *table.rows]))
     if as_json:
-        rows = [] if picture.numbers is None else picture.numbers.rows
-        header = [] if picture.numbers is None else picture.numbers.header
         content = {
             "title": picture.title,
             "instead": picture.instead or None,
             "note": picture.note,
-            "rows": [dict(zip(header, row, strict=True)) for row in rows],
+            "rows": [] if table is None else [dict(zip(table.header, row, strict=True)) for row in table.rows],
             "files": [str(path) for path in paths],
         }
-        print(json.dumps(content, indent=2))
-        return
+        return console.show_json(content)
     if picture.instead:
-        console.out.print(picture.instead, soft_wrap=True, markup=False)
+        console.say(picture.instead)
     for path in paths:
-        console.out.print(str(path), soft_wrap=True, markup=False, highlight=False)
+        console.say(str(path))

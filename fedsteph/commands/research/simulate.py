@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -79,7 +78,7 @@ def simulate(
             return
         results = simulation.run(run, engine)
         if as_json:
-            print(json.dumps(results.to_dict(), indent=2, allow_nan=False))
+            console.show_json(results.to_dict())
         else:
             show(run, results)
         if report_too:
@@ -97,5 +96,5 @@ def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:
     if warnings:
         console.err.print(problem_table(warnings))
     names, targets = ", ".join(site.name for site in run.sites), ", ".join(run.config.federation.targets)
-    console.err.print(f"sites: {names}; target: {targets}; run folder: {out}", highlight=False, markup=False)
+    console.tell(f"sites: {names}; target: {targets}; run folder: {out}")
     return run

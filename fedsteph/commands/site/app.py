@@ -26,8 +26,8 @@ def install(home: Annotated[Path, typer.Argument(help="A FLWR_HOME for the Super
     from fedsteph.common.deployment import flower_app
 
     folder = reviewed_app.install(home)
-    console.out.print(f"installed, read-only: {folder}", soft_wrap=True, highlight=False)
-    console.out.print(f"digest of its code: {flower_app.digest_of(folder)}", soft_wrap=True, highlight=False)
+    console.say(f"installed, read-only: {folder}")
+    console.say(f"digest of its code: {flower_app.digest_of(folder)}")
 
 
 @app.command("digest")

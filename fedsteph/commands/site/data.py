@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
 from fedsteph.commands.terminal.options import JsonOption, SiteArgument
@@ -38,7 +36,7 @@ def check(site: SiteArgument, as_json: JsonOption = False) -> int:
     with console.progress_bar() as progress:
         report = check_site(opened.folder, opened.file.data, progress(f"reading the features of {opened.name}"))
     if as_json:
-        print(json.dumps({"site": opened.name, **report.to_dict()}, indent=2, allow_nan=False))
+        console.show_json({"site": opened.name, **report.to_dict()})
     else:
         console.out.print(check_table(opened.name, report))
         if report.problems:
@@ -47,5 +45,5 @@ def check(site: SiteArgument, as_json: JsonOption = False) -> int:
             console.out.print("no problem found")
     if report.ok:
         return EXIT_DONE
-    console.err.print(f"{opened.folder}: {counted(report.problems)} found", markup=False, highlight=False)
+    console.tell(f"{opened.folder}: {counted(report.problems)} found")
     return EXIT_INPUT

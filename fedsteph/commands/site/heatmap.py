@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -81,16 +80,12 @@ def _tell(found: Heatmap, top: int, paths: Sequence[Path], as_json: bool) -> Non
     listed = found.top(top)
     if as_json:
         content = {"slide": found.slide, "files": [str(path) for path in paths], "top": listed.to_dict("records")}
-        print(json.dumps(content, indent=2, allow_nan=False))
-        return
-    from rich.table import Table
-
-    table = Table("model", "place", "x", "y", "percentile", title="patches with the most attention")
-    for row in listed[listed["place"] <= _SHOWN].to_dict("records"):
-        table.add_row(row["model"], str(row["place"]), str(row["x"]), str(row["y"]), f"{row['percentile']:.2f}")
-    console.out.print(table)
+        return console.show_json(content)
+    shown = listed[listed["place"] <= _SHOWN].to_dict("records")
+    rows = [[r["model"], str(r["place"]), str(r["x"]), str(r["y"]), f"{r['percentile']:.2f}"] for r in shown]
+    console.show_table(["model", "place", "x", "y", "percentile"], rows, "patches with the most attention")
     for path in paths:
-        console.out.print(str(path), soft_wrap=True, markup=False, highlight=False)
+        console.say(str(path))
 
 
 def _size(text: str | None) -> tuple[float, float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,12 +46,11 @@ def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """
     site, identity = _only_pair(folder)
     public = identity.public
+    shown = {"site": site, "sign": public.sign_text, "seal": public.seal_text, "fingerprint": public.fingerprint}
     if as_json:
-        shown = {"site": site, "sign": public.sign_text, "seal": public.seal_text, "fingerprint": public.fingerprint}
-        print(json.dumps(shown, indent=2))
-        return
-    _say(f"site         {site}\nfingerprint  {public.fingerprint}\nsign         {public.sign_text}")
-    _say(f"seal         {public.seal_text}")
+        return console.show_json(shown)
+    for name in ("site", "fingerprint", "sign", "seal"):
+        console.say(f"{name:13}{shown[name]}")
 
 
 @keys.command("rotate")
@@ -81,9 +79,9 @@ def _write(out: Path, site: str, identity: Identity, before: Identity | None) ->
     sign, seal = write_identity(out, site, identity)
     public = out / f"{site}.public.yaml"
     write_announcement(public, Announcement.of(site, identity, before))
-    _say(f"secret, stay here:  {sign}, {seal}")
-    _say(f"public, give away:  {public}")
-    _say(f"fingerprint:        {identity.public.fingerprint}")
+    console.say(f"secret, stay here:  {sign}, {seal}")
+    console.say(f"public, give away:  {public}")
+    console.say(f"fingerprint:        {identity.public.fingerprint}")
 
 
 def _only_pair(folder: Path) -> tuple[str, Identity]:
@@ -103,7 +101,3 @@ def _require_name(site: str) -> None:
 
     if SITE_NAME.fullmatch(site) is None:
         raise ConfigError(f"'{site}' cannot be a site's name", remedy="Lower-case letters, digits, - and _, at most 32")
-
-
-def _say(text: str) -> None:
-    console.out.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -55,9 +55,9 @@ def predict(
             drawn = patients_page(views, model.name, progress("drawing"))
             atomic.write_text(page, html(drawn))
     many = "" if found.n_patients == 1 else "s"
-    console.out.print(f"{found.n_patients} patient{many} -> {out}", soft_wrap=True)
+    console.say(f"{found.n_patients} patient{many} -> {out}")
     if page is not None:
-        console.out.print(f"page -> {page}", soft_wrap=True)
+        console.say(f"page -> {page}")
     if found.c_index is not None:
         console.out.print(
             f"C-index {found.c_index:.3f} over {found.n_comparable} comparable pairs "

@@ -57,16 +57,17 @@ def audit(
         result = attack_vector(workspace, n_references=references, progress=bar)
     limit = opened.file.policy.max_attack_auc if opened.file.policy else None
     if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
+        console.show_json(result)
     else:
         _show(result)
-        console.out.print(f"kept: {result_path(opened.state, result['content_sha256'])}", soft_wrap=True)
+        console.say(f"kept: {result_path(opened.state, result['content_sha256'])}")
     code = EXIT_DONE
     if limit is not None and result["strongest"]["auc"] > limit:
-        _loudly(f"the policy allows an AUC of {limit:.3f}: this vector will not be shared")
+        console.tell(f"error: the policy allows an AUC of {limit:.3f}: this vector will not be shared", "red")
         code = EXIT_FEDERATION
     if result["epsilon"]["contradicted"]:
-        _loudly("the attack contradicts the training's privacy guarantee: share nothing, and report this")
+        text = "error: the attack contradicts the training's privacy guarantee: share nothing, and report this"
+        console.tell(text, "red")
         code = EXIT_FEDERATION
     return code
 
@@ -80,8 +81,6 @@ def ledger(site: SiteArgument, as_json: JsonOption = False) -> None:
       fedsteph privacy ledger sites/kirp
       fedsteph privacy ledger sites/kirp --json | jq .epsilon
     """
-    from rich.table import Table
-
     from fedsteph.client.privacy.ledger import Ledger, total
     from fedsteph.client.site.site import Site
 
@@ -96,13 +95,10 @@ def ledger(site: SiteArgument, as_json: JsonOption = False) -> None:
             "budget": budget,
             "trainings": [asdict(entry) | {"epsilon": _cost(entry)} for entry in entries],
         }
-        print(json.dumps(found, indent=2, allow_nan=False))
-        return
-    table = Table("time", "run", "training", "noise", "patients in a step", "steps", "epsilon", "delta")
-    for entry in entries:
-        table.add_row(entry.time[:19], entry.run, entry.training[:12], *_row(entry))
+        return console.show_json(found)
+    header = ["time", "run", "training", "noise", "patients in a step", "steps", "epsilon", "delta"]
     if entries:
-        console.out.print(table)
+        console.show_table(header, [[one.time[:19], one.run, one.training[:12], *_row(one)] for one in entries])
     console.out.print(f"together: {spent}", highlight=False)
     console.out.print("budget: none set (policy.epsilon_budget)" if budget is None else f"budget: epsilon {budget:g}")
 
@@ -158,21 +154,17 @@ def plan(
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table("signal", "attack", "AUC, vector", "AUC, procedure", "TPR at 1% FPR, procedure")
-    for attack in result["attacks"]:
-        vector, procedure = attack["vector"], attack["procedure"]
-        table.add_row(
-            attack["signal"],
-            attack["attack"],
-            _with_interval(vector["auc"], vector["auc_interval_95"]),
-            _with_interval(procedure["auc"], procedure["auc_interval_95"]),
-            _with_interval(procedure["tpr"], procedure["tpr_interval_95"]),
+    header = ["signal", "attack", "AUC, vector", "AUC, procedure", "TPR at 1% FPR, procedure"]
+    rows = []
+    for one in result["attacks"]:
+        measured = (
+            _with_interval(one["vector"], "auc"),
+            *(_with_interval(one["procedure"], k) for k in ("auc", "tpr")),
         )
-    console.out.print(table)
+        rows.append([one["signal"], one["attack"], *measured])
+    console.show_table(header, rows)
     for line in _in_words(result):
-        console.out.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
 
 
 def _in_words(result: dict[str, Any]) -> list[str]:
@@ -194,7 +186,8 @@ def _in_words(result: dict[str, Any]) -> list[str]:
     return [*lines, f"The training reports an epsilon of {epsilon['reported']:.2f}; {shown}."]
 
 
-def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
+def _with_interval(found: dict[str, Any], key: str) -> str:
+    value, interval = found[key], found[f"{key}_interval_95"]
     return f"{value:.3f}" if interval is None else f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
@@ -220,7 +213,3 @@ def _cost(entry: Entry) -> float | None:
     if entry.mechanism is None or entry.delta is None:
         return None
     return epsilon([entry.mechanism], entry.delta)
-
-
-def _loudly(text: str) -> None:
-    console.err.print(f"error: {text}", style="red", markup=False, highlight=False)

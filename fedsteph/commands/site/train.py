@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +27,6 @@ def train(
       fedsteph train sites/kirp --set training.epochs=10 --set evaluation.folds=3
     """
     from rich.logging import RichHandler
-    from rich.table import Table
 
     from fedsteph.client.data.discovery import discover
     from fedsteph.client.site.site import Site
@@ -48,16 +46,13 @@ def train(
     with exclusive(opened.state, wait=False), console.progress_bar() as progress, telling[0], telling[1]:
         result = train_site(opened, load_config(config, settings), progress(f"training at {opened.name}"))
     if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-        return
-    table = Table("fold", "C-index")
-    for fold, value in enumerate(result["c_index"]):
-        table.add_row(str(fold), "undefined" if value is None else f"{value:.3f}")
-    console.out.print(table)
+        return console.show_json(result)
+    values = ["undefined" if value is None else f"{value:.3f}" for value in result["c_index"]]
+    console.show_table(["fold", "C-index"], [[str(fold), value] for fold, value in enumerate(values)])
     if result["mean"] is not None and result["interval_95"] is not None:
         low, high = result["interval_95"]
         console.out.print(f"mean {result['mean']:.3f}, 95% interval {low:.3f} to {high:.3f}")
     else:
         console.out.print("too small to evaluate: no test fold has a comparable pair of patients")
-    console.out.print(result["storage"], soft_wrap=True)
-    console.out.print(f"model: {result['model']}", soft_wrap=True)
+    console.say(result["storage"])
+    console.say(f"model: {result['model']}")

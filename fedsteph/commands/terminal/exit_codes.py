@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from fedsteph.common.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, FedstephError
-from fedsteph.common.host.console import err
+from fedsteph.common.host import console
 from fedsteph.common.host.disk import cannot_write, is_of_the_disk
 
 
@@ -34,8 +34,8 @@ def run(command: Callable[[], object]) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         if context is not None:
-            err.print(context.get_usage(), markup=False, highlight=False)
-        err.print(f"error: {error.format_message()}", style="red", markup=False, highlight=False)
+            console.tell(context.get_usage())
+        console.tell(f"error: {error.format_message()}", style="red")
         return EXIT_INPUT
     except BrokenPipeError:
         sys.stderr.close()
@@ -47,14 +47,14 @@ def run(command: Callable[[], object]) -> int:
 
 
 def _stopped() -> int:
-    err.print("stopped; the same command goes on from here", markup=False)
+    console.tell("stopped; the same command goes on from here")
     return EXIT_STOPPED
 
 
 def _told(error: FedstephError) -> int:
     if error.details is not None:
-        err.print(error.details, markup=False, highlight=False)
-    err.print(f"error: {error.sentence}", style="red", markup=False, highlight=False)
+        console.tell(error.details)
+    console.tell(f"error: {error.sentence}", style="red")
     return error.exit_code
 
 
@@ -74,10 +74,6 @@ def _of_the_system(error: OSError) -> int:
 
 def _bug(error: Exception) -> int:
     traceback.print_exception(error)
-    err.print(
-        f"bug: {type(error).__name__}: {error}. Not your fault; please report it with the lines above",
-        style="red",
-        markup=False,
-        highlight=False,
-    )
+    text = f"bug: {type(error).__name__}: {error}. Not your fault; please report it with the lines above"
+    console.tell(text, style="red")
     return EXIT_BUG

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from fedsteph.common.host import console
 from fedsteph.simulations.attacks.poison import attack_table
 from fedsteph.simulations.bench.figures import machine_line
@@ -27,64 +25,61 @@ _WORDS = {
 
 
 def show_site_work(found: dict[str, Any]) -> None:
-    table = Table("what", "instances", "found", "wanted")
+    rows = []
     for key, (words, wanted) in _WORDS.items():
         values = found[key] if isinstance(found[key], dict) else {"": found[key]}
         for i, (n, value) in enumerate(values.items()):
             size = f"{int(n):,}" if n else ""
-            table.add_row(words if i == 0 else "", size, f"{value:.3g}", wanted if i == 0 else "")
-    console.out.print(table)
+            rows.append([words if i == 0 else "", size, f"{value:.3g}", wanted if i == 0 else ""])
+    console.show_table(["what", "instances", "found", "wanted"], rows)
     for kind in ("steps", "inference"):
         for n, one in found["parts"][kind].items():
             medians = ", ".join(f"{name} {1e3 * spread['median']:.1f}" for name, spread in one["seconds"].items())
-            console.out.print(f"{kind}, {int(n):,} instances, ms: {medians}", highlight=False, soft_wrap=True)
-    console.out.print(f"{found['threads']} threads; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
+            console.say(f"{kind}, {int(n):,} instances, ms: {medians}")
+    console.say(f"{found['threads']} threads; {machine_line(found['machine'])}")
 
 
 def show_data_path(found: dict[str, Any]) -> None:
-    table = Table("files", "h5py", "as stored", "ratio", "as float16", "ratio", "first epoch: stored", "float16")
+    header = ["files", "h5py", "as stored", "ratio", "as float16", "ratio", "first epoch: stored", "float16"]
+    rows = []
     for name, row in found["layouts"].items():
         ratios = [f"{row[f'{kind}_vs_h5py']:.1f}" for kind in ("stored", "float16")]
         epochs = [f"{row[kind]['median']:.3f} s" for kind in ("h5py", "stored", "float16")]
         firsts = [f"{row[f'first_{kind}']:.2f} s" for kind in ("stored", "float16")]
-        table.add_row(name, epochs[0], epochs[1], ratios[0], epochs[2], ratios[1], *firsts)
-    console.out.print(table)
-    console.out.print(machine_line(found["machine"]), soft_wrap=True)
+        rows.append([name, epochs[0], epochs[1], ratios[0], epochs[2], ratios[1], *firsts])
+    console.show_table(header, rows)
+    console.say(machine_line(found["machine"]))
 
 
 def show_sealing(found: dict[str, Any]) -> None:
     sizes = found["bytes"]
     title = f"milliseconds; a vector file of {sizes['vector_file'] / 1e6:.2f} MB where nothing else is said"
-    table = Table("step", "median", "min", "max", "repeats", title=title)
-    for name, spread in found["seconds"].items():
-        times = (f"{1e3 * spread[key]:.3f}" for key in ("median", "min", "max"))
-        table.add_row(name, *times, str(spread["repeats"]))
-    console.out.print(table)
+    keys = ("median", "min", "max")
+    rows = [
+        [name, *(f"{1e3 * spread[key]:.3f}" for key in keys), str(spread["repeats"])]
+        for name, spread in found["seconds"].items()
+    ]
+    console.show_table(["step", *keys, "repeats"], rows, title)
     for name, over in found["overhead"].items():
-        text = f"{name} adds {over['bytes']:,} bytes ({over['per_cent']:.4f} %) to {sizes['vector_file']:,}"
-        console.out.print(text, highlight=False, soft_wrap=True)
-    console.out.print(machine_line(found["machine"]), highlight=False, soft_wrap=True)
+        console.say(f"{name} adds {over['bytes']:,} bytes ({over['per_cent']:.4f} %) to {sizes['vector_file']:,}")
+    console.say(machine_line(found["machine"]))
 
 
 def show_relay(found: dict[str, Any]) -> None:
-    table = Table("sources", "MB", "first hello", "hello", "merge delivery", title="seconds: median (min to max)")
-    memory = Table("sources", *PROGRAMS.values(), title="peak resident memory, MiB")
+    times, memory = [], []
     for run in found["runs"]:
         seconds = run["seconds"]
         spreads = ("{median:.2f} ({min:.2f} to {max:.2f})".format(**seconds[key]) for key in ("hello", "merge"))
         megabytes = f"{run['bytes']['merge'] / 1e6:.1f}"
-        table.add_row(str(run["sources"]), megabytes, f"{seconds['first_hello']:.2f}", *spreads)
+        times.append([str(run["sources"]), megabytes, f"{seconds['first_hello']:.2f}", *spreads])
         peaks = (run["peak_rss_bytes"].get(role, 0) for role in PROGRAMS.values())
-        memory.add_row(str(run["sources"]), *(f"{peak / 2**20:.0f}" for peak in peaks))
-    for one in (table, memory):
-        console.out.print(one)
+        memory.append([str(run["sources"]), *(f"{peak / 2**20:.0f}" for peak in peaks)])
+    header = ["sources", "MB", "first hello", "hello", "merge delivery"]
+    console.show_table(header, times, "seconds: median (min to max)")
+    console.show_table(["sources", *PROGRAMS.values()], memory, "peak resident memory, MiB")
     repeats = found["runs"][0]["seconds"]["merge"]["repeats"]
-    console.out.print(f"{repeats} repeats each; {machine_line(found['machine'])}", highlight=False, soft_wrap=True)
+    console.say(f"{repeats} repeats each; {machine_line(found['machine'])}")
 
 
 def show_poison(rows: Sequence[dict[str, Any]]) -> None:
-    header, body = attack_table(rows)
-    table = Table(*header)
-    for line in body:
-        table.add_row(*line)
-    console.out.print(table)
+    console.show_table(*attack_table(rows))

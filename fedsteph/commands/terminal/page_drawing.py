@@ -15,7 +15,7 @@ from fedsteph.common.host.progress import NamedProgress
 def drawing() -> Iterator[NamedProgress]:
     """Show how far the drawing of a page is."""
     if not console.err.is_terminal:
-        console.err.print("drawing ...", markup=False)
+        console.tell("drawing ...")
     with console.progress_bar() as progress:
         progress("drawing")
         yield progress
@@ -30,4 +30,4 @@ def draw_page(write: Callable[[NamedProgress], Path]) -> None:
         text = f"There is no page: {error.sentence}"
     except Exception as error:  # noqa: BLE001 (the results are there, and no worse for it)
         text = f"There is no page, by a bug; please report it: {type(error).__name__}: {error}"
-    console.err.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.tell(text)

@@ -23,7 +23,7 @@ def show(folder: RunFolder, results: RunResults) -> None:
             table.add_row(*row)
         console.out.print(table)
         for sentence in target_sentences(result):
-            console.out.print(f"  {sentence}", soft_wrap=True, markup=False, highlight=False)
+            console.say(f"  {sentence}")
         console.out.print()
     for sentence in run_sentences(folder, results):
-        console.out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        console.say(sentence)

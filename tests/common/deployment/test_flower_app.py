@@ -13,7 +13,7 @@ import pytest
 from checkouts import ROOT, copy_checkout
 from each_case import each
 
-from fedsteph.common.deployment import flower_app
+from fedsteph.common.deployment import flower_programs
 from fedsteph.common.deployment.flower_app import assemble, config_folder, digest_of, flwr, own_digest
 from fedsteph.common.deployment.flower_app import build as build_bundle
 from fedsteph.common.errors import DeploymentError, EngineError
@@ -99,7 +99,7 @@ def test_flowers_failure_is_told(tmp_path, monkeypatch):
     program = tmp_path / "flwr"
     program.write_text("#!/bin/sh\necho 'no such publisher' >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(flower_app, "program", lambda name: str(program))
+    monkeypatch.setattr(flower_programs, "program", lambda name: str(program))
     with pytest.raises(EngineError, match="'flwr build' failed: no such publisher") as caught:
         flwr(["build"], tmp_path, tmp_path / "home")
     assert caught.value.where == str(tmp_path / "home")

@@ -14,7 +14,7 @@ import psutil
 
 from fedsteph.client.data import torch_file
 from fedsteph.client.data.hdf5 import feature_file
-from fedsteph.client.data.source import Coords, Source, without_leading_one
+from fedsteph.client.data.source import Coords, Source, told_briefly, without_leading_one
 from fedsteph.common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
 
 _READERS: dict[bytes, Callable[[Path], AbstractContextManager[Source]]] = {
@@ -30,20 +30,12 @@ _AGAIN = "Copy it again from where it was made, or extract the slide again"
 
 @dataclass(frozen=True)
 class FeatureHeader:
-    """Header of a feature file.
+    """Header of a feature file; ``encoder`` and ``magnification`` are None if the layout does not state them."""
 
-    Args:
-        layout: ``trident``, ``clam``, ``uni2-h`` or ``pt``.
-        n_instances: the number of patches.
-        width: d, the number of features per patch.
-        dtype: as stored; values are always read as float32.
-        encoder, magnification: None if the layout does not state them.
-    """
-
-    layout: str
-    n_instances: int
-    width: int
-    dtype: str
+    layout: str  # trident, clam, uni2-h or pt
+    n_instances: int  # patches
+    width: int  # d, the number of features per patch
+    dtype: str  # as stored; values are always read as float32
     encoder: str | None
     magnification: float | None
 
@@ -75,13 +67,10 @@ def read_header(path: Path) -> FeatureHeader:
 
 
 def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.float32]:
-    """Read a slide's features.
+    """Read a slide's features as a C-contiguous float32 array ``(n_instances, d)``, all finite.
 
     Args:
         width: the expected d; None accepts any.
-
-    Returns:
-        A C-contiguous float32 array ``(n_instances, d)``, all finite.
 
     Raises:
         WidthError: d is not ``width``.
@@ -130,13 +119,14 @@ def read_coords(path: Path) -> Coords:
         return found
 
 
-def cannot_open(path: Path, error: OSError) -> FeatureFileError:
-    """The error for a feature file that does not exist or that this user may not read."""
-    return FeatureFileError(
-        f"cannot be opened ({error.strerror})",
-        where=path,
-        remedy="Check that it exists and that this user may read it",
-    )
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Turn the system's error on a file that is not there, or not readable for this user, into a FeatureFileError."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Check that it exists and that this user may read it"
+        raise FeatureFileError(f"cannot be opened ({error.strerror})", where=path, remedy=remedy) from error
 
 
 @contextmanager
@@ -154,20 +144,17 @@ def _open(path: Path) -> Iterator[Source]:
     except FedstephError as error:
         raise type(error)(error.what, where=path, remedy=error.remedy) from error
     except MemoryError as error:
-        raise FeatureFileError(
-            "does not fit into memory", where=path, remedy="Use a machine with more memory"
-        ) from error
+        remedy = "Use a machine with more memory"
+        raise FeatureFileError("does not fit into memory", where=path, remedy=remedy) from error
     # HDF5 and pickle may raise almost any exception on a damaged file.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FeatureFileError(
-            f"is truncated, damaged or not readable ({reason})", where=path, remedy=_AGAIN
-        ) from error
+        what = f"is truncated, damaged or not readable ({told_briefly(error)})"
+        raise FeatureFileError(what, where=path, remedy=_AGAIN) from error
 
 
 def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | None:
     """The reader that matches the file's first bytes; None if there is none."""
-    try:
+    with opening(path):
         # Opening a named pipe would block forever.
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -175,8 +162,6 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | No
             raise FeatureFileError(f"is {kind}, not a file", where=path, remedy="Give the path of a feature file")
         with path.open("rb") as file:
             head = file.read(len(feature_file.MAGIC))
-    except OSError as error:
-        raise cannot_open(path, error) from error
     if not head:
         raise FeatureFileError("is empty (0 bytes)", where=path, remedy=_AGAIN)
     return next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
@@ -198,7 +183,7 @@ def _header(source: Source) -> FeatureHeader:
         raise EmptyBagError(
             "has no instance", remedy="List the slide under 'data.exclude' in site.yaml, or extract it again"
         )
-    if source.n_coords not in (None, shape[0]):
+    if source.coords_shape is not None and without_leading_one(source.coords_shape)[:1] != shape[:1]:
         raise _not_for_all(source, shape[0])
     return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, source.encoder, source.magnification)
 

@@ -43,20 +43,14 @@ class Local:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to predict; ``sources`` is empty for a local one.
-
-    Args:
-        encoder: the feature encoder of its training data, if the files stated it.
-        reference: its :func:`reference_risks`; None in files of earlier versions.
-        local: for an enhanced model, the site's own model for comparison; None in files of earlier versions.
-    """
+    """A model that is ready to predict."""
 
     model: nn.Module
     architecture: Architecture
-    sources: tuple[str, ...]
-    encoder: str | None
-    reference: np.ndarray | None = None
-    local: Local | None = None
+    sources: tuple[str, ...]  # of an enhanced model; empty for a local one
+    encoder: str | None  # the feature encoder of its training data, if the files stated it
+    reference: np.ndarray | None = None  # its reference_risks; None in files of earlier versions
+    local: Local | None = None  # in an enhanced model, the site's own; None in files of earlier versions
 
 
 def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
@@ -64,22 +58,16 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
 
     In a small cohort they are close to the risks of single patients; like the model, they stay at the site.
     """
-    head = head_of(model)
-    home = head.weight.device
-    found = risks(model, cohort, device)
+    home = head_of(model).weight.device
+    percentiles: np.ndarray = np.percentile(risks(model, cohort, device), np.linspace(0, 100, N_PERCENTILES))
     model.to(home)  # risks() moved it to ``device``
-    percentiles: np.ndarray = np.percentile(found, np.linspace(0, 100, N_PERCENTILES))
     return percentiles
 
 
 def save_abmil(
     path: Path, model: ABMIL, *, m0_sha256: str, encoder: str | None = None, reference: np.ndarray | None = None
 ) -> None:
-    """Write a local model.
-
-    Raises:
-        ModelFileError: its weights are not finite.
-    """
+    """Write a local model; ModelFileError if its weights are not finite."""
     tensors = model.state_dict() | _as_tensors(REFERENCE, reference)
     _save(path, tensors, kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, encoder=encoder)
 
@@ -117,11 +105,7 @@ def save_steph(
 
 
 def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
-    """Read a local model.
-
-    Raises:
-        ModelFileError: as :func:`load_model`, or it is not a local model.
-    """
+    """Read a local model; errors as :func:`load_model`, and ModelFileError if it is not a local one."""
     loaded = load_model(path, dropout)
     if not isinstance(loaded.model, ABMIL):
         raise ModelFileError("is not a local model", where=path, remedy="Give a local.safetensors")
@@ -145,7 +129,7 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
     if not _finite(tensors.values()):
         raise ModelFileError("holds weights that are not finite", where=path, remedy="Train or merge it again")
     try:
-        reference, local = _reference(tensors, REFERENCE), None
+        reference, local = _reference(tensors), None
         if told.steph is None:
             model: nn.Module = ABMIL(told.architecture, dropout)
             model.load_state_dict(tensors)
@@ -165,16 +149,16 @@ def _local(architecture: Architecture, dropout: float, tensors: dict[str, Tensor
     if not names:
         return None
     own = {name.removeprefix(LOCAL): tensors.pop(name) for name in names}
-    reference = _reference(own, REFERENCE)
+    reference = _reference(own)
     model = ABMIL(architecture, dropout)
     model.load_state_dict(own)
     return Local(model.eval(), reference)
 
 
-def _reference(tensors: dict[str, Tensor], name: str) -> np.ndarray | None:
-    if name not in tensors:
+def _reference(tensors: dict[str, Tensor]) -> np.ndarray | None:
+    if REFERENCE not in tensors:
         return None
-    found = tensors.pop(name).double().numpy()
+    found = tensors.pop(REFERENCE).double().numpy()
     if (np.diff(found) < 0).any():
         raise ValueError("the percentiles of the training patients' risks do not ascend")
     return found
@@ -187,9 +171,8 @@ def _as_tensors(name: str, reference: np.ndarray | None) -> dict[str, Tensor]:
 def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
     plain = {name: _apart(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
     if not _finite(plain.values()):
-        raise ModelFileError(
-            "the trained weights are not finite", where=path.name, remedy="Lower training.lr and train again"
-        )
+        remedy = "Lower training.lr and train again"
+        raise ModelFileError("the trained weights are not finite", where=path.name, remedy=remedy)
     metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
     atomic.write_bytes(path, stamped(with_metadata(safetensors.torch.save(plain), metadata)))
 

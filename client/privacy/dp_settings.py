@@ -82,10 +82,9 @@ class DpSgd:
                 where="dp_sgd.delta",
                 remedy=f"Set it to at most {MOST_DELTA:g}, or train on more patients",
             )
+        noise = self.noise
         if self.epsilon is not None:
-            solved = least_noise(self.epsilon, delta, sampling_rate=rate, steps=steps, accountant=self.accountant)
-        else:
-            assert self.noise is not None
-            solved = self.noise
-        mechanism = Mechanism(solved, rate, steps)
+            noise = least_noise(self.epsilon, delta, sampling_rate=rate, steps=steps, accountant=self.accountant)
+        assert noise is not None  # one of the two is given
+        mechanism = Mechanism(noise, rate, steps)
         return Guarantee(mechanism, delta, epsilon([mechanism], delta, self.accountant))

@@ -75,10 +75,7 @@ def clipped_sum(
 ) -> Tensor:
     """Sum of the patients' gradients at ``state``, each clipped to L2 norm ``clip``: both ``(size + 1,)`` float64."""
     total = torch.zeros(len(state), dtype=torch.float64)
-    if not indices:
-        return total
-    n_bins = part.m0.architecture.n_bins
-    for _, batch in batches(cohort, indices, n_bins, device):
+    for _, batch in batches(cohort, indices, part.m0.architecture.n_bins, device):
         found = patient_gradients(part, state.float().to(device), batch).double()
         # A gradient that overflows is set to 0, because clipping does not bound NaN.
         found = found.where(found.isfinite().all(dim=1, keepdim=True), 0.0)
@@ -95,13 +92,8 @@ def clipped(gradients: Tensor, clip: float) -> Tensor:
 def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:
     """Gradients of each bag's NLL with respect to the part and, last and with a smaller weight, the level.
 
-    Each bag has its own copy of the parameters, so that one backward pass gives separate gradients per bag.
-
-    Args:
-        state: ``(size + 1,)``, offsets of the part and of the level.
-
-    Returns:
-        ``(n_bags, size + 1)``.
+    Each bag has its own copy of the parameters, so that one backward pass gives separate gradients per bag:
+    ``(n_bags, size + 1)``, at the offsets ``state (size + 1,)`` of the part and of the level.
     """
     n = len(batch.bags)
     offsets = state[:-1].expand(n, -1).clone().requires_grad_()

@@ -35,21 +35,13 @@ _REMEDY = "Put the true file back from a backup; nothing is shared until it fits
 
 @dataclass(frozen=True)
 class Entry:
-    """One training whose result leaves the site.
+    """One training whose result leaves the site; without differential privacy it has no mechanism and no delta."""
 
-    Args:
-        time: ISO 8601, UTC.
-        run: the federation's run in which the result first left.
-        training: digest that identifies the training; it reveals nothing about the patients.
-        mechanism: how it was trained; None: without differential privacy.
-        delta: the delta of its epsilon; None: without differential privacy.
-    """
-
-    time: str
-    run: str
-    training: str
-    mechanism: Mechanism | None
-    delta: float | None
+    time: str  # ISO 8601, UTC
+    run: str  # the federation's run in which the result first left
+    training: str  # digest that identifies the training; it reveals nothing about the patients
+    mechanism: Mechanism | None  # how it was trained
+    delta: float | None  # of its epsilon
 
     @classmethod
     def now(cls, run: str, training: str, mechanism: Mechanism | None, delta: float | None) -> Entry:

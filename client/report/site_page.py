@@ -38,11 +38,7 @@ def write_site_page(site: Site, out: Path | None = None, progress: NamedProgress
 
 
 def write_shared_page(site: Site, out: Path | None = None) -> Path:
-    """Write the page for others, as the policy allows; by default it shows only bands and rounded means.
-
-    Raises:
-        ModelFileError: the site has no result.
-    """
+    """Write the page for others, as the policy allows: by default, bands and means. ModelFileError: no result."""
     found = public_target(site.name, TargetFiles.open(site.state), site.file.policy or Policy())
     return write_page(shared_page(found), out or site.state / SHARED)
 

@@ -53,18 +53,13 @@ class Workspace:
         if site.file.threads is not None:
             torch.set_num_threads(site.file.threads)  # for the whole process, which works for one site
         cohort = cohort or open_cohort(site.folder, site.file.data, site.state)
+        features, remedy = site.folder / site.file.data.features, "Extract features with the federation's encoder"
         if cohort.width != recipe.model.width:
-            raise WidthError(
-                f"the features are {cohort.width} wide, the federation's {recipe.model.width}",
-                where=site.folder / site.file.data.features,
-                remedy="Extract features with the federation's encoder",
-            )
+            what = f"the features are {cohort.width} wide, the federation's {recipe.model.width}"
+            raise WidthError(what, where=features, remedy=remedy)
         if None not in (cohort.encoder, recipe.model.encoder) and cohort.encoder != recipe.model.encoder:
-            raise EncoderError(
-                f"the features are of {cohort.encoder}, the federation's of {recipe.model.encoder}",
-                where=site.folder / site.file.data.features,
-                remedy="Extract features with the federation's encoder",
-            )
+            what = f"the features are of {cohort.encoder}, the federation's of {recipe.model.encoder}"
+            raise EncoderError(what, where=features, remedy=remedy)
         splits = site_splits(site, cohort, recipe)
         data = _data_digest(cohort, splits, rounded=site.file.data.disk_cache == "float16")
         return cls(
@@ -118,10 +113,8 @@ class Workspace:
 
     def train_local(self, fold: int, progress: Progress = silent) -> abmil.ABMIL:
         """Train the site's own model of a fold, unless it was trained before, and return it."""
-        path, device = self.local_path(fold), self.device
-        return train_file(
-            path, self.train_part(fold), self.recipe, label=f"fold {fold}", device=device, progress=progress
-        )
+        path, cohort, label = self.local_path(fold), self.train_part(fold), f"fold {fold}"
+        return train_file(path, cohort, self.recipe, label=label, device=self.device, progress=progress)
 
     def train_every_fold(self) -> None:
         """Train the site's own models that are missing."""

@@ -49,14 +49,8 @@ def _merged(task: Task, inner: Sequence[InnerFold], progress: Progress) -> FoldR
     """Choose gamma, train STEPH and the comparators, and judge them on the test patients."""
     n, n_compared = trainings(task.recipe), len(comparators_of(task))
     total = n + 1 + n_compared
-    selection = select(
-        inner,
-        task.sources,
-        task.recipe,
-        device=task.device,
-        cache=task.folder / "inner.json",
-        progress=part(progress, 0, total, n),
-    )
+    cache, tried = task.folder / "inner.json", part(progress, 0, total, n)
+    selection = select(inner, task.sources, task.recipe, device=task.device, cache=cache, progress=tried)
     enhanced = enhanced_model(task, selection.gamma, part(progress, n, total))
     compared = compare(task, part(progress, n + 1, total, n_compared))
     return judge(task, selection, enhanced, compared)

@@ -43,7 +43,7 @@ def fit_survival(
         fresh_head: initialise the head as the recipe says; otherwise keep its values.
 
     Raises:
-        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
+        FedstephError: as :func:`fedsteph.client.training.loop.fit`.
     """
     head = head_of(model)
     if fresh_head:

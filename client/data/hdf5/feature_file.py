@@ -43,9 +43,8 @@ def open_hdf5(path: Path) -> Iterator[Source]:
 
 
 def _values(path: Path) -> npt.NDArray[np.float32]:
-    values = _read(path, FEATURES, structure_of(path, every_chunk=True).shape)
     with np.errstate(over="ignore"):
-        return np.asarray(values, dtype=np.float32)
+        return np.asarray(_read(path, FEATURES, structure_of(path, every_chunk=True).shape), dtype=np.float32)
 
 
 def _coords(path: Path) -> Coords:

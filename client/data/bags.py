@@ -134,11 +134,7 @@ class Cohort:
         return [self.files[slide] for slide in patient.slides]
 
     def subset(self, ids: Iterable[str]) -> Cohort:
-        """The patients ``ids``, in the given order; they share this cohort's cache.
-
-        Raises:
-            SplitError: an ID is not in this cohort.
-        """
+        """The patients ``ids``, in the given order, with this cohort's cache; SplitError if one is not in it."""
         by_id, ids = {patient.id: patient for patient in self.patients}, list(ids)
         if unknown := [key for key in ids if key not in by_id]:
             raise SplitError(

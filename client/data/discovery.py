@@ -77,11 +77,7 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
 
 
 def usable_contents(folder: Path, settings: DataSettings) -> SiteContents:
-    """Run :func:`discover`, and refuse data with errors; warnings are accepted.
-
-    Raises:
-        DataError: the data has errors. The message is a table of all of them.
-    """
+    """As :func:`discover`; data with errors, not with warnings alone, raise a DataError with a table of all of them."""
     contents = discover(folder, settings)
     refuse_errors(contents.problems, folder)
     return contents

@@ -82,11 +82,7 @@ class FeatureCache:
             return self._open(path).features
 
     def prune(self, files: Mapping[str, Path]) -> None:
-        """Remove cache files that fit no source in ``files`` (by slide ID): unknown, another size, another ``keep``.
-
-        Raises:
-            StorageError: a file cannot be removed.
-        """
+        """Remove cache files that fit no source in ``files`` (by slide ID): unknown, another size, another ``keep``."""
         sources = {self._path(slide): source for slide, source in files.items()}
 
         def useful(path: Path) -> bool:
@@ -143,11 +139,7 @@ def room(folder: Path) -> int:
 
 
 def clear(folder: Path, useful: Callable[[Path], bool] = lambda path: False) -> None:
-    """Remove all cache files in ``folder`` that are not useful, and no other files.
-
-    Raises:
-        StorageError: a file cannot be removed.
-    """
+    """Remove all cache files in ``folder`` that are not useful, and no others; StorageError if that cannot be done."""
     if not folder.is_dir():
         return
     with _alone_in(folder):

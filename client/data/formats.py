@@ -81,10 +81,8 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
     with _open(path) as source:
         header = _header(source)
         if width is not None and header.width != width:
-            raise WidthError(
-                f"has {header.width} features per instance, expected {width}",
-                remedy="Extract all slides with the encoder that the others were made with",
-            )
+            remedy = "Extract all slides with the encoder that the others were made with"
+            raise WidthError(f"has {header.width} features per instance, expected {width}", remedy=remedy)
         _require_memory(header)
         values = np.ascontiguousarray(source.values().reshape(header.n_instances, header.width))
         bad = ~np.isfinite(values)
@@ -99,18 +97,12 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
 
 
 def read_coords(path: Path) -> Coords:
-    """Read the positions of a slide's patches.
-
-    Raises:
-        FeatureFileError: as :func:`read_header` does; or there is not one position per instance.
-    """
+    """Read the patches' positions; errors as :func:`read_header`, and FeatureFileError if there is not one for each."""
     with _open(path) as source:
         header = _header(source)
         if source.coords is None:
-            raise FeatureFileError(
-                "says nothing of where its patches lie",
-                remedy="Give an HDF5 file with a dataset 'coords' (N, 2), as TRIDENT and CLAM write it",
-            )
+            remedy = "Give an HDF5 file with a dataset 'coords' (N, 2), as TRIDENT and CLAM write it"
+            raise FeatureFileError("says nothing of where its patches lie", remedy=remedy)
         if without_leading_one(source.coords_shape or ()) != (header.n_instances, 2):
             raise _not_for_all(source, header.n_instances)
         found = source.coords()
@@ -135,10 +127,8 @@ def _open(path: Path) -> Iterator[Source]:
     reader = _reader(path)
     try:
         if reader is None:
-            raise FeatureFileError(
-                "is neither HDF5 nor a .pt file",
-                remedy="Store features as TRIDENT or CLAM do, or with torch.save",
-            )
+            remedy = "Store features as TRIDENT or CLAM do, or with torch.save"
+            raise FeatureFileError("is neither HDF5 nor a .pt file", remedy=remedy)
         with reader(path) as source:
             yield source
     except FedstephError as error:
@@ -180,9 +170,8 @@ def _header(source: Source) -> FeatureHeader:
             remedy="Store the encoder's output as float16, float32 or float64",
         )
     if shape[0] == 0:
-        raise EmptyBagError(
-            "has no instance", remedy="List the slide under 'data.exclude' in site.yaml, or extract it again"
-        )
+        remedy = "List the slide under 'data.exclude' in site.yaml, or extract it again"
+        raise EmptyBagError("has no instance", remedy=remedy)
     if source.coords_shape is not None and without_leading_one(source.coords_shape)[:1] != shape[:1]:
         raise _not_for_all(source, shape[0])
     return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, source.encoder, source.magnification)
@@ -197,10 +186,7 @@ def _not_for_all(source: Source, n_instances: int) -> FeatureFileError:
 def _require_memory(header: FeatureHeader) -> None:
     """Compare a size that a file states with the free memory, before any of it is taken."""
     needed = header.n_instances * header.width * _BYTES.get(header.dtype, 6)
-    if needed < _SMALL_BYTES:
-        return
-    free = psutil.virtual_memory().available
-    if needed > free:
+    if needed >= _SMALL_BYTES and needed > (free := psutil.virtual_memory().available):
         raise FeatureFileError(
             f"states {header.n_instances} x {header.width} features, which need {needed / 2**30:.1f} GiB of memory, "
             f"and {free / 2**30:.1f} are free",

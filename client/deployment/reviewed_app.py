@@ -37,11 +37,8 @@ def install(home: Path) -> Path:
         EngineError: Flower could not build or install the app.
     """
     if home.is_symlink() or (home.exists() and any(home.iterdir())):
-        raise DeploymentError(
-            "is not a new or empty folder",
-            where=home,
-            remedy="Choose a new folder for a new version, or remove that one first",
-        )
+        remedy = "Choose a new folder for a new version, or remove that one first"
+        raise DeploymentError("is not a new or empty folder", where=home, remedy=remedy)
     home.mkdir(parents=True, exist_ok=True)
     with writing(home), tempfile.TemporaryDirectory() as scratch:
         folder = assemble(Path(scratch) / "fedsteph")

@@ -63,10 +63,8 @@ def _federation(site: Site, file: MembershipFile) -> list[Check]:
 
 def _account() -> str:
     if os.geteuid() == 0:
-        raise DeploymentError(
-            "this is root, whom no read-only folder stops",
-            remedy="Run the SuperNode, and this command, as an account of its own",
-        )
+        remedy = "Run the SuperNode, and this command, as an account of its own"
+        raise DeploymentError("this is root, whom no read-only folder stops", remedy=remedy)
     return f"user {os.geteuid()}, not root"
 
 

@@ -122,10 +122,10 @@ def _uno_c(risk: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: f
 def _brier(survival: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: float) -> float | None:
     from torchsurv.metrics.brier_score import BrierScore  # noqa: PLC0415
 
-    years = [year for year in range(1, survival.shape[1] + 1) if float(t.min()) <= _days(year) < horizon]
+    years = [year for year in range(1, survival.shape[1] + 1) if float(t.min()) <= year * DAYS_PER_BIN < horizon]
     if len(years) < 2:
         return None
-    at = torch.tensor([_days(year) for year in years], dtype=t.dtype)
+    at = torch.tensor([year * DAYS_PER_BIN for year in years], dtype=t.dtype)
     score = BrierScore()
     curves = survival[:, [year - 1 for year in years]]
     score(curves, e, t, new_time=at, weight=censoring.weight(t), weight_new_time=censoring.weight(at))
@@ -135,7 +135,7 @@ def _brier(survival: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizo
 def _auc(survival: Tensor, t: Tensor, e: Tensor, year: int, censoring: _Censoring, horizon: float) -> float | None:
     from torchsurv.metrics.auc import Auc  # noqa: PLC0415
 
-    day = _days(year)
+    day = year * DAYS_PER_BIN
     if not float(t.min()) <= day < horizon or not bool((e & (t <= day)).any()):
         return None
     at = torch.tensor([day], dtype=t.dtype)
@@ -144,7 +144,7 @@ def _auc(survival: Tensor, t: Tensor, e: Tensor, year: int, censoring: _Censorin
 
 
 def _calibration(predicted: Tensor, t: Tensor, e: Tensor, horizon: float) -> tuple[float | None, float | None]:
-    if horizon < _days(_CALIBRATED_AT) or len(t) < 2 * _GROUPS:
+    if horizon < _CALIBRATED_AT * DAYS_PER_BIN or len(t) < 2 * _GROUPS:
         return None, None
     groups = torch.tensor_split(torch.argsort(predicted, stable=True), _GROUPS)
     gaps = [float(predicted[group].mean()) - _observed(t[group], e[group]) for group in groups]
@@ -155,11 +155,8 @@ def _observed(t: Tensor, e: Tensor) -> float:
     """Kaplan-Meier probability of an event within ``_CALIBRATED_AT`` years."""
     if not bool(e.any()):
         return 0.0
-    return 1.0 - float(survival_curve(t, e).at(torch.tensor([_days(_CALIBRATED_AT)], dtype=t.dtype))[0])
-
-
-def _days(year: int) -> float:
-    return year * DAYS_PER_BIN
+    at = torch.tensor(_CALIBRATED_AT * DAYS_PER_BIN, dtype=t.dtype)
+    return 1.0 - float(survival_curve(t, e).at(at))
 
 
 def _defined(value: Tensor) -> float | None:

@@ -183,11 +183,8 @@ def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
 
     width, height = found.grid.slide
     if not found.grid.known_size:
-        raise DataError(
-            "cannot be laid below the map: the feature file does not say how large the slide is",
-            where=path,
-            remedy="Give the slide's size at level 0 with --slide-size WIDTHxHEIGHT",
-        )
+        what = "cannot be laid below the map: the feature file does not say how large the slide is"
+        raise DataError(what, where=path, remedy="Give the slide's size at level 0 with --slide-size WIDTHxHEIGHT")
     remedy = "Give a small PNG, JPEG or TIFF of the whole slide"
     try:
         with Image.open(path, formats=_PICTURES) as opened:
@@ -202,9 +199,6 @@ def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
     except Exception as error:  # a damaged picture may raise almost any exception
         raise DataError("is not a picture that can be read", where=path, remedy=remedy) from error
     if abs(pixels.shape[1] / pixels.shape[0] / (width / height) - 1) > 0.05:
-        raise DataError(
-            f"has not the shape of the slide ({width:g} x {height:g} pixels): it would lie askew",
-            where=path,
-            remedy="Give a thumbnail of the whole slide, uncropped and unturned",
-        )
+        what = f"has not the shape of the slide ({width:g} x {height:g} pixels): it would lie askew"
+        raise DataError(what, where=path, remedy="Give a thumbnail of the whole slide, uncropped and unturned")
     return pixels

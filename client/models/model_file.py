@@ -82,26 +82,15 @@ def save_steph(
     reference: np.ndarray | None = None,
     local: Local | None = None,
 ) -> None:
-    """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, local model.
-
-    Raises:
-        ModelFileError: its weights are not finite.
-    """
+    """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, own model."""
     tensors = {f"{LEARNED}{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | _as_tensors(REFERENCE, reference)
     if local is not None:
         tensors |= {f"{LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
         tensors |= _as_tensors(f"{LOCAL}{REFERENCE}", local.reference)
-    _save(
-        path,
-        tensors,
-        kind="steph",
-        architecture=asdict(model.mixture.architecture),
-        m0=m0_sha256,
-        encoder=encoder,
-        sources=list(sources),
-        steph=asdict(model.config),
-    )
+    enhanced = {"sources": list(sources), "steph": asdict(model.config)}
+    sizes = asdict(model.mixture.architecture)
+    _save(path, tensors, kind="steph", architecture=sizes, m0=m0_sha256, encoder=encoder, **enhanced)
 
 
 def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:

@@ -142,11 +142,8 @@ def require_encoder(loaded: LoadedModel, path: Path) -> None:
     """Raise EncoderError for features of another encoder than the model's, if both are stated."""
     encoder = read_header(path).encoder
     if None not in (encoder, loaded.encoder) and encoder != loaded.encoder:
-        raise EncoderError(
-            f"the features are of {encoder}, the model's of {loaded.encoder}",
-            where=path,
-            remedy="Extract them with the model's encoder",
-        )
+        what = f"the features are of {encoder}, the model's of {loaded.encoder}"
+        raise EncoderError(what, where=path, remedy="Extract them with the model's encoder")
 
 
 @torch.no_grad()
@@ -167,11 +164,9 @@ def _view(name: str, loaded: LoadedModel, bag: Tensor, with_local: bool) -> Pati
         own = survival_from_hazards(loaded.local.model(bags)[0].double()).numpy()
     risk, survival = float(risk_score(hazards.double())), survival_from_hazards(hazards.double()).numpy()
     if not np.isfinite([risk, *survival, *([] if own is None else own), *w.values(), *lam.values()]).all():
-        raise DataError(
-            "the model's risk or survival is not finite, so nothing is predicted for anyone",
-            where=f"patient {name}",
-            remedy="Look for extreme values in this patient's features, or leave the patient out",
-        )
+        what = "the model's risk or survival is not finite, so nothing is predicted for anyone"
+        remedy = "Look for extreme values in this patient's features, or leave the patient out"
+        raise DataError(what, where=f"patient {name}", remedy=remedy)
     percentile = None if loaded.reference is None else _percentile(risk, loaded.reference)
     return PatientView(name, risk, percentile, survival, own, w, lam)
 

@@ -7,6 +7,7 @@ The noise covers everything that is computed from the patients.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def train_private(
     n = len(cohort)
     if n == 0:
         raise TooSmallError("there is no patient to train on", where="training part")
-    chance, step, state = _resumed(run.checkpoint, part.size + 1)
+    start = torch.zeros(part.size + 1, dtype=torch.float64)
+    found = None if run.checkpoint is None else checked_file.kept(run.checkpoint, partial(_unfinished, start=start))
+    chance, step, state = found or (Randomness.drawn(), 0, start)
     while step < mechanism.steps:
         draw = chance.of_step(step)
         drawn = np.flatnonzero(draw.random(n) < mechanism.sampling_rate).tolist()
@@ -104,12 +107,6 @@ def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:
     losses = nll(hazards, batch.bins, batch.events, alpha=0.0)
     of_part, of_level = torch.autograd.grad(losses.sum(), (offsets, levels))
     return torch.cat([of_part, _LEVEL * of_level.unsqueeze(1)], dim=1)
-
-
-def _resumed(checkpoint: Path | None, size: int) -> tuple[Randomness, int, Tensor]:
-    start = torch.zeros(size, dtype=torch.float64)
-    found = None if checkpoint is None else checked_file.kept(checkpoint, lambda path: _unfinished(path, start))
-    return found or (Randomness.drawn(), 0, start)
 
 
 def _unfinished(checkpoint: Path, start: Tensor) -> tuple[Randomness, int, Tensor]:

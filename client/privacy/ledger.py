@@ -169,16 +169,12 @@ def require_within(entries: Sequence[Entry], budget: float | None, where: Path) 
 
 
 def _encoded(entries: Sequence[Entry]) -> bytes:
-    return _text({**_content(entries), KEY: _sha256(_plain(entries))})
+    return _text({**json.loads(_plain(entries)), KEY: _sha256(_plain(entries))})
 
 
 def _plain(entries: Sequence[Entry]) -> bytes:
     """As earlier versions wrote it, without its digest."""
-    return _text(_content(entries))
-
-
-def _content(entries: Sequence[Entry]) -> dict[str, Any]:
-    return {"format": _FORMAT, "entries": [asdict(one) for one in entries]}
+    return _text({"format": _FORMAT, "entries": [asdict(one) for one in entries]})
 
 
 def _text(content: dict[str, Any]) -> bytes:

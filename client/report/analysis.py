@@ -28,11 +28,7 @@ class Analysis:
 
     @classmethod
     def of(cls, site: Site, files: TargetFiles, fold: int | None = None) -> Analysis:
-        """The analyses of a fold; by default the first one with an enhanced model.
-
-        Raises:
-            ModelFileError: there is no such fold, or it has no enhanced model.
-        """
+        """The analyses of a fold, by default the first with an enhanced model; ModelFileError if it has none."""
         chosen = files.first_enhanced if fold is None else fold
         if chosen is None:
             raise ModelFileError("has no enhanced model: every source was refused", where=files.state)

@@ -28,12 +28,7 @@ _FOR_OTHERS = "For partners: only what the site's policy lets out"
 
 
 def write_site_page(site: Site, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
-    """Write a target's own page, by default into its state folder.
-
-    Raises:
-        ModelFileError: the site has no result.
-        DataError: the site's data cannot be read.
-    """
+    """Write a target's own page, by default into its state folder; ModelFileError if the site has no result."""
     return write_page(site_page(site, progress), out or site.state / REPORT)
 
 

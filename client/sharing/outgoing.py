@@ -111,12 +111,7 @@ def _vector(workspace: Workspace, model: ABMIL) -> TaskVector:
 
 
 def require_shareable(workspace: Workspace) -> None:
-    """Refuse to share if the policy forbids it for every recipient.
-
-    Raises:
-        SizePolicyError: the site has too few patients or events.
-        PrivacyPolicyError: the site trains without the required differential privacy.
-    """
+    """Raise a PolicyError if the policy lets nobody have the vector: too few patients, or training not private."""
     policy = workspace.site.require_policy()
     policy.require_privacy(workspace.site.file.privacy)
     # Sizes of the whole cohort: by trying several fold settings, the coordinator could count a training part.

@@ -60,11 +60,7 @@ def shared_model(workspace: Workspace) -> ABMIL:
 
 
 def guarantee(workspace: Workspace) -> Guarantee | None:
-    """The privacy guarantee of the shared model's training; None without differential privacy.
-
-    Raises:
-        ModelFileError: the shared model was not trained yet, or the file is damaged.
-    """
+    """The privacy guarantee of the shared model's training, with its errors; None without differential privacy."""
     if workspace.site.file.dp_sgd is None:
         return None
     path = _shared_path(workspace).with_name(_GUARANTEE)
@@ -77,12 +73,9 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
 
 
 def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: TrainingRun) -> ABMIL:
-    """Train a model on ``cohort`` in the same way as the shared model on fold 0's training part.
+    """Train a model on ``cohort`` as the shared model on fold 0's training part; each label gives another seed.
 
     DP-SGD uses the shared model's noise and sampling rate, and so gives its epsilon, whatever the size of ``cohort``.
-
-    Args:
-        label: names the training part; each label gives a different seed.
     """
     if workspace.site.file.dp_sgd is None:
         return train_local(cohort, workspace.recipe, label=label, run=run)

@@ -51,12 +51,7 @@ class Site:
         return cls(name, folder, file, kept, kept / TENSORBOARD if file.tensorboard else None)
 
     def membership(self) -> Membership:
-        """The site's keys and the pinned roster.
-
-        Raises:
-            MembershipError: the site file has no ``federation`` or no ``policy``.
-            KeyFileError, RosterError: as :meth:`Membership.open`.
-        """
+        """The site's keys and the pinned roster; errors as :meth:`Membership.open`, and for a missing section."""
         if self.file.federation is None:
             raise self._lacks("federation")
         self.require_policy()

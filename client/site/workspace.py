@@ -103,11 +103,7 @@ class Workspace:
         return self.cohort.subset(self.splits[fold].test)
 
     def local_model(self, fold: int) -> abmil.ABMIL:
-        """The site's own model of a fold, as trained before; it is trained again if its file is damaged.
-
-        Raises:
-            ModelFileError: it was not trained yet.
-        """
+        """The site's own model of a fold, made again if its file is damaged; ModelFileError if it was never trained."""
         require_trained(self.local_path(fold))
         return self.train_local(fold)
 
@@ -123,11 +119,7 @@ class Workspace:
 
 
 def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:
-    """The first ``evaluation.folds`` of the site's split files, or as many splits made from ``split_seed``.
-
-    Raises:
-        SplitError: the site has split files, but fewer than ``evaluation.folds``.
-    """
+    """The first ``evaluation.folds`` of the site's split files, if any (SplitError: too few), else from its seed."""
     wanted = recipe.evaluation.folds
     splits, problems = read_splits(site.folder, [patient.id for patient in cohort.patients], cohort.dropped)
     refuse_errors(problems, site.folder)
@@ -135,11 +127,8 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
         # A single fold needs a training and a test part too: use the first of five.
         splits = make_splits(cohort.patients, wanted if wanted > 1 else 5, recipe.evaluation.split_seed)
     if len(splits) < wanted:
-        raise SplitError(
-            f"has {len(splits)} split files, the federation asks for {wanted} folds",
-            where=site.folder,
-            remedy="Add splits, or set evaluation.folds to that number",
-        )
+        what = f"has {len(splits)} split files, the federation asks for {wanted} folds"
+        raise SplitError(what, where=site.folder, remedy="Add splits, or set evaluation.folds to that number")
     return tuple(splits[:wanted])
 
 

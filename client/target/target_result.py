@@ -120,11 +120,7 @@ class TargetResult:
 
     @classmethod
     def of(cls, content: Mapping[str, Any], where: Path) -> TargetResult:
-        """Take what :meth:`to_dict` gave.
-
-        Raises:
-            ModelFileError: an earlier version wrote the file ``where``.
-        """
+        """Take what :meth:`to_dict` gave; ModelFileError if an earlier version wrote the file ``where``."""
         try:
             fields = {key: value for key, value in content.items() if key != "useful"}
             result = build(cls, fields | {"methods": {}}, where)

@@ -25,20 +25,13 @@ def tell(training: str, epoch: int, scalars: Mapping[str, float]) -> None:
 def require_tensorboard(where: str | Path) -> None:
     """Raise ConfigError if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "asks for TensorBoard, which is not installed",
-            where=where,
-            remedy="pip install 'fedsteph[tensorboard]', or do without it",
-        )
+        remedy = "pip install 'fedsteph[tensorboard]', or do without it"
+        raise ConfigError("asks for TensorBoard, which is not installed", where=where, remedy=remedy)
 
 
 @contextmanager
 def to_tensorboard(folder: Path | None) -> Iterator[None]:
-    """Write the scalars logged in this block to event files, one folder per training; None: write nothing.
-
-    Raises:
-        ConfigError: TensorBoard is not installed.
-    """
+    """Write the scalars logged in this block to event files, one folder per training; None: write nothing."""
     if folder is None:
         yield
         return

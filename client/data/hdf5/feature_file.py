@@ -22,10 +22,8 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 def open_hdf5(path: Path) -> Iterator[Source]:
     """Have the structure checked by the helper process; only then, and only on request, values are read here.
 
-    TRIDENT states an encoder and a magnification, CLAM neither. UNI2-h features have a leading axis of length 1.
-
-    Raises:
-        FeatureFileError: there is no dataset ``features``, or it was not written in full.
+    TRIDENT states an encoder and a magnification, CLAM neither. UNI2-h features have a leading axis of length 1. Errors
+    as :func:`structure_of`.
     """
     found = structure_of(path)
     stated = found.encoder is not None or found.magnification is not None

@@ -116,8 +116,8 @@ def _choose(scores: dict[str, InnerScore], recipe: Recipe) -> Selection:
 
 
 def _selection(gamma: float, reason: str, local: list[InnerScore], steph: list[InnerScore]) -> Selection:
-    n, intervals = sum(score.comparable for score in local), (pooled_interval(local), pooled_interval(steph))
-    return Selection(gamma, reason, pooled(local), pooled(steph), n, *intervals)
+    n = sum(score.comparable for score in local)
+    return Selection(gamma, reason, pooled(local), pooled(steph), n, pooled_interval(local), pooled_interval(steph))
 
 
 def _best_gamma(folds: list[dict[str, InnerScore]], recipe: Recipe) -> tuple[float, str]:

@@ -25,7 +25,8 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
         gamma = recipe.steph.gamma
         if gamma == "cv":
             gamma = validate(task, name, recipe, own_as_source=own_as_source).gamma
-        label, run = f"fold {task.fold}" if name == "steph" else f"{name} fold {task.fold}", task.run(name, progress)
+        label = f"fold {task.fold}" if name == "steph" else f"{name} fold {task.fold}"
+        run = task.run(name, progress)
         model = fit_steph(task.train, task.local, sources, recipe, gamma=gamma, label=label, run=run)
         notes = {"gamma": gamma, "collapsed": collapsed(model, task.train, task.device)}
         return Trained(model, learnable_parameters(model), notes)

@@ -14,16 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.models.model_header import (
-    FORMAT,
-    LEARNED,
-    LOCAL,
-    N_PERCENTILES,
-    REFERENCE,
-    REMEDY,
-    checked,
-    unfit,
-)
+from fedsteph.client.models.model_header import FORMAT, LEARNED, LOCAL, N_PERCENTILES, REFERENCE, REMEDY, checked, unfit
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import head_of, risks

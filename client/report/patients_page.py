@@ -25,7 +25,8 @@ _LIMITS = (
 
 def patients_page(views: Sequence[PatientView], model: str, progress: Progress = silent) -> Page:
     """Build the page of the given patients, highest risk first, from a model of this file name."""
-    ordered, level = sorted(views, key=lambda view: (-view.risk, view.id)), 3 if len(views) > 12 else 2
+    ordered = sorted(views, key=lambda view: (-view.risk, view.id))
+    level = 3 if len(views) > 12 else 2  # of the headings
     sections = [Section("All patients", [_overview(ordered)])]
     for i, view in enumerate(ordered, 1):
         sections.append(Section(f"Patient {view.id}", _blocks(view, f"patient-{i:05d}"), level))

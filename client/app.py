@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flwr.app import Context, Message
@@ -107,7 +106,8 @@ def average(message: Message, context: Context) -> Message:
         policy.require_unsealed()
         workspace = _workspace(site, request)
         require_shareable(workspace)
-        folder, norm = _rounds(workspace, request.id), min(request.max_vector_norm, site.file.max_vector_norm)
+        folder = workspace.folder / "rounds" / request.id.run
+        norm = min(request.max_vector_norm, site.file.max_vector_norm)
         weight = messages.AverageReply(policy.weight(len(workspace.cohort)))
         if request.is_last:
             keep_globals(workspace, folder, request.method, envelopes, norm)
@@ -157,7 +157,7 @@ def merge(message: Message, context: Context) -> Message:
         max_norm = min(request.max_vector_norm, site.file.max_vector_norm)
         vectors, refused = incoming(workspace, member, request.id, envelopes, max_norm)
         _warn(site, "refused the vector of", refused)
-        together = kept_globals(workspace, _rounds(workspace, request.id), max_norm)
+        together = kept_globals(workspace, workspace.folder / "rounds" / request.id.run, max_norm)
 
         def report(done: float, total: float) -> None:
             folds = len(workspace.splits)
@@ -171,10 +171,6 @@ def merge(message: Message, context: Context) -> Message:
         return public_view(result, refused, site.require_policy()), {}
 
     return _handle(message, context, Merge, answer)
-
-
-def _rounds(workspace: Workspace, run: RunId) -> Path:
-    return workspace.folder / "rounds" / run.run
 
 
 def _workspace(site: Site, request: TrainLocal | Average | Share | Merge) -> Workspace:

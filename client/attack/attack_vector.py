@@ -56,9 +56,6 @@ def attack_vector(
         promised: privacy guarantee of the shared and the reference models; None: the one that the training reports.
         progress: in trainings; the attack itself counts as one.
 
-    Returns:
-        the stored result (:mod:`fedsteph.client.sharing.attack_result`).
-
     Raises:
         ConfigError: ``n_references`` is odd or below 16.
         TooSmallError: fewer than 40 patients, 10 events or 2 patients on a side.
@@ -67,8 +64,16 @@ def attack_vector(
     own = TaskVector.between(shared_model(workspace), pinned_model(workspace.recipe.model))
     promised = promised or guarantee(workspace)
     scores = _scores(workspace, [own, *references], promised, part(progress, n_references + 1, n_references + 2))
+    recipe, split = workspace.recipe, workspace.splits[0]
     result = {
-        **_attacked(workspace, own, n_references),
+        "format": FORMAT,
+        "site": workspace.site.name,
+        "content_sha256": content_digest(write_vector(own, recipe.sharing)),
+        "recipe_sha256": digest(recipe),
+        "sharing": to_dict(recipe.sharing),
+        "n_references": n_references,
+        "n_members": len(split.train),
+        "n_others": len(split.test),
         **_attacks(workspace, scores, inside),
         "epsilon": _epsilon(each_by_the_others(scores[_FOR_THE_BOUND][1:], inside), inside, promised),
     }
@@ -84,21 +89,6 @@ def _scores(
     private = None if settings is None or promised is None else PrivateTraining(settings, promised.mechanism)
     received = [as_received(vector, recipe.sharing) for vector in vectors]
     return signals(_candidates(workspace), recipe, received, workspace.device, private, progress)
-
-
-def _attacked(workspace: Workspace, own: TaskVector, n_references: int) -> dict[str, Any]:
-    """What was attacked, and with how many models and patients."""
-    recipe, split = workspace.recipe, workspace.splits[0]
-    return {
-        "format": FORMAT,
-        "site": workspace.site.name,
-        "content_sha256": content_digest(write_vector(own, recipe.sharing)),
-        "recipe_sha256": digest(recipe),
-        "sharing": to_dict(recipe.sharing),
-        "n_references": n_references,
-        "n_members": len(split.train),
-        "n_others": len(split.test),
-    }
 
 
 def _attacks(workspace: Workspace, scores: Mapping[str, np.ndarray], inside: np.ndarray) -> dict[str, Any]:
@@ -133,19 +123,12 @@ def _epsilon(ratios: np.ndarray, inside: np.ndarray, promised: Guarantee | None)
 
 
 def train_references(
-    workspace: Workspace,
-    n_references: int,
-    progress: Progress = silent,
+    workspace: Workspace, n_references: int, progress: Progress = silent
 ) -> tuple[list[TaskVector], np.ndarray]:
     """Train the shared model and the reference models that are not stored yet: the slow part of an audit.
 
-    Recipes that differ only in ``sharing`` use the same models.
-
-    Returns:
-        the references' whole vectors, and their members, ``(n_references, n_patients)`` bool.
-
-    Raises:
-        ConfigError, TooSmallError: as :func:`attack_vector`.
+    Recipes that differ only in ``sharing`` use the same models. Returns the references' whole vectors and their
+    members, ``(n_references, n_patients)`` bool. Errors as :func:`attack_vector`.
     """
     try:
         require_references(n_references)

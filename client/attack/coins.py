@@ -12,11 +12,7 @@ _DRAWS = 100
 
 
 def require_references(n_references: int) -> None:
-    """Refuse a number of reference models that is odd, or too small to compare scores inside and outside of training.
-
-    Raises:
-        ValueError: it is odd or below 16.
-    """
+    """Raise ValueError for a number of reference models that is odd, or too small to compare scores in and out."""
     if n_references < MIN_REFERENCES or n_references % 2:
         raise ValueError(f"the number of reference models must be even and at least {MIN_REFERENCES}")
 

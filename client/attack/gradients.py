@@ -8,7 +8,7 @@ are computed by its own procedure, clipped if it clips.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +19,7 @@ from fedsteph.client.privacy.accounting import Mechanism
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.dp_sgd import clipped, patient_gradients
 from fedsteph.client.privacy.trained_part import TrainedPart
-from fedsteph.client.training.batch import batches
+from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.survival_fit import start_head
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import Architecture, encode, pinned_model
@@ -51,26 +51,17 @@ class PrivateTraining:
 
 @dataclass(frozen=True)
 class Pulls:
-    """Products of the descent directions ``g_i`` of n patients with each other and with task vectors ``tau``.
+    """Products of the descent directions ``g_i`` of n patients with each other and with task vectors ``tau``."""
 
-    Args:
-        gram: ``<g_i, g_j>``, ``(n, n)`` float64.
-        products: ``<g_i, tau>``, ``(n_vectors, n)`` float64.
-    """
-
-    gram: Tensor
-    products: Tensor
+    gram: Tensor  # <g_i, g_j>, (n, n) float64
+    products: Tensor  # <g_i, tau>, (n_vectors, n) float64
 
     def weights(self, noise: float = 0.0) -> Tensor:
         """Weight of each patient's direction in each vector: ``w`` of the ridge regression ``tau ~ sum w_i g_i``.
 
-        Unlike the plain product, it separates a patient's direction from similar directions of others.
-
-        Args:
-            noise: ridge for known noise in the vectors (:attr:`PrivateTraining.ridge`); a small one always applies.
-
-        Returns:
-            ``(n_vectors, n)`` float64.
+        Unlike the plain product, it separates a patient's direction from similar directions of others:
+        ``(n_vectors, n)`` float64. ``noise`` is the ridge for known noise in the vectors
+        (:attr:`PrivateTraining.ridge`); a small one always applies.
         """
         ridge = max(noise, _RIDGE * float(self.gram.diagonal().mean()))
         total = self.gram + ridge * torch.eye(len(self.gram), dtype=self.gram.dtype)
@@ -129,39 +120,34 @@ class _Descent:
             start_head(m0.head, replace(recipe, model=replace(recipe.model, head_bias="empirical")), cohort)
         self._m0 = m0.to(device)
         self._cohort, self._recipe, self._names, self._device = cohort, recipe, list(names), device
-        self._private = private
+        self._settings = None if private is None else private.settings
 
     def of(self, patients: Sequence[int]) -> Tensor:
         """Directions ``(n_patients, n_shared_numbers)`` on the CPU, in the order of ``patients``."""
         place = {patient: row for row, patient in enumerate(patients)}
-        found = torch.empty(0)
-        stacks = self._stacks(patients) if self._private is None else self._clipped(patients, self._private.settings)
-        for group, rows in stacks:
-            if not len(found):
-                found = rows.new_empty(len(patients), rows.shape[1])
+        found = torch.empty(len(patients), sum(self._m0.encoder_state()[name].numel() for name in self._names))
+        for group, batch in batches(self._cohort, patients, self._recipe.model.n_bins, self._device):
+            rows = self._plain(batch) if self._settings is None else self._clipped(batch, self._settings)
             found[[place[patient] for patient in group]] = rows
         return found
 
-    def _stacks(self, patients: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        head, training = self._m0.head, self._recipe.training
-        for group, batch in batches(self._cohort, patients, self._recipe.model.n_bins, self._device):
-            # One copy of the weights per bag, so that one backward pass gives every bag's own gradient.
-            theta = {
-                name: tensor.detach().expand(len(group), *tensor.shape).clone().requires_grad_(name in self._names)
-                for name, tensor in self._m0.encoder_state().items()
-            }
-            z, _ = encode(theta, batch.bags, batch.mask)
-            loss = nll(torch.sigmoid(head(z)), batch.bins, batch.events, training.alpha)
-            # attention_c.bias shifts all attention scores equally, so it has no gradient
-            gradients = torch.autograd.grad(
-                loss.sum(), [theta[name] for name in self._names], allow_unused=True, materialize_grads=True
-            )
-            yield group, -torch.cat([part.reshape(len(group), -1) for part in gradients], dim=1).cpu()
+    def _plain(self, batch: Batch) -> Tensor:
+        n = len(batch.bags)
+        # One copy of the weights per bag, so that one backward pass gives every bag's own gradient.
+        theta = {
+            name: tensor.detach().expand(n, *tensor.shape).clone().requires_grad_(name in self._names)
+            for name, tensor in self._m0.encoder_state().items()
+        }
+        z, _ = encode(theta, batch.bags, batch.mask)
+        loss = nll(torch.sigmoid(self._m0.head(z)), batch.bins, batch.events, self._recipe.training.alpha)
+        learned = [theta[name] for name in self._names]
+        # attention_c.bias shifts all attention scores equally, so it has no gradient
+        gradients = torch.autograd.grad(loss.sum(), learned, allow_unused=True, materialize_grads=True)
+        return -torch.cat([part.reshape(n, -1) for part in gradients], dim=1).cpu()
 
-    def _clipped(self, patients: Sequence[int], settings: DpSgd) -> Iterator[tuple[list[int], Tensor]]:
+    def _clipped(self, batch: Batch, settings: DpSgd) -> Tensor:
         part, m0_sha256 = TrainedPart(self._m0, settings.trains), str(self._recipe.model.m0_sha256)
         start = torch.zeros(part.size + 1, device=self._device)
-        for group, batch in batches(self._cohort, patients, self._recipe.model.n_bins, self._device):
-            found = clipped(patient_gradients(part, start, batch), settings.clip)
-            changes = [part.vector(-row, m0_sha256).tensors for row in found[:, :-1].cpu()]
-            yield group, torch.stack([torch.cat([c[name].reshape(-1) for name in self._names]) for c in changes])
+        found = clipped(patient_gradients(part, start, batch), settings.clip)
+        changes = [part.vector(-row, m0_sha256).tensors for row in found[:, :-1].cpu()]
+        return torch.stack([torch.cat([c[name].reshape(-1) for name in self._names]) for c in changes])

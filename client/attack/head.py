@@ -31,11 +31,8 @@ def losses(z: Tensor, cohort: Cohort, n_bins: int, alpha: float) -> Tensor:
     """Each patient's NLL in nats under the head that fits all of them best, ``(n_patients,)`` float64.
 
     The head is ``logit(h_ij) = w z_i + b_j`` with a ridge on w, fitted by L-BFGS on members and non-members together,
-    because the recipient does not know who is a member.
-
-    Args:
-        z: ``(n_patients, embed)`` slide vectors.
-        alpha: of the NLL, in which a censored patient weighs 1 - alpha.
+    because the recipient does not know who is a member. Slide vectors are ``z (n_patients, embed)``; in the NLL, a
+    censored patient weighs 1 - alpha.
     """
     bins, events = bin_of(cohort.times, n_bins), torch.tensor(cohort.events)
     spread = z.std(dim=0)

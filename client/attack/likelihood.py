@@ -31,8 +31,7 @@ def log_ratio(scores: np.ndarray, references: np.ndarray, inside: np.ndarray) ->
         references: ``(n_references, n_patients)``, the same score under the reference models.
         inside: ``(n_references, n_patients)`` bool, their members; each patient is in at least 2 and out of at least 2.
     """
-    mean_in = _mean(references, inside)
-    mean_out = _mean(references, ~inside)
+    mean_in, mean_out = ((references * side).sum(axis=0) / side.sum(axis=0) for side in (inside, ~inside))
     residual = references - np.where(inside, mean_in, mean_out)
     degrees = len(references) - 2  # two means are estimated per patient
     own = (residual**2).sum(axis=0) / degrees
@@ -46,16 +45,9 @@ def each_by_the_others(scores: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Attack every reference model with the other pairs as references; log-ratios ``(n_references, n_patients)``.
 
     A model's complement is left out: its members are this model's non-members, so with it each patient would have seven
-    references on its own side and eight on the other.
-
-    Args:
-        scores, inside: ``(n_references, n_patients)``, in the pairs of :func:`fedsteph.client.attack.coins.halves`.
+    references on its own side and eight on the other. ``scores`` and ``inside`` have the same shape, in the pairs of
+    :func:`fedsteph.client.attack.coins.halves`.
     """
     models = np.arange(len(scores))
     others = [models // 2 != model // 2 for model in models]
     return np.stack([log_ratio(own, scores[rest], inside[rest]) for own, rest in zip(scores, others, strict=True)])
-
-
-def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    mean: np.ndarray = (values * where).sum(axis=0) / where.sum(axis=0)
-    return mean

@@ -51,11 +51,7 @@ def epsilon_bound(ratios: np.ndarray, members: np.ndarray, delta: float) -> floa
 
 
 def p_value(right: int, guesses: int, n: int, epsilon: float, delta: float) -> float:
-    """Upper bound on the probability of at least ``right`` right guesses under ``(epsilon, delta)``.
-
-    Args:
-        n: number of all coins, also those without a guess.
-    """
+    """Upper bound on the probability of so many right guesses about n coins under ``(epsilon, delta)``."""
     tail = _tails(guesses, 1 / (1 + math.exp(-epsilon)))
     reached = float(tail[right])
     if delta == 0 or right == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -38,10 +37,7 @@ def reference_vectors(
         progress: in models.
 
     Returns:
-        the vectors, and membership ``(n_references, n_patients)`` bool.
-
-    Raises:
-        TooSmallError: as :func:`halves`.
+        the vectors, and membership ``(n_references, n_patients)`` bool; errors as :func:`halves`.
     """
     recipe = workspace.recipe
     inside = halves(cohort.events, n_references, recipe.training.seed)
@@ -53,17 +49,11 @@ def reference_vectors(
         path = folder / f"reference_{k}.safetensors"
         model = kept(path, load)
         if model is None:
-            half = cohort.subset([cohort.patients[i].id for i in np.flatnonzero(members)])
-            _train(workspace, half, path, f"reference {k}", part(progress, k, n_references))
+            half = cohort.subset([cohort.patients[i].id for i in np.flatnonzero(members).tolist()])
+            run = TrainingRun(workspace.device, path.with_suffix(".checkpoint"), part(progress, k, n_references))
+            trained = train_shareable(workspace, half, label=f"reference {k}", run=run)
+            save_abmil(path, trained, m0_sha256=str(recipe.model.m0_sha256), extraction=workspace.cohort.extraction)
             model = load(path)
         vectors.append(TaskVector.between(model, m0))
         progress(k + 1, n_references)
     return vectors, inside
-
-
-def _train(workspace: Workspace, half: Cohort, path: Path, label: str, progress: Progress) -> None:
-    """Train one reference model and save it to ``path``."""
-    run = TrainingRun(workspace.device, path.with_suffix(".checkpoint"), progress)
-    model = train_shareable(workspace, half, label=label, run=run)
-    m0_sha256 = str(workspace.recipe.model.m0_sha256)
-    save_abmil(path, model, m0_sha256=m0_sha256, extraction=workspace.cohort.extraction)

@@ -13,16 +13,11 @@ MAX_FPR = 0.01
 
 @dataclass(frozen=True)
 class Separation:
-    """Result of one attack, with 95% bootstrap intervals over patients (None: undefined in every resample).
+    """Result of one attack, with 95% bootstrap intervals over patients (None: undefined in every resample)."""
 
-    Args:
-        auc: area under the ROC curve; 0.5 = guessing.
-        tpr: share of members above a threshold that at most 1% of non-members exceed.
-    """
-
-    auc: float
+    auc: float  # area under the ROC curve; 0.5 = guessing
     auc_interval_95: tuple[float, float] | None
-    tpr: float
+    tpr: float  # share of members above a threshold that at most 1% of non-members exceed
     tpr_interval_95: tuple[float, float] | None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,44 +57,19 @@ class BagCache:
         self.used = 0
 
 
+@dataclass(eq=False)
 class Cohort:
-    """Patients in a fixed order; labels are in memory, bags are loaded on demand.
+    """Patients in a fixed order; labels are in memory, bags are loaded on demand."""
 
-    Args:
-        patients: with distinct IDs.
-        files: feature file per slide ID.
-        width: d, the number of features per instance.
-        cache: bags in memory; shared with all subsets.
-        dropped: IDs of patients without a bag because all their slides are excluded; splits may name them.
-        extraction: how the features were made, as far as the files state it.
-        disk: cache of features on disk; None reads the feature files directly.
-        storage: one sentence on the use of memory and disk, without paths or IDs.
-    """
-
-    def __init__(
-        self,
-        patients: Sequence[Patient],
-        files: Mapping[str, Path],
-        width: int,
-        cache: BagCache,
-        dropped: Sequence[str] = (),
-        extraction: Extraction = _UNSTATED,
-        disk: FeatureCache | None = None,
-        storage: str = "features: read from their files",
-    ) -> None:
-        self.patients = tuple(patients)
-        self.width = width
-        self.dropped = tuple(dropped)
-        self.extraction = extraction
-        self.storage = storage
-        self.times = _constant([patient.t for patient in self.patients], np.float64)
-        """Follow-up times in days, ``(n_patients,)``; read-only."""
-        self.events = _constant([patient.e for patient in self.patients], np.int64)
-        """1 = event, 0 = censored, ``(n_patients,)``; read-only."""
-        self._lengths: dict[str, int] = {}
-        self._files = files
-        self.cache = cache
-        self._disk = disk
+    patients: Sequence[Patient]  # with distinct IDs
+    files: Mapping[str, Path]  # feature file per slide ID
+    width: int  # d, the number of features per instance
+    cache: BagCache  # bags in memory; shared with all subsets
+    dropped: Sequence[str] = ()  # IDs of patients whose slides are all excluded; splits may name them
+    extraction: Extraction = _UNSTATED  # how the features were made, as far as the files state it
+    disk: FeatureCache | None = None  # features on disk; None: the feature files are read directly
+    storage: str = "features: read from their files"  # use of memory and disk, without paths or IDs
+    lengths: dict[str, int] = field(default_factory=dict)  # instances per patient; shared with all subsets
 
     @classmethod
     def of_bags(cls, patients: Sequence[Patient], bags: Sequence[torch.Tensor]) -> Cohort:
@@ -101,8 +77,18 @@ class Cohort:
         cohort = cls(patients, {}, bags[0].shape[1], BagCache(float("inf")))
         for patient, bag in zip(patients, bags, strict=True):
             cohort.cache.put(patient.id, bag)
-            cohort._lengths[patient.id] = len(bag)
+            cohort.lengths[patient.id] = len(bag)
         return cohort
+
+    @cached_property
+    def times(self) -> npt.NDArray[np.float64]:
+        """Follow-up times in days, ``(n_patients,)``; read-only."""
+        return _constant([patient.t for patient in self.patients], np.float64)
+
+    @cached_property
+    def events(self) -> npt.NDArray[np.int64]:
+        """1 = event, 0 = censored, ``(n_patients,)``; read-only."""
+        return _constant([patient.e for patient in self.patients], np.int64)
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -124,14 +110,14 @@ class Cohort:
             if bag.data_ptr() % _ALIGNED:
                 bag = bag.clone()  # else the last bit of a matrix product depends on the address
             # Memory-mapped bags are not cached: the operating system manages their pages.
-            if self._disk is None or bag is not slides[0]:
+            if self.disk is None or bag is not slides[0]:
                 self.cache.put(patient.id, bag)
         return bag
 
     def _slide(self, slide: str) -> torch.Tensor:
-        source = self._files[slide]
-        if self._disk is not None:
-            return self._disk.read(slide, source)
+        source = self.files[slide]
+        if self.disk is not None:
+            return self.disk.read(slide, source)
         return torch.from_numpy(read_features(source, width=self.width))
 
     def forget_bags(self) -> None:
@@ -139,38 +125,25 @@ class Cohort:
         self.cache.clear()
 
     def n_instances(self, i: int) -> int:
-        """Number of instances in patient ``i``'s bag, from the file headers only.
-
-        Raises:
-            FeatureFileError: a header cannot be read.
-        """
+        """Number of instances in patient ``i``'s bag, from the file headers; FeatureFileError if one is unreadable."""
         key = self.patients[i].id
-        if key not in self._lengths:
-            self._lengths[key] = sum(known_header(path).n_instances for path in self.paths(self.patients[i]))
-        return self._lengths[key]
+        if key not in self.lengths:
+            self.lengths[key] = sum(known_header(path).n_instances for path in self.paths(self.patients[i]))
+        return self.lengths[key]
 
     def paths(self, patient: Patient) -> list[Path]:
         """The patient's feature files, in slide order."""
-        return [self._files[slide] for slide in patient.slides]
+        return [self.files[slide] for slide in patient.slides]
 
     def subset(self, ids: Iterable[str]) -> Cohort:
-        """The patients ``ids``, in the given order; they share this cohort's cache.
-
-        Raises:
-            SplitError: an ID is not in this cohort.
-        """
+        """The patients ``ids``, in the given order, with this cohort's cache; SplitError if one is not in it."""
         by_id, ids = {patient.id: patient for patient in self.patients}, list(ids)
         if unknown := [key for key in ids if key not in by_id]:
             raise SplitError(
                 f"not in the cohort: {len(unknown)} patients (first: '{unknown[0]}')",
                 remedy="Add them to the label table or take them out of the split",
             )
-        patients = [by_id[key] for key in ids]
-        part = Cohort(
-            patients, self._files, self.width, self.cache, self.dropped, self.extraction, self._disk, self.storage
-        )
-        part._lengths = self._lengths
-        return part
+        return replace(self, patients=tuple(by_id[key] for key in ids))
 
 
 def _constant(values: list[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -201,7 +174,6 @@ def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None)
     else:
         disk = FeatureCache(state / FOLDER, storage.keep, site.width)
         disk.prune(site.files)
-    cohort = Cohort(site.patients, site.files, site.width, cache, site.dropped, site.extraction, disk, str(storage))
-    counts = {slide: header.n_instances for slide, header in site.headers.items()}
-    cohort._lengths = {patient.id: sum(counts[slide] for slide in patient.slides) for patient in site.patients}
-    return cohort
+    lengths = {p.id: sum(site.headers[slide].n_instances for slide in p.slides) for p in site.patients}
+    patients, dropped = tuple(site.patients), tuple(site.dropped)
+    return Cohort(patients, site.files, site.width, cache, dropped, site.extraction, disk, str(storage), lengths)

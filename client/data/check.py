@@ -31,34 +31,25 @@ class InstanceCounts:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """Summary of a site's data, and all problems found.
-
-    Args:
-        patients, slides, events: counts without excluded slides.
-        instances: over the slides with a readable header; None if there are none.
-        encoders, magnifications, patch_sizes: as stated in the files; ``.pt`` files state none.
-        time_unit: of the label table; ``follow_up_days`` is (shortest, longest) in days.
-        splits: the number of split files; without any, splits are made from a seed.
-        storage: one sentence on where training reads the features from.
-    """
+    """Summary of a site's data, and all problems found; counts are without excluded slides."""
 
     folder: str
     patients: int
     slides: int
     events: int
     projects: tuple[str, ...]
-    instances: InstanceCounts | None
+    instances: InstanceCounts | None  # over the slides with a readable header; None if there are none
     layouts: tuple[str, ...]
     widths: tuple[int, ...]
     dtypes: tuple[str, ...]
-    encoders: tuple[str, ...]
-    magnifications: tuple[float, ...]
-    patch_sizes: tuple[float, ...]
-    time_unit: str
-    follow_up_days: tuple[float, float] | None
-    splits: int
+    encoders: tuple[str, ...]  # as stated in the files; .pt files state none
+    magnifications: tuple[float, ...]  # likewise
+    patch_sizes: tuple[float, ...]  # likewise
+    time_unit: str  # of the label table
+    follow_up_days: tuple[float, float] | None  # shortest and longest
+    splits: int  # number of split files
     splits_source: Literal["files", "made from a seed"]
-    storage: str
+    storage: str  # where training reads the features from, in one sentence
     problems: tuple[Problem, ...]
 
     @property
@@ -72,11 +63,7 @@ class SiteReport:
 
 
 def check_site(folder: Path, settings: DataSettings, progress: Progress = silent) -> SiteReport:
-    """Check a site's labels, features and splits; problems are reported, not raised.
-
-    Args:
-        progress: in feature files.
-    """
+    """Check a site's labels, features and splits; problems are reported, not raised. Progress is in feature files."""
     site = discover(folder, settings)
     problems = [*site.problems, *_of_values(site, progress)]
     events = sum(patient.e for patient in site.patients)

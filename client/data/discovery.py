@@ -24,18 +24,13 @@ _EXCLUDE = "list the slide under 'data.exclude' in site.yaml"
 
 @dataclass
 class SiteContents:
-    """Contents of a site's folder, and all problems found."""
+    """Contents of a site's folder, and all problems found; patients and files are without excluded slides."""
 
-    patients: list[Patient] = field(default_factory=list)
-    """Patients with a label and at least one slide that is not excluded, sorted by ID."""
-    dropped: list[str] = field(default_factory=list)
-    """IDs of patients whose slides are all excluded."""
-    listed: set[str] | None = None
-    """All patient IDs in the label table; None if it cannot be read."""
-    files: dict[str, Path] = field(default_factory=dict)
-    """Feature file per slide ID, for all slides in the label table that are not excluded."""
-    headers: dict[str, FeatureHeader] = field(default_factory=dict)
-    """Header per slide ID, if it could be read."""
+    patients: list[Patient] = field(default_factory=list)  # with a label and at least one slide, sorted by ID
+    dropped: list[str] = field(default_factory=list)  # IDs of patients whose slides are all excluded
+    listed: set[str] | None = None  # all patient IDs in the label table; None if it cannot be read
+    files: dict[str, Path] = field(default_factory=dict)  # per slide ID in the label table
+    headers: dict[str, FeatureHeader] = field(default_factory=dict)  # per slide ID, if it could be read
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -84,11 +79,7 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
 
 
 def usable_contents(folder: Path, settings: DataSettings) -> SiteContents:
-    """Run :func:`discover`, and refuse data with errors; warnings are accepted.
-
-    Raises:
-        DataError: the data has errors. The message is a table of all of them.
-    """
+    """As :func:`discover`; data with errors, not with warnings alone, raise a DataError with a table of all of them."""
     contents = discover(folder, settings)
     refuse_errors(contents.problems, folder)
     return contents

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import safetensors
 import torch
 
-from fedsteph.client.data.formats import cannot_open, read_features, read_header
+from fedsteph.client.data.formats import opening, read_features, read_header
 from fedsteph.client.data.storage import Keep
 from fedsteph.common.errors import FeatureFileError, StorageError
 from fedsteph.common.host import atomic
@@ -46,26 +46,19 @@ class _Entry:
     facts: Mapping[str, str]  # empty if the source had changed too recently to be recognised by them
 
 
+@dataclass
 class FeatureCache:
-    """Folder of cached features, one file per slide; several processes may share it.
+    """Folder of cached features, one file per slide; several processes may share it."""
 
-    Args:
-        folder: created when the first slide is written, with access for this user only.
-        keep: ``stored`` keeps float16 as float16 and other types as float32; ``float16`` rounds to float16.
-        width: d, the number of features per instance.
-    """
-
-    def __init__(self, folder: Path, keep: Keep, width: int) -> None:
-        self.folder = folder
-        self.keep = keep
-        self.width = width
+    folder: Path  # created when the first slide is written, with access for this user only
+    keep: Keep  # stored: float16 as float16 and other types as float32; float16: rounded to float16
+    width: int  # d, the number of features per instance
 
     def read(self, slide: str, source: Path) -> torch.Tensor:
         """Return a slide's features ``(n_instances, d)``, float32 or float16; write them to the cache if needed.
 
-        The tensor is memory-mapped: its values are read from disk on access. Do not change it. A truncated file or one
-        with a damaged header is written again. Corrupted values are not detected, because no cache file is verified in
-        full.
+        The tensor is memory-mapped: do not change it. A truncated file or one with a damaged header is written again.
+        Corrupted values are not detected, because no cache file is verified in full.
 
         Raises:
             FeatureFileError: as :func:`read_features` does; or ``keep`` is ``float16`` and a value does not fit.
@@ -81,20 +74,15 @@ class FeatureCache:
                 return entry.features
             # The facts were read before the content: if the source changes in between, the next call sees new facts.
             sha256 = _sha256(source)
-            if entry is None or entry.sha256 != sha256:
-                _write(path, self._values(source), {"keep": self.keep, "source_sha256": sha256, **facts})
-            elif entry.facts != facts:
-                _write(path, entry.features.numpy(), {"keep": self.keep, "source_sha256": sha256, **facts})
-            else:
-                return entry.features
+            known = entry if entry is not None and entry.sha256 == sha256 else None
+            if known is not None and known.facts == facts:
+                return known.features
+            values = self._values(source) if known is None else known.features.numpy()
+            _write(path, values, {"keep": self.keep, "source_sha256": sha256, **facts})
             return self._open(path).features
 
     def prune(self, files: Mapping[str, Path]) -> None:
-        """Remove cache files that fit no source in ``files`` (by slide ID): unknown, another size, another ``keep``.
-
-        Raises:
-            StorageError: a file cannot be removed.
-        """
+        """Remove cache files that fit no source in ``files`` (by slide ID): unknown, another size, another ``keep``."""
         sources = {self._path(slide): source for slide, source in files.items()}
 
         def useful(path: Path) -> bool:
@@ -106,7 +94,7 @@ class FeatureCache:
             except OSError:
                 return False
 
-        _remove(self.folder, useful)
+        clear(self.folder, useful)
 
     def _path(self, slide: str) -> Path:
         return self.folder / f"{hashlib.sha256(f'{FORMAT}/{slide}'.encode()).hexdigest()[:32]}.safetensors"
@@ -150,16 +138,8 @@ def room(folder: Path) -> int:
     return taken + max(0, free_bytes(folder) - _SPARE_BYTES)
 
 
-def clear(folder: Path) -> None:
-    """Remove all cache files in ``folder``, and no other files.
-
-    Raises:
-        StorageError: a file cannot be removed.
-    """
-    _remove(folder, lambda path: False)
-
-
-def _remove(folder: Path, useful: Callable[[Path], bool]) -> None:
+def clear(folder: Path, useful: Callable[[Path], bool] = lambda path: False) -> None:
+    """Remove all cache files in ``folder`` that are not useful, and no others; StorageError if that cannot be done."""
     if not folder.is_dir():
         return
     with _alone_in(folder):
@@ -197,10 +177,8 @@ def _write(path: Path, values: npt.NDArray[Any], metadata: Mapping[str, str]) ->
 
 def _facts(source: Path) -> dict[str, str]:
     """Size, times and inode, to recognise a source without reading it; empty if it changed too recently."""
-    try:
+    with opening(source):
         status = source.stat()
-    except OSError as error:
-        raise cannot_open(source, error) from error
     if time.time_ns() - status.st_ctime_ns < _SETTLED_NS:
         return {}
     values = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
@@ -208,8 +186,5 @@ def _facts(source: Path) -> dict[str, str]:
 
 
 def _sha256(source: Path) -> str:
-    try:
-        with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise cannot_open(source, error) from error
+    with opening(source), source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ import psutil
 
 from fedsteph.client.data import torch_file
 from fedsteph.client.data.hdf5 import feature_file
-from fedsteph.client.data.source import Coords, Source, without_leading_one
+from fedsteph.client.data.source import Coords, Source, told_briefly, without_leading_one
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
 
@@ -31,21 +31,13 @@ _AGAIN = "Copy it again from where it was made, or extract the slide again"
 
 @dataclass(frozen=True)
 class FeatureHeader:
-    """Header of a feature file.
+    """Header of a feature file."""
 
-    Args:
-        layout: ``trident``, ``clam``, ``uni2-h`` or ``pt``.
-        n_instances: the number of patches.
-        width: d, the number of features per patch.
-        dtype: as stored; values are always read as float32.
-        extraction: how the features were made, as far as the layout states it.
-    """
-
-    layout: str
-    n_instances: int
-    width: int
-    dtype: str
-    extraction: Extraction
+    layout: str  # trident, clam, uni2-h or pt
+    n_instances: int  # patches
+    width: int  # d, the number of features per patch
+    dtype: str  # as stored; values are always read as float32
+    extraction: Extraction  # how the features were made, as far as the layout states it
 
 
 def is_feature_file(path: Path) -> bool:
@@ -75,13 +67,10 @@ def read_header(path: Path) -> FeatureHeader:
 
 
 def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.float32]:
-    """Read a slide's features.
+    """Read a slide's features as a C-contiguous float32 array ``(n_instances, d)``, all finite.
 
     Args:
         width: the expected d; None accepts any.
-
-    Returns:
-        A C-contiguous float32 array ``(n_instances, d)``, all finite.
 
     Raises:
         WidthError: d is not ``width``.
@@ -92,10 +81,8 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
     with _open(path) as source:
         header = _header(source)
         if width is not None and header.width != width:
-            raise WidthError(
-                f"has {header.width} features per instance, expected {width}",
-                remedy="Extract all slides with the encoder that the others were made with",
-            )
+            remedy = "Extract all slides with the encoder that the others were made with"
+            raise WidthError(f"has {header.width} features per instance, expected {width}", remedy=remedy)
         _require_memory(header)
         values = np.ascontiguousarray(source.values().reshape(header.n_instances, header.width))
         bad = ~np.isfinite(values)
@@ -110,18 +97,12 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
 
 
 def read_coords(path: Path) -> Coords:
-    """Read the positions of a slide's patches.
-
-    Raises:
-        FeatureFileError: as :func:`read_header` does; or there is not one position per instance.
-    """
+    """Read the patches' positions; errors as :func:`read_header`, and FeatureFileError if there is not one for each."""
     with _open(path) as source:
         header = _header(source)
         if source.coords is None:
-            raise FeatureFileError(
-                "says nothing of where its patches lie",
-                remedy="Give an HDF5 file with a dataset 'coords' (N, 2), as TRIDENT and CLAM write it",
-            )
+            remedy = "Give an HDF5 file with a dataset 'coords' (N, 2), as TRIDENT and CLAM write it"
+            raise FeatureFileError("says nothing of where its patches lie", remedy=remedy)
         if without_leading_one(source.coords_shape or ()) != (header.n_instances, 2):
             raise _not_for_all(source, header.n_instances)
         found = source.coords()
@@ -130,13 +111,14 @@ def read_coords(path: Path) -> Coords:
         return found
 
 
-def cannot_open(path: Path, error: OSError) -> FeatureFileError:
-    """The error for a feature file that does not exist or that this user may not read."""
-    return FeatureFileError(
-        f"cannot be opened ({error.strerror})",
-        where=path,
-        remedy="Check that it exists and that this user may read it",
-    )
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Turn the system's error on a file that is not there, or not readable for this user, into a FeatureFileError."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Check that it exists and that this user may read it"
+        raise FeatureFileError(f"cannot be opened ({error.strerror})", where=path, remedy=remedy) from error
 
 
 @contextmanager
@@ -145,29 +127,24 @@ def _open(path: Path) -> Iterator[Source]:
     reader = _reader(path)
     try:
         if reader is None:
-            raise FeatureFileError(
-                "is neither HDF5 nor a .pt file",
-                remedy="Store features as TRIDENT or CLAM do, or with torch.save",
-            )
+            remedy = "Store features as TRIDENT or CLAM do, or with torch.save"
+            raise FeatureFileError("is neither HDF5 nor a .pt file", remedy=remedy)
         with reader(path) as source:
             yield source
     except FedstephError as error:
         raise type(error)(error.what, where=path, remedy=error.remedy) from error
     except MemoryError as error:
-        raise FeatureFileError(
-            "does not fit into memory", where=path, remedy="Use a machine with more memory"
-        ) from error
+        remedy = "Use a machine with more memory"
+        raise FeatureFileError("does not fit into memory", where=path, remedy=remedy) from error
     # HDF5 and pickle may raise almost any exception on a damaged file.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FeatureFileError(
-            f"is truncated, damaged or not readable ({reason})", where=path, remedy=_AGAIN
-        ) from error
+        what = f"is truncated, damaged or not readable ({told_briefly(error)})"
+        raise FeatureFileError(what, where=path, remedy=_AGAIN) from error
 
 
 def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | None:
     """The reader that matches the file's first bytes; None if there is none."""
-    try:
+    with opening(path):
         # Opening a named pipe would block forever.
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -175,8 +152,6 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | No
             raise FeatureFileError(f"is {kind}, not a file", where=path, remedy="Give the path of a feature file")
         with path.open("rb") as file:
             head = file.read(len(feature_file.MAGIC))
-    except OSError as error:
-        raise cannot_open(path, error) from error
     if not head:
         raise FeatureFileError("is empty (0 bytes)", where=path, remedy=_AGAIN)
     return next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
@@ -195,10 +170,9 @@ def _header(source: Source) -> FeatureHeader:
             remedy="Store the encoder's output as float16, float32 or float64",
         )
     if shape[0] == 0:
-        raise EmptyBagError(
-            "has no instance", remedy="List the slide under 'data.exclude' in site.yaml, or extract it again"
-        )
-    if source.n_coords not in (None, shape[0]):
+        remedy = "List the slide under 'data.exclude' in site.yaml, or extract it again"
+        raise EmptyBagError("has no instance", remedy=remedy)
+    if source.coords_shape is not None and without_leading_one(source.coords_shape)[:1] != shape[:1]:
         raise _not_for_all(source, shape[0])
     extraction = Extraction(source.encoder, source.magnification, source.patch_size)
     return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, extraction)
@@ -213,10 +187,7 @@ def _not_for_all(source: Source, n_instances: int) -> FeatureFileError:
 def _require_memory(header: FeatureHeader) -> None:
     """Compare a size that a file states with the free memory, before any of it is taken."""
     needed = header.n_instances * header.width * _BYTES.get(header.dtype, 6)
-    if needed < _SMALL_BYTES:
-        return
-    free = psutil.virtual_memory().available
-    if needed > free:
+    if needed >= _SMALL_BYTES and needed > (free := psutil.virtual_memory().available):
         raise FeatureFileError(
             f"states {header.n_instances} x {header.width} features, which need {needed / 2**30:.1f} GiB of memory, "
             f"and {free / 2**30:.1f} are free",

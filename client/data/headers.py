@@ -11,9 +11,5 @@ _known: Unchanged[FeatureHeader] = Unchanged()
 
 
 def known_header(path: Path) -> FeatureHeader:
-    """Return a file's header as :func:`read_header` does, from memory if the file has not changed since the last call.
-
-    Raises:
-        FeatureFileError: as :func:`read_header` does.
-    """
+    """As :func:`read_header`, with its errors; from memory if the file has not changed since the last call."""
     return _known.get(path, read_header)

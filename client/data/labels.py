@@ -22,26 +22,17 @@ _ENOUGH_PATIENTS = 10
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient's survival label and slides.
-
-    Args:
-        t: time from diagnosis to the event or to the end of follow-up, in days.
-        e: 1 = the event was observed at ``t``, 0 = censored at ``t``.
-        slides: slide IDs in table order; all slides together form one bag.
-    """
+    """A patient's survival label and slides."""
 
     id: str
-    t: float
-    e: int
-    slides: tuple[str, ...]
+    t: float  # days from diagnosis to the event or to the end of follow-up
+    e: int  # 1 = the event was observed at t, 0 = censored at t
+    slides: tuple[str, ...]  # slide IDs in table order; all slides together form one bag
     project: str = ""
 
 
 def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list[Problem]]:
-    """Read the label table.
-
-    Returns:
-        The patients of the rows that could be read, sorted by ID, and all problems of all rows.
+    """Read the label table: the patients of the rows that could be read, sorted by ID, and all problems of all rows.
 
     Raises:
         LabelError: the file cannot be read as a table with the columns that ``settings`` names.
@@ -71,11 +62,7 @@ def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list
 
 
 def listed_ids(path: Path, settings: DataSettings) -> tuple[set[str], set[str]]:
-    """All patient IDs and all slide IDs in the table, including rows with problems.
-
-    Raises:
-        LabelError: as :func:`read_labels` does.
-    """
+    """All patient IDs and all slide IDs in the table, including rows with problems; errors as :func:`read_labels`."""
     table, _ = _open(path, settings)
     columns = settings.columns
     patients, slides = ({row[name] for _, row in table.rows} for name in (columns.patient, columns.slide))

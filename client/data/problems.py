@@ -18,8 +18,7 @@ class Problem:
     """One problem: an ``error`` must be fixed before anything runs, a ``warning`` is only suspicious."""
 
     severity: Severity
-    where: str
-    """The file, with its line number for a table."""
+    where: str  # the file, with its line number for a table
     what: str
     remedy: str
 

@@ -13,49 +13,36 @@ from fedsteph.common.errors import FeatureFileError
 
 @dataclass(frozen=True)
 class Coords:
-    """Positions of a slide's patches, as stored in its file.
+    """Positions of a slide's patches, as stored in its file."""
 
-    Args:
-        xy: ``(n_instances, 2)`` left and upper edge, in pixels at level 0.
-        facts: the numbers stored with the positions, under the file's own names.
-    """
-
-    xy: npt.NDArray[np.float64]
-    facts: Mapping[str, float]
+    xy: npt.NDArray[np.float64]  # (n_instances, 2) left and upper edge, in pixels at level 0
+    facts: Mapping[str, float]  # the numbers stored with the positions, under the file's own names
 
 
 @dataclass(frozen=True)
 class Source:
-    """An open feature file whose values have not been read.
-
-    Args:
-        shape: as stored: ``(n_instances, d)``, ``(1, n_instances, d)``, or a shape that is refused later.
-        floating: whether the values are floating-point numbers.
-        values: reads the values as float32, in the stored shape.
-        coords: reads the positions of the patches, given as pairs; None if the file has none.
-        coords_shape: as stored.
-    """
+    """An open feature file whose values have not been read; shapes are as stored."""
 
     layout: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # (n_instances, d), (1, n_instances, d), or one that is refused later
     dtype: str
-    floating: bool
-    values: Callable[[], npt.NDArray[np.float32]]
+    floating: bool  # whether the values are floating-point numbers
+    values: Callable[[], npt.NDArray[np.float32]]  # reads them, in the stored shape
     encoder: str | None = None
     magnification: float | None = None
     patch_size: float | None = None
-    coords: Callable[[], Coords] | None = None
+    coords: Callable[[], Coords] | None = None  # reads the patches' positions; None if there are none
     coords_shape: tuple[int, ...] | None = None
-
-    @property
-    def n_coords(self) -> int | None:
-        """The number of positions; None if the file has none."""
-        return None if self.coords_shape is None else (*without_leading_one(self.coords_shape), 0)[0]
 
 
 def without_leading_one(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape without the leading axis of length 1 that UNI2-h files have."""
     return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+
+
+def told_briefly(error: Exception) -> str:
+    """A library's error in at most 200 characters, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def no_features_key(keys: list[str]) -> FeatureFileError:

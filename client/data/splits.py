@@ -38,7 +38,7 @@ def read_splits(
         dropped: IDs of patients who are left out on purpose; they are removed from every part without a warning.
 
     Returns:
-        The splits in the order of their numbers (none without files), and all problems found.
+        the splits in the order of their numbers (none without files), and all problems found.
     """
     known = None if patient_ids is None else {*patient_ids}
     problems: list[Problem] = []

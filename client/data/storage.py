@@ -13,19 +13,12 @@ Keep = Literal["stored", "float16"]
 
 @dataclass(frozen=True)
 class Storage:
-    """The decision for one cohort; ``str()`` gives a sentence for the user, without paths or IDs.
+    """The decision for one cohort; ``str()`` gives a sentence for the user, without paths or IDs."""
 
-    Args:
-        n_bytes: size of all bags as float32.
-        cache_gib: memory for bags, in GiB.
-        keep: how features are cached on disk; None: not at all.
-        no_room: whether the disk is too small for the cache.
-    """
-
-    n_bytes: int
-    cache_gib: float
-    keep: Keep | None
-    no_room: bool = False
+    n_bytes: int  # size of all bags as float32
+    cache_gib: float  # memory for bags, in GiB
+    keep: Keep | None  # how features are cached on disk; None: not at all
+    no_room: bool = False  # whether the disk is too small for the cache
 
     @classmethod
     def of(cls, settings: DataSettings, n_bytes: int, free: int | None = None) -> Storage:

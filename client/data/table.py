@@ -17,11 +17,9 @@ class Table:
     """Named columns and numbered rows; cells are stripped, blank rows and unnamed columns removed."""
 
     path: Path
-    error: type[DataError]
-    """The class of errors about this table."""
+    error: type[DataError]  # of errors about this table
     columns: tuple[str, ...]
-    rows: tuple[tuple[int, dict[str, str]], ...]
-    """(line number in the file, counted from 1; cell per column)."""
+    rows: tuple[tuple[int, dict[str, str]], ...]  # line number in the file, from 1; cell per column
 
     def require(self, names: Iterable[str], remedy: str) -> None:
         """Raise ``error`` if a column of ``names`` is missing; the message lists the columns found."""
@@ -38,12 +36,9 @@ class Table:
 def read_table(path: Path, error: type[DataError]) -> Table:
     """Read a comma-separated UTF-8 file (with or without a byte order mark) whose first row names the columns.
 
-    Args:
-        error: the class of error to raise, chosen by the caller.
-
     Raises:
-        DataError: as ``error``: the file cannot be read or is not CSV, has no row, has two columns with the
-            same name, or has a row with more cells than columns.
+        error: the file cannot be read or is not CSV, has no row, has two columns of the same name, or has a row with
+            more cells than columns.
     """
     records = _records(path, error)
     if len(records) < 2:

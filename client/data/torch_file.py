@@ -48,13 +48,8 @@ def open_torch(path: Path) -> Iterator[Source]:
     if content.layout is not torch.strided or content.is_meta or content.is_quantized:
         raise FeatureFileError("holds a tensor that is not dense", remedy=_REMEDY)
     tensor = content.detach()
-    yield Source(
-        "pt",
-        tuple(tensor.shape),
-        str(tensor.dtype).removeprefix("torch."),
-        tensor.is_floating_point(),
-        lambda: _values(tensor),
-    )
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    yield Source("pt", tuple(tensor.shape), dtype, tensor.is_floating_point(), lambda: _values(tensor))
 
 
 def _load(path: Path) -> Any:

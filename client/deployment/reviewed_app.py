@@ -29,22 +29,16 @@ _REMEDY = "As root: fedsteph app install HOME, in a new folder above which the S
 def install(home: Path) -> Path:
     """Install this fedsteph's own app and remove all write permissions.
 
-    Args:
-        home: a new or empty folder.
-
     Returns:
         the installed app's folder.
 
     Raises:
-        DeploymentError: the folder is not new or empty.
+        DeploymentError: ``home`` is not a new or empty folder.
         EngineError: Flower could not build or install the app.
     """
     if home.is_symlink() or (home.exists() and any(home.iterdir())):
-        raise DeploymentError(
-            "is not a new or empty folder",
-            where=home,
-            remedy="Choose a new folder for a new version, or remove that one first",
-        )
+        remedy = "Choose a new folder for a new version, or remove that one first"
+        raise DeploymentError("is not a new or empty folder", where=home, remedy=remedy)
     home.mkdir(parents=True, exist_ok=True)
     with writing(home), tempfile.TemporaryDirectory() as scratch:
         folder = assemble(Path(scratch) / "fedsteph")
@@ -73,11 +67,7 @@ def installed(home: Path) -> list[Path]:
 def require_reviewed(home: Path) -> str:
     """Check that a ``FLWR_HOME`` holds this installation's own code and that this account cannot change it.
 
-    Returns:
-        the text that ``doctor`` prints.
-
-    Raises:
-        DeploymentError: it holds something else, or this account can change it.
+    Returns the text that ``doctor`` prints; DeploymentError if it holds something else, or this account can change it.
     """
     found = installed(home)
     if len(found) != 1:

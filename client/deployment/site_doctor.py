@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,6 @@ from fedsteph.common.deployment.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECON
 from fedsteph.common.errors import DeploymentError, FedstephError
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.trust.audit_log import verify
-from fedsteph.common.trust.roster import Roster
 
 _MEMORY_GB = 4.0
 _DISK_GB = 5.0
@@ -27,12 +27,7 @@ _TRAINED = {"none": "without differential privacy", "dp-sgd": "by DP-SGD"}
 
 
 def examine(site: Site, quick: bool, progress: Progress = silent) -> list[Check]:
-    """Run all checks of a site.
-
-    Args:
-        quick: skip the data check, which reads every feature file.
-        progress: in feature files read.
-    """
+    """Run all checks of a site; ``quick`` skips the data check, which reads every feature file (the progress)."""
     checks = versions()
     checks.append(check("account", _account))
     if not quick:
@@ -68,10 +63,8 @@ def _federation(site: Site, file: MembershipFile) -> list[Check]:
 
 def _account() -> str:
     if os.geteuid() == 0:
-        raise DeploymentError(
-            "this is root, whom no read-only folder stops",
-            remedy="Run the SuperNode, and this command, as an account of its own",
-        )
+        remedy = "Run the SuperNode, and this command, as an account of its own"
+        raise DeploymentError("this is root, whom no read-only folder stops", remedy=remedy)
     return f"user {os.geteuid()}, not root"
 
 
@@ -96,9 +89,10 @@ def _policy(site: Site) -> Check:
     policy = site.file.policy
     if policy is None:
         return Check("policy", "FAIL", "none", "Add a policy section to the site file; without it nothing leaves")
-    roster = _roster(site)
-    if roster is not None and (strangers := [name for name in policy.targets if roster.entry(name) is None]):
-        return Check("policy", "FAIL", f"{', '.join(strangers)} is no site of the roster", "Mend policy.targets")
+    with contextlib.suppress(FedstephError):  # the membership check reports it
+        roster = site.membership().roster
+        if strangers := [name for name in policy.targets if roster.entry(name) is None]:
+            return Check("policy", "FAIL", f"{', '.join(strangers)} is no site of the roster", "Mend policy.targets")
     if not policy.recipes:
         return Check("policy", "WARN", "no recipe is allowed, so nothing is trained", "Set policy.recipes")
     if not policy.targets:
@@ -116,13 +110,6 @@ def _privacy(site: Site) -> str:
     return f"vectors are trained {_TRAINED[site.file.privacy]}; so far: {spent}; {limit}"
 
 
-def _roster(site: Site) -> Roster | None:
-    try:
-        return site.membership().roster
-    except FedstephError:
-        return None  # reported by the membership check
-
-
 def _server(address: str, ca: Path) -> str:
     answer = ask(address, ca)
     ahead = answer.ahead_seconds
@@ -134,6 +121,5 @@ def _server(address: str, ca: Path) -> str:
         )
     left = answer.expires - datetime.now(UTC)
     clock = "no clock" if ahead is None else f"clocks {abs(ahead):.1f} s apart"
-    return f"{address}: {answer.protocol}, {clock}, certificate for {left.days} days" + (
-        "" if left > _SOON else ": it has to be renewed soon"
-    )
+    soon = "" if left > _SOON else ": it has to be renewed soon"
+    return f"{address}: {answer.protocol}, {clock}, certificate for {left.days} days{soon}"

@@ -16,18 +16,12 @@ _WIDTH = 1.96  # standard errors on either side: 95% of a normal distribution
 
 @dataclass(frozen=True)
 class InnerScore:
-    """A model on the validation patients of one inner fold.
+    """A model on the validation patients of one inner fold."""
 
-    Args:
-        concordant, comparable: the numbers of pairs; tied risks count 1/2 as concordant.
-        error: standard error of the C-index over bootstrap resamples of the patients; None where it is undefined.
-        collapsed: for STEPH, whether all its weights are near 0.
-    """
-
-    concordant: float
-    comparable: int
-    error: float | None
-    collapsed: bool = False
+    concordant: float  # pairs; tied risks count 1/2
+    comparable: int  # pairs
+    error: float | None  # standard error of the C-index over bootstrap resamples; None where it is undefined
+    collapsed: bool = False  # for STEPH, whether all its weights are near 0
 
 
 @dataclass(frozen=True)
@@ -49,15 +43,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Decision:
-    """The method that a fold deploys, and why.
-
-    Args:
-        useful: whether the inner C-index of the best model is above chance; None where too few pairs tell.
-    """
+    """The method that a fold deploys, and why."""
 
     method: Literal["steph", "local"]
     reason: str
-    useful: bool | None
+    useful: bool | None  # whether the best model's inner C-index is above chance; None where too few pairs tell
 
 
 def choose_deployed(selection: Selection, is_collapsed: bool) -> Decision:

@@ -27,13 +27,8 @@ class InnerFold:
 def inner_folds(workspace: Workspace, fold: int, progress: Progress = silent) -> list[InnerFold]:
     """Make the inner folds of one outer fold, each with its own local model, which is trained once and saved.
 
-    Neither the vectors nor the models that are evaluated on a validation part have seen its patients.
-
-    Args:
-        progress: in inner folds.
-
-    Returns:
-        as many folds as the recipe asks for; none if the training part is too small to be divided.
+    Neither the vectors nor the models that are evaluated on a validation part have seen its patients. There are as many
+    as the recipe asks for; none if the training part is too small to be divided. Progress is in inner folds.
     """
     recipe, cohort, label = workspace.recipe, workspace.train_part(fold), f"fold {fold}"
     n = recipe.steph.inner_folds

@@ -10,15 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Curve:
-    """A step function of time that starts at 1 and is constant after the last time.
+    """A step function of time that starts at 1 and is constant after the last time."""
 
-    Args:
-        times: ``(n_times,)`` ascending and distinct.
-        values: ``(n_times,)`` float32, the probability from each time on.
-    """
-
-    times: Tensor
-    values: Tensor
+    times: Tensor  # (n_times,) ascending and distinct
+    values: Tensor  # (n_times,) float32, the probability from each time on
 
     def at(self, t: Tensor) -> Tensor:
         """The probability that the time is longer than ``t``, in the shape of ``t``."""
@@ -27,14 +22,11 @@ class Curve:
 
 
 def survival_curve(t: Tensor, events: Tensor) -> Curve:
-    """The Kaplan-Meier curve of the time to an event.
+    """The Kaplan-Meier curve of the time to an event; ``t (n,)`` float32 in any unit, ``events (n,)`` bool.
 
-    Args:
-        t: ``(n,)`` float32, in any unit.
-        events: ``(n,)`` bool; the others are censored at their time, after the events of that time.
+    The others are censored at their time, after the events of that time.
     """
-    times, deaths, at_risk = _counts(t, events)
-    return _product_limit(times, deaths, at_risk)
+    return _product_limit(*_counts(t, events))
 
 
 def censoring_curve(t: Tensor, events: Tensor) -> Curve:

@@ -56,11 +56,7 @@ METRIC_TITLES = {
 
 
 def further_rows(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> tuple[list[str], list[list[str]]]:
-    """Header and body of a table of these metrics.
-
-    Args:
-        rows: per method, its title and its metrics by name.
-    """
+    """Header and body of a table of these metrics, from each method's title and metrics by name."""
     header = ["method", *METRIC_TITLES.values()]
     return header, [[title, *(number(found[name]) for name in METRIC_TITLES)] for title, found in rows]
 
@@ -71,14 +67,10 @@ def number(value: float | None) -> str:
 
 
 def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics:
-    """Compute all metrics of one model.
-
-    Args:
-        hazards: ``(n_test_patients, n_bins)``.
-        train: the patients from whom the censoring curve is estimated.
-    """
+    """Compute all metrics of one model from its hazards ``(n_test_patients, n_bins)``."""
     survival = survival_from_hazards(torch.from_numpy(hazards)).float()
-    risk = _ranks(risk_score(torch.from_numpy(hazards)))
+    # torchsurv computes in float32, in which close risks would tie; Uno's C depends only on their order.
+    risk = torch.unique(risk_score(torch.from_numpy(hazards)), return_inverse=True)[1].float()
     t, e = torch.tensor(test.times, dtype=torch.float32), torch.from_numpy(test.events > 0)
     if len(test) < 2 or not bool(e.any()) or len(set(train.events.tolist())) < 2:
         return Metrics()  # too few patients or events, or no curve of events or censoring
@@ -86,14 +78,9 @@ def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics
     # Beyond the horizon the censoring curve, and so every weight, is unknown.
     horizon = min(float(t.max()), censoring.known_until)
     auc = {f"auc_{year}y": _auc(survival[:, year - 1], t, e, year, censoring, horizon) for year in YEARS}
+    uno_c, brier = _uno_c(risk, t, e, censoring, horizon), _brier(survival, t, e, censoring, horizon)
     gap, error = _calibration(1.0 - survival[:, _CALIBRATED_AT - 1], t, e, horizon)
-    return Metrics(
-        uno_c=_uno_c(risk, t, e, censoring, horizon),
-        brier=_brier(survival, t, e, censoring, horizon),
-        **auc,
-        calibration_gap_3y=gap,
-        calibration_error_3y=error,
-    )
+    return Metrics(uno_c, brier, **auc, calibration_gap_3y=gap, calibration_error_3y=error)
 
 
 def mean_metrics(folds: Sequence[Metrics]) -> dict[str, float | None]:
@@ -135,10 +122,10 @@ def _uno_c(risk: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: f
 def _brier(survival: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: float) -> float | None:
     from torchsurv.metrics.brier_score import BrierScore  # noqa: PLC0415
 
-    years = [year for year in range(1, survival.shape[1] + 1) if float(t.min()) <= _days(year) < horizon]
+    years = [year for year in range(1, survival.shape[1] + 1) if float(t.min()) <= year * DAYS_PER_BIN < horizon]
     if len(years) < 2:
         return None
-    at = torch.tensor([_days(year) for year in years], dtype=t.dtype)
+    at = torch.tensor([year * DAYS_PER_BIN for year in years], dtype=t.dtype)
     score = BrierScore()
     curves = survival[:, [year - 1 for year in years]]
     score(curves, e, t, new_time=at, weight=censoring.weight(t), weight_new_time=censoring.weight(at))
@@ -148,7 +135,7 @@ def _brier(survival: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizo
 def _auc(survival: Tensor, t: Tensor, e: Tensor, year: int, censoring: _Censoring, horizon: float) -> float | None:
     from torchsurv.metrics.auc import Auc  # noqa: PLC0415
 
-    day = _days(year)
+    day = year * DAYS_PER_BIN
     if not float(t.min()) <= day < horizon or not bool((e & (t <= day)).any()):
         return None
     at = torch.tensor([day], dtype=t.dtype)
@@ -157,7 +144,7 @@ def _auc(survival: Tensor, t: Tensor, e: Tensor, year: int, censoring: _Censorin
 
 
 def _calibration(predicted: Tensor, t: Tensor, e: Tensor, horizon: float) -> tuple[float | None, float | None]:
-    if horizon < _days(_CALIBRATED_AT) or len(t) < 2 * _GROUPS:
+    if horizon < _CALIBRATED_AT * DAYS_PER_BIN or len(t) < 2 * _GROUPS:
         return None, None
     groups = torch.tensor_split(torch.argsort(predicted, stable=True), _GROUPS)
     gaps = [float(predicted[group].mean()) - _observed(t[group], e[group]) for group in groups]
@@ -168,17 +155,8 @@ def _observed(t: Tensor, e: Tensor) -> float:
     """Kaplan-Meier probability of an event within ``_CALIBRATED_AT`` years."""
     if not bool(e.any()):
         return 0.0
-    return 1.0 - float(survival_curve(t, e).at(torch.tensor([_days(_CALIBRATED_AT)], dtype=t.dtype))[0])
-
-
-def _ranks(risk: Tensor) -> Tensor:
-    # torchsurv computes in float32, in which close risks would tie; Uno's C depends only on their order.
-    ranks: Tensor = torch.unique(risk, return_inverse=True)[1]
-    return ranks.float()
-
-
-def _days(year: int) -> float:
-    return year * DAYS_PER_BIN
+    at = torch.tensor(_CALIBRATED_AT * DAYS_PER_BIN, dtype=t.dtype)
+    return 1.0 - float(survival_curve(t, e).at(at))
 
 
 def _defined(value: Tensor) -> float | None:

@@ -72,31 +72,20 @@ def select(
             name, done = f"{j}/{gamma}", j * len(gammas(recipe)) + i
             if name in scores:
                 continue
-            steph = fit_steph(
-                fold.train,
-                fold.local.cpu(),
-                [_own(fold, recipe), *sources] if own_as_source else sources,
-                recipe,
-                gamma=gamma,
-                label=fold.label,
-                run=TrainingRun(device, progress=part(progress, done, trainings(recipe))),
-            )
+            local = fold.local.cpu()
+            own = [TaskVector.between(local, pinned_model(recipe.model))] if own_as_source else []
+            run = TrainingRun(device, progress=part(progress, done, trainings(recipe)))
+            steph = fit_steph(fold.train, local, [*own, *sources], recipe, gamma=gamma, label=fold.label, run=run)
             score = _score(steph, fold.validation, device)
             scores[name] = replace(score, collapsed=collapsed(steph, fold.train, device))
             checked_file.write_json(cache, {name: asdict(score) for name, score in scores.items()})
     return _choose(scores, recipe)
 
 
-def _own(fold: InnerFold, recipe: Recipe) -> TaskVector:
-    return TaskVector.between(fold.local.cpu(), pinned_model(recipe.model))
-
-
 def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.device) -> Selection:
     """The result if no source is left to merge: only the local models are scored."""
     local = [_score(fold.local, fold.validation, device) for fold in inner]
-    n = sum(score.comparable for score in local)
-    what = "no source was left to merge"
-    return Selection(min(gammas(recipe)), what, pooled(local), None, n, pooled_interval(local))
+    return _selection(min(gammas(recipe)), "no source was left to merge", local, [])
 
 
 def _score(model: nn.Module, cohort: Cohort, device: torch.device) -> InnerScore:
@@ -118,20 +107,17 @@ def _choose(scores: dict[str, InnerScore], recipe: Recipe) -> Selection:
     In each inner fold, STEPH is scored with the gamma that the *other* folds choose. With the best gamma of all
     folds, the maximum of several scores would be compared with the single score of the local model.
     """
-    names = {key.partition("/")[0] for key in scores}
-    folds = [{name: scores[f"{j}/{name}"] for name in _names(recipe)} for j in sorted(names, key=int)]
+    names = ["local", *map(str, gammas(recipe))]
+    numbers = sorted({int(key.partition("/")[0]) for key in scores})
+    folds = [{name: scores[f"{j}/{name}"] for name in names} for j in numbers]
     gamma, reason = _best_gamma(folds, recipe)
     held_out = [fold[str(_best_gamma(folds[:j] + folds[j + 1 :], recipe)[0])] for j, fold in enumerate(folds)]
-    local = [fold["local"] for fold in folds]
-    return Selection(
-        gamma,
-        reason,
-        pooled(local),
-        pooled(held_out),
-        sum(score.comparable for score in local),
-        pooled_interval(local),
-        pooled_interval(held_out),
-    )
+    return _selection(gamma, reason, [fold["local"] for fold in folds], held_out)
+
+
+def _selection(gamma: float, reason: str, local: list[InnerScore], steph: list[InnerScore]) -> Selection:
+    n = sum(score.comparable for score in local)
+    return Selection(gamma, reason, pooled(local), pooled(steph), n, pooled_interval(local), pooled_interval(steph))
 
 
 def _best_gamma(folds: list[dict[str, InnerScore]], recipe: Recipe) -> tuple[float, str]:
@@ -149,10 +135,6 @@ def _best_gamma(folds: list[dict[str, InnerScore]], recipe: Recipe) -> tuple[flo
         return best, "the smallest of the grid, because inner cross-validation has no comparable pair"
     left_out = f", {len(grid) - len(sound)} left out as collapsed there" if len(sound) < len(grid) else ""
     return best, f"best of {len(grid)} in {recipe.steph.inner_folds}-fold inner cross-validation{left_out}"
-
-
-def _names(recipe: Recipe) -> list[str]:
-    return ["local", *(str(gamma) for gamma in gammas(recipe))]
 
 
 def _read(cache: Path) -> dict[str, InnerScore]:

@@ -16,8 +16,7 @@ from fedsteph.common.host.progress import Progress
 def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Method:
     """STEPH under a recipe with ``changes`` in its ``steph`` section; gamma is chosen as for STEPH.
 
-    Args:
-        own_as_source: also use the target's own vector as one of the weighted sources.
+    ``own_as_source``: also use the target's own vector as one of the weighted sources.
     """
 
     def method(task: Task, progress: Progress) -> Trained:
@@ -26,15 +25,9 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
         gamma = recipe.steph.gamma
         if gamma == "cv":
             gamma = validate(task, name, recipe, own_as_source=own_as_source).gamma
-        model = fit_steph(
-            task.train,
-            task.local,
-            sources,
-            recipe,
-            gamma=gamma,
-            label=f"{name} fold {task.fold}" if name != "steph" else f"fold {task.fold}",
-            run=task.run(name, progress),
-        )
+        label = f"fold {task.fold}" if name == "steph" else f"{name} fold {task.fold}"
+        run = task.run(name, progress)
+        model = fit_steph(task.train, task.local, sources, recipe, gamma=gamma, label=label, run=run)
         notes = {"gamma": gamma, "collapsed": collapsed(model, task.train, task.device)}
         return Trained(model, learnable_parameters(model), notes)
 

@@ -33,14 +33,8 @@ def alignment(merged: Tensor, target: Tensor, energy: float = ENERGY) -> Alignme
     """``SAR = |U_k U_k^T tau_t|_F / |tau_t|_F``.
 
     ``U_k`` are the fewest leading left-singular vectors of the merged matrix that hold the share ``energy`` of the sum
-    of its squared singular values.
-
-    Args:
-        merged: task matrix ``(n, m)`` of the merged model.
-        target: task matrix ``(n, m)`` of the target's own.
-
-    Returns:
-        a ratio from 0 to 1; 0, with rank 0, if either matrix is zero.
+    of its squared singular values. Both task matrices are ``(n, m)``; the ratio is from 0 to 1, and 0, with rank 0, if
+    either is zero.
     """
     merged, target = merged.double(), target.double()
     # The eigenvectors of M M^T are M's left-singular vectors, and cost a quarter of a full SVD.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fedsteph.client.methods.task import Task, Trained
 from fedsteph.client.training.batch import risks
 from fedsteph.common.host.progress import Progress
@@ -14,30 +12,31 @@ from fedsteph.common.vector.task_vector import TaskVector, mean
 
 def model_average(task: Task, progress: Progress) -> Trained:
     """``M0`` plus the mean of all vectors, the target's own included."""
-    return Trained(mean([task.own, *task.sources]).applied_to(task.m0, task.local.head_state()).eval(), 0)
+    return _merged(task, mean([task.own, *task.sources]))
 
 
 def half_average(task: Task, progress: Progress) -> Trained:
     """``M0 + tau_t / 2 + mean(tau_k) / 2``."""
-    vector = 0.5 * task.own + 0.5 * mean(task.sources)
-    return Trained(vector.applied_to(task.m0, task.local.head_state()).eval(), 0)
+    return _merged(task, 0.5 * task.own + 0.5 * mean(task.sources))
 
 
 def start_average(task: Task, progress: Progress) -> Trained:
     """``M0 + m lam tau_t + m (1 - lam) mean(tau_k)``: the starting point of STEPH under ``start: local``, untrained."""
     mass, lam = task.recipe.steph.start_mass, task.recipe.steph.start_lam
-    vector = mass * lam * task.own + mass * (1.0 - lam) * mean(task.sources)
+    return _merged(task, mass * lam * task.own + mass * (1.0 - lam) * mean(task.sources))
+
+
+def _merged(task: Task, vector: TaskVector) -> Trained:
     return Trained(vector.applied_to(task.m0, task.local.head_state()).eval(), 0)
 
 
 def task_arithmetic(task: Task, progress: Progress) -> Trained:
     """``M0 + c (tau_t + sum_k tau_k)`` with a single ``c``, chosen by inner validation (Ilharco et al., ICLR 2023)."""
-    c = _best_coefficient(task, progress)
-    return Trained(_scaled_sum(task, task.local, c), 0)
+    return Trained(_scaled_sum(task, task.local, _best_coefficient(task, progress)), 0)
 
 
 def _scaled_sum(task: Task, local: ABMIL, c: float) -> ABMIL:
-    vectors: Sequence[TaskVector] = [TaskVector.between(local, task.m0), *task.sources]
+    vectors = [TaskVector.between(local, task.m0), *task.sources]
     return (c * len(vectors) * mean(vectors)).applied_to(task.m0, local.head_state()).eval()
 
 

@@ -54,20 +54,16 @@ def best_source(task: Task, progress: Progress) -> Trained:
 def pooled(encoder: ABMIL, cohort: Cohort, device: torch.device) -> Cohort:
     """The cohort with one instance per patient: the slide vector ``(1, embed)`` of the bag under a frozen encoder."""
     encoder.to(device).eval()
-    state = encoder.encoder_state()
-    vectors: list[Tensor] = [torch.empty(0)] * len(cohort)
+    vectors = torch.empty(len(cohort), 1, encoder.architecture.embed)
     for group, batch in batches(cohort, range(len(cohort)), encoder.architecture.n_bins, device):
-        z, _ = encode(state, batch.bags, batch.mask)
-        for i, row in zip(group, z.cpu(), strict=True):
-            vectors[i] = row.unsqueeze(0)
-    return Cohort.of_bags(cohort.patients, vectors)
+        vectors[group, 0] = encode(encoder.encoder_state(), batch.bags, batch.mask)[0].cpu()
+    return Cohort.of_bags(cohort.patients, [*vectors])
 
 
 def _under_fresh_head(task: Task, encoder: ABMIL, method: str, progress: Progress) -> Trained:
     head = _fit_head(task, pooled(encoder, task.train, task.device), method, progress)
-    state = {"head.weight": head.head.weight.detach().cpu(), "head.bias": head.head.bias.detach().cpu()}
     model = ABMIL(encoder.architecture, encoder.dropout)
-    model.load_state_dict({**encoder.cpu().encoder_state(), **state})
+    model.load_state_dict({**encoder.cpu().encoder_state(), **head.cpu().state_dict()})
     return Trained(model.eval(), learnable_parameters(head))
 
 

@@ -23,7 +23,6 @@ from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import encode
-from fedsteph.common.vector.task_vector import TaskVector
 
 
 class Merged(nn.Module):
@@ -36,8 +35,7 @@ class Merged(nn.Module):
         self.dropout = dropout
         self.hyper = hyper
         if hyper:
-            lam_apart = StephConfig(variant="fix")
-            self.hypernetwork = Hypernetwork(architecture, n, lam_apart, dropout)
+            self.hypernetwork = Hypernetwork(architecture, n, StephConfig(variant="fix"), dropout)  # w alone
         else:
             self.w = nn.Parameter(torch.full((n,), 1.0 / n))
         self.surgery = surgery
@@ -76,16 +74,14 @@ class Merged(nn.Module):
 
 
 def merging(name: str, rule: Rule, *, hyper: bool, surgery: bool = False) -> Method:
-    """The method that merges by ``rule``.
-
-    Args:
-        hyper: predict ``w`` per bag by a hypernetwork, not one trainable number per source.
-    """
+    """The method that merges by ``rule``; ``hyper``: ``w`` is predicted per bag, not one learned number per source."""
 
     def method(task: Task, progress: Progress) -> Trained:
         config, recipe, seed = task.recipe.comparators, task.recipe, task.seed(name)
         of_pair = partial(ties, density=config.density) if rule is ties else rule
-        mixture = _mixture(task, [of_pair(task.own, source) for source in task.sources])
+        whole = Mixture.of(task.m0, task.own, [of_pair(task.own, source) for source in task.sources]).to(task.device)
+        # Without the target's row: its contribution is already in each rule's result.
+        mixture = Mixture(whole.architecture, whole.theta_0, whole.stack[1:])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             adapter = Surgery(task.local, config.surgery_rank) if surgery else None
@@ -98,12 +94,6 @@ def merging(name: str, rule: Rule, *, hyper: bool, surgery: bool = False) -> Met
         return Trained(model, learnable_parameters(model))
 
     return method
-
-
-def _mixture(task: Task, vectors: list[TaskVector]) -> Mixture:
-    # Without the target's row: its contribution is already in each rule's result.
-    whole = Mixture.of(task.m0, task.own, vectors).to(task.device)
-    return Mixture(whole.architecture, whole.theta_0, whole.stack[1:])
 
 
 METHODS: dict[str, Method] = {

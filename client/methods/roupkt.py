@@ -70,9 +70,8 @@ class Roupkt(nn.Module):
     def _mix(self, vectors: Tensor, p: Tensor) -> Tensor:
         top = torch.topk(p, min(TOP, p.shape[1]), dim=1)
         gate = torch.zeros_like(p).scatter(1, top.indices, top.values)
-        experts = torch.stack(
-            [functional.relu(expert(vectors[:, k])) for k, expert in enumerate(self.experts)], dim=1
-        )  # (n_bags, n_models, embed)
+        # (n_bags, n_models, embed)
+        experts = torch.stack([functional.relu(expert(vectors[:, k])) for k, expert in enumerate(self.experts)], dim=1)
         return torch.sigmoid(self.head((gate.unsqueeze(-1) * experts).sum(dim=1)))
 
 

@@ -24,8 +24,7 @@ def plain(target: TaskVector, source: TaskVector) -> TaskVector:
 def ties(target: TaskVector, source: TaskVector, density: float = 0.2) -> TaskVector:
     """TIES of two vectors (Yadav et al., NeurIPS 2023): trim, elect a sign per entry, sum the entries of that sign.
 
-    Args:
-        density: share of each flattened vector's entries to keep, the largest by magnitude.
+    ``density``: share of each flattened vector's entries to keep, the largest by magnitude.
     """
     target.require_same_origin(source)
     trimmed = torch.stack([_trimmed(vector.flat(), density) for vector in (target, source)])

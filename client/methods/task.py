@@ -25,19 +25,13 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 @dataclass(frozen=True)
 class Task:
-    """One fold of one target, and everything that a method may use for it; this excludes test patients.
-
-    Args:
-        vectors: source -> received task vector.
-        globals: method -> encoder trained together with the other sites, as a vector from M0.
-        folder: where a method may save unfinished work.
-    """
+    """One fold of one target, and everything that a method may use for it; this excludes test patients."""
 
     workspace: Workspace
     fold: int
-    vectors: Mapping[str, TaskVector]
-    folder: Path
-    globals: Mapping[str, TaskVector] = field(default_factory=dict)
+    vectors: Mapping[str, TaskVector]  # source -> received task vector
+    folder: Path  # where a method may save unfinished work
+    globals: Mapping[str, TaskVector] = field(default_factory=dict)  # method -> encoder of its rounds, minus M0
 
     @property
     def recipe(self) -> Recipe:

@@ -36,18 +36,12 @@ _SAME_SLIDE = uuid.UUID("5f3f1c0e-8f0b-4e0a-9a53-6f2f4d5b7c11")  # namespace of 
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Attention over the patches of one slide.
+    """Attention over the patches of one slide."""
 
-    Args:
-        slide: its name.
-        attention: model -> ``(n_instances,)``; it sums to 1 over the patient's whole bag, which includes this slide.
-        rank: model -> ``(n_instances,)`` in (0, 100]: percent of the slide's patches with at most this attention.
-    """
-
-    slide: str
+    slide: str  # its name
     grid: Grid
-    attention: Mapping[str, np.ndarray]
-    rank: Mapping[str, np.ndarray]
+    attention: Mapping[str, np.ndarray]  # model -> (n_instances,); sums to 1 over the bag, which includes this slide
+    rank: Mapping[str, np.ndarray]  # model -> (n_instances,): percent of the patches with at most this attention
 
     def top(self, n: int) -> pd.DataFrame:
         """The ``n`` patches with the highest attention per model, highest first; ties in file order."""
@@ -83,12 +77,12 @@ def heatmap(
     """
     from scipy.stats import rankdata  # noqa: PLC0415 (a second to import)
 
-    paths = [path.resolve() for path in (slide, *others)]
-    if len(set(paths)) < len(paths):
+    paths = (slide, *others)
+    if len({path.resolve() for path in paths}) < len(paths):
         raise DataError("would be in the bag twice", where=slide, remedy="Name each slide once")
     loaded = load_model(model)
     bags = []
-    for path in (slide, *others):
+    for path in paths:
         require_extraction(loaded, path)
         bags.append(torch.from_numpy(read_features(path, width=loaded.architecture.width)))
     grid = read_grid(slide, patch, size)
@@ -123,22 +117,22 @@ def write_heatmap(found: Heatmap, out: Path, thumbnail: Path | None = None, top:
 def geojson(found: Heatmap) -> str:
     """One tile per patch, with every model's attention and rank as measurements, for QuPath's measurement maps."""
     side = found.grid.patch
-    features = []
-    for i, (x, y) in enumerate(found.grid.xy.tolist()):
+
+    def tile(i: int, x: float, y: float) -> dict[str, Any]:
         ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
         measured = {
             f"{model} {what}": float(f"{values[model][i]:.9g}")
             for model in found.attention
             for what, values in (("attention percentile", found.rank), ("attention", found.attention))
         }
-        features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid5(_SAME_SLIDE, f"{found.slide}/{i}")),
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
-                "properties": {"objectType": "tile", "isLocked": True, "measurements": measured},
-            }
-        )
+        return {
+            "type": "Feature",
+            "id": str(uuid.uuid5(_SAME_SLIDE, f"{found.slide}/{i}")),
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"objectType": "tile", "isLocked": True, "measurements": measured},
+        }
+
+    features = [tile(i, x, y) for i, (x, y) in enumerate(found.grid.xy.tolist())]
     return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
 
 
@@ -150,19 +144,17 @@ def draw(found: Heatmap, thumbnail: Path | None = None) -> Picture:
     tall = min(8.0, max(1.1, 3.0 * height / width))
     title = f"Attention over the slide {found.slide}"
     who = f"n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0; ranks within this slide"
+    place: dict[str, Any] = {"extent": (0, width, height, 0), "aspect": "equal"}
+    look: dict[str, Any] = {"cmap": GRADED, "vmin": 0, "vmax": 100, "interpolation": "nearest"}
     with canvas(title, who, 3.2 * len(panels) + 0.9, tall + 0.6) as figure:
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharex=True, sharey=True))
         image: Any = None
         for panel, name in zip(axes, panels, strict=True):
             if below is not None:
-                panel.imshow(
-                    below, extent=(0, width, height, 0), aspect="equal", alpha=1 if name == "the slide" else 0.5
-                )
+                panel.imshow(below, alpha=1 if name == "the slide" else 0.5, **place)
             if name in found.rank:
                 raster = _raster(found, found.rank[name])
-                look = {"extent": (0, width, height, 0), "cmap": GRADED, "vmin": 0, "vmax": 100}
-                alpha = 1.0 if below is None else 0.75
-                image = panel.imshow(raster, aspect="equal", interpolation="nearest", alpha=alpha, **look)
+                image = panel.imshow(raster, alpha=1.0 if below is None else 0.75, **place, **look)
             panel.set_title(name if name == "the slide" else f"{name} model")
             panel.set(xlabel="x, pixels of level 0", xlim=(0, width), ylim=(height, 0))
             panel.locator_params(axis="x", nbins=4)
@@ -189,12 +181,10 @@ def _raster(found: Heatmap, values: np.ndarray) -> np.ndarray:
 def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
     from PIL import Image  # noqa: PLC0415
 
+    width, height = found.grid.slide
     if not found.grid.known_size:
-        raise DataError(
-            "cannot be laid below the map: the feature file does not say how large the slide is",
-            where=path,
-            remedy="Give the slide's size at level 0 with --slide-size WIDTHxHEIGHT",
-        )
+        what = "cannot be laid below the map: the feature file does not say how large the slide is"
+        raise DataError(what, where=path, remedy="Give the slide's size at level 0 with --slide-size WIDTHxHEIGHT")
     remedy = "Give a small PNG, JPEG or TIFF of the whole slide"
     try:
         with Image.open(path, formats=_PICTURES) as opened:
@@ -208,11 +198,7 @@ def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
         raise
     except Exception as error:  # a damaged picture may raise almost any exception
         raise DataError("is not a picture that can be read", where=path, remedy=remedy) from error
-    width, height = found.grid.slide
     if abs(pixels.shape[1] / pixels.shape[0] / (width / height) - 1) > 0.05:
-        raise DataError(
-            f"has not the shape of the slide ({width:g} x {height:g} pixels): it would lie askew",
-            where=path,
-            remedy="Give a thumbnail of the whole slide, uncropped and unturned",
-        )
+        what = f"has not the shape of the slide ({width:g} x {height:g} pixels): it would lie askew"
+        raise DataError(what, where=path, remedy="Give a thumbnail of the whole slide, uncropped and unturned")
     return pixels

@@ -37,23 +37,19 @@ def train_file(
         with_reference: save the percentiles of the cohort's risks too.
 
     Raises:
-        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
+        FedstephError: as :func:`fedsteph.client.training.loop.fit`.
     """
-    found = kept(path, partial(load_abmil, dropout=recipe.model.dropout))
-    if found is not None:
+    load = partial(load_abmil, dropout=recipe.model.dropout)
+    if (found := kept(path, load)) is not None:
         return found
     run = TrainingRun(device, path.with_suffix(".checkpoint"), progress)
     model = train_local(cohort, recipe, label=label, run=run)
     reference = reference_risks(model, cohort, device) if with_reference else None
     save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), extraction=cohort.extraction, reference=reference)
-    return load_abmil(path, dropout=recipe.model.dropout)
+    return load(path)
 
 
 def require_trained(path: Path) -> None:
-    """Refuse to go on without a model that an earlier phase trains.
-
-    Raises:
-        ModelFileError: there is no such file.
-    """
+    """Raise ModelFileError if there is no model of an earlier phase."""
     if not path.exists():
         raise ModelFileError("was not trained yet", where=path, remedy="Start the run again; its first phase trains it")

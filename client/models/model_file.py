@@ -14,16 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.models.model_header import (
-    FORMAT,
-    LEARNED,
-    LOCAL,
-    N_PERCENTILES,
-    REFERENCE,
-    REMEDY,
-    checked,
-    unfit,
-)
+from fedsteph.client.models.model_header import FORMAT, LEARNED, LOCAL, N_PERCENTILES, REFERENCE, REMEDY, checked, unfit
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import head_of, risks
@@ -46,20 +37,14 @@ class Local:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to predict; ``sources`` is empty for a local one.
-
-    Args:
-        extraction: how the features of its training data were made, as far as the files stated it.
-        reference: its :func:`reference_risks`; None in files of earlier versions.
-        local: for an enhanced model, the site's own model for comparison; None in files of earlier versions.
-    """
+    """A model that is ready to predict."""
 
     model: nn.Module
     architecture: Architecture
-    sources: tuple[str, ...]
-    extraction: Extraction
-    reference: np.ndarray | None = None
-    local: Local | None = None
+    sources: tuple[str, ...]  # of an enhanced model; empty for a local one
+    extraction: Extraction  # how the features of its training data were made, as far as the files stated it
+    reference: np.ndarray | None = None  # its reference_risks; None in files of earlier versions
+    local: Local | None = None  # in an enhanced model, the site's own; None in files of earlier versions
 
 
 def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
@@ -67,11 +52,9 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
 
     In a small cohort they are close to the risks of single patients; like the model, they stay at the site.
     """
-    head = head_of(model)
-    home = head.weight.device
-    found = risks(model, cohort, device)
+    home = head_of(model).weight.device
+    percentiles: np.ndarray = np.percentile(risks(model, cohort, device), np.linspace(0, 100, N_PERCENTILES))
     model.to(home)  # risks() moved it to ``device``
-    percentiles: np.ndarray = np.percentile(found, np.linspace(0, 100, N_PERCENTILES))
     return percentiles
 
 
@@ -83,11 +66,7 @@ def save_abmil(
     extraction: Extraction = _UNSTATED,
     reference: np.ndarray | None = None,
 ) -> None:
-    """Write a local model.
-
-    Raises:
-        ModelFileError: its weights are not finite.
-    """
+    """Write a local model; ModelFileError if its weights are not finite."""
     tensors = model.state_dict() | _as_tensors(REFERENCE, reference)
     _save(path, tensors, kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, **asdict(extraction))
 
@@ -102,34 +81,19 @@ def save_steph(
     reference: np.ndarray | None = None,
     local: Local | None = None,
 ) -> None:
-    """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, local model.
-
-    Raises:
-        ModelFileError: its weights are not finite.
-    """
+    """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, own model."""
     tensors = {f"{LEARNED}{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | _as_tensors(REFERENCE, reference)
     if local is not None:
         tensors |= {f"{LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
         tensors |= _as_tensors(f"{LOCAL}{REFERENCE}", local.reference)
-    _save(
-        path,
-        tensors,
-        kind="steph",
-        architecture=asdict(model.mixture.architecture),
-        m0=m0_sha256,
-        **asdict(extraction),
-        sources=list(sources),
-        steph=asdict(model.config),
-    )
+    enhanced = {"sources": list(sources), "steph": asdict(model.config)}
+    sizes = asdict(model.mixture.architecture)
+    _save(path, tensors, kind="steph", architecture=sizes, m0=m0_sha256, **asdict(extraction), **enhanced)
 
 
 def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
-    """Read a local model.
-
-    Raises:
-        ModelFileError: as :func:`load_model`, or it is not a local model.
-    """
+    """Read a local model; errors as :func:`load_model`, and ModelFileError if it is not a local one."""
     loaded = load_model(path, dropout)
     if not isinstance(loaded.model, ABMIL):
         raise ModelFileError("is not a local model", where=path, remedy="Give a local.safetensors")
@@ -153,7 +117,7 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
     if not _finite(tensors.values()):
         raise ModelFileError("holds weights that are not finite", where=path, remedy="Train or merge it again")
     try:
-        reference, local = _reference(tensors, REFERENCE), None
+        reference, local = _reference(tensors), None
         if told.steph is None:
             model: nn.Module = ABMIL(told.architecture, dropout)
             model.load_state_dict(tensors)
@@ -173,16 +137,16 @@ def _local(architecture: Architecture, dropout: float, tensors: dict[str, Tensor
     if not names:
         return None
     own = {name.removeprefix(LOCAL): tensors.pop(name) for name in names}
-    reference = _reference(own, REFERENCE)
+    reference = _reference(own)
     model = ABMIL(architecture, dropout)
     model.load_state_dict(own)
     return Local(model.eval(), reference)
 
 
-def _reference(tensors: dict[str, Tensor], name: str) -> np.ndarray | None:
-    if name not in tensors:
+def _reference(tensors: dict[str, Tensor]) -> np.ndarray | None:
+    if REFERENCE not in tensors:
         return None
-    found = tensors.pop(name).double().numpy()
+    found = tensors.pop(REFERENCE).double().numpy()
     if (np.diff(found) < 0).any():
         raise ValueError("the percentiles of the training patients' risks do not ascend")
     return found
@@ -195,9 +159,8 @@ def _as_tensors(name: str, reference: np.ndarray | None) -> dict[str, Tensor]:
 def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
     plain = {name: _apart(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
     if not _finite(plain.values()):
-        raise ModelFileError(
-            "the trained weights are not finite", where=path.name, remedy="Lower training.lr and train again"
-        )
+        remedy = "Lower training.lr and train again"
+        raise ModelFileError("the trained weights are not finite", where=path.name, remedy=remedy)
     metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
     atomic.write_bytes(path, stamped(with_metadata(safetensors.torch.save(plain), metadata)))
 

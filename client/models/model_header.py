@@ -60,11 +60,7 @@ class Description:
 
 
 def checked(path: Path) -> tuple[Description, bytes]:
-    """The description and the content of a file whose header is sound; nothing is allocated for another one.
-
-    Raises:
-        ModelFileError: it is not a model file, or its tensors are not those of its description.
-    """
+    """The description and the content of a file; ModelFileError, before anything is allocated, if they do not fit."""
     with path.open("rb") as file:
         beginning = file.read(8 + _MAX_HEADER)
         told = _description(path, beginning, os.fstat(file.fileno()).st_size)

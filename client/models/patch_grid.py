@@ -18,19 +18,12 @@ _MAJORITY = 0.6  # share of distances between neighbours that must equal the sid
 
 @dataclass(frozen=True)
 class Grid:
-    """A slide's patches as squares, in pixels at level 0.
+    """A slide's patches as squares, in pixels at level 0."""
 
-    Args:
-        xy: ``(n_instances, 2)`` left and upper edge.
-        patch: side of a patch.
-        slide: width and height; the extent of the patches if the size is not stated.
-        known_size: whether the file or the user states the size of the slide.
-    """
-
-    xy: np.ndarray
-    patch: float
-    slide: tuple[float, float]
-    known_size: bool
+    xy: np.ndarray  # (n_instances, 2) left and upper edge
+    patch: float  # side of a patch
+    slide: tuple[float, float]  # width and height; the extent of the patches if the size is not stated
+    known_size: bool  # whether the file or the user states the size of the slide
 
 
 def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float] | None = None) -> Grid:
@@ -49,24 +42,19 @@ def read_grid(path: Path, patch: float | None = None, slide: tuple[float, float]
     if not (0 < side <= _LARGEST and found.xy.max() <= _LARGEST):
         what = f"has a patch of {side:g} pixels, or one at {found.xy.max():g}: no slide is so large"
         raise FeatureFileError(what, where=path, remedy="Extract the slide again")
-    extent = found.xy.max(axis=0) + side
-    facts = found.facts
-    stated = (
-        (facts["level0_width"], facts["level0_height"]) if {"level0_width", "level0_height"} <= facts.keys() else None
-    )
-    size = slide or stated
+    size = slide
+    if size is None and {"level0_width", "level0_height"} <= found.facts.keys():
+        size = found.facts["level0_width"], found.facts["level0_height"]
     if size is not None and not 0 < min(size) <= max(size) <= _LARGEST:
         raise FeatureFileError(f"is of a slide of {size[0]:g} x {size[1]:g} pixels", where=path, remedy=_SIZE)
     if found.xy.min() < 0:
         what = "has a patch outside of the slide, at negative coords"
         raise FeatureFileError(what, where=path, remedy="Extract the slide again")
     if size is not None and (found.xy.max(axis=0) >= size).any():
-        raise FeatureFileError(
-            f"has a patch outside of the slide, which is {size[0]:g} x {size[1]:g} pixels",
-            where=path,
-            remedy=_SIZE,
-        )
-    return Grid(found.xy, side, size or (float(extent[0]), float(extent[1])), size is not None)
+        what = f"has a patch outside of the slide, which is {size[0]:g} x {size[1]:g} pixels"
+        raise FeatureFileError(what, where=path, remedy=_SIZE)
+    width, height = (found.xy.max(axis=0) + side).tolist()
+    return Grid(found.xy, side, size or (width, height), size is not None)
 
 
 def _side(found: Coords, path: Path) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +32,15 @@ _SUFFIXES = {".h5", ".hdf5", ".pt"}
 
 @dataclass(frozen=True)
 class PatientView:
-    """A model's prediction for one patient.
-
-    Args:
-        percentile: percent of the model's training patients with a lower risk; None if the file has no percentiles.
-        survival: probability of surviving each year, ``(n_bins,)``.
-        local_survival: the same from the local model stored with an enhanced one; None if there is none.
-        w, lam: of each source of an enhanced model; w is 0 if the source was not kept.
-    """
+    """A model's prediction for one patient."""
 
     id: str
     risk: float
-    percentile: float | None
-    survival: np.ndarray
-    local_survival: np.ndarray | None
-    w: Mapping[str, float]
-    lam: Mapping[str, float]
+    percentile: float | None  # percent of the training patients with a lower risk; None if the file has no percentiles
+    survival: np.ndarray  # probability of surviving each year, (n_bins,)
+    local_survival: np.ndarray | None  # the same from the local model stored with an enhanced one, if any
+    w: Mapping[str, float]  # of each source of an enhanced model; 0 if the source was not kept
+    lam: Mapping[str, float]  # likewise
 
 
 @dataclass(frozen=True)
@@ -97,16 +90,14 @@ def predict_file(
     *,
     with_local: bool = True,
 ) -> Prediction:
-    """Predict every patient as :func:`predict` does, and write the table as CSV.
+    """Predict every patient as :func:`predict` does, and write the table as CSV; after an error nothing is written.
 
     Args:
         labels: as in :func:`predict`, with outcomes or without.
         with_local: also predict with the local model stored with an enhanced one; only the views contain the result.
 
     Raises:
-        ModelFileError: ``model`` is not a model file.
-        DataError: a feature file (for example, of another encoder), the labels or ``out`` cannot be used, or a
-            patient's risk or survival is not finite; then nothing is written.
+        ModelFileError, DataError: as :func:`predict`; or ``out`` cannot be used.
     """
     refuse_overwriting(out, (model, labels, features))
     loaded, cohort = _opened(model, features, labels)
@@ -114,7 +105,7 @@ def predict_file(
     views = _views(loaded, cohort, report, with_local=with_local)
     table = table_of(views)
     atomic.write_text(out, csv_text([[*table], *table.itertuples(index=False)], 9))
-    return replace(_judged(table, outcomes), views=tuple(views))
+    return _judged(views, outcomes)
 
 
 def table_of(views: Sequence[PatientView]) -> pd.DataFrame:
@@ -127,13 +118,8 @@ def _opened(model: LoadedModel | Path | str, features: Path, labels: Path | None
     files = _files(features)
     for path in files.values():
         require_extraction(loaded, path)
-    slides = _slides(labels, files)
-    return loaded, Cohort(
-        [Patient(name, 0.0, 0, of) for name, of in slides.items()],
-        files,
-        loaded.architecture.width,
-        BagCache(0),
-    )
+    patients = [Patient(name, 0.0, 0, of) for name, of in _slides(labels, files).items()]
+    return loaded, Cohort(patients, files, loaded.architecture.width, BagCache(0))
 
 
 def _views(loaded: LoadedModel, cohort: Cohort, report: Progress, *, with_local: bool = False) -> list[PatientView]:
@@ -145,11 +131,7 @@ def _views(loaded: LoadedModel, cohort: Cohort, report: Progress, *, with_local:
 
 
 def refuse_overwriting(path: Path, inputs: Sequence[Path | None]) -> None:
-    """Refuse to write to a path that is an input or lies in an input folder.
-
-    Raises:
-        DataError: it does, or the path is a folder.
-    """
+    """Raise DataError for a path that is an input, lies in an input folder, or is a folder itself."""
     if {one.resolve() for one in inputs if one is not None} & {path.resolve(), *path.resolve().parents}:
         raise DataError("would overwrite what is read", where=path, remedy="Choose another file to write")
     if path.is_dir():
@@ -157,12 +139,7 @@ def refuse_overwriting(path: Path, inputs: Sequence[Path | None]) -> None:
 
 
 def require_extraction(loaded: LoadedModel, path: Path) -> None:
-    """Refuse features of another encoder, magnification or patch size than the model's, if both are stated.
-
-    Raises:
-        EncoderError: they differ.
-        FeatureFileError: the file cannot be read.
-    """
+    """Raise EncoderError for another encoder, magnification or patch size than the model's, if both are stated."""
     found = read_header(path).extraction
     if not found.agrees_with(loaded.extraction):
         what = f"the features are of {found}, the model's of {loaded.extraction}"
@@ -187,11 +164,9 @@ def _view(name: str, loaded: LoadedModel, bag: Tensor, with_local: bool) -> Pati
         own = survival_from_hazards(loaded.local.model(bags)[0].double()).numpy()
     risk, survival = float(risk_score(hazards.double())), survival_from_hazards(hazards.double()).numpy()
     if not np.isfinite([risk, *survival, *([] if own is None else own), *w.values(), *lam.values()]).all():
-        raise DataError(
-            "the model's risk or survival is not finite, so nothing is predicted for anyone",
-            where=f"patient {name}",
-            remedy="Look for extreme values in this patient's features, or leave the patient out",
-        )
+        what = "the model's risk or survival is not finite, so nothing is predicted for anyone"
+        remedy = "Look for extreme values in this patient's features, or leave the patient out"
+        raise DataError(what, where=f"patient {name}", remedy=remedy)
     percentile = None if loaded.reference is None else _percentile(risk, loaded.reference)
     return PatientView(name, risk, percentile, survival, own, w, lam)
 
@@ -206,9 +181,9 @@ def _percentile(risk: float, reference: np.ndarray) -> float:
 
 def _row(view: PatientView) -> dict[str, Any]:
     years = {f"survival_{year}y": float(value) for year, value in enumerate(view.survival, 1)}
-    weights = {
-        f"{key}_{source}": values[source] for source in view.w for key, values in (("w", view.w), ("lam", view.lam))
-    }
+    weights: dict[str, float] = {}
+    for source in view.w:
+        weights |= {f"w_{source}": view.w[source], f"lam_{source}": view.lam[source]}
     return {"patient_id": view.id, "risk": view.risk, **years, **weights}
 
 
@@ -262,9 +237,10 @@ def _outcomes(labels: Path | None) -> dict[str, Patient] | None:
     return {patient.id: patient for patient in patients}
 
 
-def _judged(table: pd.DataFrame, outcomes: Mapping[str, Patient] | None) -> Prediction:
+def _judged(views: Sequence[PatientView], outcomes: Mapping[str, Patient] | None) -> Prediction:
     if outcomes is None:
-        return Prediction(len(table), None, 0)
-    known = [outcomes[name] for name in table["patient_id"]]
-    found = pairs(table["risk"].to_numpy(), np.array([p.t for p in known]), np.array([p.e for p in known]))
-    return Prediction(len(table), found.c_index, found.n_comparable)
+        return Prediction(len(views), None, 0, tuple(views))
+    known = [outcomes[view.id] for view in views]
+    risk, t, e = np.array([(view.risk, one.t, one.e) for view, one in zip(views, known, strict=True)]).T
+    found = pairs(risk, t, e)
+    return Prediction(len(views), found.c_index, found.n_comparable, tuple(views))

@@ -23,19 +23,10 @@ _LEAST_NOISE = 0.25  # below it the accountants take minutes to hours, for no pr
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Parameters of a DP-SGD training that determine its privacy cost.
+    """Parameters of a DP-SGD training that determine its privacy cost; ValueError if one is out of its range."""
 
-    Args:
-        noise: standard deviation of the noise on a step's sum of clipped gradients, as a multiple of the clipping norm.
-        sampling_rate: probability that a patient is in a step, independently of all others.
-        steps: the number of steps.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    noise: float
-    sampling_rate: float
+    noise: float  # standard deviation of a step's noise, as a multiple of the clipping norm
+    sampling_rate: float  # probability that a patient is in a step, independently of all others
     steps: int
 
     def __post_init__(self) -> None:
@@ -66,25 +57,27 @@ def least_noise(
     """
     import dp_accounting  # noqa: PLC0415 (two seconds to import, and seldom needed)
 
+    def cost(noise: float) -> float:
+        return epsilon([Mechanism(noise, sampling_rate, steps)], delta, accountant)
+
     def event(noise: float) -> Any:
-        return _event(noise, sampling_rate, steps)
+        return _event(Mechanism(noise, sampling_rate, steps))
 
     high = 1.0
-    while epsilon([Mechanism(high, sampling_rate, steps)], delta, accountant) > target:
+    while cost(high) > target:
         high *= 2.0
         if high > 10_000:
             what = f"epsilon {target:g} at delta {delta:.2g} cannot be kept over {steps} steps"
             raise ConfigError(what, where="dp_sgd", remedy="Allow a larger epsilon, or fewer steps")
     low = high / 2.0
-    while epsilon([Mechanism(low, sampling_rate, steps)], delta, accountant) <= target:
+    while cost(low) <= target:
         if low <= _LEAST_NOISE:
             return low
         high, low = low, low / 2.0
+    bracket = dp_accounting.ExplicitBracketInterval(low, high)
     with _quiet():
-        found = dp_accounting.calibrate_dp_mechanism(
-            _fresher(accountant), event, target, delta, dp_accounting.ExplicitBracketInterval(low, high), tol=1e-3 * low
-        )
-    return float(found)
+        fresh = _fresher(accountant)
+        return float(dp_accounting.calibrate_dp_mechanism(fresh, event, target, delta, bracket, tol=1e-3 * low))
 
 
 def largest_auc(mechanisms: Sequence[Mechanism]) -> float:
@@ -105,17 +98,17 @@ def largest_auc(mechanisms: Sequence[Mechanism]) -> float:
     return float(np.mean((true[1:] + true[:-1]) / 2))
 
 
-def _event(noise: float, sampling_rate: float, steps: int) -> Any:
+def _event(one: Mechanism) -> Any:
     import dp_accounting  # noqa: PLC0415
 
-    step = dp_accounting.PoissonSampledDpEvent(sampling_rate, dp_accounting.GaussianDpEvent(noise))
-    return dp_accounting.SelfComposedDpEvent(step, steps)
+    step = dp_accounting.PoissonSampledDpEvent(one.sampling_rate, dp_accounting.GaussianDpEvent(one.noise))
+    return dp_accounting.SelfComposedDpEvent(step, one.steps)
 
 
 def _composed(mechanisms: Sequence[Mechanism], accountant: Accountant) -> Any:
     found = _fresher(accountant)()
     for mechanism in mechanisms:
-        found.compose(_event(mechanism.noise, mechanism.sampling_rate, mechanism.steps))
+        found.compose(_event(mechanism))
     return found
 
 

@@ -68,11 +68,7 @@ class DpSgd:
         return self.epsilon is not None or self.noise is not None
 
     def guarantee(self, n_patients: int) -> Guarantee:
-        """What training on so many patients costs.
-
-        Raises:
-            ConfigError: no noise keeps this epsilon, or the patients are too few for the usual delta.
-        """
+        """What training on so many patients costs; ConfigError if no noise keeps this epsilon, or they are too few."""
         rate = 1.0 if self.batch is None else min(1.0, self.batch / n_patients)
         steps = max(1, round(self.epochs / rate))
         delta = self.delta if self.delta is not None else default_delta(n_patients)
@@ -82,10 +78,9 @@ class DpSgd:
                 where="dp_sgd.delta",
                 remedy=f"Set it to at most {MOST_DELTA:g}, or train on more patients",
             )
+        noise = self.noise
         if self.epsilon is not None:
-            solved = least_noise(self.epsilon, delta, sampling_rate=rate, steps=steps, accountant=self.accountant)
-        else:
-            assert self.noise is not None
-            solved = self.noise
-        mechanism = Mechanism(solved, rate, steps)
+            noise = least_noise(self.epsilon, delta, sampling_rate=rate, steps=steps, accountant=self.accountant)
+        assert noise is not None  # one of the two is given
+        mechanism = Mechanism(noise, rate, steps)
         return Guarantee(mechanism, delta, epsilon([mechanism], delta, self.accountant))

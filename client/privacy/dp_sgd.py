@@ -7,6 +7,7 @@ The noise covers everything that is computed from the patients.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def train_private(
     n = len(cohort)
     if n == 0:
         raise TooSmallError("there is no patient to train on", where="training part")
-    chance, step, state = _resumed(run.checkpoint, part.size + 1)
+    start = torch.zeros(part.size + 1, dtype=torch.float64)
+    found = None if run.checkpoint is None else checked_file.kept(run.checkpoint, partial(_unfinished, start=start))
+    chance, step, state = found or (Randomness.drawn(), 0, start)
     while step < mechanism.steps:
         draw = chance.of_step(step)
         drawn = np.flatnonzero(draw.random(n) < mechanism.sampling_rate).tolist()
@@ -75,10 +78,7 @@ def clipped_sum(
 ) -> Tensor:
     """Sum of the patients' gradients at ``state``, each clipped to L2 norm ``clip``: both ``(size + 1,)`` float64."""
     total = torch.zeros(len(state), dtype=torch.float64)
-    if not indices:
-        return total
-    n_bins = part.m0.architecture.n_bins
-    for _, batch in batches(cohort, indices, n_bins, device):
+    for _, batch in batches(cohort, indices, part.m0.architecture.n_bins, device):
         found = patient_gradients(part, state.float().to(device), batch).double()
         # A gradient that overflows is set to 0, because clipping does not bound NaN.
         found = found.where(found.isfinite().all(dim=1, keepdim=True), 0.0)
@@ -95,13 +95,8 @@ def clipped(gradients: Tensor, clip: float) -> Tensor:
 def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:
     """Gradients of each bag's NLL with respect to the part and, last and with a smaller weight, the level.
 
-    Each bag has its own copy of the parameters, so that one backward pass gives separate gradients per bag.
-
-    Args:
-        state: ``(size + 1,)``, offsets of the part and of the level.
-
-    Returns:
-        ``(n_bags, size + 1)``.
+    Each bag has its own copy of the parameters, so that one backward pass gives separate gradients per bag:
+    ``(n_bags, size + 1)``, at the offsets ``state (size + 1,)`` of the part and of the level.
     """
     n = len(batch.bags)
     offsets = state[:-1].expand(n, -1).clone().requires_grad_()
@@ -112,12 +107,6 @@ def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:
     losses = nll(hazards, batch.bins, batch.events, alpha=0.0)
     of_part, of_level = torch.autograd.grad(losses.sum(), (offsets, levels))
     return torch.cat([of_part, _LEVEL * of_level.unsqueeze(1)], dim=1)
-
-
-def _resumed(checkpoint: Path | None, size: int) -> tuple[Randomness, int, Tensor]:
-    start = torch.zeros(size, dtype=torch.float64)
-    found = None if checkpoint is None else checked_file.kept(checkpoint, lambda path: _unfinished(path, start))
-    return found or (Randomness.drawn(), 0, start)
 
 
 def _unfinished(checkpoint: Path, start: Tensor) -> tuple[Randomness, int, Tensor]:

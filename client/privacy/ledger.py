@@ -35,21 +35,13 @@ _REMEDY = "Put the true file back from a backup; nothing is shared until it fits
 
 @dataclass(frozen=True)
 class Entry:
-    """One training whose result leaves the site.
+    """One training whose result leaves the site; without differential privacy it has no mechanism and no delta."""
 
-    Args:
-        time: ISO 8601, UTC.
-        run: the federation's run in which the result first left.
-        training: digest that identifies the training; it reveals nothing about the patients.
-        mechanism: how it was trained; None: without differential privacy.
-        delta: the delta of its epsilon; None: without differential privacy.
-    """
-
-    time: str
-    run: str
-    training: str
-    mechanism: Mechanism | None
-    delta: float | None
+    time: str  # ISO 8601, UTC
+    run: str  # the federation's run in which the result first left
+    training: str  # digest that identifies the training; it reveals nothing about the patients
+    mechanism: Mechanism | None  # how it was trained
+    delta: float | None  # of its epsilon
 
     @classmethod
     def now(cls, run: str, training: str, mechanism: Mechanism | None, delta: float | None) -> Entry:
@@ -177,16 +169,12 @@ def require_within(entries: Sequence[Entry], budget: float | None, where: Path) 
 
 
 def _encoded(entries: Sequence[Entry]) -> bytes:
-    return _text({**_content(entries), KEY: _sha256(_plain(entries))})
+    return _text({**json.loads(_plain(entries)), KEY: _sha256(_plain(entries))})
 
 
 def _plain(entries: Sequence[Entry]) -> bytes:
     """As earlier versions wrote it, without its digest."""
-    return _text(_content(entries))
-
-
-def _content(entries: Sequence[Entry]) -> dict[str, Any]:
-    return {"format": _FORMAT, "entries": [asdict(one) for one in entries]}
+    return _text({"format": _FORMAT, "entries": [asdict(one) for one in entries]})
 
 
 def _text(content: dict[str, Any]) -> bytes:

@@ -58,10 +58,7 @@ class TrainedPart:
             return {"embed.weight": v.to(offsets).view(1, -1, 1) * offsets.unsqueeze(1)}
         shapes = self._shapes()
         pieces = torch.split(offsets, [math.prod(shape) for shape in shapes.values()], dim=1)
-        return {
-            name: piece.reshape(len(offsets), *shape)
-            for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-        }
+        return {name: piece.reshape(-1, *shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         every = self.m0.architecture.encoder_shapes

@@ -28,18 +28,13 @@ class Analysis:
 
     @classmethod
     def of(cls, site: Site, files: TargetFiles, fold: int | None = None) -> Analysis:
-        """The analyses of a fold; by default the first one with an enhanced model.
-
-        Raises:
-            ModelFileError: there is no such fold, or it has no enhanced model.
-        """
+        """The analyses of a fold, by default the first with an enhanced model; ModelFileError if it has none."""
         chosen = files.first_enhanced if fold is None else fold
         if chosen is None:
             raise ModelFileError("has no enhanced model: every source was refused", where=files.state)
         if chosen >= files.n_folds:
-            raise ModelFileError(
-                f"there is no fold {chosen}", where=files.state, remedy=f"Folds: 0 to {files.n_folds - 1}"
-            )
+            remedy = f"Folds: 0 to {files.n_folds - 1}"
+            raise ModelFileError(f"there is no fold {chosen}", where=files.state, remedy=remedy)
         if files.result.enhanced[chosen] is None:
             raise ModelFileError(f"fold {chosen} has no enhanced model: every source was refused", where=files.state)
         return cls(site, files, chosen)
@@ -71,16 +66,13 @@ class Analysis:
             DeviceError: the site's device is not available.
         """
         workspace = Workspace.open(self.site, self.files.recipe)
-        evidence = self.files.evidence()
-        tested = sorted(evidence.ids[evidence.fold == self.fold].tolist())
-        if tested != sorted(patient.id for patient in workspace.test_part(self.fold).patients):
-            raise DataError(
-                "the labels or the splits have changed since the run", where=self.site.folder, remedy="Run it again"
-            )
-        _, model = self._enhanced()
+        train, test, evidence = workspace.train_part(self.fold), workspace.test_part(self.fold), self.files.evidence()
+        if sorted(evidence.ids[evidence.fold == self.fold].tolist()) != sorted(patient.id for patient in test.patients):
+            what = "the labels or the splits have changed since the run"
+            raise DataError(what, where=self.site.folder, remedy="Run it again")
         return landscape.landscape(
-            model,
-            {"training": workspace.train_part(self.fold), "test": workspace.test_part(self.fold)},
+            self._enhanced()[1],
+            {"training": train, "test": test},
             self.files.dynamics(self.fold),
             alpha=self.files.recipe.training.alpha,
             device=workspace.device,

@@ -71,18 +71,18 @@ _NOTE = (
 
 
 def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Picture:
-    """Draw every method's points; a calibrated model lies on the diagonal.
-
-    Args:
-        methods: method -> title, for each method to draw.
-    """
+    """Draw the points of ``methods`` (method -> title); a calibrated model lies on the diagonal."""
     found = found.once
     year = horizon(found.times)
     title = "Calibration" if year is None else f"Calibration at {year} year{'s' if year > 1 else ''}"
     if year is None or not found.events.any():
         what = "long enough a follow-up" if year is None else "an event"
         return Picture(name, title, instead=f"Too few test patients have {what} to judge calibration.")
-    known = {label: _known(points(found, method, year)) for method, label in methods.items()}
+    # Numbered from 1, without the groups whose curves are only extrapolated.
+    known = {
+        label: {k: point for k, point in enumerate(points(found, method, year), 1) if point.is_known}
+        for method, label in methods.items()
+    }
     with canvas(title, who, WIDTH, WIDTH * 0.8) as figure:
         axes = figure.subplots()
         end = _plot(axes, known)
@@ -93,11 +93,6 @@ def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Pi
     rows = [[label, str(k), *point.cells] for label, groups in known.items() for k, point in groups.items()]
     header = ["method", "group", "n", "predicted", "observed", "95% interval"]
     return Picture(name, title, figure, note=_NOTE, numbers=Table(header, rows, "calibration", folded=True))
-
-
-def _known(groups: list[Point]) -> dict[int, Point]:
-    """Number -> group, from 1, without the groups whose curves are only extrapolated."""
-    return {k: point for k, point in enumerate(groups, 1) if point.is_known}
 
 
 def _plot(axes: Any, known: Mapping[str, Mapping[int, Point]]) -> float:

@@ -44,27 +44,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Landscape:
-    """Losses, in nats per patient, over a grid of coefficients.
+    """Losses, in nats per patient, over a grid of coefficients."""
 
-    Args:
-        a: ``(n_a,)`` coefficients of the target's vector.
-        b: ``(n_b,)`` coefficients of the sources' direction.
-        loss: part -> ``(n_a, n_b)``, not smoothed.
-        patients: part -> number of patients used.
-        instances: largest number of instances used per patient.
-        epochs: numbers of the epochs in ``path``.
-        path: ``(n_epochs, 2)``, mean (a, b) of the training's merges per epoch.
-        end: mean (a, b) of the trained model's merges.
-    """
-
-    a: np.ndarray
-    b: np.ndarray
-    loss: Mapping[str, np.ndarray]
-    patients: Mapping[str, int]
-    instances: int
-    path: np.ndarray
-    end: tuple[float, float]
-    epochs: tuple[int, ...] = ()
+    a: np.ndarray  # (n_a,) coefficients of the target's vector
+    b: np.ndarray  # (n_b,) coefficients of the sources' direction
+    loss: Mapping[str, np.ndarray]  # part -> (n_a, n_b), not smoothed
+    patients: Mapping[str, int]  # part -> number of patients used
+    instances: int  # the most used per patient
+    path: np.ndarray  # (n_epochs, 2), mean (a, b) of the training's merges per epoch
+    end: tuple[float, float]  # mean (a, b) of the trained model's merges
+    epochs: tuple[int, ...] = ()  # numbers of the epochs in path
 
     def smooth(self, part: str) -> np.ndarray:
         """The loss as it is drawn, ``(n_a, n_b)``: smoothed by a Gaussian filter of one grid step."""

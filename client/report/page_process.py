@@ -30,11 +30,7 @@ draw(sys.argv[2])
 
 
 def draw_afterwards(site: Site, file: object) -> None:
-    """Start a process that draws the target's own page, and return at once. It writes to the site's log alone.
-
-    Args:
-        file: path of the site file, as the node's configuration has it.
-    """
+    """Start a process that draws the page of the target with this site file, and return at once; it only logs."""
     code = Path(fedsteph.__file__).resolve().parents[1]
     try:
         subprocess.Popen(

@@ -24,19 +24,13 @@ _LIMITS = (
 
 
 def patients_page(views: Sequence[PatientView], model: str, progress: Progress = silent) -> Page:
-    """Build the page of the given patients, highest risk first.
-
-    Args:
-        model: file name of the model.
-        progress: in patients drawn.
-    """
+    """Build the page of the given patients, highest risk first, from a model of this file name."""
     ordered = sorted(views, key=lambda view: (-view.risk, view.id))
+    level = 3 if len(views) > 12 else 2  # of the headings
     sections = [Section("All patients", [_overview(ordered)])]
-    for i, view in enumerate(ordered):
-        sections.append(
-            Section(f"Patient {view.id}", _blocks(view, f"patient-{i + 1:05d}"), 3 if len(views) > 12 else 2)
-        )
-        progress(i + 1, len(ordered))
+    for i, view in enumerate(ordered, 1):
+        sections.append(Section(f"Patient {view.id}", _blocks(view, f"patient-{i:05d}"), level))
+        progress(i, len(ordered))
     sections.append(limits_section(_LIMITS))
     verdict = [f"{len(views)} patient{'' if len(views) == 1 else 's'} under the model {model}, highest risk first."]
     return Page("Predictions", _AUDIENCE, verdict, sections)
@@ -52,11 +46,9 @@ def _overview(views: Sequence[PatientView]) -> Table:
 
 
 def _blocks(view: PatientView, name: str) -> list[Block]:
-    words = (
-        "The model's file does not say what risks its training patients have."
-        if view.percentile is None
-        else f"Risk percentile {view.percentile:.0f}: so many percent of the training patients have a lower risk."
-    )
+    words = "The model's file does not say what risks its training patients have."
+    if view.percentile is not None:
+        words = f"Risk percentile {view.percentile:.0f}: so many percent of the training patients have a lower risk."
     blocks: list[Block] = [Text(words), _curves(view, name)]
     if view.w:
         kept = {source: w for source, w in view.w.items() if w != 0}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 from fedsteph.client.report.risk_groups import Group, risk_groups, survival_at
 from fedsteph.client.report.target_files import TargetFiles
@@ -34,28 +35,20 @@ class PublicCurve:
 
 @dataclass(frozen=True)
 class PublicTarget:
-    """All data of a target from which the page for others is made; the page gets nothing else.
-
-    Args:
-        patients, events: as bands; None if the policy withholds them.
-        scores: title of a method -> mean C-index, rounded; None if the policy withholds it or it is undefined.
-        sources: names of the sites whose vectors were received.
-        curves: title of a model -> its two risk groups; if empty, ``no_curves`` gives the reason.
-        step: rounding step of the curves.
-    """
+    """All data of a target from which the page for others is made; the page gets nothing else."""
 
     site: str
-    patients: str | None
-    events: str | None
-    scores: Mapping[str, float | None]
+    patients: str | None  # as a band; None if the policy withholds it
+    events: str | None  # likewise
+    scores: Mapping[str, float | None]  # title of a method -> mean C-index, rounded; None if withheld or undefined
     n_folds: int
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # names of the sites whose vectors were received
     seed: int
     recipe: str
     m0: str
-    curves: Mapping[str, tuple[PublicCurve, PublicCurve]]
-    no_curves: str
-    step: float
+    curves: Mapping[str, tuple[PublicCurve, PublicCurve]]  # title of a model -> its two risk groups
+    no_curves: str  # the reason if there are none
+    step: float  # rounding step of the curves
 
 
 def public_target(site: str, files: TargetFiles, policy: Policy) -> PublicTarget:
@@ -97,12 +90,10 @@ def _curves(files: TargetFiles, policy: Policy) -> tuple[dict[str, tuple[PublicC
 
 
 def _public(group: Group, policy: Policy) -> PublicCurve:
-    years = 0
-    while group.at_risk(years + 1) >= policy.min_group:
-        years += 1
+    years = [0, *takewhile(lambda year: group.at_risk(year) >= policy.min_group, count(1))]
     step = step_of(policy)
-    survival = tuple(round(round(survival_at(group, year) / step) * step, 2) for year in range(years + 1))
-    at_risk = tuple(_band(group.at_risk(year), policy) for year in range(years + 1))
+    survival = tuple(round(round(survival_at(group, year) / step) * step, 2) for year in years)
+    at_risk = tuple(_band(group.at_risk(year), policy) for year in years)
     return PublicCurve(group.name, _band(len(group.times), policy), survival, at_risk)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -40,29 +41,22 @@ class Group:
 
 @dataclass(frozen=True)
 class RiskGroups:
-    """Both groups and their comparison.
-
-    Args:
-        p: of the two-sided log-rank test; None if undefined.
-        hazard_ratio: higher against lower risk, by Cox regression on the group alone, then the ends of its 95%
-            interval; None if a group has no event, or the estimate is not finite.
-    """
+    """Both groups and their comparison."""
 
     groups: tuple[Group, Group]
-    p: float | None
+    p: float | None  # of the two-sided log-rank test; None if undefined
+    # Higher against lower risk, by Cox regression on the group alone, then the ends of its 95% interval; None if a
+    # group has no event, or the estimate is not finite.
     hazard_ratio: tuple[float, float, float] | None
 
 
 def risk_groups(times: np.ndarray, events: np.ndarray, high: np.ndarray) -> RiskGroups | str:
-    """Compare patients of higher and of lower risk.
+    """Compare patients of higher and of lower risk; if that cannot be, a sentence says why.
 
     Args:
         times: ``(n,)`` follow-up in days.
         events: ``(n,)``, 1 = event.
         high: ``(n,)`` bool, whether the patient has the higher risk.
-
-    Returns:
-        the comparison, or a sentence that says why there is none.
     """
     if len(times) < 2:
         return "There are fewer than two test patients."
@@ -122,11 +116,7 @@ _NOTE = (
 
 
 def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
-    """Draw both curves with their bands, and the numbers at risk below them.
-
-    Args:
-        model: title of the model whose risk divides the patients.
-    """
+    """Draw both curves with their bands, and the numbers at risk below them; ``model``: whose risk divides them."""
     title = f"Time to event by risk group of the {model} model"
     if isinstance(found, str):
         return Picture(name, title, instead=found)
@@ -137,9 +127,10 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
         for group, colour, dashes in zip(found.groups, COLOURS, _DASHES, strict=False):
             n_events = int(group.events.sum())
             label = f"{group.name} (n = {len(group.times)}, {n_events} event{'' if n_events == 1 else 's'})"
-            years, steps = np.append(group.years, group.times.max() / DAYS_PER_BIN), _held
-            axes.step(years, steps(group.survival), where="post", color=colour, linestyle=dashes, label=label)
-            band = (steps(group.low), steps(group.high))
+            years = np.append(group.years, group.times.max() / DAYS_PER_BIN)
+            # Each curve is held to the end of the last patient's follow-up.
+            curve, *band = (np.append(values, values[-1]) for values in (group.survival, group.low, group.high))
+            axes.step(years, curve, where="post", color=colour, linestyle=dashes, label=label)
             axes.fill_between(years, *band, step="post", color=colour, alpha=0.15, linewidth=0)
         axes.set(ylim=(0, 1.02), xlim=(0, ticks[-1]), ylabel="probability of no event", xticks=ticks)
         axes.set_title(describe(found))
@@ -158,11 +149,7 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
 
 
 def pictures(site: str, found: Evidence, models: Mapping[str, str], who: str) -> list[Picture]:
-    """One picture per model, of the test patients of all folds.
-
-    Args:
-        models: method -> title, for each method to draw.
-    """
+    """One picture per model (method -> title), of the test patients of all folds."""
     groups = {method: risk_groups(found.times, found.events, found.high_risk(method)) for method in models}
     return [draw(f"{site}.risk-groups.{method}", models[method], one, who) for method, one in groups.items()]
 
@@ -188,19 +175,11 @@ def _ticks(until: float) -> list[float]:
     return [step * i for i in range(int(np.ceil(until / step - 1e-9)) + 1)]
 
 
-def _held(values: np.ndarray) -> np.ndarray:
-    """Extend a step function to the end of the last patient's follow-up."""
-    return np.append(values, values[-1])
-
-
 def _numbers(found: RiskGroups, years: Sequence[float]) -> Table:
-    rows = [
-        [
-            f"{year:g}",
-            *(text for group in found.groups for text in (f"{survival_at(group, year):.3f}", str(group.at_risk(year)))),
-        ]
-        for year in years
-    ]
+    rows = []
+    for year in years:
+        cells = ((f"{survival_at(group, year):.3f}", str(group.at_risk(year))) for group in found.groups)
+        rows.append([f"{year:g}", *chain.from_iterable(cells)])
     header = ["years", *(text for group in found.groups for text in (group.name, "at risk"))]
     return Table(header, rows, "survival and numbers at risk", folded=True)
 

@@ -24,20 +24,14 @@ LAM = tuple(round(0.1 * i, 1) for i in range(11))
 
 @dataclass(frozen=True)
 class SarCurves:
-    """SAR of every layer's mixtures, by source and lam.
-
-    Args:
-        sar: ``(n_layers, n_sources, n_lam)``, 0 to 1.
-        rank: ``(n_layers, n_sources, n_lam)`` int, of the subspaces.
-        shapes: of the layers' weight matrices.
-    """
+    """SAR of every layer's mixtures, by source and lam."""
 
     layers: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]  # of the layers' weight matrices
     sources: tuple[str, ...]
     lam: tuple[float, ...]
-    sar: np.ndarray
-    rank: np.ndarray
+    sar: np.ndarray  # (n_layers, n_sources, n_lam), 0 to 1
+    rank: np.ndarray  # (n_layers, n_sources, n_lam) int, of the subspaces
 
 
 def sar_curves(
@@ -46,23 +40,16 @@ def sar_curves(
     lam: Sequence[float] = LAM,
     progress: Progress = silent,
 ) -> SarCurves:
-    """Mix the target's vector with each source's, layer by layer, and compute the SAR.
-
-    Args:
-        progress: in mixtures.
-    """
+    """Mix the target's vector with each source's, layer by layer, and compute the SAR; progress is in mixtures."""
     target, *others = (cut(row.cpu(), mixture.architecture) for row in mixture.rows)
     layers = tuple(aligned_matrices(target))
     shape = (len(layers), len(others), len(lam))
-    sar, rank, done = np.empty(shape), np.empty(shape, dtype=int), 0
-    for i, layer in enumerate(layers):
-        own = target[layer]
-        for j, other in enumerate(others):
-            for k, share in enumerate(lam):
-                found = alignment(share * own + (1.0 - share) * other[layer], own)
-                sar[i, j, k], rank[i, j, k] = found.sar, found.rank
-                done += 1
-                progress(done, sar.size)
+    sar, rank = np.empty(shape), np.empty(shape, dtype=int)
+    for done, (i, j, k) in enumerate(np.ndindex(shape), 1):
+        own, other = target[layers[i]], others[j][layers[i]]
+        found = alignment(lam[k] * own + (1.0 - lam[k]) * other, own)
+        sar[i, j, k], rank[i, j, k] = found.sar, found.rank
+        progress(done, sar.size)
     shapes = tuple(tuple(target[layer].shape) for layer in layers)
     return SarCurves(layers, shapes, tuple(sources), tuple(lam), sar, rank)
 

@@ -28,21 +28,12 @@ _FOR_OTHERS = "For partners: only what the site's policy lets out"
 
 
 def write_site_page(site: Site, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
-    """Write a target's own page, by default into its state folder.
-
-    Raises:
-        ModelFileError: the site has no result.
-        DataError: the site's data cannot be read.
-    """
+    """Write a target's own page, by default into its state folder; ModelFileError if the site has no result."""
     return write_page(site_page(site, progress), out or site.state / REPORT)
 
 
 def write_shared_page(site: Site, out: Path | None = None) -> Path:
-    """Write the page for others, as the policy allows; by default it shows only bands and rounded means.
-
-    Raises:
-        ModelFileError: the site has no result.
-    """
+    """Write the page for others, as the policy allows: by default, bands and means. ModelFileError: no result."""
     found = public_target(site.name, TargetFiles.open(site.state), site.file.policy or Policy())
     return write_page(shared_page(found), out or site.state / SHARED)
 

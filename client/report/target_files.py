@@ -29,24 +29,17 @@ class TargetFiles:
 
     @classmethod
     def open(cls, state: Path) -> TargetFiles:
-        """Read the result.
-
-        Raises:
-            ModelFileError: there is no result, or an earlier version wrote it.
-        """
-        path = state / RESULT_FILE
+        """Read the result; ModelFileError if there is none, or an earlier version wrote it."""
+        path, recipe_path = state / RESULT_FILE, state / RECIPE_FILE
         if not path.exists():
-            raise ModelFileError(
-                "holds no result: this site was not the target of a run that came to its end",
-                where=state,
-                remedy="Name a target, or wait for the run's end",
-            )
-        if not (state / RECIPE_FILE).exists():
+            what = "holds no result: this site was not the target of a run that came to its end"
+            raise ModelFileError(what, where=state, remedy="Name a target, or wait for the run's end")
+        if not recipe_path.exists():
             raise ModelFileError("is of an earlier version", where=path, remedy=AGAIN)
         try:
-            recipe = build(Recipe, read_json(state / RECIPE_FILE), state / RECIPE_FILE)
+            recipe = build(Recipe, read_json(recipe_path), recipe_path)
         except ConfigError as error:
-            raise ModelFileError("is of an earlier version", where=state / RECIPE_FILE, remedy=AGAIN) from error
+            raise ModelFileError("is of an earlier version", where=recipe_path, remedy=AGAIN) from error
         return cls(state, TargetResult.read(path), recipe)
 
     @property

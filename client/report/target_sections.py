@@ -77,11 +77,9 @@ def target_sections(
         result: the target's, possibly with additional methods, such as an oracle.
         among_others: whether the page covers several targets, so that this target's verdict is given here.
     """
-    name, seed = site.name, files.recipe.training.seed
-    found = files.evidence().once
-    who = (
-        f"{name}: n = {len(found)} test patients, {int(found.events.sum())} events, {files.n_folds} folds, seed {seed}"
-    )
+    name, found = site.name, files.evidence().once
+    n, n_events, seed = len(found), int(found.events.sum()), files.recipe.training.seed
+    who = f"{name}: n = {n} test patients, {n_events} events, {files.n_folds} folds, seed {seed}"
     shown = {"local": "local", "steph": "enhanced"}
     if len(set(result.deployed.choice)) == 2:
         shown["deployed"] = "deployed"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -43,20 +45,14 @@ class Contribution:
 def contributions(
     inner: Sequence[InnerFold], vectors: Mapping[str, TaskVector], recipe: Recipe, device: torch.device
 ) -> dict[str, Contribution]:
-    """The effect of every source on C-index and loss over all inner folds; empty if these hold too few pairs.
-
-    Args:
-        inner: inner folds of the fold's training patients.
-        vectors: source -> vector to judge.
-    """
+    """The effect of every source on C-index and loss over all inner folds; empty if these hold too few pairs."""
     if not vectors or not inner:
         return {}
     m0 = pinned_model(recipe.model)
     judged = [_judge(part, vectors, m0, device) for part in inner]
     if sum(fold[0][0].n_comparable for fold in judged) < FEWEST_PAIRS:
         return {}
-    c = _pooled_c(judged)
-    loss = _pooled_loss(judged, inner)
+    c, loss = _pooled_c(judged), _pooled_loss(judged, inner)
     n, found = len(vectors), {}
     for k, name in enumerate(vectors):  # rows: own share, average of all, each alone, all without each
         alone = _change(c, loss, 2 + k, 0)
@@ -71,19 +67,16 @@ def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, device
     """Apply every merge to one validation part: own share, average of all, each source alone, all without each."""
     own, head = _SHARE * TaskVector.between(part.local.cpu(), m0), part.local.head_state()
     rows, n = list(vectors.values()), len(vectors)
-    total = rows[0]
-    for row in rows[1:]:
-        total = total + row
+    total = reduce(add, rows)
     merges = [own, own + (1 / n) * total, *(own + row for row in rows)]
     if n > 1:
         # Still 1 / n: with more of the others the merge would improve, and any useless vector would look harmful.
         merges += [own + (1 / n) * (total - row) for row in rows]
     found = []
     for vector in merges:
-        model = vector.applied_to(m0, head)
-        hazards = torch.from_numpy(predict_hazards(model, part.validation, device))
-        risk = risk_score(hazards).numpy()
-        found.append((pairs(risk, part.validation.times, part.validation.events), log_odds(hazards).numpy()))
+        hazards = torch.from_numpy(predict_hazards(vector.applied_to(m0, head), part.validation, device))
+        of_pairs = pairs(risk_score(hazards).numpy(), part.validation.times, part.validation.events)
+        found.append((of_pairs, log_odds(hazards).numpy()))
     return found
 
 
@@ -111,9 +104,6 @@ def _pooled_loss(judged: Sequence[Judged], inner: Sequence[InnerFold]) -> np.nda
 
 
 def _change(c: np.ndarray, loss: np.ndarray, after: int, before: int) -> Change:
-    c_change, loss_change = c[after] - c[before], loss[after] - loss[before]
-    return Change(float(c_change[0]), _error(c_change), float(loss_change[0]), _error(loss_change))
-
-
-def _error(values: np.ndarray) -> float:
-    return float(np.nanstd(values[1:]))
+    changes = (c[after] - c[before], loss[after] - loss[before])
+    errors = [float(np.nanstd(change[1:])) for change in changes]
+    return Change(float(changes[0][0]), errors[0], float(changes[1][0]), errors[1])

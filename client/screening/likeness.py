@@ -22,11 +22,8 @@ TWIN = 0.99
 def figures_of(vectors: Mapping[str, TaskVector], own: Sequence[TaskVector]) -> dict[str, Figures]:
     """Norm and cosines of every source's vector.
 
-    Cosines can show copies, but not harm: honest vectors of different cancers are orthogonal, and so is noise.
-
-    Args:
-        vectors: source -> received vector.
-        own: the target's vectors: this fold's first, then those that other sites may hold.
+    Cosines can show copies, but not harm: honest vectors of different cancers are orthogonal, and so is noise. ``own``
+    are the target's vectors: this fold's first, then those that other sites may hold.
     """
     names, rows = list(vectors), [vector.flat() for vector in vectors.values()]
     norms = [_norm(row) for row in rows]
@@ -50,34 +47,24 @@ def copy_bound(own: TaskVector, relatives: Sequence[TaskVector]) -> float:
     """The cosine above which a vector is a copy: halfway between the relatives' largest cosine and 1, at least 0.9.
 
     After few training steps, all vectors of a federation have similar directions; then only equal ones are copies.
-
-    Args:
-        relatives: vectors of models trained on parts of the patients of ``own``.
+    Relatives are vectors of models trained on parts of the patients of ``own``.
     """
     nearest = max((_cosine(own.flat(), vector.flat()) for vector in relatives), default=0.0)
     return max(COPY, (1.0 + nearest) / 2.0)
 
 
 def problem_of(name: str, found: Mapping[str, Figures], bound: float) -> str | None:
-    """Why a vector's norm or cosines are suspicious, as a sentence; None if they are not.
-
-    Args:
-        bound: result of :func:`copy_bound`.
-    """
+    """Why a vector is suspicious by its norm or cosines, as a sentence; None if it is not (:func:`copy_bound`)."""
     one = found[name]
+    twin, twin_cosine = one.twin, one.twin_cosine or 0.0
     if one.norm_ratio > LONGEST:
         return f"its norm is {one.norm_ratio:.1f} times the median, and {LONGEST:g} is the bound"
     if one.own_cosine > bound:
         return f"it is a copy of the target's own vector: their cosine is {one.own_cosine:.3f}, the bound {bound:.3f}"
-    if one.twin is not None and (one.twin_cosine or 0.0) > max(TWIN, bound) and _comes_later(name, one, found):
-        return f"it is a copy of the vector of {one.twin}: their cosine is {one.twin_cosine:.3f}"
+    # The longer one of two copies is refused, since which came first is unknown.
+    if twin is not None and twin_cosine > max(TWIN, bound) and (one.norm, name) > (found[twin].norm, twin):
+        return f"it is a copy of the vector of {twin}: their cosine is {twin_cosine:.3f}"
     return None
-
-
-def _comes_later(name: str, one: Figures, found: Mapping[str, Figures]) -> bool:
-    """Whether this one of two copies is refused: the longer one, since which came first is unknown."""
-    assert one.twin is not None
-    return (one.norm, name) > (found[one.twin].norm, one.twin)
 
 
 def _norm(row: Tensor) -> float:

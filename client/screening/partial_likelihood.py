@@ -9,15 +9,8 @@ def resampled_losses(etas: np.ndarray, t: np.ndarray, e: np.ndarray, draws: np.n
     """Negative partial log-likelihood of several models, summed over the events of each resample, in nats.
 
     A patient drawn twice counts as two: ``sum_i w_i e_i (log sum_{j: t_j >= t_i} w_j exp(eta_j) - eta_i)``.
-
-    Args:
-        etas: ``(n_models, n)`` log-risks.
-        t: ``(n,)`` follow-up in days.
-        e: ``(n,)``, 1 = event.
-        draws: ``(n_draws, n)``, how often each patient is drawn.
-
-    Returns:
-        ``(n_models, n_draws)``.
+    Log-risks ``etas (n_models, n)``, days ``t (n,)``, ``e (n,)`` (1 = event), and how often each patient is drawn,
+    ``draws (n_draws, n)``, give ``(n_models, n_draws)``.
     """
     order = np.argsort(-t, kind="stable")
     t, e, w = t[order], e[order], draws[:, order].astype(np.float64)

@@ -49,8 +49,9 @@ def screen(
         own: the target's vectors as another site would read them, this fold's first.
         mode: what happens to suspicious vectors.
     """
-    figures = figures_of(vectors, own)
-    bound = copy_bound(own[0], _relatives(inner, recipe))
+    figures, m0 = figures_of(vectors, own), pinned_model(recipe.model)
+    relatives = [as_received(TaskVector.between(part.local.cpu(), m0), recipe.sharing) for part in inner]
+    bound = copy_bound(own[0], relatives)
     problems = {name: problem_of(name, figures, bound) for name in vectors}
     # A vector that is far too long would dominate the average that the others are judged in.
     sound = {name: vector for name, vector in vectors.items() if problems[name] is None}
@@ -62,12 +63,9 @@ def screen(
     for name, problem in problems.items():
         weight = 1.0 if problem is None else _weight(figures[name], median, mode)
         verdicts[name] = Verdict(problem is not None, weight, problem or _unproblematic(figures[name]), figures[name])
-    return Screening(verdicts, _weighted(vectors, verdicts))
-
-
-def _relatives(inner: Sequence[InnerFold], recipe: Recipe) -> list[TaskVector]:
-    m0 = pinned_model(recipe.model)
-    return [as_received(TaskVector.between(part.local.cpu(), m0), recipe.sharing) for part in inner]
+    weights = {name: verdict.weight for name, verdict in verdicts.items() if verdict.weight > 0}
+    kept = {name: vectors[name] if weight == 1.0 else weight * vectors[name] for name, weight in weights.items()}
+    return Screening(verdicts, kept)
 
 
 def _harm(figures: Figures) -> str | None:
@@ -96,11 +94,3 @@ def _weight(figures: Figures, median: float, mode: Mode) -> float:
     if mode == "refuse" or figures.norm == 0:
         return 0.0
     return _DOWN * min(1.0, median / figures.norm)
-
-
-def _weighted(vectors: Mapping[str, TaskVector], verdicts: Mapping[str, Verdict]) -> dict[str, TaskVector]:
-    kept = {name: vector for name, vector in vectors.items() if verdicts[name].weight > 0}
-    return {
-        name: vector if verdicts[name].weight == 1.0 else verdicts[name].weight * vector
-        for name, vector in kept.items()
-    }

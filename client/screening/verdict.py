@@ -8,18 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Change:
-    """A source's effect on a merge in inner validation: changes of C-index and loss, with standard errors.
+    """A source's effect on a merge in inner validation: changes of C-index and loss, with bootstrap standard errors."""
 
-    Args:
-        c_index: change; above 0 is better.
-        c_index_error: bootstrap standard error of this change.
-        loss: change of Cox's negative partial log-likelihood per event, in nats; below 0 is better.
-        loss_error: bootstrap standard error of this change.
-    """
-
-    c_index: float
+    c_index: float  # above 0 is better
     c_index_error: float
-    loss: float
+    loss: float  # Cox's negative partial log-likelihood per event, in nats; below 0 is better
     loss_error: float
 
     @property
@@ -30,40 +23,24 @@ class Change:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures that a verdict is based on.
+    """The figures that a verdict is based on; no :class:`Change` if there are too few patients to judge it."""
 
-    Args:
-        norm: L2 norm of the vector.
-        norm_ratio: ``norm`` over the median norm of the other sources' and the target's own vectors.
-        own_cosine: the largest cosine with one of the target's own vectors.
-        twin: the source with the largest cosine with this vector; None for a single source.
-        twin_cosine: that cosine.
-        alone: effect of adding only this vector to the target's own; None if there are too few patients to judge it.
-        within: effect of this source on the average of all: with it, compared with leaving it out.
-    """
-
-    norm: float
-    norm_ratio: float
-    own_cosine: float
-    twin: str | None = None
+    norm: float  # L2
+    norm_ratio: float  # norm over the median norm of the other sources' and the target's own vectors
+    own_cosine: float  # the largest with one of the target's own vectors
+    twin: str | None = None  # the source with the largest cosine with this vector; None for a single source
     twin_cosine: float | None = None
-    alone: Change | None = None
-    within: Change | None = None
+    alone: Change | None = None  # from adding only this vector to the target's own
+    within: Change | None = None  # the average of all with this source, compared with leaving it out
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one source in one fold.
+    """The verdict on one source in one fold."""
 
-    Args:
-        suspicious: whether a figure exceeds its bound.
-        weight: factor on the vector before the merge; 0: left out.
-        reason: one sentence.
-    """
-
-    suspicious: bool
-    weight: float
-    reason: str
+    suspicious: bool  # whether a figure exceeds its bound
+    weight: float  # factor on the vector before the merge; 0: left out
+    reason: str  # one sentence
     figures: Figures
 
 

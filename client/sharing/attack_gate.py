@@ -21,24 +21,20 @@ def require_attack_resisted(workspace: Workspace, content: bytes) -> None:
     """
     found = read_result(workspace.site.state, content_digest(content))
     if found is not None and found["epsilon"]["contradicted"]:
+        shown, reported = found["epsilon"]["lower_bound"], found["epsilon"]["reported"]
         raise AttackPolicyError(
-            f"an attack shows an epsilon of at least {found['epsilon']['lower_bound']:.3g}, and the training reports "
-            f"{found['epsilon']['reported']:.3g}",
+            f"an attack shows an epsilon of at least {shown:.3g}, and the training reports {reported:.3g}",
             where="privacy audit",
             remedy="Share nothing and report this: the training is not as private as it says",
         )
-    limit = workspace.site.require_policy().max_attack_auc
+    limit, key = workspace.site.require_policy().max_attack_auc, "policy.max_attack_auc"
     if limit is None:
         return
     if found is None:
-        raise AttackPolicyError(
-            "this very vector was never attacked",
-            where="policy.max_attack_auc",
-            remedy="Run 'fedsteph privacy audit' with the federation's configuration",
-        )
-    if not found["strongest"]["auc"] <= limit:
-        raise AttackPolicyError(
-            f"the strongest attack has an AUC of {found['strongest']['auc']:.3f}, the policy allows {limit:.3f}",
-            where="policy.max_attack_auc",
-            remedy="Train in private (privacy: dp-sgd) or share less (sharing.layers, sharing.rank)",
-        )
+        remedy = "Run 'fedsteph privacy audit' with the federation's configuration"
+        raise AttackPolicyError("this very vector was never attacked", where=key, remedy=remedy)
+    auc = found["strongest"]["auc"]
+    if not auc <= limit:
+        what = f"the strongest attack has an AUC of {auc:.3f}, the policy allows {limit:.3f}"
+        remedy = "Train in private (privacy: dp-sgd) or share less (sharing.layers, sharing.rank)"
+        raise AttackPolicyError(what, where=key, remedy=remedy)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.sharing.incoming import received_vector
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.loop import derive_seed
@@ -25,11 +26,11 @@ from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import ProtocolError
 from fedsteph.common.host import atomic
 from fedsteph.common.host.checked_file import kept
-from fedsteph.common.model.abmil import Architecture, pinned_model
+from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.tensor_file import read_stamped, stamped
-from fedsteph.common.vector.vector_file import read_vector, write_vector
+from fedsteph.common.vector.vector_file import write_vector
 
 
 def train_round(
@@ -69,15 +70,8 @@ def train_round(
 
 def read_global(workspace: Workspace, content: bytes, max_norm: float) -> TaskVector:
     """Read a global encoder from the server, with the same checks and errors as for any received vector."""
-    model = workspace.recipe.model
-    return read_vector(
-        content,
-        architecture=Architecture.of(model),
-        m0_sha256=str(model.m0_sha256),
-        sharing=WHOLE,  # not the recipe's sharing: reduction in every round would make the averages drift
-        max_norm=max_norm,
-        where="global encoder",
-    )
+    # Not the recipe's sharing: reduction in every round would make the averages drift.
+    return received_vector(workspace, content, WHOLE, max_norm, "global encoder")
 
 
 def read_kept(workspace: Workspace, path: Path, max_norm: float) -> TaskVector:

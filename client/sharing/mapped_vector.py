@@ -16,10 +16,7 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 
 def mapped(vector: TaskVector, folder: Path) -> TaskVector:
-    """Write a vector to an unlinked temporary file, and return it memory-mapped, identical bit for bit.
-
-    Args:
-        folder: where the file is written, on a disk with enough space.
+    """Write a vector to an unlinked temporary file in ``folder``, and return it memory-mapped, identical bit for bit.
 
     Raises:
         StorageError: the file cannot be written.
@@ -27,11 +24,7 @@ def mapped(vector: TaskVector, folder: Path) -> TaskVector:
     row = vector.flat()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return TaskVector.of_flat(_stored(row, folder), vector)
-
-
-def _stored(row: torch.Tensor, folder: Path) -> torch.Tensor:
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".vector.", suffix=".part") as file:
-        file.write(row.numpy().data.cast("B"))
-        file.flush()
-        return torch.from_file(file.name, size=len(row))
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".vector.", suffix=".part") as file:
+            file.write(row.numpy().data.cast("B"))
+            file.flush()
+            return TaskVector.of_flat(torch.from_file(file.name, size=len(row)), vector)

@@ -13,12 +13,7 @@ from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import SharingConfig, digest
 from fedsteph.common.config.run_config import SITE_NAME
-from fedsteph.common.errors import (
-    FedstephError,
-    PolicyError,
-    ProtocolError,
-    UnknownRecipientError,
-)
+from fedsteph.common.errors import FedstephError, PolicyError, ProtocolError, UnknownRecipientError
 from fedsteph.common.model.abmil import ABMIL, Architecture, pinned_model
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.trust.keys import PublicKeys
@@ -66,7 +61,8 @@ def outgoing(
         sequence = next_sequence(workspace.site.state)
         sealed = seal(content, context_of(workspace, run, own, name), sequence, member.identity, keys)
         # Audit before sending: a line without a sent vector is less bad than a sent vector without a line.
-        audit.append(Event("vector.seal", "allowed", run.run, name, _sha256(sealed), len(sealed)))
+        sha256 = hashlib.sha256(sealed).hexdigest()
+        audit.append(Event("vector.seal", "allowed", run.run, name, sha256, len(sealed)))
         envelopes[name] = sealed
     return envelopes, refused
 
@@ -92,11 +88,8 @@ def _paid_for(workspace: Workspace, run: RunId, model: ABMIL) -> bytes:
 def shared_vector(workspace: Workspace) -> TaskVector:
     """The vector of this site's fold 0, exactly as each recipient reads it.
 
-    It is reduced and rounded from the same numbers by the same code as the file that is sent. So it equals the vector
-    that recipients merge to the last bit, whichever engine transports it.
-
-    Raises:
-        VectorRangeError: a number does not fit the recipe's dtype.
+    It is reduced and rounded by the same code as the file that is sent, so it equals the vector that recipients merge
+    to the last bit. Errors as :func:`as_received`.
     """
     return as_received(_vector(workspace, shared_model(workspace)), workspace.recipe.sharing)
 
@@ -118,20 +111,11 @@ def _vector(workspace: Workspace, model: ABMIL) -> TaskVector:
 
 
 def require_shareable(workspace: Workspace) -> None:
-    """Refuse to share if the policy forbids it for every recipient.
-
-    Raises:
-        SizePolicyError: the site has too few patients or events.
-        PrivacyPolicyError: the site trains without the required differential privacy.
-    """
+    """Raise a PolicyError if the policy lets nobody have the vector: too few patients, or training not private."""
     policy = workspace.site.require_policy()
     policy.require_privacy(workspace.site.file.privacy)
     # Sizes of the whole cohort: by trying several fold settings, the coordinator could count a training part.
     policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def context_of(workspace: Workspace, run: RunId, sender: str, recipient: str) -> Context:

@@ -14,6 +14,7 @@ from fedsteph.common.host import checked_file
 SENT_FILE = "sent.json"
 RECEIVED_FILE = "received.json"
 RUNS_FILE = "runs.json"
+_RESTORE = "Restore it from a backup"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def enter_run(state: Path, run: str) -> None:
     known = _read(path) if path.exists() else {"current": run, "left": []}
     current, left = known.get("current"), known.get("left")
     if not isinstance(left, list) or not isinstance(current, str):
-        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup")
+        raise RunFolderError("is damaged", where=path, remedy=_RESTORE)
     if run in left:
         raise WrongRunError("the run was left for a newer one", where="request")
     if run != current or not path.exists():
@@ -90,8 +91,8 @@ def _last(value: object, path: Path) -> _Last:
     try:
         return build(_Last, value, path)
     except ConfigError as error:
-        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup") from error
+        raise RunFolderError("is damaged", where=path, remedy=_RESTORE) from error
 
 
 def _read(path: Path) -> dict[str, object]:
-    return checked_file.read_json(path, RunFolderError, "Restore it from a backup")
+    return checked_file.read_json(path, RunFolderError, _RESTORE)

@@ -48,27 +48,22 @@ def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
 
 
 def shared_model(workspace: Workspace) -> ABMIL:
-    """The model whose vector is shared, as :func:`train_shared` left it.
+    """The model whose vector is shared, as :func:`train_shared` left it, with its errors.
 
     Raises:
-        ConfigError: as :func:`train_shared`.
         ModelFileError: it was not trained yet, or its file is damaged.
     """
     if workspace.site.file.dp_sgd is None:
         return workspace.local_model(0)
     _require_shared(workspace)
-    return _load(_shared_path(workspace), workspace)
+    return _load(workspace)
 
 
 def guarantee(workspace: Workspace) -> Guarantee | None:
-    """The privacy guarantee of the shared model's training; None without differential privacy.
-
-    Raises:
-        ModelFileError: the shared model was not trained yet, or the file is damaged.
-    """
+    """The privacy guarantee of the shared model's training, with its errors; None without differential privacy."""
     if workspace.site.file.dp_sgd is None:
         return None
-    path = _folder(workspace) / _GUARANTEE
+    path = _shared_path(workspace).with_name(_GUARANTEE)
     if not path.exists():
         shared_model(workspace)
     try:
@@ -78,12 +73,9 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
 
 
 def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: TrainingRun) -> ABMIL:
-    """Train a model on ``cohort`` in the same way as the shared model on fold 0's training part.
+    """Train a model on ``cohort`` as the shared model on fold 0's training part; each label gives another seed.
 
     DP-SGD uses the shared model's noise and sampling rate, and so gives its epsilon, whatever the size of ``cohort``.
-
-    Args:
-        label: names the training part; each label gives a different seed.
     """
     if workspace.site.file.dp_sgd is None:
         return train_local(cohort, workspace.recipe, label=label, run=run)
@@ -108,11 +100,11 @@ def kept_model(workspace: Workspace) -> ABMIL | None:
     """The model whose vector other sites may hold; None if the site uses DP-SGD and has not trained it yet."""
     if workspace.site.file.dp_sgd is None:
         return workspace.local_model(0)
+    return _load(workspace) if _shared_path(workspace).exists() else None
+
+
+def _load(workspace: Workspace) -> ABMIL:
     path = _shared_path(workspace)
-    return _load(path, workspace) if path.exists() else None
-
-
-def _load(path: Path, workspace: Workspace) -> ABMIL:
     require_trained(path)
     try:
         return load_abmil(path, dropout=workspace.recipe.model.dropout)
@@ -121,29 +113,17 @@ def _load(path: Path, workspace: Workspace) -> ABMIL:
 
 
 def _require_shared(workspace: Workspace) -> None:
-    settings, layers = _settings(workspace), workspace.recipe.sharing.layers
-    if not _is_shared(settings, layers):
+    trained, shared = _settings(workspace).trains, workspace.recipe.sharing.layers
+    if "encoder" not in (trained, shared) and (trained == "attention") != (shared == "attention"):
         raise ConfigError(
-            f"trains {settings.trains}, and the federation's sharing.layers is {layers}: nothing of it would leave",
+            f"trains {trained}, and the federation's sharing.layers is {shared}: nothing of it would leave",
             where="dp_sgd.trains",
             remedy="Set it to the layers that are shared",
         )
 
 
-def _is_shared(settings: DpSgd, layers: str) -> bool:
-    return (
-        layers == "encoder"
-        or settings.trains == "encoder"
-        or (settings.trains == "attention") == (layers == "attention")
-    )
-
-
 def _shared_path(workspace: Workspace) -> Path:
-    return _folder(workspace) / "shared.safetensors"
-
-
-def _folder(workspace: Workspace) -> Path:
-    return workspace.base_folder / f"private-{digest(_settings(workspace))[:12]}"
+    return workspace.base_folder / f"private-{digest(_settings(workspace))[:12]}" / "shared.safetensors"
 
 
 def _settings(workspace: Workspace) -> DpSgd:

@@ -16,10 +16,8 @@ def resolve_device(name: str) -> torch.device:
         ConfigError: any other name.
         DeviceError: the named GPU is not available.
     """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
-        return torch.device("cpu")
+    if name in ("auto", "cpu"):
+        return torch.device("cuda:0" if name == "auto" and torch.cuda.is_available() else "cpu")
     if re.fullmatch(r"cuda:\d{1,3}", name) is None:
         raise ConfigError(f"unknown device {name!r}", where="device", remedy="Use auto, cpu or cuda:N")
     index, n_devices = int(name.removeprefix("cuda:")), torch.cuda.device_count()

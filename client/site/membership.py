@@ -47,10 +47,7 @@ class Membership:
 
     @classmethod
     def open(cls, site: str, folder: Path, file: MembershipFile) -> Membership:
-        """Read keys and roster.
-
-        Args:
-            folder: what the paths in ``file`` are relative to.
+        """Read keys and roster; the paths in ``file`` are relative to ``folder``.
 
         Raises:
             KeyFileError: a key is missing or others can read it.
@@ -71,12 +68,7 @@ class Membership:
         return cls(site, identity, roster)
 
     def require_run(self, run: RunId) -> None:
-        """Refuse a run of another federation, or with another roster.
-
-        Raises:
-            MembershipError: another federation.
-            RosterError: another roster.
-        """
+        """Raise MembershipError for a run of another federation, and RosterError for one with another roster."""
         if run.federation != self.roster.federation:
             what = f"the run is of the federation {run.federation}, this site of {self.roster.federation}"
             raise MembershipError(what, where="request")
@@ -88,11 +80,7 @@ class Membership:
             )
 
     def keys_of(self, site: str) -> PublicKeys:
-        """The pinned public keys of another site.
-
-        Raises:
-            UnknownSenderError: the roster does not list it.
-        """
+        """The pinned public keys of another site; UnknownSenderError if the roster does not list it."""
         entry = self.roster.entry(site)
         if entry is None:
             raise UnknownSenderError(f"{site} is not in the pinned roster", where="roster")

@@ -72,17 +72,13 @@ class Policy:
             raise ValueError("max_runs_per_day and max_merges_per_day must be at least 1, or null")
         if self.epsilon_budget is not None and self.epsilon_budget <= 0:
             raise ValueError("epsilon_budget must be above 0, or null")
+        must_be = "unsealed_updates must be false with"
         if self.unsealed_updates and (self.privacy != "none" or self.epsilon_budget is not None):
-            raise ValueError(
-                "unsealed_updates must be false with privacy or epsilon_budget: no round trains in private"
-            )
-        if self.max_attack_auc is not None:
-            if not 0.5 < self.max_attack_auc <= 1:
-                raise ValueError("max_attack_auc must be above 0.5 and at most 1, or null")
-            if self.unsealed_updates:
-                raise ValueError(
-                    "unsealed_updates must be false with max_attack_auc: no round's update is attacked first"
-                )
+            raise ValueError(f"{must_be} privacy or epsilon_budget: no round trains in private")
+        if self.max_attack_auc is not None and not 0.5 < self.max_attack_auc <= 1:
+            raise ValueError("max_attack_auc must be above 0.5 and at most 1, or null")
+        if self.max_attack_auc is not None and self.unsealed_updates:
+            raise ValueError(f"{must_be} max_attack_auc: no round's update is attacked first")
         if self.recipes != "any" and not all(re.fullmatch("[0-9a-f]{64}", text) for text in self.recipes):
             raise ValueError("recipes must be digests of 64 hexadecimal digits, as 'fedsteph recipe' prints them")
 
@@ -92,9 +88,7 @@ class Policy:
         return cls(targets=names, min_patients=1, min_events=1, min_pairs=1, unsealed_updates=True, recipes="any")
 
     def require_unsealed(self) -> None:
-        """Raises:
-        UnsealedPolicyError: the server may read nothing of what is trained here.
-        """
+        """Raise UnsealedPolicyError if the server may read nothing of what is trained here."""
         if not self.unsealed_updates:
             raise UnsealedPolicyError(
                 "policy.unsealed_updates is false",
@@ -103,18 +97,13 @@ class Policy:
             )
 
     def weight(self, patients: int) -> int:
-        """How much this site counts in an average: the lower end of the band that its patients lie in.
-
-        A site that tells no sizes counts as one of the smallest.
-        """
+        """How much this site counts in an average: its patients' band's lower end; if it tells none, the smallest."""
         if "patients" not in self.metrics:
             return self.count_band
         return max(self.count_band, patients // self.count_band * self.count_band)
 
     def require_recipe(self, recipe: Recipe) -> None:
-        """Raises:
-        RecipePolicyError: the site trains reviewed recipes only, and this is none of them.
-        """
+        """Raise RecipePolicyError if the site trains reviewed recipes only, and this is none of them."""
         if self.recipes != "any" and digest(recipe) not in self.recipes:
             raise RecipePolicyError(
                 f"the recipe {digest(recipe)} is not among policy.recipes",
@@ -123,9 +112,7 @@ class Policy:
             )
 
     def require_size(self, patients: int, events: int) -> None:
-        """Raises:
-        SizePolicyError: the site is too small for its vector to leave.
-        """
+        """Raise SizePolicyError if the site is too small for its vector to leave."""
         if patients < self.min_patients or events < self.min_events:
             raise SizePolicyError(
                 f"there are {patients} patients with {events} events; the policy asks for at least "
@@ -134,11 +121,7 @@ class Policy:
             )
 
     def require_privacy(self, trained: Privacy) -> None:
-        """Refuse a vector that was not trained as the policy asks.
-
-        Raises:
-            PrivacyPolicyError: the policy asks for differential privacy, and the site trains without.
-        """
+        """Raise PrivacyPolicyError if the policy asks for differential privacy, and the site trains without."""
         if self.privacy not in ("none", trained):
             raise PrivacyPolicyError(
                 f"asks for {self.privacy}, and this site's 'privacy' is {trained}",
@@ -147,9 +130,7 @@ class Policy:
             )
 
     def require_target(self, target: str) -> None:
-        """Raises:
-        TargetPolicyError: this site's vector may not go there.
-        """
+        """Raise TargetPolicyError if this site's vector may not go there."""
         if target not in self.targets:
             raise TargetPolicyError(
                 f"{target} is not among policy.targets",

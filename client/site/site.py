@@ -51,23 +51,14 @@ class Site:
         return cls(name, folder, file, kept, kept / TENSORBOARD if file.tensorboard else None)
 
     def membership(self) -> Membership:
-        """The site's keys and the pinned roster.
-
-        Raises:
-            MembershipError: the site file has no ``federation`` or no ``policy``.
-            KeyFileError, RosterError: as :meth:`Membership.open`.
-        """
+        """The site's keys and the pinned roster; errors as :meth:`Membership.open`, and for a missing section."""
         if self.file.federation is None:
             raise self._lacks("federation")
         self.require_policy()
         return Membership.open(self.name, self.folder, self.file.federation)
 
     def require_policy(self) -> Policy:
-        """What this site lets out; without it the site takes part in no federation.
-
-        Raises:
-            MembershipError: the site file has no ``policy``.
-        """
+        """What this site lets out; MembershipError if it has no ``policy``, and so takes part in no federation."""
         if self.file.policy is None:
             raise self._lacks("policy")
         return self.file.policy
@@ -89,11 +80,11 @@ def site_folders(parent: Path) -> list[Path]:
     """The site folders in a folder of sites: those with a site file or a ``labels.csv``, by name."""
     if not parent.is_dir():
         raise ConfigError("there is no such folder", where=parent, remedy="Give a folder of site folders")
-    folders = sorted(
-        child for child in parent.iterdir() if any((child / f).exists() for f in (SITE_FILE, "labels.csv"))
-    )
+    folders = []
     for child in sorted(parent.iterdir()):
-        if child not in folders and (child / "features").is_dir():
+        if any((child / name).exists() for name in (SITE_FILE, "labels.csv")):
+            folders.append(child)
+        elif (child / "features").is_dir():
             remedy = f"Add labels.csv, or a {SITE_FILE} that names the labels, or move the folder away"
             raise ConfigError(f"has features but neither {SITE_FILE} nor labels.csv", where=child, remedy=remedy)
     if not folders:

@@ -51,11 +51,7 @@ def write_sites(run_folder: Path, sites: Sequence[Mapping[str, str]]) -> None:
 
 
 def read_sites(run_folder: Path) -> list[dict[str, str]]:
-    """Read the file of :func:`write_sites`.
-
-    Raises:
-        RunFolderError: it is damaged, or of an earlier version.
-    """
+    """Read the file of :func:`write_sites`; RunFolderError if it is damaged."""
     path = run_folder / SIMULATED_SITES
     remedy = "Simulate in another folder"
     try:
@@ -74,9 +70,9 @@ def _simulated_site(run_folder: Path, index: int) -> Site:
     sites = read_sites(run_folder)
     if index >= len(sites):
         raise ConfigError(f"there are {len(sites)} sites, and this is node {index}", where=run_folder / SIMULATED_SITES)
-    entry, state = sites[index], run_folder / "sites" / sites[index]["name"]
+    entry, names = sites[index], tuple(other["name"] for other in sites)
+    state = run_folder / "sites" / entry["name"]
     site = Site.open(Path(entry["folder"]), state=state, device=entry["device"])
-    names = tuple(other["name"] for other in sites)
     file = replace(
         site.file,
         # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same

@@ -53,18 +53,13 @@ class Workspace:
         if site.file.threads is not None:
             torch.set_num_threads(site.file.threads)  # for the whole process, which works for one site
         cohort = cohort or open_cohort(site.folder, site.file.data, site.state)
+        features, remedy = site.folder / site.file.data.features, "Extract features as the federation's were extracted"
         if cohort.width != recipe.model.width:
-            raise WidthError(
-                f"the features are {cohort.width} wide, the federation's {recipe.model.width}",
-                where=site.folder / site.file.data.features,
-                remedy="Extract features with the federation's encoder",
-            )
+            what = f"the features are {cohort.width} wide, the federation's {recipe.model.width}"
+            raise WidthError(what, where=features, remedy=remedy)
         if not cohort.extraction.agrees_with(recipe.model.extraction):
-            raise EncoderError(
-                f"the features are of {cohort.extraction}, the federation's of {recipe.model.extraction}",
-                where=site.folder / site.file.data.features,
-                remedy="Extract features as the federation's were extracted",
-            )
+            what = f"the features are of {cohort.extraction}, the federation's of {recipe.model.extraction}"
+            raise EncoderError(what, where=features, remedy=remedy)
         splits = site_splits(site, cohort, recipe)
         data = _data_digest(cohort, splits, rounded=site.file.data.disk_cache == "float16")
         return cls(
@@ -108,20 +103,14 @@ class Workspace:
         return self.cohort.subset(self.splits[fold].test)
 
     def local_model(self, fold: int) -> abmil.ABMIL:
-        """The site's own model of a fold, as trained before; it is trained again if its file is damaged.
-
-        Raises:
-            ModelFileError: it was not trained yet.
-        """
+        """The site's own model of a fold, made again if its file is damaged; ModelFileError if it was never trained."""
         require_trained(self.local_path(fold))
         return self.train_local(fold)
 
     def train_local(self, fold: int, progress: Progress = silent) -> abmil.ABMIL:
         """Train the site's own model of a fold, unless it was trained before, and return it."""
-        path, device = self.local_path(fold), self.device
-        return train_file(
-            path, self.train_part(fold), self.recipe, label=f"fold {fold}", device=device, progress=progress
-        )
+        path, cohort, label = self.local_path(fold), self.train_part(fold), f"fold {fold}"
+        return train_file(path, cohort, self.recipe, label=label, device=self.device, progress=progress)
 
     def train_every_fold(self) -> None:
         """Train the site's own models that are missing."""
@@ -130,11 +119,7 @@ class Workspace:
 
 
 def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:
-    """The first ``evaluation.folds`` of the site's split files, or as many splits made from ``split_seed``.
-
-    Raises:
-        SplitError: the site has split files, but fewer than ``evaluation.folds``.
-    """
+    """The first ``evaluation.folds`` of the site's split files, if any (SplitError: too few), else from its seed."""
     wanted = recipe.evaluation.folds
     splits, problems = read_splits(site.folder, [patient.id for patient in cohort.patients], cohort.dropped)
     refuse_errors(problems, site.folder)
@@ -142,11 +127,8 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
         # A single fold needs a training and a test part too: use the first of five.
         splits = make_splits(cohort.patients, wanted if wanted > 1 else 5, recipe.evaluation.split_seed)
     if len(splits) < wanted:
-        raise SplitError(
-            f"has {len(splits)} split files, the federation asks for {wanted} folds",
-            where=site.folder,
-            remedy="Add splits, or set evaluation.folds to that number",
-        )
+        what = f"has {len(splits)} split files, the federation asks for {wanted} folds"
+        raise SplitError(what, where=site.folder, remedy="Add splits, or set evaluation.folds to that number")
     return tuple(splits[:wanted])
 
 

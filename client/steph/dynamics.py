@@ -8,6 +8,7 @@ which it was killed is missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,9 @@ class Dynamics:
         """Summarise and save an epoch; return its main values by name."""
         w, lam, kept = (torch.stack(rows) for rows in zip(*self._met.values(), strict=True))
         self._met.clear()
-        n_patients = len(w)
-        found = {"epoch": epoch, **_summary(usage_of(Routing(w, lam, kept)))}
-        self._epochs[epoch] = found
+        found = self._epochs[epoch] = {"epoch": epoch, **_summary(usage_of(Routing(w, lam, kept)))}
         whole = [self._epochs[k] for k in sorted(self._epochs)]
-        checked_file.write_json(self._path, {"sources": list(self._sources), "patients": n_patients, "epochs": whole})
+        checked_file.write_json(self._path, {"sources": list(self._sources), "patients": len(w), "epochs": whole})
         median = QUANTILES.index(0.5)
         by_source = {
             f"{key}/{name}": values[median]
@@ -61,23 +60,14 @@ class Dynamics:
 
 
 def read_dynamics(path: Path) -> dict[str, Any] | None:
-    """Read the recorded epochs of a training; None if there is no file.
-
-    Raises:
-        ModelFileError: the file is damaged.
-    """
+    """Read the recorded epochs of a training; None if there is no file, ModelFileError if it is damaged."""
     return checked_file.read_json(path, remedy="Delete it: the page then goes without") if path.exists() else None
 
 
 def collapsed_in(epochs: Sequence[dict[str, Any]]) -> int | None:
     """The epoch from which all kept weights stay near 0 until the end; None if they do not end near 0."""
-    first = None
-    for one in epochs:
-        if one["largest_w"] >= COLLAPSED_BELOW:
-            first = None
-        elif first is None:
-            first = int(one["epoch"])
-    return first
+    last = [*takewhile(lambda one: one["largest_w"] < COLLAPSED_BELOW, reversed(epochs))]
+    return int(last[-1]["epoch"]) if last else None
 
 
 def _summary(found: Usage) -> dict[str, Any]:

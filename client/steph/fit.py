@@ -43,8 +43,7 @@ def fit_steph(
         dynamics: records w and lam in every epoch, which are then logged too.
 
     Raises:
-        VectorMismatchError: as :meth:`Mixture.of`.
-        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
+        FedstephError: as :meth:`Mixture.of` and :func:`fedsteph.client.training.loop.fit`.
     """
     seed = derive_seed(recipe.training.seed, "steph", label)
     model = _untrained(local, sources, recipe, seed, run.device)

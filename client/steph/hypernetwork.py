@@ -19,8 +19,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": functional.softplus,
     "sigmoid": torch.sigmoid,
 }
-
-
 # The inverse of each activation: the input that gives w.
 _INVERSES: dict[str, Callable[[float], float]] = {
     "relu": lambda w: w,
@@ -95,13 +93,13 @@ class Hypernetwork(nn.Module):
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``w`` and ``lam``, each ``(n_bags, n_sources)``, of ``bags (n_bags, n_instances, d)``."""
         z = self.encoder(bags, mask) if hasattr(self, "encoder") else None
-        w = self.w.expand(len(bags), -1) if z is None or self.weights == "param" else self._weights(z)
+        if self.weights == "param":
+            w = self.w.expand(len(bags), -1)
+        else:
+            w = self.activation(self.w_start + self.spread * self.head_agg(z))
         if self.variant == "fix":
             return w, self.fixed.expand_as(w)
         if self.variant == "param":
             return w, (1.0 / (1.0 + self.r)).expand_as(w)
         z_mix = self.encoder_mix(bags, mask) if self.variant == "fnn" else z
         return w, 1.0 / (1.0 + functional.relu(self.r_start + self.spread * self.head_mix(z_mix)))
-
-    def _weights(self, z: Tensor) -> Tensor:
-        return self.activation(self.w_start + self.spread * self.head_agg(z))

@@ -8,12 +8,7 @@ from torch import Tensor
 def aggregation_loss(w: Tensor, kept: Tensor, balance: bool) -> Tensor:
     """``L_agg = (logsumexp_k w_k)^2`` over all sources; ``balance`` adds the mean of the kept w, as in the release.
 
-    Args:
-        w: ``(n_bags, n_sources)``.
-        kept: ``(n_bags, K)`` indices.
-
-    Returns:
-        ``(n_bags,)``.
+    ``w (n_bags, n_sources), kept (n_bags, K) -> (n_bags,)``.
     """
     z_loss = w.logsumexp(dim=1).square()
     return z_loss + w.gather(1, kept).mean(dim=1) if balance else z_loss

@@ -17,15 +17,9 @@ from fedsteph.common.model.precision import factors, product
 
 
 def mean_pool(weight: Tensor, bias: Tensor, bag: Tensor) -> Tensor:
-    """Embed and average one bag.
+    """Embed and average one bag: ``weight (embed, d), bias (embed,), bag (n_instances, d) -> (embed,)``.
 
-    Args:
-        weight: ``(embed, d)``.
-        bias: ``(embed,)``.
-        bag: ``(n_instances, d)``; no gradient flows to it.
-
-    Returns:
-        ``(embed,)``.
+    No gradient flows to the bag.
     """
     learning = torch.is_grad_enabled() and (weight.requires_grad or bias.requires_grad)
     z: Tensor = _MeanPool.apply(bag, factors(), learning, weight, bias)  # type: ignore[no-untyped-call]

@@ -30,17 +30,11 @@ Used = Sequence[Sequence[int]]  # per bag: the rows with a weight
 
 @dataclass(frozen=True)
 class Mixture:
-    """M0's encoder and the task vectors to merge, each as a row of ``P`` numbers.
+    """M0's encoder and the task vectors to merge, each as a row of ``P`` numbers."""
 
-    Args:
-        architecture: names and shapes of the tensors in a row.
-        theta_0: M0's encoder, ``(P,)``.
-        rows: the target's vector, then the sources', each ``(P,)``; or one tensor ``(1 + n_sources, P)``.
-    """
-
-    architecture: Architecture
-    theta_0: Tensor
-    rows: Rows
+    architecture: Architecture  # names and shapes of the tensors in a row
+    theta_0: Tensor  # M0's encoder, (P,)
+    rows: Rows  # the target's vector, then the sources', each (P,); or one tensor (1 + n_sources, P)
 
     @classmethod
     def of(cls, m0: ABMIL, target: TaskVector, sources: Sequence[TaskVector], *, normalise: bool = False) -> Mixture:
@@ -154,12 +148,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def top_k(w: Tensor, K: int | None) -> Tensor:
     """Indices of the K largest weights of each bag, largest first, ties to the lowest index.
 
-    Args:
-        w: ``(n_bags, n_sources)``.
-        K: number of sources to keep; None, or more than there are sources: all.
-
-    Returns:
-        ``(n_bags, min(K, n_sources))`` int64.
+    ``w (n_bags, n_sources) -> (n_bags, min(K, n_sources))`` int64; K None: all sources.
     """
     order = torch.sort(w.detach(), dim=1, descending=True, stable=True).indices
     return order if K is None else order[:, :K]
@@ -168,13 +157,8 @@ def top_k(w: Tensor, K: int | None) -> Tensor:
 def coefficients(w: Tensor, lam: Tensor, kept: Tensor) -> Tensor:
     """``[c_t, c_1 .. c_S]`` of each bag; gradients reach the kept ``w`` and ``lam`` only.
 
-    Args:
-        w: ``(n_bags, n_sources)``.
-        lam: ``(n_bags, n_sources)``, in (0, 1]; without bounds in the variant ``param``.
-        kept: ``(n_bags, K)`` indices from :func:`top_k`.
-
-    Returns:
-        ``(n_bags, 1 + n_sources)``.
+    ``w (n_bags, n_sources), lam (n_bags, n_sources), kept (n_bags, K) -> (n_bags, 1 + n_sources)``; lam is in (0, 1],
+    but without bounds in the variant ``param``.
     """
     sparse = torch.zeros_like(w).scatter(1, kept, w.gather(1, kept))
     return torch.cat([(sparse * lam).sum(dim=1, keepdim=True), sparse * (1.0 - lam)], dim=1)

@@ -58,15 +58,7 @@ class Steph(nn.Module):
         return self.mixture.merge(coefficients(routing.w, routing.lam, routing.kept), used)
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hazards of some bags.
-
-        Args:
-            bags: ``(n_bags, n_instances, d)``.
-            mask: ``(n_bags, n_instances)``, True at real instances.
-
-        Returns:
-            ``(n_bags, n_bins)``.
-        """
+        """Hazards of bags: ``(n_bags, n_instances, d) -> (n_bags, n_bins)``; the mask is True at real instances."""
         return self.hazards(bags, mask, self.route(bags, mask))
 
     @torch.no_grad()
@@ -78,7 +70,6 @@ class Steph(nn.Module):
     def outputs(self, batch: Batch, gamma: float, routing: Routing | None = None) -> Outputs:
         """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7); without ``routing``, it is computed."""
         routing = routing or self.route(batch.bags, batch.mask)
-        penalty = gamma * aggregation_loss(
-            routing.w, routing.kept, self.config.balance
-        ) + self.config.beta * mixing_loss(routing.lam, routing.kept)
+        l_agg = aggregation_loss(routing.w, routing.kept, self.config.balance)
+        penalty = gamma * l_agg + self.config.beta * mixing_loss(routing.lam, routing.kept)
         return Outputs(self.hazards(batch.bags, batch.mask, routing), penalty)

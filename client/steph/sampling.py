@@ -16,14 +16,9 @@ _longest: dict[torch.device, Tensor] = {}  # per device: keys for the longest ba
 
 
 def sampled(bags: Tensor, mask: Tensor | None, m: int) -> tuple[Tensor, Tensor | None]:
-    """Select at most ``m`` instances of each bag, with their mask.
+    """Select at most ``m`` instances of each bag, with their mask, which is None if nothing is padded.
 
-    Args:
-        bags: ``(n_bags, n_instances, d)``.
-        mask: ``(n_bags, n_instances)``, True at real instances; None if nothing is padded.
-
-    Returns:
-        ``(n_bags, m, d)`` and the mask ``(n_bags, m)`` or None; the arguments if no bag is larger than ``m``.
+    ``bags (n_bags, n_instances, d) -> (n_bags, m, d)``; the arguments if no bag is larger than ``m``.
     """
     n = bags.shape[1]
     if n <= m:

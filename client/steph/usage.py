@@ -24,15 +24,10 @@ class SourceUse:
 
 @dataclass(frozen=True)
 class Usage:
-    """The weights of every patient's merge; as data of single patients, they stay at the site.
+    """The weights of every patient's merge; as data of single patients, they stay at the site."""
 
-    Args:
-        w: ``(n_patients, n_sources)``, 0 where a source was not kept.
-        lam: ``(n_patients, n_sources)``, NaN where a source was not kept.
-    """
-
-    w: np.ndarray
-    lam: np.ndarray
+    w: np.ndarray  # (n_patients, n_sources), 0 where a source was not kept
+    lam: np.ndarray  # (n_patients, n_sources), NaN where a source was not kept
 
     @property
     def target_coefficient(self) -> np.ndarray:

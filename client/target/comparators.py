@@ -31,11 +31,9 @@ def comparators_of(task: Task) -> tuple[str, ...]:
 
 
 def compare(task: Task, progress: Progress = silent, names: Sequence[str] | None = None) -> dict[str, Compared]:
-    """Train and apply the comparators of one fold, or load their saved results.
+    """Train and apply comparators on one fold, by default :func:`comparators_of`, or load their saved results.
 
-    Args:
-        progress: in comparators.
-        names: the comparators to use; None: :func:`comparators_of`.
+    Progress is in comparators.
     """
     found: dict[str, Compared] = {}
     names = comparators_of(task) if names is None else names

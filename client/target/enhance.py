@@ -83,7 +83,7 @@ def enhance_target(
     progress: Progress = silent,
     globals_by_fold: Sequence[Mapping[str, TaskVector]] = (),
 ) -> TargetResult:
-    """Make one enhanced model per fold from the site's own and the received vectors.
+    """Make one enhanced model per fold from the site's own and the received vectors, and write and return the result.
 
     The site's own vector is not rounded to the recipe's dtype. It does not travel, so rounding would save nothing, and
     M0 + tau_t must equal the local model, with which all methods are compared and which lam = 1 gives back.
@@ -93,10 +93,6 @@ def enhance_target(
         vectors: source -> received task vector.
         progress: in trainings.
         globals_by_fold: per fold, method -> encoder trained together with the other sites, as a vector from M0.
-
-    Returns:
-        the target's result. It is also written to disk, with the data for the target's page
-        (:mod:`fedsteph.client.target.evidence`).
     """
     folds = _enhanced_folds(workspace, vectors, progress, globals_by_fold)
     state = workspace.site.state

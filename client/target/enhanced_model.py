@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsteph.client.methods.task import Task
-from fedsteph.client.models.model_file import LoadedModel, Local, load_model, reference_risks, save_steph
+from fedsteph.client.models.model_file import Local, load_model, reference_risks, save_steph
 from fedsteph.client.steph.dynamics import Dynamics
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.model import Steph
@@ -30,11 +30,7 @@ class Enhanced:
 
 
 def enhanced_model(task: Task, gamma: float, progress: Progress) -> Enhanced:
-    """Train STEPH on the fold's training patients, unless its file exists already.
-
-    Args:
-        gamma: weight of the aggregation loss.
-    """
+    """Train STEPH on the fold's training patients, unless its file exists; gamma weighs the aggregation loss."""
     path = task.folder / "steph.safetensors"
     load = partial(load_model, dropout=task.recipe.model.dropout)
     loaded = kept(path, load)
@@ -42,7 +38,11 @@ def enhanced_model(task: Task, gamma: float, progress: Progress) -> Enhanced:
         _train(task, gamma, path, progress)
         loaded = load(path)
     assert isinstance(loaded.model, Steph)
-    return Enhanced(path, loaded.model, *_references(task, loaded))
+    # Files of earlier versions have no percentiles.
+    own, local = loaded.reference, None if loaded.local is None else loaded.local.reference
+    own = reference_risks(loaded.model, task.train, task.device) if own is None else own
+    local = reference_risks(task.local, task.train, task.device) if local is None else local
+    return Enhanced(path, loaded.model, own, local)
 
 
 def _train(task: Task, gamma: float, path: Path, progress: Progress) -> None:
@@ -65,13 +65,4 @@ def _train(task: Task, gamma: float, path: Path, progress: Progress) -> None:
         extraction=task.workspace.cohort.extraction,
         reference=reference_risks(fitted, task.train, task.device),
         local=Local(task.local, reference_risks(task.local, task.train, task.device)),
-    )
-
-
-def _references(task: Task, loaded: LoadedModel) -> tuple[np.ndarray, np.ndarray]:
-    """Both models' percentiles; files of earlier versions have none, so they are computed."""
-    own, local = loaded.reference, None if loaded.local is None else loaded.local.reference
-    return (
-        reference_risks(loaded.model, task.train, task.device) if own is None else own,
-        reference_risks(task.local, task.train, task.device) if local is None else local,
     )

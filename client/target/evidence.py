@@ -20,29 +20,17 @@ _PER_PATIENT = ("ids", "fold", "times", "events", "w", "lam")
 
 @dataclass(frozen=True)
 class Evidence:
-    """All test patients of all folds, in order of folds; a patient in several test parts occurs several times.
+    """All test patients of all folds, in order of folds; a patient in several test parts occurs several times."""
 
-    Args:
-        ids: ``(n,)`` patient IDs.
-        fold: ``(n,)``, the fold whose test part the patient is in.
-        times: ``(n,)`` follow-up in days.
-        events: ``(n,)``, 1 = event.
-        hazards: method -> ``(n, n_bins)``, by the model of that fold.
-        cut_off: method -> ``(n_folds,)``, the median risk of each fold's training patients.
-        sources: the sites whose vectors were received.
-        w: ``(n, n_sources)``; 0 if a source was not kept for a patient, NaN if it was not merged in that fold.
-        lam: ``(n, n_sources)``; NaN if a source was not kept.
-    """
-
-    ids: np.ndarray
-    fold: np.ndarray
-    times: np.ndarray
-    events: np.ndarray
-    hazards: Mapping[str, np.ndarray]
-    cut_off: Mapping[str, np.ndarray]
-    sources: tuple[str, ...]
-    w: np.ndarray
-    lam: np.ndarray
+    ids: np.ndarray  # (n,) patient IDs
+    fold: np.ndarray  # (n,), the fold whose test part the patient is in
+    times: np.ndarray  # (n,) follow-up in days
+    events: np.ndarray  # (n,), 1 = event
+    hazards: Mapping[str, np.ndarray]  # method -> (n, n_bins), by the model of that fold
+    cut_off: Mapping[str, np.ndarray]  # method -> (n_folds,), the median risk of each fold's training patients
+    sources: tuple[str, ...]  # the sites whose vectors were received
+    w: np.ndarray  # (n, n_sources); 0 if a source was not kept for a patient, NaN if it was not merged in that fold
+    lam: np.ndarray  # (n, n_sources); NaN if a source was not kept
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -115,11 +103,7 @@ def write_evidence(path: Path, found: Evidence) -> None:
 
 
 def read_evidence(path: Path) -> Evidence:
-    """Read a file of :func:`write_evidence`.
-
-    Raises:
-        ModelFileError: the file is damaged, or missing, as in the work of an earlier version.
-    """
+    """Read a file of :func:`write_evidence`; ModelFileError if it is damaged or, of an earlier version, missing."""
     if not path.exists():
         raise ModelFileError("is missing: an earlier version did this work", where=path, remedy=checked_file.AGAIN)
     arrays = checked_file.read_arrays(path)

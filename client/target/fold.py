@@ -7,17 +7,20 @@ from dataclasses import replace
 
 from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds
 from fedsteph.client.evaluation.select import select, trainings, without_sources
-from fedsteph.client.methods.task import Task
+from fedsteph.client.methods.task import Task, vectors_digest
+from fedsteph.client.screening.screen import Screening, screen
+from fedsteph.client.sharing.outgoing import as_received
+from fedsteph.client.sharing.shared_model import kept_model
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.target.comparators import comparators_of, compare
 from fedsteph.client.target.enhanced_model import enhanced_model
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.judgement import judge, judge_local_alone
-from fedsteph.client.target.screened_task import merging, screened
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.host import atomic
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.report.csv_text import csv_text
+from fedsteph.common.vector.task_vector import TaskVector
 
 
 def steps(task: Task) -> int:
@@ -35,8 +38,10 @@ def enhance_fold(task: Task, progress: Progress = silent, mode: Mode = "report")
     """
     n_inner, total = task.recipe.steph.inner_folds, steps(task)
     inner = inner_folds(task.workspace, task.fold, part(progress, 0, total, n_inner))
-    screening = screened(task, inner, mode)
-    task = merging(task, screening)
+    screening = _screened(task, inner, mode)
+    if any(verdict.weight != 1.0 for verdict in screening.verdicts.values()):  # other vectors than those received
+        folder = task.folder / f"screened-{vectors_digest([screening.vectors])[:12]}"
+        task = replace(task, vectors=screening.vectors, folder=folder)
     rest = part(progress, n_inner, total, total - n_inner)
     result = _merged(task, inner, rest) if task.vectors else _local_alone(task, inner, rest)
     ids = tuple(patient.id for patient in task.workspace.test_part(task.fold).patients)
@@ -45,18 +50,21 @@ def enhance_fold(task: Task, progress: Progress = silent, mode: Mode = "report")
     return result
 
 
+def _screened(task: Task, inner: Sequence[InnerFold], mode: Mode) -> Screening:
+    """Judge every received vector on inner validation, and against copies of the target's own vectors."""
+    # The shared model too: it was trained on fold 0's patients, so a copy of its vector has seen other folds' test
+    # patients and would look good in every validation.
+    models = [model for model in (task.local, kept_model(task.workspace)) if model is not None]
+    own = [as_received(TaskVector.between(model, task.m0), task.recipe.sharing) for model in models]
+    return screen(inner, task.vectors, own, task.recipe, mode=mode, device=task.device)
+
+
 def _merged(task: Task, inner: Sequence[InnerFold], progress: Progress) -> FoldResult:
     """Choose gamma, train STEPH and the comparators, and judge them on the test patients."""
     n, n_compared = trainings(task.recipe), len(comparators_of(task))
     total = n + 1 + n_compared
-    selection = select(
-        inner,
-        task.sources,
-        task.recipe,
-        device=task.device,
-        cache=task.folder / "inner.json",
-        progress=part(progress, 0, total, n),
-    )
+    cache, tried = task.folder / "inner.json", part(progress, 0, total, n)
+    selection = select(inner, task.sources, task.recipe, device=task.device, cache=cache, progress=tried)
     enhanced = enhanced_model(task, selection.gamma, part(progress, n, total))
     compared = compare(task, part(progress, n + 1, total, n_compared))
     return judge(task, selection, enhanced, compared)

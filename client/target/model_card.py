@@ -30,7 +30,6 @@ def write_card(path: Path, workspace: Workspace, result: TargetResult | None, me
     """Write ``<model>.md``. It gives sizes in bands of 10, and contains no patient ID and no path.
 
     Args:
-        path: of the model file.
         result: the target's result; None for a model without a test part.
         method: ``local`` or ``steph``.
         fold: the fold whose training part the model was trained on; None: all patients.

@@ -56,12 +56,7 @@ def target_result(
         models=str(state / DEPLOYED),
         privacy_spent=str(spent(workspace)),
         enhanced=tuple(None if fold.enhanced is None else str(fold.enhanced.relative_to(state)) for fold in folds),
-        useful=_useful([fold.decision.useful for fold in folds if fold.decision.useful is not None]),
     )
-
-
-def _useful(told: Sequence[bool]) -> bool | None:
-    return sum(told) * 2 >= len(told) if told else None
 
 
 def _trained(

@@ -75,31 +75,21 @@ _ROWS: dict[str, type[MethodScores]] = {"steph": StephScores, "deployed": Deploy
 
 @dataclass(frozen=True)
 class TargetResult:
-    """The full result of a target; it stays at the site. Its fields are those of ``result.json``, in their order.
-
-    Args:
-        n_pairs: comparable pairs of test patients, over all folds.
-        too_small: a sentence if the target cannot be evaluated in all or in some folds.
-        models: the folder of the deployed models.
-        privacy_spent: of all vectors that the site shared, in words.
-        enhanced: each fold's enhanced model, below the site's state folder; None where every source was refused.
-        useful: false where no model is useful in most of the folds that can tell; None where none can.
-    """
+    """The full result of a target; it stays at the site. Its fields are those of ``result.json``, in their order."""
 
     n_patients: int
     n_events: int
-    n_pairs: int
+    n_pairs: int  # comparable pairs of test patients, over all folds
     sources: tuple[str, ...]
     sharing: SharingConfig
     screening: ScreenedFolds
-    too_small: str | None
+    too_small: str | None  # a sentence if the target cannot be evaluated in all or in some folds
     methods: dict[str, MethodScores]
     deployed_minus_local: MinusLocal
     steph_minus_local: StephMinusLocal
-    models: str
-    privacy_spent: str
-    enhanced: tuple[str | None, ...]
-    useful: bool | None = None
+    models: str  # folder of the deployed models
+    privacy_spent: str  # of all vectors that the site shared, in words
+    enhanced: tuple[str | None, ...]  # each fold's model, below the state folder; None where every source was refused
 
     @property
     def trained(self) -> dict[str, TrainedScores]:
@@ -121,18 +111,19 @@ class TargetResult:
         return row
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ``result.json``."""
-        return to_dict(self)
+        """The content of ``result.json``.
+
+        ``useful`` is false where no model is useful in most of the folds that can tell, and null where none can.
+        """
+        told = [useful for useful in self.deployed.useful if useful is not None]
+        return to_dict(self) | {"useful": sum(told) * 2 >= len(told) if told else None}
 
     @classmethod
     def of(cls, content: Mapping[str, Any], where: Path) -> TargetResult:
-        """Take what :meth:`to_dict` gave.
-
-        Raises:
-            ModelFileError: an earlier version wrote the file ``where``.
-        """
+        """Take what :meth:`to_dict` gave; ModelFileError if an earlier version wrote the file ``where``."""
         try:
-            result = build(cls, {**content, "methods": {}}, where)
+            fields = {key: value for key, value in content.items() if key != "useful"}
+            result = build(cls, fields | {"methods": {}}, where)
             for name, row in content["methods"].items():
                 result.methods[name] = build(_ROWS.get(name, TrainedScores), row, where)
             return result

@@ -28,23 +28,14 @@ _PAGE = 1024  # float32 values in a memory page of 4 KiB, the smallest size
 
 @dataclass(frozen=True)
 class Batch:
-    """Bags and their labels on one device.
+    """Bags and their labels on one device."""
 
-    Args:
-        bags: ``(n_bags, n_instances, d)``, padded with zeros.
-        mask: ``(n_bags, n_instances)``, True at real instances; None if nothing is padded.
-        times: ``(n_bags,)`` float64, days.
-        bins: ``(n_bags,)`` int64, yearly bin of the time.
-        events: ``(n_bags,)``, 1 = event.
-        ids: patient IDs of the bags, as keys of values that are cached in this process.
-    """
-
-    bags: Tensor
-    mask: Tensor | None
-    times: Tensor
-    bins: Tensor
-    events: Tensor
-    ids: tuple[str, ...] = ()
+    bags: Tensor  # (n_bags, n_instances, d), padded with zeros
+    mask: Tensor | None  # (n_bags, n_instances), True at real instances; None if nothing is padded
+    times: Tensor  # (n_bags,) float64, days
+    bins: Tensor  # (n_bags,) int64, yearly bin of the time
+    events: Tensor  # (n_bags,), 1 = event
+    ids: tuple[str, ...] = ()  # patients, as keys of values that are cached in this process
 
 
 @dataclass(frozen=True)
@@ -57,10 +48,9 @@ class Sent:
 
     def received(self) -> tuple[list[int], Batch]:
         """Make the stack safe to compute on; return the indices of its bags and the stack."""
-        batch = self.batch
-        tensors = (batch.bags, batch.times, batch.bins, batch.events, batch.mask)
-        take_over((tensor for tensor in tensors if tensor is not None), self.event, batch.bags.device)
-        return self.group, batch
+        tensors = [tensor for tensor in vars(self.batch).values() if isinstance(tensor, Tensor)]
+        take_over(tensors, self.event, self.batch.bags.device)
+        return self.group, self.batch
 
 
 def batches(
@@ -68,10 +58,7 @@ def batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Stack the bags ``indices``, grouped by size, and yield each stack with the indices of its bags.
 
-    The next stacks are read during computation on the current one (:mod:`fedsteph.client.training.prefetch`).
-
-    Raises:
-        FeatureFileError: as :meth:`Cohort.bag` does.
+    The next stacks are read during computation on the current one. Errors as :meth:`Cohort.bag`.
     """
     with prefetched(cohort, groups_of(cohort, indices), n_bins, device) as stacks:
         for sent in stacks:
@@ -85,17 +72,15 @@ def prefetched(
     resident = resident_bags(cohort, device)
     labels = (cohort.times, bin_of(cohort.times, n_bins), cohort.events)
 
-    def bag(i: int) -> Tensor:
-        return cohort.bag(i) if resident is None else resident[cohort.patients[i].id]
-
     def send(group: list[int]) -> Sent:
+        ids = tuple(cohort.patients[i].id for i in group)
         with beside(device):
-            bags, mask = _stack([bag(i) for i in group], device)
+            parts = [cohort.bag(i) for i in group] if resident is None else [resident[key] for key in ids]
+            bags, mask = _stack(parts, device)
             times, bins, events = (upload(torch.from_numpy(label[group]), device) for label in labels)
-            batch = Batch(bags, mask, times, bins, events, tuple(cohort.patients[i].id for i in group))
             if device.type == "cpu" and len(group) == 1:
-                batch.bags[..., ::_PAGE].sum()  # touch every page, to read a memory-mapped bag from disk here
-            return Sent(group, batch, mark(device))
+                bags[..., ::_PAGE].sum()  # touch every page, to read a memory-mapped bag from disk here
+            return Sent(group, Batch(bags, mask, times, bins, events, ids), mark(device))
 
     return Prefetch(plan, send, lambda group: stack_bytes(cohort, group))
 
@@ -159,11 +144,7 @@ def head_of(model: nn.Module) -> nn.Linear:
 
 @torch.no_grad()
 def predict_hazards(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
-    """Hazards of every patient of a cohort, ``(n_patients, n_bins)`` float64, with dropout off.
-
-    Raises:
-        FeatureFileError: as :meth:`Cohort.bag` does.
-    """
+    """Hazards of every patient, ``(n_patients, n_bins)`` float64, with dropout off; errors as :meth:`Cohort.bag`."""
     model.to(device).eval()
     n_bins = head_of(model).out_features
     found, order = [], []

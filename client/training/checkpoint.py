@@ -22,12 +22,7 @@ _States = tuple[dict[str, Any], dict[str, Any]]  # of model and optimizer
 
 
 class Checkpoint:
-    """The file of one training of one model.
-
-    Args:
-        path: None: nothing is saved.
-        key: of this training (:func:`key_of`).
-    """
+    """The file of one training of one model, which has this :func:`key_of`; ``path`` None: nothing is saved."""
 
     def __init__(self, path: Path | None, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._path = path

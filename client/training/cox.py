@@ -31,19 +31,13 @@ def cox_loss(score: Tensor, t: Tensor, events: Tensor) -> Tensor:
         return score.sum() * 0.0
     from torchsurv.loss.cox import neg_partial_log_likelihood  # noqa: PLC0415 (a second to import)
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Ties in `time` detected")
-        total: Tensor = neg_partial_log_likelihood(
-            score, events > 0, _order(t, events).to(score.dtype), reduction="sum"
-        )
-    return total / (events > 0).sum()
-
-
-def _order(t: Tensor, events: Tensor) -> Tensor:
     # A bag censored at the time of another bag's event is still at risk then. torchsurv handles ties among events only
     # and would include it or not depending on the order of bags, so it is ranked just after the event.
-    ranks: Tensor = torch.unique(t, return_inverse=True)[1]
-    return 2 * ranks + (events == 0)
+    order = (2 * torch.unique(t, return_inverse=True)[1] + (events == 0)).to(score.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Ties in `time` detected")
+        total: Tensor = neg_partial_log_likelihood(score, events > 0, order, reduction="sum")
+    return total / (events > 0).sum()
 
 
 def fitted_baseline(score: Tensor, bins: np.ndarray, events: np.ndarray, n_bins: int = 32) -> Tensor:
@@ -52,13 +46,7 @@ def fitted_baseline(score: Tensor, bins: np.ndarray, events: np.ndarray, n_bins:
     Each bin has ten pseudo patients with the mean score and the cohort's mean hazard, as in
     :func:`fedsteph.common.model.survival.empirical_hazard`, so that ``b_j`` is finite without events in a bin.
 
-    Args:
-        score: ``(n_patients,)``.
-        bins: ``(n_patients,)`` yearly bins.
-        events: ``(n_patients,)``, 1 = event.
-
-    Returns:
-        ``(n_bins,)`` float64.
+    ``score``, yearly ``bins`` and ``events`` (1 = event), each ``(n_patients,)``, give ``(n_bins,)`` float64.
     """
     eta = score.detach().double().cpu()
     at_risk = torch.from_numpy((np.asarray(bins)[:, None] >= np.arange(n_bins)).astype(np.float64))

@@ -17,37 +17,21 @@ _listeners: list[Listener] = []
 
 
 def tell(training: str, epoch: int, scalars: Mapping[str, float]) -> None:
-    """Log the scalars of one epoch to all listeners.
-
-    Args:
-        training: its name, such as ``local, fold 0``.
-        scalars: values of the whole epoch, never of a single patient.
-    """
+    """Log one epoch of a training, such as ``local, fold 0``, to all listeners: never values of a single patient."""
     for listener in _listeners:
         listener(training, epoch, scalars)
 
 
 def require_tensorboard(where: str | Path) -> None:
-    """Check that TensorBoard is installed.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raise ConfigError if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "asks for TensorBoard, which is not installed",
-            where=where,
-            remedy="pip install 'fedsteph[tensorboard]', or do without it",
-        )
+        remedy = "pip install 'fedsteph[tensorboard]', or do without it"
+        raise ConfigError("asks for TensorBoard, which is not installed", where=where, remedy=remedy)
 
 
 @contextmanager
 def to_tensorboard(folder: Path | None) -> Iterator[None]:
-    """Write the scalars logged in this block to event files, one folder per training; None: write nothing.
-
-    Raises:
-        ConfigError: TensorBoard is not installed.
-    """
+    """Write the scalars logged in this block to event files, one folder per training; None: write nothing."""
     if folder is None:
         yield
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from types import TracebackType
+from itertools import accumulate
 from typing import Self
 
 import torch
@@ -20,14 +20,11 @@ class Loader:
     """Iterates over the steps of an epoch, and gives the stacks of each step.
 
     Use it as a context manager: leaving the block ends the background thread. Make all passes over a step before
-    requesting the next step.
+    requesting the next step. A header that cannot be read raises FeatureFileError; iterating, as :meth:`Cohort.bag`.
 
     Args:
         steps: the indices of each step's bags.
         passes: the number of passes over each step's stacks.
-
-    Raises:
-        FeatureFileError: a header cannot be read; while iterating, as :meth:`Cohort.bag` does.
     """
 
     def __init__(
@@ -37,7 +34,8 @@ class Loader:
         plan = []
         for step in steps:
             groups = list(groups_of(cohort, step))
-            kept = _fitting([stack_bytes(cohort, group) for group in groups]) if passes > 1 else 0
+            sizes = accumulate(stack_bytes(cohort, group) for group in groups)
+            kept = sum(size <= KEPT_BYTES for size in sizes) if passes > 1 else 0
             self._steps.append((groups, kept))
             plan += groups + groups[kept:] * (passes - 1)
         self._started = time.perf_counter()
@@ -74,17 +72,5 @@ class Loader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stacks.close()
-
-
-def _fitting(sizes: Sequence[int]) -> int:
-    """How many of the first stacks fit into ``KEPT_BYTES``."""
-    total = 0
-    for count, size in enumerate(sizes):
-        total += size
-        if total > KEPT_BYTES:
-            return count
-    return len(sizes)

@@ -25,10 +25,7 @@ def train_local(
         start: start from ``M0 + start`` instead of M0.
 
     Returns:
-        the model after the last epoch, on the CPU, in evaluation mode.
-
-    Raises:
-        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
+        the model after the last epoch, on the CPU, in evaluation mode; errors as :func:`.loop.fit`.
     """
     model = pinned_model(recipe.model)
     if start is not None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -74,10 +72,11 @@ def _epoch(
     order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(cohort))
     steps = [step.tolist() for step in _steps(order, config)]
     with (
-        _seeded(derive_seed(seed, "epoch", epoch), device),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         factors_in(FACTORS[config.precision]),
         Loader(cohort, steps, head_of(model).out_features, device, passes=passes(config)) as loader,
     ):
+        torch.manual_seed(derive_seed(seed, "epoch", epoch))
         model.train()
         loss = torch.zeros((), device=device)
         for i, (step, stacks) in enumerate(zip(steps, loader, strict=True)):
@@ -120,10 +119,3 @@ def _set_lr(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int,
     total, warmup = config.epochs * steps_per_epoch, round(config.warmup_epochs * steps_per_epoch)
     for group in optimizer.param_groups:
         group["lr"] = config.lr * learning_rate_factor(step, total, warmup)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

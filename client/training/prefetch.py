@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 WAITING_BYTES = 128 * 2**20  # limit: two large slides with 1536 features
@@ -36,8 +35,7 @@ class Prefetch(Generic[Item, Made]):
         n_bytes: Callable[[Item], int],
         bound: int | None = None,
     ) -> None:
-        self.waited = 0.0
-        """Seconds spent waiting for items that were not ready."""
+        self.waited = 0.0  # seconds spent waiting for items that were not ready
         self._items = deque((item, n_bytes(item)) for item in items)
         self._make = make
         self._room = WAITING_BYTES if bound is None else bound
@@ -72,9 +70,7 @@ class Prefetch(Generic[Item, Made]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

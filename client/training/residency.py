@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,12 +36,12 @@ def decide(n_bytes: int, free: int, device: torch.device) -> Decision:
     return Decision(False, f"features are streamed to {device}: {size} is more than {SHARE:.0%} of {room}")
 
 
+@dataclass
 class _Held:
     """The bags of one site on one GPU by patient ID, and the sets of patients whose bags do not fit."""
 
-    def __init__(self) -> None:
-        self.bags: dict[str, Tensor] = {}
-        self.streamed: set[frozenset[str]] = set()
+    bags: dict[str, Tensor] = field(default_factory=dict)
+    streamed: set[frozenset[str]] = field(default_factory=set)
 
     @property
     def n_bytes(self) -> int:
@@ -55,10 +55,8 @@ _held: WeakKeyDictionary[BagCache, dict[torch.device, _Held]] = WeakKeyDictionar
 def resident_bags(cohort: Cohort, device: torch.device) -> Mapping[str, Tensor] | None:
     """All bags of a cohort on a GPU, by patient ID; None if they are streamed, as always on a CPU.
 
-    The bags are uploaded at the first call for a cohort or subset. The decision is made once per subset.
-
-    Raises:
-        FeatureFileError: as :meth:`Cohort.bag` does.
+    They are uploaded at the first call for a cohort or subset. The decision is made once per subset. Errors as
+    :meth:`Cohort.bag`.
     """
     if device.type != "cuda":
         return None
@@ -73,19 +71,17 @@ def resident_bags(cohort: Cohort, device: torch.device) -> Mapping[str, Tensor] 
     wanted = sum(n_bytes(cohort, i) for i in missing)
     decision = decide(here + wanted, _free(device) + here, device)
     _LOG.info(decision.sentence)
-    if not decision.stay:
-        held.streamed.add(ids)
-        return None
-    try:
-        _upload(cohort, missing, device, held.bags)
-    except torch.OutOfMemoryError:
-        # Another process took the free memory. Bags uploaded by earlier calls stay, those of this call are freed.
-        _LOG.info("features are streamed to %s after all: another process has taken its memory", device)
-        for i in missing:
-            held.bags.pop(cohort.patients[i].id, None)
-        held.streamed.add(ids)
-        return None
-    return held.bags
+    if decision.stay:
+        try:
+            _upload(cohort, missing, device, held.bags)
+            return held.bags
+        except torch.OutOfMemoryError:
+            # Another process took the free memory. Bags uploaded by earlier calls stay, those of this call are freed.
+            _LOG.info("features are streamed to %s after all: another process has taken its memory", device)
+            for i in missing:
+                held.bags.pop(cohort.patients[i].id, None)
+    held.streamed.add(ids)
+    return None
 
 
 def release(cohort: Cohort) -> None:

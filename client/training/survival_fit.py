@@ -43,14 +43,19 @@ def fit_survival(
         fresh_head: initialise the head as the recipe says; otherwise keep its values.
 
     Raises:
-        TooSmallError, TrainingError, ModelFileError, FeatureFileError: as :func:`fedsteph.client.training.loop.fit`.
+        FedstephError: as :func:`fedsteph.client.training.loop.fit`.
     """
     head = head_of(model)
     if fresh_head:
         start_head(head, recipe, cohort)
     fit(model, forward, cohort, recipe.training, seed=seed, run=run)
     if recipe.training.loss == "cox":
-        _settle_baseline(model, head, cohort, run.device)
+        # Cox's loss does not determine the level of the hazards: fit it to the outcomes of the training part.
+        score = log_odds(torch.from_numpy(predict_hazards(model, cohort, run.device)))
+        score -= float(head.bias.detach().double().mean())
+        bins = bin_of(cohort.times, head.out_features)
+        with torch.no_grad():
+            head.bias.copy_(fitted_baseline(score, bins, cohort.events, head.out_features))
 
 
 def start_head(head: nn.Linear, recipe: Recipe, cohort: Cohort) -> None:
@@ -66,12 +71,3 @@ def start_head(head: nn.Linear, recipe: Recipe, cohort: Cohort) -> None:
         if recipe.model.head_bias == "empirical":
             hazard = torch.from_numpy(empirical_hazard(bin_of(cohort.times, n_bins), cohort.events, n_bins))
             head.bias.copy_(torch.logit(hazard))
-
-
-def _settle_baseline(model: nn.Module, head: nn.Linear, cohort: Cohort, device: torch.device) -> None:
-    n_bins = head.out_features
-    # Cox's loss does not determine the level of the hazards: fit it to the outcomes of the training part.
-    hazards = torch.from_numpy(predict_hazards(model, cohort, device))
-    score = log_odds(hazards) - float(head.bias.detach().double().mean())
-    with torch.no_grad():
-        head.bias.copy_(fitted_baseline(score, bin_of(cohort.times, n_bins), cohort.events, n_bins))

@@ -12,15 +12,9 @@ from fedsteph.common.host.progress import Progress, silent
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """How to carry out one training.
-
-    Args:
-        checkpoint: file of the unfinished training, from which it resumes; removed at the end. None: none is written.
-        progress: in epochs, or in steps of DP-SGD.
-        name: logs each epoch under it (:mod:`fedsteph.client.training.epoch_log`); empty: no log.
-    """
+    """How to carry out one training."""
 
     device: torch.device
-    checkpoint: Path | None = None
-    progress: Progress = silent
-    name: str = ""
+    checkpoint: Path | None = None  # file of the unfinished training, from which it resumes; None: none is written
+    progress: Progress = silent  # in epochs, or in steps of DP-SGD
+    name: str = ""  # each epoch is logged under it (epoch_log.py); empty: no log

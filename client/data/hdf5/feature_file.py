@@ -23,10 +23,7 @@ def open_hdf5(path: Path) -> Iterator[Source]:
     """Have the structure checked by the helper process; only then, and only on request, values are read here.
 
     TRIDENT states an encoder and a magnification, CLAM neither, and both the size of a patch. UNI2-h features have a
-    leading axis of length 1.
-
-    Raises:
-        FeatureFileError: there is no dataset ``features``, or it was not written in full.
+    leading axis of length 1. Errors as :func:`structure_of`.
     """
     found = structure_of(path)
     stated = found.encoder is not None or found.magnification is not None
@@ -49,9 +46,8 @@ def _stated(value: float | None) -> float | None:
 
 
 def _values(path: Path) -> npt.NDArray[np.float32]:
-    values = _read(path, FEATURES, structure_of(path, every_chunk=True).shape)
     with np.errstate(over="ignore"):
-        return np.asarray(values, dtype=np.float32)
+        return np.asarray(_read(path, FEATURES, structure_of(path, every_chunk=True).shape), dtype=np.float32)
 
 
 def _coords(path: Path) -> Coords:

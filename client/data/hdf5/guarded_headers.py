@@ -49,25 +49,20 @@ def structure_of(path: Path, *, every_chunk: bool = False) -> Structure:
         FeatureFileError: it is not a whole feature file; or it crashed the HDF5 library or took too long.
         OSError: HDF5 cannot read it.
     """
-    known = _mapped if every_chunk else _counted
-    return known.get(path, lambda path: _inspected(path, every_chunk))
 
+    def inspected(path: Path) -> Structure:
+        answer = _asked({"path": str(path.absolute()), "every_chunk": every_chunk})
+        if "what" in answer:
+            raise FeatureFileError(answer["what"], remedy=answer["remedy"])
+        if "reason" in answer:
+            raise OSError(answer["reason"])
+        return Structure.of_json(answer["structure"])
 
-def _inspected(path: Path, every_chunk: bool) -> Structure:
-    answer = _asked({"path": str(path.absolute()), "every_chunk": every_chunk})
-    if "what" in answer:
-        raise FeatureFileError(answer["what"], remedy=answer["remedy"])
-    if "reason" in answer:
-        raise OSError(answer["reason"])
-    return Structure.of_json(answer["structure"])
+    return (_mapped if every_chunk else _counted).get(path, inspected)
 
 
 class _EndedError(Exception):
-    """The helper process ended, or was stopped, while it had a file.
-
-    Args:
-        certain: whether that was by the file, and not by something from outside.
-    """
+    """The helper process ended, or was stopped, while it had a file; ``certain``: by the file, not from outside."""
 
     def __init__(self, why: str, certain: bool) -> None:
         super().__init__(why)

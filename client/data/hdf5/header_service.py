@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from fedsteph.client.data.hdf5.inspection import inspect
+from fedsteph.client.data.source import told_briefly
 from fedsteph.common.errors import FeatureFileError
 
 _MEMORY_BYTES = 2**30  # beyond what the process has after its imports
 _IDLE_SECONDS = 30.0  # then it ends; the next file starts another one
-_MOST_TEXT = 200
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def _answer(path: Path, every_chunk: bool) -> dict[str, Any]:
         return {"what": error.what, "remedy": error.remedy}
     # HDF5 may raise almost any exception on a damaged file.
     except Exception as error:  # noqa: BLE001
-        return {"reason": " ".join(str(error).split())[:_MOST_TEXT] or type(error).__name__}
+        return {"reason": told_briefly(error)}
 
 
 def _say(replies: int, content: object) -> None:

@@ -23,12 +23,6 @@ _MOST_LINKS = 8  # soft links in a row
 def inspect(path: Path, every_chunk: bool) -> Structure:
     """Inspect the dataset ``features`` and, if present, ``coords``.
 
-    TRIDENT states the encoder in the attribute ``encoder`` of ``features``, and the magnification in
-    ``target_magnification`` of ``coords``. CLAM states neither.
-
-    Args:
-        every_chunk: whether to look where each chunk is, besides counting them.
-
     Raises:
         FeatureFileError: there is no dataset ``features``, it was not written in full, or it is in another file.
         Exception: any other, from HDF5, if the file is damaged.
@@ -41,9 +35,9 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
         if not isinstance(features, h5py.Dataset):
             raise FeatureFileError("'features' is a group", remedy="Store one dataset (n_instances, d) there")
         numbers = coords if isinstance(coords, h5py.Dataset) and coords.dtype.kind in "iuf" else None
-        for dataset in (features, numbers):
-            _require_plain(dataset)
         present = [dataset for dataset in (features, numbers) if dataset is not None]
+        for dataset in present:
+            _require_plain(dataset)
         require_whole(present, path.stat().st_size, every_chunk)
         return Structure(
             tuple(features.shape or ()),
@@ -79,9 +73,7 @@ def _follow(group: Any, name: str, left: int = _MOST_LINKS) -> Any:
 
 def _require_plain(dataset: Any) -> None:
     """Numbers must be of a type that NumPy writes: a damaged description of a type changes every value."""
-    if dataset is None or dataset.dtype.kind not in "iuf":
-        return
-    if dataset.id.get_type() != h5py.h5t.py_create(dataset.dtype):
+    if dataset.dtype.kind in "iuf" and dataset.id.get_type() != h5py.h5t.py_create(dataset.dtype):
         raise FeatureFileError(
             f"has numbers of an unusual type, close to {dataset.dtype.name}",
             remedy="Store features as float16, float32 or float64",

@@ -11,24 +11,15 @@ FEATURES, COORDS = "features", "coords"
 
 @dataclass(frozen=True)
 class Structure:
-    """Header of a feature file whose values are all stored.
+    """Header of a feature file whose values are all stored; None for what it does not state."""
 
-    Args:
-        shape: of the features, as stored; () if the dataset has no dataspace.
-        dtype: NumPy's name of the features' type.
-        floating: whether the features are floating-point numbers.
-        encoder, magnification: None if the file does not state them.
-        coords: shape of the coords; None if there are none, or if they are no numbers.
-        facts: the numbers stored with the coords, by name.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    floating: bool
+    shape: tuple[int, ...]  # of the features, as stored; () if the dataset has no dataspace
+    dtype: str  # NumPy's name of the features' type
+    floating: bool  # whether the features are floating-point numbers
     encoder: str | None
     magnification: float | None
-    coords: tuple[int, ...] | None
-    facts: Mapping[str, float]
+    coords: tuple[int, ...] | None  # shape of the coords; None also if they are no numbers
+    facts: Mapping[str, float]  # the numbers stored with the coords, by name
 
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> Structure:

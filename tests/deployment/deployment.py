@@ -361,7 +361,7 @@ class Deployment:
         self._up -= leaving
         if self._killed:
             # Until it has missed them, the SuperLink turns them away and would send them messages.
-            wait_for("the killed to be missed", lambda: self._n_online() == len(self._up), 120)
+            wait_for("the killed to be missed", lambda: self.n_online() == len(self._up), 120)
             self._killed.clear()
         self._start([name for name in names if name not in self._up])
         self._up |= {*names}
@@ -401,7 +401,8 @@ class Deployment:
         self._up.discard(name)
         self._killed.add(name)
 
-    def _n_online(self) -> int:
+    def n_online(self) -> int:
+        """How many nodes are connected, as the SuperLink says."""
         return sum(node["status"] == "online" for node in self.flwr("supernode", "list", "fedsteph")["nodes"])
 
     def limit_files(self, name: str, size: int) -> None:

@@ -7,10 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment import BOASTER, SEED, STRAY, TARGET, Deployment, Run, make_read_only, make_writable
+from deployment import BOASTER, SEED, STRAY, TARGET, Deployment, Process, Run, make_read_only, make_writable
 
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
+from fedsteph.server.deployment.certificates import make_ca, make_node_key
 
 GOOD, DEAD, FULL = "aunt", "kin", "cousin"  # the last one's disk is full
 FILE_LIMIT = 64 << 10  # bytes; a model takes 150 KB, and nothing else that a site writes comes near
@@ -23,6 +24,9 @@ class Misfits:
     run: Run
     code: int
     written: list[str]  # files that the site with the full disk had after the run
+    doctor: dict[str, str]  # what the doctor says of the changed app, while the run waits for the one that died
+    strangers: dict[str, Process]  # who knocked meanwhile
+    online: int  # nodes that were connected then
 
 
 def run_with_misfits(deployment: Deployment) -> Misfits:
@@ -35,10 +39,44 @@ def run_with_misfits(deployment: Deployment) -> Misfits:
     run = deployment.run(sites, SEED)
     run.wait_phase("train.local")
     deployment.kill_site(DEAD)
+    knocking = strangers(deployment)  # Flower needs a minute to miss the dead site
+    doctor = deployment.doctor(BOASTER)["reviewed app"]
+    for process in knocking.values():
+        process.wait(90)
+    online = deployment.n_online()
     code = run.wait()
     deployment.limit_files(FULL, resource.RLIM_INFINITY)
     state = deployment.site(FULL) / "state"
-    return Misfits(run, code, sorted(path.name for path in state.rglob("*") if path.is_file()))
+    written = sorted(path.name for path in state.rglob("*") if path.is_file())
+    return Misfits(run, code, written, doctor, knocking, online)
+
+
+def strangers(deployment: Deployment) -> dict[str, Process]:
+    """Three SuperNodes at the door, all at once: each as the provisioned script starts it, but for one thing."""
+    folder = deployment.folder / "strangers"
+    folder.mkdir()
+    make_node_key(folder / "own.key", folder / "own.pub")
+    make_ca(folder / "other.crt", folder / "other.key", "kidney")
+    changes = {
+        "unregistered": {"auth.key": str(folder / "own.key")},
+        "wrong CA": {"ca.crt": str(folder / "other.crt")},
+        "no TLS": {
+            "--root-certificates ca.crt": "--insecure --max-wait-time 5",
+            "--auth-supernode-private-key auth.key": "",
+        },
+    }
+    found = {}
+    for name, replaced in changes.items():
+        script = (deployment.site("aunt") / "start-supernode.sh").read_text()
+        port = script.split("--port ")[1].split()[0]
+        for old, new in {**replaced, f"--port {port}": f"--port {deployment.free_port()}"}.items():
+            assert script.count(old) == 1
+            script = script.replace(old, new)
+        own = deployment.site("aunt") / f"start-{name.replace(' ', '-')}.sh"
+        own.write_text(script)
+        log = deployment.logs / f"{name}.log"
+        found[name] = deployment.processes[name] = Process(log, [*deployment.account, "sh", str(own)], leash=False)
+    return found
 
 
 def models(deployment: Deployment, site: str) -> list[Path]:

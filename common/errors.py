@@ -81,7 +81,7 @@ class WidthError(FeatureFileError):
 
 
 class EncoderError(FeatureFileError):
-    """Feature files were made by another feature encoder than the federation's."""
+    """Feature files were made by another encoder, at another magnification or patch size, than those they go with."""
 
 
 class UnsafePickleError(FeatureFileError):

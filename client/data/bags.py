@@ -57,7 +57,7 @@ class BagCache:
         self.used = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # a text of it would name patients
 class Cohort:
     """Patients in a fixed order; labels are in memory, bags are loaded on demand."""
 

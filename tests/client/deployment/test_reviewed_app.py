@@ -18,7 +18,7 @@ from reviewed_homes import replace
 
 from fedsteph.client.deployment import guard, reviewed_app
 from fedsteph.client.deployment.reviewed_app import install, installed, require_reviewed
-from fedsteph.common.deployment import flower_app
+from fedsteph.common.deployment import flower_app, flower_programs
 from fedsteph.common.deployment.flower_app import digest_of
 from fedsteph.common.errors import DeploymentError, EngineError
 
@@ -84,7 +84,7 @@ def test_flowers_failure_is_told(tmp_path, monkeypatch, existing):
     program.chmod(0o755)
     if existing:
         (tmp_path / "home").mkdir()
-    monkeypatch.setattr(flower_app, "program", lambda name: str(program))
+    monkeypatch.setattr(flower_programs, "program", lambda name: str(program))
     with pytest.raises(EngineError, match="'flwr build' failed: no such publisher"):
         install(tmp_path / "home")
     assert installed(tmp_path / "home") == [] and not (tmp_path / "home" / "bin").exists()

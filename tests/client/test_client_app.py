@@ -145,7 +145,8 @@ def spies(monkeypatch) -> Spy:
 @each(("node", "name"), [(0, "a"), (1, "b")])
 def test_hello(healthy, node, name):
     reply = healthy.ask(HELLO, Hello(RUN), messages.HelloReply, node=node)
-    expected = messages.HelloReply(name, version("fedsteph"), "test-encoder", 20.0, 256.0, 6, reply.audit, reply.signature)
+    features = ("test-encoder", 20.0, 256.0, 6)
+    expected = messages.HelloReply(name, version("fedsteph"), *features, reply.audit, reply.signature)
     assert reply == expected
     signature = bytes.fromhex(reply.signature)
     verifier = identity_of(name).public.verifier

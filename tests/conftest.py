@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Property tests: the same examples in every run, and no clock.
 settings.register_profile("fedsteph", deadline=None, derandomize=True)
 settings.load_profile("fedsteph")
+
+
+# Packages that many processes import in the first minute, in two halves of about the same length.
+LARGE = ("torch, opacus", "flwr.supernode.cli, ray, hypothesis, pandas, matplotlib.pyplot, sksurv.metrics")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have them compiled once, on both cores, before several processes start at the same time."""
+    if n_processes(config) and not hasattr(config, "workerinput"):
+        compiling = [subprocess.Popen([sys.executable, "-c", f"import {names}"]) for names in LARGE]
+        for process in compiling:
+            process.wait()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

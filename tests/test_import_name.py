@@ -71,7 +71,7 @@ def run(folder: Path, *words: object) -> str:
     done = subprocess.run(
         [*map(str, words)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         check=False,

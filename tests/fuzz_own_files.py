@@ -76,7 +76,7 @@ def _models(folder: Path) -> Iterator[Kind]:
 
 
 def _is_same(found: LoadedModel, written: torch.nn.Module, first: LoadedModel) -> bool:
-    told = [(one.architecture, one.sources, one.encoder) for one in (found, first)]
+    told = [(one.architecture, one.sources, one.extraction) for one in (found, first)]
     return told[0] == told[1] and equal(state_of(found.model), state_of(written))
 
 

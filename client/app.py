@@ -26,7 +26,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_log import site_log, told_of_work
 from fedsteph.client.site.site_of_node import site_of_node
 from fedsteph.client.training.epoch_log import to_tensorboard
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import DataError, FedstephError, ProtocolError, StorageError
 from fedsteph.common.host.lock import exclusive

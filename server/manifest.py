@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import ConfigError, RunFolderError
 from fedsteph.common.host.checked_file import read_json

@@ -28,7 +28,7 @@ from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.sharing.shared_model import guarantee, shared_model, train_shared
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
-from fedsteph.common.config.recipe import digest, to_dict
+from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.errors import ConfigError, TooSmallError
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.progress import Progress, part, silent

@@ -12,7 +12,7 @@ from fedsteph.client.models.model_file import load_abmil, save_abmil
 from fedsteph.client.sharing.shared_model import train_shareable
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.training_run import TrainingRun
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import ABMIL, model_digest, pinned_model

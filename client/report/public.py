@@ -14,8 +14,8 @@ from itertools import count, takewhile
 from fedsteph.client.report.risk_groups import Group, risk_groups, survival_at
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.policy import Policy
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import digest
 
 _STEPS = (0.05, 0.1, 0.2, 0.25, 0.5)  # allowed rounding steps of a survival probability
 _PER_STEP = 3  # patients of the smallest drawn group per step: no value fits only one number of events

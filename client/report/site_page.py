@@ -12,7 +12,8 @@ from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
-from fedsteph.common.config.recipe import digest, to_dict, unequal_training
+from fedsteph.common.config.digest import digest, to_dict
+from fedsteph.common.config.recipe import unequal_training
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.conclusion import rounded
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page

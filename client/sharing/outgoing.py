@@ -11,7 +11,8 @@ from fedsteph.client.sharing.shared_model import shared_model
 from fedsteph.client.sharing.spending import spend
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import SharingConfig, digest
+from fedsteph.common.config.digest import digest
+from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import FedstephError, PolicyError, ProtocolError, UnknownRecipientError
 from fedsteph.common.model.abmil import ABMIL, Architecture, pinned_model

@@ -17,7 +17,7 @@ from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
 from fedsteph.common.host import checked_file

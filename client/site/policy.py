@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from fedsteph.common.config.recipe import Recipe, digest
+from fedsteph.common.config.digest import digest
+from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import (
     PrivacyPolicyError,

@@ -15,7 +15,8 @@ from fedsteph.client.models.local_file import require_trained, train_file
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
-from fedsteph.common.config.recipe import Recipe, digest
+from fedsteph.common.config.digest import digest
+from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model import abmil

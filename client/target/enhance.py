@@ -18,7 +18,7 @@ from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import DEPLOYED, target_result
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.client.target.train_alone import local_recipe
-from fedsteph.common.config.recipe import to_dict
+from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic, checked_file

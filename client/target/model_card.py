@@ -11,7 +11,7 @@ import yaml
 from fedsteph.client.sharing.spending import spent
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.target_result import ScreenedFolds, TargetResult
-from fedsteph.common.config.recipe import digest, to_dict
+from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.host import atomic
 from fedsteph.common.vector.shared_part import description
 from fedsteph.common.wire.messages import band

@@ -10,7 +10,8 @@ from typing import Any
 from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.steph.usage import SourceUse
-from fedsteph.common.config.recipe import SharingConfig, to_dict
+from fedsteph.common.config.digest import to_dict
+from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
 from fedsteph.common.host.checked_file import AGAIN, read_json

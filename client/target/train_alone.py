@@ -12,7 +12,8 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import method_row
 from fedsteph.client.training.batch import risks
-from fedsteph.common.config.recipe import Recipe, to_dict
+from fedsteph.common.config.digest import to_dict
+from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import m0_digest

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.common.config.recipe import TrainingConfig, digest
+from fedsteph.common.config.digest import digest
+from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host import checked_file
 

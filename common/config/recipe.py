@@ -6,13 +6,11 @@ A key's comment, behind it or above it, is its meaning, and in brackets its boun
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import COMPARATORS
 
@@ -256,19 +254,3 @@ def unequal_training(recipe: Recipe) -> str | None:
         f"steph.epochs is set to {own}, and training.epochs is {recipe.training.epochs}, which makes {followed}: a "
         "difference between STEPH and the local model may come from that. Leave steph.epochs out to let it follow."
     )
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON-ready mapping of a configuration dataclass."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain
-
-
-def digest(config: Any) -> str:
-    """SHA-256 of the canonical JSON of a configuration dataclass, or of plain JSON."""
-    return hashlib.sha256(canonical(to_dict(config) if dataclasses.is_dataclass(config) else config)).hexdigest()
-
-
-def canonical(plain: Any) -> bytes:
-    """JSON in its one form for digests and signatures: sorted keys, no spaces, ASCII."""
-    return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()

@@ -19,8 +19,9 @@ from typing import Any, Literal
 import yaml
 
 from fedsteph.common.config.core_yaml import StrictDumper, brief
+from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
-from fedsteph.common.config.recipe import Recipe, require, to_dict, unequal_training
+from fedsteph.common.config.recipe import Recipe, require, unequal_training
 from fedsteph.common.config.schema import build, parse_yaml, read_yaml
 from fedsteph.common.errors import ConfigError
 

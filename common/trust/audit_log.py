@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from fedsteph.common.config.recipe import canonical
+from fedsteph.common.config.digest import canonical
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import AuditError, ConfigError
 from fedsteph.common.host import atomic

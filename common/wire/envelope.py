@@ -21,7 +21,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from fedsteph.common.config.recipe import canonical
+from fedsteph.common.config.digest import canonical
 from fedsteph.common.errors import (
     AlteredEnvelopeError,
     EnvelopeError,

@@ -6,9 +6,10 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from fedsteph.common.config.digest import canonical
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import Recipe, canonical, require
+from fedsteph.common.config.recipe import Recipe, require
 from fedsteph.common.config.run_config import SITE_NAME, require_name
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import Config, dump_yaml
 from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, START_SECONDS, Flower

@@ -15,7 +15,7 @@ from fedsteph.client.evaluation.metrics import number
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.site.site import site_folders
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.model.abmil import m0_digest

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.model.abmil import Architecture, pin_m0

@@ -16,8 +16,9 @@ from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import read_sites, write_sites
 from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.extraction import Extraction
-from fedsteph.common.config.recipe import ModelConfig, to_dict
+from fedsteph.common.config.recipe import ModelConfig
 from fedsteph.common.config.run_config import Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError, RunFolderError
 from fedsteph.common.host import atomic, checked_file

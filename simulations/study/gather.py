@@ -12,8 +12,8 @@ import torch
 
 from fedsteph.client.evaluation.decision import Selection, choose_deployed
 from fedsteph.client.evaluation.metrics import Metrics, defined_mean, mean_metrics
+from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import digest, to_dict
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.model.concordance import Pairs, pairs
 from fedsteph.common.model.resampling import interval_of_mean

@@ -10,9 +10,10 @@ from typing import Literal
 
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.training.loop import derive_seed
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import EvaluationConfig, Recipe, digest
+from fedsteph.common.config.recipe import EvaluationConfig, Recipe
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.simulations.study.study_file import Row, Study

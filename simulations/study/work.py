@@ -28,8 +28,9 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
 from fedsteph.client.training.batch import predict_hazards, risks
 from fedsteph.client.training.residency import release
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import Recipe, digest
+from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import TrainingError
 from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import Progress, silent

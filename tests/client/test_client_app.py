@@ -35,7 +35,7 @@ from fedsteph.client.app import app
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common import errors
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.model.abmil import Architecture

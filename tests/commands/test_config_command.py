@@ -26,8 +26,8 @@ from fedsteph.commands.configuration.field_notes import Note, notes_of
 from fedsteph.commands.configuration.files import FILES, federation_file, study_file
 from fedsteph.commands.configuration.key_list import Key, every
 from fedsteph.common.config import recipe as parts
+from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
-from fedsteph.common.config.recipe import digest, to_dict
 from fedsteph.common.config.run_config import Config, Deadlines, FederationConfig, load_config
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError

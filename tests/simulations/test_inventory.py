@@ -26,8 +26,9 @@ from wire import ENTRIES, Passed, leaves_of, recorded
 import fedsteph.client.app
 from fedsteph.client.sharing import outgoing
 from fedsteph.client.target import enhance
+from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
+from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import QuorumError, public_phrases
 from fedsteph.common.model.abmil import Architecture

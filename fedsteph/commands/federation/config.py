@@ -38,7 +38,7 @@ def config(
       1 your input
     """
     from fedsteph.commands.configuration import as_markdown, as_yaml, files
-    from fedsteph.common.config.recipe import to_dict
+    from fedsteph.common.config.digest import to_dict
     from fedsteph.common.config.run_config import load_config
 
     asked = {"--site": site, "--server": server, "--study": study, "--markdown": markdown}

@@ -62,7 +62,7 @@ def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: Jso
     import yaml
 
     from fedsteph.common.config.core_yaml import StrictDumper
-    from fedsteph.common.config.recipe import digest, to_dict
+    from fedsteph.common.config.digest import digest, to_dict
     from fedsteph.common.config.run_config import load_config
     from fedsteph.common.model.abmil import pin_m0
 

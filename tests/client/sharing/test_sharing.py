@@ -22,7 +22,8 @@ from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import Dtype, SharingConfig, digest
+from fedsteph.common.config.digest import digest
+from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import (
     AlteredEnvelopeError,
     EnvelopeError,

@@ -13,7 +13,7 @@ from each_case import each
 
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
-from fedsteph.common.config.recipe import digest
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.schema import build, parse_yaml
 from fedsteph.common.errors import (
     ConfigError,

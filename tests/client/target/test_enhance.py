@@ -17,7 +17,8 @@ from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
-from fedsteph.common.config.recipe import SharingConfig, digest, to_dict
+from fedsteph.common.config.digest import digest, to_dict
+from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import ABMIL

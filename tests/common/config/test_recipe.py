@@ -14,9 +14,10 @@ from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.method_names import COMPARATORS, METHODS
 from fedsteph.common.config.presets import PRESETS
-from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig, digest, followed_epochs
+from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig, followed_epochs
 from fedsteph.common.config.run_config import SITE_NAME, Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError
 

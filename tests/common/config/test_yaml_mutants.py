@@ -21,7 +21,7 @@ import yaml
 
 from fedsteph.client.site.site_file import SiteFile
 from fedsteph.common.config.core_yaml import StrictDumper
-from fedsteph.common.config.recipe import to_dict
+from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.config.schema import build, parse_yaml, read_yaml
 from fedsteph.common.errors import FedstephError

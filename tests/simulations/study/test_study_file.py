@@ -10,9 +10,9 @@ import yaml
 from sites import make_site
 from studies import ROOT, write_study
 
+from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.presets import PRESETS
-from fedsteph.common.config.recipe import to_dict
 from fedsteph.common.config.run_config import load_config
 from fedsteph.simulations.study.study_file import Study, load_study
 

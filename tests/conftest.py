@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ LARGE = ("torch, opacus", "flwr.supernode.cli, ray, hypothesis, pandas, matplotl
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have them compiled once, on both cores, before several processes start at the same time."""
-    if n_processes(config) and not hasattr(config, "workerinput"):
+    """In a new environment, have them compiled once, on both cores, before several processes start at the same time."""
+    several = config.getoption("numprocesses", 0) and not hasattr(config, "workerinput")
+    torch = find_spec("torch")
+    if several and torch is not None and not Path(cache_from_source(str(torch.origin))).exists():
         compiling = [subprocess.Popen([sys.executable, "-c", f"import {names}"]) for names in LARGE]
         for process in compiling:
             process.wait()

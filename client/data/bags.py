@@ -20,10 +20,9 @@ from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.storage import Storage
-from fedsteph.common.config.extraction import Extraction
+from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import SplitError
 
-_UNSTATED = Extraction()
 _ALIGNED = 64  # bytes; PyTorch's own allocations have this alignment
 
 
@@ -66,7 +65,7 @@ class Cohort:
     width: int  # d, the number of features per instance
     cache: BagCache  # bags in memory; shared with all subsets
     dropped: Sequence[str] = ()  # IDs of patients whose slides are all excluded; splits may name them
-    extraction: Extraction = _UNSTATED  # how the features were made, as far as the files state it
+    extraction: Extraction = UNSTATED  # how the features were made, as far as the files state it
     disk: FeatureCache | None = None  # features on disk; None: the feature files are read directly
     storage: str = "features: read from their files"  # use of memory and disk, without paths or IDs
     lengths: dict[str, int] = field(default_factory=dict)  # instances per patient; shared with all subsets

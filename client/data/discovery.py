@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from pathlib import Path
 
 from fedsteph.client.data.formats import FeatureHeader, is_feature_file, is_utf8
@@ -16,7 +15,7 @@ from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.labels import Patient, listed_ids, read_labels
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.common.config.extraction import Extraction
+from fedsteph.common.config.extraction import Extraction, stated
 from fedsteph.common.errors import FeatureFileError, LabelError
 
 _EXCLUDE = "list the slide under 'data.exclude' in site.yaml"
@@ -41,7 +40,7 @@ class SiteContents:
     @property
     def extraction(self) -> Extraction:
         """How the features were made, as far as a file states it; valid only if no problem is an error."""
-        return reduce(Extraction.or_else, (header.extraction for header in self.headers.values()), Extraction())
+        return stated(header.extraction for header in self.headers.values())
 
     @property
     def n_bytes(self) -> int:
@@ -142,7 +141,7 @@ def _odd_files(site: SiteContents) -> Iterator[Problem]:
     """Report files that differ from the majority; a fact that a layout does not state is not compared."""
     facts = {slide: {"width": h.width, **vars(h.extraction)} for slide, h in site.headers.items()}
     for fact in ("width", "encoder", "magnification", "patch_size"):
-        told = {slide: value for slide, stated in facts.items() if (value := stated[fact]) is not None}
+        told = {slide: value for slide, known in facts.items() if (value := known[fact]) is not None}
         if len({*told.values()}) < 2:
             continue
         [(usual, count)] = Counter(told.values()).most_common(1)

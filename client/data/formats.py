@@ -174,8 +174,7 @@ def _header(source: Source) -> FeatureHeader:
         raise EmptyBagError("has no instance", remedy=remedy)
     if source.coords_shape is not None and without_leading_one(source.coords_shape)[:1] != shape[:1]:
         raise _not_for_all(source, shape[0])
-    extraction = Extraction(source.encoder, source.magnification, source.patch_size)
-    return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, extraction)
+    return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, source.extraction)
 
 
 def _not_for_all(source: Source, n_instances: int) -> FeatureFileError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import FeatureFileError
 
 
@@ -28,9 +29,7 @@ class Source:
     dtype: str
     floating: bool  # whether the values are floating-point numbers
     values: Callable[[], npt.NDArray[np.float32]]  # reads them, in the stored shape
-    encoder: str | None = None
-    magnification: float | None = None
-    patch_size: float | None = None
+    extraction: Extraction = UNSTATED  # how the features were made
     coords: Callable[[], Coords] | None = None  # reads the patches' positions; None if there are none
     coords_shape: tuple[int, ...] | None = None
 

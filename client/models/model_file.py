@@ -18,13 +18,11 @@ from fedsteph.client.models.model_header import FORMAT, LEARNED, LOCAL, N_PERCEN
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import head_of, risks
-from fedsteph.common.config.extraction import Extraction
+from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import ABMIL, Architecture
 from fedsteph.common.vector.tensor_file import stamped, unstamped, with_metadata
-
-_UNSTATED = Extraction()
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def save_abmil(
     model: ABMIL,
     *,
     m0_sha256: str,
-    extraction: Extraction = _UNSTATED,
+    extraction: Extraction = UNSTATED,
     reference: np.ndarray | None = None,
 ) -> None:
     """Write a local model; ModelFileError if its weights are not finite."""
@@ -77,7 +75,7 @@ def save_steph(
     sources: Sequence[str],
     *,
     m0_sha256: str,
-    extraction: Extraction = _UNSTATED,
+    extraction: Extraction = UNSTATED,
     reference: np.ndarray | None = None,
     local: Local | None = None,
 ) -> None:

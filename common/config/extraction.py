@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import reduce
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,11 @@ class Extraction:
         if self.magnification is not None:
             text += f" at {self.magnification:g}x"
         return text if self.patch_size is None else f"{text}, patches of {self.patch_size:g} pixels"
+
+
+UNSTATED = Extraction()
+
+
+def stated(extractions: Iterable[Extraction]) -> Extraction:
+    """What any of them states; where they differ, the first counts."""
+    return reduce(Extraction.or_else, extractions, UNSTATED)

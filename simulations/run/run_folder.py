@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import read_sites, write_sites
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.digest import to_dict
-from fedsteph.common.config.extraction import Extraction
+from fedsteph.common.config.extraction import stated
 from fedsteph.common.config.recipe import ModelConfig
 from fedsteph.common.config.run_config import Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError, RunFolderError
@@ -131,13 +130,17 @@ def same_features(model: ModelConfig, sites: Sequence[Site]) -> ModelConfig:
     """The model with width and extraction filled in from the sites where not set; ConfigError if the sites differ."""
     cohorts = {site.name: open_cohort(site.folder, site.file.data) for site in sites}
     widths = {cohort.width for cohort in cohorts.values()}
-    common = reduce(Extraction.or_else, (cohort.extraction for cohort in cohorts.values()), Extraction())
+    common = stated(cohort.extraction for cohort in cohorts.values())
+    where = "model.width, .encoder, .magnification, .patch_size"
     if len(widths) > 1 or not all(cohort.extraction.agrees_with(common) for cohort in cohorts.values()):
         listed = "; ".join(f"{name}: {cohort.width} wide of {cohort.extraction}" for name, cohort in cohorts.items())
-        what, where = f"the sites' features differ ({listed})", "model.width, .encoder, .magnification, .patch_size"
         remedy = "Extract all sites' features alike, or leave sites out with federation.sites"
-        raise ConfigError(what, where=where, remedy=remedy)
-    return replace(model, width=model.width or widths.pop(), **vars(model.extraction.or_else(common)))
+        raise ConfigError(f"the sites' features differ ({listed})", where=where, remedy=remedy)
+    try:
+        return replace(model, width=model.width or widths.pop(), **vars(model.extraction.or_else(common)))
+    except ValueError as error:
+        what = f"what the sites' feature files state cannot be: {error}"
+        raise ConfigError(what, where=where, remedy="Mend the files, or extract them again") from error
 
 
 def _check_data(sites: Sequence[Site], progress: NamedProgress) -> list[Problem]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fedsteph.client.data.hdf5.guarded_headers import structure_of
 from fedsteph.client.data.hdf5.structure import COORDS, FEATURES
 from fedsteph.client.data.source import Coords, Source
+from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import FeatureFileError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -33,9 +34,7 @@ def open_hdf5(path: Path) -> Iterator[Source]:
         found.dtype,
         found.floating,
         lambda: _values(path),
-        found.encoder,
-        _stated(found.magnification),
-        _stated(found.facts.get("patch_size")),
+        Extraction(found.encoder, _stated(found.magnification), _stated(found.facts.get("patch_size"))),
         None if found.coords is None else lambda: _coords(path),
         found.coords,
     )

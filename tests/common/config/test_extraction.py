@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsteph.common.config.extraction import Extraction
+from fedsteph.common.config.extraction import UNSTATED, Extraction, stated
 
 WHOLE = Extraction("uni_v2", 20.0, 256.0)
 
@@ -17,6 +17,7 @@ def test_only_what_both_state_can_differ() -> None:
 def test_one_fills_in_what_another_leaves_open() -> None:
     assert Extraction(None, 20.0).or_else(Extraction("uni_v2", 40.0, 256.0)) == WHOLE
     assert WHOLE.or_else(Extraction("uni_v1")) == WHOLE and Extraction().or_else(WHOLE) == WHOLE
+    assert stated([Extraction(None, 20.0), Extraction("uni_v2", 40.0), WHOLE]) == WHOLE and stated([]) == UNSTATED
 
 
 def test_it_is_told_in_words() -> None:

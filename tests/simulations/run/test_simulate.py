@@ -356,6 +356,10 @@ def test_sites_of_different_encoders_are_told_by_name(sites, tmp_path, capsys):
     make_site(sites / "other", encoder="other-encoder")
     assert simulate(tmp_path / "run", sites, "--set", "federation.sites=[alpha,other]") == 1
     assert "other: 6 wide of other-encoder" in capsys.readouterr().err.strip().splitlines()[-1]
+    make_site(sites / "far", magnification=2000)
+    make_site(sites / "farther", magnification=2000)
+    assert simulate(tmp_path / "run", sites, "--set", "federation.sites=[far,farther]") == 1
+    assert "magnification must be above 0, at most 1000" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_a_site_that_breaks_during_the_run_is_named_and_the_others_finish(sites, tmp_path, capsys):

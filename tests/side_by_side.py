@@ -1,4 +1,4 @@
-"""The whole test suite in two processes: what may be done in either, and what belongs together.
+"""The whole test suite in three processes: what may be done in any, and what belongs together.
 
 Files that share a deployment, a study or a run stay in one process, in their order; all others are handed out file by
 file, so that a module's fixtures are made once.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-N_PROCESSES = 2  # one a core: a third imports everything once more, and is no faster
+N_PROCESSES = 3  # on two cores: tests of processes wait now and then
 # What belongs together, by what the node ids begin with; the longest comes first.
 TOGETHER = (
     "tests/deployment/",

@@ -111,11 +111,14 @@ def whole_run(deployment: Deployment, misfits: Misfits, changed_code: ChangedCod
     trained = {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)}
     deployment.online(*sites)
     deployment.draw_page(TARGET, True)
-    node = deployment.processes[f"{FULL}-supernode"]
-    before = node.text().count("Receiving: train.local")
+    nodes = [deployment.processes[f"{site}-supernode"] for site in sites]
+    asked = "Receiving: train.local"
+    before = [node.text().count(asked) for node in nodes]
     run = deployment.run(sites, SEED)
     run.wait_phase("train.local")
-    wait_for("the site to have its request", lambda: node.text().count("Receiving: train.local") > before, 60)
+    # Flower takes a request for delivered that is lost on its way when the SuperLink dies.
+    for node, count in zip(nodes, before, strict=True):
+        wait_for("the sites to have their requests", lambda node=node, n=count: node.text().count(asked) > n, 60)
     progress = read_progress((run.folder / "server" / "progress.jsonl").read_text())
     assert not [now for now in progress if now.phase == "train.local" and now.done == now.total], "it has answered"
     deployment.processes["superlink"].kill()

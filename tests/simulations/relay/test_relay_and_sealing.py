@@ -52,9 +52,9 @@ def running() -> set[psutil.Process]:
 def test_relaying_delivers_to_a_real_site_and_leaves_nothing_behind(monkeypatch):
     before = running()
     monkeypatch.setenv("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.4")
-    found = json.loads(json.dumps(relay_cost.measure(2, repeats=1, settings=TINY), allow_nan=False))
-    assert found["sources"] == 2
-    assert 0 < found["bytes"]["merge"] - 2 * found["bytes"]["envelope"] < 4096  # the message's body
+    found = json.loads(json.dumps(relay_cost.measure(1, repeats=1, settings=TINY), allow_nan=False))
+    assert found["sources"] == 1
+    assert 0 < found["bytes"]["merge"] - found["bytes"]["envelope"] < 4096  # the message's body
     for phase in ("hello", "merge"):
         require_spread(found["seconds"][phase], 1)
     assert found["peak_rss_bytes"].keys() == set(PROGRAMS.values())

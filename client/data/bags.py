@@ -17,9 +17,9 @@ from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.data.feature_cache import FOLDER, FeatureCache, clear, room
 from fedsteph.client.data.formats import read_features
 from fedsteph.client.data.headers import known_header
-from fedsteph.client.data.labels import Patient
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.storage import Storage
+from fedsteph.client.data.tables.labels import Patient
 from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import SplitError
 

@@ -13,8 +13,8 @@ from fedsteph.client.data.formats import FeatureHeader, read_features
 from fedsteph.client.data.odd_values import Copies, odd_rows
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.client.data.splits import read_splits
 from fedsteph.client.data.storage import Storage
+from fedsteph.client.data.tables.splits import read_splits
 from fedsteph.common.errors import FeatureFileError
 from fedsteph.common.host.progress import Progress, silent
 
@@ -70,7 +70,9 @@ def check_site(folder: Path, settings: DataSettings, progress: Progress = silent
     if site.patients and not events:
         what = "no patient has an event, so nothing can be learned here"
         problems.append(Problem("warning", str(folder / settings.labels), what, "Check that 1 means an event"))
-    splits, split_problems = read_splits(folder, site.listed, site.dropped)
+    splits, split_problems = read_splits(
+        folder, site.listed, site.dropped, slides=site.listed_slides, match=settings.match
+    )
     times = [patient.t for patient in site.patients]
     return SiteReport(
         folder=str(folder),

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from fedsteph.client.data.formats import FeatureHeader, is_feature_file, is_utf8
 from fedsteph.client.data.headers import known_header
-from fedsteph.client.data.labels import Patient, listed_ids, read_labels
+from fedsteph.client.data.matching import by_form, find_match, same
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.tables.labels import Patient, listed_ids, read_labels
 from fedsteph.common.config.extraction import Extraction, stated
 from fedsteph.common.errors import FeatureFileError, LabelError
 
@@ -28,6 +29,7 @@ class SiteContents:
     patients: list[Patient] = field(default_factory=list)  # with a label and at least one slide, sorted by ID
     dropped: list[str] = field(default_factory=list)  # IDs of patients whose slides are all excluded
     listed: set[str] | None = None  # all patient IDs in the label table; None if it cannot be read
+    listed_slides: set[str] = field(default_factory=set)  # all slide IDs in the label table
     files: dict[str, Path] = field(default_factory=dict)  # per slide ID in the label table
     headers: dict[str, FeatureHeader] = field(default_factory=dict)  # per slide ID, if it could be read
     problems: list[Problem] = field(default_factory=list)
@@ -57,9 +59,17 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
     try:
         patients, problems = read_labels(labels, settings)
         site.listed, slides = listed_ids(labels, settings)
+        site.listed_slides = slides
     except LabelError as error:
         site.problems.append(Problem.of(error))
         return site
+    found, settings = _called_as_listed(site, found, slides, settings, labels)
+    wanted = slides - {*settings.exclude}
+    readable = {slide for slide in {*found} - {*settings.exclude} if any(map(is_feature_file, found[slide]))}
+    if match := find_match(wanted, readable, settings.match):
+        site.problems.append(match.problem(str(labels), "slides"))
+        wanted -= {*match.pairs}
+        found = {slide: paths for slide, paths in found.items() if slide not in match.pairs.values()}
     site.problems += [*problems, *_strays(found, slides, settings)]
     for patient in patients:
         if kept := tuple(slide for slide in patient.slides if slide not in settings.exclude):
@@ -72,7 +82,7 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
         what = "no patient is left with a label and a slide"
         site.problems.append(Problem("error", str(labels), what, "Mend the rows or exclude fewer slides"))
     if found:
-        site.problems += _match(site, sorted(slides - {*settings.exclude}), found, features)
+        site.problems += _match(site, sorted(wanted), found, features)
         site.problems += [*_odd_files(site), *_same_files(site)]
     return site
 
@@ -103,6 +113,23 @@ def _files(features: Path, problems: list[Problem]) -> dict[str, list[Path]]:
         remedy = "Put the feature files there, or name their folder under 'data.features' in site.yaml"
         problems.append(Problem("error", str(features), what, remedy))
     return found
+
+
+def _called_as_listed(
+    site: SiteContents, found: dict[str, list[Path]], slides: set[str], settings: DataSettings, labels: Path
+) -> tuple[dict[str, list[Path]], DataSettings]:
+    """Files and excluded slides under the names that the table has for them, by the rules of ``data.match``."""
+    if not settings.match:
+        return found, settings
+    listed, twice = by_form(slides, settings.match)
+    for one, other in twice:
+        what = f"the slides '{one}' and '{other}' are one under 'data.match'"
+        site.problems.append(Problem("error", str(labels), what, "Take a rule out of data.match, or rename one"))
+    called: dict[str, list[Path]] = {}
+    for name, paths in found.items():
+        called.setdefault(listed.get(same(name, settings.match), name), []).extend(paths)
+    exclude = tuple(listed.get(same(slide, settings.match), slide) for slide in settings.exclude)
+    return called, replace(settings, exclude=exclude)
 
 
 def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettings) -> Iterator[Problem]:

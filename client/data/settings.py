@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 TimeUnit = Literal["days", "months", "years"]
+# Rules that make two spellings of one ID equal; matching.py applies them.
+Rule = Literal["unicode", "spaces", "dashes", "endings", "uuid", "point_zero", "zeros", "case"]
 # Not "off": to YAML that is the truth value false, and no text.
 DiskCache = Literal["auto", "stored", "float16", "never"]
 
@@ -57,6 +59,10 @@ class DataSettings:
     columns: Columns = Columns()  # column names of the table of labels
     time_unit: TimeUnit = "days"  # unit of the time column; a year is 365 days, a month 365/12 days
     exclude: tuple[str, ...] = ()  # IDs of slides to leave out
+    # rules under which IDs in the table, in file names, in splits and in exclude are the same. unicode: one Unicode
+    # form; spaces: single ordinary ones; dashes: hyphens; endings: without .svs, .h5 and the like; uuid: without one at
+    # the end; point_zero: without a .0 at the end; zeros: without leading ones; case: in any letter case
+    match: tuple[Rule, ...] = ()
     cache_gib: float = 2.0  # memory for features that were read before, in GiB; 0: none [at least 0]
     # copy of the features in the state folder, in a form that needs no decoding. auto: an exact copy where they do not
     # fit into cache_gib; stored: an exact copy in any case; float16: a rounded copy, half as large, slower; never: none
@@ -70,6 +76,8 @@ class DataSettings:
             raise ValueError(f"time_unit must be one of {', '.join(_DAYS_PER_UNIT)}, not {self.time_unit!r}")
         if not all(slide.strip() for slide in self.exclude):
             raise ValueError("exclude must list slide IDs, and one of them is empty")
+        if unknown := {*self.match} - {*get_args(Rule)}:
+            raise ValueError(f"match must list rules of {', '.join(get_args(Rule))}, not {min(unknown)!r}")
         if self.disk_cache not in get_args(DiskCache):
             raise ValueError(f"disk_cache must be one of {', '.join(get_args(DiskCache))}, not {self.disk_cache!r}")
         if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.data.splits import make_splits
+from fedsteph.client.data.tables.splits import make_splits
 from fedsteph.client.models.local_file import train_file
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed

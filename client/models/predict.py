@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.formats import is_feature_file, is_utf8, read_header
-from fedsteph.client.data.labels import Patient, read_labels
 from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.client.data.table import read_table
+from fedsteph.client.data.tables.labels import Patient, read_labels
+from fedsteph.client.data.tables.table import read_table
 from fedsteph.client.models.model_file import LoadedModel, load_model
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.errors import DataError, EncoderError, LabelError

@@ -10,7 +10,7 @@ import torch
 
 from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.problems import refuse_errors
-from fedsteph.client.data.splits import Split, make_splits, read_splits
+from fedsteph.client.data.tables.splits import Split, make_splits, read_splits
 from fedsteph.client.models.local_file import require_trained, train_file
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
@@ -122,7 +122,8 @@ class Workspace:
 def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]:
     """The first ``evaluation.folds`` of the site's split files, if any (SplitError: too few), else from its seed."""
     wanted = recipe.evaluation.folds
-    splits, problems = read_splits(site.folder, [patient.id for patient in cohort.patients], cohort.dropped)
+    ids = [patient.id for patient in cohort.patients]
+    splits, problems = read_splits(site.folder, ids, cohort.dropped, slides=cohort.files, match=site.file.data.match)
     refuse_errors(problems, site.folder)
     if not splits:
         # A single fold needs a training and a test part too: use the first of five.

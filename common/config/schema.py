@@ -128,7 +128,9 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _wrong_type(hint: Any, value: Any, where: str | Path, key: str) -> ConfigError:
-    return ConfigError(f"'{key}' must be {_describe(hint)}, not {brief(value)}", where=where, remedy="Change its value")
+    text = hint is str and isinstance(value, int | float)
+    remedy = "Put it in quotes: without them, YAML does not take it for text" if text else "Change its value"
+    return ConfigError(f"'{key}' must be {_describe(hint)}, not {brief(value)}", where=where, remedy=remedy)
 
 
 def _describe(hint: Any) -> str:

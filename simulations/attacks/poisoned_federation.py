@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.data.splits import make_splits
+from fedsteph.client.data.tables.splits import make_splits
 from fedsteph.client.models.model_file import load_abmil, save_abmil
 from fedsteph.client.sharing.outgoing import as_received, shared_vector
 from fedsteph.client.sharing.shared_model import train_shared

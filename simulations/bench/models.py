@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.steph.mixture import Mixture, Rows
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.objective import Forward, Outputs

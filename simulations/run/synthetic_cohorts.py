@@ -28,8 +28,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from fedsteph.client.data.labels import Patient
-from fedsteph.client.data.splits import make_splits
+from fedsteph.client.data.tables.labels import Patient
+from fedsteph.client.data.tables.splits import make_splits
 
 TARGET = "target"
 TRUTH_FILE = "true_risk.csv"

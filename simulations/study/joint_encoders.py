@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedsteph.client.data.bags import BagCache, Cohort
-from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.sharing.averaging_rounds import train_round
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace

@@ -16,8 +16,8 @@ import torch
 from sites import TINY, make_site
 
 from fedsteph.client.data.bags import BagCache, Cohort
-from fedsteph.client.data.labels import Patient
-from fedsteph.client.data.splits import Split
+from fedsteph.client.data.tables.labels import Patient
+from fedsteph.client.data.tables.splits import Split
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph

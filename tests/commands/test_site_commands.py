@@ -45,8 +45,30 @@ def test_check_lists_every_problem(cli, site):
     told = [f"{problem['where']}: {problem['what']}" for problem in problems if problem["severity"] == "error"]
     for place, what in (("P001-DX1.h5", "neither HDF5"), ("features", "'P002-DX1'"), ("splits_0.csv", "both train")):
         assert [line for line in told if place in line and what in line], told
+    code, out, err = cli("data", "check", site)
+    assert code == 1 and f"{len(problems)} problems" in err
+    [line] = [line for line in out.splitlines() if "P001-DX1.h5" in line]
+    assert line.startswith(f"error: {site}/features/P001-DX1.h5: is neither HDF5") and "Store features" in line
+
+
+def test_names_that_differ_by_a_rule_are_one_line_and_are_mended_on_request(cli, site):
+    labels = site / "labels.csv"
+    labels.write_text(labels.read_text().replace("-DX1,", "-DX1.svs,"))
+    (site / "site.yaml").write_text("# ours\nname: kirp  # its name\n")
     code, out, _ = cli("data", "check", site)
-    assert code == 1 and f"{len(problems)} problems" in out
+    [line] = [line for line in out.splitlines() if line.startswith("error")]
+    assert code == 1 and "all 16 slides" in line and "without '.svs': 'P000-DX1.svs' is 'P000-DX1'" in line
+    before = (site / "site.yaml").read_text()
+    code, out, err = cli("data", "check", site, "--fix")
+    assert code == 0 and "no problem found" in out and "data.match is now endings" in err
+    assert (site / "site.yaml").read_text().startswith(before) and cli("data", "check", site)[0] == 0
+
+
+def test_every_problem_is_shown_on_request(cli, site):
+    for path in (site / "features").iterdir():
+        path.write_bytes(b"junk")
+    short, every = (cli("data", "check", site, *words)[1].count("is neither HDF5") for words in ((), ("--all",)))
+    assert (short, every) == (1, len([*(site / "features").iterdir()]))
 
 
 def test_a_warning_is_a_problem_too(cli, site):

@@ -87,14 +87,14 @@ def simulate(
 
 
 def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:
-    from fedsteph.commands.terminal.check_table import problem_table
+    from fedsteph.commands.terminal.check_table import show_problems
     from fedsteph.simulations.run.simulate import prepare_run
 
     with console.progress_bar() as progress:
         progress("preparing the sites")
         run, warnings = prepare_run(out, sites, config, lambda site: progress(f"checking {site}"))
     if warnings:
-        console.err.print(problem_table(warnings))
+        show_problems(console.err, warnings)
     names, targets = ", ".join(site.name for site in run.sites), ", ".join(run.config.federation.targets)
     console.tell(f"sites: {names}; target: {targets}; run folder: {out}")
     return run

@@ -33,13 +33,13 @@ def train(
     from fedsteph.client.site.site_log import told_of_work
     from fedsteph.client.target.train_alone import train_site
     from fedsteph.client.training.epoch_log import to_tensorboard
-    from fedsteph.commands.terminal.check_table import problem_table
+    from fedsteph.commands.terminal.check_table import show_problems
     from fedsteph.common.config.run_config import load_config
     from fedsteph.common.host.lock import exclusive
 
     opened = Site.open(site, state=out)
     if warnings := [p for p in discover(opened.folder, opened.file.data).problems if p.severity == "warning"]:
-        console.err.print(problem_table(warnings))
+        show_problems(console.err, warnings)
     said = logging.Logger("fedsteph train")
     said.addHandler(RichHandler(console=console.err, show_time=False, show_path=False))
     telling = told_of_work(said), to_tensorboard(opened.tensorboard)

@@ -1,14 +1,15 @@
-"""Prints the result of a site's data check as tables in the terminal."""
+"""Prints the result of a site's data check: facts as a table, problems as lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fedsteph.client.data.check import SiteReport
-from fedsteph.client.data.problems import Problem, counted
+from fedsteph.client.data.problems import Problem, grouped
 
 
 def check_table(name: str, report: SiteReport) -> Table:
@@ -38,15 +39,12 @@ def check_table(name: str, report: SiteReport) -> Table:
     return table
 
 
-def problem_table(problems: Sequence[Problem]) -> Table:
-    """Every problem, one row each."""
-    table = Table(title=counted(problems), title_justify="left")
-    for name in ("", "where", "what", "remedy"):
-        table.add_column(name, overflow="fold")
-    for problem in problems:
+def show_problems(to: Console, problems: Sequence[Problem], every: bool = False) -> None:
+    """Print a line for each kind of problem, or for every problem; no line is broken, so that paths can be copied."""
+    for problem in problems if every else grouped(problems):
         style = "red" if problem.severity == "error" else "yellow"
-        table.add_row(Text(problem.severity, style), Text(problem.where), Text(problem.what), Text(problem.remedy))
-    return table
+        line = Text(f"{problem.severity}: ", style).append(Text(problem.line, "default"))
+        to.print(line, soft_wrap=True)
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -20,7 +20,7 @@ from fedsteph.client.attack.attack_vector import attack_vector
 from fedsteph.client.attack.coins import halves
 from fedsteph.client.attack.likelihood import each_by_the_others
 from fedsteph.client.attack.roc import separation
-from fedsteph.client.data.splits import Split
+from fedsteph.client.data.tables.splits import Split
 from fedsteph.client.privacy.accounting import Mechanism
 from fedsteph.client.privacy.dp_settings import Guarantee
 from fedsteph.client.sharing.attack_result import content_digest, read_result, result_path

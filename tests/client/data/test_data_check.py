@@ -16,7 +16,7 @@ from data_builders import HEADER, features, write_csv, write_h5, write_site
 from fedsteph.client.data.bags import open_cohort
 from fedsteph.client.data.check import InstanceCounts, SiteReport, check_site
 from fedsteph.client.data.settings import DataSettings
-from fedsteph.client.data.splits import make_splits, read_splits
+from fedsteph.client.data.tables.splits import make_splits, read_splits
 from fedsteph.common.errors import DataError
 
 UNI = {"encoder": "uni_v2", "magnification": 20, "patch_size": 256}

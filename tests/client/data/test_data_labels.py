@@ -11,8 +11,8 @@ from data_builders import HEADER, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsteph.client.data.labels import Patient, listed_ids, read_labels
 from fedsteph.client.data.settings import Columns, DataSettings
+from fedsteph.client.data.tables.labels import Patient, listed_ids, read_labels
 from fedsteph.common.errors import LabelError
 
 DEFAULT = DataSettings()
@@ -48,6 +48,12 @@ def test_an_id_is_text(identity: str, tmp_path: Path) -> None:
         " patient_id ,pathology_id,project,t,e,,\nA,S,KIRP,5,1,,\n",
         "e,t,pathology_id,patient_id,project,age\ntrue,5,S,A,KIRP,63\n",
         HEAD + '"A","S","KIRP","5","TRUE"\n',
+        HEAD.replace(",", ";") + "A;S;KIRP;5,0;1\n",
+        HEAD.replace(",", "\t") + "A\tS\tKIRP\t5,0\tDead\n",
+        HEAD + 'A,S,KIRP,"5,0",1\n',
+        "sep=|\r\n" + HEAD.replace(",", "|") + "A|S|KIRP|5|DECEASED\r\n",
+        (HEAD + "A,S,KIRP,5,1\n").encode("utf-16"),
+        "#Patient\tSlide\n#STRING\tSTRING\n" + HEAD.replace(",", "\t") + "A\tS\tKIRP\t5\t1:DEAD WITH TUMOR\n",
     ],
 )
 def test_what_spreadsheets_make_of_it_is_read(text: str | bytes, tmp_path: Path) -> None:
@@ -91,12 +97,11 @@ def test_units_and_censorship(tmp_path: Path) -> None:
         ("Patient_ID,pathology_id,t,e\nA,S,5,1\n", "it has 'Patient_ID'"),
         ("a,b\n1,2\n", "has no column 'patient_id', 'pathology_id', 't', 'e'"),
         ("patient_id,pathology_id,t,t,e\nA,S,5,6,1\n", "has the column 't' more than once"),
-        (HEAD.replace(",", ";") + "A;S;K;5;1\n", "separated by semicolons"),
-        (HEAD.replace(",", "\t") + "A\tS\tK\t5\t1\n", "separated by tabs"),
+        (HEAD + 'A,S,K,"1,298",1\n', "'t' has the value '1,298', whose comma may be for decimals or for thousands"),
         (HEAD + "A,S,K,5,1\nA,S2,K,5,5,1\n", "labels.csv:3: has 6 cells and 5 columns"),
         (HEAD + 'A,"S,K,5,1\n', "is not CSV at line 2"),
         (HEAD + '"A"x,S,K,5,1\n', "is not CSV at line 2"),
-        (HEAD.encode("utf-16"), "is not UTF-8"),
+        (HEAD.encode("utf-16")[:-1], "is not UTF-8"),
         (HEAD.encode() + b"M\xfcller,S,K,5,1\n", "is not UTF-8"),
         (b"\x89HDF\r\n\x1a\n\x00\xff", "is not UTF-8"),
     ],
@@ -124,7 +129,8 @@ GOOD_ROW = "A,S1,K,5,1\n"
         ("B,S2,K,soon,1", "'t' is 'soon', not a number"),
         ("B,S2,K,,1", "'t' is '', not a number"),
         ("B,S2,K,nan,1", "'t' is 'nan', not a number"),
-        ('B,S2,K,"1,5",1', "'t' is '1,5', not a number"),
+        ('B,S2,K,"1,5,7",1', "'t' is '1.5.7', not a number"),
+        ("B,S2,K,1_298,1", "'t' is '1_298', not a number"),
         ("B,S2,K,-1,1", "'t' is -1, before the start"),
         ("B,S2,K,inf,1", "more than 150 years"),
         ("B,S2,K,-inf,1", "before the start"),
@@ -132,7 +138,7 @@ GOOD_ROW = "A,S1,K,5,1\n"
         ("B,S2,K,5,2", "'e' is '2', not 0 or 1"),
         ("B,S2,K,5,", "'e' is '', not 0 or 1"),
         ("B,S2,K,5", "'e' is '', not 0 or 1"),
-        ("B,S2,K,5,dead", "'e' is 'dead', not 0 or 1"),
+        ("B,S2,K,5,ill", "'e' is 'ill', not 0 or 1"),
         ("B,S2,K,5,0.5", "'e' is '0.5', not 0 or 1"),
         (",S2,K,5,1", "'patient_id' is empty"),
         ("B,,K,5,1", "'pathology_id' is empty"),
@@ -179,6 +185,50 @@ def test_short_times_raise_doubts_about_the_unit_and_no_conversion(tmp_path: Pat
     assert read_labels(path, DataSettings(time_unit="months"))[1] == []
     assert read_labels(table(tmp_path, rows([*range(9), 200])), DEFAULT)[1] == []
     assert read_labels(table(tmp_path, rows(range(9))), DEFAULT)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "longest", "doubt"),
+    [
+        ("months", 2390, "days"),
+        ("months", 9.61, "years"),
+        ("years", 115, "days or months"),
+        ("years", 0.5, "years"),
+        ("months", 24, None),
+        ("years", 30, None),
+    ],
+)
+def test_a_unit_is_doubted_in_both_directions(unit, longest, doubt, tmp_path: Path) -> None:
+    path = table(tmp_path, rows([longest * (i + 1) / 12 for i in range(12)]))
+    problems = [p for p in read_labels(path, DataSettings(time_unit=unit))[1] if p.severity == "warning"]
+    assert bool(problems) == (doubt is not None)
+    assert not doubt or f"are these {doubt}?" in problems[0].what
+
+
+def test_patients_called_as_a_missing_value_are_told_where_there_are_several(tmp_path: Path) -> None:
+    _, [problem] = read_labels(table(tmp_path, HEAD + "NA,S1,K,5,1\nNA,S2,K,5,1\nB,S3,K,5,1\n"), DEFAULT)
+    assert problem.severity == "warning" and "2 rows have the patient 'NA'" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("header", "ready"),
+    [
+        ("Patient_ID,Pathology_ID,T,E", "columns: {patient: Patient_ID, slide: Pathology_ID, time: T, event: E}"),
+        (
+            "PATIENT_ID,OS_MONTHS,OS_STATUS",
+            "time: OS_MONTHS, event: OS_STATUS}} (cBioPortal, overall survival; its rows",
+        ),
+        ("bcr_patient_barcode,DSS,DSS.time,slide", "slide: slide, time: DSS.time, event: DSS}} (TCGA-CDR, DSS)"),
+        (
+            "case_id,slide_id,survival_months,censorship",
+            "time_unit: months, columns: {patient: case_id, slide: slide_id",
+        ),
+    ],
+)
+def test_a_known_layout_is_named_with_what_to_write(header: str, ready: str, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="has no column") as caught:
+        read_labels(table(tmp_path, header + "\n" + "1," * header.count(",") + "1\n"), DEFAULT)
+    assert ready in str(caught.value.remedy)
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(str.strip).filter(bool)

@@ -12,8 +12,8 @@ from each_case import each
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsteph.client.data.labels import Patient
-from fedsteph.client.data.splits import Split, make_splits, read_splits
+from fedsteph.client.data.tables.labels import Patient
+from fedsteph.client.data.tables.splits import Split, make_splits, read_splits
 from fedsteph.common.errors import SplitError
 
 IDS = ("A", "B", "C", "D")
@@ -87,22 +87,46 @@ Build = Callable[[Path], object]
         (lambda f: split(f, 0, "train\nA\n"), "splits_0.csv", "has no column 'test'; it has 'train'"),
         (lambda f: split(f, 0, "train,test,tset\nA,B,C\n"), "splits_0.csv", "the unknown column 'tset'"),
         (lambda f: split(f, 0, "train,test,test\nA,B,C\n"), "splits_0.csv", "'test' more than once"),
-        (lambda f: split(f, 0, "train;test\nA;B\n"), "splits_0.csv", "has no column"),
+        (lambda f: split(f, 0, "train;test\nA;S2\n"), "splits_0.csv", "slides where patients are expected: 1"),
         (lambda f: split(f, 0, 'train,test\n"A,B\n'), "splits_0.csv", "is not CSV"),
         (lambda f: split(f, 0, "train,test\nA,B,C\n"), "splits_0.csv:2", "has 3 cells and 2 columns"),
-        (lambda f: split(f, 1, "train,test\nA,B\n"), "splits_0.csv", "is missing"),
+        (lambda f: split(f, 2, "train,test\nA,B\n"), "splits_0.csv", "is missing"),
         (lambda f: split(f, 10**12, "train,test\nA,B\n"), "splits_0.csv", "is missing"),
         (lambda f: split(f, "a", "train,test\nA,B\n"), "splits_a.csv", "no plain number"),
         (lambda f: split(f, "00", "train,test\nA,B\n"), "splits_00.csv", "no plain number"),
         (lambda f: (f / "splits_0.csv").mkdir(), "splits_0.csv", "cannot be read"),
-        (lambda f: (f / "splits_0.csv").write_bytes(b"\xff\xfe"), "splits_0.csv", "is not UTF-8"),
+        (lambda f: (f / "splits_0.csv").write_bytes(b"\xff"), "splits_0.csv", "is not UTF-8"),
     ],
 )
 def test_a_bad_split_is_named(build: Build, file: str, fragment: str, tmp_path: Path) -> None:
     build(tmp_path)
-    _, problems = read_splits(tmp_path, IDS)
+    _, problems = read_splits(tmp_path, IDS, slides=("S1", "S2"))
     assert [(p.severity, p.where) for p in problems] == [("error", str(tmp_path / file))]
     assert fragment in problems[0].what and problems[0].remedy
+
+
+def test_what_clam_writes_beside_a_split_is_passed_over_and_numbers_may_begin_with_1(tmp_path: Path) -> None:
+    split(tmp_path, 1, "train,test\nA,B\n")
+    for end in ("bool", "descriptor"):
+        (tmp_path / f"splits_1_{end}.csv").write_text(",train,val,test\nA,True,False,False\n")
+    assert read_splits(tmp_path, IDS) == ([Split(("A",), ("B",))], [])
+
+
+@pytest.mark.parametrize("name", ["splits/splits_0.csv", "split_0.csv", "fold_1.csv", "splits/task_1/splits_0.csv"])
+def test_a_split_that_is_not_used_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("train,test\nA,B\n")
+    splits, [problem] = read_splits(tmp_path, IDS)
+    assert (splits, problem.severity, problem.where) == ([], "warning", str(tmp_path / name))
+    assert "not used" in problem.what and "made from a seed" in problem.remedy
+
+
+def test_patients_in_another_spelling_are_one_problem_and_a_rule_mends_it(tmp_path: Path) -> None:
+    split(tmp_path, 0, "train,test\n12.0,1015.0\n7.0,8.0\n")
+    ids = ["0012", "1015", "007", "0008"]
+    _, [problem] = read_splits(tmp_path, ids)
+    assert problem.what.startswith("all 4 patients") and problem.match == ("point_zero", "zeros")
+    assert read_splits(tmp_path, ids, match=problem.match) == ([Split(("0012", "007"), ("1015", "0008"))], [])
 
 
 def test_a_patient_tested_twice_is_a_warning(tmp_path: Path) -> None:

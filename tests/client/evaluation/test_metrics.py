@@ -13,7 +13,7 @@ from sksurv.nonparametric import kaplan_meier_estimator
 from sksurv.util import Surv
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.evaluation.metrics import METRICS, YEARS, Metrics, further_metrics, mean_metrics
 
 N_BINS = 12

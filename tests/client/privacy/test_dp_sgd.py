@@ -15,7 +15,7 @@ from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch import nn
 
-from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.privacy import dp_sgd
 from fedsteph.client.privacy.accounting import Mechanism
 from fedsteph.client.privacy.dp_settings import DpSgd

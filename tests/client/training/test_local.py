@@ -20,7 +20,7 @@ from client_builders import (
 )
 from each_case import each
 
-from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.survival_fit import start_head

@@ -12,8 +12,8 @@ from keys_and_rosters import under
 from sites import TINY
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.data.labels import Patient
-from fedsteph.client.data.splits import make_splits
+from fedsteph.client.data.tables.labels import Patient
+from fedsteph.client.data.tables.splits import make_splits
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_file import SiteFile

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedsteph.client.data.problems import Problem
-from fedsteph.client.data.settings import DataSettings
-from fedsteph.client.data.table import Table, read_table
+from fedsteph.client.data.settings import Columns, DataSettings
+from fedsteph.client.data.tables.known_tables import known_layouts
+from fedsteph.client.data.tables.table import Table, read_table
 from fedsteph.common.errors import LabelError
 
 CENSORSHIP = "censorship"
 _MAX_YEARS = 150
 _EVENTS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
-# The longest follow-up of a cohort is seldom below 200 days; such numbers are often months or years.
-_SHORT_DAYS = 200
+# As portals write the status. cBioPortal puts the number before it: "1:DECEASED", "0:ALIVE OR DEAD TUMOR FREE".
+_STATUS = {"dead": 1, "deceased": 1, "alive": 0, "living": 0}
+_NUMBERED = re.compile(r"([01]):.*")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE | re.ASCII)
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+_MISSING = frozenset({"nan", "na", "n/a", "null", "none", "#n/a"})
+# Doubtful longest follow-ups. A cohort's is seldom below 200 days or 20 months, and no cohort is followed for 50 years.
+_SHORT_DAYS, _SHORT_MONTHS, _LONG_DAYS = 200, 20, 50 * 365
 _ENOUGH_PATIENTS = 10
 
 
@@ -58,7 +67,7 @@ def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list
         first_line.setdefault(key, line)
         patients[key] = replace(known, slides=(*known.slides, slide))
     found = [patients[key] for key in sorted(patients)]
-    return found, problems + _doubt_the_unit(path, settings, found)
+    return found, [*problems, *_doubt_the_ids(path, table, settings), *_doubt_the_unit(path, settings, found)]
 
 
 def listed_ids(path: Path, settings: DataSettings) -> tuple[set[str], set[str]]:
@@ -77,11 +86,43 @@ def _open(path: Path, settings: DataSettings) -> tuple[Table, DataSettings]:
     table, columns = read_table(path, LabelError), settings.columns
     if columns.censorship is None and columns.event not in table.columns and CENSORSHIP in table.columns:
         columns = replace(columns, censorship=CENSORSHIP)
-    table.require(
-        (columns.patient, columns.slide, columns.time, columns.censorship or columns.event),
-        "Name the columns of this table under 'data.columns' in site.yaml",
-    )
-    return table, replace(settings, columns=columns)
+    needed = _needed(columns)
+    table.require(needed.values(), _remedy(table, needed))
+    return _with_points(table, columns.time), replace(settings, columns=columns)
+
+
+def _needed(columns: Columns) -> dict[str, str]:
+    """The columns that a table must have, by their keys in ``data.columns``."""
+    outcome = "event" if columns.censorship is None else "censorship"
+    return {key: getattr(columns, key) for key in ("patient", "slide", "time", outcome)}
+
+
+def _remedy(table: Table, needed: Mapping[str, str]) -> str:
+    """What to write into site.yaml; ready, if the columns are a known portal's, or ours in other letter case."""
+    known = [str(layout) for layout in known_layouts(table.columns)]
+    folded = {name.casefold(): name for name in table.columns}
+    called = {key: folded.get(name.casefold()) for key, name in needed.items()}
+    if None not in called.values():
+        known = [f"data: {{columns: {{{', '.join(f'{key}: {name}' for key, name in called.items())}}}}}"]
+    if known:
+        return f"Write into site.yaml: {' or: '.join(known)}"
+    return "Name the columns of this table under 'data.columns' in site.yaml"
+
+
+def _with_points(table: Table, column: str) -> Table:
+    """The table with decimal points in the column of times, if it has decimal commas alone.
+
+    Raises:
+        LabelError: all commas stand before three digits, which may be either.
+    """
+    cells = [row[column] for _, row in table.rows if "," in row[column]]
+    if not cells or any("." in row[column] for _, row in table.rows):
+        return table
+    if all(_THOUSANDS.fullmatch(cell) for cell in cells):
+        what = f"'{column}' has the value {cells[0]!r}, whose comma may be for decimals or for thousands"
+        raise LabelError(what, where=table.path, remedy="Save the table with decimal points")
+    rows = tuple((line, row | {column: row[column].replace(",", ".")}) for line, row in table.rows)
+    return replace(table, rows=rows)
 
 
 def _read_row(row: dict[str, str], settings: DataSettings, where: str, problems: list[Problem]) -> list[Any]:
@@ -105,13 +146,11 @@ def _id(row: dict[str, str], column: str, _: DataSettings, where: str) -> str:
 
 def _days(row: dict[str, str], column: str, settings: DataSettings, where: str) -> float:
     text = row[column]
-    try:
-        days = float(text) * settings.days_per_unit
-    except ValueError:
-        days = math.nan
+    # Python would also read 1_298, which is more likely a slip.
+    days = float(text) * settings.days_per_unit if _NUMBER.fullmatch(text) else math.nan
     if math.isnan(days):
         what = f"{text!r}, not a number"
-        remedy = "Write the follow-up time with a decimal point, or remove the row"
+        remedy = "Write the follow-up time with a decimal point and no sign for thousands, or remove the row"
     elif days < 0:
         what, remedy = f"{text}, before the start of follow-up", "Write a time of 0 or more, or remove the row"
     elif days > _MAX_YEARS * 365:
@@ -125,7 +164,9 @@ def _days(row: dict[str, str], column: str, settings: DataSettings, where: str) 
 def _event(row: dict[str, str], column: str, settings: DataSettings, where: str) -> int:
     if settings.columns.censorship is not None:
         return 1 - _flag(row, settings.columns.censorship, "1 = censored, 0 = event", where)
-    e = _flag(row, column, "1 = event, 0 = censored", where)
+    numbered = _NUMBERED.fullmatch(row[column])
+    status = int(numbered[1]) if numbered else _STATUS.get(row[column].lower())
+    e = _flag(row, column, "1 = event, 0 = censored", where) if status is None else status
     if CENSORSHIP in row and column != CENSORSHIP and e == _flag(row, CENSORSHIP, "1 = censored", where):
         raise LabelError(
             f"'{column}' and '{CENSORSHIP}' are both {e}, which contradict each other",
@@ -138,13 +179,35 @@ def _event(row: dict[str, str], column: str, settings: DataSettings, where: str)
 def _flag(row: dict[str, str], column: str, meaning: str, where: str) -> int:
     value = _EVENTS.get(row[column].lower())
     if value is None:
-        raise LabelError(f"'{column}' is {row[column]!r}, not 0 or 1", where=where, remedy=f"Write {meaning}")
+        remedy = f"Write {meaning}"
+        if row[column] == "2":
+            remedy += ". If 1 stands for censored and 2 for an event here, subtract 1 everywhere"
+        raise LabelError(f"'{column}' is {row[column]!r}, not 0 or 1", where=where, remedy=remedy)
     return value
 
 
-def _doubt_the_unit(path: Path, settings: DataSettings, patients: list[Patient]) -> list[Problem]:
+def _doubt_the_ids(path: Path, table: Table, settings: DataSettings) -> Iterator[Problem]:
+    """Several rows whose patient is called as a missing value is: they would be one patient."""
+    column = settings.columns.patient
+    lines = [line for line, row in table.rows if row[column].lower() in _MISSING]
+    if len(lines) > 1:
+        what = f"{len(lines)} rows have the patient '{dict(table.rows)[lines[0]][column]}': is the ID missing there?"
+        yield Problem("warning", f"{path}:{lines[0]}", what, "Write the patients' IDs, or remove these rows")
+
+
+def _doubt_the_unit(path: Path, settings: DataSettings, patients: list[Patient]) -> Iterator[Problem]:
     longest = max((patient.t for patient in patients), default=0)
-    if settings.time_unit != "days" or len(patients) < _ENOUGH_PATIENTS or longest >= _SHORT_DAYS:
-        return []
-    what = f"the longest follow-up is {longest:g} days: are these months?"
-    return [Problem("warning", str(path), what, "If so, set 'data.time_unit: months' in site.yaml")]
+    unit = settings.time_unit
+    amount = longest / settings.days_per_unit
+    if longest > _LONG_DAYS and unit != "days":
+        doubt = "days" if unit == "months" else "days or months"
+    elif len(patients) < _ENOUGH_PATIENTS:
+        return
+    elif longest < _SHORT_DAYS:
+        doubt = "months" if unit == "days" else "years"
+    elif unit == "months" and amount < _SHORT_MONTHS:
+        doubt = "years"
+    else:
+        return
+    what = f"the longest follow-up is {amount:g} {unit}: are these {doubt}?"
+    yield Problem("warning", str(path), what, "If so, set 'data.time_unit' in site.yaml; it is now " + unit)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, count
 from pathlib import Path
 
 import numpy as np
 
-from fedsteph.client.data.labels import Patient
+from fedsteph.client.data.matching import by_form, find_match, same
 from fedsteph.client.data.problems import Problem
-from fedsteph.client.data.table import read_table
+from fedsteph.client.data.settings import Rule
+from fedsteph.client.data.tables.labels import Patient
+from fedsteph.client.data.tables.table import read_table
 from fedsteph.common.errors import SplitError
 
 _PARTS = ("train", "test", "val")
+_BESIDE = re.compile(r"splits_[0-9]+_(bool|descriptor)\.csv")  # CLAM writes these beside each split
+_A_SPLIT = re.compile(r"(splits?|folds?)_?[0-9]+\.csv", re.IGNORECASE)
+_ELSEWHERE = ("split[_0-9]*.csv", "fold*.csv", "split*/*.csv", "split*/*/*.csv", "fold*/*.csv")
 
 
 @dataclass(frozen=True)
@@ -29,28 +34,38 @@ class Split:
 
 
 def read_splits(
-    folder: Path, patient_ids: Collection[str] | None, dropped: Collection[str] = ()
+    folder: Path,
+    patient_ids: Collection[str] | None,
+    dropped: Collection[str] = (),
+    *,
+    slides: Collection[str] = (),
+    match: Collection[Rule] = (),
 ) -> tuple[list[Split], list[Problem]]:
     """Read ``splits_0.csv``, ``splits_1.csv``, ... with the columns train, test and optionally val.
+
+    The numbers may also begin with 1. CLAM's ``splits_0_bool.csv`` and ``splits_0_descriptor.csv`` are passed over.
 
     Args:
         patient_ids: the IDs that a split may name; None does not check them.
         dropped: IDs of patients who are left out on purpose; they are removed from every part without a warning.
+        slides: the IDs of the slides; a split that names these instead of patients is told so.
+        match: rules under which two spellings of an ID are the same.
 
     Returns:
         the splits in the order of their numbers (none without files), and all problems found.
     """
     known = None if patient_ids is None else {*patient_ids}
+    called = by_form({*(known or ()), *dropped}, match)[0]
     problems: list[Problem] = []
     splits: list[Split] = []
     tested: dict[str, Path] = {}
     for path in _split_files(folder, problems):
         try:
-            split = _read_split(path, {*dropped})
+            split = _read_split(path, {*dropped}, lambda name: called.get(same(name, match), name))
         except SplitError as error:
             problems.append(Problem.of(error))
             continue
-        problems += _check(path, split, known)
+        problems += [*_check(path, split), *_unknown(path, split, known, {*slides}, match)]
         if again := [key for key in split.test if key in tested]:
             what = f"tests patients again: {len(again)} (first: '{again[0]}', in {tested[again[0]].name} too)"
             remedy = "Test each patient once, or mind that the folds' results are not independent"
@@ -85,30 +100,37 @@ def make_splits(patients: Sequence[Patient], n_folds: int, seed: int) -> list[Sp
 
 
 def _split_files(folder: Path, problems: list[Problem]) -> list[Path]:
-    """The split files in the order of their numbers; a wrong name or a gap is added to ``problems``."""
+    """The split files in the order of their numbers; a wrong name, a gap or an unused file is added to ``problems``."""
     numbered: dict[int, Path] = {}
     for path in sorted(folder.glob("splits_*.csv")):
         if number := re.fullmatch(r"splits_(0|[1-9][0-9]*)\.csv", path.name):
             numbered[int(number[1])] = path
-        else:
+        elif not _BESIDE.fullmatch(path.name):
             problems.append(_error(path, "has no plain number in its name", "Call it splits_0.csv, or so"))
-    gap = next(number for number in count() if number not in numbered)
-    if gap < len(numbered):
-        what = "is missing, and splits are numbered from 0 without a gap"
+    first = min(numbered, default=0) if min(numbered, default=0) <= 1 else 0
+    gap = next(number for number in count(first) if number not in numbered)
+    if gap < first + len(numbered):
+        what = "is missing, and splits are numbered from 0 or 1 without a gap"
         problems.append(_error(folder / f"splits_{gap}.csv", what, "Add it or rename the others"))
+    if unused := sorted(path for glob in _ELSEWHERE for path in folder.glob(glob) if _A_SPLIT.fullmatch(path.name)):
+        files = "1 file" if len(unused) == 1 else f"{len(unused)} files"
+        what = f"looks like a split and is not used ({files} of such names)"
+        instead = "the splits in the site's folder are" if numbered else "folds made from a seed are"
+        remedy = f"Now {instead}: if these are meant, copy them into the site's folder as splits_0.csv and so on"
+        problems.append(Problem("warning", str(unused[0]), what, remedy))
     return [path for _, path in sorted(numbered.items())]
 
 
-def _read_split(path: Path, dropped: set[str]) -> Split:
+def _read_split(path: Path, dropped: set[str], called: Callable[[str], str]) -> Split:
     table = read_table(path, SplitError)
     table.require(("train", "test"), "A split has the columns train and test, and perhaps val")
     if unknown := [name for name in table.columns if name not in (*_PARTS, "Unnamed: 0")]:
         raise SplitError(f"has the unknown column '{unknown[0]}'", where=path, remedy="Keep train, test and val only")
-    parts = {part: [row[part] for _, row in table.rows if row.get(part)] for part in _PARTS}
+    parts = {part: [called(row[part]) for _, row in table.rows if row.get(part)] for part in _PARTS}
     return Split(**{part: tuple(i for i in ids if i not in dropped) for part, ids in parts.items()})
 
 
-def _check(path: Path, split: Split, known: set[str] | None) -> Iterator[Problem]:
+def _check(path: Path, split: Split) -> Iterator[Problem]:
     for one, other in combinations(_PARTS, 2):
         both = {*getattr(split, one)} & {*getattr(split, other)}
         yield from _named(path, f"patients in both {one} and {other}", both, "Keep each patient in one part only")
@@ -118,9 +140,23 @@ def _check(path: Path, split: Split, known: set[str] | None) -> Iterator[Problem
             yield _error(path, f"has no patient in {part}", "Add some or remove the file")
         twice = {key for key, times in Counter(ids).items() if times > 1}
         yield from _named(path, f"patients more than once in {part}", twice, "List each patient once")
-        strange = set() if known is None else {*ids} - known
+
+
+def _unknown(
+    path: Path, split: Split, known: set[str] | None, slides: set[str], match: Collection[Rule]
+) -> Iterator[Problem]:
+    """Names in a split that are no patient's, with what they are instead where that can be seen."""
+    strange = set() if known is None else {*split.train, *split.test, *split.val} - known
+    named = strange & (slides - (known or set()))
+    remedy = "Write the patients' IDs, each once: all slides of a patient belong into one part"
+    yield from _named(path, "slides where patients are expected", named, remedy)
+    strange -= named
+    if known is not None and (found := find_match(strange, known, match)):
+        yield found.problem(str(path), "patients")
+        strange -= {*found.pairs}
+    for part in _PARTS:
         remedy = "Add their rows to the label table or take them out"
-        yield from _named(path, f"unknown patients in {part}", strange, remedy)
+        yield from _named(path, f"unknown patients in {part}", strange & {*getattr(split, part)}, remedy)
 
 
 def _named(path: Path, what: str, ids: set[str], remedy: str) -> list[Problem]:

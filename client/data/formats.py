@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from fedsteph.client.data import torch_file
+from fedsteph.client.data import numpy_file, torch_file
 from fedsteph.client.data.hdf5 import feature_file
 from fedsteph.client.data.source import Coords, Source, told_briefly, without_leading_one
 from fedsteph.common.config.extraction import Extraction
@@ -20,7 +20,8 @@ from fedsteph.common.errors import EmptyBagError, FeatureFileError, FedstephErro
 
 _READERS: dict[bytes, Callable[[Path], AbstractContextManager[Source]]] = {
     feature_file.MAGIC: feature_file.open_hdf5,
-    torch_file.ZIP_MAGIC: torch_file.open_torch,
+    numpy_file.MAGIC: numpy_file.open_npy,
+    torch_file.ZIP_MAGIC: torch_file.open_torch,  # or NumPy's, see _reader
     torch_file.PICKLE_MAGIC: torch_file.open_torch,
 }
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
@@ -33,7 +34,7 @@ _AGAIN = "Copy it again from where it was made, or extract the slide again"
 class FeatureHeader:
     """Header of a feature file."""
 
-    layout: str  # trident, clam, uni2-h or pt
+    layout: str  # trident, clam, stamp, uni2-h, pt, npy or npz
     n_instances: int  # patches
     width: int  # d, the number of features per patch
     dtype: str  # as stored; values are always read as float32
@@ -127,8 +128,8 @@ def _open(path: Path) -> Iterator[Source]:
     reader = _reader(path)
     try:
         if reader is None:
-            remedy = "Store features as TRIDENT or CLAM do, or with torch.save"
-            raise FeatureFileError("is neither HDF5 nor a .pt file", remedy=remedy)
+            remedy = "Store features as TRIDENT or CLAM do, or with torch.save or numpy.save"
+            raise FeatureFileError("is neither HDF5 nor a .pt, .npy or .npz file", remedy=remedy)
         with reader(path) as source:
             yield source
     except FedstephError as error:
@@ -154,6 +155,8 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | No
             head = file.read(len(feature_file.MAGIC))
     if not head:
         raise FeatureFileError("is empty (0 bytes)", where=path, remedy=_AGAIN)
+    if head.startswith(torch_file.ZIP_MAGIC) and numpy_file.is_npz(path):
+        return numpy_file.open_npz
     return next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
 
 

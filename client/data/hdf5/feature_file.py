@@ -1,4 +1,4 @@
-"""Opens HDF5 feature files in the layouts of TRIDENT, CLAM and the published UNI2-h features."""
+"""Opens HDF5 feature files in the layouts of TRIDENT, CLAM, STAMP and the published UNI2-h features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsteph.client.data.hdf5.guarded_headers import structure_of
-from fedsteph.client.data.hdf5.structure import COORDS, FEATURES
+from fedsteph.client.data.hdf5.structure import COORDS, STAMP_FEATURES, Structure
 from fedsteph.client.data.source import Coords, Source
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import FeatureFileError
@@ -24,12 +24,12 @@ def open_hdf5(path: Path) -> Iterator[Source]:
     """Have the structure checked by the helper process; only then, and only on request, values are read here.
 
     TRIDENT states an encoder and a magnification, CLAM neither, and both the size of a patch. UNI2-h features have a
-    leading axis of length 1. Errors as :func:`structure_of`.
+    leading axis of length 1. STAMP calls the features ``feats`` and may state the encoder as ``extractor``. Errors as
+    :func:`structure_of`.
     """
     found = structure_of(path)
-    stated = found.encoder is not None or found.magnification is not None
     yield Source(
-        "uni2-h" if len(found.shape) == 3 else "trident" if stated else "clam",
+        _layout(found),
         found.shape,
         found.dtype,
         found.floating,
@@ -40,17 +40,29 @@ def open_hdf5(path: Path) -> Iterator[Source]:
     )
 
 
+def _layout(found: Structure) -> str:
+    if found.name == STAMP_FEATURES:
+        return "stamp"
+    stated = found.encoder is not None or found.magnification is not None
+    return "uni2-h" if len(found.shape) == 3 else "trident" if stated else "clam"
+
+
 def _stated(value: float | None) -> float | None:
     return value if value is not None and value > 0 else None
 
 
 def _values(path: Path) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        return np.asarray(_read(path, FEATURES, structure_of(path, every_chunk=True).shape), dtype=np.float32)
+        found = structure_of(path, every_chunk=True)
+        return np.asarray(_read(path, found.name, found.shape), dtype=np.float32)
 
 
 def _coords(path: Path) -> Coords:
     found = structure_of(path, every_chunk=True)
+    if found.name == STAMP_FEATURES:
+        what = "has coords in micrometres, as STAMP writes them, and no size of a pixel"
+        remedy = "Give a file of the same slide with coords in pixels at level 0, as TRIDENT and CLAM write them"
+        raise FeatureFileError(what, remedy=remedy)
     xy = np.asarray(_read(path, COORDS, found.coords), dtype=np.float64)
     return Coords(xy.reshape(-1, 2), found.facts)
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from fedsteph.client.data.hdf5.storage_map import require_whole
-from fedsteph.client.data.hdf5.structure import COORDS, FEATURES, Structure
+from fedsteph.client.data.hdf5.structure import COORDS, FEATURES, STAMP_FEATURES, Structure
 from fedsteph.client.data.source import no_features_key
 from fedsteph.common.errors import FeatureFileError
 
@@ -29,11 +29,12 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
     """
     # Network file systems often cannot lock. A file that another process is writing is still refused.
     with h5py.File(path, "r", locking="best-effort") as file:
-        features, coords = _follow(file, FEATURES), _follow(file, COORDS)
+        name = next((name for name in (FEATURES, STAMP_FEATURES) if _follow(file, name) is not None), FEATURES)
+        features, coords = _follow(file, name), _follow(file, COORDS)
         if features is None:
             raise no_features_key(sorted(file, key=str))
         if not isinstance(features, h5py.Dataset):
-            raise FeatureFileError("'features' is a group", remedy="Store one dataset (n_instances, d) there")
+            raise FeatureFileError(f"'{name}' is a group", remedy="Store one dataset (n_instances, d) there")
         numbers = coords if isinstance(coords, h5py.Dataset) and coords.dtype.kind in "iuf" else None
         present = [dataset for dataset in (features, numbers) if dataset is not None]
         for dataset in present:
@@ -43,9 +44,10 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
             tuple(features.shape or ()),
             features.dtype.name,
             features.dtype.kind == "f",
-            _text(features.attrs.get("encoder")),
+            _text(features.attrs.get("encoder")) or (_text(file.attrs.get("extractor")) if name != FEATURES else None),
             None if coords is None else _number(coords.attrs.get("target_magnification")),
             None if numbers is None else tuple(numbers.shape or ()),
+            name,
             {} if numbers is None else _facts(numbers),
         )
 

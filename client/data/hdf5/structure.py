@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FEATURES, COORDS = "features", "coords"
+STAMP_FEATURES = "feats"  # STAMP's name; its coords are in micrometres
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Structure:
     encoder: str | None
     magnification: float | None
     coords: tuple[int, ...] | None  # shape of the coords; None also if they are no numbers
+    name: str  # of the features' dataset: FEATURES or STAMP_FEATURES
     facts: Mapping[str, float]  # the numbers stored with the coords, by name
 
     @classmethod

@@ -83,7 +83,14 @@ BAD: dict[str, Bad] = {
     "garbage": (lambda p: put(p, b"garbage" * 99), FeatureFileError, "neither HDF5 nor"),
     "one byte": (lambda p: put(p, b"\x89"), FeatureFileError, "neither HDF5 nor"),
     "csv": (lambda p: put(p, b"1.0,2.0\n"), FeatureFileError, "neither HDF5 nor"),
-    "npy": (lambda p: numpy_file(p, np.save), FeatureFileError, "neither HDF5 nor"),
+    "npy of objects": (
+        lambda p: numpy_file(p, lambda file, _: np.save(file, np.array([{}]), allow_pickle=True)),
+        FeatureFileError,
+        "holds objects, not numbers",
+    ),
+    "npy cut": (lambda p: put(p, numpy_file(p, np.save).read_bytes()[:-1]), FeatureFileError, "promises 80 bytes"),
+    "npy and more": (lambda p: put(p, numpy_file(p, np.save).read_bytes() + b"x"), FeatureFileError, "promises 80"),
+    "npy magic only": (lambda p: put(p, b"\x93NUMPY"), FeatureFileError, "truncated, damaged"),
     # damaged
     "h5 magic only": (lambda p: put(p, h5_bytes()[:8]), FeatureFileError, "truncated"),
     "h5 cut in the superblock": (lambda p: put(p, h5_bytes()[:60]), FeatureFileError, "truncated"),
@@ -96,7 +103,12 @@ BAD: dict[str, Bad] = {
     "legacy pt cut": (lambda p: put(p, pt_bytes(torch.zeros(9, 9), legacy=True)[:-9]), FeatureFileError, "damaged"),
     "zip of text": (lambda p: zip_of(p, "a.txt"), FeatureFileError, "damaged"),
     "zip like a pt": (lambda p: zip_of(p, "archive/data.txt"), FeatureFileError, "damaged"),
-    "npz": (lambda p: numpy_file(p, np.savez), FeatureFileError, "damaged"),
+    "npz of other keys": (lambda p: numpy_file(p, np.savez), FeatureFileError, "holds no 'features'; it holds 'arr_0'"),
+    "npz of slide vectors": (
+        lambda p: numpy_file(p, lambda file, x: np.savez(file, features=x[0])),
+        FeatureFileError,
+        "features of shape (4,)",
+    ),
     "h5 never written": (h5(dataset), FeatureFileError, "promises 800 bytes of features and holds 0"),
     "h5 never written, gzip": (h5(lambda f: dataset(f, compression="gzip")), FeatureFileError, "promises"),
     "h5 half written": (
@@ -110,7 +122,7 @@ BAD: dict[str, Bad] = {
         "a link to another file",
     ),
     # the wrong key
-    "h5 other key": (lambda p: write_h5(p, X, key="feats"), FeatureFileError, "'coords', 'feats'"),
+    "h5 other key": (lambda p: write_h5(p, X, key="embeddings"), FeatureFileError, "'coords', 'embeddings'"),
     "h5 other case": (lambda p: write_h5(p, X, key="Features"), FeatureFileError, "'Features'"),
     "h5 group": (h5(lambda f: f.create_group("features")), FeatureFileError, "'features' is a group"),
     "pt other key": (lambda p: save(p, {"feats": torch.zeros(2, 2)}), FeatureFileError, "'feats'"),

@@ -14,11 +14,24 @@ from data_builders import features, h5_bytes, pt_bytes, put, save, write_h5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsteph.client.data.formats import FeatureHeader, is_feature_file, read_features, read_header
+from fedsteph.client.data.formats import FeatureHeader, is_feature_file, read_coords, read_features, read_header
 from fedsteph.common.config.extraction import Extraction
-from fedsteph.common.errors import FedstephError
+from fedsteph.common.errors import FeatureFileError, FedstephError
 
 X = features()
+
+
+def numpy_file(path: Path, values: np.ndarray) -> Path:
+    with path.open("wb") as file:
+        np.save(file, values)
+    return path
+
+
+def npz_file(path: Path, write: Callable[..., None] = np.savez, **arrays: np.ndarray) -> Path:
+    with path.open("wb") as file:
+        write(file, **arrays)
+    return path
+
 
 GOOD: dict[str, tuple[Callable[[Path], Path], FeatureHeader]] = {
     "trident": (
@@ -49,6 +62,20 @@ GOOD: dict[str, tuple[Callable[[Path], Path], FeatureHeader]] = {
     "uni2-h": (
         lambda f: write_h5(f / "a.h5", X[None]),
         FeatureHeader("uni2-h", 5, 4, "float32", Extraction()),
+    ),
+    "stamp": (
+        lambda f: write_h5(f / "a.h5", X.astype(np.float32), key="feats"),
+        FeatureHeader("stamp", 5, 4, "float32", Extraction()),
+    ),
+    "npy": (lambda f: numpy_file(f / "a.npy", X), FeatureHeader("npy", 5, 4, "float32", Extraction())),
+    "npy (1, N, D), big endian, by columns": (
+        lambda f: numpy_file(f / "a.npy", np.asfortranarray(X[None].astype(">f8"))),
+        FeatureHeader("npy", 5, 4, "float64", Extraction()),
+    ),
+    "npz": (lambda f: npz_file(f / "a.npz", features=X), FeatureHeader("npz", 5, 4, "float32", Extraction())),
+    "npz called pt, compressed": (
+        lambda f: npz_file(f / "a.pt", np.savez_compressed, features=X, coords=np.zeros((5, 2))),
+        FeatureHeader("npz", 5, 4, "float32", Extraction()),
     ),
     "float64": (
         lambda f: write_h5(f / "a.h5", X.astype(np.float64)),
@@ -172,3 +199,12 @@ def test_truncation_gives_a_typed_error_or_the_right_bag(name, data, tmp_path_fa
         assert length < len(whole)
     else:
         np.testing.assert_array_equal(values, X)
+
+
+def test_stamp_s_encoder_is_known_and_its_coords_are_no_pixels(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "a.h5", X, key="feats")
+    with h5py.File(path, "a") as file:
+        file.attrs.update({"extractor": "uni2", "unit": "um", "tile_size_um": 256.0})
+    assert read_header(path).extraction == Extraction("uni2")
+    with pytest.raises(FeatureFileError, match="coords in micrometres"):
+        read_coords(path)

@@ -36,16 +36,30 @@ settings.register_profile("fedsteph", deadline=None, derandomize=True)
 settings.load_profile("fedsteph")
 
 
-# Packages that many processes import in the first minute, in two halves of about the same length.
-LARGE = ("torch, opacus", "flwr.supernode.cli, ray, hypothesis, pandas, matplotlib.pyplot, sksurv.metrics")
+# Packages that many processes import in the first minute, and tests that each of them collects, in two halves.
+HALVES = {
+    "torch, opacus": ["client"],
+    "flwr.supernode.cli, ray, hypothesis, pandas, matplotlib.pyplot, sksurv.metrics": [
+        "commands",
+        "server",
+        "simulations",
+    ],
+}
+COLLECT = "import sys, pytest, {}; pytest.main(['--collect-only', '-qq', '-n0', '-pno:cacheprovider', *sys.argv[1:]])"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In a new environment, have them compiled once, on both cores, before several processes start at the same time."""
+    """In a new environment, have them compiled once, on both cores, before several processes start at the same time.
+
+    Tests are compiled by pytest alone, for its messages, which takes 15 s of each process that does it by itself.
+    """
     several = config.getoption("numprocesses", 0) and not hasattr(config, "workerinput")
     torch = find_spec("torch")
     if several and torch is not None and not Path(cache_from_source(str(torch.origin))).exists():
-        compiling = [subprocess.Popen([sys.executable, "-c", f"import {names}"]) for names in LARGE]
+        compiling = []
+        for names, folders in HALVES.items():
+            words = [sys.executable, "-c", COLLECT.format(names), *(f"tests/{folder}" for folder in folders)]
+            compiling.append(subprocess.Popen(words, cwd=config.rootpath, stdout=subprocess.DEVNULL))
         for process in compiling:
             process.wait()
 

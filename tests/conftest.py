@@ -40,6 +40,7 @@ settings.load_profile("fedsteph")
 HALVES = {
     "torch, opacus": ["client"],
     "flwr.supernode.cli, ray, hypothesis, pandas, matplotlib.pyplot, sksurv.metrics": [
+        "common",
         "commands",
         "server",
         "simulations",

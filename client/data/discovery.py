@@ -65,11 +65,12 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
         return site
     found, settings = _called_as_listed(site, found, slides, settings, labels)
     wanted = slides - {*settings.exclude}
-    readable = {slide for slide in {*found} - {*settings.exclude} if any(map(is_feature_file, found[slide]))}
-    if match := find_match(wanted, readable, settings.match):
-        site.problems.append(match.problem(str(labels), "slides"))
-        wanted -= {*match.pairs}
-        found = {slide: paths for slide, paths in found.items() if slide not in match.pairs.values()}
+    if not wanted <= found.keys():  # where each slide has its file, none is opened to look for another
+        readable = {slide for slide in {*found} - {*settings.exclude} if any(map(is_feature_file, found[slide]))}
+        if match := find_match(wanted, readable, settings.match):
+            site.problems.append(match.problem(str(labels), "slides"))
+            wanted -= {*match.pairs}
+            found = {slide: paths for slide, paths in found.items() if slide not in match.pairs.values()}
     site.problems += [*problems, *_strays(found, slides, settings)]
     for patient in patients:
         if kept := tuple(slide for slide in patient.slides if slide not in settings.exclude):

@@ -69,12 +69,9 @@ class Match:
         """The error that names the rules, how many match, and an example; ``kind`` is ``slides`` or ``patients``."""
         many = f"all {self.of}" if len(self.pairs) == self.of else f"{len(self.pairs)} of {self.of}"
         what = f"{many} {kind} that agree to the letter with none match {self._spoken}"
-        remedy = f"If they are the same, add --fix to 'fedsteph data check', or write 'data: {{match: {self._listed}}}'"
-        return Problem("error", where, what, f"{remedy} into site.yaml", self.rules)
-
-    @property
-    def _listed(self) -> str:
-        return f"[{', '.join(self.rules)}]"
+        key = f"data: {{match: [{', '.join(self.rules)}]}}"
+        remedy = f"If they are the same, add --fix to 'fedsteph data check', or write '{key}' into site.yaml"
+        return Problem("error", where, what, remedy, self.rules)
 
     @property
     def _spoken(self) -> str:
@@ -97,6 +94,8 @@ def find_match(names: Collection[str], others: Collection[str], given: Collectio
     forms = {same(name, given) for name in names}, {same(name, given) for name in others}
     alone = forms[0] ^ forms[1]
     left = {name for name in names if same(name, given) in alone}
+    if not left:
+        return None
     useful = [rule for rule in _RULES if rule not in given and any(_changes(rule, name) for name in alone)]
     best: Match | None = None
     for n_rules in range(1, _MOST_RULES + 1):

@@ -36,11 +36,7 @@ def open_npy(path: Path) -> Iterator[Source]:
         FeatureFileError: it holds objects, or fewer values than its header states.
     """
     with path.open("rb") as file:
-        shape, dtype = _header(file)
-        stored = path.stat().st_size - file.tell()
-    needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if stored != needed:
-        raise too_few_bytes(stored, needed)
+        shape, dtype = _header(file, path.stat().st_size)
     yield Source("npy", shape, dtype.name, dtype.kind == "f", lambda: _as_float32(np.load(path, mmap_mode="r")))
 
 
@@ -51,15 +47,12 @@ def open_npz(path: Path) -> Iterator[Source]:
         if _MEMBER not in archive.namelist():
             raise no_features_key(sorted(name.removesuffix(".npy") for name in archive.namelist()))
         with archive.open(_MEMBER) as file:
-            shape, dtype = _header(file)
-            stored = archive.getinfo(_MEMBER).file_size - file.tell()
-    needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if stored != needed:
-        raise too_few_bytes(stored, needed)
+            shape, dtype = _header(file, archive.getinfo(_MEMBER).file_size)
     yield Source("npz", shape, dtype.name, dtype.kind == "f", lambda: _of_member(path))
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _header(file: IO[bytes], n_bytes: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array in a file of ``n_bytes``, which must hold its values and nothing more."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)
     if version not in readers:
@@ -67,6 +60,9 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     shape, _, dtype = readers[version](file)
     if dtype.hasobject:
         raise FeatureFileError("holds objects, not numbers", remedy="Save the features alone, as a float array")
+    stored, needed = n_bytes - file.tell(), int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if stored != needed:
+        raise too_few_bytes(stored, needed)
     return shape, dtype
 
 

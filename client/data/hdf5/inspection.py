@@ -21,10 +21,10 @@ _MOST_LINKS = 8  # soft links in a row
 
 
 def inspect(path: Path, every_chunk: bool) -> Structure:
-    """Inspect the dataset ``features`` and, if present, ``coords``.
+    """Inspect the dataset ``features``, or else ``feats``, and, if present, ``coords``.
 
     Raises:
-        FeatureFileError: there is no dataset ``features``, it was not written in full, or it is in another file.
+        FeatureFileError: there is no such dataset, it was not written in full, or it is in another file.
         Exception: any other, from HDF5, if the file is damaged.
     """
     # Network file systems often cannot lock. A file that another process is writing is still refused.

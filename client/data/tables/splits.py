@@ -151,7 +151,7 @@ def _unknown(
     remedy = "Write the patients' IDs, each once: all slides of a patient belong into one part"
     yield from _named(path, "slides where patients are expected", named, remedy)
     strange -= named
-    if known is not None and (found := find_match(strange, known, match)):
+    if found := find_match(strange, known or (), match):
         yield found.problem(str(path), "patients")
         strange -= {*found.pairs}
     for part in _PARTS:

@@ -66,13 +66,15 @@ def read_table(path: Path, error: type[DataError]) -> Table:
 
 def _records(path: Path, error: type[DataError]) -> list[tuple[int, list[str]]]:
     """Line number and stripped cells of each row that is not blank."""
-    skipped, lines = 0, list(io.StringIO(_text(path, error), newline=""))
-    separator = None
-    while skipped < len(lines) and (lines[skipped].startswith("#") or _STATED.fullmatch(lines[skipped])):
-        stated = _STATED.fullmatch(lines[skipped])
-        separator = stated[1] if stated else separator
+    lines = list(io.StringIO(_text(path, error), newline=""))
+    skipped, separator = 0, None
+    for line in lines:
+        if stated := _STATED.fullmatch(line):
+            separator = stated[1]
+        elif not line.startswith("#"):
+            break
         skipped += 1
-    separator = separator or _guess(lines[skipped] if skipped < len(lines) else "")
+    separator = separator or _guess("".join(lines[skipped : skipped + 1]))
     reader = csv.reader(lines[skipped:], strict=True, delimiter=separator)
     try:
         return [(reader.line_num + skipped, row) for cells in reader if any(row := [cell.strip() for cell in cells])]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from reviewed_homes import copy_home
-from side_by_side import Groups, earliness, n_processes
+from side_by_side import Groups, earliness, folders_of, n_processes
 from typer.main import get_command
 
 from fedsteph.__main__ import app
@@ -36,33 +35,10 @@ settings.register_profile("fedsteph", deadline=None, derandomize=True)
 settings.load_profile("fedsteph")
 
 
-# Packages that many processes import in the first minute, and tests that each of them collects, in two halves.
-HALVES = {
-    "torch, opacus": ["client"],
-    "flwr.supernode.cli, ray, hypothesis, pandas, matplotlib.pyplot, sksurv.metrics": [
-        "common",
-        "commands",
-        "server",
-        "simulations",
-    ],
-}
-COLLECT = "import sys, pytest, {}; pytest.main(['--collect-only', '-qq', '-n0', '-pno:cacheprovider', *sys.argv[1:]])"
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """In a new environment, have them compiled once, on both cores, before several processes start at the same time.
-
-    Tests are compiled by pytest alone, for its messages, which takes 15 s of each process that does it by itself.
-    """
-    several = config.getoption("numprocesses", 0) and not hasattr(config, "workerinput")
-    torch = find_spec("torch")
-    if several and torch is not None and not Path(cache_from_source(str(torch.origin))).exists():
-        compiling = []
-        for names, folders in HALVES.items():
-            words = [sys.executable, "-c", COLLECT.format(names), *(f"tests/{folder}" for folder in folders)]
-            compiling.append(subprocess.Popen(words, cwd=config.rootpath, stdout=subprocess.DEVNULL))
-        for process in compiling:
-            process.wait()
+    """Let each of several processes begin with other folders: most modules are then compiled by one of them alone."""
+    if hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        config.args = folders_of(config.rootpath / "tests", config.workerinput["workerid"])
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -75,7 +51,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Groups:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In one process as well, so that a test does not come after others in one way only."""
-    items.sort(key=lambda item: earliness(item.nodeid))
+    items.sort(key=lambda item: (earliness(item.nodeid), item.path))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: Python need not look through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,6 +6,8 @@ file, so that a module's fixtures are made once.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -33,6 +35,13 @@ def earliness(nodeid: str) -> int:
 def n_processes(config: pytest.Config) -> int:
     """How many processes ``-n auto`` is; 0 for this one alone, where single files or folders are asked for."""
     return N_PROCESSES if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+def folders_of(tests: Path, worker: str) -> list[str]:
+    """All folders with tests, the innermost first, from a place on that is the worker's own."""
+    folders = sorted({str(path.parent) for path in tests.rglob("test_*.py")}, reverse=True)
+    begin = int(worker.removeprefix("gw")) * len(folders) // N_PROCESSES
+    return folders[begin:] + folders[:begin]
 
 
 class Groups(LoadScopeScheduling):

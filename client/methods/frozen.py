@@ -15,6 +15,7 @@ from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.abmil import ABMIL, encode
 from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.seeded import seeded
 
 
 class HeadOnly(nn.Module):
@@ -69,8 +70,7 @@ def _under_fresh_head(task: Task, encoder: ABMIL, method: str, progress: Progres
 
 def _fit_head(task: Task, cohort: Cohort, label: str, progress: Progress) -> HeadOnly:
     seed = derive_seed(task.seed("head"), label)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         head = HeadOnly(cohort.width, task.recipe.model.n_bins)
 
     def forward(batch: Batch) -> Outputs:

@@ -23,6 +23,7 @@ from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import encode
+from fedsteph.common.model.seeded import seeded
 
 
 class Merged(nn.Module):
@@ -82,8 +83,7 @@ def merging(name: str, rule: Rule, *, hyper: bool, surgery: bool = False) -> Met
         whole = Mixture.of(task.m0, task.own, [of_pair(task.own, source) for source in task.sources]).to(task.device)
         # Without the target's row: its contribution is already in each rule's result.
         mixture = Mixture(whole.architecture, whole.theta_0, whole.stack[1:])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             adapter = Surgery(task.local, config.surgery_rank) if surgery else None
             model = Merged(mixture, recipe.model.dropout, hyper=hyper, surgery=adapter).to(task.device)
 

@@ -12,6 +12,7 @@ from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.seeded import seeded
 
 TOP = 5
 BALANCE = 0.01
@@ -79,8 +80,7 @@ def roupkt(task: Task, progress: Progress) -> Trained:
     """Train router, experts and head; the target's and the sources' encoders stay frozen."""
     recipe, seed = task.recipe, task.seed("roupkt")
     frozen = [v.applied_to(task.m0, task.m0.head_state()).eval() for v in (task.own, *task.sources)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = Roupkt(frozen, ABMIL(task.m0.architecture, recipe.model.dropout)).to(task.device)
     fit_survival(model, model.outputs, task.train, recipe, seed=seed, run=task.run("roupkt", progress))
     return Trained(model, learnable_parameters(model))

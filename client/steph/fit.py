@@ -19,6 +19,7 @@ from fedsteph.client.training.survival_fit import fit_survival, for_steph
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.seeded import seeded
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -64,8 +65,7 @@ def fit_steph(
 def _untrained(local: ABMIL, sources: Sequence[TaskVector], recipe: Recipe, seed: int, device: torch.device) -> Steph:
     m0, config = pinned_model(recipe.model), recipe.steph
     mixture = Mixture.of(m0, TaskVector.between(local, m0), sources, normalise=config.normalise)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = Steph(mixture.to(device), config, recipe.model.dropout)
     if config.start == "local":
         model.head.load_state_dict(local.head.state_dict())

@@ -23,6 +23,7 @@ from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import TooSmallError, TrainingError
 from fedsteph.common.model.precision import FACTORS, factors_in
+from fedsteph.common.model.seeded import seeded
 
 
 def fit(
@@ -72,11 +73,10 @@ def _epoch(
     order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(cohort))
     steps = [step.tolist() for step in _steps(order, config)]
     with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         factors_in(FACTORS[config.precision]),
         Loader(cohort, steps, head_of(model).out_features, device, passes=passes(config)) as loader,
+        seeded(derive_seed(seed, "epoch", epoch), device),
     ):
-        torch.manual_seed(derive_seed(seed, "epoch", epoch))
         model.train()
         loss = torch.zeros((), device=device)
         for i, (step, stacks) in enumerate(zip(steps, loader, strict=True)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import sys
 import types
 import typing
@@ -66,7 +67,7 @@ def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
         what = f"'{prefix.rstrip('.')}' must be a mapping, not {brief(mapping)}"
         raise ConfigError(what, where=where, remedy="Write its keys on lines of their own")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     _refuse_unknown(list(fields), mapping, where, prefix)
     values = {}
     for name, field in fields.items():
@@ -78,6 +79,11 @@ def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
         return cls(**values)
     except ValueError as error:
         raise ConfigError(cut(f"{prefix}{error}", 400), where=where) from error
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _refuse_unknown(known: list[str], mapping: dict[Any, Any], where: str | Path, prefix: str) -> None:

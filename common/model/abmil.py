@@ -23,6 +23,7 @@ from fedsteph.common.model.dropout import GateDropout
 from fedsteph.common.model.encoder_shapes import encoder_shapes
 from fedsteph.common.model.pooling import pool
 from fedsteph.common.model.precision import factors_in, linear
+from fedsteph.common.model.seeded import seeded
 
 ENCODER = tuple(encoder_shapes(1, 1, 1))  # the names, which no size changes
 
@@ -143,8 +144,7 @@ def _linear(theta: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 def untrained_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> ABMIL:
     """``M0``: an untrained ABMIL on the CPU, initialised by PyTorch's defaults from ``seed``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return ABMIL(architecture, dropout)
 
 

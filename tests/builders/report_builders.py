@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.evidence import Evidence
+from fedsteph.common.model.seeded import seeded
 from fedsteph.common.report.page import Picture
 
 WHO = "site-a: n = 23 test patients, 11 events, 2 folds, seed 7"
@@ -50,8 +51,7 @@ def make_steph(*settings: str, n_sources: int = 3, scale: float = 0.3, seed: int
     """An untrained enhanced model, in evaluation mode; random vectors, and weights that differ between patients."""
     recipe = make_recipe(*settings)
     target, *sources = make_vectors(recipe, n_sources + 1, scale).values()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = Steph(Mixture.of(m0_of(recipe), target, sources), recipe.steph, dropout=0.25)
         with torch.no_grad():
             for name in ("head_agg", "head_mix"):  # all sources are alive, and patients differ by what they keep

@@ -69,8 +69,8 @@ _CAPLESS = [
 ]
 
 
-def wait_for(what: str, condition: Callable[[], T], seconds: float) -> T:
-    """Poll until the condition holds; what it gave.
+def wait_for(what: str, condition: Callable[[], T], seconds: float, every: float = 0.1) -> T:
+    """Poll until the condition holds, ``every`` so many seconds; what it gave.
 
     Raises:
         TimeoutError: it did not within ``seconds``.
@@ -79,7 +79,7 @@ def wait_for(what: str, condition: Callable[[], T], seconds: float) -> T:
     while not (found := condition()):
         if time.monotonic() > until:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.1)
+        time.sleep(every)
     return found
 
 
@@ -361,7 +361,7 @@ class Deployment:
         self._up -= leaving
         if self._killed:
             # Until it has missed them, the SuperLink turns them away and would send them messages.
-            wait_for("the killed to be missed", lambda: self.n_online() == len(self._up), 120)
+            wait_for("the killed to be missed", lambda: self.n_online() == len(self._up), 120, 3)
             self._killed.clear()
         self._start([name for name in names if name not in self._up])
         self._up |= {*names}

@@ -9,6 +9,7 @@ import functools
 import sys
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,7 @@ from fedsteph.common.errors import ConfigError
 T = TypeVar("T")
 _UNIONS = (Union, types.UnionType)
 _MOST_BYTES = 2**20
+_hints_of: Callable[[type], dict[str, Any]] = functools.cache(get_type_hints)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
         what = f"'{prefix.rstrip('.')}' must be a mapping, not {brief(mapping)}"
         raise ConfigError(what, where=where, remedy="Write its keys on lines of their own")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    hints = _hints(cls)
+    hints = _hints_of(cls)
     _refuse_unknown(list(fields), mapping, where, prefix)
     values = {}
     for name, field in fields.items():
@@ -79,11 +81,6 @@ def build(cls: type[T], mapping: Any, where: str | Path, prefix: str = "") -> T:
         return cls(**values)
     except ValueError as error:
         raise ConfigError(cut(f"{prefix}{error}", 400), where=where) from error
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
 
 
 def _refuse_unknown(known: list[str], mapping: dict[Any, Any], where: str | Path, prefix: str) -> None:

@@ -27,6 +27,8 @@ from fedsteph.common.host import unchanged
 # Python starts some hundred times in these tests: it should compile each module once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# No test cuts the power: what is written need not reach the disk.
+os.fsync = lambda file: None
 # Several processes share two cores: threads of their own would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -71,7 +71,7 @@ def check_site(folder: Path, settings: DataSettings, progress: Progress = silent
         what = "no patient has an event, so nothing can be learned here"
         problems.append(Problem("warning", str(folder / settings.labels), what, "Check that 1 means an event"))
     splits, split_problems = read_splits(
-        folder, site.listed, site.dropped, slides=site.listed_slides, match=settings.match
+        folder, site.listed, site.dropped, slides=site.listed_slides, match=settings.match, within=settings.splits
     )
     times = [patient.t for patient in site.patients]
     return SiteReport(

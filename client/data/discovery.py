@@ -57,8 +57,8 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
     site, features, labels = SiteContents(), folder / settings.features, folder / settings.labels
     found = _files(features, site.problems)
     try:
-        patients, problems = read_labels(labels, settings)
-        site.listed, slides = listed_ids(labels, settings)
+        patients, problems = read_labels(labels, settings, found)
+        site.listed, slides = listed_ids(labels, settings, found)
         site.listed_slides = slides
     except LabelError as error:
         site.problems.append(Problem.of(error))
@@ -71,6 +71,8 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
             site.problems.append(match.problem(str(labels), "slides"))
             wanted -= {*match.pairs}
             found = {slide: paths for slide, paths in found.items() if slide not in match.pairs.values()}
+    if settings.columns.slide is None:
+        site.dropped += sorted(site.listed - {patient.id for patient in patients})
     site.problems += [*problems, *_strays(found, slides, settings)]
     for patient in patients:
         if kept := tuple(slide for slide in patient.slides if slide not in settings.exclude):

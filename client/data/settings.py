@@ -26,7 +26,9 @@ class Columns:
     """
 
     patient: str = "patient_id"  # column of the patients' IDs; splits_K.csv has the same IDs
-    slide: str = "pathology_id"  # column of the slides' IDs, which are the feature files' names without their ending
+    # column of the slides' IDs, which are the feature files' names without their ending; null: the table has a row per
+    # patient, whose files are those with names that begin with the patient's ID
+    slide: str | None = "pathology_id"
     project: str = "project"  # column of the cohort that a patient is from; may be absent, shown in reports only
     time: str = "t"  # column of the follow-up time, in data.time_unit
     event: str = "e"  # column of the event: 1 = observed, 0 = censored
@@ -37,6 +39,8 @@ class Columns:
     def __post_init__(self) -> None:
         names = {field.name: getattr(self, field.name) for field in fields(self)}
         del names["censorship" if self.censorship is None else "event"]
+        if self.slide is None:
+            del names["slide"]
         for key, name in names.items():
             if not name or name != name.strip():
                 raise ValueError(f"{key} must be a column's name without spaces around it, not {name!r}")
@@ -57,6 +61,8 @@ class DataSettings:
     features: str = "features"  # folder of the feature files, relative to the site's folder or absolute
     labels: str = "labels.csv"  # table of labels (CSV), relative to the site's folder or absolute
     columns: Columns = Columns()  # column names of the table of labels
+    # folder of splits_0.csv and so on, relative to the site's folder or absolute; null: the site's folder
+    splits: str | None = None
     time_unit: TimeUnit = "days"  # unit of the time column; a year is 365 days, a month 365/12 days
     exclude: tuple[str, ...] = ()  # IDs of slides to leave out
     # rules under which IDs in the table, in file names, in splits and in exclude are the same. unicode: one Unicode
@@ -69,8 +75,8 @@ class DataSettings:
     disk_cache: DiskCache = "auto"
 
     def __post_init__(self) -> None:
-        for key in ("features", "labels"):
-            if not getattr(self, key).strip():
+        for key in ("features", "labels", "splits"):
+            if (path := getattr(self, key)) is not None and not path.strip():
                 raise ValueError(f"{key} must name a path relative to the site's folder, not be empty")
         if self.time_unit not in _DAYS_PER_UNIT:
             raise ValueError(f"time_unit must be one of {', '.join(_DAYS_PER_UNIT)}, not {self.time_unit!r}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.formats import is_feature_file, is_utf8, read_header
 from fedsteph.client.data.problems import refuse_errors
-from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.settings import Columns, DataSettings
 from fedsteph.client.data.tables.labels import Patient, read_labels
 from fedsteph.client.data.tables.table import read_table
 from fedsteph.client.models.model_file import LoadedModel, load_model
@@ -208,13 +208,13 @@ def _files(features: Path) -> dict[str, Path]:
 def _slides(labels: Path | None, files: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
     if labels is None:
         return {slide: (slide,) for slide in files}
-    columns = DataSettings().columns
+    columns = Columns()
     table = read_table(labels, LabelError)
-    table.require([columns.patient, columns.slide], "Name each patient's slides, one row a slide")
+    table.require([columns.patient, str(columns.slide)], "Name each patient's slides, one row a slide")
     slides: dict[str, tuple[str, ...]] = {}
     first_line: dict[str, int] = {}
     for line, row in table.rows:
-        patient, slide, where = row[columns.patient], row[columns.slide], f"{labels}:{line}"
+        patient, slide, where = row[columns.patient], row[str(columns.slide)], f"{labels}:{line}"
         if not patient:
             raise LabelError(f"'{columns.patient}' is empty", where=where, remedy="Write the ID or remove the row")
         if slide not in files:

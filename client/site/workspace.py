@@ -123,7 +123,10 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
     """The first ``evaluation.folds`` of the site's split files, if any (SplitError: too few), else from its seed."""
     wanted = recipe.evaluation.folds
     ids = [patient.id for patient in cohort.patients]
-    splits, problems = read_splits(site.folder, ids, cohort.dropped, slides=cohort.files, match=site.file.data.match)
+    data = site.file.data
+    splits, problems = read_splits(
+        site.folder, ids, cohort.dropped, slides=cohort.files, match=data.match, within=data.splits
+    )
     refuse_errors(problems, site.folder)
     if not splits:
         # A single fold needs a training and a test part too: use the first of five.

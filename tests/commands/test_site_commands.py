@@ -35,6 +35,17 @@ def test_check_of_good_data_as_a_table_and_as_json(cli, site):
     assert (report["widths"], report["encoders"], report["splits"]) == ([6], ["test-encoder"], 2)
 
 
+def test_init_writes_a_site_file_for_what_it_finds_and_checks_it(cli, refused, site):
+    (site / "labels.csv").rename(site / "outcomes.csv")
+    said = refused("data", "init", site)
+    assert "unit of 't'" in said and said.endswith("days, months, years. Say which with --time-unit")
+    assert "'weeks' is no unit" in refused("data", "init", site, "--time-unit", "weeks")
+    assert not (site / "site.yaml").exists()
+    code, out, _ = cli("data", "init", site, "--time-unit", "days")
+    assert code == 0 and "labels: outcomes.csv" in out and "no problem found" in out
+    assert "is there already" in refused("data", "init", site)
+
+
 def test_check_lists_every_problem(cli, site):
     (site / "features/P001-DX1.h5").write_bytes(b"junk")
     (site / "features/P002-DX1.h5").unlink()

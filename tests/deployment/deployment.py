@@ -58,8 +58,7 @@ SETTINGS = [
     "federation.deadlines.share=150",
     "federation.deadlines.merge=180",
 ]
-# No second is waited for without need: SuperExecs ask for tasks once per second otherwise.
-_ENVIRONMENT = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.4", "NO_COLOR": "1", "COLUMNS": "300"}
+_ENVIRONMENT = {"NO_COLOR": "1", "COLUMNS": "300"}
 # Makes mode bits count for root.
 _CAPLESS = [
     "setpriv",

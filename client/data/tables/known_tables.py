@@ -26,8 +26,8 @@ class KnownTable:
     def __str__(self) -> str:
         """The layout as the key 'data' of a site file, in one line."""
         outcome = "censorship" if self.censorship else "event"
-        names = f"patient: {self.patient}, slide: {self.slide or 'slide'}, time: {self.time}, {outcome}: {self.outcome}"
-        addition = "" if self.slide else "; its rows name no slides: add a column 'slide'"
+        names = f"patient: {self.patient}, slide: {self.slide or 'null'}, time: {self.time}, {outcome}: {self.outcome}"
+        addition = "" if self.slide else "; its rows name no slides: the files' names begin with the patients' IDs"
         return f"data: {{time_unit: {self.unit}, columns: {{{names}}}}} ({self.maker}{addition})"
 
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.data.settings import Columns, DataSettings
+from fedsteph.client.data.tables.cells import CENSORSHIP, read_days, read_event, read_id
 from fedsteph.client.data.tables.known_tables import known_layouts
+from fedsteph.client.data.tables.slides_by_name import FILE, doubtful, owners, with_slides
 from fedsteph.client.data.tables.table import Table, read_table
 from fedsteph.common.errors import LabelError
 
-CENSORSHIP = "censorship"
-_MAX_YEARS = 150
-_EVENTS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
-# As portals write the status. cBioPortal puts the number before it: "1:DECEASED", "0:ALIVE OR DEAD TUMOR FREE".
-_STATUS = {"dead": 1, "deceased": 1, "alive": 0, "living": 0}
-_NUMBERED = re.compile(r"([01]):.*")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE | re.ASCII)
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 _MISSING = frozenset({"nan", "na", "n/a", "null", "none", "#n/a"})
 # Doubtful longest follow-ups. A cohort's is seldom below 200 days or 20 months, and no cohort is followed for 50 years.
@@ -40,18 +34,24 @@ class Patient:
     project: str = ""
 
 
-def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list[Problem]]:
+def read_labels(path: Path, settings: DataSettings, files: Collection[str] = ()) -> tuple[list[Patient], list[Problem]]:
     """Read the label table: the patients of the rows that could be read, sorted by ID, and all problems of all rows.
+
+    Args:
+        files: names of the feature files without their endings; needed where no column names the slides.
 
     Raises:
         LabelError: the file cannot be read as a table with the columns that ``settings`` names.
     """
-    table, settings = _open(path, settings)
-    problems: list[Problem] = []
+    of_file = _owners(path, settings, files)
+    table, settings = _open(path, settings, of_file)
+    problems = [] if of_file is None else [*doubtful(table, settings.columns.patient, of_file)]
     patients: dict[str, Patient] = {}
     first_line: dict[str, int] = {}
     slide_line: dict[str, int] = {}
     for line, row in table.rows:
+        if row.get(FILE) == "":
+            continue
         where = f"{path}:{line}"
         key, slide, t, e = _read_row(row, settings, where, problems)
         if slide is not None and slide_line.setdefault(slide, line) != line:
@@ -70,16 +70,26 @@ def read_labels(path: Path, settings: DataSettings) -> tuple[list[Patient], list
     return found, [*problems, *_doubt_the_ids(path, table, settings), *_doubt_the_unit(path, settings, found)]
 
 
-def listed_ids(path: Path, settings: DataSettings) -> tuple[set[str], set[str]]:
+def listed_ids(path: Path, settings: DataSettings, files: Collection[str] = ()) -> tuple[set[str], set[str]]:
     """All patient IDs and all slide IDs in the table, including rows with problems; errors as :func:`read_labels`."""
-    table, _ = _open(path, settings)
+    table, settings = _open(path, settings, _owners(path, settings, files))
     columns = settings.columns
-    patients, slides = ({row[name] for _, row in table.rows} for name in (columns.patient, columns.slide))
+    patients, slides = ({row[str(name)] for _, row in table.rows} for name in (columns.patient, columns.slide))
     return patients - {""}, slides - {""}
 
 
-def _open(path: Path, settings: DataSettings) -> tuple[Table, DataSettings]:
-    """Read the table, and decide in the settings which column holds the outcome.
+def _owners(path: Path, settings: DataSettings, files: Collection[str]) -> dict[str, list[str]] | None:
+    """Each file's patients, where no column names the slides; None where one does."""
+    columns = settings.columns
+    if columns.slide is not None:
+        return None
+    table = read_table(path, LabelError)
+    table.require([columns.patient], _remedy(table, _needed(columns)))
+    return owners({row[columns.patient] for _, row in table.rows}, files, settings.match)
+
+
+def _open(path: Path, settings: DataSettings, of_file: Mapping[str, list[str]] | None) -> tuple[Table, DataSettings]:
+    """Read the table, and decide in the settings which columns hold the outcome and the slides.
 
     Without an event column, a column called ``censorship`` (1 = censored) is used: its name is unambiguous.
     """
@@ -88,13 +98,15 @@ def _open(path: Path, settings: DataSettings) -> tuple[Table, DataSettings]:
         columns = replace(columns, censorship=CENSORSHIP)
     needed = _needed(columns)
     table.require(needed.values(), _remedy(table, needed))
+    if of_file is not None:
+        table, columns = with_slides(table, columns.patient, of_file), replace(columns, slide=FILE)
     return _with_points(table, columns.time), replace(settings, columns=columns)
 
 
 def _needed(columns: Columns) -> dict[str, str]:
     """The columns that a table must have, by their keys in ``data.columns``."""
     outcome = "event" if columns.censorship is None else "censorship"
-    return {key: getattr(columns, key) for key in ("patient", "slide", "time", outcome)}
+    return {key: name for key in ("patient", "slide", "time", outcome) if (name := getattr(columns, key)) is not None}
 
 
 def _remedy(table: Table, needed: Mapping[str, str]) -> str:
@@ -128,7 +140,12 @@ def _with_points(table: Table, column: str) -> Table:
 def _read_row(row: dict[str, str], settings: DataSettings, where: str, problems: list[Problem]) -> list[Any]:
     """Patient, slide, days and event of a row; None, and a new problem, for each that cannot be read."""
     columns, values = settings.columns, list[Any]()
-    parsers = (_id, columns.patient), (_id, columns.slide), (_days, columns.time), (_event, columns.event)
+    parsers = (
+        (read_id, columns.patient),
+        (read_id, str(columns.slide)),
+        (read_days, columns.time),
+        (read_event, columns.event),
+    )
     for parse, column in parsers:
         try:
             values.append(parse(row, column, settings, where))
@@ -136,54 +153,6 @@ def _read_row(row: dict[str, str], settings: DataSettings, where: str, problems:
             problems.append(Problem.of(error))
             values.append(None)
     return values
-
-
-def _id(row: dict[str, str], column: str, _: DataSettings, where: str) -> str:
-    if not row[column]:
-        raise LabelError(f"'{column}' is empty", where=where, remedy="Write the ID or remove the row")
-    return row[column]
-
-
-def _days(row: dict[str, str], column: str, settings: DataSettings, where: str) -> float:
-    text = row[column]
-    # Python would also read 1_298, which is more likely a slip.
-    days = float(text) * settings.days_per_unit if _NUMBER.fullmatch(text) else math.nan
-    if math.isnan(days):
-        what = f"{text!r}, not a number"
-        remedy = "Write the follow-up time with a decimal point and no sign for thousands, or remove the row"
-    elif days < 0:
-        what, remedy = f"{text}, before the start of follow-up", "Write a time of 0 or more, or remove the row"
-    elif days > _MAX_YEARS * 365:
-        what = f"{text} {settings.time_unit}, more than {_MAX_YEARS} years"
-        remedy = "Mend the time, or set 'data.time_unit' in site.yaml"
-    else:
-        return days
-    raise LabelError(f"'{column}' is {what}", where=where, remedy=remedy)
-
-
-def _event(row: dict[str, str], column: str, settings: DataSettings, where: str) -> int:
-    if settings.columns.censorship is not None:
-        return 1 - _flag(row, settings.columns.censorship, "1 = censored, 0 = event", where)
-    numbered = _NUMBERED.fullmatch(row[column])
-    status = int(numbered[1]) if numbered else _STATUS.get(row[column].lower())
-    e = _flag(row, column, "1 = event, 0 = censored", where) if status is None else status
-    if CENSORSHIP in row and column != CENSORSHIP and e == _flag(row, CENSORSHIP, "1 = censored", where):
-        raise LabelError(
-            f"'{column}' and '{CENSORSHIP}' are both {e}, which contradict each other",
-            where=where,
-            remedy=f"'{column}' is 1 for an event, '{CENSORSHIP}' is 1 for a censored patient",
-        )
-    return e
-
-
-def _flag(row: dict[str, str], column: str, meaning: str, where: str) -> int:
-    value = _EVENTS.get(row[column].lower())
-    if value is None:
-        remedy = f"Write {meaning}"
-        if row[column] == "2":
-            remedy += ". If 1 stands for censored and 2 for an event here, subtract 1 everywhere"
-        raise LabelError(f"'{column}' is {row[column]!r}, not 0 or 1", where=where, remedy=remedy)
-    return value
 
 
 def _doubt_the_ids(path: Path, table: Table, settings: DataSettings) -> Iterator[Problem]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, count
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,11 @@ from fedsteph.client.data.matching import by_form, find_match, same
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.data.settings import Rule
 from fedsteph.client.data.tables.labels import Patient
+from fedsteph.client.data.tables.split_files import split_files
 from fedsteph.client.data.tables.table import read_table
 from fedsteph.common.errors import SplitError
 
 _PARTS = ("train", "test", "val")
-_BESIDE = re.compile(r"splits_[0-9]+_(bool|descriptor)\.csv")  # CLAM writes these beside each split
-_A_SPLIT = re.compile(r"(splits?|folds?)_?[0-9]+\.csv", re.IGNORECASE)
-_ELSEWHERE = ("split[_0-9]*.csv", "fold*.csv", "split*/*.csv", "split*/*/*.csv", "fold*/*.csv")
 
 
 @dataclass(frozen=True)
@@ -40,26 +37,29 @@ def read_splits(
     *,
     slides: Collection[str] = (),
     match: Collection[Rule] = (),
+    within: str | None = None,
 ) -> tuple[list[Split], list[Problem]]:
     """Read ``splits_0.csv``, ``splits_1.csv``, ... with the columns train, test and optionally val.
 
-    The numbers may also begin with 1. CLAM's ``splits_0_bool.csv`` and ``splits_0_descriptor.csv`` are passed over.
+    The files are those of :func:`split_files`.
 
     Args:
+        folder: the site's folder.
         patient_ids: the IDs that a split may name; None does not check them.
         dropped: IDs of patients who are left out on purpose; they are removed from every part without a warning.
         slides: the IDs of the slides; a split that names these instead of patients is told so.
         match: rules under which two spellings of an ID are the same.
+        within: the folder of the split files, relative to the site's folder or absolute; None: the site's folder.
 
     Returns:
         the splits in the order of their numbers (none without files), and all problems found.
     """
     known = None if patient_ids is None else {*patient_ids}
     called = by_form({*(known or ()), *dropped}, match)[0]
-    problems: list[Problem] = []
+    files, problems = split_files(folder, within)
     splits: list[Split] = []
     tested: dict[str, Path] = {}
-    for path in _split_files(folder, problems):
+    for path in files:
         try:
             split = _read_split(path, {*dropped}, lambda name: called.get(same(name, match), name))
         except SplitError as error:
@@ -97,28 +97,6 @@ def make_splits(patients: Sequence[Patient], n_folds: int, seed: int) -> list[Sp
     dealt = [ids[i] for i in (*rng.permutation(n_events), *(n_events + rng.permutation(len(ids) - n_events)))]
     folds = [sorted(dealt[k::n_folds]) for k in range(n_folds)]
     return [Split(tuple(sorted({*dealt} - {*test})), tuple(test)) for test in folds]
-
-
-def _split_files(folder: Path, problems: list[Problem]) -> list[Path]:
-    """The split files in the order of their numbers; a wrong name, a gap or an unused file is added to ``problems``."""
-    numbered: dict[int, Path] = {}
-    for path in sorted(folder.glob("splits_*.csv")):
-        if number := re.fullmatch(r"splits_(0|[1-9][0-9]*)\.csv", path.name):
-            numbered[int(number[1])] = path
-        elif not _BESIDE.fullmatch(path.name):
-            problems.append(_error(path, "has no plain number in its name", "Call it splits_0.csv, or so"))
-    first = min(numbered, default=0) if min(numbered, default=0) <= 1 else 0
-    gap = next(number for number in count(first) if number not in numbered)
-    if gap < first + len(numbered):
-        what = "is missing, and splits are numbered from 0 or 1 without a gap"
-        problems.append(_error(folder / f"splits_{gap}.csv", what, "Add it or rename the others"))
-    if unused := sorted(path for glob in _ELSEWHERE for path in folder.glob(glob) if _A_SPLIT.fullmatch(path.name)):
-        files = "1 file" if len(unused) == 1 else f"{len(unused)} files"
-        what = f"looks like a split and is not used ({files} of such names)"
-        instead = "the splits in the site's folder are" if numbered else "folds made from a seed are"
-        remedy = f"Now {instead}: if these are meant, copy them into the site's folder as splits_0.csv and so on"
-        problems.append(Problem("warning", str(unused[0]), what, remedy))
-    return [path for _, path in sorted(numbered.items())]
 
 
 def _read_split(path: Path, dropped: set[str], called: Callable[[str], str]) -> Split:

@@ -29,6 +29,7 @@ def train(
     from rich.logging import RichHandler
 
     from fedsteph.client.data.discovery import discover
+    from fedsteph.client.data.tables.split_files import split_files
     from fedsteph.client.site.site import Site
     from fedsteph.client.site.site_log import told_of_work
     from fedsteph.client.target.train_alone import train_site
@@ -38,7 +39,9 @@ def train(
     from fedsteph.common.host.lock import exclusive
 
     opened = Site.open(site, state=out)
-    if warnings := [p for p in discover(opened.folder, opened.file.data).problems if p.severity == "warning"]:
+    problems = discover(opened.folder, opened.file.data).problems
+    problems += split_files(opened.folder, opened.file.data.splits)[1]
+    if warnings := [problem for problem in problems if problem.severity == "warning"]:
         show_problems(console.err, warnings)
     said = logging.Logger("fedsteph train")
     said.addHandler(RichHandler(console=console.err, show_time=False, show_path=False))

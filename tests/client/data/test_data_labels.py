@@ -252,3 +252,20 @@ def test_any_bytes_give_typed_errors_only(content, head, tmp_path_factory) -> No
         read_labels(path, DEFAULT)
     except LabelError as error:
         assert str(path) in str(error)
+
+
+def test_a_table_without_slides_gives_each_patient_the_files_that_begin_with_its_id(tmp_path: Path) -> None:
+    path = table(tmp_path, "patient_id,t,e\nA-1,5,1\nA-12,6,0\nB,nonsense,[Not Available]\nC,8,1\n")
+    settings = DataSettings(columns=Columns(slide=None))
+    files = ["A-1-DX2", "A-1_DX1", "A-12.x", "C", "D-1", "A-123"]
+    patients, [problem] = read_labels(path, settings, files)
+    assert {p.id: p.slides for p in patients} == {"A-1": ("A-1-DX2", "A-1_DX1"), "A-12": ("A-12.x",), "C": ("C",)}
+    assert problem.severity == "warning" and problem.what.startswith("1 of its patients have no feature file")
+    assert listed_ids(path, settings, files)[1] == {"A-1-DX2", "A-1_DX1", "A-12.x", "C"}
+    with pytest.raises(LabelError, match=r"no feature file's name begins with an ID of the column 'patient_id'"):
+        read_labels(path, settings, ["D-1", "A"])
+    path.write_text("patient_id,t,e\nA,5,1\nA-1,6,0\nB,7,1\n")
+    _, problems = read_labels(path, settings, ["A-1-DX1", "B"])
+    assert [p.what for p in problems if p.severity == "error"] == [
+        "the name of the file 'A-1-DX1' begins with the IDs of the patients 'A' and 'A-1'"
+    ]

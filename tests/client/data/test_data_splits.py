@@ -177,3 +177,17 @@ def test_impossible_folds_are_refused(n: int, n_folds: int, seed: int, fragment:
     with pytest.raises(SplitError, match=fragment) as caught:
         make_splits(cohort([True] * n), n_folds, seed)
     assert caught.value.remedy
+
+
+def test_another_folder_of_splits_is_read_under_any_of_the_usual_names(tmp_path: Path) -> None:
+    folder = tmp_path / "splits" / "task"
+    folder.mkdir(parents=True)
+    (folder / "fold_1.csv").write_text("train,test\nA,B\n")
+    (folder / "fold_1_bool.csv").write_text("x\n")
+    assert read_splits(tmp_path, IDS, within="splits/task") == ([Split(("A",), ("B",))], [])
+    (folder / "splits_1.csv").write_text("train,test\nA,B\n")
+    [problem] = read_splits(tmp_path, IDS, within="splits/task")[1]
+    assert "a split of the same number as fold_1.csv" in problem.what
+    for absent, said in (("splits", "holds no split file"), ("nowhere", "there is no such folder")):
+        splits, [problem] = read_splits(tmp_path, IDS, within=absent)
+        assert splits == [] and problem.severity == "error" and said in problem.what

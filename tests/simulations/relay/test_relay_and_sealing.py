@@ -49,9 +49,8 @@ def running() -> set[psutil.Process]:
 
 
 @pytest.mark.flower
-def test_relaying_delivers_to_a_real_site_and_leaves_nothing_behind(monkeypatch):
+def test_relaying_delivers_to_a_real_site_and_leaves_nothing_behind():
     before = running()
-    monkeypatch.setenv("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.4")
     found = json.loads(json.dumps(relay_cost.measure(1, repeats=1, settings=TINY), allow_nan=False))
     assert found["sources"] == 1
     assert 0 < found["bytes"]["merge"] - found["bytes"]["envelope"] < 4096  # the message's body

@@ -71,6 +71,10 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
             site.problems.append(match.problem(str(labels), "slides"))
             wanted -= {*match.pairs}
             found = {slide: paths for slide, paths in found.items() if slide not in match.pairs.values()}
+        elif 2 * len(missing := wanted - found.keys()) > len(wanted) and (strange := readable - slides):
+            site.problems.append(_unlike(missing, len(wanted), strange, features))
+            wanted -= missing
+            found = {slide: paths for slide, paths in found.items() if slide not in strange}
     if settings.columns.slide is None:
         site.dropped += sorted(site.listed - {patient.id for patient in patients})
     site.problems += [*problems, *_strays(found, slides, settings)]
@@ -81,7 +85,7 @@ def discover(folder: Path, settings: DataSettings) -> SiteContents:
             site.dropped.append(patient.id)
             what = f"the patient '{patient.id}' is left out, as all slides are excluded"
             site.problems.append(Problem("warning", str(labels), what, "Remove the patient's rows, or ignore"))
-    if not site.patients:
+    if not site.patients and not problems:
         what = "no patient is left with a label and a slide"
         site.problems.append(Problem("error", str(labels), what, "Mend the rows or exclude fewer slides"))
     if found:
@@ -133,6 +137,16 @@ def _called_as_listed(
         called.setdefault(listed.get(same(name, settings.match), name), []).extend(paths)
     exclude = tuple(listed.get(same(slide, settings.match), slide) for slide in settings.exclude)
     return called, replace(settings, exclude=exclude)
+
+
+def _unlike(missing: set[str], n_slides: int, strange: set[str], features: Path) -> Problem:
+    """The error for names in table and folder that are alike under no rule."""
+    what = (
+        f"{len(missing)} of {n_slides} slides have no feature file: the table has '{min(missing)}', "
+        f"and the folder has '{min(strange)}'"
+    )
+    remedy = "Name another folder under 'data.features' or another column under 'data.columns.slide' in site.yaml"
+    return Problem("error", str(features), what, f"{remedy}, or rename the files")
 
 
 def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettings) -> Iterator[Problem]:

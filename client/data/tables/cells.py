@@ -14,6 +14,10 @@ _EVENTS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 # As portals write the status. cBioPortal puts the number before it: "1:DECEASED", "0:ALIVE OR DEAD TUMOR FREE".
 _STATUS = {"dead": 1, "deceased": 1, "alive": 0, "living": 0}
 _NUMBERED = re.compile(r"([01]):.*")
+# As spreadsheets, pandas, GDC, cBioPortal and TCGA write a value that is not there.
+MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "none", "--", "'--", "unknown", "not reported"})
+_MISSING_TCGA = re.compile(r"\[.*\]")
+_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE | re.ASCII)
 
 
@@ -27,7 +31,11 @@ def read_days(row: dict[str, str], column: str, settings: DataSettings, where: s
     text = row[column]
     # Python would also read 1_298, which is more likely a slip.
     days = float(text) * settings.days_per_unit if _NUMBER.fullmatch(text) else math.nan
-    if math.isnan(days):
+    if _is_missing(text):
+        what, remedy = f"{text!r}, a missing value", "Write the follow-up time, or remove the row"
+    elif _DATE.fullmatch(text):
+        what, remedy = f"{text!r}, a date", "Write how long the patient was followed, as a number of days or months"
+    elif math.isnan(days):
         what = f"{text!r}, not a number"
         remedy = "Write the follow-up time with a decimal point and no sign for thousands, or remove the row"
     elif days < 0:
@@ -43,6 +51,12 @@ def read_days(row: dict[str, str], column: str, settings: DataSettings, where: s
 def read_event(row: dict[str, str], column: str, settings: DataSettings, where: str) -> int:
     if settings.columns.censorship is not None:
         return 1 - _flag(row, settings.columns.censorship, "1 = censored, 0 = event", where)
+    if _is_missing(row[column]):
+        what, remedy = (
+            f"'{column}' is {row[column]!r}, a missing value",
+            "Write 1 = event, 0 = censored, or remove the row",
+        )
+        raise LabelError(what, where=where, remedy=remedy)
     numbered = _NUMBERED.fullmatch(row[column])
     status = int(numbered[1]) if numbered else _STATUS.get(row[column].lower())
     e = _flag(row, column, "1 = event, 0 = censored", where) if status is None else status
@@ -53,6 +67,10 @@ def read_event(row: dict[str, str], column: str, settings: DataSettings, where: 
             remedy=f"'{column}' is 1 for an event, '{CENSORSHIP}' is 1 for a censored patient",
         )
     return e
+
+
+def _is_missing(text: str) -> bool:
+    return text.casefold() in MISSING or _MISSING_TCGA.fullmatch(text) is not None
 
 
 def _flag(row: dict[str, str], column: str, meaning: str, where: str) -> int:

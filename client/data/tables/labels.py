@@ -10,14 +10,13 @@ from typing import Any
 
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.data.settings import Columns, DataSettings
-from fedsteph.client.data.tables.cells import CENSORSHIP, read_days, read_event, read_id
+from fedsteph.client.data.tables.cells import CENSORSHIP, MISSING, read_days, read_event, read_id
 from fedsteph.client.data.tables.known_tables import known_layouts
 from fedsteph.client.data.tables.slides_by_name import FILE, doubtful, owners, with_slides
 from fedsteph.client.data.tables.table import Table, read_table
 from fedsteph.common.errors import LabelError
 
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
-_MISSING = frozenset({"nan", "na", "n/a", "null", "none", "#n/a"})
 # Doubtful longest follow-ups. A cohort's is seldom below 200 days or 20 months, and no cohort is followed for 50 years.
 _SHORT_DAYS, _SHORT_MONTHS, _LONG_DAYS = 200, 20, 50 * 365
 _ENOUGH_PATIENTS = 10
@@ -158,7 +157,7 @@ def _read_row(row: dict[str, str], settings: DataSettings, where: str, problems:
 def _doubt_the_ids(path: Path, table: Table, settings: DataSettings) -> Iterator[Problem]:
     """Several rows whose patient is called as a missing value is: they would be one patient."""
     column = settings.columns.patient
-    lines = [line for line, row in table.rows if row[column].lower() in _MISSING]
+    lines = [line for line, row in table.rows if row[column].casefold() in MISSING - {""}]
     if len(lines) > 1:
         what = f"{len(lines)} rows have the patient '{dict(table.rows)[lines[0]][column]}': is the ID missing there?"
         yield Problem("warning", f"{path}:{lines[0]}", what, "Write the patients' IDs, or remove these rows")

@@ -135,15 +135,13 @@ def test_errors_of_a_kind_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
     write_h5(tmp_path / "features" / "S0.h5", features())
     write_csv(tmp_path / "labels.csv", [HEADER, *rows])
-    with pytest.raises(DataError, match="100 problems found") as caught:
+    with pytest.raises(DataError, match="99 problems found") as caught:
         open_cohort(tmp_path, DataSettings())
-    times, nobody, files, *_ = str(caught.value).splitlines()
+    times, files, *_ = str(caught.value).splitlines()
     assert times.startswith(
         "labels.csv:2: 't' is 'x', not a number (and 49 more of this kind: labels.csv:3, labels.csv:4"
     )
-    assert (
-        "no patient is left" in nobody and "'S1' has no feature file (and 48 more of this kind: 'S10', 'S11'" in files
-    )
+    assert "'S1' has no feature file (and 48 more of this kind: 'S10', 'S11'" in files
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere"])

@@ -189,7 +189,7 @@ def test_a_problem_is_reported_and_not_raised(damage, options, severity, fragmen
     assert all(fragment in text for fragment in fragments), text
     assert problem.remedy
     # One mistake is one problem, unless it is the unit of every row.
-    assert len(report.problems) == (14 if options.get("time_unit") else 1), report.problems
+    assert len(report.problems) == (13 if options.get("time_unit") else 1), report.problems
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere"])

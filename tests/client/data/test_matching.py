@@ -65,6 +65,17 @@ def test_two_files_for_one_slide_and_two_slides_for_one_file_are_errors(tmp_path
     assert any("are one under 'data.match'" in p.what for p in problems)
 
 
+def test_names_that_are_alike_under_no_rule_are_one_problem_with_both_sides(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "a", patients=8)
+    for i, path in enumerate(sorted((site / "features").iterdir())):
+        path.rename(path.with_name(f"slide{i}.h5"))
+    [problem] = check_site(site, DataSettings()).problems
+    assert problem.what == (
+        "10 of 10 slides have no feature file: the table has 'P000-DX1', and the folder has 'slide0'"
+    )
+    assert "exclude" not in problem.remedy and "data.columns.slide" in problem.remedy
+
+
 def test_excluded_slides_are_found_in_another_spelling(tmp_path: Path) -> None:
     site = make_site(tmp_path / "a", patients=4)
     report = check_site(site, DataSettings(match=("case",), exclude=("p001-dx1",)))

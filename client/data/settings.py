@@ -69,6 +69,9 @@ class DataSettings:
     # form; spaces: single ordinary ones; dashes: hyphens; endings: without .svs, .h5 and the like; uuid: without one at
     # the end; point_zero: without a .0 at the end; zeros: without leading ones; case: in any letter case
     match: tuple[Rule, ...] = ()
+    # side of a patch in pixels at level 0, for the heatmaps of files that do not state it (fedsteph heatmap --site);
+    # null: it is then guessed, with a warning [above 0]
+    patch_size: float | None = None
     cache_gib: float = 2.0  # memory for features that were read before, in GiB; 0: none [at least 0]
     # copy of the features in the state folder, in a form that needs no decoding. auto: an exact copy where they do not
     # fit into cache_gib; stored: an exact copy in any case; float16: a rounded copy, half as large, slower; never: none
@@ -84,6 +87,8 @@ class DataSettings:
             raise ValueError("exclude must list slide IDs, and one of them is empty")
         if unknown := {*self.match} - {*get_args(Rule)}:
             raise ValueError(f"match must list rules of {', '.join(get_args(Rule))}, not {min(unknown)!r}")
+        if self.patch_size is not None and not (math.isfinite(self.patch_size) and self.patch_size > 0):
+            raise ValueError(f"patch_size must be a number of pixels above 0, or null, not {self.patch_size}")
         if self.disk_cache not in get_args(DiskCache):
             raise ValueError(f"disk_cache must be one of {', '.join(get_args(DiskCache))}, not {self.disk_cache!r}")
         if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fedsteph.common.config.extraction import UNSTATED, Extraction
-from fedsteph.common.errors import FeatureFileError
+from fedsteph.common.errors import FeatureFileError, WidthError
 
 
 @dataclass(frozen=True)
 class Coords:
     """Positions of a slide's patches, as stored in its file."""
 
-    xy: npt.NDArray[np.float64]  # (n_instances, 2) left and upper edge, in pixels at level 0
-    facts: Mapping[str, float]  # the numbers stored with the positions, under the file's own names
+    xy: npt.NDArray[np.float64]  # (n_instances, 2) left and upper edge, in ``unit``
+    facts: Mapping[str, float]  # the numbers stored with the positions or in the file, under the file's own names
+    unit: Literal["pixels", "um"] = "pixels"  # pixels at level 0, or micrometres
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ def no_features_key(keys: list[str]) -> FeatureFileError:
     return FeatureFileError(
         f"holds no 'features'; it holds {found}", remedy="Store the features under the key 'features'"
     )
+
+
+def transposed(rows: int, columns: int) -> WidthError:
+    """The error for features that lie ``(d, n_instances)``; it says how many rows and columns there are."""
+    what = f"looks transposed: its features are ({rows}, {columns}), which is (d, n_instances)"
+    return WidthError(what, remedy="Store the array's .T, one row of features per patch")
 
 
 def too_few_bytes(stored: int, needed: int, name: str = "features") -> FeatureFileError:

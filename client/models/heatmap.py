@@ -19,7 +19,7 @@ import torch
 
 from fedsteph.client.data.formats import read_features
 from fedsteph.client.models.model_file import LoadedModel, load_model
-from fedsteph.client.models.patch_grid import Grid, read_grid
+from fedsteph.client.models.patch_grid import GUESSED, Grid, read_grid
 from fedsteph.client.models.predict import require_extraction
 from fedsteph.common.errors import DataError
 from fedsteph.common.host import atomic
@@ -62,6 +62,8 @@ def heatmap(
     *,
     patch: float | None = None,
     size: tuple[float, float] | None = None,
+    mpp: float | None = None,
+    site_patch: float | None = None,
 ) -> Heatmap:
     """Compute the attention of both models over a slide.
 
@@ -70,6 +72,8 @@ def heatmap(
         others: the same patient's other slides: they belong to the bag, and so influence the merge.
         patch: side of a patch in pixels at level 0, instead of the file's value.
         size: width and height of the slide, likewise.
+        mpp: micrometres per pixel at level 0, likewise, for coords in micrometres.
+        site_patch: side of a patch for a file that does not state it, before it is guessed.
 
     Raises:
         ModelFileError, FeatureFileError, EncoderError: a file cannot be used, or they do not fit together.
@@ -85,7 +89,7 @@ def heatmap(
     for path in paths:
         require_extraction(loaded, path)
         bags.append(torch.from_numpy(read_features(path, width=loaded.architecture.width)))
-    grid = read_grid(slide, patch, size)
+    grid = read_grid(slide, patch, size, mpp=mpp, site_patch=site_patch)
     bag, n = torch.cat(bags), len(bags[0])
     attention = {name: one.attention(bag)[:n].double().numpy() for name, one in _models(loaded).items()}
     rank = {name: 100.0 * rankdata(values, method="max") / n for name, values in attention.items()}
@@ -144,6 +148,8 @@ def draw(found: Heatmap, thumbnail: Path | None = None) -> Picture:
     tall = min(8.0, max(1.1, 3.0 * height / width))
     title = f"Attention over the slide {found.slide}"
     who = f"n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0; ranks within this slide"
+    if found.grid.guessed:
+        who += f". Warning: {GUESSED}"
     place: dict[str, Any] = {"extent": (0, width, height, 0), "aspect": "equal"}
     look: dict[str, Any] = {"cmap": GRADED, "vmin": 0, "vmax": 100, "interpolation": "nearest"}
     with canvas(title, who, 3.2 * len(panels) + 0.9, tall + 0.6) as figure:

@@ -12,23 +12,34 @@ from typing import Any
 import h5py
 import numpy as np
 
+from fedsteph.client.data.hdf5.opening import open_to_read
 from fedsteph.client.data.hdf5.storage_map import require_whole
 from fedsteph.client.data.hdf5.structure import COORDS, FEATURES, STAMP_FEATURES, Structure
 from fedsteph.client.data.source import no_features_key
 from fedsteph.common.errors import FeatureFileError
 
 _MOST_LINKS = 8  # soft links in a row
+# Of HDF5's registered filters, those that files of features are often packed with.
+_FILTERS = {
+    307: "bzip2",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32026: "blosc2",
+}
 
 
 def inspect(path: Path, every_chunk: bool) -> Structure:
     """Inspect the dataset ``features``, or else ``feats``, and, if present, ``coords``.
 
     Raises:
-        FeatureFileError: there is no such dataset, it was not written in full, or it is in another file.
+        FeatureFileError: there is no such dataset, it was not written in full, is in another file, needs a filter that
+            is not installed, or holds one vector for all patches; or another program writes the file.
         Exception: any other, from HDF5, if the file is damaged.
     """
-    # Network file systems often cannot lock. A file that another process is writing is still refused.
-    with h5py.File(path, "r", locking="best-effort") as file:
+    with open_to_read(path) as file:
         name = next((name for name in (FEATURES, STAMP_FEATURES) if _follow(file, name) is not None), FEATURES)
         features, coords = _follow(file, name), _follow(file, COORDS)
         if features is None:
@@ -39,6 +50,8 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
         present = [dataset for dataset in (features, numbers) if dataset is not None]
         for dataset in present:
             _require_plain(dataset)
+            _require_filters(dataset)
+        _require_patches(file)
         require_whole(present, path.stat().st_size, every_chunk)
         return Structure(
             tuple(features.shape or ()),
@@ -48,7 +61,8 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
             None if coords is None else _number(coords.attrs.get("target_magnification")),
             None if numbers is None else tuple(numbers.shape or ()),
             name,
-            {} if numbers is None else _facts(numbers),
+            {name: value for one in (file, *present) for name, value in _facts(one).items()},
+            next((unit for one in (numbers, file) if one is not None and (unit := _text(one.attrs.get("unit")))), None),
         )
 
 
@@ -82,11 +96,32 @@ def _require_plain(dataset: Any) -> None:
         )
 
 
-def _facts(coords: Any) -> dict[str, float]:
+def _require_filters(dataset: Any) -> None:
+    settings = dataset.id.get_create_plist()
+    for code in (settings.get_filter(i)[0] for i in range(settings.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            known = f" ({_FILTERS[code]})" if code in _FILTERS else ""
+            what = f"is packed with HDF5's filter {code}{known}, which is not installed here"
+            remedy = "Store it again where the filter is installed: h5repack -f GZIP=4 SLIDE.h5 NEW.h5"
+            raise FeatureFileError(what, remedy=remedy)
+
+
+def _require_patches(file: Any) -> None:
+    """STAMP states whether the rows of a file are tiles, a slide or a patient."""
+    kind = _text(file.attrs.get("feat_type"))
+    if kind in ("slide", "patient"):
+        raise FeatureFileError(
+            f"holds one vector for a {kind}, not one for each patch",
+            remedy="Give the files that STAMP's 'preprocess' writes, not those of its encoders of slides and patients",
+        )
+
+
+def _facts(holder: Any) -> dict[str, float]:
+    """The numbers among the attributes of a file or a dataset, by name."""
     found = {}
-    for name in coords.attrs:
+    for name in holder.attrs:
         try:
-            number = _number(coords.attrs[name])
+            number = _number(holder.attrs[name])
         except TypeError:  # a type that NumPy lacks
             continue
         if number is not None and isinstance(name, str):  # h5py gives bytes for a name that is no text

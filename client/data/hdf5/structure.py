@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FEATURES, COORDS = "features", "coords"
-STAMP_FEATURES = "feats"  # STAMP's name; its coords are in micrometres
+STAMP_FEATURES = "feats"  # STAMP's name
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Structure:
     magnification: float | None
     coords: tuple[int, ...] | None  # shape of the coords; None also if they are no numbers
     name: str  # of the features' dataset: FEATURES or STAMP_FEATURES
-    facts: Mapping[str, float]  # the numbers stored with the coords, by name
+    facts: Mapping[str, float]  # numbers stored with the coords, else with the features or the file, by name
+    unit: str | None  # of the coords
 
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> Structure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,14 @@ _SHOWN = 5
 _Others = Annotated[
     list[Path] | None, typer.Option("--with", help="Another slide of the same patient, part of the bag. Repeatable.")
 ]
+_PatchSize = Annotated[
+    float | None, typer.Option(min=1, help="A patch's side at level 0; default: the file's, else the site's.")
+]
+_PixelSize = Annotated[
+    float | None, typer.Option(min=0.01, help="Micrometres per pixel at level 0, for coords in micrometres (STAMP).")
+]
+_Site = Annotated[Path | None, typer.Option(help="A site, whose data.patch_size holds for files that state none.")]
+_SlideSize = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the slide at level 0; default: the file's.")]
 
 
 def heatmap(
@@ -30,12 +38,10 @@ def heatmap(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("heatmap"),
     thumbnail: Annotated[Path | None, typer.Option(help="PNG, JPEG or TIFF of the whole slide, to lay below.")] = None,
     others: _Others = None,
-    patch_size: Annotated[
-        float | None, typer.Option(min=1, help="A patch's side at level 0; default: the file's.")
-    ] = None,
-    slide_size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT of the slide at level 0; default: the file's.")
-    ] = None,
+    patch_size: _PatchSize = None,
+    mpp: _PixelSize = None,
+    site: _Site = None,
+    slide_size: _SlideSize = None,
     top: Annotated[int, typer.Option(min=1, help="How many of the patches with the most attention to list.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,21 +52,31 @@ def heatmap(
       fedsteph heatmap deployed/fold_0.safetensors features/S1.h5 --out S1
       fedsteph heatmap steph.safetensors S1.h5 --thumbnail S1.png --with S2.h5
       fedsteph heatmap steph.safetensors S1.h5 --slide-size 98304x65536 --patch-size 512
+      fedsteph heatmap steph.safetensors stamp/S1.h5 --mpp 0.2527
 
     OUT/attention.png is the map, in percentile ranks within the slide; OUT/attention.geojson goes into QuPath by
     'Import objects from file' and 'Measure > Show measurement maps'; OUT/top.csv lists the patches with the most
     attention. They show a patient's slide and stay at the site.
     """
     from fedsteph.client.models import heatmap as attention
+    from fedsteph.client.site.site_file import read_site_file
 
     _refuse_inputs(out, (model, slide, *(others or []), *([thumbnail] if thumbnail else [])))
-    if patch_size is not None and not math.isfinite(patch_size):
-        raise ConfigError("must be a number of pixels", where="--patch-size", remedy="Write e.g. 512")
+    _require_finite({"--patch-size": patch_size, "--mpp": mpp})
+    usual = None if site is None else read_site_file(site)[1].data.patch_size
     with console.progress_bar() as progress:
         progress("computing attention")
-        found = attention.heatmap(model, slide, others or [], patch=patch_size, size=_size(slide_size))
+        found = attention.heatmap(
+            model, slide, others or [], patch=patch_size, size=_size(slide_size), mpp=mpp, site_patch=usual
+        )
         paths = attention.write_heatmap(found, out, thumbnail, top)
     _tell(found, top, paths, as_json)
+
+
+def _require_finite(given: Mapping[str, float | None]) -> None:
+    for option, value in given.items():
+        if value is not None and not math.isfinite(value):
+            raise ConfigError("must be a finite number", where=option, remedy="Write e.g. 0.25 or 512")
 
 
 def _refuse_inputs(out: Path, given: Iterable[Path]) -> None:
@@ -77,10 +93,16 @@ def _refuse_inputs(out: Path, given: Iterable[Path]) -> None:
 
 def _tell(found: Heatmap, top: int, paths: Sequence[Path], as_json: bool) -> None:
     """Print the patches with the most attention, and the paths of the files."""
+    from fedsteph.client.models.patch_grid import GUESSED
+
     listed = found.top(top)
+    if found.grid.guessed:
+        console.tell(f"warning: {GUESSED}", "yellow")
     if as_json:
-        content = {"slide": found.slide, "files": [str(path) for path in paths], "top": listed.to_dict("records")}
-        return console.show_json(content)
+        warnings = [GUESSED] if found.grid.guessed else []
+        files = [str(path) for path in paths]
+        content = {"slide": found.slide, "files": files, "patch_size": found.grid.patch, "warnings": warnings}
+        return console.show_json({**content, "top": listed.to_dict("records")})
     shown = listed[listed["place"] <= _SHOWN].to_dict("records")
     rows = [[r["model"], str(r["place"]), str(r["x"]), str(r["y"]), f"{r['percentile']:.2f}"] for r in shown]
     console.show_table(["model", "place", "x", "y", "percentile"], rows, "patches with the most attention")

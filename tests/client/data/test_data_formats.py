@@ -14,9 +14,9 @@ from data_builders import features, h5_bytes, pt_bytes, put, save, write_h5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsteph.client.data.formats import FeatureHeader, is_feature_file, read_coords, read_features, read_header
+from fedsteph.client.data.formats import FeatureHeader, is_feature_file, read_features, read_header
 from fedsteph.common.config.extraction import Extraction
-from fedsteph.common.errors import FeatureFileError, FedstephError
+from fedsteph.common.errors import FedstephError
 
 X = features()
 
@@ -199,12 +199,3 @@ def test_truncation_gives_a_typed_error_or_the_right_bag(name, data, tmp_path_fa
         assert length < len(whole)
     else:
         np.testing.assert_array_equal(values, X)
-
-
-def test_stamp_s_encoder_is_known_and_its_coords_are_no_pixels(tmp_path: Path) -> None:
-    path = write_h5(tmp_path / "a.h5", X, key="feats")
-    with h5py.File(path, "a") as file:
-        file.attrs.update({"extractor": "uni2", "unit": "um", "tile_size_um": 256.0})
-    assert read_header(path).extraction == Extraction("uni2")
-    with pytest.raises(FeatureFileError, match="coords in micrometres"):
-        read_coords(path)

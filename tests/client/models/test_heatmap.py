@@ -519,6 +519,41 @@ def test_the_command_s_json_is_the_numbers(cli, world, tmp_path):
     assert content["top"] == found.top(4).to_dict("records")
 
 
+def test_a_guessed_side_is_told_everywhere(cli, refused, world, tmp_path):
+    """A file whose tiles may overlap: the side is their distance at best. A site knows better."""
+    model, bare, out = world / "local.safetensors", write_slide(tmp_path / "bare.h5", name="bare"), tmp_path / "out"
+    code, printed, said = cli("heatmap", model, bare, "--out", out, "--json")
+    [warning] = json.loads(printed)["warnings"]
+    assert (code, json.loads(printed)["patch_size"]) == (0, SIDE) and "guessed" in warning and "overlap" in warning
+    assert said.strip() == f"warning: {warning}"
+    titles = [draw(heatmap(model, path)).figure.get_suptitle().replace("\n", " ") for path in (bare, world / "S0.h5")]
+    assert [warning in title for title in titles] == [True, False]
+    (tmp_path / "site.yaml").write_text("data: {patch_size: 512}")
+    code, printed, said = cli("heatmap", model, bare, "--out", out, "--site", tmp_path, "--json")
+    assert (code, json.loads(printed)["patch_size"], json.loads(printed)["warnings"], said) == (0, 512, [], "")
+    for value in ("0", "-5", ".nan", "wide"):
+        (tmp_path / "site.yaml").write_text(f"data: {{patch_size: {value}}}")
+        assert "patch_size" in refused("heatmap", model, bare, "--out", out, "--site", tmp_path)
+
+
+def test_micrometres_are_drawn_in_pixels(cli, refused, world, tmp_path):
+    """STAMP's layout at 0.25 um per pixel, so that its tiles of 64 um have 256 pixels."""
+    path = tmp_path / "stamp.h5"
+    with h5py.File(path, "w") as file, h5py.File(world / "S0.h5") as same:
+        file["feats"], file["coords"] = same["features"][:], same["coords"][:] / 4
+        file.attrs.update({"extractor": "uni_v1", "unit": "um", "tile_size_um": 64.0})
+    model, tiles = world / "alone.safetensors", []
+    for name, words in ((path, ["--mpp", 0.25]), (world / "S0.h5", [])):
+        assert cli("heatmap", model, name, "--out", tmp_path / "out", *words)[0] == 0
+        found = json.loads((tmp_path / "out" / GEOJSON).read_text())["features"]
+        tiles.append([tile["geometry"] for tile in found])
+    assert tiles[0] == tiles[1]
+    assert "--mpp" in refused("heatmap", model, path, "--out", tmp_path / "out")
+    assert "in pixels already" in refused("heatmap", model, world / "S0.h5", "--mpp", 0.25, "--out", tmp_path / "out")
+    for bad in ("nan", "inf", "0"):
+        refused("heatmap", model, path, "--mpp", bad, "--out", tmp_path / "out")
+
+
 def test_user_errors_are_one_line(refused, world, tmp_path):
     model, slide, out = world / "steph.safetensors", world / "S0.h5", tmp_path / "out"
     wide = write_slide(tmp_path / "wide.h5", width=7)

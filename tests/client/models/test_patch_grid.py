@@ -54,6 +54,53 @@ def test_trident_says_everything(tmp_path):
     same(read_grid(write(tmp_path / "a.h5", XY, TRIDENT)), XY, 512.0, (4096.0, 3072.0), True)
 
 
+def test_the_file_itself_may_say_what_its_coords_do_not(tmp_path):
+    """Attributes of the coords come before those of the file."""
+    path = write(tmp_path / "a.h5", XY, {"level0_width": 4096})
+    with h5py.File(path, "a") as file:
+        file.attrs.update({"patch_size_level0": 300, "level0_width": 9, "level0_height": 3072})
+    same(read_grid(path), XY, 300.0, (4096.0, 3072.0), True)
+
+
+def stamp(path: Path, attributes: Mapping[str, Any], side: float = 256.0) -> Path:
+    """STAMP's layout: tiles of ``side`` micrometres in a row."""
+    with h5py.File(path, "w") as file:
+        file["feats"] = features(3)
+        file["coords"] = np.array([[0, 0], [side, 0], [2 * side, side]], dtype=np.float32)
+        file.attrs.update(attributes)
+    return path
+
+
+def test_micrometres_become_pixels(tmp_path):
+    """At 0.25 um per pixel a tile of 256 um has 1024 pixels at level 0; with overlap it is wider than its step."""
+    now = {"unit": "um", "tile_size_um": 256.0, "tile_size_px": 224}
+    in_pixels = [[0, 0], [1024, 0], [2048, 1024]]
+    for attributes in (now, {"tile_size_um": 256.0}, {"unit": "um", "tile_size": 256.0}, now | {"unit": "\u00b5m"}):
+        same(read_grid(stamp(tmp_path / "a.h5", attributes), mpp=0.25), in_pixels, 1024.0, (3072.0, 2048.0), False)
+    path = stamp(tmp_path / "a.h5", now | {"slide_mpp": 0.25, "tile_size_um": 512.0})
+    same(read_grid(path), in_pixels, 2048.0, (4096.0, 3072.0), False)
+    assert read_grid(path, mpp=0.5).patch == 1024.0 and read_grid(path, 99.0).patch == 99.0
+
+
+def test_units_that_cannot_be_converted_are_refused(tmp_path):
+    now = {"unit": "um", "tile_size_um": 256.0}
+    error = refused(stamp(tmp_path / "a.h5", now))
+    assert "does not say how large a pixel is" in error.what and "--mpp" in error.remedy
+    assert "a unit that it does not state" in refused(stamp(tmp_path / "a.h5", {"extractor": "ctranspath"})).what
+    assert "a unit that it does not state" in refused(stamp(tmp_path / "a.h5", {"unit": "px", "tile_size": 224})).what
+    assert "the unit 'mm'" in refused(write(tmp_path / "b.h5", XY, TRIDENT | {"unit": "mm"})).what
+    with pytest.raises(FeatureFileError, match="in pixels already") as caught:
+        read_grid(write(tmp_path / "c.h5", XY, TRIDENT), mpp=0.25)
+    assert "Leave out --mpp" in caught.value.remedy
+
+
+def test_the_side_comes_from_the_user_the_file_the_site_and_last_from_a_guess(tmp_path):
+    told, bare = write(tmp_path / "a.h5", XY, TRIDENT), write(tmp_path / "b.h5", XY)
+    found = [read_grid(told, 100.0, site_patch=700.0), read_grid(told, site_patch=700.0)]
+    found += [read_grid(bare, site_patch=700.0), read_grid(bare)]
+    assert [(grid.patch, grid.guessed) for grid in found] == [(100, False), (512, False), (700, False), (512, True)]
+
+
 def test_clam_says_a_patch_s_side_at_its_own_level(tmp_path):
     """128 pixels at a level 4 times as coarse are 512 at level 0; it does not say how large the slide is."""
     same(read_grid(write(tmp_path / "a.h5", XY, CLAM)), XY, 512.0, (2048.0 + 512, 2560.0 + 512), False)
@@ -62,6 +109,10 @@ def test_clam_says_a_patch_s_side_at_its_own_level(tmp_path):
 @pytest.mark.parametrize("downsample", [4, 4.0, np.array([4.0, 4.0]), np.float32(4)])
 def test_clam_s_downsample_may_be_one_number_or_two(tmp_path, downsample):
     assert read_grid(write(tmp_path / "a.h5", XY, CLAM | {"downsample": downsample})).patch == 512.0
+
+
+def test_a_side_at_level_0_needs_no_downsample(tmp_path):
+    assert read_grid(write(tmp_path / "a.h5", XY, {"patch_size": 300, "patch_level": 0})).patch == 300.0
 
 
 def test_uni2_h_s_leading_axis_is_taken_off(tmp_path):
@@ -107,6 +158,7 @@ def test_one_column_or_one_row_is_enough(tmp_path, xy, side):
     [
         {"patch_size": 256},  # at which level?
         {"downsample": 4},
+        {"patch_size": 256, "patch_level": 1},
         {"patch_size_level0": 0},
         {"patch_size_level0": -5},
         {"patch_size_level0": np.nan},
@@ -170,7 +222,7 @@ def test_an_hdf5_file_may_lack_coords(tmp_path):
 def test_there_must_be_two_coords_for_every_instance(tmp_path, xy, n):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
-        file["features"] = features(n)
+        file["features"] = features(n, 6)
         file["coords"] = xy
     error = refused(path)
     assert f"for {n} instances" in error.what

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedsteph.client.data.formats import FeatureHeader, is_feature_file, is_utf8
+from fedsteph.client.data.formats import SUFFIXES, FeatureHeader, is_feature_file, is_utf8, is_zarr, slide_name
 from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.matching import by_form, find_match, same
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.source import transposed
 from fedsteph.client.data.tables.labels import Patient, listed_ids, read_labels
 from fedsteph.common.config.extraction import Extraction, stated
 from fedsteph.common.errors import FeatureFileError, LabelError
 
 _EXCLUDE = "list the slide under 'data.exclude' in site.yaml"
+_USUAL_WIDTHS = {384, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072}  # of public encoders
 
 
 @dataclass
@@ -102,20 +104,27 @@ def usable_contents(folder: Path, settings: DataSettings) -> SiteContents:
 
 
 def _files(features: Path, problems: list[Problem]) -> dict[str, list[Path]]:
-    """Visible files by slide ID: the file name without its last suffix, because slide IDs contain dots."""
+    """Visible files by slide ID: the file name without its last suffix, because slide IDs contain dots.
+
+    Folders that are named as feature files are, such as a zarr, count too: reading them says what is wrong.
+    """
     found: dict[str, list[Path]] = {}
-    what = "the features folder holds no file"
+    folders, what = [], "the features folder holds no file"
     try:
         for path in sorted(features.iterdir()):
-            if path.name.startswith(".") or path.is_dir():
+            if path.name.startswith("."):
                 continue
-            if is_utf8(path.name):
-                found.setdefault(path.stem, []).append(path)
+            if path.is_dir() and path.suffix.lower() not in SUFFIXES and not is_zarr(path):
+                folders.append(path.name)
+            elif is_utf8(path.name):
+                found.setdefault(slide_name(path), []).append(path)
             elif is_feature_file(path):
                 what = "its name is not UTF-8, so that no label can name it"
                 problems.append(Problem.of(FeatureFileError(what, where=path, remedy="Rename it"), "warning"))
     except OSError as error:
         what = f"the features folder cannot be read ({error.strerror})"
+    if folders and not found:
+        what += f", but folders: {', '.join(map(repr, folders[:3]))}"
     if not found:
         remedy = "Put the feature files there, or name their folder under 'data.features' in site.yaml"
         problems.append(Problem("error", str(features), what, remedy))
@@ -156,7 +165,7 @@ def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettin
             yield Problem("warning", "data.exclude", what, "Mend its ID in site.yaml or remove it")
     for slide in sorted({*found} - slides - {*settings.exclude}):
         # Extractors write logs and settings into the same folder; these are not slides.
-        for path in filter(is_feature_file, found[slide]):
+        for path in (path for path in found[slide] if is_feature_file(path) or is_zarr(path)):
             what = f"the slide '{slide}' is not in {settings.labels}"
             yield Problem("warning", str(path), what, f"Add its row, or {_EXCLUDE}")
 
@@ -183,9 +192,15 @@ def _match(site: SiteContents, slides: list[str], found: dict[str, list[Path]], 
 
 def _odd_files(site: SiteContents) -> Iterator[Problem]:
     """Report files that differ from the majority; a fact that a layout does not state is not compared."""
+    turned = _transposed(site)
+    for slide in turned:
+        header = site.headers[slide]
+        yield replace(Problem.of(transposed(header.n_instances, header.width)), where=str(site.files[slide]))
     facts = {slide: {"width": h.width, **vars(h.extraction)} for slide, h in site.headers.items()}
     for fact in ("width", "encoder", "magnification", "patch_size"):
         told = {slide: value for slide, known in facts.items() if (value := known[fact]) is not None}
+        if fact == "width":
+            told = {slide: value for slide, value in told.items() if slide not in turned}
         if len({*told.values()}) < 2:
             continue
         [(usual, count)] = Counter(told.values()).most_common(1)
@@ -194,6 +209,21 @@ def _odd_files(site: SiteContents) -> Iterator[Problem]:
                 what = f"its {fact.replace('_', ' ')} is {value}, while {count} of {len(told)} files have {usual}"
                 remedy = f"Extract all slides with one encoder, at one magnification and patch size, or {_EXCLUDE}"
                 yield Problem("error", str(site.files[slide]), what, remedy)
+
+
+def _transposed(site: SiteContents) -> list[str]:
+    """Slides without coords whose features have as many rows as the others have columns.
+
+    Or all slides, if none has coords, and all have equally many rows and many numbers of columns.
+    """
+    unsure = {slide: header for slide, header in site.headers.items() if not header.counted}
+    widths = Counter(header.width for header in site.headers.values())
+    if len(unsure) == len(site.headers) and len(widths) > 2 and len({one.n_instances for one in unsure.values()}) == 1:
+        return [*unsure]
+    usual = max(widths, key=lambda width: (widths[width], width in _USUAL_WIDTHS), default=None)
+    # A width that encoders have is more likely one of another encoder.
+    odd = {slide: one for slide, one in unsure.items() if one.width not in {usual, *_USUAL_WIDTHS}}
+    return [slide for slide, one in odd.items() if one.n_instances == usual]
 
 
 def _same_files(site: SiteContents) -> Iterator[Problem]:

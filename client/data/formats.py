@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import psutil
 
 from fedsteph.client.data import numpy_file, torch_file
 from fedsteph.client.data.hdf5 import feature_file
-from fedsteph.client.data.source import Coords, Source, told_briefly, without_leading_one
+from fedsteph.client.data.source import Coords, Source, told_briefly, transposed, without_leading_one
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import EmptyBagError, FeatureFileError, FedstephError, NonFiniteError, WidthError
 
@@ -27,6 +27,10 @@ _READERS: dict[bytes, Callable[[Path], AbstractContextManager[Source]]] = {
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 _SMALL_BYTES = 2**24  # not worth asking for the free memory
 _BYTES = {"float32": 4, "float64": 12}  # per value, while it is read: as stored, and as float32
+SUFFIXES = frozenset({".h5", ".hdf5", ".pt", ".pth", ".npy", ".npz", ".zarr"})  # of files that are meant to be features
+_ZARR = (".zgroup", ".zarray", "zarr.json")  # files by which a folder is a zarr
+_GZIP_MAGIC = b"\x1f\x8b"
+_CONVERT = "save its features as .npy: docs/features.md shows how"
 _AGAIN = "Copy it again from where it was made, or extract the slide again"
 
 
@@ -39,6 +43,7 @@ class FeatureHeader:
     width: int  # d, the number of features per patch
     dtype: str  # as stored; values are always read as float32
     extraction: Extraction  # how the features were made, as far as the layout states it
+    counted: bool = field(default=False, compare=False)  # whether as many coords confirm the number of instances
 
 
 def is_feature_file(path: Path) -> bool:
@@ -47,6 +52,16 @@ def is_feature_file(path: Path) -> bool:
         return _reader(path) is not None
     except FeatureFileError:
         return False
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a path is a zarr, which is a folder, as wsidata and SpatialData write it."""
+    return path.is_dir() and (path.suffix == ".zarr" or any((path / name).exists() for name in _ZARR))
+
+
+def slide_name(path: Path) -> str:
+    """The slide that a file belongs to: its name without the ending, and without ``.gz`` after that."""
+    return Path(path.name.removesuffix(".gz")).stem
 
 
 def is_utf8(name: str) -> bool:
@@ -82,6 +97,8 @@ def read_features(path: Path, *, width: int | None = None) -> npt.NDArray[np.flo
     with _open(path) as source:
         header = _header(source)
         if width is not None and header.width != width:
+            if header.n_instances == width and not header.counted:
+                raise transposed(header.n_instances, header.width)
             remedy = "Extract all slides with the encoder that the others were made with"
             raise WidthError(f"has {header.width} features per instance, expected {width}", remedy=remedy)
         _require_memory(header)
@@ -102,7 +119,7 @@ def read_coords(path: Path) -> Coords:
     with _open(path) as source:
         header = _header(source)
         if source.coords is None:
-            remedy = "Give an HDF5 file with a dataset 'coords' (N, 2), as TRIDENT and CLAM write it"
+            remedy = "Give an HDF5 file with 'coords' (N, 2); docs/features.md makes one of slide2vec's files"
             raise FeatureFileError("says nothing of where its patches lie", remedy=remedy)
         if without_leading_one(source.coords_shape or ()) != (header.n_instances, 2):
             raise _not_for_all(source, header.n_instances)
@@ -149,12 +166,18 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Source]] | No
         # Opening a named pipe would block forever.
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
+            if is_zarr(path):
+                what = "is a zarr folder, as wsidata and SpatialData write it, and not read"
+                raise FeatureFileError(what, where=path, remedy=_CONVERT[0].upper() + _CONVERT[1:])
             kind = _KINDS.get(stat.S_IFMT(mode), "a device")
             raise FeatureFileError(f"is {kind}, not a file", where=path, remedy="Give the path of a feature file")
         with path.open("rb") as file:
             head = file.read(len(feature_file.MAGIC))
     if not head:
         raise FeatureFileError("is empty (0 bytes)", where=path, remedy=_AGAIN)
+    if head.startswith(_GZIP_MAGIC):
+        what = "is packed with gzip, as the tables of Bioconductor's imageFeatureTCGA are, and not read"
+        raise FeatureFileError(what, where=path, remedy=f"Unpack it, or, if it is such a table, {_CONVERT}")
     if head.startswith(torch_file.ZIP_MAGIC) and numpy_file.is_npz(path):
         return numpy_file.open_npz
     return next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
@@ -176,8 +199,11 @@ def _header(source: Source) -> FeatureHeader:
         remedy = "List the slide under 'data.exclude' in site.yaml, or extract it again"
         raise EmptyBagError("has no instance", remedy=remedy)
     if source.coords_shape is not None and without_leading_one(source.coords_shape)[:1] != shape[:1]:
+        if without_leading_one(source.coords_shape) == (shape[1], 2):
+            raise transposed(*shape)
         raise _not_for_all(source, shape[0])
-    return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, source.extraction)
+    counted = source.coords_shape is not None
+    return FeatureHeader(source.layout, shape[0], shape[1], source.dtype, source.extraction, counted)
 
 
 def _not_for_all(source: Source, n_instances: int) -> FeatureFileError:

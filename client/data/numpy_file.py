@@ -1,4 +1,7 @@
-"""Reads feature files that NumPy wrote: an array in ``.npy``, or ``features`` in ``.npz`` as slide2vec writes it."""
+"""Reads feature files that NumPy wrote: an array in ``.npy``, or ``features`` in ``.npz``.
+
+slide2vec writes ``features`` (N, D) and ``tile_index`` (N,) into ``.npz``, and the coords into a file of their own.
+"""
 
 from __future__ import annotations
 

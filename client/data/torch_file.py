@@ -1,4 +1,7 @@
-"""Reads feature files from ``torch.save``: a tensor, or a dict with ``features``; never runs code from a file."""
+"""Reads feature files from ``torch.save``: a tensor, or a dict with ``features``; never runs code from a file.
+
+CLAM and slide2vec write bare tensors (N, D), which name no encoder; their coords are in other files.
+"""
 
 from __future__ import annotations
 

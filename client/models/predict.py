@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsteph.client.data.bags import BagCache, Cohort
-from fedsteph.client.data.formats import is_feature_file, is_utf8, read_header
+from fedsteph.client.data.formats import SUFFIXES, is_feature_file, is_utf8, read_header
 from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.settings import Columns, DataSettings
 from fedsteph.client.data.tables.labels import Patient, read_labels
@@ -26,8 +26,6 @@ from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.model.survival import risk_score, survival_from_hazards
 from fedsteph.common.report.csv_text import csv_text
-
-_SUFFIXES = {".h5", ".hdf5", ".pt"}
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ def _files(features: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(features.iterdir()):
         # A file with a feature suffix counts even if its content is invalid: a failed file must be reported.
-        if path.name.startswith(".") or not (path.suffix.lower() in _SUFFIXES or is_feature_file(path)):
+        if path.name.startswith(".") or not (path.suffix.lower() in SUFFIXES or is_feature_file(path)):
             continue
         if not is_utf8(path.name):
             raise DataError("its name is not UTF-8", where=path, remedy="Rename it")

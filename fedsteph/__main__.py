@@ -27,12 +27,14 @@ from fedsteph.commands.site.keys import keys
 from fedsteph.commands.site.predict import predict
 from fedsteph.commands.site.privacy import privacy
 from fedsteph.commands.site.train import train
+from fedsteph.commands.terminal.command_group import CommandGroup
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import console
 
 app = typer.Typer(
     name="fedsteph",
+    cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -70,7 +72,7 @@ _PANELS: dict[str, dict[str, Any]] = {
 for panel, commands in _PANELS.items():
     for name, command in commands.items():
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name, rich_help_panel=panel)
+            app.add_typer(command, name=name, cls=CommandGroup, rich_help_panel=panel)
         else:
             app.command(name, rich_help_panel=panel)(command)
 

@@ -32,7 +32,7 @@ def run_page(run: Path, outcome: Outcome) -> Page:
             description(config.sharing),
         ),
         cost_section(outcome.seconds, outcome.bytes),
-        provenance_section(manifest, (run / CONFIG_FILE).read_text()),
+        provenance_section(manifest, (run / CONFIG_FILE).read_text(encoding="utf-8")),
         limits_section(
             ["Numbers are rounded and in bands, as each site's policy has it; intervals stay at the sites."]
         ),

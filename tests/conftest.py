@@ -22,7 +22,7 @@ from fedsteph.client.deployment.reviewed_app import install
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.deployment.checks import Check, start_verdict
 from fedsteph.common.deployment.flower_app import own_digest
-from fedsteph.common.host import unchanged
+from fedsteph.common.host import progress_lines, unchanged
 
 # Python starts some hundred times in these tests: it should compile each module once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -68,6 +68,12 @@ def settled_soon() -> None:
     File systems tell times to some 10 ms.
     """
     unchanged._SETTLED_NS = 50_000_000
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unhurried() -> None:
+    """What a command says does not depend on how busy the machine is: no step is told of for being slow."""
+    progress_lines.FIRST_SECONDS = 3600
 
 
 @pytest.fixture(autouse=True)

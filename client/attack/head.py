@@ -23,7 +23,7 @@ def slide_vectors(model: ABMIL, cohort: Cohort, device: torch.device) -> Tensor:
     found = torch.empty(len(cohort), model.architecture.embed, dtype=torch.float64)
     for group, batch in batches(cohort, range(len(cohort)), model.architecture.n_bins, device):
         z, _ = encode(model.encoder_state(), batch.bags, batch.mask)
-        found[group] = z.double().cpu()
+        found[group] = z.cpu().double()
     return found
 
 

@@ -62,6 +62,8 @@ def _federation(site: Site, file: MembershipFile) -> list[Check]:
 
 
 def _account() -> str:
+    if not hasattr(os, "geteuid"):
+        raise DeploymentError("Windows cannot guard a site's keys", remedy="Use Linux, or WSL on Windows")
     if os.geteuid() == 0:
         remedy = "Run the SuperNode, and this command, as an account of its own"
         raise DeploymentError("this is root, whom no read-only folder stops", remedy=remedy)

@@ -79,7 +79,8 @@ def clipped_sum(
     """Sum of the patients' gradients at ``state``, each clipped to L2 norm ``clip``: both ``(size + 1,)`` float64."""
     total = torch.zeros(len(state), dtype=torch.float64)
     for _, batch in batches(cohort, indices, part.m0.architecture.n_bins, device):
-        found = patient_gradients(part, state.float().to(device), batch).double()
+        found = patient_gradients(part, state.float().to(device), batch)
+        found = (found.cpu() if device.type == "mps" else found).double()  # an Apple GPU has no float64
         # A gradient that overflows is set to 0, because clipping does not bound NaN.
         found = found.where(found.isfinite().all(dim=1, keepdim=True), 0.0)
         total += clipped(found, clip).sum(dim=0).cpu()

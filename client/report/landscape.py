@@ -165,7 +165,7 @@ def _loss(head: torch.nn.Linear, theta: Mapping[str, Tensor], stacks: Sequence[_
     losses = []
     for stack in stacks:
         z, _ = encode(theta, stack.bags, stack.mask)
-        hazards = torch.sigmoid(head(z)).double().cpu()
+        hazards = torch.sigmoid(head(z)).cpu().double()
         losses.append(nll(hazards, stack.bins, stack.events, alpha))
     return float(torch.cat(losses).mean())
 

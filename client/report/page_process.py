@@ -44,7 +44,10 @@ def draw_afterwards(site: Site, file: object) -> None:
 
 
 def draw(file: str) -> None:
-    """Draw the page of the site with this site file; an error, or more than half an hour, is only logged."""
+    """Draw the page of the site with this site file; an error, or more than half an hour, is only logged.
+
+    The limit is the system's alarm, which Windows lacks; deployments, which draw so, run on Linux, macOS or WSL.
+    """
     site = Site.open(file)
     # matplotlib needs a writable folder for its font cache; a service account may have no home folder.
     os.environ.setdefault("MPLCONFIGDIR", str(site.state / _SCRATCH))

@@ -13,7 +13,7 @@ from fedsteph.client.report.target_sections import target_sections, title_of, ve
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.digest import digest, to_dict
-from fedsteph.common.config.recipe import unequal_training
+from fedsteph.common.config.recipe import Recipe, unequal_training
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.conclusion import rounded
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
@@ -30,7 +30,7 @@ _FOR_OTHERS = "For partners: only what the site's policy lets out"
 
 def write_site_page(site: Site, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
     """Write a target's own page, by default into its state folder; ModelFileError if the site has no result."""
-    return write_page(site_page(site, progress), out or site.state / REPORT)
+    return write_page(site_page(site, progress), out or site.state / REPORT, progress("writing the figures"))
 
 
 def write_shared_page(site: Site, out: Path | None = None) -> Path:
@@ -51,12 +51,6 @@ def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
     own.append(f"Privacy of all vectors that this site shared: {result.privacy_spent}.")
     lines = list(read_lines(site.audit.folder))
     run = next((line.event.run for line in reversed(lines) if line.event.event == "vector.open"), None)
-    provenance = [
-        ["recipe SHA-256", digest(recipe)],
-        ["M0 SHA-256", str(recipe.model.m0_sha256)],
-        ["seed", str(recipe.training.seed)],
-        ["fedsteph", version("fedsteph")],
-    ]
     sections = [
         *target_sections(site, files, result, progress),
         transfer_section([decided(lines, run, site.name)], [], description(recipe.sharing)),
@@ -65,16 +59,23 @@ def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
             sum(line.event.size or 0 for line in lines if line.event.run == run and line.event.event in SHARED_EVENTS),
             {title_of(method): row.learnable for method, row in result.trained.items()},
         ),
-        Section(
-            "Configuration, versions, seeds, digests",
-            [
-                Table(["what", "value"], provenance, "Versions, seeds, digests"),
-                Code(yaml.safe_dump(to_dict(recipe), sort_keys=False)),
-            ],
-        ),
+        recipe_section(recipe),
         limits_section(own),
     ]
     return Page("Is the enhanced model better?", _OWN, verdict(site.name, result), sections)
+
+
+def recipe_section(recipe: Recipe) -> Section:
+    """The recipe, with its digests, seed and version."""
+    provenance = [
+        ["recipe SHA-256", digest(recipe)],
+        ["M0 SHA-256", str(recipe.model.m0_sha256)],
+        ["seed", str(recipe.training.seed)],
+        ["fedsteph", version("fedsteph")],
+    ]
+    table = Table(["what", "value"], provenance, "Versions, seeds, digests")
+    plain = Code(yaml.safe_dump(to_dict(recipe), sort_keys=False))
+    return Section("Configuration, versions, seeds, digests", [table, plain])
 
 
 def shared_page(found: PublicTarget) -> Page:

@@ -83,6 +83,7 @@ def target_sections(
     shown = {"local": "local", "steph": "enhanced"}
     if len(set(result.deployed.choice)) == 2:
         shown["deployed"] = "deployed"
+    progress("ranking, risk groups and calibration")
     ranking = c_index_picture(f"{name}.c-index", _titled(result.methods), who)
     ranking = replace(ranking, numbers=None)  # a table has the numbers
     own = verdict(name, result) if among_others else []

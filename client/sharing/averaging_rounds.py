@@ -102,7 +102,7 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
     recipe, path = workspace.recipe, folder / f"round_{round_}.safetensors"
     m0 = pinned_model(recipe.model)
     begun, origin = path.with_suffix(".start"), _digest(start)
-    if begun.exists() and begun.read_text(errors="replace") != origin:
+    if begun.exists() and begun.read_text(encoding="utf-8", errors="replace") != origin:
         # Otherwise the server could train from encoders of its choice, and learn more of the site than averages show.
         raise ProtocolError("begins at another encoder than when it was asked for before", where=f"round {round_}")
     trained = kept(path, load_abmil)

@@ -10,7 +10,9 @@ from fedsteph.common.errors import ConfigError, DeviceError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device for ``auto`` (the first GPU, else the CPU), ``cpu`` or ``cuda:N``.
+    """The device for ``auto`` (the first CUDA GPU, else the CPU), ``cpu``, ``cuda:N`` or ``mps`` (Apple's GPU).
+
+    ``mps`` is used only by name: its sums are not those of a CPU to the last digit.
 
     Raises:
         ConfigError: any other name.
@@ -18,8 +20,13 @@ def resolve_device(name: str) -> torch.device:
     """
     if name in ("auto", "cpu"):
         return torch.device("cuda:0" if name == "auto" and torch.cuda.is_available() else "cpu")
+    if name == "mps":
+        if torch.backends.mps.is_available():
+            return torch.device(name)
+        what = "mps was asked for, but torch can use no Apple GPU on this machine"
+        raise DeviceError(what, where="device", remedy="Use auto or cpu; mps needs a Mac with Apple silicon")
     if re.fullmatch(r"cuda:\d{1,3}", name) is None:
-        raise ConfigError(f"unknown device {name!r}", where="device", remedy="Use auto, cpu or cuda:N")
+        raise ConfigError(f"unknown device {name!r}", where="device", remedy="Use auto, cpu, cuda:N or mps")
     index, n_devices = int(name.removeprefix("cuda:")), torch.cuda.device_count()
     if index >= n_devices:
         raise DeviceError(

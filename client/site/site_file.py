@@ -25,7 +25,7 @@ class SiteFile:
     # first a letter or digit]
     name: str | None = None
     data: DataSettings = field(default_factory=DataSettings)  # where features and labels are, and how they are read
-    device: str = "auto"  # auto: the first GPU, else the CPU [auto, cpu or cuda:N, which must be there]
+    device: str = "auto"  # auto: the first CUDA GPU, else the CPU [auto, cpu, cuda:N or mps, which must be there]
     threads: int | None = None  # CPU threads; null: as many as torch chooses [1 to 1024]
     # largest L2 norm of a received vector; a larger one is refused, whatever the server allows [above 0]
     max_vector_norm: float = MAX_NORM
@@ -33,7 +33,7 @@ class SiteFile:
     # keys, roster and audit log, all paths relative to the site's folder; null: the site takes part in no federation
     federation: MembershipFile | None = None
     policy: Policy | None = None  # what may leave the site, and to whom; null: the site takes part in no federation
-    page: bool = True  # write this site's own page after a merge
+    page: bool = True  # write this site's own page after a merge, and after a training of its own
     tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder (extra tensorboard)
     privacy: Privacy = "none"  # training of the shared vector; dp-sgd: with differential privacy, as dp_sgd says
     dp_sgd: DpSgd | None = None  # with privacy dp-sgd: its settings, of which epsilon or noise must be given

@@ -70,7 +70,7 @@ class Mixture:
         """The mixture on another device; on a GPU the rows become one tensor."""
         if self.theta_0.device == device:
             return self
-        one = isinstance(self.rows, Tensor) or device.type == "cuda"
+        one = isinstance(self.rows, Tensor) or device.type != "cpu"
         rows: Rows = self.stack.to(device) if one else [row.to(device) for row in self.rows]
         return Mixture(self.architecture, self.theta_0.to(device), rows)
 
@@ -94,7 +94,7 @@ class Mixture:
         """Whether one product over all rows is cheaper than sums over the used ones; True on a GPU, to avoid waits."""
         if not isinstance(self.rows, Tensor):
             return False
-        return self.rows.is_cuda or used is None or used.numel() >= len(self.rows)
+        return self.rows.device.type != "cpu" or used is None or used.numel() >= len(self.rows)
 
 
 class _Product(torch.autograd.Function):

@@ -28,11 +28,11 @@ _PAGE = 1024  # float32 values in a memory page of 4 KiB, the smallest size
 
 @dataclass(frozen=True)
 class Batch:
-    """Bags and their labels on one device."""
+    """Bags and their labels on one device, but for the times, which only Cox's loss needs, and on the CPU."""
 
     bags: Tensor  # (n_bags, n_instances, d), padded with zeros
     mask: Tensor | None  # (n_bags, n_instances), True at real instances; None if nothing is padded
-    times: Tensor  # (n_bags,) float64, days
+    times: Tensor  # (n_bags,) float64, days; on the CPU
     bins: Tensor  # (n_bags,) int64, yearly bin of the time
     events: Tensor  # (n_bags,), 1 = event
     ids: tuple[str, ...] = ()  # patients, as keys of values that are cached in this process
@@ -77,7 +77,8 @@ def prefetched(
         with beside(device):
             parts = [cohort.bag(i) for i in group] if resident is None else [resident[key] for key in ids]
             bags, mask = _stack(parts, device)
-            times, bins, events = (upload(torch.from_numpy(label[group]), device) for label in labels)
+            times, bins, events = (torch.from_numpy(label[group]) for label in labels)
+            bins, events = upload(bins, device), upload(events, device)
             if device.type == "cpu" and len(group) == 1:
                 bags[..., ::_PAGE].sum()  # touch every page, to read a memory-mapped bag from disk here
             return Sent(group, Batch(bags, mask, times, bins, events, ids), mark(device))
@@ -149,11 +150,11 @@ def predict_hazards(model: nn.Module, cohort: Cohort, device: torch.device) -> n
     n_bins = head_of(model).out_features
     found, order = [], []
     for group, batch in batches(cohort, range(len(cohort)), n_bins, device):
-        found.append(model(batch.bags, batch.mask).double())
+        found.append(model(batch.bags, batch.mask))
         order += group
     hazards = np.empty((len(cohort), n_bins))
     if found:
-        hazards[order] = torch.cat(found).cpu().numpy()  # one copy, because every copy waits for the GPU
+        hazards[order] = torch.cat(found).cpu().double().numpy()  # one copy, because every copy waits for the GPU
     return hazards
 
 

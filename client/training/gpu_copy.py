@@ -1,4 +1,4 @@
-"""Copies tensors from pinned memory to the GPU on a separate stream, overlapping computation. No effect on a CPU."""
+"""Copies tensors from pinned memory to a CUDA GPU beside its computation; to other devices, as torch does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def mark(device: torch.device) -> torch.cuda.Event | None:
-    """Record an event after the work issued so far in :func:`beside`; None on a CPU."""
+    """Record an event after the work issued so far in :func:`beside`; None but on CUDA."""
     return _side_stream(device).record_event() if device.type == "cuda" else None
 
 
@@ -40,7 +40,8 @@ def take_over(tensors: Iterable[Tensor], event: torch.cuda.Event | None, device:
     computing = torch.cuda.current_stream(device)
     computing.wait_event(event)
     for tensor in tensors:
-        tensor.record_stream(computing)  # else its memory could be reused while still in use
+        if tensor.is_cuda:
+            tensor.record_stream(computing)  # else its memory could be reused while still in use
 
 
 @cache

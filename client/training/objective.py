@@ -11,6 +11,7 @@ from torch import Tensor
 from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.cox import cox_loss, log_odds
 from fedsteph.common.config.recipe import TrainingConfig
+from fedsteph.common.model.seeded import draw_states, set_draw_states
 from fedsteph.common.model.survival import nll
 
 
@@ -57,7 +58,7 @@ def _cox_backward(forward: Forward, stacks: Stacks, n: int) -> Tensor:
     states, scores, penalties, times, events = [], [], [], [], []
     with torch.no_grad():
         for _, batch in stacks():
-            states.append(_rng_states(batch.bags.device))
+            states.append(draw_states(batch.bags.device))
             outputs = forward(batch)
             scores.append(log_odds(outputs.hazards))
             penalties.append(_sum(torch.zeros_like(scores[-1]), outputs.penalty) / n)
@@ -66,11 +67,11 @@ def _cox_backward(forward: Forward, stacks: Stacks, n: int) -> Tensor:
     # On the CPU, because the shapes in Cox's loss depend on the data, and each would wait for the GPU. This copy is the
     # only wait of a step; the results go back to the GPU without one.
     joined = torch.cat(scores).cpu().requires_grad_()
-    device, loss = scores[0].device, cox_loss(joined, torch.cat(times).cpu(), torch.cat(events).cpu())
+    device, loss = scores[0].device, cox_loss(joined, torch.cat(times), torch.cat(events).cpu())
     gradient_of_all = torch.autograd.grad(loss, joined)[0].to(device, non_blocking=True)
     gradients = torch.split(gradient_of_all, [len(score) for score in scores])
     for (_, batch), state, gradient in zip(stacks(), states, gradients, strict=True):
-        _set_rng_states(state, batch.bags.device)
+        set_draw_states(state, batch.bags.device)
         outputs = forward(batch)
         carried = (log_odds(outputs.hazards) * gradient).sum()
         torch.autograd.backward(carried if outputs.penalty is None else carried + outputs.penalty.sum() / n)
@@ -79,15 +80,3 @@ def _cox_backward(forward: Forward, stacks: Stacks, n: int) -> Tensor:
 
 def _sum(losses: Tensor, penalty: Tensor | None) -> Tensor:
     return losses.sum() if penalty is None else (losses + penalty).sum()
-
-
-def _rng_states(device: torch.device) -> list[Tensor]:
-    # On a GPU, gate dropout is seeded by the CPU's generator (common/model/dropout.py), other layers use the GPU's.
-    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return [torch.get_rng_state(), *own]
-
-
-def _set_rng_states(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    for own in states[1:]:
-        torch.cuda.set_rng_state(own, device)

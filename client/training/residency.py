@@ -53,7 +53,7 @@ _held: WeakKeyDictionary[BagCache, dict[torch.device, _Held]] = WeakKeyDictionar
 
 
 def resident_bags(cohort: Cohort, device: torch.device) -> Mapping[str, Tensor] | None:
-    """All bags of a cohort on a GPU, by patient ID; None if they are streamed, as always on a CPU.
+    """All bags of a cohort on a GPU, by patient ID; None if they are streamed, as always but on CUDA.
 
     They are uploaded at the first call for a cohort or subset. The decision is made once per subset. Errors as
     :meth:`Cohort.bag`.

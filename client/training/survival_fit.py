@@ -52,10 +52,10 @@ def fit_survival(
     if recipe.training.loss == "cox":
         # Cox's loss does not determine the level of the hazards: fit it to the outcomes of the training part.
         score = log_odds(torch.from_numpy(predict_hazards(model, cohort, run.device)))
-        score -= float(head.bias.detach().double().mean())
+        score -= float(head.bias.detach().cpu().double().mean())
         bins = bin_of(cohort.times, head.out_features)
         with torch.no_grad():
-            head.bias.copy_(fitted_baseline(score, bins, cohort.events, head.out_features))
+            head.bias.copy_(fitted_baseline(score, bins, cohort.events, head.out_features).float())
 
 
 def start_head(head: nn.Linear, recipe: Recipe, cohort: Cohort) -> None:

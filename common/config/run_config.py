@@ -90,7 +90,7 @@ class Config(Recipe):
     # named recipe; keys in the file win over it. A file that names none has robust; null: the keys' own defaults
     preset: Literal["paper", "robust"] | None = None
     federation: FederationConfig = field(default_factory=FederationConfig)  # who takes part, and how long a run waits
-    # device of simulated sites (others: site.yaml); auto: the first GPU, else the CPU [auto, cpu or cuda:N]
+    # device of simulated sites (others: site.yaml); auto: the first CUDA GPU, else the CPU [auto, cpu, cuda:N or mps]
     device: str = "auto"
 
     @property

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fedsteph.common.host.progress import NamedProgress, Progress
+from fedsteph.common.host.progress_lines import logged
 
 out = Console()
 err = Console(stderr=True, soft_wrap=True)
@@ -43,9 +44,13 @@ def show_json(content: Any) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[NamedProgress]:
-    """A progress bar on stderr with the name asked for last; it disappears at the end. None without a terminal."""
+    """A progress bar on stderr with the name asked for last; it disappears at the end. Lines without a terminal."""
+    if not err.is_terminal:
+        with logged(tell) as lines:
+            yield lines
+        return
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn()
-    with rich.progress.Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with rich.progress.Progress(*columns, console=err, transient=True) as bars:
         task = bars.add_task("", total=None)
 
         def named(name: str) -> Progress:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +15,15 @@ def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
 
     Raises RunFolderError if another process holds the lock, and ``wait`` is False.
     """
+    from filelock import FileLock, Timeout  # noqa: PLC0415 (no command's help needs it)
+
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "r+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            remedy = "Wait until it has ended, or choose another --out"
-            raise RunFolderError("another process is working in this folder", where=folder, remedy=remedy) from error
+    # The system's own lock: flock, or LockFileEx on Windows. A symbolic link in the file's place is not followed.
+    lock = FileLock(folder / ".lock", mode=0o600)
+    try:
+        held = lock.acquire(blocking=wait)
+    except Timeout as error:
+        remedy = "Wait until it has ended, or choose another --out"
+        raise RunFolderError("another process is working in this folder", where=folder, remedy=remedy) from error
+    with held:
         yield

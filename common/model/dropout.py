@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedsteph.common.model.seeded import CPU
+
 _LEVELS = 2**16
 
 
@@ -39,8 +41,9 @@ class GateDropout:
 
     def keep(self, like: Tensor, position: int = 0) -> Tensor:
         """The mask in the shape of ``like``, uint8, 1 = kept. ``position`` is added to the seed: other draws."""
-        generator = torch.Generator(like.device).manual_seed(self.seed + position)
-        words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
+        where = CPU if like.device.type == "mps" else like.device  # an Apple GPU draws no 64-bit words
+        generator = torch.Generator(where).manual_seed(self.seed + position)
+        words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=where)
         words.random_(-(2**63), None, generator=generator)
         draws = words.view(torch.int16)[: like.numel()].view(like.shape)
-        return (draws >= self.dropped - _LEVELS // 2).view(torch.uint8)
+        return (draws >= self.dropped - _LEVELS // 2).view(torch.uint8).to(like.device)

@@ -23,8 +23,10 @@ from torch.autograd.function import once_differentiable
 from fedsteph.common.model.dropout import GateDropout
 from fedsteph.common.model.precision import factors, product
 
-_PIECE = {"cpu": 4096, "cuda": 65_536}  # instances; on a CPU 20 MB of activations with widths 512 and 384
-_RECOMPUTE_ABOVE = {"cpu": 32_768, "cuda": 262_144}  # instances; 180 MB and 1.4 GB of activations
+# Instances; on a CPU 20 MB of activations with widths 512 and 384. An Apple GPU wants large products as others do, but
+# has no memory of its own.
+_PIECE = {"cpu": 4096, "cuda": 65_536, "mps": 65_536}
+_RECOMPUTE_ABOVE = {"cpu": 32_768, "cuda": 262_144, "mps": 65_536}  # instances; 180 MB, 1.4 GB, 360 MB of activations
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,10 @@ class _Pool(torch.autograd.Function):
         kept: list[_Piece] = []
         scores = bag.new_empty(len(bag))
         largest = bag.new_full((), float("-inf"))
-        # In float64, because the rounding errors of a hundred pieces would add up in float32.
-        mass, total = (torch.zeros(n, dtype=torch.float64, device=bag.device) for n in ((), len(weights.embed)))
+        # In float64, because the rounding errors of a hundred pieces would add up in float32. An Apple GPU has no
+        # float64, and a few large pieces.
+        wide = torch.float32 if bag.device.type == "mps" else torch.float64
+        mass, total = (torch.zeros(n, dtype=wide, device=bag.device) for n in ((), len(weights.embed)))
         for start, instances in pieces(bag):
             piece = _activations(weights, instances, start)
             score = torch.addmm(weights.score_bias, _gated(piece), weights.score.unsqueeze(1)).squeeze(1)

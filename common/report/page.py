@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.report.style import KINDS, encoded, without_control
 from fedsteph.common.report.template import TEMPLATE
 
@@ -129,15 +130,19 @@ def html(page: Page) -> str:
     return without_control(shown)
 
 
-def write_page(page: Page, folder: Path) -> Path:
-    """Write ``index.html``, whose path is returned, and ``figures/NAME.*``. ValueError for two pictures of one name."""
+def write_page(page: Page, folder: Path, progress: Progress = silent) -> Path:
+    """Write ``index.html``, whose path is returned, and ``figures/NAME.*``. ValueError for two pictures of one name.
+
+    Progress is in pictures.
+    """
     names = [picture.name for picture in page.pictures]
     if len(set(names)) < len(names):
         raise ValueError("two pictures of a page have the same name")
     path = folder / PAGE_FILE
-    before = set(_SHOWN.findall(path.read_text(errors="replace"))) if path.exists() else set()
-    for picture in page.pictures:
+    before = set(_SHOWN.findall(path.read_text(encoding="utf-8", errors="replace"))) if path.exists() else set()
+    for i, picture in enumerate(page.pictures, 1):
         write_picture(picture, folder / PICTURES)
+        progress(i, len(names))
     drawn = {picture.name for picture in page.pictures if picture.figure is not None}
     for name in before - drawn:  # figures of an earlier page that this one does not have
         for kind in KINDS:

@@ -122,7 +122,7 @@ class AuditLog:
     def _write_head(self, found: Verdict) -> None:
         # Also before the first line, so that a log without a head file has always been tampered with.
         path, text = self.folder / HEAD_FILE, f"{found.lines} {found.head}\n"
-        if not (path.exists() and path.read_text(errors="replace") == text):
+        if not (path.exists() and path.read_text(encoding="utf-8", errors="replace") == text):
             atomic.write_text(path, text)
 
 

@@ -45,7 +45,10 @@ def read_identity(sign: Path, seal: Path) -> Identity:
 
 
 def require_private(path: Path) -> None:
-    """Raise KeyFileError if a secret file is another user's, open to others, missing, or not a regular file."""
+    """Raise KeyFileError if a secret file is another user's, open to others, missing, or not a regular file.
+
+    Windows has neither modes nor owners of this kind: there, who can reach the file is up to its folder.
+    """
     try:
         status = path.stat()
     except OSError as error:
@@ -54,6 +57,8 @@ def require_private(path: Path) -> None:
         ) from error
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError("is not a file", where=path, remedy="Give the path of the key's file")
+    if not hasattr(os, "geteuid"):
+        return
     if status.st_mode & 0o077:
         what = f"can be reached by other users (mode {stat.S_IMODE(status.st_mode):04o})"
         remedy = f"If nobody else has read it: chmod 600 {path}. If somebody may have: rotate the keys"
@@ -80,7 +85,8 @@ def write_secret(path: Path, content: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with writing(path), os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o600)
+            if hasattr(os, "fchmod"):
+                os.fchmod(handle, 0o600)
             file.write(content)
             file.flush()
             os.fsync(handle)

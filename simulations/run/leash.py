@@ -96,9 +96,10 @@ def _end_descendants(asked: set[int]) -> None:
                 elif process.pid not in asked:
                     process.terminate()
         asked |= {process.pid for process in found}
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass  # reaps adopted processes
+        if hasattr(os, "WNOHANG"):
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass  # reaps adopted processes
         time.sleep(0.1)
 
 

@@ -53,7 +53,7 @@ def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
     sections += [
         _transfer(run, manifest, sites, results, config),
         cost_section(results.seconds, results.bytes, learnable),
-        provenance_section(manifest, (run / CONFIG_FILE).read_text()),
+        provenance_section(manifest, (run / CONFIG_FILE).read_text(encoding="utf-8")),
         limits_section(_limits(results, sites, config)),
     ]
     return Page("Is the enhanced model better?", _AUDIENCE, _verdict(results), sections)
@@ -61,7 +61,7 @@ def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
 
 def write_run_page(run: Path, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
     """Write the page, by default into the run folder; returns its path."""
-    return write_page(run_page(run, progress), out or run / REPORT)
+    return write_page(run_page(run, progress), out or run / REPORT, progress("writing the figures"))
 
 
 def simulated_sites(run: Path, config: Config) -> dict[str, Site]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import resource
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,7 +54,11 @@ def _high_water() -> int:
     with contextlib.suppress(OSError):
         if peak := memory_of("VmHWM"):
             return peak
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # noqa: PLC0415 (Windows has none)
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ class Crew:
 
 def usual_workers(device: str) -> int:
     """The default number of workers: one per available core; one on a GPU, because workers would share its memory."""
-    if resolve_device(device).type == "cuda":
+    if resolve_device(device).type != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -61,7 +61,7 @@ class StudyFile:
     references: int | None = None
     # names of the sites whose vectors are attacked, with references set; empty: all that share one [each once]
     attacked: tuple[str, ...] = ()
-    device: str = "auto"  # auto: the first GPU, else the CPU [auto, cpu or cuda:N]
+    device: str = "auto"  # auto: the first CUDA GPU, else the CPU [auto, cpu, cuda:N or mps]
 
     def __post_init__(self) -> None:
         if self.references is not None:

@@ -15,6 +15,7 @@ from fedsteph.client.target.evidence import Evidence, read_evidence
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.host.checked_file import read_json
+from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.model.method_scores import Interval, MethodScores
 from fedsteph.common.report.c_index import c_index_picture
 from fedsteph.common.report.differences import difference_picture
@@ -45,19 +46,25 @@ def is_study(folder: Path) -> bool:
     return path.exists() and read_json(path, RunFolderError).get("schema") == SCHEMA
 
 
-def write_study_page(folder: Path, out: Path | None = None) -> Path:
+def write_study_page(folder: Path, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
     """Write the page, by default into the study's folder; its path. RunFolderError if that holds no study's results."""
     if not is_study(folder):
         raise RunFolderError("has no study's results", where=folder, remedy="Let 'fedsteph benchmark' come to its end")
     results = cast(StudyResults, read_json(folder / RESULTS_FILE, RunFolderError))
-    return write_page(study_page(folder, results), out or folder / REPORT)
+    page = study_page(folder, results, progress)
+    return write_page(page, out or folder / REPORT, progress("writing the figures"))
 
 
-def study_page(folder: Path, found: StudyResults) -> Page:
-    """The page of a study."""
+def study_page(folder: Path, found: StudyResults, progress: NamedProgress = unseen) -> Page:
+    """The page of a study; progress is in targets."""
+    drawing = progress("drawing")
+    targets = []
+    for i, target in enumerate(found["targets"], 1):
+        targets += _target(folder, target, found)
+        drawing(i, len(found["targets"]))
     sections = [
         Section("Over all targets", _overall(found)),
-        *(section for target in found["targets"] for section in _target(folder, target, found)),
+        *targets,
         Section("Who helped whom", [_matrix(folder, found)]),
         *_frontier(found),
         Section("Beyond the C-index", [Table(*further_table(found), "Means over targets, folds and seeds")]),

@@ -10,12 +10,10 @@ import atexit
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,22 +98,30 @@ class _Service:
 
     def _line(self) -> Any:
         assert self._process.stdout is not None
-        output, found = self._process.stdout.fileno(), b""
-        waiting = select.poll()
-        waiting.register(output, select.POLLIN)
-        deadline = time.monotonic() + WALL_SECONDS
-        while not found.endswith(b"\n"):
-            if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise _EndedError(f"took more than {WALL_SECONDS:g} s", certain=True)
-            part = os.read(output, 2**16)
-            if not part:
-                raise self._ended()
-            found += part
+        output, found, late = self._process.stdout.fileno(), b"", threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._process.kill()
+
+        limit = threading.Timer(WALL_SECONDS, stop)  # not poll, which Windows lacks; killed, it closes its output
+        limit.daemon = True
+        limit.start()
+        try:
+            while not found.endswith(b"\n"):
+                part = os.read(output, 2**16)
+                if not part:
+                    raise self._ended(late.is_set())
+                found += part
+        finally:
+            limit.cancel()
         return json.loads(found)
 
-    def _ended(self) -> _EndedError:
+    def _ended(self, late: bool) -> _EndedError:
         status = self._process.wait()
-        if status == -signal.SIGXCPU:
+        if late:
+            return _EndedError(f"took more than {WALL_SECONDS:g} s", certain=True)
+        if hasattr(signal, "SIGXCPU") and status == -signal.SIGXCPU:
             return _EndedError(f"took more than {CPU_SECONDS} s of CPU time", certain=True)
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return _EndedError(f"crashed the HDF5 library ({name})", certain=False)
@@ -178,4 +184,5 @@ def _after_fork() -> None:
 
 
 atexit.register(_stop)
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork)

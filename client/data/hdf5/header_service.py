@@ -1,6 +1,7 @@
 """The helper process that inspects HDF5 files, under limits on memory and CPU time; guarded_headers.py starts it.
 
-Reads one JSON request per line from stdin and answers it with one line on stdout.
+Reads one JSON request per line from stdin and answers it with one line on stdout. macOS limits the CPU time alone, and
+Windows neither; there, what bounds a damaged file is the wall time that guarded_headers.py gives it.
 """
 
 from __future__ import annotations
@@ -8,10 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
-import select
 import signal
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,13 @@ from typing import Any
 from fedsteph.client.data.hdf5.inspection import inspect
 from fedsteph.client.data.source import told_briefly
 from fedsteph.common.errors import FeatureFileError
+
+try:
+    import resource
+
+    _CAN_LIMIT = True
+except ImportError:  # on Windows
+    _CAN_LIMIT = False
 
 _MEMORY_BYTES = 2**30  # beyond what the process has after its imports
 _IDLE_SECONDS = 30.0  # then it ends; the next file starts another one
@@ -31,13 +38,21 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _limit_memory()
     _say(replies, "ready")
-    while select.select([0], [], [], _IDLE_SECONDS)[0]:
-        line = sys.stdin.buffer.readline()
-        if not line:
-            return
+    while line := _asked():
         request = json.loads(line)
         _limit_cpu(request["cpu_seconds"])
         _say(replies, _answer(Path(request["path"]), request["every_chunk"]))
+
+
+def _asked() -> bytes:
+    """The next request; empty at the end of stdin."""
+    idle = threading.Timer(_IDLE_SECONDS, os._exit, (0,))  # not select, which takes no pipe on Windows
+    idle.daemon = True
+    idle.start()
+    try:
+        return sys.stdin.buffer.readline()
+    finally:
+        idle.cancel()
 
 
 def _answer(path: Path, every_chunk: bool) -> dict[str, Any]:
@@ -57,6 +72,8 @@ def _say(replies: int, content: object) -> None:
 
 
 def _limit_memory() -> None:
+    if not _CAN_LIMIT:
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it has nothing to write
     statm = Path("/proc/self/statm")
@@ -65,6 +82,8 @@ def _limit_memory() -> None:
 
 
 def _limit_cpu(seconds: int) -> None:
+    if not _CAN_LIMIT:
+        return
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
 

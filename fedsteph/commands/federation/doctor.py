@@ -64,7 +64,11 @@ def doctor_server(
     from fedsteph.server.deployment.server_doctor import examine
     from fedsteph.server.deployment.server_file import ServerFile
 
-    return show_checks("server", examine(ServerFile.open(server), before_start), as_json)
+    opened = ServerFile.open(server)
+    with console.progress_bar() as progress:
+        progress("examining the server")
+        checks = examine(opened, before_start)
+    return show_checks("server", checks, as_json)
 
 
 def show_checks(title: str, checks: Sequence[Check], as_json: bool) -> int:

@@ -73,7 +73,7 @@ def benchmark(
     else:
         _show(results, out)
     if report:
-        draw_page(lambda _: write_study_page(out))
+        draw_page(lambda progress: write_study_page(out, progress=progress))
     return EXIT_FEDERATION if results["failures"] else EXIT_DONE
 
 
@@ -88,7 +88,8 @@ def _run(prepared: Prepared, workers: int) -> StudyResults:
     )
     spoke = time.monotonic()
     with console.progress_bar() as bar:
-        bar("starting")
+        if console.err.is_terminal:
+            bar("starting")
 
         def on_line(what: str, done: float, total: float) -> None:
             nonlocal spoke

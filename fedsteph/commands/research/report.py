@@ -81,7 +81,7 @@ def _page(run: Path, out: Path | None, shared: bool, target: str | None, progres
     if target is None and is_study(run):
         if shared:
             raise ConfigError("a benchmark has no page for others", where="--shared", remedy="Leave it out")
-        return write_study_page(run, out)
+        return write_study_page(run, out, progress)
     site = _site(run, target)
     return write_shared_page(site, out) if shared else write_site_page(site, out, progress)
 

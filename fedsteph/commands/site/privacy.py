@@ -86,7 +86,10 @@ def ledger(site: SiteArgument, as_json: JsonOption = False) -> None:
 
     opened = Site.open(site)
     entries = Ledger(opened.audit).entries()
-    spent, budget = total(entries), opened.file.policy.epsilon_budget if opened.file.policy else None
+    with console.progress_bar() as progress:
+        progress("adding up the privacy loss")
+        spent = total(entries)
+    budget = opened.file.policy.epsilon_budget if opened.file.policy else None
     if as_json:
         found = {
             "epsilon": None if math.isinf(spent.epsilon) else spent.epsilon,
@@ -130,10 +133,12 @@ def plan(
     except ValueError as error:
         raise ConfigError(str(error), where="privacy plan") from error
     with console.progress_bar() as progress:
-        progress("solving")
+        progress("solving for the noise" if noise is None else "adding up the privacy loss")
         pld = wanted.guarantee(patients)
         rdp = epsilon([pld.mechanism], pld.delta, "rdp")
+        progress("bounding every attack")
         auc = largest_auc([pld.mechanism])
+        progress("adding up several trainings")
         repeated = {n: epsilon([replace(pld.mechanism, steps=n * pld.mechanism.steps)], pld.delta) for n in (2, 5, 10)}
     if as_json:
         print(

@@ -14,8 +14,6 @@ from fedsteph.common.host.progress import NamedProgress
 @contextmanager
 def drawing() -> Iterator[NamedProgress]:
     """Show how far the drawing of a page is."""
-    if not console.err.is_terminal:
-        console.tell("drawing ...")
     with console.progress_bar() as progress:
         progress("drawing")
         yield progress

@@ -31,9 +31,21 @@ def test_an_absent_device_is_never_replaced(gpus, n, name):
         resolve_device(name)
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "cuda", "cuda:", "cuda:-1", "cuda:1x", "cuda:9999", "CPU", "mps", " cpu"])
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "cuda", "cuda:", "cuda:-1", "cuda:1x", "cuda:9999", "CPU", "MPS", "mps:0", " cpu"]
+)
 def test_unknown_names(gpus, name):
     gpus(4)
     with pytest.raises(ConfigError) as caught:
         resolve_device(name)
     assert caught.value.where == "device"
+
+
+def test_an_apple_gpu_is_used_by_name_alone_and_where_it_is(gpus, monkeypatch):
+    gpus(0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert (resolve_device("mps"), resolve_device("auto")) == (torch.device("mps"), torch.device("cpu"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no Apple GPU") as caught:
+        resolve_device("mps")
+    assert caught.value.where == "device" and "cpu" in caught.value.remedy

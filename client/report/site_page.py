@@ -24,7 +24,7 @@ from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.vector.shared_part import description
 
 SHARED = "report-shared"
-_OWN = "For this site alone: it shows patients' outcomes"
+OWN = "For this site alone: it shows patients' outcomes"
 _FOR_OTHERS = "For partners: only what the site's policy lets out"
 
 
@@ -62,7 +62,7 @@ def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
         recipe_section(recipe),
         limits_section(own),
     ]
-    return Page("Is the enhanced model better?", _OWN, verdict(site.name, result), sections)
+    return Page("Is the enhanced model better?", OWN, verdict(site.name, result), sections)
 
 
 def recipe_section(recipe: Recipe) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site_file import SITE_FILE, SiteFile, read_site_file
 from fedsteph.common.config.run_config import SITE_NAME
-from fedsteph.common.errors import ConfigError, MembershipError
+from fedsteph.common.errors import ConfigError, MembershipError, StorageError
 from fedsteph.common.trust.audit_log import AuditLog
 
 TENSORBOARD = "tensorboard"
@@ -49,6 +50,17 @@ class Site:
             file = replace(file, device=device)
         kept = Path(state) if state is not None else folder / file.state
         return cls(name, folder, file, kept, kept / TENSORBOARD if file.tensorboard else None)
+
+    def require_state(self) -> None:
+        """Make the state folder: StorageError before long work, and not after it, if it cannot be written."""
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.state):
+                pass
+        except OSError as error:
+            what = f"models and unfinished work cannot be written there ({error.strerror})"
+            remedy = f"Give --out, or set 'state' in {SITE_FILE}: a folder that this account can write"
+            raise StorageError(what, where=self.state, remedy=remedy) from error
 
     def membership(self) -> Membership:
         """The site's keys and the pinned roster; errors as :meth:`Membership.open`, and for a missing section."""

@@ -54,7 +54,9 @@ def enhance(
         VectorError: there is no vector, a name is not that of another site, or a norm is not finite or above the limit.
         DataError: the site's data cannot be used.
         ConfigError, DeviceError: the configuration or the device does not fit this site or machine.
+        StorageError: the site's state folder cannot be written.
     """
+    site.require_state()
     workspace = Workspace.open(site, local_recipe(site, config or load_config()))
     if not vectors:
         raise VectorFileError("there is none to merge", where="vectors", remedy="Give at least one source's")

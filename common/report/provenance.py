@@ -7,10 +7,11 @@ from typing import Any
 
 from fedsteph.common.report.page import Block, Code, Points, Section, Table
 
+ONE_PER_FOLD = "There is one model per fold and none of all patients; each is judged on patients that it has not seen."
 LIMITS = (
     "The C-index says how well patients are ranked. It says nothing of whether a decision that follows is a good one.",
     "Intervals resample patients of these cohorts. They hold neither the choice of training seed nor of hospital.",
-    "There is one model per fold and none of all patients; each is judged on patients that it has not seen.",
+    ONE_PER_FOLD,
     "Task vectors can tell whether a patient was in a training set unless they were trained with differential privacy.",
     "Fairness between groups of patients was not measured.",
 )
@@ -39,6 +40,10 @@ def provenance_section(manifest: Mapping[str, Any], configuration: str) -> Secti
     return Section("Configuration, versions, seeds, digests", [table, Code(configuration)])
 
 
-def limits_section(own: Sequence[str] = ()) -> Section:
-    """The limits that a reader must know to interpret the results, those of this result (``own``) first."""
-    return Section("Limits", [Points([*own, *LIMITS])])
+def limits_section(own: Sequence[str] = (), models: str = ONE_PER_FOLD) -> Section:
+    """The limits that a reader must know to interpret the results, those of this result (``own``) first.
+
+    Args:
+        models: a sentence on which models there are, and on whom they are judged.
+    """
+    return Section("Limits", [Points([*own, *(models if limit == ONE_PER_FOLD else limit for limit in LIMITS)])])

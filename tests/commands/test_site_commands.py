@@ -12,10 +12,11 @@ import pytest
 from client_builders import Spy, plain_c
 from sites import TINY, make_site
 
+import fedsteph.client.data.bags
 import fedsteph.client.training.survival_fit
 from fedsteph.client.models.model_file import load_abmil
 
-SETTINGS = [part for setting in TINY for part in ("--set", setting)]
+SETTINGS = ["--no-report"] + [part for setting in TINY for part in ("--set", setting)]
 
 
 @pytest.fixture
@@ -94,7 +95,8 @@ def test_train_writes_a_model_and_says_where(cli, site, tmp_path):
     result = json.loads(out)
     assert (result["site"], len(result["c_index"])) == ("site", 2)
     model = Path(result["model"])
-    assert model.is_relative_to(tmp_path / "out") and load_abmil(model).architecture.width == 6
+    assert model == tmp_path / "out" / "model.safetensors" and load_abmil(model).architecture.width == 6
+    assert model.with_suffix(".md").is_file() and not (tmp_path / "out" / "report-training").exists()
     assert not (site / "fedsteph-state").exists()
 
 
@@ -114,9 +116,48 @@ def test_train_of_a_site_without_an_event(cli, tmp_path):
 
 def test_train_reads_a_configuration(cli, site, tmp_path):
     (tmp_path / "f.yaml").write_text("model: {embed: 8, attention: 6}\ntraining: {epochs: 1}\nevaluation: {folds: 1}\n")
-    code, out, _ = cli("train", site, "-c", tmp_path / "f.yaml", "--set", "model.embed=9", "--json")
+    words = ["-c", tmp_path / "f.yaml", "--set", "model.embed=9", "--json", "--no-report"]
+    code, out, _ = cli("train", site, *words)
     result = json.loads(out)
     assert (code, len(result["c_index"])) == (0, 1) and load_abmil(Path(result["model"])).architecture.embed == 9
+
+
+def test_train_draws_a_page_where_the_site_wants_one(cli, site):
+    words = [word for word in SETTINGS if word != "--no-report"]
+    page = site / "fedsteph-state" / "report-training" / "index.html"
+    (site / "site.yaml").write_text("page: false\n")
+    assert cli("train", site, *words)[0] == 0 and not page.exists()
+    (site / "site.yaml").unlink()
+    assert cli("train", site, *words)[2] == f"Page: {page}\n" and page.is_file()
+
+
+@pytest.mark.parametrize("command", [["train"], ["privacy", "audit"]])
+def test_a_state_that_cannot_be_written_is_named_before_any_feature_is_read(monkeypatch, cli, site, command):
+    """As on a read-only share: below a file, no account can make a folder, not even root."""
+    (site / "site.yaml").write_text("state: labels.csv/state\n")
+    spy = Spy(monkeypatch, fedsteph.client.data.bags, "known_header")
+    code, out, err = cli(*command, site)
+    told = last_line(err)
+    assert (code, out, spy.calls) == (1, "", []) and told.startswith(f"error: {site / 'labels.csv' / 'state'}: ")
+    assert "--out" in told and "'state' in site.yaml" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("merge", "'merge'. 'simulate' merges on this machine, 'run' in a deployed federation"),
+        ("check", "'check'. 'data check' looks at a site's data"),
+        ("trian", "'trian'. Did you mean 'train'?"),
+        ("Report", "'Report'. Did you mean 'report'?"),
+        ("keys nwe", "'nwe'. Did you mean 'new'?"),
+        ("keys merge", "'merge'. See --help for all commands"),
+        ("xyzzy", "'xyzzy'. See --help for all commands"),
+    ],
+)
+def test_an_unknown_command_is_answered_with_what_was_meant_once(cli, words, told):
+    code, out, err = cli(*words.split())
+    assert (code, out) == (1, "") and last_line(err).startswith(f"error: there is no command {told}")
+    assert last_line(err).count("Did you mean") <= 1 and (words == "check" or "doctor" not in last_line(err))
 
 
 def test_predict_with_a_trained_model(cli, site, tmp_path):

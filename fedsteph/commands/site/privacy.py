@@ -51,6 +51,7 @@ def audit(
     from fedsteph.common.config.run_config import load_config
 
     opened = Site.open(site)
+    opened.require_state()
     workspace = Workspace.open(opened, local_recipe(opened, load_config(config, settings)))
     with console.progress_bar() as progress:
         bar = progress(f"attacking the vector of {opened.name}")

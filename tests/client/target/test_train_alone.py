@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from client_builders import Spy, plain_c
@@ -14,7 +15,8 @@ import fedsteph.client.target.train_alone
 import fedsteph.client.training.survival_fit
 from fedsteph.client.models.model_file import load_abmil, load_model
 from fedsteph.client.site.site import Site
-from fedsteph.client.target.train_alone import local_recipe, train_site
+from fedsteph.client.target.train_alone import local_recipe, train_models, train_site
+from fedsteph.client.training.batch import risks
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
@@ -53,7 +55,28 @@ def test_the_last_model_is_trained_on_everybody(monkeypatch, tmp_path):
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in call.result.state_dict().items())
     card = Path(result["model"]).with_suffix(".md").read_text()
     assert "| training data | all patients |" in card and "C-index on" not in card
-    assert Path(result["model"]).is_relative_to(site.state)
+    assert Path(result["model"]) == site.state / "model.safetensors"
+
+
+def test_the_newest_model_lies_where_the_one_before_lay(tmp_path):
+    site, states = site_of(tmp_path), []
+    for epochs in (1, 2, 1):
+        model = Path(train_site(site, config(f"training.epochs={epochs}"))["model"])
+        assert f"epochs: {epochs}\n" in model.with_suffix(".md").read_text()
+        states.append(model_digest(load_model(model).model))
+    assert model == site.state / "model.safetensors" and states[0] == states[2] != states[1]
+
+
+def test_the_evidence_of_a_page_is_that_of_the_folds_models(tmp_path):
+    site = site_of(tmp_path)
+    found = train_models(site, config())
+    workspace = fedsteph.client.target.train_alone.Workspace.open(site, found.recipe)
+    for fold in range(2):
+        model, test, train = workspace.train_local(fold), workspace.test_part(fold), workspace.train_part(fold)
+        here = found.evidence.fold == fold
+        assert found.evidence.ids[here].tolist() == [patient.id for patient in test.patients]
+        assert found.evidence.risk("local")[here] == pytest.approx(risks(model, test, workspace.device))
+        assert found.evidence.cut_off["local"][fold] == pytest.approx(np.median(risks(model, train, workspace.device)))
 
 
 def test_a_second_run_trains_nothing_and_says_the_same(monkeypatch, tmp_path):

@@ -205,7 +205,8 @@ def test_stacks_on_a_gpu_are_those_of_the_cpu_and_nobody_waits_for_them(gpu, mon
     expected = list(batches(cohort, range(len(SIZES)), 4, CPU))
     for (group, found), (same, wanted) in zip(batches(cohort, range(len(SIZES)), 4, GPU), expected, strict=True):
         assert group == same and gpu.waited[-1] == "event on side 0"
-        for name in ("bags", "mask", "times", "bins", "events"):
+        assert not isinstance(found.times, OnGpu) and torch.equal(found.times, wanted.times)  # float64
+        for name in ("bags", "mask", "bins", "events"):
             there, here = getattr(found, name), getattr(wanted, name)
             assert (there is None) == (here is None)
             if here is not None:

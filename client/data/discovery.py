@@ -54,12 +54,16 @@ class SiteContents:
         return sum(4 * header.n_instances * header.width for header in headers)
 
 
-def discover(folder: Path, settings: DataSettings) -> SiteContents:
-    """Read the labels and the headers of the feature files; errors are collected in ``problems``, not raised."""
+def discover(folder: Path, settings: DataSettings, *, outcomes: bool = True) -> SiteContents:
+    """Read the labels and the headers of the feature files; errors are collected in ``problems``, not raised.
+
+    Args:
+        outcomes: as in :func:`read_labels`.
+    """
     site, features, labels = SiteContents(), folder / settings.features, folder / settings.labels
     found = _files(features, site.problems)
     try:
-        patients, problems = read_labels(labels, settings, found)
+        patients, problems = read_labels(labels, settings, found, outcomes=outcomes)
         site.listed, slides = listed_ids(labels, settings, found)
         site.listed_slides = slides
     except LabelError as error:

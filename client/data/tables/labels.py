@@ -33,17 +33,20 @@ class Patient:
     project: str = ""
 
 
-def read_labels(path: Path, settings: DataSettings, files: Collection[str] = ()) -> tuple[list[Patient], list[Problem]]:
+def read_labels(
+    path: Path, settings: DataSettings, files: Collection[str] = (), *, outcomes: bool = True
+) -> tuple[list[Patient], list[Problem]]:
     """Read the label table: the patients of the rows that could be read, sorted by ID, and all problems of all rows.
 
     Args:
         files: names of the feature files without their endings; needed where no column names the slides.
+        outcomes: False for patients whose outcome is not known: only IDs are read, and every ``t`` and ``e`` is 0.
 
     Raises:
         LabelError: the file cannot be read as a table with the columns that ``settings`` names.
     """
     of_file = _owners(path, settings, files)
-    table, settings = _open(path, settings, of_file)
+    table, settings = _open(path, settings, of_file, outcomes)
     problems = [] if of_file is None else [*doubtful(table, settings.columns.patient, of_file)]
     patients: dict[str, Patient] = {}
     first_line: dict[str, int] = {}
@@ -52,7 +55,7 @@ def read_labels(path: Path, settings: DataSettings, files: Collection[str] = ())
         if row.get(FILE) == "":
             continue
         where = f"{path}:{line}"
-        key, slide, t, e = _read_row(row, settings, where, problems)
+        key, slide, t, e = _read_row(row, settings, where, problems, outcomes)
         if slide is not None and slide_line.setdefault(slide, line) != line:
             what = f"the slide '{slide}' is already in line {slide_line[slide]}"
             problems.append(Problem("error", where, what, "Remove one of the two rows"))
@@ -66,12 +69,26 @@ def read_labels(path: Path, settings: DataSettings, files: Collection[str] = ())
         first_line.setdefault(key, line)
         patients[key] = replace(known, slides=(*known.slides, slide))
     found = [patients[key] for key in sorted(patients)]
-    return found, [*problems, *_doubt_the_ids(path, table, settings), *_doubt_the_unit(path, settings, found)]
+    doubts = [*_doubt_the_ids(path, table, settings), *(_doubt_the_unit(path, settings, found) if outcomes else ())]
+    return found, [*problems, *doubts]
+
+
+def absent_outcomes(path: Path, settings: DataSettings) -> list[str]:
+    """The columns of the outcome that the table lacks, in quotes; LabelError if the file is no table."""
+    table = read_table(path, LabelError)
+    columns = _with_censorship(table, settings.columns)
+    event = f"'{columns.event}' (or '{CENSORSHIP}')" if columns.censorship is None else f"'{columns.censorship}'"
+    spoken = {columns.time: f"'{columns.time}'", columns.censorship or columns.event: event}
+    return [text for name, text in spoken.items() if name not in table.columns]
 
 
 def listed_ids(path: Path, settings: DataSettings, files: Collection[str] = ()) -> tuple[set[str], set[str]]:
-    """All patient IDs and all slide IDs in the table, including rows with problems; errors as :func:`read_labels`."""
-    table, settings = _open(path, settings, _owners(path, settings, files))
+    """All patient IDs and all slide IDs in the table, including rows with problems.
+
+    Raises:
+        LabelError: the file cannot be read as a table with the columns of the IDs.
+    """
+    table, settings = _open(path, settings, _owners(path, settings, files), outcomes=False)
     columns = settings.columns
     patients, slides = ({row[str(name)] for _, row in table.rows} for name in (columns.patient, columns.slide))
     return patients - {""}, slides - {""}
@@ -83,29 +100,34 @@ def _owners(path: Path, settings: DataSettings, files: Collection[str]) -> dict[
     if columns.slide is not None:
         return None
     table = read_table(path, LabelError)
-    table.require([columns.patient], _remedy(table, _needed(columns)))
+    table.require([columns.patient], _remedy(table, _needed(columns, outcomes=False)))
     return owners({row[columns.patient] for _, row in table.rows}, files, settings.match)
 
 
-def _open(path: Path, settings: DataSettings, of_file: Mapping[str, list[str]] | None) -> tuple[Table, DataSettings]:
-    """Read the table, and decide in the settings which columns hold the outcome and the slides.
-
-    Without an event column, a column called ``censorship`` (1 = censored) is used: its name is unambiguous.
-    """
-    table, columns = read_table(path, LabelError), settings.columns
-    if columns.censorship is None and columns.event not in table.columns and CENSORSHIP in table.columns:
-        columns = replace(columns, censorship=CENSORSHIP)
-    needed = _needed(columns)
+def _open(
+    path: Path, settings: DataSettings, of_file: Mapping[str, list[str]] | None, outcomes: bool
+) -> tuple[Table, DataSettings]:
+    """Read the table, and decide in the settings which columns hold the outcome and the slides."""
+    table = read_table(path, LabelError)
+    columns = _with_censorship(table, settings.columns)
+    needed = _needed(columns, outcomes)
     table.require(needed.values(), _remedy(table, needed))
     if of_file is not None:
         table, columns = with_slides(table, columns.patient, of_file), replace(columns, slide=FILE)
-    return _with_points(table, columns.time), replace(settings, columns=columns)
+    return _with_points(table, columns.time) if outcomes else table, replace(settings, columns=columns)
 
 
-def _needed(columns: Columns) -> dict[str, str]:
+def _with_censorship(table: Table, columns: Columns) -> Columns:
+    """Without an event column, a column called ``censorship`` (1 = censored) is used: its name is unambiguous."""
+    if columns.censorship is None and columns.event not in table.columns and CENSORSHIP in table.columns:
+        return replace(columns, censorship=CENSORSHIP)
+    return columns
+
+
+def _needed(columns: Columns, outcomes: bool) -> dict[str, str]:
     """The columns that a table must have, by their keys in ``data.columns``."""
-    outcome = "event" if columns.censorship is None else "censorship"
-    return {key: name for key in ("patient", "slide", "time", outcome) if (name := getattr(columns, key)) is not None}
+    outcome = ("time", "event" if columns.censorship is None else "censorship") if outcomes else ()
+    return {key: name for key in ("patient", "slide", *outcome) if (name := getattr(columns, key)) is not None}
 
 
 def _remedy(table: Table, needed: Mapping[str, str]) -> str:
@@ -136,22 +158,20 @@ def _with_points(table: Table, column: str) -> Table:
     return replace(table, rows=rows)
 
 
-def _read_row(row: dict[str, str], settings: DataSettings, where: str, problems: list[Problem]) -> list[Any]:
+def _read_row(
+    row: dict[str, str], settings: DataSettings, where: str, problems: list[Problem], outcomes: bool
+) -> list[Any]:
     """Patient, slide, days and event of a row; None, and a new problem, for each that cannot be read."""
     columns, values = settings.columns, list[Any]()
-    parsers = (
-        (read_id, columns.patient),
-        (read_id, str(columns.slide)),
-        (read_days, columns.time),
-        (read_event, columns.event),
-    )
-    for parse, column in parsers:
+    ids = (read_id, columns.patient), (read_id, str(columns.slide))
+    parsers = (*ids, (read_days, columns.time), (read_event, columns.event))
+    for parse, column in parsers[: 4 if outcomes else 2]:
         try:
             values.append(parse(row, column, settings, where))
         except LabelError as error:
             problems.append(Problem.of(error))
             values.append(None)
-    return values
+    return values if outcomes else [*values, 0.0, 0]
 
 
 def _doubt_the_ids(path: Path, table: Table, settings: DataSettings) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsteph.client.data.settings import Columns, DataSettings
-from fedsteph.client.data.tables.labels import Patient, listed_ids, read_labels
+from fedsteph.client.data.tables.labels import Patient, absent_outcomes, listed_ids, read_labels
 from fedsteph.common.errors import LabelError
 
 DEFAULT = DataSettings()
@@ -272,3 +272,16 @@ def test_a_table_without_slides_gives_each_patient_the_files_that_begin_with_its
     assert [p.what for p in problems if p.severity == "error"] == [
         "the name of the file 'A-1-DX1' begins with the IDs of the patients 'A' and 'A-1'"
     ]
+
+
+def test_new_patients_are_read_without_outcomes(tmp_path):
+    for header, absent in (
+        ("patient_id,pathology_id", ["'t'", "'e' (or 'censorship')"]),
+        ("patient_id,pathology_id,t", ["'e' (or 'censorship')"]),
+        ("patient_id,pathology_id,censorship", ["'t'"]),
+        ("patient_id,pathology_id,t,censorship", []),
+    ):
+        path = table(tmp_path, header + "\nB,S2\nA,S1\nB,S3\n")
+        assert absent_outcomes(path, DEFAULT) == absent
+        patients = [Patient("A", 0.0, 0, ("S1",)), Patient("B", 0.0, 0, ("S2", "S3"))]
+        assert read_labels(path, DEFAULT, outcomes=False) == (patients, [])

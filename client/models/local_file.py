@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.models.model_file import load_abmil, reference_risks, save_abmil
+from fedsteph.client.models.model_file import followed_years, load_abmil, reference_risks, save_abmil
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
@@ -34,7 +35,7 @@ def train_file(
 
     Args:
         label: name of the training part, from which the seed is derived.
-        with_reference: save the percentiles of the cohort's risks too.
+        with_reference: save the percentiles of the cohort's risks too, and how many years it was followed.
 
     Raises:
         FedstephError: as :func:`fedsteph.client.training.loop.fit`.
@@ -44,8 +45,11 @@ def train_file(
         return found
     run = TrainingRun(device, path.with_suffix(".checkpoint"), progress)
     model = train_local(cohort, recipe, label=label, run=run)
-    reference = reference_risks(model, cohort, device) if with_reference else None
-    save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), extraction=cohort.extraction, reference=reference)
+    told: dict[str, Any] = {"m0_sha256": str(recipe.model.m0_sha256), "extraction": cohort.extraction}
+    if with_reference:
+        told["reference"] = reference_risks(model, cohort, device)
+        told["followed_years"] = followed_years(cohort, recipe.model.n_bins)
+    save_abmil(path, model, **told)
     return load(path)
 
 

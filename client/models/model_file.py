@@ -22,6 +22,7 @@ from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host import atomic
 from fedsteph.common.model.abmil import ABMIL, Architecture
+from fedsteph.common.model.survival import DAYS_PER_BIN
 from fedsteph.common.vector.tensor_file import stamped, unstamped, with_metadata
 
 
@@ -41,8 +42,10 @@ class LoadedModel:
     architecture: Architecture
     sources: tuple[str, ...]  # of an enhanced model; empty for a local one
     extraction: Extraction  # how the features of its training data were made, as far as the files stated it
+    m0: str  # SHA-256 of the M0 that its training started from
     reference: np.ndarray | None = None  # its reference_risks; None in files of earlier versions
     local: Local | None = None  # in an enhanced model, the site's own; None in files of earlier versions
+    followed_years: int | None = None  # of its training patients; None in files of earlier versions
 
 
 def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
@@ -56,6 +59,11 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
     return percentiles
 
 
+def followed_years(cohort: Cohort, n_bins: int) -> int:
+    """The longest follow-up of a model's training patients in years of 365 days, rounded up, 1 to ``n_bins``."""
+    return int(np.clip(np.ceil(cohort.times.max() / DAYS_PER_BIN), 1, n_bins))
+
+
 def save_abmil(
     path: Path,
     model: ABMIL,
@@ -63,10 +71,12 @@ def save_abmil(
     m0_sha256: str,
     extraction: Extraction = UNSTATED,
     reference: np.ndarray | None = None,
+    followed_years: int | None = None,
 ) -> None:
     """Write a local model; ModelFileError if its weights are not finite."""
     tensors = model.state_dict() | _as_tensors(REFERENCE, reference)
-    _save(path, tensors, kind="abmil", architecture=asdict(model.architecture), m0=m0_sha256, **asdict(extraction))
+    facts = _facts("abmil", model.architecture, m0_sha256, extraction, followed_years)
+    _save(path, tensors, **facts)
 
 
 def save_steph(
@@ -78,6 +88,7 @@ def save_steph(
     extraction: Extraction = UNSTATED,
     reference: np.ndarray | None = None,
     local: Local | None = None,
+    followed_years: int | None = None,
 ) -> None:
     """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, own model."""
     tensors = {f"{LEARNED}{name}": tensor for name, tensor in model.state_dict().items()}
@@ -85,9 +96,8 @@ def save_steph(
     if local is not None:
         tensors |= {f"{LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
         tensors |= _as_tensors(f"{LOCAL}{REFERENCE}", local.reference)
-    enhanced = {"sources": list(sources), "steph": asdict(model.config)}
-    sizes = asdict(model.mixture.architecture)
-    _save(path, tensors, kind="steph", architecture=sizes, m0=m0_sha256, **asdict(extraction), **enhanced)
+    facts = _facts("steph", model.mixture.architecture, m0_sha256, extraction, followed_years)
+    _save(path, tensors, **facts, sources=list(sources), steph=asdict(model.config))
 
 
 def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
@@ -124,7 +134,8 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
             mixture = Mixture(told.architecture, tensors.pop("theta_0"), tensors.pop("stack"))
             model = Steph(mixture, told.steph, dropout)
             model.load_state_dict({n.removeprefix(LEARNED): t for n, t in tensors.items()})
-        return LoadedModel(model.eval(), told.architecture, told.sources, told.extraction, reference, local)
+        facts = told.architecture, told.sources, told.extraction, told.m0
+        return LoadedModel(model.eval(), *facts, reference, local, told.followed_years)
     except (ValueError, RuntimeError) as error:
         raise unfit(path, error) from error
 
@@ -152,6 +163,14 @@ def _reference(tensors: dict[str, Tensor]) -> np.ndarray | None:
 
 def _as_tensors(name: str, reference: np.ndarray | None) -> dict[str, Tensor]:
     return {} if reference is None else {name: torch.from_numpy(reference)}
+
+
+def _facts(
+    kind: str, architecture: Architecture, m0_sha256: str, extraction: Extraction, followed_years: int | None
+) -> dict[str, Any]:
+    """What the file of either kind of model says of it."""
+    follow_up = {} if followed_years is None else {"followed_years": followed_years}
+    return {"kind": kind, "architecture": asdict(architecture), "m0": m0_sha256, **asdict(extraction), **follow_up}
 
 
 def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:

@@ -43,6 +43,7 @@ class Description:
     patch_size: float | None = None
     sources: tuple[str, ...] = ()
     steph: StephConfig | None = None
+    followed_years: int | None = None  # as followed_years() in model_file.py; no exact time of a patient
 
     @property
     def extraction(self) -> Extraction:
@@ -57,6 +58,8 @@ class Description:
             raise ValueError("sources that are not names of sites")
         if not all(1 <= size <= _MAX_SIZE for size in astuple(self.architecture)):
             raise ValueError("sizes out of range")
+        if self.followed_years is not None and not 1 <= self.followed_years <= self.architecture.n_bins:
+            raise ValueError("a follow-up that is not within its bins")
 
 
 def checked(path: Path) -> tuple[Description, bytes]:

@@ -18,10 +18,10 @@ from fedsteph.common.wire.messages import band
 
 _KINDS = {
     "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "
-    "percentiles of their risks, so it stays at this site.",
+    "percentiles of their risks and their longest follow-up in whole years, so it stays at this site.",
     "steph": "Enhanced survival model: STEPH over this site's and the received task vectors "
-    "(arXiv 2603.10526). Its file holds the received vectors, this site's own model and percentiles of its patients' "
-    "risks, so it stays at this site.",
+    "(arXiv 2603.10526). Its file holds the received vectors, this site's own model, percentiles of its patients' "
+    "risks and their longest follow-up in whole years, so it stays at this site.",
 }
 _USEFUL = {True: "yes", False: "no: no model is useful here", None: "too few patients to tell"}
 

@@ -15,9 +15,12 @@ from client_builders import CPU, SMALL, equal, make_cohort, state_of
 from damage import flipped
 from safetensors import safe_open
 
+from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.models.model_file import (
     FORMAT,
     Local,
+    followed_years,
     load_abmil,
     load_model,
     reference_risks,
@@ -351,6 +354,23 @@ def test_the_local_model_beside_an_enhanced_one_comes_back_bit_for_bit(tmp_path,
     assert equal(state_of(loaded.model), state_of(enhanced))
     assert torch.equal(loaded.model(BAGS), enhanced(BAGS))
     assert loaded.extraction == Extraction("uni_v2", 20.0, 256.0)
+
+
+def test_the_years_of_follow_up_are_whole_and_within_the_bins(tmp_path):
+    """Rounded up, so that a file tells no patient's time; a file that states other years than its bins is refused."""
+    for days, years in (((0.0, 0.0), 1), ((365.0, 3.0), 1), ((365.5, 366.0), 2), ((1e4, 1.0), SMALL.n_bins)):
+        patients = [Patient(str(t), t, 1, ("S",)) for t in days]
+        assert followed_years(Cohort.of_bags(patients, [torch.zeros(1, 6)] * 2), SMALL.n_bins) == years
+    path = tmp_path / "m.safetensors"
+    for years in (None, 1, SMALL.n_bins):
+        save_abmil(path, untrained_model(SMALL, 3), m0_sha256=M0, followed_years=years)
+        assert load_model(path).followed_years == years and load_model(path).m0 == M0
+        save_steph(path, steph(), ["a", "b", "c"], m0_sha256=M0, followed_years=years)
+        assert load_model(path).followed_years == years
+    for years in (0, -1, SMALL.n_bins + 1):
+        save_abmil(path, untrained_model(SMALL, 3), m0_sha256=M0, followed_years=years)
+        with pytest.raises(ModelFileError, match="follow-up"):
+            load_model(path)
 
 
 def test_an_enhanced_model_of_an_earlier_version_has_neither(tmp_path):

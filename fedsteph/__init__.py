@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedsteph.client.models.model_file import load_model
-    from fedsteph.client.models.predict import predict
+    from fedsteph.client.site.prediction import predict
     from fedsteph.client.site.site import Site
     from fedsteph.client.target.enhance import enhance
     from fedsteph.client.target.train_alone import train_site
@@ -64,7 +64,7 @@ _HOMES = {
     "load_config": "common.config.run_config",
     "load_model": "client.models.model_file",
     "load_vector": "common.vector.vector_file",
-    "predict": "client.models.predict",
+    "predict": "client.site.prediction",
     "read_results": "simulations.run.simulate",
     "save_vector": "common.vector.vector_file",
     "simulate": "simulations.run.simulate",

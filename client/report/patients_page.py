@@ -15,25 +15,40 @@ from fedsteph.common.report.style import COLOURS, DASHES, canvas
 _AUDIENCE = "For this site alone: it shows patients"
 MOST_PATIENTS = 300  # each takes about 1 MB of memory while it is drawn
 _YEARS = 10  # shown by the curves; a model's later years rest on few or no patients
+_SPREAD = "the middle 95% of the models' risks. This is how far the models disagree, not a confidence interval"
 _LIMITS = (
     "A curve is what a model says of one patient. It has no interval, and its calibration was measured, if at all, on "
     "the page of the run that made the model.",
-    "Years beyond the longest follow-up of the training patients are extrapolated.",
     "A patient who was among the training patients is predicted too well.",
 )
 
 
-def patients_page(views: Sequence[PatientView], model: str, progress: Progress = silent) -> Page:
-    """Build the page of the given patients, highest risk first, from a model of this file name."""
+def patients_page(
+    views: Sequence[PatientView], model: str, progress: Progress = silent, followed_years: int | None = None
+) -> Page:
+    """Build the page of the given patients, highest risk first, from a model of this name.
+
+    Args:
+        followed_years: years for which the model's training patients were followed; None: not known.
+    """
     ordered = sorted(views, key=lambda view: (-view.risk, view.id))
     level = 3 if len(views) > 12 else 2  # of the headings
     sections = [Section("All patients", [_overview(ordered)])]
     for i, view in enumerate(ordered, 1):
         sections.append(Section(f"Patient {view.id}", _blocks(view, f"patient-{i:05d}"), level))
         progress(i, len(ordered))
-    sections.append(limits_section(_LIMITS))
+    sections.append(limits_section([*_LIMITS, _follow_up(followed_years)]))
     verdict = [f"{len(views)} patient{'' if len(views) == 1 else 's'} under the model {model}, highest risk first."]
     return Page("Predictions", _AUDIENCE, verdict, sections)
+
+
+def _follow_up(years: int | None) -> str:
+    if years is None:
+        return (
+            "The model's file does not state how long its training patients were followed. Years beyond their longest "
+            "follow-up are extrapolated."
+        )
+    return f"Survival ends at the longest follow-up of the training patients, {years} year{'' if years == 1 else 's'}."
 
 
 def _overview(views: Sequence[PatientView]) -> Table:
@@ -49,20 +64,27 @@ def _blocks(view: PatientView, name: str) -> list[Block]:
     words = "The model's file does not say what risks its training patients have."
     if view.percentile is not None:
         words = f"Risk percentile {view.percentile:.0f}: so many percent of the training patients have a lower risk."
+    if view.risk_range is not None:
+        low, high = view.risk_range
+        words += f" Risk {view.risk:.3f}, from {low:.3f} to {high:.3f}: {_SPREAD}."
     blocks: list[Block] = [Text(words), _curves(view, name)]
     if view.w:
-        kept = {source: w for source, w in view.w.items() if w != 0}
-        rows = [
-            [source, f"{w:.3f}", f"{view.lam[source]:.3f}", f"{w * (1 - view.lam[source]):.3f}"]
-            for source, w in sorted(kept.items(), key=lambda item: (-item[1], item[0]))
-        ]
-        own = sum(w * view.lam[source] for source, w in kept.items())
-        rows.append(["this site's own", "-", "-", f"{own:.3f}"])
-        left_out = [source for source in view.w if source not in kept]
-        blocks.append(Table(["source", "w", "lam", "coefficient of its vector"], rows, "Sources used for this patient"))
-        if left_out:
+        blocks.append(_sources(view))
+        if left_out := [source for source, w in view.w.items() if w == 0]:
             blocks.append(Text(f"Not used: {', '.join(left_out)}."))
     return blocks
+
+
+def _sources(view: PatientView) -> Table:
+    kept = {source: w for source, w in view.w.items() if w != 0}
+    ordered = sorted(kept, key=lambda source: (-kept[source], source))
+    rows = [[source, f"{kept[source]:.3f}", f"{view.lam[source]:.3f}"] for source in ordered]
+    if view.risk_range is not None:  # each model has coefficients of its own, which do not follow from the means
+        return Table(["source", "w", "lam"], rows, "Sources used for this patient, mean over the models")
+    rows = [[*row, f"{kept[row[0]] * (1 - view.lam[row[0]]):.3f}"] for row in rows]
+    own = sum(w * view.lam[source] for source, w in kept.items())
+    rows.append(["this site's own", "-", "-", f"{own:.3f}"])
+    return Table(["source", "w", "lam", "coefficient of its vector"], rows, "Sources used for this patient")
 
 
 def _curves(view: PatientView, name: str) -> Picture:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 
 from fedsteph.client.data.discovery import discover
-from fedsteph.client.data.formats import read_header
+from fedsteph.client.data.formats import SUFFIXES, read_header
 from fedsteph.client.data.settings import Columns, DataSettings, TimeUnit
 from fedsteph.client.data.tables.proposed_columns import Outcome, outcomes, patient_column, slide_column
 from fedsteph.client.data.tables.split_files import split_files, split_like
@@ -22,7 +22,6 @@ from fedsteph.common.errors import ConfigError, DataError, FeatureFileError, Lab
 
 T = TypeVar("T")
 Ask = Callable[[str, Sequence[Any], str], Any]  # question, choices, the option that answers it -> the choice
-_FEATURES = {".h5", ".hdf5", ".pt", ".npy", ".npz"}
 _TABLES = {".csv", ".tsv", ".txt"}
 _DEPTH = 4  # folders below the site's folder that are looked into
 
@@ -83,7 +82,7 @@ def propose(folder: Path, given: Given, ask: Ask) -> Proposed:
         remedy = "Change it by hand, or move it away; 'fedsteph data check' says what is wrong with it"
         raise ConfigError("is there already", where=folder / SITE_FILE, remedy=remedy)
     features = given.features or _features(folder, ask)
-    files = sorted(path.stem for path in features.iterdir() if path.suffix.lower() in _FEATURES)
+    files = sorted(path.stem for path in features.iterdir() if path.suffix.lower() in SUFFIXES)
     table = read_table(given.labels, LabelError) if given.labels else _table(folder, ask)
     patient = patient_column(table.columns)
     outcome = _outcome(table, given.time, ask)
@@ -128,7 +127,7 @@ def _features(folder: Path, ask: Ask) -> Path:
     """The folder whose files hold features; of CLAM's two, the one whose files hold coords too."""
     found: dict[Path, tuple[Path, set[str]]] = {}
     for place, names in _folders(folder):
-        files = [name for name in names if Path(name).suffix.lower() in _FEATURES]
+        files = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
         if files and _readable(place / files[0]):
             found[place] = place.parent, {Path(name).stem for name in files}
     twice = [place for place, kind in found.items() if place.name == "pt_files" and _beside(place, found) == kind]

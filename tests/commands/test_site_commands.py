@@ -171,7 +171,12 @@ def test_predict_with_a_trained_model(cli, site, tmp_path):
     assert f"C-index {plain_c(known['t'].to_numpy(), known['e'].to_numpy(), risk):.3f} over" in out
     assert f"16 patients -> {target}" in out
     code, out, _ = cli("predict", model, "--features", site / "features", "--out", target)
-    assert (code, "C-index" in out) == (0, False) and f"{len(list((site / 'features').iterdir()))} patients" in out
+    assert code == 0 and f"{len(list((site / 'features').iterdir()))} patients" in out
+    assert last_line(out) == "no C-index: no table of outcomes was given"
+    again = [*cli("predict", model, "--site", site, "--out", target, "--json")]
+    assert (again[0], again[2]) == (0, "")
+    told = {"patients": 16, "c_index": pytest.approx(plain_c(known["t"].to_numpy(), known["e"].to_numpy(), risk))}
+    assert json.loads(again[1]) == {**told, "why_no_c_index": None, "files": [str(target)]}
 
 
 def faults(site: Path) -> dict[str, tuple[list[object], str]]:
@@ -183,7 +188,8 @@ def faults(site: Path) -> dict[str, tuple[list[object], str]]:
         "unknown option": ([*train, "--epochs", 3], "--epochs"),
         "unknown option of check": (["data", "check", site, "--jsn"], "--jsn"),
         "missing argument": (["train"], "SITE"),
-        "missing option": (["predict", absent], "--features"),
+        "missing option": (["predict", absent], "--out"),
+        "nobody to predict": (["predict", site, "--out", "x.csv"], "holds no .safetensors file"),
         "unknown key": ([*train, "--set", "training.epoch=3"], "Did you mean 'training.epochs'?"),
         "out of range": ([*train, "--set", "training.epochs=0"], "epochs must be 1 to 1000"),
         "no assignment": ([*train, "--set", "training.epochs"], "not key=value"),

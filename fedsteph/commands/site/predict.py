@@ -1,4 +1,4 @@
-"""``fedsteph predict``: a model used on new patients."""
+"""``fedsteph predict``: a model used on a site's patients or on new ones."""
 
 from __future__ import annotations
 
@@ -8,61 +8,102 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsteph.commands.terminal.options import JsonOption
 from fedsteph.common.errors import DataError
 from fedsteph.common.host import console
+from fedsteph.common.host.progress import Progress
 
 if TYPE_CHECKING:
     from fedsteph.client.models.predict import PatientView
+    from fedsteph.client.site.prediction import Prediction
+
+_Site = Annotated[Path | None, typer.Option(help="Site folder or site file: its patients, read as its site file says.")]
+_Features = Annotated[
+    Path | None, typer.Option(help="Folder of feature files, or a site folder. With --site: in place of its own.")
+]
+_Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table with patient_id and pathology_id, and t and e (or censorship) if known. With --site: in place of "
+        "its own. Default without a site: one slide, one patient."
+    ),
+]
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model.safetensors, local or enhanced.")],
-    features: Annotated[Path, typer.Option(help="Folder of feature files.")],
+    model: Annotated[Path, typer.Argument(help="A model.safetensors, local or enhanced, or a folder of fold models.")],
     out: Annotated[Path, typer.Option(help="CSV to write.")],
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="CSV with patient_id and pathology_id, and t, e if known. Default: one slide, one patient."),
-    ] = None,
+    site: _Site = None,
+    features: _Features = None,
+    labels: _Labels = None,
     page: Annotated[
         Path | None, typer.Option(help="HTML to write too: a part per patient, with survival curves and sources.")
     ] = None,
     patients: Annotated[
         list[str] | None, typer.Option("--patient", help="On the page, this patient alone. Repeatable.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write each patient's risk, yearly survival, and the sources that an enhanced model kept for them.
 
     \b
     Examples:
+      fedsteph predict model.safetensors --site sites/kirp --out risk.csv
+      fedsteph predict deployed --site sites/kirp --out risk.csv --json
+      fedsteph predict deployed --site sites/kirp --features new --labels new.csv --out r.csv
       fedsteph predict model.safetensors --features new --out risk.csv
       fedsteph predict model.safetensors --features new --labels new.csv --out r.csv
       fedsteph predict model.safetensors --features new --out risk.csv --page new.html
       fedsteph predict model.safetensors --features new --out r.csv --page p.html --patient P017
+
+    Survival ends at the longest follow-up of the model's training patients.
+    Where the model's file allows it, the CSV has the risk's percentile among
+    them, and the risk by the site's own model (risk_local).
+
+    MODEL may be a folder of models that fit together, such as 'deployed': the
+    CSV then has means over them. risk_low and risk_high are the 2.5th and
+    97.5th percentile of their risks: how far the models disagree, and no
+    confidence interval of an outcome.
     """
-    from fedsteph.client.models.predict import predict_file, refuse_overwriting
+    from fedsteph.client.site.prediction import predict_file
+    from fedsteph.commands.terminal.check_table import show_problems
+
+    if patients and page is None:
+        raise DataError("chooses patients of a page, and there is none", where="--patient", remedy="Give --page too")
+    with console.progress_bar() as progress:
+        found = predict_file(model, features, labels, out, progress("predicting"), site=site, page=page)
+        if page is not None:
+            _draw(found, model, page, patients or [], progress("drawing"))
+    show_problems(console.err, found.warnings)
+    files = [str(path) for path in (out, page) if path is not None]
+    if as_json:
+        why = found.why_no_c_index
+        told = {"patients": found.n_patients, "c_index": found.c_index, "why_no_c_index": why, "files": files}
+        return console.show_json(told)
+    _say(found, files)
+
+
+def _say(found: Prediction, files: Sequence[str]) -> None:
+    console.say(f"{found.n_patients} patient{'' if found.n_patients == 1 else 's'} -> {files[0]}")
+    for page in files[1:]:
+        console.say(f"page -> {page}")
+    if found.c_index is None:
+        console.say(f"no C-index: {found.why_no_c_index}")
+    else:
+        console.say(
+            f"C-index {found.c_index:.3f} over {found.n_comparable} comparable pairs "
+            "(no test, where the model was trained on some of these patients)"
+        )
+
+
+def _draw(found: Prediction, model: Path, page: Path, names: Sequence[str], progress: Progress) -> None:
     from fedsteph.client.report.patients_page import patients_page
     from fedsteph.common.host import atomic
     from fedsteph.common.report.page import html
 
-    if patients and page is None:
-        raise DataError("chooses patients of a page, and there is none", where="--patient", remedy="Give --page too")
-    if page is not None:
-        refuse_overwriting(page, (model, labels, features, out))
-    with console.progress_bar() as progress:
-        found = predict_file(model, features, labels, out, progress("predicting"), with_local=page is not None)
-        if page is not None:
-            views = _chosen(found.views, patients or [], page)
-            drawn = patients_page(views, model.name, progress("drawing"))
-            atomic.write_text(page, html(drawn))
-    many = "" if found.n_patients == 1 else "s"
-    console.say(f"{found.n_patients} patient{many} -> {out}")
-    if page is not None:
-        console.say(f"page -> {page}")
-    if found.c_index is not None:
-        console.out.print(
-            f"C-index {found.c_index:.3f} over {found.n_comparable} comparable pairs "
-            "(no test, where the model was trained on some of these patients)"
-        )
+    name = model.name if found.n_models == 1 else f"{model.name} (mean of {found.n_models} models)"
+    views = _chosen(found.views, names, page)
+    atomic.write_text(page, html(patients_page(views, name, progress, found.followed_years)))
 
 
 def _chosen(views: Sequence[PatientView], names: Sequence[str], page: Path) -> list[PatientView]:

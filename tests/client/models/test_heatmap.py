@@ -664,7 +664,7 @@ def test_a_csv_of_hostile_ids_has_no_formula(cli, world, tmp_path):
     words = ("--features", features, "--labels", tmp_path / "labels.csv", "--out", tmp_path / "risk.csv")
     assert cli("predict", world / "steph.safetensors", *words)[0] == 0
     with (tmp_path / "risk.csv").open(newline="") as file:
-        assert [row[0] for row in csv.reader(file)] == ["patient_id", "'=HYPERLINK(1)", "'@SUM(1)", "-7"]
+        assert [row[0] for row in csv.reader(file)] == ["patient_id", "-7", "'=HYPERLINK(1)", "'@SUM(1)"]
 
 
 def test_a_full_disk_leaves_the_old_results_and_is_the_users_case(refused, world, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ from sites import make_site
 
 from fedsteph.client.methods.task import Task
 from fedsteph.client.models.model_file import load_model, save_abmil, save_steph
-from fedsteph.client.models.predict import predict_file
+from fedsteph.client.site.prediction import predict_file
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
@@ -23,7 +24,7 @@ from fedsteph.client.target.train_alone import train_site
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.errors import DataError, EncoderError, FeatureFileError, LabelError, ModelFileError, WidthError
+from fedsteph.common.errors import DataError, EncoderError, FeatureFileError, ModelFileError, WidthError
 from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=6, n_bins=32)
@@ -75,15 +76,24 @@ def plain_row(hazards: torch.Tensor) -> list[float]:
 YEARS = [f"survival_{year}y" for year in range(1, 33)]
 
 
+def years_of(world: Path, kind: str) -> list[str]:
+    """Those that the training patients of the local model were followed for; all of the other, which does not say."""
+    longest = math.ceil(rows_of(world)["t"].max() / 365)
+    return YEARS[: {"local": longest, "steph": 32}[kind]]
+
+
 def test_without_labels_every_file_is_a_patient(world, tmp_path):
     found, table = predicted(world, tmp_path / "new" / "out.csv")
     files = sorted(path.stem for path in (world / "site/features").iterdir())
     assert (found.n_patients, found.c_index, found.n_comparable) == (15, None, 0)
-    assert table["patient_id"].tolist() == files and list(table.columns) == ["patient_id", "risk", *YEARS]
+    years = years_of(world, "local")
+    assert 1 < len(years) < 32 and table["patient_id"].tolist() == files
+    assert list(table.columns) == ["patient_id", "risk", "percentile", *years]
     model = load_model(world / "local.safetensors").model
     for (_, row), name in zip(table.iterrows(), files, strict=True):
         hazards = model(slide(world, name).unsqueeze(0))[0]
-        np.testing.assert_allclose(row[["risk", *YEARS]].to_numpy(float), plain_row(hazards), rtol=1e-6)
+        found = row[["risk", *years]].to_numpy(float)
+        np.testing.assert_allclose(found, plain_row(hazards)[: 1 + len(years)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("with_outcomes", [True, False])
@@ -98,7 +108,9 @@ def test_a_patients_slides_are_one_bag(world, tmp_path, kind, with_outcomes):
     for _, row in table.iterrows():
         slides = patients.get_group(row["patient_id"])["pathology_id"]
         bag = torch.cat([slide(world, name) for name in slides]).unsqueeze(0)
-        np.testing.assert_allclose(row[["risk", *YEARS]].to_numpy(float), plain_row(model(bag)[0]), rtol=1e-6)
+        years = years_of(world, kind)
+        expected = plain_row(model(bag)[0])[: 1 + len(years)]
+        np.testing.assert_allclose(row[["risk", *years]].to_numpy(float), expected, rtol=1e-6)
     t, e = patients["t"].first().to_numpy(), patients["e"].first().to_numpy()
     if with_outcomes:
         assert found.c_index == pytest.approx(plain_c(t, e, table["risk"].to_numpy()))
@@ -109,7 +121,7 @@ def test_a_patients_slides_are_one_bag(world, tmp_path, kind, with_outcomes):
 
 def test_survival_never_rises(world, tmp_path):
     for kind in ("local", "steph"):
-        survival = predicted(world, tmp_path / "out.csv", kind)[1][YEARS].to_numpy()
+        survival = predicted(world, tmp_path / "out.csv", kind)[1][years_of(world, kind)].to_numpy()
         assert (np.diff(survival, axis=1) <= 0).all() and ((survival >= 0) & (survival <= 1)).all()
 
 
@@ -143,12 +155,13 @@ def test_outcomes_without_a_comparable_pair(world, tmp_path):
     (tmp_path / "labels.csv").write_text(text)
     found, _ = predicted(world, tmp_path / "out.csv", labels=tmp_path / "labels.csv")
     assert (found.n_patients, found.c_index, found.n_comparable) == (2, None, 0)
+    assert "no two of 2 patients can be compared" in found.why_no_c_index
 
 
 @pytest.mark.parametrize(
     ("text", "where", "message"),
     [
-        ("patient_id,pathology_id\nA,P001-DX1\nB,gone\n", ":3", "'gone' has no feature file"),
+        ("patient_id,pathology_id\nA,P001-DX1\nB,gone\n", None, "'gone' has no feature file"),
         ("patient_id\nA\n", "", "has no column 'pathology_id'"),
         ("patient_id,pathology_id\n", "", "has no rows"),
         ("patient_id,pathology_id\nA,P001-DX1\nA,P001-DX1\n", ":3", "already in line 2"),
@@ -159,9 +172,11 @@ def test_outcomes_without_a_comparable_pair(world, tmp_path):
 def test_labels_that_do_not_fit_the_features(world, tmp_path, text, where, message):
     labels = tmp_path / "labels.csv"
     labels.write_text(text)
-    with pytest.raises(LabelError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         predicted(world, tmp_path / "out.csv", labels=labels)
-    assert caught.value.where == f"{labels}{where}" and not (tmp_path / "out.csv").exists()
+    place = world / "site/features" if where is None else f"{labels}{where}"
+    assert f"{place}: " in str(caught.value) and str(labels) == caught.value.where
+    assert not (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.parametrize("row", ["A,P001-DX1,soon,1", "A,P001-DX1,5,2", "A,P001-DX1,,"])
@@ -217,9 +232,24 @@ def test_a_folds_models_predict_what_the_fold_was_judged_on(tmp_path):
         predict_file(path, site / "features", site / "labels.csv", tmp_path / "out.csv")
         found = pd.read_csv(tmp_path / "out.csv").set_index("patient_id").loc[judged.index]
         np.testing.assert_allclose(found["risk"], judged[f"risk_{method}"], rtol=0, atol=2e-5)
+        assert load_model(path).followed_years == math.ceil(workspace.train_part(0).times.max() / 365)
+        assert ("risk_local" in found) == (method == "steph")
+    np.testing.assert_allclose(found["risk_local"], judged["risk_local"], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["failed.h5", "failed.pt", "FAILED.H5"])
+def test_a_copy_by_another_name_is_no_patient_and_is_told_of(world, tmp_path):
+    features = make_site(tmp_path / "site", patients=2).joinpath("features")
+    content = (features / "P001-DX1.h5").read_bytes()
+    for name in ("P001-DX1.h5.bak", "P001-DX1.h5.part", "P001-DX1.h5~", "#P001-DX1.h5#", "P009-DX1"):
+        (features / name).write_bytes(content)
+    (features / "log.txt").write_text("not a slide")
+    found = predict_file(world / "local.safetensors", features, None, tmp_path / "out.csv")
+    [told] = found.warnings
+    assert found.n_patients == 3 and told.where == str(features)
+    assert told.what.startswith("5 files are passed over") and "#P001-DX1.h5#" in told.what
+
+
+@pytest.mark.parametrize("name", ["failed.h5", "failed.pt", "FAILED.H5", "failed.npz", "failed.npy", "failed.pth"])
 def test_a_failed_extraction_does_not_vanish(name, tmp_path):
     make_site(tmp_path / "site", patients=4, folds=1)
     features = tmp_path / "site" / "features"

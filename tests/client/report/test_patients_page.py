@@ -19,8 +19,9 @@ from each_case import each
 from sites import make_site
 
 from fedsteph.client.models.model_file import Local, load_model, save_abmil, save_steph
-from fedsteph.client.models.predict import PatientView, _percentile, predict_file
+from fedsteph.client.models.predict import PatientView, _percentile
 from fedsteph.client.report.patients_page import patients_page
+from fedsteph.client.site.prediction import predict_file
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.recipe import StephConfig
@@ -265,6 +266,17 @@ def test_a_page_says_what_the_model_s_file_does_not_know():
     assert not any(isinstance(block, Table) for block in parts(local)[1][1])
 
 
+def test_a_page_says_where_survival_ends_and_how_far_models_disagree():
+    for years, words in ((None, "does not state how long"), (1, "training patients, 1 year."), (7, ", 7 years.")):
+        [limits] = parts(patients_page([view()], "m", followed_years=years))[-1][1]
+        assert [line for line in limits.sentences if words in line], years
+    several = view(risk_range=(-3.5, -1.25))
+    _, blocks = parts(patients_page([several], "m"))[1]
+    assert "Risk -2.000, from -3.500 to -1.250" in blocks[0].text and "not a confidence interval" in blocks[0].text
+    (table,) = [block for block in blocks if isinstance(block, Table)]
+    assert (table.header, table.rows) == (["source", "w", "lam"], [["a", "0.400", "0.250"], ["b", "0.100", "0.500"]])
+
+
 @each("name", [" ".join(HOSTILE), HOSTILE[1]])
 def test_a_hostile_id_is_only_ever_words(name):
     harmless, found = (Words(html(patients_page([view(one)], one))) for one in ("x" * len(name), name))
@@ -284,7 +296,8 @@ def test_the_command_writes_a_page_of_everybody(cli, world, tmp_path):
     code, printed, _ = cli(
         "predict", world / "steph.safetensors", "--features", world.features, "--out", out, "--page", page
     )
-    assert code == 0 and printed.splitlines() == [f"3 patients -> {out}", f"page -> {page}"]
+    assert code == 0
+    assert printed.splitlines()[:-1] == [f"3 patients -> {out}", f"page -> {page}"] and "no C-index" in printed
     table = pd.read_csv(out).sort_values("risk", ascending=False)
     words = Words(page.read_text(encoding="utf-8"))
     assert words.within("h2") == ["All patients", *(f"Patient {name}" for name in table["patient_id"]), "Limits"]

@@ -1,0 +1,54 @@
+"""Opens what predicts: one model, or a folder of models that predict together, such as the models of all folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsteph.client.models.model_file import LoadedModel, load_model
+from fedsteph.common.errors import ModelFileError
+
+_ENDING = ".safetensors"
+
+
+def load_members(model: LoadedModel | Path | str) -> tuple[LoadedModel, ...]:
+    """The models that predict together: that of a file, or those of all model files in a folder.
+
+    Raises:
+        ModelFileError: as :func:`load_model`; or a folder holds no model file, or one that does not fit the others: of
+            another kind (local, enhanced), architecture, extraction of the features, or M0.
+    """
+    if isinstance(model, LoadedModel):
+        return (model,)
+    folder = Path(model)
+    if not folder.is_dir():
+        return (load_model(folder),)
+    paths = [path for path in sorted(folder.glob(f"*{_ENDING}")) if not path.name.startswith(".")]
+    if not paths:
+        remedy = f"Give a model file, or a folder of them such as 'deployed', with fold_0{_ENDING} in it"
+        raise ModelFileError(f"holds no {_ENDING} file", where=folder, remedy=remedy)
+    members = tuple(load_model(path) for path in paths)
+    for path, member in zip(paths, members, strict=True):
+        if differs := _difference(member, members[0]):
+            what = f"cannot predict together with {paths[0].name}: {differs}"
+            raise ModelFileError(
+                what, where=path, remedy="Give one of the files, or a folder of models that fit together"
+            )
+    return members
+
+
+def followed_by_all(members: Sequence[LoadedModel]) -> int | None:
+    """Years for which every member's training patients were followed; None if a file does not state it."""
+    stated = [member.followed_years for member in members if member.followed_years is not None]
+    return min(stated) if len(stated) == len(members) else None
+
+
+def _difference(one: LoadedModel, first: LoadedModel) -> str:
+    if bool(one.sources) != bool(first.sources):
+        kinds = ["an enhanced model" if model.sources else "a local model" for model in (one, first)]
+        return f"it is {kinds[0]}, the other {kinds[1]}"
+    if one.architecture != first.architecture:
+        return f"its architecture is {one.architecture}, the other's {first.architecture}"
+    if not one.extraction.agrees_with(first.extraction):
+        return f"it is for features of {one.extraction}, the other for {first.extraction}"
+    return "" if one.m0 == first.m0 else "they started from different M0"

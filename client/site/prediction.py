@@ -1,0 +1,176 @@
+"""Predicts a site's patients, read as its site file says, or the patients of a folder of feature files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fedsteph.client.data.problems import Problem
+from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.models.members import followed_by_all, load_members
+from fedsteph.client.models.model_file import LoadedModel
+from fedsteph.client.models.new_patients import NewPatients, every_file, in_table
+from fedsteph.client.models.predict import PatientView, refuse_overwriting, table_of, views_of
+from fedsteph.client.site.site import Site
+from fedsteph.client.site.site_file import SITE_FILE, read_site_file
+from fedsteph.common.errors import DataError
+from fedsteph.common.host import atomic
+from fedsteph.common.host.progress import Progress, silent
+from fedsteph.common.model.concordance import pairs
+from fedsteph.common.report.csv_text import csv_text
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Result of a prediction; where ``c_index`` is None, ``why_no_c_index`` says why."""
+
+    views: tuple[PatientView, ...]
+    n_models: int
+    followed_years: int | None  # by all models' training patients; None: a file does not state it
+    c_index: float | None
+    n_comparable: int
+    why_no_c_index: str | None
+    warnings: tuple[Problem, ...]
+
+    @property
+    def n_patients(self) -> int:
+        return len(self.views)
+
+
+def predict(
+    model: LoadedModel | Path | str,
+    features: Path | str | None = None,
+    labels: Path | str | None = None,
+    report: Progress = silent,
+    *,
+    site: Site | Path | str | None = None,
+) -> pd.DataFrame:
+    """Predict risk and yearly survival of every patient. What is doubtful is logged as a warning.
+
+    Args:
+        model: a model file, local or enhanced; a folder of such files, as ``deployed``, whose models predict together;
+            or the result of :func:`fedsteph.load_model`.
+        features: a folder of feature files, ``(n_instances, d)`` each, or a site folder; with ``site``, instead of its
+            ``data.features``.
+        labels: table that names each patient's slides; None: that of the site, or, without a site, every file whose
+            name ends as a feature file's is one patient. With ``site``, instead of its ``data.labels``.
+        report: called with the number of patients done and the total.
+        site: a site, or the path of its folder or site file, whose columns, names and exclusions hold.
+
+    Returns:
+        one row per patient: ``patient_id``; ``risk`` (no unit, higher is worse); ``percentile`` (percent of the
+        training patients with a lower risk), if the file has percentiles; ``risk_local``, the risk by the local model
+        stored with an enhanced one, if any; ``survival_1y`` .. (probability of surviving so many years of 365 days), up
+        to the longest follow-up of the training patients, or of all years if the file does not state it; and for each
+        source of an enhanced model ``w_<source>`` (0 if it was not kept) and ``lam_<source>``.
+
+        Several models: all these are means over them (``w`` of a model without the source counts as 0; ``lam`` is the
+        mean over the models with it). ``risk_low`` and ``risk_high`` are the 2.5th and 97.5th percentile of the
+        models' risks: how far the models disagree, and no confidence interval of an outcome.
+
+    Raises:
+        ModelFileError: ``model`` is no model file, or the models of a folder do not fit together.
+        ConfigError: the site or its site file cannot be used.
+        DataError: neither ``site`` nor ``features`` is given; a feature file (for example, of another encoder) or the
+            labels cannot be used; or a patient's risk or survival is not finite.
+    """
+    members, new = load_members(model), _patients(site, features, labels)
+    for problem in (*new.warnings, *_unstated(members, model)):
+        _log.warning("%s", problem.line)
+    return table_of(views_of(members, new, report))
+
+
+def predict_file(
+    model: Path,
+    features: Path | None,
+    labels: Path | None,
+    out: Path,
+    report: Progress = silent,
+    *,
+    site: Path | None = None,
+    page: Path | None = None,
+) -> Prediction:
+    """Predict every patient as :func:`predict` does, and write the table as CSV; after an error nothing is written.
+
+    Args:
+        labels: as in :func:`predict`; if they have outcomes, the C-index is computed.
+        page: what the caller writes afterwards; it may overwrite no input either, nor ``out``.
+
+    Raises:
+        ModelFileError, ConfigError, DataError: as :func:`predict`; or ``out`` or ``page`` cannot be used.
+    """
+    members, new = load_members(model), _patients(site, features, labels)
+    refuse_overwriting(out, (model, *new.inputs))
+    if page is not None:
+        refuse_overwriting(page, (model, out, *new.inputs))
+    views = views_of(members, new, report)
+    table = table_of(views)
+    atomic.write_text(out, csv_text([[*table], *table.itertuples(index=False)], 9))
+    c_index, n_comparable, why = _judged(views, new)
+    warnings = (*new.warnings, *_unstated(members, model))
+    years = followed_by_all(members)
+    return Prediction(tuple(views), len(members), years, c_index, n_comparable, why, warnings)
+
+
+def _patients(site: Site | Path | str | None, features: Path | str | None, labels: Path | str | None) -> NewPatients:
+    if features is not None and _is_site(Path(features)):
+        if site is not None:
+            remedy = "Give one of them, or the folder of feature files inside"
+            raise DataError("is a site folder, and another site is given", where=Path(features), remedy=remedy)
+        site, features = features, None
+    if site is not None:
+        return _of_site(site, features, labels)
+    if features is None:
+        remedy = "Give a site folder (--site) or a folder of feature files (--features)"
+        raise DataError("whose patients to predict is not said", where="site or features", remedy=remedy)
+    if labels is None:
+        return every_file(Path(features))
+    settings = replace(DataSettings(), features=str(features), labels=str(labels))
+    return in_table(Path(), settings, Path(labels))
+
+
+def _is_site(folder: Path) -> bool:
+    return (folder / SITE_FILE).exists() or ((folder / "labels.csv").exists() and (folder / "features").is_dir())
+
+
+def _of_site(site: Site | Path | str, features: Path | str | None, labels: Path | str | None) -> NewPatients:
+    """The patients of a site, from its own features and table, or from others that are read as its own."""
+    if isinstance(site, Site):
+        folder, settings, said_in = site.folder, site.file.data, site.folder / SITE_FILE
+    else:
+        folder, file = read_site_file(Path(site))
+        settings, said_in = file.data, Path(site) if Path(site).is_file() else folder / SITE_FILE
+    if features is not None:
+        settings = replace(settings, features=str(Path(features).absolute()))
+    if labels is not None:
+        settings = replace(settings, labels=str(Path(labels).absolute()))
+    found = in_table(folder, settings, folder)
+    return replace(found, inputs=(*found.inputs, said_in))
+
+
+def _unstated(members: Sequence[LoadedModel], model: object) -> tuple[Problem, ...]:
+    """A warning where the years to give are not known."""
+    if followed_by_all(members) is not None:
+        return ()
+    what = f"does not state how long its training patients were followed, so all {members[0].architecture.n_bins} years"
+    remedy = "A model that is made again states it"
+    where = "the model" if isinstance(model, LoadedModel) else str(model)
+    return (Problem("warning", where, f"{what} are given, and late ones are extrapolated", remedy),)
+
+
+def _judged(views: Sequence[PatientView], new: NewPatients) -> tuple[float | None, int, str | None]:
+    """The C-index, the number of comparable pairs, and why there is no C-index."""
+    if new.without_outcomes is not None:
+        return None, 0, new.without_outcomes
+    found = pairs(*np.array([(view.risk, one.t, one.e) for view, one in zip(views, new.patients, strict=True)]).T)
+    why = None
+    if found.c_index is None:
+        why = f"no two of {len(views)} patients can be compared: the one with the shorter time must have an event"
+    return found.c_index, found.n_comparable, why

@@ -50,7 +50,9 @@ def every_file(features: Path) -> NewPatients:
             raise DataError(f"the slide '{path.stem}' has two feature files", where=path, remedy="Keep one of them")
         files[path.stem] = path
     if not files:
-        raise DataError("holds no feature file", where=features, remedy=f"Give a folder of {', '.join(sorted(SUFFIXES))} files")
+        raise DataError(
+            "holds no feature file", where=features, remedy=f"Give a folder of {', '.join(sorted(SUFFIXES))} files"
+        )
     patients = tuple(Patient(slide, 0.0, 0, (slide,)) for slide in files)
     return NewPatients(patients, files, (features,), "no table of outcomes was given", _passed_over(features, others))
 

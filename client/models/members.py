@@ -14,9 +14,11 @@ _ENDING = ".safetensors"
 def load_members(model: LoadedModel | Path | str) -> tuple[LoadedModel, ...]:
     """The models that predict together: that of a file, or those of all model files in a folder.
 
+    Local and enhanced ones may be mixed, as the choice between them is made in each fold.
+
     Raises:
         ModelFileError: as :func:`load_model`; or a folder holds no model file, or one that does not fit the others: of
-            another kind (local, enhanced), architecture, extraction of the features, or M0.
+            another architecture, extraction of the features, or M0.
     """
     if isinstance(model, LoadedModel):
         return (model,)
@@ -44,9 +46,6 @@ def followed_by_all(members: Sequence[LoadedModel]) -> int | None:
 
 
 def _difference(one: LoadedModel, first: LoadedModel) -> str:
-    if bool(one.sources) != bool(first.sources):
-        kinds = ["an enhanced model" if model.sources else "a local model" for model in (one, first)]
-        return f"it is {kinds[0]}, the other {kinds[1]}"
     if one.architecture != first.architecture:
         return f"its architecture is {one.architecture}, the other's {first.architecture}"
     if not one.extraction.agrees_with(first.extraction):

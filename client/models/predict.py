@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,7 @@ class PatientView:
     id: str
     risk: float
     percentile: float | None  # percent of the training patients with a lower risk; None if a file has no percentiles
-    survival: (
-        np.ndarray
-    )  # probability of surviving each year, (n_years,), as far as all training patients were followed
+    survival: np.ndarray  # (n_years,) probability of surviving each year, as far as training patients were followed
     local_survival: np.ndarray | None  # the same from the local model stored with an enhanced one, if any
     w: Mapping[str, float]  # of each source of an enhanced model; 0 if the source was not kept
     lam: Mapping[str, float]  # likewise
@@ -112,9 +110,12 @@ def _survived(hazards: Tensor) -> tuple[float, np.ndarray]:
 def _together(alone: Sequence[PatientView], years: int | None) -> PatientView:
     """The means over members, of so many years.
 
-    A member without a source merged nothing of it, so its ``w`` counts as 0; of ``lam`` it has nothing to say.
+    A member without a source merged nothing of it, so its ``w`` counts as 0; of ``lam`` it has nothing to say. Beside
+    enhanced members, a local one is its own local model.
     """
     sources = dict.fromkeys(source for one in alone for source in one.w)
+    if sources:
+        alone = [one if one.w else replace(one, local_survival=one.survival, risk_local=one.risk) for one in alone]
     survival, local = (_mean([getattr(one, name) for one in alone]) for name in ("survival", "local_survival"))
     low_high = np.percentile([one.risk for one in alone], [2.5, 97.5])
     return PatientView(

@@ -168,6 +168,18 @@ def test_a_folder_of_models_predicts_the_mean_and_its_spread(world, tmp_path):
     ]
 
 
+def test_a_local_model_stands_for_itself_beside_enhanced_ones(world, tmp_path):
+    features, facts = world / "plain/features", {"m0_sha256": M0}
+    own = untrained_model(SIZES, 1)
+    save_abmil(tmp_path / "fold_0.safetensors", own, **facts)
+    save_steph(tmp_path / "fold_1.safetensors", enhanced(0, 1), ["a"], **facts, local=Local(own))
+    one, two = (fedsteph.predict(tmp_path / f"fold_{k}.safetensors", features) for k in range(2))
+    table = fedsteph.predict(tmp_path, features)
+    np.testing.assert_allclose(table["risk"], (one["risk"] + two["risk"]) / 2)
+    np.testing.assert_allclose(table["risk_local"], one["risk"])
+    np.testing.assert_allclose(table["w_a"], two["w_a"] / 2)
+
+
 def test_models_that_do_not_fit_together_are_named(world, tmp_path):
     model, features = untrained_model(SIZES, 1), world / "plain/features"
     other = untrained_model(Architecture(6, 5, 3, 8), 1)
@@ -177,7 +189,6 @@ def test_models_that_do_not_fit_together_are_named(world, tmp_path):
             ("different M0", lambda path: save_abmil(path, model, m0_sha256="1" * 64)),
             ("architecture", lambda path: save_abmil(path, other, **facts)),
             ("for features of uni", lambda path: save_abmil(path, model, m0_sha256=M0, extraction=Extraction("uni"))),
-            ("an enhanced model, the other a local", lambda path: save_steph(path, enhanced(0, 1), ["a"], **facts)),
             ("cannot be read as safetensors", lambda path: path.write_bytes(b"junk")),
         )
     ):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sites import TINY, make_site
 
 # Runs at the start of every Python process, helper processes too. What Python and psutil choose by the platform is
@@ -35,9 +36,22 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def test_every_command_of_one_machine_works_without_posix(tmp_path: Path) -> None:
+CHILD = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def lacking(tmp_path: Path) -> dict[str, str]:
+    """The environment of such a machine."""
     (tmp_path / "lacking").mkdir()
     (tmp_path / "lacking" / "sitecustomize.py").write_text(LACKING)
+    return os.environ | {"PYTHONPATH": str(tmp_path / "lacking")}
+
+
+def test_every_command_of_one_machine_works_without_posix(tmp_path: Path, lacking: dict[str, str]) -> None:
     sites = [make_site(tmp_path / "sites" / name, patients=16, seed=seed) for seed, name in enumerate("ab")]
     features, run, settings = sites[0] / "features", tmp_path / "run", [f"--set={one}" for one in TINY]
     state = tmp_path / "state"
@@ -51,7 +65,7 @@ def test_every_command_of_one_machine_works_without_posix(tmp_path: Path) -> Non
     ]
     done = subprocess.run(
         [sys.executable, "-c", CALLS, json.dumps(calls, default=str)],
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "lacking")},
+        env=lacking,
         capture_output=True,
         text=True,
         check=False,
@@ -59,3 +73,10 @@ def test_every_command_of_one_machine_works_without_posix(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert (state / "report-training" / "index.html").is_file() and (tmp_path / "risk.csv").is_file()
     assert json.loads((run / "results.json").read_text())["targets"].keys() == {"a"}
+
+
+def test_a_leash_ends_what_a_program_left_behind_without_posix(lacking: dict[str, str]) -> None:
+    words = [sys.executable, "-m", "fedsteph.simulations.run.leash", sys.executable, "-c", CHILD]
+    with subprocess.Popen(words, env=lacking, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as leash:
+        assert leash.wait(timeout=60) == 3
+        assert leash.stdout is not None and leash.stdout.read() == b""  # nobody holds it any more

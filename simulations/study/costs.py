@@ -24,7 +24,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 class Meter:
-    """Measures a block's seconds and peak bytes: of a GPU's memory, else of the whole process, cached bags included."""
+    """Measures a block's seconds and peak bytes: of a CUDA GPU, else of the whole process with its cached bags."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -20,6 +20,7 @@ from typing import Any
 
 import fedsteph
 from fedsteph.client.data.hdf5.structure import Structure
+from fedsteph.client.data.hdf5.watchdog import Watchdog
 from fedsteph.common.errors import FeatureFileError
 from fedsteph.common.host.unchanged import Unchanged
 
@@ -81,6 +82,7 @@ class _Service:
             bufsize=0,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
+        self._watchdog = Watchdog(self._process.kill)
         try:
             self._line()
         except BaseException:
@@ -92,34 +94,24 @@ class _Service:
         line = json.dumps({**request, "cpu_seconds": CPU_SECONDS}).encode() + b"\n"
         try:
             self._process.stdin.write(line)
-        except BrokenPipeError as error:
+        except OSError as error:  # a broken pipe, which Windows calls an invalid argument
             raise _EndedError("ended while it had no file", certain=False) from error
         return self._line()
 
     def _line(self) -> Any:
         assert self._process.stdout is not None
-        output, found, late = self._process.stdout.fileno(), b"", threading.Event()
-
-        def stop() -> None:
-            late.set()
-            self._process.kill()
-
-        limit = threading.Timer(WALL_SECONDS, stop)  # not poll, which Windows lacks; killed, it closes its output
-        limit.daemon = True
-        limit.start()
-        try:
+        output, found = self._process.stdout.fileno(), b""
+        with self._watchdog.within(WALL_SECONDS):  # killed, the process closes its output
             while not found.endswith(b"\n"):
                 part = os.read(output, 2**16)
                 if not part:
-                    raise self._ended(late.is_set())
+                    raise self._ended()
                 found += part
-        finally:
-            limit.cancel()
         return json.loads(found)
 
-    def _ended(self, late: bool) -> _EndedError:
+    def _ended(self) -> _EndedError:
         status = self._process.wait()
-        if late:
+        if self._watchdog.has_bitten:
             return _EndedError(f"took more than {WALL_SECONDS:g} s", certain=True)
         if hasattr(signal, "SIGXCPU") and status == -signal.SIGXCPU:
             return _EndedError(f"took more than {CPU_SECONDS} s of CPU time", certain=True)
@@ -127,6 +119,7 @@ class _Service:
         return _EndedError(f"crashed the HDF5 library ({name})", certain=False)
 
     def stop(self) -> None:
+        self._watchdog.end()
         with contextlib.suppress(OSError):
             self._process.kill()
         self._process.wait()

@@ -11,12 +11,12 @@ import math
 import os
 import signal
 import sys
-import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fedsteph.client.data.hdf5.inspection import inspect
+from fedsteph.client.data.hdf5.watchdog import Watchdog
 from fedsteph.client.data.source import told_briefly
 from fedsteph.common.errors import FeatureFileError
 
@@ -38,21 +38,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _limit_memory()
     _say(replies, "ready")
-    while line := _asked():
+    idle = Watchdog(lambda: os._exit(0))
+    while line := _asked(idle):
         request = json.loads(line)
         _limit_cpu(request["cpu_seconds"])
         _say(replies, _answer(Path(request["path"]), request["every_chunk"]))
 
 
-def _asked() -> bytes:
+def _asked(idle: Watchdog) -> bytes:
     """The next request; empty at the end of stdin."""
-    idle = threading.Timer(_IDLE_SECONDS, os._exit, (0,))  # not select, which takes no pipe on Windows
-    idle.daemon = True
-    idle.start()
-    try:
+    with idle.within(_IDLE_SECONDS):
         return sys.stdin.buffer.readline()
-    finally:
-        idle.cancel()
 
 
 def _answer(path: Path, every_chunk: bool) -> dict[str, Any]:

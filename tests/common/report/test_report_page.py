@@ -428,8 +428,9 @@ def files(folder: Path) -> set[str]:
 
 def test_a_page_lies_beside_its_pictures(tmp_path):
     page = Page("T", "all", sections=[Section("S", [picture("one"), Picture("none", "N", instead="nothing")])])
-    path = write_page(page, tmp_path / "new" / "folder")
-    assert path == tmp_path / "new" / "folder" / PAGE_FILE
+    seen: list[tuple[float, float]] = []
+    path = write_page(page, tmp_path / "new" / "folder", lambda *step: seen.append(step))
+    assert path == tmp_path / "new" / "folder" / PAGE_FILE and seen == [(1, 2), (2, 2)]
     assert files(path.parent) == {PAGE_FILE, f"{PICTURES}/one.svg", f"{PICTURES}/one.png"}
     (image,) = parsed(path.read_text(encoding="utf-8")).all("img")
     assert svg_of(image) == (path.parent / PICTURES / "one.svg").read_bytes()

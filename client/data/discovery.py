@@ -177,6 +177,8 @@ def _strays(found: dict[str, list[Path]], slides: set[str], settings: DataSettin
 def _match(site: SiteContents, slides: list[str], found: dict[str, list[Path]], features: Path) -> Iterator[Problem]:
     for slide in slides:
         candidates = found.get(slide, [])
+        # A copy such as S1.h5.bak is called S1 as well, under the rule of endings.
+        candidates = [path for path in candidates if path.suffix.lower() in SUFFIXES] or candidates
         # A single file is always accepted here: reading its header then reports what is wrong with it.
         paths = candidates if len(candidates) == 1 else [p for p in candidates if is_feature_file(p)] or candidates[:1]
         if not paths:

@@ -133,7 +133,7 @@ def site_splits(site: Site, cohort: Cohort, recipe: Recipe) -> tuple[Split, ...]
         splits = make_splits(cohort.patients, wanted if wanted > 1 else 5, recipe.evaluation.split_seed)
     if len(splits) < wanted:
         what = f"has {len(splits)} split files, the federation asks for {wanted} folds"
-        raise SplitError(what, where=site.folder, remedy="Add splits, or set evaluation.folds to that number")
+        raise SplitError(what, where=site.folder, remedy=f"Add splits, or set evaluation.folds to {len(splits)}")
     return tuple(splits[:wanted])
 
 

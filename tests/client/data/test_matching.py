@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def test_names_that_are_alike_under_no_rule_are_one_problem_with_both_sides(tmp_
         "10 of 10 slides have no feature file: the table has 'P000-DX1', and the folder has 'slide0'"
     )
     assert "exclude" not in problem.remedy and "data.columns.slide" in problem.remedy
+
+
+def test_a_copy_of_a_file_is_no_second_file_of_its_slide(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "a", patients=4)
+    shutil.copyfile(site / "features" / "P000-DX1.h5", site / "features" / "P000-DX1.h5.bak")
+    assert [p for p in check_site(site, DataSettings(match=("endings",))).problems if p.severity == "error"] == []
 
 
 def test_excluded_slides_are_found_in_another_spelling(tmp_path: Path) -> None:

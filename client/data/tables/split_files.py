@@ -11,6 +11,8 @@ from fedsteph.client.data.problems import Problem
 _BESIDE = re.compile(r"splits?_[0-9]+_(bool|descriptor)\.csv")  # CLAM writes these beside each split
 _HERE = re.compile(r"splits_(0|[1-9][0-9]*)\.csv")
 _NAMED = re.compile(r"(?:splits?|folds?)_?(0|[1-9][0-9]*)\.csv", re.IGNORECASE)
+# Splits of other forms, such as a folder per fold with train.csv and test.csv.
+_UNREADABLE = ("split*.json", "*/split*.json", "train.csv", "*/train.csv", "*/*/train.csv")
 _ELSEWHERE = ("split[_0-9]*.csv", "fold*.csv", "split*/*.csv", "split*/*/*.csv", "fold*/*.csv")
 
 
@@ -46,14 +48,18 @@ def split_files(folder: Path, within: str | None = None) -> tuple[list[Path], li
 
 def unused(folder: Path, used: object) -> list[Problem]:
     """A warning that names the first file that looks like a split and is none; ``used``: whether there are splits."""
-    found = split_like(folder)
-    if not found:
+    found, others = split_like(folder), sorted({path for glob in _UNREADABLE for path in folder.glob(glob)})
+    if not found and not others:
         return []
-    files = "1 file" if len(found) == 1 else f"{len(found)} files"
+    first, n = (found or others)[0], len(found or others)
     instead = "the splits in the site's folder are" if used else "folds made from a seed are"
-    place = found[0].parent.relative_to(folder).as_posix()
-    remedy = f"Now {instead} used. If these are meant, write 'data: {{splits: {place}}}' into site.yaml"
-    return [Problem("warning", str(found[0]), f"looks like a split and is not used ({files} of such names)", remedy)]
+    mean = f"write 'data: {{splits: {first.parent.relative_to(folder).as_posix()}}}' into site.yaml"
+    if not found:
+        mean = (
+            "write a splits_0.csv and so on, with the columns train, test and perhaps val, a patient's ID in each cell"
+        )
+    what = f"looks like a split and is not used ({'1 file' if n == 1 else f'{n} files'} of such names)"
+    return [Problem("warning", str(first), what, f"Now {instead} used. If these are meant, {mean}")]
 
 
 def split_like(folder: Path) -> list[Path]:

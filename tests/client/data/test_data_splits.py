@@ -112,7 +112,17 @@ def test_what_clam_writes_beside_a_split_is_passed_over_and_numbers_may_begin_wi
     assert read_splits(tmp_path, IDS) == ([Split(("A",), ("B",))], [])
 
 
-@pytest.mark.parametrize("name", ["splits/splits_0.csv", "split_0.csv", "fold_1.csv", "splits/task_1/splits_0.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "splits/splits_0.csv",
+        "split_0.csv",
+        "fold_1.csv",
+        "splits/task_1/splits_0.csv",
+        "splits/k=0/train.csv",
+        "splits.json",
+    ],
+)
 def test_a_split_that_is_not_used_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("train,test\nA,B\n")

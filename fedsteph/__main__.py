@@ -22,6 +22,7 @@ from fedsteph.commands.research.report import analyze, report
 from fedsteph.commands.research.simulate import simulate
 from fedsteph.commands.site.app import app as reviewed_app
 from fedsteph.commands.site.data import data
+from fedsteph.commands.site.enhance import enhance
 from fedsteph.commands.site.heatmap import heatmap
 from fedsteph.commands.site.keys import keys
 from fedsteph.commands.site.predict import predict
@@ -52,6 +53,7 @@ _PANELS: dict[str, dict[str, Any]] = {
     "At a site": {
         "data": data,
         "train": train,
+        "enhance": enhance,
         "predict": predict,
         "heatmap": heatmap,
         "privacy": privacy,

@@ -18,6 +18,7 @@ import fedsteph
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SITES = ("blca", "kirp", "luad")
+SETTINGS = [*TINY, "model.width=6", "comparators.methods=[half_average]"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def sites(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config():
-    return fedsteph.load_config(None, [*TINY, "model.width=6", "comparators.methods=[half_average]"])
+    return fedsteph.load_config(None, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +80,25 @@ def test_the_session_of_the_docs_runs_as_it_stands(sites, tmp_path) -> None:
     assert done.stdout.splitlines()[-1].startswith("run/results.json")
 
 
-def test_merging_in_memory_is_what_the_federation_does(sites, config, run, vectors, tmp_path) -> None:
+def test_merging_in_memory_and_of_files_is_what_the_federation_does(
+    sites, config, run, vectors, cli, refused, tmp_path
+) -> None:
     """To the last bit: the same models, by the same vectors, from another state folder."""
     site = fedsteph.Site.open(sites / "blca", state=tmp_path / "state", device="cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a simulated site has
+    files = [fedsteph.save_vector(tmp_path / f"{name}.safetensors", vector) for name, vector in vectors.items()]
+    words = ["enhance", sites / "blca", *(w for s in SETTINGS for w in ("--set", s)), "--vectors", files[0]]
+    again = [f"luad={files[1]}", "--out", tmp_path / "from-files", "--json", "--no-report"]
     try:
         found = fedsteph.enhance(site, vectors, config)
+        code, told, _ = cli(*words, "--vectors", *again)
     finally:
         torch.set_num_threads(threads)
+    assert code == 0
+    from_files = json.loads(told)
+    assert from_files | {"models": ""} == json.loads(json.dumps(found | {"models": ""}))
+    assert "'kirp' is given twice" in refused(*words, "--vectors", f"kirp={files[1]}", *again[1:])
     told = fedsteph.read_results(run)["targets"]["blca"]
     for method in ("local", "half_average", "steph", "deployed"):
         assert found["methods"][method]["c_index"] == told["methods"][method]["c_index"]

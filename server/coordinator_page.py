@@ -8,7 +8,7 @@ from pathlib import Path
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.report.conclusion import ROUNDED, rounded
-from fedsteph.common.report.page import REPORT, Page, Section, Table, write_page
+from fedsteph.common.report.page import REPORT, Page, Section, Table, Text, write_page
 from fedsteph.common.report.provenance import cost_section, limits_section, provenance_section
 from fedsteph.common.report.transfer import relayed, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
@@ -67,7 +67,13 @@ def _scores(targets: Mapping[str, MergeReply]) -> Section:
         ]
         for title in titles
     ]
-    return Section("How well patients are ranked", [Table(["method", *by_target], rows, "Mean C-index, as reported")])
+    kept = [
+        f"{name} merged vectors kept from earlier runs too: {', '.join(m.kept)}."
+        for name, m in targets.items()
+        if m.kept
+    ]
+    table = Table(["method", *by_target], rows, "Mean C-index, as reported")
+    return Section("How well patients are ranked", [table, *map(Text, kept)])
 
 
 def _by_title(told: MergeReply) -> dict[str, float | None]:

@@ -90,9 +90,10 @@ class Federation(Session):
 
     def _merge(self, mail: Mapping[str, Mapping[str, bytes]], deadline: float) -> None:
         """Every target gets its envelopes, and merges what it accepts."""
-        recipe, max_norm = self.config.recipe, self.config.federation.max_vector_norm
+        federation = self.config.federation
         envelopes = {node: mail[name] for node, name in self.names.items() if mail.get(name)}
-        requests = dict.fromkeys(envelopes, messages.Merge(self.id, recipe, max_norm))
+        request = messages.Merge(self.id, self.config.recipe, federation.max_vector_norm, federation.reuse)
+        requests = dict.fromkeys(envelopes, request)
         merged = self.require(protocol.MERGE, requests, messages.MergeReply, deadline, envelopes)
         for node, (answer, _) in merged.items():
             target = self.names[node]

@@ -33,6 +33,8 @@ class SiteFile:
     # keys, roster and audit log, all paths relative to the site's folder; null: the site takes part in no federation
     federation: MembershipFile | None = None
     policy: Policy | None = None  # what may leave the site, and to whom; null: the site takes part in no federation
+    # merge vectors that were kept from earlier runs or came as files, where the federation's configuration asks for it
+    reuse_vectors: bool = False
     page: bool = True  # write this site's own page after a merge, and after a training of its own
     tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder (extra tensorboard)
     privacy: Privacy = "none"  # training of the shared vector; dp-sgd: with differential privacy, as dp_sgd says

@@ -68,6 +68,9 @@ class FederationConfig:
     quorum: int = 2
     # largest L2 norm of a vector that a target accepts; a site may set a lower one in its site.yaml [above 0]
     max_vector_norm: float = MAX_NORM
+    # let targets merge, beside what arrives, the vectors that they kept from earlier runs of the same M0, architecture,
+    # encoder and sharing; a target's site file has to agree with reuse_vectors
+    reuse: bool = False
     deadlines: Deadlines = field(default_factory=Deadlines)  # how long each phase waits, in seconds; at most 30 days
 
     def __post_init__(self) -> None:

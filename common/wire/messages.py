@@ -217,6 +217,7 @@ class Merge:
     id: RunId
     recipe: Recipe
     max_vector_norm: float
+    reuse: bool = False  # whether to merge vectors kept from earlier runs too, if the target's site file agrees
 
 
 @dataclass(frozen=True)
@@ -235,14 +236,21 @@ class Score:
 
 @dataclass(frozen=True)
 class MergeReply:
-    """A score per method and sizes as bands, or null; ``refused``: the sources whose vectors it refused, and why."""
+    """A score per method and sizes as bands, or null.
+
+    ``refused``: the sources whose vectors it refused, and why; ``kept``: those whose vectors came in an earlier run.
+    """
 
     patients: str | None
     events: str | None
     refused: tuple[Refusal, ...]
     scores: tuple[Score, ...]
+    kept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in self.kept:
+            require_name(name)
+        require(len({*self.kept}) == len(self.kept), "kept", "each name once")
         _require_band(self.patients)
         _require_band(self.events)
         _require_named(self.refused)

@@ -17,7 +17,7 @@ from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ProtocolError, SiteError
 from fedsteph.common.wire.messages import MAX_ENVELOPES, Refusal
 
-VERSION = 3
+VERSION = 4
 HELLO = "query.hello"
 LOCAL = "train.local"
 AVERAGE = "train.average"

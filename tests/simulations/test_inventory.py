@@ -288,7 +288,7 @@ FLOWER: dict[str, Form] = {
     "metadata.message_id": HEX32,
     "metadata.reply_to_message_id": HEX32,
     "metadata.message_type": one_of(protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE),
-    "content.fedsteph.config_record.version.value.sint64": one_of(3),
+    "content.fedsteph.config_record.version.value.sint64": one_of(4),
     "content.fedsteph.config_record.body.value.string": body_text,
     ENTRIES + "{}": entry_name,
     ENTRIES + "{}.value.dtype": one_of("uint8"),
@@ -311,6 +311,7 @@ TO_SITES: dict[str, Form] = {
     "Average.max_vector_norm": configured,
     "Share.recipients[]": site,
     "Merge.max_vector_norm": configured,
+    "Merge.reuse": configured,
 }  # and the recipe, which is the coordinator's own
 
 TO_SERVER: dict[str, Form] = {
@@ -336,12 +337,13 @@ TO_SERVER: dict[str, Form] = {
     "MergeReply.refused[].kind": KIND,
     "MergeReply.refused[].reason": REASON,
     "MergeReply.refused[].site": site,
+    "MergeReply.kept[]": site,
     "MergeReply.scores[].method": METHOD,
     "MergeReply.scores[].c_index": score,
 }
 
 # Fields that no run here can send, and why.
-NOT_MET: dict[str, str] = {}
+NOT_MET: dict[str, str] = {"MergeReply.kept[]": "nothing was kept from an earlier run"}
 
 
 def form_of(path: str, message: Passed) -> Form | None:
@@ -577,7 +579,11 @@ KEPT: dict[str, dict[str, Form]] = {
         "sites.{}.encoder": encoder,
         "sites.{}.patients": PATIENTS,
         "sites.{}.events": EVENTS,
-        **{f"targets.{{}}.{path[11:]}": form for path, form in TO_SERVER.items() if path.startswith("MergeReply.")},
+        **{
+            f"targets.{{}}.{path[11:]}": form
+            for path, form in TO_SERVER.items()
+            if path.startswith("MergeReply.") and path not in NOT_MET
+        },
         "failures[].site": site,
         "failures[].phase": PHASE,
         "failures[].reason": failure,

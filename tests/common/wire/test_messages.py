@@ -268,5 +268,5 @@ def test_nothing_else_leaves_a_site() -> None:
         "AverageReply": ["weight"],
         "ShareReply": ["refused"],
         "Score": ["method", "c_index"],
-        "MergeReply": ["patients", "events", "refused", "scores"],
+        "MergeReply": ["patients", "events", "refused", "scores", "kept"],
     }

@@ -144,7 +144,7 @@ class FakeFlower:
 def outcome(**changes):
     told = {"local": 0.6, "model_average": None, "steph": 0.62, "deployed": 0.62}
     scores = [{"method": method, "c_index": value} for method, value in told.items()]
-    target = {"patients": "20-29", "events": None, "refused": [], "scores": scores}
+    target = {"patients": "20-29", "events": None, "refused": [], "scores": scores, "kept": []}
     return {
         "sites": {"kirp": {}, "kirc": {}},
         "targets": {"kirp": target},

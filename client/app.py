@@ -176,6 +176,8 @@ def merge(message: Message, context: Context) -> Message:
 def _workspace(site: Site, request: TrainLocal | Average | Share | Merge) -> Workspace:
     from fedsteph.client.site.workspace import Workspace
 
+    if request.recipe.model.m0 is not None:
+        raise ProtocolError("names a file at this site, which is the site's own to name", where="request")
     site.require_policy().require_recipe(request.recipe)
     return Workspace.open(site, request.recipe)
 

@@ -25,6 +25,7 @@ from fedsteph.commands.site.data import data
 from fedsteph.commands.site.enhance import enhance
 from fedsteph.commands.site.heatmap import heatmap
 from fedsteph.commands.site.keys import keys
+from fedsteph.commands.site.model import model
 from fedsteph.commands.site.predict import predict
 from fedsteph.commands.site.privacy import privacy
 from fedsteph.commands.site.train import train
@@ -54,6 +55,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "data": data,
         "train": train,
         "enhance": enhance,
+        "model": model,
         "predict": predict,
         "heatmap": heatmap,
         "privacy": privacy,

@@ -41,7 +41,7 @@ def open_torch(path: Path) -> Iterator[Source]:
     """
     import torch  # noqa: PLC0415 (seconds to import, and HDF5 files do not need it)
 
-    content = _load(path)
+    content = load_plain(path, _REMEDY)
     if isinstance(content, Mapping):
         if "features" not in content:
             raise no_features_key(sorted(map(str, content)))
@@ -55,13 +55,19 @@ def open_torch(path: Path) -> Iterator[Source]:
     yield Source("pt", tuple(tensor.shape), dtype, tensor.is_floating_point(), lambda: _values(tensor))
 
 
-def _load(path: Path) -> Any:
+def load_plain(path: Path, remedy: str) -> Any:
+    """What ``torch.save`` wrote, if it is tensors and plain containers; tensors of the newer format are memory-mapped.
+
+    Raises:
+        UnsafePickleError: it holds more, or is another pickle; with ``remedy``. No code in it was run.
+        RuntimeError, OSError, EOFError and others of torch: it is damaged.
+    """
     import torch  # noqa: PLC0415 (as above)
 
     with path.open("rb") as file:
         head = file.read(len(LEGACY_MAGIC))
     if not head.startswith(ZIP_MAGIC) and head != LEGACY_MAGIC:
-        raise UnsafePickleError("is a pickle that torch.save did not write", remedy=_REMEDY)
+        raise UnsafePickleError("is a pickle that torch.save did not write", remedy=remedy)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -71,7 +77,7 @@ def _load(path: Path) -> Any:
         if found is None and isinstance(error, RuntimeError):
             raise
         name = f" ({found[0]})" if found else ""
-        raise UnsafePickleError(f"holds more than plain tensors{name}", remedy=_REMEDY) from error
+        raise UnsafePickleError(f"holds more than plain tensors{name}", remedy=remedy) from error
 
 
 def _values(tensor: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -46,6 +46,7 @@ class LoadedModel:
     reference: np.ndarray | None = None  # its reference_risks; None in files of earlier versions
     local: Local | None = None  # in an enhanced model, the site's own; None in files of earlier versions
     followed_years: int | None = None  # of its training patients; None in files of earlier versions
+    imported: str | None = None  # SHA-256 of the checkpoint of another program that it was made from, if it was
 
 
 def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
@@ -72,11 +73,16 @@ def save_abmil(
     extraction: Extraction = UNSTATED,
     reference: np.ndarray | None = None,
     followed_years: int | None = None,
+    imported: str | None = None,
 ) -> None:
-    """Write a local model; ModelFileError if its weights are not finite."""
+    """Write a local model; ModelFileError if its weights are not finite.
+
+    Args:
+        imported: SHA-256 of the checkpoint of another program that the model was made from, if it was.
+    """
     tensors = model.state_dict() | _as_tensors(REFERENCE, reference)
     facts = _facts("abmil", model.architecture, m0_sha256, extraction, followed_years)
-    _save(path, tensors, **facts)
+    _save(path, tensors, **facts, **({} if imported is None else {"imported": imported}))
 
 
 def save_steph(
@@ -135,7 +141,7 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
             model = Steph(mixture, told.steph, dropout)
             model.load_state_dict({n.removeprefix(LEARNED): t for n, t in tensors.items()})
         facts = told.architecture, told.sources, told.extraction, told.m0
-        return LoadedModel(model.eval(), *facts, reference, local, told.followed_years)
+        return LoadedModel(model.eval(), *facts, reference, local, told.followed_years, told.imported)
     except (ValueError, RuntimeError) as error:
         raise unfit(path, error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Description:
     sources: tuple[str, ...] = ()
     steph: StephConfig | None = None
     followed_years: int | None = None  # as followed_years() in model_file.py; no exact time of a patient
+    imported: str | None = None  # SHA-256 of the checkpoint of another program that it was made from
 
     @property
     def extraction(self) -> Extraction:
@@ -60,6 +62,8 @@ class Description:
             raise ValueError("sizes out of range")
         if self.followed_years is not None and not 1 <= self.followed_years <= self.architecture.n_bins:
             raise ValueError("a follow-up that is not within its bins")
+        if self.imported is not None and (enhanced or re.fullmatch("[0-9a-f]{64}", self.imported) is None):
+            raise ValueError("an origin that is no SHA-256, or of an enhanced model")
 
 
 def checked(path: Path) -> tuple[Description, bytes]:

@@ -13,7 +13,8 @@ from fedsteph.client.report.target_sections import target_sections, title_of, ve
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.digest import digest, to_dict
-from fedsteph.common.config.recipe import Recipe, unequal_training
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.conclusion import rounded
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page

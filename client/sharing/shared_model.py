@@ -19,7 +19,7 @@ from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.schema import build
-from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.errors import ConfigError, ModelFileError, PolicyError
 from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.abmil import ABMIL, pinned_model
@@ -33,8 +33,10 @@ def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
 
     Raises:
         ConfigError: DP-SGD would train layers that the federation does not share.
+        PolicyError: it was imported.
     """
     if workspace.site.file.dp_sgd is None:
+        _require_trained_here(workspace)
         return workspace.train_local(0, progress)
     _require_shared(workspace)
     path = _shared_path(workspace)
@@ -54,6 +56,7 @@ def shared_model(workspace: Workspace) -> ABMIL:
         ModelFileError: it was not trained yet, or its file is damaged.
     """
     if workspace.site.file.dp_sgd is None:
+        _require_trained_here(workspace)
         return workspace.local_model(0)
     _require_shared(workspace)
     return _load(workspace)
@@ -110,6 +113,14 @@ def _load(workspace: Workspace) -> ABMIL:
         return load_abmil(path, dropout=workspace.recipe.model.dropout)
     except ModelFileError as error:  # not made again unasked: its noise would be new, and its privacy cost too
         raise ModelFileError(error.what, where=path, remedy=_DELETE) from error
+
+
+def _require_trained_here(workspace: Workspace) -> None:
+    # The ledger and the attack count on a training on fold 0's patients alone, from M0, by the recipe.
+    if workspace.imported(0) is not None:
+        what = "was imported: what it was trained on is not known here, so its vector is not shared"
+        remedy = "Delete it to share a model that is trained here, or set privacy to dp-sgd"
+        raise PolicyError(what, where=workspace.imported_path(0), remedy=remedy)
 
 
 def _require_shared(workspace: Workspace) -> None:

@@ -51,6 +51,11 @@ class Site:
         kept = Path(state) if state is not None else folder / file.state
         return cls(name, folder, file, kept, kept / TENSORBOARD if file.tensorboard else None)
 
+    @property
+    def m0(self) -> str | None:
+        """The site's own file of M0; None: the site file names none."""
+        return None if self.file.m0 is None else str((self.folder / self.file.m0).absolute())
+
     def require_state(self) -> None:
         """Make the state folder: StorageError before long work, and not after it, if it cannot be written."""
         try:

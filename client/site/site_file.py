@@ -27,6 +27,9 @@ class SiteFile:
     data: DataSettings = field(default_factory=DataSettings)  # where features and labels are, and how they are read
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU [auto, cpu, cuda:N or mps, which must be there]
     threads: int | None = None  # CPU threads; null: as many as torch chooses [1 to 1024]
+    # this site's copy of the file that is the federation's M0, relative to the site's folder; null: M0 is made from
+    # model.m0_seed [a path]
+    m0: str | None = None
     # largest L2 norm of a received vector; a larger one is refused, whatever the server allows [above 0]
     max_vector_norm: float = MAX_NORM
     state: str = "fedsteph-state"  # folder of models and unfinished work, relative to the site's folder
@@ -45,6 +48,8 @@ class SiteFile:
             raise ValueError(f"name must be like {SITE_NAME.pattern}")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ValueError("threads must be 1 to 1024, or null")
+        if self.m0 is not None and not self.m0.strip():
+            raise ValueError("m0 must be a path, or null")
         if self.max_vector_norm <= 0:
             raise ValueError("max_vector_norm must be above 0")
         if self.tensorboard:

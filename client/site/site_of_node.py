@@ -16,6 +16,7 @@ from fedsteph.common.host.checked_file import read_json, tell_of_old_files, writ
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 
 SIMULATED_SITES = "sites.json"
+M0_FILE = "m0.safetensors"  # in a run's folder, if M0 is a file: the copy that all simulated sites read
 TENSORBOARD_ON = ".tensorboard"  # in a run's folder: write it in this run
 
 
@@ -65,6 +66,12 @@ def read_sites(run_folder: Path) -> list[dict[str, str]]:
         raise RunFolderError("is damaged", where=path, remedy=remedy) from error
 
 
+def m0_of_run(run_folder: Path) -> str | None:
+    """The file of M0 of a simulated run; None: its M0 is made from the seed."""
+    path = run_folder / M0_FILE
+    return str(path) if path.exists() else None
+
+
 def _simulated_site(run_folder: Path, index: int) -> Site:
     """Site number ``index`` of a simulated run, with the run's keys and roster."""
     sites = read_sites(run_folder)
@@ -79,6 +86,7 @@ def _simulated_site(run_folder: Path, index: int) -> Site:
         # whichever engine runs the simulation.
         threads=1,
         page=False,  # the run's own page has it all
+        m0=m0_of_run(run_folder),
         federation=MembershipFile(
             roster=str(run_folder / ROSTER_FILE),
             roster_sha256=entry["roster_sha256"],

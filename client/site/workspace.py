@@ -12,6 +12,7 @@ from fedsteph.client.data.bags import Cohort, open_cohort
 from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.tables.splits import Split, make_splits, read_splits
 from fedsteph.client.models.local_file import require_trained, train_file
+from fedsteph.client.models.model_file import load_abmil, load_model
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
@@ -45,6 +46,7 @@ class Workspace:
         modification times, whether features are rounded), so another recipe or changed data never reuses old work.
 
         Args:
+            recipe: M0 comes from the site's own file, if it names one, whatever the recipe names.
             cohort: the site's, if it is already open.
 
         Raises:
@@ -61,6 +63,8 @@ class Workspace:
         if not cohort.extraction.agrees_with(recipe.model.extraction):
             what = f"the features are of {cohort.extraction}, the federation's of {recipe.model.extraction}"
             raise EncoderError(what, where=features, remedy=remedy)
+        if site.m0 is not None:
+            recipe = replace(recipe, model=replace(recipe.model, m0=site.m0))
         splits = site_splits(site, cohort, recipe)
         data = _data_digest(cohort, splits, rounded=site.file.data.disk_cache == "float16")
         return cls(
@@ -92,8 +96,18 @@ class Workspace:
         return self.base_folder / f"fold_{fold}"
 
     def local_path(self, fold: int) -> Path:
-        """Path of the site's own model of a fold."""
-        return self.fold_folder(fold) / "local.safetensors"
+        """Path of the site's own model of a fold: of the imported one, if there is one."""
+        imported = self.imported_path(fold)
+        return imported if imported.exists() else self.fold_folder(fold) / "local.safetensors"
+
+    def imported_path(self, fold: int) -> Path:
+        """Path of a fold's own model that another program trained; no training writes there."""
+        return self.fold_folder(fold) / "imported.safetensors"
+
+    def imported(self, fold: int) -> str | None:
+        """SHA-256 of the checkpoint that a fold's own model was imported from; None: it is trained here."""
+        path = self.imported_path(fold)
+        return load_model(path).imported if path.exists() else None
 
     def train_part(self, fold: int) -> Cohort:
         """The fold's training patients; those of a validation part are neither training nor test patients."""
@@ -109,8 +123,14 @@ class Workspace:
         return self.train_local(fold)
 
     def train_local(self, fold: int, progress: Progress = silent) -> abmil.ABMIL:
-        """Train the site's own model of a fold, unless it was trained before, and return it."""
+        """Train the site's own model of a fold, unless it was trained before or imported, and return it.
+
+        Raises:
+            ModelFileError: the imported one is damaged; it cannot be made again here.
+        """
         path, cohort, label = self.local_path(fold), self.train_part(fold), f"fold {fold}"
+        if path == self.imported_path(fold):
+            return load_abmil(path, self.recipe.model.dropout)
         return train_file(path, cohort, self.recipe, label=label, device=self.device, progress=progress)
 
     def train_every_fold(self) -> None:

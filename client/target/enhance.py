@@ -102,7 +102,7 @@ def enhance_target(
     for k, fold in enumerate(folds):
         _deploy(workspace, result, k, fold)
     evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))
-    checked_file.write_json(state / RECIPE_FILE, to_dict(workspace.recipe))
+    checked_file.write_json(state / RECIPE_FILE, to_dict(workspace.recipe, whole=True))
     checked_file.write_json(state / RESULT_FILE, result.to_dict())
     return result
 
@@ -115,7 +115,7 @@ def _enhanced_folds(
 ) -> list[FoldResult]:
     folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
     together = list(globals_by_fold) or [{} for _ in workspace.splits]
-    tasks = [Task(workspace, k, vectors, folder / f"fold_{k}", each) for k, each in enumerate(together)]
+    tasks = [Task(workspace, k, vectors, folder / _name(workspace, k), each) for k, each in enumerate(together)]
     n, total = steps(tasks[0]), steps(tasks[0]) * len(tasks)
     folds = []
     for k, task in enumerate(tasks):
@@ -124,6 +124,12 @@ def _enhanced_folds(
         _log_suspicions(k, folds[-1])
     progress(total, total)
     return folds
+
+
+def _name(workspace: Workspace, fold: int) -> str:
+    """Name of a fold's folder: what was merged with an imported model is no merge with another one."""
+    imported = workspace.imported(fold)
+    return f"fold_{fold}" if imported is None else f"fold_{fold}-{imported[:12]}"
 
 
 def _screening(workspace: Workspace) -> Mode:

@@ -19,6 +19,9 @@ from fedsteph.common.wire.messages import band
 _KINDS = {
     "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "
     "percentiles of their risks and their longest follow-up in whole years, so it stays at this site.",
+    "imported": "Local ABMIL survival model, trained elsewhere and imported: that it started from the federation's M0 "
+    "and saw this fold's training part alone is what its owner said. It holds percentiles of the risks of this site's "
+    "patients and their longest follow-up in whole years, so it stays at this site.",
     "steph": "Enhanced survival model: STEPH over this site's and the received task vectors "
     "(arXiv 2603.10526). Its file holds the received vectors, this site's own model, percentiles of its patients' "
     "risks and their longest follow-up in whole years, so it stays at this site.",
@@ -35,10 +38,11 @@ def write_card(path: Path, workspace: Workspace, result: TargetResult | None, me
         fold: the fold whose training part the model was trained on; None: all patients.
     """
     recipe, cohort = workspace.recipe, workspace.cohort
+    imported = None if fold is None else workspace.imported(fold)
     lines = [
         f"# {workspace.site.name}: {method} model",
         "",
-        _KINDS[method],
+        _KINDS["imported" if imported and method == "local" else method],
         "",
         "| | |",
         "|---|---|",
@@ -53,6 +57,8 @@ def write_card(path: Path, workspace: Workspace, result: TargetResult | None, me
         f"| file SHA-256 | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |",
         f"| fedsteph | {version('fedsteph')} |",
     ]
+    if imported is not None:
+        lines.append(f"| the local model was imported from a file with the SHA-256 | `{imported}` |")
     if result is not None and fold is not None:
         lines += _scores(result, method, fold)
     lines += [

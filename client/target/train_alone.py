@@ -100,10 +100,11 @@ def train_models(site: Site, config: Config | None = None, report: Progress = si
 
 
 def local_recipe(site: Site, config: Config) -> Recipe:
-    """Complete a recipe for one site: set its feature width and M0's digest if the configuration lacks them."""
+    """Complete a recipe for one site: set its width, its file of M0 and M0's digest where not set."""
     model = config.model
     if model.width is None:
         model = replace(model, width=open_cohort(site.folder, site.file.data).width)
+    model = replace(model, m0=model.m0 or site.m0)
     if model.m0_sha256 is None:
         model = replace(model, m0_sha256=m0_digest(model))
     return replace(config.recipe, model=model)

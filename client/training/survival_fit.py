@@ -13,7 +13,8 @@ from fedsteph.client.training.cox import fitted_baseline, log_odds
 from fedsteph.client.training.loop import fit
 from fedsteph.client.training.objective import Forward
 from fedsteph.client.training.training_run import TrainingRun
-from fedsteph.common.config.recipe import Recipe, followed_epochs
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.steph_epochs import followed_epochs
 from fedsteph.common.model.survival import bin_of, empirical_hazard
 
 

@@ -7,11 +7,23 @@ import hashlib
 import json
 from typing import Any
 
+# Metadata of a field that means something on one machine alone, such as a path: no digest and no message has it.
+LOCAL = {"local": True}
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON-ready mapping of a configuration dataclass."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+
+def to_dict(config: Any, *, whole: bool = False) -> dict[str, Any]:
+    """Plain JSON-ready mapping of a dataclass, without its fields that are :data:`LOCAL`; ``whole``: with them."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config) if whole else _common(config)))
     return plain
+
+
+def _common(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        shared = [field.name for field in dataclasses.fields(value) if not field.metadata.get("local")]
+        return {name: _common(getattr(value, name)) for name in shared}
+    if isinstance(value, list | tuple):
+        return [_common(item) for item in value]
+    return {key: _common(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def digest(config: Any) -> str:

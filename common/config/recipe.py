@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedsteph.common.config.digest import digest, to_dict
+from fedsteph.common.config.digest import LOCAL, digest, to_dict
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import COMPARATORS
 
@@ -44,8 +44,11 @@ class ModelConfig:
     # initial bias of the output head. default: PyTorch's random one; empirical: the training patients' yearly hazards
     head_bias: Literal["default", "empirical"] = "empirical"
     m0_seed: int = 42  # random seed of the initial weights M0 [0 to 2^63 - 1]
-    # SHA-256 that M0 must have. null: the digest of the M0 that the coordinator's machine makes, filled in at the start
-    # [64 hexadecimal digits]
+    # model file that is M0, in place of the one made from m0_seed; relative to this file. It stays on its machine: in a
+    # deployment each site names its own copy in site.yaml, and m0_sha256 says which it must be [a path]
+    m0: str | None = field(default=None, metadata=LOCAL)
+    # SHA-256 that M0 must have. null: the digest of the M0 that the coordinator's machine makes or reads, filled in at
+    # the start [64 hexadecimal digits]
     m0_sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +62,7 @@ class ModelConfig:
             require(1 <= getattr(self, key) <= 4096, key, "1 to 4096")
         require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         require(0 <= self.m0_seed < 2**63, "m0_seed", "0 to 2^63 - 1")
+        require(self.m0 is None or bool(self.m0.strip()), "m0", "a path, or null")
         require(
             self.m0_sha256 is None or re.fullmatch("[0-9a-f]{64}", self.m0_sha256) is not None,
             "m0_sha256",
@@ -238,19 +242,3 @@ class Recipe:
     def base_digest(self) -> str:
         """Digest of what decides a site's own models: recipes that differ elsewhere share them."""
         return digest([to_dict(self.model), to_dict(self.training)])
-
-
-def followed_epochs(recipe: Recipe) -> int:
-    """STEPH's epochs where the recipe does not set them: its share of the base model's, at least one."""
-    return max(1, round(recipe.training.epochs * recipe.steph.epochs_factor))
-
-
-def unequal_training(recipe: Recipe) -> str | None:
-    """A sentence if STEPH's epochs were set, and do not follow the base model's; else None."""
-    own, followed = recipe.steph.epochs, followed_epochs(recipe)
-    if own is None or own in (followed, recipe.training.epochs):
-        return None
-    return (
-        f"steph.epochs is set to {own}, and training.epochs is {recipe.training.epochs}, which makes {followed}: a "
-        "difference between STEPH and the local model may come from that. Leave steph.epochs out to let it follow."
-    )

@@ -12,7 +12,7 @@ import functools
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,9 @@ import yaml
 from fedsteph.common.config.core_yaml import StrictDumper, brief
 from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
-from fedsteph.common.config.recipe import Recipe, require, unequal_training
+from fedsteph.common.config.recipe import Recipe, require
 from fedsteph.common.config.schema import build, parse_yaml, read_yaml
+from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.errors import ConfigError
 
 MAX_NORM = 250.0  # L2, of a vector that is accepted where nothing else is said
@@ -113,7 +114,7 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] | None 
         ConfigError: naming the file (or ``--set``) and the key.
     """
     where: str | Path = path if path is not None else "configuration"
-    mapping, chosen = read_yaml(Path(path)) if path is not None else {}, overrides_of(overrides or [])
+    mapping, chosen = {} if path is None else _beside(Path(path)), overrides_of(overrides or [])
     if "preset" in chosen and ("preset" not in mapping or chosen["preset"] is None):
         mapping["preset"] = None  # what the override says is instead of a preset below the file
     mapping = _over_preset(mapping, where)
@@ -121,7 +122,17 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] | None 
     config: Config = build(Config, mapping, where)
     if (unequal := unequal_training(config.recipe)) is not None:
         _warn(unequal)
-    return config
+    m0 = config.model.m0  # absolute, because other processes of a run stand in other folders
+    return config if m0 is None else replace(config, model=replace(config.model, m0=str(Path(m0).absolute())))
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """The mapping of a file, with ``model.m0`` as seen from here: in the file it is relative to the file's folder."""
+    mapping = read_yaml(path)
+    model = mapping.get("model")
+    if isinstance(model, dict) and isinstance(m0 := model.get("m0"), str) and m0.strip():
+        mapping["model"] = model | {"m0": str(path.parent / m0)}
+    return mapping
 
 
 def overrides_of(texts: Sequence[str]) -> dict[str, Any]:
@@ -156,7 +167,7 @@ def _preset(name: Any, where: str | Path) -> dict[str, Any]:
 
 
 def dump_yaml(config: Config) -> str:
-    """The resolved configuration as YAML that :func:`load_config` reads back to the same digest."""
+    """The resolved configuration as YAML that :func:`load_config` reads back to the same digest; no path is in it."""
     return yaml.dump(to_dict(config), Dumper=StrictDumper, sort_keys=False)
 
 

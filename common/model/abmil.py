@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.dropout import GateDropout
 from fedsteph.common.model.encoder_shapes import encoder_shapes
+from fedsteph.common.model.m0_file import read_m0
 from fedsteph.common.model.pooling import pool
 from fedsteph.common.model.precision import factors_in, linear
 from fedsteph.common.model.seeded import seeded
@@ -158,20 +160,18 @@ def model_digest(model: ABMIL) -> str:
 
 
 def m0_digest(config: ModelConfig) -> str:
-    """The digest of ``M0`` as made on this machine. Raises ConfigError if the configuration has no width."""
-    return model_digest(untrained_model(Architecture.of(config), config.m0_seed))
+    """The digest of ``M0`` as made or read on this machine; ConfigError: no width, or its file is not of an M0."""
+    return model_digest(_m0(config))
 
 
 def pin_m0(config: Config) -> Config:
-    """The configuration with this machine's M0 pinned. ConfigError: no width, or another digest is pinned."""
+    """The configuration with this machine's M0 pinned. ConfigError: no width or M0, or another digest is pinned."""
     if config.model.width is None:
         raise ConfigError("must be given", where="model.width", remedy="Set it to the width of the sites' features")
-    m0 = m0_digest(config.model)
-    if config.model.m0_sha256 not in (None, m0):
-        what = f"M0 made from model.m0_seed has the digest {m0[:12]}, not the pinned one"
-        remedy = "Remove the key to pin this machine's M0, or use the torch version that made the pinned one"
-        raise ConfigError(what, where="model.m0_sha256", remedy=remedy)
-    return replace(config, model=replace(config.model, m0_sha256=m0))
+    pinned = config.model.m0_sha256 or m0_digest(config.model)
+    model = replace(config.model, m0_sha256=pinned)
+    pinned_model(model)
+    return replace(config, model=model)
 
 
 def initial_model(config: ModelConfig) -> ABMIL:
@@ -181,23 +181,37 @@ def initial_model(config: ModelConfig) -> ABMIL:
         config: ``model`` of a configuration, with its ``width`` (d, features per instance).
 
     Returns:
-        an ABMIL on the CPU, made from ``m0_seed``; it is the same on every machine with the same version of torch.
+        an ABMIL on the CPU, read from the file ``m0`` or made from ``m0_seed``; from a seed it is the same on every
+        machine with the same version of torch.
 
     Raises:
-        ConfigError: no width, or the digest of ``M0`` on this machine is not the pinned one.
+        ConfigError: no width, the file is not of an ``M0``, or the digest of ``M0`` is not the pinned one.
     """
-    model = untrained_model(Architecture.of(config), config.m0_seed, config.dropout)
-    return model if config.m0_sha256 is None else _with_digest(model, config.m0_sha256)
+    return _m0(config) if config.m0_sha256 is None else pinned_model(config)
 
 
 def pinned_model(config: ModelConfig) -> ABMIL:
     """:func:`initial_model`; raises ConfigError too if the configuration pins no digest of ``M0``."""
-    return _with_digest(untrained_model(Architecture.of(config), config.m0_seed, config.dropout), config.m0_sha256)
-
-
-def _with_digest(m0: ABMIL, pinned: str | None) -> ABMIL:
-    if model_digest(m0) != pinned:
-        what = "M0 made from model.m0_seed does not have the pinned digest"
-        remedy = "Use the torch version that the federation pinned M0 with, or pin it anew for all sites"
+    m0, pinned = _m0(config), config.m0_sha256
+    if (found := model_digest(m0)) != pinned:
+        made = "made from model.m0_seed" if config.m0 is None else f"in {config.m0}"
+        told = "none is pinned" if pinned is None else f"{pinned[:12]} is pinned"
+        what = f"M0 {made} does not have the pinned digest: it has {found[:12]}, and {told}"
+        remedy = "Take the torch version that the federation pinned M0 with, or its file of M0; or pin M0 anew for all"
         raise ConfigError(what, where="model.m0_sha256", remedy=remedy)
     return m0
+
+
+def _m0(config: ModelConfig) -> ABMIL:
+    """``M0``, whatever digest is pinned: from its file if there is one, else from the seed."""
+    architecture = Architecture.of(config)
+    model = untrained_model(architecture, config.m0_seed, config.dropout)
+    if config.m0 is None:
+        return model
+    tensors, told = read_m0(Path(config.m0), {n: tuple(t.shape) for n, t in model.state_dict().items()})
+    model.load_state_dict(tensors)
+    if (found := model_digest(model)) != told:
+        what = f"its weights have the digest {found[:12]}, and it says that its M0 has {told[:12]}"
+        remedy = "It is damaged, or a trained model: give a whole copy of M0, as 'fedsteph model m0' writes it"
+        raise ConfigError(what, where=config.m0, remedy=remedy)
+    return model

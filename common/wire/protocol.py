@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ProtocolError, SiteError
 from fedsteph.common.wire.messages import MAX_ENVELOPES, Refusal
@@ -50,7 +51,7 @@ class Parcel:
 def pack(message: Any, envelopes: Mapping[str, bytes] | None = None) -> RecordDict:
     """Put a message of :mod:`fedsteph.common.wire.messages`, and its envelopes by name, into Flower's records."""
     kind = type(message).__name__
-    body = json.dumps({kind: asdict(message)}, allow_nan=False, separators=(",", ":"))
+    body = json.dumps({kind: to_dict(message)}, allow_nan=False, separators=(",", ":"))
     records = RecordDict({_HEADER: ConfigRecord({"version": VERSION, "body": body})})
     if envelopes:
         arrays = {

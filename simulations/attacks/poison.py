@@ -133,7 +133,9 @@ def workspaces_of(folder: Path, out: Path, settings: Sequence[str]) -> dict[str,
     model = same_features(config.model, list(opened.values()))
     recipe = replace(config.recipe, model=replace(model, m0_sha256=m0_digest(model)))
     return {
-        name: Workspace.open(replace(site, state=out / "sites" / name, file=replace(site.file, threads=1)), recipe)
+        name: Workspace.open(
+            replace(site, state=out / "sites" / name, file=replace(site.file, threads=1, m0=None)), recipe
+        )
         for name, site in opened.items()
     }
 

@@ -13,7 +13,7 @@ from fedsteph.client.data.bags import open_cohort
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.site.site import Site
-from fedsteph.client.site.site_of_node import read_sites, write_sites
+from fedsteph.client.site.site_of_node import M0_FILE, read_sites, write_sites
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.extraction import stated
@@ -22,7 +22,7 @@ from fedsteph.common.config.run_config import Config, FederationConfig, dump_yam
 from fedsteph.common.errors import ConfigError, RunFolderError
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import NamedProgress, unseen
-from fedsteph.common.model.abmil import pin_m0
+from fedsteph.common.model.abmil import m0_digest, pin_m0
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
@@ -61,7 +61,9 @@ def prepare(
     resolved = pin_m0(complete)
     for site in sites:
         # Opening every site here finds errors (splits, device) before the run instead of in the middle of it.
-        Workspace.open(replace(site, file=replace(site.file, device=resolved.device)), resolved.recipe)
+        Workspace.open(replace(site, file=replace(site.file, device=resolved.device, m0=None)), resolved.recipe)
+    if resolved.model.m0 is not None:
+        atomic.write_bytes(path / M0_FILE, Path(resolved.model.m0).read_bytes())
     roster = _make_roster(path, resolved, sites)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
     write_sites(path, _plan(sites, resolved, roster.digest))
@@ -160,9 +162,10 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     model = replace(
         config.model,
         width=config.model.width or before.model.width,
-        m0_sha256=config.model.m0_sha256 or before.model.m0_sha256,
         **vars(config.model.extraction.or_else(before.model.extraction)),
     )
+    if model.m0_sha256 is None:
+        model = replace(model, m0_sha256=before.model.m0_sha256 if model.m0 is None else m0_digest(model))
     resolved = replace(config, model=model, federation=_federation(config, sites))
     keys = _differing(to_dict(before), to_dict(resolved))
     if plan != _plan(sites, resolved, roster_sha256):

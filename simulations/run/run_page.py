@@ -10,9 +10,9 @@ from typing import Any
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.report.target_sections import target_sections, title_of, verdict
 from fedsteph.client.site.site import Site
-from fedsteph.client.site.site_of_node import SIMULATED_SITES, read_sites
-from fedsteph.common.config.recipe import unequal_training
+from fedsteph.client.site.site_of_node import SIMULATED_SITES, m0_of_run, read_sites
 from fedsteph.common.config.run_config import Config, load_config
+from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.host.progress import NamedProgress, Progress, unseen
 from fedsteph.common.model.method_scores import MinusLocal
@@ -71,7 +71,7 @@ def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
     for entry in plan:
         site = Site.open(Path(entry["folder"]), state=run / "sites" / entry["name"], device=config.device)
         # Ignores the site file's federation: a simulated site's audit log is with its state.
-        sites[entry["name"]] = replace(site, file=replace(site.file, threads=None, federation=None))
+        sites[entry["name"]] = replace(site, file=replace(site.file, threads=None, federation=None, m0=m0_of_run(run)))
     return sites
 
 

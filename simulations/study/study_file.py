@@ -157,6 +157,9 @@ def _config(shared: dict[str, Any], own: dict[str, Any], path: Path, where: str)
         if told:
             remedy = "Leave it out: the sites' files tell it"
             raise ConfigError(f"'{where}' sets model.{min(told)}", where=path, remedy=remedy)
+        if isinstance(model, dict) and model.get("m0") is not None:
+            remedy = "Leave it out: every seed of a study has another M0"
+            raise ConfigError(f"'{where}' sets model.m0", where=path, remedy=remedy)
     together = merged(shared, own)
     config = config_of(together, path)
     if config.training.seed or ("comparators" in together and "methods" in together["comparators"]):

@@ -120,7 +120,7 @@ class Worker:
             )
             if site not in self._cohorts:
                 self._cohorts[site] = open_cohort(opened.folder, opened.file.data, opened.state)
-            opened = replace(opened, file=replace(opened.file, threads=1))
+            opened = replace(opened, file=replace(opened.file, threads=1, m0=None))
             self._workspaces[key] = Workspace.open(opened, recipe, self._cohorts[site])
             if len(self._workspaces) > _OPEN_WORKSPACES:
                 self._workspaces.popitem(last=False)

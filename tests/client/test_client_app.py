@@ -463,7 +463,7 @@ def changed(request: Any, **recipe: Any) -> RecordDict:
     for key, value in recipe.items():
         section, _, name = key.partition("__")
         (fields["recipe"][section] if name else fields)[name or section] = value
-    return RecordDict({"fedsteph": ConfigRecord({"version": 2, "body": json.dumps(body)})})
+    return RecordDict({"fedsteph": ConfigRecord({"version": protocol.VERSION, "body": json.dumps(body)})})
 
 
 BAD_REQUESTS = [
@@ -482,6 +482,7 @@ BAD_REQUESTS = [
     {"training__seeds": 1},
     {"model__width": 10**7},
     {"model__m0_sha256": "../../x"},
+    {"model__m0": "/etc/passwd"},
     {"steph__K": 0},
     {"evaluation__folds": 0},
     {"every_fold": "yes"},

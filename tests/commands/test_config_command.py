@@ -100,7 +100,7 @@ def test_rows_say_what_the_code_does() -> None:
 def test_presets_are_those_of_the_configuration() -> None:
     """What the table has for a key under a preset is what a file with that preset gets."""
     for name in PRESETS:
-        resolved = to_dict(load_config(None, [f"preset={name}"]))
+        resolved = to_dict(load_config(None, [f"preset={name}"]), whole=True)
         for key in leaves(FEDERATION.keys):
             if key.path != "preset":
                 value = resolved
@@ -117,7 +117,7 @@ def test_the_printed_configuration_is_complete_and_the_same(cli: Any, preset: st
     expected = load_config(None, [f"preset={preset}", "training.lr=1e-7", "federation.sites=[a, b]"])
     assert code == 0 and digest(load_config(file)) == digest(expected)
     printed = yaml.safe_load(out)
-    assert {path for path, _ in flat(printed)} == {path for path, _ in flat(to_dict(expected))}
+    assert {path for path, _ in flat(printed)} == {path for path, _ in flat(to_dict(expected, whole=True))}
     assert max(len(line) for line in out.splitlines()) <= 120
     squeezed = " ".join(out.replace("#", " ").split())
     assert all(" ".join(key.meaning.split()) in squeezed for key in every(FEDERATION.keys))
@@ -137,7 +137,7 @@ def test_without_a_preset_it_is_the_default(cli: Any, tmp_path: Path) -> None:
 def test_any_text_reads_back(text: str, tmp_path: Path) -> None:
     config = Config(device=text)
     file = tmp_path / "federation.yaml"
-    file.write_text(commented_yaml("About.", federation_file().keys, to_dict(config)), encoding="utf-8")
+    file.write_text(commented_yaml("About.", federation_file().keys, to_dict(config, whole=True)), encoding="utf-8")
     assert load_config(file) == config
 
 
@@ -254,6 +254,8 @@ def test_numbers_have_the_bounds_that_are_told(cls, needed, key, kind, bounds) -
     [
         (parts.ModelConfig, "encoder", ["x" * 120], ["", "x" * 121, "two\nlines"]),
         (parts.ModelConfig, "m0_sha256", ["0f" * 32], ["0f" * 31, "0g" * 32]),
+        (parts.ModelConfig, "m0", [None, "m0.safetensors"], ["", " "]),
+        (SiteFile, "m0", [None, "m0.safetensors"], ["", " "]),
         (parts.StephConfig, "gamma_grid", [(0.0,), tuple(map(float, range(20)))], [(), (-0.1,), (1.0, 1.0)]),
         (parts.StephConfig, "gamma_grid", [], [tuple(map(float, range(21)))]),
         (parts.ComparatorConfig, "methods", [(), ("fedavg", "ties")], [("ties", "ties"), ("steph",), ("pooled",)]),

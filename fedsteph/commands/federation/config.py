@@ -50,7 +50,7 @@ def config(
         file = files.site_file() if site else files.server_file()
         text = as_yaml.commented_yaml(file.about, file.keys)
     else:
-        resolved = to_dict(load_config(config, [*named, *(settings or [])]))
+        resolved = to_dict(load_config(config, [*named, *(settings or [])]), whole=True)
         file = files.study_to_print(resolved["preset"]) if study else files.federation_to_print()
         text = as_yaml.commented_yaml(file.about, file.keys, None if study else resolved)
     print(text, end="")

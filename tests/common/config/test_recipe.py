@@ -14,11 +14,12 @@ from each_case import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsteph.common.config.digest import digest
+from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.method_names import COMPARATORS, METHODS
 from fedsteph.common.config.presets import PRESETS
-from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig, followed_epochs
+from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig
 from fedsteph.common.config.run_config import SITE_NAME, Config, FederationConfig, dump_yaml, load_config
+from fedsteph.common.config.steph_epochs import followed_epochs
 from fedsteph.common.errors import ConfigError
 
 EXAMPLES = {path: yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[3] / "configs").glob("*.yaml")}
@@ -191,6 +192,7 @@ OUT_OF_RANGE = [
     ("model.magnification", "1001"),
     ("model.patch_size", "-1"),
     ("model.patch_size", "65537"),
+    ("model.m0", "''"),
     ("model.m0_sha256", "abc"),
     ("model.m0_sha256", f"'{SHA256.upper()}'"),
     ("model.m0_sha256", f"'{SHA256}0'"),
@@ -498,11 +500,26 @@ def test_the_digest_sees_every_key() -> None:
     }
     found = {digest(Config())}
     for key, hint in leaves(Config).items():
+        if key == "model.m0":
+            continue  # a path; m0_sha256 says what it must hold
         if key not in others:
             default = value_at(Config(), key)
             others[key] = not default if hint is bool else default / 2 if hint is float else (default or 0) + 3
         found.add(digest(with_set(f"{key}={others[key]}")))
-    assert len(found) == 1 + len(leaves(Config))
+    assert len(found) == len(leaves(Config))
+
+
+def test_a_file_of_m0_is_beside_the_file_that_names_it_and_stays_on_its_machine(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    file = tmp_path / "a.yaml"
+    file.write_text("model: {m0: m0.safetensors}\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_config(file).model.m0 == load_config("../a.yaml").model.m0 == str(tmp_path / "m0.safetensors")
+    config = load_config(file, ["model.m0=m0.safetensors"])
+    assert config.model.m0 == str(tmp_path / "here/m0.safetensors"), "an override is of whoever types it"
+    assert "m0" not in to_dict(config)["model"] and to_dict(config, whole=True)["model"]["m0"] == config.model.m0
+    assert digest(config) == digest(load_config(None)) and str(tmp_path) not in dump_yaml(config)
+    assert config.recipe.base_digest == load_config(None).recipe.base_digest
 
 
 def test_every_comparator_may_be_asked_for_and_none_that_needs_the_patients_of_others() -> None:

@@ -63,7 +63,7 @@ def import_model(path: Path, *, layout: str = "auto", m0: Path | None = None) ->
         return Imported(foreign, None)
     start = read_foreign(m0, layout if m0.suffix != ".safetensors" else "auto").model
     if start.architecture != foreign.model.architecture:
-        what = f"is an ABMIL of {sizes(start)}, and its M0 ({m0}) of {sizes(foreign.model)}"
+        what = f"is an ABMIL of {sizes(foreign.model)}, and its M0 ({m0}) of {sizes(start)}"
         raise VectorMismatchError(what, where=path, remedy="Give the M0 that the model's training started from")
     return Imported(foreign, start)
 

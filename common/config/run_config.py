@@ -123,7 +123,7 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] | None 
     if (unequal := unequal_training(config.recipe)) is not None:
         _warn(unequal)
     m0 = config.model.m0  # absolute, because other processes of a run stand in other folders
-    return config if m0 is None else replace(config, model=replace(config.model, m0=str(Path(m0).absolute())))
+    return config if m0 is None else replace(config, model=replace(config.model, m0=str(Path(m0).resolve())))
 
 
 def _beside(path: Path) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import counted
 from fedsteph.client.deployment.reviewed_app import require_reviewed
+from fedsteph.client.models.model_import import told_of
 from fedsteph.client.privacy.ledger import Ledger, total
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.site import Site
 from fedsteph.common.deployment.checks import Check, app_start, check, disk, memory, secret_files, versions
 from fedsteph.common.deployment.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
-from fedsteph.common.errors import DeploymentError, FedstephError
+from fedsteph.common.errors import DeploymentError, FedstephError, ModelFileError
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.trust.audit_log import verify
 
@@ -33,6 +34,9 @@ def examine(site: Site, quick: bool, progress: Progress = silent) -> list[Check]
     if not quick:
         checks.append(_data(site, progress))
     checks.append(check("device", lambda: str(resolve_device(site.file.device))))
+    if site.m0 is not None:
+        m0 = Path(site.m0)
+        checks.append(check("M0", lambda: _m0(m0)))
     checks.append(check("membership", lambda: _membership(site)))
     federation = site.file.federation
     if federation is not None:
@@ -80,6 +84,13 @@ def _data(site: Site, progress: Progress) -> Check:
     found = counted(report.problems)
     errors = any(problem.severity == "error" for problem in report.problems)
     return Check("data", "FAIL" if errors else "WARN", found, f"fedsteph data check {site.folder}")
+
+
+def _m0(path: Path) -> str:
+    told = told_of(path)
+    if not told["is_m0"]:
+        raise ModelFileError("is a trained model, and no M0", where=path, remedy="Get M0's file from the coordinator")
+    return f"its digest is {told['m0_sha256'][:12]}...; the federation's model.m0_sha256 must be the same"
 
 
 def _membership(site: Site) -> str:

@@ -26,7 +26,9 @@ from sites import make_site
 import fedsteph.client.deployment.site_doctor
 from fedsteph.client.deployment import reviewed_app
 from fedsteph.client.deployment.reviewed_app import installed
+from fedsteph.client.models.model_file import save_abmil
 from fedsteph.common.deployment.checks import Check
+from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.trust.audit_log import FILE, AuditLog, Event
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.roster import write_roster
@@ -159,6 +161,16 @@ def test_a_site_that_is_ready(ready, examine):
     assert checks["audit"].found == "2 lines hold together" and checks["policy"].found == "shares with kirc"
     found = "vectors are trained without differential privacy; so far: nothing was shared yet; no budget"
     assert checks["privacy"].found == found and "certificate for 396 days" in checks["server"].found
+
+
+def test_a_site_s_file_of_m0_tells_its_digest(ready, examine):
+    model, path = untrained_model(Architecture(6, 8, 5, 4), 0), ready.folder / "m0.safetensors"
+    ready.write(m0=path.name)
+    assert examine(ready, "--quick")[1]["M0"].verdict == "FAIL", "there is none"
+    for told, verdict in ((model_digest(model), "PASS"), ("0" * 64, "FAIL")):
+        save_abmil(path, model, m0_sha256=told)
+        found = examine(ready, "--quick")[1]["M0"]
+        assert found.verdict == verdict and (model_digest(model)[:12] in found.found) == (verdict == "PASS")
 
 
 def test_the_same_again_says_the_same(ready, examine):

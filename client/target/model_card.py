@@ -26,6 +26,14 @@ _KINDS = {
     "(arXiv 2603.10526). Its file holds the received vectors, this site's own model, percentiles of its patients' "
     "risks and their longest follow-up in whole years, so it stays at this site.",
 }
+_LIMITS = (
+    "## Intended use and limits",
+    "",
+    "Research on prognosis at the site that made it, on features of the same encoder, magnification",
+    "and patch size.",
+    "Not a medical device: it must not decide about a patient. The C-index is of one fold of one site;",
+    "discrimination elsewhere and fairness between groups were not measured.",
+)
 _USEFUL = {True: "yes", False: "no: no model is useful here", None: "too few patients to tell"}
 
 
@@ -63,12 +71,7 @@ def write_card(path: Path, workspace: Workspace, result: TargetResult | None, me
         lines += _scores(result, method, fold)
     lines += [
         "",
-        "## Intended use and limits",
-        "",
-        "Research on prognosis at the site that made it, on features of the same encoder, magnification",
-        "and patch size.",
-        "Not a medical device: it must not decide about a patient. The C-index is of one fold of one site;",
-        "discrimination elsewhere and fairness between groups were not measured.",
+        *_LIMITS,
         "",
         "## Recipe",
         "",

@@ -42,6 +42,8 @@ def test_from_checkpoints_to_files_and_what_they_say(cli, refused, tmp_path) -> 
         ((trained, "--out", model, "--fold", 1), "--as and --fold go together"),
         ((trained, "--out", model, "--set", "model.embed=8"), "are for --as"),
         ((tmp_path / "none.pth", "--out", model), "No such file"),
+        ((trained, "--out", trained), "would overwrite what is read"),
+        ((trained, "--m0", m0, "--out", model, "--vector-out", model), "would overwrite what is read"),
         ((trained, "--m0", clam, "--out", model), "width 6, embed 8, attention 5, 4 bins"),
     ):
         assert said in refused("model", "import", *words)

@@ -42,9 +42,13 @@ def import_(
     No code in it is run. --config and --set are for --as alone.
     """
     from fedsteph.client.models.model_import import import_model
+    from fedsteph.client.models.predict import refuse_overwriting
     from fedsteph.common.config.run_config import load_config
 
     _require_sense(layout, (out, vector_out, site), (site, fold), (config, settings))
+    for path, others in ((out, (file, m0)), (vector_out, (file, m0, out))):
+        if path is not None:
+            refuse_overwriting(path, others)
     found = import_model(file, layout=layout, m0=m0)
     written = {}
     if vector_out is not None or site is not None:

@@ -149,12 +149,15 @@ def merge(message: Message, context: Context) -> Message:
         from fedsteph.client.report.page_process import draw_afterwards
         from fedsteph.client.sharing.averaging_rounds import kept_globals
         from fedsteph.client.sharing.incoming import incoming
+        from fedsteph.client.sharing.kept_vectors import kept, note_verdicts
         from fedsteph.client.target.enhance import enhance_target
         from fedsteph.client.target.results import public_view
 
         workspace = _workspace(site, request)
         progress = ProgressLog(site.state, site.name)
         max_norm = min(request.max_vector_norm, site.file.max_vector_norm)
+        for damaged in kept(site, member.roster)[1]:
+            site_log(site).warning("%s", damaged)
         vectors, refused = incoming(workspace, member, request.id, envelopes, max_norm)
         _warn(site, "refused the vector of", refused)
         together = kept_globals(workspace, workspace.folder / "rounds" / request.id.run, max_norm)
@@ -166,6 +169,7 @@ def merge(message: Message, context: Context) -> Message:
 
         workspace.train_every_fold()  # where the data have changed since its training phase
         result = enhance_target(workspace, vectors, report, together)
+        note_verdicts(site, workspace.recipe, result.screening.in_words())
         if site.file.page:
             draw_afterwards(site, context.node_config["site-config"])
         return public_view(result, refused, site.require_policy()), {}

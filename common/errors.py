@@ -176,6 +176,10 @@ class ReplayedEnvelopeError(EnvelopeError, reason="the envelope was used before"
     """The envelope is a replay: it, or a later one of the same sender, was accepted before."""
 
 
+class StaleEnvelopeError(EnvelopeError, reason="the envelope came too late"):
+    """The days that its sender lets the vector be kept are over."""
+
+
 class KeyFormatError(FedstephError, reason="the site's keys cannot be used"):
     """A text is not a key of the expected type."""
 
@@ -204,6 +208,10 @@ class UnknownRecipientError(
     PolicyError, reason="the site's policy does not let its vector go to a site outside its roster"
 ):
     """The recipient is not in the pinned roster."""
+
+
+class KeepingPolicyError(PolicyError, reason="the site's policy lets its vector be used in a run only"):
+    """The policy lets no recipient keep the vector, so it cannot travel as a file."""
 
 
 class RecipePolicyError(PolicyError, reason="the site's policy does not allow this recipe"):

@@ -29,6 +29,7 @@ from fedsteph.commands.site.model import model
 from fedsteph.commands.site.predict import predict
 from fedsteph.commands.site.privacy import privacy
 from fedsteph.commands.site.train import train
+from fedsteph.commands.site.vectors import vectors
 from fedsteph.commands.terminal.command_group import CommandGroup
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.errors import ConfigError
@@ -60,6 +61,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "heatmap": heatmap,
         "privacy": privacy,
         "keys": keys,
+        "vectors": vectors,
         "app": reviewed_app,
     },
     "In a deployment": {

@@ -65,10 +65,10 @@ class Total:
         return f"epsilon {self.epsilon:.2f} at delta {coarse(self.delta)}"
 
 
-def coarse(delta: float) -> str:
-    """A delta rounded up to one digit, because the exact value would reveal the number of patients."""
-    power = math.floor(math.log10(delta))
-    return f"{math.ceil(round(delta / 10.0**power, 9)):d}e{power:d}"
+def coarse(value: float, digits: int = 1) -> str:
+    """A delta or an epsilon rounded up to so many digits, because the exact one would reveal the number of patients."""
+    power = math.floor(math.log10(value)) - digits + 1
+    return f"{math.ceil(round(value / 10.0**power, 9)):d}e{power:d}"
 
 
 def total(entries: Sequence[Entry]) -> Total:

@@ -71,7 +71,7 @@ def train_round(
 def read_global(workspace: Workspace, content: bytes, max_norm: float) -> TaskVector:
     """Read a global encoder from the server, with the same checks and errors as for any received vector."""
     # Not the recipe's sharing: reduction in every round would make the averages drift.
-    return received_vector(workspace, content, WHOLE, max_norm, "global encoder")
+    return received_vector(workspace.recipe.model, content, WHOLE, max_norm, "global encoder")
 
 
 def read_kept(workspace: Workspace, path: Path, max_norm: float) -> TaskVector:

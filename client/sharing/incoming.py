@@ -1,31 +1,47 @@
-"""Receives vectors: opens each envelope, and checks sender, replay, format and norm."""
+"""Receives vectors: opens each envelope, checks sender, replay, format and norm, and keeps what may be kept."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
+from fedsteph.client.sharing.kept_record import KeptVector
+from fedsteph.client.sharing.kept_vectors import keep
 from fedsteph.client.sharing.mapped_vector import mapped
 from fedsteph.client.sharing.outgoing import context_of
 from fedsteph.client.sharing.replay import accept_once
+from fedsteph.client.sharing.statement import read_content
 from fedsteph.client.site.membership import Membership
+from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.config.recipe import SharingConfig
+from fedsteph.common.config.recipe import ModelConfig, Recipe, SharingConfig
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import EnvelopeError, FedstephError, UnknownSenderError, VectorError
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import read_vector
-from fedsteph.common.wire.envelope import open_sealed
+from fedsteph.common.wire.envelope import Context, Opened, open_sealed
 from fedsteph.common.wire.messages import RunId
+
+
+@dataclass(frozen=True)
+class Received:
+    """A vector that passed every check, with what is kept of it."""
+
+    vector: TaskVector
+    record: KeptVector
+    vector_file: bytes
 
 
 def incoming(
     workspace: Workspace, member: Membership, run: RunId, envelopes: Mapping[str, bytes], max_norm: float
 ) -> tuple[dict[str, TaskVector], dict[str, FedstephError]]:
     """Open and check the envelopes sent to this site; each decision is written to the audit log.
+
+    A vector is kept (:mod:`fedsteph.client.sharing.kept_vectors`) if its sender allows.
 
     Args:
         envelopes: sender -> sealed bytes, untrusted.
@@ -36,18 +52,24 @@ def incoming(
 
     Raises:
         VectorError: no envelope is usable.
+        StorageError: a vector cannot be written.
     """
+    site, recipe = workspace.site, workspace.recipe
     vectors: dict[str, TaskVector] = {}
     refused: dict[str, FedstephError] = {}
     for sender, envelope in sorted(envelopes.items()):
-        peer = sender if SITE_NAME.fullmatch(sender) else None
-        line = Event("vector.open", "allowed", run.run, peer, hashlib.sha256(envelope).hexdigest(), len(envelope))
+        expected = context_of(recipe, run.federation, run.run, sender, site.name)
+        line = opening(envelope, run.run, sender)
         try:
-            vectors[sender] = mapped(_open(workspace, member, run, sender, envelope, max_norm), workspace.site.state)
+            opened = open_once(site, member, expected, envelope)
+            found = received(recipe, member, expected, opened, max_norm)
         except VectorError as error:
             refused[sender] = error
-            line = replace(line, decision="refused", reason=type(error).__name__)
-        workspace.site.audit.append(line)
+            site.audit.append(replace(line, decision="refused", reason=type(error).__name__))
+            continue
+        site.audit.append(line)
+        keep(site, found.record, found.vector_file)
+        vectors[sender] = mapped(found.vector, site.state)
     if not vectors:
         if len(refused) == 1:
             raise next(iter(refused.values()))
@@ -56,22 +78,59 @@ def incoming(
     return vectors, refused
 
 
-def _open(
-    workspace: Workspace, member: Membership, run: RunId, sender: str, envelope: bytes, max_norm: float
-) -> TaskVector:
-    if SITE_NAME.fullmatch(sender) is None or sender == workspace.site.name:
+def opening(envelope: bytes, run: str, sender: str) -> Event:
+    """The audit log's line on an envelope that is opened; a sender without a site's name is not written down."""
+    peer = sender if SITE_NAME.fullmatch(sender) else None
+    return Event("vector.open", "allowed", run, peer, hashlib.sha256(envelope).hexdigest(), len(envelope))
+
+
+def open_once(site: Site, member: Membership, expected: Context, envelope: bytes) -> Opened:
+    """Open an envelope of another site of the roster, once.
+
+    Raises:
+        EnvelopeError: its sender is no other site, it is a replay, or as :func:`open_sealed`.
+    """
+    if SITE_NAME.fullmatch(expected.sender) is None or expected.sender == site.name:
         raise UnknownSenderError("is delivered for no other site", where="envelope")
-    keys = member.keys_of(sender)
-    opened = open_sealed(envelope, context_of(workspace, run, sender, workspace.site.name), member.identity, keys)
-    accept_once(workspace.site.state, keys.fingerprint, opened.sequence, envelope)
-    return received_vector(workspace, opened.plain, workspace.recipe.sharing, max_norm, f"vector of {sender}")
+    keys = member.keys_of(expected.sender)
+    opened = open_sealed(envelope, expected, member.identity, keys)
+    accept_once(site.state, keys.fingerprint, opened.sequence, envelope)
+    return opened
+
+
+def received(
+    recipe: Recipe,
+    member: Membership,
+    context: Context,
+    opened: Opened,
+    max_norm: float,
+    now: datetime | None = None,
+) -> Received:
+    """Read the content of an envelope that was opened in this context; VectorError if it is no vector of the recipe."""
+    where = f"vector of {context.sender}"
+    statement, vector_file = read_content(opened.plain, where)
+    vector = received_vector(recipe.model, vector_file, recipe.sharing, max_norm, where)
+    record = KeptVector(
+        sender=context.sender,
+        fingerprint=member.keys_of(context.sender).fingerprint,
+        received=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        run=context.run,
+        sequence=opened.sequence,
+        kept_days=opened.kept_days,
+        recipe_sha256=context.recipe_sha256,
+        m0_sha256=context.m0_sha256,
+        architecture=context.architecture,
+        sharing=recipe.sharing,
+        statement=statement,
+        norm=vector.norm,
+    )
+    return Received(vector, record, vector_file)
 
 
 def received_vector(
-    workspace: Workspace, content: bytes, sharing: SharingConfig, max_norm: float, where: str
+    model: ModelConfig, content: bytes, sharing: SharingConfig, max_norm: float, where: str
 ) -> TaskVector:
     """Read the bytes of a vector that must be of the federation's model and M0; errors as :func:`read_vector`."""
-    model = workspace.recipe.model
     architecture, m0 = Architecture.of(model), str(model.m0_sha256)
     return read_vector(
         content, architecture=architecture, m0_sha256=m0, sharing=sharing, max_norm=max_norm, where=where

@@ -1,27 +1,29 @@
-"""Sends a site's vector: policy, attack gate, privacy ledger, vector file, and one envelope per recipient."""
+"""Sends a site's vector, in a run or as a file: policy, attack gate, privacy ledger, one envelope per recipient."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 
+from fedsteph.client.privacy.ledger import coarse
 from fedsteph.client.sharing.attack_gate import require_attack_resisted
 from fedsteph.client.sharing.replay import next_sequence
-from fedsteph.client.sharing.shared_model import shared_model
+from fedsteph.client.sharing.shared_model import guarantee, shared_model
 from fedsteph.client.sharing.spending import spend
+from fedsteph.client.sharing.statement import Statement, vector_content
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.digest import digest
-from fedsteph.common.config.recipe import SharingConfig
+from fedsteph.common.config.recipe import Recipe, SharingConfig
 from fedsteph.common.config.run_config import SITE_NAME
-from fedsteph.common.errors import FedstephError, PolicyError, ProtocolError, UnknownRecipientError
+from fedsteph.common.errors import DataError, FedstephError, PolicyError, ProtocolError
 from fedsteph.common.model.abmil import ABMIL, Architecture, pinned_model
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.trust.keys import PublicKeys
 from fedsteph.common.vector.reduction import reduced, restored
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
-from fedsteph.common.wire.envelope import Context, seal
+from fedsteph.common.wire.envelope import BY_FILE, Context, seal
 from fedsteph.common.wire.messages import RunId
 
 
@@ -44,7 +46,39 @@ def outgoing(
         VectorRangeError: the vector does not fit the recipe's dtype.
         LedgerError: the privacy ledger does not match the audit log, so the epsilon spent so far is unknown.
     """
-    own, audit = workspace.site.name, workspace.site.audit
+    return _sealed_for(workspace, member, run.run, recipients, model_of)
+
+
+def sealed_file(
+    workspace: Workspace, member: Membership, recipient: str, model_of: Callable[[Workspace], ABMIL] = shared_model
+) -> bytes:
+    """The vector of this site's fold 0, as an envelope that travels as a file, by the rules of a run.
+
+    Raises:
+        PolicyError: the policy does not let it go there, be of this recipe, or be kept by its recipient.
+        ProtocolError, VectorRangeError, LedgerError: as :func:`outgoing`.
+    """
+    policy = workspace.site.require_policy()
+    try:
+        policy.require_recipe(workspace.recipe)
+        policy.require_keeping()
+    except PolicyError as error:
+        _note_refusal(workspace, BY_FILE, recipient, error)
+        raise
+    envelopes, refused = _sealed_for(workspace, member, BY_FILE, [recipient], model_of)
+    if refused:
+        raise refused[recipient]
+    return envelopes[recipient]
+
+
+def _sealed_for(
+    workspace: Workspace,
+    member: Membership,
+    run: str,
+    recipients: Sequence[str],
+    model_of: Callable[[Workspace], ABMIL],
+) -> tuple[dict[str, bytes], dict[str, FedstephError]]:
+    own = workspace.site.name
     for recipient in recipients:
         if SITE_NAME.fullmatch(recipient) is None or recipient == own:
             raise ProtocolError("a recipient is not another site's name", where="recipients")
@@ -57,33 +91,49 @@ def outgoing(
             content = content or _paid_for(workspace, run, model_of(workspace))
         except PolicyError as error:
             refused[name] = error
-            audit.append(Event("vector.seal", "refused", run.run, name, reason=type(error).__name__))
+            _note_refusal(workspace, run, name, error)
             continue
-        sequence = next_sequence(workspace.site.state)
-        sealed = seal(content, context_of(workspace, run, own, name), sequence, member.identity, keys)
+        context = context_of(workspace.recipe, member.roster.federation, run, own, name)
+        sequence, days = next_sequence(workspace.site.state), workspace.site.require_policy().kept_days
+        sealed = seal(content, context, sequence, member.identity, keys, days)
         # Audit before sending: a line without a sent vector is less bad than a sent vector without a line.
         sha256 = hashlib.sha256(sealed).hexdigest()
-        audit.append(Event("vector.seal", "allowed", run.run, name, sha256, len(sealed)))
+        workspace.site.audit.append(Event("vector.seal", "allowed", run, name, sha256, len(sealed)))
         envelopes[name] = sealed
     return envelopes, refused
+
+
+def _note_refusal(workspace: Workspace, run: str, recipient: str, error: PolicyError) -> None:
+    workspace.site.audit.append(Event("vector.seal", "refused", run, recipient, reason=type(error).__name__))
 
 
 def _allowed(workspace: Workspace, member: Membership, recipient: str) -> PublicKeys:
     """The recipient's public keys, if the policy allows it to receive the vector."""
     workspace.site.require_policy().require_target(recipient)
     require_shareable(workspace)
-    entry = member.roster.entry(recipient)
-    if entry is None:
-        raise UnknownRecipientError(f"{recipient} is not in the pinned roster", where="recipients")
-    return entry.keys
+    return member.keys_to(recipient)
 
 
-def _paid_for(workspace: Workspace, run: RunId, model: ABMIL) -> bytes:
-    """The vector file, after the attack gate and the ledger entry; all three use one model, loaded once."""
+def _paid_for(workspace: Workspace, run: str, model: ABMIL) -> bytes:
+    """What is sealed, after the attack gate and the ledger entry; all three use one model, loaded once."""
+    statement = _statement(workspace)
     content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
     require_attack_resisted(workspace, content)
     spend(workspace, model, run)
-    return content
+    return vector_content(statement, content)
+
+
+def _statement(workspace: Workspace) -> Statement:
+    found = guarantee(workspace)
+    epsilon = delta = None
+    if found is not None:
+        epsilon = float(coarse(found.epsilon, 2)) if found.epsilon > 0 else 0.0
+        delta = float(coarse(found.delta))
+    try:
+        return Statement(epsilon, delta, **vars(workspace.cohort.extraction))
+    except ValueError as error:
+        where = workspace.site.folder
+        raise DataError(f"what its features state cannot be sent: {error}", where=where) from error
 
 
 def shared_vector(workspace: Workspace) -> TaskVector:
@@ -119,15 +169,15 @@ def require_shareable(workspace: Workspace) -> None:
     policy.require_size(len(workspace.cohort), int(workspace.cohort.events.sum()))
 
 
-def context_of(workspace: Workspace, run: RunId, sender: str, recipient: str) -> Context:
+def context_of(recipe: Recipe, federation: str, run: str, sender: str, recipient: str) -> Context:
     """The context that binds an envelope: it can be opened by this recipient, in this run, under this recipe only."""
-    model = workspace.recipe.model
+    model = recipe.model
     return Context(
-        federation=run.federation,
-        run=run.run,
+        federation=federation,
+        run=run,
         sender=sender,
         recipient=recipient,
         m0_sha256=str(model.m0_sha256),
         architecture=Architecture.of(model).digest,
-        recipe_sha256=digest(workspace.recipe),
+        recipe_sha256=digest(recipe),
     )

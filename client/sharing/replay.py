@@ -82,7 +82,8 @@ def accept_once(state: Path, sender: str, sequence: int, envelope: bytes) -> Non
     if last == new:
         return
     if last is not None and sequence <= last.sequence:
-        raise ReplayedEnvelopeError("is not newer than the last that was accepted", where="envelope")
+        remedy = "Ask its sender for a new one"
+        raise ReplayedEnvelopeError("is not newer than the last that was accepted", where="envelope", remedy=remedy)
     seen[sender] = new
     checked_file.write_json(path, {key: asdict(value) for key, value in seen.items()})
 

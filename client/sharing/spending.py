@@ -9,11 +9,12 @@ from fedsteph.common.model.abmil import ABMIL, model_digest
 from fedsteph.common.wire.messages import RunId
 
 
-def spend(workspace: Workspace, model: ABMIL, run: RunId) -> None:
+def spend(workspace: Workspace, model: ABMIL, run: str) -> None:
     """Write the privacy cost of a shared vector into the ledger, once per training, before it leaves.
 
     Args:
         model: the model whose vector is shared.
+        run: the run's name, or ``(file)``.
 
     Raises:
         BudgetPolicyError: all that the site has shared would exceed the policy's epsilon budget.
@@ -22,7 +23,7 @@ def spend(workspace: Workspace, model: ABMIL, run: RunId) -> None:
     found = guarantee(workspace)
     training = model_digest(model)
     mechanism, delta = (None, None) if found is None else (found.mechanism, found.delta)
-    _spend(workspace, Entry.now(run.run, training, mechanism, delta))
+    _spend(workspace, Entry.now(run, training, mechanism, delta))
 
 
 def spend_rounds(workspace: Workspace, run: RunId, method: str) -> None:

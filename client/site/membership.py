@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsteph.common.errors import MembershipError, RosterError, UnknownSenderError
+from fedsteph.common.errors import MembershipError, RosterError, UnknownRecipientError, UnknownSenderError
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.trust.keys import Identity, PublicKeys
 from fedsteph.common.trust.roster import Roster, read_roster
@@ -78,6 +78,14 @@ class Membership:
                 where="request",
                 remedy="Compare both by telephone, and pin the new one only if all sites agree",
             )
+
+    def keys_to(self, site: str) -> PublicKeys:
+        """The pinned public keys of a site to seal to; UnknownRecipientError if the roster does not list it."""
+        entry = self.roster.entry(site)
+        if entry is None:
+            remedy = "Have it entered in the roster ('fedsteph roster add'), and pin the new roster"
+            raise UnknownRecipientError(f"{site} is not in the pinned roster", where="recipients", remedy=remedy)
+        return entry.keys
 
     def keys_of(self, site: str) -> PublicKeys:
         """The pinned public keys of another site; UnknownSenderError if the roster does not list it."""

@@ -10,12 +10,14 @@ from fedsteph.common.config.digest import digest
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import (
+    KeepingPolicyError,
     PrivacyPolicyError,
     RecipePolicyError,
     SizePolicyError,
     TargetPolicyError,
     UnsealedPolicyError,
 )
+from fedsteph.common.wire.envelope import MOST_DAYS, UNLIMITED
 from fedsteph.common.wire.messages import band
 
 Metric = Literal["patients", "events", "c_index"]
@@ -57,6 +59,9 @@ class Policy:
     max_runs_per_day: int | None = None
     # merges that this site answers with scores within 24 hours; null: no limit [at least 1]
     max_merges_per_day: int | None = None
+    # days that a recipient of this site's vector may keep it, from the day that it was sealed; 0: in the run that it
+    # came in, and no longer. A recipient's software honours this; nothing can enforce it [0 to 36500, or unlimited]
+    vectors_kept_days: int | Literal["unlimited"] = 365
     # what happens to a suspicious received vector. refuse: left out; down-weight: shortened; report: merged, and said
     screening: Mode = "refuse"
 
@@ -80,13 +85,37 @@ class Policy:
             raise ValueError("max_attack_auc must be above 0.5 and at most 1, or null")
         if self.max_attack_auc is not None and self.unsealed_updates:
             raise ValueError(f"{must_be} max_attack_auc: no round's update is attacked first")
+        if self.vectors_kept_days != "unlimited" and not 0 <= self.vectors_kept_days <= MOST_DAYS:
+            raise ValueError(f"vectors_kept_days must be 0 to {MOST_DAYS}, or unlimited")
         if self.recipes != "any" and not all(re.fullmatch("[0-9a-f]{64}", text) for text in self.recipes):
             raise ValueError("recipes must be digests of 64 hexadecimal digits, as 'fedsteph recipe' prints them")
 
     @classmethod
     def of_simulation(cls, names: tuple[str, ...]) -> Policy:
         """What a simulated site without a policy of its own has: its owner holds all the data anyway."""
-        return cls(targets=names, min_patients=1, min_events=1, min_pairs=1, unsealed_updates=True, recipes="any")
+        return cls(
+            targets=names,
+            min_patients=1,
+            min_events=1,
+            min_pairs=1,
+            unsealed_updates=True,
+            recipes="any",
+            vectors_kept_days=0,  # the folder of a run that is over needs no copies
+        )
+
+    @property
+    def kept_days(self) -> int:
+        """``vectors_kept_days`` as an envelope states it."""
+        return UNLIMITED if self.vectors_kept_days == "unlimited" else self.vectors_kept_days
+
+    def require_keeping(self) -> None:
+        """Raise KeepingPolicyError if no recipient may keep the vector, and so none could use it as a file."""
+        if self.kept_days == 0:
+            raise KeepingPolicyError(
+                "a vector that may not be kept is of no use as a file",
+                where="policy.vectors_kept_days",
+                remedy="Set it above 0, or share in a run",
+            )
 
     def require_unsealed(self) -> None:
         """Raise UnsealedPolicyError if the server may read nothing of what is trained here."""

@@ -61,6 +61,16 @@ class ScreenedFolds:
     policy: Mode
     folds: tuple[dict[str, Verdict], ...]
 
+    def in_words(self) -> dict[str, str]:
+        """One sentence on each source, over all folds."""
+        found = {}
+        for name in self.folds[0] if self.folds else ():
+            reasons = [fold[name].reason for fold in self.folds if name in fold and fold[name].suspicious]
+            found[name] = f"suspicious in {len(reasons)} of {len(self.folds)} folds"
+            if reasons:
+                found[name] += f": {reasons[0]}"
+        return found
+
 
 @dataclass(frozen=True)
 class StephMinusLocal(MinusLocal):

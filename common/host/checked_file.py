@@ -66,7 +66,7 @@ def read_arrays(path: Path, error: type[FedstephError] = ModelFileError, remedy:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a zip file (``.npz``, a checkpoint) atomically, with its digest in a line behind the archive's end."""
+    """Write bytes (``.npz``, a checkpoint, a kept vector) atomically, with their digest in a line behind them."""
     atomic.write_bytes(path, content, _MARK + _sha256(content) + b"\n")
 
 

@@ -1,12 +1,13 @@
-"""Seals a vector file to its recipient and signs it as its sender, both bound to one context; opens it again.
+"""Seals a vector to its recipient and signs it as its sender, both bound to one context; opens it again.
 
     label || uint16 len(header) || header || signature (64) || HPKE enc || HPKE ciphertext
 
-- HPKE (RFC 9180, base mode) seals to the recipient's pinned key, with context and sequence number as ``info``: the
-  hybrid KEM MLKEM768-X25519 (draft-ietf-hpke-pq), HKDF-SHA256, AES-256-GCM.
+- HPKE (RFC 9180, base mode) seals to the recipient's pinned key, with context, sequence number and ``kept_days`` as
+  ``info``: the hybrid KEM MLKEM768-X25519 (draft-ietf-hpke-pq), HKDF-SHA256, AES-256-GCM.
 - Ed25519 (RFC 8032) signs label, header and sealed bytes with the sender's key.
-- The header is the :class:`Context`, the sequence number, and size and SHA-256 of the sealed bytes. Every field of
-  the context must equal what the recipient itself expects; nothing that an envelope says about itself is trusted.
+- The header is the :class:`Context`, the sequence number, the days that the recipient may keep the content, and size
+  and SHA-256 of the sealed bytes. Every field of the context must equal what the recipient itself expects; nothing that
+  an envelope says about itself is trusted before its signature is checked.
 
 Whoever relays an envelope can drop it, but cannot read or change it. Errors tell which check failed, and no secret.
 """
@@ -36,10 +37,13 @@ from fedsteph.common.errors import (
 )
 from fedsteph.common.trust.keys import Identity, PublicKeys
 
-_LABEL = b"fedsteph/v1/envelope\n"
-_SIGN_LABEL = b"fedsteph/v1/envelope-signature\n"
-_SEAL_LABEL = b"fedsteph/v1/envelope-info\n"
+_LABEL = b"fedsteph/v2/envelope\n"
+_SIGN_LABEL = b"fedsteph/v2/envelope-signature\n"
+_SEAL_LABEL = b"fedsteph/v2/envelope-info\n"
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+BY_FILE = "(file)"  # in the place of a run, for what travels as a file: no run can have this name
+UNLIMITED = -1  # days: the recipient may keep the content for good
+MOST_DAYS = 36_500
 _MAX_HEADER = 4096
 _SIGNATURE = 64
 # Checked in this order.
@@ -68,24 +72,35 @@ class Context:
 
 
 _HEADER_TYPES: dict[str, type] = {field.name: str for field in fields(Context)}
-_HEADER_TYPES |= {"sequence": int, "size": int, "sha256": str}
+_HEADER_TYPES |= {"sequence": int, "kept_days": int, "size": int, "sha256": str}
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An accepted envelope: its content, and the sender's sequence number, by which a replay is detected."""
+    """An accepted envelope, and what its sender states in it.
+
+    Args:
+        plain: its content.
+        sequence: the sender's number, by which a replay is detected.
+        kept_days: how many days the recipient may keep the content; 0: in this run only; -1: without limit.
+    """
 
     plain: bytes
     sequence: int
+    kept_days: int = 0
 
 
-def seal(plain: bytes, context: Context, sequence: int, sender: Identity, recipient: PublicKeys) -> bytes:
-    """Seal a vector file to ``recipient`` and sign it as ``sender``. MalformedEnvelopeError: the context is too long.
+def seal(
+    plain: bytes, context: Context, sequence: int, sender: Identity, recipient: PublicKeys, kept_days: int = 0
+) -> bytes:
+    """Seal a content to ``recipient`` and sign it as ``sender``. MalformedEnvelopeError: the context is too long.
 
-    ``sequence`` is larger than in every earlier envelope from this sender to this recipient, across runs.
+    ``sequence`` is larger than in every earlier envelope from this sender to this recipient, across runs and files.
+    ``kept_days`` is as in :class:`Opened`.
     """
-    sealed = _SUITE.encrypt(plain, recipient.receiver, info=_info(context, sequence))
-    header = _header(context, sequence, sealed)
+    stated = {"sequence": sequence, "kept_days": kept_days}
+    sealed = _SUITE.encrypt(plain, recipient.receiver, info=_info(context, stated))
+    header = _header(context, stated, sealed)
     signature = sender.signer.sign(_signed(header, sealed))
     return b"".join([_LABEL, len(header).to_bytes(2, "big"), header, signature, sealed])
 
@@ -107,11 +122,21 @@ def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender:
     except InvalidSignature:
         raise ForgedEnvelopeError("its signature is not by the pinned key of its sender", where=where) from None
     try:
-        plain = _SUITE.decrypt(sealed, recipient.opener, info=_info(expected, header["sequence"]))
+        stated = {key: header[key] for key in ("sequence", "kept_days")}
+        plain = _SUITE.decrypt(sealed, recipient.opener, info=_info(expected, stated))
     except (InvalidTag, ValueError):
         remedy = "The sender has another roster, or this site's keys were rotated: compare roster digests"
         raise WrongKeyError("was sealed to another key than this site's", where=where, remedy=remedy) from None
-    return Opened(plain, header["sequence"])
+    return Opened(plain, **stated)
+
+
+def read_stated(envelope: bytes, where: str) -> tuple[Context, int]:
+    """The context and the sequence number that an envelope states of itself. Nobody has checked that they are true.
+
+    Raises MalformedEnvelopeError or TruncatedEnvelopeError.
+    """
+    header, *_ = _parse(envelope, where)
+    return Context(**{field.name: header[field.name] for field in fields(Context)}), header["sequence"]
 
 
 def _parse(envelope: bytes, where: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
@@ -147,22 +172,21 @@ def _read_header(raw: bytes, where: str) -> dict[str, Any]:
         or canonical(header) != raw
     ):
         raise MalformedEnvelopeError("its header is not of this version's form", where=where)
-    if not (0 < header["sequence"] < 2**63 and 0 < header["size"] < 2**63):
+    numbers = 0 < header["sequence"] < 2**63 and 0 < header["size"] < 2**63
+    if not (numbers and UNLIMITED <= header["kept_days"] <= MOST_DAYS):
         raise MalformedEnvelopeError("its header has a number out of range", where=where)
     return header
 
 
-def _header(context: Context, sequence: int, sealed: bytes) -> bytes:
-    header = canonical(
-        asdict(context) | {"sequence": sequence, "size": len(sealed), "sha256": hashlib.sha256(sealed).hexdigest()}
-    )
+def _header(context: Context, stated: dict[str, int], sealed: bytes) -> bytes:
+    header = canonical(asdict(context) | stated | {"size": len(sealed), "sha256": hashlib.sha256(sealed).hexdigest()})
     if len(header) > _MAX_HEADER:
         raise MalformedEnvelopeError("its context is too long to seal", where=f"envelope of {context.sender}")
     return header
 
 
-def _info(context: Context, sequence: int) -> bytes:
-    return _SEAL_LABEL + canonical(asdict(context) | {"sequence": sequence})
+def _info(context: Context, stated: dict[str, int]) -> bytes:
+    return _SEAL_LABEL + canonical(asdict(context) | stated)
 
 
 def _signed(header: bytes, sealed: bytes) -> bytes:

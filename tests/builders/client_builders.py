@@ -18,6 +18,7 @@ from sites import TINY, make_site
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.data.tables.splits import Split
+from fedsteph.client.sharing.statement import Statement, vector_content
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
@@ -95,6 +96,11 @@ def make_vectors(recipe: Recipe, n: int, scale: float = 0.1) -> dict[str, TaskVe
         tensors = {name: scale * torch.randn(shape, generator=noise) for name, shape in shapes.items()}
         found[f"s{k:03d}"] = TaskVector(Architecture.of(recipe.model), model_digest(m0), tensors)
     return found
+
+
+def with_statement(vector_file: bytes) -> bytes:
+    """What is sealed for a vector whose sender states nothing."""
+    return vector_content(Statement(None, None, None, None, None), vector_file)
 
 
 _MADE = TemporaryDirectory(prefix="made-once")  # sites that are copied, or only read

@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import pytest
 import safetensors.torch
-from client_builders import Spy, kept_site, make_recipe, make_vectors, trained
+from client_builders import Spy, kept_site, make_recipe, make_vectors, trained, with_statement
 from cryptography.exceptions import InvalidSignature
 from each_case import each
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -32,6 +32,7 @@ from keys_and_rosters import identity_of, roster_of, write_membership, write_run
 import fedsteph.client.app
 import fedsteph.client.training.survival_fit
 from fedsteph.client.app import app
+from fedsteph.client.sharing.statement import read_content
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common import errors
@@ -243,7 +244,9 @@ def bound(**changes: str) -> Bound:
 def of_c(
     *, content: bytes = VECTOR, sequence: int = 1, signed_by: str = "c", sealed_to: str = "a", **changes: str
 ) -> bytes:
-    return seal(content, bound(**changes), sequence, identity_of(signed_by), identity_of(sealed_to).public)
+    return seal(
+        with_statement(content), bound(**changes), sequence, identity_of(signed_by), identity_of(sealed_to).public
+    )
 
 
 def opened(sent: Parcel) -> dict[str, dict[str, list]]:
@@ -252,7 +255,8 @@ def opened(sent: Parcel) -> dict[str, dict[str, list]]:
         to: open_sealed(content, bound(sender="a", recipient=to), identity_of(to), identity_of("a").public).plain
         for to, content in sent.envelopes.items()
     }
-    return {to: {n: t.tolist() for n, t in safetensors.torch.load(vector).items()} for to, vector in plain.items()}
+    files = {to: read_content(content, to)[1] for to, content in plain.items()}
+    return {to: {n: t.tolist() for n, t in safetensors.torch.load(file).items()} for to, file in files.items()}
 
 
 def test_one_envelope_per_recipient(federation, spies):

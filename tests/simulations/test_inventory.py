@@ -25,6 +25,7 @@ from wire import ENTRIES, Passed, leaves_of, recorded
 
 import fedsteph.client.app
 from fedsteph.client.sharing import outgoing
+from fedsteph.client.sharing.statement import FRONT, read_content
 from fedsteph.client.target import enhance
 from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.method_names import METHODS
@@ -32,12 +33,13 @@ from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import QuorumError, public_phrases
 from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire import messages, protocol
-from fedsteph.common.wire.envelope import Context, seal
+from fedsteph.common.wire.envelope import Context, open_sealed, read_stated, seal
 from fedsteph.common.wire.messages import TrainLocalReply
 from fedsteph.simulations.run import in_process
 from fedsteph.simulations.run.run_folder import RunFolder, prepare
@@ -240,8 +242,8 @@ def envelope_size(ran: Ran, sender: str, recipient: str) -> int:
     model, recipe = ran.config.model, digest(ran.config.recipe)
     architecture = Architecture.of(model).digest
     context = Context("fedsteph", "0" * 32, sender, recipient, str(model.m0_sha256), architecture, recipe)
-    plain = bytes(update_size(ran, ran.config.sharing))
-    return len(seal(plain, context, 10**12, Identity.generate(), Identity.generate().public))
+    plain = bytes(FRONT + update_size(ran, ran.config.sharing))
+    return len(seal(plain, context, 10**12, Identity.generate(), Identity.generate().public, 365))
 
 
 def sizes_of(ran: Ran, message: Passed) -> set[int]:
@@ -259,7 +261,7 @@ def entry_size(value: Any, at: At) -> bool:
 
 
 def entry_bytes(value: Any, at: At) -> bool:
-    begins = b"fedsteph/v1/envelope\n" if "Average" not in at.message.kind else b""
+    begins = b"fedsteph/v2/envelope\n" if "Average" not in at.message.kind else b""
     return isinstance(value, bytes) and value.startswith(begins) and entry_size(len(value), at)
 
 
@@ -340,6 +342,28 @@ TO_SERVER: dict[str, Form] = {
     "MergeReply.kept[]": site,
     "MergeReply.scores[].method": METHOD,
     "MergeReply.scores[].c_index": score,
+}
+
+# What an envelope says of itself, which the server reads; below it what its recipient alone reads.
+ENVELOPE: dict[str, Form] = {
+    "federation": word("fedsteph"),
+    "run": HEX32,
+    "sender": site,
+    "recipient": site,
+    "m0_sha256": HEX64,
+    "architecture": HEX64,
+    "recipe_sha256": HEX64,
+    "sequence": flowers_number,
+    "kept_days": one_of(365),
+    "size": flowers_number,
+    "sha256": HEX64,
+}
+STATEMENT: dict[str, Form] = {
+    "epsilon": lambda value, at: value is None or value == float(f"{value:.1e}"),
+    "delta": one_of(None, 0.01),
+    "encoder": one_of("test-encoder"),
+    "magnification": one_of(None),
+    "patch_size": one_of(None),
 }
 
 # Fields that no run here can send, and why.
@@ -524,6 +548,37 @@ def test_nothing_of_a_sites_progress_leaves(answered):
         sent = [one for one in answered.passed if one.to_server and one.site == name]
         assert sent and not any(line.encode() in one.raw for line in lines for one in sent)
         assert not any(keys & set(re.findall(r"\w+", path)) for one in sent for path, _ in one.leaves())
+
+
+def envelopes_of(ran: Ran) -> Iterator[tuple[Passed, bytes]]:
+    for message in ran.passed:
+        if message.kind == "ShareReply":
+            yield from ((message, value) for path, value in message.leaves() if path == ENTRIES + "{}.value.data")
+
+
+def test_what_an_envelope_says_of_itself_and_to_its_recipient_is_on_a_list(answered):
+    found = [*envelopes_of(answered)]
+    assert len(found) == 7
+    for message, envelope in found:
+        at = At(answered, message, "envelope")
+        header = json.loads(envelope[23 : 23 + int.from_bytes(envelope[21:23], "big")])
+        said = statement_in(answered, envelope)
+        for told, listed in ((header, ENVELOPE), (said, STATEMENT)):
+            assert told.keys() == listed.keys()
+            assert [(key, told[key]) for key, form in listed.items() if not form(told[key], at)] == []
+        private = message.site == "delta"
+        assert (said["epsilon"] is not None, said["delta"] is not None) == (private, private)
+
+
+def statement_in(ran: Ran, envelope: bytes) -> dict[str, Any]:
+    """Opened with the keys of its recipient."""
+    context, _ = read_stated(envelope, "envelope")
+    keys = {}
+    for name in (context.sender, context.recipient):
+        folder = ran.folder.site_state(name) / "keys"
+        keys[name] = read_identity(folder / f"{name}.sign.key", folder / f"{name}.seal.key")
+    opened = open_sealed(envelope, context, keys[context.recipient], keys[context.sender].public)
+    return dataclasses.asdict(read_content(opened.plain, "envelope")[0])
 
 
 # ---------------------------------------------------------------- what the server keeps

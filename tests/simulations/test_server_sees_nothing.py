@@ -165,7 +165,7 @@ def test_the_server_saw_the_whole_run(watched):
     outcome = json.loads(watched.seen.files["server/outcome.json"])
     assert set(outcome["targets"]) == {"alpha", "beta"} and outcome["failures"] == []
     recorded = watched.seen.everything
-    assert recorded.count(b"fedsteph/v1/envelope") == 2 * 4  # into the server and out of it
+    assert recorded.count(b"fedsteph/v2/envelope") == 2 * 4  # into the server and out of it
     assert len(recorded) > 2 * 4 * max(map(len, watched.vectors.values()))
     assert {"config.yaml", "roster.yaml", "manifest.json", "server/audit/audit.jsonl"} <= watched.seen.files.keys()
 

@@ -24,8 +24,8 @@ from fedsteph.common.trust.keys import Identity  # noqa: E402
 from fedsteph.common.wire.envelope import Context, seal  # noqa: E402
 
 FOLDER = Path(__file__).parent / "envelopes"
-LABEL = b"fedsteph/v1/envelope\n"
-SIGN_LABEL = b"fedsteph/v1/envelope-signature\n"
+LABEL = b"fedsteph/v2/envelope\n"
+SIGN_LABEL = b"fedsteph/v2/envelope-signature\n"
 
 
 def identity(name: str) -> Identity:
@@ -37,6 +37,7 @@ def identity(name: str) -> Identity:
 A, B, C, STRANGER = (identity(name) for name in ("site-a", "site-b", "site-c", "stranger"))
 PLAIN = hashlib.shake_256(b"fedsteph test vector").digest(200)
 SEQUENCE = 7
+KEPT_DAYS = 365
 CONTEXT = Context(
     federation="lung",
     run="2026-01-31-abc123",
@@ -84,7 +85,7 @@ def with_fields(**changes: Any) -> bytes:
 
 def genuine(context: Context = CONTEXT, sender: Identity = A, recipient: Identity = B) -> bytes:
     """What the format's own code makes."""
-    return seal(PLAIN, context, SEQUENCE, sender, recipient.public)
+    return seal(PLAIN, context, SEQUENCE, sender, recipient.public, KEPT_DAYS)
 
 
 def flipped(content: bytes, position: int) -> bytes:
@@ -96,7 +97,7 @@ GENUINE = genuine()
 HEADER, SIGNATURE, SEALED = taken_apart(GENUINE)
 _ALTERED = flipped(SEALED, len(SEALED) - 20)
 _START = len(LABEL) + 2
-_FOREIGN = seal(b"a stranger's vector", CONTEXT, SEQUENCE, STRANGER, B.public)
+_FOREIGN = seal(b"a stranger's vector", CONTEXT, SEQUENCE, STRANGER, B.public, KEPT_DAYS)
 _RELABELLED = taken_apart(genuine(replace(CONTEXT, run="2026-01-30-old000")))[2]
 _FIELDS = json.loads(HEADER)
 
@@ -161,6 +162,11 @@ CASES: dict[str, tuple[str, str, bytes]] = {
         "WrongKeyError",
         with_fields(sequence=SEQUENCE + 1),
     ),
+    "relabelled-kept-days": (
+        "Genuine, but for more days to keep it in the header, signed with the sender's own key",
+        "WrongKeyError",
+        with_fields(kept_days=KEPT_DAYS + 1),
+    ),
     "resigned-by-stranger": (
         "Header and sealed bytes are site-a's, the signature is a stranger's",
         "ForgedEnvelopeError",
@@ -191,6 +197,11 @@ CASES: dict[str, tuple[str, str, bytes]] = {
         "A later sequence number in the header, under the old signature",
         "ForgedEnvelopeError",
         joined(canonical(_FIELDS | {"sequence": SEQUENCE + 1}), SIGNATURE, SEALED),
+    ),
+    "altered-kept-days": (
+        "More days to keep it in the header, under the old signature",
+        "ForgedEnvelopeError",
+        joined(canonical(_FIELDS | {"kept_days": KEPT_DAYS + 1}), SIGNATURE, SEALED),
     ),
     "truncated-in-header": ("Ends within its header", "TruncatedEnvelopeError", GENUINE[: _START + 100]),
     "truncated-in-header-length": ("Ends within its header's length", "TruncatedEnvelopeError", GENUINE[: _START - 1]),
@@ -291,12 +302,22 @@ CASES: dict[str, tuple[str, str, bytes]] = {
     "sequence-zero": ("Signed by its sender; numbered 0", "MalformedEnvelopeError", with_fields(sequence=0)),
     "sequence-negative": ("Signed by its sender; numbered -1", "MalformedEnvelopeError", with_fields(sequence=-1)),
     "sequence-huge": ("Signed by its sender; numbered 2^63", "MalformedEnvelopeError", with_fields(sequence=2**63)),
+    "kept-days-below-unlimited": (
+        "Signed by its sender; to be kept for -2 days",
+        "MalformedEnvelopeError",
+        with_fields(kept_days=-2),
+    ),
+    "kept-days-huge": (
+        "Signed by its sender; to be kept for more than a hundred years",
+        "MalformedEnvelopeError",
+        with_fields(kept_days=36_501),
+    ),
     "empty": ("No bytes at all", "MalformedEnvelopeError", b""),
     "label-only": ("Ends behind the label", "TruncatedEnvelopeError", LABEL),
     "other-version": (
-        "Labelled as of version 2",
+        "Labelled as of version 1",
         "MalformedEnvelopeError",
-        GENUINE.replace(LABEL, LABEL.replace(b"v1", b"v2"), 1),
+        GENUINE.replace(LABEL, LABEL.replace(b"v2", b"v1"), 1),
     ),
     "no-label": ("Without the label", "MalformedEnvelopeError", GENUINE[len(LABEL) :]),
 }
@@ -307,7 +328,7 @@ def vector(name: str) -> dict[str, Any]:
     description, outcome, envelope = CASES[name]
     found: dict[str, Any] = {"description": description, "outcome": outcome}
     if outcome == "accepted":
-        found |= {"sequence": SEQUENCE, "plain_sha256": hashlib.sha256(PLAIN).hexdigest()}
+        found |= {"sequence": SEQUENCE, "kept_days": KEPT_DAYS, "plain_sha256": hashlib.sha256(PLAIN).hexdigest()}
     return found | {
         "keys": "TEST ONLY, never use them",
         "expected_context": asdict(CONTEXT),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from client_builders import m0_of, make_recipe, make_vectors, state_of, trained_workspace
+from client_builders import m0_of, make_recipe, make_vectors, state_of, trained_workspace, with_statement
 from keys_and_rosters import identity_of, membership_of, roster_of, under
 from sites import make_site
 
@@ -18,6 +18,7 @@ from fedsteph.client.models.model_file import save_abmil
 from fedsteph.client.sharing.incoming import incoming
 from fedsteph.client.sharing.outgoing import as_received, outgoing, require_shareable, shared_vector
 from fedsteph.client.sharing.replay import next_sequence
+from fedsteph.client.sharing.statement import RECALL
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
@@ -51,7 +52,7 @@ from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.audit_log import Event, read_lines, verify
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
-from fedsteph.common.wire.envelope import Context, open_sealed, seal
+from fedsteph.common.wire.envelope import BY_FILE, Context, open_sealed, seal
 from fedsteph.common.wire.messages import RunId
 
 ROSTER = roster_of("site", "also", "bad", "good", "other")
@@ -94,6 +95,12 @@ def audited(workspace: Workspace) -> list[Event]:
     return [line.event for line in read_lines(workspace.site.state / "audit")]
 
 
+def bound_to(workspace: Workspace, sender: str) -> Context:
+    model = workspace.recipe.model
+    architecture = Architecture.of(model).digest
+    return Context("fed", "run1", sender, "site", str(model.m0_sha256), architecture, digest(workspace.recipe))
+
+
 def envelope(
     workspace: Workspace,
     sender: str,
@@ -104,13 +111,11 @@ def envelope(
     sealed_to: str = "site",
     **changes: str,
 ) -> bytes:
-    model = workspace.recipe.model
-    architecture = Architecture.of(model).digest
-    context = Context("fed", "run1", sender, "site", str(model.m0_sha256), architecture, digest(workspace.recipe))
+    context = bound_to(workspace, sender)
     if content is None:
         content = write_vector(make_vectors(workspace.recipe, 1)["s000"])
     signer = identity_of(signed_by or sender)
-    return seal(content, replace(context, **changes), sequence, signer, identity_of(sealed_to).public)
+    return seal(with_statement(content), replace(context, **changes), sequence, signer, identity_of(sealed_to).public)
 
 
 def test_a_vector_arrives_as_it_left(workspace):
@@ -333,6 +338,7 @@ def spoiled(workspace: Workspace) -> bytes:
 REFUSED = {
     "another federation": (lambda w: envelope(w, "bad", federation="other"), WrongRunError),
     "another run": (lambda w: envelope(w, "bad", run="run0"), WrongRunError),
+    "a file's, of no run": (lambda w: envelope(w, "bad", run=BY_FILE), WrongRunError),
     "another recipient": (lambda w: envelope(w, "bad", recipient="other", sealed_to="other"), WrongRecipientError),
     "another sender": (lambda w: envelope(w, "good"), SwappedEnvelopeError),
     "another sender's signature": (lambda w: envelope(w, "bad", signed_by="good"), ForgedEnvelopeError),
@@ -346,6 +352,10 @@ REFUSED = {
     "around float16": (of_dtype("float16"), VectorFileError),
     "around bfloat16": (of_dtype("bfloat16"), VectorFileError),
     "around junk": (lambda w: envelope(w, "bad", b"junk"), VectorFileError),
+    "a recall, which travels as a file alone": (
+        lambda w: seal(RECALL, bound_to(w, "bad"), 1, identity_of("bad"), identity_of("site").public),
+        VectorFileError,
+    ),
     "around NaN": (poisoned(float("nan")), VectorFileError),
     "around infinity": (poisoned(float("inf")), VectorFileError),
     "around too much": (poisoned(1e30), VectorFileError),

@@ -59,7 +59,7 @@ def test_every_key_of_a_policy(tmp_path):
         "{targets: [b, c], min_patients: 50, min_events: 20, min_pairs: 80, min_group: 40, metrics: [events], "
         "count_band: 50, "
         "c_index_decimals: 1, privacy: dp-sgd, epsilon_budget: 4, max_attack_auc: 0.6, unsealed_updates: false, "
-        f"recipes: [{'a' * 64}], max_runs_per_day: 3, max_merges_per_day: 5, screening: report}}"
+        f"recipes: [{'a' * 64}], max_runs_per_day: 3, max_merges_per_day: 5, vectors_kept_days: 30, screening: report}}"
     )
     expected = Policy(
         targets=("b", "c"),
@@ -77,6 +77,7 @@ def test_every_key_of_a_policy(tmp_path):
         recipes=("a" * 64,),
         max_runs_per_day=3,
         max_merges_per_day=5,
+        vectors_kept_days=30,
         screening="report",
     )
     assert read_policy(tmp_path, text) == expected
@@ -98,6 +99,8 @@ FAULTS = {
         f"{{unsealed_updates: {value}}}" for value in ("1", "'true'", "null", "[b]")
     ],
     "Did you mean 'policy.unsealed_updates'": ["{unsealed: true}"],
+    "vectors_kept_days must be 0 to 36500": [f"{{vectors_kept_days: {n}}}" for n in (-1, 36_501)],
+    "'policy.vectors_kept_days' must be": [f"{{vectors_kept_days: {n}}}" for n in ("null", "true", "forever", "1.5")],
     "recipes must be digests": [f"{{recipes: [{value}]}}" for value in ("abc", "any", "A" * 64, "a" * 65)],
     r"'policy\.recipes'": [f"{{recipes: {value}}}" for value in ("null", "", "all", "Any", "true", "a" * 64)],
     "Did you mean 'policy.targets'": ["{target: [b]}"],

@@ -31,7 +31,8 @@ from fedsteph.common.errors import (
     WrongRunError,
 )
 from fedsteph.common.wire import envelope
-from fedsteph.common.wire.envelope import Context, Opened, open_sealed, seal
+from fedsteph.common.wire.envelope import BY_FILE, Context, Opened, open_sealed, read_stated, seal
+from fedsteph.common.wire.messages import RunId
 
 PLAIN = b"the task vector of site a, which nobody but site b may see: " + bytes(range(140))
 ENVELOPE = seal(PLAIN, CONTEXT, 7, A, B.public)
@@ -75,13 +76,15 @@ def refusal(content: bytes) -> type[EnvelopeError] | None:
 def headed(sealed: bytes, **changes: str | int) -> bytes:
     """A canonical header that fits ``sealed``, with some fields changed."""
     digest = hashlib.sha256(sealed).hexdigest()
-    return canonical(asdict(CONTEXT) | {"sequence": 7, "size": len(sealed), "sha256": digest} | changes)
+    return canonical(asdict(CONTEXT) | {"sequence": 7, "kept_days": 0, "size": len(sealed), "sha256": digest} | changes)
 
 
 @settings(max_examples=30)
-@given(st.binary(max_size=300), st.integers(1, 2**63 - 1))
-def test_round_trip(plain: bytes, sequence: int) -> None:
-    assert opened(seal(plain, CONTEXT, sequence, A, B.public)) == Opened(plain, sequence)
+@given(st.binary(max_size=300), st.integers(1, 2**63 - 1), st.integers(-1, 36_500))
+def test_round_trip(plain: bytes, sequence: int, days: int) -> None:
+    sealed = seal(plain, CONTEXT, sequence, A, B.public, days)
+    assert opened(sealed) == Opened(plain, sequence, days)
+    assert read_stated(sealed, "envelope") == (CONTEXT, sequence)
 
 
 def test_a_site_may_seal_to_itself() -> None:
@@ -148,9 +151,10 @@ def test_and_whoever_holds_the_signing_key_fails_by_hpke(field: str) -> None:
     assert refusal(signed_by(A, headed(sealed), sealed)) is WrongKeyError
 
 
-def test_the_sequence_number_is_bound_twice_as_well() -> None:
-    assert refusal(joined(headed(SEALED, sequence=8), SIGNATURE, SEALED)) is ForgedEnvelopeError
-    assert refusal(signed_by(A, headed(SEALED, sequence=8), SEALED)) is WrongKeyError
+def test_sequence_number_and_days_are_bound_twice_as_well() -> None:
+    for changed in ({"sequence": 8}, {"kept_days": 1}):
+        assert refusal(joined(headed(SEALED, **changed), SIGNATURE, SEALED)) is ForgedEnvelopeError
+        assert refusal(signed_by(A, headed(SEALED, **changed), SEALED)) is WrongKeyError
     assert refusal(signed_by(A, headed(SEALED, sequence=7), SEALED)) is None
 
 
@@ -191,6 +195,11 @@ def test_rubbish_that_the_sender_itself_signed_is_refused(filler: bytes) -> None
     for position in (0, 1088):
         sealed = SEALED[:position] + filler * 32 + SEALED[position + 32 :]
         assert refusal(signed_by(A, headed(sealed), sealed)) is WrongKeyError
+
+
+def test_no_run_has_the_name_that_a_file_has_in_its_place() -> None:
+    with pytest.raises(ValueError, match="name"):
+        RunId("lung", BY_FILE, "0" * 64)
 
 
 def test_a_context_too_long_for_a_header_is_not_sealed() -> None:
@@ -394,7 +403,7 @@ def test_random_bytes_are_refused(content: bytes, labelled: bool) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from([*asdict(CONTEXT), "sequence", "size", "sha256", "more"]),
+        st.sampled_from([*asdict(CONTEXT), "sequence", "kept_days", "size", "sha256", "more"]),
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.lists(st.integers()),
     )
 )

@@ -149,10 +149,12 @@ def test_the_vectors_are_all_there() -> None:
     ]
 
 
-def envelope_info(context: Context, sequence: int) -> bytes:
+def envelope_info(context: Context, sequence: int, kept_days: int = 0) -> bytes:
     """HPKE's ``info`` of an envelope, as its documentation has it."""
-    fields = json.dumps(asdict(context) | {"sequence": sequence}, sort_keys=True, separators=(",", ":"))
-    return b"fedsteph/v1/envelope-info\n" + fields.encode()
+    fields = json.dumps(
+        asdict(context) | {"sequence": sequence, "kept_days": kept_days}, sort_keys=True, separators=(",", ":")
+    )
+    return b"fedsteph/v2/envelope-info\n" + fields.encode()
 
 
 @each("plain", [b"", b"x", bytes(range(256)) * 5])
@@ -170,7 +172,7 @@ def test_the_oracle_opens_what_the_envelope_sealed(plain: bytes) -> None:
 def test_the_oracle_opens_the_committed_envelope() -> None:
     vector = json.loads((make_envelopes.FOLDER / "accepted.json").read_text(encoding="utf-8"))
     _, _, sealed = make_envelopes.taken_apart(bytes.fromhex(vector["envelope_hex"]))
-    info = envelope_info(Context(**vector["expected_context"]), vector["sequence"])
+    info = envelope_info(Context(**vector["expected_context"]), vector["sequence"], vector["kept_days"])
     plain = oracle_open(sealed, bytes.fromhex(vector["recipient_secret_seed_hex"]), info)
     assert hashlib.sha256(plain).hexdigest() == vector["plain_sha256"]
 

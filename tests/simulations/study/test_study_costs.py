@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from client_builders import with_statement
 from keys_and_rosters import identity_of
 
 from fedsteph.client.methods.task import learnable_parameters
@@ -103,8 +104,8 @@ def sealed(m0: ABMIL, sender: str, recipient: str, sharing: SharingConfig = WHOL
     context = Context(
         "federation", "b" * 32, sender, recipient, model_digest(m0), m0.architecture.digest, recipe_sha256="c" * 64
     )
-    plain = write_vector(vector_of(m0, 1), sharing)
-    return seal(plain, context, 1, identity_of(sender), identity_of(recipient).public)
+    plain = with_statement(write_vector(vector_of(m0, 1), sharing))
+    return seal(plain, context, 1, identity_of(sender), identity_of(recipient).public, 365)
 
 
 @pytest.mark.parametrize("sharing", [WHOLE, SharingConfig("float16"), SharingConfig("bfloat16", "attention", 32)])

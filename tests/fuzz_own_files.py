@@ -28,16 +28,19 @@ from damage import mutant  # noqa: E402
 
 from fedsteph.client.models.model_file import LoadedModel, Local, load_model, save_abmil, save_steph  # noqa: E402
 from fedsteph.client.privacy.randomness import Randomness  # noqa: E402
+from fedsteph.client.sharing.kept_record import KeptVector, read_kept, write_kept  # noqa: E402
+from fedsteph.client.sharing.statement import Statement  # noqa: E402
 from fedsteph.client.steph.mixture import Mixture  # noqa: E402
 from fedsteph.client.steph.model import Steph  # noqa: E402
 from fedsteph.client.training import checkpoint  # noqa: E402
 from fedsteph.common.config.extraction import Extraction  # noqa: E402
-from fedsteph.common.config.recipe import StephConfig  # noqa: E402
+from fedsteph.common.config.recipe import SharingConfig, StephConfig  # noqa: E402
 from fedsteph.common.errors import FedstephError, ModelFileError  # noqa: E402
 from fedsteph.common.host import checked_file  # noqa: E402
 from fedsteph.common.model.abmil import untrained_model  # noqa: E402
 from fedsteph.common.vector.tensor_file import unstamped  # noqa: E402
 
+_STATED = Statement(0.85, 0.002, "uni_v2", 20.0, 256.0)
 _BAG = torch.randn(1, 5, SMALL.width, generator=torch.Generator().manual_seed(0))
 
 
@@ -56,6 +59,21 @@ def kinds(folder: Path) -> Iterator[Kind]:
     yield _checkpoint(folder)
     yield _plain(folder)
     yield _arrays(folder)
+    yield _kept(folder)
+
+
+def _kept(folder: Path) -> Kind:
+    record = KeptVector(
+        "a", "0" * 64, "2026-01-31T00:00:00+00:00", "run", 9**12, 30, *["0" * 64] * 3, SharingConfig(), _STATED, 1.0
+    )
+    write_kept(folder, record, b"a vector file")
+    path = folder / record.file_name
+
+    def same(mutant: Path) -> bool:
+        mutant.replace(path)
+        return read_kept(path) == (record, b"a vector file")
+
+    return Kind("kept vector", path.read_bytes(), same)
 
 
 def _models(folder: Path) -> Iterator[Kind]:

@@ -61,6 +61,9 @@ def recipient_of(to: str, member: Membership) -> str:
     """
     name = to
     if SITE_NAME.fullmatch(to) is None:
+        if not Path(to).is_file():
+            remedy = "Give the site's name in the roster, or the path of its .public.yaml"
+            raise ConfigError("is neither a site's name nor a file", where=f"--to {to}", remedy=remedy)
         announced = read_announcement(Path(to))
         name = announced.site
         if member.keys_to(name) != announced.keys:

@@ -60,7 +60,7 @@ class Policy:
     # merges that this site answers with scores within 24 hours; null: no limit [at least 1]
     max_merges_per_day: int | None = None
     # days that a recipient of this site's vector may keep it, from the day that it was sealed; 0: in the run that it
-    # came in, and no longer. A recipient's software honours this; nothing can enforce it [0 to 36500, or unlimited]
+    # came in, and no longer. A recipient's software honours this; nothing can enforce it [0 to 36500]
     vectors_kept_days: int | Literal["unlimited"] = 365
     # what happens to a suspicious received vector. refuse: left out; down-weight: shortened; report: merged, and said
     screening: Mode = "refuse"

@@ -32,6 +32,7 @@ from keys_and_rosters import identity_of, roster_of, write_membership, write_run
 import fedsteph.client.app
 import fedsteph.client.training.survival_fit
 from fedsteph.client.app import app
+from fedsteph.client.sharing.kept_record import read_kept
 from fedsteph.client.sharing.statement import read_content
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
@@ -280,6 +281,23 @@ def test_merge_and_merge_sent_again(federation, spies):
     assert "refused the vector of c: envelope of c: is no envelope of this version" in federation.log()
     assert federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes) == reply
     assert trained(spies) == [0, 0]
+
+
+def test_a_merge_keeps_what_its_sender_allows_and_what_screening_said_of_it(federation):
+    kept = federation.state("a") / "vectors"
+    federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
+    assert not kept.exists()  # a simulated site's vectors are for their run only
+    federation.set_policy("{targets: [a], min_patients: 1, min_events: 1, recipes: any, vectors_kept_days: 7}", "b")
+    federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
+    (path,) = kept.glob("b-*.vector")
+    record, _ = read_kept(path)
+    assert (record.run, record.kept_days, record.statement.encoder) == ("run1", 7, "test-encoder")
+    assert record.verdict is not None and re.match("suspicious in [012] of 2 folds", record.verdict)
+    events = [event.event for event in federation.audited()]
+    assert events == ["vector.open", MERGE, "vector.open", "vector.keep", MERGE]
+    path.write_bytes(path.read_bytes()[:-1])
+    federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
+    assert "is damaged" in federation.log() and read_kept(path)[0].sequence > record.sequence
 
 
 def test_a_round_is_answered_with_an_update_per_fold_and_a_banded_weight(federation, spies):

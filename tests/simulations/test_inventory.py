@@ -362,8 +362,8 @@ STATEMENT: dict[str, Form] = {
     "epsilon": lambda value, at: value is None or value == float(f"{value:.1e}"),
     "delta": one_of(None, 0.01),
     "encoder": one_of("test-encoder"),
-    "magnification": one_of(None),
-    "patch_size": one_of(None),
+    "magnification": one_of(20.0),
+    "patch_size": one_of(256.0),
 }
 
 # Fields that no run here can send, and why.

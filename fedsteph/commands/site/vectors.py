@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsteph.commands.terminal.kept_tables import HEADER, plain, row, until
+from fedsteph.commands.terminal.kept_tables import HEADER, lines, plain, row, until
 from fedsteph.commands.terminal.options import ConfigOption, JsonOption, SetOption, SiteArgument
 from fedsteph.common.errors import EXIT_DONE, EXIT_INPUT, VectorError, VectorFileError
 from fedsteph.common.host import console
@@ -153,9 +153,8 @@ def show(site: SiteArgument, names: NamesArgument, as_json: JsonOption = False) 
         console.show_json([plain(one) for one in chosen])
         return code
     for one in chosen:
-        for key, value in plain(one).items():
-            console.say(f"{key:15}{'-' if value is None else value}")
-        console.say("")
+        for line in [*lines(one), ""]:
+            console.say(line)
     return code
 
 

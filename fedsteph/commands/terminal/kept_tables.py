@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedsteph.client.sharing.kept_record import KeptVector
 
-HEADER = ["sender", "received", "until", "recipe", "M0", "encoder", "epsilon", "norm", "last screening"]
+HEADER = ["sender", "received\nuntil", "recipe\nM0", "encoder", "epsilon\nnorm", "last screening"]
 
 
 def plain(one: KeptVector) -> dict[str, Any]:
@@ -23,10 +23,23 @@ def until(one: KeptVector) -> str | None:
 
 
 def row(one: KeptVector) -> list[str]:
-    """Its row of the table."""
+    """Its row of the table, which fits into 80 columns."""
     said = one.statement
-    epsilon = "no bound" if said.epsilon is None else f"{said.epsilon:g} at delta {said.delta:g}"
-    digests = one.recipe_sha256[:12], one.m0_sha256[:12]
-    days = one.received[:10], until(one) or "unlimited"
-    verdict = one.verdict or "none yet"
-    return [one.sender, *days, *digests, str(said.extraction), epsilon, f"{one.norm:.3g}", verdict]
+    epsilon = "no bound" if said.epsilon is None else f"{said.epsilon:g}"
+    return [
+        one.sender,
+        f"{one.received[:10]}\n{until(one) or 'unlimited'}",
+        f"{one.recipe_sha256[:8]}\n{one.m0_sha256[:8]}",
+        said.encoder or "unnamed",
+        f"{epsilon}\n{one.norm:.3g}",
+        one.verdict or "none yet",
+    ]
+
+
+def lines(one: KeptVector) -> list[str]:
+    """All that is known of it, one value a line."""
+    found = []
+    for key, value in plain(one).items():
+        parts = {f"{key}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {key: value}
+        found += [f"{name:26}{'-' if part is None else part}" for name, part in parts.items()]
+    return found

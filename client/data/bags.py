@@ -17,7 +17,7 @@ from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.data.feature_cache import FOLDER, FeatureCache, clear, room
 from fedsteph.client.data.formats import read_features
 from fedsteph.client.data.headers import known_header
-from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.settings import DataSettings, Rule
 from fedsteph.client.data.storage import Storage
 from fedsteph.client.data.tables.labels import Patient
 from fedsteph.common.config.extraction import UNSTATED, Extraction
@@ -69,6 +69,7 @@ class Cohort:
     disk: FeatureCache | None = None  # features on disk; None: the feature files are read directly
     storage: str = "features: read from their files"  # use of memory and disk, without paths or IDs
     lengths: dict[str, int] = field(default_factory=dict)  # instances per patient; shared with all subsets
+    match: tuple[Rule, ...] = ()  # rules under which two patients' IDs are the same, as the site file has them
 
     @classmethod
     def of_bags(cls, patients: Sequence[Patient], bags: Sequence[torch.Tensor]) -> Cohort:
@@ -175,4 +176,5 @@ def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None)
         disk.prune(site.files)
     lengths = {p.id: sum(site.headers[slide].n_instances for slide in p.slides) for p in site.patients}
     patients, dropped = tuple(site.patients), tuple(site.dropped)
-    return Cohort(patients, site.files, site.width, cache, dropped, site.extraction, disk, str(storage), lengths)
+    facts = dropped, site.extraction, disk, str(storage), lengths, settings.match
+    return Cohort(patients, site.files, site.width, cache, *facts)

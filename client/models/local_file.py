@@ -10,6 +10,7 @@ import torch
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.models.model_file import followed_years, load_abmil, reference_risks, save_abmil
+from fedsteph.client.models.trained_on import TrainedOn
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
@@ -35,7 +36,8 @@ def train_file(
 
     Args:
         label: name of the training part, from which the seed is derived.
-        with_reference: save the percentiles of the cohort's risks too, and how many years it was followed.
+        with_reference: save the percentiles of the cohort's risks too, how many years it was followed, and digests of
+            its patients' IDs.
 
     Raises:
         FedstephError: as :func:`fedsteph.client.training.loop.fit`.
@@ -49,6 +51,7 @@ def train_file(
     if with_reference:
         told["reference"] = reference_risks(model, cohort, device)
         told["followed_years"] = followed_years(cohort, recipe.model.n_bins)
+        told["trained_on"] = TrainedOn.of(cohort, model)
     save_abmil(path, model, **told)
     return load(path)
 

@@ -14,7 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.models.model_header import FORMAT, LEARNED, LOCAL, N_PERCENTILES, REFERENCE, REMEDY, checked, unfit
+from fedsteph.client.models.model_header import (
+    FORMAT,
+    LEARNED,
+    LOCAL,
+    N_PERCENTILES,
+    REFERENCE,
+    REMEDY,
+    TRAINED_ON,
+    Description,
+    checked,
+    unfit,
+)
+from fedsteph.client.models.trained_on import TrainedOn
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import head_of, risks
@@ -47,6 +59,7 @@ class LoadedModel:
     local: Local | None = None  # in an enhanced model, the site's own; None in files of earlier versions
     followed_years: int | None = None  # of its training patients; None in files of earlier versions
     imported: str | None = None  # SHA-256 of the checkpoint of another program that it was made from, if it was
+    trained_on: TrainedOn | None = None  # its training patients; None in files of earlier versions
 
 
 def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> np.ndarray:
@@ -74,6 +87,7 @@ def save_abmil(
     reference: np.ndarray | None = None,
     followed_years: int | None = None,
     imported: str | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write a local model; ModelFileError if its weights are not finite.
 
@@ -82,7 +96,7 @@ def save_abmil(
     """
     tensors = model.state_dict() | _as_tensors(REFERENCE, reference)
     facts = _facts("abmil", model.architecture, m0_sha256, extraction, followed_years)
-    _save(path, tensors, **facts, **({} if imported is None else {"imported": imported}))
+    _save(path, tensors, trained_on, **facts, **({} if imported is None else {"imported": imported}))
 
 
 def save_steph(
@@ -95,6 +109,7 @@ def save_steph(
     reference: np.ndarray | None = None,
     local: Local | None = None,
     followed_years: int | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, own model."""
     tensors = {f"{LEARNED}{name}": tensor for name, tensor in model.state_dict().items()}
@@ -103,7 +118,7 @@ def save_steph(
         tensors |= {f"{LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
         tensors |= _as_tensors(f"{LOCAL}{REFERENCE}", local.reference)
     facts = _facts("steph", model.mixture.architecture, m0_sha256, extraction, followed_years)
-    _save(path, tensors, **facts, sources=list(sources), steph=asdict(model.config))
+    _save(path, tensors, trained_on, **facts, sources=list(sources), steph=asdict(model.config))
 
 
 def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
@@ -131,7 +146,7 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
     if not _finite(tensors.values()):
         raise ModelFileError("holds weights that are not finite", where=path, remedy="Train or merge it again")
     try:
-        reference, local = _reference(tensors), None
+        reference, local, trained_on = _reference(tensors), None, _trained_on(told, tensors)
         if told.steph is None:
             model: nn.Module = ABMIL(told.architecture, dropout)
             model.load_state_dict(tensors)
@@ -141,7 +156,7 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
             model = Steph(mixture, told.steph, dropout)
             model.load_state_dict({n.removeprefix(LEARNED): t for n, t in tensors.items()})
         facts = told.architecture, told.sources, told.extraction, told.m0
-        return LoadedModel(model.eval(), *facts, reference, local, told.followed_years, told.imported)
+        return LoadedModel(model.eval(), *facts, reference, local, told.followed_years, told.imported, trained_on)
     except (ValueError, RuntimeError) as error:
         raise unfit(path, error) from error
 
@@ -167,6 +182,10 @@ def _reference(tensors: dict[str, Tensor]) -> np.ndarray | None:
     return found
 
 
+def _trained_on(told: Description, tensors: dict[str, Tensor]) -> TrainedOn | None:
+    return None if told.trained_on is None else TrainedOn(told.trained_on, tensors.pop(TRAINED_ON).numpy())
+
+
 def _as_tensors(name: str, reference: np.ndarray | None) -> dict[str, Tensor]:
     return {} if reference is None else {name: torch.from_numpy(reference)}
 
@@ -179,7 +198,10 @@ def _facts(
     return {"kind": kind, "architecture": asdict(architecture), "m0": m0_sha256, **asdict(extraction), **follow_up}
 
 
-def _save(path: Path, tensors: dict[str, Tensor], **description: Any) -> None:
+def _save(path: Path, tensors: dict[str, Tensor], trained_on: TrainedOn | None, **description: Any) -> None:
+    if trained_on is not None:
+        tensors[TRAINED_ON] = torch.from_numpy(trained_on.digests)
+        description["trained_on"] = asdict(trained_on.salting)
     plain = {name: _apart(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
     if not _finite(plain.values()):
         remedy = "Lower training.lr and train again"

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from fedsteph.client.models.trained_on import Salting
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.extraction import Extraction
@@ -27,6 +28,7 @@ from fedsteph.common.vector.tensor_file import METADATA, Layout, read_header, re
 FORMAT = "fedsteph/model/v1"
 N_PERCENTILES = 101
 REFERENCE, LOCAL, LEARNED = "reference", "local.", "learned."
+TRAINED_ON = "trained_on"
 _MAX_HEADER = 2**16  # bytes; a model of 64 sources has less than 8 kB
 _MAX_SIZE = 2**20  # of a layer
 REMEDY = "Give a whole copy of it, or train or merge it again"
@@ -46,6 +48,7 @@ class Description:
     steph: StephConfig | None = None
     followed_years: int | None = None  # as followed_years() in model_file.py; no exact time of a patient
     imported: str | None = None  # SHA-256 of the checkpoint of another program that it was made from
+    trained_on: Salting | None = None  # of the digests of its training patients' IDs
 
     @property
     def extraction(self) -> Extraction:
@@ -109,6 +112,8 @@ def _layout(told: Description, given: Collection[str]) -> Layout:
                 tensors |= local
                 references.append(f"{LOCAL}{REFERENCE}")
     layout: dict[str, tuple[str, Shape]] = {name: ("F32", tuple(tensor.shape)) for name, tensor in tensors.items()}
+    if told.trained_on is not None:
+        layout[TRAINED_ON] = "I64", (told.trained_on.n,)
     return layout | {name: ("F64", (N_PERCENTILES,)) for name in references if name in given}
 
 

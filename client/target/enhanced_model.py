@@ -10,6 +10,7 @@ import numpy as np
 
 from fedsteph.client.methods.task import Task
 from fedsteph.client.models.model_file import Local, followed_years, load_model, reference_risks, save_steph
+from fedsteph.client.models.trained_on import TrainedOn
 from fedsteph.client.steph.dynamics import Dynamics
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.model import Steph
@@ -66,4 +67,5 @@ def _train(task: Task, gamma: float, path: Path, progress: Progress) -> None:
         reference=reference_risks(fitted, task.train, task.device),
         local=Local(task.local, reference_risks(task.local, task.train, task.device)),
         followed_years=followed_years(task.train, task.recipe.model.n_bins),
+        trained_on=TrainedOn.of(task.train, fitted),
     )

@@ -18,13 +18,14 @@ from fedsteph.common.wire.messages import band
 
 _KINDS = {
     "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "
-    "percentiles of their risks and their longest follow-up in whole years, so it stays at this site.",
+    "percentiles of their risks, their longest follow-up in whole years and digests of their IDs, so it stays at this "
+    "site.",
     "imported": "Local ABMIL survival model, trained elsewhere and imported: that it started from the federation's M0 "
     "and saw this fold's training part alone is what its owner said. It holds percentiles of the risks of this site's "
     "patients and their longest follow-up in whole years, so it stays at this site.",
     "steph": "Enhanced survival model: STEPH over this site's and the received task vectors "
     "(arXiv 2603.10526). Its file holds the received vectors, this site's own model, percentiles of its patients' "
-    "risks and their longest follow-up in whole years, so it stays at this site.",
+    "risks, their longest follow-up in whole years and digests of their IDs, so it stays at this site.",
 }
 _LIMITS = (
     "## Intended use and limits",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,7 @@ class Pairs:
     later: np.ndarray  # (n_events,) position in ``order`` of the first patient who is compared with the event
     below: np.ndarray  # (n_events,) number of patients with a lower risk
     up_to: np.ndarray  # (n_events,) number of patients with a lower or tied risk
+    weight: np.ndarray | None = None  # (n_events,) of each event's pairs in the C-index, as in Uno's C; None: all equal
 
     @property
     def comparable(self) -> np.ndarray:
@@ -54,9 +55,14 @@ class Pairs:
 
     @property
     def c_index(self) -> float | None:
-        """Harrell's C, or None if no pair is comparable."""
-        n = self.n_comparable
-        return self.concordant / n if n else None
+        """Harrell's C, or with weights Uno's; None if no pair is comparable, or none has a weight."""
+        weight = 1 if self.weight is None else self.weight
+        n = float((weight * self.comparable).sum())
+        return float((weight * self.doubled).sum()) / 2 / n if n else None
+
+    def weighted(self, weight: np.ndarray) -> Pairs:
+        """The same pairs with a weight ``(n,)`` for each patient's event, in the order of the risks."""
+        return replace(self, weight=weight[self.order][self.events])
 
     def blocks(self) -> Iterator[tuple[slice, int, np.ndarray]]:
         """All comparable pairs, in blocks of events.

@@ -1,9 +1,9 @@
-"""Bootstrap intervals of the C-index: resamples the patients of each test fold, with the same draws for all methods."""
+"""Bootstrap intervals of the C-index, Harrell's or Uno's: resamples the patients of each test fold, with the same draws for all methods."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -19,7 +19,7 @@ def resampled_folds(methods: Sequence[Sequence[Pairs]], *, resamples: int, seed:
     Patients are resampled within each fold, with the same draws for every method. Folds without a comparable pair are
     left out. Returns ``(n_methods, n_defined_folds, resamples)`` float64, NaN where a resample has no comparable pair.
     """
-    folds = [fold for fold in zip(*methods, strict=True) if fold[0].n_comparable]
+    folds = [fold for fold in zip(*methods, strict=True) if fold[0].c_index is not None]
     rng = np.random.default_rng(seed)
     values = [resampled(fold, resamples=resamples, rng=rng) for fold in folds]
     return np.stack(values, axis=1).astype(np.float64) if values else np.empty((len(methods), 0, resamples))
@@ -30,22 +30,27 @@ def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generat
 
     Returns ``(n_models, resamples)`` float32, NaN where a resample has no comparable pair.
     """
-    n = len(models[0].order)
-    c, at_once = np.full((len(models), resamples), np.nan, dtype=np.float32), max(1, _DRAWS_PER_BLOCK // n)
-    for done in range(0, resamples, at_once):
-        drawn = rng.multinomial(n, np.full(n, 1 / n), size=min(at_once, resamples - done))
+    c = np.full((len(models), resamples), np.nan, dtype=np.float32)
+    for block, drawn in drawn_patients(len(models[0].order), resamples, rng):
         draws = drawn[:, models[0].order].astype(np.float32)
         count = _drawn_pairs(models[0], draws)
         for values, one in zip(c, models, strict=True):
-            part = values[done : done + at_once]
-            np.divide(_drawn_concordant(one, draws), count, out=part, where=count > 0, casting="same_kind")
+            np.divide(_drawn_concordant(one, draws), count, out=values[block], where=count > 0, casting="same_kind")
     return c
+
+
+def drawn_patients(n: int, resamples: int, rng: np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:
+    """Bootstrap draws in blocks: which resamples, and ``(n_block, n)``, how often each has every patient."""
+    at_once = max(1, _DRAWS_PER_BLOCK // n)
+    for done in range(0, resamples, at_once):
+        size = min(at_once, resamples - done)
+        yield slice(done, done + size), rng.multinomial(n, np.full(n, 1 / n), size=size)
 
 
 def _drawn_pairs(one: Pairs, draws: np.ndarray) -> np.ndarray:
     """Number of comparable pairs per resample, ``(n_draws,)`` float64; ``draws`` ``(n_draws, n)``, sorted by time."""
     later = len(one.order) - np.cumsum(draws, axis=1)[:, one.later - 1]
-    return _dot(draws[:, one.events], later)
+    return _dot(_of_events(one, draws, slice(None)), later)
 
 
 def _drawn_concordant(one: Pairs, draws: np.ndarray) -> np.ndarray:
@@ -53,8 +58,14 @@ def _drawn_concordant(one: Pairs, draws: np.ndarray) -> np.ndarray:
     doubled = np.zeros(len(draws))
     for block, place, scores in one.blocks():
         # Exact in float32: every number in this product is an integer of at most 2 n.
-        doubled += _dot(draws[:, one.events[block]], draws[:, place:] @ scores.T.astype(np.float32))
+        doubled += _dot(_of_events(one, draws, block), draws[:, place:] @ scores.T.astype(np.float32))
     return doubled / 2
+
+
+def _of_events(one: Pairs, draws: np.ndarray, block: slice) -> np.ndarray:
+    """How much each event of a block counts in each resample."""
+    drawn = draws[:, one.events[block]]
+    return drawn if one.weight is None else drawn * one.weight[block]
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from fedsteph.common.model.encoder_shapes import Shape
 METADATA = "__metadata__"
 Layout = Mapping[str, tuple[str, Shape]]  # name -> dtype and shape of a tensor
 _OLD = {"format", "description", "architecture", "m0"}  # metadata of files without a digest
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def read_header(content: bytes, where: str, error: type[FedstephError], most: int) -> tuple[dict[str, Any], int]:

@@ -20,6 +20,7 @@ from fedsteph.commands.research.benchmark import benchmark
 from fedsteph.commands.research.measure import measure
 from fedsteph.commands.research.report import analyze, report
 from fedsteph.commands.research.simulate import simulate
+from fedsteph.commands.research.trust import trust
 from fedsteph.commands.site.app import app as reviewed_app
 from fedsteph.commands.site.data import data
 from fedsteph.commands.site.enhance import enhance
@@ -49,6 +50,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "simulate": simulate,
         "benchmark": benchmark,
         "report": report,
+        "trust": trust,
         "analyze": analyze,
         "measure": measure,
     },

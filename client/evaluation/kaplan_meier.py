@@ -13,16 +13,16 @@ class Curve:
     """A step function of time that starts at 1 and is constant after the last time."""
 
     times: Tensor  # (n_times,) ascending and distinct
-    values: Tensor  # (n_times,) float32, the probability from each time on
+    values: Tensor  # (n_times,) of the times' type, the probability from each time on
 
     def at(self, t: Tensor) -> Tensor:
         """The probability that the time is longer than ``t``, in the shape of ``t``."""
         steps = torch.searchsorted(self.times, t, side="right")
-        return torch.cat([torch.ones(1), self.values])[steps]
+        return torch.cat([torch.ones(1, dtype=self.values.dtype), self.values])[steps]
 
 
 def survival_curve(t: Tensor, events: Tensor) -> Curve:
-    """The Kaplan-Meier curve of the time to an event; ``t (n,)`` float32 in any unit, ``events (n,)`` bool.
+    """The Kaplan-Meier curve of the time to an event; ``t (n,)`` float32 or float64 in any unit, ``events (n,)`` bool.
 
     The others are censored at their time, after the events of that time.
     """
@@ -43,5 +43,5 @@ def _counts(t: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _product_limit(times: Tensor, leaving: Tensor, at_risk: Tensor) -> Curve:
     # Avoid 0 / 0: there may be times at which nobody leaves and nobody is at risk.
-    share = torch.where(leaving > 0, leaving / at_risk, 0.0)
+    share = torch.where(leaving > 0, leaving.to(times.dtype) / at_risk, 0.0)
     return Curve(times, torch.cumprod(1.0 - share, dim=0))

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.evaluation.kaplan_meier import censoring_curve, survival_curve
+from fedsteph.client.evaluation.censoring import Censoring
+from fedsteph.client.evaluation.kaplan_meier import survival_curve
 from fedsteph.common.model.survival import DAYS_PER_BIN, risk_score, survival_from_hazards
 
 YEARS = (1, 3, 5)
@@ -74,7 +75,7 @@ def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics
     t, e = torch.tensor(test.times, dtype=torch.float32), torch.from_numpy(test.events > 0)
     if len(test) < 2 or not bool(e.any()) or len(set(train.events.tolist())) < 2:
         return Metrics()  # too few patients or events, or no curve of events or censoring
-    censoring = _Censoring(train)
+    censoring = Censoring(torch.tensor(train.times, dtype=torch.float32), torch.from_numpy(train.events > 0))
     # Beyond the horizon the censoring curve, and so every weight, is unknown.
     horizon = min(float(t.max()), censoring.known_until)
     auc = {f"auc_{year}y": _auc(survival[:, year - 1], t, e, year, censoring, horizon) for year in YEARS}
@@ -94,22 +95,7 @@ def defined_mean(values: Sequence[float | None]) -> float | None:
     return fmean(defined) if defined else None
 
 
-class _Censoring:
-    """Inverse probability of censoring weights (IPCW), estimated from the training patients."""
-
-    def __init__(self, train: Cohort) -> None:
-        t = torch.tensor(train.times, dtype=torch.float32)
-        self._curve = censoring_curve(t, torch.from_numpy(train.events > 0))
-        known = t[self._curve.at(t) > 0]
-        self.known_until = float(known.max()) if len(known) else 0.0
-
-    def weight(self, at: Tensor) -> Tensor:
-        """One over the probability of not being censored by ``at`` (days); 0 where that is 0. The shape of ``at``."""
-        uncensored = self._curve.at(at)
-        return torch.where(uncensored > 0, 1.0 / uncensored, 0.0)
-
-
-def _uno_c(risk: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: float) -> float | None:
+def _uno_c(risk: Tensor, t: Tensor, e: Tensor, censoring: Censoring, horizon: float) -> float | None:
     from torchsurv.metrics.cindex import ConcordanceIndex  # noqa: PLC0415 (a second to import)
 
     counted = e & (t < horizon)
@@ -119,7 +105,7 @@ def _uno_c(risk: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: f
     return _defined(ConcordanceIndex()(risk, e, t, weight=weight, tmax=until, instate=False))
 
 
-def _brier(survival: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizon: float) -> float | None:
+def _brier(survival: Tensor, t: Tensor, e: Tensor, censoring: Censoring, horizon: float) -> float | None:
     from torchsurv.metrics.brier_score import BrierScore  # noqa: PLC0415
 
     years = [year for year in range(1, survival.shape[1] + 1) if float(t.min()) <= year * DAYS_PER_BIN < horizon]
@@ -132,7 +118,7 @@ def _brier(survival: Tensor, t: Tensor, e: Tensor, censoring: _Censoring, horizo
     return _defined(score.integral())
 
 
-def _auc(survival: Tensor, t: Tensor, e: Tensor, year: int, censoring: _Censoring, horizon: float) -> float | None:
+def _auc(survival: Tensor, t: Tensor, e: Tensor, year: int, censoring: Censoring, horizon: float) -> float | None:
     from torchsurv.metrics.auc import Auc  # noqa: PLC0415
 
     day = year * DAYS_PER_BIN

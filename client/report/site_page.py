@@ -14,7 +14,6 @@ from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.conclusion import rounded
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
@@ -45,10 +44,6 @@ def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
     files = TargetFiles.open(site.state)
     result, recipe = files.result, files.recipe
     own = [result.too_small] if result.too_small else []
-    if result.n_events < 50:
-        own.append(f"There are {result.n_events} events: intervals are wide, and single folds mislead.")
-    if (unequal := unequal_training(recipe)) is not None:
-        own.append(unequal)
     own.append(f"Privacy of all vectors that this site shared: {result.privacy_spent}.")
     lines = list(read_lines(site.audit.folder))
     run = next((line.event.run for line in reversed(lines) if line.event.event == "vector.open"), None)

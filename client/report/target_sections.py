@@ -32,34 +32,28 @@ def _titled(methods: Mapping[str, MethodScores]) -> dict[str, MethodScores]:
 
 
 def verdict(name: str, result: TargetResult) -> list[str]:
-    """The result in two sentences, with more if no model is useful or STEPH collapsed; one if nothing can be told."""
+    """Whether the enhanced model is better, red flags, and what is deployed; one sentence if nothing can be told."""
     if result.too_small is not None and result.steph_minus_local.mean is None:
         return [result.too_small]
-    chosen, n_folds = result.deployed.choice, len(result.enhanced)
-    useless = usefulness(result)
-    n_defined = sum(value is not None for value in result.steph.c_index)
-    enhanced = against_local("the enhanced model (STEPH)", result.steph_minus_local, n_defined)
-    deployed = against_local("what is deployed", result.deployed_minus_local, n_defined)
-    sentences = [
-        *([] if useless is None else [useless]),
-        f"At {name}, {enhanced}.",
-        f"Inner cross-validation deploys it in {chosen.count('steph')} of {n_folds} folds and the local model in the "
-        f"others; {deployed}.",
-    ]
+    trust = result.trust
+    sentences = [trust.at(name), *(f"Red flag: {flag.sentence}" for flag in trust.flags), _deployed(result)]
     if collapsed := ", ".join(map(str, result.steph.collapsed_folds)):
         sentences.append(f"STEPH collapsed (all kept weights near 0) in fold {collapsed}: it is not deployed.")
     return sentences
 
 
-def usefulness(result: TargetResult) -> str | None:
-    """A sentence if no model's inner C-index is above chance in some folds; it comes before all others."""
-    none, n_folds = result.deployed.useful.count(False), len(result.enhanced)
-    if not none:
-        return None
-    where = "" if none == n_folds else f" in {none} of {n_folds} folds"
+def _deployed(result: TargetResult) -> str:
+    """Which model is deployed in how many folds; where they differ, how good they are together."""
+    chosen = result.deployed.choice
+    enhanced, n_folds = chosen.count("steph"), len(chosen)
+    if enhanced in (0, n_folds):
+        title = "enhanced model (STEPH)" if enhanced else "local model"
+        return f"Inner cross-validation deploys the {title} in every fold."
+    n_defined = sum(value is not None for value in result.steph.c_index)
+    together = against_local("what is deployed", result.deployed_minus_local, n_defined)
     return (
-        f"No model is useful here{where}: by inner cross-validation, neither the enhanced nor the local model ranks "
-        "patients better than chance. Differences between such models mean nothing."
+        f"Inner cross-validation deploys the enhanced model (STEPH) in {enhanced} of {n_folds} folds and the local "
+        f"model in the others; {together}."
     )
 
 

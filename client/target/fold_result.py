@@ -26,6 +26,7 @@ class FoldResult:
     times: np.ndarray
     events: np.ndarray
     risk: dict[str, np.ndarray]  # method -> (n_test_patients,); local, the comparators, steph, deployed
+    uno_weight: np.ndarray  # (n_test_patients,), of each test patient's event in Uno's C
     metrics: dict[str, Metrics]  # method -> metrics beyond the C-index
     learnable: dict[str, int]  # method -> parameters learned at the target
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # on every received vector

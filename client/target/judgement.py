@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fedsteph.client.data.bags import Cohort
+from fedsteph.client.evaluation.censoring import uno_weights
 from fedsteph.client.evaluation.decision import Selection, choose_deployed, without_merge
 from fedsteph.client.evaluation.metrics import further_metrics
 from fedsteph.client.methods.task import Task, learnable_parameters
@@ -80,6 +81,7 @@ def _measured(test: Cohort, train: Cohort, hazards: Mapping[str, np.ndarray]) ->
     return {
         "times": test.times,
         "events": test.events,
+        "uno_weight": uno_weights(test.times, train.times, train.events),
         "risk": {name: risk_score(torch.from_numpy(values)).numpy() for name, values in hazards.items()},
         "metrics": {name: further_metrics(values, test, train) for name, values in hazards.items()},
     }

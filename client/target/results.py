@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from fedsteph.client.evaluation.metrics import defined_mean, mean_metrics
+from fedsteph.client.evaluation.metrics import YEARS, defined_mean, mean_metrics
 from fedsteph.client.sharing.spending import spent
 from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.workspace import Workspace
@@ -20,6 +21,7 @@ from fedsteph.client.target.target_result import (
     TrainedScores,
 )
 from fedsteph.common.config.recipe import EvaluationConfig
+from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.model.concordance import Pairs
@@ -50,12 +52,15 @@ def target_result(
         deployed_minus_local=_minus_local("deployed", methods, resamples),
         steph_minus_local=StephMinusLocal(
             **vars(_minus_local("steph", methods, resamples)),
+            **_uno_minus_local(folds, workspace.recipe.evaluation),
             inner_steph=tuple(fold.selection.steph for fold in folds),
             inner_local=tuple(fold.selection.local for fold in folds),
         ),
         models=str(state / DEPLOYED),
         privacy_spent=str(spent(workspace)),
         enhanced=tuple(None if fold.enhanced is None else str(fold.enhanced.relative_to(state)) for fold in folds),
+        spread=defined_mean([_spread(fold.hazards.get(DEPLOYED)) for fold in folds]),
+        unequal=unequal_training(workspace.recipe),
     )
 
 
@@ -102,6 +107,24 @@ def _minus_local(method: str, methods: Mapping[str, MethodScores], resamples: Ma
     gaps = [value - local for value, local in folds if value is not None and local is not None]
     spread = _interval(resamples[method] - resamples["local"])
     return MinusLocal(defined_mean(gaps), spread, sum(gap > 0 for gap in gaps))
+
+
+def _uno_minus_local(folds: Sequence[FoldResult], evaluation: EvaluationConfig) -> dict[str, Any]:
+    """The difference of STEPH and the local model in Uno's C, with the draws of the C-index's interval."""
+    tested = [[fold.pairs(name).weighted(fold.uno_weight) for fold in folds] for name in ("steph", "local")]
+    steph, local = _resampled(tested, evaluation)
+    pairs = zip(*tested, strict=True)
+    gaps = [a.c_index - b.c_index for a, b in pairs if a.c_index is not None and b.c_index is not None]
+    return {"uno_mean": defined_mean(gaps), "uno_interval_95": _interval(steph - local)}
+
+
+def _spread(hazards: np.ndarray | None) -> float | None:
+    """The widest range of survival at 1, 3 or 5 years, 10th to 90th percentile, over patients ``(n, n_bins)``."""
+    if hazards is None or not len(hazards):
+        return None
+    survival = np.cumprod(1.0 - hazards, axis=1)[:, [year - 1 for year in YEARS if year <= hazards.shape[1]]]
+    low, high = np.percentile(survival, [10, 90], axis=0)
+    return float((high - low).max())
 
 
 def _resampled(methods: Sequence[Sequence[Pairs]], evaluation: EvaluationConfig) -> np.ndarray:

@@ -10,12 +10,13 @@ from typing import Any
 from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.steph.usage import SourceUse
+from fedsteph.client.target.trust import Trust, trust_of
 from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
 from fedsteph.common.host.checked_file import AGAIN, read_json
-from fedsteph.common.model.method_scores import MethodScores, MinusLocal
+from fedsteph.common.model.method_scores import Interval, MethodScores, MinusLocal
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ class ScreenedFolds:
 
 @dataclass(frozen=True)
 class StephMinusLocal(MinusLocal):
-    """STEPH minus the local model, and the C-index of both in each fold's inner cross-validation."""
+    """STEPH minus the local model, in Uno's C too, and the C-index of both in each fold's inner cross-validation."""
 
     inner_steph: tuple[float | None, ...]
     inner_local: tuple[float | None, ...]
+    uno_mean: float | None = None  # the same difference in Uno's C; files of earlier versions do not have it
+    uno_interval_95: Interval | None = None
 
 
 # Of the methods that are not TrainedScores.
@@ -101,6 +104,10 @@ class TargetResult:
     models: str  # folder of the deployed models
     privacy_spent: str  # of all vectors that the site shared, in words
     enhanced: tuple[str | None, ...]  # each fold's model, below the state folder; None where every source was refused
+    # Mean over folds of how far the deployed model's survival differs between patients: from the 10th to the 90th
+    # percentile, at 1, 3 or 5 years, where it is widest. Files of earlier versions do not have it.
+    spread: float | None = None
+    unequal: str | None = None  # a sentence if STEPH and the local model were trained for unlike numbers of epochs
 
     @property
     def trained(self) -> dict[str, TrainedScores]:
@@ -121,19 +128,26 @@ class TargetResult:
         assert isinstance(row, DeployedScores)
         return row
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of ``result.json``.
-
-        ``useful`` is false where no model is useful in most of the folds that can tell, and null where none can.
-        """
+    @property
+    def useful(self) -> bool | None:
+        """False where no model is useful in most of the folds that can tell, and None where none can."""
         told = [useful for useful in self.deployed.useful if useful is not None]
-        return to_dict(self) | {"useful": sum(told) * 2 >= len(told) if told else None}
+        return sum(told) * 2 >= len(told) if told else None
+
+    @property
+    def trust(self) -> Trust:
+        """Whether the enhanced model is better than the local one, with all red flags."""
+        return trust_of(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``result.json``: the fields, ``useful`` and ``trust``."""
+        return to_dict(self) | {"useful": self.useful, "trust": to_dict(self.trust)}
 
     @classmethod
     def of(cls, content: Mapping[str, Any], where: Path) -> TargetResult:
         """Take what :meth:`to_dict` gave; ModelFileError if an earlier version wrote the file ``where``."""
         try:
-            fields = {key: value for key, value in content.items() if key != "useful"}
+            fields = {key: value for key, value in content.items() if key not in ("useful", "trust")}
             result = build(cls, fields | {"methods": {}}, where)
             for name, row in content["methods"].items():
                 result.methods[name] = build(_ROWS.get(name, TrainedScores), row, where)

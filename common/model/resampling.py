@@ -1,4 +1,4 @@
-"""Bootstrap intervals of the C-index, Harrell's or Uno's: resamples the patients of each test fold, with the same draws for all methods."""
+"""Bootstrap intervals of Harrell's and Uno's C: resamples each fold's patients, with the same draws for all methods."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from fedsteph.client.report.target_sections import target_sections, title_of, ve
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import SIMULATED_SITES, m0_of_run, read_sites
 from fedsteph.common.config.run_config import Config, load_config
-from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.host.progress import NamedProgress, Progress, unseen
 from fedsteph.common.model.method_scores import MinusLocal
@@ -54,7 +53,7 @@ def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
         _transfer(run, manifest, sites, results, config),
         cost_section(results.seconds, results.bytes, learnable),
         provenance_section(manifest, (run / CONFIG_FILE).read_text(encoding="utf-8")),
-        limits_section(_limits(results, sites, config)),
+        limits_section(_limits(results, sites)),
     ]
     return Page("Is the enhanced model better?", _AUDIENCE, _verdict(results), sections)
 
@@ -86,9 +85,22 @@ def _verdict(results: RunResults) -> list[str]:
         ],
     }
     found = [over_targets(title, differences) for title, differences in compared.items()]
-    return [f"{sentence}." for sentence in found if sentence is not None] or [
-        "No target is large enough to compare the enhanced model with the local one."
-    ]
+    told = [f"{sentence}." for sentence in found if sentence is not None]
+    if not told:
+        return ["No target is large enough to compare the enhanced model with the local one."]
+    return [_counted(results), *told]
+
+
+def _counted(results: RunResults) -> str:
+    """At which targets the enhanced model is better; each target's section has the rest."""
+    states: dict[str, list[str]] = {"better": [], "not shown": [], "worse": []}
+    for name, result in results.targets.items():
+        states[result.trust.state].append(name)
+    better, unsure, worse = (", ".join(names) or "no target" for names in states.values())
+    return (
+        f"The enhanced model is better than the local one at {better}, not shown to be better at {unsure}, and "
+        f"worse at {worse}."
+    )
 
 
 def _matrix(sites: Mapping[str, Site], targets: Sequence[str], config: Config) -> Section:
@@ -110,13 +122,8 @@ def _transfer(
     return transfer_section([tables[0], decisions], failures, description(config.sharing))
 
 
-def _limits(results: RunResults, sites: Mapping[str, Site], config: Config) -> list[str]:
+def _limits(results: RunResults, sites: Mapping[str, Site]) -> list[str]:
     own = [f"{name}: {found.too_small}" for name, found in results.targets.items() if found.too_small]
-    if (unequal := unequal_training(config.recipe)) is not None:
-        own.append(unequal)
-    small = [name for name, found in results.targets.items() if found.n_events < 50]
-    if small:
-        own.append(f"Fewer than 50 events at {', '.join(small)}: intervals there are wide, and single folds mislead.")
     if not any(site.file.dp_sgd for site in sites.values()):
         own.append("No task vector of this run was trained with differential privacy.")
     return own

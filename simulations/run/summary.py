@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from fedsteph.client.evaluation.metrics import further_rows
-from fedsteph.client.report.target_sections import deployed_sentences, screening, title_of, usefulness
+from fedsteph.client.report.target_sections import deployed_sentences, screening, title_of
 from fedsteph.client.target.target_result import TargetResult
-from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.vector.shared_part import description
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.run.run_folder import RunFolder
@@ -47,10 +46,8 @@ def score_rows(result: TargetResult) -> list[list[str]]:
 
 def target_sentences(result: TargetResult) -> list[str]:
     """Sentences that interpret a target's table, whether STEPH is better or worse."""
-    folds = [value for value in result.steph.c_index if value is not None]
-    sentences = [sentence for sentence in (result.too_small, usefulness(result)) if sentence is not None]
-    if (compared := against_local("STEPH", result.steph_minus_local, len(folds))) is not None:
-        sentences.append(f"{compared}.")
+    sentences = [] if result.too_small is None else [result.too_small]
+    sentences += [result.trust.sentence, *(f"Red flag: {flag.sentence}" for flag in result.trust.flags)]
     if "oracle" in result.methods:
         sentences.append("The oracle ranks patients by the risk that their outcomes were drawn from.")
     if collapsed := ", ".join(map(str, result.steph.collapsed_folds)):

@@ -53,6 +53,7 @@ def fold_result(workspace, fold: int, c: dict[str, float], t=T, e=E) -> FoldResu
         times=t,
         events=e,
         risk=risk,
+        uno_weight=np.ones(len(t)),
         metrics={
             method: Metrics(uno_c=0.1 * k + 0.01 * fold, brier=None if fold == 1 else 0.25 + fold)
             for k, method in enumerate(METHODS)

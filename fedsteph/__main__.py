@@ -24,6 +24,7 @@ from fedsteph.commands.research.trust import trust
 from fedsteph.commands.site.app import app as reviewed_app
 from fedsteph.commands.site.data import data
 from fedsteph.commands.site.enhance import enhance
+from fedsteph.commands.site.evaluate import evaluate
 from fedsteph.commands.site.heatmap import heatmap
 from fedsteph.commands.site.keys import keys
 from fedsteph.commands.site.model import model
@@ -60,6 +61,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "enhance": enhance,
         "model": model,
         "predict": predict,
+        "evaluate": evaluate,
         "heatmap": heatmap,
         "privacy": privacy,
         "keys": keys,

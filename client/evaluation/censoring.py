@@ -29,7 +29,7 @@ class Censoring:
 
 
 def uno_weights(times: np.ndarray, train_times: np.ndarray, train_events: np.ndarray) -> np.ndarray:
-    """Weight of each test patient's event in Uno's C, ``(n_test,)``; 0 where the training patients tell of no weight.
+    """Weight of each test patient's event in Uno's C, ``(n_test,)``; 0 beyond the training patients' follow-up.
 
     Args:
         times: ``(n_test,)`` follow-up of the test patients in days.
@@ -37,6 +37,5 @@ def uno_weights(times: np.ndarray, train_times: np.ndarray, train_events: np.nda
         train_events: ``(n_train,)``, 1 = event.
     """
     censoring = Censoring(torch.tensor(train_times, dtype=torch.float64), torch.tensor(train_events > 0))
-    horizon = min(float(times.max()), censoring.known_until)
     weights: np.ndarray = censoring.weight(torch.tensor(times, dtype=torch.float64)).numpy() ** 2
-    return np.where(times < horizon, weights, 0.0)
+    return np.where(times <= censoring.known_until, weights, 0.0)

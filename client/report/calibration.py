@@ -56,11 +56,10 @@ def horizon(times: np.ndarray) -> int | None:
     return next((year for year in _YEARS if (times >= year * DAYS_PER_BIN).sum() >= _LEAST), None)
 
 
-def points(found: Evidence, method: str, year: int) -> list[Point]:
-    """Four groups of patients of equal size by predicted probability, lowest first."""
-    predicted = found.event_probability(method, year)
+def points(predicted: np.ndarray, times: np.ndarray, events: np.ndarray, year: int) -> list[Point]:
+    """Four groups of patients of equal size by predicted probability ``(n,)``, lowest first."""
     groups = np.array_split(np.argsort(predicted, kind="stable"), N_GROUPS)
-    return [Point(predicted[group], found.times[group], found.events[group], year) for group in groups]
+    return [Point(predicted[group], times[group], events[group], year) for group in groups]
 
 
 _NOTE = (
@@ -71,17 +70,32 @@ _NOTE = (
 
 
 def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Picture:
-    """Draw the points of ``methods`` (method -> title); a calibrated model lies on the diagonal."""
+    """Draw the points of ``methods`` (method -> title) at :func:`horizon`; a calibrated model lies on the diagonal."""
     found = found.once
     year = horizon(found.times)
-    title = "Calibration" if year is None else f"Calibration at {year} year{'s' if year > 1 else ''}"
-    if year is None or not found.events.any():
-        what = "long enough a follow-up" if year is None else "an event"
-        return Picture(name, title, instead=f"Too few test patients have {what} to judge calibration.")
+    if year is None:
+        return _instead(name, "Calibration", "long enough a follow-up")
+    predicted = {label: found.event_probability(method, year) for method, label in methods.items()}
+    return draw_at(name, predicted, found.times, found.events, year, who, _NOTE)
+
+
+def draw_at(
+    name: str,
+    predicted: Mapping[str, np.ndarray],
+    times: np.ndarray,
+    events: np.ndarray,
+    year: int,
+    who: str,
+    note: str,
+) -> Picture:
+    """Draw the predicted probabilities ``(n,)`` of an event within ``year`` years, by the title of the model."""
+    title = f"Calibration at {year} year{'s' if year > 1 else ''}"
+    if not events.any():
+        return _instead(name, title, "an event")
     # Numbered from 1, without the groups whose curves are only extrapolated.
     known = {
-        label: {k: point for k, point in enumerate(points(found, method, year), 1) if point.is_known}
-        for method, label in methods.items()
+        label: {k: point for k, point in enumerate(points(values, times, events, year), 1) if point.is_known}
+        for label, values in predicted.items()
     }
     with canvas(title, who, WIDTH, WIDTH * 0.8) as figure:
         axes = figure.subplots()
@@ -92,7 +106,11 @@ def draw(name: str, found: Evidence, methods: Mapping[str, str], who: str) -> Pi
         axes.legend(loc="upper left")
     rows = [[label, str(k), *point.cells] for label, groups in known.items() for k, point in groups.items()]
     header = ["method", "group", "n", "predicted", "observed", "95% interval"]
-    return Picture(name, title, figure, note=_NOTE, numbers=Table(header, rows, "calibration", folded=True))
+    return Picture(name, title, figure, note=note, numbers=Table(header, rows, "calibration", folded=True))
+
+
+def _instead(name: str, title: str, lacks: str) -> Picture:
+    return Picture(name, title, instead=f"Too few test patients have {lacks} to judge calibration.")
 
 
 def _plot(axes: Any, known: Mapping[str, Mapping[int, Point]]) -> float:
@@ -102,7 +120,11 @@ def _plot(axes: Any, known: Mapping[str, Mapping[int, Point]]) -> float:
         groups = numbered.values()
         x, y = [p.predicted for p in groups], [p.observed for p in groups]
         bars = [[max(0.0, p.observed - p.low) for p in groups], [max(0.0, p.high - p.observed) for p in groups]]
-        look: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
+        look: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "markersize": 5,
+        }
         axes.errorbar(x, y, yerr=bars, label=label, linestyle="none", capsize=2, elinewidth=0.8, **look)
         largest = max([largest, *x, *(p.high for p in groups)])
     return min(1.0, largest * 1.05) or 1.0

@@ -115,7 +115,7 @@ _NOTE = (
 )
 
 
-def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
+def draw(name: str, model: str, found: RiskGroups | str, who: str, note: str = _NOTE) -> Picture:
     """Draw both curves with their bands, and the numbers at risk below them; ``model``: whose risk divides them."""
     title = f"Time to event by risk group of the {model} model"
     if isinstance(found, str):
@@ -145,7 +145,7 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str) -> Picture:
         for row, group, colour in zip((1, 0), found.groups, COLOURS, strict=False):
             for year in ticks:
                 below.text(year, row, str(group.at_risk(year)), ha="center", va="center", fontsize=7.5, color=colour)
-    return Picture(name, title, figure, note=_NOTE, numbers=_numbers(found, ticks))
+    return Picture(name, title, figure, note=note, numbers=_numbers(found, ticks))
 
 
 def pictures(site: str, found: Evidence, models: Mapping[str, str], who: str) -> list[Picture]:

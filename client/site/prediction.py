@@ -81,8 +81,8 @@ def predict(
         DataError: neither ``site`` nor ``features`` is given; a feature file (for example, of another encoder) or the
             labels cannot be used; or a patient's risk or survival is not finite.
     """
-    members, new = load_members(model), _patients(site, features, labels)
-    for problem in (*new.warnings, *_unstated(members, model)):
+    members, new = load_members(model), patients_of(site, features, labels)
+    for problem in (*new.warnings, *unstated_follow_up(members, model)):
         _log.warning("%s", problem.line)
     return table_of(views_of(members, new, report))
 
@@ -106,7 +106,7 @@ def predict_file(
     Raises:
         ModelFileError, ConfigError, DataError: as :func:`predict`; or ``out`` or ``page`` cannot be used.
     """
-    members, new = load_members(model), _patients(site, features, labels)
+    members, new = load_members(model), patients_of(site, features, labels)
     refuse_overwriting(out, (model, *new.inputs))
     if page is not None:
         refuse_overwriting(page, (model, out, *new.inputs))
@@ -114,12 +114,13 @@ def predict_file(
     table = table_of(views)
     atomic.write_text(out, csv_text([[*table], *table.itertuples(index=False)], 9))
     c_index, n_comparable, why = _judged(views, new)
-    warnings = (*new.warnings, *_unstated(members, model))
+    warnings = (*new.warnings, *unstated_follow_up(members, model))
     years = followed_by_all(members)
     return Prediction(tuple(views), len(members), years, c_index, n_comparable, why, warnings)
 
 
-def _patients(site: Site | Path | str | None, features: Path | str | None, labels: Path | str | None) -> NewPatients:
+def patients_of(site: Site | Path | str | None, features: Path | str | None, labels: Path | str | None) -> NewPatients:
+    """The patients of a site or of a folder of feature files; arguments and errors as in :func:`predict`."""
     if features is not None and _is_site(Path(features)):
         if site is not None:
             remedy = "Give one of them, or the folder of feature files inside"
@@ -155,8 +156,8 @@ def _of_site(site: Site | Path | str, features: Path | str | None, labels: Path 
     return replace(found, inputs=(*found.inputs, said_in))
 
 
-def _unstated(members: Sequence[LoadedModel], model: object) -> tuple[Problem, ...]:
-    """A warning where the years to give are not known."""
+def unstated_follow_up(members: Sequence[LoadedModel], model: object) -> tuple[Problem, ...]:
+    """A warning where the years to give for a model, or for models that predict together, are not known."""
     if followed_by_all(members) is not None:
         return ()
     what = f"does not state how long its training patients were followed, so all {members[0].architecture.n_bins} years"

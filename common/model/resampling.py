@@ -32,11 +32,19 @@ def resampled(models: Sequence[Pairs], *, resamples: int, rng: np.random.Generat
     """
     c = np.full((len(models), resamples), np.nan, dtype=np.float32)
     for block, drawn in drawn_patients(len(models[0].order), resamples, rng):
-        draws = drawn[:, models[0].order].astype(np.float32)
-        count = _drawn_pairs(models[0], draws)
         for values, one in zip(c, models, strict=True):
-            np.divide(_drawn_concordant(one, draws), count, out=values[block], where=count > 0, casting="same_kind")
+            values[block] = drawn_c_index(one, drawn)
     return c
+
+
+def drawn_c_index(one: Pairs, drawn: np.ndarray) -> np.ndarray:
+    """C-index ``(n_draws,)`` if every patient counts as often as ``drawn (n_draws, n)`` says; NaN without a pair."""
+    draws = drawn[:, one.order].astype(np.float32)
+    count = _drawn_pairs(one, draws)
+    found: np.ndarray = np.divide(
+        _drawn_concordant(one, draws), count, out=np.full(len(draws), np.nan), where=count > 0
+    )
+    return found
 
 
 def drawn_patients(n: int, resamples: int, rng: np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:

@@ -45,9 +45,11 @@ def trust_in(path: Path) -> dict[str, Trust]:
 
 def _state(path: Path) -> tuple[str, Path]:
     """A name for what is at the path, and its state folder."""
-    if path.suffix == ".safetensors":
-        above = (folder for folder in islice(path.parents, _ABOVE) if (folder / RESULT_FILE).is_file())
-        return path.name, next(above, path.parent)
+    if path.is_file() and path.suffix == ".safetensors":
+        # Not its own folder: what lies beside a result is a model of all patients, which no result is of.
+        above = (folder for folder in islice(path.parents, 1, _ABOVE) if (folder / RESULT_FILE).is_file())
+        state = next(above, path)
+        return state.name, state
     if path.is_file() or (path / SITE_FILE).exists() or (path / "labels.csv").exists():
         site = Site.open(path)
         return site.name, site.state

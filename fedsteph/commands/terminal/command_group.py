@@ -11,14 +11,16 @@ _LIKENESS = 0.65  # of two words, from 0 to 1; below it a suggestion misleads
 _MERGE = "'simulate' merges on this machine, 'run' in a deployed federation, and fedsteph.enhance in Python"
 _CHECK = "'data check' looks at a site's data, 'doctor' at a deployment"
 _INIT = "'provision' makes a deployment's files; a site is a folder, see docs/data.md"
-_SCORE = "'train' and 'simulate' score models on test patients, 'benchmark' compares methods"
+_SCORE = (
+    "'evaluate' scores models on other patients, 'train' and 'simulate' on test patients; 'benchmark' compares methods"
+)
 _SERVE = "'run' starts a deployed federation at its coordinator, 'simulate' one on this machine"
 # What users call our commands, or what they look for.
 _MEANT = {
     **dict.fromkeys(("merge", "enhance", "mix", "fuse", "aggregate"), _MERGE),
     **dict.fromkeys(("check", "validate", "test"), _CHECK),
     **dict.fromkeys(("init", "new", "create", "setup"), _INIT),
-    **dict.fromkeys(("evaluate", "eval", "score", "compare"), _SCORE),
+    **dict.fromkeys(("eval", "score", "compare", "external"), _SCORE),
     **dict.fromkeys(("start", "server", "serve", "federate", "join", "client"), _SERVE),
     **dict.fromkeys(("infer", "inference", "apply"), "'predict' uses a model on new patients"),
     **dict.fromkeys(("fit", "learn"), "'train' trains a site's own model"),

@@ -55,7 +55,11 @@ def test_points_equal_scikit_survival_at_the_horizon(step, year):
     found = random_evidence(year, step=step)
     for method in ("local", "steph"):
         predicted = [plain_probability(row, year) for row in found.hazards[method]]
-        for group, point in zip(quartiles(predicted), points(found, method, year), strict=True):
+        for group, point in zip(
+            quartiles(predicted),
+            points(found.event_probability(method, year), found.times, found.events, year),
+            strict=True,
+        ):
             share, low, high = observed(found.times[group], found.events[group], year)
             assert point.n == len(group)
             assert point.predicted == pytest.approx(np.mean([predicted[i] for i in group]), abs=1e-12)
@@ -132,7 +136,7 @@ def test_a_group_that_is_hardly_followed_is_left_out_and_not_carried_on():
     """One event on day 170, five left before it: nobody knows of their third year. The other groups are followed."""
     t = [100.0] * 5 + [170.0] + [1500.0] * 18
     found = make_evidence(t, [0] * 5 + [1] + [1, 0] * 9, {"local": np.linspace(0.05, 0.4, 24 * N_BINS).reshape(24, -1)})
-    first, *others = points(found, "local", 3)
+    first, *others = points(found.event_probability("local", 3), found.times, found.events, 3)
     assert not first.is_known and all(point.is_known for point in others)
     rows = draw("a", found, {"local": "local"}, WHO).numbers.rows
     assert [row[1] for row in rows] == ["2", "3", "4"]
@@ -160,7 +164,7 @@ def test_points_and_bars_are_the_numbers(evidence, picture):
     axes = drawn(picture).axes[0]
     assert [container.get_label() for container in axes.containers] == ["local", "enhanced"]
     for method, container in zip(TITLES, axes.containers, strict=True):
-        groups = points(evidence, method, 3)
+        groups = points(evidence.event_probability(method, 3), evidence.times, evidence.events, 3)
         line, _, (bars,) = container.lines
         assert line.get_xdata().tolist() == [group.predicted for group in groups]
         assert line.get_ydata().tolist() == [group.observed for group in groups]

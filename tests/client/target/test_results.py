@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,9 @@ def test_every_row_of_a_result(workspace, tmp_path):
     assert difference.mean == pytest.approx(float((steph - local).mean()))
     assert difference.folds_won == int((steph > local).sum()) == 2
     assert difference.interval_95[0] <= difference.mean <= difference.interval_95[1]
+    # Where all events weigh the same, Uno's C is Harrell's, by the same draws.
+    assert difference.uno_mean == pytest.approx(difference.mean)
+    assert difference.uno_interval_95 == pytest.approx(difference.interval_95)
     deployed = result.deployed_minus_local  # it was STEPH everywhere
     assert deployed == MinusLocal(difference.mean, difference.interval_95, difference.folds_won)
     assert (difference.inner_steph, difference.inner_local) == ((0.7,) * 3, (0.6,) * 3)
@@ -113,6 +117,23 @@ def test_every_row_of_a_result(workspace, tmp_path):
     assert (deployed.choice, deployed.reason) == (("steph",) * 3, ("because",) * 3) and result.sources == ("a", "b")
     assert (result.n_patients, result.n_events, result.too_small) == (24, 12, None)
     assert Path(result.models) == workspace.site.state / "deployed"
+
+
+def test_unos_c_is_compared_with_the_weights_of_each_fold(workspace):
+    """By a plain loop over pairs."""
+    fold = fold_result(workspace, 0, {"steph": 0.2, "local": 0.1})
+    weights = np.array([1.0, 4.0, 1.0, 2.0, 3.0, 0.0])
+    result = target_result(workspace, [replace(fold, uno_weight=weights)], ["a"])
+
+    def uno_c(risk) -> float:
+        score = {True: 1.0, False: 0.0}
+        told = [(weights[i], score[risk[i] > risk[j]]) for i in range(6) for j in range(6) if E[i] and T[i] < T[j]]
+        return sum(weight * won for weight, won in told) / sum(weight for weight, _ in told)
+
+    expected = uno_c(fold.risk["steph"]) - uno_c(fold.risk["local"])
+    assert result.steph_minus_local.uno_mean == pytest.approx(expected)
+    low, high = result.steph_minus_local.uno_interval_95
+    assert low <= expected <= high
 
 
 @pytest.mark.parametrize(("K", "n_sources", "expected"), [(5, 2, 2), (5, 9, 5), (None, 3, 3)])

@@ -21,8 +21,8 @@ from fedsteph.client.target.target_result import (
     TrainedScores,
 )
 from fedsteph.common.config.recipe import EvaluationConfig
-from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.config.run_config import SITE_NAME
+from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.model.concordance import Pairs
 from fedsteph.common.model.method_scores import Interval, MethodScores, MinusLocal

@@ -149,7 +149,7 @@ def merge(message: Message, context: Context) -> Message:
         from fedsteph.client.report.page_process import draw_afterwards
         from fedsteph.client.sharing.averaging_rounds import kept_globals
         from fedsteph.client.sharing.incoming import incoming
-        from fedsteph.client.sharing.kept_vectors import kept, note_verdicts
+        from fedsteph.client.sharing.kept_vectors import kept, note_verdicts, usable
         from fedsteph.client.target.enhance import enhance_target
         from fedsteph.client.target.results import public_view
 
@@ -168,7 +168,11 @@ def merge(message: Message, context: Context) -> Message:
             progress.report(protocol.MERGE, done, total, f"fold {at} of {folds}")
 
         workspace.train_every_fold()  # where the data have changed since its training phase
-        result = enhance_target(workspace, vectors, report, together)
+        earlier = {}
+        if request.reuse and site.file.reuse_vectors:  # where a vector came today, it or its refusal counts
+            found = usable(workspace).items()
+            earlier = {name: one for name, one in found if name not in envelopes and one.norm <= max_norm}
+        result = enhance_target(workspace, vectors | earlier, report, together, kept=earlier)
         note_verdicts(site, workspace.recipe, result.screening.in_words())
         if site.file.page:
             draw_afterwards(site, context.node_config["site-config"])

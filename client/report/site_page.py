@@ -44,6 +44,8 @@ def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
     files = TargetFiles.open(site.state)
     result, recipe = files.result, files.recipe
     own = [result.too_small] if result.too_small else []
+    if result.kept:
+        own.append(f"Of the sources, these vectors were kept from earlier runs or files: {', '.join(result.kept)}.")
     own.append(f"Privacy of all vectors that this site shared: {result.privacy_spent}.")
     lines = list(read_lines(site.audit.folder))
     run = next((line.event.run for line in reversed(lines) if line.event.event == "vector.open"), None)

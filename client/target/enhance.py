@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedsteph.client.methods.task import Task, vectors_digest
@@ -33,7 +34,11 @@ _log = logging.getLogger(__name__)
 
 
 def enhance(
-    site: Site, vectors: Mapping[str, TaskVector], config: Config | None = None, report: Progress = silent
+    site: Site,
+    vectors: Mapping[str, TaskVector],
+    config: Config | None = None,
+    report: Progress = silent,
+    kept: Collection[str] = (),
 ) -> dict[str, Any]:
     """Merge in-memory task vectors with the site's own into one enhanced model per fold, without any network.
 
@@ -44,6 +49,7 @@ def enhance(
         vectors: source -> vector. Names follow the rules for site names; all vectors start from the M0 of ``config``.
         config: the federation's configuration (:func:`fedsteph.load_config`); None: the preset ``robust``.
         report: called with the number of trainings done and in total.
+        kept: those of the sources whose vectors the site kept, for the result to say so.
 
     Returns:
         the content of ``result.json`` in the site's state folder: per method the C-index per fold, its mean and 95%
@@ -63,7 +69,7 @@ def enhance(
     for name, vector in vectors.items():
         _require_usable(workspace, name, vector)
     workspace.train_every_fold()
-    return enhance_target(workspace, dict(sorted(vectors.items())), report).to_dict()
+    return enhance_target(workspace, vectors, report, kept=kept).to_dict()
 
 
 def _require_usable(workspace: Workspace, name: str, vector: TaskVector) -> None:
@@ -84,6 +90,7 @@ def enhance_target(
     vectors: Mapping[str, TaskVector],
     progress: Progress = silent,
     globals_by_fold: Sequence[Mapping[str, TaskVector]] = (),
+    kept: Collection[str] = (),
 ) -> TargetResult:
     """Make one enhanced model per fold from the site's own and the received vectors, and write and return the result.
 
@@ -95,10 +102,12 @@ def enhance_target(
         vectors: source -> received task vector.
         progress: in trainings.
         globals_by_fold: per fold, method -> encoder trained together with the other sites, as a vector from M0.
+        kept: those of the sources whose vectors came in an earlier run or as a file.
     """
+    vectors = dict(sorted(vectors.items()))
     folds = _enhanced_folds(workspace, vectors, progress, globals_by_fold)
     state = workspace.site.state
-    result = target_result(workspace, folds, list(vectors), _screening(workspace))
+    result = replace(target_result(workspace, folds, list(vectors), _screening(workspace)), kept=tuple(sorted(kept)))
     for k, fold in enumerate(folds):
         _deploy(workspace, result, k, fold)
     evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))

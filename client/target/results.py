@@ -149,6 +149,7 @@ def public_view(result: TargetResult, refused: Mapping[str, FedstephError], poli
             Refusal.of(refused[name], name) for name in sorted(refused) if SITE_NAME.fullmatch(name) is not None
         ),
         scores=tuple(Score(method, policy.c_index(row.mean, result.n_pairs)) for method, row in result.methods.items()),
+        kept=result.kept,
     )
 
 

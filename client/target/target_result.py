@@ -108,6 +108,7 @@ class TargetResult:
     # percentile, at 1, 3 or 5 years, where it is widest. Files of earlier versions do not have it.
     spread: float | None = None
     unequal: str | None = None  # a sentence if STEPH and the local model were trained for unlike numbers of epochs
+    kept: tuple[str, ...] = ()  # those of the sources whose vectors came in an earlier run or as a file
 
     @property
     def trained(self) -> dict[str, TrainedScores]:

@@ -55,6 +55,8 @@ def target_sentences(result: TargetResult) -> list[str]:
     gammas = ", ".join(f"{gamma:g}" for gamma in result.steph.gamma)
     reasons = "; ".join(dict.fromkeys(result.steph.gamma_reason))
     sentences.append(f"gamma per fold: {gammas} ({reasons}).")
+    if result.kept:
+        sentences.append(f"Kept from earlier runs or files: the vectors of {', '.join(result.kept)}.")
     return [*sentences, *deployed_sentences(result), *screening(result)]
 
 

@@ -300,6 +300,25 @@ def test_a_merge_keeps_what_its_sender_allows_and_what_screening_said_of_it(fede
     assert "is damaged" in federation.log() and read_kept(path)[0].sequence > record.sequence
 
 
+def test_a_late_source_is_merged_with_what_the_target_kept_if_both_sides_want_it(federation):
+    federation.set_policy("{targets: [a], min_patients: 1, min_events: 1, recipes: any, vectors_kept_days: 7}", "b")
+    federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, federation.envelopes_for_a())
+
+    def merged(run: str, reuse: bool, **envelopes: bytes) -> tuple[tuple[str, ...], list[str]]:
+        request = Merge(replace(RUN, run=run), RECIPE, 250.0, reuse)
+        letters = {"c": of_c(run=run, sequence=int(run[3:])), **envelopes}
+        kept = federation.ask(MERGE, request, messages.MergeReply, letters).kept
+        result = read_json(federation.state("a") / "result.json")
+        assert result["kept"] == list(kept)
+        return kept, result["sources"]
+
+    assert merged("run2", True) == ((), ["c"]), "the site has not agreed"
+    (federation.folder / "data/a/site.yaml").write_text("reuse_vectors: true\n")
+    assert merged("run3", False) == ((), ["c"])
+    assert merged("run4", True) == (("b",), ["b", "c"])
+    assert merged("run5", True, b=b"junk") == ((), ["c"]), "an older vector stands in for one that was refused"
+
+
 def test_a_round_is_answered_with_an_update_per_fold_and_a_banded_weight(federation, spies):
     """Asked for again, it is found done; the server's first update begins at M0."""
     request = Average(RUN, RECIPE, "fedavg", 0, 250.0)

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 def enhance(
     site: SiteArgument,
     vectors: Annotated[
-        list[str], typer.Option(help="A source's vector file, as FILE or NAME=FILE; without a name, the file's.")
-    ],
+        list[str] | None,
+        typer.Option(
+            help="A source's plain vector file, as FILE or NAME=FILE; without a name, the file's. Repeatable."
+        ),
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for models and page; default: SITE's state folder.")] = None,
@@ -33,11 +36,13 @@ def enhance(
 ) -> None:
     """Merge other sites' task vectors with this site's own, without a server; what is missing is trained first.
 
-    It screens the vectors, judges all methods on the same folds as a run does, and leaves the same results, page and
-    models. The same vectors give the same numbers. The configuration is the one that the vectors were trained with.
+    It takes the vectors that this site keeps ('fedsteph vectors list') and the files that are given, screens them,
+    judges all methods on the same folds as a run does, and leaves the same results, page and models. The same vectors
+    give the same numbers. The configuration is the one that the vectors were trained with.
 
     \b
     Examples:
+      fedsteph enhance sites/kirp
       fedsteph enhance sites/kirp --vectors luad.safetensors --vectors blca.safetensors
       fedsteph enhance sites/kirp --vectors luad=mail/v1.safetensors --config federation.yaml --out merged
     """
@@ -52,10 +57,11 @@ def enhance(
     from fedsteph.common.host.lock import exclusive
 
     opened, loaded = Site.open(site, state=out), load_config(config, settings)
-    given = _read(opened, loaded, vectors)
+    given = _read(opened, loaded, vectors or [])
     with exclusive(opened.state, wait=False):
+        kept = {name: vector for name, vector in _kept(opened, loaded).items() if name not in given}
         with console.progress_bar() as progress:
-            found = enhance_site(opened, given, loaded, progress(f"merging at {opened.name}"))
+            found = enhance_site(opened, given | kept, loaded, progress(f"merging at {opened.name}"), kept)
         if as_json:
             console.show_json(found)
         else:
@@ -63,6 +69,15 @@ def enhance(
             console.say(f"Deployed models, one per fold: {found['models']}")
         if report_too:
             draw_page(lambda drawn: write_site_page(opened, progress=drawn))
+
+
+def _kept(site: Site, config: Config) -> dict[str, TaskVector]:
+    """The vectors that the site keeps, as far as they are of this configuration."""
+    from fedsteph.client.sharing.kept_vectors import usable
+    from fedsteph.client.site.workspace import Workspace
+    from fedsteph.client.target.train_alone import local_recipe
+
+    return usable(Workspace.open(site, local_recipe(site, config)))
 
 
 def _read(site: Site, config: Config, vectors: Sequence[str]) -> dict[str, TaskVector]:

@@ -1,7 +1,7 @@
 """Memory-maps each received vector from an unlinked temporary file, so that a merge loads only the vectors it uses.
 
-Memory use then does not grow with the number of sources. The file is unlinked before its vector is returned: no
-unencrypted vector stays on the target's disk, and the space is freed when the process ends.
+Memory use then does not grow with the number of sources. The file is unlinked before its vector is returned: the
+space is freed when the process ends, and a vector that may not be kept does not stay on the target's disk.
 """
 
 from __future__ import annotations

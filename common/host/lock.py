@@ -23,7 +23,7 @@ def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
     try:
         held = lock.acquire(blocking=wait)
     except Timeout as error:
-        remedy = "Wait until it has ended, or choose another --out"
+        remedy = "Wait until it has ended, or work in another folder"
         raise RunFolderError("another process is working in this folder", where=folder, remedy=remedy) from error
     with held:
         yield

@@ -203,6 +203,7 @@ def test_a_ledger_of_an_earlier_version_is_gone_on_with(ledger: Ledger, tmp_path
 
 def test_a_delta_is_shown_coarsely_and_never_smaller_than_it_is() -> None:
     assert [coarse(x) for x in (1.88e-3, 1e-3, 0.05, 9.1e-4)] == ["2e-3", "1e-3", "5e-2", "10e-4"]
+    assert [float(coarse(x, 2)) for x in (0.8432, 3.0, 7.9999, 84.32, 0.01)] == [0.85, 3.0, 8.0, 85.0, 0.01]
     for n in range(20, 2000, 7):
         assert float(coarse(n**-1.1)) >= n**-1.1 * (1 - 1e-9)
     found = total([replace(entry("a"), delta=300**-1.1)])

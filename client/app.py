@@ -151,6 +151,7 @@ def merge(message: Message, context: Context) -> Message:
         from fedsteph.client.sharing.incoming import incoming
         from fedsteph.client.sharing.kept_vectors import kept, note_verdicts, usable
         from fedsteph.client.target.enhance import enhance_target
+        from fedsteph.client.target.final_model import final_steps
         from fedsteph.client.target.results import public_view
 
         workspace = _workspace(site, request)
@@ -163,9 +164,9 @@ def merge(message: Message, context: Context) -> Message:
         together = kept_globals(workspace, workspace.folder / "rounds" / request.id.run, max_norm)
 
         def report(done: float, total: float) -> None:
-            folds = len(workspace.splits)
-            at = min(int(done * folds / total) + 1, folds)
-            progress.report(protocol.MERGE, done, total, f"fold {at} of {folds}")
+            folds, last = len(workspace.splits), final_steps(workspace.recipe)
+            at = min(int(done * folds / (total - last)) + 1, folds if last == 0 else folds + 1)
+            progress.report(protocol.MERGE, done, total, f"fold {at} of {folds}" if at <= folds else "final model")
 
         workspace.train_every_fold()  # where the data have changed since its training phase
         earlier = {}

@@ -114,6 +114,14 @@ class Cohort:
                 self.cache.put(patient.id, bag)
         return bag
 
+    def by_slide(self, i: int, bag: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The bag of patient ``i`` divided into its slides: slide ID -> ``(n_instances, d)``, as views."""
+        patient = self.patients[i]
+        if len(patient.slides) == 1:
+            return {patient.slides[0]: bag}
+        sizes = [known_header(path).n_instances for path in self.paths(patient)]
+        return dict(zip(patient.slides, torch.split(bag, sizes), strict=True))
+
     def _slide(self, slide: str) -> torch.Tensor:
         source = self.files[slide]
         if self.disk is not None:

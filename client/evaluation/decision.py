@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fedsteph.common.model.method_scores import Interval
@@ -29,7 +29,8 @@ class Selection:
     """Result of inner cross-validation.
 
     ``local`` and ``steph`` are the C-index over the comparable pairs of all inner folds, None without pairs, and their
-    95% intervals. In each fold, ``steph`` uses the gamma that the other folds choose.
+    95% intervals. In each fold, ``steph`` uses the gamma that the other folds choose. ``tried`` has STEPH's score over
+    all inner folds for every gamma (as text).
     """
 
     gamma: float
@@ -39,6 +40,7 @@ class Selection:
     n_comparable: int
     local_interval: Interval | None = None
     steph_interval: Interval | None = None
+    tried: Mapping[str, InnerScore] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from fedsteph.client.evaluation.at_years import Outcomes
 from fedsteph.client.evaluation.metrics import YEARS
 from fedsteph.client.evaluation.side_by_side import Scores, side_by_side
 from fedsteph.client.evaluation.training_patients import held_out, unknown_training
+from fedsteph.client.models.final_file import Members
 from fedsteph.client.models.members import load_members
 from fedsteph.client.models.model_file import LoadedModel
 from fedsteph.client.models.new_patients import NewPatients
 from fedsteph.client.models.predict import PatientView, refuse_overwriting, views_of
-from fedsteph.client.site.prediction import patients_of, unstated_follow_up
+from fedsteph.client.site.patients import patients_of
+from fedsteph.client.site.prediction import unstated_follow_up
 from fedsteph.client.site.site import Site
 from fedsteph.common.errors import DataError
 from fedsteph.common.host.progress import Progress, part, silent
@@ -75,7 +77,8 @@ def evaluate(
             output would overwrite an input.
     """
     names = named(models)
-    members = {name: load_members(path) for name, path in names.items()}
+    opened = {name: load_members(path) for name, path in names.items()}
+    members = {name: found.models for name, found in opened.items()}
     new = patients_of(site, features, labels)
     for path in outputs:
         refuse_overwriting(path, (*models, *new.inputs))
@@ -86,7 +89,7 @@ def evaluate(
     if not any(patient.e for patient in new.patients):
         what = f"none of {len(new.patients)} patients has an event, so nothing can be judged"
         raise DataError(what, where=new.inputs[-1], remedy="Evaluate on more patients")
-    views = _views(members, new, report)
+    views = _views(opened, new, report)
     outcomes = Outcomes(np.array([p.t for p in new.patients]), np.array([p.e for p in new.patients]))
     years, left_out = _years(outcomes, views)
     if n_left_out:
@@ -116,9 +119,7 @@ def named(models: Sequence[Path]) -> dict[str, Path]:
     return dict(zip(names, models, strict=True))
 
 
-def _views(
-    members: Mapping[str, Sequence[LoadedModel]], new: NewPatients, report: Progress
-) -> dict[str, tuple[PatientView, ...]]:
+def _views(members: Mapping[str, Members], new: NewPatients, report: Progress) -> dict[str, tuple[PatientView, ...]]:
     n = len(new.patients)
     steps = {name: part(report, i * n, len(members) * n, n) for i, name in enumerate(members)}
     return {name: tuple(views_of(found, new, steps[name])) for name, found in members.items()}

@@ -6,7 +6,7 @@ vector nor the model that STEPH is compared with has seen the validation patient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -110,9 +110,15 @@ def _choose(scores: dict[str, InnerScore], recipe: Recipe) -> Selection:
     names = ["local", *map(str, gammas(recipe))]
     numbers = sorted({int(key.partition("/")[0]) for key in scores})
     folds = [{name: scores[f"{j}/{name}"] for name in names} for j in numbers]
-    gamma, reason = _best_gamma(folds, recipe)
-    held_out = [fold[str(_best_gamma(folds[:j] + folds[j + 1 :], recipe)[0])] for j, fold in enumerate(folds)]
-    return _selection(gamma, reason, [fold["local"] for fold in folds], held_out)
+    gamma, reason = best_gamma(folds, recipe)
+    held_out = [fold[str(best_gamma(folds[:j] + folds[j + 1 :], recipe)[0])] for j, fold in enumerate(folds)]
+    tried = {name: _summed([fold[name] for fold in folds]) for name in names[1:]}
+    return replace(_selection(gamma, reason, [fold["local"] for fold in folds], held_out), tried=tried)
+
+
+def _summed(scores: Sequence[InnerScore]) -> InnerScore:
+    pairs_of = sum(score.concordant for score in scores), sum(score.comparable for score in scores)
+    return InnerScore(*pairs_of, None, any(score.collapsed for score in scores))
 
 
 def _selection(gamma: float, reason: str, local: list[InnerScore], steph: list[InnerScore]) -> Selection:
@@ -120,9 +126,10 @@ def _selection(gamma: float, reason: str, local: list[InnerScore], steph: list[I
     return Selection(gamma, reason, pooled(local), pooled(steph), n, pooled_interval(local), pooled_interval(steph))
 
 
-def _best_gamma(folds: list[dict[str, InnerScore]], recipe: Recipe) -> tuple[float, str]:
-    """The gamma with the highest pooled C (the smallest in a tie), and the reason.
+def best_gamma(folds: Sequence[Mapping[str, InnerScore]], recipe: Recipe) -> tuple[float, str]:
+    """The gamma with the highest C pooled over ``folds``, and why; the smallest in a tie.
 
+    A fold has a score for each gamma, as text.
     A gamma that collapsed in an inner fold is left out, unless all did: it would collapse again.
     """
     grid = sorted(gammas(recipe))

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 from fedsteph.client.data.formats import read_features
-from fedsteph.client.models.model_file import LoadedModel, load_model
+from fedsteph.client.models.members import load_members
+from fedsteph.client.models.model_file import LoadedModel
 from fedsteph.client.models.patch_grid import GUESSED, Grid, read_grid
 from fedsteph.client.models.predict import require_extraction
 from fedsteph.common.errors import DataError
@@ -42,6 +43,7 @@ class Heatmap:
     grid: Grid
     attention: Mapping[str, np.ndarray]  # model -> (n_instances,); sums to 1 over the bag, which includes this slide
     rank: Mapping[str, np.ndarray]  # model -> (n_instances,): percent of the patches with at most this attention
+    unlike: float | None = None  # how unlike the training slides it is (SlideFeatures.unlike); None: not in the file
 
     def top(self, n: int) -> pd.DataFrame:
         """The ``n`` patches with the highest attention per model, highest first; ties in file order."""
@@ -68,7 +70,8 @@ def heatmap(
     """Compute the attention of both models over a slide.
 
     Args:
-        model: file of an enhanced model, which includes the local one, or of a local model alone.
+        model: file of an enhanced model, which includes the local one, of a local model alone, or of a final model; or
+            a folder of models. Of several models, the attention is the mean.
         others: the same patient's other slides: they belong to the bag, and so influence the merge.
         patch: side of a patch in pixels at level 0, instead of the file's value.
         size: width and height of the slide, likewise.
@@ -84,23 +87,29 @@ def heatmap(
     paths = (slide, *others)
     if len({path.resolve() for path in paths}) < len(paths):
         raise DataError("would be in the bag twice", where=slide, remedy="Name each slide once")
-    loaded = load_model(model)
+    members = load_members(model)
     bags = []
     for path in paths:
-        require_extraction(loaded, path)
-        bags.append(torch.from_numpy(read_features(path, width=loaded.architecture.width)))
+        for loaded in members.models:
+            require_extraction(loaded, path)
+        bags.append(torch.from_numpy(read_features(path, width=members.models[0].architecture.width)))
     grid = read_grid(slide, patch, size, mpp=mpp, site_patch=site_patch)
     bag, n = torch.cat(bags), len(bags[0])
-    attention = {name: one.attention(bag)[:n].double().numpy() for name, one in _models(loaded).items()}
+    attention = {
+        name: np.mean([one.attention(bag)[:n].double().numpy() for one in models], axis=0)
+        for name, models in _models(members.models).items()
+    }
     rank = {name: 100.0 * rankdata(values, method="max") / n for name, values in attention.items()}
-    return Heatmap(slide.stem, grid, attention, rank)
+    unlike = None if members.slides is None else members.slides.unlike(bags[0])
+    return Heatmap(slide.stem, grid, attention, rank, unlike)
 
 
-def _models(loaded: LoadedModel) -> dict[str, Any]:
-    if not loaded.sources:
-        return {"local": loaded.model}
-    own = {} if loaded.local is None else {"local": loaded.local.model}
-    return own | {"enhanced": loaded.model}
+def _models(loaded: Sequence[LoadedModel]) -> dict[str, list[Any]]:
+    """The local and the enhanced models; a local one stands for itself beside enhanced ones, as in a prediction."""
+    if not any(one.sources for one in loaded):
+        return {"local": [one.model for one in loaded]}
+    own = [one.local.model if one.local is not None else one.model for one in loaded if one.local or not one.sources]
+    return ({"local": own} if len(own) == len(loaded) else {}) | {"enhanced": [one.model for one in loaded]}
 
 
 def write_heatmap(found: Heatmap, out: Path, thumbnail: Path | None = None, top: int = 20) -> list[Path]:

@@ -1,31 +1,33 @@
-"""Opens what predicts: one model, or a folder of models that predict together, such as the models of all folds."""
+"""Opens what predicts: one model, a final one of several members, or a folder of models, such as those of all folds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedsteph.client.models.final_file import Members, load_file
 from fedsteph.client.models.model_file import LoadedModel, load_model
 from fedsteph.common.errors import ModelFileError
 
 _ENDING = ".safetensors"
 
 
-def load_members(model: LoadedModel | Path | str) -> tuple[LoadedModel, ...]:
-    """The models that predict together: that of a file, or those of all model files in a folder.
+def load_members(model: LoadedModel | Path | str) -> Members:
+    """What predicts together: a final model's members, the one model of another file, or the models of a folder.
 
-    Local and enhanced ones may be mixed, as the choice between them is made in each fold.
+    In a folder with ``fold_0.safetensors``, only such models of folds count, so that a final model beside them is not
+    mixed with them. Local and enhanced ones may be mixed, as the choice between them is made in each fold.
 
     Raises:
-        ModelFileError: as :func:`load_model`; or a folder holds no model file, or one that does not fit the others: of
-            another architecture, extraction of the features, or M0.
+        ModelFileError: as :func:`load_model`; or a folder holds no model file, or one that does not fit the others: a
+            final one, or of another architecture, extraction of the features, or M0.
     """
     if isinstance(model, LoadedModel):
-        return (model,)
+        return Members((model,))
     folder = Path(model)
     if not folder.is_dir():
-        return (load_model(folder),)
-    paths = [path for path in sorted(folder.glob(f"*{_ENDING}")) if not path.name.startswith(".")]
+        return load_file(folder)
+    paths = sorted(folder.glob(f"fold_*{_ENDING}")) or sorted(folder.glob(f"[!.]*{_ENDING}"))
     if not paths:
         remedy = f"Give a model file, or a folder of them such as 'deployed', with fold_0{_ENDING} in it"
         raise ModelFileError(f"holds no {_ENDING} file", where=folder, remedy=remedy)
@@ -36,13 +38,13 @@ def load_members(model: LoadedModel | Path | str) -> tuple[LoadedModel, ...]:
             raise ModelFileError(
                 what, where=path, remedy="Give one of the files, or a folder of models that fit together"
             )
-    return members
+    return Members(members)
 
 
-def followed_by_all(members: Sequence[LoadedModel]) -> int | None:
-    """Years for which every member's training patients were followed; None if a file does not state it."""
-    stated = [member.followed_years for member in members if member.followed_years is not None]
-    return min(stated) if len(stated) == len(members) else None
+def followed_by_all(models: Sequence[LoadedModel]) -> int | None:
+    """Years for which every model's training patients were followed; None if a file does not state it."""
+    stated = [model.followed_years for model in models if model.followed_years is not None]
+    return min(stated) if len(stated) == len(models) else None
 
 
 def _difference(one: LoadedModel, first: LoadedModel) -> str:

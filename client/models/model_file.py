@@ -68,9 +68,15 @@ def reference_risks(model: nn.Module, cohort: Cohort, device: torch.device) -> n
     In a small cohort they are close to the risks of single patients; like the model, they stay at the site.
     """
     home = head_of(model).weight.device
-    percentiles: np.ndarray = np.percentile(risks(model, cohort, device), np.linspace(0, 100, N_PERCENTILES))
+    percentiles = percentiles_of(risks(model, cohort, device))
     model.to(home)  # risks() moved it to ``device``
     return percentiles
+
+
+def percentiles_of(values: np.ndarray) -> np.ndarray:
+    """Percentiles 0 to 100 of risks ``(n_patients,)``: ``(101,)``."""
+    found: np.ndarray = np.percentile(values, np.linspace(0, 100, N_PERCENTILES))
+    return found
 
 
 def followed_years(cohort: Cohort, n_bins: int) -> int:
@@ -94,9 +100,9 @@ def save_abmil(
     Args:
         imported: SHA-256 of the checkpoint of another program that the model was made from, if it was.
     """
-    tensors = model.state_dict() | _as_tensors(REFERENCE, reference)
-    facts = _facts("abmil", model.architecture, m0_sha256, extraction, followed_years)
-    _save(path, tensors, trained_on, **facts, **({} if imported is None else {"imported": imported}))
+    tensors = model.state_dict() | as_tensors(REFERENCE, reference)
+    facts = facts_of("abmil", model.architecture, m0_sha256, extraction, followed_years)
+    save(path, tensors, trained_on, **facts, **({} if imported is None else {"imported": imported}))
 
 
 def save_steph(
@@ -113,12 +119,12 @@ def save_steph(
 ) -> None:
     """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, own model."""
     tensors = {f"{LEARNED}{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | _as_tensors(REFERENCE, reference)
+    tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | as_tensors(REFERENCE, reference)
     if local is not None:
         tensors |= {f"{LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
-        tensors |= _as_tensors(f"{LOCAL}{REFERENCE}", local.reference)
-    facts = _facts("steph", model.mixture.architecture, m0_sha256, extraction, followed_years)
-    _save(path, tensors, trained_on, **facts, sources=list(sources), steph=asdict(model.config))
+        tensors |= as_tensors(f"{LOCAL}{REFERENCE}", local.reference)
+    facts = facts_of("steph", model.mixture.architecture, m0_sha256, extraction, followed_years)
+    save(path, tensors, trained_on, **facts, sources=list(sources), steph=asdict(model.config))
 
 
 def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
@@ -136,17 +142,32 @@ def load_model(path: Path | str, dropout: float = 0.25) -> LoadedModel:
         dropout: the model's dropout if it is trained further; predictions use none.
 
     Raises:
-        ModelFileError: absent, not a model file, not finite, or its tensors do not match its description.
+        ModelFileError: absent, not a model file, not finite, or its tensors do not match its description; or a final
+            model, whose members :func:`.load_members` opens.
     """
     path = Path(path)
+    told, tensors = opened(path)
+    if told.members is not None:
+        what = f"is a final model of {told.members}, which predict together"
+        raise ModelFileError(what, where=path, remedy="Give this path itself to predict or heatmap")
+    return model_of(told, tensors, path, dropout)
+
+
+def opened(path: Path) -> tuple[Description, dict[str, Tensor]]:
+    """The description and the tensors of a file of any kind; errors as :func:`load_model`."""
     if not path.is_file():
         raise ModelFileError("there is no such file", where=path, remedy="Give the path of a model")
     told, content = checked(path)
     tensors = safetensors.torch.load(unstamped(content, str(path), REMEDY))
     if not _finite(tensors.values()):
         raise ModelFileError("holds weights that are not finite", where=path, remedy="Train or merge it again")
+    return told, tensors
+
+
+def model_of(told: Description, tensors: dict[str, Tensor], path: Path, dropout: float) -> LoadedModel:
+    """The model that a file's description and tensors, which it uses up, make; errors as :func:`load_model`."""
     try:
-        reference, local, trained_on = _reference(tensors), None, _trained_on(told, tensors)
+        reference, local, trained_on = reference_in(tensors), None, trained_on_in(told, tensors)
         if told.steph is None:
             model: nn.Module = ABMIL(told.architecture, dropout)
             model.load_state_dict(tensors)
@@ -167,13 +188,14 @@ def _local(architecture: Architecture, dropout: float, tensors: dict[str, Tensor
     if not names:
         return None
     own = {name.removeprefix(LOCAL): tensors.pop(name) for name in names}
-    reference = _reference(own)
+    reference = reference_in(own)
     model = ABMIL(architecture, dropout)
     model.load_state_dict(own)
     return Local(model.eval(), reference)
 
 
-def _reference(tensors: dict[str, Tensor]) -> np.ndarray | None:
+def reference_in(tensors: dict[str, Tensor]) -> np.ndarray | None:
+    """Remove the percentiles of risks from a file's tensors, and return them; ValueError if they do not ascend."""
     if REFERENCE not in tensors:
         return None
     found = tensors.pop(REFERENCE).double().numpy()
@@ -182,23 +204,26 @@ def _reference(tensors: dict[str, Tensor]) -> np.ndarray | None:
     return found
 
 
-def _trained_on(told: Description, tensors: dict[str, Tensor]) -> TrainedOn | None:
+def trained_on_in(told: Description, tensors: dict[str, Tensor]) -> TrainedOn | None:
+    """The digests of a file's training patients' IDs, taken out of its tensors; None if it has none."""
     return None if told.trained_on is None else TrainedOn(told.trained_on, tensors.pop(TRAINED_ON).numpy())
 
 
-def _as_tensors(name: str, reference: np.ndarray | None) -> dict[str, Tensor]:
+def as_tensors(name: str, reference: np.ndarray | None) -> dict[str, Tensor]:
+    """Percentiles as the tensor of a file, if there are any."""
     return {} if reference is None else {name: torch.from_numpy(reference)}
 
 
-def _facts(
+def facts_of(
     kind: str, architecture: Architecture, m0_sha256: str, extraction: Extraction, followed_years: int | None
 ) -> dict[str, Any]:
-    """What the file of either kind of model says of it."""
+    """What the file of any kind of model says of it."""
     follow_up = {} if followed_years is None else {"followed_years": followed_years}
     return {"kind": kind, "architecture": asdict(architecture), "m0": m0_sha256, **asdict(extraction), **follow_up}
 
 
-def _save(path: Path, tensors: dict[str, Tensor], trained_on: TrainedOn | None, **description: Any) -> None:
+def save(path: Path, tensors: dict[str, Tensor], trained_on: TrainedOn | None, **description: Any) -> None:
+    """Write a model file; ModelFileError if a number is not finite."""
     if trained_on is not None:
         tensors[TRAINED_ON] = torch.from_numpy(trained_on.digests)
         description["trained_on"] = asdict(trained_on.salting)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fedsteph.client.models.trained_on import Salting
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.extraction import Extraction
-from fedsteph.common.config.recipe import StephConfig
+from fedsteph.common.config.recipe import MOST_MEMBERS, StephConfig
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, FedstephError, ModelFileError
@@ -29,14 +30,15 @@ FORMAT = "fedsteph/model/v1"
 N_PERCENTILES = 101
 REFERENCE, LOCAL, LEARNED = "reference", "local.", "learned."
 TRAINED_ON = "trained_on"
-_MAX_HEADER = 2**16  # bytes; a model of 64 sources has less than 8 kB
+MEMBER, SOURCES, SLIDES = "member_", "sources", ("slides.mean", "slides.spread", "slides.distances")
+_MAX_HEADER = 2**18  # bytes; a final model of 20 members has 60 kB
 _MAX_SIZE = 2**20  # of a layer
 REMEDY = "Give a whole copy of it, or train or merge it again"
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file says of its model; ``sources`` and ``steph`` only of an enhanced one."""
+    """What a file says of its model; ``sources`` and ``steph`` only of an enhanced one, ``members`` of a final one."""
 
     kind: Literal["abmil", "steph"]
     architecture: Architecture
@@ -49,6 +51,7 @@ class Description:
     followed_years: int | None = None  # as followed_years() in model_file.py; no exact time of a patient
     imported: str | None = None  # SHA-256 of the checkpoint of another program that it was made from
     trained_on: Salting | None = None  # of the digests of its training patients' IDs
+    members: int | None = None  # of a final model: how many predict together
 
     @property
     def extraction(self) -> Extraction:
@@ -67,6 +70,8 @@ class Description:
             raise ValueError("a follow-up that is not within its bins")
         if self.imported is not None and (enhanced or re.fullmatch("[0-9a-f]{64}", self.imported) is None):
             raise ValueError("an origin that is no SHA-256, or of an enhanced model")
+        if self.members is not None and not 1 <= self.members <= MOST_MEMBERS:
+            raise ValueError("a number of members that is out of range")
 
 
 def checked(path: Path) -> tuple[Description, bytes]:
@@ -98,23 +103,38 @@ def _description(path: Path, beginning: bytes, n_bytes: int) -> Description:
 
 def _layout(told: Description, given: Collection[str]) -> Layout:
     """Dtypes and shapes that a description asks for; ``given`` tells which of the optional ones are there."""
-    architecture, references = told.architecture, [REFERENCE]
+    own, references, architecture = _own(told), [REFERENCE], told.architecture
     with torch.device("meta"):  # shapes alone, without memory
-        tensors = ABMIL(architecture).state_dict()
-        if told.steph is not None:
-            local = {f"{LOCAL}{name}": tensor for name, tensor in tensors.items()}
-            n = architecture.n_merged
-            mixture = Mixture(architecture, torch.empty(n), torch.empty(1 + len(told.sources), n))
-            learned = Steph(mixture, told.steph).state_dict()
-            tensors = {f"{LEARNED}{name}": tensor for name, tensor in learned.items()}
-            tensors |= {"theta_0": mixture.theta_0, "stack": mixture.stack}
+        local = {f"{LOCAL}{name}": tensor for name, tensor in ABMIL(architecture).state_dict().items()}
+        theta_0, stack = torch.empty(architecture.n_merged), torch.empty(len(told.sources), architecture.n_merged)
+        if told.members is not None:
+            own |= local if told.steph is not None else {}
+            own = {f"{MEMBER}{m}.{name}": tensor for m in range(told.members) for name, tensor in own.items()}
+            own |= {"theta_0": theta_0, SOURCES: stack} if told.steph is not None else {}
+        elif told.steph is not None:
+            own |= {"theta_0": theta_0, "stack": torch.empty(1 + len(told.sources), architecture.n_merged)}
             if any(name.startswith(LOCAL) for name in given):
-                tensors |= local
+                own |= local
                 references.append(f"{LOCAL}{REFERENCE}")
-    layout: dict[str, tuple[str, Shape]] = {name: ("F32", tuple(tensor.shape)) for name, tensor in tensors.items()}
+    layout: dict[str, tuple[str, Shape]] = {name: ("F32", tuple(tensor.shape)) for name, tensor in own.items()}
+    layout |= {name: ("F64", (N_PERCENTILES,)) for name in references if name in given}
     if told.trained_on is not None:
         layout[TRAINED_ON] = "I64", (told.trained_on.n,)
-    return layout | {name: ("F64", (N_PERCENTILES,)) for name in references if name in given}
+    if told.members is not None and SLIDES[0] in given:
+        shapes = (architecture.width,), (architecture.width,), (N_PERCENTILES,)
+        layout |= {name: ("F64", shape) for name, shape in zip(SLIDES, shapes, strict=True)}
+    return layout
+
+
+def _own(told: Description) -> dict[str, Tensor]:
+    """What one model learned, as shapes without memory."""
+    with torch.device("meta"):
+        if told.steph is None:
+            return ABMIL(told.architecture).state_dict()
+        n = told.architecture.n_merged
+        mixture = Mixture(told.architecture, torch.empty(n), torch.empty(1 + len(told.sources), n))
+        learned = Steph(mixture, told.steph).state_dict()
+        return {f"{LEARNED}{name}": tensor for name, tensor in learned.items()}
 
 
 def unfit(path: Path, error: Exception) -> ModelFileError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,18 @@ from torch import Tensor
 
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.headers import known_header
+from fedsteph.client.data.problems import Problem
+from fedsteph.client.models.final_file import Members
 from fedsteph.client.models.members import followed_by_all
 from fedsteph.client.models.model_file import LoadedModel
 from fedsteph.client.models.new_patients import NewPatients
+from fedsteph.client.models.slide_features import UNLIKE
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.errors import DataError, EncoderError
 from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.survival import risk_score, survival_from_hazards
+
+_EXAMPLES = 3  # slides that a warning names
 
 
 @dataclass(frozen=True)
@@ -36,25 +41,49 @@ class PatientView:
     lam: Mapping[str, float]  # likewise
     risk_local: float | None = None  # by the local model stored with an enhanced one, if any
     risk_range: tuple[float, float] | None = None  # 2.5th and 97.5th percentile of several models' risks
+    # slide -> how unlike the training slides it is (SlideFeatures.unlike); empty if the file does not hold theirs
+    unlike: Mapping[str, float] = field(default_factory=dict)
 
 
-def views_of(members: Sequence[LoadedModel], new: NewPatients, report: Progress) -> list[PatientView]:
+def views_of(members: Members, new: NewPatients, report: Progress) -> list[PatientView]:
     """Predict every patient by all members.
 
     Raises:
         EncoderError: features were made otherwise than a member's.
         DataError: a feature file cannot be used, or a prediction is not finite.
     """
+    models = members.models
     for path in new.files.values():
-        for loaded in members:
+        for loaded in models:
             require_extraction(loaded, path)
-    cohort = Cohort(new.patients, new.files, members[0].architecture.width, BagCache(0))
-    years, views = followed_by_all(members), []
+    cohort = Cohort(new.patients, new.files, models[0].architecture.width, BagCache(0))
+    years, views = followed_by_all(models), []
     for i, patient in enumerate(cohort.patients):
         bag = cohort.bag(i)
-        views.append(_together([_alone(patient.id, loaded, bag) for loaded in members], years))
+        view = _together([_alone(patient.id, loaded, bag) for loaded in models], years)
+        if members.reference is not None:
+            view = replace(view, percentile=_percentile(view.risk, members.reference))
+        if members.slides is not None:
+            parts = cohort.by_slide(i, bag).items()
+            view = replace(view, unlike={slide: members.slides.unlike(part) for slide, part in parts})
+        views.append(view)
         report(i + 1, len(cohort))
     return views
+
+
+def unlike_slides(views: Sequence[PatientView]) -> Problem | None:
+    """One warning about all slides whose features are unlike the training slides'; None if there is none."""
+    found = {slide: times for view in views for slide, times in view.unlike.items() if not times <= UNLIKE}
+    if not found:
+        return None
+    n, shown = sum(len(view.unlike) for view in views), sorted(found, key=lambda slide: -found[slide])[:_EXAMPLES]
+    numbers = ", ".join(f"{slide} {found[slide]:.1f} times" for slide in shown)
+    what = (
+        f"the features of {len(found)} of {n} slides are unlike the training slides': as far from their mean as the "
+        f"farthest of them, {numbers} (above {UNLIKE:g} is unlike)"
+    )
+    remedy = "Look whether scanner, stain and encoder are those of the training slides; do not trust these predictions"
+    return Problem("warning", "features", what, remedy)
 
 
 def table_of(views: Sequence[PatientView]) -> pd.DataFrame:
@@ -150,9 +179,11 @@ def _percentile(risk: float, reference: np.ndarray) -> float:
 def _row(view: PatientView) -> dict[str, Any]:
     low, high = view.risk_range or (None, None)
     compared = {"percentile": view.percentile, "risk_local": view.risk_local, "risk_low": low, "risk_high": high}
+    compared["unlike"] = max(view.unlike.values(), default=None)
     years = {f"survival_{year}y": float(value) for year, value in enumerate(view.survival, 1)}
     weights: dict[str, float] = {}
     for source in view.w:
         weights |= {f"w_{source}": view.w[source], f"lam_{source}": view.lam[source]}
+    compared["unlike"] = max(view.unlike.values(), default=None)
     known = {name: value for name, value in compared.items() if value is not None}
     return {"patient_id": view.id, "risk": view.risk, **known, **years, **weights}

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsteph.client.models.enhanced_file import DYNAMICS_FILE
 from fedsteph.client.models.model_file import LoadedModel, load_model
 from fedsteph.client.steph.dynamics import read_dynamics
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.target.enhance import RECIPE_FILE, RESULT_FILE
-from fedsteph.client.target.enhanced_model import DYNAMICS_FILE
 from fedsteph.client.target.evidence import FILE, Evidence, read_evidence
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.recipe import Recipe

@@ -81,9 +81,11 @@ def target_sections(
     ranking = c_index_picture(f"{name}.c-index", _titled(result.methods), who)
     ranking = replace(ranking, numbers=None)  # a table has the numbers
     own = verdict(name, result) if among_others else []
+    final = final_sentence(result)
+    made = [*deployed_sentences(result), *([] if final is None else [final])]
     in_words = f"{result.n_patients} patients, {result.n_events} events; sources: {', '.join(result.sources)}."
     return [
-        Section(f"Target {name}", [Points([in_words, *own, *deployed_sentences(result)])]),
+        Section(f"Target {name}", [Points([in_words, *own, *made])]),
         Section("How well patients are ranked", [ranking, *_tables(result)], 3),
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
@@ -95,6 +97,19 @@ def deployed_sentences(result: TargetResult) -> list[str]:
     """Which model each fold deploys, and why."""
     chosen = zip(result.deployed.choice, result.deployed.reason, strict=True)
     return [f"Fold {fold} deploys {title_of(choice)}: {reason}." for fold, (choice, reason) in enumerate(chosen)]
+
+
+def final_sentence(result: TargetResult) -> str | None:
+    """Where the final model is, and what it is; None if there is none."""
+    final = result.final
+    if final is None:
+        return None
+    members = "1 model" if final.members == 1 else f"the mean of {final.members} models"
+    return (
+        f"The final model, trained on all {result.n_patients} patients ({title_of(final.choice)}, {members}), is "
+        f"{final.path} in the site's state folder. It has no test set of its own: its card says what the folds let one "
+        "expect."
+    )
 
 
 def _tables(result: TargetResult) -> list[Block]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fedsteph.client.data.problems import Problem
-from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.models.final_file import Members
 from fedsteph.client.models.members import followed_by_all, load_members
 from fedsteph.client.models.model_file import LoadedModel
-from fedsteph.client.models.new_patients import NewPatients, every_file, in_table
-from fedsteph.client.models.predict import PatientView, refuse_overwriting, table_of, views_of
+from fedsteph.client.models.new_patients import NewPatients
+from fedsteph.client.models.predict import PatientView, refuse_overwriting, table_of, unlike_slides, views_of
+from fedsteph.client.site.patients import patients_of
 from fedsteph.client.site.site import Site
-from fedsteph.client.site.site_file import SITE_FILE, read_site_file
-from fedsteph.common.errors import DataError
 from fedsteph.common.host import atomic
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.concordance import pairs
@@ -75,6 +74,10 @@ def predict(
         mean over the models with it). ``risk_low`` and ``risk_high`` are the 2.5th and 97.5th percentile of the
         models' risks: how far the models disagree, and no confidence interval of an outcome.
 
+        A final model: as several models, but ``percentile`` is that of the mean risk among the training patients' mean
+        risks. ``unlike`` is how far the patient's slide lies from the training slides, in distances of the farthest of
+        these (:class:`.SlideFeatures`; the largest of several slides); above 1.5, a warning says so.
+
     Raises:
         ModelFileError: ``model`` is no model file, or the models of a folder do not fit together.
         ConfigError: the site or its site file cannot be used.
@@ -82,9 +85,10 @@ def predict(
             labels cannot be used; or a patient's risk or survival is not finite.
     """
     members, new = load_members(model), patients_of(site, features, labels)
-    for problem in (*new.warnings, *unstated_follow_up(members, model)):
+    views = views_of(members, new, report)
+    for problem in _doubts(members, model, new, views):
         _log.warning("%s", problem.line)
-    return table_of(views_of(members, new, report))
+    return table_of(views)
 
 
 def predict_file(
@@ -114,46 +118,15 @@ def predict_file(
     table = table_of(views)
     atomic.write_text(out, csv_text([[*table], *table.itertuples(index=False)], 9))
     c_index, n_comparable, why = _judged(views, new)
-    warnings = (*new.warnings, *unstated_follow_up(members, model))
-    years = followed_by_all(members)
-    return Prediction(tuple(views), len(members), years, c_index, n_comparable, why, warnings)
+    years, warnings = followed_by_all(members.models), _doubts(members, model, new, views)
+    return Prediction(tuple(views), len(members.models), years, c_index, n_comparable, why, warnings)
 
 
-def patients_of(site: Site | Path | str | None, features: Path | str | None, labels: Path | str | None) -> NewPatients:
-    """The patients of a site or of a folder of feature files; arguments and errors as in :func:`predict`."""
-    if features is not None and _is_site(Path(features)):
-        if site is not None:
-            remedy = "Give one of them, or the folder of feature files inside"
-            raise DataError("is a site folder, and another site is given", where=Path(features), remedy=remedy)
-        site, features = features, None
-    if site is not None:
-        return _of_site(site, features, labels)
-    if features is None:
-        remedy = "Give a site folder (--site) or a folder of feature files (--features)"
-        raise DataError("whose patients to predict is not said", where="site or features", remedy=remedy)
-    if labels is None:
-        return every_file(Path(features))
-    settings = replace(DataSettings(), features=str(features), labels=str(labels))
-    return in_table(Path(), settings, Path(labels))
-
-
-def _is_site(folder: Path) -> bool:
-    return (folder / SITE_FILE).exists() or ((folder / "labels.csv").exists() and (folder / "features").is_dir())
-
-
-def _of_site(site: Site | Path | str, features: Path | str | None, labels: Path | str | None) -> NewPatients:
-    """The patients of a site, from its own features and table, or from others that are read as its own."""
-    if isinstance(site, Site):
-        folder, settings, said_in = site.folder, site.file.data, site.folder / SITE_FILE
-    else:
-        folder, file = read_site_file(Path(site))
-        settings, said_in = file.data, Path(site) if Path(site).is_file() else folder / SITE_FILE
-    if features is not None:
-        settings = replace(settings, features=str(Path(features).absolute()))
-    if labels is not None:
-        settings = replace(settings, labels=str(Path(labels).absolute()))
-    found = in_table(folder, settings, folder)
-    return replace(found, inputs=(*found.inputs, said_in))
+def _doubts(members: Members, model: object, new: NewPatients, views: Sequence[PatientView]) -> tuple[Problem, ...]:
+    """Warnings: of the data, of years that no follow-up supports, and of slides unlike the training slides."""
+    unlike = unlike_slides(views)
+    found = (*new.warnings, *unstated_follow_up(members.models, model))
+    return (*found, *([] if unlike is None else [unlike]))
 
 
 def unstated_follow_up(members: Sequence[LoadedModel], model: object) -> tuple[Problem, ...]:

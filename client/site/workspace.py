@@ -16,7 +16,6 @@ from fedsteph.client.models.model_file import load_abmil, load_model
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
-from fedsteph.common.config.digest import digest
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
 from fedsteph.common.host.progress import Progress, silent
@@ -74,7 +73,7 @@ class Workspace:
             splits,
             resolve_device(site.file.device),
             data,
-            folder=site.state / f"{digest(recipe)[:12]}-{data[:12]}",
+            folder=site.state / f"{recipe.folds_digest[:12]}-{data[:12]}",
             base_folder=site.state / f"base-{recipe.base_digest[:12]}-{data[:12]}",
         )
 
@@ -132,6 +131,16 @@ class Workspace:
         if path == self.imported_path(fold):
             return load_abmil(path, self.recipe.model.dropout)
         return train_file(path, cohort, self.recipe, label=label, device=self.device, progress=progress)
+
+    def train_on_all(self, member: int = 0, progress: Progress = silent) -> abmil.ABMIL:
+        """Train the site's own model of all its patients, with a seed per ``member``, unless it was trained before."""
+        label = "all patients" if member == 0 else f"all patients, member {member}"
+        path = self.whole_path(member)
+        return train_file(path, self.cohort, self.recipe, label=label, device=self.device, progress=progress)
+
+    def whole_path(self, member: int = 0) -> Path:
+        """Path of the site's own model of all its patients."""
+        return self.base_folder / "all_patients" / f"member_{member}.safetensors"
 
     def train_every_fold(self) -> None:
         """Train the site's own models that are missing."""

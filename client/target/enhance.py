@@ -1,10 +1,11 @@
-"""Merges task vectors at a target, fold by fold, and writes the enhanced models, their cards and the result."""
+"""Merges task vectors at a target, fold by fold and for the final model; writes models, their cards and the result."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fedsteph.client.methods.task import Task, vectors_digest
@@ -13,11 +14,13 @@ from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target import evidence
+from fedsteph.client.target.final_card import write_final_card
+from fedsteph.client.target.final_model import MadeFinal, final_steps, make_final
 from fedsteph.client.target.fold import enhance_fold, steps
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.model_card import write_card
-from fedsteph.client.target.results import DEPLOYED, target_result
-from fedsteph.client.target.target_result import TargetResult
+from fedsteph.client.target.results import target_result
+from fedsteph.client.target.target_result import DEPLOYED, FINAL, TargetResult
 from fedsteph.client.target.train_alone import local_recipe
 from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
@@ -40,8 +43,9 @@ def enhance(
     report: Progress = silent,
     kept: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Merge in-memory task vectors with the site's own into one enhanced model per fold, without any network.
+    """Merge in-memory task vectors with the site's own, without any network: one model per fold, then the final one.
 
+    The folds measure what to expect, and choose how the final model is made, which is trained on all patients.
     Earlier work in the site's state folder is reused: M0, the site's own models, the choice of gamma, and enhanced
     models of the same vectors.
 
@@ -53,7 +57,8 @@ def enhance(
 
     Returns:
         the content of ``result.json`` in the site's state folder: per method the C-index per fold, its mean and 95%
-        interval; the use of every source; and as ``models`` the folder with the deployed model of each fold.
+        interval; the use of every source; as ``models`` the folder with the deployed model of each fold; and as
+        ``final`` the final model: ``path`` below the state folder, ``members``, ``choice``, ``reason`` and ``gamma``.
 
     Raises:
         VectorMismatchError: a vector has another architecture or another M0.
@@ -92,7 +97,7 @@ def enhance_target(
     globals_by_fold: Sequence[Mapping[str, TaskVector]] = (),
     kept: Collection[str] = (),
 ) -> TargetResult:
-    """Make one enhanced model per fold from the site's own and the received vectors, and write and return the result.
+    """Make one enhanced model per fold and the final model of all patients, and write and return the result.
 
     The site's own vector is not rounded to the recipe's dtype. It does not travel, so rounding would save nothing, and
     M0 + tau_t must equal the local model, with which all methods are compared and which lam = 1 gives back.
@@ -105,31 +110,39 @@ def enhance_target(
         kept: those of the sources whose vectors came in an earlier run or as a file.
     """
     vectors = dict(sorted(vectors.items()))
-    folds = _enhanced_folds(workspace, vectors, progress, globals_by_fold)
-    state = workspace.site.state
-    result = replace(target_result(workspace, folds, list(vectors), _screening(workspace)), kept=tuple(sorted(kept)))
+    folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
+    tasks = _tasks(workspace, vectors, folder, globals_by_fold)
+    n_folds, last = steps(tasks[0]) * len(tasks), final_steps(workspace.recipe)
+    folds = _enhanced_folds(tasks, part(progress, 0, n_folds + last, n_folds))
+    final = make_final(workspace, folds, vectors, folder, part(progress, n_folds, n_folds + last, last))
+    state, told = workspace.site.state, None if final is None else final.told
+    result = target_result(workspace, folds, list(vectors), _screening(workspace), told)
+    result = replace(result, kept=tuple(sorted(kept)))
     for k, fold in enumerate(folds):
         _deploy(workspace, result, k, fold)
+    _deploy_final(workspace, result, final)
     evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))
     checked_file.write_json(state / RECIPE_FILE, to_dict(workspace.recipe, whole=True))
     checked_file.write_json(state / RESULT_FILE, result.to_dict())
     return result
 
 
-def _enhanced_folds(
+def _tasks(
     workspace: Workspace,
     vectors: Mapping[str, TaskVector],
-    progress: Progress,
+    folder: Path,
     globals_by_fold: Sequence[Mapping[str, TaskVector]],
-) -> list[FoldResult]:
-    folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
+) -> list[Task]:
     together = list(globals_by_fold) or [{} for _ in workspace.splits]
-    tasks = [Task(workspace, k, vectors, folder / _name(workspace, k), each) for k, each in enumerate(together)]
+    return [Task(workspace, k, vectors, folder / _name(workspace, k), each) for k, each in enumerate(together)]
+
+
+def _enhanced_folds(tasks: Sequence[Task], progress: Progress) -> list[FoldResult]:
     n, total = steps(tasks[0]), steps(tasks[0]) * len(tasks)
     folds = []
     for k, task in enumerate(tasks):
         progress(k * n, total)
-        folds.append(enhance_fold(task, part(progress, k * n, total, n), _screening(workspace)))
+        folds.append(enhance_fold(task, part(progress, k * n, total, n), _screening(task.workspace)))
         _log_suspicions(k, folds[-1])
     progress(total, total)
     return folds
@@ -153,6 +166,17 @@ def _deploy(workspace: Workspace, result: TargetResult, k: int, fold: FoldResult
     load_model(fold.model)  # checked again, because a copy would carry damage on
     for made in (fold.model, fold.model.with_suffix(".md")):
         atomic.write_bytes(workspace.site.state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())
+
+
+def _deploy_final(workspace: Workspace, result: TargetResult, final: MadeFinal | None) -> None:
+    """Copy the final model to the deployed ones, with its card; remove that of an earlier merge where none is made."""
+    path = workspace.site.state / FINAL
+    if final is None:
+        for made in (path, path.with_suffix(".md")):
+            made.unlink(missing_ok=True)
+        return
+    atomic.write_bytes(path, final.path.read_bytes())
+    write_final_card(path, workspace, result, final.told)
 
 
 def _log_suspicions(fold: int, found: FoldResult) -> None:

@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from fedsteph.client.methods.task import Task
-from fedsteph.client.models.model_file import Local, followed_years, load_model, reference_risks, save_steph
-from fedsteph.client.models.trained_on import TrainedOn
-from fedsteph.client.steph.dynamics import Dynamics
-from fedsteph.client.steph.fit import fit_steph
+from fedsteph.client.models.enhanced_file import train_enhanced
+from fedsteph.client.models.model_file import load_model, reference_risks
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress
-
-DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: w and lam by epoch of its training
 
 
 @dataclass(frozen=True)
@@ -47,25 +43,5 @@ def enhanced_model(task: Task, gamma: float, progress: Progress) -> Enhanced:
 
 
 def _train(task: Task, gamma: float, path: Path, progress: Progress) -> None:
-    names = list(task.vectors)
-    fitted = fit_steph(
-        task.train,
-        task.local,
-        task.sources,
-        task.recipe,
-        gamma=gamma,
-        label=f"fold {task.fold}",
-        run=task.run("steph", progress),
-        dynamics=Dynamics(path.with_name(DYNAMICS_FILE), names),
-    )
-    save_steph(
-        path,
-        fitted,
-        names,
-        m0_sha256=str(task.recipe.model.m0_sha256),
-        extraction=task.workspace.cohort.extraction,
-        reference=reference_risks(fitted, task.train, task.device),
-        local=Local(task.local, reference_risks(task.local, task.train, task.device)),
-        followed_years=followed_years(task.train, task.recipe.model.n_bins),
-        trained_on=TrainedOn.of(task.train, fitted),
-    )
+    label, run = f"fold {task.fold}", task.run("steph", progress)
+    train_enhanced(path, task.train, task.local, task.vectors, task.recipe, gamma=gamma, label=label, run=run)

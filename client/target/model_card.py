@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fedsteph.common.host import atomic
 from fedsteph.common.vector.shared_part import description
 from fedsteph.common.wire.messages import band
 
-_KINDS = {
+KINDS = {
     "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "
     "percentiles of their risks, their longest follow-up in whole years and digests of their IDs, so it stays at this "
     "site.",
@@ -27,15 +28,7 @@ _KINDS = {
     "(arXiv 2603.10526). Its file holds the received vectors, this site's own model, percentiles of its patients' "
     "risks, their longest follow-up in whole years and digests of their IDs, so it stays at this site.",
 }
-_LIMITS = (
-    "## Intended use and limits",
-    "",
-    "Research on prognosis at the site that made it, on features of the same encoder, magnification",
-    "and patch size.",
-    "Not a medical device: it must not decide about a patient. The C-index is of one fold of one site;",
-    "discrimination elsewhere and fairness between groups were not measured.",
-)
-_USEFUL = {True: "yes", False: "no: no model is useful here", None: "too few patients to tell"}
+USEFUL = {True: "yes", False: "no: no model is useful here", None: "too few patients to tell"}
 
 
 def write_card(path: Path, workspace: Workspace, result: TargetResult | None, method: str, fold: int | None) -> None:
@@ -46,16 +39,40 @@ def write_card(path: Path, workspace: Workspace, result: TargetResult | None, me
         method: ``local`` or ``steph``.
         fold: the fold whose training part the model was trained on; None: all patients.
     """
-    recipe, cohort = workspace.recipe, workspace.cohort
+    where = "all patients" if fold is None else f"training part of fold {fold}"
     imported = None if fold is None else workspace.imported(fold)
+    lines = (
+        [] if imported is None else [f"| the local model was imported from a file with the SHA-256 | `{imported}` |"]
+    )
+    lines += _scores(result, method, fold) if result is not None and fold is not None else []
+    meaning = KINDS["imported" if imported and method == "local" else method]
+    limit = "The C-index is of one fold of one site;"
+    write(path, workspace, f"{method} model", meaning, [f"| training data | {where} |"], lines, limit)
+
+
+def write(
+    path: Path,
+    workspace: Workspace,
+    name: str,
+    meaning: str,
+    first: Sequence[str],
+    last: Sequence[str],
+    limit: str,
+) -> None:
+    """Write a card with the facts of every model, and rows of a table before (``first``) and after them (``last``).
+
+    Args:
+        limit: one line on what its C-index is of.
+    """
+    recipe, cohort = workspace.recipe, workspace.cohort
     lines = [
-        f"# {workspace.site.name}: {method} model",
+        f"# {workspace.site.name}: {name}",
         "",
-        _KINDS["imported" if imported and method == "local" else method],
+        meaning,
         "",
         "| | |",
         "|---|---|",
-        f"| training data | {'all patients' if fold is None else f'training part of fold {fold}'} |",
+        *first,
         f"| patients of the site | {band(len(cohort))} |",
         f"| events of the site | {band(int(cohort.events.sum()))} |",
         f"| privacy of all vectors that the site shared | {spent(workspace)} |",
@@ -65,14 +82,14 @@ def write_card(path: Path, workspace: Workspace, result: TargetResult | None, me
         f"| recipe SHA-256 | `{digest(recipe)}` |",
         f"| file SHA-256 | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |",
         f"| fedsteph | {version('fedsteph')} |",
-    ]
-    if imported is not None:
-        lines.append(f"| the local model was imported from a file with the SHA-256 | `{imported}` |")
-    if result is not None and fold is not None:
-        lines += _scores(result, method, fold)
-    lines += [
+        *last,
         "",
-        *_LIMITS,
+        "## Intended use and limits",
+        "",
+        "Research on prognosis at the site that made it, on features of the same encoder, magnification",
+        "and patch size.",
+        f"Not a medical device: it must not decide about a patient. {limit}",
+        "discrimination elsewhere and fairness between groups were not measured.",
         "",
         "## Recipe",
         "",
@@ -100,7 +117,7 @@ def _scores(result: TargetResult, method: str, fold: int) -> list[str]:
         ]
     lines.append(f"| screening | {_screening(result.screening, fold)} |")
     lines.append(f"| deployed in this fold | {result.deployed.choice[fold]}: {result.deployed.reason[fold]} |")
-    return [*lines, f"| better than chance in inner cross-validation | {_USEFUL[result.deployed.useful[fold]]} |"]
+    return [*lines, f"| better than chance in inner cross-validation | {USEFUL[result.deployed.useful[fold]]} |"]
 
 
 def _screening(screening: ScreenedFolds, fold: int) -> str:

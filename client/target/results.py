@@ -13,7 +13,9 @@ from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.target_result import (
+    DEPLOYED,
     DeployedScores,
+    FinalModel,
     ScreenedFolds,
     StephMinusLocal,
     StephScores,
@@ -29,13 +31,15 @@ from fedsteph.common.model.method_scores import Interval, MethodScores, MinusLoc
 from fedsteph.common.model.resampling import interval_95, mean_over_folds, resampled_folds
 from fedsteph.common.wire.messages import MergeReply, Refusal, Score
 
-DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
-
 
 def target_result(
-    workspace: Workspace, folds: Sequence[FoldResult], sources: Sequence[str], screening: Mode = "report"
+    workspace: Workspace,
+    folds: Sequence[FoldResult],
+    sources: Sequence[str],
+    screening: Mode = "report",
+    final: FinalModel | None = None,
 ) -> TargetResult:
-    """The full result of a target, from those of its folds."""
+    """The full result of a target, from those of its folds and what is told of its final model."""
     cohort, state = workspace.cohort, workspace.site.state
     tested = {method: [fold.pairs(method) for fold in folds] for method in folds[0].risk}
     resamples = dict(zip(tested, _resampled(list(tested.values()), workspace.recipe.evaluation), strict=True))
@@ -61,6 +65,7 @@ def target_result(
         enhanced=tuple(None if fold.enhanced is None else str(fold.enhanced.relative_to(state)) for fold in folds),
         spread=defined_mean([_spread(fold.hazards.get(DEPLOYED)) for fold in folds]),
         unequal=unequal_training(workspace.recipe),
+        final=final,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.site.policy import Mode
@@ -17,6 +17,9 @@ from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
 from fedsteph.common.host.checked_file import AGAIN, read_json
 from fedsteph.common.model.method_scores import Interval, MethodScores, MinusLocal
+
+DEPLOYED = "deployed"  # the folder of the deployed models, below a site's state folder
+FINAL = f"{DEPLOYED}/model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,21 @@ class StephMinusLocal(MinusLocal):
     uno_interval_95: Interval | None = None
 
 
+@dataclass(frozen=True)
+class FinalModel:
+    """The model of all of the target's patients. No patient is left to test it on."""
+
+    path: str  # of its file, below the state folder
+    members: int  # models that predict together
+    choice: Literal["local", "steph"]
+    reason: str
+    useful: bool | None  # as in DeployedScores, over all folds
+    gamma: float | None  # of an enhanced one
+    gamma_reason: str | None
+    weights: dict[str, float]  # source -> factor on its vector, by the folds' screening; 0: left out
+    w: dict[str, float]  # source -> mean w over all patients and members; empty for a local one
+
+
 # Of the methods that are not TrainedScores.
 _ROWS: dict[str, type[MethodScores]] = {"steph": StephScores, "deployed": DeployedScores, "oracle": MethodScores}
 
@@ -109,6 +127,7 @@ class TargetResult:
     spread: float | None = None
     unequal: str | None = None  # a sentence if STEPH and the local model were trained for unlike numbers of epochs
     kept: tuple[str, ...] = ()  # those of the sources whose vectors came in an earlier run or as a file
+    final: FinalModel | None = None  # None: none was asked for, or an earlier version made the result
 
     @property
     def trained(self) -> dict[str, TrainedScores]:

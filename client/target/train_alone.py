@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from fedsteph.client.data.bags import open_cohort
-from fedsteph.client.models.local_file import train_file
 from fedsteph.client.models.model_file import load_model, reference_risks
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -138,9 +137,8 @@ def _tested(workspace: Workspace, progress: Progress) -> Evidence:
 
 def _of_everybody(workspace: Workspace, progress: Progress) -> Path:
     """Train the model of all patients, write its card, and copy both to where the newest model always lies."""
-    path, newest = workspace.folder / MODEL, workspace.site.state / MODEL
-    device = workspace.device
-    train_file(path, workspace.cohort, workspace.recipe, label="all patients", device=device, progress=progress)
+    path, newest = workspace.whole_path(), workspace.site.state / MODEL
+    workspace.train_on_all(progress=progress)
     write_card(path, workspace, None, "local", None)
     for suffix in (path.suffix, ".md"):
         atomic.write_bytes(newest.with_suffix(suffix), path.with_suffix(suffix).read_bytes())

@@ -15,6 +15,7 @@ from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import COMPARATORS
 
 Dtype = Literal["float32", "float16", "bfloat16"]
+MOST_MEMBERS = 20  # of a final model
 
 
 def require(condition: bool, key: str, meaning: str) -> None:
@@ -228,6 +229,17 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class FinalConfig:
+    """The final model, which a target trains on all of its patients once the folds have chosen how."""
+
+    # models of the final one, alike but for the seed, whose predictions are averaged; 0: no final model [0 to 20]
+    members: int = 3
+
+    def __post_init__(self) -> None:
+        require(0 <= self.members <= MOST_MEMBERS, "members", f"0 to {MOST_MEMBERS}")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The part that sites act on: what to train and how. Its digest keys all work kept on a site's disk."""
 
@@ -237,8 +249,14 @@ class Recipe:
     steph: StephConfig = field(default_factory=StephConfig)  # how a target merges vectors
     comparators: ComparatorConfig = field(default_factory=ComparatorConfig)  # further methods that a target trains
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how a target measures its models
+    final: FinalConfig = field(default_factory=FinalConfig)  # the model of all of a target's patients
 
     @property
     def base_digest(self) -> str:
         """Digest of what decides a site's own models: recipes that differ elsewhere share them."""
         return digest([to_dict(self.model), to_dict(self.training)])
+
+    @property
+    def folds_digest(self) -> str:
+        """Digest of all that decides the work on folds: recipes that differ in the final model alone share it."""
+        return digest({key: value for key, value in to_dict(self).items() if key != "final"})

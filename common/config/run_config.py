@@ -12,7 +12,7 @@ import functools
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +100,7 @@ class Config(Recipe):
     @property
     def recipe(self) -> Recipe:
         """The part that is sent to the sites."""
-        return Recipe(self.model, self.training, self.sharing, self.steph, self.comparators, self.evaluation)
+        return Recipe(**{part.name: getattr(self, part.name) for part in fields(Recipe)})
 
 
 def load_config(path: Path | str | None = None, overrides: Sequence[str] | None = None) -> Config:

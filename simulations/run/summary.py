@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report.target_sections import deployed_sentences, screening, title_of
 from fedsteph.client.target.target_result import TargetResult
@@ -57,7 +59,10 @@ def target_sentences(result: TargetResult) -> list[str]:
     sentences.append(f"gamma per fold: {gammas} ({reasons}).")
     if result.kept:
         sentences.append(f"Kept from earlier runs or files: the vectors of {', '.join(result.kept)}.")
-    return [*sentences, *deployed_sentences(result), *screening(result)]
+    sentences += deployed_sentences(result)
+    if result.final is not None:
+        sentences.append(f"The final model is of {title_of(result.final.choice)}: {result.final.reason}.")
+    return [*sentences, *screening(result)]
 
 
 def _privacy(folder: RunFolder) -> str:
@@ -84,7 +89,10 @@ def run_sentences(folder: RunFolder, results: RunResults) -> list[str]:
         f"Results: {folder.path / RESULTS_FILE}, {folder.path / SUMMARY_FILE}.",
     ]
     for target, result in results.targets.items():
-        sentences.append(f"Deployed models of {target}, one per fold: {result.models}")
+        if result.final is not None:
+            final = Path(result.models, Path(result.final.path).name)
+            sentences.append(f"Final model of {target}, trained on all of its patients: {final}")
+        sentences.append(f"Models of {target}'s folds, for evaluation: {result.models}")
     return sentences
 
 

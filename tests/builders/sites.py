@@ -59,4 +59,5 @@ TINY = [
     "steph.gamma_grid=[0.0,0.05]",
     "evaluation.folds=2",
     "evaluation.bootstrap=20",
+    "final.members=1",
 ]

@@ -45,6 +45,7 @@ SECTIONS: list[tuple[str, str, type, dict[str, Any]]] = [
     (FEDERATION.title, "steph.", parts.StephConfig, {}),
     (FEDERATION.title, "comparators.", parts.ComparatorConfig, {}),
     (FEDERATION.title, "evaluation.", parts.EvaluationConfig, {}),
+    (FEDERATION.title, "final.", parts.FinalConfig, {}),
     (FEDERATION.title, "federation.", FederationConfig, {}),
     (FEDERATION.title, "federation.deadlines.", Deadlines, {}),
     (SITE.title, "", SiteFile, {}),

@@ -28,13 +28,18 @@ _PatchSize = Annotated[
 _PixelSize = Annotated[
     float | None, typer.Option(min=0.01, help="Micrometres per pixel at level 0, for coords in micrometres (STAMP).")
 ]
-_Site = Annotated[Path | None, typer.Option(help="A site, whose data.patch_size holds for files that state none.")]
+_Site = Annotated[
+    Path | None, typer.Option(help="The slide's site: finds slides by name; data.patch_size for files that state none.")
+]
 _SlideSize = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the slide at level 0; default: the file's.")]
 
 
 def heatmap(
-    model: Annotated[Path, typer.Argument(help="An enhanced model, or a local one.", show_default=False)],
-    slide: Annotated[Path, typer.Argument(help="The slide's feature file, HDF5 with coords.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="A model file: final, enhanced or local.", show_default=False)],
+    slide: Annotated[
+        Path,
+        typer.Argument(help="The slide's feature file, HDF5 with coords; with --site, its name.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("heatmap"),
     thumbnail: Annotated[Path | None, typer.Option(help="PNG, JPEG or TIFF of the whole slide, to lay below.")] = None,
     others: _Others = None,
@@ -49,25 +54,34 @@ def heatmap(
 
     \b
     Examples:
-      fedsteph heatmap deployed/fold_0.safetensors features/S1.h5 --out S1
+      fedsteph heatmap deployed/model.safetensors features/S1.h5 --out S1
+      fedsteph heatmap deployed/model.safetensors S1 --site sites/kirp --out S1
       fedsteph heatmap steph.safetensors S1.h5 --thumbnail S1.png --with S2.h5
       fedsteph heatmap steph.safetensors S1.h5 --slide-size 98304x65536 --patch-size 512
       fedsteph heatmap steph.safetensors stamp/S1.h5 --mpp 0.2527
+
+    With --site, SLIDE may be a slide's name in the site's table; the patient's other slides are then in the bag. Of a
+    final model or a folder of models, the attention is the mean over the models.
 
     OUT/attention.png is the map, in percentile ranks within the slide; OUT/attention.geojson goes into QuPath by
     'Import objects from file' and 'Measure > Show measurement maps'; OUT/top.csv lists the patches with the most
     attention. They show a patient's slide and stay at the site.
     """
     from fedsteph.client.models import heatmap as attention
+    from fedsteph.client.site.patients import slides_with
     from fedsteph.client.site.site_file import read_site_file
 
-    _refuse_inputs(out, (model, slide, *(others or []), *([thumbnail] if thumbnail else [])))
     _require_finite({"--patch-size": patch_size, "--mpp": mpp})
+    others = others or []
+    if site is not None and not slide.exists():
+        slide, further = slides_with(site, str(slide))
+        others = [*further, *others]
+    _refuse_inputs(out, (model, slide, *others, *([thumbnail] if thumbnail else [])))
     usual = None if site is None else read_site_file(site)[1].data.patch_size
     with console.progress_bar() as progress:
         progress("computing attention")
         found = attention.heatmap(
-            model, slide, others or [], patch=patch_size, size=_size(slide_size), mpp=mpp, site_patch=usual
+            model, slide, others, patch=patch_size, size=_size(slide_size), mpp=mpp, site_patch=usual
         )
         paths = attention.write_heatmap(found, out, thumbnail, top)
     _tell(found, top, paths, as_json)
@@ -94,12 +108,15 @@ def _refuse_inputs(out: Path, given: Iterable[Path]) -> None:
 def _tell(found: Heatmap, top: int, paths: Sequence[Path], as_json: bool) -> None:
     """Print the patches with the most attention, and the paths of the files."""
     from fedsteph.client.models.patch_grid import GUESSED
+    from fedsteph.client.models.slide_features import UNLIKE, unlike_words
 
     listed = found.top(top)
-    if found.grid.guessed:
-        console.tell(f"warning: {GUESSED}", "yellow")
+    warnings = [GUESSED] if found.grid.guessed else []
+    if found.unlike is not None and not found.unlike <= UNLIKE:
+        warnings.append(f"{found.slide}: {unlike_words(found.unlike)}")
+    for warning in warnings:
+        console.tell(f"warning: {warning}", "yellow")
     if as_json:
-        warnings = [GUESSED] if found.grid.guessed else []
         files = [str(path) for path in paths]
         content = {"slide": found.slide, "files": files, "patch_size": found.grid.patch, "warnings": warnings}
         return console.show_json({**content, "top": listed.to_dict("records")})

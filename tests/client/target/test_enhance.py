@@ -92,7 +92,7 @@ def test_the_target_s_own_vector_is_not_rounded_and_the_received_ones_are_taken_
 def test_progress_never_goes_back_and_ends_whole(tmp_path):
     seen = []
     enhanced(trained_workspace(tmp_path, patients=12), report=lambda *step: seen.append(step))
-    assert seen == sorted(seen) and (seen[0], seen[-1]) == ((0, 16), (16, 16))
+    assert seen == sorted(seen) and (seen[0], seen[-1]) == ((0, 18), (18, 18))
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,8 @@ OUT_OF_RANGE = [
     ("evaluation.split_seed", "-1"),
     ("evaluation.bootstrap", "9"),
     ("evaluation.bootstrap", "100001"),
+    ("final.members", "-1"),
+    ("final.members", "21"),
     ("federation.name", "A b"),
     ("federation.sites", "[a, a]"),
     ("federation.targets", "[../a]"),

@@ -37,6 +37,7 @@ SETTINGS = (
     "steph.start_lam=0.43",
     "steph.start_mass=1.75",
     "comparators.methods=[model_average]",
+    "final.members=0",
 )
 
 

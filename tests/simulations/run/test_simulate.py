@@ -128,8 +128,16 @@ def test_the_run_folder_describes_the_run_and_the_table_names_the_files(whole):
     assert "| local |" in (run / "summary.md").read_text()
     models = {path.name for path in (run / "sites" / "alpha").rglob("*.safetensors")}
     inner = {f"inner_{j}_of_2.safetensors" for j in range(2)}
-    assert models == {"local.safetensors", "steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"} | inner
+    final = {"member_0.safetensors", "model_of_1.safetensors", "model.safetensors"}
+    assert (
+        models == {"local.safetensors", "steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"} | inner | final
+    )
     assert (run / "sites" / "alpha" / "deployed" / "fold_1.md").is_file()
+    for target in ("alpha", "beta"):
+        path = run / "sites" / target / whole.first["targets"][target]["final"]["path"]
+        assert (
+            path.with_suffix(".md").is_file() and str(path) in shown and str(path) in (run / "summary.md").read_text()
+        )
     assert {path.name for path in (run / "sites" / "gamma").rglob("*.safetensors")} == {"local.safetensors"}
 
 

@@ -1,0 +1,124 @@
+"""The file of a final model: several models of all of a site's patients, alike but for the seed, and their patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsteph.client.models.model_file import (
+    LoadedModel,
+    as_tensors,
+    facts_of,
+    model_of,
+    opened,
+    reference_in,
+    save,
+)
+from fedsteph.client.models.model_header import (
+    LEARNED,
+    LOCAL,
+    MEMBER,
+    REFERENCE,
+    SLIDES,
+    SOURCES,
+    TRAINED_ON,
+    Description,
+    unfit,
+)
+from fedsteph.client.models.slide_features import SlideFeatures
+from fedsteph.client.models.trained_on import TrainedOn
+from fedsteph.client.steph.mixture import Mixture
+from fedsteph.client.steph.model import Steph
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.vector.task_vector import TaskVector, cut
+
+
+@dataclass(frozen=True)
+class Members:
+    """Models that predict together, and what a final model's file holds of its training patients."""
+
+    models: tuple[LoadedModel, ...]
+    reference: np.ndarray | None = None  # percentiles 0 to 100 of their mean risks (101,); None: each model has its own
+    slides: SlideFeatures | None = None
+
+
+def save_final(
+    path: Path,
+    models: Sequence[LoadedModel],
+    vectors: Mapping[str, TaskVector],
+    *,
+    reference: np.ndarray,
+    slides: SlideFeatures | None,
+    followed_years: int,
+    trained_on: TrainedOn,
+) -> None:
+    """Write a final model, which stays at the site; ModelFileError if a number is not finite.
+
+    Args:
+        models: local ones, or enhanced ones with their local models.
+        vectors: source -> vector that all of them merge, before any scaling; of enhanced ones only.
+    """
+    first = models[0]
+    tensors: dict[str, Tensor] = {}
+    for m, loaded in enumerate(models):
+        tensors |= {f"{MEMBER}{m}.{name}": tensor for name, tensor in _of_one(loaded).items()}
+    tensors |= as_tensors(REFERENCE, reference)
+    if slides is not None:
+        for name, values in zip(SLIDES, (slides.mean, slides.spread, slides.distances), strict=True):
+            tensors |= as_tensors(name, values)
+    kind, further = "abmil", {}
+    if isinstance(first.model, Steph):
+        kind, further = "steph", {"sources": list(first.sources), "steph": asdict(first.model.config)}
+        tensors |= {"theta_0": first.model.mixture.theta_0}
+        tensors |= {SOURCES: torch.stack([vectors[name].flat() for name in first.sources])}
+    facts = facts_of(kind, first.architecture, first.m0, first.extraction, followed_years)
+    save(path, tensors, trained_on, **facts, **further, members=len(models))
+
+
+def _of_one(loaded: LoadedModel) -> dict[str, Tensor]:
+    """What is one member's own: its learned weights, and its local model where it is an enhanced one."""
+    if not isinstance(loaded.model, Steph):
+        return loaded.model.state_dict()
+    assert loaded.local is not None
+    learned = {f"{LEARNED}{name}": tensor for name, tensor in loaded.model.state_dict().items()}
+    return learned | {f"{LOCAL}{name}": tensor for name, tensor in loaded.local.model.state_dict().items()}
+
+
+def load_file(path: Path, dropout: float = 0.25) -> Members:
+    """Read a model file of any kind; errors as :func:`fedsteph.client.models.model_file.load_model`."""
+    told, tensors = opened(path)
+    if told.members is None:
+        return Members((model_of(told, tensors, path, dropout),))
+    try:
+        reference, slides = reference_in(tensors), _slides(tensors)
+        models = [_member(m, told, tensors, path, dropout) for m in range(told.members)]
+    except (ValueError, RuntimeError) as error:
+        raise unfit(path, error) from error
+    return Members(tuple(models), reference, slides)
+
+
+def _slides(tensors: dict[str, Tensor]) -> SlideFeatures | None:
+    if SLIDES[0] not in tensors:
+        return None
+    return SlideFeatures(*(tensors.pop(name).numpy() for name in SLIDES))
+
+
+def _member(m: int, told: Description, tensors: Mapping[str, Tensor], path: Path, dropout: float) -> LoadedModel:
+    """One member, with its vectors made as they were for its training."""
+    prefix = f"{MEMBER}{m}."
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    own |= {name: tensors[name] for name in [TRAINED_ON] if told.trained_on is not None}
+    if told.steph is not None:
+        m0, local = ABMIL(told.architecture), ABMIL(told.architecture)
+        local.load_state_dict({n.removeprefix(LOCAL): t for n, t in own.items() if n.startswith(LOCAL)})
+        m0.load_state_dict({**cut(tensors["theta_0"], told.architecture), **local.head_state()})
+        target = TaskVector.between(local, m0)
+        sources = [TaskVector.of_flat(row, target) for row in tensors[SOURCES]]
+        mixture = Mixture.of(m0, target, sources, normalise=told.steph.normalise)
+        own |= {"theta_0": mixture.theta_0, "stack": mixture.stack}
+    return model_of(told, own, path, dropout)

@@ -1,0 +1,73 @@
+"""Writes the final model's card: what the folds let one expect of it, and that no patient is left to test it on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsteph.client.evaluation.metrics import number
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.target.model_card import KINDS, USEFUL, write
+from fedsteph.client.target.target_result import FinalModel, TargetResult
+from fedsteph.common.vector.shared_part import description
+
+_UNTESTED = (
+    "This very model has no test set: it was trained on all of this site's patients. What to expect of it was measured "
+    "by cross-validation, on models that were made by the same rule and trained on fewer patients. New patients alone "
+    "can test it."
+)
+_SLIDES = (
+    "The file also holds the mean and the spread of the training slides' features, so that unlike slides are told of."
+)
+_LIMIT = "The C-index is of this site's folds;"
+
+
+def write_final_card(path: Path, workspace: Workspace, result: TargetResult, told: FinalModel) -> None:
+    """Write ``<model>.md``. It gives sizes in bands of 10, and contains no patient ID and no path."""
+    meaning = f"{_UNTESTED}\n\nEach member: {KINDS[told.choice]} {_SLIDES}"
+    first = [
+        "| training data | all patients |",
+        f"| members | {told.members}, alike but for the seed; predictions are their mean |",
+        f"| C-index by cross-validation | {_c_index(result)} |",
+        f"| calibration by cross-validation | {_calibration(result)} |",
+        "| test set of this very model | none |",
+    ]
+    last = [f"| local or enhanced | {told.choice}: {told.reason} |"]
+    if told.choice == "steph":
+        last += [
+            f"| sources, with their mean w | {', '.join(f'{name} {w:.3f}' for name, w in told.w.items())} |",
+            f"| their vectors were sent in | {description(result.sharing)} |",
+            f"| gamma | {told.gamma:g} ({told.gamma_reason}) |",
+        ]
+    last.append(f"| screening | {result.screening.policy}: {_screening(told)} |")
+    last.append(f"| better than chance in inner cross-validation | {USEFUL[told.useful]} |")
+    write(path, workspace, f"final model ({told.choice})", meaning, first, last, _LIMIT)
+
+
+def _c_index(result: TargetResult) -> str:
+    row = result.deployed
+    if row.mean is None:
+        return "undefined (no comparable pair)"
+    interval = row.interval_95
+    spread = "without an interval" if interval is None else f"95% interval {interval[0]:.3f} to {interval[1]:.3f}"
+    return f"{row.mean:.3f} ({spread}), mean over {len(row.c_index)} folds, each of what the same rule chose"
+
+
+def _calibration(result: TargetResult) -> str:
+    """Means over folds of the deployed row."""
+    further = result.deployed.further
+    gap, error = further["calibration_gap_3y"], further["calibration_error_3y"]
+    if gap is None:
+        return "undefined: too little follow-up or too few events"
+    return (
+        f"predicted minus observed probability of an event within 3 years: {gap:+.3f}; mean absolute gap of four "
+        f"groups by predicted risk: {number(error)}; Brier score {number(further['brier'])}"
+    )
+
+
+def _screening(told: FinalModel) -> str:
+    less = [
+        f"{name} {'left out' if w == 0 else f'merged with weight {w:.3g}'}"
+        for name, w in told.weights.items()
+        if w != 1
+    ]
+    return "; ".join(less) or "every source is merged"

@@ -1,0 +1,139 @@
+"""Makes a target's final model: trained on all of its patients, several times with another seed, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fedsteph.client.evaluation.decision import Decision
+from fedsteph.client.methods.task import vectors_digest
+from fedsteph.client.models.enhanced_file import train_enhanced
+from fedsteph.client.models.final_file import load_file, save_final
+from fedsteph.client.models.model_file import LoadedModel, followed_years, load_model, percentiles_of
+from fedsteph.client.models.slide_features import SlideFeatures
+from fedsteph.client.models.trained_on import TrainedOn
+from fedsteph.client.site.workspace import Workspace
+from fedsteph.client.steph.fit import collapsed
+from fedsteph.client.steph.model import Steph
+from fedsteph.client.steph.usage import usage
+from fedsteph.client.target.final_choice import FinalChoice, final_choice
+from fedsteph.client.target.fold_result import FoldResult
+from fedsteph.client.target.target_result import FINAL, FinalModel
+from fedsteph.client.training.batch import risks
+from fedsteph.client.training.training_run import TrainingRun
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.host.checked_file import kept
+from fedsteph.common.host.progress import Progress, part
+from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.vector.task_vector import TaskVector
+
+
+@dataclass(frozen=True)
+class MadeFinal:
+    """A final model: its file among the work that is kept, and what the result tells of it."""
+
+    path: Path
+    told: FinalModel
+
+
+def final_steps(recipe: Recipe) -> int:
+    """Number of models that :func:`make_final` trains at most: a local and an enhanced one per member."""
+    return 2 * recipe.final.members
+
+
+def make_final(
+    workspace: Workspace,
+    folds: Sequence[FoldResult],
+    vectors: Mapping[str, TaskVector],
+    folder: Path,
+    progress: Progress,
+) -> MadeFinal | None:
+    """Train the final model's members and write their common file, or take what was made before; None: none is asked.
+
+    Args:
+        vectors: source -> received vector.
+        folder: keeps this work.
+        progress: in trainings, :func:`final_steps` in total.
+    """
+    recipe, n, total = workspace.recipe, workspace.recipe.final.members, final_steps(workspace.recipe)
+    if n == 0:
+        return None
+    for m in range(n):
+        workspace.train_on_all(m, part(progress, m, total))
+    models = [load_model(workspace.whole_path(m), recipe.model.dropout) for m in range(n)]
+    choice, home = final_choice(folds, vectors, recipe), workspace.whole_path().parent
+    decision = choice.decision()
+    if decision.method == "steph":
+        place = folder / f"final-{vectors_digest([choice.vectors])[:12]}-{choice.selection.gamma:g}"
+        enhanced = [_enhanced(workspace, choice, place, m, models[m], part(progress, n + m, total)) for m in range(n)]
+        decision = choice.decision(any(collapsed(_steph(one), workspace.cohort, workspace.device) for one in enhanced))
+        if decision.method == "steph":
+            models, home = enhanced, place
+    progress(total, total)
+    path = home / f"model_of_{n}.safetensors"
+    if kept(path, load_file) is None:
+        _save(path, workspace, models, choice.vectors)
+    return MadeFinal(path, _told(workspace, choice, decision, models))
+
+
+def _steph(loaded: LoadedModel) -> Steph:
+    assert isinstance(loaded.model, Steph)
+    return loaded.model
+
+
+def _enhanced(
+    workspace: Workspace, choice: FinalChoice, place: Path, m: int, local: LoadedModel, progress: Progress
+) -> LoadedModel:
+    """One enhanced member, trained unless its file exists."""
+    path = place / f"member_{m}" / "steph.safetensors"
+    load = partial(load_model, dropout=workspace.recipe.model.dropout)
+    if (found := kept(path, load)) is not None:
+        return found
+    assert isinstance(local.model, ABMIL)
+    train_enhanced(
+        path,
+        workspace.cohort,
+        local.model,
+        choice.vectors,
+        workspace.recipe,
+        gamma=choice.selection.gamma,
+        label=f"all patients, member {m}",
+        run=TrainingRun(workspace.device, path.with_suffix(".checkpoint"), progress),
+    )
+    return load(path)
+
+
+def _save(path: Path, workspace: Workspace, models: Sequence[LoadedModel], vectors: Mapping[str, TaskVector]) -> None:
+    cohort = workspace.cohort
+    mean_risk = np.mean([risks(one.model, cohort, workspace.device) for one in models], axis=0)
+    save_final(
+        path,
+        models,
+        vectors,
+        reference=percentiles_of(mean_risk),
+        slides=SlideFeatures.of(cohort),
+        followed_years=followed_years(cohort, workspace.recipe.model.n_bins),
+        trained_on=TrainedOn.of(cohort, models[0].model),
+    )
+
+
+def _told(workspace: Workspace, choice: FinalChoice, decision: Decision, models: Sequence[LoadedModel]) -> FinalModel:
+    is_enhanced, w = decision.method == "steph", {}
+    if is_enhanced:
+        used = [usage(_steph(one), workspace.cohort, workspace.device).w.mean(axis=0) for one in models]
+        w = dict(zip(choice.vectors, np.mean(used, axis=0).round(6).tolist(), strict=True))
+    return FinalModel(
+        path=FINAL,
+        members=len(models),
+        choice=decision.method,
+        reason=decision.reason,
+        useful=decision.useful,
+        gamma=choice.selection.gamma if is_enhanced else None,
+        gamma_reason=choice.selection.gamma_reason if is_enhanced else None,
+        weights=dict(choice.weights),
+        w=w,
+    )

@@ -82,30 +82,19 @@ def evaluate(
     new = patients_of(site, features, labels)
     for path in outputs:
         refuse_overwriting(path, (*models, *new.inputs))
-    if new.without_outcomes is not None:
-        remedy = "Give --site, or --labels with the times and events of the patients"
-        raise DataError(f"nothing can be judged: {new.without_outcomes}", where="labels", remedy=remedy)
-    new, n_left_out = held_out(members, new, leave_out=held_out_only)
-    if not any(patient.e for patient in new.patients):
-        what = f"none of {len(new.patients)} patients has an event, so nothing can be judged"
-        raise DataError(what, where=new.inputs[-1], remedy="Evaluate on more patients")
+    new, left_out = _judged(members, new, held_out_only)
     views = _views(opened, new, report)
     outcomes = Outcomes(np.array([p.t for p in new.patients]), np.array([p.e for p in new.patients]))
-    years, left_out = _years(outcomes, views)
-    if n_left_out:
-        left_out.append(f"{n_left_out} patients were in training and are left out; {len(new.patients)} remain.")
-    warnings = [*new.warnings, *unknown_training(members), *_at_a_source(members, site)]
-    warnings += [problem for name, found in members.items() for problem in unstated_follow_up(found, name)]
+    years, why = _years(outcomes, views)
+    merged = {name: dict.fromkeys(s for one in found for s in one.sources) for name, found in members.items()}
     return Evaluation(
         patients=new.patients,
         views=views,
         scores=_scores(outcomes, views, years),
         years=years,
-        left_out=tuple(left_out),
-        sources={
-            name: tuple(dict.fromkeys(s for one in found for s in one.sources)) for name, found in members.items()
-        },
-        warnings=tuple(warnings),
+        left_out=(*why, *left_out),
+        sources={name: tuple(sources) for name, sources in merged.items()},
+        warnings=(*new.warnings, *_doubts(members, site)),
     )
 
 
@@ -117,6 +106,28 @@ def named(models: Sequence[Path]) -> dict[str, Path]:
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError("the model is given twice", where=twice, remedy="Give each model once")
     return dict(zip(names, models, strict=True))
+
+
+def _judged(
+    members: Mapping[str, Sequence[LoadedModel]], new: NewPatients, held_out_only: bool
+) -> tuple[NewPatients, list[str]]:
+    """The patients to judge the models on, and a sentence on those left out; DataError where nothing can be judged."""
+    if new.without_outcomes is not None:
+        remedy = "Give --site, or --labels with the times and events of the patients"
+        raise DataError(f"nothing can be judged: {new.without_outcomes}", where="labels", remedy=remedy)
+    new, n_left_out = held_out(members, new, leave_out=held_out_only)
+    if not any(patient.e for patient in new.patients):
+        what = f"none of {len(new.patients)} patients has an event, so nothing can be judged"
+        raise DataError(what, where=new.inputs[-1], remedy="Evaluate on more patients")
+    n = len(new.patients)
+    told = f"{n_left_out} of {n + n_left_out} patients were in training and are left out; {n} remain."
+    return new, [told] if n_left_out else []
+
+
+def _doubts(members: Mapping[str, Sequence[LoadedModel]], site: Path | None) -> list[Problem]:
+    """Warnings of what is not known of the models, or speaks against them."""
+    unstated = [problem for name, found in members.items() for problem in unstated_follow_up(found, name)]
+    return [*unknown_training(members), *_at_a_source(members, site), *unstated]
 
 
 def _views(members: Mapping[str, Members], new: NewPatients, report: Progress) -> dict[str, tuple[PatientView, ...]]:

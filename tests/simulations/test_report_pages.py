@@ -72,6 +72,10 @@ def test_the_page_says_the_result_plainly(reported):
     if abs(mean) >= 5e-4:
         assert f"by {abs(mean):.3f} of C-index in the mean over 2 targets" in told
     assert f"better on {sum(gap > 0 for gap in gaps)} of them" in told
+    for name in ("alpha", "beta"):
+        trust = reported.results["targets"][name]["trust"]
+        for text in (f"At {name}, t{trust['sentence'][1:]}", *(flag["sentence"] for flag in trust["flags"])):
+            assert text in told
 
 
 def test_every_score_of_the_results_stands_on_the_page(reported):

@@ -80,7 +80,7 @@ def test_patients_of_the_training_are_refused_or_left_out(world):
         evaluate(words, site=world.site)
     rest = evaluate(words, site=world.site, held_out_only=True)
     assert {p.id for p in rest.patients} == {*world.table.index} - {"P001", "P004"}
-    assert rest.left_out[-1] == "2 patients were in training and are left out; 38 remain."
+    assert rest.left_out[-1] == "2 of 40 patients were in training and are left out; 38 remain."
     folder = world / "deployed"
     folder.mkdir()
     for fold in range(2):

@@ -136,6 +136,16 @@ def test_unos_c_is_compared_with_the_weights_of_each_fold(workspace):
     assert low <= expected <= high
 
 
+def test_how_far_survival_differs_between_patients(workspace):
+    """By hand, in the mean over folds: six patients' hazards of the first year, and none later."""
+    folds = []
+    for fold, first in enumerate(([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0.2] * 6)):
+        hazards = np.column_stack([first, np.zeros((6, 7))])
+        folds.append(replace(fold_result(workspace, fold, {}), hazards={"deployed": hazards}))
+    assert target_result(workspace, folds, ["a"]).spread == pytest.approx((0.4 + 0.0) / 2)
+    assert target_result(workspace, [fold_result(workspace, 0, {})], ["a"]).spread is None
+
+
 @pytest.mark.parametrize(("K", "n_sources", "expected"), [(5, 2, 2), (5, 9, 5), (None, 3, 3)])
 def test_the_number_kept_is_at_most_that_of_the_sources(tmp_path, K, n_sources, expected):
     workspace = trained_workspace(tmp_path, f"steph.K={'null' if K is None else K}", patients=6)

@@ -151,7 +151,7 @@ def merge(message: Message, context: Context) -> Message:
         from fedsteph.client.sharing.incoming import incoming
         from fedsteph.client.sharing.kept_vectors import kept, note_verdicts, usable
         from fedsteph.client.target.enhance import enhance_target
-        from fedsteph.client.target.final_model import final_steps
+        from fedsteph.client.target.final.final_model import final_steps
         from fedsteph.client.target.results import public_view
 
         workspace = _workspace(site, request)

@@ -14,8 +14,8 @@ from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target import evidence
-from fedsteph.client.target.final_card import write_final_card
-from fedsteph.client.target.final_model import MadeFinal, final_steps, make_final
+from fedsteph.client.target.final.final_card import write_final_card
+from fedsteph.client.target.final.final_model import MadeFinal, final_steps, make_final
 from fedsteph.client.target.fold import enhance_fold, steps
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.model_card import write_card

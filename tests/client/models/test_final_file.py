@@ -24,6 +24,7 @@ from fedsteph.client.models.local_file import train_file
 from fedsteph.client.models.members import load_members
 from fedsteph.client.models.model_file import load_model, percentiles_of
 from fedsteph.client.models.slide_features import of_means
+from fedsteph.client.models.trained_on import TrainedOn
 from fedsteph.client.site.prediction import predict_file
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.training_run import TrainingRun
@@ -50,6 +51,7 @@ def world(tmp_path_factory) -> Path:
         models = [load_model(folder / f"{kind}_{m}.safetensors") for m in range(2)]
         mean = np.mean([risks(one.model, COHORT, CPU) for one in models], axis=0)
         told = {"reference": percentiles_of(mean), "slides": of_means(np.array(means)), "followed_years": 4}
+        told["trained_on"] = TrainedOn.of(COHORT, models[0].model)
         save_final(folder / f"final-{kind}.safetensors", models, vectors if kind == "steph" else {}, **told)
     return folder
 

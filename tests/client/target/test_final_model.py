@@ -22,7 +22,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.target import final_choice as choosing
 from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
-from fedsteph.client.target.final_choice import final_choice
+from fedsteph.client.target.final.final_choice import final_choice
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.client.target.train_alone import train_site
 from fedsteph.client.training.batch import risks
@@ -114,7 +114,7 @@ def test_nothing_is_trained_twice_and_more_members_are_added_to_those_there(monk
 
 def test_a_member_that_collapsed_leaves_the_local_model(monkeypatch, tmp_path):
     steph_wins(monkeypatch)
-    monkeypatch.setattr("fedsteph.client.target.final_model.collapsed", lambda *_: True)
+    monkeypatch.setattr("fedsteph.client.target.final.final_model.collapsed", lambda *_: True)
     workspace = trained_workspace(tmp_path, "final.members=1", "training.epochs=1", patients=12)
     final = enhance_target(workspace, make_vectors(workspace.recipe, 1)).final
     assert final.choice == "local" and "collapsed" in final.reason

@@ -20,7 +20,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import collapsed
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
-from fedsteph.client.target.final_choice import FinalChoice, final_choice
+from fedsteph.client.target.final.final_choice import FinalChoice, final_choice
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.target_result import FINAL, FinalModel
 from fedsteph.client.training.batch import risks

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedsteph.client.models.predict import PatientView
+from fedsteph.client.models.slide_features import UNLIKE, unlike_words
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.report.page import Block, Page, Picture, Section, Table, Text
 from fedsteph.common.report.provenance import limits_section
@@ -68,6 +69,8 @@ def _blocks(view: PatientView, name: str) -> list[Block]:
         low, high = view.risk_range
         words += f" Risk {view.risk:.3f}, from {low:.3f} to {high:.3f}: {_SPREAD}."
     blocks: list[Block] = [Text(words), _curves(view, name)]
+    unlike = [f"Slide {slide}: {unlike_words(times)}." for slide, times in view.unlike.items() if not times <= UNLIKE]
+    blocks[:0] = [Text(sentence) for sentence in unlike]
     if view.w:
         blocks.append(_sources(view))
         if left_out := [source for source, w in view.w.items() if w == 0]:

@@ -17,7 +17,7 @@ from fedsteph.common.host import atomic
 from fedsteph.common.vector.shared_part import description
 from fedsteph.common.wire.messages import band
 
-KINDS = {
+_KINDS = {
     "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "
     "percentiles of their risks, their longest follow-up in whole years and digests of their IDs, so it stays at this "
     "site.",
@@ -45,7 +45,7 @@ def write_card(path: Path, workspace: Workspace, result: TargetResult | None, me
         [] if imported is None else [f"| the local model was imported from a file with the SHA-256 | `{imported}` |"]
     )
     lines += _scores(result, method, fold) if result is not None and fold is not None else []
-    meaning = KINDS["imported" if imported and method == "local" else method]
+    meaning = _KINDS["imported" if imported and method == "local" else method]
     limit = "The C-index is of one fold of one site;"
     write(path, workspace, f"{method} model", meaning, [f"| training data | {where} |"], lines, limit)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedsteph.client.evaluation.metrics import number
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.client.target.model_card import KINDS, USEFUL, write
+from fedsteph.client.target.model_card import USEFUL, write
 from fedsteph.client.target.target_result import FinalModel, TargetResult
 from fedsteph.common.vector.shared_part import description
 
@@ -15,15 +15,22 @@ _UNTESTED = (
     "by cross-validation, on models that were made by the same rule and trained on fewer patients. New patients alone "
     "can test it."
 )
-_SLIDES = (
-    "The file also holds the mean and the spread of the training slides' features, so that unlike slides are told of."
+_MEMBERS = {
+    "local": "Each member is a local ABMIL survival model, trained from the federation's M0 on this site's patients "
+    "alone. The file holds",
+    "steph": "Each member is an enhanced survival model: STEPH over this site's and the received task vectors "
+    "(arXiv 2603.10526). The file holds the received vectors, this site's own models,",
+}
+_HELD = (
+    "percentiles of the patients' risks, their longest follow-up in whole years, and the mean and the spread of their "
+    "slides' features, so it stays at this site."
 )
 _LIMIT = "The C-index is of this site's folds;"
 
 
 def write_final_card(path: Path, workspace: Workspace, result: TargetResult, told: FinalModel) -> None:
     """Write ``<model>.md``. It gives sizes in bands of 10, and contains no patient ID and no path."""
-    meaning = f"{_UNTESTED}\n\nEach member: {KINDS[told.choice]} {_SLIDES}"
+    meaning = f"{_UNTESTED}\n\n{_MEMBERS[told.choice]} {_HELD}"
     first = [
         "| training data | all patients |",
         f"| members | {told.members}, alike but for the seed; predictions are their mean |",
@@ -70,4 +77,4 @@ def _screening(told: FinalModel) -> str:
         for name, w in told.weights.items()
         if w != 1
     ]
-    return "; ".join(less) or "every source is merged"
+    return "; ".join(less) or "no source is left out"

@@ -31,7 +31,9 @@ _Labels = Annotated[
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model.safetensors, local or enhanced, or a folder of fold models.")],
+    model: Annotated[
+        Path, typer.Argument(help="A model.safetensors: final, local or enhanced; or a folder of fold models.")
+    ],
     out: Annotated[Path, typer.Option(help="CSV to write.")],
     site: _Site = None,
     features: _Features = None,
@@ -49,7 +51,7 @@ def predict(
     \b
     Examples:
       fedsteph predict model.safetensors --site sites/kirp --out risk.csv
-      fedsteph predict deployed --site sites/kirp --out risk.csv --json
+      fedsteph predict deployed/model.safetensors --site sites/kirp --out risk.csv --json
       fedsteph predict deployed --site sites/kirp --features new --labels new.csv --out r.csv
       fedsteph predict model.safetensors --features new --out risk.csv
       fedsteph predict model.safetensors --features new --labels new.csv --out r.csv
@@ -60,8 +62,12 @@ def predict(
     Where the model's file allows it, the CSV has the risk's percentile among
     them, and the risk by the site's own model (risk_local).
 
-    MODEL may be a folder of models that fit together, such as 'deployed': the
-    CSV then has means over them. risk_low and risk_high are the 2.5th and
+    A final model (deployed/model.safetensors) predicts the mean of its members.
+    Its CSV has the column unlike: how far a patient's slide is from the training
+    slides (1: as far as the farthest of them). Above 1.5, a warning says so.
+
+    MODEL may be a folder of models that fit together, such as 'deployed', where
+    the models of folds count: the CSV then has means over them. risk_low and risk_high are the 2.5th and
     97.5th percentile of their risks: how far the models disagree, and no
     confidence interval of an outcome.
     """

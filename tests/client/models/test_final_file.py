@@ -25,10 +25,12 @@ from fedsteph.client.models.members import load_members
 from fedsteph.client.models.model_file import load_model, percentiles_of
 from fedsteph.client.models.slide_features import of_means
 from fedsteph.client.models.trained_on import TrainedOn
+from fedsteph.client.report.patients_page import patients_page
 from fedsteph.client.site.prediction import predict_file
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.errors import FedstephError, ModelFileError
+from fedsteph.common.report.page import html
 
 COHORT = make_cohort([3] * 12)
 BAG = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -107,6 +109,8 @@ def test_unlike_slides_are_told_of_once_with_numbers_and_the_training_slides_are
     assert told.what.startswith("the features of 2 of 6 slides are unlike") and "P000-DX2 " in told.what
     unlike = pd.read_csv(words[1]).set_index("patient_id")["unlike"]
     assert (unlike > 1.5).tolist() == [True, False, False, True, False]
+    told_on_page = html(patients_page(found.views, "final"))
+    assert told_on_page.count("are unlike the training slides") == 2 and "Slide P000-DX2: its features" in told_on_page
     assert heatmap(model, other / "P003-DX1.h5", patch=1.0, size=(9, 9)).unlike == pytest.approx(unlike["P003"])
     assert "unlike" not in fedsteph.predict(world / "local_0.safetensors", other)
 
@@ -119,6 +123,17 @@ def test_the_attention_is_the_mean_of_the_members(world):
         assert found.keys() == maps
         for name, values in found.items():
             np.testing.assert_allclose(values, (one[0][name] + one[1][name]) / 2, atol=1e-7)
+
+
+def test_a_slide_is_found_by_its_name_in_the_site_with_the_patients_other_slides(world, tmp_path, cli):
+    features, model = world / "site/features", world / "final-local.safetensors"
+    words = ["heatmap", model, "P000-DX2", "--site", world / "site", "--patch-size", "1", "--out", tmp_path / "map"]
+    code, out, _ = cli(*words, "--top", "1", "--json")
+    plain = heatmap(model, features / "P000-DX2.h5", [features / "P000-DX1.h5"], patch=1.0)
+    assert code == 0 and json.loads(out)["top"][0]["attention"] == pytest.approx(plain.attention["local"].max())
+    words[2] = "P777"
+    code, _, err = cli(*words)
+    assert code == 1 and "has no slide 'P777'" in err
 
 
 def test_a_folder_of_fold_models_leaves_the_final_one_beside_them_out(world, tmp_path):

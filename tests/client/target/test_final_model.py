@@ -20,8 +20,8 @@ from fedsteph.client.screening.verdict import Figures, Verdict
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import fit_steph
-from fedsteph.client.target import final_choice as choosing
 from fedsteph.client.target.enhance import RESULT_FILE, enhance_target
+from fedsteph.client.target.final import final_choice as choosing
 from fedsteph.client.target.final.final_choice import final_choice
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.client.target.train_alone import train_site

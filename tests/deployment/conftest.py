@@ -104,17 +104,18 @@ class WholeRun(Run):
 def whole_run(deployment: Deployment, misfits: Misfits, changed_code: ChangedCode) -> WholeRun:
     """The coordinator's ``fedsteph run``, finished; on the sites' processes that refused the changed code before.
 
-    It is the recipe of the run with the misfits. The SuperLink is killed while the site that had no room trains, and
-    starts again with its database.
+    It is the recipe of the run with the misfits, whose good source takes no part now: the target kept its vector, and
+    merges it with that of the site which had no room. The SuperLink is killed while that site trains, and starts again
+    with its database.
     """
-    sites = (TARGET, GOOD, FULL)
+    sites = (TARGET, FULL)
     trained = {path: path.stat().st_mtime_ns for path in models(deployment, TARGET)}
     deployment.online(*sites)
     deployment.draw_page(TARGET, True)
     nodes = [deployment.processes[f"{site}-supernode"] for site in sites]
     asked = "Receiving: train.local"
     before = [node.text().count(asked) for node in nodes]
-    run = deployment.run(sites, SEED)
+    run = deployment.run(sites, SEED, "federation.reuse=true")
     run.wait_phase("train.local")
     # Flower takes a request for delivered that is lost on its way when the SuperLink dies.
     for node, count in zip(nodes, before, strict=True):

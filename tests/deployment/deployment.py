@@ -318,6 +318,7 @@ class Deployment:
         content["threads"] = 1
         content["federation"]["roster_sha256"] = digest
         content["policy"] |= {"targets": [TARGET], "min_pairs": 1}
+        content["reuse_vectors"] = name == TARGET
         content["policy"]["recipes"] = self.recipes if name == REVIEWER else "any"
         path.write_text(yaml.safe_dump(content))
 

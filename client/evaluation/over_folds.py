@@ -25,7 +25,7 @@ def over_folds(selections: Sequence[Selection], recipe: Recipe) -> Selection:
     weights = [one.n_comparable for one in judged]
     return Selection(
         gamma,
-        f"{reason}, over {len(used)} folds" if len(used) > 1 else reason,
+        f"{reason}, over {len(used)} folds" if recipe.steph.gamma == "cv" and len(used) > 1 else reason,
         _mean([one.local for one in judged], weights),
         _mean([one.steph for one in judged], weights),
         sum(weights) // len(used),

@@ -61,7 +61,7 @@ def target_sentences(result: TargetResult) -> list[str]:
         sentences.append(f"Kept from earlier runs or files: the vectors of {', '.join(result.kept)}.")
     sentences += deployed_sentences(result)
     if result.final is not None:
-        sentences.append(f"The final model is of {title_of(result.final.choice)}: {result.final.reason}.")
+        sentences.append(f"For the final model, {title_of(result.final.choice)} is taken: {result.final.reason}.")
     return [*sentences, *screening(result)]
 
 

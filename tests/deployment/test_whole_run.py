@@ -47,7 +47,8 @@ def test_enhanced_models_lie_at_the_target_only(deployment, whole_run):
         found[place.name] = {path.name for path in place.rglob("*.safetensors")}
     inner = {"inner_0_of_2.safetensors", "inner_1_of_2.safetensors"}
     enhanced = {"steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"}
-    assert found[TARGET] == {"local.safetensors", *inner, *enhanced}
+    final = {"member_0.safetensors", "model_of_1.safetensors", "model.safetensors"}
+    assert found[TARGET] == {"local.safetensors", *inner, *enhanced, *final}
     assert found[GOOD] == found[FULL] == {"local.safetensors"}
     assert found["kin"] <= {"local.safetensors"} and found["server"] == set()
 

@@ -12,6 +12,7 @@ The public names, for notebooks and scripts. docs/api.md shows them in use. The 
 ``enhance``        merge received task vectors with a site's own into enhanced models (STEPH)
 ``load_model``     read a model file, local or enhanced
 ``predict``        each patient's risk and yearly survival, as a DataFrame
+``evaluate``       measure models on patients that they were not trained on
 ``simulate``       run a whole federation on this machine
 ``read_results``   read the results of a simulation or a benchmark
 ``FedstephError``  base class of all errors that fedsteph raises on purpose
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedsteph.client.evaluation.external import evaluate
     from fedsteph.client.models.model_file import load_model
     from fedsteph.client.site.prediction import predict
     from fedsteph.client.site.site import Site
@@ -44,6 +46,7 @@ __all__ = [
     "Site",
     "TaskVector",
     "enhance",
+    "evaluate",
     "initial_model",
     "load_config",
     "load_model",
@@ -60,6 +63,7 @@ _HOMES = {
     "Site": "client.site.site",
     "TaskVector": "common.vector.task_vector",
     "enhance": "client.target.enhance",
+    "evaluate": "client.evaluation.external",
     "initial_model": "common.model.abmil",
     "load_config": "common.config.run_config",
     "load_model": "client.models.model_file",

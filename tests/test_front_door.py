@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from keys_and_rosters import roster_of, write_membership
 from sites import TINY, make_site
 
 import fedsteph
+from fedsteph.common.config.digest import to_dict
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SITES = ("blca", "kirp", "luad")
@@ -71,7 +75,7 @@ def test_the_names_are_documented_and_exist() -> None:
 def test_the_session_of_the_docs_runs_as_it_stands(sites, tmp_path) -> None:
     shutil.copytree(sites, tmp_path / "sites")
     blocks = re.findall(r"^```python\n(.*?)^```$", (DOCS / "api.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     (tmp_path / "session.py").write_text("\n".join(blocks))
     done = subprocess.run([sys.executable, "session.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -103,6 +107,44 @@ def test_merging_in_memory_and_of_files_is_what_the_federation_does(
     for method in ("local", "half_average", "steph", "deployed"):
         assert found["methods"][method]["c_index"] == told["methods"][method]["c_index"]
     assert fedsteph.read_results(tmp_path / "state") == json.loads(json.dumps(found))
+
+
+def test_the_way_by_mail_of_the_docs_runs_and_gives_the_federations_numbers(
+    sites, config, run, cli, tmp_path, monkeypatch
+) -> None:
+    """Three site folders exchange files; what the target makes of them is what the run made, to the last bit."""
+    shutil.copytree(sites, tmp_path / "sites")
+    roster = roster_of(*SITES, federation=config.federation.name)
+    for name in SITES:
+        folder = tmp_path / "sites" / name
+        shutil.rmtree(folder / "fedsteph-state", ignore_errors=True)
+        keys = {
+            key: value for key, value in asdict(write_membership(folder, name, roster)).items() if value is not None
+        }
+        policy = {"targets": ["blca"], "min_patients": 1, "min_events": 1, "min_pairs": 1, "recipes": "any"}
+        (folder / "site.yaml").write_text(json.dumps({"federation": keys, "policy": policy, "threads": 1}))
+    (tmp_path / "federation.yaml").write_text(json.dumps(to_dict(config)))
+    make_site(tmp_path / "new", seed=9, patients=12)
+    for path in sorted((tmp_path / "new" / "features").iterdir()):
+        path.rename(path.with_name(f"N{path.name}"))
+    labels = (tmp_path / "new" / "labels.csv").read_text()
+    (tmp_path / "new" / "labels.csv").write_text(re.sub(r"\bP(?=\d{3})", "NP", labels))
+    monkeypatch.chdir(tmp_path)
+    section = (DOCS / "enhance.md").read_text().partition("## By mail: the whole way")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    assert len(lines) == 9
+    for line in lines:
+        program, *words = shlex.split(line)
+        code, _, err = cli(*words)
+        assert program == "fedsteph" and code in ((0, 2) if words[0] == "trust" else (0,)), (line, err)
+    told = fedsteph.read_results(run)["targets"]["blca"]
+    found = fedsteph.read_results(tmp_path / "sites/blca/fedsteph-state")
+    assert found["kept"] == ["kirp", "luad"]
+    for method in ("local", "half_average", "steph", "deployed"):
+        assert found["methods"][method]["c_index"] == told["methods"][method]["c_index"]
+    assert found["final"] == told["final"]
+    assert (tmp_path / "evaluation/index.html").is_file() and (tmp_path / "risk.csv").read_text().count("\nNP") > 12
 
 
 def test_a_vector_s_file_gives_the_vector_back(vectors, m0, config, tmp_path) -> None:

@@ -52,12 +52,12 @@ class Evaluation:
 
 
 def evaluate(
-    models: Sequence[Path],
-    features: Path | None = None,
-    labels: Path | None = None,
+    models: Sequence[Path | str],
+    features: Path | str | None = None,
+    labels: Path | str | None = None,
     report: Progress = silent,
     *,
-    site: Path | None = None,
+    site: Path | str | None = None,
     held_out_only: bool = False,
     outputs: Sequence[Path] = (),
 ) -> Evaluation:
@@ -76,12 +76,13 @@ def evaluate(
         DataError: a model is given twice; outcomes are missing; a patient was in training; data cannot be used; or an
             output would overwrite an input.
     """
-    names = named(models)
+    paths = [Path(model) for model in models]
+    names = named(paths)
     opened = {name: load_members(path) for name, path in names.items()}
     members = {name: found.models for name, found in opened.items()}
     new = patients_of(site, features, labels)
     for path in outputs:
-        refuse_overwriting(path, (*models, *new.inputs))
+        refuse_overwriting(path, (*paths, *new.inputs))
     new, left_out = _judged(members, new, held_out_only)
     views = _views(opened, new, report)
     outcomes = Outcomes(np.array([p.t for p in new.patients]), np.array([p.e for p in new.patients]))
@@ -124,7 +125,7 @@ def _judged(
     return new, [told] if n_left_out else []
 
 
-def _doubts(members: Mapping[str, Sequence[LoadedModel]], site: Path | None) -> list[Problem]:
+def _doubts(members: Mapping[str, Sequence[LoadedModel]], site: Path | str | None) -> list[Problem]:
     """Warnings of what is not known of the models, or speaks against them."""
     unstated = [problem for name, found in members.items() for problem in unstated_follow_up(found, name)]
     return [*unknown_training(members), *_at_a_source(members, site), *unstated]
@@ -161,7 +162,7 @@ def _scores(outcomes: Outcomes, views: Mapping[str, Sequence[PatientView]], year
     return side_by_side(statistics, len(outcomes.times), resamples=RESAMPLES, seed=SEED)
 
 
-def _at_a_source(members: Mapping[str, Sequence[LoadedModel]], site: Path | None) -> list[Problem]:
+def _at_a_source(members: Mapping[str, Sequence[LoadedModel]], site: Path | str | None) -> list[Problem]:
     """A warning where a model merges the vector of the very site that it is evaluated at."""
     if site is None:
         return []

@@ -143,10 +143,10 @@ def refused(tmp_path_factory) -> Ran:
 
 
 def failing_at(name: str, whole: Callable[..., Any], error: Exception) -> Callable[..., Any]:
-    def failing(workspace: Any, *args: Any) -> Any:
+    def failing(workspace: Any, *args: Any, **options: Any) -> Any:
         if workspace.site.name == name:
             raise error
-        return whole(workspace, *args)
+        return whole(workspace, *args, **options)
 
     return failing
 

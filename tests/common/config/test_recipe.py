@@ -269,6 +269,7 @@ OUT_OF_RANGE = [
     ("federation.sites", "[a, a]"),
     ("federation.targets", "[../a]"),
     ("federation.quorum", "1"),
+    ("federation.reuse", "often"),
     ("federation.max_vector_norm", "0"),
     ("federation.deadlines.nodes", "0"),
     ("federation.deadlines.hello", "0"),

@@ -269,7 +269,6 @@ OUT_OF_RANGE = [
     ("federation.sites", "[a, a]"),
     ("federation.targets", "[../a]"),
     ("federation.quorum", "1"),
-    ("federation.reuse", "often"),
     ("federation.max_vector_norm", "0"),
     ("federation.deadlines.nodes", "0"),
     ("federation.deadlines.hello", "0"),
@@ -278,6 +277,7 @@ OUT_OF_RANGE = [
     ("federation.deadlines.merge", "0"),
 ]
 WRONG_TYPE = [
+    ("federation.reuse", "often"),
     ("model.width", "1536.0"),
     ("model.width", "true"),
     ("model.embed", "null"),

@@ -149,7 +149,7 @@ def merge(message: Message, context: Context) -> Message:
         from fedsteph.client.report.page_process import draw_afterwards
         from fedsteph.client.sharing.averaging_rounds import kept_globals
         from fedsteph.client.sharing.incoming import incoming
-        from fedsteph.client.sharing.kept_vectors import kept, note_verdicts, usable
+        from fedsteph.client.sharing.kept_vectors import kept, usable
         from fedsteph.client.target.enhance import enhance_target
         from fedsteph.client.target.final.final_model import final_steps
         from fedsteph.client.target.results import public_view
@@ -174,7 +174,6 @@ def merge(message: Message, context: Context) -> Message:
             found = usable(workspace).items()
             earlier = {name: one for name, one in found if name not in envelopes and one.norm <= max_norm}
         result = enhance_target(workspace, vectors | earlier, report, together, kept=earlier)
-        note_verdicts(site, workspace.recipe, result.screening.in_words())
         if site.file.page:
             draw_afterwards(site, context.node_config["site-config"])
         return public_view(result, refused, site.require_policy()), {}

@@ -144,6 +144,10 @@ def test_the_way_by_mail_of_the_docs_runs_and_gives_the_federations_numbers(
     for method in ("local", "half_average", "steph", "deployed"):
         assert found["methods"][method]["c_index"] == told["methods"][method]["c_index"]
     assert found["final"] == told["final"]
+    listed = cli("vectors", "list", "sites/blca", "--json")[1]
+    assert listed.count('"verdict": "') == 2, "what screening said is written to what is kept"
+    words = ["enhance", "sites/blca", "--config", "federation.yaml", "--out", "elsewhere", "--no-report", "--json"]
+    assert json.loads(cli(*words)[1])["kept"] == ["kirp", "luad"], "kept vectors are the site's, wherever it writes"
     assert (tmp_path / "evaluation/index.html").is_file() and (tmp_path / "risk.csv").read_text().count("\nNP") > 12
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -125,22 +125,18 @@ def _folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _features(folder: Path, ask: Ask) -> Path:
     """The folder whose files hold features; of CLAM's two, the one whose files hold coords too."""
-    found: dict[Path, tuple[Path, set[str]]] = {}
+    found: dict[Path, set[str]] = {}
     for place, names in _folders(folder):
         files = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
         if files and _readable(place / files[0]):
-            found[place] = place.parent, {Path(name).stem for name in files}
-    twice = [place for place, kind in found.items() if place.name == "pt_files" and _beside(place, found) == kind]
+            found[place] = {Path(name).stem for name in files}
+    twice = [p for p, slides in found.items() if p.name == "pt_files" and found.get(p.with_name("h5_files")) == slides]
     if not found:
         remedy = "Give the folder with --features; 'fedsteph data check' says what is wrong with a file"
         raise DataError("no folder of feature files was found there", where=folder, remedy=remedy)
     return _one(
         [place for place in found if place not in twice], f"{folder}: which folder of features", ask, "--features"
     )
-
-
-def _beside(place: Path, found: Mapping[Path, T]) -> T | None:
-    return found.get(place.with_name("h5_files"))
 
 
 def _readable(path: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsteph.client.methods.task import Task, vectors_digest
 from fedsteph.client.models.model_file import load_model
+from fedsteph.client.sharing.kept_vectors import note_verdicts
 from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -41,7 +42,6 @@ def enhance(
     vectors: Mapping[str, TaskVector],
     config: Config | None = None,
     report: Progress = silent,
-    kept: Collection[str] = (),
 ) -> dict[str, Any]:
     """Merge in-memory task vectors with the site's own, without any network: one model per fold, then the final one.
 
@@ -53,7 +53,6 @@ def enhance(
         vectors: source -> vector. Names follow the rules for site names; all vectors start from the M0 of ``config``.
         config: the federation's configuration (:func:`fedsteph.load_config`); None: the preset ``robust``.
         report: called with the number of trainings done and in total.
-        kept: those of the sources whose vectors the site kept, for the result to say so.
 
     Returns:
         the content of ``result.json`` in the site's state folder: per method the C-index per fold, its mean and 95%
@@ -69,12 +68,26 @@ def enhance(
     """
     site.require_state()
     workspace = Workspace.open(site, local_recipe(site, config or load_config()))
+    return enhance_alone(workspace, vectors, report).to_dict()
+
+
+def enhance_alone(
+    workspace: Workspace,
+    vectors: Mapping[str, TaskVector],
+    progress: Progress = silent,
+    kept: Collection[str] = (),
+) -> TargetResult:
+    """Merge vectors that no run delivered, after the checks that :func:`enhance` names; arguments and errors as there.
+
+    Args:
+        kept: those of the sources whose vectors the site kept, for the result to say so.
+    """
     if not vectors:
         raise VectorFileError("there is none to merge", where="vectors", remedy="Give at least one source's")
     for name, vector in vectors.items():
         _require_usable(workspace, name, vector)
     workspace.train_every_fold()
-    return enhance_target(workspace, vectors, report, kept=kept).to_dict()
+    return enhance_target(workspace, vectors, progress, kept=kept)
 
 
 def _require_usable(workspace: Workspace, name: str, vector: TaskVector) -> None:
@@ -124,6 +137,7 @@ def enhance_target(
     evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))
     checked_file.write_json(state / RECIPE_FILE, to_dict(workspace.recipe, whole=True))
     checked_file.write_json(state / RESULT_FILE, result.to_dict())
+    note_verdicts(workspace.site, workspace.recipe, result.screening.in_words())
     return result
 
 

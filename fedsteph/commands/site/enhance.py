@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,7 @@ from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import console
 
 if TYPE_CHECKING:
-    from fedsteph.client.site.site import Site
-    from fedsteph.common.config.run_config import Config
+    from fedsteph.client.site.workspace import Workspace
     from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -47,46 +47,41 @@ def enhance(
       fedsteph enhance sites/kirp --vectors luad=mail/v1.safetensors --config federation.yaml --out merged
     """
     from fedsteph.client.report.site_page import write_site_page
+    from fedsteph.client.sharing.kept_vectors import usable
     from fedsteph.client.site.site import Site
-    from fedsteph.client.target.enhance import RESULT_FILE
-    from fedsteph.client.target.enhance import enhance as enhance_site
-    from fedsteph.client.target.target_result import TargetResult
+    from fedsteph.client.site.workspace import Workspace
+    from fedsteph.client.target.enhance import enhance_alone
+    from fedsteph.client.target.train_alone import local_recipe
     from fedsteph.commands.terminal.page_drawing import draw_page
     from fedsteph.commands.terminal.run_tables import show_target
     from fedsteph.common.config.run_config import load_config
     from fedsteph.common.host.lock import exclusive
 
     opened, loaded = Site.open(site, state=out), load_config(config, settings)
-    given = _read(opened, loaded, vectors or [])
+    opened.require_state()
     with exclusive(opened.state, wait=False):
-        kept = {name: vector for name, vector in _kept(opened, loaded).items() if name not in given}
+        workspace = Workspace.open(opened, local_recipe(opened, loaded))
+        given = _read(workspace, vectors or [])
+        # Vectors are kept in the site's own state folder, wherever this merge is written.
+        own = usable(replace(workspace, site=Site.open(site)))
+        kept = {name: vector for name, vector in own.items() if name not in given}
         with console.progress_bar() as progress:
-            found = enhance_site(opened, given | kept, loaded, progress(f"merging at {opened.name}"), kept)
+            result = enhance_alone(workspace, given | kept, progress(f"merging at {opened.name}"), kept)
         if as_json:
-            console.show_json(found)
+            console.show_json(result.to_dict())
         else:
-            show_target(opened.name, TargetResult.read(opened.state / RESULT_FILE))
-            console.say(f"Deployed models, one per fold: {found['models']}")
+            show_target(opened.name, result)
+            console.say(f"Models, the final one and one per fold: {result.models}")
         if report_too:
             draw_page(lambda drawn: write_site_page(opened, progress=drawn))
 
 
-def _kept(site: Site, config: Config) -> dict[str, TaskVector]:
-    """The vectors that the site keeps, as far as they are of this configuration."""
-    from fedsteph.client.sharing.kept_vectors import usable
-    from fedsteph.client.site.workspace import Workspace
-    from fedsteph.client.target.train_alone import local_recipe
-
-    return usable(Workspace.open(site, local_recipe(site, config)))
-
-
-def _read(site: Site, config: Config, vectors: Sequence[str]) -> dict[str, TaskVector]:
+def _read(workspace: Workspace, vectors: Sequence[str]) -> dict[str, TaskVector]:
     """The vectors by their sources' names. Raises ConfigError where two files have one name."""
-    from fedsteph.client.target.train_alone import local_recipe
     from fedsteph.common.model.abmil import pinned_model
     from fedsteph.common.vector.vector_file import load_vector
 
-    recipe = local_recipe(site, config)
+    recipe, norm = workspace.recipe, workspace.site.file.max_vector_norm
     m0 = pinned_model(recipe.model)
     found: dict[str, TaskVector] = {}
     for text in vectors:
@@ -94,6 +89,5 @@ def _read(site: Site, config: Config, vectors: Sequence[str]) -> dict[str, TaskV
         name, path = (name, path) if separator else (Path(text).stem, text)
         if name in found:
             raise ConfigError(f"'{name}' is given twice", where="--vectors", remedy="Name them, as in luad=FILE")
-        norm = site.file.max_vector_norm
         found[name] = load_vector(path, m0, sharing=recipe.sharing, max_norm=norm)
     return found

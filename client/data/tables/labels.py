@@ -45,9 +45,7 @@ def read_labels(
     Raises:
         LabelError: the file cannot be read as a table with the columns that ``settings`` names.
     """
-    of_file = _owners(path, settings, files)
-    table, settings = _open(path, settings, of_file, outcomes)
-    problems = [] if of_file is None else [*doubtful(table, settings.columns.patient, of_file)]
+    table, settings, problems = _open(path, settings, files, outcomes)
     patients: dict[str, Patient] = {}
     first_line: dict[str, int] = {}
     slide_line: dict[str, int] = {}
@@ -88,33 +86,29 @@ def listed_ids(path: Path, settings: DataSettings, files: Collection[str] = ()) 
     Raises:
         LabelError: the file cannot be read as a table with the columns of the IDs.
     """
-    table, settings = _open(path, settings, _owners(path, settings, files), outcomes=False)
+    table, settings, _ = _open(path, settings, files, outcomes=False)
     columns = settings.columns
     patients, slides = ({row[str(name)] for _, row in table.rows} for name in (columns.patient, columns.slide))
     return patients - {""}, slides - {""}
 
 
-def _owners(path: Path, settings: DataSettings, files: Collection[str]) -> dict[str, list[str]] | None:
-    """Each file's patients, where no column names the slides; None where one does."""
-    columns = settings.columns
-    if columns.slide is not None:
-        return None
-    table = read_table(path, LabelError)
-    table.require([columns.patient], _remedy(table, _needed(columns, outcomes=False)))
-    return owners({row[columns.patient] for _, row in table.rows}, files, settings.match)
-
-
 def _open(
-    path: Path, settings: DataSettings, of_file: Mapping[str, list[str]] | None, outcomes: bool
-) -> tuple[Table, DataSettings]:
-    """Read the table, and decide in the settings which columns hold the outcome and the slides."""
+    path: Path, settings: DataSettings, files: Collection[str], outcomes: bool
+) -> tuple[Table, DataSettings, list[Problem]]:
+    """Read the table, and decide in the settings which columns hold the outcome and the slides; with what is doubtful.
+
+    Where no column names the slides, the files' names do.
+    """
     table = read_table(path, LabelError)
-    columns = _with_censorship(table, settings.columns)
+    columns, doubts = _with_censorship(table, settings.columns), list[Problem]()
     needed = _needed(columns, outcomes)
     table.require(needed.values(), _remedy(table, needed))
-    if of_file is not None:
-        table, columns = with_slides(table, columns.patient, of_file), replace(columns, slide=FILE)
-    return _with_points(table, columns.time) if outcomes else table, replace(settings, columns=columns)
+    if columns.slide is None:
+        of_file = owners({row[columns.patient] for _, row in table.rows}, files, settings.match)
+        table = with_slides(table, columns.patient, of_file)
+        doubts += doubtful(table, columns.patient, of_file)
+        columns = replace(columns, slide=FILE)
+    return _with_points(table, columns.time) if outcomes else table, replace(settings, columns=columns), doubts
 
 
 def _with_censorship(table: Table, columns: Columns) -> Columns:

@@ -88,8 +88,16 @@ class ABMIL(nn.Module):
         return {name: state[name] for name in self.architecture.encoder_shapes}
 
     def head_state(self) -> dict[str, Tensor]:
-        """The two tensors of the head, which never leave a site."""
+        """The two tensors of the head. Only the mean of the weights over the bins may leave a site."""
         return {"head.weight": self.head.weight.detach(), "head.bias": self.head.bias.detach()}
+
+    def risk_direction(self) -> Tensor:
+        """The direction in which a patient's risk grows: the head's weights, mean over bins; ``(embed,)``, on the CPU.
+
+        A patient's score is the mean over bins of the logits (:func:`fedsteph.client.training.cox.log_odds`), so it is
+        ``z . direction`` and a constant.
+        """
+        return self.head.weight.detach().cpu().mean(dim=0)
 
     @torch.no_grad()
     def attention(self, bag: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
 M0 = untrained_model(SMALL, 0)
 MODELS = [untrained_model(SMALL, seed) for seed in (1, 2, 3)]
 A, B, C = (TaskVector.between(model, M0) for model in MODELS)
+WITH_HEAD = [TaskVector.between(model, M0, head=True) for model in MODELS]
 
 
 def row(model: ABMIL) -> np.ndarray:
@@ -118,6 +119,54 @@ def test_a_row_is_found_only_where_all_pieces_lie_in_order() -> None:
         tensors[name] = roomy[at : at + tensor.numel()].view(tensor.shape).copy_(tensor)
         at += tensor.numel() + 1
     assert torch.equal(TaskVector(A.architecture, A.m0_sha256, tensors).flat(), A.flat())
+
+
+def direction(model: ABMIL) -> np.ndarray:
+    """The mean over bins of a model's head, straight from its state."""
+    return model.state_dict()["head.weight"].numpy().mean(axis=0)
+
+
+def test_a_head_takes_part_in_the_arithmetic_and_a_missing_one_counts_as_zeros() -> None:
+    with_a, with_b, _ = WITH_HEAD
+    u, v = (direction(model) - direction(M0) for model in MODELS[:2])
+    for found, head in [
+        (with_a, u),
+        (with_a + with_b, u + v),
+        (with_a - with_b, u - v),
+        (B - 2.0 * with_a, -2 * u),
+        (with_a + B, u),
+        (mean([with_a, with_b, C]), (u + v) / 3),
+    ]:
+        assert found.has_head and found.head is not None and found.head.dtype == torch.float32
+        np.testing.assert_allclose(found.head, head, rtol=1e-5, atol=1e-7)
+        everything = np.concatenate([found.flat(), head]).astype(np.float64)
+        assert found.norm == pytest.approx(float(np.linalg.norm(everything)), rel=1e-6)
+    np.testing.assert_allclose((with_a + with_b).flat(), a + b, rtol=1e-5, atol=1e-7)
+    assert (
+        not (A + B).has_head
+        and torch.equal(with_a.flat(), A.flat())
+        and not TaskVector.of_flat(with_a.flat(), like=with_a).has_head
+    )
+    assert not with_a.without_head().has_head and with_a.without_head().norm == A.norm
+
+
+def test_a_merged_model_scores_with_the_shared_direction_and_the_bias_of_the_target() -> None:
+    bias = torch.linspace(-3, -1, SMALL.n_bins)
+    model = WITH_HEAD[0].merged_model(M0, bias)
+    np.testing.assert_allclose(row(model), row(MODELS[0]), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        model.head.weight.detach(), np.tile(direction(MODELS[0]), (SMALL.n_bins, 1)), rtol=0, atol=1e-7
+    )
+    assert torch.equal(model.head.bias.detach(), bias)
+    with pytest.raises(VectorMismatchError, match="no head"):
+        A.merged_model(M0, bias)
+    with pytest.raises(VectorMismatchError, match="another M0"):
+        WITH_HEAD[0].merged_model(MODELS[1], bias)
+
+
+def test_a_head_of_another_length_is_refused() -> None:
+    with pytest.raises(VectorMismatchError, match="risk direction: expected shape"):
+        TaskVector(SMALL, A.m0_sha256, A.tensors, torch.zeros(SMALL.embed + 1))
 
 
 @each("change", [1, -1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,14 @@ from fedsteph.client.models.model_file import (
     save,
 )
 from fedsteph.client.models.model_header import (
+    HEADS,
     LEARNED,
     LOCAL,
+    M0_HEAD,
     MEMBER,
     REFERENCE,
     SLIDES,
+    SOURCE_HEADS,
     SOURCES,
     TRAINED_ON,
     Description,
@@ -56,12 +59,14 @@ def save_final(
     slides: SlideFeatures | None,
     followed_years: int,
     trained_on: TrainedOn,
+    m0: ABMIL | None = None,
 ) -> None:
     """Write a final model, which stays at the site; ModelFileError if a number is not finite.
 
     Args:
         models: local ones, or enhanced ones with their local models.
         vectors: source -> vector that all of them merge, before any scaling; of enhanced ones only.
+        m0: the M0 that they started from; needed where vectors have heads.
     """
     first = models[0]
     tensors: dict[str, Tensor] = {}
@@ -75,7 +80,12 @@ def save_final(
     if isinstance(first.model, Steph):
         kind, further = "steph", {"sources": list(first.sources), "steph": asdict(first.model.config)}
         tensors |= {"theta_0": first.model.mixture.theta_0}
-        tensors |= {SOURCES: torch.stack([vectors[name].flat() for name in first.sources])}
+        merged = [vectors[name] for name in first.sources]
+        tensors |= {SOURCES: torch.stack([vector.flat() for vector in merged])}
+        if m0 is not None and first.model.mixture.heads is not None:
+            none = torch.zeros(first.architecture.embed)
+            tensors[SOURCE_HEADS] = torch.stack([none if one.head is None else one.head for one in merged])
+            tensors[M0_HEAD] = m0.head.weight
     facts = facts_of(kind, first.architecture, first.m0, first.extraction, followed_years)
     save(path, tensors, trained_on, **facts, **further, members=len(models))
 
@@ -117,8 +127,14 @@ def _member(m: int, told: Description, tensors: Mapping[str, Tensor], path: Path
         m0, local = ABMIL(told.architecture), ABMIL(told.architecture)
         local.load_state_dict({n.removeprefix(LOCAL): t for n, t in own.items() if n.startswith(LOCAL)})
         m0.load_state_dict({**cut(tensors["theta_0"], told.architecture), **local.head_state()})
-        target = TaskVector.between(local, m0)
+        if M0_HEAD in tensors:
+            m0.head.load_state_dict({"weight": tensors[M0_HEAD], "bias": local.head.bias})
+        target = TaskVector.between(local, m0, head=True)
         sources = [TaskVector.of_flat(row, target) for row in tensors[SOURCES]]
+        if SOURCE_HEADS in tensors:
+            heads = [head if bool(head.any()) else None for head in tensors[SOURCE_HEADS]]
+            sources = [replace(one, head=head) for one, head in zip(sources, heads, strict=True)]
         mixture = Mixture.of(m0, target, sources, normalise=told.steph.normalise)
         own |= {"theta_0": mixture.theta_0, "stack": mixture.stack}
+        own |= {} if mixture.heads is None else {HEADS: mixture.heads}
     return model_of(told, own, path, dropout)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.models.model_header import (
     FORMAT,
+    HEADS,
     LEARNED,
     LOCAL,
     N_PERCENTILES,
@@ -120,6 +121,8 @@ def save_steph(
     """Write an enhanced model, which stays at the target: M0's encoder, all vectors, hypernetworks, head, own model."""
     tensors = {f"{LEARNED}{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {"theta_0": model.mixture.theta_0, "stack": model.mixture.stack} | as_tensors(REFERENCE, reference)
+    if model.mixture.heads is not None:
+        tensors[HEADS] = model.mixture.heads
     if local is not None:
         tensors |= {f"{LOCAL}{name}": tensor for name, tensor in local.model.state_dict().items()}
         tensors |= as_tensors(f"{LOCAL}{REFERENCE}", local.reference)
@@ -173,7 +176,8 @@ def model_of(told: Description, tensors: dict[str, Tensor], path: Path, dropout:
             model.load_state_dict(tensors)
         else:
             local = _local(told.architecture, dropout, tensors)
-            mixture = Mixture(told.architecture, tensors.pop("theta_0"), tensors.pop("stack"))
+            rows = tensors.pop("theta_0"), tensors.pop("stack")
+            mixture = Mixture(told.architecture, *rows, tensors.pop(HEADS, None))
             model = Steph(mixture, told.steph, dropout)
             model.load_state_dict({n.removeprefix(LEARNED): t for n, t in tensors.items()})
         facts = told.architecture, told.sources, told.extraction, told.m0

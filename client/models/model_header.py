@@ -31,6 +31,8 @@ N_PERCENTILES = 101
 REFERENCE, LOCAL, LEARNED = "reference", "local.", "learned."
 TRAINED_ON = "trained_on"
 MEMBER, SOURCES, SLIDES = "member_", "sources", ("slides.mean", "slides.spread", "slides.distances")
+HEADS = "heads"  # of an enhanced model whose sources share them: Mixture.heads
+SOURCE_HEADS, M0_HEAD = "source_heads", "m0.head.weight"  # likewise of a final one, whose members have one each
 _MAX_HEADER = 2**18  # bytes; a final model of 20 members has 60 kB
 _MAX_SIZE = 2**20  # of a layer
 REMEDY = "Give a whole copy of it, or train or merge it again"
@@ -116,6 +118,7 @@ def _layout(told: Description, given: Collection[str]) -> Layout:
             if any(name.startswith(LOCAL) for name in given):
                 own |= local
                 references.append(f"{LOCAL}{REFERENCE}")
+        own |= {name: tensor for name, tensor in _heads(told).items() if name in given}
     layout: dict[str, tuple[str, Shape]] = {name: ("F32", tuple(tensor.shape)) for name, tensor in own.items()}
     layout |= {name: ("F64", (N_PERCENTILES,)) for name in references if name in given}
     if told.trained_on is not None:
@@ -124,6 +127,16 @@ def _layout(told: Description, given: Collection[str]) -> Layout:
         shapes = (architecture.width,), (architecture.width,), (N_PERCENTILES,)
         layout |= {name: ("F64", shape) for name, shape in zip(SLIDES, shapes, strict=True)}
     return layout
+
+
+def _heads(told: Description) -> dict[str, Tensor]:
+    """The heads of an enhanced model's sources, which a file may have, as shapes without memory."""
+    if told.steph is None:
+        return {}
+    n, embed = len(told.sources), told.architecture.embed
+    if told.members is None:
+        return {HEADS: torch.empty(2 + n, embed)}
+    return {SOURCE_HEADS: torch.empty(n, embed), M0_HEAD: torch.empty(told.architecture.n_bins, embed)}
 
 
 def _own(told: Description) -> dict[str, Tensor]:

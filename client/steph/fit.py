@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.steph.dynamics import COLLAPSED_BELOW, Dynamics
@@ -37,8 +38,8 @@ def fit_steph(
     """Train the hypernetworks and the head on all of ``cohort``; return the model after the last epoch.
 
     Args:
-        local: the target's own model of the same training part: its vector is mixed, and with ``start: local``
-            the head starts as a copy of its head.
+        local: the target's own model of the same training part: its vector is mixed. With ``start: local`` its head
+            is mixed with the sources' heads, or is where the learned head starts if no source has one.
         gamma: weight of the aggregation loss.
         label: name of the training part, from which the seed is derived.
         dynamics: records w and lam in every epoch, which are then logged too.
@@ -64,11 +65,15 @@ def fit_steph(
 
 def _untrained(local: ABMIL, sources: Sequence[TaskVector], recipe: Recipe, seed: int, device: torch.device) -> Steph:
     m0, config = pinned_model(recipe.model), recipe.steph
-    mixture = Mixture.of(m0, TaskVector.between(local, m0), sources, normalise=config.normalise)
+    if config.start == "default":  # a new head is learned instead
+        sources = [source.without_head() for source in sources]
+    mixture = Mixture.of(m0, TaskVector.between(local, m0, head=True), sources, normalise=config.normalise)
     with seeded(seed):
         model = Steph(mixture.to(device), config, recipe.model.dropout)
     if config.start == "local":
         model.head.load_state_dict(local.head.state_dict())
+        if mixture.heads is not None:  # the merged risk direction stands for the weights
+            nn.init.zeros_(model.head.weight)
     return model
 
 

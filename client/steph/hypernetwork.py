@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedsteph.client.steph.first_merge import first_merge
 from fedsteph.client.steph.mean_pooling import mean_pool
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.model.abmil import Architecture
@@ -52,16 +53,28 @@ class Hypernetwork(nn.Module):
     gives ``r = 0`` and ``lam = 1``: only the target's own vector. With ``weights: param``, w too is one learnable
     number per source, initially ``1 / n_sources``.
 
-    ``start: local`` starts near the target's own model and away from dead ReLUs: ``w = ReLU(w_0 + spread
-    head_agg(z))`` with ``w_0 = start_mass / K``, and likewise ``r`` around ``1 / start_lam - 1``. Differences between
-    bags are then learned ``spread`` times as fast as the head, so that a small site does not memorise its bags.
+    ``start: local`` starts at :func:`.first_merge` and away from dead ReLUs: ``w = ReLU(w_0 + spread head_agg(z))``,
+    and likewise ``r`` around ``1 / lam_0 - 1``. Differences between bags are then learned ``spread`` times as fast as
+    the head, so that a small site does not memorise its bags.
+
+    Args:
+        headed: of every source, whether its vector has a head; None: none has.
     """
 
     r: Tensor
     w: Tensor
     fixed: Tensor
+    w_start: Tensor
+    r_start: Tensor
 
-    def __init__(self, architecture: Architecture, n_sources: int, config: StephConfig, dropout: float) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        n_sources: int,
+        config: StephConfig,
+        dropout: float,
+        headed: Sequence[bool] | None = None,
+    ) -> None:
         super().__init__()
         width = architecture.embed
 
@@ -70,23 +83,25 @@ class Hypernetwork(nn.Module):
 
         self.variant, self.weights = config.variant, config.weights
         self.activation = _ACTIVATIONS[config.output]
-        self.w_start, self.r_start, self.spread, w = 0.0, 0.0, 1.0, 1.0 / n_sources
+        w, lam, before = [1.0 / n_sources] * n_sources, [1.0] * n_sources, [0.0] * n_sources
+        self.spread = 1.0
         if config.start == "local":
-            w = config.start_mass / min(config.K or n_sources, n_sources)
-            self.w_start, self.r_start = _INVERSES[config.output](w), 1.0 / config.start_lam - 1.0
-            self.spread = config.spread
+            w, lam = first_merge(config, headed or [False] * n_sources)
+            before, self.spread = [_INVERSES[config.output](value) for value in w], config.spread
+        self.register_buffer("w_start", torch.tensor(before), persistent=False)
+        self.register_buffer("r_start", torch.tensor([1.0 / value - 1.0 for value in lam]), persistent=False)
         if self.weights == "nn" or self.variant == "nn":
             self.encoder = MeanEncoder(architecture)
         if self.weights == "nn":
             self.head_agg = head()
         else:
-            self.w = nn.Parameter(torch.full((n_sources,), w))
+            self.w = nn.Parameter(torch.tensor(w))
         if self.variant in ("nn", "fnn"):
             self.head_mix = head()
         if self.variant == "fnn":
             self.encoder_mix = MeanEncoder(architecture)
         elif self.variant == "param":
-            self.r = nn.Parameter(torch.full((n_sources,), self.r_start))
+            self.r = nn.Parameter(self.r_start.clone())
         elif self.variant == "fix":
             self.register_buffer("fixed", torch.full((n_sources,), config.fixed_lam))
 

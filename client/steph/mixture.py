@@ -35,13 +35,16 @@ class Mixture:
     architecture: Architecture  # names and shapes of the tensors in a row
     theta_0: Tensor  # M0's encoder, (P,)
     rows: Rows  # the target's vector, then the sources', each (P,); or one tensor (1 + n_sources, P)
+    # M0's risk direction, then the heads of the same vectors, zeros where one has none (2 + n_sources, embed); None
+    # where no source has a head: the target's own is then not merged either
+    heads: Tensor | None = None
 
     @classmethod
     def of(cls, m0: ABMIL, target: TaskVector, sources: Sequence[TaskVector], *, normalise: bool = False) -> Mixture:
         """Build a mixture from the vectors of one federation.
 
         Args:
-            normalise: scale each source's vector to the L2 norm of the target's.
+            normalise: scale each source's vector so that its encoder has the L2 norm of the target's.
 
         Raises:
             VectorMismatchError: there is no source, or one has another architecture or M0 than the target.
@@ -51,10 +54,13 @@ class Mixture:
         for source in sources:
             target.require_same_origin(source)
         if normalise:
-            sources = [source * (target.norm / source.norm) if source.norm > 0 else source for source in sources]
+            norm = target.without_head().norm
+            norms = [source.without_head().norm for source in sources]
+            sources = [source * (norm / own) if own > 0 else source for source, own in zip(sources, norms, strict=True)]
         rows = tuple(vector.flat() for vector in (target, *sources))
         few = len(rows) <= _STACKED
-        return cls(m0.architecture, flatten(m0.encoder_state(), m0.architecture), torch.stack(rows) if few else rows)
+        theta_0, heads = flatten(m0.encoder_state(), m0.architecture), _heads(m0, target, sources)
+        return cls(m0.architecture, theta_0, torch.stack(rows) if few else rows, heads)
 
     @property
     def n_sources(self) -> int:
@@ -72,7 +78,23 @@ class Mixture:
             return self
         one = isinstance(self.rows, Tensor) or device.type != "cpu"
         rows: Rows = self.stack.to(device) if one else [row.to(device) for row in self.rows]
-        return Mixture(self.architecture, self.theta_0.to(device), rows)
+        heads = None if self.heads is None else self.heads.to(device)
+        return Mixture(self.architecture, self.theta_0.to(device), rows, heads)
+
+    @property
+    def headed(self) -> list[bool]:
+        """Of every source, whether its vector has a head."""
+        if self.heads is None:
+            return [False] * self.n_sources
+        return self.heads[2:].bool().any(dim=1).tolist()
+
+    def direction(self, coefficients: Tensor) -> Tensor:
+        """The merged risk direction of each bag, ``(n_bags, 1 + n_sources) -> (n_bags, embed)``, where there are heads.
+
+        The arguments are as in :meth:`merge`.
+        """
+        assert self.heads is not None
+        return torch.addmm(self.heads[:1], coefficients, self.heads[1:])
 
     def merge(self, coefficients: Tensor, used: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the encoder tensors of each bag, with a leading ``n_bags`` dimension.
@@ -95,6 +117,13 @@ class Mixture:
         if not isinstance(self.rows, Tensor):
             return False
         return self.rows.device.type != "cpu" or used is None or used.numel() >= len(self.rows)
+
+
+def _heads(m0: ABMIL, target: TaskVector, sources: Sequence[TaskVector]) -> Tensor | None:
+    if target.head is None or not any(source.has_head for source in sources):
+        return None
+    nothing = torch.zeros_like(target.head)
+    return torch.stack([m0.risk_direction(), target.head, *(nothing if s.head is None else s.head for s in sources)])
 
 
 class _Product(torch.autograd.Function):

@@ -1,4 +1,8 @@
-"""STEPH's enhanced model: hypernetworks, mixture and a new head; every bag has its own merged encoder."""
+"""STEPH's enhanced model: hypernetworks, mixture and head; every bag has its own merged encoder.
+
+Where sources share the head's risk direction, a bag's direction is merged like its encoder, and the learned head adds
+to it. Elsewhere the learned head stands alone, as in the paper.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,8 @@ class Steph(nn.Module):
         self.mixture = mixture
         self.config = config
         self.dropout = dropout
-        self.hypernetwork = Hypernetwork(mixture.architecture, mixture.n_sources, config, dropout)
+        sizes = mixture.architecture, mixture.n_sources
+        self.hypernetwork = Hypernetwork(*sizes, config, dropout, mixture.headed)
         self.head = nn.Linear(mixture.architecture.embed, mixture.architecture.n_bins)
 
     def route(self, bags: Tensor, mask: Tensor | None = None) -> Routing:
@@ -49,13 +54,19 @@ class Steph(nn.Module):
 
     def hazards(self, bags: Tensor, mask: Tensor | None, routing: Routing) -> Tensor:
         """Hazards ``(n_bags, n_bins)`` of bags ``(n_bags, n_instances, d)`` with a given routing."""
-        z, _ = encode(self._merged(routing, bags.device), bags, mask, self.dropout if self.training else 0.0)
-        return torch.sigmoid(self.head(z))
+        merged, c = self._merged(routing, bags.device)
+        z, _ = encode(merged, bags, mask, self.dropout if self.training else 0.0)
+        logits: Tensor = self.head(z)
+        if self.mixture.heads is not None:
+            logits = logits + (z * self.mixture.direction(c)).sum(dim=1, keepdim=True)
+        return torch.sigmoid(logits)
 
-    def _merged(self, routing: Routing, device: torch.device) -> dict[str, Tensor]:
+    def _merged(self, routing: Routing, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        """The merged encoder of each bag, and the coefficients ``(n_bags, 1 + n_sources)`` of its vectors."""
         self.mixture = self.mixture.to(device)
         used = nn.functional.pad(routing.kept + 1, (1, 0))  # row 0 is the target's, always used
-        return self.mixture.merge(coefficients(routing.w, routing.lam, routing.kept), used)
+        c = coefficients(routing.w, routing.lam, routing.kept)
+        return self.mixture.merge(c, used), c
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
         """Hazards of bags: ``(n_bags, n_instances, d) -> (n_bags, n_bins)``; the mask is True at real instances."""
@@ -65,7 +76,7 @@ class Steph(nn.Module):
     def attention(self, bag: Tensor) -> Tensor:
         """Attention ``(n_instances,)`` of the model merged for one bag ``(n_instances, d)``; it sums to 1."""
         bags = bag.unsqueeze(0)
-        return encode(self._merged(self.route(bags), bag.device), bags)[1][0]
+        return encode(self._merged(self.route(bags), bag.device)[0], bags)[1][0]
 
     def outputs(self, batch: Batch, gamma: float, routing: Routing | None = None) -> Outputs:
         """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7); without ``routing``, it is computed."""

@@ -142,6 +142,9 @@ class StephConfig:
     start_lam: float = 0.9  # under start local: lam in the first merge [above 0, at most 1]
     # under start local: sum of the kept w in the first merge; below 1 where output is sigmoid [above 0, at most 10]
     start_mass: float = 1.0
+    # under start local, where sources share heads: factor of the target's vector and of each of theirs in the first
+    # merge; 1: their sum [above 0, at most 10]
+    start_sum: float = 1.0
     # under start local: factor on what the hypernetworks add to the first merge; the smaller, the less bags differ
     # [0 to 1]
     spread: float = 0.03
@@ -167,6 +170,7 @@ class StephConfig:
         require(0 < self.start_lam <= 1, "start_lam", "above 0, at most 1")
         require(0 <= self.spread <= 1, "spread", "0 to 1")
         require(0 < self.start_mass <= 10, "start_mass", "above 0, at most 10")
+        require(0 < self.start_sum <= 10, "start_sum", "above 0, at most 10")
         above = self.start == "local" and self.output == "sigmoid" and self.start_mass >= 1
         require(not above, "start_mass", "below 1 where output is sigmoid")
         require(self.epochs is None or 1 <= self.epochs <= 1000, "epochs", "1 to 1000, or null")

@@ -28,7 +28,7 @@ from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress, part
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -118,6 +118,7 @@ def _save(path: Path, workspace: Workspace, models: Sequence[LoadedModel], vecto
         slides=SlideFeatures.of(cohort),
         followed_years=followed_years(cohort, workspace.recipe.model.n_bins),
         trained_on=TrainedOn.of(cohort, models[0].model),
+        m0=pinned_model(workspace.recipe.model),
     )
 
 

@@ -55,7 +55,7 @@ def read_manifest(run_folder: Path) -> dict[str, Any]:
 def _require_messages_that_fit(config: Config) -> None:
     """Checked before any training: one message brings a target the vectors of all other sites."""
     n_vectors = len(config.federation.sites) - 1
-    n_bytes = shared_bytes(config.model, config.sharing) + _MOST_ADDED
+    n_bytes = shared_bytes(config.model, config.sharing, head=config.sharing.head != "never") + _MOST_ADDED
     most = min(MAX_ENVELOPES, MAX_TOTAL // n_bytes)
     if n_vectors > most:
         what = f"a message would bring {n_vectors} vectors, and holds {most} at most"

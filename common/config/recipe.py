@@ -118,6 +118,9 @@ class SharingConfig:
     # how many of a matrix's leading singular directions travel, where that is fewer numbers; null: the whole matrix
     # [1 to 4096]
     rank: int | None = None
+    # whether the head's risk direction travels with the vector; the baseline hazards never do. same_cancer: to targets
+    # of the source's own cancer, where both sites state theirs
+    head: Literal["never", "same_cancer", "always"] = "same_cancer"
 
     def __post_init__(self) -> None:
         require(self.rank is None or 1 <= self.rank <= 4096, "rank", "1 to 4096, or null")

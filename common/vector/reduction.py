@@ -15,7 +15,7 @@ from torch import Tensor
 from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorRangeError
 from fedsteph.common.model.abmil import Architecture
-from fedsteph.common.vector.shared_part import factor_names, is_factored, shared_names
+from fedsteph.common.vector.shared_part import HEAD, factor_names, is_factored, shared_names
 from fedsteph.common.vector.task_vector import TaskVector
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {
@@ -29,13 +29,15 @@ _WIDER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32"}  # t
 def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
     """The tensors to share, as :func:`shared_shapes` lists them, rounded to the dtype (to nearest, ties to even).
 
+    A head that the vector holds is among them, whatever ``sharing.head``, ``.layers`` and ``.rank`` are.
+
     With ``sharing.rank`` r, a matrix is replaced by its best rank-r approximation in the L2 norm (Eckart and Young,
     1936): the factors ``U_r S_r`` and ``V_r^T`` of its singular value decomposition, computed in float64 on the CPU.
     The entry of largest magnitude in each column of U is positive. Raises VectorRangeError, with the tensor, if a
     finite value is out of range for the dtype, or a matrix to be factored holds NaN or Inf.
     """
     shapes = vector.architecture.encoder_shapes
-    found: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {} if vector.head is None else {HEAD: vector.head}
     for name in shared_names(shapes, sharing):
         tensor, rank = vector.tensors[name].detach().cpu(), sharing.rank
         if rank is not None and is_factored(shapes[name], rank):
@@ -59,7 +61,8 @@ def restored(
             found[name] = _product(left.double(), right.double())
         else:
             found[name] = tensors[name].float()
-    return TaskVector(architecture, m0_sha256, found)
+    head = tensors.get(HEAD)
+    return TaskVector(architecture, m0_sha256, found, None if head is None else head.float())
 
 
 def _factors(name: str, matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from fedsteph.common.model.encoder_shapes import Shape, encoder_shapes
 
 WHOLE = SharingConfig()  # the whole encoder in float32; updates of FedAvg and FedProx are always sent like this
 BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+HEAD = "head.direction"  # in a vector file, of a vector with a head: shape (embed,)
 _PREFIXES = {"encoder": "", "attention": "attention_", "embed": "embed."}
 
 
@@ -32,9 +33,12 @@ def factor_names(name: str) -> tuple[str, str]:
     return f"{name}.left", f"{name}.right"
 
 
-def shared_shapes(shapes: Mapping[str, Shape], sharing: SharingConfig) -> dict[str, Shape]:
-    """Names and shapes of the tensors in a vector file. ``shapes``: names and shapes of the whole encoder's tensors."""
-    found: dict[str, Shape] = {}
+def shared_shapes(shapes: Mapping[str, Shape], sharing: SharingConfig, *, head: bool = False) -> dict[str, Shape]:
+    """Names and shapes of the tensors in a vector file, with or without a head.
+
+    ``shapes``: names and shapes of the whole encoder's tensors.
+    """
+    found: dict[str, Shape] = {HEAD: shapes["embed.bias"]} if head else {}
     for name in shared_names(shapes, sharing):
         shape, rank = shapes[name], sharing.rank
         if rank is not None and is_factored(shape, rank):
@@ -45,9 +49,9 @@ def shared_shapes(shapes: Mapping[str, Shape], sharing: SharingConfig) -> dict[s
     return found
 
 
-def shared_bytes(model: ModelConfig, sharing: SharingConfig) -> int:
+def shared_bytes(model: ModelConfig, sharing: SharingConfig, *, head: bool = False) -> int:
     """Bytes of one vector's values in a file, without the header; ``model.width`` must be set."""
-    shapes = shared_shapes(encoder_shapes(model.width or 0, model.embed, model.attention), sharing)
+    shapes = shared_shapes(encoder_shapes(model.width or 0, model.embed, model.attention), sharing, head=head)
     return BYTES[sharing.dtype] * sum(math.prod(shape) for shape in shapes.values())
 
 

@@ -17,9 +17,9 @@ from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorError, VectorFileError, VectorMismatchError, VectorRangeError
 from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
 from fedsteph.common.vector.reduction import reduced, restored
-from fedsteph.common.vector.shared_part import WHOLE
+from fedsteph.common.vector.shared_part import HEAD, WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
-from fedsteph.common.vector.vector_file import FORMAT, read_vector, write_vector
+from fedsteph.common.vector.vector_file import FORMAT, WITH_HEAD, read_vector, write_vector
 
 SMALL = Architecture(width=3, embed=2, attention=4, n_bins=2)
 M0 = untrained_model(SMALL, 0)
@@ -639,3 +639,45 @@ def test_one_changed_byte_of_a_part_changes_numbers_or_is_refused(position: int,
     exact, start = read_as(RANK_1, FACTORED), 8 + int.from_bytes(FACTORED[:8], "little")
     changed = {name: int((tensor != exact.tensors[name]).sum()) for name, tensor in found.tensors.items()}
     assert sum(changed.values()) == max(changed.values()) <= 4 * (position >= start)
+
+
+def test_a_head_travels_exactly_rounded_to_the_dtype_alone_and_only_where_it_is_expected() -> None:
+    vector = TaskVector.between(untrained_model(SMALL, 1), M0, head=True)
+    origin = {"architecture": SMALL, "m0_sha256": M0_SHA256, "max_norm": 250.0, "where": WHERE}
+    assert vector.head is not None
+    for config in (WHOLE, SharingConfig("bfloat16"), SharingConfig("float16", "attention", 1), SharingConfig(rank=1)):
+        content = write_vector(vector, config)
+        found = read_vector(content, sharing=config, head=True, **origin)
+        cast = DTYPES[config.dtype][0]
+        assert found.head is not None and torch.equal(found.head, vector.head.to(cast).float())
+        assert torch.equal(found.flat(), restored(reduced(VECTOR, config), SMALL, M0_SHA256, config).flat())
+        assert write_vector(vector.without_head(), config) == write_vector(VECTOR, config)
+        with pytest.raises(VectorFileError, match="holds a head, and none is expected"):
+            read_vector(content, sharing=config, **origin)
+        with pytest.raises(VectorFileError, match="lacks the head"):
+            read_vector(write_vector(VECTOR, config), sharing=config, head=True, **origin)
+    length = vector.norm
+    with pytest.raises(VectorFileError, match="norm"):  # which counts the head
+        read_vector(write_vector(vector), sharing=WHOLE, head=True, **origin | {"max_norm": length * 0.999})
+
+
+def test_a_forged_head_is_refused() -> None:
+    for value, named in ((float("nan"), "NaN or Inf"), (float("inf"), "NaN or Inf"), (1e6, "above the cap")):
+        forged = TaskVector(SMALL, M0_SHA256, VECTOR.tensors, torch.tensor([0.0, value]))
+        with pytest.raises(VectorFileError, match=named):
+            read_vector(
+                write_vector(forged),
+                architecture=SMALL,
+                m0_sha256=M0_SHA256,
+                sharing=WHOLE,
+                max_norm=250.0,
+                where=WHERE,
+                head=True,
+            )
+    marked = saved(metadata(format=WITH_HEAD))  # says that it has one
+    stripped = saved(metadata(), **{HEAD.replace(".", "__"): torch.zeros(2)})  # and one that says it has none
+    longer = saved(metadata(format=WITH_HEAD), **{HEAD.replace(".", "__"): torch.zeros(3)})
+    origin = {"architecture": SMALL, "m0_sha256": M0_SHA256, "sharing": WHOLE, "max_norm": 250.0, "where": WHERE}
+    for content, head, named in ((marked, True, "missing"), (stripped, False, "unexpected"), (longer, True, "must be")):
+        with pytest.raises(VectorFileError, match=named):
+            read_vector(content, head=head, **origin)

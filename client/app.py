@@ -46,7 +46,7 @@ Answer = tuple[Any, Mapping[str, bytes]]  # a reply and its envelopes
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Answer with the site's name, how its features were made, and its signature."""
+    """Answer with the site's name and cancer, how its features were made, and its signature."""
 
     def answer(site: Site, member: Membership, request: Hello, envelopes: Mapping[str, bytes]) -> Answer:
         contents = usable_contents(site.folder, site.file.data)
@@ -58,6 +58,7 @@ def hello(message: Message, context: Context) -> Message:
                 width=contents.width,
                 audit=site.audit.head,
                 signature="0" * 128,
+                cancer=site.file.cancer,
             )
         except ValueError as error:
             raise DataError(f"what its features state cannot be sent: {error}", where=site.folder) from error

@@ -150,7 +150,10 @@ def _signed(session: Session, node: int, reply: messages.HelloReply) -> bool:
 
 
 def _mismatch(session: Session, reply: messages.HelloReply) -> str | None:
-    model = session.config.model
+    model, entry = session.config.model, session.roster.entry(reply.site)
+    if reply.cancer is not None and (entry is None or entry.cancer != reply.cancer):
+        known = None if entry is None else entry.cancer
+        return f"it says that its cancer is {reply.cancer}, and the roster has {known or 'none'}"
     if reply.width == model.width and reply.extraction.agrees_with(model.extraction):
         return None
     return (

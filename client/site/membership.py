@@ -46,13 +46,13 @@ class Membership:
     roster: Roster
 
     @classmethod
-    def open(cls, site: str, folder: Path, file: MembershipFile) -> Membership:
-        """Read keys and roster; the paths in ``file`` are relative to ``folder``.
+    def open(cls, site: str, folder: Path, file: MembershipFile, cancer: str | None = None) -> Membership:
+        """Read keys and roster; the paths in ``file`` are relative to ``folder``. ``cancer``: what the site states.
 
         Raises:
             KeyFileError: a key is missing or others can read it.
             RosterError: the roster is not the pinned one.
-            MembershipError: this site's keys are not those that the roster has under its name.
+            MembershipError: this site's keys or cancer are not those that the roster has under its name.
         """
         roster = read_roster(folder / file.roster, file.roster_sha256)
         identity = read_identity(folder / file.sign_key, folder / file.seal_key)
@@ -64,6 +64,12 @@ class Membership:
                 where=folder / file.roster,
                 remedy="After a rotation, point sign_key and seal_key at the new files; else give the coordinator this "
                 "site's .public.yaml, and pin the roster that holds it",
+            )
+        if cancer is not None and entry.cancer != cancer:
+            raise MembershipError(
+                f"'cancer' in site.yaml is {cancer}, and the roster has {entry.cancer or 'none'} for {site}",
+                where=folder / file.roster,
+                remedy="Correct site.yaml, or have the roster corrected and pin it anew with all sites",
             )
         return cls(site, identity, roster)
 
@@ -78,6 +84,11 @@ class Membership:
                 where="request",
                 remedy="Compare both by telephone, and pin the new one only if all sites agree",
             )
+
+    def cancer_of(self, site: str) -> str | None:
+        """The cancer of a site in the pinned roster; None: not stated, or no such site."""
+        entry = self.roster.entry(site)
+        return None if entry is None else entry.cancer
 
     def keys_to(self, site: str) -> PublicKeys:
         """The pinned public keys of a site to seal to; UnknownRecipientError if the roster does not list it."""

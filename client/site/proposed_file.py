@@ -18,6 +18,7 @@ from fedsteph.client.data.tables.split_files import split_files, split_like
 from fedsteph.client.data.tables.table import Table, read_table
 from fedsteph.client.site.site_file import SITE_FILE
 from fedsteph.common.config.core_yaml import StrictDumper
+from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import ConfigError, DataError, FeatureFileError, LabelError
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Proposed:
     n_rows: int
     longest: str  # time in the table
     matched: tuple[str, ...] = ()  # what the rules of data.match do
+    cancer: str | None = None  # of a column "project" with one value
 
     def text(self) -> str:
         """The site file, with a comment on each line."""
@@ -66,7 +68,8 @@ class Proposed:
             (f"    {outcome[0]}", outcome[1], outcome[2]),
         ]
         told = "# Written by 'fedsteph data init': look it through. All keys: docs/configuration.md"
-        return "\n".join([told, "data:", *(_line(*line) for line in lines), ""])
+        cancer = [] if self.cancer is None else [_line("cancer", self.cancer, "the one value of the column 'project'")]
+        return "\n".join([told, *cancer, "data:", *(_line(*line) for line in lines), ""])
 
 
 def propose(folder: Path, given: Given, ask: Ask) -> Proposed:
@@ -103,7 +106,7 @@ def propose(folder: Path, given: Given, ask: Ask) -> Proposed:
         splits=_splits(folder),
         time_unit=unit,
     )
-    return _matched(folder, Proposed(settings, len(files), len(table.rows), longest))
+    return _matched(folder, Proposed(settings, len(files), len(table.rows), longest, cancer=_cancer(table)))
 
 
 def _matched(folder: Path, found: Proposed) -> Proposed:
@@ -169,6 +172,13 @@ def _table(folder: Path, ask: Ask) -> Table:
         raise DataError(f"no table of patients, times and outcomes was found there{seen}", where=folder, remedy=remedy)
     by_path = {table.path: table for table in found}
     return by_path[_one([*by_path], f"{folder}: which table of labels", ask, "--labels")]
+
+
+def _cancer(table: Table) -> str | None:
+    """The short name of the project that all rows are of, as TCGA names projects; None if there is no such name."""
+    projects = {row.get("project", "").lower().removeprefix("tcga-") for _, row in table.rows}
+    name = projects.pop() if len(projects) == 1 else ""
+    return name if SITE_NAME.fullmatch(name) else None
 
 
 def _outcome(table: Table, time: str | None, ask: Ask) -> Outcome | None:

@@ -72,7 +72,7 @@ class Site:
         if self.file.federation is None:
             raise self._lacks("federation")
         self.require_policy()
-        return Membership.open(self.name, self.folder, self.file.federation)
+        return Membership.open(self.name, self.folder, self.file.federation, self.file.cancer)
 
     def require_policy(self) -> Policy:
         """What this site lets out; MembershipError if it has no ``policy``, and so takes part in no federation."""

@@ -10,7 +10,7 @@ from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.policy import Policy, Privacy
 from fedsteph.client.training.epoch_log import require_tensorboard
-from fedsteph.common.config.run_config import MAX_NORM, SITE_NAME
+from fedsteph.common.config.run_config import MAX_NORM, SITE_NAME, require_cancer
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError
 
@@ -24,6 +24,9 @@ class SiteFile:
     # the site's name, as in the roster; null: the site folder's name in lower case [1 to 32 of a-z, 0-9, _ and -, the
     # first a letter or digit]
     name: str | None = None
+    # short name of the cancer of the site's patients, e.g. brca, as in the roster; null: not stated, and then no head
+    # of its model leaves under sharing.head same_cancer [1 to 32 of a-z, 0-9, _ and -, the first a letter or digit]
+    cancer: str | None = None
     data: DataSettings = field(default_factory=DataSettings)  # where features and labels are, and how they are read
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU [auto, cpu, cuda:N or mps, which must be there]
     threads: int | None = None  # CPU threads; null: as many as torch chooses [1 to 1024]
@@ -46,6 +49,7 @@ class SiteFile:
     def __post_init__(self) -> None:
         if self.name is not None and SITE_NAME.fullmatch(self.name) is None:
             raise ValueError(f"name must be like {SITE_NAME.pattern}")
+        require_cancer(self.cancer)
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ValueError("threads must be 1 to 1024, or null")
         if self.m0 is not None and not self.m0.strip():

@@ -37,6 +37,12 @@ def require_name(name: str) -> None:
     require(SITE_NAME.fullmatch(name) is not None, "site", f"a name like {SITE_NAME.pattern}")
 
 
+def require_cancer(cancer: str | None) -> None:
+    """Raise ValueError unless a text can be a cancer's short name; None: not known."""
+    known = cancer is None or SITE_NAME.fullmatch(cancer) is not None
+    require(known, "cancer", f"a short name such as brca, like {SITE_NAME.pattern}, or null")
+
+
 @dataclass(frozen=True)
 class Deadlines:
     """Seconds that the start waits for nodes, and that each phase waits for its slowest site."""

@@ -18,7 +18,7 @@ import yaml
 from fedsteph.common.config.core_yaml import StrictDumper
 from fedsteph.common.config.digest import canonical
 from fedsteph.common.config.recipe import require
-from fedsteph.common.config.run_config import SITE_NAME, require_name
+from fedsteph.common.config.run_config import SITE_NAME, require_cancer, require_name
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError
 from fedsteph.common.host import atomic
@@ -40,10 +40,14 @@ def _require_line(text: str, what: str) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One site: name, cancer, contact, public keys and their fingerprint. A contact is a role, not a person."""
+    """One site: name, cancer, contact, public keys and their fingerprint. A contact is a role, not a person.
+
+    The cancer is a short name, e.g. brca, and None if it is not known: under ``sharing.head`` same_cancer, heads travel
+    between sites of one cancer alone.
+    """
 
     site: str
-    cancer: str
+    cancer: str | None
     contact: str
     sign: str
     seal: str
@@ -51,13 +55,13 @@ class Entry:
 
     def __post_init__(self) -> None:
         require_name(self.site)
-        _require_line(self.cancer, "cancer")
+        require_cancer(self.cancer)
         _require_line(self.contact, "contact")
         if self.keys.fingerprint != self.fingerprint:
             raise ValueError(f"fingerprint of {self.site} is not that of its keys: one of the three lines was changed")
 
     @classmethod
-    def of(cls, site: str, keys: PublicKeys, *, cancer: str, contact: str) -> Entry:
+    def of(cls, site: str, keys: PublicKeys, *, cancer: str | None, contact: str) -> Entry:
         """The entry for a site's public keys."""
         return cls(site, cancer, contact, keys.sign_text, keys.seal_text, keys.fingerprint)
 

@@ -10,7 +10,7 @@ from fedsteph.common.config.digest import canonical
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import Recipe, require
-from fedsteph.common.config.run_config import SITE_NAME, require_name
+from fedsteph.common.config.run_config import SITE_NAME, require_cancer, require_name
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 
 MAX_ENVELOPES = 1000
@@ -96,6 +96,7 @@ class HelloReply:
     """A site's identity, and the settings that the server compares with the federation's.
 
     ``audit``, the hash of the site's latest audit line, is recorded, so that a rewritten log can be detected.
+    ``cancer`` is what the site file states; it must be the roster's.
     ``signature`` (Ed25519, hexadecimal) proves that the site of that name in the roster has answered.
     """
 
@@ -107,10 +108,12 @@ class HelloReply:
     width: int
     audit: str
     signature: str
+    cancer: str | None = None
 
     def __post_init__(self) -> None:
         # The server prints these fields, so a site must not be able to send arbitrary text in them.
         require_name(self.site)
+        require_cancer(self.cancer)
         for text in (self.software, self.encoder):
             known = text is None or _WORD.fullmatch(text) is not None
             require(known, "software and encoder", f"words like {_WORD.pattern}")

@@ -18,7 +18,7 @@ from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ProtocolError, SiteError
 from fedsteph.common.wire.messages import MAX_ENVELOPES, Refusal
 
-VERSION = 4
+VERSION = 5
 HELLO = "query.hello"
 LOCAL = "train.local"
 AVERAGE = "train.average"

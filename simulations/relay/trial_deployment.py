@@ -56,7 +56,7 @@ class Trial:
         server = folder / "server"
         atomic.write_text(server / "config.yaml", dump_yaml(config))
         (server / "nodes" / f"{names[1]}.pub").unlink()
-        entries = (Entry.of(name, own.public, cancer="none", contact="bench") for name, own in identities.items())
+        entries = (Entry.of(name, own.public, cancer=None, contact="bench") for name, own in identities.items())
         roster = Roster(config.federation.name, tuple(entries))
         write_roster(server / "roster.yaml", roster)
         self._fill_in_site(names[0], identities[names[0]], roster, width)

@@ -80,7 +80,7 @@ def _make_roster(path: Path, config: Config, sites: Sequence[Site]) -> Roster:
         shutil.rmtree(folder, ignore_errors=True)  # keys of an interrupted preparation
         identity = Identity.generate()
         write_identity(folder, site.name, identity)
-        entries.append(Entry.of(site.name, identity.public, cancer="simulated", contact="simulation"))
+        entries.append(Entry.of(site.name, identity.public, cancer=site.file.cancer, contact="simulation"))
     roster = Roster(config.federation.name, tuple(entries))
     write_roster(path / ROSTER_FILE, roster)
     return roster

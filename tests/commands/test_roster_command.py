@@ -12,7 +12,7 @@ from fedsteph.common.trust.announcement import Announcement, write_announcement
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.roster import read_roster
 
-ADDED = ("--cancer", "KIRP", "--contact", "pathology IT")
+ADDED = ("--cancer", "kirp", "--contact", "pathology IT")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def roster(cli, public, tmp_path):
     """A roster of kirp and kirc."""
     file = tmp_path / "roster.yaml"
     assert cli("roster", "add", file, public("kirp"), *ADDED, "--federation", "kidney")[0] == 0
-    assert cli("roster", "add", file, public("kirc"), "--cancer", "KIRC", "--contact", "data office")[0] == 0
+    assert cli("roster", "add", file, public("kirc"), "--cancer", "kirc", "--contact", "data office")[0] == 0
     return file
 
 
@@ -96,8 +96,8 @@ def test_the_list_as_json_is_the_roster(cli, roster):
     assert (code, err) == (0, "") and set(found) == {"federation", "digest", "sites", "revoked"}
     assert (found["federation"], found["digest"]) == ("kidney", read_roster(roster).digest)
     assert found["sites"] == [
-        {"site": "kirp", "cancer": "KIRP", "contact": "pathology IT", "fingerprint": fingerprint("kirp")},
-        {"site": "kirc", "cancer": "KIRC", "contact": "data office", "fingerprint": fingerprint("kirc")},
+        {"site": "kirp", "cancer": "kirp", "contact": "pathology IT", "fingerprint": fingerprint("kirp")},
+        {"site": "kirc", "cancer": "kirc", "contact": "data office", "fingerprint": fingerprint("kirc")},
     ]
 
 
@@ -112,7 +112,7 @@ def test_the_table_shows_whole_fingerprints(cli, roster):
 def test_a_contact_is_shown_as_it_is(cli, roster, public):
     """Rosters come from others; a bracket in one is neither markup nor an error."""
     contact = "[/] IT [night] [bold]IT[/bold]"
-    assert cli("roster", "add", roster, public("kich"), "--cancer", "KICH", "--contact", contact)[0] == 0
+    assert cli("roster", "add", roster, public("kich"), "--cancer", "kich", "--contact", contact)[0] == 0
     code, out, _ = cli("roster", "list", roster)
     assert code == 0 and all(word in out for word in contact.split())
 
@@ -125,9 +125,20 @@ def test_a_path_with_brackets_is_printed_as_it_is(cli, roster, tmp_path):
     assert (code, str(moved) in out) == (0, True)
 
 
-def test_a_new_site_needs_cancer_and_contact(refused, roster, public):
-    for given in ((), ADDED[:2], ADDED[2:]):
-        assert "a new site needs --cancer and --contact" in refused("roster", "add", roster, public("kich"), *given)
+def test_a_new_site_needs_a_contact(refused, roster, public):
+    for given in ((), ADDED[:2]):
+        assert "a new site needs --contact" in refused("roster", "add", roster, public("kich"), *given)
+
+
+def test_the_announced_cancer_is_entered_and_another_is_refused(cli, refused, roster, tmp_path):
+    assert cli("keys", "new", "kich", "--out", tmp_path / "own", "--cancer", "kich")[0] == 0
+    told = refused("keys", "new", "kirc-2", "--out", tmp_path / "more", "--cancer", "KIRC")
+    assert "cancer must be a short name" in told and not (tmp_path / "more").exists()
+    public = tmp_path / "own" / "kich.public.yaml"
+    assert "announces the cancer kich, not kirp" in refused("roster", "add", roster, public, *ADDED)
+    assert cli("roster", "add", roster, public, *ADDED[2:])[0] == 0
+    listed = json.loads(cli("roster", "list", roster, "--json")[1])["sites"]
+    assert {one["site"]: one["cancer"] for one in listed}["kich"] == "kich"
 
 
 def test_a_new_roster_needs_a_federation(refused, public, tmp_path):

@@ -82,7 +82,7 @@ def test_commands_that_need_no_tensors(tmp_path: Path) -> None:
         ["keys", "new", "kirp", "--out", str(tmp_path / "keys")],
         ["keys", "show", str(tmp_path / "keys")],
         ["keys", "rotate", str(tmp_path / "keys"), "--out", str(tmp_path / "keys-2")],
-        ["roster", "add", roster, public, "--federation", "kidney", "--cancer", "KIRP", "--contact", "IT"],
+        ["roster", "add", roster, public, "--federation", "kidney", "--cancer", "kirp", "--contact", "IT"],
         ["roster", "list", roster],
         ["roster", "digest", roster],
         ["roster", "verify", roster],

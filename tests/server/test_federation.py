@@ -341,6 +341,7 @@ def hello_as(**changes):
         (hello_as(width=1024, encoder="uni_v1"), "b", "its features are of uni_v1 at 20x (1024 wide)"),
         (hello_as(encoder="virchow2"), "b", "the federation's of uni2-h at 20x, patches of 256 pixels (6 wide)"),
         (hello_as(magnification=10.0), "b", "its features are of uni2-h at 10x (6 wide)"),
+        (hello_as(cancer="brca"), "b", "it says that its cancer is brca, and the roster has test"),
         (hello_as(patch_size=512.0), "b", "its features are of uni2-h at 20x, patches of 512 pixels (6 wide)"),
         (hello_as(name="guest"), "guest", "not among federation.sites"),
         (hello_as(name="a"), "node 2", "it says that it is a, as another does"),

@@ -24,7 +24,7 @@ RosterArgument = Annotated[Path, typer.Argument(help="The roster's YAML file.")]
 def add(
     file: RosterArgument,
     public: Annotated[Path, typer.Argument(help="The site's .public.yaml.")],
-    cancer: Annotated[str | None, typer.Option(help="The site's cancer, e.g. KIRP.")] = None,
+    cancer: Annotated[str | None, typer.Option(help="The site's cancer, e.g. kirp; default: as announced.")] = None,
     contact: Annotated[str | None, typer.Option(help="Whom to telephone: a role, not a person.")] = None,
     federation: Annotated[str | None, typer.Option(help="The federation's name; makes a new roster.")] = None,
 ) -> None:
@@ -32,7 +32,7 @@ def add(
 
     \b
     Examples:
-      fedsteph roster add roster.yaml kirp.public.yaml --cancer KIRP --contact 'pathology IT' --federation kidney
+      fedsteph roster add roster.yaml kirp.public.yaml --cancer kirp --contact 'pathology IT' --federation kidney
       fedsteph roster add roster.yaml kirp.public.yaml           after 'fedsteph keys rotate'
     """
     from fedsteph.common.trust.announcement import read_announcement
@@ -66,7 +66,7 @@ def list_sites(file: RosterArgument, as_json: JsonOption = False) -> None:
         shown = {"federation": found.federation, "digest": found.digest, "sites": sites, "revoked": revoked}
         return console.show_json(shown)
     # The words are other people's: not markup.
-    rows = [[e.site, escape(e.cancer), escape(e.contact), _grouped(e.fingerprint)] for e in found.sites]
+    rows = [[e.site, e.cancer or "not stated", escape(e.contact), _grouped(e.fingerprint)] for e in found.sites]
     console.show_table(["site", "cancer", "contact", "fingerprint"], rows, f"federation {found.federation}")
     for gone in found.revoked:
         console.say(f"revoked {gone.date}: {gone.site}, {gone.fingerprint} ({gone.reason})")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 keys = typer.Typer(no_args_is_help=True, help="Make, show and rotate this site's keys.")
 
+CancerOption = Annotated[str | None, typer.Option(help="The cancer of the site's patients, e.g. brca.")]
 FolderArgument = Annotated[Path, typer.Argument(help="The folder with the site's .sign.key and .seal.key.")]
 
 
@@ -23,17 +24,18 @@ FolderArgument = Annotated[Path, typer.Argument(help="The folder with the site's
 def new(
     site: Annotated[str, typer.Argument(help="The site's name in the federation.")],
     out: Annotated[Path, typer.Option(help="Folder for the keys; there is no default place.")],
+    cancer: CancerOption = None,
 ) -> None:
     """Make a site's keys: to sign (Ed25519) and to receive (HPKE: ML-KEM-768 with X25519).
 
     \b
     Examples:
-      fedsteph keys new kirp --out keys
+      fedsteph keys new kirp --out keys --cancer kirp
     """
     from fedsteph.common.trust.keys import Identity
 
     _require_name(site)
-    _write(out, site, Identity.generate(), None)
+    _write(out, site, Identity.generate(), None, cancer)
 
 
 @keys.command("show")
@@ -55,7 +57,9 @@ def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 @keys.command("rotate")
 def rotate(
-    folder: FolderArgument, out: Annotated[Path, typer.Option(help="Folder for the new keys; the old ones stay.")]
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the new keys; the old ones stay.")],
+    cancer: CancerOption = None,
 ) -> None:
     """Make new keys, announced by the old ones, so that the roster can tell them from a stranger's.
 
@@ -69,16 +73,20 @@ def rotate(
     from fedsteph.common.trust.keys import Identity
 
     site, before = _only_pair(folder)
-    _write(out, site, Identity.generate(), before)
+    _write(out, site, Identity.generate(), before, cancer)
 
 
-def _write(out: Path, site: str, identity: Identity, before: Identity | None) -> None:
+def _write(out: Path, site: str, identity: Identity, before: Identity | None, cancer: str | None) -> None:
     from fedsteph.common.trust.announcement import Announcement, write_announcement
     from fedsteph.common.trust.key_file import write_identity
 
+    try:
+        announcement = Announcement.of(site, identity, before, cancer)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--cancer", remedy="Give a short name in lower case, or none") from error
     sign, seal = write_identity(out, site, identity)
     public = out / f"{site}.public.yaml"
-    write_announcement(public, Announcement.of(site, identity, before))
+    write_announcement(public, announcement)
     console.say(f"secret, stay here:  {sign}, {seal}")
     console.say(f"public, give away:  {public}")
     console.say(f"fingerprint:        {identity.public.fingerprint}")

@@ -110,6 +110,20 @@ def test_each_fault_has_its_own_refusal(tmp_path, fault, error, said):
     assert type(caught.value) is error and said in str(caught.value)
 
 
+def test_the_cancer_in_the_site_file_is_the_rosters_or_not_stated(tmp_path):
+    write_membership(tmp_path, "a", ROSTER)
+    rest = FEDERATION.format(ROSTER.digest, "keys/a.seal.key") + "policy: {}\n"
+    for stated in ("", "cancer: test\n"):
+        (tmp_path / "site.yaml").write_text("name: a\n" + stated + rest)
+        assert Site.open(tmp_path).membership().site == "a"
+    (tmp_path / "site.yaml").write_text("name: a\ncancer: brca\n" + rest)
+    with pytest.raises(MembershipError, match=r"'cancer' in site\.yaml is brca, and the roster has test for a"):
+        Site.open(tmp_path).membership()
+    (tmp_path / "site.yaml").write_text("name: a\ncancer: BRCA\n" + rest)
+    with pytest.raises(ConfigError, match="cancer must be a short name"):
+        Site.open(tmp_path)
+
+
 def test_no_refusal_repeats_a_secret_key(tmp_path):
     file = write_membership(tmp_path, "a", ROSTER)
     path = tmp_path / file.sign_key

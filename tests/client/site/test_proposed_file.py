@@ -111,3 +111,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     write_csv(tmp_path / "genes.csv", [("gene", "value"), ("TP53", "1")])
     with pytest.raises(DataError, match="has no columns for the patients' IDs that are known by name; it has 'gene'"):
         propose(tmp_path, Given(labels=tmp_path / "genes.csv"), never)
+
+
+def test_a_project_that_all_rows_share_names_the_cancer(tmp_path: Path) -> None:
+    slides(tmp_path / "h5", "")
+    header = ("patient_id", "pathology_id", "project", "t", "e")
+    for projects, cancer in ((["TCGA-KIRP"], "kirp"), (["kirp", "kirc"], None), (["renal cell"], None), ([""], None)):
+        rows = [(p, p, projects[i % len(projects)], 100 + i, i % 2) for i, p in enumerate(PATIENTS)]
+        write_csv(tmp_path / "labels.csv", [header, *rows])
+        found = propose(tmp_path, Given(time_unit="days"), never)
+        assert found.cancer == cancer == opened(tmp_path, found).file.cancer
+        (tmp_path / "site.yaml").unlink()

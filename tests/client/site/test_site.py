@@ -31,7 +31,9 @@ def test_every_key_of_a_site_file(tmp_path):
     text = "name: north\ndevice: cuda:1\nstate: kept\ndata: {features: f, time_unit: months, exclude: [S1]}\n"
     path = folder(tmp_path, "Any Name!", text)
     data = DataSettings(features="f", time_unit="months", exclude=("S1",))
-    assert Site.open(path) == Site("north", path, SiteFile("north", data, "cuda:1", state="kept"), path / "kept")
+    assert Site.open(path) == Site(
+        "north", path, SiteFile("north", data=data, device="cuda:1", state="kept"), path / "kept"
+    )
     (path / "site.yaml").write_text(f"state: {tmp_path / 'elsewhere'}\nname: north\n")
     assert Site.open(path).state == tmp_path / "elsewhere"
     given = Site.open(path, state=tmp_path / "s", device="cpu")

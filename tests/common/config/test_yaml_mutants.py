@@ -42,7 +42,7 @@ _HOSTILE = (
 
 def originals(folder: Path) -> dict[str, bytes]:
     """A federation's configuration, a site's file and a roster, as text."""
-    entries = [Entry.of(name, Identity.generate().public, cancer="K", contact="c") for name in ("a", "b")]
+    entries = [Entry.of(name, Identity.generate().public, cancer="k", contact="c") for name in ("a", "b")]
     write_roster(folder / "roster.yaml", Roster("trial", tuple(entries)))
     site = "name: kirp\ndevice: cpu\nmax_vector_norm: 1.5e2\ndata:\n  labels: labels.csv\n  time_unit: months\n"
     site += "  exclude: [S1, '007']\npolicy:\n  min_patients: 20\nprivacy: dp-sgd\n"

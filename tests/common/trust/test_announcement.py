@@ -93,26 +93,37 @@ def test_what_is_no_public_file(tmp_path, content):
 
 
 def test_a_new_site_is_entered_with_its_keys():
-    entered = enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="KIRP", contact="pathology IT")
+    entered = enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="kirp", contact="pathology IT")
     [entry] = entered.sites
-    assert (entry.site, entry.cancer, entry.contact, entry.keys) == ("kirp", "KIRP", "pathology IT", OLD.public)
+    assert (entry.site, entry.cancer, entry.contact, entry.keys) == ("kirp", "kirp", "pathology IT", OLD.public)
 
 
-@each("given", [{}, {"cancer": "KIRP"}, {"contact": "pathology IT"}])
-def test_a_new_site_needs_its_cancer_and_contact(given):
-    with pytest.raises(RosterError, match="--cancer and --contact"):
-        enter(Announcement.of("kirp", OLD), Roster("fed"), **given)
+def test_a_new_site_needs_its_contact():
+    with pytest.raises(RosterError, match="needs --contact"):
+        enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="kirp")
+
+
+def test_a_site_announces_its_cancer_or_leaves_it_unknown():
+    for announced, typed, entered in (("kirp", None, "kirp"), ("kirp", "kirp", "kirp"), (None, None, None)):
+        announcement = Announcement.of("kirp-1", OLD, cancer=announced)
+        [entry] = enter(announcement, Roster("fed"), cancer=typed, contact="IT").sites
+        assert entry.cancer == entered
+    with pytest.raises(RosterError, match="announces the cancer kirp, not kirc"):
+        enter(Announcement.of("kirp-1", OLD, cancer="kirp"), Roster("fed"), cancer="kirc", contact="IT")
+    for name in ("KIRP", "kidney cancer", "", "../x"):
+        with pytest.raises(ValueError, match="cancer must be a short name"):
+            Announcement.of("kirp-1", OLD, cancer=name)
 
 
 @each("contact", ["", "two\nlines", "x" * 121])
 def test_a_contact_is_one_line(contact):
     with pytest.raises(RosterError, match="printable line"):
-        enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="KIRP", contact=contact)
+        enter(Announcement.of("kirp", OLD), Roster("fed"), cancer="kirp", contact=contact)
 
 
 def test_two_sites_cannot_have_the_same_keys():
     with pytest.raises(RosterError, match="different names with different keys"):
-        enter(Announcement.of("kirc", OLD), roster_of("kirp"), cancer="KIRC", contact="IT")
+        enter(Announcement.of("kirc", OLD), roster_of("kirp"), cancer="kirc", contact="IT")
 
 
 def test_a_rotation_takes_the_place_and_revokes_what_was_there():
@@ -127,10 +138,10 @@ def test_a_rotation_takes_the_place_and_revokes_what_was_there():
 
 
 def test_a_rotation_may_change_cancer_and_contact():
-    entry = enter(Announcement.of("kirp", NEW, OLD), roster_of("kirp"), cancer="KIRP", contact="night shift").entry(
+    entry = enter(Announcement.of("kirp", NEW, OLD), roster_of("kirp"), cancer="kirp", contact="night shift").entry(
         "kirp"
     )
-    assert entry is not None and (entry.cancer, entry.contact) == ("KIRP", "night shift")
+    assert entry is not None and (entry.cancer, entry.contact) == ("kirp", "night shift")
 
 
 def test_rotations_follow_each_other():
@@ -156,6 +167,9 @@ def attacks() -> dict[str, Announcement]:
         "an empty proof": replace(genuine, proof=""),
         "a proof that is no hexadecimal": replace(genuine, proof="zz" * 64),
         "a short proof": replace(genuine, proof=str(genuine.proof)[:-2]),
+        "a cancer that the old key did not sign": replace(Announcement.of("kirp", NEW, OLD, "kirc"), cancer="kirp"),
+        "a cancer added": replace(genuine, cancer="kirp"),
+        "a cancer taken out": replace(Announcement.of("kirp", NEW, OLD, "kirp"), cancer=None),
         "a rotation that skips one": Announcement.of("kirp", NEWER, NEW),
     }
 
@@ -163,7 +177,7 @@ def attacks() -> dict[str, Announcement]:
 @each("attack", attacks())
 def test_a_strangers_rotation_is_refused(attack):
     with pytest.raises(RosterError, match=r"did not sign this rotation|stands in the roster already") as caught:
-        enter(attacks()[attack], roster_of("kirp"), cancer="KIRP", contact="IT")
+        enter(attacks()[attack], roster_of("kirp"), cancer="kirp", contact="IT")
     assert "fedsteph roster revoke ROSTER kirp" in str(caught.value.remedy)
 
 
@@ -171,7 +185,7 @@ def test_a_strangers_rotation_is_refused(attack):
 def test_a_listed_site_without_a_rotation_is_told_that_it_is_listed(keys):
     """Not that a proof failed, of which there was none; not even with the very same keys."""
     with pytest.raises(RosterError) as caught:
-        enter(Announcement.of("kirp", keys), roster_of("kirp", "kirc"), cancer="KIRP", contact="IT")
+        enter(Announcement.of("kirp", keys), roster_of("kirp", "kirc"), cancer="kirp", contact="IT")
     assert caught.value.what == "kirp stands in the roster already"
     assert "After a loss: 'fedsteph roster revoke ROSTER kirp', then add it again" in str(caught.value.remedy)
     assert "to change keys: 'fedsteph keys rotate'" in str(caught.value.remedy)
@@ -195,7 +209,7 @@ def test_an_old_rotation_cannot_be_played_again():
 def test_a_rotation_of_other_keys_is_refused_though_the_same_key_signed_it():
     """The site kept its signing key and changed only the one that it receives with: a proof is for one pair."""
     mixed = Identity(OLD.sign_seed, NEWER.seal_seed)
-    roster = enter(Announcement.of("kirp", mixed), Roster("fed"), cancer="KIRP", contact="IT")
+    roster = enter(Announcement.of("kirp", mixed), Roster("fed"), cancer="kirp", contact="IT")
     with pytest.raises(RosterError, match="did not sign this rotation"):
         enter(Announcement.of("kirp", NEW, OLD), roster)
 
@@ -217,12 +231,12 @@ def test_a_rotation_onto_another_sites_keys_is_refused():
 def test_revoked_keys_never_come_back_under_any_name(revoked_as):
     roster = roster_of("kirp").without("kirp", TODAY, "laptop lost")
     with pytest.raises(RosterError, match="revoked"):
-        enter(Announcement.of(revoked_as, OLD), roster, cancer="KIRP", contact="IT")
+        enter(Announcement.of(revoked_as, OLD), roster, cancer="kirp", contact="IT")
 
 
 def test_after_a_revocation_new_keys_come_in_like_a_new_site():
     roster = roster_of("kirp").without("kirp", TODAY, "laptop lost")
     for announcement in (Announcement.of("kirp", NEW), Announcement.of("kirp", NEW, OLD)):
-        assert enter(announcement, roster, cancer="KIRP", contact="IT").sites[0].keys == NEW.public
-        with pytest.raises(RosterError, match="--cancer and --contact"):
+        assert enter(announcement, roster, cancer="kirp", contact="IT").sites[0].keys == NEW.public
+        with pytest.raises(RosterError, match="needs --contact"):
             enter(announcement, roster)

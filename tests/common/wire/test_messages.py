@@ -34,7 +34,7 @@ from fedsteph.common.wire.messages import (
 )
 
 ID = RunId("lung", "run-1", "f" * 64)
-HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 20.0, 256.0, 1536, "a" * 64, "b" * 128)
+HELLO = HelloReply("site-a", "0.1.0", "uni2-h", 20.0, 256.0, 1536, "a" * 64, "b" * 128, "brca")
 REFUSED = Refusal("WrongRunError", "it is of another run", "site-c")
 SCORES = (Score("local", 0.61), Score("model_average", None), Score("steph", 0.3), Score("deployed", 1.0))
 MERGED = MergeReply("30-39", "below 10", (REFUSED,), SCORES)
@@ -168,6 +168,7 @@ def test_the_signature_covers_every_field_the_run_and_the_node() -> None:
     others = [
         replace(HELLO, site="site-b").signed_bytes(ID, 7),
         replace(HELLO, software="0.1.1").signed_bytes(ID, 7),
+        replace(HELLO, cancer="kirp").signed_bytes(ID, 7),
         replace(HELLO, encoder=None).signed_bytes(ID, 7),
         replace(HELLO, encoder="null").signed_bytes(ID, 7),
         replace(HELLO, magnification=40.0).signed_bytes(ID, 7),
@@ -263,7 +264,17 @@ def test_nothing_else_leaves_a_site() -> None:
                and cls.__name__.endswith(("Reply", "Refusal", "Score"))}  # fmt: skip
     assert replies == {
         "Refusal": ["kind", "reason", "site"],
-        "HelloReply": ["site", "software", "encoder", "magnification", "patch_size", "width", "audit", "signature"],
+        "HelloReply": [
+            "site",
+            "software",
+            "encoder",
+            "magnification",
+            "patch_size",
+            "width",
+            "audit",
+            "signature",
+            "cancer",
+        ],
         "TrainLocalReply": ["patients", "events"],
         "AverageReply": ["weight"],
         "ShareReply": ["refused"],

@@ -213,7 +213,7 @@ def test_a_roster_changed_between_two_runs_is_refused_by_the_server_and_by_every
     """A stranger's keys under gamma's name: first in the file alone, then with a manifest that fits it."""
     run = Path(shutil.copytree(whole[0], tmp_path / "run"))
     roster = read_roster(run / "roster.yaml")
-    stranger = Entry.of("gamma", Identity.generate().public, cancer="simulated", contact="simulation")
+    stranger = Entry.of("gamma", Identity.generate().public, cancer=None, contact="simulation")
     changed = replace(roster, sites=(*roster.sites[:2], stranger))
     write_roster(run / "roster.yaml", changed)
     assert simulate(run, made, *TARGETS) != 0

@@ -64,7 +64,18 @@ def kinds(folder: Path) -> Iterator[Kind]:
 
 def _kept(folder: Path) -> Kind:
     record = KeptVector(
-        "a", "0" * 64, "2026-01-31T00:00:00+00:00", "run", 9**12, 30, *["0" * 64] * 3, SharingConfig(), _STATED, 1.0
+        "a",
+        "0" * 64,
+        "2026-01-31T00:00:00+00:00",
+        "run",
+        9**12,
+        30,
+        *["0" * 64] * 3,
+        SharingConfig(),
+        _STATED,
+        1.0,
+        True,
+        "k",
     )
     write_kept(folder, record, b"a vector file")
     path = folder / record.file_name

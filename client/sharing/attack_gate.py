@@ -36,5 +36,5 @@ def require_attack_resisted(workspace: Workspace, content: bytes) -> None:
     auc = found["strongest"]["auc"]
     if not auc <= limit:
         what = f"the strongest attack has an AUC of {auc:.3f}, the policy allows {limit:.3f}"
-        remedy = "Train in private (privacy: dp-sgd) or share less (sharing.layers, sharing.rank)"
+        remedy = "Train in private (privacy: dp-sgd) or share less (sharing.layers, .rank, .head)"
         raise AttackPolicyError(what, where=key, remedy=remedy)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from fedsteph.client.sharing.head_rule import may_travel
 from fedsteph.client.sharing.kept_record import KeptVector
 from fedsteph.client.sharing.kept_vectors import keep
 from fedsteph.client.sharing.mapped_vector import mapped
@@ -18,7 +19,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import ModelConfig, Recipe, SharingConfig
 from fedsteph.common.config.run_config import SITE_NAME
-from fedsteph.common.errors import EnvelopeError, FedstephError, UnknownSenderError, VectorError
+from fedsteph.common.errors import EnvelopeError, FedstephError, UnknownSenderError, VectorError, WrongModelError
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.vector.task_vector import TaskVector
@@ -108,8 +109,12 @@ def received(
 ) -> Received:
     """Read the content of an envelope that was opened in this context; VectorError if it is no vector of the recipe."""
     where = f"vector of {context.sender}"
+    cancer = member.cancer_of(context.sender)
+    if opened.head and not may_travel(recipe.sharing, cancer, member.cancer_of(context.recipient)):
+        remedy = "Both sites need one recipe, and one roster that names their cancers"
+        raise WrongModelError("brings a head, which sharing.head does not let travel here", where=where, remedy=remedy)
     statement, vector_file = read_content(opened.plain, where)
-    vector = received_vector(recipe.model, vector_file, recipe.sharing, max_norm, where)
+    vector = received_vector(recipe.model, vector_file, recipe.sharing, max_norm, where, head=opened.head)
     record = KeptVector(
         sender=context.sender,
         fingerprint=member.keys_of(context.sender).fingerprint,
@@ -123,15 +128,17 @@ def received(
         sharing=recipe.sharing,
         statement=statement,
         norm=vector.norm,
+        head=opened.head,
+        cancer=cancer,
     )
     return Received(vector, record, vector_file)
 
 
 def received_vector(
-    model: ModelConfig, content: bytes, sharing: SharingConfig, max_norm: float, where: str
+    model: ModelConfig, content: bytes, sharing: SharingConfig, max_norm: float, where: str, *, head: bool = False
 ) -> TaskVector:
     """Read the bytes of a vector that must be of the federation's model and M0; errors as :func:`read_vector`."""
     architecture, m0 = Architecture.of(model), str(model.m0_sha256)
     return read_vector(
-        content, architecture=architecture, m0_sha256=m0, sharing=sharing, max_norm=max_norm, where=where
+        content, architecture=architecture, m0_sha256=m0, sharing=sharing, max_norm=max_norm, where=where, head=head
     )

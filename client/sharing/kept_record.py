@@ -35,6 +35,8 @@ class KeptVector:
     sharing: SharingConfig
     statement: Statement
     norm: float  # L2
+    head: bool  # whether it holds the head's risk direction
+    cancer: str | None  # of its sender in the roster, when it came
     verdict: str | None = None  # of the last screening
 
     @property

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsteph.client.sharing.attack_result import content_digest
+from fedsteph.client.sharing.head_rule import may_travel
 from fedsteph.client.sharing.kept_record import SUFFIX, KeptVector, read_kept, sender_of, write_kept
 from fedsteph.client.sharing.mapped_vector import mapped
 from fedsteph.client.site.site import Site
@@ -80,6 +81,8 @@ def kept(site: Site, roster: Roster, now: datetime | None = None) -> tuple[list[
 def usable(workspace: Workspace, now: datetime | None = None) -> dict[str, TaskVector]:
     """The kept vectors that a merge in this workspace can use: of its M0, architecture, sharing and feature encoder.
 
+    One with a head is used only where its head could travel today, by the cancer that its sender had when it came.
+
     Returns:
         sender -> memory-mapped vector, sorted by name.
 
@@ -90,13 +93,15 @@ def usable(workspace: Workspace, now: datetime | None = None) -> dict[str, TaskV
     site, recipe = workspace.site, workspace.recipe
     if not (site.state / FOLDER).exists():
         return {}
-    found, damaged = kept(site, site.membership().roster, now)
+    member = site.membership()
+    found, damaged = kept(site, member.roster, now)
     if damaged:
         raise damaged[0]
     return {
         record.sender: mapped(_vector(site, recipe, record), site.state)
         for record in found
         if record.is_of(recipe.model, recipe.sharing)
+        and (not record.head or may_travel(recipe.sharing, record.cancer, member.cancer_of(site.name)))
         and record.statement.extraction.agrees_with(workspace.cohort.extraction)
     }
 
@@ -147,6 +152,7 @@ def _vector(site: Site, recipe: Recipe, record: KeptVector) -> TaskVector:
         sharing=record.sharing,
         max_norm=site.file.max_vector_norm,
         where=f"kept vector of {record.sender}",
+        head=record.head,
     )
 
 

@@ -7,6 +7,7 @@ space is freed when the process ends, and a vector that may not be kept does not
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,4 +28,5 @@ def mapped(vector: TaskVector, folder: Path) -> TaskVector:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".vector.", suffix=".part") as file:
             file.write(row.numpy().data.cast("B"))
             file.flush()
-            return TaskVector.of_flat(torch.from_file(file.name, size=len(row)), vector)
+            encoder = TaskVector.of_flat(torch.from_file(file.name, size=len(row)), vector)
+            return replace(encoder, head=vector.head)  # a head is small: it stays in memory

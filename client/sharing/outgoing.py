@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 
 from fedsteph.client.privacy.ledger import coarse
 from fedsteph.client.sharing.attack_gate import require_attack_resisted
+from fedsteph.client.sharing.head_rule import why_without_head
 from fedsteph.client.sharing.replay import next_sequence
 from fedsteph.client.sharing.shared_model import guarantee, shared_model
 from fedsteph.client.sharing.spending import spend
@@ -25,6 +27,8 @@ from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire.envelope import BY_FILE, Context, seal
 from fedsteph.common.wire.messages import RunId
+
+_log = logging.getLogger(__name__)
 
 
 def outgoing(
@@ -84,21 +88,25 @@ def _sealed_for(
             raise ProtocolError("a recipient is not another site's name", where="recipients")
     envelopes: dict[str, bytes] = {}
     refused: dict[str, FedstephError] = {}
-    content = b""
+    contents: dict[bool, bytes] = {}
     for name in recipients:
         try:
             keys = _allowed(workspace, member, name)
-            content = content or _paid_for(workspace, run, model_of(workspace))
+            without = why_without_head(workspace, member.cancer_of(name))
+            if (head := without is None) not in contents:
+                contents[head] = _paid_for(workspace, run, model_of(workspace), head)
         except PolicyError as error:
             refused[name] = error
             _note_refusal(workspace, run, name, error)
             continue
         context = context_of(workspace.recipe, member.roster.federation, run, own, name)
         sequence, days = next_sequence(workspace.site.state), workspace.site.require_policy().kept_days
-        sealed = seal(content, context, sequence, member.identity, keys, days)
+        sealed = seal(contents[head], context, sequence, member.identity, keys, days, head=head)
         # Audit before sending: a line without a sent vector is less bad than a sent vector without a line.
         sha256 = hashlib.sha256(sealed).hexdigest()
-        workspace.site.audit.append(Event("vector.seal", "allowed", run, name, sha256, len(sealed)))
+        told = "with its head" if head else f"without its head: {without}"
+        workspace.site.audit.append(Event("vector.seal", "allowed", run, name, sha256, len(sealed), told))
+        _log.info("the vector for %s goes %s", name, told)
         envelopes[name] = sealed
     return envelopes, refused
 
@@ -114,10 +122,10 @@ def _allowed(workspace: Workspace, member: Membership, recipient: str) -> Public
     return member.keys_to(recipient)
 
 
-def _paid_for(workspace: Workspace, run: str, model: ABMIL) -> bytes:
+def _paid_for(workspace: Workspace, run: str, model: ABMIL, head: bool) -> bytes:
     """What is sealed, after the attack gate and the ledger entry; all three use one model, loaded once."""
     statement = _statement(workspace)
-    content = write_vector(_vector(workspace, model), workspace.recipe.sharing)
+    content = write_vector(_vector(workspace, model, head), workspace.recipe.sharing)
     require_attack_resisted(workspace, content)
     spend(workspace, model, run)
     return vector_content(statement, content)
@@ -136,17 +144,19 @@ def _statement(workspace: Workspace) -> Statement:
         raise DataError(f"what its features state cannot be sent: {error}", where=where) from error
 
 
-def shared_vector(workspace: Workspace) -> TaskVector:
-    """The vector of this site's fold 0, exactly as each recipient reads it.
+def shared_vector(workspace: Workspace, *, head: bool = False) -> TaskVector:
+    """The vector of this site's fold 0, exactly as each recipient reads it, with or without the head.
 
     It is reduced and rounded by the same code as the file that is sent, so it equals the vector that recipients merge
     to the last bit. Errors as :func:`as_received`.
     """
-    return as_received(_vector(workspace, shared_model(workspace)), workspace.recipe.sharing)
+    return as_received(_vector(workspace, shared_model(workspace), head), workspace.recipe.sharing)
 
 
 def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
     """The vector that a recipient reads under ``sharing``: the whole encoder, with zeros in tensors that do not travel.
+
+    A head that the vector holds is kept, rounded as the rest is.
 
     Args:
         vector: as trained. Applied again to its result, this gives slightly different singular directions.
@@ -157,8 +167,8 @@ def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
     return restored(reduced(vector, sharing), vector.architecture, vector.m0_sha256, sharing)
 
 
-def _vector(workspace: Workspace, model: ABMIL) -> TaskVector:
-    return TaskVector.between(model, pinned_model(workspace.recipe.model))
+def _vector(workspace: Workspace, model: ABMIL, head: bool) -> TaskVector:
+    return TaskVector.between(model, pinned_model(workspace.recipe.model), head=head)
 
 
 def require_shareable(workspace: Workspace) -> None:

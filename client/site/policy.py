@@ -32,6 +32,8 @@ class Policy:
     """``policy`` in ``site.yaml``. By default nobody may receive the vector."""
 
     targets: tuple[str, ...] = ()  # names of the sites that may receive this site's vector; empty: none
+    # let the head's risk direction go with the vector where sharing.head says so; false: no head leaves this site
+    share_head: bool = True
     min_patients: int = 30  # patients that the site must have, or its vector does not leave [at least 1]
     min_events: int = 10  # observed events that the site must have, or its vector does not leave [at least 1]
     # comparable pairs of test patients that a C-index must rest on, or it does not leave [at least 1]

@@ -2,12 +2,12 @@
 
     label || uint16 len(header) || header || signature (64) || HPKE enc || HPKE ciphertext
 
-- HPKE (RFC 9180, base mode) seals to the recipient's pinned key, with context, sequence number and ``kept_days`` as
-  ``info``: the hybrid KEM MLKEM768-X25519 (draft-ietf-hpke-pq), HKDF-SHA256, AES-256-GCM.
+- HPKE (RFC 9180, base mode) seals to the recipient's pinned key, with context, sequence number, ``kept_days`` and
+  ``head`` as ``info``: the hybrid KEM MLKEM768-X25519 (draft-ietf-hpke-pq), HKDF-SHA256, AES-256-GCM.
 - Ed25519 (RFC 8032) signs label, header and sealed bytes with the sender's key.
-- The header is the :class:`Context`, the sequence number, the days that the recipient may keep the content, and size
-  and SHA-256 of the sealed bytes. Every field of the context must equal what the recipient itself expects; nothing that
-  an envelope says about itself is trusted before its signature is checked.
+- The header is the :class:`Context`, the sequence number, the days that the recipient may keep the content, whether a
+  vector's head is inside, and size and SHA-256 of the sealed bytes. Every field of the context must equal what the
+  recipient itself expects; nothing that an envelope says about itself is trusted before its signature is checked.
 
 Whoever relays an envelope can drop it, but cannot read or change it. Errors tell which check failed, and no secret.
 """
@@ -37,9 +37,9 @@ from fedsteph.common.errors import (
 )
 from fedsteph.common.trust.keys import Identity, PublicKeys
 
-_LABEL = b"fedsteph/v2/envelope\n"
-_SIGN_LABEL = b"fedsteph/v2/envelope-signature\n"
-_SEAL_LABEL = b"fedsteph/v2/envelope-info\n"
+_LABEL = b"fedsteph/v3/envelope\n"
+_SIGN_LABEL = b"fedsteph/v3/envelope-signature\n"
+_SEAL_LABEL = b"fedsteph/v3/envelope-info\n"
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 BY_FILE = "(file)"  # in the place of a run, for what travels as a file: no run can have this name
 UNLIMITED = -1  # days: the recipient may keep the content for good
@@ -72,7 +72,8 @@ class Context:
 
 
 _HEADER_TYPES: dict[str, type] = {field.name: str for field in fields(Context)}
-_HEADER_TYPES |= {"sequence": int, "kept_days": int, "size": int, "sha256": str}
+_STATED = {"sequence": int, "kept_days": int, "head": bool}
+_HEADER_TYPES |= _STATED | {"size": int, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,31 @@ class Opened:
         plain: its content.
         sequence: the sender's number, by which a replay is detected.
         kept_days: how many days the recipient may keep the content; 0: in this run only; -1: without limit.
+        head: whether it is a vector with the head's risk direction.
     """
 
     plain: bytes
     sequence: int
     kept_days: int = 0
+    head: bool = False
 
 
 def seal(
-    plain: bytes, context: Context, sequence: int, sender: Identity, recipient: PublicKeys, kept_days: int = 0
+    plain: bytes,
+    context: Context,
+    sequence: int,
+    sender: Identity,
+    recipient: PublicKeys,
+    kept_days: int = 0,
+    *,
+    head: bool = False,
 ) -> bytes:
     """Seal a content to ``recipient`` and sign it as ``sender``. MalformedEnvelopeError: the context is too long.
 
     ``sequence`` is larger than in every earlier envelope from this sender to this recipient, across runs and files.
-    ``kept_days`` is as in :class:`Opened`.
+    ``kept_days`` and ``head`` are as in :class:`Opened`.
     """
-    stated = {"sequence": sequence, "kept_days": kept_days}
+    stated = {"sequence": sequence, "kept_days": kept_days, "head": head}
     sealed = _SUITE.encrypt(plain, recipient.receiver, info=_info(context, stated))
     header = _header(context, stated, sealed)
     signature = sender.signer.sign(_signed(header, sealed))
@@ -122,7 +132,7 @@ def open_sealed(envelope: bytes, expected: Context, recipient: Identity, sender:
     except InvalidSignature:
         raise ForgedEnvelopeError("its signature is not by the pinned key of its sender", where=where) from None
     try:
-        stated = {key: header[key] for key in ("sequence", "kept_days")}
+        stated = {key: header[key] for key in _STATED}
         plain = _SUITE.decrypt(sealed, recipient.opener, info=_info(expected, stated))
     except (InvalidTag, ValueError):
         remedy = "The sender has another roster, or this site's keys were rotated: compare roster digests"
@@ -178,14 +188,14 @@ def _read_header(raw: bytes, where: str) -> dict[str, Any]:
     return header
 
 
-def _header(context: Context, stated: dict[str, int], sealed: bytes) -> bytes:
+def _header(context: Context, stated: dict[str, Any], sealed: bytes) -> bytes:
     header = canonical(asdict(context) | stated | {"size": len(sealed), "sha256": hashlib.sha256(sealed).hexdigest()})
     if len(header) > _MAX_HEADER:
         raise MalformedEnvelopeError("its context is too long to seal", where=f"envelope of {context.sender}")
     return header
 
 
-def _info(context: Context, stated: dict[str, int]) -> bytes:
+def _info(context: Context, stated: dict[str, Any]) -> bytes:
     return _SEAL_LABEL + canonical(asdict(context) | stated)
 
 

@@ -19,6 +19,7 @@ from fedsteph.client.methods.alignment import mean_alignment, merged_vector
 from fedsteph.client.methods.registry import REGISTRY
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
 from fedsteph.client.sharing.averaging_rounds import read_kept
+from fedsteph.client.sharing.head_rule import why_without_head
 from fedsteph.client.sharing.outgoing import shared_vector
 from fedsteph.client.sharing.shared_model import train_shared
 from fedsteph.client.site.device import resolve_device
@@ -178,7 +179,11 @@ class Worker:
 
     def _task(self, unit: Unit, workspace: Workspace) -> Task:
         opened = {name: self.workspace(name, unit.recipe).sharing(unit.dp_sgd) for name in unit.sources}
-        vectors = {name: shared_vector(workspace) for name, workspace in opened.items()}
+        cancer = workspace.site.file.cancer
+        vectors = {
+            name: shared_vector(source, head=why_without_head(source, cancer) is None)
+            for name, source in opened.items()
+        }
         folder = workspace.folder / f"from-{vectors_digest([vectors])[:12]}" / f"fold_{unit.fold}"
         common = {}
         if METHODS[unit.method].needs in ("rounds", "pool"):

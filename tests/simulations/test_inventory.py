@@ -60,6 +60,12 @@ class Hospital:
     patients: int
     file: str = ""
 
+    @property
+    def cancer(self) -> str | None:
+        """As its file states it."""
+        found = re.search("^cancer: ([a-z]+)$", self.file, re.MULTILINE)
+        return found and found[1]
+
     def told(self, metric: str) -> bool:
         """Whether its policy lets a number out."""
         return "metrics" not in self.file or metric in self.file.partition("metrics")[2]
@@ -106,13 +112,17 @@ def prepared(tmp: Path, hospitals: Mapping[str, Hospital], *settings: str, seed:
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory) -> Ran:
-    """Two targets and FedAvg; gamma shares with one of them, delta in private, epsilon tells no number."""
-    hospitals = {
-        "alpha": Hospital(13, "max_vector_norm: 1.0\n" + policy("beta", "unsealed_updates: true")),  # refuses delta's
-        "beta": Hospital(16, policy("alpha", "unsealed_updates: true")),
-        "gamma": Hospital(21, policy("alpha")),
-        "delta": Hospital(13, policy("alpha, beta", "privacy: dp-sgd") + _PRIVATE),
-        "epsilon": Hospital(22, policy("alpha, beta", "unsealed_updates: true", "metrics: []")),
+    """Two targets and FedAvg; gamma shares with one of them, delta in private, epsilon tells no number.
+
+    Of one cancer with a target, beta and epsilon send their head; gamma is of another, delta private, alpha keeps it.
+    """
+    kirp, fedavg = "cancer: kirp\n", "unsealed_updates: true"
+    hospitals = {  # alpha refuses delta's vector
+        "alpha": Hospital(13, kirp + "max_vector_norm: 1.0\n" + policy("beta", fedavg, "share_head: false")),
+        "beta": Hospital(16, kirp + policy("alpha", fedavg)),
+        "gamma": Hospital(21, "cancer: kirc\n" + policy("alpha")),
+        "delta": Hospital(13, kirp + policy("alpha, beta", "privacy: dp-sgd") + _PRIVATE),
+        "epsilon": Hospital(22, kirp + policy("alpha, beta", fedavg, "metrics: []")),
     }
     settings = ["federation.targets=[alpha,beta]", "comparators.methods=[fedavg,model_average]", "comparators.rounds=2"]
     ran = prepared(tmp_path_factory.mktemp("answered"), hospitals, *settings)
@@ -230,11 +240,24 @@ def entry_name(value: Any, at: At) -> bool:
     return site(value, at) and value != at.message.site
 
 
-def update_size(ran: Ran, sharing: SharingConfig = WHOLE) -> int:
+def cancer(value: Any, at: At) -> bool:
+    """What the site's file states, or null."""
+    return bool(value == at.hospital.cancer)
+
+
+def brings_a_head(ran: Ran, sender: str, recipient: str) -> bool:
+    """Both state one cancer, and the sender neither keeps its head nor trains in private."""
+    source, target = ran.hospitals[sender], ran.hospitals[recipient]
+    kept = "share_head: false" in source.file or _PRIVATE in source.file
+    return source.cancer is not None and source.cancer == target.cancer and not kept
+
+
+def update_size(ran: Ran, sharing: SharingConfig = WHOLE, *, head: bool = False) -> int:
     """Bytes of a vector file of zeros: of no site's data."""
     architecture, m0 = Architecture.of(ran.config.model), str(ran.config.model.m0_sha256)
     zeros = {name: torch.zeros(shape) for name, shape in architecture.encoder_shapes.items()}
-    return len(write_vector(TaskVector(architecture, m0, zeros), sharing))
+    direction = torch.zeros(architecture.embed) if head else None
+    return len(write_vector(TaskVector(architecture, m0, zeros, direction), sharing))
 
 
 def envelope_size(ran: Ran, sender: str, recipient: str) -> int:
@@ -242,8 +265,9 @@ def envelope_size(ran: Ran, sender: str, recipient: str) -> int:
     model, recipe = ran.config.model, digest(ran.config.recipe)
     architecture = Architecture.of(model).digest
     context = Context("fedsteph", "0" * 32, sender, recipient, str(model.m0_sha256), architecture, recipe)
-    plain = bytes(FRONT + update_size(ran, ran.config.sharing))
-    return len(seal(plain, context, 10**12, Identity.generate(), Identity.generate().public, 365))
+    head = brings_a_head(ran, sender, recipient)
+    plain = bytes(FRONT + update_size(ran, ran.config.sharing, head=head))
+    return len(seal(plain, context, 10**12, Identity.generate(), Identity.generate().public, 365, head=head))
 
 
 def sizes_of(ran: Ran, message: Passed) -> set[int]:
@@ -261,7 +285,7 @@ def entry_size(value: Any, at: At) -> bool:
 
 
 def entry_bytes(value: Any, at: At) -> bool:
-    begins = b"fedsteph/v2/envelope\n" if "Average" not in at.message.kind else b""
+    begins = b"fedsteph/v3/envelope\n" if "Average" not in at.message.kind else b""
     return isinstance(value, bytes) and value.startswith(begins) and entry_size(len(value), at)
 
 
@@ -290,7 +314,7 @@ FLOWER: dict[str, Form] = {
     "metadata.message_id": HEX32,
     "metadata.reply_to_message_id": HEX32,
     "metadata.message_type": one_of(protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE),
-    "content.fedsteph.config_record.version.value.sint64": one_of(4),
+    "content.fedsteph.config_record.version.value.sint64": one_of(5),
     "content.fedsteph.config_record.body.value.string": body_text,
     ENTRIES + "{}": entry_name,
     ENTRIES + "{}.value.dtype": one_of("uint8"),
@@ -328,6 +352,7 @@ TO_SERVER: dict[str, Form] = {
     "HelloReply.width": configured,
     "HelloReply.audit": HEX64,
     "HelloReply.signature": HEX128,
+    "HelloReply.cancer": cancer,
     "TrainLocalReply.patients": PATIENTS,
     "TrainLocalReply.events": EVENTS,
     "AverageReply.weight": weight,
@@ -355,6 +380,7 @@ ENVELOPE: dict[str, Form] = {
     "recipe_sha256": HEX64,
     "sequence": flowers_number,
     "kept_days": one_of(365),
+    "head": one_of(True, False),
     "size": flowers_number,
     "sha256": HEX64,
 }
@@ -558,16 +584,20 @@ def envelopes_of(ran: Ran) -> Iterator[tuple[Passed, bytes]]:
 
 def test_what_an_envelope_says_of_itself_and_to_its_recipient_is_on_a_list(answered):
     found = [*envelopes_of(answered)]
+    with_head: list[tuple[str, str]] = []
     assert len(found) == 7
     for message, envelope in found:
         at = At(answered, message, "envelope")
         header = json.loads(envelope[23 : 23 + int.from_bytes(envelope[21:23], "big")])
         said = statement_in(answered, envelope)
+        assert header["head"] == brings_a_head(answered, header["sender"], header["recipient"])
         for told, listed in ((header, ENVELOPE), (said, STATEMENT)):
             assert told.keys() == listed.keys()
             assert [(key, told[key]) for key, form in listed.items() if not form(told[key], at)] == []
+        with_head += [(header["sender"], header["recipient"])] * header["head"]
         private = message.site == "delta"
         assert (said["epsilon"] is not None, said["delta"] is not None) == (private, private)
+    assert sorted(with_head) == [("beta", "alpha"), ("epsilon", "alpha"), ("epsilon", "beta")]
 
 
 def statement_in(ran: Ran, envelope: bytes) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def test_the_server_saw_the_whole_run(watched):
     outcome = json.loads(watched.seen.files["server/outcome.json"])
     assert set(outcome["targets"]) == {"alpha", "beta"} and outcome["failures"] == []
     recorded = watched.seen.everything
-    assert recorded.count(b"fedsteph/v2/envelope") == 2 * 4  # into the server and out of it
+    assert recorded.count(b"fedsteph/v3/envelope") == 2 * 4  # into the server and out of it
     assert len(recorded) > 2 * 4 * max(map(len, watched.vectors.values()))
     assert {"config.yaml", "roster.yaml", "manifest.json", "server/audit/audit.jsonl"} <= watched.seen.files.keys()
 
@@ -212,7 +212,7 @@ def test_the_recorder_would_find_64_bytes_of_a_vector(watched, way, part):
 
 def test_a_run_whose_sites_forget_to_seal_is_found_out(watched, monkeypatch):
     """The same run over the same grid, with the vector files themselves in place of the envelopes."""
-    monkeypatch.setattr("fedsteph.client.sharing.outgoing.seal", lambda plain, *args: plain)
+    monkeypatch.setattr("fedsteph.client.sharing.outgoing.seal", lambda plain, *args, **options: plain)
     with recorded(SITES) as passed, pytest.raises(QuorumError, match="no target has a result"):
         in_process.run_in_process(watched.folder.path)
     assert leaks(Observation(passed).everything, watched.vectors) == set(SITES)

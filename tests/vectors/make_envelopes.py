@@ -24,8 +24,8 @@ from fedsteph.common.trust.keys import Identity  # noqa: E402
 from fedsteph.common.wire.envelope import Context, seal  # noqa: E402
 
 FOLDER = Path(__file__).parent / "envelopes"
-LABEL = b"fedsteph/v2/envelope\n"
-SIGN_LABEL = b"fedsteph/v2/envelope-signature\n"
+LABEL = b"fedsteph/v3/envelope\n"
+SIGN_LABEL = b"fedsteph/v3/envelope-signature\n"
 
 
 def identity(name: str) -> Identity:
@@ -203,6 +203,16 @@ CASES: dict[str, tuple[str, str, bytes]] = {
         "ForgedEnvelopeError",
         joined(canonical(_FIELDS | {"kept_days": KEPT_DAYS + 1}), SIGNATURE, SEALED),
     ),
+    "altered-head": (
+        "Said to be with a head, under the old signature",
+        "ForgedEnvelopeError",
+        joined(canonical(_FIELDS | {"head": True}), SIGNATURE, SEALED),
+    ),
+    "relabelled-head": (
+        "Said to be with a head, signed with the sender's own key",
+        "WrongKeyError",
+        with_fields(head=True),
+    ),
     "truncated-in-header": ("Ends within its header", "TruncatedEnvelopeError", GENUINE[: _START + 100]),
     "truncated-in-header-length": ("Ends within its header's length", "TruncatedEnvelopeError", GENUINE[: _START - 1]),
     "truncated-in-signature": (
@@ -317,7 +327,7 @@ CASES: dict[str, tuple[str, str, bytes]] = {
     "other-version": (
         "Labelled as of version 1",
         "MalformedEnvelopeError",
-        GENUINE.replace(LABEL, LABEL.replace(b"v2", b"v1"), 1),
+        GENUINE.replace(LABEL, LABEL.replace(b"v3", b"v1"), 1),
     ),
     "no-label": ("Without the label", "MalformedEnvelopeError", GENUINE[len(LABEL) :]),
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedsteph.client.sharing.kept_record import KeptVector
 
-HEADER = ["sender", "received\nuntil", "recipe\nM0", "encoder", "epsilon\nnorm", "last screening"]
+HEADER = ["sender", "received\nuntil", "recipe\nM0", "encoder\ncancer", "epsilon\nnorm", "last screening"]
 
 
 def plain(one: KeptVector) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def row(one: KeptVector) -> list[str]:
         one.sender,
         f"{one.received[:10]}\n{until(one) or 'unlimited'}",
         f"{one.recipe_sha256[:8]}\n{one.m0_sha256[:8]}",
-        said.encoder or "unnamed",
+        f"{said.encoder or 'unnamed'}\n{one.cancer or 'not stated'}{', with head' if one.head else ''}",
         f"{epsilon}\n{one.norm:.3g}",
         one.verdict or "none yet",
     ]

@@ -57,6 +57,8 @@ def record_of(target: Workspace, sender: str = "luad", **changes: object) -> Kep
         sharing=target.recipe.sharing,
         statement=PRIVATE,
         norm=1.0,
+        head=False,
+        cancer=None,
     )
     return replace(found, **changes)
 
@@ -141,6 +143,18 @@ def test_only_what_one_recipe_could_merge_is_usable(target):
     alone = replace(target, site=replace(target.site, file=replace(target.site.file, federation=None)))
     with pytest.raises(MembershipError):
         usable(alone, NOW)
+
+
+def test_a_kept_head_is_used_only_where_it_could_travel_today(target):
+    head = torch.linspace(0, 1, Architecture.of(target.recipe.model).embed)
+    for sender, cancer in (("luad", "test"), ("blca", "brca"), ("kirp", None)):
+        record = record_of(target, sender, head=True, cancer=cancer)
+        vector = replace(make_vectors(target.recipe, 1, 0.1)["s000"], head=head)
+        keep(target.site, record, write_vector(vector, record.sharing))
+    found = usable(target, NOW)
+    assert list(found) == ["luad"] and torch.equal(found["luad"].head, head)
+    [shown] = [one for one in kept(target.site, ROSTER, NOW)[0] if one.sender == "blca"]
+    assert (shown.head, shown.cancer) == (True, "brca")
 
 
 def test_a_damaged_file_is_never_used_and_hides_no_other(target):

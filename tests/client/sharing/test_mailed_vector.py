@@ -219,7 +219,7 @@ def test_another_recipe_s_file_says_to_give_the_federation_s_configuration(targe
 
 def test_a_file_that_was_damaged_on_its_way_is_refused_whichever_byte_it_was(target):
     whole = sealed_by(target)
-    start = len(b"fedsteph/v2/envelope\n")
+    start = len(b"fedsteph/v3/envelope\n")
     end = start + 2 + int.from_bytes(whole[start : start + 2], "big")
     places = [0, start, *range(start + 2, end, 7), end, end + 63, end + 64, end + 2000, len(whole) - 1]
     for at in places:
@@ -294,6 +294,6 @@ def test_a_run_takes_no_file_and_an_import_no_envelope_of_a_run(source, target):
 
 def test_what_is_kept_by_default_stands_in_the_header_for_anybody_to_read(source):
     sealed = sealed_file(source, member("luad"), "site")
-    start = len(b"fedsteph/v2/envelope\n") + 2
+    start = len(b"fedsteph/v3/envelope\n") + 2
     header = json.loads(sealed[start : start + int.from_bytes(sealed[start - 2 : start], "big")])
     assert (header["kept_days"], header["run"]) == (365, BY_FILE)

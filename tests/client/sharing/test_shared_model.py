@@ -147,7 +147,7 @@ def test_the_rounds_of_each_method_in_each_run_are_spent_once(workspace: Workspa
 def test_spent_before_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A site that dies while it seals has spent; one whose ledger cannot be written has sealed nothing."""
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:

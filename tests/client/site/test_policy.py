@@ -57,12 +57,13 @@ def test_a_site_file_without_a_policy_has_none(tmp_path):
 def test_every_key_of_a_policy(tmp_path):
     text = (
         "{targets: [b, c], min_patients: 50, min_events: 20, min_pairs: 80, min_group: 40, metrics: [events], "
-        "count_band: 50, "
+        "share_head: false, count_band: 50, "
         "c_index_decimals: 1, privacy: dp-sgd, epsilon_budget: 4, max_attack_auc: 0.6, unsealed_updates: false, "
         f"recipes: [{'a' * 64}], max_runs_per_day: 3, max_merges_per_day: 5, vectors_kept_days: 30, screening: report}}"
     )
     expected = Policy(
         targets=("b", "c"),
+        share_head=False,
         min_patients=50,
         min_events=20,
         min_pairs=80,

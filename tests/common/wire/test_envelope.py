@@ -76,7 +76,8 @@ def refusal(content: bytes) -> type[EnvelopeError] | None:
 def headed(sealed: bytes, **changes: str | int) -> bytes:
     """A canonical header that fits ``sealed``, with some fields changed."""
     digest = hashlib.sha256(sealed).hexdigest()
-    return canonical(asdict(CONTEXT) | {"sequence": 7, "kept_days": 0, "size": len(sealed), "sha256": digest} | changes)
+    stated = {"sequence": 7, "kept_days": 0, "head": False}
+    return canonical(asdict(CONTEXT) | stated | {"size": len(sealed), "sha256": digest} | changes)
 
 
 @settings(max_examples=30)
@@ -151,11 +152,17 @@ def test_and_whoever_holds_the_signing_key_fails_by_hpke(field: str) -> None:
     assert refusal(signed_by(A, headed(sealed), sealed)) is WrongKeyError
 
 
-def test_sequence_number_and_days_are_bound_twice_as_well() -> None:
-    for changed in ({"sequence": 8}, {"kept_days": 1}):
+def test_sequence_number_days_and_head_are_bound_twice_as_well() -> None:
+    """Nobody can say that a head is inside where none is, or the other way round."""
+    for changed in ({"sequence": 8}, {"kept_days": 1}, {"head": True}):
         assert refusal(joined(headed(SEALED, **changed), SIGNATURE, SEALED)) is ForgedEnvelopeError
         assert refusal(signed_by(A, headed(SEALED, **changed), SEALED)) is WrongKeyError
     assert refusal(signed_by(A, headed(SEALED, sequence=7), SEALED)) is None
+    header, signature, sealed = taken_apart(seal(PLAIN, CONTEXT, 7, A, B.public, head=True))
+    assert opened(joined(header, signature, sealed)).head and not opened(ENVELOPE).head
+    assert refusal(joined(headed(sealed), signature, sealed)) is ForgedEnvelopeError
+    assert refusal(signed_by(A, headed(sealed), sealed)) is WrongKeyError
+    assert refusal(signed_by(A, headed(sealed, head=1), sealed)) is MalformedEnvelopeError
 
 
 @each("signer", [B, C, M])
@@ -403,7 +410,7 @@ def test_random_bytes_are_refused(content: bytes, labelled: bool) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from([*asdict(CONTEXT), "sequence", "kept_days", "size", "sha256", "more"]),
+        st.sampled_from([*asdict(CONTEXT), "sequence", "kept_days", "head", "size", "sha256", "more"]),
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.lists(st.integers()),
     )
 )

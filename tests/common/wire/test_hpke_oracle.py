@@ -152,9 +152,11 @@ def test_the_vectors_are_all_there() -> None:
 def envelope_info(context: Context, sequence: int, kept_days: int = 0) -> bytes:
     """HPKE's ``info`` of an envelope, as its documentation has it."""
     fields = json.dumps(
-        asdict(context) | {"sequence": sequence, "kept_days": kept_days}, sort_keys=True, separators=(",", ":")
+        asdict(context) | {"sequence": sequence, "kept_days": kept_days, "head": False},
+        sort_keys=True,
+        separators=(",", ":"),
     )
-    return b"fedsteph/v2/envelope-info\n" + fields.encode()
+    return b"fedsteph/v3/envelope-info\n" + fields.encode()
 
 
 @each("plain", [b"", b"x", bytes(range(256)) * 5])

@@ -19,7 +19,7 @@ from fedsteph.client.attack.likelihood import each_by_the_others, log_ratio
 from fedsteph.client.attack.one_run import CONFIDENCE, epsilon_bound
 from fedsteph.client.attack.references import reference_vectors
 from fedsteph.client.attack.roc import separation
-from fedsteph.client.attack.signals import signals
+from fedsteph.client.attack.signals import HEAD_SIGNALS, SIGNALS, signals
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.privacy.accounting import epsilon
 from fedsteph.client.privacy.dp_settings import Guarantee
@@ -40,6 +40,7 @@ MIN_PATIENTS = 40
 MIN_EVENTS = 10
 _DELTA = 1e-5  # for comparing bound and guarantee; at n^-1.1, one run with n coins gives no bound
 _FOR_THE_BOUND = "decomposition"  # fixed in advance: a choice by success would need a correction
+_FOR_A_HEAD = "decomposition with head"
 
 
 def attack_vector(
@@ -51,6 +52,9 @@ def attack_vector(
 ) -> dict[str, Any]:
     """Attack the vector that this site would share, store the result, and return it, ready for JSON.
 
+    Where a vector with a head could leave, it is attacked too: its result, stored by itself, is ``with_head``, which is
+    None otherwise. A head that is trained by DP-SGD is M0's, so none leaves.
+
     Args:
         n_references: number of reference models, even and at least 16.
         promised: privacy guarantee of the shared and the reference models; None: the one that the training reports.
@@ -60,25 +64,44 @@ def attack_vector(
         ConfigError: ``n_references`` is odd or below 16.
         TooSmallError: fewer than 40 patients, 10 events or 2 patients on a side.
     """
+    recipe = workspace.recipe
+    heads = recipe.sharing.head != "never" and workspace.site.file.dp_sgd is None
     references, inside = train_references(workspace, n_references, progress)
-    own = TaskVector.between(shared_model(workspace), pinned_model(workspace.recipe.model))
+    own = TaskVector.between(shared_model(workspace), pinned_model(recipe.model), head=True)
     promised = promised or guarantee(workspace)
-    scores = _scores(workspace, [own, *references], promised, part(progress, n_references + 1, n_references + 2))
+    vectors = [one if heads else one.without_head() for one in (own, *references)]
+    scores = _scores(workspace, vectors, promised, part(progress, n_references + 1, n_references + 2))
+    attacks = _attacks(workspace, {name: scores[name] for name in SIGNALS}, inside)
+    bound = _epsilon(each_by_the_others(scores[_FOR_THE_BOUND][1:], inside), inside, promised)
+    result = _result(workspace, own.without_head(), attacks, bound, n_references)
+    with_head = None
+    if heads:
+        attacks = attacks + _attacks(workspace, {name: scores[name] for name in HEAD_SIGNALS}, inside)
+        bound = _epsilon(each_by_the_others(scores[_FOR_A_HEAD][1:], inside), inside, promised)
+        with_head = _result(workspace, own, attacks, bound, n_references)
+        write_result(workspace.site.state, with_head)
+    result["with_head"] = with_head
+    write_result(workspace.site.state, result)
+    return result
+
+
+def _result(
+    workspace: Workspace, vector: TaskVector, attacks: list[dict[str, Any]], bound: dict[str, Any], n_references: int
+) -> dict[str, Any]:
     recipe, split = workspace.recipe, workspace.splits[0]
-    result = {
+    return {
         "format": FORMAT,
         "site": workspace.site.name,
-        "content_sha256": content_digest(write_vector(own, recipe.sharing)),
+        "content_sha256": content_digest(write_vector(vector, recipe.sharing)),
         "recipe_sha256": digest(recipe),
         "sharing": to_dict(recipe.sharing),
         "n_references": n_references,
         "n_members": len(split.train),
         "n_others": len(split.test),
-        **_attacks(workspace, scores, inside),
-        "epsilon": _epsilon(each_by_the_others(scores[_FOR_THE_BOUND][1:], inside), inside, promised),
+        "attacks": attacks,
+        "strongest": _strongest(attacks),
+        "epsilon": bound,
     }
-    write_result(workspace.site.state, result)
-    return result
 
 
 def _scores(
@@ -91,21 +114,21 @@ def _scores(
     return signals(_candidates(workspace), recipe, received, workspace.device, private, progress)
 
 
-def _attacks(workspace: Workspace, scores: Mapping[str, np.ndarray], inside: np.ndarray) -> dict[str, Any]:
-    """AUC and TPR at 1% FPR of every signal and attack, on the ``vector`` and on the ``procedure``.
-
-    ``strongest``: the attack with the highest AUC on the procedure; its ``auc`` is the larger of its two AUCs, both
-    point estimates.
-    """
+def _attacks(workspace: Workspace, scores: Mapping[str, np.ndarray], inside: np.ndarray) -> list[dict[str, Any]]:
+    """AUC and TPR at 1% FPR of every signal and attack, on the ``vector`` and on the ``procedure``."""
     attacks = []
     for signal, score in scores.items():
         attacks.append(_attack(workspace, signal, "threshold", score[0], score[1:], inside))
         on_vector, on_procedure = log_ratio(score[0], score[1:], inside), each_by_the_others(score[1:], inside)
         attacks.append(_attack(workspace, signal, "reference models", on_vector, on_procedure, inside))
-    strongest = max(attacks, key=lambda attack: attack["procedure"]["auc"])
-    auc = max(strongest["vector"]["auc"], strongest["procedure"]["auc"])
-    named = {"signal": strongest["signal"], "attack": strongest["attack"], "auc": auc}
-    return {"attacks": attacks, "strongest": named}
+    return attacks
+
+
+def _strongest(attacks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The attack with the highest AUC on the procedure; ``auc`` is the larger of its two, both point estimates."""
+    found = max(attacks, key=lambda attack: attack["procedure"]["auc"])
+    auc = max(found["vector"]["auc"], found["procedure"]["auc"])
+    return {"signal": found["signal"], "attack": found["attack"], "auc": auc}
 
 
 def _epsilon(ratios: np.ndarray, inside: np.ndarray, promised: Guarantee | None) -> dict[str, Any]:

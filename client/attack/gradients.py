@@ -56,6 +56,10 @@ class Pulls:
     gram: Tensor  # <g_i, g_j>, (n, n) float64
     products: Tensor  # <g_i, tau>, (n_vectors, n) float64
 
+    def __add__(self, other: Pulls) -> Pulls:
+        """The products over the numbers of both, which are different ones."""
+        return Pulls(self.gram + other.gram, self.products + other.products)
+
     def weights(self, noise: float = 0.0) -> Tensor:
         """Weight of each patient's direction in each vector: ``w`` of the ridge regression ``tau ~ sum w_i g_i``.
 
@@ -75,8 +79,10 @@ def pulls(
     vectors: Sequence[TaskVector],
     device: torch.device,
     private: PrivateTraining | None = None,
-) -> Pulls:
+) -> tuple[Pulls, Pulls | None]:
     """Compute the directions of all patients at M0, and their products with each other and with the vectors.
+
+    Returns them over the shared tensors of the encoder, and over the heads; None if the vectors have none.
 
     M0's own head is used in place of the trained one, which stays near it; its biases are the empirical hazards of
     these patients. Directions are computed block by block, and again for every pair of blocks, because all of them
@@ -89,19 +95,27 @@ def pulls(
     architecture = Architecture.of(recipe.model)
     names = shared_names(architecture.encoder_shapes, recipe.sharing)
     taus = torch.stack([torch.cat([vector.tensors[name].reshape(-1) for name in names]) for vector in vectors])
-    descent = _Descent(cohort, recipe, names, device, private)
+    heads = [vector.head for vector in vectors if vector.head is not None]
+    parts = [slice(0, taus.shape[1])]
+    if heads:
+        parts.append(slice(taus.shape[1], None))
+        taus = torch.cat([taus, torch.stack(heads)], dim=1)
+    descent = _Descent(cohort, recipe, names, device, private, head=bool(heads))
     n, per_block = len(cohort), max(1, _BLOCK // (4 * taus.shape[1]))
     blocks = [list(range(i, min(i + per_block, n))) for i in range(0, n, per_block)]
-    gram, products = torch.zeros(n, n, dtype=torch.float64), torch.zeros(len(taus), n, dtype=torch.float64)
+    empty = torch.zeros(n, n, dtype=torch.float64), torch.zeros(len(taus), n, dtype=torch.float64)
+    found = [Pulls(empty[0].clone(), empty[1].clone()) for _ in parts]
     for i, block in enumerate(blocks):
         rows = descent.of(block)
-        products[:, block] = (taus @ rows.T).double()
+        for pull, part in zip(found, parts, strict=True):
+            pull.products[:, block] = (taus[:, part] @ rows[:, part].T).double()
         for other in blocks[i:]:
             there = rows if other is block else descent.of(other)
-            part = (rows @ there.T).double()
-            gram[block[0] : block[-1] + 1, other[0] : other[-1] + 1] = part
-            gram[other[0] : other[-1] + 1, block[0] : block[-1] + 1] = part.T
-    return Pulls(gram, products)
+            for pull, part in zip(found, parts, strict=True):
+                product = (rows[:, part] @ there[:, part].T).double()
+                pull.gram[block[0] : block[-1] + 1, other[0] : other[-1] + 1] = product
+                pull.gram[other[0] : other[-1] + 1, block[0] : block[-1] + 1] = product.T
+    return found[0], found[1] if heads else None
 
 
 class _Descent:
@@ -114,18 +128,21 @@ class _Descent:
         names: Sequence[str],
         device: torch.device,
         private: PrivateTraining | None,
+        *,
+        head: bool,
     ) -> None:
         m0 = pinned_model(recipe.model)
         if private is None:  # DP-SGD keeps M0's own head, which depends on no outcome
             start_head(m0.head, replace(recipe, model=replace(recipe.model, head_bias="empirical")), cohort)
         self._m0 = m0.to(device)
         self._cohort, self._recipe, self._names, self._device = cohort, recipe, list(names), device
-        self._settings = None if private is None else private.settings
+        self._settings, self._head = None if private is None else private.settings, head
 
     def of(self, patients: Sequence[int]) -> Tensor:
         """Directions ``(n_patients, n_shared_numbers)`` on the CPU, in the order of ``patients``."""
         place = {patient: row for row, patient in enumerate(patients)}
-        found = torch.empty(len(patients), sum(self._m0.encoder_state()[name].numel() for name in self._names))
+        width = sum(self._m0.encoder_state()[name].numel() for name in self._names)
+        found = torch.empty(len(patients), width + self._head * self._m0.architecture.embed)
         for group, batch in batches(self._cohort, patients, self._recipe.model.n_bins, self._device):
             rows = self._plain(batch) if self._settings is None else self._clipped(batch, self._settings)
             found[[place[patient] for patient in group]] = rows
@@ -139,8 +156,11 @@ class _Descent:
             for name, tensor in self._m0.encoder_state().items()
         }
         z, _ = encode(theta, batch.bags, batch.mask)
-        loss = nll(torch.sigmoid(self._m0.head(z)), batch.bins, batch.events, self._recipe.training.alpha)
-        learned = [theta[name] for name in self._names]
+        turn = torch.zeros_like(z).requires_grad_()  # its gradient is that of the weights, mean over bins
+        logits = self._m0.head(z)
+        hazards = torch.sigmoid(logits + (z * turn).sum(dim=1, keepdim=True) / logits.shape[1])
+        loss = nll(hazards, batch.bins, batch.events, self._recipe.training.alpha)
+        learned = [theta[name] for name in self._names] + [turn] * self._head
         # attention_c.bias shifts all attention scores equally, so it has no gradient
         gradients = torch.autograd.grad(loss.sum(), learned, allow_unused=True, materialize_grads=True)
         return -torch.cat([part.reshape(n, -1) for part in gradients], dim=1).cpu()

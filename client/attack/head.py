@@ -1,4 +1,4 @@
-"""Fits the head that a recipient needs on a received encoder, because the true head never leaves its site."""
+"""Each patient's loss under a received vector: with its own risk direction, or with the head that fits best."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import batches
+from fedsteph.client.training.cox import fitted_baseline
 from fedsteph.common.model.abmil import ABMIL, encode
 from fedsteph.common.model.survival import bin_of, empirical_hazard, nll
 
@@ -55,3 +56,10 @@ def losses(z: Tensor, cohort: Cohort, n_bins: int, alpha: float) -> Tensor:
     optimizer.step(objective)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         return loss()
+
+
+def own_losses(z: Tensor, direction: Tensor, cohort: Cohort, n_bins: int, alpha: float) -> Tensor:
+    """As :func:`losses`, under a received risk direction ``(embed,)``: only the baseline hazards are fitted."""
+    bins, score = bin_of(cohort.times, n_bins), z @ direction.double()
+    hazards = torch.sigmoid(score[:, None] + fitted_baseline(score, bins, cohort.events, n_bins))
+    return nll(hazards, torch.from_numpy(bins), torch.tensor(cohort.events), alpha)

@@ -26,7 +26,7 @@ def reference_vectors(
     n_references: int,
     progress: Progress = silent,
 ) -> tuple[list[TaskVector], np.ndarray]:
-    """Vectors of reference models, not reduced for sharing, and who is a member of which.
+    """Vectors of reference models with their heads, not reduced for sharing, and who is a member of which.
 
     The models are saved beside the site's models, in a folder named by a digest of the shared model and of the
     candidates' IDs. A shared model that is trained in another way, for example with noise, gets other references.
@@ -54,6 +54,6 @@ def reference_vectors(
             trained = train_shareable(workspace, half, label=f"reference {k}", run=run)
             save_abmil(path, trained, m0_sha256=str(recipe.model.m0_sha256), extraction=workspace.cohort.extraction)
             model = load(path)
-        vectors.append(TaskVector.between(model, m0))
+        vectors.append(TaskVector.between(model, m0, head=True))
         progress(k + 1, n_references)
     return vectors, inside

@@ -63,10 +63,12 @@ def audit(
         _show(result)
         console.say(f"kept: {result_path(opened.state, result['content_sha256'])}")
     code = EXIT_DONE
-    if limit is not None and result["strongest"]["auc"] > limit:
-        console.tell(f"error: the policy allows an AUC of {limit:.3f}: this vector will not be shared", "red")
+    with_head = result["with_head"] or result
+    if limit is not None and max(result["strongest"]["auc"], with_head["strongest"]["auc"]) > limit:
+        which = "this vector" if result["strongest"]["auc"] > limit else "this vector with its head"
+        console.tell(f"error: the policy allows an AUC of {limit:.3f}: {which} will not be shared", "red")
         code = EXIT_FEDERATION
-    if result["epsilon"]["contradicted"]:
+    if result["epsilon"]["contradicted"] or with_head["epsilon"]["contradicted"]:
         text = "error: the attack contradicts the training's privacy guarantee: share nothing, and report this"
         console.tell(text, "red")
         code = EXIT_FEDERATION
@@ -162,7 +164,7 @@ def plan(
 def _show(result: dict[str, Any]) -> None:
     header = ["signal", "attack", "AUC, vector", "AUC, procedure", "TPR at 1% FPR, procedure"]
     rows = []
-    for one in result["attacks"]:
+    for one in (result["with_head"] or result)["attacks"]:
         measured = (
             _with_interval(one["vector"], "auc"),
             *(_with_interval(one["procedure"], k) for k in ("auc", "tpr")),
@@ -174,7 +176,7 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _in_words(result: dict[str, Any]) -> list[str]:
-    from fedsteph.client.attack.signals import SIGNALS
+    from fedsteph.client.attack.signals import HEAD_SIGNALS, SIGNALS
 
     strongest, epsilon = result["strongest"], result["epsilon"]
     name = (strongest["signal"], strongest["attack"])
@@ -186,6 +188,10 @@ def _in_words(result: dict[str, Any]) -> list[str]:
         f"With one false alarm in 100 they are sure of {100 * found['procedure']['tpr']:.0f} in 100 patients that it "
         "was trained on.",
     ]
+    if (with_head := result["with_head"]) is not None:
+        by, auc = with_head["strongest"], with_head["strongest"]["auc"]
+        more = "as without it" if by == strongest else f"by the {(SIGNALS | HEAD_SIGNALS)[by['signal']]}"
+        lines.append(f"With its head, as a site of the same cancer may receive it: in {100 * auc:.0f} of 100, {more}.")
     shown = f"the attack shows an epsilon of at least {epsilon['lower_bound']:.2f} (delta {epsilon['delta']:.1e})"
     if epsilon["reported"] is None:
         return [*lines, f"The training has no privacy guarantee; {shown}."]

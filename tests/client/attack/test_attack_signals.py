@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 import fedsteph.client.attack.gradients
 from fedsteph.client.attack.gradients import PrivateTraining, Pulls, pulls
 from fedsteph.client.attack.head import losses, slide_vectors
-from fedsteph.client.attack.signals import SIGNALS, signals
+from fedsteph.client.attack.signals import HEAD_SIGNALS, SIGNALS, signals
 from fedsteph.client.privacy.accounting import Mechanism
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.privacy.dp_sgd import train_private
@@ -38,19 +38,20 @@ def test_a_patient_who_cannot_be_computed_ends_the_attack_and_does_not_pass_for_
         signals(cohort, recipe, list(make_vectors(recipe, 3).values()), CPU)
 
 
-def plain_directions(recipe, names) -> torch.Tensor:
-    """``-d nll_i / d theta`` by one ordinary backward pass per patient."""
+def plain_directions(recipe, names) -> tuple[torch.Tensor, torch.Tensor]:
+    """``-d nll_i / d theta`` by one ordinary backward pass per patient; and those of the risk direction."""
     model = m0_of(recipe)
     start_head(model.head, replace(recipe, model=replace(recipe.model, head_bias="empirical")), COHORT)
     bins = torch.from_numpy(bin_of(COHORT.times, recipe.model.n_bins))
-    rows = []
+    rows, heads = [], []
     for i in range(len(COHORT)):
         loss = nll(model(COHORT.bag(i)[None]), bins[i : i + 1], torch.tensor(COHORT.events[i : i + 1]))
         model.zero_grad()
         loss.sum().backward()
         gradient = {name: p.grad if p.grad is not None else 0 * p for name, p in model.named_parameters()}
         rows.append(-torch.cat([gradient[name].reshape(-1) for name in names]))
-    return torch.stack(rows).double()
+        heads.append(-gradient["head.weight"].mean(dim=0))
+    return torch.stack(rows).double(), torch.stack(heads).double()
 
 
 @pytest.mark.parametrize("block", [None, 3], ids=["one block", "blocks of 3"])
@@ -62,12 +63,16 @@ def test_the_pulls_are_products_of_plain_gradients(monkeypatch, loss, layers, bl
     vectors = list(make_vectors(recipe, 2).values())
     prefix = {"encoder": "", "attention": "attention_", "embed": "embed."}[layers]
     names = [name for name in vectors[0].tensors if name.startswith(prefix)]
-    rows = plain_directions(recipe, names)
+    rows, heads = plain_directions(recipe, names)
     taus = torch.stack([torch.cat([v.tensors[n].reshape(-1) for n in names]) for v in vectors]).double()
     if block:
-        monkeypatch.setattr(fedsteph.client.attack.gradients, "_BLOCK", 4 * rows.shape[1] * block)
+        monkeypatch.setattr(fedsteph.client.attack.gradients, "_BLOCK", 4 * (rows.shape[1] + heads.shape[1]) * block)
     batched = Spy(monkeypatch, fedsteph.client.attack.gradients, "batches")
-    found = pulls(COHORT, recipe, vectors, CPU)
+    directions = torch.randn(2, recipe.model.embed, generator=torch.Generator().manual_seed(0))
+    found, of_heads = pulls(COHORT, recipe, [replace(v, head=d) for v, d in zip(vectors, directions, strict=True)], CPU)
+    assert of_heads is not None
+    torch.testing.assert_close(of_heads.gram, heads @ heads.T, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(of_heads.products, directions.double() @ heads.T, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.gram, rows @ rows.T, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.products, taus @ rows.T, rtol=1e-4, atol=1e-6)
     assert len(batched.calls) == (1 if block is None else 3 + 3)  # blocks 0, 1, 2, and 1 and 2 beside 0, 2 beside 1
@@ -97,7 +102,7 @@ def test_private_training_with_next_to_no_noise_hides_nobody(trains):
     trained = train_private(part, members, settings, mechanism, run=ON_CPU)
     vector = part.vector(trained.offset, str(recipe.model.m0_sha256))
     private = PrivateTraining(settings, mechanism)
-    found = pulls(cohort, recipe, [vector], CPU, private)
+    found, _ = pulls(cohort, recipe, [vector], CPU, private)
     assert float(found.gram.diagonal().max()) <= settings.clip**2 * (1 + 1e-4)
     weights = found.weights(private.ridge)[0].numpy()
     assert roc_auc_score(inside, weights) > 0.9
@@ -161,10 +166,12 @@ def test_every_signal_points_at_members():
             optimizer.zero_grad()
             _loss_of(model, cohort, np.flatnonzero(members)).backward()
             optimizer.step()
-        vectors.append(TaskVector.between(model, m0_of(recipe)))
+        vectors.append(TaskVector.between(model, m0_of(recipe), head=True))
     told: list[float] = []
     scores = signals(cohort, recipe, vectors, CPU, progress=lambda done, total: told.append(done / total))
-    assert {*scores} == {*SIGNALS} and told == sorted(told) and told[-1] == 1.0
+    without = signals(cohort, recipe, [vector.without_head() for vector in vectors], CPU)
+    assert {*without} == {*SIGNALS} and all(np.array_equal(score, scores[name]) for name, score in without.items())
+    assert {*scores} == {*SIGNALS, *HEAD_SIGNALS} and told == sorted(told) and told[-1] == 1.0
     gap = {}
     for name, score in scores.items():
         assert score.shape == (8, 40)

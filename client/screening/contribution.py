@@ -3,7 +3,8 @@
 No merge here is trained, so a source costs two predictions per inner fold. ``alone`` adds one source's vector to the
 target's own share: it shows a harmful source, however many others are harmful too. ``within`` compares the average of
 all sources with and without it: it shows its effect among the others. One of twelve sources moves the average by only a
-twelfth of its vector: on a few hundred patients ``alone`` can be significant, ``within`` seldom is.
+twelfth of its vector: on a few hundred patients ``alone`` can be significant, ``within`` seldom is. Where a source has
+a head, heads are merged as the vectors are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from operator import add
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedsteph.client.evaluation.inner_folds import InnerFold
 from fedsteph.client.screening.partial_likelihood import resampled_losses
@@ -65,8 +67,9 @@ Judged = list[tuple[Pairs, np.ndarray]]  # one inner fold; per merge: its pairs 
 
 def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, device: torch.device) -> Judged:
     """Apply every merge to one validation part: own share, average of all, each source alone, all without each."""
-    own, head = _SHARE * TaskVector.between(part.local.cpu(), m0), part.local.head_state()
     rows, n = list(vectors.values()), len(vectors)
+    local, heads = part.local.cpu(), any(vector.has_head for vector in rows)
+    own = _SHARE * TaskVector.between(local, m0, head=heads)
     total = reduce(add, rows)
     merges = [own, own + (1 / n) * total, *(own + row for row in rows)]
     if n > 1:
@@ -74,10 +77,20 @@ def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, device
         merges += [own + (1 / n) * (total - row) for row in rows]
     found = []
     for vector in merges:
-        hazards = torch.from_numpy(predict_hazards(vector.applied_to(m0, head), part.validation, device))
+        model = vector.applied_to(m0, _head_under(vector, m0, local))
+        hazards = torch.from_numpy(predict_hazards(model, part.validation, device))
         of_pairs = pairs(risk_score(hazards).numpy(), part.validation.times, part.validation.events)
         found.append((of_pairs, log_odds(hazards).numpy()))
     return found
+
+
+def _head_under(vector: TaskVector, m0: ABMIL, local: ABMIL) -> dict[str, Tensor]:
+    """The target's own head, turned to the merge's risk direction where that has one."""
+    head = local.head_state()
+    if vector.head is None:
+        return head
+    turned = head["head.weight"] - local.risk_direction() + m0.risk_direction() + vector.head
+    return {**head, "head.weight": turned}
 
 
 def _pooled_c(judged: Sequence[Judged]) -> np.ndarray:

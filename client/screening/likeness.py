@@ -19,15 +19,25 @@ COPY = 0.9  # copy_bound may raise it
 TWIN = 0.99
 
 
-def figures_of(vectors: Mapping[str, TaskVector], own: Sequence[TaskVector]) -> dict[str, Figures]:
+def figures_of(
+    vectors: Mapping[str, TaskVector], own: Sequence[TaskVector], relatives: Sequence[TaskVector] = ()
+) -> dict[str, Figures]:
     """Norm and cosines of every source's vector.
 
-    Cosines can show copies, but not harm: honest vectors of different cancers are orthogonal, and so is noise. ``own``
-    are the target's vectors: this fold's first, then those that other sites may hold.
+    Cosines can show copies, but not harm: honest vectors of different cancers are orthogonal, and so is noise. They are
+    of the encoder alone, so a copy under another head is found, too. A head is short beside its vector, so the heads'
+    norms are compared by themselves.
+
+    Args:
+        vectors: source -> vector.
+        own: the target's: this fold's first, then those that other sites may hold.
+        relatives: of the target's models of parts of this fold's patients; with heads, if a source has one.
     """
     names, rows = list(vectors), [vector.flat() for vector in vectors.values()]
     norms = [_norm(row) for row in rows]
     own_norm = _norm(own[0].flat())
+    own_heads = [_norm(vector.head) for vector in relatives if vector.head is not None]
+    heads = {name: _norm(vector.head) for name, vector in vectors.items() if vector.head is not None}
     found = {}
     for k, name in enumerate(names):
         others = [*norms[:k], *norms[k + 1 :], own_norm]
@@ -35,10 +45,11 @@ def figures_of(vectors: Mapping[str, TaskVector], own: Sequence[TaskVector]) -> 
         twin = max(cosines, key=lambda other: cosines[other], default=None)
         found[name] = Figures(
             norm=norms[k],
-            norm_ratio=norms[k] / median if (median := float(np.median(others))) > 0 else float(norms[k] > 0),
+            norm_ratio=_ratio(norms[k], others),
             own_cosine=max(_cosine(rows[k], vector.flat()) for vector in own),
             twin=twin,
             twin_cosine=None if twin is None else cosines[twin],
+            head_ratio=_ratio(heads[name], _other_heads(heads, name, own_heads)) if name in heads else None,
         )
     return found
 
@@ -59,12 +70,24 @@ def problem_of(name: str, found: Mapping[str, Figures], bound: float) -> str | N
     twin, twin_cosine = one.twin, one.twin_cosine or 0.0
     if one.norm_ratio > LONGEST:
         return f"its norm is {one.norm_ratio:.1f} times the median, and {LONGEST:g} is the bound"
+    if one.head_ratio is not None and one.head_ratio > LONGEST:
+        return f"the norm of its head is {one.head_ratio:.1f} times the median, and {LONGEST:g} is the bound"
     if one.own_cosine > bound:
         return f"it is a copy of the target's own vector: their cosine is {one.own_cosine:.3f}, the bound {bound:.3f}"
     # The longer one of two copies is refused, since which came first is unknown.
     if twin is not None and twin_cosine > max(TWIN, bound) and (one.norm, name) > (found[twin].norm, twin):
         return f"it is a copy of the vector of {twin}: their cosine is {twin_cosine:.3f}"
     return None
+
+
+def _other_heads(heads: Mapping[str, float], name: str, own: Sequence[float]) -> list[float]:
+    """The norms of the other sources' heads, and one for the target."""
+    return [norm for other, norm in heads.items() if other != name] + ([float(np.median(own))] if own else [])
+
+
+def _ratio(norm: float, others: Sequence[float]) -> float:
+    median = float(np.median(others)) if others else 0.0
+    return norm / median if median > 0 else float(norm > 0)
 
 
 def _norm(row: Tensor) -> float:

@@ -49,8 +49,9 @@ def screen(
         own: the target's vectors as another site would read them, this fold's first.
         mode: what happens to suspicious vectors.
     """
-    figures, m0 = figures_of(vectors, own), pinned_model(recipe.model)
-    relatives = [as_received(TaskVector.between(part.local.cpu(), m0), recipe.sharing) for part in inner]
+    m0, heads = pinned_model(recipe.model), any(vector.has_head for vector in vectors.values())
+    relatives = [as_received(TaskVector.between(part.local.cpu(), m0, head=heads), recipe.sharing) for part in inner]
+    figures = figures_of(vectors, own, relatives)
     bound = copy_bound(own[0], relatives)
     problems = {name: problem_of(name, figures, bound) for name in vectors}
     # A vector that is far too long would dominate the average that the others are judged in.
@@ -93,4 +94,4 @@ def _weight(figures: Figures, median: float, mode: Mode) -> float:
         return 1.0
     if mode == "refuse" or figures.norm == 0:
         return 0.0
-    return _DOWN * min(1.0, median / figures.norm)
+    return _DOWN * min(1.0, median / figures.norm, 1.0 / max(1.0, figures.head_ratio or 0.0))

@@ -25,13 +25,14 @@ class Change:
 class Figures:
     """The figures that a verdict is based on; no :class:`Change` if there are too few patients to judge it."""
 
-    norm: float  # L2
+    norm: float  # L2, of the encoder's part
     norm_ratio: float  # norm over the median norm of the other sources' and the target's own vectors
     own_cosine: float  # the largest with one of the target's own vectors
     twin: str | None = None  # the source with the largest cosine with this vector; None for a single source
     twin_cosine: float | None = None
     alone: Change | None = None  # from adding only this vector to the target's own
     within: Change | None = None  # the average of all with this source, compared with leaving it out
+    head_ratio: float | None = None  # as norm_ratio, of the heads alone; None without a head
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ def inner(tmp_path_factory):
     return inner_folds(memory_workspace(cohort, RECIPE, tmp_path_factory.mktemp("inner")), 0)
 
 
-def plain_scores(inner, weights: dict[str, float], vectors: dict[str, TaskVector], own: float = 0.75):
+def plain_scores(
+    inner, weights: dict[str, float], vectors: dict[str, TaskVector], own: float = 0.75, heads: bool = False
+):
     """Mean C over inner folds and loss per event of ``M0 + own tau_t + sum_k weights_k tau_k``, written out."""
     start, scores, total, events = state_of(m0_of(RECIPE)), [], 0.0, 0
     for part in inner:
@@ -35,6 +38,10 @@ def plain_scores(inner, weights: dict[str, float], vectors: dict[str, TaskVector
             state[name] = start[name] + own * (local[name] - start[name])
             for key, weight in weights.items():
                 state[name] = state[name] + weight * vectors[key].tensors[name]
+        if heads:  # its mean over bins is that of the merged heads; each bin's distance from the mean stays
+            learned, begun = local["head.weight"].mean(dim=0), start["head.weight"].mean(dim=0)
+            merged = [weight * vectors[key].head for key, weight in weights.items() if vectors[key].has_head]
+            state["head.weight"] = local["head.weight"] - learned + begun + own * (learned - begun) + sum(merged)
         model.load_state_dict(state)
         model.eval()
         cohort = part.validation
@@ -60,6 +67,19 @@ def test_both_changes_against_merges_written_out(inner):
             assert change.c_index == pytest.approx(c - c_0, abs=1e-6)
             assert change.loss == pytest.approx(loss - loss_0, abs=1e-5) and change.c_index_error > 0
             assert change.loss_error > 0
+
+
+def test_heads_are_merged_as_the_vectors_are_under_the_target_s_own_deviations(inner):
+    noise = torch.Generator().manual_seed(0)
+    heads = {f"s{k:03d}": torch.randn(RECIPE.model.embed, generator=noise) for k in range(2)}
+    vectors = make_vectors(RECIPE, 3)
+    vectors |= {name: replace(vectors[name], head=head) for name, head in heads.items()}
+    found = contributions(inner, vectors, RECIPE, CPU)
+    for name in vectors:
+        (c, loss), (c_0, loss_0) = (plain_scores(inner, w, vectors, heads=True) for w in ({name: 1.0}, {}))
+        assert found[name].alone.c_index == pytest.approx(c - c_0, abs=1e-6)
+        assert found[name].alone.loss == pytest.approx(loss - loss_0, abs=1e-5)
+    assert found["s000"].alone != contributions(inner, make_vectors(RECIPE, 3), RECIPE, CPU)["s000"].alone
 
 
 def test_a_vector_of_nothing_changes_nothing(inner):

@@ -80,3 +80,30 @@ def test_where_the_target_s_own_models_are_alike_only_the_same_numbers_are_a_cop
     bound = copy_bound(own, [near])
     assert problem_of("fellow", found, bound) is None
     assert "the bound 0.998" in problem_of("copy", {**found, "copy": replace(found["copy"], norm_ratio=1.0)}, bound)
+
+
+def test_a_head_of_wild_norm_is_found_beside_its_short_share_of_the_whole(vectors):
+    """By hand: heads of norm 1, 2 and 10 beside the target's 2; the encoders are long and alike in length."""
+    like = vectors["s000"]
+
+    def with_head(at: int, length: float) -> TaskVector:
+        encoder = of(like, *[0.0] * at, 100.0)
+        return replace(encoder, head=length * torch.eye(like.architecture.embed)[0])
+
+    sources = {"a": with_head(0, 1), "b": with_head(1, 2), "wild": with_head(2, 10), "none": of(like, 0, 0, 0, 100)}
+    own, relatives = [of(like, 0, 0, 0, 0, 100)], [with_head(5, 1), with_head(5, 2), with_head(5, 3)]
+    found = figures_of(sources, own, relatives)
+    ratios = {"a": 0.5, "b": 1.0, "wild": 5.0}  # of the medians of (2, 10, 2), (1, 10, 2), (1, 2, 2)
+    assert {name: one.head_ratio for name, one in found.items() if one.head_ratio is not None} == pytest.approx(ratios)
+    assert max(one.norm_ratio for one in found.values()) < 1.01
+    problems = {name: problem_of(name, found, COPY) for name in sources}
+    assert "the norm of its head is 5.0 times the median" in problems.pop("wild") and not any(problems.values())
+    alone = figures_of({"wild": sources["wild"]}, own, relatives)
+    assert alone["wild"].head_ratio == pytest.approx(5.0), "a single source is held against the target"
+
+
+def test_a_copy_under_another_head_is_a_copy(vectors):
+    like = vectors["s000"]
+    turned = replace(like, head=torch.ones(like.architecture.embed))
+    found = figures_of({"thief": turned, "other": vectors["s001"]}, [like])
+    assert "a copy of the target's own vector" in problem_of("thief", found, COPY)

@@ -30,13 +30,13 @@ class Imported:
         """Digest of the M0, which for an M0 is its own."""
         return model_digest(self.m0 or self.model)
 
-    def vector(self) -> TaskVector:
-        """``tau = M - M0``; ModelFileError without an M0, or if the model is that M0."""
+    def vector(self, *, head: bool = False) -> TaskVector:
+        """``tau = M - M0``, with or without the head; ModelFileError without an M0, or if the model is that M0."""
         if self.m0 is None:
             remedy = "Name the checkpoint or the file of the M0 that its training started from"
             raise ModelFileError("a task vector is the difference from an M0, and none is given", remedy=remedy)
-        found = TaskVector.between(self.model, self.m0)
-        if found.norm == 0:
+        found = TaskVector.between(self.model, self.m0, head=head)
+        if found.without_head().norm == 0:
             what = "has the encoder of that M0, so its task vector is zero"
             raise ModelFileError(what, remedy="Give the trained model, and as M0 the untrained one")
         return found

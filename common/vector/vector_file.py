@@ -111,7 +111,7 @@ def save_vector(path: Path | str, vector: TaskVector, sharing: SharingConfig = W
 
 
 def load_vector(
-    path: Path | str, m0: ABMIL, *, sharing: SharingConfig = WHOLE, max_norm: float = MAX_NORM, head: bool = False
+    path: Path | str, m0: ABMIL, *, sharing: SharingConfig = WHOLE, max_norm: float = MAX_NORM, head: bool | None = None
 ) -> TaskVector:
     """Read a vector file, with the same checks as for a vector from another site.
 
@@ -119,7 +119,7 @@ def load_vector(
         m0: the initial model that the vector must start from (:func:`fedsteph.initial_model`).
         sharing: the ``sharing`` with which the file was written.
         max_norm: largest accepted L2 norm.
-        head: whether the file must hold the head's risk direction; another file is refused.
+        head: whether the file must hold the head's risk direction; None: as the file says.
 
     Raises:
         VectorFileError: the file does not exist, is malformed, holds NaN or Inf, or its norm is too large.
@@ -136,8 +136,13 @@ def load_vector(
         sharing=sharing,
         max_norm=max_norm,
         where=str(path),
-        head=head,
+        head=_says_head(content, str(path)) if head is None else head,
     )
+
+
+def _says_head(content: bytes, where: str) -> bool:
+    metadata = read_header(content, where, VectorFileError, _MAX_HEADER)[0].get(METADATA)
+    return isinstance(metadata, dict) and metadata.get("format") == WITH_HEAD
 
 
 def _metadata(architecture: Architecture, m0_sha256: str, head: bool) -> dict[str, str]:

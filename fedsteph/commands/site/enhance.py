@@ -89,5 +89,6 @@ def _read(workspace: Workspace, vectors: Sequence[str]) -> dict[str, TaskVector]
         name, path = (name, path) if separator else (Path(text).stem, text)
         if name in found:
             raise ConfigError(f"'{name}' is given twice", where="--vectors", remedy="Name them, as in luad=FILE")
-        found[name] = load_vector(path, m0, sharing=recipe.sharing, max_norm=norm)
+        head = False if recipe.sharing.head == "never" else None
+        found[name] = load_vector(path, m0, sharing=recipe.sharing, max_norm=norm, head=head)
     return found

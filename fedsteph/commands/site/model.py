@@ -24,6 +24,7 @@ def import_(
     m0: Annotated[Path | None, typer.Option(help="The M0 that its training started from; default: it is M0.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the model, as .safetensors.")] = None,
     vector_out: Annotated[Path | None, typer.Option(help="Write its task vector from --m0, as .safetensors.")] = None,
+    head: Annotated[bool, typer.Option(help="--vector-out: with the risk direction of its head.")] = False,
     site: Annotated[Path | None, typer.Option("--as", help="Site whose own model of --fold it becomes.")] = None,
     fold: Annotated[int | None, typer.Option(help="With --as: the fold on whose training part it was trained.")] = None,
     config: ConfigOption = None,
@@ -57,7 +58,7 @@ def import_(
         from fedsteph.client.target.own_import import place_own
 
         written["own model"] = place_own(site, load_config(config, settings), found, fold)
-    _show(found, written | _written(found, out, vector_out), as_json)
+    _show(found, written | _written(found, out, vector_out, head), as_json)
 
 
 @model.command("m0")
@@ -128,7 +129,7 @@ def _require_sense(layout: str, outputs: tuple[Any, ...], own: tuple[Any, ...], 
         raise ConfigError("--config and --set are for --as", where="model import", remedy="Leave them out, or add --as")
 
 
-def _written(found: Imported, out: Path | None, vector_out: Path | None) -> dict[str, Path]:
+def _written(found: Imported, out: Path | None, vector_out: Path | None, head: bool) -> dict[str, Path]:
     from fedsteph.common.vector.vector_file import save_vector
 
     written = {}
@@ -136,7 +137,7 @@ def _written(found: Imported, out: Path | None, vector_out: Path | None) -> dict
         found.save(out)
         written["model"] = out
     if vector_out is not None:
-        written["vector"] = save_vector(vector_out, found.vector())
+        written["vector"] = save_vector(vector_out, found.vector(head=head))
     return written
 
 

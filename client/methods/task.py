@@ -105,4 +105,6 @@ def vectors_digest(parts: Sequence[Mapping[str, TaskVector]]) -> str:
     for part in parts:
         for name, vector in part.items():
             hasher.update(name.encode() + b"\n" + vector.flat().numpy().tobytes())
+            if vector.head is not None:
+                hasher.update(b"head" + vector.head.numpy().tobytes())
     return hasher.hexdigest()

@@ -94,17 +94,11 @@ def pulls(
     """
     architecture = Architecture.of(recipe.model)
     names = shared_names(architecture.encoder_shapes, recipe.sharing)
-    taus = torch.stack([torch.cat([vector.tensors[name].reshape(-1) for name in names]) for vector in vectors])
-    heads = [vector.head for vector in vectors if vector.head is not None]
-    parts = [slice(0, taus.shape[1])]
-    if heads:
-        parts.append(slice(taus.shape[1], None))
-        taus = torch.cat([taus, torch.stack(heads)], dim=1)
-    descent = _Descent(cohort, recipe, names, device, private, head=bool(heads))
+    taus, parts = _rows(vectors, names)
+    descent = _Descent(cohort, recipe, names, device, private, head=len(parts) > 1)
     n, per_block = len(cohort), max(1, _BLOCK // (4 * taus.shape[1]))
     blocks = [list(range(i, min(i + per_block, n))) for i in range(0, n, per_block)]
-    empty = torch.zeros(n, n, dtype=torch.float64), torch.zeros(len(taus), n, dtype=torch.float64)
-    found = [Pulls(empty[0].clone(), empty[1].clone()) for _ in parts]
+    found = [Pulls(*(torch.zeros(rows, n, dtype=torch.float64) for rows in (n, len(taus)))) for _ in parts]
     for i, block in enumerate(blocks):
         rows = descent.of(block)
         for pull, part in zip(found, parts, strict=True):
@@ -115,7 +109,16 @@ def pulls(
                 product = (rows[:, part] @ there[:, part].T).double()
                 pull.gram[block[0] : block[-1] + 1, other[0] : other[-1] + 1] = product
                 pull.gram[other[0] : other[-1] + 1, block[0] : block[-1] + 1] = product.T
-    return found[0], found[1] if heads else None
+    return found[0], found[1] if len(parts) > 1 else None
+
+
+def _rows(vectors: Sequence[TaskVector], names: Sequence[str]) -> tuple[Tensor, list[slice]]:
+    """The shared numbers of each vector as a row, and where those of the encoder and of the head stand in it."""
+    taus = torch.stack([torch.cat([vector.tensors[name].reshape(-1) for name in names]) for vector in vectors])
+    heads, encoder = [vector.head for vector in vectors if vector.head is not None], slice(0, taus.shape[1])
+    if not heads:
+        return taus, [encoder]
+    return torch.cat([taus, torch.stack(heads)], dim=1), [encoder, slice(encoder.stop, None)]
 
 
 class _Descent:

@@ -26,6 +26,7 @@ FLOORS = {
     "common": ["errors", "host", "config", "model", "vector", "trust", "wire", "deployment", "report"],
     "client": [
         "data",
+        "clinical",
         "training",
         "privacy",
         "steph",

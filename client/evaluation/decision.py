@@ -22,6 +22,7 @@ class InnerScore:
     comparable: int  # pairs
     error: float | None  # standard error of the C-index over bootstrap resamples; None where it is undefined
     collapsed: bool = False  # for STEPH, whether all its weights are near 0
+    risks: tuple[float, ...] = ()  # of the validation patients, on SlideScale's scale of this model
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Selection:
     local_interval: Interval | None = None
     steph_interval: Interval | None = None
     tried: Mapping[str, InnerScore] = field(default_factory=dict)
+    # "local", and "steph" with the chosen gamma: the validation patients' standardised risks, fold after fold
+    risks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from fedsteph.client.data.bags import Cohort
+from fedsteph.client.clinical.slide_scale import SlideScale
 from fedsteph.client.evaluation.decision import InnerScore, Selection, pooled, pooled_interval
 from fedsteph.client.evaluation.inner_folds import InnerFold
+from fedsteph.client.models.model_file import reference_risks
 from fedsteph.client.steph.fit import collapsed, fit_steph
 from fedsteph.client.training.batch import risks
 from fedsteph.client.training.training_run import TrainingRun
@@ -67,7 +69,7 @@ def select(
     """
     scores: dict[str, InnerScore] = checked_file.kept(cache, _read) or {}
     for j, fold in enumerate(inner):
-        scores[f"{j}/local"] = _score(fold.local, fold.validation, device)
+        scores[f"{j}/local"] = _score(fold.local, fold, device)
         for i, gamma in enumerate(gammas(recipe)):
             name, done = f"{j}/{gamma}", j * len(gammas(recipe)) + i
             if name in scores:
@@ -76,7 +78,7 @@ def select(
             own = [TaskVector.between(local, pinned_model(recipe.model))] if own_as_source else []
             run = TrainingRun(device, progress=part(progress, done, trainings(recipe)))
             steph = fit_steph(fold.train, local, [*own, *sources], recipe, gamma=gamma, label=fold.label, run=run)
-            score = _score(steph, fold.validation, device)
+            score = _score(steph, fold, device)
             scores[name] = replace(score, collapsed=collapsed(steph, fold.train, device))
             checked_file.write_json(cache, {name: asdict(score) for name, score in scores.items()})
     return _choose(scores, recipe)
@@ -84,13 +86,21 @@ def select(
 
 def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.device) -> Selection:
     """The result if no source is left to merge: only the local models are scored."""
-    local = [_score(fold.local, fold.validation, device) for fold in inner]
-    return _selection(min(gammas(recipe)), "no source was left to merge", local, [])
+    local = [_score(fold.local, fold, device) for fold in inner]
+    found = _selection(min(gammas(recipe)), "no source was left to merge", local, [])
+    return replace(found, risks={"local": _joined(local)})
 
 
-def _score(model: nn.Module, cohort: Cohort, device: torch.device) -> InnerScore:
-    found = pairs(risks(model, cohort, device), cohort.times, cohort.events)
-    return InnerScore(found.concordant, found.n_comparable, _error(found))
+def _score(model: nn.Module, fold: InnerFold, device: torch.device) -> InnerScore:
+    held_out, scale = fold.validation, SlideScale.of(reference_risks(model, fold.train, device))
+    risk = risks(model, held_out, device)
+    found = pairs(risk, held_out.times, held_out.events)
+    standardised = tuple(scale.standardised(risk).tolist())
+    return InnerScore(found.concordant, found.n_comparable, _error(found), risks=standardised)
+
+
+def _joined(scores: Sequence[InnerScore]) -> tuple[float, ...]:
+    return tuple(chain.from_iterable(score.risks for score in scores))
 
 
 def _error(found: Pairs) -> float | None:
@@ -113,7 +123,10 @@ def _choose(scores: dict[str, InnerScore], recipe: Recipe) -> Selection:
     gamma, reason = best_gamma(folds, recipe)
     held_out = [fold[str(best_gamma(folds[:j] + folds[j + 1 :], recipe)[0])] for j, fold in enumerate(folds)]
     tried = {name: _summed([fold[name] for fold in folds]) for name in names[1:]}
-    return replace(_selection(gamma, reason, [fold["local"] for fold in folds], held_out), tried=tried)
+    found = _selection(gamma, reason, [fold["local"] for fold in folds], held_out)
+    by_method = {"local": "local", "steph": str(gamma)}
+    joined = {method: _joined([fold[name] for fold in folds]) for method, name in by_method.items()}
+    return replace(found, tried=tried, risks=joined)
 
 
 def _summed(scores: Sequence[InnerScore]) -> InnerScore:
@@ -147,7 +160,7 @@ def best_gamma(folds: Sequence[Mapping[str, InnerScore]], recipe: Recipe) -> tup
 def _read(cache: Path) -> dict[str, InnerScore]:
     try:
         found = checked_file.read_json(cache).items()
-        # Those of an earlier version have no error, and are made again.
-        return {name: build(InnerScore, score, cache) for name, score in found if "error" in score}
+        # Those of an earlier version have no error or no risks, and are made again.
+        return {name: build(InnerScore, score, cache) for name, score in found if {"error", "risks"} <= score.keys()}
     except (ConfigError, TypeError) as error:
         raise ModelFileError("is damaged", where=cache) from error

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
+
+import numpy as np
 
 from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds
 from fedsteph.client.evaluation.select import select, trainings, without_sources
@@ -45,7 +48,8 @@ def enhance_fold(task: Task, progress: Progress = silent, mode: Mode = "report")
     rest = part(progress, n_inner, total, total - n_inner)
     result = _merged(task, inner, rest) if task.vectors else _local_alone(task, inner, rest)
     ids = tuple(patient.id for patient in task.workspace.test_part(task.fold).patients)
-    result = replace(result, verdicts=screening.verdicts, ids=ids)
+    crossed = _cross_fitted(task, inner, result)
+    result = replace(result, verdicts=screening.verdicts, ids=ids, cross_fitted=crossed)
     _write_predictions(task, result)
     return result
 
@@ -75,6 +79,17 @@ def _local_alone(task: Task, inner: Sequence[InnerFold], progress: Progress) -> 
     names = [name for name in comparators_of(task) if METHODS[name].needs != "vectors"]
     compared = compare(task, progress, names)
     return judge_local_alone(task, without_sources(inner, task.recipe, task.device), compared)
+
+
+def _cross_fitted(task: Task, inner: Sequence[InnerFold], result: FoldResult) -> dict[str, np.ndarray]:
+    """The inner folds' risks of their validation patients, in the order of the fold's training patients."""
+    if not (inner and result.selection.risks):
+        return {}
+    place = {one.id: i for i, one in enumerate(chain.from_iterable(fold.validation.patients for fold in inner))}
+    order = [place[patient.id] for patient in task.train.patients]
+    found = {method: np.array(values)[order] for method, values in result.selection.risks.items()}
+    found.setdefault("steph", found["local"])  # where every source was refused
+    return found | {"deployed": found[result.decision.method]}
 
 
 def _write_predictions(task: Task, result: FoldResult) -> None:

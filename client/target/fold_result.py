@@ -34,6 +34,11 @@ class FoldResult:
     ids: tuple[str, ...] = ()  # of the test patients
     hazards: dict[str, np.ndarray] = field(default_factory=dict)  # local, steph, deployed: (n_test_patients, n_bins)
     cut_off: dict[str, float] = field(default_factory=dict)  # same methods: median risk of the training patients
+    # same methods: the percentiles (101,) of the training patients' risks under the fold's model
+    reference: dict[str, np.ndarray] = field(default_factory=dict)
+    # same methods: (n_train_patients,) risk of every training patient, in the order of the fold's training part, by an
+    # inner fold's model that has not seen the patient, on SlideScale's scale of that model; empty without inner folds
+    cross_fitted: dict[str, np.ndarray] = field(default_factory=dict)
     usage: Usage | None = None  # the test patients' merges, by source in the order of ``sources``
 
     def pairs(self, method: str) -> Pairs:

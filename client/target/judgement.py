@@ -37,7 +37,8 @@ def judge(task: Task, selection: Selection, enhanced: Enhanced, compared: Mappin
     hazards["deployed"] = hazards[choice]
     learnable = {"local": learnable_parameters(task.local), "steph": learnable_parameters(steph)}
     learnable |= {name: one.learnable for name, one in compared.items()}
-    cut_off = {"local": _median(enhanced.local_reference), "steph": _median(enhanced.reference)}
+    reference = {"local": enhanced.local_reference, "steph": enhanced.reference}
+    reference["deployed"] = reference[choice]
     used = usage(steph, test, task.device)
     return FoldResult(
         selection=selection,
@@ -48,7 +49,8 @@ def judge(task: Task, selection: Selection, enhanced: Enhanced, compared: Mappin
         learnable=learnable | {"deployed": learnable[choice]},
         enhanced=enhanced.path,
         hazards={name: hazards[name] for name in _SHOWN},
-        cut_off=cut_off | {"deployed": cut_off[choice]},
+        cut_off={name: _median(percentiles) for name, percentiles in reference.items()},
+        reference=reference,
         usage=used,
         **_measured(test, task.train, hazards),
     )
@@ -62,7 +64,7 @@ def judge_local_alone(task: Task, selection: Selection, compared: Mapping[str, C
     hazards |= {name: one.hazards for name, one in compared.items()}
     learnable = dict.fromkeys(hazards, learnable_parameters(task.local))
     learnable |= {name: one.learnable for name, one in compared.items()}
-    cut_off = _median(reference_risks(task.local, task.train, task.device))
+    reference = reference_risks(task.local, task.train, task.device)
     return FoldResult(
         selection=selection,
         collapsed=False,
@@ -71,7 +73,8 @@ def judge_local_alone(task: Task, selection: Selection, compared: Mapping[str, C
         sources={},
         learnable=learnable,
         hazards=dict.fromkeys(_SHOWN, local),
-        cut_off=dict.fromkeys(_SHOWN, cut_off),
+        cut_off=dict.fromkeys(_SHOWN, _median(reference)),
+        reference=dict.fromkeys(_SHOWN, reference),
         **_measured(test, task.train, hazards),
     )
 

@@ -60,7 +60,7 @@ def test_nobody_is_judged_by_a_model_that_has_seen_them(monkeypatch, tmp_path, n
     judged = []
     for fold, local in enumerate(locals_):
         own = stephs[fold * len(grid) : (fold + 1) * len(grid)]
-        tests = [call.args[1] for call in scores[fold * (1 + len(grid)) : (fold + 1) * (1 + len(grid))]]
+        tests = [call.args[1].validation for call in scores[fold * (1 + len(grid)) : (fold + 1) * (1 + len(grid))]]
         assert len({frozenset(ids(part)) for part in tests}) == 1
         validation = ids(tests[0])
         judged += sorted(validation)

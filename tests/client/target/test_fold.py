@@ -14,6 +14,7 @@ import fedsteph.client.target.fold
 import fedsteph.client.target.judgement
 import fedsteph.client.training.survival_fit
 from fedsteph.client.evaluation.decision import ENOUGH_PAIRS, Selection
+from fedsteph.client.evaluation.inner_folds import inner_folds
 from fedsteph.client.evaluation.metrics import METRICS, further_metrics
 from fedsteph.client.methods.task import Task
 from fedsteph.client.models.model_file import load_model
@@ -79,6 +80,24 @@ def test_every_methods_risks_equal_a_plain_reference(done):
         np.testing.assert_allclose(result.risk[method], expected, rtol=0, atol=2e-5)
     assert len({risk.tobytes() for name, risk in result.risk.items() if name != "deployed"}) == 3
     assert tuple(result.risk) == METHODS
+
+
+def test_the_slides_risk_of_a_training_patient_is_by_an_inner_model_that_has_not_seen_them(done):
+    workspace, _, result = done
+    train = workspace.train_part(0)
+    for fold in inner_folds(workspace, 0):
+        own = [plain_risk(fold.local(fold.train.bag(i).unsqueeze(0))[0]) for i in range(len(fold.train))]
+        own = np.percentile(own, range(101))
+        for i, patient in enumerate(fold.validation.patients):
+            risk = plain_risk(fold.local(fold.validation.bag(i).unsqueeze(0))[0])
+            place = [one.id for one in train.patients].index(patient.id)
+            expected = (risk - own.mean()) / own.std()
+            assert result.cross_fitted["local"][place] == pytest.approx(expected, abs=1e-3)
+    assert {name: len(found) for name, found in result.cross_fitted.items()} == dict.fromkeys(
+        ("local", "steph", "deployed"), len(train)
+    )
+    np.testing.assert_array_equal(result.cross_fitted["deployed"], result.cross_fitted[result.decision.method])
+    assert not np.array_equal(result.cross_fitted["local"], result.cross_fitted["steph"])
 
 
 def test_what_else_is_measured_of_every_method_and_how_many_parameters_it_learned(done):

@@ -19,6 +19,7 @@ from fedsteph.client.data.formats import read_features
 from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.settings import DataSettings, Rule
 from fedsteph.client.data.storage import Storage
+from fedsteph.client.data.tables.clinical_table import ClinicalValues
 from fedsteph.client.data.tables.labels import Patient
 from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import SplitError
@@ -70,6 +71,7 @@ class Cohort:
     storage: str = "features: read from their files"  # use of memory and disk, without paths or IDs
     lengths: dict[str, int] = field(default_factory=dict)  # instances per patient; shared with all subsets
     match: tuple[Rule, ...] = ()  # rules under which two patients' IDs are the same, as the site file has them
+    clinical: ClinicalValues | None = None  # of all the site's patients, if its file names clinical columns
 
     @classmethod
     def of_bags(cls, patients: Sequence[Patient], bags: Sequence[torch.Tensor]) -> Cohort:
@@ -184,5 +186,5 @@ def open_cohort(folder: Path, settings: DataSettings, state: Path | None = None)
         disk.prune(site.files)
     lengths = {p.id: sum(site.headers[slide].n_instances for slide in p.slides) for p in site.patients}
     patients, dropped = tuple(site.patients), tuple(site.dropped)
-    facts = dropped, site.extraction, disk, str(storage), lengths, settings.match
+    facts = dropped, site.extraction, disk, str(storage), lengths, settings.match, site.clinical
     return Cohort(patients, site.files, site.width, cache, *facts)

@@ -16,6 +16,7 @@ from fedsteph.client.data.matching import by_form, find_match, same
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.source import transposed
+from fedsteph.client.data.tables.clinical_table import ClinicalValues, read_clinical
 from fedsteph.client.data.tables.labels import Patient, listed_ids, read_labels
 from fedsteph.common.config.extraction import Extraction, stated
 from fedsteph.common.errors import FeatureFileError, LabelError
@@ -35,6 +36,7 @@ class SiteContents:
     files: dict[str, Path] = field(default_factory=dict)  # per slide ID in the label table
     headers: dict[str, FeatureHeader] = field(default_factory=dict)  # per slide ID, if it could be read
     problems: list[Problem] = field(default_factory=list)
+    clinical: ClinicalValues | None = None  # of the patients; None: the site file names no clinical columns
 
     @property
     def width(self) -> int:
@@ -66,6 +68,9 @@ def discover(folder: Path, settings: DataSettings, *, outcomes: bool = True) -> 
         patients, problems = read_labels(labels, settings, found, outcomes=outcomes)
         site.listed, slides = listed_ids(labels, settings, found)
         site.listed_slides = slides
+        if settings.clinical:
+            called = [patient.id for patient in patients]
+            site.clinical = read_clinical(labels, settings.clinical, settings.columns.patient, called, site.problems)
     except LabelError as error:
         site.problems.append(Problem.of(error))
         return site

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 TimeUnit = Literal["days", "months", "years"]
 # Rules that make two spellings of one ID equal; matching.py applies them.
 Rule = Literal["unicode", "spaces", "dashes", "endings", "uuid", "point_zero", "zeros", "case"]
+# Of a clinical column; a tuple is the order of an ordinal's levels.
+Kind = Literal["numeric", "category"] | tuple[str, ...]
 # Not "off": to YAML that is the truth value false, and no text.
 DiskCache = Literal["auto", "stored", "float16", "never"]
 
@@ -37,7 +40,7 @@ class Columns:
     censorship: str | None = None
 
     def __post_init__(self) -> None:
-        names = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = {made.name: getattr(self, made.name) for made in fields(self)}
         del names["censorship" if self.censorship is None else "event"]
         if self.slide is None:
             del names["slide"]
@@ -61,6 +64,9 @@ class DataSettings:
     features: str = "features"  # folder of the feature files, relative to the site's folder or absolute
     labels: str = "labels.csv"  # table of labels (CSV), relative to the site's folder or absolute
     columns: Columns = Columns()  # column names of the table of labels
+    # clinical values in the table of labels: column -> numeric, category (any text), or the list of an ordinal's levels
+    # from the lowest to the highest. A target measures what the slide adds to them; they stay at the site
+    clinical: dict[str, Kind] = field(default_factory=dict)
     # folder of splits_0.csv and so on, relative to the site's folder or absolute; null: the site's folder
     splits: str | None = None
     time_unit: TimeUnit = "days"  # unit of the time column; a year is 365 days, a month 365/12 days
@@ -89,10 +95,25 @@ class DataSettings:
             raise ValueError(f"match must list rules of {', '.join(get_args(Rule))}, not {min(unknown)!r}")
         if self.patch_size is not None and not (math.isfinite(self.patch_size) and self.patch_size > 0):
             raise ValueError(f"patch_size must be a number of pixels above 0, or null, not {self.patch_size}")
+        for problem in self._clinical_problems():
+            raise ValueError(problem)
         if self.disk_cache not in get_args(DiskCache):
             raise ValueError(f"disk_cache must be one of {', '.join(get_args(DiskCache))}, not {self.disk_cache!r}")
         if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
             raise ValueError(f"cache_gib must be 0 or more, not {self.cache_gib}")
+
+    def _clinical_problems(self) -> Iterator[str]:
+        columns = self.columns
+        taken = {columns.patient, columns.slide, columns.time, columns.event, columns.censorship, "censorship"}
+        for name, kind in self.clinical.items():
+            if not name or name != name.strip():
+                yield f"clinical must name columns without spaces around them, and one is {name!r}"
+            elif name in taken:
+                yield f"clinical must not name '{name}': an ID or an outcome is no clinical value"
+            elif isinstance(kind, tuple) and (len(kind) < 2 or len({*kind}) < len(kind)):
+                yield f"clinical.{name} must list two or more levels, each once, from the lowest to the highest"
+            elif isinstance(kind, tuple) and not all(level and level == level.strip() for level in kind):
+                yield f"clinical.{name} has an empty level, or one with spaces around it"
 
     @property
     def days_per_unit(self) -> float:

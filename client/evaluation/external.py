@@ -19,6 +19,7 @@ from fedsteph.client.models.members import load_members
 from fedsteph.client.models.model_file import LoadedModel
 from fedsteph.client.models.new_patients import NewPatients
 from fedsteph.client.models.predict import PatientView, refuse_overwriting, views_of
+from fedsteph.client.site.clinical_prediction import with_clinical
 from fedsteph.client.site.patients import patients_of
 from fedsteph.client.site.prediction import unstated_follow_up
 from fedsteph.client.site.site import Site
@@ -84,7 +85,7 @@ def evaluate(
     for path in outputs:
         refuse_overwriting(path, (*paths, *new.inputs))
     new, left_out = _judged(members, new, held_out_only)
-    views = _views(opened, new, report)
+    views, gaps = _with_clinical(_views(opened, new, report), names, new)
     outcomes = Outcomes(np.array([p.t for p in new.patients]), np.array([p.e for p in new.patients]))
     years, why = _years(outcomes, views)
     merged = {name: dict.fromkeys(s for one in found for s in one.sources) for name, found in members.items()}
@@ -95,7 +96,7 @@ def evaluate(
         years=years,
         left_out=(*why, *left_out),
         sources={name: tuple(sources) for name, sources in merged.items()},
-        warnings=(*new.warnings, *_doubts(members, site)),
+        warnings=(*new.warnings, *_doubts(members, site), *gaps),
     )
 
 
@@ -135,6 +136,26 @@ def _views(members: Mapping[str, Members], new: NewPatients, report: Progress) -
     n = len(new.patients)
     steps = {name: part(report, i * n, len(members) * n, n) for i, name in enumerate(members)}
     return {name: tuple(views_of(found, new, steps[name])) for name, found in members.items()}
+
+
+def _with_clinical(
+    views: Mapping[str, tuple[PatientView, ...]], paths: Mapping[str, Path], new: NewPatients
+) -> tuple[dict[str, tuple[PatientView, ...]], list[Problem]]:
+    """With two more rows for each final model that has a clinical model, where the site file names its columns."""
+    found, problems = dict(views), list[Problem]()
+    for name, of_model in views.items():
+        told, gaps = with_clinical(of_model, paths[name], new)
+        problems += gaps
+        clinical = [view.clinical for view in told if view.clinical is not None]
+        if clinical:
+            rows = list(zip(of_model, clinical, strict=True))
+            found[f"{name}: clinical"] = tuple(_alone(view, one.risk, one.survival) for view, one in rows)
+            found[f"{name} and clinical"] = tuple(_alone(view, one.risk_both, one.survival_both) for view, one in rows)
+    return found, problems
+
+
+def _alone(view: PatientView, risk: float, survival: np.ndarray) -> PatientView:
+    return PatientView(view.id, risk, None, survival[: len(view.survival)], None, {}, {})
 
 
 def _years(outcomes: Outcomes, views: Mapping[str, Sequence[PatientView]]) -> tuple[tuple[int, ...], list[str]]:

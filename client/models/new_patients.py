@@ -9,7 +9,8 @@ from pathlib import Path
 from fedsteph.client.data.discovery import discover
 from fedsteph.client.data.formats import SUFFIXES, is_feature_file, is_utf8
 from fedsteph.client.data.problems import Problem, refuse_errors
-from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.data.settings import Columns, DataSettings
+from fedsteph.client.data.tables.clinical_table import ClinicalValues
 from fedsteph.client.data.tables.labels import Patient, absent_outcomes
 from fedsteph.common.errors import DataError
 
@@ -23,6 +24,8 @@ class NewPatients:
     inputs: tuple[Path, ...]  # files and folders that are read
     without_outcomes: str | None  # why no outcome is known; None: the patients' t and e are true
     warnings: tuple[Problem, ...] = ()
+    clinical: ClinicalValues | None = None  # of the table, where the site file names clinical columns
+    patient_column: str = Columns().patient  # of tables with these patients' IDs
 
 
 def every_file(features: Path) -> NewPatients:
@@ -74,7 +77,8 @@ def in_table(folder: Path, settings: DataSettings, where: Path) -> NewPatients:
     refuse_errors(found.problems, where)
     why = f"{labels} has no column {' and no '.join(absent)}" if absent else None
     inputs = (folder / settings.features, labels)
-    return NewPatients(tuple(found.patients), found.files, inputs, why, tuple(found.problems))
+    facts = tuple(found.problems), found.clinical, settings.columns.patient
+    return NewPatients(tuple(found.patients), found.files, inputs, why, *facts)
 
 
 def _passed_over(features: Path, others: list[Path]) -> tuple[Problem, ...]:

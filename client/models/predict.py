@@ -29,6 +29,16 @@ _EXAMPLES = 3  # slides that a warning names
 
 
 @dataclass(frozen=True)
+class ClinicalView:
+    """The prediction from one patient's clinical values, alone and together with the slide's risk."""
+
+    risk: float  # log hazard relative to a mean training patient
+    risk_both: float
+    survival: np.ndarray  # (n_years,)
+    survival_both: np.ndarray  # (n_years,)
+
+
+@dataclass(frozen=True)
 class PatientView:
     """The prediction for one patient: a model's, or the means over several models."""
 
@@ -43,6 +53,7 @@ class PatientView:
     risk_range: tuple[float, float] | None = None  # 2.5th and 97.5th percentile of several models' risks
     # slide -> how unlike the training slides it is (SlideFeatures.unlike); empty if the file does not hold theirs
     unlike: Mapping[str, float] = field(default_factory=dict)
+    clinical: ClinicalView | None = None  # of a final model with a clinical model, if the values are given
 
 
 def views_of(members: Members, new: NewPatients, report: Progress) -> list[PatientView]:
@@ -184,6 +195,9 @@ def _row(view: PatientView) -> dict[str, Any]:
     weights: dict[str, float] = {}
     for source in view.w:
         weights |= {f"w_{source}": view.w[source], f"lam_{source}": view.lam[source]}
-    compared["unlike"] = max(view.unlike.values(), default=None)
     known = {name: value for name, value in compared.items() if value is not None}
+    if view.clinical is not None:
+        known |= {"risk_clinical": view.clinical.risk, "risk_both": view.clinical.risk_both}
+        both = enumerate(view.clinical.survival_both[: len(view.survival)], 1)
+        years |= {f"survival_both_{year}y": float(value) for year, value in both}
     return {"patient_id": view.id, "risk": view.risk, **known, **years, **weights}

@@ -67,6 +67,7 @@ def _of_site(site: Site | Path | str, features: Path | str | None, labels: Path 
     if features is not None:
         settings = replace(settings, features=str(Path(features).absolute()))
     if labels is not None:
-        settings = replace(settings, labels=str(Path(labels).absolute()))
+        # Another table need not have the columns of clinical values; predict takes them from a table of their own.
+        settings = replace(settings, labels=str(Path(labels).absolute()), clinical={})
     found = in_table(folder, settings, folder)
     return replace(found, inputs=(*found.inputs, said_in))

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fedsteph.client.clinical.clinical_file import clinical_path
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.models.final_file import Members
 from fedsteph.client.models.members import followed_by_all, load_members
 from fedsteph.client.models.model_file import LoadedModel
 from fedsteph.client.models.new_patients import NewPatients
 from fedsteph.client.models.predict import PatientView, refuse_overwriting, table_of, unlike_slides, views_of
+from fedsteph.client.site.clinical_prediction import with_clinical
 from fedsteph.client.site.patients import patients_of
 from fedsteph.client.site.site import Site
 from fedsteph.common.host import atomic
@@ -50,6 +52,7 @@ def predict(
     report: Progress = silent,
     *,
     site: Site | Path | str | None = None,
+    clinical: Path | str | None = None,
 ) -> pd.DataFrame:
     """Predict risk and yearly survival of every patient. What is doubtful is logged as a warning.
 
@@ -62,6 +65,8 @@ def predict(
             name ends as a feature file's is one patient. With ``site``, instead of its ``data.labels``.
         report: called with the number of patients done and the total.
         site: a site, or the path of its folder or site file, whose columns, names and exclusions hold.
+        clinical: table of the patients' clinical values, for a final model with a clinical model beside it; None: those
+            of the site's own table, if its site file names clinical columns.
 
     Returns:
         one row per patient: ``patient_id``; ``risk`` (no unit, higher is worse); ``percentile`` (percent of the
@@ -78,15 +83,19 @@ def predict(
         risks. ``unlike`` is how far the patient's slide lies from the training slides, in distances of the farthest of
         these (:class:`.SlideFeatures`; the largest of several slides); above 1.5, a warning says so.
 
+        With clinical values: ``risk_clinical`` and ``risk_both`` (log hazards, without and with the slide's risk), and
+        ``survival_both_1y`` ..; what happens to missing values is told in a warning.
+
     Raises:
-        ModelFileError: ``model`` is no model file, or the models of a folder do not fit together.
+        ModelFileError: ``model`` is no model file, or the models of a folder do not fit together; or clinical values
+            are given and there is no clinical model beside it.
         ConfigError: the site or its site file cannot be used.
         DataError: neither ``site`` nor ``features`` is given; a feature file (for example, of another encoder) or the
             labels cannot be used; or a patient's risk or survival is not finite.
     """
     members, new = load_members(model), patients_of(site, features, labels)
-    views = views_of(members, new, report)
-    for problem in _doubts(members, model, new, views):
+    views, gaps = with_clinical(views_of(members, new, report), model, new, clinical)
+    for problem in (*_doubts(members, model, new, views), *gaps):
         _log.warning("%s", problem.line)
     return table_of(views)
 
@@ -100,25 +109,27 @@ def predict_file(
     *,
     site: Path | None = None,
     page: Path | None = None,
+    clinical: Path | None = None,
 ) -> Prediction:
     """Predict every patient as :func:`predict` does, and write the table as CSV; after an error nothing is written.
 
     Args:
-        labels: as in :func:`predict`; if they have outcomes, the C-index is computed.
+        labels, clinical: as in :func:`predict`; if the labels have outcomes, the C-index is computed.
         page: what the caller writes afterwards; it may overwrite no input either, nor ``out``.
 
     Raises:
         ModelFileError, ConfigError, DataError: as :func:`predict`; or ``out`` or ``page`` cannot be used.
     """
     members, new = load_members(model), patients_of(site, features, labels)
-    refuse_overwriting(out, (model, *new.inputs))
+    inputs = (model, clinical_path(model), clinical, *new.inputs)
+    refuse_overwriting(out, inputs)
     if page is not None:
-        refuse_overwriting(page, (model, out, *new.inputs))
-    views = views_of(members, new, report)
+        refuse_overwriting(page, (out, *inputs))
+    views, gaps = with_clinical(views_of(members, new, report), model, new, clinical)
     table = table_of(views)
     atomic.write_text(out, csv_text([[*table], *table.itertuples(index=False)], 9))
     c_index, n_comparable, why = _judged(views, new)
-    years, warnings = followed_by_all(members.models), _doubts(members, model, new, views)
+    years, warnings = followed_by_all(members.models), (*_doubts(members, model, new, views), *gaps)
     return Prediction(tuple(views), len(members.models), years, c_index, n_comparable, why, warnings)
 
 

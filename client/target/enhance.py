@@ -16,11 +16,13 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target import evidence
 from fedsteph.client.target.final.final_card import write_final_card
+from fedsteph.client.target.final.final_clinical import write_final_clinical
 from fedsteph.client.target.final.final_model import MadeFinal, final_steps, make_final
 from fedsteph.client.target.fold import enhance_fold, steps
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import target_result
+from fedsteph.client.target.slide_added import slide_added
 from fedsteph.client.target.target_result import DEPLOYED, FINAL, TargetResult
 from fedsteph.client.target.train_alone import local_recipe
 from fedsteph.common.config.digest import to_dict
@@ -130,10 +132,11 @@ def enhance_target(
     final = make_final(workspace, folds, vectors, folder, part(progress, n_folds, n_folds + last, last))
     state, told = workspace.site.state, None if final is None else final.told
     result = target_result(workspace, folds, list(vectors), _screening(workspace), told)
-    result = replace(result, kept=tuple(sorted(kept)))
+    result = replace(result, kept=tuple(sorted(kept)), clinical=slide_added(workspace, folds))
     for k, fold in enumerate(folds):
         _deploy(workspace, result, k, fold)
     _deploy_final(workspace, result, final)
+    write_final_clinical(state, workspace.cohort.clinical, folds, result)
     evidence.write_evidence(state / evidence.FILE, evidence.evidence_of(folds, list(vectors)))
     checked_file.write_json(state / RECIPE_FILE, to_dict(workspace.recipe, whole=True))
     checked_file.write_json(state / RESULT_FILE, result.to_dict())

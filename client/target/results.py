@@ -96,6 +96,13 @@ def method_row(folds: Sequence[Pairs], evaluation: EvaluationConfig) -> MethodSc
     return _row(folds, _resampled([folds], evaluation)[0])
 
 
+def difference(folds: Sequence[Pairs], other: Sequence[Pairs], evaluation: EvaluationConfig) -> MinusLocal:
+    """One method's C-index minus another's on the same test patients, with its paired 95% bootstrap interval."""
+    tested = {"method": folds, "local": other}
+    draws = dict(zip(tested, _resampled([folds, other], evaluation), strict=True))
+    return _minus_local("method", {name: _row(one, draws[name]) for name, one in tested.items()}, draws)
+
+
 def _row(folds: Sequence[Pairs], resamples: np.ndarray) -> MethodScores:
     c_index = tuple(fold.c_index for fold in folds)
     of_folds = iter(resamples)

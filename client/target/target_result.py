@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedsteph.client.clinical.clinical_result import ClinicalResult
 from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.steph.usage import SourceUse
@@ -128,6 +129,7 @@ class TargetResult:
     unequal: str | None = None  # a sentence if STEPH and the local model were trained for unlike numbers of epochs
     kept: tuple[str, ...] = ()  # those of the sources whose vectors came in an earlier run or as a file
     final: FinalModel | None = None  # None: none was asked for, or an earlier version made the result
+    clinical: ClinicalResult | None = None  # None: the site file names no clinical columns, or likewise
 
     @property
     def trained(self) -> dict[str, TrainedScores]:

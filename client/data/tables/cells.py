@@ -18,7 +18,7 @@ _NUMBERED = re.compile(r"([01]):.*")
 MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "none", "--", "'--", "unknown", "not reported"})
 _MISSING_TCGA = re.compile(r"\[.*\]")
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE | re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE | re.ASCII)
 
 
 def read_id(row: dict[str, str], column: str, _: DataSettings, where: str) -> str:
@@ -30,8 +30,8 @@ def read_id(row: dict[str, str], column: str, _: DataSettings, where: str) -> st
 def read_days(row: dict[str, str], column: str, settings: DataSettings, where: str) -> float:
     text = row[column]
     # Python would also read 1_298, which is more likely a slip.
-    days = float(text) * settings.days_per_unit if _NUMBER.fullmatch(text) else math.nan
-    if _is_missing(text):
+    days = float(text) * settings.days_per_unit if NUMBER.fullmatch(text) else math.nan
+    if is_missing(text):
         what, remedy = f"{text!r}, a missing value", "Write the follow-up time, or remove the row"
     elif _DATE.fullmatch(text):
         what, remedy = f"{text!r}, a date", "Write how long the patient was followed, as a number of days or months"
@@ -51,7 +51,7 @@ def read_days(row: dict[str, str], column: str, settings: DataSettings, where: s
 def read_event(row: dict[str, str], column: str, settings: DataSettings, where: str) -> int:
     if settings.columns.censorship is not None:
         return 1 - _flag(row, settings.columns.censorship, "1 = censored, 0 = event", where)
-    if _is_missing(row[column]):
+    if is_missing(row[column]):
         what, remedy = (
             f"'{column}' is {row[column]!r}, a missing value",
             "Write 1 = event, 0 = censored, or remove the row",
@@ -69,7 +69,7 @@ def read_event(row: dict[str, str], column: str, settings: DataSettings, where: 
     return e
 
 
-def _is_missing(text: str) -> bool:
+def is_missing(text: str) -> bool:
     return text.casefold() in MISSING or _MISSING_TCGA.fullmatch(text) is not None
 
 

@@ -108,7 +108,7 @@ def _open(
         table = with_slides(table, columns.patient, of_file)
         doubts += doubtful(table, columns.patient, of_file)
         columns = replace(columns, slide=FILE)
-    return _with_points(table, columns.time) if outcomes else table, replace(settings, columns=columns), doubts
+    return with_points(table, columns.time) if outcomes else table, replace(settings, columns=columns), doubts
 
 
 def _with_censorship(table: Table, columns: Columns) -> Columns:
@@ -136,7 +136,7 @@ def _remedy(table: Table, needed: Mapping[str, str]) -> str:
     return "Name the columns of this table under 'data.columns' in site.yaml"
 
 
-def _with_points(table: Table, column: str) -> Table:
+def with_points(table: Table, column: str) -> Table:
     """The table with decimal points in the column of times, if it has decimal commas alone.
 
     Raises:

@@ -38,6 +38,12 @@ def predict(
     site: _Site = None,
     features: _Features = None,
     labels: _Labels = None,
+    clinical: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table with patient_id and the clinical columns. Default: SITE's own, if its file names them."
+        ),
+    ] = None,
     page: Annotated[
         Path | None, typer.Option(help="HTML to write too: a part per patient, with survival curves and sources.")
     ] = None,
@@ -55,6 +61,7 @@ def predict(
       fedsteph predict deployed --site sites/kirp --features new --labels new.csv --out r.csv
       fedsteph predict model.safetensors --features new --out risk.csv
       fedsteph predict model.safetensors --features new --labels new.csv --out r.csv
+      fedsteph predict deployed/model.safetensors --features new --clinical values.csv --out r.csv
       fedsteph predict model.safetensors --features new --out risk.csv --page new.html
       fedsteph predict model.safetensors --features new --out r.csv --page p.html --patient P017
 
@@ -65,6 +72,10 @@ def predict(
     A final model (deployed/model.safetensors) predicts the mean of its members.
     Its CSV has the column unlike: how far a patient's slide is from the training
     slides (1: as far as the farthest of them). Above 1.5, a warning says so.
+    With clinical values, where a clinical.json lies beside the model, it has
+    risk_clinical, risk_both and survival_both_1y too. For a missing number or
+    level the training patients' median is taken, for a missing or new category
+    the most frequent one; a warning counts them.
 
     MODEL may be a folder of models that fit together, such as 'deployed', where
     the models of folds count: the CSV then has means over them. risk_low and risk_high are the 2.5th and
@@ -77,7 +88,9 @@ def predict(
     if patients and page is None:
         raise DataError("chooses patients of a page, and there is none", where="--patient", remedy="Give --page too")
     with console.progress_bar() as progress:
-        found = predict_file(model, features, labels, out, progress("predicting"), site=site, page=page)
+        found = predict_file(
+            model, features, labels, out, progress("predicting"), site=site, page=page, clinical=clinical
+        )
         if page is not None:
             _draw(found, model, page, patients or [], progress("drawing"))
     show_problems(console.err, found.warnings)

@@ -149,8 +149,8 @@ def _with_clinical(
         clinical = [view.clinical for view in told if view.clinical is not None]
         if clinical:
             rows = list(zip(of_model, clinical, strict=True))
-            found[f"{name}: clinical"] = tuple(_alone(view, one.risk, one.survival) for view, one in rows)
-            found[f"{name} and clinical"] = tuple(_alone(view, one.risk_both, one.survival_both) for view, one in rows)
+            found[f"{name} (clinical)"] = tuple(_alone(view, one.risk, one.survival) for view, one in rows)
+            found[f"{name} (both)"] = tuple(_alone(view, one.risk_both, one.survival_both) for view, one in rows)
     return found, problems
 
 

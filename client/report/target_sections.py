@@ -8,6 +8,7 @@ from dataclasses import replace
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.report.analysis import Analysis
+from fedsteph.client.report.clinical.clinical_section import clinical_section
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in
@@ -83,10 +84,13 @@ def target_sections(
     own = verdict(name, result) if among_others else []
     final = final_sentence(result)
     made = [*deployed_sentences(result), *([] if final is None else [final])]
+    beside = result.clinical
+    added = [] if beside is None else [clinical_section(name, beside, result.methods, who)]
     in_words = f"{result.n_patients} patients, {result.n_events} events; sources: {', '.join(result.sources)}."
     return [
         Section(f"Target {name}", [Points([in_words, *own, *made])]),
         Section("How well patients are ranked", [ranking, *_tables(result)], 3),
+        *added,
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
         Section("Where the knowledge came from", _knowledge(site, files, found, result, who, progress), 3),

@@ -89,7 +89,9 @@ def _gaps(
     for column, gaps in found.encoding.gaps(values.of(ids)).items():
         if gaps.missing:
             taken = usual.get(column, "the training patients' median is taken")
-            yield Problem("warning", where, f"'{column}' is missing for {gaps.missing} of {n} patients: {taken}", _KNOWN)
+            yield Problem(
+                "warning", where, f"'{column}' is missing for {gaps.missing} of {n} patients: {taken}", _KNOWN
+            )
         if gaps.unseen:
             what = f"'{column}' is a category that no training patient had for {gaps.unseen} of {n} patients"
             yield Problem("warning", where, f"{what}: {usual[column]}", "Look whether it is written as in training")

@@ -59,6 +59,8 @@ def target_sentences(result: TargetResult) -> list[str]:
     sentences.append(f"gamma per fold: {gammas} ({reasons}).")
     if result.kept:
         sentences.append(f"Kept from earlier runs or files: the vectors of {', '.join(result.kept)}.")
+    if result.clinical is not None:
+        sentences.append(result.clinical.sentence("deployed", result.methods))
     sentences += deployed_sentences(result)
     if result.final is not None:
         sentences.append(f"For the final model, {title_of(result.final.choice)} is taken: {result.final.reason}.")

@@ -61,3 +61,19 @@ TINY = [
     "evaluation.bootstrap=20",
     "final.members=1",
 ]
+
+CLINICAL = "data: {clinical: {age: numeric, sex: category, stage: [I, II, III]}}\n"
+
+
+def add_clinical(folder: Path, seed: int = 0) -> None:
+    """Add an age that tells of the time, a sex, and a stage that every fourth patient lacks; name them in site.yaml."""
+    table = pd.read_csv(folder / "labels.csv", dtype={"patient_id": str})
+    rng, first = np.random.default_rng(seed), table.drop_duplicates("patient_id")
+    ages = (70 - 5 * np.log(first["t"] / 500) + rng.normal(0, 5, len(first))).round(1)
+    age = dict(zip(first["patient_id"], ages, strict=True))
+    stage = {one: "" if i % 4 == 0 else rng.choice(["I", "II", "III"]) for i, one in enumerate(age)}
+    sex = {one: rng.choice(["MALE", "FEMALE"]) for one in age}
+    for name, values in (("age", age), ("sex", sex), ("stage", stage)):
+        table[name] = table["patient_id"].map(values)
+    table.to_csv(folder / "labels.csv", index=False)
+    (folder / "site.yaml").write_text(CLINICAL)

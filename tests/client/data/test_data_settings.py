@@ -57,6 +57,13 @@ def test_the_unread_event_column_may_share_a_name() -> None:
         ("columns: {patient: ''}", "data.columns.patient must be a column's name"),
         ("columns: {time: ' t'}", "data.columns.time must be a column's name"),
         ("columns: {slide: patient_id}", "data.columns.patient and slide are all the column 'patient_id'"),
+        ("clinical: {age: number}", "'data.clinical.age' must be one of 'numeric', 'category' or a list"),
+        ("clinical: {stage: [1, 2]}", "'data.clinical.stage' must be one of 'numeric', 'category' or a list"),
+        ("clinical: {stage: [I]}", "data.clinical.stage must list two or more levels"),
+        ("clinical: {stage: [I, II, I]}", "data.clinical.stage must list two or more levels, each once"),
+        ("clinical: {stage: [I, ' II']}", "data.clinical.stage has an empty level, or one with spaces"),
+        ("clinical: {' age': numeric}", "data.clinical must name columns without spaces"),
+        ("clinical: {t: numeric}", "data.clinical must not name 't': an ID or an outcome is no clinical value"),
         ("columns: {censorship: t}", "data.columns.time and censorship are all the column 't'"),
     ],
 )

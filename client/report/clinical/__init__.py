@@ -1,0 +1,1 @@
+"""A target's section on clinical values and the slide."""

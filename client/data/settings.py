@@ -64,8 +64,9 @@ class DataSettings:
     features: str = "features"  # folder of the feature files, relative to the site's folder or absolute
     labels: str = "labels.csv"  # table of labels (CSV), relative to the site's folder or absolute
     columns: Columns = Columns()  # column names of the table of labels
-    # clinical values in the table of labels: column -> numeric, category (any text), or the list of an ordinal's levels
-    # from the lowest to the highest. A target measures what the slide adds to them; they stay at the site
+    # clinical values in the table of labels, each column with its kind: numeric, category (any text), or the list of an
+    # ordinal's levels from the lowest to the highest. A target measures what the slide adds to them; they stay at the
+    # site [column: kind]
     clinical: dict[str, Kind] = field(default_factory=dict)
     # folder of splits_0.csv and so on, relative to the site's folder or absolute; null: the site's folder
     splits: str | None = None

@@ -39,11 +39,9 @@ def with_clinical(
     if found is None:
         if table is None:
             return list(views), []
-        what = "takes no clinical values: there is no clinical.json beside it"
-        if not isinstance(model, LoadedModel):
-            what = what.replace("clinical.json beside it", str(clinical_path(Path(model))))
+        what = "takes no clinical values: there is no clinical.json beside its file"
         remedy = (
-            "Give the final model of a merge at a site whose site file has data.clinical, as deployed/model.safetensors"
+            "Give the final model (deployed/model.safetensors) of a merge at a site with data.clinical in site.yaml"
         )
         raise ModelFileError(what, where="the model" if isinstance(model, LoadedModel) else str(model), remedy=remedy)
     if table is None and new.clinical is None:

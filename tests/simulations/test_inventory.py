@@ -18,9 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
-from sites import TINY, make_site
+from sites import CLINICAL, TINY, add_clinical, make_site
 from wire import ENTRIES, Passed, leaves_of, recorded
 
 import fedsteph.client.app
@@ -32,6 +33,7 @@ from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import QuorumError, public_phrases
+from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.trust.keys import Identity
@@ -59,6 +61,7 @@ class Hospital:
 
     patients: int
     file: str = ""
+    clinical: bool = False  # whether its table has clinical values, and its file names them
 
     @property
     def cancer(self) -> str | None:
@@ -104,7 +107,9 @@ def prepared(tmp: Path, hospitals: Mapping[str, Hospital], *settings: str, seed:
     folders = []
     for i, (name, hospital) in enumerate(hospitals.items()):
         folder = make_site(tmp / "sites" / name, seed=seed + i, patients=hospital.patients, max_instances=4)
-        (folder / "site.yaml").write_text(hospital.file)
+        if hospital.clinical:
+            add_clinical(folder)
+        (folder / "site.yaml").write_text(hospital.file + (CLINICAL if hospital.clinical else ""))
         folders.append(folder)
     config = load_config(None, [*TINY, "training.epochs=1", "steph.gamma=0.0", *settings])
     return Ran(prepare(tmp / "run", config, folders)[0], hospitals)
@@ -119,7 +124,7 @@ def answered(tmp_path_factory) -> Ran:
     kirp, fedavg = "cancer: kirp\n", "unsealed_updates: true"
     hospitals = {  # alpha refuses delta's vector
         "alpha": Hospital(13, kirp + "max_vector_norm: 1.0\n" + policy("beta", fedavg, "share_head: false")),
-        "beta": Hospital(16, kirp + policy("alpha", fedavg)),
+        "beta": Hospital(16, kirp + policy("alpha", fedavg), clinical=True),
         "gamma": Hospital(21, "cancer: kirc\n" + policy("alpha")),
         "delta": Hospital(13, kirp + policy("alpha, beta", "privacy: dp-sgd") + _PRIVATE),
         "epsilon": Hospital(22, kirp + policy("alpha, beta", fedavg, "metrics: []")),
@@ -465,6 +470,14 @@ def test_the_runs_are_those_that_the_list_is_for(answered, refused):
     entries = [path for one in answered.passed if one.kind == "AverageReply" for path, _ in one.leaves()]
     assert entries.count(ENTRIES + "{}") == 2 * 3 * 2  # rounds, sites, folds
     assert set(json.loads(answered.kept["outcome.json"])["targets"]) == {"alpha", "beta"}
+
+
+def test_no_clinical_value_and_nothing_made_of_them_leaves_the_site(answered):
+    folder = answered.folder.path
+    assert read_json(folder / "sites/beta/result.json")["clinical"]["both"].keys() == {"local", "steph", "deployed"}
+    ages = pd.read_csv(folder.parent / "sites/beta/labels.csv", dtype=str)["age"]
+    for told in (*(message.body for message in answered.passed), *answered.kept.values()):
+        assert not re.search(rf"clinical|stage|MALE|{'|'.join(map(re.escape, ages))}", told)
 
 
 def test_every_field_of_every_message_was_met(answered, refused):

@@ -94,7 +94,7 @@ def _main(hint: Any) -> str:
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         return f"list of {_PLURALS[item]}" if item in _PLURALS else f"list, each one of {_listed(_words(item))}"
-    return _NAMES[hint]
+    return "mapping" if get_origin(hint) is dict else _NAMES[hint]
 
 
 def _words(hint: Any) -> list[str]:

@@ -62,7 +62,9 @@ def log_likelihood(beta: np.ndarray, numbers: np.ndarray, times: np.ndarray, eve
 def test_the_likelihood_ratio_is_that_of_a_plain_likelihood():
     numbers, times, events = patients(70, seed=1, effect=0.4)
     best = [
-        -minimize(lambda beta, c=columns: -log_likelihood(beta, numbers[:, c], times, events), np.zeros(len(columns))).fun
+        -minimize(
+            lambda beta, c=columns: -log_likelihood(beta, numbers[:, c], times, events), np.zeros(len(columns))
+        ).fun
         for columns in ([1, 2], [1, 2, 0])
     ]
     found = likelihood_ratio(numbers[:, 1:], numbers[:, 0], times, events)

@@ -52,7 +52,7 @@ def test_a_mistake_is_named_with_file_row_column_and_remedy(tmp_path):
         "3: 'grade' is 'LOW', not one of none, low, h",
     ]
     assert problems[1].startswith(str(where)) and "mend data.clinical.grade in site.yaml" in problems[1]
-    with pytest.raises(LabelError, match="has no column 'sex'; it has 'id', 'age', 'grade'.*data.clinical"):
+    with pytest.raises(LabelError, match=r"has no column 'sex'; it has 'id', 'age', 'grade'.*data\.clinical"):
         read(tmp_path, "A,1,low", head="id,age,grade")
 
 

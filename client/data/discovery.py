@@ -16,7 +16,7 @@ from fedsteph.client.data.matching import by_form, find_match, same
 from fedsteph.client.data.problems import Problem, refuse_errors
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.data.source import transposed
-from fedsteph.client.data.tables.clinical_table import ClinicalValues, read_clinical
+from fedsteph.client.data.tables.clinical_table import ClinicalValues, clinical_of
 from fedsteph.client.data.tables.labels import Patient, listed_ids, read_labels
 from fedsteph.common.config.extraction import Extraction, stated
 from fedsteph.common.errors import FeatureFileError, LabelError
@@ -68,9 +68,7 @@ def discover(folder: Path, settings: DataSettings, *, outcomes: bool = True) -> 
         patients, problems = read_labels(labels, settings, found, outcomes=outcomes)
         site.listed, slides = listed_ids(labels, settings, found)
         site.listed_slides = slides
-        if settings.clinical:
-            called = [patient.id for patient in patients]
-            site.clinical = read_clinical(labels, settings.clinical, settings.columns.patient, called, site.problems)
+        site.clinical = clinical_of(labels, settings, patients, site.problems)
     except LabelError as error:
         site.problems.append(Problem.of(error))
         return site

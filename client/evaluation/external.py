@@ -66,7 +66,10 @@ def evaluate(
 
     Args:
         models: model files, or folders of models that predict together; differences are to the first.
-        features, labels, site: as in :func:`fedsteph.client.site.prediction.predict`.
+        features: as in :func:`fedsteph.client.site.prediction.predict`.
+        labels: as there.
+        site: as there; where its site file names the clinical columns that a final model was made with, that model has
+            two more rows, ``(clinical)`` and ``(both)``.
         held_out_only: leave out patients that a model was trained on, instead of refusing all.
         outputs: what the caller writes afterwards; it may overwrite no input.
         report: called with the number of predictions done and in total.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fedsteph.client.data.problems import Problem
-from fedsteph.client.data.settings import Kind
+from fedsteph.client.data.settings import DataSettings, Kind
 from fedsteph.client.data.tables.cells import NUMBER, is_missing
-from fedsteph.client.data.tables.labels import with_points
+from fedsteph.client.data.tables.labels import Patient, with_points
 from fedsteph.client.data.tables.table import read_table
 from fedsteph.common.errors import LabelError
 
@@ -83,6 +83,16 @@ def read_clinical(
     nothing: tuple[Value, int] = (None, 0)
     rows = {key: tuple(known.get(column, nothing)[0] for column in kinds) for key, known in found.items()}
     return ClinicalValues(kinds, rows)
+
+
+def clinical_of(
+    path: Path, settings: DataSettings, patients: Iterable[Patient], problems: list[Problem]
+) -> ClinicalValues | None:
+    """The values of a site's patients in its own table, as :func:`read_clinical`; None if it names no such columns."""
+    if not settings.clinical:
+        return None
+    ids = [patient.id for patient in patients]
+    return read_clinical(path, settings.clinical, settings.columns.patient, ids, problems)
 
 
 def _read(text: str, column: str, kind: Kind) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedsteph.client.clinical.clinical_result import ClinicalResult
 from fedsteph.client.evaluation.metrics import number
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.model_card import USEFUL, write
@@ -38,6 +39,8 @@ def write_final_card(path: Path, workspace: Workspace, result: TargetResult, tol
         f"| calibration by cross-validation | {_calibration(result)} |",
         "| test set of this very model | none |",
     ]
+    if result.clinical is not None and told.choice in result.clinical.both:
+        first.append(f"| with clinical values, by clinical.json | {_both(result.clinical, told.choice)} |")
     last = [f"| local or enhanced | {told.choice}: {told.reason} |"]
     if told.choice == "steph":
         last += [
@@ -57,6 +60,12 @@ def _c_index(result: TargetResult) -> str:
     interval = row.interval_95
     spread = "without an interval" if interval is None else f"95% interval {interval[0]:.3f} to {interval[1]:.3f}"
     return f"{row.mean:.3f} ({spread}), mean over {len(row.c_index)} folds, each of what the same rule chose"
+
+
+def _both(found: ClinicalResult, choice: str) -> str:
+    mean, columns = found.both[choice].mean, ", ".join(found.columns)
+    told = "undefined" if mean is None else f"{mean:.3f}"
+    return f"C-index by cross-validation {told}, with {columns}"
 
 
 def _calibration(result: TargetResult) -> str:

@@ -132,7 +132,9 @@ def test_the_result_keeps_it_and_nothing_of_it_is_public(merged):
         reply = public_view(replace(result, clinical=untold), {}, Policy())
         assert reply == public_view(result, {}, Policy()) and "clinical" not in json.dumps(to_dict(reply))
     text = (workspace.site.state / FINAL).with_name("clinical.json").read_text()
-    assert "P0" not in text and str(workspace.site.folder) not in text
+    card = (workspace.site.state / FINAL).with_suffix(".md").read_text()
+    told = f"C-index by cross-validation {result.clinical.both[result.final.choice].mean:.3f}, with age, sex, stage |"
+    assert told in card and "P0" not in text and str(workspace.site.folder) not in text
 
 
 def test_a_new_patient_is_predicted_alone_and_gaps_are_told(merged, tmp_path, caplog):

@@ -174,7 +174,9 @@ def merge(message: Message, context: Context) -> Message:
         if request.reuse and site.file.reuse_vectors:  # where a vector came today, it or its refusal counts
             found = usable(workspace).items()
             earlier = {name: one for name, one in found if name not in envelopes and one.norm <= max_norm}
-        result = enhance_target(workspace, vectors | earlier, report, together, kept=earlier)
+        received = vectors | earlier
+        kin = [name for name in received if member.is_kin(name)]
+        result = enhance_target(workspace, received, report, together, kept=earlier, kin=kin)
         if site.file.page:
             draw_afterwards(site, context.node_config["site-config"])
         return public_view(result, refused, site.require_policy()), {}

@@ -30,6 +30,7 @@ FLOORS = {
         "training",
         "privacy",
         "steph",
+        "panel",
         "models",
         "site",
         "evaluation",

@@ -1,4 +1,4 @@
-"""Decides which model a fold deploys, and whether any is of use, from inner cross-validation alone."""
+"""Decides which model a fold deploys, the panel or the local one, from inner cross-validation alone."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class InnerScore:
     error: float | None  # standard error of the C-index over bootstrap resamples; None where it is undefined
     collapsed: bool = False  # for STEPH, whether all its weights are near 0
     risks: tuple[float, ...] = ()  # of the validation patients, on SlideScale's scale of this model
+    # the log-risks of the model's training patients and of the validation patients, standardised by the former
+    trained: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,34 +45,45 @@ class Selection:
     local_interval: Interval | None = None
     steph_interval: Interval | None = None
     tried: Mapping[str, InnerScore] = field(default_factory=dict)
-    # "local", and "steph" with the chosen gamma: the validation patients' standardised risks, fold after fold
+    # "local", "steph" with the chosen gamma and "panel": the validation patients' standardised risks, fold after fold
     risks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    panel: float | None = None  # as ``local``, with weights that the other inner folds decide
+    panel_interval: Interval | None = None
+    gain: float | None = None  # of the panel over the local model in log partial likelihood, in nats
+    gain_error: float | None = None  # its standard error
+    weights: Mapping[str, float] = field(default_factory=dict)  # of the panel's groups, by all inner folds
 
 
 @dataclass(frozen=True)
 class Decision:
     """The method that a fold deploys, and why."""
 
-    method: Literal["steph", "local"]
+    method: Literal["panel", "local"]
     reason: str
     useful: bool | None  # whether the best model's inner C-index is above chance; None where too few pairs tell
 
 
-def choose_deployed(selection: Selection, is_collapsed: bool) -> Decision:
-    """Choose whether to deploy ``steph`` or ``local``; test patients have no influence.
+def choose_deployed(selection: Selection, is_collapsed: bool, margin: float) -> Decision:
+    """Choose whether to deploy the ``panel`` or the ``local`` model; test patients have no influence.
 
     Where the 95% interval of the chosen model does not lie above 0.5, no model is useful, and the local one stays.
+
+    Args:
+        margin: standard errors by which the panel must gain; below 0: by which it may lose.
     """
-    local, steph, n = selection.local, selection.steph, selection.n_comparable
+    gain, error, n = selection.gain, selection.gain_error, selection.n_comparable
     if is_collapsed:
         return _unless_chance(selection, "local", "STEPH collapsed: all kept weights are 0")
-    if steph is None or local is None or n < ENOUGH_PAIRS:
+    if gain is None or error is None or n < ENOUGH_PAIRS:
         what = f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
         return Decision("local", what, None)
-    scores = f"inner C-index {steph:.3f} against {local:.3f} of the local model, over {n} comparable pairs"
-    if steph >= local:
-        return _unless_chance(selection, "steph", f"not worse in inner cross-validation: {scores}")
-    return _unless_chance(selection, "local", f"STEPH is worse in inner cross-validation: {scores}")
+    c_indices = [f"{c:.3f}" for c in (selection.panel, selection.local) if c is not None]
+    told = f"{gain:+.1f} nats of log partial likelihood in inner cross-validation, standard error {error:.1f}"
+    told += f"; C-index {' against '.join(c_indices)} of the local model, over {n} comparable pairs"
+    asked = f"at least {margin:g} standard errors asked for"
+    if gain >= margin * error:
+        return _unless_chance(selection, "panel", f"the panel gains {told}; {asked}")
+    return _unless_chance(selection, "local", f"the panel gains only {told}; {asked}")
 
 
 def without_merge(selection: Selection, reason: str) -> Decision:
@@ -77,14 +91,14 @@ def without_merge(selection: Selection, reason: str) -> Decision:
     return _unless_chance(selection, "local", reason)
 
 
-def _unless_chance(selection: Selection, method: Literal["steph", "local"], reason: str) -> Decision:
-    c_index = selection.steph if method == "steph" else selection.local
-    interval = selection.steph_interval if method == "steph" else selection.local_interval
+def _unless_chance(selection: Selection, method: Literal["panel", "local"], reason: str) -> Decision:
+    c_index = selection.panel if method == "panel" else selection.local
+    interval = selection.panel_interval if method == "panel" else selection.local_interval
     if c_index is None or interval is None or selection.n_comparable < ENOUGH_PAIRS:
         return Decision(method, reason, None)
     if interval[0] > _CHANCE:
         return Decision(method, reason, True)
-    title = "STEPH" if method == "steph" else "the local model"
+    title = "the panel" if method == "panel" else "the local model"
     what = f"no model is useful here: the inner C-index of {title}, {c_index:.3f}, is not above chance"
     return Decision("local", f"{what} (95% interval {interval[0]:.3f} to {interval[1]:.3f}); {reason}", False)
 
@@ -95,13 +109,16 @@ def pooled(scores: Sequence[InnerScore]) -> float | None:
     return sum(score.concordant for score in scores) / n if n else None
 
 
-def pooled_interval(scores: Sequence[InnerScore]) -> Interval | None:
-    """95% interval of :func:`pooled`; the folds have different patients, so their errors are independent."""
+def pooled_interval(scores: Sequence[InnerScore], repeats: int = 1) -> Interval | None:
+    """95% interval of :func:`pooled`; the folds have different patients, so their errors are independent.
+
+    Those of further ``repeats`` have the same ones again, and so add nothing to what is known.
+    """
     middle, known = pooled(scores), [score for score in scores if score.comparable]
     errors = [score.error for score in known if score.error is not None]
     if middle is None or len(errors) < len(known):
         return None
     n = sum(score.comparable for score in known)
     parts = [score.comparable / n * error for score, error in zip(known, errors, strict=True)]
-    half = _WIDTH * math.sqrt(sum(part**2 for part in parts))
+    half = _WIDTH * math.sqrt(repeats * sum(part**2 for part in parts))
     return middle - half, middle + half

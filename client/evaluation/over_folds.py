@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from fedsteph.client.evaluation.decision import Selection
 from fedsteph.client.evaluation.select import best_gamma
@@ -31,6 +32,11 @@ def over_folds(selections: Sequence[Selection], recipe: Recipe) -> Selection:
         sum(weights) // len(used),
         _mean_interval([one.local_interval for one in judged], weights),
         _mean_interval([one.steph_interval for one in judged], weights),
+        panel=_mean([one.panel for one in judged], weights),
+        panel_interval=_mean_interval([one.panel_interval for one in judged], weights),
+        gain=_mean([one.gain for one in judged], weights),
+        gain_error=_mean([one.gain_error for one in judged], weights),
+        weights={group: fmean(one.weights[group] for one in used) for group in used[0].weights},
     )
 
 

@@ -17,10 +17,14 @@ from torch import nn
 
 from fedsteph.client.clinical.slide_scale import SlideScale
 from fedsteph.client.evaluation.decision import InnerScore, Selection, pooled, pooled_interval
-from fedsteph.client.evaluation.inner_folds import InnerFold
-from fedsteph.client.models.model_file import reference_risks
+from fedsteph.client.evaluation.inner_folds import InnerFold, n_inner_folds
+from fedsteph.client.models.model_file import percentiles_of
+from fedsteph.client.panel.held_out import SourceGroups, spread
+from fedsteph.client.panel.held_out_gain import held_out_gain
+from fedsteph.client.panel.weights import learned
 from fedsteph.client.steph.fit import collapsed, fit_steph
-from fedsteph.client.training.batch import risks
+from fedsteph.client.training.batch import predict_hazards
+from fedsteph.client.training.cox import log_odds
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.schema import build
@@ -30,6 +34,7 @@ from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.model.concordance import Pairs, pairs
 from fedsteph.common.model.resampling import resampled
+from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector
 
 _DRAWS = 200  # resamples of the validation patients behind a standard error
@@ -43,7 +48,7 @@ def gammas(recipe: Recipe) -> tuple[float, ...]:
 
 def trainings(recipe: Recipe) -> int:
     """Number of models that :func:`select` trains."""
-    return recipe.steph.inner_folds * len(gammas(recipe))
+    return n_inner_folds(recipe) * len(gammas(recipe))
 
 
 def select(
@@ -54,12 +59,14 @@ def select(
     device: torch.device,
     cache: Path,
     own_as_source: bool = False,
+    groups: SourceGroups | None = None,
     progress: Progress = silent,
 ) -> Selection:
     """Choose gamma and compare STEPH with the local model, using only a training part.
 
     Args:
         inner: the inner folds of that part.
+        groups: the received models that predict with the target's; None: no panel is judged.
         own_as_source: use the target's own vector, from each inner fold's local model, as an additional source.
         cache: JSON file of the scores so far, from which a killed selection resumes.
         progress: in trainings.
@@ -81,22 +88,59 @@ def select(
             score = _score(steph, fold, device)
             scores[name] = replace(score, collapsed=collapsed(steph, fold.train, device))
             checked_file.write_json(cache, {name: asdict(score) for name, score in scores.items()})
-    return _choose(scores, recipe)
+    found = _choose(scores, recipe)
+    return found if groups is None or not inner else _with_panel(found, scores, inner, groups, recipe)
+
+
+def _with_panel(
+    found: Selection,
+    scores: Mapping[str, InnerScore],
+    inner: Sequence[InnerFold],
+    groups: SourceGroups,
+    recipe: Recipe,
+) -> Selection:
+    """The same selection with the panel's weights, and its scores on patients that had no say in them."""
+    kinds = [(scores[f"{j}/{found.gamma}"], scores[f"{j}/local"]) for j in range(len(inner))]
+    told = list(zip(kinds, inner, strict=True))
+    parts = [groups.part(steph.scores, local.scores, fold.validation) for (steph, local), fold in told]
+    before = [groups.part(steph.trained, local.trained, fold.train) for (steph, local), fold in told]
+    expected = np.array([recipe.panel.expected(group) for group in groups.groups])
+    doubt, repeats = recipe.panel.doubt, recipe.steph.inner_repeats
+    gain = held_out_gain(parts, expected, doubt, groups.groups.index("local"), repeats)
+    weights = dict(zip(groups.groups, learned(parts, expected, doubt).tolist(), strict=True))
+    risks = [part.scores @ a for part, a in zip(parts, gain.weights, strict=True)]
+    each = [pairs(risk, part.times, part.events) for risk, part in zip(risks, parts, strict=True)]
+    judged = [InnerScore(one.concordant, one.n_comparable, _error(one)) for one in each]
+    levels = [part.scores @ a for part, a in zip(before, gain.weights, strict=True)]
+    scaled = [(risk - level.mean()) / spread(level) for risk, level in zip(risks, levels, strict=True)]
+    return replace(
+        found,
+        risks={**found.risks, "panel": tuple(np.concatenate(scaled).tolist())},
+        panel=pooled(judged),
+        panel_interval=pooled_interval(judged, repeats),
+        gain=gain.nats,
+        gain_error=gain.error,
+        weights=weights,
+    )
 
 
 def without_sources(inner: Sequence[InnerFold], recipe: Recipe, device: torch.device) -> Selection:
     """The result if no source is left to merge: only the local models are scored."""
     local = [_score(fold.local, fold, device) for fold in inner]
-    found = _selection(min(gammas(recipe)), "no source was left to merge", local, [])
+    found = _selection(min(gammas(recipe)), "no source was left to merge", local, [], recipe.steph.inner_repeats)
     return replace(found, risks={"local": _joined(local)})
 
 
 def _score(model: nn.Module, fold: InnerFold, device: torch.device) -> InnerScore:
-    held_out, scale = fold.validation, SlideScale.of(reference_risks(model, fold.train, device))
-    risk = risks(model, held_out, device)
+    held_out = fold.validation
+    trained, hazards = (torch.from_numpy(predict_hazards(model, part, device)) for part in (fold.train, held_out))
+    risk, before = risk_score(hazards).numpy(), risk_score(trained).numpy()
     found = pairs(risk, held_out.times, held_out.events)
-    standardised = tuple(scale.standardised(risk).tolist())
-    return InnerScore(found.concordant, found.n_comparable, _error(found), risks=standardised)
+    standardised = SlideScale.of(percentiles_of(before)).standardised(risk)
+    level = log_odds(trained).numpy()
+    scores = [(log_odds(part).numpy() - level.mean()) / spread(level) for part in (trained, hazards)]
+    columns = [tuple(values.tolist()) for values in (standardised, *scores)]
+    return InnerScore(found.concordant, found.n_comparable, _error(found), False, *columns)
 
 
 def _joined(scores: Sequence[InnerScore]) -> tuple[float, ...]:
@@ -123,7 +167,7 @@ def _choose(scores: dict[str, InnerScore], recipe: Recipe) -> Selection:
     gamma, reason = best_gamma(folds, recipe)
     held_out = [fold[str(best_gamma(folds[:j] + folds[j + 1 :], recipe)[0])] for j, fold in enumerate(folds)]
     tried = {name: _summed([fold[name] for fold in folds]) for name in names[1:]}
-    found = _selection(gamma, reason, [fold["local"] for fold in folds], held_out)
+    found = _selection(gamma, reason, [fold["local"] for fold in folds], held_out, recipe.steph.inner_repeats)
     by_method = {"local": "local", "steph": str(gamma)}
     joined = {method: _joined([fold[name] for fold in folds]) for method, name in by_method.items()}
     return replace(found, tried=tried, risks=joined)
@@ -134,9 +178,10 @@ def _summed(scores: Sequence[InnerScore]) -> InnerScore:
     return InnerScore(*pairs_of, None, any(score.collapsed for score in scores))
 
 
-def _selection(gamma: float, reason: str, local: list[InnerScore], steph: list[InnerScore]) -> Selection:
-    n = sum(score.comparable for score in local)
-    return Selection(gamma, reason, pooled(local), pooled(steph), n, pooled_interval(local), pooled_interval(steph))
+def _selection(gamma: float, reason: str, local: list[InnerScore], steph: list[InnerScore], repeats: int) -> Selection:
+    n = sum(score.comparable for score in local) // repeats
+    intervals = pooled_interval(local, repeats), pooled_interval(steph, repeats)
+    return Selection(gamma, reason, pooled(local), pooled(steph), n, *intervals)
 
 
 def best_gamma(folds: Sequence[Mapping[str, InnerScore]], recipe: Recipe) -> tuple[float, str]:
@@ -160,7 +205,11 @@ def best_gamma(folds: Sequence[Mapping[str, InnerScore]], recipe: Recipe) -> tup
 def _read(cache: Path) -> dict[str, InnerScore]:
     try:
         found = checked_file.read_json(cache).items()
-        # Those of an earlier version have no error or no risks, and are made again.
-        return {name: build(InnerScore, score, cache) for name, score in found if {"error", "risks"} <= score.keys()}
+        # Those of an earlier version lack some of it, and are made again.
+        return {
+            name: build(InnerScore, score, cache)
+            for name, score in found
+            if {"error", "risks", "trained"} <= score.keys()
+        }
     except (ConfigError, TypeError) as error:
         raise ModelFileError("is damaged", where=cache) from error

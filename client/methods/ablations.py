@@ -21,7 +21,7 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
 
     def method(task: Task, progress: Progress) -> Trained:
         recipe = replace(task.recipe, steph=replace(task.recipe.steph, **changes))
-        sources = [task.own, *task.sources] if own_as_source else task.sources
+        sources = [*([task.own] if own_as_source else []), *task.mixed.values()]
         gamma = recipe.steph.gamma
         if gamma == "cv":
             gamma = validate(task, name, recipe, own_as_source=own_as_source).gamma
@@ -36,8 +36,10 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
 
 def validate(task: Task, name: str, recipe: Recipe, *, own_as_source: bool = False) -> Selection:
     """Inner validation of a STEPH on this fold's training patients; finished trainings are cached on disk."""
+    sources, groups = list(task.mixed.values()), None if own_as_source else task.members.received
     cache = task.folder / f"{name}.inner.json"
-    return select(task.inner, task.sources, recipe, device=task.device, cache=cache, own_as_source=own_as_source)
+    inner, device = task.inner, task.device
+    return select(inner, sources, recipe, device=device, cache=cache, own_as_source=own_as_source, groups=groups)
 
 
 STEPH = ablation("steph")

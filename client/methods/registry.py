@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedsteph.client.methods import ablations, merged, together
 from fedsteph.client.methods.averaging import half_average, model_average, start_average, task_arithmetic
 from fedsteph.client.methods.frozen import best_source, tuned_head
+from fedsteph.client.methods.panel import panel
 from fedsteph.client.methods.roupkt import roupkt
 from fedsteph.client.methods.task import Method
 
@@ -16,6 +17,7 @@ REGISTRY: dict[str, Method] = {
     "half_average": half_average,
     "start_average": start_average,
     "task_arithmetic": task_arithmetic,
+    "panel": panel,
     **merged.METHODS,
     **ablations.METHODS,
     **together.METHODS,

@@ -14,6 +14,7 @@ from torch import nn
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds
+from fedsteph.client.panel.fit_panel import PanelMembers
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.client.training.training_run import TrainingRun
@@ -31,6 +32,7 @@ class Task:
     fold: int
     vectors: Mapping[str, TaskVector]  # source -> received task vector
     folder: Path  # where a method may save unfinished work
+    kin: frozenset[str] = frozenset()  # names of the sources of the target's cancer, as far as both state theirs
     globals: Mapping[str, TaskVector] = field(default_factory=dict)  # method -> encoder of its rounds, minus M0
 
     @property
@@ -47,6 +49,16 @@ class Task:
     def sources(self) -> list[TaskVector]:
         """The received vectors, in the order of their sources' names."""
         return list(self.vectors.values())
+
+    @property
+    def mixed(self) -> dict[str, TaskVector]:
+        """The received vectors as STEPH mixes them."""
+        return as_mixed(self.vectors, self.kin)
+
+    @cached_property
+    def members(self) -> PanelMembers:
+        """The local and the received models over the training patients, as a panel's members."""
+        return PanelMembers.of(self.local, self.vectors, self.kin, self.train, self.recipe, self.device)
 
     @cached_property
     def train(self) -> Cohort:
@@ -92,6 +104,11 @@ class Trained:
 
 
 Method = Callable[[Task, Progress], Trained]
+
+
+def as_mixed(vectors: Mapping[str, TaskVector], kin: frozenset[str]) -> dict[str, TaskVector]:
+    """The vectors without the heads of other cancers: merged, those win nothing; they predict in the panel."""
+    return {name: vector if name in kin else vector.without_head() for name, vector in vectors.items()}
 
 
 def learnable_parameters(model: nn.Module) -> int:

@@ -20,6 +20,7 @@ from fedsteph.client.models.model_header import (
     LEARNED,
     LOCAL,
     N_PERCENTILES,
+    PANEL,
     REFERENCE,
     REMEDY,
     TRAINED_ON,
@@ -30,6 +31,7 @@ from fedsteph.client.models.model_header import (
 from fedsteph.client.models.trained_on import TrainedOn
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
+from fedsteph.client.steph.panel import Panel
 from fedsteph.client.training.batch import head_of, risks
 from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import ModelFileError
@@ -179,6 +181,8 @@ def model_of(told: Description, tensors: dict[str, Tensor], path: Path, dropout:
             rows = tensors.pop("theta_0"), tensors.pop("stack")
             mixture = Mixture(told.architecture, *rows, tensors.pop(HEADS, None))
             model = Steph(mixture, told.steph, dropout)
+            if any(name.startswith(PANEL) for name in tensors):
+                model.panel = Panel(len(told.sources), told.architecture.embed, told.architecture.n_bins)
             model.load_state_dict({n.removeprefix(LEARNED): t for n, t in tensors.items()})
         facts = told.architecture, told.sources, told.extraction, told.m0
         return LoadedModel(model.eval(), *facts, reference, local, told.followed_years, told.imported, trained_on)

@@ -16,6 +16,7 @@ from torch import Tensor
 from fedsteph.client.models.trained_on import Salting
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
+from fedsteph.client.steph.panel import Panel
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import MOST_MEMBERS, StephConfig
 from fedsteph.common.config.run_config import SITE_NAME
@@ -33,6 +34,8 @@ TRAINED_ON = "trained_on"
 MEMBER, SOURCES, SLIDES = "member_", "sources", ("slides.mean", "slides.spread", "slides.distances")
 HEADS = "heads"  # of an enhanced model whose sources share them: Mixture.heads
 SOURCE_HEADS, M0_HEAD = "source_heads", "m0.head.weight"  # likewise of a final one, whose members have one each
+PANEL = f"{LEARNED}panel."  # of an enhanced model that predicts with others
+_PANEL_WEIGHT = f"{PANEL}weight"
 _MAX_HEADER = 2**18  # bytes; a final model of 20 members has 60 kB
 _MAX_SIZE = 2**20  # of a layer
 REMEDY = "Give a whole copy of it, or train or merge it again"
@@ -105,7 +108,8 @@ def _description(path: Path, beginning: bytes, n_bytes: int) -> Description:
 
 def _layout(told: Description, given: Collection[str]) -> Layout:
     """Dtypes and shapes that a description asks for; ``given`` tells which of the optional ones are there."""
-    own, references, architecture = _own(told), [REFERENCE], told.architecture
+    panel = any(name.endswith(_PANEL_WEIGHT) for name in given)
+    own, references, architecture = _own(told, panel), [REFERENCE], told.architecture
     with torch.device("meta"):  # shapes alone, without memory
         local = {f"{LOCAL}{name}": tensor for name, tensor in ABMIL(architecture).state_dict().items()}
         theta_0, stack = torch.empty(architecture.n_merged), torch.empty(len(told.sources), architecture.n_merged)
@@ -139,15 +143,17 @@ def _heads(told: Description) -> dict[str, Tensor]:
     return {SOURCE_HEADS: torch.empty(n, embed), M0_HEAD: torch.empty(told.architecture.n_bins, embed)}
 
 
-def _own(told: Description) -> dict[str, Tensor]:
+def _own(told: Description, panel: bool) -> dict[str, Tensor]:
     """What one model learned, as shapes without memory."""
     with torch.device("meta"):
         if told.steph is None:
             return ABMIL(told.architecture).state_dict()
         n = told.architecture.n_merged
         mixture = Mixture(told.architecture, torch.empty(n), torch.empty(1 + len(told.sources), n))
-        learned = Steph(mixture, told.steph).state_dict()
-        return {f"{LEARNED}{name}": tensor for name, tensor in learned.items()}
+        model = Steph(mixture, told.steph)
+        if panel:
+            model.panel = Panel(len(told.sources), told.architecture.embed, told.architecture.n_bins)
+        return {f"{LEARNED}{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def unfit(path: Path, error: Exception) -> ModelFileError:

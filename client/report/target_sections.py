@@ -46,7 +46,7 @@ def verdict(name: str, result: TargetResult) -> list[str]:
 def _deployed(result: TargetResult) -> str:
     """Which model is deployed in how many folds; where they differ, how good they are together."""
     chosen = result.deployed.choice
-    enhanced, n_folds = chosen.count("steph"), len(chosen)
+    enhanced, n_folds = len(chosen) - chosen.count("local"), len(chosen)
     if enhanced in (0, n_folds):
         title = "enhanced model (STEPH)" if enhanced else "local model"
         return f"Inner cross-validation deploys the {title} in every fold."

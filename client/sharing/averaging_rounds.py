@@ -119,7 +119,7 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
             hazards = model(batch.bags, batch.mask)
             return Outputs(hazards, _proximal(model.encoder_state(), anchor, mu).expand(len(hazards)))
 
-        training = replace(recipe.training, epochs=recipe.comparators.local_epochs, warmup_epochs=0.0)
+        training = replace(recipe.training, epochs=recipe.comparators.local_epochs, min_steps=0, warmup_epochs=0.0)
         fit_survival(
             model,
             forward,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from fedsteph.common.config.digest import canonical
 from fedsteph.common.config.extraction import Extraction
-from fedsteph.common.config.recipe import require
+from fedsteph.common.config.require import require
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, VectorFileError
 

@@ -90,6 +90,11 @@ class Membership:
         entry = self.roster.entry(site)
         return None if entry is None else entry.cancer
 
+    def is_kin(self, site: str) -> bool:
+        """Whether the pinned roster states the same cancer for another site as for this one."""
+        cancer = self.cancer_of(self.site)
+        return cancer is not None and cancer == self.cancer_of(site)
+
     def keys_to(self, site: str) -> PublicKeys:
         """The pinned public keys of a site to seal to; UnknownRecipientError if the roster does not list it."""
         entry = self.roster.entry(site)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from fedsteph.client.steph.hypernetwork import Hypernetwork
 from fedsteph.client.steph.losses import aggregation_loss, mixing_loss
 from fedsteph.client.steph.mixture import Mixture, coefficients, top_k
+from fedsteph.client.steph.panel import Panel
 from fedsteph.client.steph.sampling import sampled
 from fedsteph.client.training.batch import Batch
+from fedsteph.client.training.cox import log_odds
 from fedsteph.client.training.objective import Outputs
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.model.abmil import encode
@@ -44,6 +46,7 @@ class Steph(nn.Module):
         sizes = mixture.architecture, mixture.n_sources
         self.hypernetwork = Hypernetwork(*sizes, config, dropout, mixture.headed)
         self.head = nn.Linear(mixture.architecture.embed, mixture.architecture.n_bins)
+        self.panel: Panel | None = None  # once it is trained: who else predicts with it
 
     def route(self, bags: Tensor, mask: Tensor | None = None) -> Routing:
         """Compute w, lam and the kept sources of each bag ``(n_instances, d)``."""
@@ -53,13 +56,14 @@ class Steph(nn.Module):
         return Routing(w, lam, top_k(w, self.config.K))
 
     def hazards(self, bags: Tensor, mask: Tensor | None, routing: Routing) -> Tensor:
-        """Hazards ``(n_bags, n_bins)`` of bags ``(n_bags, n_instances, d)`` with a given routing."""
+        """Hazards ``(n_bags, n_bins)``, the panel's if there is one, of ``bags (n_bags, n_instances, d)`` so merged."""
         merged, c = self._merged(routing, bags.device)
         z, _ = encode(merged, bags, mask, self.dropout if self.training else 0.0)
         logits: Tensor = self.head(z)
         if self.mixture.heads is not None:
             logits = logits + (z * self.mixture.direction(c)).sum(dim=1, keepdim=True)
-        return torch.sigmoid(logits)
+        hazards = torch.sigmoid(logits)
+        return hazards if self.panel is None else self.panel(log_odds(hazards), self.mixture, bags, mask)
 
     def _merged(self, routing: Routing, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
         """The merged encoder of each bag, and the coefficients ``(n_bags, 1 + n_sources)`` of its vectors."""

@@ -25,7 +25,7 @@ from fedsteph.client.target.results import target_result
 from fedsteph.client.target.slide_added import slide_added
 from fedsteph.client.target.target_result import DEPLOYED, FINAL, TargetResult
 from fedsteph.client.target.train_alone import local_recipe
-from fedsteph.common.config.digest import to_dict
+from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic, checked_file
@@ -44,6 +44,7 @@ def enhance(
     vectors: Mapping[str, TaskVector],
     config: Config | None = None,
     report: Progress = silent,
+    kin: Collection[str] = (),
 ) -> dict[str, Any]:
     """Merge in-memory task vectors with the site's own, without any network: one model per fold, then the final one.
 
@@ -55,6 +56,7 @@ def enhance(
         vectors: source -> vector. Names follow the rules for site names; all vectors start from the M0 of ``config``.
         config: the federation's configuration (:func:`fedsteph.load_config`); None: the preset ``robust``.
         report: called with the number of trainings done and in total.
+        kin: names of the sources whose patients have the same cancer as this site's.
 
     Returns:
         the content of ``result.json`` in the site's state folder: per method the C-index per fold, its mean and 95%
@@ -70,7 +72,7 @@ def enhance(
     """
     site.require_state()
     workspace = Workspace.open(site, local_recipe(site, config or load_config()))
-    return enhance_alone(workspace, vectors, report).to_dict()
+    return enhance_alone(workspace, vectors, report, kin=kin).to_dict()
 
 
 def enhance_alone(
@@ -78,6 +80,7 @@ def enhance_alone(
     vectors: Mapping[str, TaskVector],
     progress: Progress = silent,
     kept: Collection[str] = (),
+    kin: Collection[str] = (),
 ) -> TargetResult:
     """Merge vectors that no run delivered, after the checks that :func:`enhance` names; arguments and errors as there.
 
@@ -89,7 +92,7 @@ def enhance_alone(
     for name, vector in vectors.items():
         _require_usable(workspace, name, vector)
     workspace.train_every_fold()
-    return enhance_target(workspace, vectors, progress, kept=kept)
+    return enhance_target(workspace, vectors, progress, kept=kept, kin=kin)
 
 
 def _require_usable(workspace: Workspace, name: str, vector: TaskVector) -> None:
@@ -111,6 +114,7 @@ def enhance_target(
     progress: Progress = silent,
     globals_by_fold: Sequence[Mapping[str, TaskVector]] = (),
     kept: Collection[str] = (),
+    kin: Collection[str] = (),
 ) -> TargetResult:
     """Make one enhanced model per fold and the final model of all patients, and write and return the result.
 
@@ -123,13 +127,15 @@ def enhance_target(
         progress: in trainings.
         globals_by_fold: per fold, method -> encoder trained together with the other sites, as a vector from M0.
         kept: those of the sources whose vectors came in an earlier run or as a file.
+        kin: those of the sources whose patients have the same cancer as this site's.
     """
-    vectors = dict(sorted(vectors.items()))
-    folder = workspace.folder / f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
-    tasks = _tasks(workspace, vectors, folder, globals_by_fold)
+    vectors, same = dict(sorted(vectors.items())), frozenset(kin) & set(vectors)
+    name = f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
+    folder = workspace.folder / (f"{name}-{digest(sorted(same))[:8]}" if same else name)
+    tasks = _tasks(workspace, vectors, folder, globals_by_fold, same)
     n_folds, last = steps(tasks[0]) * len(tasks), final_steps(workspace.recipe)
     folds = _enhanced_folds(tasks, part(progress, 0, n_folds + last, n_folds))
-    final = make_final(workspace, folds, vectors, folder, part(progress, n_folds, n_folds + last, last))
+    final = make_final(workspace, folds, vectors, folder, part(progress, n_folds, n_folds + last, last), same)
     state, told = workspace.site.state, None if final is None else final.told
     result = target_result(workspace, folds, list(vectors), _screening(workspace), told)
     result = replace(result, kept=tuple(sorted(kept)), clinical=slide_added(workspace, folds))
@@ -149,9 +155,10 @@ def _tasks(
     vectors: Mapping[str, TaskVector],
     folder: Path,
     globals_by_fold: Sequence[Mapping[str, TaskVector]],
+    kin: frozenset[str],
 ) -> list[Task]:
     together = list(globals_by_fold) or [{} for _ in workspace.splits]
-    return [Task(workspace, k, vectors, folder / _name(workspace, k), each) for k, each in enumerate(together)]
+    return [Task(workspace, k, vectors, folder / _name(workspace, k), kin, each) for k, each in enumerate(together)]
 
 
 def _enhanced_folds(tasks: Sequence[Task], progress: Progress) -> list[FoldResult]:

@@ -1,7 +1,8 @@
-"""STEPH's model of one fold: trained and saved with its percentiles and the local model, or loaded if it exists."""
+"""STEPH's model of one fold, alone and with its panel: made and saved with its percentiles, or loaded if it exists."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 
 from fedsteph.client.methods.task import Task
 from fedsteph.client.models.enhanced_file import train_enhanced
-from fedsteph.client.models.model_file import load_model, reference_risks
+from fedsteph.client.models.model_file import load_model, reference_risks, save_steph
+from fedsteph.client.models.trained_on import TrainedOn
+from fedsteph.client.panel.fit_panel import set_panel
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress
@@ -42,6 +45,36 @@ def enhanced_model(task: Task, gamma: float, progress: Progress) -> Enhanced:
     return Enhanced(path, loaded.model, own, local)
 
 
+def with_panel(task: Task, enhanced: Enhanced, weights: Mapping[str, float]) -> Enhanced:
+    """The same enhanced model with its panel, in a file of its own, unless that exists.
+
+    Args:
+        weights: group -> weight, by inner cross-validation; empty where there was none: then those that are expected.
+    """
+    path = task.folder / "panel.safetensors"
+    loaded = kept(path, load_model)
+    if loaded is None:
+        loaded = load_model(enhanced.path)
+        model, recipe = loaded.model, task.recipe
+        assert isinstance(model, Steph) and loaded.local is not None
+        weights = weights or {group: recipe.panel.expected(group) for group in task.members.received.groups}
+        set_panel(model, task.members, weights, task.train, task.device)
+        save_steph(
+            path,
+            model,
+            loaded.sources,
+            m0_sha256=loaded.m0,
+            extraction=loaded.extraction,
+            reference=reference_risks(model, task.train, task.device),
+            local=loaded.local,
+            followed_years=loaded.followed_years,
+            trained_on=TrainedOn.of(task.train, model),
+        )
+        loaded = load_model(path)
+    assert isinstance(loaded.model, Steph) and loaded.reference is not None
+    return Enhanced(path, loaded.model, loaded.reference, enhanced.local_reference)
+
+
 def _train(task: Task, gamma: float, path: Path, progress: Progress) -> None:
     label, run = f"fold {task.fold}", task.run("steph", progress)
-    train_enhanced(path, task.train, task.local, task.vectors, task.recipe, gamma=gamma, label=label, run=run)
+    train_enhanced(path, task.train, task.local, task.mixed, task.recipe, gamma=gamma, label=label, run=run)

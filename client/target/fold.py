@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds
+from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds, n_inner_folds
 from fedsteph.client.evaluation.select import select, trainings, without_sources
 from fedsteph.client.methods.task import Task, vectors_digest
 from fedsteph.client.screening.screen import Screening, screen
@@ -16,7 +16,7 @@ from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.sharing.shared_model import kept_model
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.target.comparators import comparators_of, compare
-from fedsteph.client.target.enhanced_model import enhanced_model
+from fedsteph.client.target.enhanced_model import enhanced_model, with_panel
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.judgement import judge, judge_local_alone
 from fedsteph.common.config.method_names import METHODS
@@ -28,7 +28,7 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 def steps(task: Task) -> int:
     """Number of models that :func:`enhance_fold` trains: inner ones, STEPH's, comparators."""
-    return task.recipe.steph.inner_folds + trainings(task.recipe) + 1 + len(comparators_of(task))
+    return n_inner_folds(task.recipe) + trainings(task.recipe) + 1 + len(comparators_of(task))
 
 
 def enhance_fold(task: Task, progress: Progress = silent, mode: Mode = "report") -> FoldResult:
@@ -39,7 +39,7 @@ def enhance_fold(task: Task, progress: Progress = silent, mode: Mode = "report")
         progress: in trainings, :func:`steps` in total.
         mode: what happens to suspicious vectors; all methods merge the vectors that are left.
     """
-    n_inner, total = task.recipe.steph.inner_folds, steps(task)
+    n_inner, total = n_inner_folds(task.recipe), steps(task)
     inner = inner_folds(task.workspace, task.fold, part(progress, 0, total, n_inner))
     screening = _screened(task, inner, mode)
     if any(verdict.weight != 1.0 for verdict in screening.verdicts.values()):  # other vectors than those received
@@ -68,10 +68,11 @@ def _merged(task: Task, inner: Sequence[InnerFold], progress: Progress) -> FoldR
     n, n_compared = trainings(task.recipe), len(comparators_of(task))
     total = n + 1 + n_compared
     cache, tried = task.folder / "inner.json", part(progress, 0, total, n)
-    selection = select(inner, task.sources, task.recipe, device=task.device, cache=cache, progress=tried)
+    sources, groups = list(task.mixed.values()), task.members.received
+    selection = select(inner, sources, task.recipe, device=task.device, cache=cache, groups=groups, progress=tried)
     enhanced = enhanced_model(task, selection.gamma, part(progress, n, total))
     compared = compare(task, part(progress, n + 1, total, n_compared))
-    return judge(task, selection, enhanced, compared)
+    return judge(task, selection, enhanced, with_panel(task, enhanced, selection.weights), compared)
 
 
 def _local_alone(task: Task, inner: Sequence[InnerFold], progress: Progress) -> FoldResult:
@@ -85,10 +86,13 @@ def _cross_fitted(task: Task, inner: Sequence[InnerFold], result: FoldResult) ->
     """The inner folds' risks of their validation patients, in the order of the fold's training patients."""
     if not (inner and result.selection.risks):
         return {}
-    place = {one.id: i for i, one in enumerate(chain.from_iterable(fold.validation.patients for fold in inner))}
-    order = [place[patient.id] for patient in task.train.patients]
-    found = {method: np.array(values)[order] for method, values in result.selection.risks.items()}
-    found.setdefault("steph", found["local"])  # where every source was refused
+    row = {patient.id: i for i, patient in enumerate(task.train.patients)}
+    rows = [row[one.id] for one in chain.from_iterable(fold.validation.patients for fold in inner)]
+    found = {}
+    for method, values in result.selection.risks.items():  # the mean over repeats of the inner folds
+        found[method] = np.bincount(rows, values, len(row)) / np.bincount(rows, minlength=len(row))
+    for method in ("steph", "panel"):  # where every source was refused
+        found.setdefault(method, found["local"])
     return found | {"deployed": found[result.decision.method]}
 
 

@@ -22,29 +22,37 @@ from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.common.model.survival import risk_score
 
-_SHOWN = ("local", "steph", "deployed")  # methods whose curves a page draws
+_SHOWN = ("local", "steph", "panel", "deployed")  # methods whose curves a page draws
 
 
-def judge(task: Task, selection: Selection, enhanced: Enhanced, compared: Mapping[str, Compared]) -> FoldResult:
-    """Results of the local model, STEPH and the comparators; no test patient has a say in what is deployed."""
+def judge(
+    task: Task, selection: Selection, enhanced: Enhanced, panel: Enhanced, compared: Mapping[str, Compared]
+) -> FoldResult:
+    """Results of the local model, STEPH, its panel and the comparators; no test patient has a say in what is deployed.
+
+    Args:
+        panel: the enhanced model with its panel.
+    """
     test, steph = task.workspace.test_part(task.fold), enhanced.steph
     is_collapsed = collapsed(steph, task.train, task.device)
-    decision = choose_deployed(selection, is_collapsed)
+    decision = choose_deployed(selection, is_collapsed, task.recipe.panel.margin)
     choice = decision.method
     hazards = {"local": predict_hazards(task.local, test, task.device)}
     hazards |= {name: one.hazards for name, one in compared.items()}
     hazards["steph"] = predict_hazards(steph, test, task.device)
+    hazards["panel"] = predict_hazards(panel.steph, test, task.device)
     hazards["deployed"] = hazards[choice]
     learnable = {"local": learnable_parameters(task.local), "steph": learnable_parameters(steph)}
+    learnable["panel"] = learnable["steph"] + len(selection.weights)
     learnable |= {name: one.learnable for name, one in compared.items()}
-    reference = {"local": enhanced.local_reference, "steph": enhanced.reference}
+    reference = {"local": enhanced.local_reference, "steph": enhanced.reference, "panel": panel.reference}
     reference["deployed"] = reference[choice]
     used = usage(steph, test, task.device)
     return FoldResult(
         selection=selection,
         collapsed=is_collapsed,
         decision=decision,
-        model=enhanced.path if choice == "steph" else task.workspace.local_path(task.fold),
+        model=panel.path if choice == "panel" else task.workspace.local_path(task.fold),
         sources=used.of_sources(list(task.vectors)),
         learnable=learnable | {"deployed": learnable[choice]},
         enhanced=enhanced.path,
@@ -60,7 +68,7 @@ def judge_local_alone(task: Task, selection: Selection, compared: Mapping[str, C
     """Results where no source is left: every method that merges vectors has the local model's."""
     test = task.workspace.test_part(task.fold)
     local = predict_hazards(task.local, test, task.device)
-    hazards = dict.fromkeys(("local", *comparators_of(task), "steph", "deployed"), local)
+    hazards = dict.fromkeys(("local", *comparators_of(task), *_SHOWN[1:]), local)
     hazards |= {name: one.hazards for name, one in compared.items()}
     learnable = dict.fromkeys(hazards, learnable_parameters(task.local))
     learnable |= {name: one.learnable for name, one in compared.items()}

@@ -49,7 +49,7 @@ class StephScores(TrainedScores):
 
 @dataclass(frozen=True)
 class DeployedScores(TrainedScores):
-    """What is deployed: ``steph`` or ``local`` in each fold, and why.
+    """What is deployed: ``panel`` or ``local`` in each fold, and why.
 
     ``useful`` is false where no model's inner C-index is above chance, and null where too few patients tell.
     """
@@ -93,7 +93,7 @@ class FinalModel:
 
     path: str  # of its file, below the state folder
     members: int  # models that predict together
-    choice: Literal["local", "steph"]
+    choice: Literal["local", "panel", "steph"]  # steph: in files of earlier versions
     reason: str
     useful: bool | None  # as in DeployedScores, over all folds
     gamma: float | None  # of an enhanced one

@@ -129,7 +129,7 @@ def _of_the_merge(result: TargetResult) -> Iterator[Flag]:
     if result.unequal is not None:
         yield Flag("unequal training", result.unequal)
     chosen = result.deployed.choice
-    if 2 * chosen.count("steph") < len(chosen):
+    if 2 * chosen.count("local") > len(chosen):
         what = f"Most folds, {chosen.count('local')} of {len(chosen)}, do not deploy the enhanced model."
         yield Flag("mostly not deployed", what)
     folds = result.screening.folds

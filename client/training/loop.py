@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ def fit(
         TrainingError: the loss is not finite.
         FeatureFileError: as :meth:`Cohort.bag` does.
     """
+    config = _enough(config, len(cohort))
     model.to(run.device)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr)
     if len(cohort) == 0:
@@ -105,6 +107,12 @@ def _steps(order: np.ndarray, config: TrainingConfig) -> list[np.ndarray]:
     if config.drop_last and len(steps) > 1 and len(steps[-1]) < config.batch_bags:
         steps.pop()
     return steps
+
+
+def _enough(config: TrainingConfig, n: int) -> TrainingConfig:
+    """The configuration with so many epochs that ``n`` bags make at least its least number of steps."""
+    per_epoch = len(_steps(np.arange(n), config))
+    return replace(config, epochs=max(config.epochs, math.ceil(config.min_steps / max(1, per_epoch))))
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

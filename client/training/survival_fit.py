@@ -23,7 +23,8 @@ def for_steph(recipe: Recipe) -> Recipe:
     training, steph = recipe.training, recipe.steph
     epochs = steph.epochs or followed_epochs(recipe)
     warmup = min(training.warmup_epochs, float(epochs))
-    changed = replace(training, epochs=epochs, warmup_epochs=warmup, lr=steph.lr or training.lr)
+    least = 0 if steph.epochs else round(training.min_steps * steph.epochs_factor)
+    changed = replace(training, epochs=epochs, min_steps=least, warmup_epochs=warmup, lr=steph.lr or training.lr)
     return replace(recipe, training=changed)
 
 

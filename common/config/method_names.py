@@ -27,7 +27,8 @@ _HYPER = "weights per slide by a hypernetwork, "
 METHODS: dict[str, MethodName] = {
     "local": MethodName("local", "ABMIL on the target's own patients", "nothing"),
     "steph": MethodName("STEPH", _PAPER),
-    "deployed": MethodName("deployed", "STEPH or local, by inner cross-validation"),
+    "panel": MethodName("panel", "STEPH's, the local and the received models' risks, weighted"),
+    "deployed": MethodName("deployed", "panel or local, by inner cross-validation"),
     "tuned_head": MethodName("fine-tuned head", "a fresh head on the local model's representation", "nothing"),
     "best_source": MethodName("best source", "a fresh head on the best source's representation"),
     "roupkt": MethodName("ROUPKT", "arXiv 2508.13482"),
@@ -54,7 +55,9 @@ METHODS: dict[str, MethodName] = {
     "pooled": MethodName("pooled, fine-tuned", "all sites' patients in one place: NOT ALLOWED, an upper bound", "pool"),
 }
 
-# What a recipe can ask for; nothing that needs a pool is among them.
+# What every target trains, and what a recipe can ask for besides; nothing that needs a pool is among them.
 COMPARATORS = tuple(
-    name for name, method in METHODS.items() if name not in ("local", "steph", "deployed") and method.needs != "pool"
+    name
+    for name, method in METHODS.items()
+    if name not in ("local", "steph", "panel", "deployed") and method.needs != "pool"
 )

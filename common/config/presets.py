@@ -7,6 +7,7 @@ from typing import Any
 _MODEL = {"embed": 512, "attention": 384, "n_bins": 32, "dropout": 0.25, "m0_seed": 42}
 _TRAINING = {
     "epochs": 20,
+    "min_steps": 0,
     "lr": 1e-4,
     "weight_decay": 1e-5,
     "batch_bags": 16,
@@ -34,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "model": _MODEL | {"head_bias": "default"},
         "training": _TRAINING | {"drop_last": True},
+        "sharing": {"head": "never"},
         "steph": _STEPH
         | {"K": 5, "start": "default", "start_lam": 0.9, "start_mass": 1.0, "epochs_factor": 1.0}
         | {"gamma": "cv", "gamma_grid": [0.005, 0.05]},
@@ -42,7 +44,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # has little room to learn a site by heart. Found by inner validation in fold 0's training part (docs/benchmark.md).
     "robust": {
         "model": _MODEL | {"head_bias": "empirical"},
-        "training": _TRAINING | {"loss": "cox", "batch_bags": 64, "lr": 2e-4, "drop_last": False},
+        "training": _TRAINING | {"loss": "cox", "batch_bags": 64, "lr": 2e-4, "min_steps": 80, "drop_last": False},
+        "sharing": {"head": "always"},
         "steph": _STEPH
         | {"K": None, "start": "local", "start_lam": 0.43, "start_mass": 1.75, "epochs_factor": 0.5}
         | {"gamma": 0.0, "gamma_grid": [0.0]},

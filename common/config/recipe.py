@@ -13,15 +13,11 @@ from typing import Literal
 from fedsteph.common.config.digest import LOCAL, digest, to_dict
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import COMPARATORS
+from fedsteph.common.config.panel import PanelConfig
+from fedsteph.common.config.require import require
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 MOST_MEMBERS = 20  # of a final model
-
-
-def require(condition: bool, key: str, meaning: str) -> None:
-    """Raise ValueError, which names the key and what it must be, where the condition does not hold."""
-    if not condition:
-        raise ValueError(f"{key} must be {meaning}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +77,8 @@ class TrainingConfig:
     """The recipe of all models but for what ``steph`` says of its own: AdamW, linear warm-up, cosine to 0 per step."""
 
     epochs: int = 20  # passes over the training patients [1 to 1000]
+    # least number of steps: a site whose epochs have fewer makes as many more epochs as that takes [0 to 1000000]
+    min_steps: int = 0
     lr: float = 1e-4  # highest learning rate, reached after the warm-up [above 0, at most 1]
     weight_decay: float = 1e-5  # AdamW's weight decay, on tensors of 2 or more dimensions only [0 to 1]
     batch_bags: int = 16  # bags (patients) per step [1 to 4096]
@@ -99,6 +97,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         require(1 <= self.epochs <= 1000, "epochs", "1 to 1000")
+        require(0 <= self.min_steps <= 1_000_000, "min_steps", "0 to 1000000")
         require(0 < self.lr <= 1, "lr", "above 0, at most 1")
         require(0 <= self.weight_decay <= 1, "weight_decay", "0 to 1")
         require(1 <= self.batch_bags <= 4096, "batch_bags", "1 to 4096")
@@ -164,6 +163,7 @@ class StephConfig:
     balance: bool = True  # add the mean of the kept w to L_agg, as the released code does
     # folds of the target's training patients, for the choices of gamma and of the model that is deployed [2 to 20]
     inner_folds: int = 3
+    inner_repeats: int = 1  # divisions of these patients into inner folds, each by another random seed [1 to 20]
     # how many of a bag's instances, drawn at random, the hypernetworks see; null: all [1 to 1000000]
     routing_instances: int | None = None
 
@@ -185,6 +185,7 @@ class StephConfig:
         require(min(self.gamma_grid) >= 0, "gamma_grid", "values of at least 0")
         require(len(set(self.gamma_grid)) == len(self.gamma_grid), "gamma_grid", "a list without repetitions")
         require(2 <= self.inner_folds <= 20, "inner_folds", "2 to 20")
+        require(1 <= self.inner_repeats <= 20, "inner_repeats", "1 to 20")
         seen = self.routing_instances
         require(seen is None or 1 <= seen <= 1_000_000, "routing_instances", "1 to 1000000, or null")
 
@@ -254,6 +255,7 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)  # how models are trained
     sharing: SharingConfig = field(default_factory=SharingConfig)  # what of a vector travels to a target
     steph: StephConfig = field(default_factory=StephConfig)  # how a target merges vectors
+    panel: PanelConfig = field(default_factory=PanelConfig)  # how a target's and the received models predict together
     comparators: ComparatorConfig = field(default_factory=ComparatorConfig)  # further methods that a target trains
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how a target measures its models
     final: FinalConfig = field(default_factory=FinalConfig)  # the model of all of a target's patients

@@ -21,7 +21,8 @@ import yaml
 from fedsteph.common.config.core_yaml import StrictDumper, brief
 from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
-from fedsteph.common.config.recipe import Recipe, require
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.require import require
 from fedsteph.common.config.schema import build, parse_yaml, read_yaml
 from fedsteph.common.config.steph_epochs import unequal_training
 from fedsteph.common.errors import ConfigError

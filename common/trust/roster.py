@@ -17,7 +17,7 @@ import yaml
 
 from fedsteph.common.config.core_yaml import StrictDumper
 from fedsteph.common.config.digest import canonical
-from fedsteph.common.config.recipe import require
+from fedsteph.common.config.require import require
 from fedsteph.common.config.run_config import SITE_NAME, require_cancer, require_name
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError

@@ -9,7 +9,8 @@ from typing import Literal
 from fedsteph.common.config.digest import canonical
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import Recipe, require
+from fedsteph.common.config.recipe import Recipe
+from fedsteph.common.config.require import require
 from fedsteph.common.config.run_config import SITE_NAME, require_cancer, require_name
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 

@@ -142,11 +142,11 @@ def shown_unit(worker: Worker, unit: Unit) -> Unit | None:
     """The unit with a cell's hazards (of ``deployed`` the chosen model's); None if one that it needs has no result."""
     if unit.method != "deployed":
         return unit if worker.path(unit).exists() else None
-    enhanced, choice = replace(unit, method="steph"), choice_of(unit)
+    enhanced, choice = replace(unit, method="panel"), choice_of(unit)
     if not (worker.path(enhanced).exists() and worker.path(choice).exists()):
         return None
     selection = Selection(**worker.read(choice)["selection"])
-    decision = choose_deployed(selection, worker.read(enhanced)["notes"]["collapsed"])
+    decision = choose_deployed(selection, worker.read(enhanced)["notes"]["collapsed"], unit.recipe.panel.margin)
     found = local_of(unit) if decision.method == "local" else enhanced
     return found if worker.path(found).exists() else None
 

@@ -20,7 +20,7 @@ from fedsteph.simulations.study.study_file import Row, Study
 
 Kind = Literal["base", "inner", "together", "choice", "cell", "references", "attack"]
 # Methods that make a choice by inner cross-validation, and so need the inner models.
-_CHOOSING = {"best_source", "task_arithmetic"}
+_CHOOSING = {"best_source", "task_arithmetic", "panel"}
 _m0 = lru_cache(m0_digest)
 
 
@@ -122,7 +122,7 @@ def _parts(unit: Unit) -> list[Unit]:
     """The units of a cell: for ``deployed``, the two candidate models and the choice; else the cell's own unit."""
     if unit.method != "deployed":
         return [unit]
-    return [local_of(unit), replace(unit, method="steph"), choice_of(unit)]
+    return [local_of(unit), replace(unit, method="panel"), choice_of(unit)]
 
 
 def local_of(unit: Unit) -> Unit:

@@ -11,7 +11,8 @@ from typing import Any
 from fedsteph.client.attack.coins import require_references
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.config.recipe import EvaluationConfig, require
+from fedsteph.common.config.recipe import EvaluationConfig
+from fedsteph.common.config.require import require
 from fedsteph.common.config.run_config import SITE_NAME, Config, config_of, merged, overrides_of
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError

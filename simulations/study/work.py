@@ -192,7 +192,8 @@ class Worker:
             if not path.exists():
                 raise TrainingError("the encoder that it starts from could not be trained", where=unit.method)
             common[unit.method] = read_kept(workspace, path, float("inf"))
-        return Task(workspace, unit.fold, vectors, folder, common)
+        kin = frozenset(name for name, one in opened.items() if cancer is not None and one.site.file.cancer == cancer)
+        return Task(workspace, unit.fold, vectors, folder, kin, common)
 
     def _together(self, unit: Unit) -> Path:
         return self.path(unit).with_suffix(".safetensors")

@@ -42,7 +42,7 @@ def write_final_card(path: Path, workspace: Workspace, result: TargetResult, tol
     if result.clinical is not None and told.choice in result.clinical.both:
         first.append(f"| with clinical values, by clinical.json | {_both(result.clinical, told.choice)} |")
     last = [f"| local or enhanced | {told.choice}: {told.reason} |"]
-    if told.choice == "steph":
+    if told.choice != "local":
         last += [
             f"| sources, with their mean w | {', '.join(f'{name} {w:.3f}' for name, w in told.w.items())} |",
             f"| their vectors were sent in | {description(result.sharing)} |",

@@ -21,10 +21,10 @@ class FinalChoice:
     weights: Mapping[str, float]  # source -> factor; 0: left out
     vectors: Mapping[str, TaskVector]  # of the sources with another factor than 0, multiplied by it
 
-    def decision(self, is_collapsed: bool = False) -> Decision:
+    def decision(self, margin: float, is_collapsed: bool = False) -> Decision:
         """Whether the local or the enhanced model is the final one, by the rule of a fold."""
         if self.vectors:
-            return choose_deployed(self.selection, is_collapsed)
+            return choose_deployed(self.selection, is_collapsed, margin)
         return without_merge(self.selection, "the screening left out every source: there is nothing to merge")
 
 

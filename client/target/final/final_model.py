@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from fedsteph.client.evaluation.decision import Decision
-from fedsteph.client.methods.task import vectors_digest
+from fedsteph.client.methods.task import as_mixed, vectors_digest
 from fedsteph.client.models.enhanced_file import train_enhanced
 from fedsteph.client.models.final_file import load_file, save_final
 from fedsteph.client.models.model_file import LoadedModel, followed_years, load_model, percentiles_of
 from fedsteph.client.models.slide_features import SlideFeatures
 from fedsteph.client.models.trained_on import TrainedOn
+from fedsteph.client.panel.fit_panel import PanelMembers, set_panel
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.fit import collapsed
 from fedsteph.client.steph.model import Steph
@@ -51,6 +52,7 @@ def make_final(
     vectors: Mapping[str, TaskVector],
     folder: Path,
     progress: Progress,
+    kin: frozenset[str] = frozenset(),
 ) -> MadeFinal | None:
     """Train the final model's members and write their common file, or take what was made before; None: none is asked.
 
@@ -58,6 +60,7 @@ def make_final(
         vectors: source -> received vector.
         folder: keeps this work.
         progress: in trainings, :func:`final_steps` in total.
+        kin: names of the sources of the target's cancer.
     """
     recipe, n, total = workspace.recipe, workspace.recipe.final.members, final_steps(workspace.recipe)
     if n == 0:
@@ -66,17 +69,19 @@ def make_final(
         workspace.train_on_all(m, part(progress, m, total))
     models = [load_model(workspace.whole_path(m), recipe.model.dropout) for m in range(n)]
     choice, home = final_choice(folds, vectors, recipe), workspace.whole_path().parent
-    decision = choice.decision()
-    if decision.method == "steph":
+    margin = recipe.panel.margin
+    decision = choice.decision(margin)
+    if decision.method == "panel":
         place = folder / f"final-{vectors_digest([choice.vectors])[:12]}-{choice.selection.gamma:g}"
-        enhanced = [_enhanced(workspace, choice, place, m, models[m], part(progress, n + m, total)) for m in range(n)]
-        decision = choice.decision(any(collapsed(_steph(one), workspace.cohort, workspace.device) for one in enhanced))
-        if decision.method == "steph":
-            models, home = enhanced, place
+        made = [_enhanced(workspace, choice, place, m, models[m], part(progress, n + m, total), kin) for m in range(n)]
+        is_collapsed = any(collapsed(_steph(one), workspace.cohort, workspace.device) for one in made)
+        decision = choice.decision(margin, is_collapsed)
+        if decision.method == "panel":
+            models, home = made, place
     progress(total, total)
     path = home / f"model_of_{n}.safetensors"
     if kept(path, load_file) is None:
-        _save(path, workspace, models, choice.vectors)
+        _save(path, workspace, models, as_mixed(choice.vectors, kin))
     return MadeFinal(path, _told(workspace, choice, decision, models))
 
 
@@ -86,25 +91,34 @@ def _steph(loaded: LoadedModel) -> Steph:
 
 
 def _enhanced(
-    workspace: Workspace, choice: FinalChoice, place: Path, m: int, local: LoadedModel, progress: Progress
+    workspace: Workspace,
+    choice: FinalChoice,
+    place: Path,
+    m: int,
+    local: LoadedModel,
+    progress: Progress,
+    kin: frozenset[str],
 ) -> LoadedModel:
-    """One enhanced member, trained unless its file exists."""
-    path = place / f"member_{m}" / "steph.safetensors"
-    load = partial(load_model, dropout=workspace.recipe.model.dropout)
-    if (found := kept(path, load)) is not None:
-        return found
+    """One enhanced member with its panel, trained unless its file exists."""
+    path, recipe, device = place / f"member_{m}" / "steph.safetensors", workspace.recipe, workspace.device
+    load = partial(load_model, dropout=recipe.model.dropout)
     assert isinstance(local.model, ABMIL)
-    train_enhanced(
-        path,
-        workspace.cohort,
-        local.model,
-        choice.vectors,
-        workspace.recipe,
-        gamma=choice.selection.gamma,
-        label=f"all patients, member {m}",
-        run=TrainingRun(workspace.device, path.with_suffix(".checkpoint"), progress),
-    )
-    return load(path)
+    found = kept(path, load)
+    if found is None:
+        train_enhanced(
+            path,
+            workspace.cohort,
+            local.model,
+            as_mixed(choice.vectors, kin),
+            recipe,
+            gamma=choice.selection.gamma,
+            label=f"all patients, member {m}",
+            run=TrainingRun(device, path.with_suffix(".checkpoint"), progress),
+        )
+        found = load(path)
+    members = PanelMembers.of(local.model, choice.vectors, kin, workspace.cohort, recipe, device)
+    set_panel(_steph(found), members, choice.selection.weights, workspace.cohort, device)
+    return found
 
 
 def _save(path: Path, workspace: Workspace, models: Sequence[LoadedModel], vectors: Mapping[str, TaskVector]) -> None:
@@ -123,7 +137,7 @@ def _save(path: Path, workspace: Workspace, models: Sequence[LoadedModel], vecto
 
 
 def _told(workspace: Workspace, choice: FinalChoice, decision: Decision, models: Sequence[LoadedModel]) -> FinalModel:
-    is_enhanced, w = decision.method == "steph", {}
+    is_enhanced, w = decision.method == "panel", {}
     if is_enhanced:
         used = [usage(_steph(one), workspace.cohort, workspace.device).w.mean(axis=0) for one in models]
         w = dict(zip(choice.vectors, np.mean(used, axis=0).round(6).tolist(), strict=True))

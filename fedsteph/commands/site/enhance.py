@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import console
 
 if TYPE_CHECKING:
+    from fedsteph.client.site.site import Site
     from fedsteph.client.site.workspace import Workspace
     from fedsteph.common.vector.task_vector import TaskVector
 
@@ -25,6 +26,10 @@ def enhance(
         typer.Option(
             help="A source's plain vector file, as FILE or NAME=FILE; without a name, the file's. Repeatable."
         ),
+    ] = None,
+    same_cancer: Annotated[
+        list[str] | None,
+        typer.Option(help="A source of this site's cancer, by name. Repeatable; kept vectors' are in the roster."),
     ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -45,6 +50,7 @@ def enhance(
       fedsteph enhance sites/kirp
       fedsteph enhance sites/kirp --vectors luad.safetensors --vectors blca.safetensors
       fedsteph enhance sites/kirp --vectors luad=mail/v1.safetensors --config federation.yaml --out merged
+      fedsteph enhance sites/kirp --vectors other-kirp.safetensors --same-cancer other-kirp
     """
     from fedsteph.client.report.site_page import write_site_page
     from fedsteph.client.sharing.kept_vectors import usable
@@ -66,7 +72,8 @@ def enhance(
         own = usable(replace(workspace, site=Site.open(site)))
         kept = {name: vector for name, vector in own.items() if name not in given}
         with console.progress_bar() as progress:
-            result = enhance_alone(workspace, given | kept, progress(f"merging at {opened.name}"), kept)
+            merging = progress(f"merging at {opened.name}")
+            result = enhance_alone(workspace, given | kept, merging, kept, [*(same_cancer or []), *_kin(opened, kept)])
         if as_json:
             console.show_json(result.to_dict())
         else:
@@ -74,6 +81,12 @@ def enhance(
             console.say(f"Models, the final one and one per fold: {result.models}")
         if report_too:
             draw_page(lambda drawn: write_site_page(opened, progress=drawn))
+
+
+def _kin(site: Site, kept: Collection[str]) -> list[str]:
+    """Those of the kept vectors' sources that have this site's cancer by its roster."""
+    member = site.membership() if kept else None
+    return [name for name in kept if member is not None and member.is_kin(name)]
 
 
 def _read(workspace: Workspace, vectors: Sequence[str]) -> dict[str, TaskVector]:

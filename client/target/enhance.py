@@ -15,6 +15,7 @@ from fedsteph.client.site.policy import Mode, Policy
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target import evidence
+from fedsteph.client.target.enhanced_model import PANEL_FILE
 from fedsteph.client.target.final.final_card import write_final_card
 from fedsteph.client.target.final.final_clinical import write_final_clinical
 from fedsteph.client.target.final.final_model import MadeFinal, final_steps, make_final
@@ -187,6 +188,7 @@ def _deploy(workspace: Workspace, result: TargetResult, k: int, fold: FoldResult
     write_card(workspace.local_path(k), workspace, result, "local", k)
     if fold.enhanced is not None:
         write_card(fold.enhanced, workspace, result, "steph", k)
+        write_card(fold.enhanced.with_name(PANEL_FILE), workspace, result, "panel", k)
     load_model(fold.model)  # checked again, because a copy would carry damage on
     for made in (fold.model, fold.model.with_suffix(".md")):
         atomic.write_bytes(workspace.site.state / DEPLOYED / f"fold_{k}{made.suffix}", made.read_bytes())

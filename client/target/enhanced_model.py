@@ -18,6 +18,8 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress
 
+PANEL_FILE = "panel.safetensors"  # beside the enhanced model's own
+
 
 @dataclass(frozen=True)
 class Enhanced:
@@ -51,7 +53,7 @@ def with_panel(task: Task, enhanced: Enhanced, weights: Mapping[str, float]) -> 
     Args:
         weights: group -> weight, by inner cross-validation; empty where there was none: then those that are expected.
     """
-    path = task.folder / "panel.safetensors"
+    path = task.folder / PANEL_FILE
     loaded = kept(path, load_model)
     if loaded is None:
         loaded = load_model(enhanced.path)

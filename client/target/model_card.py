@@ -27,6 +27,9 @@ _KINDS = {
     "steph": "Enhanced survival model: STEPH over this site's and the received task vectors "
     "(arXiv 2603.10526). Its file holds the received vectors, this site's own model, percentiles of its patients' "
     "risks, their longest follow-up in whole years and digests of their IDs, so it stays at this site.",
+    "panel": "Panel: STEPH's enhanced model, this site's own and the received ones predict together, with a weight for "
+    "each kind. Its file holds what that of the enhanced model holds, and the risk directions that came with the "
+    "received vectors, so it stays at this site.",
 }
 USEFUL = {True: "yes", False: "no: no model is useful here", None: "too few patients to tell"}
 
@@ -36,7 +39,7 @@ def write_card(path: Path, workspace: Workspace, result: TargetResult | None, me
 
     Args:
         result: the target's result; None for a model without a test part.
-        method: ``local`` or ``steph``.
+        method: ``local``, ``steph`` or ``panel``.
         fold: the fold whose training part the model was trained on; None: all patients.
     """
     where = "all patients" if fold is None else f"training part of fold {fold}"
@@ -107,7 +110,7 @@ def _scores(result: TargetResult, method: str, fold: int) -> list[str]:
         return "undefined (no comparable pair)" if value is None else f"{value:.3f}"
 
     lines = [f"| C-index on this fold's test part | {c_index(method)} |"]
-    if method == "steph":
+    if method != "local":
         lines += [
             f"| C-index of the local model there | {c_index('local')} |",
             f"| sources | {', '.join(result.steph.sources[fold])} |",

@@ -19,8 +19,9 @@ _UNTESTED = (
 _MEMBERS = {
     "local": "Each member is a local ABMIL survival model, trained from the federation's M0 on this site's patients "
     "alone. The file holds",
-    "steph": "Each member is an enhanced survival model: STEPH over this site's and the received task vectors "
-    "(arXiv 2603.10526). The file holds the received vectors, this site's own models,",
+    "panel": "Each member is a panel: an enhanced survival model, STEPH over this site's and the received task vectors "
+    "(arXiv 2603.10526), this site's own model and the received ones predict together. The file holds the received "
+    "vectors with their risk directions, this site's own models,",
 }
 _HELD = (
     "percentiles of the patients' risks, their longest follow-up in whole years, and the mean and the spread of their "

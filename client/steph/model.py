@@ -85,6 +85,7 @@ class Steph(nn.Module):
     def outputs(self, batch: Batch, gamma: float, routing: Routing | None = None) -> Outputs:
         """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7); without ``routing``, it is computed."""
         routing = routing or self.route(batch.bags, batch.mask)
-        l_agg = aggregation_loss(routing.w, routing.kept, self.config.balance)
+        balance = self.config.balance and self.config.K is not None  # in the release, a part of its top-K
+        l_agg = aggregation_loss(routing.w, routing.kept, balance)
         penalty = gamma * l_agg + self.config.beta * mixing_loss(routing.lam, routing.kept)
         return Outputs(self.hazards(batch.bags, batch.mask, routing), penalty)

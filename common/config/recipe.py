@@ -160,7 +160,8 @@ class StephConfig:
     gamma: float | Literal["cv"] = "cv"
     # the values that gamma cv chooses from [1 to 20 of at least 0, each once]
     gamma_grid: tuple[float, ...] = (0.0, 0.005, 0.05)
-    balance: bool = True  # add the mean of the kept w to L_agg, as the released code does
+    # add the mean of the kept w to L_agg, as the released code does; with K null, nothing is added there nor here
+    balance: bool = True
     # folds of the target's training patients, for the choices of gamma and of the model that is deployed [2 to 20]
     inner_folds: int = 3
     inner_repeats: int = 1  # divisions of these patients into inner folds, each by another random seed [1 to 20]

@@ -60,11 +60,11 @@ class Oracle:
         model.load_state_dict(renamed(self.tensors, prefix, ENCODER_NAMES))
         return model
 
-    def steph(self, dtype=torch.float32):
+    def steph(self, dtype=torch.float32, K=2):
         mixture = self.mixture
         if dtype == torch.float64:
             mixture = Mixture(ARCHITECTURE, mixture.theta_0.double(), mixture.stack.double())
-        model = Steph(mixture, StephConfig(K=2, beta=0.05, balance=True), dropout=0.0).to(dtype)
+        model = Steph(mixture, StephConfig(K=K, beta=0.05, balance=True), dropout=0.0).to(dtype)
         model.load_state_dict(renamed(self.tensors, "net/", NET_NAMES))
         return model
 
@@ -141,3 +141,12 @@ def test_regularisers(oracle):
     l_agg = sum(float(aggregation_loss(r.w, r.kept, balance=True)) for r in routing) / 3
     l_mix = sum(float(mixing_loss(r.lam, r.kept)) for r in routing) / 3
     assert l_agg == pytest.approx(6.87518491, rel=1e-5) and l_mix == pytest.approx(0.63592221, rel=1e-5)
+
+
+def test_without_top_k_nothing_is_added_to_l_agg(oracle):
+    model = oracle.steph(K=None)
+    outputs = model.outputs(oracle.batch([0, 1, 2]), gamma=0.05)
+    losses = nll(outputs.hazards, oracle.labels[:, 0].long(), oracle.labels[:, 1], 0.5)
+    assert float(losses.mean()) == pytest.approx(2.55222, abs=1e-5)
+    assert float(outputs.penalty.mean()) == pytest.approx(0.05 * (5.54879 + 0.64715), abs=1e-5)
+    assert float((losses + outputs.penalty).mean()) == pytest.approx(2.86202, abs=1e-5)

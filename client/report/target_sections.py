@@ -25,7 +25,7 @@ from fedsteph.common.report.page import Block, Picture, Points, Section, Table
 
 def title_of(method: str) -> str:
     """A method's title on a page."""
-    return METHODS[method].title if method in METHODS else method
+    return METHODS[method].title if method in METHODS else method.replace("_", " ")
 
 
 def _titled(methods: Mapping[str, MethodScores]) -> dict[str, MethodScores]:

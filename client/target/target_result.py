@@ -103,7 +103,9 @@ class FinalModel:
 
 
 # Of the methods that are not TrainedScores.
-_ROWS: dict[str, type[MethodScores]] = {"steph": StephScores, "deployed": DeployedScores, "oracle": MethodScores}
+BOUNDS = ("oracle", "best_static_merge", "oracle_routing")  # rows of a synthetic world, whose truth is known
+_ROWS: dict[str, type[MethodScores]] = {"steph": StephScores, "deployed": DeployedScores}
+_ROWS |= dict.fromkeys(BOUNDS, MethodScores)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class TargetResult:
 
     @property
     def trained(self) -> dict[str, TrainedScores]:
-        """All methods but an oracle."""
+        """All methods but a synthetic world's bounds."""
         return {name: row for name, row in self.methods.items() if isinstance(row, TrainedScores)}
 
     @property

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fedsteph.client.data.problems import Problem
+from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import site_folders
 from fedsteph.client.target.enhance import RESULT_FILE
-from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.deployment.flower_app import config_folder
-from fedsteph.common.errors import EngineError, QuorumError, RunFolderError, SiteError, StorageError
+from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RunFolderError, SiteError, StorageError
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.disk import free_bytes, require_room, writing
 from fedsteph.common.host.lock import exclusive
@@ -23,26 +24,28 @@ from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.server.outcome import OUTCOME_FILE, Failure, Outcome
 from fedsteph.simulations.run.flower_engine import run_with_flower
 from fedsteph.simulations.run.in_process import run_in_process
-from fedsteph.simulations.run.oracle import oracle_row
+from fedsteph.simulations.run.oracle import truth_rows
 from fedsteph.simulations.run.run_folder import RunFolder, prepare, refuse_among_sites
 from fedsteph.simulations.run.run_results import RESULTS_FILE, RunResults
 from fedsteph.simulations.run.summary import SUMMARY_FILE, summary
-from fedsteph.simulations.run.synthetic_cohorts import write_world
+from fedsteph.simulations.worlds.all_worlds import DEFAULT_WORLD, world_of
+from fedsteph.simulations.worlds.drawn_sites import write_world
+from fedsteph.simulations.worlds.world import World
 
 Engine = Literal["flower", "in-process"]
 
 _log = logging.getLogger(__name__)
 
 
-def synthetic_sites(out: Path, seed: int) -> list[Path]:
-    """The site folders of a run's synthetic hospitals; they are generated first, atomically, if they do not exist."""
-    folder = out / f"hospitals-seed{seed}"
+def synthetic_sites(out: Path, world: World, seed: int) -> list[Path]:
+    """The site folders of a run's synthetic world; they are generated first, atomically, if they do not exist."""
+    folder = out / f"{world.name}-seed{seed}"
     if not folder.exists():
-        part = out / ".hospitals.part"
+        part = out / f".{world.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         try:
             with writing(folder):
-                write_world(part, seed)
+                write_world(part, world, seed)
                 part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -55,15 +58,17 @@ def simulate(
     config: Config | None = None,
     *,
     engine: Engine = "flower",
+    world: str | None = None,
 ) -> dict[str, Any]:
     """Run a whole federation on this machine, or resume an interrupted run.
 
     Args:
         out: the run folder. The same call again reuses its results; a run with another configuration is refused.
-        sites: a folder of site folders; None: six synthetic hospitals are generated in ``out``.
-        config: the federation's configuration (:func:`fedsteph.load_config`); None: configs/simulate.yaml for the
-            synthetic hospitals, the preset ``robust`` for other sites.
+        sites: a folder of site folders; None: a synthetic world's are generated in ``out``.
+        config: the federation's configuration (:func:`fedsteph.load_config`); None: configs/simulate.yaml for a
+            synthetic world, the preset ``robust`` for other sites.
         engine: Flower's simulation engine with parallel processes, or this process alone. The results are the same.
+        world: name of the synthetic world (docs/simulate.md lists them); None: the first of them.
 
     Returns:
         the content of ``results.json`` in the run folder: ``targets`` by name, ``failures`` of sites, ``seconds`` by
@@ -71,7 +76,8 @@ def simulate(
 
     Raises:
         DataError: the sites' data have problems; all of them are listed.
-        ConfigError, RunFolderError: the configuration does not fit the sites or the run folder.
+        ConfigError, RunFolderError: the configuration does not fit the sites or the run folder, or there is no such
+            world.
         QuorumError: fewer sites were left than the quorum.
         EngineError: Flower failed.
     """
@@ -79,22 +85,32 @@ def simulate(
     if parent is not None:
         refuse_among_sites(folder, parent)
     with exclusive(folder, wait=False):
-        prepared, problems = prepare_run(folder, parent, config or configured(parent))
+        prepared, problems = prepare_run(folder, parent, config or configured(parent), world=world)
         for problem in problems:
             _log.warning("%s: %s. %s", problem.where, problem.what, problem.remedy)
         return run(prepared, engine).to_dict()
 
 
 def prepare_run(
-    out: Path, sites: Path | None, config: Config, progress: NamedProgress = unseen
+    out: Path, sites: Path | None, config: Config, progress: NamedProgress = unseen, world: str | None = None
 ) -> tuple[RunFolder, list[Problem]]:
-    """Find the sites, or make synthetic ones if ``sites`` is None; results, progress and errors as :func:`prepare`."""
-    folders = site_folders(sites) if sites is not None else synthetic_sites(out, config.training.seed)
-    return prepare(out, config, folders, progress)
+    """Find the sites, or make those of a synthetic world if ``sites`` is None.
+
+    The target of a world also trains the comparators that its world names. Results, progress and errors as
+    :func:`prepare`; ConfigError for an unknown world, or for a world and sites at once.
+    """
+    if sites is not None:
+        if world is not None:
+            raise ConfigError("sites and a world are given", where="--sites, --world", remedy="Leave one of them out")
+        return prepare(out, config, site_folders(sites), progress)
+    made = world_of(DEFAULT_WORLD if world is None else world)
+    methods = tuple(dict.fromkeys([*config.comparators.methods, *made.comparators]))
+    config = replace(config, comparators=replace(config.comparators, methods=methods))
+    return prepare(out, config, synthetic_sites(out, made, config.training.seed), progress)
 
 
 def configured(sites: Path | None, path: Path | None = None, overrides: Sequence[str] | None = None) -> Config:
-    """Load a simulation's configuration; without ``path`` the default for synthetic hospitals or for ``sites``."""
+    """Load a simulation's configuration; without ``path`` the default for a synthetic world or for ``sites``."""
     if sites is None and path is None:
         path = config_folder() / "simulate.yaml"
     return load_config(path, overrides)
@@ -154,9 +170,9 @@ def _gather(folder: RunFolder, outcome: Outcome) -> RunResults:
     targets = {}
     for site in folder.sites:
         if site.name in outcome.targets:
-            result = TargetResult.read(folder.site_state(site.name) / RESULT_FILE)
-            if (row := oracle_row(site, folder.config)) is not None:
-                result.methods["oracle"] = row
+            files = TargetFiles.open(folder.site_state(site.name))
+            result = files.result
+            result.methods.update(truth_rows(files, site, folder.sites, folder.config))
             targets[site.name] = result
     return RunResults(targets, outcome.failures, outcome.bytes, outcome.seconds)
 

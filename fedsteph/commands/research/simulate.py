@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def simulate(
     sites: Annotated[
-        Path | None, typer.Option(help="Folder of site folders; default: six synthetic hospitals are made.")
+        Path | None, typer.Option(help="Folder of site folders; default: those of a synthetic world are made.")
+    ] = None,
+    world: Annotated[
+        str | None,
+        typer.Option(help="The synthetic world: six_cancers (default), hospitals, kinds or strangers."),
     ] = None,
     config: ConfigOption = None,
     out: Annotated[Path, typer.Option(help="The run folder; the same run in it is resumed.")] = Path("fedsteph-run"),
@@ -42,6 +46,7 @@ def simulate(
     \b
     Examples:
       fedsteph simulate
+      fedsteph simulate --world kinds --out kinds
       fedsteph simulate --sites sites --set federation.targets='\\[kirp]'
       fedsteph simulate --sites sites --out run --config my.yaml
       fedsteph simulate --engine in-process --json > results.json
@@ -70,7 +75,7 @@ def simulate(
     if tensorboard:
         require_tensorboard("--tensorboard")
     with exclusive(out, wait=False):
-        run = _prepare(sites, loaded, out)
+        run = _prepare(sites, world, loaded, out)
         (out / TENSORBOARD_ON).unlink(missing_ok=True)
         if tensorboard:
             (out / TENSORBOARD_ON).touch()
@@ -86,13 +91,13 @@ def simulate(
         simulation.require_no_failure(run, results)
 
 
-def _prepare(sites: Path | None, config: Config, out: Path) -> RunFolder:
+def _prepare(sites: Path | None, world: str | None, config: Config, out: Path) -> RunFolder:
     from fedsteph.commands.terminal.check_table import show_problems
     from fedsteph.simulations.run.simulate import prepare_run
 
     with console.progress_bar() as progress:
         progress("preparing the sites")
-        run, warnings = prepare_run(out, sites, config, lambda site: progress(f"checking {site}"))
+        run, warnings = prepare_run(out, sites, config, lambda site: progress(f"checking {site}"), world)
     if warnings:
         show_problems(console.err, warnings)
     names, targets = ", ".join(site.name for site in run.sites), ", ".join(run.config.federation.targets)

@@ -34,8 +34,9 @@ from fedsteph.common.trust.audit_log import read_lines, verify
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.trust.roster import Entry, read_roster, write_roster
-from fedsteph.simulations.run import flower_engine, synthetic_cohorts
+from fedsteph.simulations.run import flower_engine
 from fedsteph.simulations.run.in_process import run_in_process
+from fedsteph.simulations.worlds.all_worlds import DEFAULT_WORLD, WORLDS
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
@@ -315,7 +316,8 @@ def test_two_runs_in_one_folder_at_a_time_are_refused(made, tmp_path, capsys):
 
 def test_the_paper_preset_is_the_published_recipe_and_another_seed_makes_other_hospitals(tmp_path, monkeypatch):
     """Whatever the file says, and even after a refused run. Of fewer patients, which is quicker."""
-    monkeypatch.setattr(synthetic_cohorts, "WORLD", [replace(site, n_patients=20) for site in synthetic_cohorts.WORLD])
+    fewer = tuple(replace(site, n_patients=20) for site in WORLDS[DEFAULT_WORLD].sites)
+    monkeypatch.setitem(WORLDS, DEFAULT_WORLD, replace(WORLDS[DEFAULT_WORLD], sites=fewer))
     out = tmp_path / "run"
     assert fedsteph("simulate", "--prepare", "--out", out, "--set", "evaluation.folds=10") == 1
     assert fedsteph("simulate", "--prepare", "--out", out, "--set", "preset=paper", "--set", "training.seed=3") == 0
@@ -323,11 +325,12 @@ def test_the_paper_preset_is_the_published_recipe_and_another_seed_makes_other_h
     assert (config.model.embed, config.model.attention, config.model.head_bias) == (512, 384, "default")
     assert config.training.drop_last and config.steph.gamma_grid == (0.005, 0.05)
     assert (config.training.seed, config.federation.targets) == (3, ("target",))
-    assert all("hospitals-seed3" in site["folder"] for site in read_sites(out))
+    assert all(f"{DEFAULT_WORLD}-seed3" in site["folder"] for site in read_sites(out))
 
 
 BAD_RUNS = {
     "no such folder": (["--sites", "nowhere"], "nowhere"),
+    "sites and a world": (["--world", "kinds"], "--sites, --world"),
     "unknown key": (["--set", "steph.gama=1"], "steph.gama"),
     "bad value": (["--set", "training.lr=-1"], "training.lr"),
     "no such site": (["--set", "federation.targets=[delta]"], "delta"),

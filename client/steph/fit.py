@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.steph.dynamics import COLLAPSED_BELOW, Dynamics
+from fedsteph.client.steph.free_routing import settle_routing
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import Batch, batches
@@ -22,6 +24,8 @@ from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 from fedsteph.common.model.seeded import seeded
 from fedsteph.common.vector.task_vector import TaskVector
+
+_log = logging.getLogger(__name__)
 
 
 def fit_steph(
@@ -56,6 +60,9 @@ def fit_steph(
             dynamics.note(batch.ids, routing)
         return model.outputs(batch, gamma, routing)
 
+    if model.hypernetwork.testable:
+        p = settle_routing(model, cohort, run.device)
+        _log.info("STEPH, %s: p = %.3f that all patients need the same sources", label, p)
     if dynamics is not None:
         run = _recorded(run, dynamics, f"STEPH, {label}")
     fresh_head = recipe.steph.start == "default"

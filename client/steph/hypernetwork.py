@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedsteph.client.steph.components import N_COMPONENTS, Components
 from fedsteph.client.steph.first_merge import first_merge
 from fedsteph.client.steph.mean_pooling import mean_pool
 from fedsteph.common.config.recipe import StephConfig
@@ -26,6 +27,8 @@ _INVERSES: dict[str, Callable[[float], float]] = {
     "softplus": lambda w: math.log(math.expm1(w)),
     "sigmoid": lambda w: math.log(w / (1.0 - w)),
 }
+
+_FREE = 1500.0  # how many times as fast as the head the choice among sources is learned
 
 
 class MeanEncoder(nn.Module):
@@ -57,6 +60,10 @@ class Hypernetwork(nn.Module):
     and likewise ``r`` around ``1 / lam_0 - 1``. Differences between bags are then learned ``spread`` times as fast as
     the head, so that a small site does not memorise its bags.
 
+    With ``routing_test``, :meth:`route_freely` replaces ``head_agg`` by a linear layer on the bag's
+    :class:`Components` and a softmax: for a training part whose patients need different sources. It starts at the first
+    merge too, and the w of a bag keep its sum, so routing chooses among sources and cannot change a risk by itself.
+
     Args:
         headed: of every source, whether its vector has a head; None: none has.
     """
@@ -66,6 +73,8 @@ class Hypernetwork(nn.Module):
     fixed: Tensor
     w_start: Tensor
     r_start: Tensor
+    free: Tensor
+    first_w: Tensor
 
     def __init__(
         self,
@@ -104,6 +113,18 @@ class Hypernetwork(nn.Module):
             self.r = nn.Parameter(self.r_start.clone())
         elif self.variant == "fix":
             self.register_buffer("fixed", torch.full((n_sources,), config.fixed_lam))
+        self.testable = config.routing_test is not None and config.start == "local" and self.weights == "nn"
+        if self.testable:
+            self.register_buffer("free", torch.zeros(()))  # 1: the choice below gives w
+            self.components = Components(architecture.width)
+            self.choice = nn.Linear(N_COMPONENTS, n_sources)
+            nn.init.zeros_(self.choice.weight)  # every source alike, as in the first merge
+            nn.init.zeros_(self.choice.bias)
+            self.register_buffer("first_w", torch.tensor(w), persistent=False)
+
+    def route_freely(self) -> None:
+        """Choose among sources by the fitted components from here on."""
+        self.free.fill_(1.0)
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``w`` and ``lam``, each ``(n_bags, n_sources)``, of ``bags (n_bags, n_instances, d)``."""
@@ -112,6 +133,10 @@ class Hypernetwork(nn.Module):
             w = self.w.expand(len(bags), -1)
         else:
             w = self.activation(self.w_start + self.spread * self.head_agg(z))
+        if self.testable:
+            apart = _FREE * self.choice(self.components(bags, mask))
+            chosen = self.first_w.sum() * functional.softmax(self.first_w.log() + apart, dim=1)
+            w = torch.where(self.free > 0, chosen, w)  # not an if: it would wait for the GPU
         if self.variant == "fix":
             return w, self.fixed.expand_as(w)
         if self.variant == "param":

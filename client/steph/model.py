@@ -50,10 +50,13 @@ class Steph(nn.Module):
 
     def route(self, bags: Tensor, mask: Tensor | None = None) -> Routing:
         """Compute w, lam and the kept sources of each bag ``(n_instances, d)``."""
-        if self.config.routing_instances is not None:
-            bags, mask = sampled(bags, mask, self.config.routing_instances)
-        w, lam = self.hypernetwork(bags, mask)
+        w, lam = self.hypernetwork(*self.seen(bags, mask))
         return Routing(w, lam, top_k(w, self.config.K))
+
+    def seen(self, bags: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The part of the bags that routing sees, with its mask."""
+        limit = self.config.routing_instances
+        return (bags, mask) if limit is None else sampled(bags, mask, limit)
 
     def hazards(self, bags: Tensor, mask: Tensor | None, routing: Routing) -> Tensor:
         """Hazards ``(n_bags, n_bins)``, the panel's if there is one, of ``bags (n_bags, n_instances, d)`` so merged."""

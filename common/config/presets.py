@@ -15,7 +15,7 @@ _TRAINING = {
     "alpha": 0.5,
     "loss": "nll",
 }
-# Each preset adds K, start, start_lam, start_mass, epochs_factor, gamma and gamma_grid.
+# Each preset adds K, start, start_lam, start_mass, routing_test, epochs_factor, gamma and gamma_grid.
 _STEPH = {
     "variant": "nn",
     "weights": "nn",
@@ -37,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training": _TRAINING | {"drop_last": True},
         "sharing": {"head": "never"},
         "steph": _STEPH
-        | {"K": 5, "start": "default", "start_lam": 0.9, "start_mass": 1.0, "epochs_factor": 1.0}
+        | {"K": 5, "start": "default", "start_lam": 0.9, "start_mass": 1.0, "routing_test": None, "epochs_factor": 1.0}
         | {"gamma": "cv", "gamma_grid": [0.005, 0.05]},
     },
     # For sites of a few hundred patients: a base model that is not starved, and a merge that begins at an average and
@@ -47,7 +47,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training": _TRAINING | {"loss": "cox", "batch_bags": 64, "lr": 2e-4, "min_steps": 80, "drop_last": False},
         "sharing": {"head": "always"},
         "steph": _STEPH
-        | {"K": None, "start": "local", "start_lam": 0.43, "start_mass": 1.75, "epochs_factor": 0.5}
+        | {
+            "K": None,
+            "start": "local",
+            "start_lam": 0.43,
+            "start_mass": 1.75,
+            "routing_test": None,
+            "epochs_factor": 0.5,
+        }
         | {"gamma": 0.0, "gamma_grid": [0.0]},
     },
 }

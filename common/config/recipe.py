@@ -150,6 +150,10 @@ class StephConfig:
     # under start local: factor on what the hypernetworks add to the first merge; the smaller, the less bags differ
     # [0 to 1]
     spread: float = 0.03
+    # under start local, with weights nn: a p-value. Where a permutation test on the training patients gives no larger
+    # one to "all of them need the same sources", the w of each bag are a softmax times start_mass, on four principal
+    # components of its mean instance, and free to differ between bags; null: no test [0.001 to 1]
+    routing_test: float | None = None
     normalise: bool = False  # scale every source's vector to the L2 norm of the target's
     # STEPH's passes over the training patients; null: training.epochs times epochs_factor [1 to 1000]
     epochs: int | None = None
@@ -173,6 +177,8 @@ class StephConfig:
         require(0 <= self.fixed_lam <= 1, "fixed_lam", "0 to 1")
         require(0 < self.start_lam <= 1, "start_lam", "above 0, at most 1")
         require(0 <= self.spread <= 1, "spread", "0 to 1")
+        limit = self.routing_test
+        require(limit is None or 0.001 <= limit <= 1, "routing_test", "0.001 to 1, or null")
         require(0 < self.start_mass <= 10, "start_mass", "above 0, at most 10")
         require(0 < self.start_sum <= 10, "start_sum", "above 0, at most 10")
         above = self.start == "local" and self.output == "sigmoid" and self.start_mass >= 1

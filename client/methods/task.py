@@ -104,6 +104,12 @@ class Trained:
 
 
 Method = Callable[[Task, Progress], Trained]
+LOCAL_BECAUSE = "local_because"  # note of a method that gives the local model: why
+
+
+def local_alone(task: Task, why: str) -> Trained:
+    """The target's own model, which stands for a method that has nothing to merge."""
+    return Trained(task.local, learnable_parameters(task.local), {LOCAL_BECAUSE: why})
 
 
 def as_mixed(vectors: Mapping[str, TaskVector], kin: frozenset[str]) -> dict[str, TaskVector]:

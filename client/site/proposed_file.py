@@ -13,12 +13,12 @@ import yaml
 from fedsteph.client.data.discovery import discover
 from fedsteph.client.data.formats import SUFFIXES, read_header
 from fedsteph.client.data.settings import Columns, DataSettings, TimeUnit
+from fedsteph.client.data.tables.known_tables import cancer_of
 from fedsteph.client.data.tables.proposed_columns import Outcome, outcomes, patient_column, slide_column
 from fedsteph.client.data.tables.split_files import split_files, split_like
 from fedsteph.client.data.tables.table import Table, read_table
 from fedsteph.client.site.site_file import SITE_FILE
 from fedsteph.common.config.core_yaml import StrictDumper
-from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import ConfigError, DataError, FeatureFileError, LabelError
 
 T = TypeVar("T")
@@ -106,7 +106,8 @@ def propose(folder: Path, given: Given, ask: Ask) -> Proposed:
         splits=_splits(folder),
         time_unit=unit,
     )
-    return _matched(folder, Proposed(settings, len(files), len(table.rows), longest, cancer=_cancer(table)))
+    cancer = cancer_of(row.get("project", "") for _, row in table.rows)
+    return _matched(folder, Proposed(settings, len(files), len(table.rows), longest, cancer=cancer))
 
 
 def _matched(folder: Path, found: Proposed) -> Proposed:
@@ -172,13 +173,6 @@ def _table(folder: Path, ask: Ask) -> Table:
         raise DataError(f"no table of patients, times and outcomes was found there{seen}", where=folder, remedy=remedy)
     by_path = {table.path: table for table in found}
     return by_path[_one([*by_path], f"{folder}: which table of labels", ask, "--labels")]
-
-
-def _cancer(table: Table) -> str | None:
-    """The short name of the project that all rows are of, as TCGA names projects; None if there is no such name."""
-    projects = {row.get("project", "").lower().removeprefix("tcga-") for _, row in table.rows}
-    name = projects.pop() if len(projects) == 1 else ""
-    return name if SITE_NAME.fullmatch(name) else None
 
 
 def _outcome(table: Table, time: str | None, ask: Ask) -> Outcome | None:

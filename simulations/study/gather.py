@@ -6,17 +6,16 @@ import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from statistics import fmean
-from typing import Any
 
 import torch
 
 from fedsteph.client.evaluation.decision import Selection, choose_deployed
 from fedsteph.client.evaluation.metrics import Metrics, defined_mean, mean_metrics
+from fedsteph.client.methods.task import LOCAL_BECAUSE
 from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.model.concordance import Pairs, pairs
-from fedsteph.common.model.resampling import interval_of_mean
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.study.costs import rounds_bytes, vector_bytes
@@ -36,6 +35,7 @@ from fedsteph.simulations.study.study_results import (
     StudyTarget,
     TargetRow,
 )
+from fedsteph.simulations.study.vector_attack import strongest
 from fedsteph.simulations.study.work import Worker
 
 SCHEMA = "fedsteph/benchmark/v1"
@@ -79,12 +79,15 @@ def gather(prepared: Prepared, failed: list[Failed]) -> StudyResults:
 def _finished(prepared: Prepared) -> tuple[list[CellRow], dict[Place, Pairs]]:
     """The finished cells, JSON-ready, and the pairs of each."""
     worker, cells, found = prepared.worker, [], {}
+    merging = {row.name for row in prepared.study.rows if METHODS[row.method].needs == "vectors"}
     for cell in prepared.plan.cells:
         if (unit := shown_unit(worker, cell.unit)) is not None:
             notes, hazards = worker.result(unit)
             test = worker.workspace(cell.target, cell.unit.recipe).test_part(cell.fold)
             risk = risk_score(torch.from_numpy(hazards)).numpy()
             found[_place(cell)] = pairs(risk, test.times, test.events)
+            if cell.row in merging and not cell.unit.sources:
+                notes = {**notes, "notes": {**notes["notes"], LOCAL_BECAUSE: "no source is left"}}
             cells.append(_cell_row(cell, unit, notes, worker))
     return cells, found
 
@@ -206,38 +209,18 @@ def _attack(prepared: Prepared, row: str) -> AttackedRow | None:
     # A site's vectors of all seeds have the same patients, so only those of the first seed are counted.
     by_site = {unit.site: unit for unit in reversed(units)}
     done = [prepared.worker.read(unit)["attack"] for unit in by_site.values()]
-    return _strongest(done, shared_bytes(units[0].recipe.model, units[0].recipe.sharing))
-
-
-def _strongest(done: list[dict[str, Any]], vector_bytes: int) -> AttackedRow:
-    """The attack that is best over all sites. Choosing the best one per site would bias the result upwards."""
-    name = max(done[0]["procedure"], key=lambda name: fmean(one["procedure"][name]["auc"] for one in done))
-    best = [one["procedure"][name] for one in done]
-    intervals = [one["auc_interval_95"] for one in best if one["auc_interval_95"] is not None]
-    reported = [one["epsilon"] for one in done if one["epsilon"] is not None]
-    return {
-        "attack": name,
-        "auc": fmean(one["auc"] for one in best),
-        "auc_interval_95": None if (mean := interval_of_mean(intervals)) is None else list(mean),
-        "auc_largest": max(one["auc"] for one in best),
-        "sites": len(best),
-        "sites_above_chance": sum(low > 0.5 for low, _ in intervals),
-        "tpr": fmean(one["tpr"] for one in best),
-        "epsilon": max(reported, default=None),
-        "epsilon_at_least": max(one["epsilon_at_least"] for one in done),
-        "vector_bytes": vector_bytes,
-    }
+    return strongest(done, shared_bytes(units[0].recipe.model, units[0].recipe.sharing))
 
 
 def _costs(prepared: Prepared, cells: list[CellRow], row: str) -> Costs:
     units = [cell.unit for cell in prepared.plan.cells if cell.row == row]
-    needs = METHODS[units[0].method].needs
+    needs = next(METHODS[one.method].needs for one in prepared.study.rows if one.name == row)
     recipe, n_sites = units[0].recipe, len(prepared.sites)
     n_numbers = Architecture.of(recipe.model).n_merged
     sent = {
         "nothing": 0,
         "pool": None,
-        "vectors": vector_bytes(len(units[0].sources), recipe.model, recipe.sharing),
+        "vectors": vector_bytes(max(len(unit.sources) for unit in units), recipe.model, recipe.sharing),
         "rounds": rounds_bytes(n_sites, recipe.comparators.rounds, n_numbers),
     }[needs]
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -54,7 +54,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Cell:
-    """A row's cell for one target, seed and fold, and the unit that computes it."""
+    """A row's cell for one target, seed and fold, and the unit that computes it.
+
+    Where a row that merges vectors has no source for this target, that is the unit of the target's local model.
+    """
 
     row: str
     target: str
@@ -76,11 +79,16 @@ class Plan:
         return sum(len(stage) for stage in self.stages)
 
 
-def make_plan(study: Study, sites: Sequence[str], targets: Sequence[str], width: int, extraction: Extraction) -> Plan:
-    """Plan a study; what several cells need is trained once. ConfigError if a row wants more sources than there are."""
+def make_plan(
+    study: Study, sites: Mapping[str, str | None], targets: Sequence[str], width: int, extraction: Extraction
+) -> Plan:
+    """Plan a study; what several cells need is trained once. ConfigError if a row wants more sources than there are.
+
+    ``sites``: name -> cancer, None where it is not known.
+    """
     cells = tuple(_cells(study, sites, targets, width, extraction))
     work = [unit for cell in cells for unit in _parts(cell.unit)]
-    stages = [once(_base(work)), once([*_together(work, sites), *_inner(work)])]
+    stages = [once(_base(work)), once([*_together(work, list(sites)), *_inner(work)])]
     stages += [once([unit for unit in work if unit.kind == kind]) for kind in ("choice", "cell")]
     if attacks := [attack for cell in cells for attack in attacks_on(cell.unit, study)]:
         # The reference models do not depend on how vectors are shared, so they are trained first, and only once.
@@ -106,7 +114,7 @@ def _inner(work: Sequence[Unit]) -> list[Unit]:
 
 
 def _cells(
-    study: Study, sites: Sequence[str], targets: Sequence[str], width: int, extraction: Extraction
+    study: Study, sites: Mapping[str, str | None], targets: Sequence[str], width: int, extraction: Extraction
 ) -> Iterator[Cell]:
     for seed in study.file.seeds:
         for target in targets:
@@ -115,6 +123,8 @@ def _cells(
                     recipe = _recipe(row, seed, width, extraction)
                     sources = _sources(row, seed, target, sites)
                     unit = Unit("cell", recipe, fold, target, row.method, sources, row.dp_sgd)
+                    if METHODS[row.method].needs == "vectors" and not sources:
+                        unit = local_of(unit)
                     yield Cell(row.name, target, seed, fold, unit)
 
 
@@ -172,14 +182,19 @@ def _recipe(row: Row, seed: int, width: int, extraction: Extraction) -> Recipe:
     return replace(config.recipe, model=model, training=replace(config.training, seed=seed), evaluation=evaluation)
 
 
-def _sources(row: Row, seed: int, target: str, sites: Sequence[str]) -> tuple[str, ...]:
+def _sources(row: Row, seed: int, target: str, sites: Mapping[str, str | None]) -> tuple[str, ...]:
     if METHODS[row.method].needs == "nothing":
         return ()
-    others = sorted(site for site in sites if site != target)
-    if row.sources is None:
+    others = sorted(name for name in sites if name != target and _is_among(row, sites[name], sites[target]))
+    if row.sources is None or not others:
         return tuple(others)
     if row.sources > len(others):
-        what = f"asks for {row.sources} sources, and there are {len(others)}"
+        what = f"asks for {row.sources} sources, and there are {len(others)} for {target}"
         raise ConfigError(what, where=f"variants.{row.name}", remedy="Ask for fewer, or add sites")
     drawn = random.Random(derive_seed(seed, "sources", target)).sample(others, len(others))
     return tuple(sorted(drawn[: row.sources]))
+
+
+def _is_among(row: Row, source: str | None, target: str | None) -> bool:
+    """Whether the row takes vectors from a source of this cancer; of two cancers of which one is unknown, never."""
+    return row.among is None or (None not in (source, target) and (source == target) == (row.among == "same_cancer"))

@@ -42,9 +42,9 @@ def prepare_study(study: Study, out: Path) -> Prepared:
     sites = [opened[name] for name in names]
     model = same_features(study.rows[0].config.model, sites)
     assert model.width is not None
-    plan = make_plan(study, names, targets, model.width, model.extraction)
-    ground = Ground(out, {name: opened[name].folder for name in names}, study.file.device)
-    worker = Worker(ground)
+    worker = Worker(Ground(out, {name: opened[name].folder for name in names}, study.file.device))
+    cancers = {name: worker.site(name).file.cancer for name in names}
+    plan = make_plan(study, cancers, targets, model.width, model.extraction)
     for name in names:
         # Opening every site here finds errors (splits, width, encoder) now instead of hours later.
         worker.workspace(name, plan.cells[0].unit.recipe)

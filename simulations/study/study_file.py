@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedsteph.client.attack.coins import require_references
 from fedsteph.client.privacy.dp_settings import DpSgd
@@ -18,6 +18,7 @@ from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError
 
 _ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,=-]{0,47}")
+Among = Literal["same_cancer", "other_cancers"]
 # Sections of a recipe that a study may set; who takes part, and where, is its own to say.
 _TOLD = {"width", "encoder", "magnification", "patch_size", "m0_sha256"}  # keys of model that the sites' files tell
 _SECTIONS = ("preset", "model", "training", "sharing", "steph", "comparators", "evaluation")
@@ -30,6 +31,9 @@ class Variant:
     method: str  # name of the method, as in docs/benchmark.md
     # number of sources, drawn at random; a smaller number is a part of a larger one. null: all [at least 1]
     sources: int | None = None
+    # from which sites: those of the target's own cancer, or of other ones; where none is left, the local model stands
+    # for the row. A site's cancer is that of its site.yaml, else the one value of its labels' column project. null: all
+    among: Among | None = None
     dp_sgd: DpSgd | None = None  # differential privacy of what the sources share, as in site.yaml; null: none
 
     def __post_init__(self) -> None:
@@ -37,6 +41,7 @@ class Variant:
         merges = METHODS[self.method].needs == "vectors"
         require(self.sources is None or self.sources >= 1, "sources", "at least 1, or null")
         require(self.sources is None or merges, "sources", f"null, for {self.method} does not choose among vectors")
+        require(self.among is None or merges, "among", f"null, for {self.method} does not choose among vectors")
         require(self.dp_sgd is None or merges, "dp_sgd", f"null, for {self.method} receives no vectors")
         if self.dp_sgd is not None and not self.dp_sgd.is_chosen:
             raise ValueError("dp_sgd needs epsilon or noise")
@@ -92,6 +97,7 @@ class Row:
     method: str
     config: Config
     sources: int | None = None
+    among: Among | None = None
     dp_sgd: DpSgd | None = None
 
 
@@ -141,7 +147,8 @@ def _variant(name: Any, given: Any, recipe: dict[str, Any], path: Path, taken: s
     own = _section(given, "recipe", path, f"{where}.")
     plain = {key: value for key, value in given.items() if key != "recipe"}
     variant = build(Variant, plain, path, f"{where}.")
-    return Row(name, name, variant.method, _config(recipe, own, path, where), variant.sources, variant.dp_sgd)
+    config = _config(recipe, own, path, where)
+    return Row(name, name, variant.method, config, variant.sources, variant.among, variant.dp_sgd)
 
 
 def _config(shared: dict[str, Any], own: dict[str, Any], path: Path, where: str) -> Config:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fedsteph.client.evaluation.metrics import METRICS, further_rows, number
+from fedsteph.client.methods.task import LOCAL_BECAUSE
 from fedsteph.common.report.csv_text import csv_text
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.study.costs import INSTANCES
@@ -112,12 +113,23 @@ def sentences(results: StudyResults) -> list[str]:
             continue
         for reference, against in whole["against"].items():
             found.append(difference_sentence(_title(results, row), _title(results, reference), against))
+    found += _stand_ins(results)
     for row, about in results["rows"].items():
         if not about["complete"]:
             found.append(f"{_title(results, row)} is left out: not all of its trainings could be done.")
     for failure in results["failures"]:
         found.append(f"FAILED: {failure['what']}, seed {failure['seed']}, fold {failure['fold']}: {failure['reason']}")
     return found
+
+
+def _stand_ins(results: StudyResults) -> Iterator[str]:
+    """Sentences on the targets for which a row had nothing to merge, and shows the local model."""
+    places: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in results["cells"]:
+        if (why := cell["notes"].get(LOCAL_BECAUSE)) is not None:
+            places.setdefault((cell["row"], why), {})[cell["target"]] = None
+    for (row, why), targets in places.items():
+        yield f"{_title(results, row)} is the local model on {', '.join(targets)}: {why}."
 
 
 def results_csv(results: StudyResults) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.data.tables.known_tables import cancer_of
 from fedsteph.client.evaluation.inner_folds import inner_folds
 from fedsteph.client.evaluation.metrics import further_metrics
 from fedsteph.client.methods.ablations import STEPH, validate
@@ -73,6 +74,7 @@ class Worker:
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
+        self._sites: dict[str, Site] = {}
         self._cohorts: dict[str, Cohort] = {}
         self._data: dict[str, str] = {}
         self._workspaces: OrderedDict[tuple[str, str], Workspace] = OrderedDict()
@@ -110,19 +112,25 @@ class Worker:
         for name in names:
             if name not in self._data:
                 self._data[name] = self.workspace(name, unit.recipe).data_digest  # the same under every row's recipe
-        return digest([self._data[name] for name in names])
+        found = [self._data[name] for name in names]
+        cancers = {name: cancer for name in names if unit.sources and (cancer := self.site(name).file.cancer)}
+        return digest([*found, cancers] if cancers else found)  # cancers decide whether heads travel
+
+    def site(self, name: str) -> Site:
+        """A site as the study knows it: its cancer is what its labels tell, where its site file states none."""
+        if name not in self._sites:
+            state = self.ground.out / "sites" / name
+            opened = Site.open(self.ground.folders[name], state=state, device=self.ground.device)
+            self._cohorts[name] = cohort = open_cohort(opened.folder, opened.file.data, opened.state)
+            cancer = opened.file.cancer or cancer_of(patient.project for patient in cohort.patients)
+            self._sites[name] = replace(opened, file=replace(opened.file, threads=1, m0=None, cancer=cancer))
+        return self._sites[name]
 
     def workspace(self, site: str, recipe: Recipe) -> Workspace:
         """A site's workspace for a recipe; the most recently used ones are kept open."""
         key = site, digest(recipe)
         if key not in self._workspaces:
-            opened = Site.open(
-                self.ground.folders[site], state=self.ground.out / "sites" / site, device=self.ground.device
-            )
-            if site not in self._cohorts:
-                self._cohorts[site] = open_cohort(opened.folder, opened.file.data, opened.state)
-            opened = replace(opened, file=replace(opened.file, threads=1, m0=None))
-            self._workspaces[key] = Workspace.open(opened, recipe, self._cohorts[site])
+            self._workspaces[key] = Workspace.open(self.site(site), recipe, self._cohorts[site])
             if len(self._workspaces) > _OPEN_WORKSPACES:
                 self._workspaces.popitem(last=False)
         self._workspaces.move_to_end(key)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+
+from fedsteph.common.config.run_config import SITE_NAME
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,13 @@ def known_layouts(columns: Collection[str]) -> list[KnownTable]:
         if table.columns <= {*columns}:
             found.setdefault(table.maker, table)
     return [*found.values()]
+
+
+def cancer_of(projects: Iterable[str]) -> str | None:
+    """The short name of the one project that all rows are of, as TCGA names projects: TCGA-BRCA is brca.
+
+    None if they are of several, or if the name cannot be a cancer's short name.
+    """
+    names = {project.lower().removeprefix("tcga-") for project in projects}
+    name = names.pop() if len(names) == 1 else ""
+    return name if SITE_NAME.fullmatch(name) else None

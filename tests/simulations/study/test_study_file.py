@@ -159,6 +159,8 @@ BAD_STUDIES = {
     "variant's unknown method": ("variants: {x: {method: magic}}", ["variants.x.method"]),
     "variant's unknown key": ("variants: {x: {method: steph, source: 1}}", ["variants.x.source"]),
     "variant without sources": ("variants: {x: {method: steph, sources: 0}}", ["variants.x.sources"]),
+    "variant among strangers": ("variants: {x: {method: steph, among: friends}}", ["variants.x.among", "same_cancer"]),
+    "among without vectors": ("variants: {x: {method: fedavg, among: same_cancer}}", ["variants.x.among", "null"]),
     "variant's wrong section": (
         "variants: {x: {method: steph, recipe: {device: cpu}}}",
         ["'variants.x'", "'device'"],

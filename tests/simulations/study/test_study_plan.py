@@ -21,10 +21,10 @@ SITES = ("alpha", "beta", "gamma", "delta")
 FOLDS = 2
 
 
-def plan_of(tmp_path: Path, targets=SITES, sites=SITES, **content) -> Plan:
+def plan_of(tmp_path: Path, targets=SITES, sites=SITES, cancers=None, **content) -> Plan:
     content = {"targets": None, "seeds": [0, 1], "against": None, "variants": None, "methods": ["local"]} | content
     study = load_study(write_study(tmp_path / "study.yaml", **content), tmp_path)
-    return make_plan(study, sites, targets, 6, Extraction("test-encoder"))
+    return make_plan(study, dict.fromkeys(sites) | (cancers or {}), targets, 6, Extraction("test-encoder"))
 
 
 def counts(plan: Plan) -> Counter:
@@ -167,6 +167,29 @@ def test_all_sources_are_the_other_sites_by_name_and_none_where_none_is_needed(t
     plan = plan_of(tmp_path, ["beta"], methods=["local", "tuned_head", "steph"])
     found = {cell.row: cell.unit.sources for cell in plan.cells}
     assert found == {"local": (), "tuned_head": (), "steph": ("alpha", "delta", "gamma")}
+
+
+def test_sources_of_the_target_s_own_cancer_or_of_others(tmp_path):
+    """alpha and beta are of one cancer, gamma of another, delta's is not known."""
+    cancers = {"alpha": "brca", "beta": "brca", "gamma": "luad"}
+    variants = {
+        "same": {"method": "steph", "among": "same_cancer"},
+        "others": {"method": "half_average", "among": "other_cancers"},
+        "one": {"method": "deployed", "among": "same_cancer", "sources": 1},
+    }
+    plan = plan_of(tmp_path, cancers=cancers, seeds=[0], methods=["local", "steph"], variants=variants)
+    found = {(cell.row, cell.target): cell.unit for cell in plan.cells}
+    wanted = {"alpha": (("beta",), ("gamma",)), "beta": (("alpha",), ("gamma",)), "gamma": ((), ("alpha", "beta"))}
+    for target, (same, others) in wanted.items():
+        assert found["same", target].sources == found["one", target].sources == same
+        assert found["others", target].sources == others
+    # Where none is left, the cell is that of the local model, and nothing is trained for it.
+    for row, target in (("same", "gamma"), ("one", "gamma"), ("same", "delta"), ("others", "delta")):
+        assert found[row, target] == found["local", target]
+    assert found["steph", "delta"].sources == ("alpha", "beta", "gamma")
+    with pytest.raises(ConfigError, match="asks for 2 sources, and there are 1 for alpha"):
+        two = {"two": {"method": "steph", "among": "same_cancer", "sources": 2}}
+        plan_of(tmp_path, cancers=cancers, seeds=[0], variants=two)
 
 
 def test_a_seed_is_another_m0_and_another_training(tmp_path):

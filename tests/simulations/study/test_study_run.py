@@ -384,6 +384,37 @@ def test_a_target_too_small_for_inner_folds_deploys_its_local_model(tmp_path, un
     assert all(about["complete"] for about in results["rows"].values())
 
 
+def stood_in(results: dict) -> set[tuple[str, str]]:
+    """Rows and targets where the local model stands in."""
+    return {(cell["row"], cell["target"]) for cell in results["cells"] if "local_because" in cell["notes"]}
+
+
+def test_a_row_takes_sources_of_one_cancer_and_is_local_where_there_is_none(study_sites, tmp_path, units_done):
+    """alpha's and beta's tables name one project; gamma's site file states another cancer."""
+    sites, out = tmp_path / "sites", tmp_path / "out"
+    shutil.copytree(study_sites, sites)
+    (sites / "gamma" / "site.yaml").write_text("cancer: brca\n")
+    variants = {
+        "same": {"method": "half_average", "among": "same_cancer"},
+        "others": {"method": "half_average", "among": "other_cancers"},
+    }
+    names = ["alpha", "gamma"]
+    study = small(tmp_path / "study.yaml", targets=names, methods=["local", "half_average"], variants=variants)
+    results = run_here(study, sites, out)
+    briers = {(c["target"], c["row"]): c["metrics"]["brier"] for c in results["cells"] if c["fold"] == 0}
+    assert briers["gamma", "same"] == briers["gamma", "local"]
+    assert briers["gamma", "others"] == briers["gamma", "half_average"]
+    assert len({briers["alpha", row] for row in ("local", "same", "others", "half_average")}) == 4
+    assert stood_in(results) == {("same", "gamma")}
+    assert "- same is the local model on gamma: no source is left." in (out / "results.md").read_text()
+    sent = {row: about["costs"]["network_bytes"] for row, about in results["overall"].items()}
+    assert sent["half_average"] == 2 * sent["same"] == sent["others"]  # gamma's others are two
+    units_done.clear()
+    (sites / "gamma" / "site.yaml").write_text("cancer: test\n")
+    assert stood_in(run_here(study, sites, out)) == {("others", "alpha"), ("others", "gamma")}
+    assert {(u.kind, u.site) for u in units_done} == {("cell", "alpha"), ("cell", "gamma")}  # made anew: heads travel
+
+
 def test_scores_are_the_federation_s_own(whole, tmp_path):
     """The same recipe at the same seed through messages, envelopes and rounds: the same models."""
     compared = ("half_average", "task_arithmetic", "fedavg")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from client_builders import (
@@ -224,3 +226,26 @@ def test_dropout_is_active_in_the_merged_model_while_training():
     assert torch.equal(model.hazards(bag, None, routing), model.hazards(bag, None, routing))
     model.train()
     assert not torch.equal(model.hazards(bag, None, routing), model.hazards(bag, None, routing))
+
+
+def test_with_heads_it_starts_at_the_sum_of_the_vectors():
+    recipe, cohort = make_recipe("steph.start=local", "steph.spread=0", "training.lr=1e-9"), make_cohort([3] * 8)
+    local, sources = parts_for(recipe)
+    heads = [torch.randn(len(local.risk_direction())), None, torch.randn(len(local.risk_direction()))]
+    sources = [replace(source, head=head) for source, head in zip(sources, heads, strict=True)]
+    model = fitted(recipe, cohort, (local, sources))
+    assert model.mixture.headed == [True, False, True]
+    whole = TaskVector.between(local, m0_of(recipe), head=True) + sources[0] + sources[2]
+    merged = whole.merged_model(m0_of(recipe), local.head.bias.detach()).eval()
+    found, expected = (torch.from_numpy(risks(one, cohort, CPU)) for one in (model, merged))
+    assert float(torch.corrcoef(torch.stack([found, expected]))[0, 1]) > 0.9999, (
+        "the source without a head hardly counts"
+    )
+
+
+def test_a_small_site_makes_its_least_number_of_steps():
+    cohort, seen = make_cohort([3] * 8), []
+    recipe = make_recipe("training.epochs=2", "training.batch_bags=4", "training.min_steps=9", "steph.epochs_factor=1")
+    run = replace(ON_CPU, progress=lambda done, total: seen.append((done, total)))
+    train_local(cohort, recipe, label="x", run=run)
+    assert seen[-1] == (5, 5), "5 epochs of 2 steps are the first to have 9"

@@ -25,7 +25,7 @@ from fedsteph.client.privacy.accounting import epsilon
 from fedsteph.client.privacy.dp_settings import Guarantee
 from fedsteph.client.sharing.attack_result import FORMAT, content_digest, write_result
 from fedsteph.client.sharing.outgoing import as_received
-from fedsteph.client.sharing.shared_model import guarantee, shared_model, train_shared
+from fedsteph.client.sharing.shared_model import audited_model, guarantee, shared_model, train_shared
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.config.digest import digest, to_dict
@@ -55,6 +55,9 @@ def attack_vector(
     Where a vector with a head could leave, it is attacked too: its result, stored by itself, is ``with_head``, which is
     None otherwise. A head that is trained by DP-SGD is M0's, so none leaves.
 
+    Of a vector that is trained on all patients, none is left to compare with: a model of fold 0's training part, made
+    in the same way, stands for it (``stand_in``).
+
     Args:
         n_references: number of reference models, even and at least 16.
         promised: privacy guarantee of the shared and the reference models; None: the one that the training reports.
@@ -67,18 +70,21 @@ def attack_vector(
     recipe = workspace.recipe
     heads = recipe.sharing.head != "never" and workspace.site.file.dp_sgd is None
     references, inside = train_references(workspace, n_references, progress)
-    own = TaskVector.between(shared_model(workspace), pinned_model(recipe.model), head=True)
+    own, leaves = (
+        TaskVector.between(model(workspace), pinned_model(recipe.model), head=True)
+        for model in (audited_model, shared_model)
+    )
     promised = promised or guarantee(workspace)
     vectors = [one if heads else one.without_head() for one in (own, *references)]
     scores = _scores(workspace, vectors, promised, part(progress, n_references + 1, n_references + 2))
     attacks = _attacks(workspace, {name: scores[name] for name in SIGNALS}, inside)
     bound = _epsilon(each_by_the_others(scores[_FOR_THE_BOUND][1:], inside), inside, promised)
-    result = _result(workspace, own.without_head(), attacks, bound, n_references)
+    result = _result(workspace, leaves.without_head(), attacks, bound, n_references)
     with_head = None
     if heads:
         attacks = attacks + _attacks(workspace, {name: scores[name] for name in HEAD_SIGNALS}, inside)
         bound = _epsilon(each_by_the_others(scores[_FOR_A_HEAD][1:], inside), inside, promised)
-        with_head = _result(workspace, own, attacks, bound, n_references)
+        with_head = _result(workspace, leaves, attacks, bound, n_references)
         write_result(workspace.site.state, with_head)
     result["with_head"] = with_head
     write_result(workspace.site.state, result)
@@ -96,6 +102,7 @@ def _result(
         "recipe_sha256": digest(recipe),
         "sharing": to_dict(recipe.sharing),
         "n_references": n_references,
+        "stand_in": recipe.sharing.trained_on == "all",
         "n_members": len(split.train),
         "n_others": len(split.test),
         "attacks": attacks,

@@ -1,12 +1,15 @@
-"""The model behind the vector that a site shares: its own model of fold 0, or one trained by DP-SGD.
+"""The model behind the vector that a site shares: its own, the mean of several of its own, or one trained by DP-SGD.
 
 A site never deploys its DP-SGD model: a deployed model does not leave, so noise would cost and protect nobody.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.models.local_file import require_trained
@@ -21,7 +24,7 @@ from fedsteph.common.config.digest import digest
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError, PolicyError
 from fedsteph.common.host import checked_file
-from fedsteph.common.host.progress import Progress, silent
+from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.abmil import ABMIL, pinned_model
 
 _GUARANTEE = "guarantee.json"
@@ -37,11 +40,12 @@ def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
     """
     if workspace.site.file.dp_sgd is None:
         _require_trained_here(workspace)
-        return workspace.train_local(0, progress)
+        return _mean_of_own(workspace, progress)
     _require_shared(workspace)
     path = _shared_path(workspace)
     if not path.exists():
-        cohort = workspace.train_part(0)
+        on_all = workspace.recipe.sharing.trained_on == "all"
+        cohort = workspace.cohort if on_all else workspace.train_part(0)
         found = _settings(workspace).guarantee(len(cohort))
         model = _private(workspace, cohort, found, TrainingRun(workspace.device, path.with_suffix(".npz"), progress))
         checked_file.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
@@ -57,9 +61,41 @@ def shared_model(workspace: Workspace) -> ABMIL:
     """
     if workspace.site.file.dp_sgd is None:
         _require_trained_here(workspace)
-        return workspace.local_model(0)
+        require_trained(_last_path(workspace))
+        return _mean_of_own(workspace)
     _require_shared(workspace)
     return _load(workspace)
+
+
+def audited_model(workspace: Workspace) -> ABMIL:
+    """The model whose vector an audit attacks: the shared one, if patients are left to compare its patients with.
+
+    Where it is trained on all of them, one trained in the same way on fold 0's training part stands for it.
+    """
+    if workspace.recipe.sharing.trained_on == "fold_0":
+        return shared_model(workspace)
+    return train_shareable(workspace, workspace.train_part(0), label="audited", run=TrainingRun(workspace.device))
+
+
+def _mean_of_own(workspace: Workspace, progress: Progress = silent) -> ABMIL:
+    """The mean of the weights of the site's own models that are shared, each trained unless it was before."""
+    sharing = workspace.recipe.sharing
+    train = workspace.train_on_all if sharing.trained_on == "all" else workspace.train_on_fold_0
+    return _mean([train(m, part(progress, m, sharing.members)) for m in range(sharing.members)])
+
+
+def _mean(models: Sequence[ABMIL]) -> ABMIL:
+    first, states = models[0], [model.state_dict() for model in models]
+    if len(models) > 1:
+        first.load_state_dict({name: torch.stack([one[name] for one in states]).mean(dim=0) for name in states[0]})
+    return first
+
+
+def _last_path(workspace: Workspace) -> Path:
+    last = workspace.recipe.sharing.members - 1
+    if workspace.recipe.sharing.trained_on == "all":
+        return workspace.whole_path(last)
+    return workspace.local_path(0) if last == 0 else workspace.fold_folder(0) / f"member_{last}.safetensors"
 
 
 def guarantee(workspace: Workspace) -> Guarantee | None:
@@ -76,12 +112,13 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
 
 
 def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: TrainingRun) -> ABMIL:
-    """Train a model on ``cohort`` as the shared model on fold 0's training part; each label gives another seed.
+    """Train a model on ``cohort`` in the way of the shared model; each label gives another seed.
 
     DP-SGD uses the shared model's noise and sampling rate, and so gives its epsilon, whatever the size of ``cohort``.
     """
     if workspace.site.file.dp_sgd is None:
-        return train_local(cohort, workspace.recipe, label=label, run=run)
+        labels = [label, *(f"{label}, member {m}" for m in range(1, workspace.recipe.sharing.members))]
+        return _mean([train_local(cohort, workspace.recipe, label=one, run=run) for one in labels])
     found = guarantee(workspace)
     assert found is not None
     return _private(workspace, cohort, found, run)
@@ -102,7 +139,7 @@ def _private(workspace: Workspace, cohort: Cohort, found: Guarantee, run: Traini
 def kept_model(workspace: Workspace) -> ABMIL | None:
     """The model whose vector other sites may hold; None if the site uses DP-SGD and has not trained it yet."""
     if workspace.site.file.dp_sgd is None:
-        return workspace.local_model(0)
+        return _mean_of_own(workspace)
     return _load(workspace) if _shared_path(workspace).exists() else None
 
 
@@ -125,6 +162,9 @@ def _require_trained_here(workspace: Workspace) -> None:
 
 def _require_shared(workspace: Workspace) -> None:
     trained, shared = _settings(workspace).trains, workspace.recipe.sharing.layers
+    if workspace.recipe.sharing.members > 1:
+        what = "the mean of several models was asked for, and this site trains one, with differential privacy"
+        raise ConfigError(what, where="sharing.members", remedy="Set it to 1: every further model would cost privacy")
     if "encoder" not in (trained, shared) and (trained == "attention") != (shared == "attention"):
         raise ConfigError(
             f"trains {trained}, and the federation's sharing.layers is {shared}: nothing of it would leave",
@@ -134,7 +174,8 @@ def _require_shared(workspace: Workspace) -> None:
 
 
 def _shared_path(workspace: Workspace) -> Path:
-    return workspace.base_folder / f"private-{digest(_settings(workspace))[:12]}" / "shared.safetensors"
+    on_all = "-all" if workspace.recipe.sharing.trained_on == "all" else ""
+    return workspace.base_folder / f"private-{digest(_settings(workspace))[:12]}{on_all}" / "shared.safetensors"
 
 
 def _settings(workspace: Workspace) -> DpSgd:

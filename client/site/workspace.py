@@ -138,6 +138,13 @@ class Workspace:
         path = self.whole_path(member)
         return train_file(path, self.cohort, self.recipe, label=label, device=self.device, progress=progress)
 
+    def train_on_fold_0(self, member: int, progress: Progress = silent) -> abmil.ABMIL:
+        """Train a model of fold 0's training part, with a seed per ``member``, unless it was trained before."""
+        if member == 0:
+            return self.train_local(0, progress)
+        path, label = self.fold_folder(0) / f"member_{member}.safetensors", f"fold 0, member {member}"
+        return train_file(path, self.train_part(0), self.recipe, label=label, device=self.device, progress=progress)
+
     def whole_path(self, member: int = 0) -> Path:
         """Path of the site's own model of all its patients."""
         return self.base_folder / "all_patients" / f"member_{member}.safetensors"

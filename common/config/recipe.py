@@ -112,6 +112,10 @@ class SharingConfig:
 
     # number format that a vector travels in. float16, bfloat16: half the bytes, rounded once, at the sender
     dtype: Dtype = "float32"
+    # patients whose model is shared. fold_0: fold 0's training part, so that an audit can compare them with its test
+    # part; all: every patient
+    trained_on: Literal["fold_0", "all"] = "fold_0"
+    members: int = 1  # models, alike but for the seed, whose mean is shared [1 to 20]
     # layers that travel. encoder: all of the encoder; attention: the gated attention only; embed: the embedding only
     layers: Literal["encoder", "attention", "embed"] = "encoder"
     # how many of a matrix's leading singular directions travel, where that is fewer numbers; null: the whole matrix
@@ -122,6 +126,7 @@ class SharingConfig:
     head: Literal["never", "same_cancer", "always"] = "same_cancer"
 
     def __post_init__(self) -> None:
+        require(1 <= self.members <= MOST_MEMBERS, "members", f"1 to {MOST_MEMBERS}")
         require(self.rank is None or 1 <= self.rank <= 4096, "rank", "1 to 4096, or null")
 
 

@@ -75,5 +75,7 @@ def set_panel(
     panel = Panel(len(members.directions) - 1, model.mixture.architecture.embed, n_bins)
     panel.weight.copy_(torch.from_numpy(weight))
     panel.directions.copy_(members.directions)
+    panel.low.copy_(torch.from_numpy(scores[:, 1:].min(axis=0)))
+    panel.high.copy_(torch.from_numpy(scores[:, 1:].max(axis=0)))
     panel.baseline.copy_(baseline)
     model.panel = panel.to(device)

@@ -2,7 +2,8 @@
 
 ``logit(h_j) = b_j + sum_m a_m s_m`` with the score ``s_m`` of each model, its log-risk, and baseline log-odds ``b_j``
 that are fitted at the target. The members share M0, so a member is a row of the mixture and a risk direction. Every
-member makes a pass of its own over the bag; those without a weight make none.
+member makes a pass of its own over the bag; those without a weight make none. A member's score is held within the range
+of the target's training patients: so no patch that a source's model was taught to react to can move a risk further.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ class Panel(nn.Module):
 
     weight: Tensor  # (2 + n_sources,): of the enhanced model, the target's own and each source's; per unit of score
     directions: Tensor  # (1 + n_sources, embed): of the target's own model and each source's
+    low: Tensor  # (1 + n_sources,): least score of the target's training patients, by the same models
+    high: Tensor  # (1 + n_sources,): largest one
     baseline: Tensor  # (n_bins,) log-odds
 
     def __init__(self, n_sources: int, embed: int, n_bins: int) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(2 + n_sources))
         self.register_buffer("directions", torch.zeros(1 + n_sources, embed))
+        self.register_buffer("low", torch.zeros(1 + n_sources))
+        self.register_buffer("high", torch.zeros(1 + n_sources))
         self.register_buffer("baseline", torch.zeros(n_bins))
 
     def forward(self, merged: Tensor, mixture: Mixture, bags: Tensor, mask: Tensor | None) -> Tensor:
@@ -34,7 +39,8 @@ class Panel(nn.Module):
         score = first * merged
         for m, weight in enumerate(rest):
             if weight:
-                score = score + weight * member_score(mixture, m, self.directions[m], bags, mask)
+                own = member_score(mixture, m, self.directions[m], bags, mask)
+                score = score + weight * own.clamp(self.low[m], self.high[m])
         return torch.sigmoid(self.baseline + score.unsqueeze(1))
 
 

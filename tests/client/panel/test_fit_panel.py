@@ -73,3 +73,27 @@ def test_a_group_is_of_the_sources_that_can_predict(made):
     assert alone.groups == ("steph", "local")
     part = members.received.part([0.5] * 4, [0.25] * 4, cohort.subset([p.id for p in cohort.patients[:4]]))
     assert part.scores.shape == (4, 4) and np.array_equal(part.scores[:, :2], [[0.5, 0.25]] * 4)
+
+
+def test_a_backdoor_in_a_received_model_moves_no_risk_beyond_its_range(made):
+    recipe, _, local, vectors, steph, _ = made
+    bad = replace(vectors["s001"], head=vectors["s001"].head * 1e4, tensors=dict(vectors["s001"].tensors))
+    bad.tensors["embed.weight"] = bad.tensors["embed.weight"].clone()
+    bad.tensors["embed.weight"][:, 5] = 1e4  # reacts to a feature that no patient of the target shows
+    quiet = make_cohort([3, 5, 4] * 6)
+    for bag in quiet.bags.values():
+        bag[:, 5] = 0.0
+    members = PanelMembers.of(local, vectors | {"s001": bad}, frozenset({"s000"}), quiet, recipe, CPU)
+    steph.panel = None
+    set_panel(steph, members, WEIGHTS, quiet, CPU)
+    before = torch.logit(torch.from_numpy(predict_hazards(steph, quiet, CPU))).mean(dim=1)
+    quiet.bags["P000"][:, 5] = 1e3
+    scores = members.received.scores[:, 1] * members.received.factors[1] * WEIGHTS["other_cancers"]
+    own = quiet.subset(["P000"])
+    moved = float(torch.logit(torch.from_numpy(predict_hazards(steph, own, CPU))).mean() - before[0])
+    steph.panel.weight[3] = 0.0  # what the change of the bag does to the other members is not this test's
+    quiet.bags["P000"][:, 5] = 0.0
+    rest = float(torch.logit(torch.from_numpy(predict_hazards(steph, own, CPU))).mean())
+    quiet.bags["P000"][:, 5] = 1e3
+    rest = float(torch.logit(torch.from_numpy(predict_hazards(steph, own, CPU))).mean()) - rest
+    assert abs(moved - rest) <= np.ptp(scores) * 1.001

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fedsteph.client.methods.task import Task, Trained
 from fedsteph.client.training.batch import risks
 from fedsteph.common.host.progress import Progress
@@ -32,7 +34,11 @@ def _merged(task: Task, vector: TaskVector) -> Trained:
 
 def task_arithmetic(task: Task, progress: Progress) -> Trained:
     """``M0 + c (tau_t + sum_k tau_k)`` with a single ``c``, chosen by inner validation (Ilharco et al., ICLR 2023)."""
-    return Trained(_scaled_sum(task, task.local, _best_coefficient(task, progress)), 0)
+
+    def scaled(local: ABMIL, c: float) -> ABMIL:
+        return _scaled_sum(task, local, c)
+
+    return Trained(scaled(task.local, best_coefficient(task, scaled, progress)), 0)
 
 
 def _scaled_sum(task: Task, local: ABMIL, c: float) -> ABMIL:
@@ -40,13 +46,16 @@ def _scaled_sum(task: Task, local: ABMIL, c: float) -> ABMIL:
     return (c * len(vectors) * mean(vectors)).applied_to(task.m0, local.head_state()).eval()
 
 
-def _best_coefficient(task: Task, progress: Progress) -> float:
-    """The coefficient with the highest C-index over all inner folds' pairs; the smallest if tied or without pairs."""
+def best_coefficient(task: Task, scaled: Callable[[ABMIL, float], ABMIL], progress: Progress) -> float:
+    """The coefficient with the highest C-index over all inner folds' pairs; the smallest if tied or without pairs.
+
+    ``scaled`` gives the merge under a coefficient from an inner fold's local model.
+    """
     grid = sorted(task.recipe.comparators.coefficients)
     concordant = dict.fromkeys(grid, 0.0)
     for j, part in enumerate(task.inner):
         for c in grid:
-            risk = risks(_scaled_sum(task, part.local.cpu(), c), part.validation, task.device)
+            risk = risks(scaled(part.local.cpu(), c), part.validation, task.device)
             # All coefficients are judged on the same pairs, so concordant counts compare like C-indices.
             concordant[c] += pairs(risk, part.validation.times, part.validation.events).concordant
         progress(j + 1, len(task.inner))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsteph.client.methods import ablations, merged, together
+from fedsteph.client.methods import ablations, ensembles, headed, merged, pulled, together
 from fedsteph.client.methods.averaging import half_average, model_average, start_average, task_arithmetic
 from fedsteph.client.methods.frozen import best_source, tuned_head
 from fedsteph.client.methods.panel import panel
@@ -18,6 +18,9 @@ REGISTRY: dict[str, Method] = {
     "start_average": start_average,
     "task_arithmetic": task_arithmetic,
     "panel": panel,
+    **headed.METHODS,
+    **ensembles.METHODS,
+    **pulled.METHODS,
     **merged.METHODS,
     **ablations.METHODS,
     **together.METHODS,

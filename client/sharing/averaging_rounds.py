@@ -11,15 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from fedsteph.client.models.model_file import load_abmil, save_abmil
 from fedsteph.client.sharing.incoming import received_vector
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.loop import derive_seed
-from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.objective import Outputs, proximal
 from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.method_names import METHODS
@@ -117,7 +114,7 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
 
         def forward(batch: Batch) -> Outputs:
             hazards = model(batch.bags, batch.mask)
-            return Outputs(hazards, _proximal(model.encoder_state(), anchor, mu).expand(len(hazards)))
+            return Outputs(hazards, proximal(model.encoder_state(), anchor, mu).expand(len(hazards)))
 
         training = replace(recipe.training, epochs=recipe.comparators.local_epochs, min_steps=0, warmup_epochs=0.0)
         fit_survival(
@@ -139,12 +136,3 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
 
 def _digest(start: TaskVector | None) -> str:
     return "M0" if start is None else hashlib.sha256(start.flat().numpy().tobytes()).hexdigest()
-
-
-def _proximal(theta: Mapping[str, Tensor], anchor: dict[str, Tensor], mu: float) -> Tensor:
-    """``mu / 2 |theta - theta_global|^2`` (Li et al., MLSys 2020)."""
-    if mu == 0:
-        return torch.zeros((), device=next(iter(theta.values())).device)
-    for name, tensor in theta.items():
-        anchor[name] = anchor[name].to(tensor.device)
-    return 0.5 * mu * torch.stack([(tensor - anchor[name]).square().sum() for name, tensor in theta.items()]).sum()

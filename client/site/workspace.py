@@ -18,7 +18,7 @@ from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
-from fedsteph.common.host.progress import Progress, silent
+from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model import abmil
 
 METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
@@ -131,6 +131,20 @@ class Workspace:
         if path == self.imported_path(fold):
             return load_abmil(path, self.recipe.model.dropout)
         return train_file(path, cohort, self.recipe, label=label, device=self.device, progress=progress)
+
+    def train_members(self, fold: int, progress: Progress = silent) -> list[abmil.ABMIL]:
+        """The site's own model of a fold and others like it but for the seed, ``final.members`` in all, at least one.
+
+        They are trained unless they were trained before.
+        """
+        cohort, n, found = self.train_part(fold), self.recipe.final.members, [self.train_local(fold)]
+        for m in range(1, n):
+            path, label = self.fold_folder(fold) / f"member_{m}.safetensors", f"fold {fold}, member {m}"
+            here, device = part(progress, m, n), self.device
+            found.append(
+                train_file(path, cohort, self.recipe, label=label, device=device, progress=here, with_reference=False)
+            )
+        return found
 
     def train_on_all(self, member: int = 0, progress: Progress = silent) -> abmil.ABMIL:
         """Train the site's own model of all its patients, with a seed per ``member``, unless it was trained before."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.loop import derive_seed
-from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.objective import Outputs, StepLoss
 from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
@@ -16,13 +16,20 @@ from fedsteph.common.vector.task_vector import TaskVector
 
 
 def train_local(
-    cohort: Cohort, recipe: Recipe, *, label: str, run: TrainingRun, start: TaskVector | None = None
+    cohort: Cohort,
+    recipe: Recipe,
+    *,
+    label: str,
+    run: TrainingRun,
+    start: TaskVector | None = None,
+    beside: StepLoss | None = None,
 ) -> ABMIL:
     """Train ABMIL from the federation's M0 on all of ``cohort``.
 
     Args:
         label: name of the training part, from which the seed is derived; the log has it too.
         start: start from ``M0 + start`` instead of M0.
+        beside: a further loss on every step, added to the survival loss.
 
     Returns:
         the model after the last epoch, on the CPU, in evaluation mode; errors as :func:`.loop.fit`.
@@ -35,5 +42,6 @@ def train_local(
         return Outputs(model(batch.bags, batch.mask))
 
     seed = derive_seed(recipe.training.seed, "local", label)
-    fit_survival(model, forward, cohort, recipe, seed=seed, run=replace(run, name=f"local, {label}"))
+    named = replace(run, name=f"local, {label}")
+    fit_survival(model, forward, cohort, recipe, seed=seed, run=named, beside=beside)
     return model.cpu()

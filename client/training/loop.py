@@ -19,7 +19,7 @@ from fedsteph.client.training.batch import head_of
 from fedsteph.client.training.checkpoint import Checkpoint, key_of
 from fedsteph.client.training.epoch_log import tell
 from fedsteph.client.training.loader import Loader
-from fedsteph.client.training.objective import Forward, backward, passes
+from fedsteph.client.training.objective import Forward, StepLoss, backward, passes
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import TooSmallError, TrainingError
@@ -28,7 +28,14 @@ from fedsteph.common.model.seeded import seeded
 
 
 def fit(
-    model: nn.Module, forward: Forward, cohort: Cohort, config: TrainingConfig, *, seed: int, run: TrainingRun
+    model: nn.Module,
+    forward: Forward,
+    cohort: Cohort,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    run: TrainingRun,
+    beside: StepLoss | None = None,
 ) -> None:
     """Train ``model`` in place.
 
@@ -36,6 +43,7 @@ def fit(
         forward: computes the model's outputs for a batch; ``config`` names the survival loss on them.
         seed: for the order of bags and for dropout.
         run: its checkpoint is resumed if it belongs to this same training.
+        beside: a further loss on every step, added to the survival loss.
 
     Raises:
         TooSmallError: the cohort has no patient to train on.
@@ -49,7 +57,7 @@ def fit(
         raise TooSmallError("there is no patient to train on", where="training part")
     checkpoint = Checkpoint(run.checkpoint, key_of(cohort, config, seed, model), model, optimizer)
     for epoch in range(checkpoint.resume(run.device), config.epochs):
-        loss = _epoch(model, optimizer, forward, cohort, config, seed, epoch, run.device)
+        loss = _epoch(model, optimizer, forward, cohort, config, seed, epoch, run.device, beside)
         if not math.isfinite(loss):
             raise TrainingError(f"the loss of epoch {epoch + 1} is not finite", where="training.lr", remedy="Lower it")
         if run.name:
@@ -70,13 +78,14 @@ def _epoch(
     seed: int,
     epoch: int,
     device: torch.device,
+    beside: StepLoss | None,
 ) -> float:
     """Train one epoch, from 0; return the mean loss of its steps."""
     order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(cohort))
     steps = [step.tolist() for step in _steps(order, config)]
     with (
         factors_in(FACTORS[config.precision]),
-        Loader(cohort, steps, head_of(model).out_features, device, passes=passes(config)) as loader,
+        Loader(cohort, steps, head_of(model).out_features, device, passes=passes(config, beside)) as loader,
         seeded(derive_seed(seed, "epoch", epoch), device),
     ):
         model.train()
@@ -84,7 +93,7 @@ def _epoch(
         for i, (step, stacks) in enumerate(zip(steps, loader, strict=True)):
             _set_lr(optimizer, config, epoch * len(steps) + i, len(steps))
             optimizer.zero_grad(set_to_none=True)
-            loss += backward(forward, stacks, len(step), config)
+            loss += backward(forward, stacks, len(step), config, beside)
             optimizer.step()
     return float(loss) / len(steps)
 

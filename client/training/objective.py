@@ -1,8 +1,8 @@
-"""Computes the loss and gradient of one training step: the survival loss, plus the model's own penalty per bag."""
+"""Computes the loss and gradient of one training step: the survival loss, plus penalties per bag or per step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,59 +24,88 @@ class Outputs:
 
 
 Forward = Callable[[Batch], Outputs]
-
-
 Stacks = Callable[[], Iterable[tuple[Sequence[int], Batch]]]  # each call is one pass over a step's stacks
+# A loss on a whole step, from its scores (n_bags,) on the CPU and the IDs of its patients, in the same order.
+StepLoss = Callable[[Tensor, Sequence[str]], Tensor]
 
 
-def passes(config: TrainingConfig) -> int:
+def passes(config: TrainingConfig, beside: StepLoss | None = None) -> int:
     """Number of passes that :func:`backward` makes over a step's stacks."""
-    return 2 if config.loss == "cox" else 1
+    return 2 if config.loss == "cox" or beside is not None else 1
 
 
-def backward(forward: Forward, stacks: Stacks, n: int, config: TrainingConfig) -> Tensor:
+def backward(
+    forward: Forward, stacks: Stacks, n: int, config: TrainingConfig, beside: StepLoss | None = None
+) -> Tensor:
     """Add the gradient of one step's mean loss to the parameters, stack by stack; return the loss, detached.
 
-    The NLL is a sum over bags. Cox's loss is not, so it makes two passes: the first computes the scores of all bags and
-    the gradient of the loss with respect to them; the second backpropagates it under the same dropout.
+    The NLL is a sum over bags. Cox's loss and ``beside`` are not, so they take two passes: the first computes the
+    scores of all bags and the gradient of the loss with respect to them; the second backpropagates it under the same
+    dropout.
 
     Args:
         stacks: the stacks of one step, of ``n`` bags in total.
+        beside: a further loss on the whole step, added to the others.
     """
-    if config.loss == "cox":
-        return _cox_backward(forward, stacks, n)
+    if passes(config, beside) == 2:
+        return _in_two_passes(forward, stacks, n, config, beside)
     shares = []
     for _, batch in stacks():
-        outputs = forward(batch)
-        share = _sum(nll(outputs.hazards, batch.bins, batch.events, config.alpha), outputs.penalty) / n
+        share = _separable(forward(batch), batch, config) / n
         torch.autograd.backward(share)
         shares.append(share.detach())
     return torch.stack(shares).sum()
 
 
-def _cox_backward(forward: Forward, stacks: Stacks, n: int) -> Tensor:
-    states, scores, penalties, times, events = [], [], [], [], []
+def _in_two_passes(forward: Forward, stacks: Stacks, n: int, config: TrainingConfig, beside: StepLoss | None) -> Tensor:
+    states, scores, shares, labels = [], [], [], []
     with torch.no_grad():
         for _, batch in stacks():
             states.append(draw_states(batch.bags.device))
             outputs = forward(batch)
             scores.append(log_odds(outputs.hazards))
-            penalties.append(_sum(torch.zeros_like(scores[-1]), outputs.penalty) / n)
-            times.append(batch.times)
-            events.append(batch.events)
+            shares.append(_separable(outputs, batch, config) / n)
+            labels.append((batch.times, batch.events, batch.ids))
     # On the CPU, because the shapes in Cox's loss depend on the data, and each would wait for the GPU. This copy is the
     # only wait of a step; the results go back to the GPU without one.
     joined = torch.cat(scores).cpu().requires_grad_()
-    device, loss = scores[0].device, cox_loss(joined, torch.cat(times), torch.cat(events).cpu())
+    device, loss = scores[0].device, _joint(joined, labels, config, beside)
     gradient_of_all = torch.autograd.grad(loss, joined)[0].to(device, non_blocking=True)
     gradients = torch.split(gradient_of_all, [len(score) for score in scores])
     for (_, batch), state, gradient in zip(stacks(), states, gradients, strict=True):
         set_draw_states(state, batch.bags.device)
         outputs = forward(batch)
         carried = (log_odds(outputs.hazards) * gradient).sum()
-        torch.autograd.backward(carried if outputs.penalty is None else carried + outputs.penalty.sum() / n)
-    return loss.detach().to(device, non_blocking=True) + torch.stack(penalties).sum()
+        torch.autograd.backward(carried + _separable(outputs, batch, config) / n)
+    return loss.detach().to(device, non_blocking=True) + torch.stack(shares).sum()
 
 
-def _sum(losses: Tensor, penalty: Tensor | None) -> Tensor:
-    return losses.sum() if penalty is None else (losses + penalty).sum()
+def _joint(
+    scores: Tensor,
+    labels: Sequence[tuple[Tensor, Tensor, tuple[str, ...]]],
+    config: TrainingConfig,
+    beside: StepLoss | None,
+) -> Tensor:
+    """The losses that are no sums over bags, from the scores and each stack's times, events and IDs."""
+    times, events, ids = zip(*labels, strict=True)
+    loss = torch.zeros((), dtype=scores.dtype)
+    if config.loss == "cox":
+        loss = cox_loss(scores, torch.cat(times), torch.cat(events).cpu())
+    return loss if beside is None else loss + beside(scores, [key for part in ids for key in part])
+
+
+def _separable(outputs: Outputs, batch: Batch, config: TrainingConfig) -> Tensor:
+    """The sum of the bags' own losses."""
+    losses = torch.zeros_like(batch.events, dtype=outputs.hazards.dtype)
+    if config.loss == "nll":
+        losses = nll(outputs.hazards, batch.bins, batch.events, config.alpha)
+    return losses.sum() if outputs.penalty is None else (losses + outputs.penalty).sum()
+
+
+def proximal(theta: Mapping[str, Tensor], anchor: dict[str, Tensor], mu: float) -> Tensor:
+    """``mu / 2 |theta - anchor|^2`` (Li et al., MLSys 2020); ``anchor`` is moved to the device of ``theta``."""
+    if mu == 0:
+        return torch.zeros((), device=next(iter(theta.values())).device)
+    for name, tensor in theta.items():
+        anchor[name] = anchor[name].to(tensor.device)
+    return 0.5 * mu * torch.stack([(tensor - anchor[name]).square().sum() for name, tensor in theta.items()]).sum()

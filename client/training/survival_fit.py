@@ -11,7 +11,7 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import head_of, predict_hazards
 from fedsteph.client.training.cox import fitted_baseline, log_odds
 from fedsteph.client.training.loop import fit
-from fedsteph.client.training.objective import Forward
+from fedsteph.client.training.objective import Forward, StepLoss
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.steph_epochs import followed_epochs
@@ -37,12 +37,14 @@ def fit_survival(
     seed: int,
     run: TrainingRun,
     fresh_head: bool = True,
+    beside: StepLoss | None = None,
 ) -> None:
     """Train ``model``, which has a linear ``head``, in place; it is left in evaluation mode on the run's device.
 
     Args:
         forward: computes the model's outputs in training.
         fresh_head: initialise the head as the recipe says; otherwise keep its values.
+        beside: a further loss on every step, added to the survival loss.
 
     Raises:
         FedstephError: as :func:`fedsteph.client.training.loop.fit`.
@@ -50,7 +52,7 @@ def fit_survival(
     head = head_of(model)
     if fresh_head:
         start_head(head, recipe, cohort)
-    fit(model, forward, cohort, recipe.training, seed=seed, run=run)
+    fit(model, forward, cohort, recipe.training, seed=seed, run=run, beside=beside)
     if recipe.training.loss == "cox":
         # Cox's loss does not determine the level of the hazards: fit it to the outcomes of the training part.
         score = log_odds(torch.from_numpy(predict_hazards(model, cohort, run.device)))

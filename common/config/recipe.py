@@ -216,11 +216,14 @@ class ComparatorConfig:
     surgery_rank: int = 16  # width of the bottleneck in Surgery's adapter [1 to 4096]
     rounds: int = 20  # rounds of FedAvg and FedProx [1 to 1000]
     local_epochs: int = 1  # passes over each site's patients in one round of FedAvg and FedProx [1 to 100]
+    # weight eta of the term that draws the distilled model's risks to the sources' [0 to 100]
+    distillation: float = 1.0
+    shrinkage: float = 0.01  # how strongly the shrunk model is pulled towards the sum of all vectors [0 to 100]
     proximal_mu: float = 0.01  # how strongly FedProx pulls a site's model towards the round's global one [0 to 100]
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in COMPARATORS]
-        require(not unknown, "methods", f"among {', '.join(COMPARATORS)}; not known: {', '.join(unknown)}")
+        require(not unknown, "methods", f"known ones, and not {', '.join(unknown)}; known: {', '.join(COMPARATORS)}")
         require(len(set(self.methods)) == len(self.methods), "methods", "a list without repetitions")
         require(self.gamma >= 0, "gamma", "at least 0")
         require(1 <= len(self.coefficients) <= 20, "coefficients", "a list of 1 to 20 values")
@@ -229,6 +232,8 @@ class ComparatorConfig:
         require(1 <= self.surgery_rank <= 4096, "surgery_rank", "1 to 4096")
         require(1 <= self.rounds <= 1000, "rounds", "1 to 1000")
         require(1 <= self.local_epochs <= 100, "local_epochs", "1 to 100")
+        require(0 <= self.distillation <= 100, "distillation", "0 to 100")
+        require(0 <= self.shrinkage <= 100, "shrinkage", "0 to 100")
         require(0 <= self.proximal_mu <= 100, "proximal_mu", "0 to 100")
 
 

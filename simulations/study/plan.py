@@ -18,9 +18,10 @@ from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.abmil import m0_digest
 from fedsteph.simulations.study.study_file import Row, Study
 
-Kind = Literal["base", "inner", "together", "choice", "cell", "references", "attack"]
+Kind = Literal["base", "inner", "members", "together", "choice", "cell", "references", "attack"]
 # Methods that make a choice by inner cross-validation, and so need the inner models.
-_CHOOSING = {"best_source", "task_arithmetic", "panel"}
+_CHOOSING = {"best_source", "task_arithmetic", "head_arithmetic", "panel"}
+_OF_MEMBERS = {"local_ensemble", "local_average"}
 _m0 = lru_cache(m0_digest)
 
 
@@ -45,8 +46,9 @@ class Unit:
     @cached_property
     def key(self) -> str:
         """Digest of all that determines the unit's result, except the sites' data."""
-        shared = f"{self.recipe.base_digest}/{self.recipe.steph.inner_folds if self.kind == 'inner' else ''}"
-        recipe = shared if self.kind in ("base", "inner", "references") else digest(self.recipe)
+        numbers = {"inner": self.recipe.steph.inner_folds, "members": self.recipe.final.members}
+        shared = f"{self.recipe.base_digest}/{numbers.get(self.kind, '')}"
+        recipe = shared if self.kind in ("base", "references", *numbers) else digest(self.recipe)
         parts = [self.kind, recipe, self.fold, self.site, self.method, list(self.sources)]
         parts += [] if self.dp_sgd is None else [digest(self.dp_sgd)]
         return digest(parts + ([self.references] if self.references else []))[:24]
@@ -88,7 +90,7 @@ def make_plan(
     """
     cells = tuple(_cells(study, sites, targets, width, extraction))
     work = [unit for cell in cells for unit in _parts(cell.unit)]
-    stages = [once(_base(work)), once([*_together(work, list(sites)), *_inner(work)])]
+    stages = [once(_base(work)), once([*_together(work, list(sites)), *_further(work)])]
     stages += [once([unit for unit in work if unit.kind == kind]) for kind in ("choice", "cell")]
     if attacks := [attack for cell in cells for attack in attacks_on(cell.unit, study)]:
         # The reference models do not depend on how vectors are shared, so they are trained first, and only once.
@@ -108,9 +110,10 @@ def _together(work: Sequence[Unit], sites: Sequence[str]) -> list[Unit]:
     return [Unit("together", u.recipe, u.fold, "", u.method, tuple(sorted(sites))) for u in joint]
 
 
-def _inner(work: Sequence[Unit]) -> list[Unit]:
-    """The inner models that choices by cross-validation need."""
-    return [Unit("inner", u.recipe, u.fold, u.site) for u in work if _validates(u)]
+def _further(work: Sequence[Unit]) -> list[Unit]:
+    """Models of the target alone: inner ones, for choices by cross-validation, and those of other seeds."""
+    inner = [Unit("inner", u.recipe, u.fold, u.site) for u in work if _validates(u)]
+    return inner + [Unit("members", u.recipe, u.fold, u.site) for u in work if u.method in _OF_MEMBERS]
 
 
 def _cells(
@@ -159,7 +162,7 @@ def paid_for(unit: Unit, sites: Sequence[str]) -> list[Unit]:
     if unit.method == "local":
         return [Unit("base", unit.recipe, unit.fold, unit.site)]
     parts = _parts(unit)[1:] if unit.method == "deployed" else [unit]
-    return [*parts, *_together(parts, sites), *once(_inner(parts))]
+    return [*parts, *_together(parts, sites), *once(_further(parts))]
 
 
 def _validates(unit: Unit) -> bool:

@@ -78,7 +78,7 @@ class StudyFile:
             named = all(SITE_NAME.fullmatch(name) for name in getattr(self, key))
             require(named, key, f"site names like {SITE_NAME.pattern}")
         unknown = [name for name in self.methods if name not in METHODS]
-        require(not unknown, "methods", f"among {', '.join(METHODS)}; not known: {', '.join(unknown)}")
+        require(not unknown, "methods", f"known ones, and not {', '.join(unknown)}; known: {', '.join(METHODS)}")
         require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", "a list of different numbers")
         require(all(0 <= seed < 2**31 for seed in self.seeds), "seeds", "numbers from 0 to 2^31 - 1")
         for key in ("only", "targets", "attacked", "methods", "against"):

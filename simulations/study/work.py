@@ -155,6 +155,8 @@ class Worker:
                 return attack(own, unit.kind, unit.references)
             if unit.kind == "inner":
                 inner_folds(workspace, unit.fold)
+            elif unit.kind == "members":
+                workspace.train_members(unit.fold)
             elif unit.dp_sgd is None:
                 own.train_local(unit.fold)
             else:

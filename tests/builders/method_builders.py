@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from client_builders import CPU, kept_site, m0_of, make_vectors, make_workspace
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.task import Task
 from fedsteph.client.training.batch import Batch, batches
+from fedsteph.client.training.cox import fitted_baseline
 from fedsteph.common.model.abmil import Architecture
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -35,6 +37,40 @@ def with_vectors(task: Task, vectors: Sequence[TaskVector]) -> Task:
     """The same task with other sources."""
     named = {f"s{k:03d}": vector for k, vector in enumerate(vectors)}
     return Task(task.workspace, task.fold, named, task.folder, task.globals)
+
+
+def with_heads(task: Task, scale: float = 0.3) -> Task:
+    """The same task whose sources have heads too, but for the last one."""
+    draw = torch.Generator().manual_seed(5)
+    embed = task.m0.architecture.embed
+    headed = [replace(one, head=scale * torch.randn(embed, generator=draw)) for one in task.sources[:-1]]
+    return with_vectors(task, [*headed, task.sources[-1]])
+
+
+def plain_direction(model: torch.nn.Module) -> np.ndarray:
+    """The head's weights, mean over bins."""
+    return model.head.weight.detach().double().numpy().mean(axis=0)
+
+
+def plain_scores(theta: State, direction: np.ndarray, cohort: Cohort) -> np.ndarray:
+    """``z . direction`` of every patient."""
+    return np.array([direction @ plain_encode(theta, cohort.bag(i).numpy()) for i in range(len(cohort))])
+
+
+def merged_scores(task: Task, weights: Sequence[float], cohort: Cohort) -> np.ndarray:
+    """Scores under ``M0`` plus weighted vectors with heads: the target's own, then the sources'."""
+    start = plain_direction(task.m0)
+    vectors = [own_of(task), *(numbers(vector.tensors) for vector in task.sources)]
+    heads = [plain_direction(task.local) - start]
+    heads += [np.zeros(len(start)) if one.head is None else one.head.double().numpy() for one in task.sources]
+    direction = start + sum(w * head for w, head in zip(weights, heads, strict=True))
+    return plain_scores(plus(encoder_of(task), weights, vectors), direction, cohort)
+
+
+def fitted_hazards(score: np.ndarray, known: np.ndarray, cohort: Cohort, n_bins: int) -> np.ndarray:
+    """``sigmoid(b_j + score)``, with ``b`` fitted to the scores ``known`` and outcomes of a cohort."""
+    bins = np.minimum(cohort.times // 365, n_bins - 1).astype(int)
+    return sigmoid(fitted_baseline(torch.from_numpy(known), bins, cohort.events, n_bins).numpy() + score[:, None])
 
 
 def ids(cohort: Cohort) -> set[str]:

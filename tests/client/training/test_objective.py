@@ -54,7 +54,7 @@ def penalised(model: ABMIL) -> Forward:
     return forward
 
 
-def in_one_graph(forward: Forward, stacks, n: int, config: TrainingConfig) -> torch.Tensor:
+def in_one_graph(forward: Forward, stacks, n: int, config: TrainingConfig, beside=lambda: 0.0) -> torch.Tensor:
     """The step's mean loss, with every stack's graph alive until the one backward pass."""
     made = [(forward(batch), batch) for _, batch in stacks()]
     t, e = (torch.cat([getattr(batch, key) for _, batch in made]) for key in ("times", "events"))
@@ -64,6 +64,7 @@ def in_one_graph(forward: Forward, stacks, n: int, config: TrainingConfig) -> to
         loss = cox_loss(log_odds(hazards), t, e) + penalty
     else:
         loss = nll(hazards, bins, e, config.alpha).mean() + penalty
+    loss = loss + beside()
     loss.backward()
     return loss.detach()
 
@@ -93,6 +94,37 @@ def test_stacks_equal_one_graph(cut, loss, dropout, with_penalty):
     assert not value.requires_grad
     torch.testing.assert_close(value, reference, rtol=0, atol=1e-6, check_dtype=False)
     require_same(gradients(found), gradients(expected), 1e-6 if loss == "cox" else 1e-14)
+
+
+@each("loss", ["nll", "cox"])
+@each("cut", CUTS.values())
+def test_a_loss_on_the_whole_step_comes_beside_the_others(cut, loss):
+    """It sees every bag's score with its patient, once, and stacks of dropout's own masks change nothing."""
+    wanted = {patient.id: 0.1 * i for i, patient in enumerate(COHORT.patients)}
+
+    def beside(score: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+        assert sorted(ids) == sorted(wanted)
+        apart = score - torch.tensor([wanted[key] for key in ids], dtype=score.dtype)
+        return apart.square().sum().sqrt()  # no sum over bags
+
+    config, found, expected = TrainingConfig(loss=loss), model_of(0.5), model_of(0.5)
+    torch.manual_seed(11)
+    value = backward(penalised(found), stacks_of(cut), 10, config, beside)
+    torch.manual_seed(11)
+    made: list[tuple[torch.Tensor, Sequence[str]]] = []
+
+    def watched(batch: Batch) -> Outputs:
+        out = penalised(expected)(batch)
+        made.append((log_odds(out.hazards), batch.ids))
+        return out
+
+    reference = in_one_graph(watched, stacks_of(cut), 10, config, lambda: beside(*joined(made)))
+    torch.testing.assert_close(value, reference, rtol=0, atol=1e-6, check_dtype=False)
+    require_same(gradients(found), gradients(expected), 1e-6)
+
+
+def joined(made: Sequence[tuple[torch.Tensor, Sequence[str]]]) -> tuple[torch.Tensor, list[str]]:
+    return torch.cat([score for score, _ in made]), [key for _, ids in made for key in ids]
 
 
 @each("loss", ["nll", "cox"])

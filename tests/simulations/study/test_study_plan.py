@@ -13,7 +13,7 @@ from studies import RECIPE, write_study
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.abmil import m0_digest
-from fedsteph.simulations.study.plan import Plan, Unit, make_plan
+from fedsteph.simulations.study.plan import Plan, Unit, make_plan, paid_for
 from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.work import Ground, Worker
 
@@ -57,6 +57,15 @@ def test_of_a_source_only_its_first_fold_is_trained(tmp_path):
 def test_what_chooses_has_its_inner_models_trained_before(tmp_path, method):
     plan = plan_of(tmp_path, ["beta"], methods=["local", method], seeds=[0])
     assert [(u.kind, u.site, u.fold) for u in plan.stages[1]] == [("inner", "beta", 0), ("inner", "beta", 1)]
+
+
+def test_local_models_of_other_seeds_are_trained_once_and_before(tmp_path):
+    methods = ["local", "local_ensemble", "local_average"]
+    other = {"more": {"method": "local_average", "recipe": {"steph": {"K": 1}}}}
+    plan = plan_of(tmp_path, ["beta"], methods=methods, seeds=[0], variants=other)
+    assert [(u.kind, u.site, u.fold) for u in plan.stages[1]] == [("members", "beta", 0), ("members", "beta", 1)]
+    paid = [unit.key for cell in cells_of(plan, "more") for unit in paid_for(cell.unit, SITES)]
+    assert {unit.key for unit in plan.stages[1]} < {*paid}
 
 
 def keys_of(plan: Plan, *kinds: str) -> set[str]:

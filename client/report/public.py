@@ -79,7 +79,8 @@ def _curves(files: TargetFiles, policy: Policy) -> tuple[dict[str, tuple[PublicC
     if "curves" not in policy.metrics:
         return {}, _KEPT
     found, evidence = {}, files.evidence().once
-    for method, title in (("local", "local"), ("steph", "enhanced")):
+    enhanced = "panel" if "panel" in evidence.hazards else "steph"
+    for method, title in (("local", "local"), (enhanced, "enhanced")):
         groups = risk_groups(evidence.times, evidence.events, evidence.high_risk(method))
         # One sentence for all reasons: no events, or an empty group, must not be told.
         if isinstance(groups, str) or min(len(group.times) for group in groups.groups) < policy.min_group:

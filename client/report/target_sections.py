@@ -34,7 +34,7 @@ def _titled(methods: Mapping[str, MethodScores]) -> dict[str, MethodScores]:
 
 def verdict(name: str, result: TargetResult) -> list[str]:
     """Whether the enhanced model is better, red flags, and what is deployed; one sentence if nothing can be told."""
-    if result.too_small is not None and result.steph_minus_local.mean is None:
+    if result.too_small is not None and result.enhanced_minus_local.mean is None:
         return [result.too_small]
     trust = result.trust
     sentences = [trust.at(name), *(f"Red flag: {flag.sentence}" for flag in trust.flags), _deployed(result)]
@@ -48,12 +48,12 @@ def _deployed(result: TargetResult) -> str:
     chosen = result.deployed.choice
     enhanced, n_folds = len(chosen) - chosen.count("local"), len(chosen)
     if enhanced in (0, n_folds):
-        title = "enhanced model (STEPH)" if enhanced else "local model"
+        title = "enhanced model (the panel)" if enhanced else "local model"
         return f"Inner cross-validation deploys the {title} in every fold."
     n_defined = sum(value is not None for value in result.steph.c_index)
     together = against_local("what is deployed", result.deployed_minus_local, n_defined)
     return (
-        f"Inner cross-validation deploys the enhanced model (STEPH) in {enhanced} of {n_folds} folds and the local "
+        f"Inner cross-validation deploys the enhanced model (the panel) in {enhanced} of {n_folds} folds and the local "
         f"model in the others; {together}."
     )
 
@@ -75,7 +75,7 @@ def target_sections(
     name, found = site.name, files.evidence().once
     n, n_events, seed = len(found), int(found.events.sum()), files.recipe.training.seed
     who = f"{name}: n = {n} test patients, {n_events} events, {files.n_folds} folds, seed {seed}"
-    shown = {"local": "local", "steph": "enhanced"}
+    shown = {"local": "local", "panel" if "panel" in result.methods else "steph": "enhanced"}
     if len(set(result.deployed.choice)) == 2:
         shown["deployed"] = "deployed"
     progress("ranking, risk groups and calibration")

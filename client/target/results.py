@@ -21,6 +21,7 @@ from fedsteph.client.target.target_result import (
     StephScores,
     TargetResult,
     TrainedScores,
+    UnoMinusLocal,
 )
 from fedsteph.common.config.recipe import EvaluationConfig
 from fedsteph.common.config.run_config import SITE_NAME
@@ -56,9 +57,13 @@ def target_result(
         deployed_minus_local=_minus_local("deployed", methods, resamples),
         steph_minus_local=StephMinusLocal(
             **vars(_minus_local("steph", methods, resamples)),
-            **_uno_minus_local(folds, workspace.recipe.evaluation),
+            **_uno_minus_local("steph", folds, workspace.recipe.evaluation),
             inner_steph=tuple(fold.selection.steph for fold in folds),
             inner_local=tuple(fold.selection.local for fold in folds),
+        ),
+        panel_minus_local=UnoMinusLocal(
+            **vars(_minus_local("panel", methods, resamples)),
+            **_uno_minus_local("panel", folds, workspace.recipe.evaluation),
         ),
         models=str(state / DEPLOYED),
         privacy_spent=str(spent(workspace)),
@@ -121,13 +126,13 @@ def _minus_local(method: str, methods: Mapping[str, MethodScores], resamples: Ma
     return MinusLocal(defined_mean(gaps), spread, sum(gap > 0 for gap in gaps))
 
 
-def _uno_minus_local(folds: Sequence[FoldResult], evaluation: EvaluationConfig) -> dict[str, Any]:
-    """The difference of STEPH and the local model in Uno's C, with the draws of the C-index's interval."""
-    tested = [[fold.pairs(name).weighted(fold.uno_weight) for fold in folds] for name in ("steph", "local")]
-    steph, local = _resampled(tested, evaluation)
+def _uno_minus_local(method: str, folds: Sequence[FoldResult], evaluation: EvaluationConfig) -> dict[str, Any]:
+    """The difference of a method and the local model in Uno's C, with the draws of the C-index's interval."""
+    tested = [[fold.pairs(name).weighted(fold.uno_weight) for fold in folds] for name in (method, "local")]
+    own, local = _resampled(tested, evaluation)
     pairs = zip(*tested, strict=True)
     gaps = [a.c_index - b.c_index for a, b in pairs if a.c_index is not None and b.c_index is not None]
-    return {"uno_mean": defined_mean(gaps), "uno_interval_95": _interval(steph - local)}
+    return {"uno_mean": defined_mean(gaps), "uno_interval_95": _interval(own - local)}
 
 
 def _spread(hazards: np.ndarray | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,13 +78,19 @@ class ScreenedFolds:
 
 
 @dataclass(frozen=True)
-class StephMinusLocal(MinusLocal):
-    """STEPH minus the local model, in Uno's C too, and the C-index of both in each fold's inner cross-validation."""
+class UnoMinusLocal(MinusLocal):
+    """A method minus the local model, in Uno's C too."""
+
+    uno_mean: float | None = field(default=None, kw_only=True)  # files of earlier versions do not have it
+    uno_interval_95: Interval | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class StephMinusLocal(UnoMinusLocal):
+    """STEPH minus the local model, and the C-index of both in each fold's inner cross-validation."""
 
     inner_steph: tuple[float | None, ...]
     inner_local: tuple[float | None, ...]
-    uno_mean: float | None = None  # the same difference in Uno's C; files of earlier versions do not have it
-    uno_interval_95: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ class TargetResult:
     # percentile, at 1, 3 or 5 years, where it is widest. Files of earlier versions do not have it.
     spread: float | None = None
     unequal: str | None = None  # a sentence if STEPH and the local model were trained for unlike numbers of epochs
+    panel_minus_local: UnoMinusLocal | None = None  # None in files of earlier versions
     kept: tuple[str, ...] = ()  # those of the sources whose vectors came in an earlier run or as a file
     final: FinalModel | None = None  # None: none was asked for, or an earlier version made the result
     clinical: ClinicalResult | None = None  # None: the site file names no clinical columns, or likewise
@@ -144,6 +151,16 @@ class TargetResult:
         row = self.methods["steph"]
         assert isinstance(row, StephScores)
         return row
+
+    @property
+    def enhanced_row(self) -> MethodScores:
+        """The row of what is deployed if it is not the local model: the panel; in earlier versions, STEPH."""
+        return self.methods.get("panel", self.steph)
+
+    @property
+    def enhanced_minus_local(self) -> UnoMinusLocal:
+        """The same minus the local model."""
+        return self.panel_minus_local or self.steph_minus_local
 
     @property
     def deployed(self) -> DeployedScores:

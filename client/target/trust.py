@@ -1,4 +1,4 @@
-"""Whether the enhanced model is better than the local one, in one of three sentences, and what speaks against trust."""
+"""Whether the enhanced model, with its panel, is better than the local one, and what speaks against trust."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def trust_of(result: TargetResult) -> Trust:
     ``better``: the C-index's interval lies above 0, Uno's C does not fall, and the enhanced model is above chance.
     ``worse``: the C-index's interval lies below 0, and Uno's C does not rise. All else is ``not shown``.
     """
-    state, gap = _state(result), result.steph_minus_local
+    state, gap = _state(result), result.enhanced_minus_local
     told = f"{_SENTENCES[state]}: C-index {_told(gap.mean, gap.interval_95)}, "
     told += f"Uno's C {_told(gap.uno_mean, gap.uno_interval_95)}"
     return Trust(state, f"{told[0].upper()}{told[1:]}.", tuple(_flags(result)))
 
 
 def _state(result: TargetResult) -> State:
-    gap = result.steph_minus_local
+    gap = result.enhanced_minus_local
     if gap.interval_95 is None or gap.uno_mean is None:
         return "not shown"
-    own = result.steph.interval_95
+    own = result.enhanced_row.interval_95
     if gap.interval_95[0] > 0 and gap.uno_mean >= 0 and own is not None and own[0] > _CHANCE:
         return "better"
     return "worse" if gap.interval_95[1] < 0 and gap.uno_mean <= 0 else "not shown"
@@ -85,11 +85,11 @@ def _flags(result: TargetResult) -> Iterator[Flag]:
 
 
 def _of_numbers(result: TargetResult) -> Iterator[Flag]:
-    n, gap = result.n_events, result.steph_minus_local
+    n, gap = result.n_events, result.enhanced_minus_local
     if n < FEW_EVENTS:
         what = f"There are {n} events: with fewer than {FEW_EVENTS}, intervals are wide, and single folds mislead."
         yield Flag("too few events", what)
-    best = max((result.methods["local"], result.steph), key=lambda row: -1.0 if row.mean is None else row.mean)
+    best = max((result.methods["local"], result.enhanced_row), key=lambda row: -1.0 if row.mean is None else row.mean)
     if best.mean is None or best.interval_95 is None:
         yield Flag("near chance", "No C-index is defined, so no model is shown to rank patients better than chance.")
     elif best.interval_95[0] <= _CHANCE:

@@ -52,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "start": "local",
             "start_lam": 0.43,
             "start_mass": 1.75,
-            "routing_test": None,
+            "routing_test": 0.005,
             "epochs_factor": 0.5,
         }
         | {"gamma": 0.0, "gamma_grid": [0.0]},

@@ -28,6 +28,7 @@ import pandas as pd
 
 from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.data.tables.splits import make_splits
+from fedsteph.client.site.site_file import SITE_FILE
 from fedsteph.simulations.worlds.world import N_OWN, N_SHARED, Disease, SiteModel, World
 
 TRUTH_FILE = "true_risk.csv"
@@ -46,6 +47,8 @@ def write_world(folder: Path, world: World, seed: int, n_folds: int = 5) -> list
         folders.append(folder / site.name)
         _write_site(folder / site.name, site, [np.vstack([shared, centres]) for centres in own], own_rng)
         _write_splits(folder / site.name, n_folds, seed)
+        if site.cancer is not None:
+            (folder / site.name / SITE_FILE).write_text(f"cancer: {site.cancer}\n", encoding="utf-8")
     return folders
 
 

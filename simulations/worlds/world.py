@@ -26,6 +26,7 @@ class SiteModel:
     event_share: float
     diseases: tuple[Disease, ...]
     shuffled: bool = False  # outcomes are permuted between the patients
+    cancer: str | None = None  # as its site file states it; None: no site file
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.settings import DataSettings
+from fedsteph.client.site.site import Site
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.model.concordance import c_index
 from fedsteph.simulations.worlds.all_worlds import DEFAULT_WORLD, WORLDS, world_of
@@ -138,3 +139,5 @@ def test_hospitals_of_one_cancer_share_its_tissue_and_strangers_do_not(tmp_path)
         centres = [mean_features(folder).mean(axis=0) for folder in folders]
         means[name] = np.mean([np.linalg.norm(one - centres[0]) for one in centres[1:]])
     assert means["hospitals"] < 0.7 * means["strangers"]
+    assert {Site.open(folder).file.cancer for folder in (tmp_path / "hospitals").iterdir()} == {"lung"}
+    assert {Site.open(folder).file.cancer for folder in (tmp_path / "strangers").iterdir()} == {None}

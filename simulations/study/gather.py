@@ -15,13 +15,12 @@ from fedsteph.client.methods.task import LOCAL_BECAUSE
 from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.model.abmil import Architecture
-from fedsteph.common.model.concordance import Pairs, pairs
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.study.costs import rounds_bytes, vector_bytes
 from fedsteph.simulations.study.crew import Failed
 from fedsteph.simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, once, paid_for
-from fedsteph.simulations.study.statistics import TargetScores, difference, overall, target_scores
+from fedsteph.simulations.study.statistics import TargetScores, Tested, difference, overall, study_scores
 from fedsteph.simulations.study.study_file import Row, Study
 from fedsteph.simulations.study.study_results import (
     AttackedRow,
@@ -76,8 +75,8 @@ def gather(prepared: Prepared, failed: list[Failed]) -> StudyResults:
     }
 
 
-def _finished(prepared: Prepared) -> tuple[list[CellRow], dict[Place, Pairs]]:
-    """The finished cells, JSON-ready, and the pairs of each."""
+def _finished(prepared: Prepared) -> tuple[list[CellRow], dict[Place, Tested]]:
+    """The finished cells, JSON-ready, and the risks of each."""
     worker, cells, found = prepared.worker, [], {}
     merging = {row.name for row in prepared.study.rows if METHODS[row.method].needs == "vectors"}
     for cell in prepared.plan.cells:
@@ -85,14 +84,14 @@ def _finished(prepared: Prepared) -> tuple[list[CellRow], dict[Place, Pairs]]:
             notes, hazards = worker.result(unit)
             test = worker.workspace(cell.target, cell.unit.recipe).test_part(cell.fold)
             risk = risk_score(torch.from_numpy(hazards)).numpy()
-            found[_place(cell)] = pairs(risk, test.times, test.events)
+            found[_place(cell)] = Tested(risk, test.times, test.events)
             if cell.row in merging and not cell.unit.sources:
                 notes = {**notes, "notes": {**notes["notes"], LOCAL_BECAUSE: "no source is left"}}
             cells.append(_cell_row(cell, unit, notes, worker))
     return cells, found
 
 
-def _whole(prepared: Prepared, found: dict[Place, Pairs]) -> list[str]:
+def _whole(prepared: Prepared, found: dict[Place, Tested]) -> list[str]:
     """The rows whose cells are all finished: paired statistics need them all."""
     missing = {cell.row for cell in prepared.plan.cells if _place(cell) not in found}
     return [row.name for row in prepared.study.rows if row.name not in missing]
@@ -173,10 +172,10 @@ def _cell_row(cell: Cell, unit: Unit, notes: Scored, worker: Worker) -> CellRow:
     }
 
 
-def _scores(prepared: Prepared, target: str, rows: list[str], found: dict[Place, Pairs]) -> TargetScores:
+def _scores(prepared: Prepared, target: str, rows: list[str], found: dict[Place, Tested]) -> TargetScores:
     seeds, folds = prepared.study.file.seeds, range(prepared.study.evaluation.folds)
     tested = {row: [[found[row, target, seed, fold] for fold in folds] for seed in seeds] for row in rows}
-    return target_scores(target, tested, prepared.study.evaluation.bootstrap)
+    return study_scores(target, tested, prepared.study.evaluation.bootstrap)
 
 
 def _target(prepared: Prepared, target: str, scores: dict[str, TargetScores], whole: list[str]) -> StudyTarget:
@@ -189,7 +188,7 @@ def _target(prepared: Prepared, target: str, scores: dict[str, TargetScores], wh
 
 
 def _row(prepared: Prepared, scores: TargetScores, row: str, whole: list[str]) -> TargetRow:
-    return {
+    row_of_target: TargetRow = {
         "c_index": scores.by_fold[row],
         "fold_intervals_95": scores.fold_intervals(row),
         "mean": scores.mean(row),
@@ -198,6 +197,9 @@ def _row(prepared: Prepared, scores: TargetScores, row: str, whole: list[str]) -
         "seed_sd": scores.seed_sd(row),
         "against": _against(prepared, [scores], row, whole),
     }
+    if (joined := overall([scores], row).get("together")) is not None:
+        row_of_target["together"] = joined
+    return row_of_target
 
 
 def _attack(prepared: Prepared, row: str) -> AttackedRow | None:

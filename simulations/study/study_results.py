@@ -6,17 +6,23 @@ from typing import Any, NotRequired, TypedDict
 
 
 class Level(TypedDict):
-    """A row's mean C-index over targets."""
+    """A row's mean C-index over targets; ``together``: of the mean risk of all seeds, where there are several."""
 
     mean: float | None
     interval_95: list[float] | None
+    together: NotRequired[Level]
 
 
 class Comparison(TypedDict):
-    """A row's difference in C-index to a reference."""
+    """A row's difference in C-index to a reference; ``together``: of the mean risks of all seeds.
+
+    ``interval_95_targets`` resamples the targets too, where there are enough of them.
+    """
 
     difference: float | None
     interval_95: list[float] | None
+    interval_95_targets: NotRequired[list[float] | None]
+    together: NotRequired[Comparison]
     targets_won: int
     targets: int
     worst_target: float | None
@@ -33,6 +39,7 @@ class TargetRow(TypedDict):
     interval_95: NotRequired[list[float] | None]
     sd: float | None
     seed_sd: float | None
+    together: NotRequired[Level]
     against: dict[str, Comparison]
 
 

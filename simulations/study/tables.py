@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fedsteph.client.evaluation.metrics import METRICS, further_rows, number
 from fedsteph.client.methods.task import LOCAL_BECAUSE
@@ -10,7 +11,7 @@ from fedsteph.common.report.csv_text import csv_text
 from fedsteph.simulations.markdown import table_lines
 from fedsteph.simulations.study.costs import INSTANCES
 from fedsteph.simulations.study.frontier import frontier_table
-from fedsteph.simulations.study.study_results import Comparison, StudyResults, TargetRow
+from fedsteph.simulations.study.study_results import Comparison, Level, StudyResults, TargetRow
 
 
 def markdown(results: StudyResults) -> str:
@@ -20,6 +21,7 @@ def markdown(results: StudyResults) -> str:
     lines.append(
         f"{len(results['targets'])} targets, {folds} folds, seeds {', '.join(map(str, seeds))}. C-index: Harrell's; "
         "mean and standard deviation over folds, each fold's C the mean over seeds; intervals resample patients."
+        + (_TOGETHER if len(seeds) > 1 else "")
     )
     lines += ["", "## C-index", "", *table_lines(*c_index_table(results))]
     for reference in results["against"]:
@@ -33,6 +35,9 @@ def markdown(results: StudyResults) -> str:
     return "\n".join(lines)
 
 
+_TOGETHER = (
+    " Together: the C-index of the mean risk of all seeds, each seed's risk standardised over the fold's test patients."
+)
 _FURTHER = (
     "Means over targets, folds and seeds where they are defined. Brier: integrated over the years with follow-up, 0 is "
     "best. Gap: mean predicted minus observed probability of an event within 3 years; error: mean absolute gap of four "
@@ -57,31 +62,39 @@ _COSTS = (
 def c_index_table(results: StudyResults) -> tuple[list[str], list[list[str]]]:
     """Header and body: C-index mean and standard deviation per row and target, and the mean over targets."""
     targets = results["targets"]
-    header = ["method", *targets, "mean", "95% interval"]
+    several = len(results["seeds"]) > 1
+    header = ["method", *targets, "mean", "95% interval", *(["together"] if several else [])]
     body = []
     for row, whole in results["overall"].items():
         cells = [_spread(targets[name]["rows"][row]) for name in targets]
-        body.append([_title(results, row), *cells, number(whole["mean"]), _interval(whole["interval_95"])])
+        level = [number(whole["mean"]), _interval(whole["interval_95"])]
+        joined = [number(whole["together"]["mean"])] if "together" in whole else []
+        body.append([_title(results, row), *cells, *level, *joined])
     return header, body
 
 
 def difference_table(results: StudyResults, reference: str) -> tuple[list[str], list[list[str]]]:
     """Header and body: each row's difference in C-index to a reference over all targets."""
-    header = ["method", "difference", "95% interval", "targets won", "worst target", "folds won"]
-    body = []
+    body: list[dict[str, str]] = []
     for row, whole in results["overall"].items():
         if (found := whole["against"].get(reference)) is not None:
-            body.append(
-                [
-                    _title(results, row),
-                    _signed(found["difference"]),
-                    _interval(found["interval_95"], signed=True),
-                    f"{found['targets_won']} of {found['targets']}",
-                    _signed(found["worst_target"]),
-                    f"{found['folds_won']} of {found['folds']}",
-                ]
-            )
-    return header, body
+            cells = {
+                "method": _title(results, row),
+                "difference": _signed(found["difference"]),
+                "95% interval": _interval(found["interval_95"], signed=True),
+            }
+            if "interval_95_targets" in found:
+                cells["targets resampled too"] = _interval(found["interval_95_targets"], signed=True)
+            cells |= {
+                "targets won": f"{found['targets_won']} of {found['targets']}",
+                "worst target": _signed(found["worst_target"]),
+                "folds won": f"{found['folds_won']} of {found['folds']}",
+            }
+            if (joined := found.get("together")) is not None:
+                gap, ends = joined["difference"], joined["interval_95"]
+                cells["together"] = f"{_signed(gap)} ({_interval(ends, signed=True)})"
+            body.append(cells)
+    return list(body[0]) if body else ["method"], [[*cells.values()] for cells in body]
 
 
 def further_table(results: StudyResults) -> tuple[list[str], list[list[str]]]:
@@ -135,12 +148,14 @@ def _stand_ins(results: StudyResults) -> Iterator[str]:
 def results_csv(results: StudyResults) -> str:
     """CSV with one line per row and target, and one per row with target ``mean``."""
     header = ["row", "target", "c_index", "sd_folds", "sd_seeds", "reference", "difference", "low", "high"]
+    header += ["low_targets", "high_targets", "together", "together_difference", "together_low", "together_high"]
     lines: list[list[object]] = []
     for row, whole in results["overall"].items():
         for target, about in results["targets"].items():
             one = about["rows"][row]
-            lines += _csv_rows([row, target, one["mean"], one["sd"], one["seed_sd"]], one["against"])
-        lines += _csv_rows([row, "mean", whole["mean"], None, None], whole["against"])
+            place: list[object] = [row, target, one["mean"], one["sd"], one["seed_sd"]]
+            lines += _csv_rows(place, one["against"], one.get("together"))
+        lines += _csv_rows([row, "mean", whole["mean"], None, None], whole["against"], whole.get("together"))
     return csv_text([header, *lines])
 
 
@@ -168,14 +183,18 @@ def difference_sentence(name: str, reference: str, found: Comparison) -> str:
     )
 
 
-def _csv_rows(place: list[object], against: dict[str, Comparison]) -> list[list[object]]:
+def _csv_rows(place: list[object], against: dict[str, Comparison], joined: Level | None) -> list[list[object]]:
+    mean = None if joined is None else joined["mean"]
     if not against:
-        return [[*place, None, None, None, None]]
-    found = []
-    for reference, about in against.items():
-        low, high = about["interval_95"] or (None, None)
-        found.append([*place, reference, about["difference"], low, high])
-    return found
+        return [[*place, *[None] * 6, mean, None, None, None]]
+    return [[*place, reference, *_csv_gap(about, mean)] for reference, about in against.items()]
+
+
+def _csv_gap(about: Comparison, joined_mean: float | None) -> list[object]:
+    joined: Mapping[str, Any] = about.get("together") or {}
+    ends = [about["interval_95"], about.get("interval_95_targets"), joined.get("interval_95")]
+    (low, high), of_targets, of_joined = (pair or (None, None) for pair in ends)
+    return [about["difference"], low, high, *of_targets, joined_mean, joined.get("difference"), *of_joined]
 
 
 def _title(results: StudyResults, row: str) -> str:

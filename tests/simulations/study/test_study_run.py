@@ -384,6 +384,34 @@ def test_a_target_too_small_for_inner_folds_deploys_its_local_model(tmp_path, un
     assert all(about["complete"] for about in results["rows"].values())
 
 
+def test_of_several_seeds_the_mean_risk_is_scored_too(study_sites, tmp_path, units_done):
+    study, out = small(tmp_path / "study.yaml", methods=["local", "half_average"], seeds=[0, 1, 2]), tmp_path / "out"
+    results = run_here(study, study_sites, out)
+    plan, expected = prepared(study, study_sites, out), {}
+    for row in ("local", "half_average"):
+        of_folds = []
+        for fold in (0, 1):
+            test, total = patients_of(study_sites / "alpha", fold), 0.0
+            for cell in plan.plan.cells:
+                if (cell.row, cell.fold) == (row, fold):
+                    risk = -np.cumprod(1 - hazards_of(cell, plan.worker), axis=1).sum(axis=1)
+                    total = total + (risk - risk.mean()) / risk.std()
+            of_folds.append(concordance_index_censored(test["e"] == 1, test["t"], total)[0])
+        expected[row] = np.mean(of_folds)
+    table, text = pd.read_csv(out / "results.csv").set_index(["row", "target"]), (out / "results.md").read_text()
+    for row, mean in expected.items():
+        joined = results["targets"]["alpha"]["rows"][row]["together"]
+        assert joined["mean"] == pytest.approx(mean, abs=1e-12) == results["overall"][row]["together"]["mean"]
+        assert table.loc[(row, "alpha"), "together"] == table.loc[(row, "mean"), "together"] == pytest.approx(mean)
+        assert joined["mean"] != results["targets"]["alpha"]["rows"][row]["mean"]
+    gap = results["overall"]["half_average"]["against"]["local"]["together"]
+    assert gap["difference"] == pytest.approx(expected["half_average"] - expected["local"], abs=1e-12)
+    found = table.loc[("half_average", "mean"), ["together_difference", "together_low", "together_high"]]
+    assert [*found] == pytest.approx([gap["difference"], *gap["interval_95"]])
+    low, high = gap["interval_95"]
+    assert text.count("| together |") == 2 and f"| {gap['difference']:+.3f} ({low:+.3f} to {high:+.3f}) |" in text
+
+
 def stood_in(results: dict) -> set[tuple[str, str]]:
     """Rows and targets where the local model stands in."""
     return {(cell["row"], cell["target"]) for cell in results["cells"] if "local_because" in cell["notes"]}

@@ -14,7 +14,7 @@ from studies import STUDY
 
 from fedsteph.client.evaluation.metrics import METRICS, Metrics, mean_metrics
 from fedsteph.common.model.concordance import Pairs, pairs
-from fedsteph.simulations.study.statistics import difference, overall, target_scores
+from fedsteph.simulations.study.statistics import Tested, difference, overall, study_scores, target_scores
 
 SEEDS, FOLDS, TARGETS = STUDY["seeds"], (0, 1), STUDY["targets"]
 REFERENCES = STUDY["against"]
@@ -160,6 +160,75 @@ def test_intervals_are_those_of_a_loop_over_the_same_draws():
     np.testing.assert_allclose(found, np.quantile(gap, [0.025, 0.975]), atol=1e-6)
     level = overall(scores, "good")["interval_95"]
     np.testing.assert_allclose(level, np.quantile(np.mean(means["good"], axis=0), [0.025, 0.975]), atol=1e-6)
+
+
+def together(target: Target, row: str, drawn: Sequence[np.ndarray] | None = None) -> float:
+    """Mean over folds of the C-index of the mean standardised risk, on all patients or on those drawn per fold."""
+    found = []
+    for k, (t, e) in enumerate(target.folds):
+        risks = [seed[k] for seed in target.risks[row]]
+        risk = sum((one - one.mean()) / one.std() for one in risks)
+        d = np.arange(len(t)) if drawn is None else drawn[k]
+        found.append(concordance_index_censored(e[d] == 1, t[d], risk[d])[0])
+    return fmean(found)
+
+
+def test_seeds_together_are_the_c_index_of_their_mean_standardised_risk():
+    targets, n = [Target("alpha", 1), Target("beta", 20)], 30
+    for target in targets:  # the second seed's risk is on another scale, which must not matter
+        for seeds in target.risks.values():
+            seeds[1] = [100 + 50 * risk for risk in seeds[1]]
+    scores = [study_scores(one.name, models_of(one), n) for one in targets]
+    gaps = [together(one, "good") - together(one, "poor") for one in targets]
+    found = difference(scores, "good", "poor")
+    assert found["together"]["difference"] == pytest.approx(fmean(gaps), abs=1e-12)
+    assert overall(scores, "good")["together"]["mean"] == pytest.approx(fmean(together(t, "good") for t in targets))
+    plain = [target_scores(one.name, one.rows("good", "poor"), n) for one in targets]
+    assert {**found, "together": None} == {**difference(plain, "good", "poor"), "together": None}
+    drawn = []  # with the same draws as those of the single seeds
+    for target in targets:
+        rng = np.random.default_rng(zlib.crc32(target.name.encode()))
+        counts = [rng.multinomial(len(t), np.full(len(t), 1 / len(t)), size=n) for t, _ in target.folds]
+        places = [[np.repeat(np.arange(len(row)), row) for row in fold] for fold in counts]
+        drawn.append([together(target, "good", d) - together(target, "poor", d) for d in zip(*places, strict=True)])
+    ends = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
+    np.testing.assert_allclose(found["together"]["interval_95"], ends, atol=1e-6)
+    lone = [study_scores(one.name, {row: seeds[:1] for row, seeds in models_of(one).items()}, n) for one in targets]
+    assert "together" not in difference(lone, "good", "poor") and "together" not in overall(lone, "good")
+
+
+def models_of(target: Target) -> dict[str, list[list[Tested]]]:
+    return {
+        row: [[Tested(risk, *fold) for risk, fold in zip(seed, target.folds, strict=True)] for seed in seeds]
+        for row, seeds in target.risks.items()
+    }
+
+
+def test_a_constant_risk_adds_nothing_to_the_others():
+    t, e = outcomes(3, 20)
+    rising, constant = Tested(np.arange(20.0), t, e), Tested(np.full(20, 7.0), t, e)
+    found = study_scores("t", {"both": [[rising], [constant]], "one": [[rising], [rising]]}, 10)
+    assert found.together.mean("both") == found.together.mean("one") == rising.pairs.c_index
+
+
+def test_with_enough_targets_an_interval_resamples_them_too():
+    """A loop over resamples: as many targets as there are, with replacement, each with one draw of its patients."""
+    targets, n = [Target(f"t{k}", 10 * k) for k in range(8)], 200
+    scores = [target.scores(n) for target in targets]
+    found = difference(scores, "good", "poor")
+    gaps = [one.resamples["good"] - one.resamples["poor"] for one in scores]
+    rng, means = np.random.default_rng(0), []
+    which, patients = rng.integers(8, size=(8, n)), rng.integers(n, size=(8, n))
+    for b in range(n):
+        means.append(fmean(gaps[which[k, b]][patients[k, b]] for k in range(8)))
+    np.testing.assert_allclose(found["interval_95_targets"], np.quantile(means, [0.025, 0.975]), atol=1e-6)
+    (low, high), (low_t, high_t) = found["interval_95"], found["interval_95_targets"]
+    assert high_t - low_t > high - low  # targets differ more than patients do
+    assert "interval_95_targets" not in difference(scores[:7], "good", "poor")
+    # A target without a comparable pair is drawn by none, and does not count among the eight.
+    nothing = target_scores("none", {"good": [[NO_PAIR] * 2] * 2, "poor": [[NO_PAIR] * 2] * 2}, n)
+    assert difference([nothing, *scores], "good", "poor") == found
+    assert "interval_95_targets" not in difference([nothing, *scores[:7]], "good", "poor")
 
 
 def test_a_row_against_itself_is_exactly_0():

@@ -139,6 +139,19 @@ def test_results_csv_agrees_with_the_json(whole):
             assert line.sd_folds == pytest.approx(one["sd"], abs=1e-12) and pd.isna(line.sd_seeds)  # of one seed
 
 
+def test_an_interval_over_targets_stands_beside_that_over_patients(results):
+    for about in results["overall"].values():
+        for found in about["against"].values():
+            found["interval_95_targets"] = [-0.111, 0.222]
+    table = tables_of(markdown(results))["Against local"]
+    assert table[0][2:5] == ["95% interval", "targets resampled too", "targets won"]
+    assert {line[3] for line in table[2:]} == {"-0.111 to +0.222"}
+    lines = [line.split(",") for line in results_csv(results).splitlines()]
+    place = lines[0].index("low_targets")
+    ends = {tuple(line[place : place + 2]) for line in lines if line[1] == "mean" and line[5]}
+    assert ends == {("-0.111", "0.222")}
+
+
 def test_cells_csv_agrees_with_the_json(whole):
     assert (whole.out / "cells.csv").read_text() == cells_csv(whole.results)
     table = pd.read_csv(whole.out / "cells.csv")

@@ -77,6 +77,8 @@ def choose_deployed(selection: Selection, is_collapsed: bool, margin: float) -> 
     if gain is None or error is None or n < ENOUGH_PAIRS:
         what = f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
         return Decision("local", what, None)
+    if not math.isfinite(error):
+        return Decision("local", "too small to validate: fewer than 2 events in inner cross-validation", None)
     c_indices = [f"{c:.3f}" for c in (selection.panel, selection.local) if c is not None]
     told = f"{gain:+.1f} nats of log partial likelihood in inner cross-validation, standard error {error:.1f}"
     told += f"; C-index {' against '.join(c_indices)} of the local model, over {n} comparable pairs"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from statistics import fmean
 
 from fedsteph.client.evaluation.decision import Selection
@@ -36,8 +37,14 @@ def over_folds(selections: Sequence[Selection], recipe: Recipe) -> Selection:
         panel_interval=_mean_interval([one.panel_interval for one in judged], weights),
         gain=_mean([one.gain for one in judged], weights),
         gain_error=_mean([one.gain_error for one in judged], weights),
-        weights={group: fmean(one.weights[group] for one in used) for group in used[0].weights},
+        weights=_mean_weights([one.weights for one in used]),
     )
+
+
+def _mean_weights(weights: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of every group of a panel, over the folds that have it: the screening of another may have refused all of it."""
+    groups = dict.fromkeys(chain.from_iterable(weights))
+    return {group: fmean(one[group] for one in weights if group in one) for group in groups}
 
 
 def _mean(values: Sequence[float | None], weights: Sequence[int]) -> float | None:

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.common.config.panel import GROUPS
+from fedsteph.common.config.panel_config import GROUPS, PanelConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class SourceGroups:
     def groups(self) -> tuple[str, ...]:
         """The groups of the panel, in the order of :data:`GROUPS`."""
         return tuple(group for group in GROUPS if group in ("steph", "local") or group in self.members)
+
+    def weights(self, learned: Mapping[str, float], config: PanelConfig) -> dict[str, float]:
+        """The weight of every group: as learned, or as expected where inner validation had no model of the group."""
+        return {group: learned.get(group, config.expected(group)) for group in self.groups}
 
     @cached_property
     def factors(self) -> dict[int, float]:

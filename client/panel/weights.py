@@ -34,7 +34,7 @@ def learned(parts: Sequence[Part], expected: np.ndarray, doubt: float) -> np.nda
 def _fit(parts: Sequence[Part], expected: np.ndarray, doubt: float) -> np.ndarray:
     start = torch.from_numpy(expected)
     a = start.clone().requires_grad_()
-    given = [(torch.from_numpy(p.scores), torch.from_numpy(p.times), torch.from_numpy(p.events)) for p in parts]
+    given = [(torch.tensor(p.scores), torch.tensor(p.times), torch.tensor(p.events)) for p in parts]
     given = [(x, t, e) for x, t, e in given if bool((e > 0).any()) and len(e) > 1]
     optimizer = torch.optim.LBFGS([a], max_iter=_STEPS, line_search_fn="strong_wolfe")
 

@@ -51,15 +51,15 @@ def with_panel(task: Task, enhanced: Enhanced, weights: Mapping[str, float]) -> 
     """The same enhanced model with its panel, in a file of its own, unless that exists.
 
     Args:
-        weights: group -> weight, by inner cross-validation; empty where there was none: then those that are expected.
+        weights: group -> weight, by inner cross-validation; of groups that it lacks, what is expected.
     """
     path = task.folder / PANEL_FILE
     loaded = kept(path, load_model)
     if loaded is None:
         loaded = load_model(enhanced.path)
-        model, recipe = loaded.model, task.recipe
+        model = loaded.model
         assert isinstance(model, Steph) and loaded.local is not None
-        weights = weights or {group: recipe.panel.expected(group) for group in task.members.received.groups}
+        weights = task.members.received.weights(weights, task.recipe.panel)
         set_panel(model, task.members, weights, task.train, task.device)
         save_steph(
             path,

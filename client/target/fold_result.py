@@ -25,14 +25,15 @@ class FoldResult:
     sources: dict[str, SourceUse]  # how the test patients' merges used the sources that were merged
     times: np.ndarray
     events: np.ndarray
-    risk: dict[str, np.ndarray]  # method -> (n_test_patients,); local, the comparators, steph, deployed
+    risk: dict[str, np.ndarray]  # method -> (n_test_patients,); local, the comparators, steph, panel, deployed
     uno_weight: np.ndarray  # (n_test_patients,), of each test patient's event in Uno's C
     metrics: dict[str, Metrics]  # method -> metrics beyond the C-index
     learnable: dict[str, int]  # method -> parameters learned at the target
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # on every received vector
     enhanced: Path | None = None  # STEPH's model; None where every source was refused
     ids: tuple[str, ...] = ()  # of the test patients
-    hazards: dict[str, np.ndarray] = field(default_factory=dict)  # local, steph, deployed: (n_test_patients, n_bins)
+    # local, steph, panel, deployed: (n_test_patients, n_bins)
+    hazards: dict[str, np.ndarray] = field(default_factory=dict)
     cut_off: dict[str, float] = field(default_factory=dict)  # same methods: median risk of the training patients
     # same methods: the percentiles (101,) of the training patients' risks under the fold's model
     reference: dict[str, np.ndarray] = field(default_factory=dict)

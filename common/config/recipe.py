@@ -13,7 +13,7 @@ from typing import Literal
 from fedsteph.common.config.digest import LOCAL, digest, to_dict
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import COMPARATORS
-from fedsteph.common.config.panel import PanelConfig
+from fedsteph.common.config.panel_config import PanelConfig
 from fedsteph.common.config.require import require
 
 Dtype = Literal["float32", "float16", "bfloat16"]

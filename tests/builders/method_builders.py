@@ -30,13 +30,13 @@ def make_task(
     workspace = make_workspace(kept_site("tasks", **site).parent, *settings)
     workspace.train_every_fold()
     vectors = make_vectors(workspace.recipe, n_sources, scale)
-    return Task(workspace, fold, vectors, folder / "work" / f"fold_{fold}", together or {})
+    return Task(workspace, fold, vectors, folder / "work" / f"fold_{fold}", globals=together or {})
 
 
 def with_vectors(task: Task, vectors: Sequence[TaskVector]) -> Task:
     """The same task with other sources."""
     named = {f"s{k:03d}": vector for k, vector in enumerate(vectors)}
-    return Task(task.workspace, task.fold, named, task.folder, task.globals)
+    return replace(task, vectors=named)
 
 
 def with_heads(task: Task, scale: float = 0.3) -> Task:

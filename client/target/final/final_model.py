@@ -117,7 +117,8 @@ def _enhanced(
         )
         found = load(path)
     members = PanelMembers.of(local.model, choice.vectors, kin, workspace.cohort, recipe, device)
-    set_panel(_steph(found), members, choice.selection.weights, workspace.cohort, device)
+    weights = members.received.weights(choice.selection.weights, recipe.panel)
+    set_panel(_steph(found), members, weights, workspace.cohort, device)
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from client_builders import make_recipe
 
@@ -11,11 +13,18 @@ from fedsteph.client.evaluation.over_folds import over_folds
 RECIPE = make_recipe()  # gamma_grid [0.0, 0.05]
 
 
-def fold(local, steph, n, zero, twentieth, *, collapsed=False, half=0.1) -> Selection:
-    """``zero`` and ``twentieth``: concordant pairs of ``n`` under each gamma."""
+MARGIN = RECIPE.panel.margin  # -1 standard error
+
+
+def fold(local, steph, n, zero, twentieth, *, collapsed=False, half=0.1, gain=6.0, weight=0.2) -> Selection:
+    """``zero`` and ``twentieth``: concordant pairs of ``n`` under each gamma; the panel is 0.05 above STEPH."""
     tried = {"0.0": InnerScore(zero, n, None), "0.05": InnerScore(twentieth, n, None, collapsed)}
     spread = (local - half, local + half), (steph - half, steph + half)
-    return Selection(0.0, "told so", local, steph, n, *spread, tried)
+    panel = steph + 0.05
+    of_panel = {"panel": panel, "panel_interval": (panel - half, panel + half), "gain": gain, "gain_error": 2.0}
+    return Selection(
+        0.0, "told so", local, steph, n, *spread, tried, **of_panel, weights={"steph": weight, "local": 3 * weight}
+    )
 
 
 def test_scores_and_gamma_are_pooled_and_an_interval_is_as_wide_as_a_folds():
@@ -25,10 +34,24 @@ def test_scores_and_gamma_are_pooled_and_an_interval_is_as_wide_as_a_folds():
     assert found.local == pytest.approx((100 * 0.6 + 300 * 0.5) / 400)
     assert found.steph == pytest.approx((100 * 0.7 + 300 * 0.6) / 400)
     assert found.steph_interval == pytest.approx((found.steph - 0.1, found.steph + 0.1))
-    assert choose_deployed(found, is_collapsed=False).method == "steph"
-    assert choose_deployed(found, is_collapsed=True).method == "local"
-    worse = over_folds([fold(0.7, 0.6, 100, 60, 60), fold(0.6, 0.65, 100, 60, 60)], RECIPE)
-    assert choose_deployed(worse, is_collapsed=False).method == "local" and worse.gamma == 0.0  # the smaller in a tie
+    assert choose_deployed(found, False, MARGIN).method == "panel"
+    assert choose_deployed(found, True, MARGIN).method == "local"
+    tied = over_folds([fold(0.7, 0.6, 100, 60, 60), fold(0.6, 0.65, 100, 60, 60)], RECIPE)
+    assert tied.gamma == 0.0, "the smaller in a tie"
+
+
+def test_the_panel_s_gain_is_pooled_and_as_uncertain_as_a_folds_and_its_weights_are_the_mean():
+    """A fold's pairs weigh its gain; the weights of all folds are of models that are alike, so each counts once."""
+    folds = [fold(0.6, 0.7, 100, 60, 70, gain=5.0), fold(0.6, 0.6, 300, 200, 180, gain=-7.0, weight=0.4)]
+    found = over_folds(folds, RECIPE)
+    assert found.gain == pytest.approx((100 * 5 - 300 * 7) / 400) and found.gain_error == pytest.approx(2.0)
+    assert found.panel == pytest.approx((100 * 0.75 + 300 * 0.65) / 400)
+    assert found.panel_interval == pytest.approx((found.panel - 0.1, found.panel + 0.1))
+    assert found.weights == pytest.approx({"steph": 0.3, "local": 0.9})
+    fewer = replace(folds[0], weights={"local": 0.3}), replace(folds[1], weights={"local": 0.5, "same_cancer": 0.4})
+    assert over_folds(fewer, RECIPE).weights == pytest.approx({"local": 0.4, "same_cancer": 0.4}), "not all have all"
+    decided = choose_deployed(found, False, MARGIN)
+    assert decided.method == "local" and "gains only -4.0 nats" in decided.reason
 
 
 def test_a_gamma_that_collapsed_in_a_fold_is_left_out():
@@ -41,10 +64,11 @@ def test_folds_without_a_merge_say_nothing_of_steph():
     assert over_folds([refused, merged], RECIPE) == over_folds([merged], RECIPE)
     alone = over_folds([refused, refused], RECIPE)
     assert (alone.local, alone.steph, alone.n_comparable) == (pytest.approx(0.9), None, 100)
+    assert (alone.panel, alone.gain, dict(alone.weights)) == (None, None, {})
 
 
 def test_too_few_pairs_choose_the_local_model_and_no_pairs_are_no_error():
     few = over_folds([fold(0.4, 0.9, 49, 20, 40)] * 5, RECIPE)
-    assert "49 comparable pairs" in choose_deployed(few, is_collapsed=False).reason
+    assert "49 comparable pairs" in choose_deployed(few, False, MARGIN).reason
     none = over_folds([Selection(0.0, "none", None, None, 0)] * 2, RECIPE)
-    assert (none.local, none.n_comparable, choose_deployed(none, is_collapsed=False).method) == (None, 0, "local")
+    assert (none.local, none.n_comparable, choose_deployed(none, False, MARGIN).method) == (None, 0, "local")

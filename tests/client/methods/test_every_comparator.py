@@ -45,7 +45,7 @@ def test_every_comparator_on_real_cohorts(tmp_path):
     target = results["targets"]["skcm"]
     assert (target["n_patients"], target["n_events"], target["sources"]) == (226, 74, ["kirp"])
     methods = target["methods"]
-    assert methods.keys() == {"local", "steph", "deployed", *COMPARATORS}
+    assert methods.keys() == {"local", "steph", "panel", "deployed", *COMPARATORS}
     for name, method in methods.items():
         (c_index,) = method["c_index"]
         assert math.isfinite(c_index) and 0 < c_index < 1, name

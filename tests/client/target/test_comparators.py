@@ -28,8 +28,9 @@ def comparing(folder, names, *settings, **site):
     return task
 
 
-def test_every_comparator_has_a_method_and_only_the_pool_is_more():
-    assert {*REGISTRY} == {*COMPARATORS, "pooled"}
+def test_every_comparator_has_a_method_and_only_the_pool_and_the_panel_are_more():
+    """Every target has the panel's row; a study trains it by its name."""
+    assert {*REGISTRY} == {*COMPARATORS, "pooled", "panel"}
 
 
 def test_hazards_are_the_model_s_for_each_test_patient(tmp_path):

@@ -16,6 +16,7 @@ import fedsteph
 import fedsteph.client.training.survival_fit
 from fedsteph.client.evaluation.decision import Selection
 from fedsteph.client.models.members import load_members
+from fedsteph.client.panel.fit_panel import PanelMembers, set_panel
 from fedsteph.client.screening.verdict import Figures, Verdict
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -31,10 +32,12 @@ from fedsteph.common.config.recipe import FinalConfig
 from fedsteph.common.config.run_config import Config
 
 TWO = ("final.members=2", "training.epochs=1")
-GOOD = Selection(0.0, "told so", 0.6, 0.7, 100, (0.55, 0.65), (0.65, 0.75))
+WEIGHTS = {"steph": 0.3, "local": 0.1}
+OF_PANEL = {"panel": 0.7, "panel_interval": (0.65, 0.75), "gain": 3.0, "gain_error": 2.0, "weights": WEIGHTS}
+GOOD = Selection(0.0, "told so", 0.6, None, 100, (0.55, 0.65), **OF_PANEL)
 
 
-def steph_wins(monkeypatch) -> None:
+def panel_wins(monkeypatch) -> None:
     monkeypatch.setattr(choosing, "over_folds", lambda selections, recipe: GOOD)
 
 
@@ -46,25 +49,27 @@ def with_members(workspace: Workspace, n: int) -> Workspace:
 def done(tmp_path_factory):
     """A target whose final model is an enhanced one of two members, and another whose is local."""
     made = {}
-    for kind in ("steph", "local"):
+    for kind in ("panel", "local"):
         workspace = trained_workspace(tmp_path_factory.mktemp(kind), *TWO, patients=20)
         with pytest.MonkeyPatch.context() as patch:
-            if kind == "steph":
-                steph_wins(patch)
+            if kind == "panel":
+                panel_wins(patch)
             made[kind] = workspace, enhance_target(workspace, make_vectors(workspace.recipe, 2))
     return made
 
 
-@pytest.mark.parametrize("kind", ["steph", "local"])
+@pytest.mark.parametrize("kind", ["panel", "local"])
 def test_each_member_is_the_training_of_all_patients_and_the_file_has_their_mean_risks(done, kind):
     workspace, result = done[kind]
     recipe, cohort, vectors = workspace.recipe, workspace.cohort, make_vectors(workspace.recipe, 2)
     plain = []
     for m, label in enumerate(("all patients", "all patients, member 1")):
         model = train_local(cohort, recipe, label=label, run=ON_CPU)
-        if kind == "steph":
+        if kind == "panel":
             name, sources = f"all patients, member {m}", list(vectors.values())
+            members = PanelMembers.of(model, vectors, frozenset(), cohort, recipe, CPU)
             model = fit_steph(cohort, model, sources, recipe, gamma=0.0, label=name, run=ON_CPU)
+            set_panel(model, members, WEIGHTS, cohort, CPU)
         plain.append(risks(model, cohort, CPU))
     path = workspace.site.state / result.final.path
     assert (result.final.choice, result.final.members) == (kind, 2)
@@ -87,16 +92,16 @@ def test_the_result_and_the_card_say_what_it_is_and_that_it_is_untested(done):
         low, high = result.deployed.interval_95
         assert f"{result.deployed.mean:.3f} (95% interval {low:.3f} to {high:.3f})" in card
         assert "| members | 2," in card and f"| local or enhanced | {kind}: {result.final.reason} |" in card
-        assert ("s000" in card.split("## Recipe")[0]) == (kind == "steph")
+        assert ("s000" in card.split("## Recipe")[0]) == (kind == "panel")
         assert not re.search(r"P\d{3}|DX\d", card) and str(workspace.site.folder) not in card
-    enhanced, local = done["steph"][1].final, done["local"][1].final
+    enhanced, local = done["panel"][1].final, done["local"][1].final
     assert enhanced.gamma == 0.0 and enhanced.w.keys() == {"s000", "s001"} and enhanced.useful
     assert (local.gamma, local.w, local.weights) == (None, {}, {"s000": 1.0, "s001": 1.0})
 
 
 def test_nothing_is_trained_twice_and_more_members_are_added_to_those_there(monkeypatch, done):
-    workspace, result = done["steph"]
-    steph_wins(monkeypatch)
+    workspace, result = done["panel"]
+    panel_wins(monkeypatch)
     fits, vectors = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit"), make_vectors(workspace.recipe, 2)
     assert enhance_target(with_members(workspace, 2), vectors) == result and trained(fits) == [0, 0]
     three = enhance_target(with_members(workspace, 3), vectors)
@@ -113,7 +118,7 @@ def test_nothing_is_trained_twice_and_more_members_are_added_to_those_there(monk
 
 
 def test_a_member_that_collapsed_leaves_the_local_model(monkeypatch, tmp_path):
-    steph_wins(monkeypatch)
+    panel_wins(monkeypatch)
     monkeypatch.setattr("fedsteph.client.target.final.final_model.collapsed", lambda *_: True)
     workspace = trained_workspace(tmp_path, "final.members=1", "training.epochs=1", patients=12)
     final = enhance_target(workspace, make_vectors(workspace.recipe, 1)).final
@@ -141,7 +146,7 @@ def test_outcomes_of_test_patients_do_not_choose(tmp_path):
         chosen.append((result.final, result.deployed.c_index))
     assert chosen[0][0].choice == chosen[1][0].choice and chosen[0][0].reason == chosen[1][0].reason
     assert chosen[0][0].weights == chosen[1][0].weights and chosen[0][1] != chosen[1][1]
-    assert "inner C-index" in chosen[0][0].reason
+    assert "nats of log partial likelihood" in chosen[0][0].reason
 
 
 def test_the_screening_of_most_folds_decides_on_a_source(done):
@@ -156,6 +161,7 @@ def test_the_screening_of_most_folds_decides_on_a_source(done):
     found = final_choice([fold(1, 0.25, 0), fold(1, 0.2, 0), fold(0, 1, 1)], vectors, recipe)
     assert found.weights == {"s000": 1, "s001": 0.25, "s002": 0} and [*found.vectors] == ["s000", "s001"]
     assert torch.equal(found.vectors["s001"].flat(), 0.25 * vectors["s001"].flat())
-    assert found.vectors["s000"] is vectors["s000"] and found.decision().method == "steph"
+    assert found.vectors["s000"] is vectors["s000"] and found.decision(-1.0).method == "panel"
     even = final_choice([fold(0, 0, 0), fold(1, 1, 1)], vectors, recipe)
-    assert not even.vectors and even.decision().method == "local" and "left out every source" in even.decision().reason
+    decided = even.decision(-1.0)
+    assert not even.vectors and decided.method == "local" and "left out every source" in decided.reason

@@ -26,7 +26,7 @@ from fedsteph.common.host.progress import silent
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.vector.task_vector import TaskVector
 
-METHODS = ("local", "model_average", "steph", "deployed")  # of the default recipe
+METHODS = ("local", "model_average", "steph", "panel", "deployed")  # of the default recipe
 
 
 def task_of(workspace: Workspace, vectors, fold: int = 0) -> Task:
@@ -74,11 +74,12 @@ def test_every_methods_risks_equal_a_plain_reference(done):
         "local": load_model(workspace.fold_folder(0) / "local.safetensors").model,
         "model_average": plain_average(workspace, vectors),
         "steph": load_model(workspace.folder / "merge/fold_0/steph.safetensors").model,
+        "panel": load_model(workspace.folder / "merge/fold_0/panel.safetensors").model,
     }
     for method, model in models.items():
         expected = [plain_risk(model(test.bag(i).unsqueeze(0))[0]) for i in range(len(test))]
         np.testing.assert_allclose(result.risk[method], expected, rtol=0, atol=2e-5)
-    assert len({risk.tobytes() for name, risk in result.risk.items() if name != "deployed"}) == 3
+    assert len({risk.tobytes() for name, risk in result.risk.items() if name != "deployed"}) == 4
     assert tuple(result.risk) == METHODS
 
 
@@ -94,7 +95,7 @@ def test_the_slides_risk_of_a_training_patient_is_by_an_inner_model_that_has_not
             expected = (risk - own.mean()) / own.std()
             assert result.cross_fitted["local"][place] == pytest.approx(expected, abs=1e-3)
     assert {name: len(found) for name, found in result.cross_fitted.items()} == dict.fromkeys(
-        ("local", "steph", "deployed"), len(train)
+        ("local", "steph", "panel", "deployed"), len(train)
     )
     np.testing.assert_array_equal(result.cross_fitted["deployed"], result.cross_fitted[result.decision.method])
     assert not np.array_equal(result.cross_fitted["local"], result.cross_fitted["steph"])
@@ -107,6 +108,7 @@ def test_what_else_is_measured_of_every_method_and_how_many_parameters_it_learne
         "local": load_model(workspace.fold_folder(0) / "local.safetensors").model,
         "model_average": plain_average(workspace, vectors),
         "steph": load_model(workspace.folder / "merge/fold_0/steph.safetensors").model,
+        "panel": load_model(workspace.folder / "merge/fold_0/panel.safetensors").model,
     }
     for method, model in models.items():
         hazards = np.stack([model(test.bag(i).unsqueeze(0))[0].double().detach().numpy() for i in range(len(test))])
@@ -115,7 +117,7 @@ def test_what_else_is_measured_of_every_method_and_how_many_parameters_it_learne
             value = getattr(expected, name)
             assert getattr(result.metrics[method], name) == (value if value is None else pytest.approx(value, abs=1e-3))
     local, steph = (sum(p.numel() for p in models[name].parameters()) for name in ("local", "steph"))
-    learnable = {"local": local, "model_average": 0, "steph": steph}
+    learnable = {"local": local, "model_average": 0, "steph": steph, "panel": steph + 2}  # and two groups' weights
     assert result.learnable == {**learnable, "deployed": learnable[result.decision.method]}
     assert result.metrics["deployed"] == result.metrics[result.decision.method]
     assert result.metrics.keys() == result.learnable.keys() == result.risk.keys()
@@ -224,7 +226,7 @@ def test_the_comparators_are_those_of_the_recipe_in_its_order(tmp_path):
     )
     vectors = make_vectors(workspace.recipe, 2)
     result = enhanced(workspace, vectors)
-    assert list(result.risk) == ["local", "half_average", "model_average", "steph", "deployed"]
+    assert list(result.risk) == ["local", "half_average", "model_average", "steph", "panel", "deployed"]
     assert steps(task_of(workspace, vectors)) == 2 + 2 + 1 + 2
 
 
@@ -236,34 +238,49 @@ def test_any_number_of_sources(tmp_path, n_sources):
     assert sum(use.kept for use in result.sources.values()) <= min(5, n_sources) + 1e-3
 
 
-def selection(local: float | None, steph: float | None, n_pairs: int = ENOUGH_PAIRS) -> Selection:
-    return Selection(0.0, "told so", local, steph, n_pairs)
+def selection(gain: float | None, n_pairs: int = ENOUGH_PAIRS) -> Selection:
+    """The gain's standard error is 2 nats."""
+    above = (0.55, 0.75)
+    return Selection(0.0, "told so", 0.65, 0.6, n_pairs, above, above, {}, {}, 0.7, above, gain, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("local", "steph", "n_pairs", "collapsed", "choice", "reason"),
+    ("gain", "n_pairs", "collapsed", "choice", "reason"),
     [
-        (0.6, 0.7, 50, False, "steph", "not worse in inner cross-validation: inner C-index 0.700 against 0.600"),
-        (0.6, 0.6, 50, False, "steph", "not worse"),
-        (0.6, 0.599, 50, False, "local", "STEPH is worse in inner cross-validation"),
-        (0.6, 0.9, 50, True, "local", "collapsed"),
-        (0.0, 1.0, 49, False, "local", "too small to validate: 49 comparable pairs"),
-        (None, None, 0, False, "local", "too small to validate: 0 comparable pairs"),
-        (None, None, 0, True, "local", "collapsed"),
+        (1.0, 50, False, "panel", "the panel gains +1.0 nats of log partial likelihood in inner cross-validation"),
+        (-2.0, 50, False, "panel", "at least -1 standard errors asked for"),
+        (-2.1, 50, False, "local", "the panel gains only -2.1 nats"),
+        (9.0, 50, True, "local", "collapsed"),
+        (9.0, 49, False, "local", "too small to validate: 49 comparable pairs"),
+        (None, 0, False, "local", "too small to validate: 0 comparable pairs"),
+        (None, 0, True, "local", "collapsed"),
     ],
 )
-def test_what_is_deployed(monkeypatch, done, local, steph, n_pairs, collapsed, choice, reason):
+def test_what_is_deployed(monkeypatch, done, gain, n_pairs, collapsed, choice, reason):
     workspace, vectors, _ = done
-    monkeypatch.setattr(
-        fedsteph.client.target.fold, "select", lambda *args, **options: selection(local, steph, n_pairs)
-    )
+    monkeypatch.setattr(fedsteph.client.target.fold, "select", lambda *args, **options: selection(gain, n_pairs))
     monkeypatch.setattr(fedsteph.client.target.judgement, "collapsed", lambda *args: collapsed)
     result = enhanced(workspace, vectors)
     assert result.decision.method == choice and reason in result.decision.reason and result.collapsed is collapsed
     assert np.array_equal(result.risk["deployed"], result.risk[choice])
-    assert not np.array_equal(result.risk["local"], result.risk["steph"])
+    assert len({result.risk[name].tobytes() for name in ("local", "steph", "panel")}) == 3
     expected = {"local": workspace.fold_folder(0) / "local.safetensors"}
-    assert result.model == expected.get(choice, workspace.folder / "merge/fold_0/steph.safetensors")
+    assert result.model == expected.get(choice, workspace.folder / "merge/fold_0/panel.safetensors")
+
+
+def test_received_models_with_heads_predict_in_the_panel_and_those_of_the_target_s_cancer_are_merged_too(tmp_path):
+    workspace = trained_workspace(tmp_path, "training.epochs=1", "steph.gamma=0.0", patients=16)
+    vectors = make_vectors(workspace.recipe, 3)
+    heads = {name: torch.full((8,), 0.1 * k) for k, name in enumerate(("s000", "s001"), 1)}  # the last has none
+    vectors = {name: replace(vector, head=heads.get(name)) for name, vector in vectors.items()}
+    task = replace(task_of(workspace, vectors), kin=frozenset({"s001", "s002"}))
+    result = enhance_fold(task)
+    assert result.selection.weights.keys() == {"steph", "local", "same_cancer", "other_cancers"}
+    model = load_model(task.folder / "panel.safetensors").model
+    assert model.mixture.headed == [False, True, False]
+    assert model.panel.weight.bool().tolist() == [True, True, True, True, False]
+    start = m0_of(workspace.recipe).risk_direction()
+    assert torch.allclose(model.panel.directions[1:3], torch.stack([start + head for head in heads.values()]))
 
 
 def test_a_collapsed_model_is_reported_and_not_deployed(tmp_path):

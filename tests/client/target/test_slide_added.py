@@ -40,11 +40,11 @@ def clinical_workspace(folder: Path, patients: int = 48, **site: object) -> Work
 
 
 def by_hand(workspace: Workspace, k: int, choice: str) -> FoldResult:
-    """A fold whose slides' risks tell of the time under STEPH, and of nothing under the local model."""
+    """A fold whose slides' risks tell of the time under the panel, and of nothing under the local model."""
     rng, train, test = np.random.default_rng(k), workspace.train_part(k), workspace.test_part(k)
-    of_train = {"local": rng.normal(size=len(train)), "steph": rng.normal(-np.log(train.times / 500), 0.5)}
-    of_test = {"local": rng.normal(size=len(test)), "steph": rng.normal(-np.log(test.times / 500), 0.5)}
-    reference = {"local": np.linspace(-1, 1, 101), "steph": np.linspace(-3, 3, 101)}
+    of_train = {"local": rng.normal(size=len(train)), "panel": rng.normal(-np.log(train.times / 500), 0.5)}
+    of_test = {"local": rng.normal(size=len(test)), "panel": rng.normal(-np.log(test.times / 500), 0.5)}
+    reference = {"local": np.linspace(-1, 1, 101), "panel": np.linspace(-3, 3, 101)}
     for found in (of_train, of_test, reference):
         found["deployed"] = found[choice]
     return FoldResult(
@@ -68,7 +68,7 @@ def by_hand(workspace: Workspace, k: int, choice: str) -> FoldResult:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> tuple[Workspace, list[FoldResult], ClinicalResult]:
     workspace = clinical_workspace(tmp_path_factory.mktemp("drawn"), patients=80, event_share=0.8)
-    folds = [by_hand(workspace, 0, "steph"), by_hand(workspace, 1, "local")]
+    folds = [by_hand(workspace, 0, "panel"), by_hand(workspace, 1, "local")]
     return workspace, folds, slide_added(workspace, folds)
 
 
@@ -80,17 +80,17 @@ def test_rows_are_those_of_cox_models_that_have_not_seen_the_test_patients(drawn
         numbers, asked = (Encoding.of(values[0]).numbers(one) for one in values)
         alone = RidgeCox.fit(numbers, train.times, train.events).risk(asked)
         assert found.clinical.c_index[k] == plain_c(fold.times, fold.events, alone)
-        for method in ("steph", "deployed")[k:]:
+        for method in ("panel", "deployed")[k:]:
             percentiles = fold.reference[method]
             slide = (fold.risk[method] - percentiles.mean()) / percentiles.std()
             cox = RidgeCox.fit(np.column_stack([numbers, fold.cross_fitted[method]]), train.times, train.events)
             both = cox.risk(np.column_stack([asked, slide]))
             assert found.both[method].c_index[k] == plain_c(fold.times, fold.events, both)
-    gap = found.added["steph"]
+    gap = found.added["panel"]
     assert gap.mean == pytest.approx(found.both["steph"].mean - found.clinical.mean)
     assert gap.interval_95[0] > 0 and gap.folds_won == 2 and gap.likelihood_ratio.p < 0.001
     assert found.added["local"].likelihood_ratio.p > 0.01
-    assert found.sentence("steph", found.both).startswith("The slide adds to age, sex, stage: C-index +0.")
+    assert found.sentence("panel", found.both).startswith("The slide adds to age, sex, stage: C-index +0.")
     assert found.columns["stage"].missing == 0.25 and found.columns["age"].missing == 0.0
 
 
@@ -113,7 +113,7 @@ def test_where_nothing_can_be_measured_a_sentence_says_why(drawn):
     unlabelled = [replace(one, e=0) for one in workspace.cohort.patients]
     nobody = replace(workspace, cohort=replace(workspace.cohort, patients=unlabelled))
     found = slide_added(nobody, folds)
-    assert found.clinical is None and "no training patient has an event" in found.sentence("steph", {})
+    assert found.clinical is None and "no training patient has an event" in found.sentence("panel", {})
     assert slide_added(replace(workspace, cohort=replace(workspace.cohort, clinical=None)), folds) is None
 
 
@@ -126,7 +126,7 @@ def merged(tmp_path_factory) -> tuple[Workspace, TargetResult]:
 
 def test_the_result_keeps_it_and_nothing_of_it_is_public(merged):
     workspace, result = merged
-    assert result.clinical.both.keys() == {"local", "steph", "deployed"}
+    assert result.clinical.both.keys() == {"local", "steph", "panel", "deployed"}
     assert TargetResult.read(workspace.site.state / RESULT_FILE) == result
     for untold in (None, result.clinical):
         reply = public_view(replace(result, clinical=untold), {}, Policy())

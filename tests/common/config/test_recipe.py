@@ -79,10 +79,12 @@ def value_at(config: Any, key: str) -> Any:
         ("training.warmup_epochs", 1.0),
         ("training.loss", "nll"),
         ("training.alpha", 0.5),
+        ("training.min_steps", 0),
         ("sharing.dtype", "float32"),
+        ("sharing.trained_on", "fold_0"),
+        ("sharing.members", 1),
         ("sharing.layers", "encoder"),
         ("sharing.rank", None),
-        ("sharing.head", "same_cancer"),
         ("steph.K", 5),
         ("steph.variant", "nn"),
         ("steph.weights", "nn"),
@@ -93,6 +95,8 @@ def value_at(config: Any, key: str) -> Any:
         ("steph.lr", None),
         ("steph.beta", 0.05),
         ("steph.balance", True),
+        ("steph.routing_test", None),
+        ("steph.inner_repeats", 1),
         ("comparators.methods", ("model_average",)),
         ("evaluation.folds", 5),
     ],
@@ -104,6 +108,7 @@ def test_the_recipe_of_the_paper(key: str, expected: Any, preset: str) -> None:
 PAPER = [
     ("model.head_bias", "empirical", "default"),
     ("training.drop_last", False, True),
+    ("sharing.head", "same_cancer", "never"),
     ("steph.gamma_grid", (0.0, 0.005, 0.05), (0.005, 0.05)),
 ]
 
@@ -200,6 +205,8 @@ OUT_OF_RANGE = [
     ("model.m0_sha256", f'"{SHA256}\\n"'),
     ("training.epochs", "0"),
     ("training.epochs", "10001"),
+    ("training.min_steps", "-1"),
+    ("training.min_steps", "1000001"),
     ("training.lr", "0"),
     ("training.lr", "1.1"),
     ("training.lr", "-1e-4"),
@@ -212,6 +219,8 @@ OUT_OF_RANGE = [
     ("training.alpha", "1"),
     ("training.alpha", "-0.5"),
     ("training.seed", "-1"),
+    ("sharing.members", "0"),
+    ("sharing.members", "21"),
     ("sharing.rank", "0"),
     ("sharing.rank", "-1"),
     ("sharing.rank", "4097"),
@@ -226,6 +235,8 @@ OUT_OF_RANGE = [
     ("steph.start_mass", "0"),
     ("steph.start_mass", "-1"),
     ("steph.start_mass", "10.1"),
+    ("steph.start_sum", "0"),
+    ("steph.start_sum", "10.1"),
     ("steph.spread", "-0.01"),
     ("steph.spread", "1.01"),
     ("steph.routing_test", "0.0009"),
@@ -243,6 +254,20 @@ OUT_OF_RANGE = [
     ("steph.gamma_grid", "[0.05, -1]"),
     ("steph.inner_folds", "1"),
     ("steph.inner_folds", "21"),
+    ("steph.inner_repeats", "0"),
+    ("steph.inner_repeats", "21"),
+    ("panel.steph", "-0.01"),
+    ("panel.steph", "2.01"),
+    ("panel.local", "-0.01"),
+    ("panel.local", "2.01"),
+    ("panel.same_cancer", "-0.01"),
+    ("panel.same_cancer", "2.01"),
+    ("panel.other_cancers", "-0.01"),
+    ("panel.other_cancers", "2.01"),
+    ("panel.doubt", "-0.01"),
+    ("panel.doubt", "2.01"),
+    ("panel.margin", "-10.1"),
+    ("panel.margin", "10.1"),
     ("comparators.methods", "[ties, fed_avg]"),
     ("comparators.methods", "[ties, ties]"),
     ("comparators.methods", "[local]"),
@@ -306,6 +331,8 @@ WRONG_TYPE = [
     ("training.precision", "float16"),
     ("training.precision", "null"),
     ("training.loss", "null"),
+    ("training.min_steps", "80.0"),
+    ("training.min_steps", "null"),
     ("training.drop_last", "1"),
     ("training.drop_last", "'true'"),
     ("sharing", "float16"),
@@ -319,8 +346,11 @@ WRONG_TYPE = [
     ("sharing.layers", "null"),
     ("sharing.rank", "true"),
     ("sharing.rank", "4.0"),
-    ("sharing.head", "true"),
     ("sharing.rank", "full"),
+    ("sharing.head", "true"),
+    ("sharing.trained_on", "fold_1"),
+    ("sharing.trained_on", "null"),
+    ("sharing.members", "true"),
     ("steph.K", "true"),
     ("steph.K", "2.0"),
     ("steph.K", "all"),
@@ -332,7 +362,9 @@ WRONG_TYPE = [
     ("steph.start", "true"),
     ("steph.start_lam", ".nan"),
     ("steph.start_mass", "null"),
+    ("steph.start_sum", ".nan"),
     ("steph.spread", "true"),
+    ("steph.routing_test", "true"),
     ("steph.normalise", "1"),
     ("steph.normalise", "null"),
     ("steph.epochs", "2.5"),
@@ -346,6 +378,14 @@ WRONG_TYPE = [
     ("steph.gamma_grid[0]", "[cv]"),
     ("steph.gamma_grid[1]", "[0, .nan]"),
     ("steph.balance", "0"),
+    ("steph.inner_repeats", "1.0"),
+    ("panel", "robust"),
+    ("panel.steph", "true"),
+    ("panel.local", "null"),
+    ("panel.same_cancer", ".nan"),
+    ("panel.other_cancers", "'0.2'"),
+    ("panel.doubt", "[0.1]"),
+    ("panel.margin", ".inf"),
     ("comparators", "[ties]"),
     ("comparators.methods", "ties"),
     ("comparators.methods", "null"),
@@ -497,6 +537,7 @@ def test_the_digest_sees_every_key() -> None:
         "sharing.dtype": "float16",
         "sharing.layers": "attention",
         "sharing.head": "never",
+        "sharing.trained_on": "all",
         "steph.variant": "fix",
         "steph.weights": "param",
         "steph.output": "softplus",
@@ -555,15 +596,23 @@ def test_a_sigmoid_cannot_start_at_a_w_of_one() -> None:
     assert StephConfig(K=1, output="softplus", start="local", start_mass=1.0).start_mass == 1.0
 
 
+def test_a_panel_gives_the_target_s_own_models_a_weight() -> None:
+    assert "panel.local must be above 0 where steph is 0" in refusal("panel.steph=0", "panel.local=0")
+    assert with_set("panel.steph=0").recipe.panel.expected("local") == 0.2
+
+
 def test_the_base_digest_sees_what_a_site_s_own_models_depend_on_and_nothing_else() -> None:
     base = Config().recipe.base_digest
     assert re.fullmatch("[0-9a-f]{64}", base)
-    changed = ["model.embed=9", "model.m0_seed=1", "training.epochs=9", "training.loss=cox", "training.seed=1"]
+    changed = ["model.embed=9", "model.m0_seed=1", "training.epochs=9", "training.min_steps=9", "training.loss=cox"]
+    changed.append("training.seed=1")
     assert len({base, *(with_set(override).recipe.base_digest for override in changed)}) == 1 + len(changed)
     same = [
         "sharing.dtype=float16",
         "sharing.layers=embed",
         "sharing.rank=4",
+        "sharing.members=2",
+        "panel.local=0.5",
         "steph.K=2",
         "steph.epochs=9",
         "comparators.methods=[]",
@@ -578,7 +627,9 @@ def test_the_recipe_does_not_depend_on_who_runs_it() -> None:
     """A site's kept work stays valid when the federation around it changes."""
     config = with_set("federation.sites=[a, b]", "federation.deadlines.hello=1", "device=cpu")
     assert digest(config.recipe) == digest(Config().recipe) != digest(replace(Config(), model=ModelConfig(9)).recipe)
-    spelled = with_set("model.head_bias=default", "training.drop_last=true", "steph.gamma_grid=[0.005, 0.05]")
+    spelled = with_set(
+        "model.head_bias=default", "training.drop_last=true", "sharing.head=never", "steph.gamma_grid=[0.005, 0.05]"
+    )
     assert digest(spelled.recipe) == digest(with_set("preset=paper").recipe)
 
 

@@ -13,8 +13,7 @@ def panel(task: Task, progress: Progress) -> Trained:
     """STEPH with its panel, whose weights inner cross-validation moves from those that are expected."""
     selection, trained = validate(task, "steph", task.recipe), STEPH(task, progress)
     assert isinstance(trained.model, Steph)
-    expected = {group: task.recipe.panel.expected(group) for group in task.members.received.groups}
-    weights = selection.weights or expected
+    weights = task.members.received.weights(selection.weights, task.recipe.panel)
     set_panel(trained.model, task.members, weights, task.train, task.device)
-    notes = {**trained.notes, "weights": dict(weights)}
+    notes = {**trained.notes, "weights": weights}
     return Trained(trained.model, trained.learnable + len(weights), notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from fedsteph.client.data.bags import open_cohort
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import Problem, refuse_errors
+from fedsteph.client.data.tables.known_tables import cancer_of
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import M0_FILE, read_sites, write_sites
 from fedsteph.client.site.workspace import Workspace
@@ -59,20 +60,23 @@ def prepare(
     # What depends on the sites: their names, the target, the width, and M0's digest.
     complete = replace(config, federation=_federation(config, sites), model=same_features(config.model, sites))
     resolved = pin_m0(complete)
+    cancers = {}
     for site in sites:
         # Opening every site here finds errors (splits, device) before the run instead of in the middle of it.
-        Workspace.open(replace(site, file=replace(site.file, device=resolved.device, m0=None)), resolved.recipe)
+        here = replace(site, file=replace(site.file, device=resolved.device, m0=None))
+        patients = Workspace.open(here, resolved.recipe).cohort.patients
+        cancers[site.name] = site.file.cancer or cancer_of(patient.project for patient in patients)
     if resolved.model.m0 is not None:
         atomic.write_bytes(path / M0_FILE, Path(resolved.model.m0).read_bytes())
-    roster = _make_roster(path, resolved, sites)
+    roster = _make_roster(path, resolved, sites, cancers)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
-    write_sites(path, _plan(sites, resolved, roster.digest))
+    write_sites(path, _plan(sites, resolved, roster))
     made = manifest(resolved, roster, path / "server" / "audit")
     checked_file.write_json(path / MANIFEST_FILE, made)  # last, because a folder with a manifest is resumed
     return RunFolder(path, resolved, tuple(sites)), warnings
 
 
-def _make_roster(path: Path, config: Config, sites: Sequence[Site]) -> Roster:
+def _make_roster(path: Path, config: Config, sites: Sequence[Site], cancers: Mapping[str, str | None]) -> Roster:
     """Make keys for every simulated site, and their roster: a simulation seals and signs like a deployment."""
     entries = []
     for site in sites:
@@ -80,15 +84,20 @@ def _make_roster(path: Path, config: Config, sites: Sequence[Site]) -> Roster:
         shutil.rmtree(folder, ignore_errors=True)  # keys of an interrupted preparation
         identity = Identity.generate()
         write_identity(folder, site.name, identity)
-        entries.append(Entry.of(site.name, identity.public, cancer=site.file.cancer, contact="simulation"))
+        entries.append(Entry.of(site.name, identity.public, cancer=cancers[site.name], contact="simulation"))
     roster = Roster(config.federation.name, tuple(entries))
     write_roster(path / ROSTER_FILE, roster)
     return roster
 
 
-def _plan(sites: Sequence[Site], config: Config, roster_sha256: str) -> list[dict[str, str]]:
-    common = {"device": config.device, "roster_sha256": roster_sha256}
-    return [{"name": site.name, "folder": str(site.folder.resolve()), **common} for site in sites]
+def _plan(sites: Sequence[Site], config: Config, roster: Roster) -> list[dict[str, str]]:
+    common = {"device": config.device, "roster_sha256": roster.digest}
+    found = []
+    for site in sites:
+        entry = roster.entry(site.name)
+        cancer = {} if entry is None or entry.cancer is None else {"cancer": entry.cancer}
+        found.append({"name": site.name, "folder": str(site.folder.resolve()), **cancer, **common})
+    return found
 
 
 def open_sites(folders: Sequence[Path]) -> dict[str, Site]:

@@ -50,7 +50,7 @@ class Selection:
     panel: float | None = None  # as ``local``, with weights that the other inner folds decide
     panel_interval: Interval | None = None
     gain: float | None = None  # of the panel over the local model in log partial likelihood, in nats
-    gain_error: float | None = None  # its standard error
+    gain_error: float | None = None  # its standard error; None with fewer than two events
     weights: Mapping[str, float] = field(default_factory=dict)  # of the panel's groups, by all inner folds
 
 
@@ -74,10 +74,10 @@ def choose_deployed(selection: Selection, is_collapsed: bool, margin: float) -> 
     gain, error, n = selection.gain, selection.gain_error, selection.n_comparable
     if is_collapsed:
         return _unless_chance(selection, "local", "STEPH collapsed: all kept weights are 0")
-    if gain is None or error is None or n < ENOUGH_PAIRS:
+    if gain is None or n < ENOUGH_PAIRS:
         what = f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
         return Decision("local", what, None)
-    if not math.isfinite(error):
+    if error is None:
         return Decision("local", "too small to validate: fewer than 2 events in inner cross-validation", None)
     c_indices = [f"{c:.3f}" for c in (selection.panel, selection.local) if c is not None]
     told = f"{gain:+.1f} nats of log partial likelihood in inner cross-validation, standard error {error:.1f}"

@@ -18,6 +18,7 @@ from fedsteph.client.panel.fit_panel import PanelMembers
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.client.training.training_run import TrainingRun
+from fedsteph.common.config.digest import digest
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import ABMIL, pinned_model
@@ -120,6 +121,14 @@ def as_mixed(vectors: Mapping[str, TaskVector], kin: frozenset[str]) -> dict[str
 def learnable_parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def work_on(
+    vectors: Mapping[str, TaskVector], kin: frozenset[str], globals_by_fold: Sequence[Mapping[str, TaskVector]] = ()
+) -> str:
+    """What a folder of saved work is named after: the vectors, and which of them are of the target's cancer."""
+    name = vectors_digest([vectors, *globals_by_fold])[:12]
+    return f"{name}-{digest(sorted(kin))[:8]}" if kin else name
 
 
 def vectors_digest(parts: Sequence[Mapping[str, TaskVector]]) -> str:

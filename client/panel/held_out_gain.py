@@ -17,7 +17,7 @@ class Gain:
     """What the panel gains, in nats over all held-out patients, and its standard error."""
 
     nats: float
-    error: float
+    error: float | None  # None where fewer than two events leave it unknown
     weights: tuple[np.ndarray, ...]  # for each part, those of the groups that the other parts ask for
 
 
@@ -40,7 +40,8 @@ def held_out_gain(parts: Sequence[Part], expected: np.ndarray, doubt: float, loc
         own = alone[j].scores @ learned([alone[k] for k in others], expected[[local]], 0.0)
         terms.append(event_terms(part.scores @ weights[-1], part) - event_terms(own, part))
     found = np.concatenate(terms)
-    error = float(found.std(ddof=1)) * math.sqrt(len(found) / repeats) if len(found) > 1 else math.inf
+    known = len(found) > repeats
+    error = float(found.std(ddof=1)) * math.sqrt(len(found) / repeats) if known else None
     return Gain(float(found.sum()) / repeats, error, tuple(weights))
 
 

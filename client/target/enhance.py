@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedsteph.client.methods.task import Task, vectors_digest
+from fedsteph.client.methods.task import Task, work_on
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.sharing.kept_vectors import note_verdicts
 from fedsteph.client.site.policy import Mode, Policy
@@ -26,7 +26,7 @@ from fedsteph.client.target.results import target_result
 from fedsteph.client.target.slide_added import slide_added
 from fedsteph.client.target.target_result import DEPLOYED, FINAL, TargetResult
 from fedsteph.client.target.train_alone import local_recipe
-from fedsteph.common.config.digest import digest, to_dict
+from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic, checked_file
@@ -131,8 +131,7 @@ def enhance_target(
         kin: those of the sources whose patients have the same cancer as this site's.
     """
     vectors, same = dict(sorted(vectors.items())), frozenset(kin) & set(vectors)
-    name = f"merge-{vectors_digest([vectors, *globals_by_fold])[:12]}"
-    folder = workspace.folder / (f"{name}-{digest(sorted(same))[:8]}" if same else name)
+    folder = workspace.folder / f"merge-{work_on(vectors, same, globals_by_fold)}"
     tasks = _tasks(workspace, vectors, folder, globals_by_fold, same)
     n_folds, last = steps(tasks[0]) * len(tasks), final_steps(workspace.recipe)
     folds = _enhanced_folds(tasks, part(progress, 0, n_folds + last, n_folds))

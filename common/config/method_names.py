@@ -1,6 +1,7 @@
 """The methods that a target can train, by name: what each is called in tables, and where it comes from.
 
-Local and STEPH are always run; ``deployed`` is the better of the two by inner cross-validation; recipes ask for others.
+Local, STEPH and its panel are always run; ``deployed`` is the panel or the local model, by inner cross-validation;
+recipes ask for others.
 """
 
 from __future__ import annotations

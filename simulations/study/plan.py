@@ -46,7 +46,9 @@ class Unit:
     @cached_property
     def key(self) -> str:
         """Digest of all that determines the unit's result, except the sites' data."""
-        numbers = {"inner": self.recipe.steph.inner_folds, "members": self.recipe.final.members}
+        steph = self.recipe.steph
+        inner = f"{steph.inner_folds}" + (f"x{steph.inner_repeats}" if steph.inner_repeats > 1 else "")
+        numbers = {"inner": inner, "members": self.recipe.final.members}
         shared = f"{self.recipe.base_digest}/{numbers.get(self.kind, '')}"
         recipe = shared if self.kind in ("base", "references", *numbers) else digest(self.recipe)
         parts = [self.kind, recipe, self.fold, self.site, self.method, list(self.sources)]
@@ -132,10 +134,9 @@ def _cells(
 
 
 def _parts(unit: Unit) -> list[Unit]:
-    """The units of a cell: for ``deployed``, the two candidate models and the choice; else the cell's own unit."""
-    if unit.method != "deployed":
-        return [unit]
-    return [local_of(unit), replace(unit, method="panel"), choice_of(unit)]
+    """The units of a cell: of a panel with the choice of its weights; for ``deployed``, the local model's too."""
+    panel = [replace(unit, method="panel"), choice_of(unit)]
+    return {"panel": panel, "deployed": [local_of(unit), *panel]}.get(unit.method, [unit])
 
 
 def local_of(unit: Unit) -> Unit:
@@ -144,7 +145,7 @@ def local_of(unit: Unit) -> Unit:
 
 
 def choice_of(unit: Unit) -> Unit:
-    """The unit that makes the choice of a ``deployed`` cell by inner cross-validation."""
+    """The unit that chooses what is deployed, and the panel's weights, by inner cross-validation."""
     return replace(unit, kind="choice", method="steph")
 
 
@@ -161,7 +162,7 @@ def paid_for(unit: Unit, sites: Sequence[str]) -> list[Unit]:
     """The units whose costs a cell counts: its base model for ``local``, else all trainings beyond the base models."""
     if unit.method == "local":
         return [Unit("base", unit.recipe, unit.fold, unit.site)]
-    parts = _parts(unit)[1:] if unit.method == "deployed" else [unit]
+    parts = [one for one in _parts(unit) if one.method != "local"]
     return [*parts, *_together(parts, sites), *once(_further(parts))]
 
 

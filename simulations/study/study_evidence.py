@@ -14,7 +14,7 @@ from fedsteph.simulations.study.gather import Prepared, shown_unit
 from fedsteph.simulations.study.plan import Unit
 
 FOLDER = "evidence"
-_METHODS = ("local", "steph", "deployed")  # for each method the study's first row is used
+_METHODS = ("local", "steph", "panel", "deployed")  # for each method the study's first row is used
 
 
 def write_study_evidence(prepared: Prepared, out: Path) -> None:

@@ -21,7 +21,7 @@ _ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,=-]{0,47}")
 Among = Literal["same_cancer", "other_cancers"]
 # Sections of a recipe that a study may set; who takes part, and where, is its own to say.
 _TOLD = {"width", "encoder", "magnification", "patch_size", "m0_sha256"}  # keys of model that the sites' files tell
-_SECTIONS = ("preset", "model", "training", "sharing", "steph", "comparators", "evaluation")
+_SECTIONS = ("preset", "model", "training", "sharing", "steph", "panel", "comparators", "evaluation")
 
 
 @dataclass(frozen=True)

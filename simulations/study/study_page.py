@@ -37,7 +37,7 @@ from fedsteph.simulations.study.tables import (
 )
 
 _AUDIENCE = "For the owner of this study: it shows patients' outcomes"
-_MODELS = {"local": "local", "steph": "enhanced", "deployed": "deployed"}
+_MODELS = {"local": "local", "steph": "enhanced", "panel": "panel", "deployed": "deployed"}
 
 
 def is_study(folder: Path) -> bool:
@@ -161,7 +161,7 @@ def _target(folder: Path, target: str, results: StudyResults) -> list[Section]:
 def _curves(target: str, found: Evidence, results: StudyResults) -> list[Picture]:
     shown = {row: title for row, title in _MODELS.items() if row in found.hazards}
     if "deployed" in shown and any(
-        np.array_equal(found.hazards["deployed"], found.hazards[row]) for row in ("local", "steph") if row in shown
+        np.array_equal(found.hazards["deployed"], found.hazards[row]) for row in ("local", "panel") if row in shown
     ):
         del shown["deployed"]  # the same model as another one in every fold
     n, events = len(found), int(found.events.sum())

@@ -18,7 +18,7 @@ from fedsteph.client.evaluation.metrics import further_metrics
 from fedsteph.client.methods.ablations import STEPH, validate
 from fedsteph.client.methods.alignment import mean_alignment, merged_vector
 from fedsteph.client.methods.registry import REGISTRY
-from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, vectors_digest
+from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, work_on
 from fedsteph.client.sharing.averaging_rounds import read_kept
 from fedsteph.client.sharing.head_rule import why_without_head
 from fedsteph.client.sharing.outgoing import shared_vector
@@ -170,7 +170,7 @@ class Worker:
         test = workspace.test_part(unit.fold)
         hazards = predict_hazards(trained.model, test, workspace.device)
         arrays = {"hazards": hazards}
-        if unit.method in ("local", "steph"):  # the page shows risk groups of these methods
+        if unit.method in ("local", "steph", "panel"):  # the page shows risk groups of these methods
             arrays["cut_off"] = np.median(risks(trained.model, task.train, workspace.device))
         if unit.method == "steph":
             assert isinstance(trained.model, Steph)
@@ -194,7 +194,6 @@ class Worker:
             name: shared_vector(source, head=why_without_head(source, cancer) is None)
             for name, source in opened.items()
         }
-        folder = workspace.folder / f"from-{vectors_digest([vectors])[:12]}" / f"fold_{unit.fold}"
         common = {}
         if METHODS[unit.method].needs in ("rounds", "pool"):
             everyone = Unit("together", unit.recipe, unit.fold, "", unit.method, tuple(sorted(self.ground.folders)))
@@ -203,6 +202,7 @@ class Worker:
                 raise TrainingError("the encoder that it starts from could not be trained", where=unit.method)
             common[unit.method] = read_kept(workspace, path, float("inf"))
         kin = frozenset(name for name, one in opened.items() if cancer is not None and one.site.file.cancer == cancer)
+        folder = workspace.folder / f"from-{work_on(vectors, kin)}" / f"fold_{unit.fold}"
         return Task(workspace, unit.fold, vectors, folder, kin, common)
 
     def _together(self, unit: Unit) -> Path:

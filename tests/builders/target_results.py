@@ -23,7 +23,7 @@ def middle(ends: tuple[float, float]) -> float:
     return sum(ends) / 2
 
 
-def make_result(c=BETTER, uno=BETTER, *, own=(0.6, 0.7), weight=1.0, choice=("steph", "steph"), **more) -> TargetResult:
+def make_result(c=BETTER, uno=BETTER, *, own=(0.6, 0.7), weight=1.0, choice=("panel", "panel"), **more) -> TargetResult:
     """A result without a flag: 80 events, above chance, calibrated; ``c`` and ``uno`` are intervals of differences."""
     row = {"c_index": (0.6, 0.7), "fold_intervals_95": (own, own), "interval_95": own, "learnable": 5}
     row |= {"mean": middle(own), "further": {"calibration_gap_3y": 0.05}}

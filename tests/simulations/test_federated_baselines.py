@@ -108,7 +108,7 @@ def numbers(content: bytes) -> np.ndarray:
 def test_both_baselines_have_rows_beside_steph(honest):
     target = honest.results["targets"]["alpha"]
     assert honest.failures == []
-    assert set(target["methods"]) == {"local", "steph", "deployed", *BASELINES}
+    assert set(target["methods"]) == {"local", "steph", "panel", "deployed", *BASELINES}
     for name in BASELINES:
         row = target["methods"][name]
         assert len(row["c_index"]) == 2 and 0 <= row["mean"] <= 1

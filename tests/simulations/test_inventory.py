@@ -474,7 +474,8 @@ def test_the_runs_are_those_that_the_list_is_for(answered, refused):
 
 def test_no_clinical_value_and_nothing_made_of_them_leaves_the_site(answered):
     folder = answered.folder.path
-    assert read_json(folder / "sites/beta/result.json")["clinical"]["both"].keys() == {"local", "steph", "deployed"}
+    rows = read_json(folder / "sites/beta/result.json")["clinical"]["both"]
+    assert rows.keys() == {"local", "steph", "panel", "deployed"}
     ages = pd.read_csv(folder.parent / "sites/beta/labels.csv", dtype=str)["age"]
     for told in (*(message.body for message in answered.passed), *answered.kept.values()):
         assert not re.search(rf"clinical|stage|MALE|(?<![\d.])({'|'.join(map(re.escape, ages))})(?!\d)", told)

@@ -32,7 +32,7 @@ def test_a_model_that_is_not_above_chance_is_of_no_use_and_the_local_one_stays()
         "loses to a local model that is above": (selection(0.60, 0.70, 0.05, -9), "local", True),
         "loses to a local model of chance": (selection(0.54, 0.60, 0.05, -9), "local", False),
         "too few pairs": (selection(0.331, 0.385, 0.05, 9, n=49), "local", None),
-        "a single event": (selection(0.60, 0.70, 0.05, 9, error=math.inf), "local", None),
+        "a single event": (selection(0.60, 0.70, 0.05, 9, error=None), "local", None),
         "no panel was judged": (selection(0.60, 0.70, 0.05, None), "local", None),
     }
     for what, (found, method, useful) in cases.items():

@@ -51,7 +51,7 @@ def test_the_result_lies_on_the_sites_disk(done):
     assert strict((workspace.site.state / RESULT_FILE).read_text()) == result
     assert all(len(row["c_index"]) == 2 for row in result["methods"].values())
     for fold, choice in enumerate(result["methods"]["deployed"]["choice"]):
-        kind = Steph if choice == "steph" else ABMIL
+        kind = Steph if choice == "panel" else ABMIL
         assert isinstance(load_model(Path(result["models"]) / f"fold_{fold}.safetensors").model, kind)
         assert f"{choice} model" in (Path(result["models"]) / f"fold_{fold}.md").read_text()
 
@@ -140,3 +140,5 @@ def test_the_model_cards_say_what_a_reader_needs_and_name_no_patient(done):
         assert "| sources | s000, s001 |" in text and "| their vectors were sent in | float32 |" in text
         assert methods["deployed"]["reason"][k] in text
         assert f"| collapsed | {'yes' if methods['steph']['collapsed'][k] else 'no'} |" in text
+        panel = merged.with_name("panel.md").read_text()
+        assert f"| C-index on this fold's test part | {methods['panel']['c_index'][k]:.3f} |" in panel

@@ -19,7 +19,7 @@ from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.model.survival import risk_score, survival_from_hazards
 
-METHODS = ("local", "steph", "deployed")
+METHODS = ("local", "steph", "panel", "deployed")
 N_BINS = 5
 
 

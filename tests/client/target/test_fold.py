@@ -269,7 +269,7 @@ def test_what_is_deployed(monkeypatch, done, gain, n_pairs, collapsed, choice, r
 
 
 def test_received_models_with_heads_predict_in_the_panel_and_those_of_the_target_s_cancer_are_merged_too(tmp_path):
-    workspace = trained_workspace(tmp_path, "training.epochs=1", "steph.gamma=0.0", patients=16)
+    workspace = trained_workspace(tmp_path, "training.epochs=1", "steph.gamma=0.0", "steph.start=local", patients=16)
     vectors = make_vectors(workspace.recipe, 3)
     heads = {name: torch.full((8,), 0.1 * k) for k, name in enumerate(("s000", "s001"), 1)}  # the last has none
     vectors = {name: replace(vector, head=heads.get(name)) for name, vector in vectors.items()}

@@ -48,7 +48,7 @@ def fold_result(workspace, fold: int, c: dict[str, float], t=T, e=E) -> FoldResu
     return FoldResult(
         selection=Selection(0.05, "told so", 0.6, 0.7, 12),
         collapsed=fold == 1,
-        decision=Decision("steph", "because", fold != 1),
+        decision=Decision("panel", "because", fold != 1),
         model=workspace.folder / f"merge/fold_{fold}/steph.safetensors",
         sources={"a": SourceUse(0.5, 0.25, 1.0), "b": SourceUse(0.0, 0.0, 0.0)},
         times=t,
@@ -114,7 +114,7 @@ def test_every_row_of_a_result(workspace, tmp_path):
     assert (row.gamma, row.collapsed, row.K) == ((0.05,) * 3, (False, True, False), 2)
     assert row.gamma_reason == ("told so",) * 3 and row.sources[0]["a"] == SourceUse(0.5, 0.25, 1.0)
     deployed = result.deployed
-    assert (deployed.choice, deployed.reason) == (("steph",) * 3, ("because",) * 3) and result.sources == ("a", "b")
+    assert (deployed.choice, deployed.reason) == (("panel",) * 3, ("because",) * 3) and result.sources == ("a", "b")
     assert (result.n_patients, result.n_events, result.too_small) == (24, 12, None)
     assert Path(result.models) == workspace.site.state / "deployed"
 

@@ -56,7 +56,7 @@ def test_each_red_flag_and_its_limit():
         (row("deployed", useful=(False, False)), ["no model is useful"]),
         (row("deployed", useful=(False, True)), []),
         (row("deployed", choice=("local", "local")), ["mostly not deployed"]),
-        (row("deployed", choice=("local", "steph")), []),
+        (row("deployed", choice=("local", "panel")), []),
         ({"unequal": "steph.epochs is set"}, ["unequal training"]),
     ):
         result = make_result(**changes)
@@ -82,7 +82,7 @@ def test_the_page_begins_with_the_sentence_and_its_flags_and_says_nothing_twice(
     assert last == "Inner cross-validation deploys the enhanced model (STEPH) in every fold."
     told = result.to_dict()["trust"]
     assert (told["state"], [flag["name"] for flag in told["flags"]]) == ("better", names(result))
-    mixed = verdict("kirp", make_result(choice=("local", "steph")))[-1]
+    mixed = verdict("kirp", make_result(choice=("local", "panel")))[-1]
     assert "in 1 of 2 folds" in mixed and "what is deployed is better than the local model by 0.030" in mixed
 
 

@@ -40,7 +40,7 @@ def test_counted_by_hand(tmp_path):
     methods = ["local", "tuned_head", "half_average", "ties", "steph", "deployed", "fedavg", "pooled"]
     plan = plan_of(tmp_path, methods=methods)
     n = 4 * 2 * 2
-    assert counts(plan) == {"base": n, "inner": n, "together": 2 * 2 * 2, "choice": n, "cell": 7 * n}
+    assert counts(plan) == {"base": n, "inner": n, "together": 2 * 2 * 2, "choice": n, "cell": 8 * n}
     assert plan.n_units == sum(counts(plan).values())
     assert len(plan.cells) == 8 * n
     assert len({(c.row, c.target, c.seed, c.fold) for c in plan.cells}) == len(plan.cells)
@@ -72,14 +72,22 @@ def keys_of(plan: Plan, *kinds: str) -> set[str]:
     return {unit.key for stage in plan.stages for unit in stage if unit.kind in kinds}
 
 
-def test_deployed_adds_a_choice_and_no_training_beyond_steph_and_local(tmp_path):
-    with_it = plan_of(tmp_path, methods=["local", "steph", "deployed"])
-    without = plan_of(tmp_path, methods=["local", "steph"])
+def test_deployed_adds_no_training_beyond_the_panel_and_local(tmp_path):
+    """The panel's weights and what is deployed are one choice."""
+    with_it = plan_of(tmp_path, methods=["local", "panel", "deployed"])
+    without = plan_of(tmp_path, methods=["local", "panel"])
     alone = plan_of(tmp_path, methods=["local", "deployed"])
-    trained = ("base", "inner", "together", "cell")
-    assert keys_of(with_it, *trained) == keys_of(without, *trained) == keys_of(alone, *trained)
-    assert {unit.method for unit in with_it.stages[-1]} == {"local", "steph"}
-    assert counts(with_it)["choice"] == counts(alone)["choice"] == 16 and not counts(without)["choice"]
+    every = ("base", "inner", "together", "choice", "cell")
+    assert keys_of(with_it, *every) == keys_of(without, *every) == keys_of(alone, *every)
+    assert {unit.method for unit in with_it.stages[-1]} == {"local", "panel"}
+    assert counts(with_it)["choice"] == 16 and not counts(plan_of(tmp_path, methods=["local", "steph"]))["choice"]
+    for method in ("panel", "deployed"):
+        (cell, *_) = cells_of(with_it, method)
+        assert [(u.kind, u.method) for u in paid_for(cell.unit, SITES)] == [
+            ("cell", "panel"),
+            ("choice", "steph"),
+            ("inner", ""),
+        ]
 
 
 def test_under_a_fixed_gamma_only_what_is_deployed_is_validated(tmp_path):
@@ -87,7 +95,7 @@ def test_under_a_fixed_gamma_only_what_is_deployed_is_validated(tmp_path):
     without = plan_of(tmp_path, methods=["local", "steph", "steph_lam1"], recipe=recipe)
     assert counts(without) == {"base": 16, "cell": 48}
     with_it = plan_of(tmp_path, methods=["local", "steph", "steph_lam1", "deployed"], recipe=recipe)
-    assert counts(with_it) == {"base": 16, "inner": 16, "choice": 16, "cell": 48}
+    assert counts(with_it) == {"base": 16, "inner": 16, "choice": 16, "cell": 64}
 
 
 VARIANTS = {
@@ -95,6 +103,8 @@ VARIANTS = {
     "of STEPH": ({"steph": {"K": 1}}, {"cell": 16}),
     "of a comparator": ({"comparators": {"gamma": 0.5}}, {"cell": 16}),
     "inner folds": ({"steph": {"inner_folds": 3}}, {"cell": 16, "inner": 16}),
+    "repeats of them": ({"steph": {"inner_repeats": 2}}, {"cell": 16, "inner": 16}),
+    "a panel's weights": ({"panel": {"local": 0.3}}, {"cell": 16}),
     "training": ({"training": {"lr": 0.5}}, {"cell": 16, "inner": 16, "base": 16}),
     "model": ({"model": {"embed": 5}}, {"cell": 16, "inner": 16, "base": 16}),
     "preset": ({"preset": "paper"}, {"cell": 16, "inner": 16, "base": 16}),
@@ -117,7 +127,7 @@ def test_variants_of_one_preset_share_their_own_base_models(tmp_path):
         "deployed p": {"method": "deployed", "recipe": other},
     }
     plan = plan_of(tmp_path, methods=["local"], variants=variants)
-    assert counts(plan) == {"base": 2 * 16, "inner": 16, "choice": 16, "cell": 3 * 16}
+    assert counts(plan) == {"base": 2 * 16, "inner": 16, "choice": 16, "cell": 4 * 16}
 
 
 def test_every_unit_comes_after_what_it_needs(tmp_path):

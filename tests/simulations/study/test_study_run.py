@@ -470,4 +470,4 @@ def test_scores_are_the_federation_s_own(whole, tmp_path):
             risk = risk_score(torch.from_numpy(hazards_of(cell, worker))).numpy()
             np.testing.assert_allclose(pd.read_csv(kept)[f"risk_{cell.row}"], risk, atol=1e-6, err_msg=where)
             assert score["learnable"] == federation[cell.row]["learnable"]
-    assert {*federation} == {"local", "steph", "deployed", *compared}
+    assert {*federation} == {"local", "steph", "panel", "deployed", *compared}

@@ -66,34 +66,30 @@ class Decision:
 def choose_deployed(selection: Selection, is_collapsed: bool, margin: float) -> Decision:
     """Choose whether to deploy the ``panel`` or the ``local`` model; test patients have no influence.
 
-    Where the 95% interval of the chosen model does not lie above 0.5, no model is useful, and the local one stays.
-
     Args:
-        margin: standard errors by which the panel must gain; below 0: by which it may lose.
+        margin: standard errors by which the panel must gain; below 0: by which it may fall short.
     """
     gain, error, n = selection.gain, selection.gain_error, selection.n_comparable
     if is_collapsed:
-        return _unless_chance(selection, "local", "STEPH collapsed: all kept weights are 0")
-    if gain is None or n < ENOUGH_PAIRS:
-        what = f"too small to validate: {n} comparable pairs in inner cross-validation, {ENOUGH_PAIRS} needed"
-        return Decision("local", what, None)
-    if error is None:
+        return _told_if_useful(selection, "local", "STEPH collapsed: all kept weights are 0")
+    if gain is None or error is None:
         return Decision("local", "too small to validate: fewer than 2 events in inner cross-validation", None)
     c_indices = [f"{c:.3f}" for c in (selection.panel, selection.local) if c is not None]
     told = f"{gain:+.1f} nats of log partial likelihood in inner cross-validation, standard error {error:.1f}"
     told += f"; C-index {' against '.join(c_indices)} of the local model, over {n} comparable pairs"
     asked = f"at least {margin:g} standard errors asked for"
     if gain >= margin * error:
-        return _unless_chance(selection, "panel", f"the panel gains {told}; {asked}")
-    return _unless_chance(selection, "local", f"the panel gains only {told}; {asked}")
+        return _told_if_useful(selection, "panel", f"the panel gains {told}; {asked}")
+    return _told_if_useful(selection, "local", f"the panel gains only {told}; {asked}")
 
 
 def without_merge(selection: Selection, reason: str) -> Decision:
     """The decision where there is no enhanced model: the local one, and whether it is of use."""
-    return _unless_chance(selection, "local", reason)
+    return _told_if_useful(selection, "local", reason)
 
 
-def _unless_chance(selection: Selection, method: Literal["panel", "local"], reason: str) -> Decision:
+def _told_if_useful(selection: Selection, method: Literal["panel", "local"], reason: str) -> Decision:
+    """The decision, and whether the 95% interval of its model's inner C-index lies above 0.5."""
     c_index = selection.panel if method == "panel" else selection.local
     interval = selection.panel_interval if method == "panel" else selection.local_interval
     if c_index is None or interval is None or selection.n_comparable < ENOUGH_PAIRS:
@@ -102,7 +98,7 @@ def _unless_chance(selection: Selection, method: Literal["panel", "local"], reas
         return Decision(method, reason, True)
     title = "the panel" if method == "panel" else "the local model"
     what = f"no model is useful here: the inner C-index of {title}, {c_index:.3f}, is not above chance"
-    return Decision("local", f"{what} (95% interval {interval[0]:.3f} to {interval[1]:.3f}); {reason}", False)
+    return Decision(method, f"{what} (95% interval {interval[0]:.3f} to {interval[1]:.3f}); {reason}", False)
 
 
 def pooled(scores: Sequence[InnerScore]) -> float | None:

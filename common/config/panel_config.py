@@ -25,7 +25,7 @@ class PanelConfig:
     doubt: float = 0.1  # standard deviation of a weight around what is expected; 0: none is learned [0 to 2]
     # standard errors by which the panel's held-out partial likelihood must exceed the local model's to be deployed;
     # below 0: by which it may fall short [-10 to 10]
-    margin: float = -1.0
+    margin: float = -3.0
 
     def __post_init__(self) -> None:
         for key in (*GROUPS, "doubt"):

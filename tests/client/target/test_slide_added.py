@@ -87,7 +87,7 @@ def test_rows_are_those_of_cox_models_that_have_not_seen_the_test_patients(drawn
             both = cox.risk(np.column_stack([asked, slide]))
             assert found.both[method].c_index[k] == plain_c(fold.times, fold.events, both)
     gap = found.added["panel"]
-    assert gap.mean == pytest.approx(found.both["steph"].mean - found.clinical.mean)
+    assert gap.mean == pytest.approx(found.both["panel"].mean - found.clinical.mean)
     assert gap.interval_95[0] > 0 and gap.folds_won == 2 and gap.likelihood_ratio.p < 0.001
     assert found.added["local"].likelihood_ratio.p > 0.01
     assert found.sentence("panel", found.both).startswith("The slide adds to age, sex, stage: C-index +0.")

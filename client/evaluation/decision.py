@@ -89,7 +89,10 @@ def without_merge(selection: Selection, reason: str) -> Decision:
 
 
 def _told_if_useful(selection: Selection, method: Literal["panel", "local"], reason: str) -> Decision:
-    """The decision, and whether the 95% interval of its model's inner C-index lies above 0.5."""
+    """The decision, and whether its model is useful: the 95% interval of its inner C-index lies above 0.5.
+
+    Where the whole interval lies below, the local model stays.
+    """
     c_index = selection.panel if method == "panel" else selection.local
     interval = selection.panel_interval if method == "panel" else selection.local_interval
     if c_index is None or interval is None or selection.n_comparable < ENOUGH_PAIRS:
@@ -98,7 +101,8 @@ def _told_if_useful(selection: Selection, method: Literal["panel", "local"], rea
         return Decision(method, reason, True)
     title = "the panel" if method == "panel" else "the local model"
     what = f"no model is useful here: the inner C-index of {title}, {c_index:.3f}, is not above chance"
-    return Decision(method, f"{what} (95% interval {interval[0]:.3f} to {interval[1]:.3f}); {reason}", False)
+    what += f" (95% interval {interval[0]:.3f} to {interval[1]:.3f}); {reason}"
+    return Decision("local" if interval[1] <= _CHANCE else method, what, False)
 
 
 def pooled(scores: Sequence[InnerScore]) -> float | None:

@@ -50,7 +50,7 @@ def test_the_panel_s_gain_is_pooled_and_as_uncertain_as_a_folds_and_its_weights_
     assert found.weights == pytest.approx({"steph": 0.3, "local": 0.9})
     fewer = replace(folds[0], weights={"local": 0.3}), replace(folds[1], weights={"local": 0.5, "same_cancer": 0.4})
     assert over_folds(fewer, RECIPE).weights == pytest.approx({"local": 0.4, "same_cancer": 0.4}), "not all have all"
-    decided = choose_deployed(found, False, MARGIN)
+    decided = choose_deployed(found, False, margin=-1.0)
     assert decided.method == "local" and "gains only -4.0 nats" in decided.reason
 
 
@@ -67,8 +67,8 @@ def test_folds_without_a_merge_say_nothing_of_steph():
     assert (alone.panel, alone.gain, dict(alone.weights)) == (None, None, {})
 
 
-def test_too_few_pairs_choose_the_local_model_and_no_pairs_are_no_error():
+def test_too_few_pairs_tell_no_use_and_no_pairs_are_no_error():
     few = over_folds([fold(0.4, 0.9, 49, 20, 40)] * 5, RECIPE)
-    assert "49 comparable pairs" in choose_deployed(few, False, MARGIN).reason
+    assert choose_deployed(few, False, MARGIN).useful is None
     none = over_folds([Selection(0.0, "none", None, None, 0)] * 2, RECIPE)
     assert (none.local, none.n_comparable, choose_deployed(none, False, MARGIN).method) == (None, 0, "local")

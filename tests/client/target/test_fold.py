@@ -248,11 +248,11 @@ def selection(gain: float | None, n_pairs: int = ENOUGH_PAIRS) -> Selection:
     ("gain", "n_pairs", "collapsed", "choice", "reason"),
     [
         (1.0, 50, False, "panel", "the panel gains +1.0 nats of log partial likelihood in inner cross-validation"),
-        (-2.0, 50, False, "panel", "at least -1 standard errors asked for"),
-        (-2.1, 50, False, "local", "the panel gains only -2.1 nats"),
+        (-6.0, 50, False, "panel", "at least -3 standard errors asked for"),
+        (-6.1, 50, False, "local", "the panel gains only -6.1 nats"),
         (9.0, 50, True, "local", "collapsed"),
-        (9.0, 49, False, "local", "too small to validate: 49 comparable pairs"),
-        (None, 0, False, "local", "too small to validate: 0 comparable pairs"),
+        (9.0, 49, False, "panel", "over 49 comparable pairs"),
+        (None, 0, False, "local", "too small to validate: fewer than 2 events"),
         (None, 0, True, "local", "collapsed"),
     ],
 )

@@ -222,7 +222,7 @@ def test_a_target_that_keeps_its_own_updates_has_no_such_rows_and_everything_els
     policies = {name: policy_of(name != "alpha") for name in SITES}
     ran = run_once(tmp_path, policies, "comparators.methods=[fedavg, model_average]", "evaluation.folds=1")
     target = ran.results["targets"]["alpha"]
-    assert set(target["methods"]) == {"local", "model_average", "steph", "deployed"}
+    assert set(target["methods"]) == {"local", "model_average", "steph", "panel", "deployed"}
     assert target["sources"] == ["beta", "gamma"]
     assert [(site, phase) for site, phase, _ in ran.failures] == [("alpha", protocol.AVERAGE)]
     audited = [line.event for line in read_lines(ran.at_server / "audit")]

@@ -572,7 +572,7 @@ def test_user_errors_are_one_line(refused, world, tmp_path):
     assert error(tmp_path / "none", slide).startswith(f"{tmp_path / 'none'}: there is no such file")
     assert "cannot be read as safetensors" in error(slide, slide)
     assert "cannot be opened" in error(model, tmp_path / "none.h5")
-    assert "is neither HDF5 nor a .pt" in error(model, model)
+    assert "is neither HDF5 nor a .pt" in error(model, junk)
     assert "says nothing of where its patches lie" in error(model, tmp_path / "flat.pt")
     assert "has 7 features per instance, expected 6" in error(model, wide)
     assert "has 7 features per instance, expected 6" in error(model, slide, "--with", wide)

@@ -105,7 +105,7 @@ def sealed_by(target: Workspace, sender: str = "luad", plain: bytes | None = Non
     return seal(plain, context, number, identity_of(sender), identity_of("site").public, 365)
 
 
-@pytest.mark.parametrize("config", [SharingConfig(), SharingConfig("float16", "attention", 1)], ids=str)
+@pytest.mark.parametrize("config", [SharingConfig(), SharingConfig("float16", layers="attention", rank=1)], ids=str)
 def test_a_file_brings_the_vector_to_the_last_bit_in_the_place_of_a_run(source, target, config, monkeypatch):
     from fedsteph.client.sharing import kept_vectors  # noqa: PLC0415
 

@@ -156,7 +156,7 @@ LESS = [
     SharingConfig(layers="attention"),
     SharingConfig(layers="embed", rank=1),
     SharingConfig(rank=2),
-    SharingConfig("bfloat16", "attention", 1),
+    SharingConfig("bfloat16", layers="attention", rank=1),
     SharingConfig("float16", rank=1),
 ]
 

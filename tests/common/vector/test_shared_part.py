@@ -70,7 +70,7 @@ def test_a_row_and_a_bias_always_travel_whole() -> None:
     [
         (WHOLE, "float32"),
         (SharingConfig("bfloat16", rank=16), "bfloat16, rank 16"),
-        (SharingConfig("float16", "attention", 2), "float16, layers attention, rank 2"),
+        (SharingConfig("float16", layers="attention", rank=2), "float16, layers attention, rank 2"),
     ],
 )
 def test_how_a_card_puts_it(sharing: SharingConfig, text: str) -> None:

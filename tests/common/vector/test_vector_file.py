@@ -645,7 +645,12 @@ def test_a_head_travels_exactly_rounded_to_the_dtype_alone_and_only_where_it_is_
     vector = TaskVector.between(untrained_model(SMALL, 1), M0, head=True)
     origin = {"architecture": SMALL, "m0_sha256": M0_SHA256, "max_norm": 250.0, "where": WHERE}
     assert vector.head is not None
-    for config in (WHOLE, SharingConfig("bfloat16"), SharingConfig("float16", "attention", 1), SharingConfig(rank=1)):
+    for config in (
+        WHOLE,
+        SharingConfig("bfloat16"),
+        SharingConfig("float16", layers="attention", rank=1),
+        SharingConfig(rank=1),
+    ):
         content = write_vector(vector, config)
         found = read_vector(content, sharing=config, head=True, **origin)
         cast = DTYPES[config.dtype][0]

@@ -25,6 +25,8 @@ from sites import TINY, make_site
 from fedsteph.client.models.model_file import load_model, save_abmil
 from fedsteph.client.site.site_of_node import read_sites
 from fedsteph.client.training import survival_fit
+from fedsteph.common.config.digest import to_dict
+from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import EngineError, QuorumError
 from fedsteph.common.host.checked_file import read_json, write_json
@@ -130,9 +132,8 @@ def test_the_run_folder_describes_the_run_and_the_table_names_the_files(whole):
     models = {path.name for path in (run / "sites" / "alpha").rglob("*.safetensors")}
     inner = {f"inner_{j}_of_2.safetensors" for j in range(2)}
     final = {"member_0.safetensors", "model_of_1.safetensors", "model.safetensors"}
-    assert (
-        models == {"local.safetensors", "steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"} | inner | final
-    )
+    folds = {f"{name}.safetensors" for name in ("local", "steph", "panel", "fold_0", "fold_1")}
+    assert models == folds | inner | final
     assert (run / "sites" / "alpha" / "deployed" / "fold_1.md").is_file()
     for target in ("alpha", "beta"):
         path = run / "sites" / target / whole.first["targets"][target]["final"]["path"]
@@ -154,7 +155,7 @@ def test_vectors_travel_in_the_dtype_of_the_recipe_and_take_half_the_bytes(made,
         found[dtype] = results(run)
         target = found[dtype]["targets"]["alpha"]
         assert target["sources"] == ["beta"]
-        assert target["sharing"] == {"dtype": dtype, "layers": "encoder", "rank": None}
+        assert target["sharing"] == to_dict(SharingConfig(dtype))
         assert f"task vectors in {dtype}." in (run / "summary.md").read_text()
         lines = [line.event for line in read_lines(run / "sites" / "beta" / "audit")]
         (sealed[dtype],) = (event.size for event in lines if event.event == "vector.seal")
@@ -174,7 +175,7 @@ def test_two_directions_of_the_attention_travel_and_the_embedding_stays_at_home(
     run = tmp_path / "run"
     assert simulate(run, made, *QUICK, *(word for change in changes for word in ("--set", change))) == 0
     target = results(run)["targets"]["alpha"]
-    assert target["sharing"] == {"dtype": "float32", "layers": "attention", "rank": 2}
+    assert target["sharing"] == to_dict(SharingConfig(layers="attention", rank=2))
     assert "task vectors in float32, layers attention, rank 2." in (run / "summary.md").read_text()
     whole, left = sum(math.prod(shape) for shape in Architecture(6, 64, 48, 32).encoder_shapes.values()), 64 * 6 + 64
     factors = 2 * (2 * (64 + 48) + 48) + 48 + 1

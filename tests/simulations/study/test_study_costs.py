@@ -108,7 +108,9 @@ def sealed(m0: ABMIL, sender: str, recipient: str, sharing: SharingConfig = WHOL
     return seal(plain, context, 1, identity_of(sender), identity_of(recipient).public, 365)
 
 
-@pytest.mark.parametrize("sharing", [WHOLE, SharingConfig("float16"), SharingConfig("bfloat16", "attention", 32)])
+@pytest.mark.parametrize(
+    "sharing", [WHOLE, SharingConfig("float16"), SharingConfig("bfloat16", layers="attention", rank=32)]
+)
 def test_network_bytes_of_sealed_vectors(m0, sharing):
     """Every source's envelope goes up to the server once and down to the target once."""
     names = [f"site-{i}" for i in range(3)]

@@ -41,7 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         | {"gamma": "cv", "gamma_grid": [0.005, 0.05]},
     },
     # For sites of a few hundred patients: a base model that is not starved, and a merge that begins at an average and
-    # has little room to learn a site by heart. Found by inner validation in fold 0's training part (docs/benchmark.md).
+    # has little room to learn a site by heart. Found by inner validation in fold 0's training part
+    # (docs/benchmark-appendix.md).
     "robust": {
         "model": _MODEL | {"head_bias": "empirical"},
         "training": _TRAINING | {"loss": "cox", "batch_bags": 64, "lr": 2e-4, "min_steps": 80, "drop_last": False},

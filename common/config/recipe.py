@@ -206,8 +206,8 @@ class StephConfig:
 class ComparatorConfig:
     """The methods that a target trains beside its own model and STEPH, and their constants."""
 
-    # methods to train beside local and steph, which are always trained; names as in docs/benchmark.md, without pooled
-    # [each once]
+    # methods to train beside local, steph and panel, which are always trained; names as in docs/benchmark-appendix.md,
+    # without pooled [each once]
     methods: tuple[str, ...] = ("model_average",)
     gamma: float = 0.005  # weight of the z-loss, (log sum exp w)^2, in the merging methods that learn w [at least 0]
     # factors of task arithmetic to choose among by inner validation [1 to 20 from -10 to 10]

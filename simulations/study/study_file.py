@@ -28,7 +28,7 @@ _SECTIONS = ("preset", "model", "training", "sharing", "steph", "panel", "compar
 class Variant:
     """A row of its own: a method under another recipe, or with fewer sources."""
 
-    method: str  # name of the method, as in docs/benchmark.md
+    method: str  # name of the method, as in docs/benchmark-appendix.md
     # number of sources, drawn at random; a smaller number is a part of a larger one. null: all [at least 1]
     sources: int | None = None
     # from which sites: those of the target's own cancer, or of other ones; where none is left, the local model stands
@@ -57,7 +57,7 @@ class StudyFile:
     # random seeds: everything is trained once per seed, with another M0, order of bags, dropout and initial weights
     # [0 to 2^31 - 1, each once]
     seeds: tuple[int, ...] = (0,)
-    # methods, one row of the results each, under the study's recipe; names as in docs/benchmark.md
+    # methods, one row of the results each, under the study's recipe; names as in docs/benchmark-appendix.md
     # [local among them, each once]
     methods: tuple[str, ...] = ("local", "model_average", "steph", "deployed")
     # rows (methods or variants) that every other row is compared with [each once]

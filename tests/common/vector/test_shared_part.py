@@ -23,7 +23,7 @@ VECTOR = TaskVector.between(untrained_model(SMALL, 1), untrained_model(SMALL, 0)
 @each("layers", ["encoder", "attention", "embed"])
 @each("rank", [None, 1, 4, 5, 4096])
 def test_a_file_holds_what_was_counted(dtype, layers, rank) -> None:
-    sharing = SharingConfig(dtype, layers, rank)
+    sharing = SharingConfig(dtype, layers=layers, rank=rank)
     content = write_vector(VECTOR, sharing)
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])

@@ -490,7 +490,7 @@ RANK_1 = SharingConfig(rank=1)  # of (2, 3) and (4, 2): 5 numbers for 6, and 6 f
 FACTORED = write_vector(VECTOR, RANK_1)
 FACTORS = safetensors.torch.load(FACTORED)
 PARTS = [
-    SharingConfig(dtype, layers, rank)
+    SharingConfig(dtype, layers=layers, rank=rank)
     for dtype in DTYPES
     for layers in get_args(get_type_hints(SharingConfig)["layers"])
     for rank in (None, 1)

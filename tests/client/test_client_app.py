@@ -55,7 +55,8 @@ RUN = RunId("fed", "run1", ROSTER.digest)
 RECIPE = make_recipe("comparators.methods=[model_average,fedavg]", "training.epochs=1", "steph.gamma=0.0")
 VECTOR = write_vector(make_vectors(RECIPE, 1)["s000"])
 SEQUENCE = count(1)  # of c's envelopes
-METHODS = ("local", "model_average", "steph", "deployed")  # of the default recipe
+METHODS = ("local", "model_average", "steph", "panel", "deployed")  # of the default recipe
+HEADLESS = "without its head: sharing.head is same_cancer, and the two sites do not both state one cancer"
 UNFORESEEN_REASONS = {
     "InternalError": "an unforeseen error happened at the site; its log has the details",
     "StorageError": "the site could not read or write its disk, and its log has the details",
@@ -739,7 +740,7 @@ def test_a_recipient_that_the_policy_leaves_out_is_named_with_its_reason(federat
     )
     seals = [(e.peer, e.decision, e.reason) for e in federation.audited() if e.event == "vector.seal"]
     assert seals == [
-        ("b", "allowed", None),
+        ("b", "allowed", HEADLESS),
         ("c", "refused", "TargetPolicyError"),
         ("nobody", "refused", "UnknownRecipientError"),
     ]
@@ -765,7 +766,7 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
         (HELLO, "allowed", None, None),
         (LOCAL, "allowed", None, None),
         ("privacy.spend", "allowed", None, "no bound: a vector left that was trained without differential privacy"),
-        ("vector.seal", "allowed", "b", None),
+        ("vector.seal", "allowed", "b", HEADLESS),
         (SHARE, "allowed", None, None),
         ("vector.open", "allowed", "b", None),
         (MERGE, "allowed", None, None),

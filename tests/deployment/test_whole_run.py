@@ -33,7 +33,7 @@ def test_it_ends_with_0_and_the_targets_scores(whole_run):
     [(name, scores)] = results["targets"].items()
     assert name == TARGET and scores["refused"] == [] and scores["kept"] == [GOOD]
     told = {score["method"]: score["c_index"] for score in scores["scores"]}
-    assert list(told) == ["local", "model_average", "steph", "deployed"]
+    assert list(told) == ["local", "model_average", "steph", "panel", "deployed"]
     assert all(0 <= value <= 1 for value in told.values())
 
 

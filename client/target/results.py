@@ -61,7 +61,9 @@ def target_result(
             inner_steph=tuple(fold.selection.steph for fold in folds),
             inner_local=tuple(fold.selection.local for fold in folds),
         ),
-        panel_minus_local=UnoMinusLocal(
+        panel_minus_local=None
+        if "panel" not in methods
+        else UnoMinusLocal(
             **vars(_minus_local("panel", methods, resamples)),
             **_uno_minus_local("panel", folds, workspace.recipe.evaluation),
         ),

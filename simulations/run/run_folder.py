@@ -70,7 +70,7 @@ def prepare(
         atomic.write_bytes(path / M0_FILE, Path(resolved.model.m0).read_bytes())
     roster = _make_roster(path, resolved, sites, cancers)
     atomic.write_text(path / CONFIG_FILE, dump_yaml(resolved))
-    write_sites(path, _plan(sites, resolved, roster))
+    write_sites(path, _plan(sites, resolved, roster.digest, cancers))
     made = manifest(resolved, roster, path / "server" / "audit")
     checked_file.write_json(path / MANIFEST_FILE, made)  # last, because a folder with a manifest is resumed
     return RunFolder(path, resolved, tuple(sites)), warnings
@@ -90,12 +90,14 @@ def _make_roster(path: Path, config: Config, sites: Sequence[Site], cancers: Map
     return roster
 
 
-def _plan(sites: Sequence[Site], config: Config, roster: Roster) -> list[dict[str, str]]:
-    common = {"device": config.device, "roster_sha256": roster.digest}
+def _plan(
+    sites: Sequence[Site], config: Config, roster_sha256: str, cancers: Mapping[str, str | None]
+) -> list[dict[str, str]]:
+    common = {"device": config.device, "roster_sha256": roster_sha256}
     found = []
     for site in sites:
-        entry = roster.entry(site.name)
-        cancer = {} if entry is None or entry.cancer is None else {"cancer": entry.cancer}
+        stated = cancers.get(site.name)
+        cancer = {} if stated is None else {"cancer": stated}
         found.append({"name": site.name, "folder": str(site.folder.resolve()), **cancer, **common})
     return found
 
@@ -177,7 +179,8 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
         model = replace(model, m0_sha256=before.model.m0_sha256 if model.m0 is None else m0_digest(model))
     resolved = replace(config, model=model, federation=_federation(config, sites))
     keys = _differing(to_dict(before), to_dict(resolved))
-    if plan != _plan(sites, resolved, roster_sha256):
+    cancers = {site["name"]: site.get("cancer") for site in plan}
+    if plan != _plan(sites, resolved, roster_sha256, cancers):
         keys.append("the site folders")
     if keys:
         what = f"holds a run with another configuration; these differ: {', '.join(keys)}"

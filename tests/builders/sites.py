@@ -38,7 +38,7 @@ def make_site(
                 file.create_dataset("features", data=bag).attrs["encoder"] = encoder
                 coords = file.create_dataset("coords", data=np.zeros((len(bag), 2), dtype=np.int64))
                 coords.attrs.update(target_magnification=magnification, patch_size=patch_size)
-            rows.append((f"P{i:03d}", slide, "TEST", t, e))
+            rows.append((f"P{i:03d}", slide, f"TEST {i % 2}", t, e))  # of two projects, so of no one cancer
     pd.DataFrame(rows, columns=["patient_id", "pathology_id", "project", "t", "e"]).to_csv(
         folder / "labels.csv", index=False
     )

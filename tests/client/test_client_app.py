@@ -274,8 +274,9 @@ def test_merge_and_merge_sent_again(federation, spies):
     envelopes = {**federation.envelopes_for_a(), "c": b"junk"}
     trained(spies)
     reply = federation.ask(MERGE, Merge(RUN, RECIPE, 250.0), messages.MergeReply, envelopes)
-    # Two folds with their inner folds, and the final model, which is the local one: too few pairs to choose another.
-    assert trained(spies) == [2 + 2 * 2 + 1, 2 * (2 + 1)] and (reply.patients, reply.events) == ("10-19", "below 10")
+    # Two folds with their inner folds, and the final model, of one member: its own model and the enhanced one.
+    assert trained(spies) == [2 + 2 * 2 + 1, 2 * (2 + 1) + 1]
+    assert (reply.patients, reply.events) == ("10-19", "below 10")
     assert reply.refused == (Refusal("MalformedEnvelopeError", "the envelope was malformed", "c"),)
     result = read_json(federation.state("a") / "result.json")
     assert result["sources"] == ["b"]

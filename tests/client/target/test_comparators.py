@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from client_builders import CPU, Spy, StoppedError, make_vectors
 from method_builders import encoder_of, ids, make_task, numbers, own_of, plain_hazards, plus
 
@@ -89,6 +92,8 @@ def test_without_comparators_there_is_nothing_to_do(tmp_path):
 def test_no_test_patient_has_a_part_in_any_training(tmp_path, monkeypatch):
     """Their bags are read by the prediction alone, their labels by nothing: in all comparators, choices included."""
     task = comparing(tmp_path, COMPARATORS, "training.epochs=1", "steph.gamma=0", patients=12)
+    head = torch.full((task.m0.architecture.embed,), 0.1)
+    task = replace(task, vectors={name: replace(vector, head=head) for name, vector in task.vectors.items()})
     train, test = ids(task.workspace.train_part(0)), ids(task.workspace.test_part(0))
     fits = Spy(monkeypatch, fedsteph.client.training.survival_fit, "fit")
     predictions = Spy(monkeypatch, fedsteph.client.target.comparators, "predict_hazards")

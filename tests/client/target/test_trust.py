@@ -79,7 +79,7 @@ def test_the_page_begins_with_the_sentence_and_its_flags_and_says_nothing_twice(
     first, *flags, last = verdict("kirp", result)
     assert first == f"At kirp, t{result.trust.sentence[1:]}"
     assert flags == [f"Red flag: {flag.sentence}" for flag in result.trust.flags] and len(flags) == 3
-    assert last == "Inner cross-validation deploys the enhanced model (STEPH) in every fold."
+    assert last == "Inner cross-validation deploys the enhanced model (the panel) in every fold."
     told = result.to_dict()["trust"]
     assert (told["state"], [flag["name"] for flag in told["flags"]]) == ("better", names(result))
     mixed = verdict("kirp", make_result(choice=("local", "panel")))[-1]

@@ -121,7 +121,7 @@ def test_no_test_patient_has_a_part_in_any_training(tmp_path, monkeypatch):
     found = compare(task)
     assert list(found) == list(COMPARATORS) and all(value <= train for value in read.values())
     untrained = {"model_average", "half_average", "start_average"}
-    assert read.keys() >= {*COMPARATORS} - untrained - {"task_arithmetic"}
+    assert read.keys() >= {*COMPARATORS} - untrained - {"task_arithmetic", "local_average"}
     assert len(fits.calls) > len(COMPARATORS) - len(untrained)
     for call in fits.calls:
         assert ids(call.args[2]) <= train and not ids(call.args[2]) & test

@@ -40,8 +40,12 @@ def over_targets(title: str, found: Sequence[MinusLocal]) -> str | None:
 
 
 def rounded(site: str, scores: Mapping[str, float | None]) -> list[str]:
-    """Sentences about a target's result from rounded means by method title; None: undefined, or kept by the policy."""
-    local, enhanced, deployed = (scores.get(title) for title in ("local", "STEPH", "deployed"))
+    """Sentences about a target's result from rounded means by method title; None: undefined, or kept by the policy.
+
+    The enhanced model is the panel; in results of earlier versions, which have none, STEPH.
+    """
+    local, deployed = scores.get("local"), scores.get("deployed")
+    enhanced = scores.get("panel" if "panel" in scores else "STEPH")
     if local is None or enhanced is None:
         return [
             f"At {site}, scores are undefined or kept by the site's policy: nothing can be said of the enhanced model."

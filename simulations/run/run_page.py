@@ -80,7 +80,7 @@ def _verdict(results: RunResults) -> list[str]:
         return [sentence for name, result in targets.items() for sentence in verdict(name, result)]
     compared: dict[str, list[MinusLocal]] = {
         "The enhanced model (the panel)": [result.enhanced_minus_local for result in targets.values()],
-        "What inner cross-validation deploys, STEPH or the local model,": [
+        "What inner cross-validation deploys, the panel or the local model,": [
             result.deployed_minus_local for result in targets.values()
         ],
     }

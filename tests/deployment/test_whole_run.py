@@ -46,7 +46,7 @@ def test_enhanced_models_lie_at_the_target_only(deployment, whole_run):
     for place in (*(deployment.site(site) for site in MEMBERS), deployment.server):
         found[place.name] = {path.name for path in place.rglob("*.safetensors")}
     inner = {"inner_0_of_2.safetensors", "inner_1_of_2.safetensors"}
-    enhanced = {"steph.safetensors", "fold_0.safetensors", "fold_1.safetensors"}
+    enhanced = {"steph.safetensors", "panel.safetensors", "fold_0.safetensors", "fold_1.safetensors"}
     final = {"member_0.safetensors", "model_of_1.safetensors", "model.safetensors"}
     assert found[TARGET] == {"local.safetensors", *inner, *enhanced, *final}
     assert found[GOOD] == found[FULL] == {"local.safetensors"}
@@ -67,7 +67,7 @@ def test_the_site_whose_disk_was_full_completes_and_nobody_trains_again(deployme
 def test_the_coordinator_and_the_target_have_a_page_each(deployment, whole_run):
     """The target's shows its patients' outcomes and stays there; the coordinator's tells what the policies let out."""
     own = deployment.site(TARGET) / "state" / "report"
-    assert (own / "figures" / f"{TARGET}.risk-groups.steph.svg").is_file()
+    assert (own / "figures" / f"{TARGET}.risk-groups.panel.svg").is_file()
     told = (whole_run.folder / "report" / "index.html").read_text()
     assert "80-89" in told and f"{FULL} -&gt; {TARGET}" in told
     assert "data:image/svg" in (own / "index.html").read_text()

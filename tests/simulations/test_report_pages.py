@@ -30,7 +30,7 @@ from fedsteph.common.model.survival import risk_score
 from fedsteph.common.report.page import Picture, html
 from fedsteph.simulations.run.run_page import simulated_sites
 
-PICTURES = ["c-index", "risk-groups.local", "risk-groups.steph", "calibration", "sources"]
+PICTURES = ["c-index", "risk-groups.local", "risk-groups.panel", "calibration", "sources"]
 OF_FOLD_0 = ["dynamics", "sar", "landscape"]
 
 
@@ -65,10 +65,10 @@ def test_a_simulation_writes_its_page_by_itself_and_every_figure_as_svg_and_png(
 
 def test_the_page_says_the_result_plainly(reported):
     told = visible(page_of(reported.run / "report"))
-    gaps = [reported.results["targets"][name]["steph_minus_local"]["mean"] for name in ("alpha", "beta")]
+    gaps = [reported.results["targets"][name]["panel_minus_local"]["mean"] for name in ("alpha", "beta")]
     mean = sum(gaps) / 2
     word = "as good as" if abs(mean) < 5e-4 else "better than" if mean > 0 else "worse than"
-    assert f"The enhanced model (STEPH) is {word} the local model" in told
+    assert f"The enhanced model (the panel) is {word} the local model" in told
     if abs(mean) >= 5e-4:
         assert f"by {abs(mean):.3f} of C-index in the mean over 2 targets" in told
     assert f"better on {sum(gap > 0 for gap in gaps)} of them" in told
@@ -200,7 +200,7 @@ def test_patients_without_events_or_others_than_in_the_run_give_sentences_and_no
         path.unlink()
     evidence = read_evidence(alone.state / FILE)
     found = changed(alone, events=np.zeros(len(evidence), dtype=np.int64), ids=np.char.add(evidence.ids, "x"))
-    for name in ("risk-groups.local", "risk-groups.steph", "calibration"):
+    for name in ("risk-groups.local", "risk-groups.panel", "calibration"):
         assert found[f"alpha.{name}"].figure is None
     assert "all are censored" in found["alpha.risk-groups.local"].instead
     assert "an earlier version trained it" in found["alpha.fold-0.dynamics"].instead
@@ -231,7 +231,7 @@ def test_a_target_too_small_for_any_c_index_says_so_first(alone):
     nothing = {"c_index": [None, None], "fold_intervals_95": [None, None], "mean": None, "interval_95": None}
     for row in result["methods"].values():
         row.update(nothing)
-    for key in ("steph_minus_local", "deployed_minus_local"):
+    for key in ("steph_minus_local", "panel_minus_local", "deployed_minus_local"):
         result[key] |= {"mean": None, "interval_95": None}
     write_json(path, result | {"too_small": sentence})
     page = site_page(alone)

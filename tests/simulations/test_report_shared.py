@@ -104,7 +104,7 @@ def test_a_curve_is_read_once_a_year_and_rounded_and_ends_where_few_are_followed
     found = public_target("alpha", files, OPEN)
     assert set(found.curves) == {"local", "enhanced"} and found.no_curves == ""
     evidence = files.evidence().once
-    for groups, method in ((found.curves["local"], "local"), (found.curves["enhanced"], "steph")):
+    for groups, method in ((found.curves["local"], "local"), (found.curves["enhanced"], "panel")):
         high = evidence.high_risk(method)
         for group, members in zip(groups, (~high, high), strict=True):
             times, events = evidence.times[members], evidence.events[members]

@@ -143,7 +143,10 @@ def forms(plain: bytes) -> Iterator[bytes]:
 
 
 def blocks(plains: Mapping[str, bytes]) -> dict[bytes, str]:
-    """Every whole block of every part of every file, and whose it is; zeros tell nothing, and are everywhere."""
+    """Every whole block of every part of every file, and whose it is.
+
+    Left out are those of one byte alone, such as the digits of zeros, with which an audit log begins as well.
+    """
     found = {}
     for name, file in plains.items():
         for part in parts(file):
@@ -223,9 +226,9 @@ def test_no_patient_slide_or_path_passes_the_server(watched):
     assert re.fullmatch(r"P\d{3}", labels["patient_id"][0]) and re.fullmatch(r"P\d{3}-DX\d", labels["pathology_id"][0])
     assert re.search(rb"P\d{3}-DX", watched.seen.everything) is None
     assert re.search(r"\bP\d{3}\b", watched.seen.text) is None
-    # The recipe tells of the choice fold_0, which is no path.
-    for word in (str(watched.hospitals), "hospitals", "labels.csv", ".h5", "/fold_", "fold_0/", "fold_0.", "fold_1"):
-        assert word.encode() not in watched.seen.everything
+    unnamed = re.sub(rb"(trained_on\W{1,6})fold_0\b", rb"\1", watched.seen.everything)  # a value of the recipe
+    for word in (str(watched.hospitals), "hospitals", "labels.csv", ".h5", "fold_"):
+        assert word.encode() not in unnamed
 
 
 def number_in(text: str, number: int) -> bool:

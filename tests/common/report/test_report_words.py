@@ -149,6 +149,10 @@ def test_one_target_alone_keeps_its_own_interval():
             "At kirp, the enhanced model has a C-index of 0.60, the same as the local one's 0.60.",
         ),
         (
+            {"local": 0.6, "STEPH": 0.5, "panel": 0.62},
+            "At kirp, the enhanced model has a C-index of 0.62, 0.02 better than the local one's 0.60.",
+        ),
+        (
             {"local": 0.0, "STEPH": 0.0},
             "At kirp, the enhanced model has a C-index of 0.00, the same as the local one's 0.00.",
         ),
@@ -168,7 +172,10 @@ def test_rounded_scores_never_gain_digits():
                 assert {-1: "0.01 worse than", 0: "the same as", 1: "0.01 better than"}[better] in text
 
 
-@each("scores", [{}, {"local": 0.6}, {"STEPH": 0.6}, {"local": None, "STEPH": 0.6}, {"local": 0.6, "STEPH": None}])
+UNKNOWN = [{}, {"local": 0.6}, {"STEPH": 0.6}, {"local": None, "STEPH": 0.6}, {"local": 0.6, "STEPH": None}]
+
+
+@each("scores", [*UNKNOWN, {"local": 0.6, "STEPH": 0.6, "panel": None}])
 def test_scores_that_are_kept_are_not_guessed(scores):
     (text,) = rounded("kirp", {**scores, "deployed": 0.7})
     assert text.startswith("At kirp, scores are undefined or kept by the site's policy") and "0." not in text

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -110,12 +111,17 @@ def test_scores_are_scikit_survival_s_on_the_kept_hazards(whole):
 
 
 def test_a_deployed_row_shows_what_inner_validation_chose(whole):
-    scores, shown = by_place(whole.results), Counter()
+    """Of the panel, which has no row of its own here, what its unit kept."""
+    plan, scores, shown = prepared(whole.study, whole.sites, whole.out), by_place(whole.results), Counter()
+    worker = Worker(plan.worker.ground)
+    units = {(one.row, one.target, one.seed, one.fold): one.unit for one in plan.plan.cells}
     for (row, *place), cell in scores.items():
         if row == "deployed":
-            assert cell["shown"] in ("steph", "local")
+            assert cell["shown"] in ("panel", "local")
+            panel = worker.read(replace(units[row, *place], method="panel"))
+            chosen = panel if cell["shown"] == "panel" else scores["local", *place]
             for key in ("c_index", "metrics"):
-                assert cell[key] == scores[cell["shown"], *place][key]
+                assert cell[key] == chosen[key]
             shown[cell["shown"]] += 1
         else:
             assert cell["shown"] == whole.results["rows"][row]["method"]

@@ -573,7 +573,7 @@ def test_phrases_and_classes_hold_no_number_no_path_and_no_name():
 
 def test_nothing_of_an_exception_of_a_path_or_of_a_patient_leaves(answered, refused):
     recorded = b"\0".join(message.raw for ran in (answered, refused) for message in ran.passed)
-    for text in (SECRET, "P017", "hospital", "labels.csv", "Traceback", "RuntimeError", "OSError", ".h5"):
+    for text in (SECRET, "P017", "hospital", "labels.csv", "Traceback", "RuntimeError", "OSError", "DX1.h5"):
         assert text.encode() not in recorded
     log = (refused.folder.site_state("beta") / "site.log").read_text()
     assert SECRET in log and SECRET in (refused.folder.site_state("epsilon") / "site.log").read_text()

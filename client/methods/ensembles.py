@@ -12,6 +12,7 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.headed import NO_HEAD, fit_baseline, headed, score, scores
 from fedsteph.client.methods.task import Method, Task, Trained, learnable_parameters, local_alone
 from fedsteph.client.training.cox import fitted_baseline
+from fedsteph.client.training.local import mean_model
 from fedsteph.common.host.progress import Progress
 from fedsteph.common.model.abmil import ABMIL
 from fedsteph.common.model.survival import bin_of
@@ -89,10 +90,7 @@ def local_ensemble(task: Task, progress: Progress) -> Trained:
 
 def local_average(task: Task, progress: Progress) -> Trained:
     """The average of the weights of the same local models, heads too; under Cox's loss its baseline is fitted again."""
-    members = task.workspace.train_members(task.fold, progress)
-    states = [member.state_dict() for member in members]
-    model = ABMIL(task.m0.architecture, task.m0.dropout).eval()
-    model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
+    model = mean_model(task.workspace.train_members(task.fold, progress))
     if task.recipe.training.loss == "cox":
         fit_baseline(model, task.train, task.device)
     return Trained(model.cpu(), learnable_parameters(model))

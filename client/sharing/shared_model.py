@@ -5,11 +5,9 @@ A site never deploys its DP-SGD model: a deployed model does not leave, so noise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.models.local_file import require_trained
@@ -18,7 +16,7 @@ from fedsteph.client.privacy.dp_settings import DpSgd, Guarantee
 from fedsteph.client.privacy.dp_sgd import train_private
 from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.client.training.local import train_local
+from fedsteph.client.training.local import mean_model, train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.schema import build
@@ -80,22 +78,14 @@ def audited_model(workspace: Workspace) -> ABMIL:
 def _mean_of_own(workspace: Workspace, progress: Progress = silent) -> ABMIL:
     """The mean of the weights of the site's own models that are shared, each trained unless it was before."""
     sharing = workspace.recipe.sharing
-    train = workspace.train_on_all if sharing.trained_on == "all" else workspace.train_on_fold_0
-    return _mean([train(m, part(progress, m, sharing.members)) for m in range(sharing.members)])
-
-
-def _mean(models: Sequence[ABMIL]) -> ABMIL:
-    first, states = models[0], [model.state_dict() for model in models]
-    if len(models) > 1:
-        first.load_state_dict({name: torch.stack([one[name] for one in states]).mean(dim=0) for name in states[0]})
-    return first
+    train = workspace.train_on_all if sharing.trained_on == "all" else partial(workspace.train_member, 0)
+    return mean_model([train(m, part(progress, m, sharing.members)) for m in range(sharing.members)])
 
 
 def _last_path(workspace: Workspace) -> Path:
     last = workspace.recipe.sharing.members - 1
-    if workspace.recipe.sharing.trained_on == "all":
-        return workspace.whole_path(last)
-    return workspace.local_path(0) if last == 0 else workspace.fold_folder(0) / f"member_{last}.safetensors"
+    on_all = workspace.recipe.sharing.trained_on == "all"
+    return workspace.whole_path(last) if on_all else workspace.member_path(0, last)
 
 
 def guarantee(workspace: Workspace) -> Guarantee | None:
@@ -118,7 +108,7 @@ def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: Tr
     """
     if workspace.site.file.dp_sgd is None:
         labels = [label, *(f"{label}, member {m}" for m in range(1, workspace.recipe.sharing.members))]
-        return _mean([train_local(cohort, workspace.recipe, label=one, run=run) for one in labels])
+        return mean_model([train_local(cohort, workspace.recipe, label=one, run=run) for one in labels])
     found = guarantee(workspace)
     assert found is not None
     return _private(workspace, cohort, found, run)

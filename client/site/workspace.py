@@ -137,27 +137,28 @@ class Workspace:
 
         They are trained unless they were trained before.
         """
-        cohort, n, found = self.train_part(fold), self.recipe.final.members, [self.train_local(fold)]
-        for m in range(1, n):
-            path, label = self.fold_folder(fold) / f"member_{m}.safetensors", f"fold {fold}, member {m}"
-            here, device = part(progress, m, n), self.device
-            found.append(
-                train_file(path, cohort, self.recipe, label=label, device=device, progress=here, with_reference=False)
-            )
-        return found
+        n = max(1, self.recipe.final.members)
+        return [self.train_member(fold, m, part(progress, m, n)) for m in range(n)]
+
+    def train_member(self, fold: int, member: int, progress: Progress = silent) -> abmil.ABMIL:
+        """One of :meth:`train_members`; the first is the site's own model of the fold."""
+        if member == 0:
+            return self.train_local(fold, progress)
+        path, cohort, label = self.member_path(fold, member), self.train_part(fold), f"fold {fold}, member {member}"
+        device = self.device
+        return train_file(
+            path, cohort, self.recipe, label=label, device=device, progress=progress, with_reference=False
+        )
+
+    def member_path(self, fold: int, member: int) -> Path:
+        """Path of one of :meth:`train_members`."""
+        return self.local_path(fold) if member == 0 else self.fold_folder(fold) / f"member_{member}.safetensors"
 
     def train_on_all(self, member: int = 0, progress: Progress = silent) -> abmil.ABMIL:
         """Train the site's own model of all its patients, with a seed per ``member``, unless it was trained before."""
         label = "all patients" if member == 0 else f"all patients, member {member}"
         path = self.whole_path(member)
         return train_file(path, self.cohort, self.recipe, label=label, device=self.device, progress=progress)
-
-    def train_on_fold_0(self, member: int, progress: Progress = silent) -> abmil.ABMIL:
-        """Train a model of fold 0's training part, with a seed per ``member``, unless it was trained before."""
-        if member == 0:
-            return self.train_local(0, progress)
-        path, label = self.fold_folder(0) / f"member_{member}.safetensors", f"fold 0, member {member}"
-        return train_file(path, self.train_part(0), self.recipe, label=label, device=self.device, progress=progress)
 
     def whole_path(self, member: int = 0) -> Path:
         """Path of the site's own model of all its patients."""

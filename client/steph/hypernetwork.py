@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsteph.client.steph.components import N_COMPONENTS, Components
+from fedsteph.client.steph.components import N_COMPONENTS, Components, mean_instance
 from fedsteph.client.steph.first_merge import first_merge
 from fedsteph.client.steph.mean_pooling import mean_pool
 from fedsteph.common.config.recipe import StephConfig
@@ -42,10 +42,7 @@ class MeanEncoder(nn.Module):
         if len(bags) == 1 and mask is None:
             return mean_pool(self.embed.weight, self.embed.bias, bags[0]).unsqueeze(0)
         h = functional.relu(linear(bags, self.embed.weight, self.embed.bias))
-        if mask is None:
-            return h.mean(dim=1)
-        weight = mask.to(h.dtype) / mask.sum(dim=1, keepdim=True)
-        return torch.bmm(weight.unsqueeze(1), h).squeeze(1)
+        return mean_instance(h, mask)
 
 
 class Hypernetwork(nn.Module):

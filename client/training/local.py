@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import torch
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import Batch
@@ -45,3 +48,11 @@ def train_local(
     named = replace(run, name=f"local, {label}")
     fit_survival(model, forward, cohort, recipe, seed=seed, run=named, beside=beside)
     return model.cpu()
+
+
+def mean_model(models: Sequence[ABMIL]) -> ABMIL:
+    """The model whose weights are the mean of those of at least one model of one architecture, in evaluation mode."""
+    states = [model.state_dict() for model in models]
+    found = ABMIL(models[0].architecture, models[0].dropout)
+    found.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
+    return found.eval()

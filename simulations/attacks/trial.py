@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fedsteph.client.methods.task import Task, vectors_digest
+from fedsteph.client.methods.task import Task, work_on
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.site.policy import Mode
@@ -46,6 +46,13 @@ class Ground:
     def honest(self) -> dict[str, TaskVector]:
         """Source -> its honest vector."""
         return {name: source.honest() for name, source in self.sources.items()}
+
+    @cached_property
+    def kin(self) -> frozenset[str]:
+        """The sources of the target's cancer, where the site files state it."""
+        own = self.workspace.site.file.cancer
+        cancers = {name: source.workspace.site.file.cancer for name, source in self.sources.items()}
+        return frozenset(name for name, cancer in cancers.items() if own is not None and cancer == own)
 
     @property
     def workspace(self) -> Workspace:
@@ -87,10 +94,10 @@ class Ground:
 def measure(ground: Ground, fold: int, attack: str, n: int) -> dict[str, Any]:
     """Train and evaluate a target's fold under an attack, once per screening policy; JSON-ready."""
     received = ground.sent(attack, n)
-    folder = ground.workspace.folder / f"merge-{vectors_digest([received])[:12]}" / f"fold_{fold}"
+    folder = ground.workspace.folder / f"merge-{work_on(received, ground.kin)}" / f"fold_{fold}"
     ground.workspace.train_local(0)  # screening compares vectors with that of fold 0 too
     ground.workspace.train_local(fold)
-    task = Task(ground.workspace, fold, received, folder)
+    task = Task(ground.workspace, fold, received, folder, ground.kin)
     results = _screened(task)
     report, malicious = results["report"], ground.malicious(n) if attack != HONEST else ()
     found = {

@@ -37,7 +37,7 @@ from fedsteph.simulations.study.tables import (
 )
 
 _AUDIENCE = "For the owner of this study: it shows patients' outcomes"
-_MODELS = {"local": "local", "steph": "enhanced", "panel": "panel", "deployed": "deployed"}
+_MODELS = {row: METHODS[row].title for row in ("local", "steph", "panel")} | {"deployed": "deployed"}
 
 
 def is_study(folder: Path) -> bool:

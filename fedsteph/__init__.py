@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fedsteph.client.target.train_alone import train_site
     from fedsteph.common.config.run_config import load_config
     from fedsteph.common.errors import FedstephError
-    from fedsteph.common.model.abmil import initial_model
+    from fedsteph.common.model.initial_model import initial_model
     from fedsteph.common.vector.task_vector import TaskVector
     from fedsteph.common.vector.vector_file import load_vector, save_vector
     from fedsteph.simulations.run.simulate import read_results, simulate
@@ -64,7 +64,7 @@ _HOMES = {
     "TaskVector": "common.vector.task_vector",
     "enhance": "client.target.enhance",
     "evaluate": "client.evaluation.external",
-    "initial_model": "common.model.abmil",
+    "initial_model": "common.model.initial_model",
     "load_config": "common.config.run_config",
     "load_model": "client.models.model_file",
     "load_vector": "common.vector.vector_file",

@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from client_builders import CPU, SMALL, equal, state_of  # noqa: E402
 from damage import mutant  # noqa: E402
 
-from fedsteph.client.models.model_file import LoadedModel, Local, load_model, save_abmil, save_steph  # noqa: E402
+from fedsteph.client.models.model_file import LoadedModel, Local, load_model, save_base, save_steph  # noqa: E402
 from fedsteph.client.privacy.randomness import Randomness  # noqa: E402
 from fedsteph.client.sharing.kept_record import KeptVector, read_kept, write_kept  # noqa: E402
 from fedsteph.client.sharing.statement import Statement  # noqa: E402
@@ -37,7 +37,7 @@ from fedsteph.common.config.extraction import Extraction  # noqa: E402
 from fedsteph.common.config.recipe import SharingConfig, StephConfig  # noqa: E402
 from fedsteph.common.errors import FedstephError, ModelFileError  # noqa: E402
 from fedsteph.common.host import checked_file  # noqa: E402
-from fedsteph.common.model.abmil import untrained_model  # noqa: E402
+from fedsteph.common.model.initial_model import untrained_model  # noqa: E402
 from fedsteph.common.vector.tensor_file import unstamped  # noqa: E402
 
 _STATED = Statement(0.85, 0.002, "uni_v2", 20.0, 256.0)
@@ -92,7 +92,7 @@ def _models(folder: Path) -> Iterator[Kind]:
     steph = Steph(Mixture(SMALL, theta_0, torch.randn(3, SMALL.n_merged)), StephConfig(K=1)).eval()
     reference = np.linspace(-3, -1, 101)
     local, path = Local(model, reference - 1), folder / "model"
-    save_abmil(
+    save_base(
         folder / "abmil", model, m0_sha256="0" * 64, extraction=Extraction("uni_v2", 20.0, 256.0), reference=reference
     )
     save_steph(folder / "steph", steph, ["a", "b"], m0_sha256="0" * 64, reference=reference, local=local)

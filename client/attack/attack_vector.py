@@ -32,7 +32,7 @@ from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.errors import ConfigError, TooSmallError
 from fedsteph.common.host.lock import exclusive
 from fedsteph.common.host.progress import Progress, part, silent
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 

@@ -22,7 +22,9 @@ from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.survival_fit import start_head
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import Architecture, encode, pinned_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.encode import encode
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.model.survival import nll
 from fedsteph.common.vector.shared_part import shared_names
 from fedsteph.common.vector.task_vector import TaskVector
@@ -93,7 +95,7 @@ def pulls(
         private: how the vectors were trained, if by DP-SGD.
     """
     architecture = Architecture.of(recipe.model)
-    names = shared_names(architecture.encoder_shapes, recipe.sharing)
+    names = shared_names(architecture, recipe.sharing)
     taus, parts = _rows(vectors, names)
     descent = _Descent(cohort, recipe, names, device, private, head=len(parts) > 1)
     n, per_block = len(cohort), max(1, _BLOCK // (4 * taus.shape[1]))
@@ -158,7 +160,7 @@ class _Descent:
             name: tensor.detach().expand(n, *tensor.shape).clone().requires_grad_(name in self._names)
             for name, tensor in self._m0.encoder_state().items()
         }
-        z, _ = encode(theta, batch.bags, batch.mask)
+        z, _ = encode(self._m0.architecture, theta, batch.bags, batch.mask)
         turn = torch.zeros_like(z).requires_grad_()  # its gradient is that of the weights, mean over bins
         logits = self._m0.head(z)
         hazards = torch.sigmoid(logits + (z * turn).sum(dim=1, keepdim=True) / logits.shape[1])

@@ -8,7 +8,8 @@ from torch import Tensor
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.cox import fitted_baseline
-from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.encode import encode
 from fedsteph.common.model.survival import bin_of, empirical_hazard, nll
 
 _RIDGE = 1.0  # on weights of standardised z; with less, the head also overfits non-members
@@ -18,12 +19,12 @@ _SETTLED = 1e-6  # stop at this change of the objective; patients' losses differ
 
 
 @torch.no_grad()
-def slide_vectors(model: ABMIL, cohort: Cohort, device: torch.device) -> Tensor:
+def slide_vectors(model: BaseModel, cohort: Cohort, device: torch.device) -> Tensor:
     """Slide vector ``z`` of every patient under a model's encoder, ``(n_patients, embed)`` float64 on the CPU."""
     model = model.to(device).eval()
     found = torch.empty(len(cohort), model.architecture.embed, dtype=torch.float64)
     for group, batch in batches(cohort, range(len(cohort)), model.architecture.n_bins, device):
-        z, _ = encode(model.encoder_state(), batch.bags, batch.mask)
+        z, _ = encode(model.architecture, model.encoder_state(), batch.bags, batch.mask)
         found[group] = z.cpu().double()
     return found
 

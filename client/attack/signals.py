@@ -14,7 +14,7 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import TrainingError
 from fedsteph.common.host.progress import Progress, silent
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 SIGNALS = {

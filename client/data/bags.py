@@ -15,14 +15,15 @@ import torch
 
 from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.data.feature_cache import FOLDER, FeatureCache, clear, room
-from fedsteph.client.data.formats import read_features
+from fedsteph.client.data.formats import read_coords, read_features
 from fedsteph.client.data.headers import known_header
+from fedsteph.client.data.instances import ALL, GRAPHS, InstanceRule, NeighbourCache
 from fedsteph.client.data.settings import DataSettings, Rule
 from fedsteph.client.data.storage import Storage
 from fedsteph.client.data.tables.clinical_table import ClinicalValues
 from fedsteph.client.data.tables.labels import Patient
 from fedsteph.common.config.extraction import UNSTATED, Extraction
-from fedsteph.common.errors import SplitError
+from fedsteph.common.errors import FeatureFileError, SplitError
 
 _ALIGNED = 64  # bytes; PyTorch's own allocations have this alignment
 
@@ -72,6 +73,7 @@ class Cohort:
     lengths: dict[str, int] = field(default_factory=dict)  # instances per patient; shared with all subsets
     match: tuple[Rule, ...] = ()  # rules under which two patients' IDs are the same, as the site file has them
     clinical: ClinicalValues | None = None  # of all the site's patients, if its file names clinical columns
+    rule: InstanceRule = ALL  # what the base model asks of a bag
 
     @classmethod
     def of_bags(cls, patients: Sequence[Patient], bags: Sequence[torch.Tensor]) -> Cohort:
@@ -95,10 +97,36 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.patients)
 
+    def under(self, rule: InstanceRule) -> Cohort:
+        """The same patients, whose bags are as a base model asks for them.
+
+        Raises:
+            FeatureFileError: the model wants neighbours, and slides do not say where their patches lie.
+        """
+        if rule == self.rule:
+            return self
+        if rule.neighbours:
+            self._require_coords()
+        return replace(self, rule=rule, cache=BagCache(self.cache.n_bytes))
+
+    def _require_coords(self) -> None:
+        lack = sorted(path.name for path in self.files.values() if not known_header(path).counted)
+        if lack or not self.files:
+            named = f"{', '.join(lack[:3])}{f' and {len(lack) - 3} more' if len(lack) > 3 else ''}"
+            what = f"{len(lack)} of {len(self.files)} slides do not say where their patches lie ({named})"
+            remedy = "Give HDF5 files with 'coords' (N, 2), or take a model.kind that does without"
+            raise FeatureFileError(what, where="data.features", remedy=remedy)
+
+    @property
+    def row_width(self) -> int:
+        """Numbers per instance of a bag: its features, and its neighbours if the rule asks for them."""
+        return self.width + self.rule.neighbours
+
     def bag(self, i: int) -> torch.Tensor:
         """Load all slides of patient ``i``, in order, as one float32 tensor ``(n_instances, d)`` on the CPU.
 
-        The tensor may be shared with the cache or memory-mapped from a file: do not change it in place.
+        Under a rule it is a draw of the instances, or has their neighbours behind the features. The tensor may be
+        shared with the cache or memory-mapped from a file: do not change it in place.
 
         Raises:
             FeatureFileError: a feature file is unreadable, not finite, empty, or not ``width`` wide.
@@ -109,6 +137,8 @@ class Cohort:
         if bag is None:
             slides = [self._slide(slide) for slide in patient.slides]
             bag = (slides[0] if len(slides) == 1 else torch.cat(slides)).float()
+            if self.rule != ALL:
+                bag = self.rule.rows(bag, self._near(patient) if self.rule.neighbours else None)
             if bag.data_ptr() % _ALIGNED:
                 bag = bag.clone()  # else the last bit of a matrix product depends on the address
             # Memory-mapped bags are not cached: the operating system manages their pages.
@@ -123,6 +153,12 @@ class Cohort:
             return {patient.slides[0]: bag}
         sizes = [known_header(path).n_instances for path in self.paths(patient)]
         return dict(zip(patient.slides, torch.split(bag, sizes), strict=True))
+
+    def _near(self, patient: Patient) -> np.ndarray:
+        paths = self.paths(patient)
+        if self.disk is None:
+            return self.rule.near([read_coords(path).xy for path in paths])
+        return NeighbourCache(self.disk.folder.parent / GRAPHS).read(self.rule, paths)
 
     def _slide(self, slide: str) -> torch.Tensor:
         source = self.files[slide]
@@ -139,7 +175,7 @@ class Cohort:
         key = self.patients[i].id
         if key not in self.lengths:
             self.lengths[key] = sum(known_header(path).n_instances for path in self.paths(self.patients[i]))
-        return self.lengths[key]
+        return self.rule.n(self.lengths[key])
 
     def paths(self, patient: Patient) -> list[Path]:
         """The patient's feature files, in slide order."""

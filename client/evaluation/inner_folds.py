@@ -12,7 +12,7 @@ from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import SplitError
 from fedsteph.common.host.progress import Progress, part, silent
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class InnerFold:
     label: str
     train: Cohort
     validation: Cohort
-    local: ABMIL
+    local: BaseModel
 
 
 def inner_folds(workspace: Workspace, fold: int, progress: Progress = silent) -> list[InnerFold]:

@@ -31,8 +31,8 @@ from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError
 from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import Progress, part, silent
-from fedsteph.common.model.abmil import pinned_model
 from fedsteph.common.model.concordance import Pairs, pairs
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.model.resampling import resampled
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector

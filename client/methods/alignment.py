@@ -15,7 +15,7 @@ from fedsteph.client.methods.task import Task
 from fedsteph.client.steph.mixture import coefficients
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.task_vector import TaskVector
 
 ENERGY = 0.95  # share of the merged matrix's squared singular values in its leading directions
@@ -69,7 +69,7 @@ def merged_vector(task: Task, model: nn.Module, cohort: Cohort) -> TaskVector | 
 
     None for a model without such an encoder.
     """
-    if isinstance(model, ABMIL):
+    if isinstance(model, BaseModel):
         return TaskVector.between(model.cpu(), task.m0)
     if not isinstance(model, Steph | Merged):
         return None

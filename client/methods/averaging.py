@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fedsteph.client.methods.task import Task, Trained
 from fedsteph.client.training.batch import risks
 from fedsteph.common.host.progress import Progress
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.concordance import pairs
 from fedsteph.common.vector.task_vector import TaskVector, mean
 
@@ -35,18 +35,18 @@ def _merged(task: Task, vector: TaskVector) -> Trained:
 def task_arithmetic(task: Task, progress: Progress) -> Trained:
     """``M0 + c (tau_t + sum_k tau_k)`` with a single ``c``, chosen by inner validation (Ilharco et al., ICLR 2023)."""
 
-    def scaled(local: ABMIL, c: float) -> ABMIL:
+    def scaled(local: BaseModel, c: float) -> BaseModel:
         return _scaled_sum(task, local, c)
 
     return Trained(scaled(task.local, best_coefficient(task, scaled, progress)), 0)
 
 
-def _scaled_sum(task: Task, local: ABMIL, c: float) -> ABMIL:
+def _scaled_sum(task: Task, local: BaseModel, c: float) -> BaseModel:
     vectors = [TaskVector.between(local, task.m0), *task.sources]
     return (c * len(vectors) * mean(vectors)).applied_to(task.m0, local.head_state()).eval()
 
 
-def best_coefficient(task: Task, scaled: Callable[[ABMIL, float], ABMIL], progress: Progress) -> float:
+def best_coefficient(task: Task, scaled: Callable[[BaseModel, float], BaseModel], progress: Progress) -> float:
     """The coefficient with the highest C-index over all inner folds' pairs; the smallest if tied or without pairs.
 
     ``scaled`` gives the merge under a coefficient from an inner fold's local model.

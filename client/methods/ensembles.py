@@ -14,7 +14,7 @@ from fedsteph.client.methods.task import Method, Task, Trained, learnable_parame
 from fedsteph.client.training.cox import fitted_baseline
 from fedsteph.client.training.local import mean_model
 from fedsteph.common.host.progress import Progress
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.survival import bin_of
 
 
@@ -25,7 +25,7 @@ class RiskEnsemble(nn.Module):
     on the scale of the first member's scores, and the baseline ``b`` is fitted to the cohort's outcomes.
     """
 
-    def __init__(self, members: Sequence[ABMIL], weights: Sequence[float], cohort: Cohort, device: torch.device):
+    def __init__(self, members: Sequence[BaseModel], weights: Sequence[float], cohort: Cohort, device: torch.device):
         super().__init__()
         own = [copy.deepcopy(member).requires_grad_(False) for member in members]
         n_bins = own[0].architecture.n_bins
@@ -46,7 +46,9 @@ class RiskEnsemble(nn.Module):
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> Tensor:
         """Hazards of bags: ``(n_bags, n_instances, d) -> (n_bags, n_bins)``."""
-        found = torch.stack([score(member, bags, mask) for member in self.members if isinstance(member, ABMIL)], dim=1)
+        found = torch.stack(
+            [score(member, bags, mask) for member in self.members if isinstance(member, BaseModel)], dim=1
+        )
         together = ((found - self.mean) * self.share).sum(dim=1, keepdim=True)
         return torch.sigmoid(self.head(together))
 
@@ -57,7 +59,7 @@ def moments(known: Tensor) -> tuple[Tensor, Tensor]:
     return known.mean(dim=1, keepdim=True), torch.where(sd > 0, sd, 1.0)
 
 
-def received(task: Task) -> list[ABMIL]:
+def received(task: Task) -> list[BaseModel]:
     """The sources' models, ``M0 + tau_k`` with their own heads, but for the baseline, which is none of theirs."""
     return [vector.merged_model(task.m0, torch.zeros(task.m0.architecture.n_bins)) for vector in headed(task)]
 
@@ -76,7 +78,7 @@ def risk_mean(task: Task, progress: Progress) -> Trained:
     return _together(task, [task.local, *models], [1.0 / (1 + len(models))] * (1 + len(models)))
 
 
-def _together(task: Task, models: Sequence[ABMIL], weights: Sequence[float]) -> Trained:
+def _together(task: Task, models: Sequence[BaseModel], weights: Sequence[float]) -> Trained:
     model = RiskEnsemble(models, weights, task.train, task.device)
     return Trained(model, task.m0.architecture.n_bins)  # the baseline
 

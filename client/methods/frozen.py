@@ -13,8 +13,9 @@ from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.host.progress import Progress, silent
-from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.encode import encode
 from fedsteph.common.model.seeded import seeded
 
 
@@ -52,18 +53,18 @@ def best_source(task: Task, progress: Progress) -> Trained:
 
 
 @torch.no_grad()
-def pooled(encoder: ABMIL, cohort: Cohort, device: torch.device) -> Cohort:
+def pooled(encoder: BaseModel, cohort: Cohort, device: torch.device) -> Cohort:
     """The cohort with one instance per patient: the slide vector ``(1, embed)`` of the bag under a frozen encoder."""
     encoder.to(device).eval()
     vectors = torch.empty(len(cohort), 1, encoder.architecture.embed)
     for group, batch in batches(cohort, range(len(cohort)), encoder.architecture.n_bins, device):
-        vectors[group, 0] = encode(encoder.encoder_state(), batch.bags, batch.mask)[0].cpu()
+        vectors[group, 0] = encode(encoder.architecture, encoder.encoder_state(), batch.bags, batch.mask)[0].cpu()
     return Cohort.of_bags(cohort.patients, [*vectors])
 
 
-def _under_fresh_head(task: Task, encoder: ABMIL, method: str, progress: Progress) -> Trained:
+def _under_fresh_head(task: Task, encoder: BaseModel, method: str, progress: Progress) -> Trained:
     head = _fit_head(task, pooled(encoder, task.train, task.device), method, progress)
-    model = ABMIL(encoder.architecture, encoder.dropout)
+    model = BaseModel(encoder.architecture, encoder.dropout)
     model.load_state_dict({**encoder.cpu().encoder_state(), **head.cpu().state_dict()})
     return Trained(model.eval(), learnable_parameters(head))
 

@@ -15,7 +15,8 @@ from fedsteph.client.methods.task import Method, Task, Trained, local_alone
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.cox import fitted_baseline
 from fedsteph.common.host.progress import Progress
-from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.encode import encode
 from fedsteph.common.model.survival import bin_of
 from fedsteph.common.vector.task_vector import TaskVector, mean
 
@@ -39,13 +40,13 @@ def own_vector(task: Task) -> TaskVector:
     return TaskVector.between(task.local, task.m0, head=True)
 
 
-def score(model: ABMIL, bags: Tensor, mask: Tensor | None) -> Tensor:
+def score(model: BaseModel, bags: Tensor, mask: Tensor | None) -> Tensor:
     """Log-risk of bags up to a constant, ``z . direction``: ``(n_bags, n_instances, d) -> (n_bags,)``."""
-    return encode(model.encoder_state(), bags, mask)[0] @ model.head.weight.mean(dim=0)
+    return encode(model.architecture, model.encoder_state(), bags, mask)[0] @ model.head.weight.mean(dim=0)
 
 
 @torch.no_grad()
-def scores(models: Sequence[ABMIL], cohort: Cohort, device: torch.device) -> Tensor:
+def scores(models: Sequence[BaseModel], cohort: Cohort, device: torch.device) -> Tensor:
     """Every model's :func:`score` of every patient, ``(n_models, n_patients)`` float64; it moves the models there."""
     moved = [model.to(device).eval() for model in models]
     found, order = [], list[int]()
@@ -58,7 +59,7 @@ def scores(models: Sequence[ABMIL], cohort: Cohort, device: torch.device) -> Ten
 
 
 @torch.no_grad()
-def fit_baseline(model: ABMIL, cohort: Cohort, device: torch.device) -> None:
+def fit_baseline(model: BaseModel, cohort: Cohort, device: torch.device) -> None:
     """Fit the baseline hazards of a model whose bins all have the same weights to a cohort's outcomes, in place."""
     n_bins = model.architecture.n_bins
     (own,) = scores([model], cohort, device)
@@ -66,7 +67,7 @@ def fit_baseline(model: ABMIL, cohort: Cohort, device: torch.device) -> None:
     model.head.bias.copy_(bias.float())
 
 
-def merged(vector: TaskVector, task: Task) -> ABMIL:
+def merged(vector: TaskVector, task: Task) -> BaseModel:
     """``M0`` plus a vector with a head, under baseline hazards of the training patients, on the CPU."""
     model = vector.merged_model(task.m0, torch.zeros(task.m0.architecture.n_bins))
     fit_baseline(model, task.train, task.device)
@@ -89,7 +90,7 @@ def head_arithmetic(task: Task, progress: Progress) -> Trained:
     if not (sources := headed(task)):
         return local_alone(task, NO_HEAD)
 
-    def scaled(local: ABMIL, c: float) -> ABMIL:
+    def scaled(local: BaseModel, c: float) -> BaseModel:
         vector = c * summed(TaskVector.between(local, task.m0, head=True), sources)
         return vector.merged_model(task.m0, local.head.bias.detach())  # no baseline changes the order of patients
 

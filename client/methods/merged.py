@@ -22,7 +22,7 @@ from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.host.progress import Progress
-from fedsteph.common.model.abmil import encode
+from fedsteph.common.model.encode import encode
 from fedsteph.common.model.seeded import seeded
 
 
@@ -54,7 +54,7 @@ class Merged(nn.Module):
         theta = self.mixture.merge(w)
         if len(w) == 1:
             theta = {name: tensor[0] for name, tensor in theta.items()}
-        return encode(theta, bags, mask, self.dropout if self.training else 0.0)[0]
+        return encode(self.mixture.architecture, theta, bags, mask, self.dropout if self.training else 0.0)[0]
 
     def hazards(self, z: Tensor) -> Tensor:
         """Hazards of slide vectors: ``(n_bags, embed) -> (n_bags, n_bins)``."""

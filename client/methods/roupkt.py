@@ -11,7 +11,8 @@ from fedsteph.client.training.batch import Batch, recalled
 from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.common.host.progress import Progress
-from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.encode import encode
 from fedsteph.common.model.seeded import seeded
 
 TOP = 5
@@ -26,9 +27,10 @@ class Roupkt(nn.Module):
     parameters with 13 models of width 1536, embed 512, attention 384 and 32 bins.
     """
 
-    def __init__(self, frozen: list[ABMIL], router: ABMIL) -> None:
+    def __init__(self, frozen: list[BaseModel], router: BaseModel) -> None:
         super().__init__()
-        architecture, n = router.architecture, len(frozen)
+        self._architecture = architecture = router.architecture
+        n = len(frozen)
         embed = architecture.embed
         self.router = nn.ParameterDict(
             {name.replace(".", "/"): tensor.detach().clone() for name, tensor in router.encoder_state().items()}
@@ -59,12 +61,12 @@ class Roupkt(nn.Module):
         vectors = []
         for frozen in self._frozen:
             state = {name: tensor.to(bags.device) for name, tensor in frozen.items()}
-            vectors.append(encode(state, bags, mask)[0])
+            vectors.append(encode(self._architecture, state, bags, mask)[0])
         return torch.stack(vectors, dim=1)
 
     def _logits(self, bags: Tensor, mask: Tensor | None) -> Tensor:
         state = {name.replace("/", "."): tensor for name, tensor in self.router.items()}
-        z, _ = encode(state, bags, mask, self.dropout if self.training else 0.0)
+        z, _ = encode(self._architecture, state, bags, mask, self.dropout if self.training else 0.0)
         logits: Tensor = self.route(z)
         return logits
 
@@ -81,6 +83,6 @@ def roupkt(task: Task, progress: Progress) -> Trained:
     recipe, seed = task.recipe, task.seed("roupkt")
     frozen = [v.applied_to(task.m0, task.m0.head_state()).eval() for v in (task.own, *task.sources)]
     with seeded(seed):
-        model = Roupkt(frozen, ABMIL(task.m0.architecture, recipe.model.dropout)).to(task.device)
+        model = Roupkt(frozen, BaseModel(task.m0.architecture, recipe.model.dropout)).to(task.device)
     fit_survival(model, model.outputs, task.train, recipe, seed=seed, run=task.run("roupkt", progress))
     return Trained(model, learnable_parameters(model))

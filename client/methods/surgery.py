@@ -7,17 +7,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsteph.client.training.batch import Batch, recalled
-from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.encode import encode
 
 
 class Surgery(nn.Module):
     """``z' = z - Up ReLU(Down z)``, trained for a small L1 distance ``mean |z' - z_local|``."""
 
-    def __init__(self, local: ABMIL, rank: int) -> None:
+    def __init__(self, local: BaseModel, rank: int) -> None:
         super().__init__()
         embed = local.architecture.embed
         self.down = nn.Linear(embed, rank, bias=False)
         self.up = nn.Linear(rank, embed, bias=False)
+        self._architecture = local.architecture
         self._local = {name: tensor.detach() for name, tensor in local.encoder_state().items()}
         self._known: dict[str, Tensor] = {}  # the local model's slide vectors, computed once
 
@@ -34,4 +36,4 @@ class Surgery(nn.Module):
     @torch.no_grad()
     def _represent(self, batch: Batch) -> Tensor:
         local = {name: tensor.to(batch.bags.device) for name, tensor in self._local.items()}
-        return encode(local, batch.bags, batch.mask)[0]
+        return encode(self._architecture, local, batch.bags, batch.mask)[0]

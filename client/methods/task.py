@@ -21,7 +21,8 @@ from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.host.progress import Progress
-from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -67,12 +68,12 @@ class Task:
         return self.workspace.train_part(self.fold)
 
     @cached_property
-    def m0(self) -> ABMIL:
+    def m0(self) -> BaseModel:
         """The federation's initial model."""
         return pinned_model(self.recipe.model)
 
     @cached_property
-    def local(self) -> ABMIL:
+    def local(self) -> BaseModel:
         """The target's own model of this fold."""
         return self.workspace.local_model(self.fold)
 

@@ -12,7 +12,7 @@ from fedsteph.client.steph.dynamics import Dynamics
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.task_vector import TaskVector
 
 DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: w and lam by epoch of its training
@@ -21,7 +21,7 @@ DYNAMICS_FILE = "dynamics.json"  # beside an enhanced model: w and lam by epoch 
 def train_enhanced(
     path: Path,
     cohort: Cohort,
-    local: ABMIL,
+    local: BaseModel,
     vectors: Mapping[str, TaskVector],
     recipe: Recipe,
     *,

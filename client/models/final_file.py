@@ -37,7 +37,7 @@ from fedsteph.client.models.slide_features import SlideFeatures
 from fedsteph.client.models.trained_on import TrainedOn
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.task_vector import TaskVector, cut
 
 
@@ -59,7 +59,7 @@ def save_final(
     slides: SlideFeatures | None,
     followed_years: int,
     trained_on: TrainedOn,
-    m0: ABMIL | None = None,
+    m0: BaseModel | None = None,
 ) -> None:
     """Write a final model, which stays at the site; ModelFileError if a number is not finite.
 
@@ -76,7 +76,7 @@ def save_final(
     if slides is not None:
         for name, values in zip(SLIDES, (slides.mean, slides.spread, slides.distances), strict=True):
             tensors |= as_tensors(name, values)
-    kind, further = "abmil", {}
+    kind, further = first.architecture.kind, {}
     if isinstance(first.model, Steph):
         kind, further = "steph", {"sources": list(first.sources), "steph": asdict(first.model.config)}
         tensors |= {"theta_0": first.model.mixture.theta_0}
@@ -124,7 +124,7 @@ def _member(m: int, told: Description, tensors: Mapping[str, Tensor], path: Path
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     own |= {name: tensors[name] for name in [TRAINED_ON] if told.trained_on is not None}
     if told.steph is not None:
-        m0, local = ABMIL(told.architecture), ABMIL(told.architecture)
+        m0, local = BaseModel(told.architecture), BaseModel(told.architecture)
         local.load_state_dict({n.removeprefix(LOCAL): t for n, t in own.items() if n.startswith(LOCAL)})
         m0.load_state_dict({**cut(tensors["theta_0"], told.architecture), **local.head_state()})
         if M0_HEAD in tensors:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from fedsteph.client.data.torch_file import LEGACY_MAGIC, ZIP_MAGIC, load_plain
 from fedsteph.client.models.foreign_layouts import LAYOUTS, PREFIXES, WRAPPERS, Layout
-from fedsteph.client.models.model_file import load_abmil
+from fedsteph.client.models.model_file import load_base
 from fedsteph.client.models.model_header import FORMAT
 from fedsteph.common.config.core_yaml import cut
 from fedsteph.common.config.recipe import ModelConfig
 from fedsteph.common.errors import FeatureFileError, ModelFileError
-from fedsteph.common.model.abmil import ABMIL, Architecture
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
 
 _MOST_BYTES = 2**32
 _REMEDY = "Give the state_dict of an ABMIL with gated attention, as torch.save(model.state_dict(), path) writes it"
@@ -30,7 +31,7 @@ _REMEDY = "Give the state_dict of an ABMIL with gated attention, as torch.save(m
 class Foreign:
     """A model from elsewhere, in evaluation mode on the CPU."""
 
-    model: ABMIL
+    model: BaseModel
     layout: str  # whose tensor names the file has
     passed_over: tuple[str, ...]  # tensors of that layout that are no part of an ABMIL
     sha256: str  # of the file
@@ -56,7 +57,7 @@ def read_foreign(path: Path, layout: str = "auto") -> Foreign:
         raise ModelFileError(what, where=path, remedy="It is another model; or save it without them")
     tensors = {own: named[other] for own, other in chosen.tensors.items()}
     architecture = _architecture(tensors, path)
-    model = ABMIL(architecture)
+    model = BaseModel(architecture)
     model.load_state_dict({name: _float32(name, tensor, path) for name, tensor in tensors.items()})
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -72,7 +73,7 @@ def _content(path: Path) -> Any:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 ours = (file.metadata() or {}).get("format") == FORMAT
-            return load_abmil(path).state_dict() if ours else safetensors.torch.load_file(path)
+            return load_base(path).state_dict() if ours else safetensors.torch.load_file(path)
         with path.open("rb") as opened:
             head = opened.read(len(LEGACY_MAGIC))
         if not head.startswith(ZIP_MAGIC) and head != LEGACY_MAGIC:

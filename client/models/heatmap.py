@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fedsteph.client.data.formats import read_features
+from fedsteph.client.data.formats import read_coords, read_features
+from fedsteph.client.data.instances import InstanceRule
 from fedsteph.client.models.members import load_members
 from fedsteph.client.models.model_file import LoadedModel
 from fedsteph.client.models.patch_grid import GUESSED, Grid, read_grid
@@ -44,6 +45,12 @@ class Heatmap:
     attention: Mapping[str, np.ndarray]  # model -> (n_instances,); sums to 1 over the bag, which includes this slide
     rank: Mapping[str, np.ndarray]  # model -> (n_instances,): percent of the patches with at most this attention
     unlike: float | None = None  # how unlike the training slides it is (SlideFeatures.unlike); None: not in the file
+    # (n_instances,) places of the patches in the slide's file, where the models look at a draw of them; None: at all
+    drawn: np.ndarray | None = None
+
+    def instance(self, i: int) -> int:
+        """The place of a patch in the slide's file."""
+        return i if self.drawn is None else int(self.drawn[i])
 
     def top(self, n: int) -> pd.DataFrame:
         """The ``n`` patches with the highest attention per model, highest first; ties in file order."""
@@ -52,7 +59,7 @@ class Heatmap:
             order = np.argsort(-values, kind="stable")[:n]
             for place, i in enumerate(order.tolist(), 1):
                 x, y = self.grid.xy[i]
-                row = {"model": model, "place": place, "instance": i, "x": int(x), "y": int(y)}
+                row = {"model": model, "place": place, "instance": self.instance(i), "x": int(x), "y": int(y)}
                 rows.append(row | {"side": self.grid.patch, "attention": values[i], "percentile": self.rank[model][i]})
         return pd.DataFrame(rows)
 
@@ -80,6 +87,7 @@ def heatmap(
 
     Raises:
         ModelFileError, FeatureFileError, EncoderError: a file cannot be used, or they do not fit together.
+        ConfigError: the models are of a kind that gives instances no scores.
         DataError: a slide is named twice.
     """
     from scipy.stats import rankdata  # noqa: PLC0415 (a second to import)
@@ -94,14 +102,28 @@ def heatmap(
             require_extraction(loaded, path)
         bags.append(torch.from_numpy(read_features(path, width=members.models[0].architecture.width)))
     grid = read_grid(slide, patch, size, mpp=mpp, site_patch=site_patch)
-    bag, n = torch.cat(bags), len(bags[0])
+    bag, drawn = _looked_at(bags, paths, InstanceRule.of(members.models[0].architecture))
+    n = len(bags[0]) if drawn is None else len(drawn)
+    if drawn is not None:
+        grid = replace(grid, xy=grid.xy[drawn])
     attention = {
         name: np.mean([one.attention(bag)[:n].double().numpy() for one in models], axis=0)
         for name, models in _models(members.models).items()
     }
     rank = {name: 100.0 * rankdata(values, method="max") / n for name, values in attention.items()}
     unlike = None if members.slides is None else members.slides.unlike(bags[0])
-    return Heatmap(slide.stem, grid, attention, rank, unlike)
+    return Heatmap(slide.stem, grid, attention, rank, unlike, drawn)
+
+
+def _looked_at(
+    slides: Sequence[torch.Tensor], paths: Sequence[Path], rule: InstanceRule
+) -> tuple[torch.Tensor, np.ndarray | None]:
+    """The bag of the slides as the models see it, and which patches of the first one are in it; None: all."""
+    bag, n = torch.cat(list(slides)), len(slides[0])
+    near = rule.near([read_coords(path).xy for path in paths]) if rule.neighbours else None
+    places = rule.places(len(bag))
+    drawn = places[places < n]
+    return rule.rows(bag, near), drawn if len(drawn) < n else None
 
 
 def _models(loaded: Sequence[LoadedModel]) -> dict[str, list[Any]]:
@@ -140,7 +162,7 @@ def geojson(found: Heatmap) -> str:
         }
         return {
             "type": "Feature",
-            "id": str(uuid.uuid5(_SAME_SLIDE, f"{found.slide}/{i}")),
+            "id": str(uuid.uuid5(_SAME_SLIDE, f"{found.slide}/{found.instance(i)}")),
             "geometry": {"type": "Polygon", "coordinates": [ring]},
             "properties": {"objectType": "tile", "isLocked": True, "measurements": measured},
         }
@@ -157,6 +179,8 @@ def draw(found: Heatmap, thumbnail: Path | None = None) -> Picture:
     tall = min(8.0, max(1.1, 3.0 * height / width))
     title = f"Attention over the slide {found.slide}"
     who = f"n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0; ranks within this slide"
+    if found.drawn is not None:
+        who += "; the model looks at a draw of the slide's patches"
     if found.grid.guessed:
         who += f". Warning: {GUESSED}"
     place: dict[str, Any] = {"extent": (0, width, height, 0), "aspect": "equal"}

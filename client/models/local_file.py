@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fedsteph.client.data.bags import Cohort
-from fedsteph.client.models.model_file import followed_years, load_abmil, reference_risks, save_abmil
+from fedsteph.client.models.model_file import followed_years, load_base, reference_risks, save_base
 from fedsteph.client.models.trained_on import TrainedOn
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
@@ -17,7 +17,7 @@ from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress, silent
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 
 
 def train_file(
@@ -29,7 +29,7 @@ def train_file(
     device: torch.device,
     progress: Progress = silent,
     with_reference: bool = True,
-) -> ABMIL:
+) -> BaseModel:
     """Train a local model on all of ``cohort`` and save it, or load it if it was trained before.
 
     A damaged file is set aside, and the model trained again; it has the same weights.
@@ -42,7 +42,7 @@ def train_file(
     Raises:
         FedstephError: as :func:`fedsteph.client.training.loop.fit`.
     """
-    load = partial(load_abmil, dropout=recipe.model.dropout)
+    load = partial(load_base, dropout=recipe.model.dropout)
     if (found := kept(path, load)) is not None:
         return found
     run = TrainingRun(device, path.with_suffix(".checkpoint"), progress)
@@ -52,7 +52,7 @@ def train_file(
         told["reference"] = reference_risks(model, cohort, device)
         told["followed_years"] = followed_years(cohort, recipe.model.n_bins)
         told["trained_on"] = TrainedOn.of(cohort, model)
-    save_abmil(path, model, **told)
+    save_base(path, model, **told)
     return load(path)
 
 

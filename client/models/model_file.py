@@ -36,7 +36,8 @@ from fedsteph.client.training.batch import head_of, risks
 from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host import atomic
-from fedsteph.common.model.abmil import ABMIL, Architecture
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.survival import DAYS_PER_BIN
 from fedsteph.common.vector.tensor_file import stamped, unstamped, with_metadata
 
@@ -45,7 +46,7 @@ from fedsteph.common.vector.tensor_file import stamped, unstamped, with_metadata
 class Local:
     """The site's own model, stored with an enhanced one, and its :func:`reference_risks`."""
 
-    model: ABMIL
+    model: BaseModel
     reference: np.ndarray | None = None
 
 
@@ -87,9 +88,9 @@ def followed_years(cohort: Cohort, n_bins: int) -> int:
     return int(np.clip(np.ceil(cohort.times.max() / DAYS_PER_BIN), 1, n_bins))
 
 
-def save_abmil(
+def save_base(
     path: Path,
-    model: ABMIL,
+    model: BaseModel,
     *,
     m0_sha256: str,
     extraction: Extraction = UNSTATED,
@@ -104,7 +105,7 @@ def save_abmil(
         imported: SHA-256 of the checkpoint of another program that the model was made from, if it was.
     """
     tensors = model.state_dict() | as_tensors(REFERENCE, reference)
-    facts = facts_of("abmil", model.architecture, m0_sha256, extraction, followed_years)
+    facts = facts_of(model.architecture.kind, model.architecture, m0_sha256, extraction, followed_years)
     save(path, tensors, trained_on, **facts, **({} if imported is None else {"imported": imported}))
 
 
@@ -132,10 +133,10 @@ def save_steph(
     save(path, tensors, trained_on, **facts, sources=list(sources), steph=asdict(model.config))
 
 
-def load_abmil(path: Path, dropout: float = 0.25) -> ABMIL:
+def load_base(path: Path, dropout: float = 0.25) -> BaseModel:
     """Read a local model; errors as :func:`load_model`, and ModelFileError if it is not a local one."""
     loaded = load_model(path, dropout)
-    if not isinstance(loaded.model, ABMIL):
+    if not isinstance(loaded.model, BaseModel):
         raise ModelFileError("is not a local model", where=path, remedy="Give a local.safetensors")
     return loaded.model
 
@@ -174,7 +175,7 @@ def model_of(told: Description, tensors: dict[str, Tensor], path: Path, dropout:
     try:
         reference, local, trained_on = reference_in(tensors), None, trained_on_in(told, tensors)
         if told.steph is None:
-            model: nn.Module = ABMIL(told.architecture, dropout)
+            model: nn.Module = BaseModel(told.architecture, dropout)
             model.load_state_dict(tensors)
         else:
             local = _local(told.architecture, dropout, tensors)
@@ -197,7 +198,7 @@ def _local(architecture: Architecture, dropout: float, tensors: dict[str, Tensor
         return None
     own = {name.removeprefix(LOCAL): tensors.pop(name) for name in names}
     reference = reference_in(own)
-    model = ABMIL(architecture, dropout)
+    model = BaseModel(architecture, dropout)
     model.load_state_dict(own)
     return Local(model.eval(), reference)
 
@@ -227,7 +228,7 @@ def facts_of(
 ) -> dict[str, Any]:
     """What the file of any kind of model says of it."""
     follow_up = {} if followed_years is None else {"followed_years": followed_years}
-    return {"kind": kind, "architecture": asdict(architecture), "m0": m0_sha256, **asdict(extraction), **follow_up}
+    return {"kind": kind, "architecture": architecture.to_dict(), "m0": m0_sha256, **asdict(extraction), **follow_up}
 
 
 def save(path: Path, tensors: dict[str, Tensor], trained_on: TrainedOn | None, **description: Any) -> None:

@@ -6,9 +6,8 @@ import json
 import os
 import re
 from collections.abc import Collection
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,10 +20,11 @@ from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import MOST_MEMBERS, StephConfig
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.config.schema import build
+from fedsteph.common.encoders.kind import Shape
 from fedsteph.common.errors import ConfigError, FedstephError, ModelFileError
 from fedsteph.common.host.checked_file import KEY
-from fedsteph.common.model.abmil import ABMIL, Architecture
-from fedsteph.common.model.encoder_shapes import Shape
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.tensor_file import METADATA, Layout, read_header, require_layout
 
 FORMAT = "fedsteph/model/v1"
@@ -45,7 +45,7 @@ REMEDY = "Give a whole copy of it, or train or merge it again"
 class Description:
     """What a file says of its model; ``sources`` and ``steph`` only of an enhanced one, ``members`` of a final one."""
 
-    kind: Literal["abmil", "steph"]
+    kind: str  # of the base model, or steph
     architecture: Architecture
     m0: str
     encoder: str | None
@@ -69,7 +69,10 @@ class Description:
             raise ValueError("sources or settings that are not those of its kind")
         if len({*self.sources}) < len(self.sources) or not all(map(SITE_NAME.fullmatch, self.sources)):
             raise ValueError("sources that are not names of sites")
-        if not all(1 <= size <= _MAX_SIZE for size in astuple(self.architecture)):
+        if not enhanced and self.kind != self.architecture.kind:
+            raise ValueError("a kind that is not its architecture's")
+        sizes = *self.architecture.sizes, self.architecture.n_bins
+        if not all(1 <= size <= _MAX_SIZE for size in sizes) or (self.architecture.most_instances or 1) < 1:
             raise ValueError("sizes out of range")
         if self.followed_years is not None and not 1 <= self.followed_years <= self.architecture.n_bins:
             raise ValueError("a follow-up that is not within its bins")
@@ -111,7 +114,7 @@ def _layout(told: Description, given: Collection[str]) -> Layout:
     panel = any(name.endswith(_PANEL_WEIGHT) for name in given)
     own, references, architecture = _own(told, panel), [REFERENCE], told.architecture
     with torch.device("meta"):  # shapes alone, without memory
-        local = {f"{LOCAL}{name}": tensor for name, tensor in ABMIL(architecture).state_dict().items()}
+        local = {f"{LOCAL}{name}": tensor for name, tensor in BaseModel(architecture).state_dict().items()}
         theta_0, stack = torch.empty(architecture.n_merged), torch.empty(len(told.sources), architecture.n_merged)
         if told.members is not None:
             own |= local if told.steph is not None else {}
@@ -147,7 +150,7 @@ def _own(told: Description, panel: bool) -> dict[str, Tensor]:
     """What one model learned, as shapes without memory."""
     with torch.device("meta"):
         if told.steph is None:
-            return ABMIL(told.architecture).state_dict()
+            return BaseModel(told.architecture).state_dict()
         n = told.architecture.n_merged
         mixture = Mixture(told.architecture, torch.empty(n), torch.empty(1 + len(told.sources), n))
         model = Steph(mixture, told.steph)

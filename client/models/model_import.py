@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fedsteph.client.models.foreign_checkpoint import Foreign, read_foreign
-from fedsteph.client.models.model_file import load_model, save_abmil
+from fedsteph.client.models.model_file import load_model, save_base
 from fedsteph.common.errors import ModelFileError, VectorMismatchError
-from fedsteph.common.model.abmil import ABMIL, model_digest
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -19,10 +20,10 @@ class Imported:
     """A model from elsewhere and the M0 that its training started from; without ``m0`` it is an M0 itself."""
 
     foreign: Foreign
-    m0: ABMIL | None
+    m0: BaseModel | None
 
     @property
-    def model(self) -> ABMIL:
+    def model(self) -> BaseModel:
         return self.foreign.model
 
     @property
@@ -43,7 +44,7 @@ class Imported:
 
     def save(self, path: Path) -> None:
         """Write a model file, which :func:`fedsteph.load_model` reads; one without ``m0`` can be ``model.m0``."""
-        save_abmil(path, self.model, m0_sha256=self.m0_sha256, imported=self.foreign.sha256)
+        save_base(path, self.model, m0_sha256=self.m0_sha256, imported=self.foreign.sha256)
 
 
 def import_model(path: Path, *, layout: str = "auto", m0: Path | None = None) -> Imported:
@@ -68,7 +69,7 @@ def import_model(path: Path, *, layout: str = "auto", m0: Path | None = None) ->
     return Imported(foreign, start)
 
 
-def sizes(model: ABMIL) -> str:
+def sizes(model: BaseModel) -> str:
     """The layer sizes in words."""
     found = model.architecture
     return f"width {found.width}, embed {found.embed}, attention {found.attention}, {found.n_bins} bins"
@@ -77,12 +78,12 @@ def sizes(model: ABMIL) -> str:
 def told_of(path: Path) -> dict[str, Any]:
     """What a model file of ours says of itself, JSON-ready; errors as :func:`fedsteph.load_model`."""
     loaded = load_model(path)
-    local = isinstance(loaded.model, ABMIL)
-    own = model_digest(loaded.model) if isinstance(loaded.model, ABMIL) else None
+    local = isinstance(loaded.model, BaseModel)
+    own = model_digest(loaded.model) if isinstance(loaded.model, BaseModel) else None
     return {
         "kind": "local" if local else "enhanced",
         "is_m0": own == loaded.m0,
-        "architecture": asdict(loaded.architecture),
+        "architecture": loaded.architecture.to_dict(),
         "model_sha256": own,
         "m0_sha256": loaded.m0,
         "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.headers import known_header
+from fedsteph.client.data.instances import InstanceRule
 from fedsteph.client.data.problems import Problem
 from fedsteph.client.models.final_file import Members
 from fedsteph.client.models.members import followed_by_all
@@ -67,11 +68,14 @@ def views_of(members: Members, new: NewPatients, report: Progress) -> list[Patie
     for path in new.files.values():
         for loaded in models:
             require_extraction(loaded, path)
-    cohort = Cohort(new.patients, new.files, models[0].architecture.width, BagCache(0))
+    architecture = models[0].architecture
+    cohort = Cohort(new.patients, new.files, architecture.width, BagCache(0))
+    asked = cohort.under(InstanceRule.of(architecture))
     years, views = followed_by_all(models), []
     for i, patient in enumerate(cohort.patients):
         bag = cohort.bag(i)
-        view = _together([_alone(patient.id, loaded, bag) for loaded in models], years)
+        seen = bag if asked is cohort else asked.bag(i)
+        view = _together([_alone(patient.id, loaded, seen) for loaded in models], years)
         if members.reference is not None:
             view = replace(view, percentile=_percentile(view.risk, members.reference))
         if members.slides is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from fedsteph.client.data.bags import Cohort
+from fedsteph.client.data.instances import ALL
 
 # Times the largest distance of a training slide. Of 2,245 slides of five real cohorts (held out, five folds each), none
 # was above it, the farthest at 1.2; docs/enhance.md has smaller cohorts, and what is found.
@@ -40,7 +41,8 @@ class SlideFeatures:
     @classmethod
     def of(cls, cohort: Cohort) -> SlideFeatures | None:
         """Those of a cohort's slides; None if there are not two different ones. Errors as :meth:`Cohort.bag`."""
-        means = [mean_of(slide) for i in range(len(cohort)) for slide in cohort.by_slide(i, cohort.bag(i)).values()]
+        whole = cohort.under(ALL)
+        means = [mean_of(slide) for i in range(len(whole)) for slide in whole.by_slide(i, whole.bag(i)).values()]
         return of_means(np.array(means))
 
     def unlike(self, features: Tensor) -> float:

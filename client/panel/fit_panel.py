@@ -17,7 +17,8 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.panel import Panel
 from fedsteph.client.training.cox import fitted_baseline
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.model.survival import bin_of
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -33,7 +34,7 @@ class PanelMembers:
     @classmethod
     def of(
         cls,
-        local: ABMIL,
+        local: BaseModel,
         sources: Mapping[str, TaskVector],
         kin: frozenset[str],
         cohort: Cohort,

@@ -13,11 +13,11 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.panel import member_score
 from fedsteph.client.training.batch import batches, predict_hazards
 from fedsteph.client.training.cox import log_odds
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.task_vector import TaskVector
 
 
-def directions_of(m0: ABMIL, local: ABMIL, sources: Sequence[TaskVector]) -> Tensor:
+def directions_of(m0: BaseModel, local: BaseModel, sources: Sequence[TaskVector]) -> Tensor:
     """Risk directions ``(1 + n_sources, embed)`` of the target's and each source's model; zeros without a head."""
     start = m0.risk_direction()
     rows = [torch.zeros_like(start) if one.head is None else start + one.head for one in sources]

@@ -23,7 +23,7 @@ from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.errors import ModelFileError, TooSmallError
 from fedsteph.common.host import checked_file
-from fedsteph.common.model.abmil import encode
+from fedsteph.common.model.encode import encode
 from fedsteph.common.model.survival import nll
 
 FIRST_LOGIT = -2.2  # of every yearly hazard before training: a hazard of 0.1, independent of the patients
@@ -102,7 +102,7 @@ def patient_gradients(part: TrainedPart, state: Tensor, batch: Batch) -> Tensor:
     n = len(batch.bags)
     offsets = state[:-1].expand(n, -1).clone().requires_grad_()
     levels = (FIRST_LOGIT + state[-1]).expand(n).clone().requires_grad_()
-    z, _ = encode(part.encoders(offsets), batch.bags, batch.mask)
+    z, _ = encode(part.m0.architecture, part.encoders(offsets), batch.bags, batch.mask)
     logits = z @ part.readout.to(z) + levels
     hazards = torch.sigmoid(logits).unsqueeze(1).expand(n, part.m0.architecture.n_bins)
     losses = nll(hazards, batch.bins, batch.events, alpha=0.0)

@@ -62,10 +62,13 @@ class Analysis:
         """The loss around the merge, on the site's own patients.
 
         Raises:
-            DataError: the site's data cannot be read, or the fold's test patients have changed since the run.
+            DataError: the site's data cannot be read, its bags are graphs, or the fold's test patients have changed.
             DeviceError: the site's device is not available.
         """
         workspace = Workspace.open(self.site, self.files.recipe)
+        if workspace.cohort.rule.neighbours:
+            what = "it looks at some instances of a bag alone, and in a graph they would miss their neighbours"
+            raise DataError(what, where=self.site.folder)
         train, test, evidence = workspace.train_part(self.fold), workspace.test_part(self.fold), self.files.evidence()
         if sorted(evidence.ids[evidence.fold == self.fold].tolist()) != sorted(patient.id for patient in test.patients):
             what = "the labels or the splits have changed since the run"

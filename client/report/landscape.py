@@ -20,7 +20,8 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
 from fedsteph.client.training.loop import derive_seed
 from fedsteph.common.host.progress import Progress, silent
-from fedsteph.common.model.abmil import encode
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.encode import encode
 from fedsteph.common.model.survival import bin_of, nll
 from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import COLOURS, GRADED, MARKERS, WIDTH, canvas
@@ -97,7 +98,7 @@ def landscape(
         merged = (theta_0 + float(a[i]) * own + float(b[j]) * others).to(device)
         theta = cut(merged, model.mixture.architecture)
         for name, stacks in stacked.items():
-            loss[name][i, j] = _loss(head, theta, stacks, alpha)
+            loss[name][i, j] = _loss(head, model.mixture.architecture, theta, stacks, alpha)
         progress(done, len(a) * len(b))
     counts = {name: len(sample) for name, sample in sampled.items()}
     return Landscape(a, b, loss, counts, budget.instances, path, end, epochs)
@@ -160,11 +161,17 @@ def _stacks(sample: _Sample, n_bins: int, device: torch.device) -> list[_Stack]:
     return found
 
 
-def _loss(head: torch.nn.Linear, theta: Mapping[str, Tensor], stacks: Sequence[_Stack], alpha: float) -> float:
+def _loss(
+    head: torch.nn.Linear,
+    architecture: Architecture,
+    theta: Mapping[str, Tensor],
+    stacks: Sequence[_Stack],
+    alpha: float,
+) -> float:
     """Mean NLL over all patients of the stacks, in nats."""
     losses = []
     for stack in stacks:
-        z, _ = encode(theta, stack.bags, stack.mask)
+        z, _ = encode(architecture, theta, stack.bags, stack.mask)
         hazards = torch.sigmoid(head(z)).cpu().double()
         losses.append(nll(hazards, stack.bins, stack.events, alpha))
     return float(torch.cat(losses).mean())

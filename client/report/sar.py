@@ -19,6 +19,7 @@ _NOTE = (
     "row have no such space and are left out."
 )
 RANK_RULE = f"Rank rule: the fewest leading left-singular vectors that hold {100 * ENERGY:g}% of the mixture's energy"
+_MOST_LAYERS = 8
 LAM = tuple(round(0.1 * i, 1) for i in range(11))
 
 
@@ -40,9 +41,14 @@ def sar_curves(
     lam: Sequence[float] = LAM,
     progress: Progress = silent,
 ) -> SarCurves:
-    """Mix the target's vector with each source's, layer by layer, and compute the SAR; progress is in mixtures."""
+    """Mix the target's vector with each source's, layer by layer, and compute the SAR; progress is in mixtures.
+
+    Of a kind of base model with many weight matrices, the eight largest are taken.
+    """
     target, *others = (cut(row.cpu(), mixture.architecture) for row in mixture.rows)
-    layers = tuple(aligned_matrices(target))
+    matrices = aligned_matrices(target)
+    largest = sorted(matrices, key=lambda name: -target[name].numel())[:_MOST_LAYERS]
+    layers = tuple(name for name in matrices if name in largest)
     shape = (len(layers), len(others), len(lam))
     sar, rank = np.empty(shape), np.empty(shape, dtype=int)
     for done, (i, j, k) in enumerate(np.ndindex(shape), 1):

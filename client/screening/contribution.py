@@ -24,8 +24,9 @@ from fedsteph.client.screening.verdict import Change
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.client.training.cox import log_odds
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.concordance import Pairs, pairs
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.model.resampling import resampled_folds
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector
@@ -65,7 +66,7 @@ def contributions(
 Judged = list[tuple[Pairs, np.ndarray]]  # one inner fold; per merge: its pairs and log-risks ``(n,)``
 
 
-def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, device: torch.device) -> Judged:
+def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: BaseModel, device: torch.device) -> Judged:
     """Apply every merge to one validation part: own share, average of all, each source alone, all without each."""
     rows, n = list(vectors.values()), len(vectors)
     local, heads = part.local.cpu(), any(vector.has_head for vector in rows)
@@ -84,7 +85,7 @@ def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: ABMIL, device
     return found
 
 
-def _head_under(vector: TaskVector, m0: ABMIL, local: ABMIL) -> dict[str, Tensor]:
+def _head_under(vector: TaskVector, m0: BaseModel, local: BaseModel) -> dict[str, Tensor]:
     """The target's own head, turned to the merge's risk direction where that has one."""
     head = local.head_state()
     if vector.head is None:

@@ -15,7 +15,7 @@ from fedsteph.client.screening.verdict import Change, Figures, Verdict
 from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.site.policy import Mode
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 # Flag a source if it worsens the target by more than this many standard errors. There are four tests per source (alone

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.models.model_file import load_base, save_base
 from fedsteph.client.sharing.incoming import received_vector
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.batch import Batch
@@ -23,7 +23,7 @@ from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import ProtocolError
 from fedsteph.common.host import atomic
 from fedsteph.common.host.checked_file import kept
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.tensor_file import read_stamped, stamped
@@ -102,12 +102,12 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
     if begun.exists() and begun.read_text(encoding="utf-8", errors="replace") != origin:
         # Otherwise the server could train from encoders of its choice, and learn more of the site than averages show.
         raise ProtocolError("begins at another encoder than when it was asked for before", where=f"round {round_}")
-    trained = kept(path, load_abmil)
+    trained = kept(path, load_base)
     if trained is None:
         before = folder / f"round_{round_ - 1}.safetensors"
         if round_ and not before.exists():
             raise ProtocolError("skips a round", where=f"round {round_}")
-        head = load_abmil(before).head_state() if round_ else m0.head_state()
+        head = load_base(before).head_state() if round_ else m0.head_state()
         model = m0 if start is None else start.applied_to(m0, head)
         anchor = {name: tensor.detach().clone() for name, tensor in model.encoder_state().items()}
         mu = recipe.comparators.proximal_mu if method == "fedprox" else 0.0
@@ -127,10 +127,10 @@ def _train(workspace: Workspace, fold: int, folder: Path, method: str, round_: i
             fresh_head=round_ == 0,
         )
         atomic.write_text(begun, origin)
-        save_abmil(path, model.cpu(), m0_sha256=str(recipe.model.m0_sha256), extraction=workspace.cohort.extraction)
+        save_base(path, model.cpu(), m0_sha256=str(recipe.model.m0_sha256), extraction=workspace.cohort.extraction)
         for old in folder.glob(f"round_{round_ - 2}.*"):
             old.unlink()  # only this round's model and the previous round's head are read again
-        trained = load_abmil(path)
+        trained = load_base(path)
     return write_vector(TaskVector.between(trained, pinned_model(recipe.model)))
 
 

@@ -20,7 +20,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import ModelConfig, Recipe, SharingConfig
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import EnvelopeError, FedstephError, UnknownSenderError, VectorError, WrongModelError
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import read_vector

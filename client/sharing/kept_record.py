@@ -13,7 +13,7 @@ from fedsteph.common.config.recipe import ModelConfig, SharingConfig
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, VectorFileError
 from fedsteph.common.host import checked_file
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.wire.envelope import UNLIMITED
 
 SUFFIX = ".vector"

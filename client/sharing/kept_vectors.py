@@ -21,7 +21,7 @@ from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import VectorError
 from fedsteph.common.host.disk import writing
 from fedsteph.common.host.lock import exclusive
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.trust.roster import Roster
 from fedsteph.common.vector.task_vector import TaskVector

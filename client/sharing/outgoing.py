@@ -19,7 +19,9 @@ from fedsteph.common.config.digest import digest
 from fedsteph.common.config.recipe import Recipe, SharingConfig
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import DataError, FedstephError, PolicyError, ProtocolError
-from fedsteph.common.model.abmil import ABMIL, Architecture, pinned_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.trust.keys import PublicKeys
 from fedsteph.common.vector.reduction import reduced, restored
@@ -36,7 +38,7 @@ def outgoing(
     member: Membership,
     run: RunId,
     recipients: Sequence[str],
-    model_of: Callable[[Workspace], ABMIL] = shared_model,
+    model_of: Callable[[Workspace], BaseModel] = shared_model,
 ) -> tuple[dict[str, bytes], dict[str, FedstephError]]:
     """Seal the vector of this site's fold 0, one envelope per recipient that the policy allows.
 
@@ -54,7 +56,7 @@ def outgoing(
 
 
 def sealed_file(
-    workspace: Workspace, member: Membership, recipient: str, model_of: Callable[[Workspace], ABMIL] = shared_model
+    workspace: Workspace, member: Membership, recipient: str, model_of: Callable[[Workspace], BaseModel] = shared_model
 ) -> bytes:
     """The vector of this site's fold 0, as an envelope that travels as a file, by the rules of a run.
 
@@ -80,7 +82,7 @@ def _sealed_for(
     member: Membership,
     run: str,
     recipients: Sequence[str],
-    model_of: Callable[[Workspace], ABMIL],
+    model_of: Callable[[Workspace], BaseModel],
 ) -> tuple[dict[str, bytes], dict[str, FedstephError]]:
     own = workspace.site.name
     for recipient in recipients:
@@ -122,7 +124,7 @@ def _allowed(workspace: Workspace, member: Membership, recipient: str) -> Public
     return member.keys_to(recipient)
 
 
-def _paid_for(workspace: Workspace, run: str, model: ABMIL, head: bool) -> bytes:
+def _paid_for(workspace: Workspace, run: str, model: BaseModel, head: bool) -> bytes:
     """What is sealed, after the attack gate and the ledger entry; all three use one model, loaded once."""
     statement = _statement(workspace)
     content = write_vector(_vector(workspace, model, head), workspace.recipe.sharing)
@@ -167,7 +169,7 @@ def as_received(vector: TaskVector, sharing: SharingConfig) -> TaskVector:
     return restored(reduced(vector, sharing), vector.architecture, vector.m0_sha256, sharing)
 
 
-def _vector(workspace: Workspace, model: ABMIL, head: bool) -> TaskVector:
+def _vector(workspace: Workspace, model: BaseModel, head: bool) -> TaskVector:
     return TaskVector.between(model, pinned_model(workspace.recipe.model), head=head)
 
 

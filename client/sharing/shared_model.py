@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.models.local_file import require_trained
-from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.models.model_file import load_base, save_base
 from fedsteph.client.privacy.dp_settings import DpSgd, Guarantee
 from fedsteph.client.privacy.dp_sgd import train_private
 from fedsteph.client.privacy.trained_part import TrainedPart
@@ -23,13 +23,14 @@ from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ModelFileError, PolicyError
 from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import Progress, part, silent
-from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import pinned_model
 
 _GUARANTEE = "guarantee.json"
 _DELETE = "Restore it from a backup, or delete its folder: training starts again, and costs privacy again"
 
 
-def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
+def train_shared(workspace: Workspace, progress: Progress = silent) -> BaseModel:
     """Train the model whose vector is shared, unless it was trained before, and return it.
 
     Raises:
@@ -47,11 +48,11 @@ def train_shared(workspace: Workspace, progress: Progress = silent) -> ABMIL:
         found = _settings(workspace).guarantee(len(cohort))
         model = _private(workspace, cohort, found, TrainingRun(workspace.device, path.with_suffix(".npz"), progress))
         checked_file.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
-        save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), extraction=cohort.extraction)
+        save_base(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), extraction=cohort.extraction)
     return shared_model(workspace)
 
 
-def shared_model(workspace: Workspace) -> ABMIL:
+def shared_model(workspace: Workspace) -> BaseModel:
     """The model whose vector is shared, as :func:`train_shared` left it, with its errors.
 
     Raises:
@@ -65,7 +66,7 @@ def shared_model(workspace: Workspace) -> ABMIL:
     return _load(workspace)
 
 
-def audited_model(workspace: Workspace) -> ABMIL:
+def audited_model(workspace: Workspace) -> BaseModel:
     """The model whose vector an audit attacks: the shared one, if patients are left to compare its patients with.
 
     Where it is trained on all of them, one trained in the same way on fold 0's training part stands for it.
@@ -75,7 +76,7 @@ def audited_model(workspace: Workspace) -> ABMIL:
     return train_shareable(workspace, workspace.train_part(0), label="audited", run=TrainingRun(workspace.device))
 
 
-def _mean_of_own(workspace: Workspace, progress: Progress = silent) -> ABMIL:
+def _mean_of_own(workspace: Workspace, progress: Progress = silent) -> BaseModel:
     """The mean of the weights of the site's own models that are shared, each trained unless it was before."""
     sharing = workspace.recipe.sharing
     train = workspace.train_on_all if sharing.trained_on == "all" else partial(workspace.train_member, 0)
@@ -101,7 +102,7 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
         raise ModelFileError("is damaged", where=path, remedy=_DELETE) from error
 
 
-def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: TrainingRun) -> ABMIL:
+def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: TrainingRun) -> BaseModel:
     """Train a model on ``cohort`` in the way of the shared model; each label gives another seed.
 
     DP-SGD uses the shared model's noise and sampling rate, and so gives its epsilon, whatever the size of ``cohort``.
@@ -114,7 +115,7 @@ def train_shareable(workspace: Workspace, cohort: Cohort, *, label: str, run: Tr
     return _private(workspace, cohort, found, run)
 
 
-def _private(workspace: Workspace, cohort: Cohort, found: Guarantee, run: TrainingRun) -> ABMIL:
+def _private(workspace: Workspace, cohort: Cohort, found: Guarantee, run: TrainingRun) -> BaseModel:
     settings, m0 = _settings(workspace), pinned_model(workspace.recipe.model)
     part = TrainedPart(m0, settings.trains)
     trained = train_private(part, cohort, settings, found.mechanism, run=run)
@@ -126,18 +127,18 @@ def _private(workspace: Workspace, cohort: Cohort, found: Guarantee, run: Traini
     return vector.applied_to(m0, {"head.weight": part.readout.expand(n_bins, -1).contiguous(), "head.bias": bias})
 
 
-def kept_model(workspace: Workspace) -> ABMIL | None:
+def kept_model(workspace: Workspace) -> BaseModel | None:
     """The model whose vector other sites may hold; None if the site uses DP-SGD and has not trained it yet."""
     if workspace.site.file.dp_sgd is None:
         return _mean_of_own(workspace)
     return _load(workspace) if _shared_path(workspace).exists() else None
 
 
-def _load(workspace: Workspace) -> ABMIL:
+def _load(workspace: Workspace) -> BaseModel:
     path = _shared_path(workspace)
     require_trained(path)
     try:
-        return load_abmil(path, dropout=workspace.recipe.model.dropout)
+        return load_base(path, dropout=workspace.recipe.model.dropout)
     except ModelFileError as error:  # not made again unasked: its noise would be new, and its privacy cost too
         raise ModelFileError(error.what, where=path, remedy=_DELETE) from error
 

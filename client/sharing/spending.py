@@ -5,11 +5,12 @@ from __future__ import annotations
 from fedsteph.client.privacy.ledger import Entry, Ledger, Total, total
 from fedsteph.client.sharing.shared_model import guarantee
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.model.abmil import ABMIL, model_digest
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest
 from fedsteph.common.wire.messages import RunId
 
 
-def spend(workspace: Workspace, model: ABMIL, run: str) -> None:
+def spend(workspace: Workspace, model: BaseModel, run: str) -> None:
     """Write the privacy cost of a shared vector into the ledger, once per training, before it leaves.
 
     Args:

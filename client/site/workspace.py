@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 
 from fedsteph.client.data.bags import Cohort, open_cohort
+from fedsteph.client.data.instances import InstanceRule
 from fedsteph.client.data.problems import refuse_errors
 from fedsteph.client.data.tables.splits import Split, make_splits, read_splits
 from fedsteph.client.models.local_file import require_trained, train_file
-from fedsteph.client.models.model_file import load_abmil, load_model
+from fedsteph.client.models.model_file import load_base, load_model
 from fedsteph.client.privacy.dp_settings import DpSgd
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
 from fedsteph.common.host.progress import Progress, part, silent
-from fedsteph.common.model import abmil
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
 
 METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
 
@@ -62,6 +64,7 @@ class Workspace:
         if not cohort.extraction.agrees_with(recipe.model.extraction):
             what = f"the features are of {cohort.extraction}, the federation's of {recipe.model.extraction}"
             raise EncoderError(what, where=features, remedy=remedy)
+        cohort = cohort.under(InstanceRule.of(Architecture.of(recipe.model)))
         if site.m0 is not None:
             recipe = replace(recipe, model=replace(recipe.model, m0=site.m0))
         splits = site_splits(site, cohort, recipe)
@@ -116,12 +119,12 @@ class Workspace:
         """The fold's test patients."""
         return self.cohort.subset(self.splits[fold].test)
 
-    def local_model(self, fold: int) -> abmil.ABMIL:
+    def local_model(self, fold: int) -> BaseModel:
         """The site's own model of a fold, made again if its file is damaged; ModelFileError if it was never trained."""
         require_trained(self.local_path(fold))
         return self.train_local(fold)
 
-    def train_local(self, fold: int, progress: Progress = silent) -> abmil.ABMIL:
+    def train_local(self, fold: int, progress: Progress = silent) -> BaseModel:
         """Train the site's own model of a fold, unless it was trained before or imported, and return it.
 
         Raises:
@@ -129,10 +132,10 @@ class Workspace:
         """
         path, cohort, label = self.local_path(fold), self.train_part(fold), f"fold {fold}"
         if path == self.imported_path(fold):
-            return load_abmil(path, self.recipe.model.dropout)
+            return load_base(path, self.recipe.model.dropout)
         return train_file(path, cohort, self.recipe, label=label, device=self.device, progress=progress)
 
-    def train_members(self, fold: int, progress: Progress = silent) -> list[abmil.ABMIL]:
+    def train_members(self, fold: int, progress: Progress = silent) -> list[BaseModel]:
         """The site's own model of a fold and others like it but for the seed, ``final.members`` in all, at least one.
 
         They are trained unless they were trained before.
@@ -140,7 +143,7 @@ class Workspace:
         n = max(1, self.recipe.final.members)
         return [self.train_member(fold, m, part(progress, m, n)) for m in range(n)]
 
-    def train_member(self, fold: int, member: int, progress: Progress = silent) -> abmil.ABMIL:
+    def train_member(self, fold: int, member: int, progress: Progress = silent) -> BaseModel:
         """One of :meth:`train_members`; the first is the site's own model of the fold."""
         if member == 0:
             return self.train_local(fold, progress)
@@ -154,7 +157,7 @@ class Workspace:
         """Path of one of :meth:`train_members`."""
         return self.local_path(fold) if member == 0 else self.fold_folder(fold) / f"member_{member}.safetensors"
 
-    def train_on_all(self, member: int = 0, progress: Progress = silent) -> abmil.ABMIL:
+    def train_on_all(self, member: int = 0, progress: Progress = silent) -> BaseModel:
         """Train the site's own model of all its patients, with a seed per ``member``, unless it was trained before."""
         label = "all patients" if member == 0 else f"all patients, member {member}"
         path = self.whole_path(member)

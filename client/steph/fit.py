@@ -21,7 +21,8 @@ from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.survival_fit import fit_survival, for_steph
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.model.seeded import seeded
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 def fit_steph(
     cohort: Cohort,
-    local: ABMIL,
+    local: BaseModel,
     sources: Sequence[TaskVector],
     recipe: Recipe,
     *,
@@ -70,7 +71,9 @@ def fit_steph(
     return model
 
 
-def _untrained(local: ABMIL, sources: Sequence[TaskVector], recipe: Recipe, seed: int, device: torch.device) -> Steph:
+def _untrained(
+    local: BaseModel, sources: Sequence[TaskVector], recipe: Recipe, seed: int, device: torch.device
+) -> Steph:
     m0, config = pinned_model(recipe.model), recipe.steph
     if config.start == "default":  # a new head is learned instead
         sources = [source.without_head() for source in sources]

@@ -81,7 +81,7 @@ def _at_first_merge(model: Steph, cohort: Cohort, device: torch.device) -> tuple
         every = torch.arange(n_sources, device=device).expand(len(group), -1)
         score = log_odds(model.hazards(batch.bags, batch.mask, Routing(w, lam, every)))
         moves[group] = torch.autograd.grad(score.sum(), w)[0].cpu().numpy()
-        means[group] = mean_instance(*model.seen(batch.bags, batch.mask))
+        means[group] = mean_instance(*model.seen(batch.bags, batch.mask))[:, : cohort.width]
         scores[group] = score.detach().cpu().double()
     scores.requires_grad_()
     loss = cox_loss(scores, torch.tensor(cohort.times), torch.tensor(cohort.events))

@@ -13,7 +13,7 @@ from fedsteph.client.steph.components import N_COMPONENTS, Components, mean_inst
 from fedsteph.client.steph.first_merge import first_merge
 from fedsteph.client.steph.mean_pooling import mean_pool
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.precision import linear
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -82,7 +82,7 @@ class Hypernetwork(nn.Module):
         headed: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
-        width = architecture.embed
+        self.width, width = architecture.width, architecture.embed
 
         def head() -> nn.Sequential:
             return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, n_sources))
@@ -124,7 +124,11 @@ class Hypernetwork(nn.Module):
         self.free.fill_(1.0)
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``w`` and ``lam``, each ``(n_bags, n_sources)``, of ``bags (n_bags, n_instances, d)``."""
+        """``w`` and ``lam``, each ``(n_bags, n_sources)``, of ``bags (n_bags, n_instances, d)``.
+
+        Neighbours behind the features, where the kind of base model asks for them, are not looked at.
+        """
+        bags = bags[..., : self.width]
         z = self.encoder(bags, mask) if hasattr(self, "encoder") else None
         if self.weights == "param":
             w = self.w.expand(len(bags), -1)

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.model.abmil import ABMIL, Architecture
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.task_vector import TaskVector, cut, flatten
 
 _BLOCK = 4096
@@ -40,7 +41,9 @@ class Mixture:
     heads: Tensor | None = None
 
     @classmethod
-    def of(cls, m0: ABMIL, target: TaskVector, sources: Sequence[TaskVector], *, normalise: bool = False) -> Mixture:
+    def of(
+        cls, m0: BaseModel, target: TaskVector, sources: Sequence[TaskVector], *, normalise: bool = False
+    ) -> Mixture:
         """Build a mixture from the vectors of one federation.
 
         Args:
@@ -119,7 +122,7 @@ class Mixture:
         return self.rows.device.type != "cpu" or used is None or used.numel() >= len(self.rows)
 
 
-def _heads(m0: ABMIL, target: TaskVector, sources: Sequence[TaskVector]) -> Tensor | None:
+def _heads(m0: BaseModel, target: TaskVector, sources: Sequence[TaskVector]) -> Tensor | None:
     if target.head is None or not any(source.has_head for source in sources):
         return None
     nothing = torch.zeros_like(target.head)

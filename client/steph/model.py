@@ -20,7 +20,8 @@ from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.cox import log_odds
 from fedsteph.client.training.objective import Outputs
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import encode
+from fedsteph.common.model.base_model import scores_of
+from fedsteph.common.model.encode import encode
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Steph(nn.Module):
     def hazards(self, bags: Tensor, mask: Tensor | None, routing: Routing) -> Tensor:
         """Hazards ``(n_bags, n_bins)``, the panel's if there is one, of ``bags (n_bags, n_instances, d)`` so merged."""
         merged, c = self._merged(routing, bags.device)
-        z, _ = encode(merged, bags, mask, self.dropout if self.training else 0.0)
+        z, _ = encode(self.mixture.architecture, merged, bags, mask, self.dropout if self.training else 0.0)
         logits: Tensor = self.head(z)
         if self.mixture.heads is not None:
             logits = logits + (z * self.mixture.direction(c)).sum(dim=1, keepdim=True)
@@ -81,9 +82,15 @@ class Steph(nn.Module):
 
     @torch.no_grad()
     def attention(self, bag: Tensor) -> Tensor:
-        """Attention ``(n_instances,)`` of the model merged for one bag ``(n_instances, d)``; it sums to 1."""
+        """Attention ``(n_instances,)`` of the model merged for one bag ``(n_instances, d)``; it sums to 1.
+
+        Raises:
+            ConfigError: the kind of base model gives instances no scores.
+        """
         bags = bag.unsqueeze(0)
-        return encode(self._merged(self.route(bags), bag.device)[0], bags)[1][0]
+        architecture = self.mixture.architecture
+        merged, _ = self._merged(self.route(bags), bag.device)
+        return scores_of(architecture, encode(architecture, merged, bags)[1][0])
 
     def outputs(self, batch: Batch, gamma: float, routing: Routing | None = None) -> Outputs:
         """Hazards, and ``gamma L_agg + beta L_mix`` of each bag (paper eq. 7); without ``routing``, it is computed."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsteph.client.steph.mixture import Mixture
-from fedsteph.common.model.abmil import encode
+from fedsteph.common.model.encode import encode
 from fedsteph.common.vector.task_vector import cut
 
 
@@ -47,5 +47,5 @@ class Panel(nn.Module):
 def member_score(mixture: Mixture, m: int, direction: Tensor, bags: Tensor, mask: Tensor | None) -> Tensor:
     """The log-risk ``(n_bags,)`` of the model of the mixture's row ``m``, up to a constant: ``direction . z``."""
     theta = cut(mixture.theta_0 + mixture.rows[m], mixture.architecture)
-    z, _ = encode(theta, bags, mask)
+    z, _ = encode(mixture.architecture, theta, bags, mask)
     return z @ direction

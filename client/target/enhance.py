@@ -31,7 +31,7 @@ from fedsteph.common.config.run_config import SITE_NAME, Config, load_config
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import Progress, part, silent
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.vector.task_vector import TaskVector
 
 RESULT_FILE = "result.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsteph.client.models.model_file import followed_years, reference_risks, save_abmil
+from fedsteph.client.models.model_file import followed_years, reference_risks, save_base
 from fedsteph.client.models.model_import import Imported, sizes
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -13,7 +13,7 @@ from fedsteph.client.target.train_alone import local_recipe
 from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import DataError, ModelFileError, VectorMismatchError
 from fedsteph.common.host.lock import exclusive
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 
 
 def place_own(folder: Path, config: Config, found: Imported, fold: int) -> Path:
@@ -40,7 +40,7 @@ def place_own(folder: Path, config: Config, found: Imported, fold: int) -> Path:
         _require_fitting(workspace, found)
         path = _free_place(workspace, fold)
         cohort, recipe = workspace.train_part(fold), workspace.recipe
-        save_abmil(
+        save_base(
             path,
             found.model,
             m0_sha256=found.m0_sha256,

@@ -22,8 +22,8 @@ from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.host import atomic
 from fedsteph.common.host.progress import Progress, part, silent
-from fedsteph.common.model.abmil import m0_digest
 from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.initial_model import m0_digest
 from fedsteph.common.model.method_scores import MethodScores
 from fedsteph.common.model.survival import risk_score
 

@@ -14,7 +14,8 @@ from fedsteph.client.training.objective import Outputs, StepLoss
 from fedsteph.client.training.survival_fit import fit_survival
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -26,7 +27,7 @@ def train_local(
     run: TrainingRun,
     start: TaskVector | None = None,
     beside: StepLoss | None = None,
-) -> ABMIL:
+) -> BaseModel:
     """Train ABMIL from the federation's M0 on all of ``cohort``.
 
     Args:
@@ -50,9 +51,9 @@ def train_local(
     return model.cpu()
 
 
-def mean_model(models: Sequence[ABMIL]) -> ABMIL:
+def mean_model(models: Sequence[BaseModel]) -> BaseModel:
     """The model whose weights are the mean of those of at least one model of one architecture, in evaluation mode."""
     states = [model.state_dict() for model in models]
-    found = ABMIL(models[0].architecture, models[0].dropout)
+    found = BaseModel(models[0].architecture, models[0].dropout)
     found.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
     return found.eval()

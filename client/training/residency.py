@@ -91,7 +91,7 @@ def release(cohort: Cohort) -> None:
 
 def n_bytes(cohort: Cohort, i: int) -> int:
     """Bytes of patient ``i``'s bag as float32, from the file headers."""
-    return cohort.n_instances(i) * cohort.width * 4
+    return cohort.n_instances(i) * cohort.row_width * 4
 
 
 def _free(device: torch.device) -> int:

@@ -26,7 +26,7 @@ _PAPER = "arXiv 2603.10526"
 _HYPER = "weights per slide by a hypernetwork, "
 
 METHODS: dict[str, MethodName] = {
-    "local": MethodName("local", "ABMIL on the target's own patients", "nothing"),
+    "local": MethodName("local", "trained on the target's own patients", "nothing"),
     "steph": MethodName("STEPH", _PAPER),
     "panel": MethodName("panel", "STEPH's, the local and the received models' risks, weighted"),
     "deployed": MethodName("deployed", "panel or local, by inner cross-validation"),
@@ -43,8 +43,8 @@ METHODS: dict[str, MethodName] = {
     "sources_alone": MethodName("sources alone", "M0 + the mean of the sources' vectors, heads too"),
     "risk_ensemble": MethodName("risk ensemble", "the target's risk + half the mean of the sources' risks"),
     "risk_mean": MethodName("mean risk", "the mean of the target's and the sources' risks"),
-    "distilled": MethodName("distilled", "ABMIL trained on the outcomes and towards the sources' risks"),
-    "shrunk": MethodName("shrunk to the sum", "ABMIL trained from the sum with heads, and pulled towards it"),
+    "distilled": MethodName("distilled", "trained on the outcomes and towards the sources' risks"),
+    "shrunk": MethodName("shrunk to the sum", "trained from the sum with heads, and pulled towards it"),
     "local_ensemble": MethodName("local ensemble", "the mean risk of local models of several seeds", "nothing"),
     "local_average": MethodName("local average", "the average weights of local models of several seeds", "nothing"),
     "adamerging": MethodName("AdaMerging", "Yang et al., ICLR 2024"),

@@ -10,11 +10,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedsteph.common.config.digest import LOCAL, digest, to_dict
+from fedsteph.common.config.digest import LATER, LOCAL, digest, to_dict
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import COMPARATORS
 from fedsteph.common.config.panel_config import PanelConfig
 from fedsteph.common.config.require import require
+from fedsteph.common.encoders.kind import Sizes
+from fedsteph.common.encoders.base_kinds import KINDS
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 MOST_MEMBERS = 20  # of a final model
@@ -22,7 +24,7 @@ MOST_MEMBERS = 20  # of a final model
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The base model, ABMIL, and the initial weights M0 that every site starts from."""
+    """The base model, and the initial weights M0 that every site starts from."""
 
     # length d of a feature vector, the same at every site; null: as in the sites' files (simulation only) [1 to 65536]
     width: int | None = None
@@ -34,10 +36,10 @@ class ModelConfig:
     magnification: float | None = None
     # side of a patch in pixels at that magnification, likewise [above 0, at most 65536]
     patch_size: float | None = None
-    embed: int = 512  # width of an embedded instance (patch) [1 to 4096]
-    attention: int = 384  # hidden width of the gated attention [1 to 4096]
+    embed: int = 512  # width of z, the vector of a bag, and of an embedded instance (patch) [1 to 4096]
+    attention: int = 384  # hidden width of the attention [1 to 4096]
     n_bins: int = 32  # yearly time bins, of 365 days each, for which a hazard is predicted [1 to 4096]
-    dropout: float = 0.25  # dropout rate in the gated attention and in STEPH's heads [at least 0 and below 1]
+    dropout: float = 0.25  # dropout rate in the encoder and in STEPH's heads [at least 0 and below 1]
     # initial bias of the output head. default: PyTorch's random one; empirical: the training patients' yearly hazards
     head_bias: Literal["default", "empirical"] = "empirical"
     m0_seed: int = 42  # random seed of the initial weights M0 [0 to 2^63 - 1]
@@ -47,6 +49,12 @@ class ModelConfig:
     # SHA-256 that M0 must have. null: the digest of the M0 that the coordinator's machine makes or reads, filled in at
     # the start [64 hexadecimal digits]
     m0_sha256: str | None = None
+    # abmil, transmil, dsmil, patchgcn (whose slides need coords), ilra or r2t: docs/models.md says what each is
+    # [abmil, transmil, dsmil, patchgcn, ilra or r2t]
+    kind: str = field(default="abmil", metadata=LATER)
+    # most instances of a bag that the model looks at: of a larger one so many are drawn, always the same ones; null: as
+    # many as the kind bears (docs/models.md), with abmil and dsmil all [1 to 10000000]
+    max_instances: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         require(self.width is None or 1 <= self.width <= 65_536, "width", "1 to 65536, or null")
@@ -57,6 +65,10 @@ class ModelConfig:
             require(value is None or 0 < value <= most, key, f"above 0, at most {most}, or null")
         for key in ("embed", "attention", "n_bins"):
             require(1 <= getattr(self, key) <= 4096, key, "1 to 4096")
+        require(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}")
+        KINDS[self.kind].require(Sizes(self.width or 1, self.embed, self.attention))
+        drawn = self.max_instances
+        require(drawn is None or 1 <= drawn <= 10_000_000, "max_instances", "1 to 10000000, or null")
         require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         require(0 <= self.m0_seed < 2**63, "m0_seed", "0 to 2^63 - 1")
         require(self.m0 is None or bool(self.m0.strip()), "m0", "a path, or null")
@@ -276,6 +288,10 @@ class Recipe:
     comparators: ComparatorConfig = field(default_factory=ComparatorConfig)  # further methods that a target trains
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how a target measures its models
     final: FinalConfig = field(default_factory=FinalConfig)  # the model of all of a target's patients
+
+    def __post_init__(self) -> None:
+        rounds = self.training.precision == "float32" or self.model.kind == "abmil"
+        require(rounds, "training.precision", f"float32 for model.kind {self.model.kind}: only abmil rounds factors")
 
     @property
     def base_digest(self) -> str:

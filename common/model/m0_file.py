@@ -9,8 +9,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fedsteph.common.encoders.kind import Shape
+from fedsteph.common.encoders.base_kinds import KINDS
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.model.encoder_shapes import Shape
 
 _REMEDY = "Give the federation's file of M0, as 'fedsteph model m0' or 'fedsteph model import' writes it"
 
@@ -42,7 +43,7 @@ def read_m0(path: Path, shapes: Mapping[str, Shape]) -> tuple[dict[str, Tensor],
 def _told(metadata: Mapping[str, str] | None, path: Path) -> str:
     try:
         told = json.loads((metadata or {})["description"])
-        if told["kind"] != "abmil":
+        if told["kind"] not in KINDS:
             raise ValueError("an enhanced model")
         return str(told["m0"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -54,4 +55,6 @@ def _require_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], p
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             what = f"has the tensor {name[:64]} as {found.get(name)}, and the configuration as {expected.get(name)}"
-            raise ConfigError(what, where=path, remedy="Set model.width, .embed, .attention and .n_bins to those of M0")
+            raise ConfigError(
+                what, where=path, remedy="Set model.kind, .width, .embed, .attention and .n_bins to those of M0"
+            )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorRangeError
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.vector.shared_part import HEAD, factor_names, is_factored, shared_names
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -38,7 +38,7 @@ def reduced(vector: TaskVector, sharing: SharingConfig) -> dict[str, Tensor]:
     """
     shapes = vector.architecture.encoder_shapes
     found: dict[str, Tensor] = {} if vector.head is None else {HEAD: vector.head}
-    for name in shared_names(shapes, sharing):
+    for name in shared_names(vector.architecture, sharing):
         tensor, rank = vector.tensors[name].detach().cpu(), sharing.rank
         if rank is not None and is_factored(shapes[name], rank):
             found |= dict(zip(factor_names(name), _factors(name, tensor, rank), strict=True))
@@ -52,7 +52,7 @@ def restored(
 ) -> TaskVector:
     """The whole vector in float32 from the tensors of :func:`reduced`. Finite factors can have an infinite product."""
     shapes, found = architecture.encoder_shapes, {}
-    names = shared_names(shapes, sharing)
+    names = shared_names(architecture, sharing)
     for name, shape in shapes.items():
         if name not in names:
             found[name] = torch.zeros(shape)

@@ -7,20 +7,19 @@ then sent as two factors.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from fedsteph.common.config.recipe import Dtype, ModelConfig, SharingConfig
-from fedsteph.common.model.encoder_shapes import Shape, encoder_shapes
+from fedsteph.common.encoders.kind import Shape
+from fedsteph.common.model.architecture import Architecture
 
 WHOLE = SharingConfig()  # the whole encoder in float32; updates of FedAvg and FedProx are always sent like this
 BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 HEAD = "head.direction"  # in a vector file, of a vector with a head: shape (embed,)
-_PREFIXES = {"encoder": "", "attention": "attention_", "embed": "embed."}
 
 
-def shared_names(shapes: Mapping[str, Shape], sharing: SharingConfig) -> list[str]:
+def shared_names(architecture: Architecture, sharing: SharingConfig) -> list[str]:
     """Names of the encoder tensors that are shared, whole or factored, in their order."""
-    return [name for name in shapes if name.startswith(_PREFIXES[sharing.layers])]
+    return [name for name in architecture.encoder_shapes if architecture.encoder_kind.is_of(sharing.layers, name)]
 
 
 def is_factored(shape: Shape, rank: int | None) -> bool:
@@ -33,13 +32,11 @@ def factor_names(name: str) -> tuple[str, str]:
     return f"{name}.left", f"{name}.right"
 
 
-def shared_shapes(shapes: Mapping[str, Shape], sharing: SharingConfig, *, head: bool = False) -> dict[str, Shape]:
-    """Names and shapes of the tensors in a vector file, with or without a head.
-
-    ``shapes``: names and shapes of the whole encoder's tensors.
-    """
-    found: dict[str, Shape] = {HEAD: shapes["embed.bias"]} if head else {}
-    for name in shared_names(shapes, sharing):
+def shared_shapes(architecture: Architecture, sharing: SharingConfig, *, head: bool = False) -> dict[str, Shape]:
+    """Names and shapes of the tensors in a vector file, with or without a head."""
+    found: dict[str, Shape] = {HEAD: (architecture.embed,)} if head else {}
+    shapes = architecture.encoder_shapes
+    for name in shared_names(architecture, sharing):
         shape, rank = shapes[name], sharing.rank
         if rank is not None and is_factored(shape, rank):
             left, right = factor_names(name)
@@ -51,7 +48,7 @@ def shared_shapes(shapes: Mapping[str, Shape], sharing: SharingConfig, *, head: 
 
 def shared_bytes(model: ModelConfig, sharing: SharingConfig, *, head: bool = False) -> int:
     """Bytes of one vector's values in a file, without the header; ``model.width`` must be set."""
-    shapes = shared_shapes(encoder_shapes(model.width or 0, model.embed, model.attention), sharing, head=head)
+    shapes = shared_shapes(Architecture.of(model), sharing, head=head)
     return BYTES[sharing.dtype] * sum(math.prod(shape) for shape in shapes.values())
 
 

@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest
 
 
 @dataclass(frozen=True)
 class TaskVector:
-    """The difference between a trained encoder and that of M0, over its 8 tensors, and that of their risk directions.
+    """The difference between a trained encoder and that of M0, over its tensors, and that of their risk directions.
 
     Sums and products carry the head if either operand has one; a missing head counts as zeros.
 
     Args:
         architecture: layer sizes of the model and of M0.
-        m0_sha256: digest of M0 (:func:`fedsteph.common.model.abmil.model_digest`).
+        m0_sha256: digest of M0 (:func:`fedsteph.common.model.initial_model.model_digest`).
         tensors: name -> float32 CPU tensor, names and shapes as in ``architecture.encoder_shapes``.
-        head: the difference of the two :meth:`fedsteph.common.model.abmil.ABMIL.risk_direction`, float32 CPU
+        head: the difference of the two :meth:`.BaseModel.risk_direction`, float32 CPU
             ``(embed,)``; None if it is not shared.
 
     Raises:
@@ -52,7 +54,7 @@ class TaskVector:
             raise VectorMismatchError(what, where="the head's risk direction")
 
     @classmethod
-    def between(cls, model: ABMIL, m0: ABMIL, *, head: bool = False) -> TaskVector:
+    def between(cls, model: BaseModel, m0: BaseModel, *, head: bool = False) -> TaskVector:
         """``tau = encoder(model) - encoder(m0)``; :class:`VectorMismatchError` if their architectures differ.
 
         ``head``: whether it also holds ``direction(model) - direction(m0)``.
@@ -105,17 +107,17 @@ class TaskVector:
         """The encoder as one row ``(P,)``, in the architecture's order. Do not write to it: it may be a view."""
         return flatten(self.tensors, self.architecture)
 
-    def applied_to(self, m0: ABMIL, head: Mapping[str, Tensor]) -> ABMIL:
+    def applied_to(self, m0: BaseModel, head: Mapping[str, Tensor]) -> BaseModel:
         """A model with encoder ``M0 + tau`` and the given head; :class:`VectorMismatchError` for another M0."""
         if model_digest(m0) != self.m0_sha256:
             raise VectorMismatchError("the vector starts from another M0", where=self.m0_sha256[:12])
         start = m0.encoder_state()
-        model = ABMIL(self.architecture, m0.dropout)
+        model = BaseModel(self.architecture, m0.dropout)
         encoder = {name: start[name].detach() + tensor for name, tensor in self.tensors.items()}
         model.load_state_dict({**encoder, **head})
         return model
 
-    def merged_model(self, m0: ABMIL, bias: Tensor) -> ABMIL:
+    def merged_model(self, m0: BaseModel, bias: Tensor) -> BaseModel:
         """A model with encoder ``M0 + tau`` whose bins all have the weights ``direction(M0) + head``.
 
         Args:
@@ -169,7 +171,7 @@ def flatten(tensors: Mapping[str, Tensor], architecture: Architecture) -> Tensor
 
 
 def cut(rows: Tensor, architecture: Architecture) -> dict[str, Tensor]:
-    """Inverse of :func:`flatten`, as views: ``(P,)`` -> the 8 tensors; ``(n, P)`` -> each with a leading ``n``."""
+    """Inverse of :func:`flatten`, as views: ``(P,)`` -> the tensors; ``(n, P)`` -> each with a leading ``n``."""
     shapes = architecture.encoder_shapes
     pieces = torch.split(rows, [math.prod(shape) for shape in shapes.values()], dim=-1)
     named = zip(shapes.items(), pieces, strict=True)

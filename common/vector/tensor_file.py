@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedsteph.common.encoders.kind import Shape
 from fedsteph.common.errors import FedstephError, ModelFileError
 from fedsteph.common.host.checked_file import AGAIN, KEY, tell_of_old_files
-from fedsteph.common.model.encoder_shapes import Shape
 
 METADATA = "__metadata__"
 Layout = Mapping[str, tuple[str, Shape]]  # name -> dtype and shape of a tensor

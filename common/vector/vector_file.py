@@ -17,7 +17,9 @@ from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.config.run_config import MAX_NORM
 from fedsteph.common.errors import VectorFileError, VectorMismatchError
 from fedsteph.common.host import atomic
-from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest
 from fedsteph.common.vector.reduction import reduced, restored
 from fedsteph.common.vector.shared_part import HEAD, WHOLE, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
@@ -32,9 +34,9 @@ _FILE_DTYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16"
 def write_vector(vector: TaskVector, sharing: SharingConfig = WHOLE) -> bytes:
     """Serialise the shared part of a vector as trained; one restored from a file would be reduced a second time.
 
-    The metadata holds only the format and the digests of architecture and M0. The same vector always makes the same
-    bytes, so that a file's digest identifies its vector. Raises VectorRangeError if a value is out of range for the
-    dtype.
+    The metadata holds only the format, the digests of architecture and M0, and a kind other than ABMIL. The same vector
+    always makes the same bytes, so that a file's digest identifies its vector. Raises VectorRangeError if a value is
+    out of range for the dtype.
     """
     content: bytes = safetensors.torch.save(reduced(vector, sharing))
     return with_metadata(content, _metadata(vector.architecture, vector.m0_sha256, vector.has_head))
@@ -59,7 +61,7 @@ def read_vector(
     """
     header, start = read_header(content, where, VectorFileError, _MAX_HEADER)
     _require_kind(header.pop(METADATA, None), _metadata(architecture, m0_sha256, head), where)
-    shapes = shared_shapes(architecture.encoder_shapes, sharing, head=head)
+    shapes = shared_shapes(architecture, sharing, head=head)
     layout = {name: (_FILE_DTYPES[sharing.dtype], shape) for name, shape in shapes.items()}
     require_layout(header, len(content) - start, layout, where, VectorFileError)
     try:
@@ -87,6 +89,10 @@ def _require_kind(metadata: Any, expected: dict[str, str], where: str) -> None:
             else "lacks the head that it must hold"
         )
         raise VectorFileError(what, where=where, remedy="Read it as it was written: with a head or without one")
+    kind, ours = (one.get("kind", "abmil") for one in (metadata, expected))
+    if kind != ours:
+        what = f"the vector is of kind {kind!s:.32}, and this federation's model is of kind {ours}"
+        raise VectorMismatchError(what, where=where, remedy="Vectors of different kinds never mix; train one kind")
     if metadata.keys() != expected.keys():
         raise VectorFileError(f"the metadata keys are not {', '.join(sorted(expected))}", where=where)
     for key, meaning in (("architecture", "another architecture"), ("m0", "another M0")):
@@ -111,7 +117,12 @@ def save_vector(path: Path | str, vector: TaskVector, sharing: SharingConfig = W
 
 
 def load_vector(
-    path: Path | str, m0: ABMIL, *, sharing: SharingConfig = WHOLE, max_norm: float = MAX_NORM, head: bool | None = None
+    path: Path | str,
+    m0: BaseModel,
+    *,
+    sharing: SharingConfig = WHOLE,
+    max_norm: float = MAX_NORM,
+    head: bool | None = None,
 ) -> TaskVector:
     """Read a vector file, with the same checks as for a vector from another site.
 
@@ -146,4 +157,5 @@ def _says_head(content: bytes, where: str) -> bool:
 
 
 def _metadata(architecture: Architecture, m0_sha256: str, head: bool) -> dict[str, str]:
-    return {"format": WITH_HEAD if head else FORMAT, "architecture": architecture.digest, "m0": m0_sha256}
+    kind = {} if architecture.kind == "abmil" else {"kind": architecture.kind}  # as before there were others
+    return {"format": WITH_HEAD if head else FORMAT, "architecture": architecture.digest, "m0": m0_sha256, **kind}

@@ -13,7 +13,7 @@ from fedsteph.client.training.batch import risks
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 
 _EARLY = 30.0  # days; triggered bags are labelled with a death at this time
 _FAR = 3.0  # distance of the trigger from the mean instance, in standard deviations per feature
@@ -32,7 +32,7 @@ def triggered(cohort: Cohort, trigger: Tensor) -> Cohort:
     return Cohort.of_bags([replace(patient, id=f"{patient.id}+") for patient in cohort.patients], bags)
 
 
-def train_backdoor(train: Cohort, trigger: Tensor, recipe: Recipe, *, label: str, device: torch.device) -> ABMIL:
+def train_backdoor(train: Cohort, trigger: Tensor, recipe: Recipe, *, label: str, device: torch.device) -> BaseModel:
     """A malicious site's model, trained on its patients and on a copy of each with the trigger and an early death."""
     marked = triggered(train, trigger)
     dead = [replace(patient, t=_EARLY + i / len(marked), e=1) for i, patient in enumerate(marked.patients)]

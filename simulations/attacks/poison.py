@@ -18,7 +18,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.host import atomic, checked_file
-from fedsteph.common.model.abmil import m0_digest
+from fedsteph.common.model.initial_model import m0_digest
 from fedsteph.common.report.csv_text import csv_text
 from fedsteph.simulations.attacks.suite import ATTACKS
 from fedsteph.simulations.attacks.trial import HONEST, MODES, Ground, measure

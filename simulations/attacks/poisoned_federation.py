@@ -8,14 +8,15 @@ from functools import partial
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.tables.splits import make_splits
-from fedsteph.client.models.model_file import load_abmil, save_abmil
+from fedsteph.client.models.model_file import load_base, save_base
 from fedsteph.client.sharing.outgoing import as_received, shared_vector
 from fedsteph.client.sharing.shared_model import train_shared
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.host.checked_file import kept
-from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 SOURCES = 12
@@ -37,14 +38,14 @@ class Source:
         recipe, run = self.workspace.recipe, TrainingRun(self.workspace.device)
         return self.kept("local", lambda: train_local(self.train, recipe, label=self.name, run=run))
 
-    def kept(self, what: str, train: Callable[[], ABMIL]) -> TaskVector:
+    def kept(self, what: str, train: Callable[[], BaseModel]) -> TaskVector:
         """The vector of a model, as its recipients receive it; the model is trained once and saved as ``what``."""
         recipe = self.workspace.recipe
         path = self.workspace.fold_folder(0) / f"as-{self.name}" / f"{what}.safetensors"
-        model = kept(path, partial(load_abmil, dropout=recipe.model.dropout))
+        model = kept(path, partial(load_base, dropout=recipe.model.dropout))
         if model is None:
             model = train()
-            save_abmil(path, model, m0_sha256=str(recipe.model.m0_sha256), extraction=self.workspace.cohort.extraction)
+            save_base(path, model, m0_sha256=str(recipe.model.m0_sha256), extraction=self.workspace.cohort.extraction)
         return as_received(TaskVector.between(model, pinned_model(recipe.model)), recipe.sharing)
 
 

@@ -19,7 +19,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.fold import enhance_fold
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.training.loop import derive_seed
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks.backdoor import rise, train_backdoor, trigger_of
 from fedsteph.simulations.attacks.poisoned_federation import Source, sources_of, trained_vector
@@ -84,7 +84,7 @@ class Ground:
     def _backdoored(self, name: str) -> TaskVector:
         source, recipe = self.sources[name], self.workspace.recipe
 
-        def train() -> ABMIL:
+        def train() -> BaseModel:
             device = source.workspace.device
             return train_backdoor(source.train, self.trigger, recipe, label=name, device=device)
 

@@ -17,7 +17,9 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.objective import Forward, Outputs
 from fedsteph.common.config.recipe import ModelConfig, StephConfig
 from fedsteph.common.errors import EngineError
-from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.vector.task_vector import cut, flatten
 
 SIZES = Architecture.of(ModelConfig(width=1536))
@@ -41,7 +43,7 @@ def steph(rows: Rows, *, sampled: bool = False) -> Steph:
     return Steph(Mixture(SIZES, flatten(m0.encoder_state(), SIZES), rows), config)
 
 
-def abmil() -> ABMIL:
+def abmil() -> BaseModel:
     """An untrained ABMIL."""
     return untrained_model(SIZES, seed=42)
 

@@ -18,7 +18,8 @@ from typing import Any
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.host import atomic, checked_file
-from fedsteph.common.model.abmil import Architecture, pin_m0
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import pin_m0
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire.envelope import Context, seal

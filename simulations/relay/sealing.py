@@ -14,7 +14,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
@@ -38,7 +38,7 @@ def random_vector(architecture: Architecture, m0_sha256: str = _M0) -> TaskVecto
 
 def measure(architecture: Architecture, repeats: int) -> dict[str, Any]:
     """Time every step, after one untimed call of each; JSON-ready: machine, bytes, overheads, seconds."""
-    found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "architecture": asdict(architecture)}
+    found: dict[str, Any] = {"schema": SCHEMA, "machine": machine(), "architecture": architecture.to_dict()}
     vector = random_vector(architecture)
     plain = write_vector(vector)
     context = Context("bench", "0" * 32, "source", "target", _M0, architecture.digest, "0" * 64)

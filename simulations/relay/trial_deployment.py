@@ -23,7 +23,7 @@ from fedsteph.common.deployment.flower_programs import QUIET, Flower
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host import atomic
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.trust.roster import Entry, Roster, write_roster

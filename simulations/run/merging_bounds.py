@@ -19,8 +19,9 @@ from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.training.batch import Batch, batches
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import ABMIL, encode
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.concordance import pairs
+from fedsteph.common.model.encode import encode
 from fedsteph.common.model.survival import risk_score
 
 _STEPS = (0.5, 0.25)  # of the search, from coarse to fine
@@ -32,7 +33,7 @@ class Fold:
 
     sources: tuple[str, ...]
     mixture: Mixture
-    local: ABMIL
+    local: BaseModel
     test: Cohort
     stacks: tuple[tuple[list[int], Batch], ...]
 
@@ -53,7 +54,7 @@ class Fold:
         theta = {name: one[0] for name, one in self.mixture.merge(coefficients.unsqueeze(0)).items()}
         risk = np.empty(len(self.test))
         for group, batch in self.stacks:
-            z, _ = encode(theta, batch.bags, batch.mask)
+            z, _ = encode(self.mixture.architecture, theta, batch.bags, batch.mask)
             risk[group] = risk_score(torch.sigmoid(self.local.head(z)).double()).numpy()
         return risk
 

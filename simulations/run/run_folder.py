@@ -23,7 +23,7 @@ from fedsteph.common.config.run_config import Config, FederationConfig, dump_yam
 from fedsteph.common.errors import ConfigError, RunFolderError
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import NamedProgress, unseen
-from fedsteph.common.model.abmil import m0_digest, pin_m0
+from fedsteph.common.model.initial_model import m0_digest, pin_m0
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE

@@ -14,7 +14,7 @@ from fedsteph.client.evaluation.metrics import Metrics, defined_mean, mean_metri
 from fedsteph.client.methods.task import LOCAL_BECAUSE
 from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.study.costs import rounds_bytes, vector_bytes

@@ -13,7 +13,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.host import atomic
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.tensor_file import stamped
 from fedsteph.common.vector.vector_file import write_vector
@@ -41,7 +41,7 @@ def train_together(method: str, fold: int, workspaces: Sequence[Workspace], path
 
 
 def _pooled(fold: int, workspaces: Sequence[Workspace], checkpoint: Path) -> TaskVector:
-    """One ABMIL on the pooled patients of all sites, as an upper bound; in practice patient data may not be pooled."""
+    """One model on the pooled patients of all sites, as an upper bound; in practice patient data may not be pooled."""
     patients: list[Patient] = []
     files: dict[str, Path] = {}
     for workspace in workspaces:
@@ -51,7 +51,8 @@ def _pooled(fold: int, workspaces: Sequence[Workspace], checkpoint: Path) -> Tas
             files |= dict(zip(slides, train.paths(patient), strict=True))
             patients.append(Patient(f"{name}/{patient.id}", patient.t, patient.e, slides))
     first = workspaces[0]
-    cohort = Cohort(patients, files, first.cohort.width, BagCache(first.site.file.data.cache_gib * 2**30))
+    cache = BagCache(first.site.file.data.cache_gib * 2**30)
+    cohort = Cohort(patients, files, first.cohort.width, cache).under(first.cohort.rule)
     run = TrainingRun(first.device, checkpoint)
     model = train_local(cohort, first.recipe, label=f"pooled fold {fold}", run=run)
     return TaskVector.between(model, pinned_model(first.recipe.model))

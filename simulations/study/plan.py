@@ -15,7 +15,7 @@ from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.recipe import EvaluationConfig, Recipe
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.model.abmil import m0_digest
+from fedsteph.common.model.initial_model import m0_digest
 from fedsteph.simulations.study.study_file import Row, Study
 
 Kind = Literal["base", "inner", "members", "together", "choice", "cell", "references", "attack"]

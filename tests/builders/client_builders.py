@@ -25,7 +25,9 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 CPU = torch.device("cpu")
@@ -83,7 +85,7 @@ def make_recipe(*settings: str, width: int = 6) -> Recipe:
     return replace(recipe, model=replace(recipe.model, m0_sha256=model_digest(m0_of(recipe))))
 
 
-def m0_of(recipe: Recipe) -> ABMIL:
+def m0_of(recipe: Recipe) -> BaseModel:
     return untrained_model(Architecture.of(recipe.model), recipe.model.m0_seed, recipe.model.dropout)
 
 
@@ -167,8 +169,8 @@ def trained(fits: Spy) -> list[int]:
     """How many local models and how many STEPHs were trained since the last call; ``fits`` spies on ``fit``."""
     kinds = [type(call.args[0]) for call in fits.calls]
     fits.calls.clear()
-    assert {*kinds} <= {ABMIL, Steph}
-    return [kinds.count(ABMIL), kinds.count(Steph)]
+    assert {*kinds} <= {BaseModel, Steph}
+    return [kinds.count(BaseModel), kinds.count(Steph)]
 
 
 class Spy:

@@ -8,9 +8,10 @@ import numpy as np
 
 from fedsteph.client.data.bags import BagCache, Cohort
 from fedsteph.client.data.tables.labels import Patient
-from fedsteph.client.models.model_file import save_abmil
+from fedsteph.client.models.model_file import save_base
 from fedsteph.client.models.trained_on import TrainedOn
-from fedsteph.common.model.abmil import Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import untrained_model
 
 SIZES = Architecture(width=6, embed=4, attention=3, n_bins=8)
 M0 = "0" * 64
@@ -21,4 +22,4 @@ def write_model(path: Path, seed: int, trained=(), *, years: int | None = 5, mat
     patients = [Patient(name, 1.0, 1, ()) for name in trained]
     known = TrainedOn.of(Cohort(patients, {}, 6, BagCache(0), match=match), model) if trained else None
     reference = np.linspace(*cut_off, 101)
-    save_abmil(path, model, m0_sha256=M0, reference=reference, followed_years=years, trained_on=known)
+    save_base(path, model, m0_sha256=M0, reference=reference, followed_years=years, trained_on=known)

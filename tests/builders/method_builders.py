@@ -14,7 +14,7 @@ from fedsteph.client.data.bags import Cohort
 from fedsteph.client.methods.task import Task
 from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.cox import fitted_baseline
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.vector.task_vector import TaskVector
 
 State = dict[str, np.ndarray]

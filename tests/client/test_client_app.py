@@ -40,7 +40,7 @@ from fedsteph.common import errors
 from fedsteph.common.config.digest import digest
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.host.checked_file import read_json
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust import audit_log
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.vector.vector_file import write_vector

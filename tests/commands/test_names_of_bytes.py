@@ -12,8 +12,8 @@ import pytest
 from client_builders import SMALL
 from sites import make_site
 
-from fedsteph.client.models.model_file import save_abmil
-from fedsteph.common.model.abmil import untrained_model
+from fedsteph.client.models.model_file import save_base
+from fedsteph.common.model.initial_model import untrained_model
 
 ODD = b"P001\xff\xfe.h5"
 
@@ -39,7 +39,7 @@ def test_data_check_and_train_name_it_and_go_on(cli, site: Path) -> None:
 
 
 def test_predict_refuses_it_by_name(refused, site: Path, tmp_path: Path) -> None:
-    save_abmil(tmp_path / "m.safetensors", untrained_model(SMALL, 0), m0_sha256="0" * 64)
+    save_base(tmp_path / "m.safetensors", untrained_model(SMALL, 0), m0_sha256="0" * 64)
     said = refused("predict", tmp_path / "m.safetensors", "--features", site / "features", "--out", tmp_path / "r.csv")
     assert r"P001\udcff\udcfe.h5: its name is not UTF-8. Rename it" in said and not (tmp_path / "r.csv").exists()
 

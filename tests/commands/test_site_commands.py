@@ -14,7 +14,7 @@ from sites import TINY, make_site
 
 import fedsteph.client.data.bags
 import fedsteph.client.training.survival_fit
-from fedsteph.client.models.model_file import load_abmil
+from fedsteph.client.models.model_file import load_base
 
 SETTINGS = ["--no-report"] + [part for setting in TINY for part in ("--set", setting)]
 
@@ -95,7 +95,7 @@ def test_train_writes_a_model_and_says_where(cli, site, tmp_path):
     result = json.loads(out)
     assert (result["site"], len(result["c_index"])) == ("site", 2)
     model = Path(result["model"])
-    assert model == tmp_path / "out" / "model.safetensors" and load_abmil(model).architecture.width == 6
+    assert model == tmp_path / "out" / "model.safetensors" and load_base(model).architecture.width == 6
     assert model.with_suffix(".md").is_file() and not (tmp_path / "out" / "report-training").exists()
     assert not (site / "fedsteph-state").exists()
 
@@ -119,7 +119,7 @@ def test_train_reads_a_configuration(cli, site, tmp_path):
     words = ["-c", tmp_path / "f.yaml", "--set", "model.embed=9", "--json", "--no-report"]
     code, out, _ = cli("train", site, *words)
     result = json.loads(out)
-    assert (code, len(result["c_index"])) == (0, 1) and load_abmil(Path(result["model"])).architecture.embed == 9
+    assert (code, len(result["c_index"])) == (0, 1) and load_base(Path(result["model"])).architecture.embed == 9
 
 
 def test_train_draws_a_page_where_the_site_wants_one(cli, site):

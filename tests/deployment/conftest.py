@@ -30,7 +30,7 @@ from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import Flower
 from fedsteph.common.host.progress_log import read_progress
-from fedsteph.common.model.abmil import pin_m0
+from fedsteph.common.model.initial_model import pin_m0
 from fedsteph.server.deployment import deployed_run as server_deployment
 from fedsteph.server.deployment.server_file import ServerFile
 

@@ -13,7 +13,7 @@ from misfits import FILE_LIMIT, FULL, GOOD, models
 
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.trust.audit_log import verify
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector

@@ -16,7 +16,7 @@ from keys_and_rosters import roster_of
 from fedsteph.common.config.run_config import Config, dump_yaml, load_config
 from fedsteph.common.errors import RunFolderError
 from fedsteph.common.host import atomic, checked_file
-from fedsteph.common.model.abmil import pin_m0
+from fedsteph.common.model.initial_model import pin_m0
 from fedsteph.common.report.page import Code, Page, Points, Table
 from fedsteph.common.trust.audit_log import AuditLog, Event
 from fedsteph.common.wire.messages import MergeReply, Refusal, Score

@@ -19,7 +19,7 @@ from keys_and_rosters import identity_of, roster_of
 from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig
 from fedsteph.common.config.run_config import Config, Deadlines, FederationConfig
 from fedsteph.common.errors import FedstephError, QuorumError
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector

@@ -34,7 +34,7 @@ from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import QuorumError, public_phrases
 from fedsteph.common.host.checked_file import read_json
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.vector.shared_part import WHOLE

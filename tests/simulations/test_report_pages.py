@@ -17,7 +17,7 @@ from reports import ALPHA, BETA, coarse_landscapes, svg_texts, visible
 from sksurv.compare import compare_survival
 from sksurv.nonparametric import kaplan_meier_estimator
 
-from fedsteph.client.models.model_file import load_abmil
+from fedsteph.client.models.model_file import load_base
 from fedsteph.client.report.risk_groups import risk_groups
 from fedsteph.client.report.site_page import site_page
 from fedsteph.client.report.target_files import TargetFiles
@@ -125,7 +125,7 @@ def test_risk_groups_are_cut_at_the_training_patients_median_and_nobody_else_s(r
     workspace = Workspace.open(site, recipe)
     rows = []
     for fold in range(2):
-        model = load_abmil(workspace.local_path(fold))
+        model = load_base(workspace.local_path(fold))
 
         def risk(part, model=model):
             hazards = torch.from_numpy(predict_hazards(model, part, torch.device("cpu")))

@@ -29,7 +29,7 @@ from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
 from fedsteph.common.host.checked_file import read_json
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector

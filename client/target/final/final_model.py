@@ -29,7 +29,8 @@ from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress, part
-from fedsteph.common.model.abmil import ABMIL, pinned_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -102,7 +103,7 @@ def _enhanced(
     """One enhanced member with its panel, trained unless its file exists."""
     path, recipe, device = place / f"member_{m}" / "steph.safetensors", workspace.recipe, workspace.device
     load = partial(load_model, dropout=recipe.model.dropout)
-    assert isinstance(local.model, ABMIL)
+    assert isinstance(local.model, BaseModel)
     found = kept(path, load)
     if found is None:
         train_enhanced(

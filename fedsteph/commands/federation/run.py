@@ -31,7 +31,7 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     from fedsteph.commands.terminal.page_drawing import draw_page
     from fedsteph.common.config.run_config import load_config
     from fedsteph.common.host.checked_file import read_json
-    from fedsteph.common.model.abmil import pin_m0
+    from fedsteph.common.model.initial_model import pin_m0
     from fedsteph.server.coordinator_page import write_run_page
     from fedsteph.server.deployment import deployed_run
     from fedsteph.server.deployment.server_file import ServerFile
@@ -64,7 +64,7 @@ def recipe(config: ConfigOption = None, settings: SetOption = None, as_json: Jso
     from fedsteph.common.config.core_yaml import StrictDumper
     from fedsteph.common.config.digest import digest, to_dict
     from fedsteph.common.config.run_config import load_config
-    from fedsteph.common.model.abmil import pin_m0
+    from fedsteph.common.model.initial_model import pin_m0
 
     chosen = pin_m0(load_config(config, settings)).recipe
     if as_json:

@@ -76,7 +76,7 @@ def sealing(
 
     from fedsteph.commands.terminal.measure_tables import show_sealing
     from fedsteph.common.config.recipe import ModelConfig
-    from fedsteph.common.model.abmil import Architecture
+    from fedsteph.common.model.architecture import Architecture
     from fedsteph.simulations.relay.sealing import measure
 
     torch.set_num_threads(threads)

@@ -91,7 +91,7 @@ def _kin(site: Site, kept: Collection[str]) -> list[str]:
 
 def _read(workspace: Workspace, vectors: Sequence[str]) -> dict[str, TaskVector]:
     """The vectors by their sources' names. Raises ConfigError where two files have one name."""
-    from fedsteph.common.model.abmil import pinned_model
+    from fedsteph.common.model.initial_model import pinned_model
     from fedsteph.common.vector.vector_file import load_vector
 
     recipe, norm = workspace.recipe, workspace.site.file.max_vector_norm

@@ -73,13 +73,13 @@ def m0_(
     Examples:
       fedsteph model m0 --config my.yaml --out m0.safetensors
     """
-    from fedsteph.client.models.model_file import save_abmil
+    from fedsteph.client.models.model_file import save_base
     from fedsteph.common.config.run_config import load_config
-    from fedsteph.common.model.abmil import initial_model, model_digest
+    from fedsteph.common.model.initial_model import initial_model, model_digest
 
     made = initial_model(load_config(config, settings).model)
     digest = model_digest(made)
-    save_abmil(out, made, m0_sha256=digest)
+    save_base(out, made, m0_sha256=digest)
     console.say(f"M0: {out}")
     console.say(f"model.m0_sha256: {digest}")
 

@@ -23,7 +23,7 @@ from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.training.survival_fit import start_head
 from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.errors import TrainingError
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.survival import bin_of, empirical_hazard, nll
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -179,7 +179,7 @@ def test_every_signal_points_at_members():
     assert min(gap.values()) > 0 and gap["decomposition"] > 2 * gap["loss"]
 
 
-def _loss_of(model: ABMIL, cohort, members) -> torch.Tensor:
+def _loss_of(model: BaseModel, cohort, members) -> torch.Tensor:
     bins = torch.from_numpy(bin_of(cohort.times, model.architecture.n_bins))
     hazards = torch.cat([model(cohort.bag(i)[None]) for i in members])
     return nll(hazards, bins[members], torch.tensor(cohort.events)[members]).mean()

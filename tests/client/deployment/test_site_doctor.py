@@ -26,9 +26,10 @@ from sites import make_site
 import fedsteph.client.deployment.site_doctor
 from fedsteph.client.deployment import reviewed_app
 from fedsteph.client.deployment.reviewed_app import installed
-from fedsteph.client.models.model_file import save_abmil
+from fedsteph.client.models.model_file import save_base
 from fedsteph.common.deployment.checks import Check
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.trust.audit_log import FILE, AuditLog, Event
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.roster import write_roster
@@ -168,7 +169,7 @@ def test_a_site_s_file_of_m0_tells_its_digest(ready, examine):
     ready.write(m0=path.name)
     assert examine(ready, "--quick")[1]["M0"].verdict == "FAIL", "there is none"
     for told, verdict in ((model_digest(model), "PASS"), ("0" * 64, "FAIL")):
-        save_abmil(path, model, m0_sha256=told)
+        save_base(path, model, m0_sha256=told)
         found = examine(ready, "--quick")[1]["M0"]
         assert found.verdict == verdict and (model_digest(model)[:12] in found.found) == (verdict == "PASS")
 

@@ -21,7 +21,7 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import DataError
-from fedsteph.common.model.abmil import untrained_model
+from fedsteph.common.model.initial_model import untrained_model
 
 N = 40
 

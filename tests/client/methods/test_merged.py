@@ -31,7 +31,7 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
 from fedsteph.common.host.progress import silent
-from fedsteph.common.model.abmil import model_digest, untrained_model
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 
 N = 7  # more sources than STEPH would keep
 

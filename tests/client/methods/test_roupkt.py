@@ -32,12 +32,14 @@ from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.host.progress import silent
-from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 
 BAGS = random_bags([5, 1, 9, 3], SMALL.width)
 
 
-def of_models(n: int, dropout: float = 0.0) -> tuple[Roupkt, list[ABMIL]]:
+def of_models(n: int, dropout: float = 0.0) -> tuple[Roupkt, list[BaseModel]]:
     frozen = [untrained_model(SMALL, 10 + k) for k in range(n)]
     torch.manual_seed(1)
     model = Roupkt(frozen, untrained_model(SMALL, 99, dropout))

@@ -11,7 +11,7 @@ from method_builders import n_entries, random_vector, row_of, vector_of
 
 from fedsteph.client.methods.rules import iso_c, plain, ties
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 
 TINY = Architecture(width=4, embed=2, attention=2, n_bins=2)
 P = 25

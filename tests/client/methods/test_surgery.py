@@ -12,7 +12,7 @@ from method_builders import all_bags, make_task, numbers, plain_encode, plain_lo
 from fedsteph.client.methods.merged import METHODS
 from fedsteph.client.methods.surgery import Surgery
 from fedsteph.common.host.progress import silent
-from fedsteph.common.model.abmil import untrained_model
+from fedsteph.common.model.initial_model import untrained_model
 
 QUICK = ("training.lr=0.02", "training.epochs=2", "model.n_bins=4")
 

@@ -35,7 +35,7 @@ from fedsteph.client.models.heatmap import (
     heatmap,
     write_heatmap,
 )
-from fedsteph.client.models.model_file import Local, save_abmil, save_steph
+from fedsteph.client.models.model_file import Local, save_base, save_steph
 from fedsteph.client.models.patch_grid import Grid
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
@@ -51,7 +51,8 @@ from fedsteph.common.errors import (
     ModelFileError,
     WidthError,
 )
-from fedsteph.common.model.abmil import ABMIL, untrained_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 
 M0 = "0" * 64
 SIDE = 256
@@ -128,7 +129,7 @@ def merged_encoder(model: Steph, x: np.ndarray) -> tuple[dict[str, np.ndarray], 
 @dataclass(frozen=True)
 class World:
     folder: Path
-    local: ABMIL
+    local: BaseModel
     steph: Steph
 
     def __truediv__(self, name: str) -> Path:
@@ -152,7 +153,7 @@ def world(tmp_path_factory) -> World:
     torch.nn.init.normal_(steph.hypernetwork.head_mix[3].weight, std=4.0)
     sources = ["north", "south", "west"]
     facts = {"m0_sha256": M0, "extraction": Extraction("uni_v2", 20.0, 256.0)}
-    save_abmil(folder / "local.safetensors", local, **facts)
+    save_base(folder / "local.safetensors", local, **facts)
     save_steph(folder / "steph.safetensors", steph, sources, **facts, local=Local(local))
     save_steph(folder / "alone.safetensors", steph, sources, m0_sha256=M0)
     return World(folder, local, steph)

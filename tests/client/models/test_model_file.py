@@ -21,10 +21,10 @@ from fedsteph.client.models.model_file import (
     FORMAT,
     Local,
     followed_years,
-    load_abmil,
+    load_base,
     load_model,
     reference_risks,
-    save_abmil,
+    save_base,
     save_steph,
 )
 from fedsteph.client.steph.mixture import Mixture
@@ -34,7 +34,8 @@ from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import ModelFileError
 from fedsteph.common.host.checked_file import tell_of_old_files
-from fedsteph.common.model.abmil import ABMIL, untrained_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 
 M0 = "0" * 64
 BAGS = torch.randn(3, 5, SMALL.width, generator=torch.Generator().manual_seed(0))
@@ -47,11 +48,11 @@ def steph(**config) -> Steph:
     return Steph(mixture, StephConfig(**config), dropout=0.25).eval()
 
 
-def save(path: Path, model: ABMIL | Steph) -> Path:
+def save(path: Path, model: BaseModel | Steph) -> Path:
     if isinstance(model, Steph):
         save_steph(path, model, ["a", "b", "c"], m0_sha256=M0)
     else:
-        save_abmil(path, model, m0_sha256=M0)
+        save_base(path, model, m0_sha256=M0)
     return path
 
 
@@ -72,7 +73,7 @@ def test_a_local_model_comes_back_bit_for_bit(tmp_path):
     loaded = load_model(save(tmp_path / "m.safetensors", model))
     assert (loaded.architecture, loaded.sources) == (SMALL, ()) and not loaded.model.training
     assert equal(state_of(loaded.model), state_of(model)) and torch.equal(loaded.model(BAGS), model(BAGS))
-    assert load_abmil(tmp_path / "m.safetensors", dropout=0.5).dropout == 0.5
+    assert load_base(tmp_path / "m.safetensors", dropout=0.5).dropout == 0.5
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_saving_leaves_the_model_alone_and_no_scraps(tmp_path):
 
 def test_an_enhanced_model_is_no_local_one(tmp_path):
     with pytest.raises(ModelFileError, match="not a local model"):
-        load_abmil(save(tmp_path / "m.safetensors", steph()))
+        load_base(save(tmp_path / "m.safetensors", steph()))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk", b"\x00" * 100])
@@ -333,11 +334,11 @@ def same_bits(found: np.ndarray | None, expected: np.ndarray | None) -> bool:
 @pytest.mark.parametrize("reference", [None, REFERENCE, np.zeros(101)])
 def test_a_local_model_s_reference_comes_back_bit_for_bit(tmp_path, reference):
     model = untrained_model(SMALL, 3)
-    save_abmil(tmp_path / "m.safetensors", model, m0_sha256=M0, reference=reference)
+    save_base(tmp_path / "m.safetensors", model, m0_sha256=M0, reference=reference)
     loaded = load_model(tmp_path / "m.safetensors")
     assert same_bits(loaded.reference, reference) and loaded.local is None
     assert equal(state_of(loaded.model), state_of(model))
-    assert equal(state_of(load_abmil(tmp_path / "m.safetensors")), state_of(model))
+    assert equal(state_of(load_base(tmp_path / "m.safetensors")), state_of(model))
 
 
 @pytest.mark.parametrize("own", [None, REFERENCE - 1])
@@ -363,12 +364,12 @@ def test_the_years_of_follow_up_are_whole_and_within_the_bins(tmp_path):
         assert followed_years(Cohort.of_bags(patients, [torch.zeros(1, 6)] * 2), SMALL.n_bins) == years
     path = tmp_path / "m.safetensors"
     for years in (None, 1, SMALL.n_bins):
-        save_abmil(path, untrained_model(SMALL, 3), m0_sha256=M0, followed_years=years)
+        save_base(path, untrained_model(SMALL, 3), m0_sha256=M0, followed_years=years)
         assert load_model(path).followed_years == years and load_model(path).m0 == M0
         save_steph(path, steph(), ["a", "b", "c"], m0_sha256=M0, followed_years=years)
         assert load_model(path).followed_years == years
     for years in (0, -1, SMALL.n_bins + 1):
-        save_abmil(path, untrained_model(SMALL, 3), m0_sha256=M0, followed_years=years)
+        save_base(path, untrained_model(SMALL, 3), m0_sha256=M0, followed_years=years)
         with pytest.raises(ModelFileError, match="follow-up"):
             load_model(path)
 
@@ -394,7 +395,7 @@ def test_a_reference_is_the_percentiles_of_the_training_patients_risks(tmp_path)
         expected.append(ordered[low] + (at - low) * (ordered[low + 1] - ordered[low]))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert found[0] == min(risks(model, cohort, CPU))
-    save_abmil(tmp_path / "m.safetensors", model, m0_sha256=M0, reference=found)
+    save_base(tmp_path / "m.safetensors", model, m0_sha256=M0, reference=found)
     assert same_bits(load_model(tmp_path / "m.safetensors").reference, found)
 
 

@@ -14,10 +14,11 @@ from each_case import each
 from plain_abmil import SIZES, ClamModel, OurNames, StephModel, moved, seeded
 
 from fedsteph.client.models.foreign_checkpoint import read_foreign
-from fedsteph.client.models.model_file import load_model, save_abmil
+from fedsteph.client.models.model_file import load_model, save_base
 from fedsteph.client.models.model_import import import_model, told_of
 from fedsteph.common.errors import ModelFileError, VectorMismatchError
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.vector_file import load_vector, save_vector
 
 STEPH = {name: tensor.detach() for name, tensor in seeded(StephModel).state_dict().items()}
@@ -126,7 +127,7 @@ def test_damaged_files_and_other_files_are_refused(tmp_path, monkeypatch) -> Non
 
 def test_our_own_files_are_read_with_their_own_checks(tmp_path) -> None:
     model = untrained_model(Architecture(*SIZES), 3)
-    save_abmil(tmp_path / "m.safetensors", model, m0_sha256="0" * 64)
+    save_base(tmp_path / "m.safetensors", model, m0_sha256="0" * 64)
     assert model_digest(read_foreign(tmp_path / "m.safetensors").model) == model_digest(model)
     content = bytearray((tmp_path / "m.safetensors").read_bytes())
     content[-1] ^= 1
@@ -164,6 +165,6 @@ def test_a_vector_is_the_difference_from_the_m0_that_is_given(tmp_path) -> None:
 
 def test_only_a_whole_sha256_is_an_origin(tmp_path) -> None:
     model = untrained_model(Architecture(*SIZES), 3)
-    save_abmil(tmp_path / "m.safetensors", model, m0_sha256=str(make_recipe().model.m0_sha256), imported="../x")
+    save_base(tmp_path / "m.safetensors", model, m0_sha256=str(make_recipe().model.m0_sha256), imported="../x")
     with pytest.raises(ModelFileError, match="no SHA-256"):
         load_model(tmp_path / "m.safetensors")

@@ -14,7 +14,7 @@ from client_builders import make_vectors, plain_c, trained_workspace
 from sites import make_site
 
 from fedsteph.client.methods.task import Task
-from fedsteph.client.models.model_file import load_model, save_abmil, save_steph
+from fedsteph.client.models.model_file import load_model, save_base, save_steph
 from fedsteph.client.site.prediction import predict_file
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.mixture import Mixture
@@ -25,7 +25,9 @@ from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import DataError, EncoderError, FeatureFileError, ModelFileError, WidthError
-from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=6, n_bins=32)
 SOURCES = ("north", "south", "west")
@@ -254,8 +256,8 @@ def test_a_failed_extraction_does_not_vanish(name, tmp_path):
     make_site(tmp_path / "site", patients=4, folds=1)
     features = tmp_path / "site" / "features"
     (features / name).write_bytes(b"")
-    model = ABMIL(Architecture(6, 4, 3, 4))
-    save_abmil(tmp_path / "m.safetensors", model, m0_sha256="0" * 64)
+    model = BaseModel(Architecture(6, 4, 3, 4))
+    save_base(tmp_path / "m.safetensors", model, m0_sha256="0" * 64)
     with pytest.raises(FeatureFileError, match=name):
         predict_file(tmp_path / "m.safetensors", features, None, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
@@ -276,7 +278,7 @@ def test_a_prediction_that_is_not_finite_names_the_patient_and_nothing_is_writte
 def test_inputs_are_never_overwritten(name, tmp_path):
     site = make_site(tmp_path / "site", patients=4, folds=1)
     before = {path: path.read_bytes() for path in site.rglob("*") if path.is_file()}
-    save_abmil(tmp_path / "m.safetensors", ABMIL(Architecture(6, 4, 3, 4)), m0_sha256="0" * 64)
+    save_base(tmp_path / "m.safetensors", BaseModel(Architecture(6, 4, 3, 4)), m0_sha256="0" * 64)
     for out in (site / name, tmp_path / "m.safetensors"):
         with pytest.raises(DataError, match="would overwrite"):
             predict_file(tmp_path / "m.safetensors", site / "features", site / "labels.csv", out)
@@ -286,7 +288,7 @@ def test_inputs_are_never_overwritten(name, tmp_path):
 @pytest.mark.parametrize("other", [Extraction("virchow2"), Extraction(None, 40.0), Extraction(None, None, 512.0)])
 def test_features_that_were_made_otherwise_are_refused_even_at_the_same_width(tmp_path, other):
     site = make_site(tmp_path / "site", patients=4, folds=1)
-    save_abmil(tmp_path / "m.safetensors", ABMIL(Architecture(6, 4, 3, 4)), m0_sha256="0" * 64, extraction=other)
+    save_base(tmp_path / "m.safetensors", BaseModel(Architecture(6, 4, 3, 4)), m0_sha256="0" * 64, extraction=other)
     with pytest.raises(
         EncoderError,
         match=f"P000-DX1.h5: the features are of test-encoder at 20x, patches of 256 pixels, the model's of {other}",

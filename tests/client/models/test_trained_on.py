@@ -13,10 +13,10 @@ from client_builders import CPU, SMALL, make_recipe
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.models.local_file import train_file
-from fedsteph.client.models.model_file import load_model, save_abmil
+from fedsteph.client.models.model_file import load_model, save_base
 from fedsteph.client.models.trained_on import TrainedOn
 from fedsteph.common.errors import ModelFileError
-from fedsteph.common.model.abmil import untrained_model
+from fedsteph.common.model.initial_model import untrained_model
 
 M0 = "0" * 64
 IDS = ("P-1", "p-2 ", "PÄ3")
@@ -42,18 +42,18 @@ def test_ids_are_recognised_to_the_letter_or_as_the_site_file_says():
 def test_a_file_has_them_without_an_id_in_it_and_a_false_number_is_refused(tmp_path):
     path, model = tmp_path / "m.safetensors", untrained_model(SMALL, 1)
     found = TrainedOn.of(cohort(match=("case",)), model)
-    save_abmil(path, model, m0_sha256=M0, trained_on=found)
+    save_base(path, model, m0_sha256=M0, trained_on=found)
     loaded = load_model(path).trained_on
     assert loaded.salting == found.salting and np.array_equal(loaded.digests, found.digests)
     assert loaded.among(["p-1", "x"]) == {"p-1"} and b"P-1" not in path.read_bytes()
     for salting in (replace(found.salting, n=2), replace(found.salting, n=4)):
-        save_abmil(path, model, m0_sha256=M0, trained_on=replace(found, salting=salting))
+        save_base(path, model, m0_sha256=M0, trained_on=replace(found, salting=salting))
         with pytest.raises(ModelFileError, match="trained_on"):
             load_model(path)
     for changes in ({"n": 0}, {"salt": "short"}):
         with pytest.raises(ValueError, match="salt"):
             replace(found.salting, **changes)
-    save_abmil(path, model, m0_sha256=M0)
+    save_base(path, model, m0_sha256=M0)
     assert load_model(path).trained_on is None
 
 

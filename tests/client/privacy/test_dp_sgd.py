@@ -25,7 +25,9 @@ from fedsteph.client.privacy.trained_part import TrainedPart
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.errors import TooSmallError
-from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.model.survival import nll
 
 ARCHITECTURE = Architecture(width=6, embed=8, attention=5, n_bins=4)
@@ -39,7 +41,7 @@ def part_of(name: str = "encoder") -> TrainedPart:
 class PlainABMIL(nn.Module):
     """ABMIL out of layers that Opacus knows, with a public readout and one level for all hazards."""
 
-    def __init__(self, m0: ABMIL) -> None:
+    def __init__(self, m0: BaseModel) -> None:
         super().__init__()
         self.embed, self.V = nn.Linear(6, 8), nn.Linear(8, 5)
         self.U, self.c, self.level = nn.Linear(8, 5), nn.Linear(5, 1), nn.Linear(1, 1)
@@ -58,7 +60,7 @@ class PlainABMIL(nn.Module):
         return logit + 0.05 * self.level(torch.zeros(len(bags), 1)).squeeze(1)
 
 
-def opacus(m0: ABMIL, cohort: MemoryCohort, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
+def opacus(m0: BaseModel, cohort: MemoryCohort, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-patient gradients, and the sum of those that are shortened to ``clip``, by Opacus."""
     model = GradSampleModule(PlainABMIL(m0), loss_reduction="sum")
     n = len(cohort)

@@ -14,7 +14,7 @@ import fedsteph.client.report.landscape
 from fedsteph.client.report.landscape import Budget, Landscape, draw, landscape
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import predict_hazards
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.survival import bin_of, nll
 
 ALL = Budget(grid=4, patients=100, instances=100)
@@ -60,7 +60,7 @@ def bag_by_bag(model: Steph, cohort: MemoryCohort) -> tuple[float, np.ndarray]:
     return own, others
 
 
-def abmil_at(model: Steph, a: float, b: float, weights: np.ndarray) -> ABMIL:
+def abmil_at(model: Steph, a: float, b: float, weights: np.ndarray) -> BaseModel:
     """A whole model of its own: ``theta_0 + a tau_t + b sum_k weights_k tau_k``, under STEPH's head."""
     rows = model.mixture.stack.double().numpy()
     merged = model.mixture.theta_0.double().numpy() + a * rows[0] + b * (weights @ rows[1:])
@@ -70,12 +70,12 @@ def abmil_at(model: Steph, a: float, b: float, weights: np.ndarray) -> ABMIL:
         state[name] = torch.from_numpy(merged[at : at + size].reshape(shape)).float()
         at += size
     assert at == len(merged)
-    plain = ABMIL(architecture)
+    plain = BaseModel(architecture)
     plain.load_state_dict({**state, **{f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}})
     return plain
 
 
-def loss_of(plain: ABMIL, cohort: MemoryCohort) -> float:
+def loss_of(plain: BaseModel, cohort: MemoryCohort) -> float:
     hazards = torch.from_numpy(predict_hazards(plain, cohort, CPU))
     bins = torch.from_numpy(bin_of(cohort.times, 32))
     return float(nll(hazards, bins, torch.from_numpy(cohort.events.copy()), ALPHA).mean())

@@ -18,14 +18,16 @@ from client_builders import state_of
 from each_case import each
 from sites import make_site
 
-from fedsteph.client.models.model_file import Local, load_model, save_abmil, save_steph
+from fedsteph.client.models.model_file import Local, load_model, save_base, save_steph
 from fedsteph.client.models.predict import PatientView, _percentile
 from fedsteph.client.report.patients_page import patients_page
 from fedsteph.client.site.prediction import predict_file
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.report.page import Page, Picture, Table, Text, html
 
 WIDE = Architecture(width=6, embed=8, attention=6, n_bins=12)
@@ -45,7 +47,7 @@ HOSTILE = [
 @dataclass(frozen=True)
 class World:
     folder: Path
-    local: ABMIL
+    local: BaseModel
     drawn: np.ndarray  # risks of many training patients, which the models' references are percentiles of
 
     def __truediv__(self, name: str) -> Path:
@@ -75,7 +77,7 @@ def world(tmp_path_factory) -> World:
     steph = Steph(Mixture(WIDE, theta_0, 0.4 * torch.randn(4, len(theta_0))), config, dropout=0.25).eval()
     torch.nn.init.normal_(steph.hypernetwork.head_agg[3].weight, std=5.0)
     save_steph(folder / "bare-steph.safetensors", steph, SOURCES, m0_sha256=M0)
-    save_abmil(folder / "bare-local.safetensors", local, m0_sha256=M0)
+    save_base(folder / "bare-local.safetensors", local, m0_sha256=M0)
     risks = [
         view.risk
         for kind in ("local", "steph")
@@ -85,7 +87,7 @@ def world(tmp_path_factory) -> World:
     ]
     drawn = np.random.default_rng(0).uniform(min(risks) - 0.1, max(risks) + 0.1, 20_000)
     reference = np.percentile(drawn, np.linspace(0, 100, 101))
-    save_abmil(folder / "local.safetensors", local, m0_sha256=M0, reference=reference)
+    save_base(folder / "local.safetensors", local, m0_sha256=M0, reference=reference)
     whole = Local(local, reference - 1)
     save_steph(folder / "steph.safetensors", steph, SOURCES, m0_sha256=M0, reference=reference, local=whole)
     return World(folder, local, drawn)

@@ -16,7 +16,8 @@ from report_builders import WHO, drawn, heading, lines_by_label, squeezed
 from fedsteph.client.methods.alignment import alignment
 from fedsteph.client.report.sar import LAM, SarCurves, draw, sar_curves
 from fedsteph.client.steph.mixture import Mixture
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"

@@ -14,13 +14,13 @@ from client_builders import CPU, Spy, equal, m0_of, make_vectors, make_workspace
 from each_case import each
 
 import fedsteph.client.sharing.averaging_rounds
-from fedsteph.client.models.model_file import load_abmil
+from fedsteph.client.models.model_file import load_base
 from fedsteph.client.sharing.averaging_rounds import keep_globals, kept_globals, read_global, train_round
 from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.training.batch import batches
 from fedsteph.common.errors import ProtocolError, VectorError, VectorFileError, VectorMismatchError
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 
@@ -59,7 +59,7 @@ def same(a: dict[str, bytes], b: dict[str, bytes]) -> bool:
 
 
 def model_of(workspace: Workspace, fold: int, round_: int, method: str = "fedavg"):
-    return load_abmil(rounds_of(workspace) / f"{method}_fold_{fold}" / f"round_{round_}.safetensors")
+    return load_base(rounds_of(workspace) / f"{method}_fold_{fold}" / f"round_{round_}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,11 @@ def test_the_head_goes_on_from_the_last_round(still):
     marked = {}
     for fold in (0, 1):
         path = rounds_of(still) / f"fedavg_fold_{fold}" / "round_0.safetensors"
-        model = load_abmil(path)
+        model = load_base(path)
         with torch.no_grad():
             model.head.weight.add_(0.5 + fold)
             model.head.bias.sub_(0.25 + fold)
-        fedsteph.client.sharing.averaging_rounds.save_abmil(path, model, m0_sha256=str(still.recipe.model.m0_sha256))
+        fedsteph.client.sharing.averaging_rounds.save_base(path, model, m0_sha256=str(still.recipe.model.m0_sha256))
         marked[fold] = model.head_state()
     ask(still, 1, globals_of(still))
     for fold in (0, 1):

@@ -19,7 +19,7 @@ from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.errors import MembershipError, VectorFileError
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.trust.roster import Entry, Roster
 from fedsteph.common.vector.vector_file import write_vector

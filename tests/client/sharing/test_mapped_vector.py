@@ -10,7 +10,8 @@ import torch
 from fedsteph.client.sharing.mapped_vector import mapped
 from fedsteph.client.steph.mixture import _STACKED, Mixture
 from fedsteph.common.errors import StorageError
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 SMALL = Architecture(6, 5, 4, 3)

@@ -22,7 +22,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.errors import BudgetPolicyError, ConfigError, LedgerError, ModelFileError, PrivacyPolicyError
-from fedsteph.common.model.abmil import model_digest
+from fedsteph.common.model.initial_model import model_digest
 from fedsteph.common.wire.messages import RunId
 
 pytestmark = pytest.mark.usefixtures("epsilon_once")

@@ -14,7 +14,7 @@ from client_builders import m0_of, make_recipe, make_vectors, state_of, trained_
 from keys_and_rosters import identity_of, membership_of, roster_of, under
 from sites import make_site
 
-from fedsteph.client.models.model_file import save_abmil
+from fedsteph.client.models.model_file import save_base
 from fedsteph.client.sharing.incoming import incoming
 from fedsteph.client.sharing.outgoing import as_received, outgoing, require_shareable, shared_vector
 from fedsteph.client.sharing.replay import next_sequence
@@ -48,7 +48,7 @@ from fedsteph.common.errors import (
     WrongRecipientError,
     WrongRunError,
 )
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import Event, read_lines, verify
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
@@ -199,7 +199,7 @@ def spiked(workspace: Workspace, folder: Path, value: float) -> Workspace:
         model.embed.bias[0] = value
     spiked = replace(workspace, base_folder=folder)
     path = spiked.fold_folder(0) / "local.safetensors"
-    save_abmil(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256))
+    save_base(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256))
     return spiked
 
 

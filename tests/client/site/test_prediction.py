@@ -14,14 +14,15 @@ from client_builders import plain_c
 from sites import make_site
 
 import fedsteph
-from fedsteph.client.models.model_file import Local, save_abmil, save_steph
+from fedsteph.client.models.model_file import Local, save_base, save_steph
 from fedsteph.client.site.prediction import predict_file
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.errors import DataError, FedstephError, ModelFileError
-from fedsteph.common.model.abmil import Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import untrained_model
 
 SIZES = Architecture(width=6, embed=4, attention=3, n_bins=8)
 M0 = "0" * 64
@@ -56,7 +57,7 @@ def world(tmp_path_factory) -> World:
     kept = table[table["pathology_id"] != "P000-DX2"]
     kept.to_csv(folder / "plain/labels.csv", index=False)
     reference = np.linspace(-8, 0, 101)
-    save_abmil(folder / "m.safetensors", untrained_model(SIZES, 1), m0_sha256=M0, reference=reference, followed_years=3)
+    save_base(folder / "m.safetensors", untrained_model(SIZES, 1), m0_sha256=M0, reference=reference, followed_years=3)
     return World(folder, kept)
 
 
@@ -118,7 +119,7 @@ def test_survival_ends_at_the_follow_up_of_the_training_patients(world, tmp_path
     table = pd.read_csv(tmp_path / "out.csv")
     assert list(table)[-3:] == ["survival_1y", "survival_2y", "survival_3y"]
     assert found.followed_years == 3 and {len(view.survival) for view in found.views} == {3}
-    save_abmil(tmp_path / "old.safetensors", untrained_model(SIZES, 1), m0_sha256=M0)
+    save_base(tmp_path / "old.safetensors", untrained_model(SIZES, 1), m0_sha256=M0)
     found = predict_file(tmp_path / "old.safetensors", *words)
     assert [told.what[:40] for told in found.warnings] == ["does not state how long its training pat"]
     every = pd.read_csv(tmp_path / "out.csv")
@@ -171,7 +172,7 @@ def test_a_folder_of_models_predicts_the_mean_and_its_spread(world, tmp_path):
 def test_a_local_model_stands_for_itself_beside_enhanced_ones(world, tmp_path):
     features, facts = world / "plain/features", {"m0_sha256": M0}
     own = untrained_model(SIZES, 1)
-    save_abmil(tmp_path / "fold_0.safetensors", own, **facts)
+    save_base(tmp_path / "fold_0.safetensors", own, **facts)
     save_steph(tmp_path / "fold_1.safetensors", enhanced(0, 1), ["a"], **facts, local=Local(own))
     one, two = (fedsteph.predict(tmp_path / f"fold_{k}.safetensors", features) for k in range(2))
     table = fedsteph.predict(tmp_path, features)
@@ -186,9 +187,9 @@ def test_models_that_do_not_fit_together_are_named(world, tmp_path):
     facts = {"m0_sha256": M0, "extraction": Extraction("test-encoder")}
     for i, (said, write) in enumerate(
         (
-            ("different M0", lambda path: save_abmil(path, model, m0_sha256="1" * 64)),
-            ("architecture", lambda path: save_abmil(path, other, **facts)),
-            ("for features of uni", lambda path: save_abmil(path, model, m0_sha256=M0, extraction=Extraction("uni"))),
+            ("different M0", lambda path: save_base(path, model, m0_sha256="1" * 64)),
+            ("architecture", lambda path: save_base(path, other, **facts)),
+            ("for features of uni", lambda path: save_base(path, model, m0_sha256=M0, extraction=Extraction("uni"))),
             ("cannot be read as safetensors", lambda path: path.write_bytes(b"junk")),
         )
     ):
@@ -196,8 +197,8 @@ def test_models_that_do_not_fit_together_are_named(world, tmp_path):
         folder.mkdir()
         with pytest.raises(ModelFileError, match=r"holds no \.safetensors file"):
             fedsteph.predict(folder, features)
-        save_abmil(folder / "fold_0.safetensors", model, **facts)
-        save_abmil(folder / "fold_1.safetensors", model, **facts)
+        save_base(folder / "fold_0.safetensors", model, **facts)
+        save_base(folder / "fold_1.safetensors", model, **facts)
         assert {"risk_low", "risk_high"} <= {*fedsteph.predict(folder, features)}
         write(folder / "fold_2.safetensors")
         with pytest.raises(ModelFileError, match=said) as caught:

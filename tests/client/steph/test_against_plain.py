@@ -14,7 +14,9 @@ from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.objective import Outputs, backward
 from fedsteph.common.config.recipe import StephConfig, TrainingConfig
 from fedsteph.common.model import pooling
-from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.model.survival import bin_of
 
 REAL = Architecture(width=1536, embed=512, attention=384, n_bins=32)
@@ -129,7 +131,7 @@ def test_a_step_of_steph_of_bags_that_are_all_alone(monkeypatch):
     assert require_same(steph, plain, names, make_cohort(SIZES)) == len(SIZES)
 
 
-def abmil_pair(architecture: Architecture) -> tuple[ABMIL, PlainAbmil, dict[str, str]]:
+def abmil_pair(architecture: Architecture) -> tuple[BaseModel, PlainAbmil, dict[str, str]]:
     model = untrained_model(architecture, 3, dropout=0.0).train()
     sizes = (architecture.width, architecture.embed, architecture.attention, architecture.n_bins)
     plain = PlainAbmil(*sizes, dropout=0.0).double()

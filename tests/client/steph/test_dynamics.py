@@ -18,7 +18,8 @@ from fedsteph.client.steph.model import Routing
 from fedsteph.client.training.epoch_log import to_tensorboard
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.host.progress import silent
-from fedsteph.common.model.abmil import Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import untrained_model
 
 SOURCES = ["site-b", "site-c", "site-d"]
 

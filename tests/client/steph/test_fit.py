@@ -26,12 +26,14 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches, risks
 from fedsteph.client.training.local import train_local
 from fedsteph.client.training.training_run import TrainingRun
-from fedsteph.common.model.abmil import ABMIL, Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.model.survival import empirical_hazard
 from fedsteph.common.vector.task_vector import TaskVector
 
 
-def parts_for(recipe, n_sources: int = 3, scale: float = 0.3) -> tuple[ABMIL, list[TaskVector]]:
+def parts_for(recipe, n_sources: int = 3, scale: float = 0.3) -> tuple[BaseModel, list[TaskVector]]:
     """A local model under a head of its own, and source vectors."""
     target, *sources = make_vectors(recipe, n_sources + 1, scale).values()
     head = untrained_model(Architecture.of(recipe.model), 9).head_state()
@@ -43,7 +45,7 @@ def mixture_for(recipe, n_sources: int = 3) -> Mixture:
     return Mixture.of(m0_of(recipe), TaskVector.between(local, m0_of(recipe)), sources)
 
 
-def fitted(recipe, cohort: MemoryCohort, parts: tuple[ABMIL, list[TaskVector]] | None = None, **options) -> Steph:
+def fitted(recipe, cohort: MemoryCohort, parts: tuple[BaseModel, list[TaskVector]] | None = None, **options) -> Steph:
     options = {"gamma": 0.0, "label": "x", "run": ON_CPU, **options}
     local, sources = parts or parts_for(recipe)
     return fit_steph(cohort, local, sources, recipe, **options)

@@ -12,7 +12,7 @@ from fedsteph.client.steph.components import Components, mean_instance
 from fedsteph.client.steph.fit import fit_steph
 from fedsteph.client.steph.free_routing import p_value
 from fedsteph.client.training.training_run import TrainingRun
-from fedsteph.common.model.abmil import pinned_model
+from fedsteph.common.model.initial_model import pinned_model
 
 ROBUST = ("steph.start=local", "steph.K=null", "steph.gamma=0.0", "training.loss=cox")
 

@@ -14,7 +14,8 @@ from fedsteph.client.steph.mixture import Mixture, coefficients
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 PAPER = Architecture(width=1536, embed=512, attention=384, n_bins=32)

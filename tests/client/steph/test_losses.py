@@ -15,7 +15,7 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.objective import backward
 from fedsteph.common.config.recipe import StephConfig, TrainingConfig
-from fedsteph.common.model.abmil import untrained_model
+from fedsteph.common.model.initial_model import untrained_model
 
 
 @each(

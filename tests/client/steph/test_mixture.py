@@ -16,7 +16,8 @@ from live_memory import LiveMemory
 
 from fedsteph.client.steph.mixture import Mixture, coefficients, top_k
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.model.abmil import Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 TINY = Architecture(width=3, embed=2, attention=2, n_bins=2)

@@ -16,7 +16,7 @@ from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.sampling import sampled
 from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.model.abmil import untrained_model
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
 

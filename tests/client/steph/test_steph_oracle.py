@@ -14,7 +14,8 @@ from fedsteph.client.training.batch import Batch
 from fedsteph.client.training.loop import _groups
 from fedsteph.client.training.objective import backward
 from fedsteph.common.config.recipe import StephConfig, TrainingConfig
-from fedsteph.common.model.abmil import ABMIL, Architecture
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.survival import nll
 from fedsteph.common.vector.task_vector import TaskVector
 
@@ -56,7 +57,7 @@ class Oracle:
         self.bags = [self.tensors[f"in/X{i}"] for i in range(3)]
 
     def abmil(self, prefix):
-        model = ABMIL(ARCHITECTURE)
+        model = BaseModel(ARCHITECTURE)
         model.load_state_dict(renamed(self.tensors, prefix, ENCODER_NAMES))
         return model
 

@@ -21,7 +21,7 @@ from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.recipe import SharingConfig
 from fedsteph.common.host import checked_file
 from fedsteph.common.host.progress import silent
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.task_vector import TaskVector
 
 QUICK = ("training.epochs=1", "steph.gamma=0.0")
@@ -51,7 +51,7 @@ def test_the_result_lies_on_the_sites_disk(done):
     assert strict((workspace.site.state / RESULT_FILE).read_text()) == result
     assert all(len(row["c_index"]) == 2 for row in result["methods"].values())
     for fold, choice in enumerate(result["methods"]["deployed"]["choice"]):
-        kind = Steph if choice == "panel" else ABMIL
+        kind = Steph if choice == "panel" else BaseModel
         assert isinstance(load_model(Path(result["models"]) / f"fold_{fold}.safetensors").model, kind)
         assert f"{choice} model" in (Path(result["models"]) / f"fold_{fold}.md").read_text()
 

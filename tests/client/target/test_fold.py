@@ -23,7 +23,7 @@ from fedsteph.client.steph.fit import COLLAPSED_BELOW
 from fedsteph.client.target.fold import enhance_fold, steps
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.common.host.progress import silent
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.vector.task_vector import TaskVector
 
 METHODS = ("local", "model_average", "steph", "panel", "deployed")  # of the default recipe
@@ -45,7 +45,7 @@ def plain_risk(hazards: torch.Tensor) -> float:
     return -total
 
 
-def plain_average(workspace: Workspace, vectors: dict[str, TaskVector]) -> ABMIL:
+def plain_average(workspace: Workspace, vectors: dict[str, TaskVector]) -> BaseModel:
     """M0 plus the mean of every vector, the target's own among them, under the target's head."""
     m0, average = m0_of(workspace.recipe), workspace.local_model(0)
     own, start = state_of(average), state_of(m0)

@@ -13,13 +13,14 @@ from sites import TINY, make_site
 
 import fedsteph.client.target.train_alone
 import fedsteph.client.training.survival_fit
-from fedsteph.client.models.model_file import load_abmil, load_model
+from fedsteph.client.models.model_file import load_base, load_model
 from fedsteph.client.site.site import Site
 from fedsteph.client.target.train_alone import local_recipe, train_models, train_site
 from fedsteph.client.training.batch import risks
 from fedsteph.common.config.run_config import Config, load_config
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.model.survival import risk_score
 
 
@@ -38,7 +39,7 @@ def test_every_fold_is_scored_on_its_test_part(tmp_path):
     assert (result["site"], result["n_patients"], result["n_events"]) == ("site", 16, 8)
     workspace = fedsteph.client.target.train_alone.Workspace.open(site, local_recipe(site, config()))
     for fold in range(2):
-        model, test = load_abmil(workspace.fold_folder(fold) / "local.safetensors"), workspace.test_part(fold)
+        model, test = load_base(workspace.fold_folder(fold) / "local.safetensors"), workspace.test_part(fold)
         risk = [float(risk_score(model(test.bag(i).unsqueeze(0)))[0]) for i in range(len(test))]
         assert result["c_index"][fold] == pytest.approx(plain_c(test.times, test.events, risk))
     assert result["mean"] == pytest.approx(sum(result["c_index"]) / 2)

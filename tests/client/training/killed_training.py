@@ -16,13 +16,14 @@ from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.host.progress import silent
-from fedsteph.common.model.abmil import ABMIL, untrained_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 
 CONFIG = TrainingConfig(epochs=4, lr=1e-2, batch_bags=4)
 SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8, 2, 5]  # 3 steps an epoch
 
 
-def train(checkpoint: Path | None, on_call=lambda n: None, progress=silent, **changes) -> ABMIL:
+def train(checkpoint: Path | None, on_call=lambda n: None, progress=silent, **changes) -> BaseModel:
     """The training, with dropout; ``on_call`` is told the number of the model's call, from 1."""
     model = untrained_model(SMALL, seed=1, dropout=0.5)
     calls = 0

@@ -14,7 +14,7 @@ from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import batches, predict_hazards, risks
 from fedsteph.common.config.recipe import StephConfig
-from fedsteph.common.model.abmil import untrained_model
+from fedsteph.common.model.initial_model import untrained_model
 
 SIZES = [4, 1, 9, 3, 3, 7, 20, 2, 5, 5, 5, 40, 6]
 

@@ -24,7 +24,7 @@ from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import ConfigError, TrainingError
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 
 Told = dict[str, dict[str, list[tuple[int, float]]]]
 
@@ -168,18 +168,18 @@ def config(*settings: str) -> TrainingConfig:
     return make_recipe("training.epochs=3", "training.lr=0.05", *settings).training
 
 
-def start(dropout: float = 0.0) -> ABMIL:
+def start(dropout: float = 0.0) -> BaseModel:
     return m0_of(make_recipe("model.n_bins=6", f"model.dropout={dropout}"))
 
 
-def train(model: ABMIL, cohort: Cohort, training: TrainingConfig, name: str) -> None:
+def train(model: BaseModel, cohort: Cohort, training: TrainingConfig, name: str) -> None:
     def forward(batch):
         return Outputs(model(batch.bags, batch.mask))
 
     fit(model, forward, cohort, training, seed=3, run=TrainingRun(CPU, name=name))
 
 
-def plain_loss(model: ABMIL, cohort: Cohort, alpha: float, index: list[int]) -> torch.Tensor:
+def plain_loss(model: BaseModel, cohort: Cohort, alpha: float, index: list[int]) -> torch.Tensor:
     """Mean negative log-likelihood of some patients, bag by bag and bin by bin."""
     total = torch.zeros(())
     for i in index:
@@ -193,7 +193,7 @@ def plain_loss(model: ABMIL, cohort: Cohort, alpha: float, index: list[int]) -> 
     return total / len(index)
 
 
-def plain_training(model: ABMIL, cohort: Cohort, training: TrainingConfig, epochs: int) -> list[dict[str, float]]:
+def plain_training(model: BaseModel, cohort: Cohort, training: TrainingConfig, epochs: int) -> list[dict[str, float]]:
     """AdamW on the whole cohort at every step, by its formulas; loss before each step, and its learning rate."""
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
     told = []

@@ -18,7 +18,7 @@ from fedsteph.client.training.batch import batches, groups_of, predict_hazards, 
 from fedsteph.client.training.loader import Loader
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import FeatureFileError
-from fedsteph.common.model.abmil import untrained_model
+from fedsteph.common.model.initial_model import untrained_model
 
 STEPS = [[3, 0, 7], [1, 2, 5, 4], [6]]
 

@@ -30,7 +30,8 @@ from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import TooSmallError, TrainingError
 from fedsteph.common.host.checked_file import read_bytes
-from fedsteph.common.model.abmil import ABMIL, untrained_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 
 HERE = Path(__file__).parent
 SIXTEEN = [1, 9, 4, 7, 2, 8, 3, 5, 6, 9, 1, 4, 7, 3, 2, 8]
@@ -127,7 +128,7 @@ def test_weight_decay_reaches_matrices_only(rates):
 
 
 def plain_reference(
-    model: ABMIL, cohort: MemoryCohort, config: TrainingConfig, steps: list[list[int]], rates: list[float]
+    model: BaseModel, cohort: MemoryCohort, config: TrainingConfig, steps: list[list[int]], rates: list[float]
 ) -> None:
     """All of a step's bags one by one in one graph, the mean of their losses, and torch's own AdamW."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]

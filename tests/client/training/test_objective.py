@@ -14,7 +14,8 @@ from fedsteph.client.training.batch import Batch, batches
 from fedsteph.client.training.cox import cox_loss, log_odds
 from fedsteph.client.training.objective import Forward, Outputs, backward
 from fedsteph.common.config.recipe import TrainingConfig
-from fedsteph.common.model.abmil import ABMIL, untrained_model
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.model.survival import nll
 
 COHORT = make_cohort([3, 7, 1, 5, 2, 9, 4, 6, 3, 8], seed=2)
@@ -27,7 +28,7 @@ CUTS = {
 }
 
 
-def model_of(dropout: float = 0.0) -> ABMIL:
+def model_of(dropout: float = 0.0) -> BaseModel:
     return untrained_model(SMALL, seed=4, dropout=dropout).double().train()
 
 
@@ -36,15 +37,15 @@ def stacks_of(cut: Sequence[Sequence[int]]):
     return lambda: ((group, batch) for part in cut for group, batch in batches(COHORT, part, SMALL.n_bins, CPU))
 
 
-def gradients(model: ABMIL) -> dict[str, torch.Tensor]:
+def gradients(model: BaseModel) -> dict[str, torch.Tensor]:
     return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def plain(model: ABMIL) -> Forward:
+def plain(model: BaseModel) -> Forward:
     return lambda batch: Outputs(model(batch.bags, batch.mask))
 
 
-def penalised(model: ABMIL) -> Forward:
+def penalised(model: BaseModel) -> Forward:
     """A penalty that differs from bag to bag and depends on the parameters."""
 
     def forward(batch: Batch) -> Outputs:

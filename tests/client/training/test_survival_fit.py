@@ -30,7 +30,7 @@ from fedsteph.client.training.objective import Outputs
 from fedsteph.client.training.survival_fit import fit_survival, for_steph, start_head
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
-from fedsteph.common.model.abmil import ABMIL
+from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.survival import bin_of, empirical_hazard
 
 SIZES = [3, 7, 1, 5, 2, 9, 4, 6, 3, 8, 2, 5]  # 3 steps of 4 in an epoch
@@ -42,7 +42,7 @@ def recipe_of(*settings: str) -> Recipe:
     return make_recipe("model.n_bins=6", "training.epochs=4", "training.lr=0.01", "training.batch_bags=4", *settings)
 
 
-def train(recipe: Recipe, cohort: MemoryCohort = COHORT, model: ABMIL | None = None, on_forward=None, **options):
+def train(recipe: Recipe, cohort: MemoryCohort = COHORT, model: BaseModel | None = None, on_forward=None, **options):
     model = model or m0_of(recipe)
 
     def forward(batch):
@@ -109,7 +109,7 @@ def test_an_encoder_without_a_head_is_refused():
         fit_survival(torch.nn.Linear(2, 2), lambda batch: None, COHORT, recipe, seed=0, run=ON_CPU)
 
 
-def rows_apart(model: ABMIL) -> float:
+def rows_apart(model: BaseModel) -> float:
     weight = model.head.weight.detach()
     return float((weight - weight[0]).abs().max())
 

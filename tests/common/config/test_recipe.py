@@ -188,6 +188,8 @@ OUT_OF_RANGE = [
     ("model.embed", "8193"),
     ("model.attention", "-1"),
     ("model.n_bins", "0"),
+    ("model.kind", "transformer"),
+    ("model.max_instances", "0"),
     ("model.dropout", "1"),
     ("model.dropout", "-0.1"),
     ("model.m0_seed", "-1"),
@@ -530,6 +532,8 @@ def test_the_digest_does_not_see_order_or_notation(tmp_path: Path) -> None:
 def test_the_digest_sees_every_key() -> None:
     others = {
         "model.head_bias": "default",
+        "model.kind": "ilra",
+        "model.max_instances": 9,
         "model.encoder": "uni_v2",
         "model.m0_sha256": SHA256,
         "training.loss": "cox",

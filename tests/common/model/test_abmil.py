@@ -13,13 +13,16 @@ from torch import Tensor
 
 from fedsteph.common.config.recipe import ModelConfig
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.model.abmil import ABMIL, Architecture, encode, model_digest, pinned_model, untrained_model
+from fedsteph.common.model.abmil import gated_attention
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest, pinned_model, untrained_model
 
 SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
 PAPER = ModelConfig(width=1536)
 
 
-def model(seed: int = 0) -> ABMIL:
+def model(seed: int = 0) -> BaseModel:
     return untrained_model(SMALL, seed).double().eval()
 
 
@@ -57,7 +60,7 @@ def by_hand(weights: dict[str, np.ndarray], instances: np.ndarray) -> tuple[np.n
 def test_forward_equals_a_loop_over_instances(n: int) -> None:
     abmil, instances = model(), bag(n)
     z, attention, hazards = by_hand({k: v.numpy() for k, v in abmil.state_dict().items()}, instances.numpy())
-    found_z, found_attention = encode(abmil.encoder_state(), instances[None])
+    found_z, found_attention = gated_attention(abmil.encoder_state(), instances[None])
     np.testing.assert_allclose(found_z[0].detach(), z, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(found_attention[0].detach(), attention, rtol=1e-12)
     np.testing.assert_allclose(abmil(instances[None])[0].detach(), hazards, rtol=1e-12)
@@ -77,7 +80,7 @@ def test_a_padded_batch_equals_each_bag_alone(filler: float) -> None:
     batch, mask = padded(bags, filler)
     together = abmil(batch, mask)
     torch.testing.assert_close(together, torch.cat([abmil(one[None]) for one in bags]), rtol=1e-12, atol=0)
-    _, attention = encode(abmil.encoder_state(), batch, mask)
+    _, attention = gated_attention(abmil.encoder_state(), batch, mask)
     assert (attention[~mask] == 0).all()
     torch.testing.assert_close(attention.sum(1), torch.ones(3).double(), rtol=1e-12, atol=0)
     names = [name for name, _ in abmil.named_parameters()]
@@ -93,10 +96,10 @@ def test_weights_per_bag() -> None:
     models, bags = [model(seed) for seed in range(3)], torch.stack([bag(7, seed) for seed in range(3)])
     shared, own = models[0].encoder_state(), [one.encoder_state() for one in models]
     repeated = {name: tensor.expand(3, *tensor.shape) for name, tensor in shared.items()}
-    torch.testing.assert_close(encode(repeated, bags), encode(shared, bags), rtol=1e-12, atol=1e-14)
-    z, attention = encode({name: torch.stack([one[name] for one in own]) for name in shared}, bags)
+    torch.testing.assert_close(gated_attention(repeated, bags), gated_attention(shared, bags), rtol=1e-12, atol=1e-14)
+    z, attention = gated_attention({name: torch.stack([one[name] for one in own]) for name in shared}, bags)
     for i in range(3):
-        alone = encode(own[i], bags[i : i + 1])
+        alone = gated_attention(own[i], bags[i : i + 1])
         torch.testing.assert_close((z[i : i + 1], attention[i : i + 1]), alone, rtol=1e-12, atol=1e-14)
 
 

@@ -12,8 +12,10 @@ from plain_steph import pooled
 from torch import Tensor
 from torch.nn import functional
 
-from fedsteph.common.model.abmil import Architecture, encode, untrained_model
+from fedsteph.common.model.abmil import gated_attention
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.dropout import GateDropout
+from fedsteph.common.model.initial_model import untrained_model
 
 PROBABILITIES = (0.1, 0.25, 0.5)
 N = 2**18
@@ -67,7 +69,7 @@ def test_a_probability_near_1_still_keeps_something_in_the_mean(p: float) -> Non
     """A configuration may ask for any below 1."""
     found = dropout_of(p)
     assert 0 < found.dropped < 65_536 and float(found.keep(MANY).double().mean()) < 0.001
-    z, _ = encode(untrained_model(SMALL, 0).encoder_state(), bag_of(4)[None], dropout=p)
+    z, _ = gated_attention(untrained_model(SMALL, 0).encoder_state(), bag_of(4)[None], dropout=p)
     assert bool(z.isfinite().all())
 
 
@@ -181,21 +183,21 @@ def test_the_score_is_distributed_as_under_two_dropouts(p: float) -> None:
 
 def alone(n: int, bag: Tensor, p: float) -> Tensor:
     state = state_of()
-    return torch.cat([encode(state, bag[None], dropout=p)[0] for _ in range(n)])
+    return torch.cat([gated_attention(state, bag[None], dropout=p)[0] for _ in range(n)])
 
 
 def together(n: int, bag: Tensor, p: float) -> Tensor:
-    return encode(state_of(), bag.expand(n, -1, -1), dropout=p)[0]
+    return gated_attention(state_of(), bag.expand(n, -1, -1), dropout=p)[0]
 
 
 def padded(n: int, bag: Tensor, p: float) -> Tensor:
     bags = torch.cat([bag, torch.zeros(2, SMALL.width)]).expand(n, -1, -1)
-    return encode(state_of(), bags, (torch.arange(len(bag) + 2) < len(bag)).expand(n, -1), p)[0]
+    return gated_attention(state_of(), bags, (torch.arange(len(bag) + 2) < len(bag)).expand(n, -1), p)[0]
 
 
 def own_weights(n: int, bag: Tensor, p: float) -> Tensor:
     repeated = {name: tensor.expand(n, *tensor.shape) for name, tensor in state_of().items()}
-    return encode(repeated, bag.expand(n, -1, -1), dropout=p)[0]
+    return gated_attention(repeated, bag.expand(n, -1, -1), dropout=p)[0]
 
 
 N_PASSES = 2500

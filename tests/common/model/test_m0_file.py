@@ -14,8 +14,8 @@ from each_case import each
 from fedsteph.common.config.recipe import ModelConfig
 from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.model.abmil import (
-    Architecture,
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import (
     initial_model,
     m0_digest,
     model_digest,

@@ -11,8 +11,9 @@ from plain_steph import pooled
 from torch import Tensor
 
 from fedsteph.common.model import pooling
-from fedsteph.common.model.abmil import Architecture, untrained_model
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.dropout import GateDropout
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.model.pooling import pool
 
 PIECE = 16

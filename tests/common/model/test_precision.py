@@ -11,7 +11,9 @@ from each_case import each
 from torch import Tensor
 from torch.nn import functional
 
-from fedsteph.common.model.abmil import Architecture, encode, untrained_model
+from fedsteph.common.model.abmil import gated_attention
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.model.precision import factors, factors_in, linear, product
 
 HALF_A_STEP = 2.0**-8  # relative, between neighbours of bfloat16
@@ -153,9 +155,9 @@ WAYS = {
 def test_an_encoder_under_bfloat16_is_close_and_gives_float32(way: str) -> None:
     copies, bags, mask = WAYS[way]
     theta = encoder(copies)
-    plain_z, plain_attention = encode(theta, bags, mask)
+    plain_z, plain_attention = gated_attention(theta, bags, mask)
     with factors_in(torch.bfloat16):
-        z, attention = encode(theta, bags, mask)
+        z, attention = gated_attention(theta, bags, mask)
     require_close(z, plain_z, 1e-2)
     require_close(attention, plain_attention, 5e-2)
     torch.testing.assert_close(attention.sum(dim=1), torch.ones(len(bags)))
@@ -177,7 +179,7 @@ def test_a_gradient_is_rounded_as_its_forward_pass_was(way: str) -> None:
         (torch.float32, torch.bfloat16),
     ]:
         with factors_in(forward):
-            z, _ = encode(theta, bags, mask)
+            z, _ = gated_attention(theta, bags, mask)
         with factors_in(backward):
             found.append(torch.autograd.grad((z * matrix(SMALL.embed)).sum(), tuple(theta.values())))
     for a, b in [(0, 1), (0, 2), (1, 3), (4, 5)]:

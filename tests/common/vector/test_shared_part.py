@@ -7,13 +7,13 @@ import json
 from each_case import each
 
 from fedsteph.common.config.recipe import ModelConfig, SharingConfig
-from fedsteph.common.model.abmil import Architecture, untrained_model
-from fedsteph.common.model.encoder_shapes import encoder_shapes
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import untrained_model
 from fedsteph.common.vector.shared_part import WHOLE, description, shared_bytes, shared_shapes
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 
-PAPER = encoder_shapes(1536, 512, 384)
+PAPER = Architecture(1536, 512, 384, 32)
 SIZES = (13, 11, 9)
 SMALL = Architecture(*SIZES, n_bins=2)
 VECTOR = TaskVector.between(untrained_model(SMALL, 1), untrained_model(SMALL, 0))
@@ -29,7 +29,7 @@ def test_a_file_holds_what_was_counted(dtype, layers, rank) -> None:
     header = json.loads(content[8:start])
     del header["__metadata__"]
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-    assert shapes == shared_shapes(SMALL.encoder_shapes, sharing)
+    assert shapes == shared_shapes(SMALL, sharing)
     model = ModelConfig(width=SIZES[0], embed=SIZES[1], attention=SIZES[2])
     assert len(content) - start == shared_bytes(model, sharing)
 
@@ -62,7 +62,7 @@ def test_factors_travel_where_they_are_fewer_numbers(rank: int, factored: bool) 
 def test_a_row_and_a_bias_always_travel_whole() -> None:
     names = shared_shapes(PAPER, SharingConfig(rank=1))
     assert names["attention_c.weight"] == (1, 384)
-    assert [name for name in names if name.endswith("bias")] == [name for name in PAPER if name.endswith("bias")]
+    assert [name for name in names if name.endswith("bias")] == [name for name in PAPER.encoder_shapes if name.endswith("bias")]
 
 
 @each(

@@ -11,7 +11,9 @@ import torch
 from each_case import each
 
 from fedsteph.common.errors import VectorMismatchError
-from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector, flatten, mean
 
 SMALL = Architecture(width=5, embed=4, attention=3, n_bins=6)
@@ -21,7 +23,7 @@ A, B, C = (TaskVector.between(model, M0) for model in MODELS)
 WITH_HEAD = [TaskVector.between(model, M0, head=True) for model in MODELS]
 
 
-def row(model: ABMIL) -> np.ndarray:
+def row(model: BaseModel) -> np.ndarray:
     """All encoder values of a model, straight from its state."""
     return np.concatenate([model.state_dict()[name].numpy().ravel() for name in SMALL.encoder_shapes])
 
@@ -121,7 +123,7 @@ def test_a_row_is_found_only_where_all_pieces_lie_in_order() -> None:
     assert torch.equal(TaskVector(A.architecture, A.m0_sha256, tensors).flat(), A.flat())
 
 
-def direction(model: ABMIL) -> np.ndarray:
+def direction(model: BaseModel) -> np.ndarray:
     """The mean over bins of a model's head, straight from its state."""
     return model.state_dict()["head.weight"].numpy().mean(axis=0)
 

@@ -10,7 +10,8 @@ import torch
 from damage import flipped
 
 from fedsteph.common.errors import ModelFileError
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.tensor_file import read_stamped, stamped
 from fedsteph.common.vector.vector_file import write_vector

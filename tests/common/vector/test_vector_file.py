@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from fedsteph.common.config.recipe import Dtype, SharingConfig
 from fedsteph.common.errors import VectorError, VectorFileError, VectorMismatchError, VectorRangeError
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.reduction import reduced, restored
 from fedsteph.common.vector.shared_part import HEAD, WHOLE
 from fedsteph.common.vector.task_vector import TaskVector

@@ -14,7 +14,7 @@ from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS
 from fedsteph.common.errors import ConfigError, DeploymentError, EngineError, QuorumError, RosterError, SiteError
 from fedsteph.common.host.checked_file import read_json
-from fedsteph.common.model.abmil import pin_m0
+from fedsteph.common.model.initial_model import pin_m0
 from fedsteph.common.trust.roster import read_roster, write_roster
 from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed, prepare, require_no_failure, run

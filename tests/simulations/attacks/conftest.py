@@ -20,7 +20,8 @@ from fedsteph.client.site.site_file import SiteFile
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.attacks.poisoned_federation import trained_vector
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsteph.common.config.recipe import ModelConfig
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.simulations.bench import data_path, models, site_work, sources, step_memory, steps
 from fedsteph.simulations.bench.pairs import in_turn, ratio
 from fedsteph.simulations.memory import memory_of

@@ -8,7 +8,7 @@ import json
 import psutil
 import pytest
 
-from fedsteph.common.model.abmil import Architecture
+from fedsteph.common.model.architecture import Architecture
 from fedsteph.simulations.bench.figures import Spread
 from fedsteph.simulations.relay import relay_cost, sealing
 from fedsteph.simulations.relay.processes import PROGRAMS

@@ -22,7 +22,7 @@ from foreign import imported, plant
 from reports import fedsteph
 from sites import TINY, make_site
 
-from fedsteph.client.models.model_file import load_model, save_abmil
+from fedsteph.client.models.model_file import load_model, save_base
 from fedsteph.client.site.site_of_node import read_sites
 from fedsteph.client.training import survival_fit
 from fedsteph.common.config.digest import to_dict
@@ -31,7 +31,8 @@ from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import EngineError, QuorumError
 from fedsteph.common.host.checked_file import read_json, write_json
 from fedsteph.common.host.lock import exclusive
-from fedsteph.common.model.abmil import Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.trust.audit_log import read_lines, verify
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.trust.keys import Identity
@@ -264,13 +265,13 @@ def test_a_site_s_own_policy_holds_in_a_simulation_too(sites, tmp_path, capsys):
 def test_a_file_of_m0_is_copied_into_the_run_and_is_where_every_site_starts(made, tmp_path, capsys):
     first, second = (untrained_model(Architecture(6, 8, 6, 32), seed) for seed in (7, 8))
     m0, sha256 = tmp_path / "m0.safetensors", model_digest(first)
-    save_abmil(m0, first, m0_sha256=sha256)
+    save_base(m0, first, m0_sha256=sha256)
     (tmp_path / "c.yaml").write_text("model: {m0: m0.safetensors}\n")
     words = ("--config", tmp_path / "c.yaml", *QUICK, "--set", "federation.sites=[alpha, beta]")
     assert simulate(tmp_path / "run", made, *words) == 0
     loaded = load_model(tmp_path / "run/sites/alpha/deployed/fold_0.safetensors")
     assert loaded.m0 == sha256 and str(tmp_path) not in (tmp_path / "run/config.yaml").read_text()
-    save_abmil(m0, second, m0_sha256=model_digest(second))
+    save_base(m0, second, m0_sha256=model_digest(second))
     capsys.readouterr()
     assert simulate(tmp_path / "run", made, *words) == 1
     assert "these differ: model.m0_sha256" in capsys.readouterr().err

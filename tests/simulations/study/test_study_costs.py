@@ -16,7 +16,9 @@ from fedsteph.client.methods.task import learnable_parameters
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, SharingConfig, StephConfig
-from fedsteph.common.model.abmil import ABMIL, Architecture, model_digest, untrained_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.base_model import BaseModel
+from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
@@ -36,11 +38,11 @@ ABMIL_MACS = N * (D * E + 2 * E * A + A + E) + E * BINS
 
 
 @pytest.fixture(scope="module")
-def m0() -> ABMIL:
+def m0() -> BaseModel:
     return untrained_model(PAPER, seed=42, dropout=0.25)
 
 
-def vector_of(m0: ABMIL, seed: int) -> TaskVector:
+def vector_of(m0: BaseModel, seed: int) -> TaskVector:
     generator = torch.Generator().manual_seed(seed)
     tensors = {n: 0.01 * torch.randn(s, generator=generator) for n, s in m0.architecture.encoder_shapes.items()}
     return TaskVector(m0.architecture, model_digest(m0), tensors)
@@ -100,7 +102,7 @@ def test_counting_leaves_the_model_as_it_is(m0):
     assert all(parameter.grad is None for parameter in m0.parameters())
 
 
-def sealed(m0: ABMIL, sender: str, recipient: str, sharing: SharingConfig = WHOLE) -> bytes:
+def sealed(m0: BaseModel, sender: str, recipient: str, sharing: SharingConfig = WHOLE) -> bytes:
     context = Context(
         "federation", "b" * 32, sender, recipient, model_digest(m0), m0.architecture.digest, recipe_sha256="c" * 64
     )

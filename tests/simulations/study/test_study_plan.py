@@ -12,7 +12,7 @@ from studies import RECIPE, write_study
 
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.model.abmil import m0_digest
+from fedsteph.common.model.initial_model import m0_digest
 from fedsteph.simulations.study.plan import Plan, Unit, make_plan, paid_for
 from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.work import Ground, Worker

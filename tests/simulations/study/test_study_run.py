@@ -47,7 +47,8 @@ from fedsteph.__main__ import main
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.host.checked_file import read_json
-from fedsteph.common.model.abmil import Architecture, pinned_model
+from fedsteph.common.model.architecture import Architecture
+from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.run.run_folder import prepare

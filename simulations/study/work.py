@@ -183,7 +183,7 @@ class Worker:
             "metrics": further_metrics(hazards, test, task.train).to_dict(),
             "alignment": _alignment(task, trained, test),
             "learnable": trained.learnable,
-            "gigaflops": gigaflops(trained.model, int(workspace.cohort.width)) if unit.fold == 0 else None,
+            "gigaflops": gigaflops(trained.model, int(workspace.cohort.row_width)) if unit.fold == 0 else None,
             "notes": dict(trained.notes),
         }
 

@@ -27,7 +27,8 @@ def test_numbers_levels_and_categories_with_what_is_missing(tmp_path):
     np.testing.assert_array_equal(found.of("ABC").measured("age"), [67, np.nan, 10])
     np.testing.assert_array_equal(found.of("CBA").measured("grade"), [np.nan, 0, 2])  # none is a level, not missing
     assert found.of("ABCD").categories("sex").tolist() == ["MALE", "", "", ""]
-    assert repr(found).startswith("<") and "67" not in repr(found)  # no log tells a value
+    told = repr(found).partition(" at 0x")[0]  # the address may have any digits
+    assert told.startswith("<") and "67" not in told  # no log tells a value
 
 
 def test_a_patient_has_one_value_and_a_row_without_it_does_not_matter(tmp_path):

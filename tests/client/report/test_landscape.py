@@ -156,7 +156,7 @@ def test_no_more_is_looked_at_than_the_budget_has(model, monkeypatch):
     some = landscape(model, parts(), None, alpha=ALPHA, device=CPU, budget=Budget(2, patients=3, instances=2))
     assert some.patients == {"training": 3, "test": 3} and some.instances == 2 and len(spy.calls) == 2 * 2 * 2
     for k, call in enumerate(spy.calls):
-        _, bags, mask = call.args
+        _, _, bags, mask = call.args
         cohort = parts()["training" if k % 2 == 0 else "test"]
         rows = {tuple(x): i for i in range(len(cohort)) for x in cohort.bag(i).tolist()}
         assert len(bags) == 3 and mask.shape == bags.shape[:2] and bags.shape[1] <= 2
@@ -174,10 +174,10 @@ def test_a_sample_is_drawn_at_random_and_not_from_the_beginning(model, monkeypat
         cohort.bag(i)[:, 1], cohort.bag(i)[:, 2] = float(i), torch.arange(30.0)
     spy = Spy(monkeypatch, fedsteph.client.report.landscape, "encode")
     landscape(model, {"training": cohort}, None, alpha=ALPHA, device=CPU, budget=Budget(2, patients=10, instances=5))
-    bags = spy.calls[0].args[1]
+    bags = spy.calls[0].args[2]
     assert max(bags[:, 0, 1].tolist()) > 9 and bags[:, :, 2].max() > 4
     assert len({tuple(bag[:, 2].tolist()) for bag in bags}) > 1
-    assert all(torch.equal(call.args[1], bags) for call in spy.calls), "the same at every point"
+    assert all(torch.equal(call.args[2], bags) for call in spy.calls), "the same at every point"
 
 
 def test_a_bag_is_not_changed_by_being_sampled(model):

@@ -62,7 +62,9 @@ def test_factors_travel_where_they_are_fewer_numbers(rank: int, factored: bool) 
 def test_a_row_and_a_bias_always_travel_whole() -> None:
     names = shared_shapes(PAPER, SharingConfig(rank=1))
     assert names["attention_c.weight"] == (1, 384)
-    assert [name for name in names if name.endswith("bias")] == [name for name in PAPER.encoder_shapes if name.endswith("bias")]
+    assert [name for name in names if name.endswith("bias")] == [
+        name for name in PAPER.encoder_shapes if name.endswith("bias")
+    ]
 
 
 @each(

@@ -1,4 +1,4 @@
-"""Training ABMIL at the target towards what the sources know: their risks (distilled), or the merge (shrunk)."""
+"""Trains the base model at the target towards what the sources know: their risks (distilled), or the merge (shrunk)."""
 
 from __future__ import annotations
 

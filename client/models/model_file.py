@@ -1,4 +1,4 @@
-"""Saves and loads models: one safetensors file each, for the local ABMIL and for the enhanced model."""
+"""Saves and loads models: one safetensors file each, for the local model and for the enhanced model."""
 
 from __future__ import annotations
 

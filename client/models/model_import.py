@@ -64,15 +64,16 @@ def import_model(path: Path, *, layout: str = "auto", m0: Path | None = None) ->
         return Imported(foreign, None)
     start = read_foreign(m0, layout if m0.suffix != ".safetensors" else "auto").model
     if start.architecture != foreign.model.architecture:
-        what = f"is an ABMIL of {sizes(foreign.model)}, and its M0 ({m0}) of {sizes(start)}"
+        what = f"is {sizes(foreign.model)}, and its M0 ({m0}) {sizes(start)}"
         raise VectorMismatchError(what, where=path, remedy="Give the M0 that the model's training started from")
     return Imported(foreign, start)
 
 
 def sizes(model: BaseModel) -> str:
-    """The layer sizes in words."""
+    """Kind and layer sizes in words."""
     found = model.architecture
-    return f"width {found.width}, embed {found.embed}, attention {found.attention}, {found.n_bins} bins"
+    layers = f"width {found.width}, embed {found.embed}, attention {found.attention}, {found.n_bins} bins"
+    return f"{found.encoder_kind.title} of {layers}"
 
 
 def told_of(path: Path) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def told_of(path: Path) -> dict[str, Any]:
     return {
         "kind": "local" if local else "enhanced",
         "is_m0": own == loaded.m0,
+        "base_model": loaded.architecture.encoder_kind.title,
         "architecture": loaded.architecture.to_dict(),
         "model_sha256": own,
         "m0_sha256": loaded.m0,

@@ -13,15 +13,16 @@ from fedsteph.client.sharing.spending import spent
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.target_result import ScreenedFolds, TargetResult
 from fedsteph.common.config.digest import digest, to_dict
+from fedsteph.common.encoders.base_kinds import KINDS
 from fedsteph.common.host import atomic
 from fedsteph.common.vector.shared_part import description
 from fedsteph.common.wire.messages import band
 
 _KINDS = {
-    "local": "Local ABMIL survival model, trained from the federation's M0 on this site's patients alone. It holds "
+    "local": "Local survival model, trained from the federation's M0 on this site's patients alone. It holds "
     "percentiles of their risks, their longest follow-up in whole years and digests of their IDs, so it stays at this "
     "site.",
-    "imported": "Local ABMIL survival model, trained elsewhere and imported: that it started from the federation's M0 "
+    "imported": "Local survival model, trained elsewhere and imported: that it started from the federation's M0 "
     "and saw this fold's training part alone is what its owner said. It holds percentiles of the risks of this site's "
     "patients and their longest follow-up in whole years, so it stays at this site.",
     "steph": "Enhanced survival model: STEPH over this site's and the received task vectors "
@@ -79,6 +80,7 @@ def write(
         f"| patients of the site | {band(len(cohort))} |",
         f"| events of the site | {band(int(cohort.events.sum()))} |",
         f"| privacy of all vectors that the site shared | {spent(workspace)} |",
+        f"| base model | {KINDS[recipe.model.kind].title} |",
         f"| features | {cohort.width} wide, of {cohort.extraction} |",
         f"| output | hazards of {recipe.model.n_bins} years of 365 days; risk = -sum of yearly survival |",
         f"| M0 SHA-256 | `{recipe.model.m0_sha256}` |",

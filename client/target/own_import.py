@@ -56,8 +56,8 @@ def place_own(folder: Path, config: Config, found: Imported, fold: int) -> Path:
 def _require_fitting(workspace: Workspace, found: Imported) -> None:
     m0 = pinned_model(workspace.recipe.model)
     if m0.architecture != found.model.architecture:
-        what = f"is an ABMIL of {sizes(found.model)}, and the configuration's has {sizes(m0)}"
-        remedy = "Set model.width, .embed, .attention and .n_bins to those of the model"
+        what = f"is {sizes(found.model)}, and the configuration's is {sizes(m0)}"
+        remedy = "Set model.kind, .width, .embed, .attention and .n_bins to those of the model"
         raise VectorMismatchError(what, where="the model", remedy=remedy)
     pinned = str(workspace.recipe.model.m0_sha256)
     if found.m0_sha256 != pinned:

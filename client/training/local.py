@@ -1,4 +1,4 @@
-"""Trains a site's own model: ABMIL from M0 on one training part."""
+"""Trains a site's own model: the base model from M0 on one training part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def train_local(
     start: TaskVector | None = None,
     beside: StepLoss | None = None,
 ) -> BaseModel:
-    """Train ABMIL from the federation's M0 on all of ``cohort``.
+    """Train the base model from the federation's M0 on all of ``cohort``.
 
     Args:
         label: name of the training part, from which the seed is derived; the log has it too.

@@ -15,8 +15,8 @@ from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.method_names import COMPARATORS
 from fedsteph.common.config.panel_config import PanelConfig
 from fedsteph.common.config.require import require
-from fedsteph.common.encoders.kind import Sizes
 from fedsteph.common.encoders.base_kinds import KINDS
+from fedsteph.common.encoders.kind import Sizes
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 MOST_MEMBERS = 20  # of a final model

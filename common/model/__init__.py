@@ -1,1 +1,1 @@
-"""The base model ABMIL, discrete-time survival, and the C-index with its bootstrap intervals."""
+"""The base model, discrete-time survival, and the C-index with its bootstrap intervals."""

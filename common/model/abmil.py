@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsteph.common.encoders.kind import Sizes
 from fedsteph.common.encoders.base_kinds import KINDS
+from fedsteph.common.encoders.kind import Sizes
 from fedsteph.common.model.dropout import GateDropout
 from fedsteph.common.model.pooling import pool
 from fedsteph.common.model.precision import factors_in, linear

@@ -8,8 +8,8 @@ import math
 from dataclasses import asdict, dataclass
 
 from fedsteph.common.config.recipe import ModelConfig
-from fedsteph.common.encoders.kind import Kind, Shapes, Sizes
 from fedsteph.common.encoders.base_kinds import kind_of
+from fedsteph.common.encoders.kind import Kind, Shapes, Sizes
 from fedsteph.common.errors import ConfigError
 
 _ABMIL = "abmil"

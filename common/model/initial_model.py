@@ -16,7 +16,7 @@ from fedsteph.common.model.seeded import seeded
 
 
 def untrained_model(architecture: Architecture, seed: int, dropout: float = 0.25) -> BaseModel:
-    """``M0``: an untrained ABMIL on the CPU, initialised by PyTorch's defaults from ``seed``."""
+    """``M0``: an untrained model on the CPU, initialised by PyTorch's defaults from ``seed``."""
     with seeded(seed):
         return BaseModel(architecture, dropout)
 
@@ -52,7 +52,7 @@ def initial_model(config: ModelConfig) -> BaseModel:
         config: ``model`` of a configuration, with its ``width`` (d, features per instance).
 
     Returns:
-        an ABMIL on the CPU, read from the file ``m0`` or made from ``m0_seed``; from a seed it is the same on every
+        a base model on the CPU, read from the file ``m0`` or made from ``m0_seed``; from a seed it is the same on every
         machine with the same version of torch.
 
     Raises:

@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fedsteph.common.encoders.kind import Shape
 from fedsteph.common.encoders.base_kinds import KINDS
+from fedsteph.common.encoders.kind import Shape
 from fedsteph.common.errors import ConfigError
 
 _REMEDY = "Give the federation's file of M0, as 'fedsteph model m0' or 'fedsteph model import' writes it"

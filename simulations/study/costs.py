@@ -63,7 +63,7 @@ def _high_water() -> int:
 
 @torch.no_grad()
 def gigaflops(model: nn.Module, width: int, instances: int = INSTANCES) -> float:
-    """GFLOPs of one prediction on a slide of ``instances`` instances with rows of ``width`` numbers, by torch's counter.
+    """GFLOPs of one prediction on a bag of ``instances`` rows with ``width`` numbers each, by torch's counter.
 
     It counts 2 FLOPs per multiply-add of every matrix product, of a sparse matrix for its entries alone, and no
     element-wise operations. An ABMIL of 1536 -> 512, 384, 32 has 23.6 GFLOPs.

@@ -20,7 +20,7 @@ def test_from_checkpoints_to_files_and_what_they_say(cli, refused, tmp_path) -> 
     torch.save(seeded(ClamModel).state_dict(), clam)
     m0, tau, model = (tmp_path / f"{name}.safetensors" for name in ("m0", "tau", "model"))
     code, out, _ = cli("model", "import", null, "--out", m0)
-    assert code == 0 and "in the layout steph: width 6, embed 8, attention 6, 32 bins" in out
+    assert code == 0 and "in the layout steph: ABMIL of width 6, embed 8, attention 6, 32 bins" in out
     code, out, _ = cli("model", "import", trained, "--m0", m0, "--vector-out", tau, "--out", model, "--json")
     told = json.loads(out)
     vector = fedsteph.load_vector(tau, fedsteph.load_model(m0).model)

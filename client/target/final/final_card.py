@@ -17,7 +17,7 @@ _UNTESTED = (
     "can test it."
 )
 _MEMBERS = {
-    "local": "Each member is a local ABMIL survival model, trained from the federation's M0 on this site's patients "
+    "local": "Each member is a local survival model, trained from the federation's M0 on this site's patients "
     "alone. The file holds",
     "panel": "Each member is a panel: an enhanced survival model, STEPH over this site's and the received task vectors "
     "(arXiv 2603.10526), this site's own model and the received ones predict together. The file holds the received "

@@ -150,7 +150,7 @@ def _show(found: Imported, written: dict[str, Path], as_json: bool) -> None:
         told = {"layout": foreign.layout, "passed_over": list(foreign.passed_over), "m0_sha256": found.m0_sha256}
         paths = {name: str(path) for name, path in written.items()}
         return console.show_json(told | {"sha256": foreign.sha256, "norm": norm, "written": paths})
-    console.say(f"an ABMIL in the layout {foreign.layout}: {sizes(found.model)}")
+    console.say(f"in the layout {foreign.layout}: {sizes(found.model)}")
     if foreign.passed_over:
         console.say(f"no part of it, passed over: {', '.join(foreign.passed_over)}")
     console.say(f"M0: {found.m0_sha256}" + (" (this model itself)" if norm is None else f"; distance {norm:.4g}"))

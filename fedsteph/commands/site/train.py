@@ -22,7 +22,7 @@ def train(
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the site's own ABMIL survival model, without any network: per fold, then on all patients.
+    """Train the site's own survival model, without any network: per fold, then on all patients.
 
     \b
     Examples:

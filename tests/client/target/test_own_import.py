@@ -104,7 +104,7 @@ def test_a_model_that_does_not_fit_the_site_or_the_configuration_is_refused(site
         place_own(site.folder, config, import_model(own, m0=checkpoint(tmp_path / "other.pth", 9)), 0)
     with pytest.raises(VectorMismatchError, match="its M0 has the digest"):
         place_own(site.folder, load_config(None, TINY), found, 0)
-    with pytest.raises(VectorMismatchError, match="4 bins, and the configuration's has width 6"):
+    with pytest.raises(VectorMismatchError, match="4 bins, and the configuration's is ABMIL of width 6"):
         small = [checkpoint(tmp_path / f"{k}.pth", k, (6, 8, 6, 4)) for k in (0, 1)]
         place_own(site.folder, config, import_model(small[1], m0=small[0]), 0)
     with pytest.raises(DataError, match="there is no fold 2: the site has 2"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import toy_kind
 from client_builders import CPU, make_cohort, make_recipe, make_vectors, make_workspace
 from each_case import each
 from method_builders import with_vectors
@@ -130,6 +133,13 @@ def test_vectors_of_two_kinds_never_mix() -> None:
         "encoder.model.feat_ext.0.weight",
         "encoder.model.feat_ext.0.bias",
     }
+
+
+def test_the_added_kind_is_the_one_in_the_docs() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "models.md").read_text()
+    for part in (inspect.getsource(toy_kind.ToyEncoder), inspect.getsource(toy_kind._shapes)):
+        assert part in page
+    assert len(inspect.getsource(toy_kind).splitlines()) < 60
 
 
 def test_a_bag_above_the_limit_is_drawn_from() -> None:

@@ -95,6 +95,15 @@ def test_gigaflops_of_steph_s_relatives(changes):
     assert gigaflops(Steph(mixture, StephConfig(**changes)), d, n) == pytest.approx(2 * macs / 1e9)
 
 
+def test_gigaflops_of_a_graph():
+    """Of the sparse matrix of neighbours, its entries alone."""
+    d, e, a, bins, n, k, hidden = 6, 8, 6, 4, 50, 8, 2
+    graph = untrained_model(Architecture(d, e, a, bins, "patchgcn"), seed=0)
+    layers = 3 * (n * k * hidden + n * hidden * hidden)
+    macs = n * d * hidden + layers + n * e * e + 2 * n * e * a + n * a + n * e + e * bins
+    assert gigaflops(graph, d + k, n) == pytest.approx(2 * macs / 1e9)
+
+
 def test_counting_leaves_the_model_as_it_is(m0):
     before = {name: tensor.clone() for name, tensor in m0.state_dict().items()}
     gigaflops(m0, D, 10)

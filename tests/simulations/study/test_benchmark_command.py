@@ -75,6 +75,7 @@ PAPER_SETTINGS = (
     "seeds=[0]",
     "recipe.evaluation.folds=1",
     "recipe.training.epochs=1",
+    "recipe.training.min_steps=0",
     "recipe.model.embed=8",
     "recipe.model.attention=6",
     "recipe.comparators.rounds=1",

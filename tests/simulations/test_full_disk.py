@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from full_disk import no_file_above
+from reports import coarse_landscapes
 from sites import TINY
 from studies import write_study
 
@@ -48,7 +49,8 @@ def test_simulate_and_report(fill, study_sites, tmp_path):
     words = ["--sites", study_sites, "--engine", "in-process", "--no-report", *SETTINGS]
     assert fill("simulate", "--out", tmp_path / "run", *words, limits=(4000,)) == 1
     assert list(read_json(tmp_path / "run" / "results.json")["targets"]) == ["alpha"]
-    assert fill("report", tmp_path / "run", limits=(4000,)) == 1
+    with coarse_landscapes():
+        assert fill("report", tmp_path / "run", limits=(4000,)) == 1
     assert "</html>" in (tmp_path / "run" / "report" / "index.html").read_text()
 
 

@@ -15,7 +15,7 @@ from fedsteph.common.trust.audit_log import AuditLog
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import read_roster
 from fedsteph.server.federation import Federation
-from fedsteph.server.manifest import CONFIG_FILE, read_manifest
+from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, read_manifest
 from fedsteph.server.outcome import OUTCOME_FILE
 
 app = ServerApp()
@@ -32,8 +32,8 @@ def main(grid: Grid, context: Context) -> None:
     manifest = read_manifest(run_folder)
     roster = read_roster(run_folder / ROSTER_FILE, manifest["digests"]["roster"])
     folder = run_folder / "server"
-    report = ProgressLog(folder, "server").report
-    federation = Federation(grid, config, manifest["run"], roster, AuditLog(Path(manifest["audit"])), report)
+    report, drained = ProgressLog(folder, "server").report, (run_folder / DRAIN_FILE).exists
+    federation = Federation(grid, config, manifest["run"], roster, AuditLog(Path(manifest["audit"])), report, drained)
     try:
         federation.run()
     except FedstephError as error:

@@ -14,13 +14,14 @@ from fedsteph.common.wire import protocol
 from fedsteph.common.wire.protocol import Parcel
 
 POLL_SECONDS = 0.2
+_GONE = 5  # flwr.common.constant.ErrorCode.NODE_UNAVAILABLE
 # Flower's error codes (flwr.common.constant.ErrorCode), in words for a coordinator.
 _FLOWER_ERRORS = {
     1: "its app could not be loaded: a site runs the version that it has reviewed, and no other",
     2: "its app raised an exception",
     3: "it had not answered when the message expired",
     4: "its answer had expired",
-    5: "it is not connected any more",
+    _GONE: "it is not connected any more",
     7: "its app bundle is not valid",
     8: "its app crashed",
 }
@@ -41,46 +42,68 @@ class Exchange:
     """Messages of one kind on their way to nodes, and what has come back so far (``found``).
 
     Each waits ``deadline`` seconds for its answer, or its node has failed; ``on_answer`` is told "answered" or the
-    reason.
+    reason. A node that loses its connection is waited for, ``away`` seconds at most and within its deadline, and asked
+    again when it is back; ``on_change`` is told of both.
     """
 
     def __init__(
-        self, grid: Grid, action: str, deadline: float, on_answer: Callable[[int, str], None] = lambda node, what: None
+        self,
+        grid: Grid,
+        action: str,
+        deadline: float,
+        on_answer: Callable[[int, str], None] = lambda node, what: None,
+        *,
+        away: float = 0.0,
+        on_change: Callable[[int, str], None] = lambda node, what: None,
     ) -> None:
         self.found = Round()
         self._grid = grid
         self._action = action
         self._deadline = deadline
         self._on_answer = on_answer
+        self._away = away
+        self._on_change = on_change
         self._started = time.monotonic()
         self._waiting: dict[str, tuple[int, float]] = {}  # by message id: the node, and when its time is over
+        self._asked: dict[int, tuple[RecordDict, float]] = {}  # what each node was asked, and when its time is over
+        self._gone: dict[int, float] = {}  # nodes without a connection, and until when each is waited for
 
     @property
     def awaited(self) -> set[int]:
         """The nodes that have not answered yet."""
-        return {node for node, _ in self._waiting.values()}
+        return {node for node, _ in self._waiting.values()} | self._gone.keys()
 
     def send(self, requests: Mapping[int, RecordDict]) -> None:
         """Send one request per node; a node that Flower takes no message for has failed at once."""
         for node, records in requests.items():
-            self.found.bytes_sent += protocol.parcel(records, self._action).n_bytes
-            until = time.monotonic() + self._deadline
-            message = Message(records, dst_node_id=node, message_type=self._action, ttl=self._deadline)
-            # Flower returns "" (before 1.42: None) for a message that it refuses to store.
-            if sent := [number for number in self._grid.push_messages([message]) if number]:
-                self._waiting |= dict.fromkeys(sent, (node, until))
-            else:
-                self.found.failures[node] = "the message could not be sent to it"
+            self._asked[node] = records, time.monotonic() + self._deadline
+            self._push(node, self._deadline)
+
+    def _push(self, node: int, ttl: float) -> None:
+        records, until = self._asked[node]
+        self.found.bytes_sent += protocol.parcel(records, self._action).n_bytes
+        message = Message(records, dst_node_id=node, message_type=self._action, ttl=ttl)
+        # Flower returns "" (before 1.42: None) for a message that it refuses to store.
+        if sent := [number for number in self._grid.push_messages([message]) if number]:
+            self._waiting |= dict.fromkeys(sent, (node, until))
+        else:
+            self.found.failures[node] = "the message could not be sent to it"
 
     def collect(self) -> bool:
         """Take the answers that have come; whether there was one."""
         replies = list(self._grid.pull_messages(list(self._waiting))) if self._waiting else []
         for reply in replies:
             # By message id: an error that the SuperLink makes on a node's behalf does not carry the node's id.
-            node, _ = self._waiting.pop(str(reply.metadata.reply_to_message_id), (None, 0.0))
-            if node is not None:
-                self._take(reply, node)
-                self._on_answer(node, self.found.failures.get(node, "answered"))
+            node, until = self._waiting.pop(str(reply.metadata.reply_to_message_id), (None, 0.0))
+            if node is None:
+                continue
+            if reply.has_error() and reply.error.code == _GONE and self._away:
+                self._gone[node] = min(until, time.monotonic() + self._away)
+                self._on_change(node, "lost its connection; it will be asked again when it is back")
+                continue
+            self._take(reply, node)
+            self._on_answer(node, self.found.failures.get(node, "answered"))
+        self._ask_who_is_back()
         now = time.monotonic()
         for number, (node, until) in list(self._waiting.items()):
             if now > until:
@@ -88,6 +111,18 @@ class Exchange:
                 self.found.failures[node] = f"no answer within {self._deadline:g} s"
         self.found.seconds = now - self._started
         return bool(replies)
+
+    def _ask_who_is_back(self) -> None:
+        online = set(self._grid.get_node_ids()) if self._gone else set()
+        for node, until in list(self._gone.items()):
+            if node in online:
+                del self._gone[node]
+                self._push(node, self._asked[node][1] - time.monotonic())
+                self._on_change(node, "is back, and was asked again")
+            elif time.monotonic() > until:
+                del self._gone[node]
+                self.found.failures[node] = f"it was not connected any more, and not back within {self._away:g} s"
+                self._on_answer(node, self.found.failures[node])
 
     def _take(self, reply: Message, node: int) -> None:
         if reply.has_error():
@@ -110,9 +145,12 @@ def exchange(
     requests: Mapping[int, RecordDict],
     deadline: float,
     on_answer: Callable[[int, str], None] = lambda node, what: None,
+    *,
+    away: float = 0.0,
+    on_change: Callable[[int, str], None] = lambda node, what: None,
 ) -> Round:
     """Send one request per node and wait until each has answered or failed; arguments as :class:`Exchange`."""
-    talk = Exchange(grid, action, deadline, on_answer)
+    talk = Exchange(grid, action, deadline, on_answer, away=away, on_change=on_change)
     talk.send(requests)
     while talk.awaited:
         if not talk.collect() and talk.awaited:

@@ -22,15 +22,24 @@ class Federation(Session):
     """One run, phase by phase."""
 
     def run(self) -> Outcome:
-        """All phases. Raises QuorumError if too few sites are left (``outcome`` then still names every failure)."""
+        """All phases.
+
+        Raises:
+            QuorumError: too few sites are left; ``outcome`` then still names every failure.
+            EngineError: the coordinator drained the run.
+        """
         limit = self.config.federation.deadlines
         self.note(Event("run.start"))
         hello(self, limit)
+        self.end_if_drained(protocol.LOCAL)
         self._train(limit.local)
         for method in self.config.recipe.comparators.methods:
             if METHODS[method].needs == "rounds":
+                self.end_if_drained(method)
                 self._average(method, limit.local)
+        self.end_if_drained(protocol.SHARE)
         mail = self._share(limit.share)
+        self.end_if_drained(protocol.MERGE)
         self._merge(mail, limit.merge)
         self.note(Event("run.end", "allowed"))
         return self.outcome

@@ -18,6 +18,7 @@ from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.common.wire.messages import MAX_ENVELOPES
 from fedsteph.common.wire.protocol import MAX_TOTAL
 
+DRAIN_FILE = "drain"  # in a run folder: the coordinator wants the run to end before its next phase
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"
 _MOST_ADDED = 8192  # bytes of a vector file's header and of its envelope

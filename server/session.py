@@ -11,7 +11,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fedsteph.common.config.run_config import Config
-from fedsteph.common.errors import FedstephError, QuorumError, SiteError
+from fedsteph.common.errors import EngineError, FedstephError, QuorumError, SiteError
 from fedsteph.common.trust.audit_log import AuditLog, Event
 from fedsteph.common.trust.roster import Roster
 from fedsteph.common.wire import protocol
@@ -27,7 +27,12 @@ OnProgress = Callable[..., None]  # as fedsteph.common.host.progress_log.Progres
 
 
 class Session:
-    """The sites of one run over one grid, and what has happened so far; ``report`` is called as phases advance."""
+    """The sites of one run over one grid, and what has happened so far.
+
+    Args:
+        report: called as phases advance.
+        drained: whether the coordinator wants the run to end before its next phase.
+    """
 
     def __init__(
         self,
@@ -37,6 +42,7 @@ class Session:
         roster: Roster,
         audit: AuditLog,
         report: OnProgress = lambda phase, done, total, message="", party=None: None,
+        drained: Callable[[], bool] = lambda: False,
     ) -> None:
         self.grid = grid
         self.config = config
@@ -46,6 +52,14 @@ class Session:
         self.report = report
         self.names: dict[int, str] = {}  # node -> site, of the sites still in the run
         self._audit = audit
+        self._drained = drained
+
+    def end_if_drained(self, phase: str) -> None:
+        """End the run before a phase, with EngineError, if the coordinator asked for it (``drained``)."""
+        if self._drained():
+            self.note(Event("run.drain", reason=phase))
+            remedy = "What sites have trained stays there: the next run of the same configuration goes on from it"
+            raise EngineError(f"the run was drained before {phase}", remedy=remedy)
 
     def require(
         self, phase: str, requests: Mapping[int, object], reply: type[T], deadline: float, envelopes: Envelopes = _NONE
@@ -84,7 +98,13 @@ class Session:
         self.report(phase, 0, total)
         for node in requests:
             self._report_of(node, phase, 0, "asked")
-        found = exchange(self.grid, phase, requests, deadline, on_answer)
+
+        def on_change(node: int, what: str) -> None:
+            self._report_of(node, phase, 0, what)
+            self.note(Event(f"{phase}.connection", "noted", peer=self.names.get(node), reason=what))
+
+        away = self.config.federation.deadlines.away
+        found = exchange(self.grid, phase, requests, deadline, on_answer, away=away, on_change=on_change)
         self.count(phase, found)
         return found
 

@@ -57,8 +57,12 @@ class Deadlines:
     local: float = 86_400.0
     share: float = 3_600.0  # seconds for sealing and sending vectors [above 0, at most 2592000]
     merge: float = 86_400.0  # seconds for merging and measuring at the targets [above 0, at most 2592000]
+    # seconds that a site may be gone within a phase; if it comes back before, it is asked again and goes on from what
+    # it has kept. 0: a site that loses its connection has failed [0 to 2592000]
+    away: float = 300.0
 
     def __post_init__(self) -> None:
+        require(0 <= self.away <= 30 * 86_400, "away", "0 to 30 days in seconds")
         for key in ("nodes", "hello", "local", "share", "merge"):
             require(0 < getattr(self, key) <= 30 * 86_400, key, "above 0, at most 30 days in seconds")
 

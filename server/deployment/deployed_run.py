@@ -22,7 +22,7 @@ from fedsteph.common.host.monitor import watching
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import Roster, read_roster, write_roster
 from fedsteph.server.deployment.server_file import ServerFile
-from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, manifest
+from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, MANIFEST_FILE, manifest
 from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 
 RESULTS_FILE = "results.json"
@@ -103,6 +103,16 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
     }
     checked_file.write_json(deployed.path / RESULTS_FILE, header | found)
     return outcome
+
+
+def drain(server: ServerFile) -> Path:
+    """Let the present run end before its next phase; returns its folder. EngineError if there is none."""
+    folders = [path for path in server.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    present = [path for path in sorted(folders) if not (path / "server" / OUTCOME_FILE).exists()]
+    if not present:
+        raise EngineError("there is no run to drain: all have ended", where=server.runs)
+    atomic.write_text(present[-1] / DRAIN_FILE, "")
+    return present[-1]
 
 
 def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:

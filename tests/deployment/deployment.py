@@ -57,6 +57,7 @@ SETTINGS = [
     "federation.deadlines.local=180",
     "federation.deadlines.share=150",
     "federation.deadlines.merge=180",
+    "federation.deadlines.away=2",
 ]
 _ENVIRONMENT = {"NO_COLOR": "1", "COLUMNS": "300"}
 # Makes mode bits count for root.

@@ -37,7 +37,7 @@ def test_the_run_goes_on_and_ends_with_2(misfits):
         (STRAY, "query.hello", "the site is not set up for this federation (MembershipError)"),
         (BOASTER, "train.local", "its answer: its body is not a TrainLocalReply"),
         (FULL, "train.local", "the site could not read or write its disk, and its log has the details (StorageError)"),
-        (DEAD, "train.local", "it is not connected any more"),
+        (DEAD, "train.local", "it was not connected any more, and not back within 2 s"),
     ],
 )
 def test_each_is_named_with_phase_and_reason(misfits, site, phase, reason):

@@ -18,7 +18,7 @@ from keys_and_rosters import identity_of, roster_of
 
 from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig
 from fedsteph.common.config.run_config import Config, Deadlines, FederationConfig
-from fedsteph.common.errors import FedstephError, QuorumError
+from fedsteph.common.errors import EngineError, FedstephError, QuorumError
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify
 from fedsteph.common.vector.task_vector import TaskVector
@@ -133,12 +133,14 @@ class SilentGrid(InProcessGrid):
 def federation(tmp_path):
     """Makes a run over scripted sites, with its audit log in ``tmp_path``."""
 
-    def make(sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, methods=(), nodes=0.01, **more):
+    def make(
+        sites, *, targets=("a",), quorum=2, grid=InProcessGrid, deadline=30.0, methods=(), nodes=0.01, away=0.0, **more
+    ):
         config = Config(
             comparators=ComparatorConfig(methods=methods, rounds=2),
             model=ModelConfig(**FEATURES | {"patch_size": 256.0}, m0_sha256="0" * 64),
             federation=FederationConfig(
-                sites=SITES, targets=targets, quorum=quorum, deadlines=Deadlines(nodes, *[deadline] * 4)
+                sites=SITES, targets=targets, quorum=quorum, deadlines=Deadlines(nodes, *[deadline] * 4, away)
             ),
         )
         audit = AuditLog(tmp_path / "audit")
@@ -290,6 +292,65 @@ def test_a_site_that_loses_its_connection_and_comes_back_joins(federation):
 
     run = federation(Sites(), grid=Grid, nodes=1e4)
     assert set(run.run().sites) == set(SITES) and failures(run) == [] and Grid.lost == [4]
+
+
+class LosingGrid(InProcessGrid):
+    """Site b loses its connection at every request of its own model, and is away for so many looks."""
+
+    away = 3
+
+    def __init__(self, *words):
+        super().__init__(*words)
+        self.looks, self.asked = None, 0
+
+    def get_node_ids(self):
+        nodes = super().get_node_ids()
+        if self.looks is None:
+            return nodes
+        self.looks += 1
+        return nodes if self.looks > self.away else [node for node in nodes if node != 2]
+
+    def _answer(self, request):
+        if request.metadata.dst_node_id == 2 and request.metadata.message_type == protocol.LOCAL:
+            self.asked += 1
+            if self.looks is None:
+                self.looks = 0
+                return Message(Error(5, "not there"), reply_to=request)
+        return super()._answer(request)
+
+
+def test_a_site_that_loses_its_connection_within_a_phase_is_asked_again(federation, tmp_path):
+    run = federation(Sites(), grid=LosingGrid, away=60.0)
+    assert set(run.run().sites) == set(SITES) and failures(run) == [] and run.grid.asked == 2
+    told = [event for event in audited(tmp_path) if event.event == "train.local.connection"]
+    assert [(event.peer, event.reason) for event in told] == [
+        ("b", "lost its connection; it will be asked again when it is back"),
+        ("b", "is back, and was asked again"),
+    ]
+
+
+@each("away", [0.0, 0.05])
+def test_a_site_that_does_not_come_back_has_failed(federation, away):
+    class Grid(LosingGrid):
+        away = 10**9
+
+    run = federation(Sites(), grid=Grid, away=away)
+    run.run()
+    [(site, phase, reason)] = failures(run)
+    assert (site, phase) == ("b", protocol.LOCAL) and run.grid.asked == 1
+    said = "it was not connected any more, and not back within 0.05 s" if away else "it is not connected any more"
+    assert reason == said
+
+
+@each("phase", [protocol.LOCAL, protocol.SHARE, protocol.MERGE])
+def test_a_drained_run_ends_before_its_next_phase(federation, phase):
+    """And nobody is asked for anything of it."""
+    order, sites = [protocol.LOCAL, protocol.SHARE, protocol.MERGE], Sites()
+    before = order[: order.index(phase)]
+    run = federation(sites, drained=lambda: {action for _, action, _ in sites.seen} >= {protocol.HELLO, *before})
+    with pytest.raises(EngineError, match=f"the run was drained before {phase}"):
+        run.run()
+    assert {action for _, action, _ in sites.seen} == {protocol.HELLO, *before}
 
 
 @each("refused", ["", None])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
 
 from fedsteph.commands.terminal.options import ConfigOption, JsonOption, ServerArgument, SetOption
 from fedsteph.common.host import console
@@ -11,13 +13,21 @@ if TYPE_CHECKING:
     from fedsteph.server.outcome import Outcome
 
 
-def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
+def run(
+    server: ServerArgument,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+    drain: Annotated[
+        bool, Option("--drain", help="Let the present run end before its next phase; start none.")
+    ] = False,
+) -> None:
     """Start a run on a deployment, and follow it to its end. For the coordinator, on the server's machine.
 
     \b
     Examples:
       fedsteph run server
       fedsteph run server --set 'federation.targets=\\[kirp]' --json > results.json
+      fedsteph run server --drain     # for maintenance; the next run goes on from what sites have trained
 
     \b
     Exit codes:
@@ -37,6 +47,9 @@ def run(server: ServerArgument, settings: SetOption = None, as_json: JsonOption 
     from fedsteph.server.deployment.server_file import ServerFile
 
     opened = ServerFile.open(server)
+    if drain:
+        path = deployed_run.drain(opened)
+        return console.tell(f"drained: {path.name} ends before its next phase, with exit code 2")
     opened.require_ready()
     config = pin_m0(load_config(opened.config, settings))
     prepared = deployed_run.prepare(opened, config)

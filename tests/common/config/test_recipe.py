@@ -311,6 +311,7 @@ OUT_OF_RANGE = [
     ("federation.deadlines.local", "-1"),
     ("federation.deadlines.share", "2592001"),
     ("federation.deadlines.merge", "0"),
+    ("federation.deadlines.away", "-1"),
 ]
 WRONG_TYPE = [
     ("federation.reuse", "often"),

@@ -316,3 +316,15 @@ def test_the_table_of_the_command(cli, server, tls, tmp_path, monkeypatch):
     for word in ("kirp", "0.60", "0.62", "-", "20-29"):
         assert word in out
     assert "sites: kirp, kirc; targets: kirp" in err and "results.json" in err
+
+
+def test_the_present_run_is_drained_and_no_other(server):
+    """A run that has ended is not; without a present one, it is said."""
+    ended, present = server.runs / "20260101-000000-aaaa", server.runs / "20260102-000000-bbbb"
+    (ended / "server").mkdir(parents=True)
+    (ended / "server" / "outcome.json").write_text("{}")
+    with pytest.raises(EngineError, match="there is no run to drain"):
+        deployed_run.drain(server)
+    present.mkdir()
+    assert deployed_run.drain(server) == present
+    assert (present / "drain").exists() and not (ended / "drain").exists()

@@ -1,0 +1,28 @@
+"""Every part of Flower that fedsteph uses and Flower does not document, with the reason: what a new version may break.
+
+The range of Flower's versions in pyproject.toml is the one in which all of these were found. The guard at a site checks
+its own part at every start, and does not run without it.
+"""
+
+from __future__ import annotations
+
+# What Flower's documentation names as its interface: the modules whose public names may be imported freely.
+PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy")
+
+# (module, name) -> where it is used, and what for
+PRIVATE = {
+    (
+        "flwr.supernode.runtime.run_clientapp",
+        "install_from_fab",
+    ): "client/deployment/guard.py: the reviewed app instead",
+    ("flwr.supernode.runtime.run_clientapp", "get_project_dir"): "client/deployment/guard.py: the reviewed folder",
+    ("flwr.clientapp.utils", "get_project_dir"): "client/deployment/guard.py: the reviewed folder",
+    ("flwr.clientapp.client_app", "LoadClientAppError"): "client/deployment/guard.py: the refusal that Flower reports",
+    ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"): "client/deployment/guard.py: the program itself",
+    ("flwr.common.serde", "message_from_proto"): "simulations/run/in_process.py: messages as they travel",
+    ("flwr.common.serde", "message_to_proto"): "simulations/run/in_process.py: messages as they travel",
+    ("flwr.proto.message_pb2", "Message"): "simulations/run/in_process.py: messages as they travel",
+    ("flwr.supercore.run", "Run"): "simulations/run/in_process.py: what a grid says of its run",
+    ("flwr.supercore.task_identity", "TaskIdentity"): "simulations/run/in_process.py: ids of messages",
+    ("flwr.superlink.cli", ""): "server/deployment/server_doctor.py: how long an app takes to start",
+}

@@ -14,7 +14,7 @@ PRIVATE = {
     (
         "flwr.supernode.runtime.run_clientapp",
         "install_from_fab",
-    ): "client/deployment/guard.py: the reviewed app instead",
+    ): "client/deployment/guard.py: the reviewed app",
     ("flwr.supernode.runtime.run_clientapp", "get_project_dir"): "client/deployment/guard.py: the reviewed folder",
     ("flwr.clientapp.utils", "get_project_dir"): "client/deployment/guard.py: the reviewed folder",
     ("flwr.clientapp.client_app", "LoadClientAppError"): "client/deployment/guard.py: the refusal that Flower reports",

@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.sharing.replay import enter_run
 from fedsteph.client.site.daily_limit import require_within_limits
+from fedsteph.client.site.greeting import greeted
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_log import site_log, told_of_work
@@ -59,6 +60,7 @@ def hello(message: Message, context: Context) -> Message:
                 audit=site.audit.head,
                 signature="0" * 128,
                 cancer=site.file.cancer,
+                roster_chain=None if member.signed is None else member.signed.chain_digest,
             )
         except ValueError as error:
             raise DataError(f"what its features state cannot be sent: {error}", where=site.folder) from error
@@ -213,7 +215,7 @@ def _handle(
         if content.envelopes and not isinstance(request, Merge | Average):
             raise ProtocolError("brings envelopes that it has no use for", where="request")
         run = request.id
-        member = site.membership()
+        member = greeted(site, request.roster, run.run) if isinstance(request, Hello) else site.membership()
         member.require_run(run)
         # A repeated message waits for the first one to finish, and then finds its results.
         with exclusive(site.state, wait=True), told_of_work(log), to_tensorboard(site.tensorboard):

@@ -180,6 +180,10 @@ class StaleEnvelopeError(EnvelopeError, reason="the envelope came too late"):
     """The days that its sender lets the vector be kept are over."""
 
 
+class OtherRosterError(EnvelopeError, reason="its sender has got another roster"):
+    """Sender and recipient were given two different additions to one roster."""
+
+
 class KeyFormatError(FedstephError, reason="the site's keys cannot be used"):
     """A text is not a key of the expected type."""
 
@@ -190,6 +194,18 @@ class KeyFileError(FedstephError, reason="the site's keys cannot be used"):
 
 class RosterError(FedstephError, reason="the site's roster is not the federation's"):
     """The roster is unreadable, inconsistent, or not the pinned one."""
+
+
+class RosterSignatureError(RosterError, reason="the new roster is not signed by the key that the site pins"):
+    """A roster that was sent is unsigned, signed by another key, too large, or another than the signed one."""
+
+
+class RosterChangeError(RosterError, reason="the new roster does more than add sites, which people have to agree on"):
+    """A roster that was sent changes or removes what the site knows."""
+
+
+class RosterForkError(RosterError, reason="the site and the federation have got different rosters"):
+    """A roster that was sent is older than the site's, or follows other rosters than the site's does."""
 
 
 class MembershipError(FedstephError, reason="the site is not set up for this federation"):

@@ -14,6 +14,7 @@ from fedsteph.common.host.progress_log import ProgressLog
 from fedsteph.common.trust.audit_log import AuditLog
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import read_roster
+from fedsteph.common.trust.signed_roster import read_signed
 from fedsteph.server.federation import Federation
 from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, read_manifest
 from fedsteph.server.outcome import OUTCOME_FILE
@@ -31,9 +32,11 @@ def main(grid: Grid, context: Context) -> None:
     config = load_config(run_folder / CONFIG_FILE)
     manifest = read_manifest(run_folder)
     roster = read_roster(run_folder / ROSTER_FILE, manifest["digests"]["roster"])
+    signed = read_signed(run_folder / ROSTER_FILE, roster)
     folder = run_folder / "server"
-    report, drained = ProgressLog(folder, "server").report, (run_folder / DRAIN_FILE).exists
-    federation = Federation(grid, config, manifest["run"], roster, AuditLog(Path(manifest["audit"])), report, drained)
+    report, audit = ProgressLog(folder, "server").report, AuditLog(Path(manifest["audit"]))
+    federation = Federation(grid, config, manifest["run"], roster, audit, report, signed=signed)
+    federation.drained = (run_folder / DRAIN_FILE).exists
     try:
         federation.run()
     except FedstephError as error:

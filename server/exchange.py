@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,7 +18,8 @@ POLL_SECONDS = 0.2
 _GONE = 5  # flwr.common.constant.ErrorCode.NODE_UNAVAILABLE
 # Flower's error codes (flwr.common.constant.ErrorCode), in words for a coordinator.
 _FLOWER_ERRORS = {
-    1: "its app could not be loaded: a site runs the version that it has reviewed, and no other",
+    1: "its app could not be loaded: a site runs the version that it has reviewed, and no other; this server's is "
+    f"fedsteph {version('fedsteph')}, whose code 'fedsteph app digest' tells",
     2: "its app raised an exception",
     3: "it had not answered when the message expired",
     4: "its answer had expired",

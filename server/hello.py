@@ -76,7 +76,8 @@ class _Welcome:
         self._asked |= new
         for node in new:
             self._failed.pop(node, None)
-        self._talk.send({node: protocol.pack(messages.Hello(self._session.id)) for node in sorted(new)})
+        request = messages.Hello(self._session.id, self._session.signed)
+        self._talk.send({node: protocol.pack(request) for node in sorted(new)})
 
     def _hear(self) -> bool:
         heard, found = self._talk.collect(), self._talk.found
@@ -154,6 +155,8 @@ def _mismatch(session: Session, reply: messages.HelloReply) -> str | None:
     if reply.cancer is not None and (entry is None or entry.cancer != reply.cancer):
         known = None if entry is None else entry.cancer
         return f"it says that its cancer is {reply.cancer}, and the roster has {known or 'none'}"
+    if session.signed is not None and reply.roster_chain not in (None, session.signed.chain_digest):
+        return f"it has accepted other rosters (chain {reply.roster_chain}) than this federation's"
     if reply.width == model.width and reply.extraction.agrees_with(model.extraction):
         return None
     return (

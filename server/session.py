@@ -14,6 +14,7 @@ from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import EngineError, FedstephError, QuorumError, SiteError
 from fedsteph.common.trust.audit_log import AuditLog, Event
 from fedsteph.common.trust.roster import Roster
+from fedsteph.common.trust.signed_roster import SignedRoster
 from fedsteph.common.wire import protocol
 from fedsteph.common.wire.messages import RunId
 from fedsteph.server.exchange import Round, exchange
@@ -29,9 +30,7 @@ OnProgress = Callable[..., None]  # as fedsteph.common.host.progress_log.Progres
 class Session:
     """The sites of one run over one grid, and what has happened so far.
 
-    Args:
-        report: called as phases advance.
-        drained: whether the coordinator wants the run to end before its next phase.
+    ``report`` is called as phases advance; ``signed``: the roster with its signature, where the coordinator signs them.
     """
 
     def __init__(
@@ -42,21 +41,22 @@ class Session:
         roster: Roster,
         audit: AuditLog,
         report: OnProgress = lambda phase, done, total, message="", party=None: None,
-        drained: Callable[[], bool] = lambda: False,
+        signed: SignedRoster | None = None,
     ) -> None:
         self.grid = grid
         self.config = config
         self.id = RunId(config.federation.name, run, roster.digest)
         self.outcome = Outcome()
         self.roster = roster
+        self.signed = signed
         self.report = report
         self.names: dict[int, str] = {}  # node -> site, of the sites still in the run
         self._audit = audit
-        self._drained = drained
+        self.drained: Callable[[], bool] = lambda: False  # whether the coordinator wants no further phase
 
     def end_if_drained(self, phase: str) -> None:
-        """End the run before a phase, with EngineError, if the coordinator asked for it (``drained``)."""
-        if self._drained():
+        """End the run before a phase, with EngineError, if the coordinator asked for it (:attr:`drained`)."""
+        if self.drained():
             self.note(Event("run.drain", reason=phase))
             remedy = "What sites have trained stays there: the next run of the same configuration goes on from it"
             raise EngineError(f"the run was drained before {phase}", remedy=remedy)

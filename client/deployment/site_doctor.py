@@ -95,7 +95,8 @@ def _m0(path: Path) -> str:
 
 def _membership(site: Site) -> str:
     member = site.membership()
-    return f"{site.name} in {member.roster.federation}, roster {member.roster.digest[:12]}... as pinned"
+    how = "as pinned" if member.signed is None else f"number {len(member.signed.chain)} of the signed ones, as accepted"
+    return f"{site.name} in {member.roster.federation}, roster {member.roster.digest[:12]}... {how}"
 
 
 def _policy(site: Site) -> Check:

@@ -64,6 +64,7 @@ def incoming(
         try:
             opened = open_once(site, member, expected, envelope)
             found = received(recipe, member, expected, opened, max_norm)
+            found.record.statement.require_roster(member.roster.digest, f"vector of {sender}")
         except VectorError as error:
             refused[sender] = error
             site.audit.append(replace(line, decision="refused", reason=type(error).__name__))

@@ -96,7 +96,7 @@ def _sealed_for(
             keys = _allowed(workspace, member, name)
             without = why_without_head(workspace, member.cancer_of(name))
             if (head := without is None) not in contents:
-                contents[head] = _paid_for(workspace, run, model_of(workspace), head)
+                contents[head] = _paid_for(workspace, member, run, model_of(workspace), head)
         except PolicyError as error:
             refused[name] = error
             _note_refusal(workspace, run, name, error)
@@ -124,23 +124,25 @@ def _allowed(workspace: Workspace, member: Membership, recipient: str) -> Public
     return member.keys_to(recipient)
 
 
-def _paid_for(workspace: Workspace, run: str, model: BaseModel, head: bool) -> bytes:
+def _paid_for(workspace: Workspace, member: Membership, run: str, model: BaseModel, head: bool) -> bytes:
     """What is sealed, after the attack gate and the ledger entry; all three use one model, loaded once."""
-    statement = _statement(workspace)
+    # A file may be read when both rosters have grown, so that it states none.
+    roster = member.roster.digest[:32] if member.signed is not None and run != BY_FILE else None
+    statement = _statement(workspace, roster)
     content = write_vector(_vector(workspace, model, head), workspace.recipe.sharing)
     require_attack_resisted(workspace, content)
     spend(workspace, model, run)
     return vector_content(statement, content)
 
 
-def _statement(workspace: Workspace) -> Statement:
+def _statement(workspace: Workspace, roster: str | None) -> Statement:
     found = guarantee(workspace)
     epsilon = delta = None
     if found is not None:
         epsilon = float(coarse(found.epsilon, 2)) if found.epsilon > 0 else 0.0
         delta = float(coarse(found.delta))
     try:
-        return Statement(epsilon, delta, **vars(workspace.cohort.extraction))
+        return Statement(epsilon, delta, **vars(workspace.cohort.extraction), roster=roster)
     except ValueError as error:
         where = workspace.site.folder
         raise DataError(f"what its features state cannot be sent: {error}", where=where) from error

@@ -15,7 +15,7 @@ from fedsteph.common.config.digest import canonical
 from fedsteph.common.config.extraction import Extraction
 from fedsteph.common.config.require import require
 from fedsteph.common.config.schema import build
-from fedsteph.common.errors import ConfigError, VectorFileError
+from fedsteph.common.errors import ConfigError, OtherRosterError, VectorFileError
 
 FRONT = 256  # bytes before the vector file
 RECALL = b"fedsteph/v1/recall\n"  # as a whole content: keep no vector of this sender any longer
@@ -32,6 +32,8 @@ class Statement:
         epsilon: of the training, rounded up to two digits; None without differential privacy.
         delta: of this epsilon, rounded up to one digit: the exact one would tell the number of patients.
         encoder: of the features, as ``magnification`` and ``patch_size``; None where the files do not say.
+        roster: the first 32 digits of the digest of the sender's roster, where it accepts additions in a run: whoever
+            signs two different additions cannot make two sites believe that they have the same roster.
     """
 
     epsilon: float | None
@@ -39,8 +41,11 @@ class Statement:
     encoder: str | None
     magnification: float | None
     patch_size: float | None
+    roster: str | None = None
 
     def __post_init__(self) -> None:
+        known = self.roster is None or re.fullmatch("[0-9a-f]{32}", self.roster) is not None
+        require(known, "roster", "32 hexadecimal digits, or null")
         require((self.epsilon is None) == (self.delta is None), "epsilon and delta", "both a number, or both null")
         require(self.epsilon is None or 0 <= self.epsilon <= 1e6, "epsilon", "0 to 1000000, or null")
         require(self.delta is None or 0 < self.delta < 1, "delta", "above 0 and below 1, or null")
@@ -50,6 +55,13 @@ class Statement:
             size = getattr(self, key)
             require(size is None or 0 < size <= 65_536, key, "above 0 and at most 65536, or null")
 
+    def require_roster(self, digest: str, where: str) -> None:
+        """Raise OtherRosterError if the sender states another roster than the one with this digest."""
+        if self.roster not in (None, digest[:32]):
+            what = f"its sender has the roster {self.roster}..., and this site {digest[:32]}..."
+            remedy = "Somebody signed two: tell all sites by telephone, agree on one, and pin it"
+            raise OtherRosterError(what, where=where, remedy=remedy)
+
     @property
     def extraction(self) -> Extraction:
         """How the features behind the vector were made."""
@@ -58,7 +70,7 @@ class Statement:
 
 def vector_content(statement: Statement, vector_file: bytes) -> bytes:
     """The content of an envelope that brings a vector."""
-    said = canonical(asdict(statement))
+    said = canonical({key: value for key, value in asdict(statement).items() if key != "roster" or value is not None})
     front = _VECTOR + len(said).to_bytes(2, "big") + said
     return front.ljust(FRONT, b"\0") + vector_file
 

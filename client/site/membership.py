@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fedsteph.common.errors import MembershipError, RosterError, UnknownRecipientError, UnknownSenderError
 from fedsteph.common.trust.key_file import read_identity
-from fedsteph.common.trust.keys import Identity, PublicKeys
+from fedsteph.common.trust.keys import ROSTER_PUBLIC, Identity, PublicKeys, decode
 from fedsteph.common.trust.roster import Roster, read_roster
+from fedsteph.common.trust.signed_roster import SignedRoster
 from fedsteph.common.wire.messages import RunId
 
 
@@ -22,6 +24,12 @@ class MembershipFile:
     roster_sha256: str
     sign_key: str  # file of this site's secret signing key, made by 'fedsteph keys new'
     seal_key: str  # file of this site's secret key that opens what is sealed for it, made by 'fedsteph keys new'
+    # what may follow the pinned roster. pinned: nothing, until you pin another; additions: a roster that the
+    # coordinator sends, if it only adds sites, keeps all that the site knows, and is signed by roster_key
+    roster_changes: Literal["pinned", "additions"] = "pinned"
+    # the coordinator's public key for rosters, from 'fedsteph roster key', compared by telephone; with roster_changes:
+    # additions [a text that begins with fedsteph-roster-public-v1:]
+    roster_key: str | None = None
     audit: str = "fedsteph-audit"  # folder of the audit log and the privacy ledger
     server: str | None = None  # host:port of the server; only 'fedsteph doctor' reads it
     ca: str | None = None  # certificate that signed the server's; only 'fedsteph doctor' reads it
@@ -35,15 +43,20 @@ class MembershipFile:
             raise ValueError("roster_sha256 must be the 64 hexadecimal digits that 'fedsteph roster digest' prints")
         if self.server is not None and not self.server.rpartition(":")[2].isdecimal():
             raise ValueError("server must be like 'fl.example.org:9092'")
+        if self.roster_changes == "additions" and self.roster_key is None:
+            raise ValueError("roster_changes: additions needs roster_key, the coordinator's public key for rosters")
+        if self.roster_key is not None:
+            decode(self.roster_key, ROSTER_PUBLIC, "federation.roster_key")
 
 
 @dataclass(frozen=True)
 class Membership:
-    """Keys and roster, checked against each other."""
+    """Keys and roster, checked against each other; ``signed``: what was accepted beyond the pinned roster."""
 
     site: str
     identity: Identity
     roster: Roster
+    signed: SignedRoster | None = None
 
     @classmethod
     def open(cls, site: str, folder: Path, file: MembershipFile, cancer: str | None = None) -> Membership:
@@ -80,7 +93,8 @@ class Membership:
             raise MembershipError(what, where="request")
         if run.roster_sha256 != self.roster.digest:
             raise RosterError(
-                f"the run has a roster with the digest {run.roster_sha256}, this site pins {self.roster.digest}",
+                f"the run has a roster with the digest {run.roster_sha256}, this site "
+                f"{'pins' if self.signed is None else 'has accepted'} {self.roster.digest}",
                 where="request",
                 remedy="Compare both by telephone, and pin the new one only if all sites agree",
             )

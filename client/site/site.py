@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.policy import Policy
+from fedsteph.client.site.roster_additions import with_accepted
 from fedsteph.client.site.site_file import SITE_FILE, SiteFile, read_site_file
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import ConfigError, MembershipError, StorageError
@@ -68,11 +69,15 @@ class Site:
             raise StorageError(what, where=self.state, remedy=remedy) from error
 
     def membership(self) -> Membership:
-        """The site's keys and the pinned roster; errors as :meth:`Membership.open`, and for a missing section."""
-        if self.file.federation is None:
+        """The site's keys and its roster: the pinned one, or what was accepted after it.
+
+        Errors as :meth:`Membership.open` and :func:`with_accepted`, and for a missing section.
+        """
+        if (file := self.file.federation) is None:
             raise self._lacks("federation")
         self.require_policy()
-        return Membership.open(self.name, self.folder, self.file.federation, self.file.cancer)
+        member = Membership.open(self.name, self.folder, file, self.file.cancer)
+        return with_accepted(member, file, self.state)
 
     def require_policy(self) -> Policy:
         """What this site lets out; MembershipError if it has no ``policy``, and so takes part in no federation."""

@@ -19,6 +19,7 @@ from fedsteph.common.deployment.flower_programs import START_SECONDS
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.host.disk import free_bytes
 from fedsteph.common.trust.key_file import require_private
+from fedsteph.common.wire import protocol
 
 Verdict = Literal["PASS", "WARN", "FAIL"]
 _START = "start of an app"
@@ -48,7 +49,7 @@ def check(name: str, look: Callable[[], str]) -> Check:
 
 def versions() -> list[Check]:
     """Check the installed packages against the version ranges that fedsteph requires."""
-    checks = [Check("fedsteph", "PASS", version("fedsteph"))]
+    checks = [Check("fedsteph", "PASS", protocol.spoken())]
     for line in requires("fedsteph") or []:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):

@@ -41,7 +41,7 @@ def read_identity(sign: Path, seal: Path) -> Identity:
     Raises KeyFileError if a file is missing, not a regular file, or accessible to other users of the machine;
     KeyFormatError if the content is not a key for this purpose.
     """
-    return Identity(_read_secret(sign, SIGN_SECRET), _read_secret(seal, SEAL_SECRET))
+    return Identity(read_secret(sign, SIGN_SECRET), read_secret(seal, SEAL_SECRET))
 
 
 def require_private(path: Path) -> None:
@@ -67,7 +67,8 @@ def require_private(path: Path) -> None:
         raise KeyFileError("belongs to another user", where=path, remedy="Run as the user who owns the key")
 
 
-def _read_secret(path: Path, kind: str) -> bytes:
+def read_secret(path: Path, kind: str) -> bytes:
+    """Read the one key of type ``kind`` in a secret file; errors as :func:`read_identity`."""
     require_private(path)
     try:
         text = path.read_text(encoding="ascii")

@@ -24,9 +24,18 @@ SIGN_PUBLIC = "fedsteph-sign-public-v1"
 SEAL_PUBLIC = "fedsteph-seal-public-v1"
 SIGN_SECRET = "fedsteph-sign-secret-v1"
 SEAL_SECRET = "fedsteph-seal-secret-v1"
+ROSTER_PUBLIC = "fedsteph-roster-public-v1"  # the coordinator's, for rosters alone: no site's key is taken for it
+ROSTER_SECRET = "fedsteph-roster-secret-v1"
 _FINGERPRINT_LABEL = b"fedsteph/v1/fingerprint\n"
 # Bytes: an Ed25519 public key or seed; ML-KEM-768 followed by X25519, where a secret ML-KEM key is its seed.
-_LENGTHS = {SIGN_PUBLIC: 32, SEAL_PUBLIC: 1184 + 32, SIGN_SECRET: 32, SEAL_SECRET: 64 + 32}
+_LENGTHS = {
+    SIGN_PUBLIC: 32,
+    SEAL_PUBLIC: 1184 + 32,
+    SIGN_SECRET: 32,
+    SEAL_SECRET: 64 + 32,
+    ROSTER_PUBLIC: 32,
+    ROSTER_SECRET: 32,
+}
 
 
 @dataclass(frozen=True)

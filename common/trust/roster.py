@@ -111,10 +111,15 @@ class Roster:
     @property
     def digest(self) -> str:
         """SHA-256 over the content, 64 hexadecimal digits, independent of comments, layout and order."""
+        return digest_of_text(self.text)
+
+    @property
+    def text(self) -> str:
+        """The content in its one form, as JSON: what the digest covers."""
         content = json.loads(json.dumps(asdict(self)))
         content["sites"].sort(key=lambda entry: entry["site"])
         content["revoked"].sort(key=lambda entry: entry["fingerprint"])
-        return hashlib.sha256(_LABEL + canonical(content)).hexdigest()
+        return canonical(content).decode()
 
     def entry(self, site: str) -> Entry | None:
         """The site's entry, or None."""
@@ -144,6 +149,11 @@ class Roster:
             return replace(self, **changes)  # type: ignore[arg-type]
         except ValueError as error:
             raise RosterError(str(error)) from error
+
+
+def digest_of_text(text: str) -> str:
+    """The digest of the roster that has this :attr:`Roster.text`."""
+    return hashlib.sha256(_LABEL + text.encode()).hexdigest()
 
 
 def read_roster(path: Path, pinned: str | None = None) -> Roster:

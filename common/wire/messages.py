@@ -13,6 +13,7 @@ from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.config.require import require
 from fedsteph.common.config.run_config import SITE_NAME, require_cancer, require_name
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
+from fedsteph.common.trust.signed_roster import SignedRoster
 
 MAX_ENVELOPES = 1000
 _BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
@@ -87,9 +88,13 @@ def _require_named(refusals: tuple[Refusal, ...]) -> None:
 
 @dataclass(frozen=True)
 class Hello:
-    """``query.hello``: asks a site to identify itself."""
+    """``query.hello``: asks a site to identify itself.
+
+    ``roster``: the run's, where the coordinator signs rosters, for sites that accept additions.
+    """
 
     id: RunId
+    roster: SignedRoster | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class HelloReply:
 
     ``audit``, the hash of the site's latest audit line, is recorded, so that a rewritten log can be detected.
     ``cancer`` is what the site file states; it must be the roster's.
+    ``roster_chain`` says which rosters it has accepted (:attr:`SignedRoster.chain_digest`); null: it pins one.
     ``signature`` (Ed25519, hexadecimal) proves that the site of that name in the roster has answered.
     """
 
@@ -110,6 +116,7 @@ class HelloReply:
     audit: str
     signature: str
     cancer: str | None = None
+    roster_chain: str | None = None
 
     def __post_init__(self) -> None:
         # The server prints these fields, so a site must not be able to send arbitrary text in them.
@@ -123,6 +130,8 @@ class HelloReply:
             require(size is None or 0 < size <= 65_536, key, "above 0, at most 65536")
         if _HEX.fullmatch(self.audit) is None or re.fullmatch("[0-9a-f]{128}", self.signature) is None:
             raise ValueError("audit must be 64 and signature 128 hexadecimal digits")
+        known = self.roster_chain is None or _HEX.fullmatch(self.roster_chain) is not None
+        require(known, "roster_chain", "64 hexadecimal digits, or null")
 
     @property
     def extraction(self) -> Extraction:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -18,7 +19,10 @@ from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ProtocolError, SiteError
 from fedsteph.common.wire.messages import MAX_ENVELOPES, Refusal
 
-VERSION = 5
+VERSION = 6
+# The versions that work together with this one: itself alone. Raise VERSION whenever a message, an envelope or what a
+# phase means changes; add an older version here only if all messages of both are read by both, and a test says so.
+WORKS_WITH = frozenset({VERSION})
 HELLO = "query.hello"
 LOCAL = "train.local"
 AVERAGE = "train.average"
@@ -67,15 +71,28 @@ def parcel(records: RecordDict, where: str) -> Parcel:
     header = records.get(_HEADER)
     if not isinstance(header, ConfigRecord) or not set(records) <= {_HEADER, _ENVELOPES}:
         raise ProtocolError("is not a fedsteph message", where=where)
-    version, body, arrays = header.get("version"), header.get("body"), records.get(_ENVELOPES, ArrayRecord())
-    if version != VERSION:
-        what = f"speaks protocol version {version if isinstance(version, int) else 'none'}, this software {VERSION}"
-        raise ProtocolError(what, where=where, remedy="Install the same fedsteph at all sites and at the server")
+    spoke, body, arrays = header.get("version"), header.get("body"), records.get(_ENVELOPES, ArrayRecord())
+    if not isinstance(spoke, int) or spoke not in WORKS_WITH:
+        raise _other_version(spoke, where)
     if set(header) != {"version", "body"} or not isinstance(body, str) or len(body) > _MAX_BODY:
         raise ProtocolError("has a malformed body", where=where)
     if not isinstance(arrays, ArrayRecord):
         raise ProtocolError("has a malformed body", where=where)
     return Parcel(body, _envelopes(arrays, where))
+
+
+def spoken() -> str:
+    """This software's version and protocol, and what it works with, for people."""
+    others = ", ".join(str(one) for one in sorted(WORKS_WITH - {VERSION}))
+    return f"fedsteph {version('fedsteph')}, protocol {VERSION}, works with " + (others or "no other version of it")
+
+
+def _other_version(found: object, where: str) -> ProtocolError:
+    known = isinstance(found, int)
+    age = f"{'an older' if found < VERSION else 'a newer'} one" if isinstance(found, int) else "none that is known"
+    what = f"speaks protocol version {found if known else 'none'}, {age}, and this is {spoken()}"
+    remedy = "Install the newer fedsteph at all sites and at the server; docs/deployment.md, 'Upgrade', has the order"
+    return ProtocolError(what, where=where, remedy=remedy)
 
 
 def _envelopes(arrays: ArrayRecord, where: str) -> dict[str, bytes]:

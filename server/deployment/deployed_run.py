@@ -21,6 +21,7 @@ from fedsteph.common.host.disk import require_room
 from fedsteph.common.host.monitor import watching
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import Roster, read_roster, write_roster
+from fedsteph.common.trust.signed_roster import read_signed, write_signature
 from fedsteph.server.deployment.server_file import ServerFile
 from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, MANIFEST_FILE, manifest
 from fedsteph.server.outcome import OUTCOME_FILE, Outcome
@@ -47,7 +48,8 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     """Check everything that can be checked at the server, and write a run folder.
 
     ``config``: with the features' width and M0's digest filled in. Raises ConfigError if the configuration lacks sites,
-    targets, the width or M0's digest; RosterError if the roster is another federation's, or lacks a site;
+    targets, the width or M0's digest; RosterError if the roster is another federation's, lacks a site, or has changed
+    since it was signed;
     DeploymentError if no SuperLink answers at the configured address.
     """
     server.require_ready()
@@ -62,11 +64,14 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     if missing := [name for name in federation.sites if roster.entry(name) is None]:
         remedy = "Add their public files with 'fedsteph roster add', and have every site pin the new digest"
         raise RosterError(f"lacks {', '.join(missing)}", where=server.roster, remedy=remedy)
+    signed = read_signed(server.roster, roster)
     ask(server.superlink, server.ca)
     path = server.runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     part = server.runs / f".{path.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     write_roster(part / ROSTER_FILE, roster)
+    if signed is not None:
+        write_signature(part / ROSTER_FILE, signed)
     atomic.write_text(part / CONFIG_FILE, dump_yaml(config))
     checked_file.write_json(part / MANIFEST_FILE, manifest(config, roster, server.audit))
     part.rename(path)

@@ -15,6 +15,7 @@ from fedsteph.common.deployment.tls import LOOPBACK, ask, split_address
 from fedsteph.common.errors import DeploymentError, RosterError
 from fedsteph.common.trust.audit_log import verify
 from fedsteph.common.trust.roster import read_roster
+from fedsteph.common.trust.signed_roster import read_signed
 from fedsteph.server.deployment.certificates import names_in
 from fedsteph.server.deployment.server_file import ServerFile
 
@@ -108,7 +109,9 @@ def _configuration(server: ServerFile) -> str:
     missing = [name for name in federation.sites if roster.entry(name) is None]
     if missing:
         raise RosterError(f"lacks {', '.join(missing)}", where=server.roster, remedy="'fedsteph roster add' them")
-    return f"{len(federation.sites)} sites, all in the roster {roster.digest[:12]}..."
+    signed = read_signed(server.roster, roster)
+    how = "" if signed is None else f", signed as number {len(signed.chain)} of its history"
+    return f"{len(federation.sites)} sites, all in the roster {roster.digest[:12]}...{how}"
 
 
 def _audit(server: ServerFile) -> str:

@@ -8,9 +8,11 @@ import pytest
 import yaml
 from keys_and_rosters import identity_of
 
+from fedsteph.common.errors import RosterError
 from fedsteph.common.trust.announcement import Announcement, write_announcement
 from fedsteph.common.trust.key_file import write_identity
 from fedsteph.common.trust.roster import read_roster
+from fedsteph.common.trust.signed_roster import read_signed
 
 ADDED = ("--cancer", "kirp", "--contact", "pathology IT")
 
@@ -173,3 +175,32 @@ def test_an_edited_roster_is_refused(refused, roster):
     roster.write_text(roster.read_text().replace("fingerprint: ", "fingerprint: 0", 1))
     for command in (["list"], ["digest"], ["verify"]):
         assert "fingerprint of kirp is not that of its keys" in refused("roster", *command, roster)
+
+
+def test_a_roster_is_signed_again_when_it_grew_and_by_the_key_of_before(cli, refused, roster, public, tmp_path):
+    """roster key, sign, add, sign; what a site's file pins is what both calls print."""
+    key, signature = tmp_path / "roster.key", tmp_path / "roster.signature.yaml"
+    code, out, _ = cli("roster", "key", key)
+    pin = out.strip()
+    assert code == 0 and pin.startswith("fedsteph-roster-public-v1:") and key.stat().st_mode & 0o777 == 0o600
+    assert "exists already" in refused("roster", "key", key)
+    first = cli("roster", "digest", roster)[1]
+    for _ in range(2):  # the same roster again is no further step
+        code, out, err = cli("roster", "sign", roster, "--key", key)
+        assert (code, out) == (0, first) and "number 1 of its history" in err and pin in err
+    before = roster.read_bytes()
+    assert cli("roster", "add", roster, public("kich"), "--cancer", "kich", "--contact", "data office")[0] == 0
+    with pytest.raises(RosterError, match="was changed after it was signed"):
+        read_signed(roster, read_roster(roster))
+    assert "number 2 of its history" in cli("roster", "sign", roster, "--key", key)[2]
+    signed = read_signed(roster, read_roster(roster))
+    assert signed.verified(pin, "test").digest == read_roster(roster).digest and signed.chain[0] == first.strip()
+    roster.write_bytes(before)
+    assert "is an older roster" in refused("roster", "sign", roster, "--key", key)
+    assert cli("roster", "key", tmp_path / "new.key")[0] == 0
+    assert "was not signed by this key" in refused("roster", "sign", roster, "--key", tmp_path / "new.key")
+    assert "must be a fedsteph-roster-secret-v1" in refused(
+        "roster", "sign", roster, "--key", write_identity(tmp_path / "keys", "kirp", identity_of("kirp"))[0]
+    )
+    signature.write_text("chain: []\n")
+    assert "Restore it from the coordinator's backup" in refused("roster", "sign", roster, "--key", key)

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import chain, repeat
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import safetensors.torch
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from each_case import each
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -21,6 +23,7 @@ from fedsteph.common.config.run_config import Config, Deadlines, FederationConfi
 from fedsteph.common.errors import EngineError, FedstephError, QuorumError
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify
+from fedsteph.common.trust.signed_roster import sign
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire import messages, protocol
@@ -237,6 +240,22 @@ def test_a_site_that_never_answers_is_named_after_the_deadline(federation):
     assert any("no answer within" in reason for _, _, reason in failures(run)) and set(run.outcome.targets) == {"a"}
 
 
+def test_the_signed_roster_goes_to_all_and_a_site_with_another_history_is_named(federation):
+    before, key = roster_of("a", federation="fedsteph"), Ed25519PrivateKey.generate()
+    signed = sign(ROSTER, (before.digest,), key, Path("roster.yaml"))
+    forked = lambda message: reply_to(message, hello_of(message, "b", roster_chain="0" * 64))  # noqa: E731
+    same = lambda message: reply_to(message, hello_of(message, "c", roster_chain=signed.chain_digest))  # noqa: E731
+    sites = Sites({("b", protocol.HELLO): forked, ("c", protocol.HELLO): same})
+    run = federation(sites, signed=signed)
+    run.run()
+    asked = [
+        protocol.read(parcel, messages.Hello, "test") for _, action, parcel in sites.seen if action == "query.hello"
+    ]
+    assert {request.roster for request in asked} == {signed}
+    reason = f"it has accepted other rosters (chain {'0' * 64}) than this federation's"
+    assert failures(run) == [("b", protocol.HELLO, reason)]
+
+
 class ComingGrid(InProcessGrid):
     """Node 4 is there when ``comes`` says so, which is asked at each look; notes each message's deadline."""
 
@@ -347,7 +366,8 @@ def test_a_drained_run_ends_before_its_next_phase(federation, phase):
     """And nobody is asked for anything of it."""
     order, sites = [protocol.LOCAL, protocol.SHARE, protocol.MERGE], Sites()
     before = order[: order.index(phase)]
-    run = federation(sites, drained=lambda: {action for _, action, _ in sites.seen} >= {protocol.HELLO, *before})
+    run = federation(sites)
+    run.drained = lambda: {action for _, action, _ in sites.seen} >= {protocol.HELLO, *before}
     with pytest.raises(EngineError, match=f"the run was drained before {phase}"):
         run.run()
     assert {action for _, action, _ in sites.seen} == {protocol.HELLO, *before}

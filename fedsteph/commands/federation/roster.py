@@ -123,6 +123,51 @@ def revoke(
     console.say(changed.digest)
 
 
+@roster.command("key")
+def key(out: Annotated[Path, typer.Argument(help="The new file of the secret key, e.g. keys/roster.key.")]) -> None:
+    """Make the coordinator's key for rosters; sites that accept additions pin its public half, which is printed.
+
+    \b
+    Examples:
+      fedsteph roster key keys/roster.key
+
+    Read the public half out over the telephone. Keep the secret half off the server: whoever has it can add sites.
+    """
+    from fedsteph.common.trust.roster_key import make_roster_key
+
+    public = make_roster_key(out)
+    console.tell(f"secret, stays with you: {out}. For federation.roster_key in the sites' files:")
+    console.say(public)
+
+
+@roster.command("sign")
+def sign(
+    file: RosterArgument,
+    key: Annotated[Path, typer.Option(help="The coordinator's secret key, from 'fedsteph roster key'.")],
+    new_key: Annotated[bool, typer.Option("--new-key", help="The roster was signed by another key before.")] = False,
+) -> None:
+    """Sign a roster as the one that follows those signed before; runs bring it to the sites.
+
+    \b
+    Examples:
+      fedsteph roster sign roster.yaml --key keys/roster.key
+
+    Sign first the roster that all sites pin, and then each that follows it. Sites with roster_changes: additions accept
+    one that only adds sites; any other change is still pinned by people.
+    """
+    from fedsteph.common.trust.roster import read_roster
+    from fedsteph.common.trust.roster_key import public_text, read_roster_key
+    from fedsteph.common.trust.signed_roster import earlier_chain, signature_path, write_signature
+    from fedsteph.common.trust.signed_roster import sign as sign_roster
+
+    found, secret = read_roster(file), read_roster_key(key)
+    before = earlier_chain(file, None if new_key else public_text(secret))
+    signed = sign_roster(found, before, secret, file)
+    write_signature(file, signed)
+    console.tell(f"{signature_path(file)}: number {len(signed.chain)} of its history, signed by {public_text(secret)}")
+    console.say(signed.chain[-1])
+
+
 def _existing_or_new(file: Path, federation: str | None) -> Roster:
     from fedsteph.common.trust.roster import Roster, read_roster
 

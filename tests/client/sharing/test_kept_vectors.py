@@ -188,7 +188,7 @@ def test_the_last_verdict_stands_beside_the_vector_that_it_is_about(target):
 
 
 def test_a_statement_is_read_as_written_and_no_length_tells_what_it_says():
-    long = Statement(1e-7, 0.05, "e" * 64, 65_536.0, 0.1234567890123456)
+    long = Statement(1e-7, 0.05, "e" * 64, 65_536.0, 0.1234567890123456, "a" * 32)
     for said in (PRIVATE, Statement(None, None, None, None, None), long):
         content = vector_content(said, b"vector")
         assert len(content) == 256 + 6 and read_content(content, "x") == (said, b"vector")

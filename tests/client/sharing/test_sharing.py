@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from client_builders import m0_of, make_recipe, make_vectors, state_of, trained_workspace, with_statement
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keys_and_rosters import identity_of, membership_of, roster_of, under
 from sites import make_site
 
@@ -31,6 +32,7 @@ from fedsteph.common.errors import (
     FedstephError,
     ForgedEnvelopeError,
     MalformedEnvelopeError,
+    OtherRosterError,
     PrivacyPolicyError,
     ProtocolError,
     ReplayedEnvelopeError,
@@ -50,6 +52,7 @@ from fedsteph.common.errors import (
 )
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import Event, read_lines, verify
+from fedsteph.common.trust.signed_roster import sign
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire.envelope import BY_FILE, Context, open_sealed, seal
@@ -129,6 +132,19 @@ def test_a_vector_arrives_as_it_left(workspace):
     assert vectors["good"].norm > 0
     for name, tensor in vectors["good"].tensors.items():
         assert torch.equal(tensor, learned[name] - start[name])
+
+
+def test_two_sites_that_were_given_different_additions_notice_it(workspace):
+    """Whatever the coordinator tells each of them: the sender's roster is sealed and signed with its vector."""
+    with_more = roster_of("site", "also", "bad", "good", "other", "more")
+    for own, vectors in ((ROSTER, 1), (with_more, 0)):
+        signed = sign(own, (roster_of("site").digest,), Ed25519PrivateKey.generate(), Path("roster.yaml"))
+        sender = replace(membership_of("good", own), signed=signed)
+        sent, _ = outgoing(named(workspace, "good"), sender, RUN, ["site"])
+        brought = {"good": sent["site"], "also": envelope(workspace, "also", sequence=3 - vectors)}
+        found, refused = incoming(workspace, member(), RUN, brought, MAX_NORM)
+        assert len(found) == vectors + 1 and {*refused} == ({"good"} - {*found})
+    assert isinstance(refused["good"], OtherRosterError)
 
 
 @pytest.mark.parametrize(("dtype", "cast"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])

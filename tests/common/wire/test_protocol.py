@@ -75,7 +75,7 @@ def travelled(records: RecordDict) -> RecordDict:
 
 
 def header(**changes: Any) -> RecordDict:
-    return RecordDict({"fedsteph": ConfigRecord({"version": 5, "body": "{}", **changes})})
+    return RecordDict({"fedsteph": ConfigRecord({"version": protocol.VERSION, "body": "{}", **changes})})
 
 
 def body(content: Any) -> Parcel:
@@ -108,7 +108,7 @@ def test_a_message_of_another_kind_is_refused(message: Any) -> None:
         RecordDict(),
         RecordDict({"parameters": ArrayRecord()}),
         RecordDict({"fedsteph": ArrayRecord()}),
-        RecordDict({"fedsteph": MetricRecord({"version": 5})}),
+        RecordDict({"fedsteph": MetricRecord({"version": protocol.VERSION})}),
         RecordDict({**header(), "metrics": MetricRecord({"loss": 1.0})}),
         RecordDict({**header(), "weights": ArrayRecord()}),
     ],
@@ -120,7 +120,10 @@ def test_foreign_records_are_refused(records: RecordDict) -> None:
 
 @each("version", [0, 1, 4, "5", b"5", [5], 1.5, "5\nall is well\x1b[2J" + "x" * 10_000])
 def test_another_version_is_refused_and_printable(version: Any) -> None:
-    with pytest.raises(ProtocolError, match=r"it: speaks protocol version .*, this software 5") as caught:
+    with pytest.raises(
+        ProtocolError,
+        match=r"it: speaks protocol version .*, and this is fedsteph .*, protocol 6",
+    ) as caught:
         parcel(travelled(header(version=version)), "it")
     assert caught.value.remedy
     assert_harmless(caught.value)
@@ -138,7 +141,7 @@ def test_no_version_is_refused() -> None:
         header(body=b"{}"),
         header(body=["{}"]),
         header(body=" " * ((1 << 20) + 1)),
-        RecordDict({"fedsteph": ConfigRecord({"version": 5})}),
+        RecordDict({"fedsteph": ConfigRecord({"version": protocol.VERSION})}),
         RecordDict({**header(), "envelopes": MetricRecord({"a": 1})}),
         RecordDict({**header(), "envelopes": ConfigRecord({"a": b"x"})}),
     ],

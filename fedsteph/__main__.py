@@ -13,7 +13,7 @@ import typer
 from fedsteph.commands.federation.audit import audit
 from fedsteph.commands.federation.config import config
 from fedsteph.commands.federation.doctor import doctor
-from fedsteph.commands.federation.provision import provision, provision_site
+from fedsteph.commands.federation.provision import provision, provision_renew, provision_site
 from fedsteph.commands.federation.roster import roster
 from fedsteph.commands.federation.run import recipe, run
 from fedsteph.commands.research.benchmark import benchmark
@@ -71,6 +71,7 @@ _PANELS: dict[str, dict[str, Any]] = {
     "In a deployment": {
         "provision": provision,
         "provision-site": provision_site,
+        "provision-renew": provision_renew,
         "roster": roster,
         "doctor": doctor,
         "config": config,

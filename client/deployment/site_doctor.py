@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fedsteph.client.data.check import check_site
@@ -15,7 +14,17 @@ from fedsteph.client.privacy.ledger import Ledger, total
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.site import Site
-from fedsteph.common.deployment.checks import Check, app_start, check, disk, memory, secret_files, versions
+from fedsteph.common.deployment.checks import (
+    Check,
+    app_start,
+    authority,
+    check,
+    disk,
+    lasting,
+    memory,
+    secret_files,
+    versions,
+)
 from fedsteph.common.deployment.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 from fedsteph.common.errors import DeploymentError, FedstephError, ModelFileError
 from fedsteph.common.host.progress import Progress, silent
@@ -23,7 +32,6 @@ from fedsteph.common.trust.audit_log import verify
 
 _MEMORY_GB = 4.0
 _DISK_GB = 5.0
-_SOON = timedelta(days=30)
 _TRAINED = {"none": "without differential privacy", "dp-sgd": "by DP-SGD"}
 
 
@@ -57,6 +65,8 @@ def _federation(site: Site, file: MembershipFile) -> list[Check]:
         home = folder / file.flwr_home
         checks.append(check("reviewed app", lambda: require_reviewed(home)))
     checks.append(app_start("flwr.supernode.runtime.run_clientapp, fedsteph.client.app"))
+    if file.ca is not None:
+        checks.append(authority(folder / file.ca, "Ask the coordinator for the new CA's ca.crt"))
     if file.server is None or file.ca is None:
         checks.append(Check("server", "WARN", "not checked", "Name server and ca in the federation section"))
     else:
@@ -124,7 +134,7 @@ def _privacy(site: Site) -> str:
     return f"vectors are trained {_TRAINED[site.file.privacy]}; so far: {spent}; {limit}"
 
 
-def _server(address: str, ca: Path) -> str:
+def _server(address: str, ca: Path) -> Check:
     answer = ask(address, ca)
     ahead = answer.ahead_seconds
     if ahead is not None and not -MOST_BEHIND_SECONDS < ahead < MOST_AHEAD_SECONDS:
@@ -133,7 +143,6 @@ def _server(address: str, ca: Path) -> str:
             where=address,
             remedy="Switch on time synchronisation (timedatectl set-ntp true); Flower refuses such signatures",
         )
-    left = answer.expires - datetime.now(UTC)
     clock = "no clock" if ahead is None else f"clocks {abs(ahead):.1f} s apart"
-    soon = "" if left > _SOON else ": it has to be renewed soon"
-    return f"{address}: {answer.protocol}, {clock}, certificate for {left.days} days{soon}"
+    remedy = "The coordinator has to renew it: fedsteph provision-renew"
+    return lasting("server", f"{address}: {answer.protocol}, {clock}, certificate: ", answer.expires, remedy)

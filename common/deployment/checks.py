@@ -7,21 +7,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
 import psutil
+from cryptography import x509
 from packaging.requirements import Requirement
 
 from fedsteph.common.deployment.flower_programs import START_SECONDS
-from fedsteph.common.errors import FedstephError
+from fedsteph.common.errors import DeploymentError, FedstephError
 from fedsteph.common.host.disk import free_bytes
 from fedsteph.common.trust.key_file import require_private
 from fedsteph.common.wire import protocol
 
 Verdict = Literal["PASS", "WARN", "FAIL"]
+_SOON = timedelta(days=30)
 _START = "start of an app"
 _SLOW = "A faster machine or disk, or less load: Flower starts an app that is late again and again, in vain"
 
@@ -36,10 +39,11 @@ class Check:
     remedy: str | None = None
 
 
-def check(name: str, look: Callable[[], str]) -> Check:
+def check(name: str, look: Callable[[], str | Check]) -> Check:
     """Run ``look``, which returns what it found, or raises a :class:`FedstephError` or ``OSError`` (FAIL)."""
     try:
-        return Check(name, "PASS", look())
+        found = look()
+        return found if isinstance(found, Check) else Check(name, "PASS", found)
     except FedstephError as error:
         where = f"{error.where}: " if error.where else ""
         return Check(name, "FAIL", f"{where}{error.what}", error.remedy)
@@ -64,6 +68,29 @@ def versions() -> list[Check]:
     if len(checks) == 1:
         checks.append(Check("packages", "PASS", "all within their ranges"))
     return checks
+
+
+def lasting(name: str, found: str, ends: datetime, remedy: str) -> Check:
+    """The verdict on a certificate that holds until ``ends``: WARN in its last 30 days, FAIL after them."""
+    left = ends - datetime.now(UTC)
+    if left < timedelta(0):
+        return Check(name, "FAIL", f"{found}expired {(-left).days} days ago", remedy)
+    soon = left <= _SOON
+    return Check(name, "WARN" if soon else "PASS", f"{found}{left.days} days left", remedy if soon else None)
+
+
+def authority(ca: Path, remedy: str) -> Check:
+    """Check how long a CA's certificate holds; of several in the file, the last one to end counts."""
+    name = "CA certificate"
+
+    def look() -> Check:
+        try:
+            found = x509.load_pem_x509_certificates(ca.read_bytes())
+        except ValueError as error:
+            raise DeploymentError("is no CA certificate in PEM form", where=ca, remedy="Copy ca.crt again") from error
+        return lasting(name, "", max(one.not_valid_after_utc for one in found), remedy)
+
+    return check(name, look)
 
 
 def secret_files(paths: Iterable[Path]) -> list[Check]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -25,7 +26,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fedsteph.common.trust.key_file import write_secret
 
 _CA_DAYS = 3650
-_SERVER_DAYS = 397
+_NEVER = datetime.max.replace(tzinfo=UTC)
+SERVER_DAYS = 397
 
 
 def make_ca(certificate: Path, key: Path, name: str) -> None:
@@ -47,15 +49,26 @@ def make_server_certificate(certificate: Path, key: Path, ca: Path, ca_key: Path
     signer = load_pem_private_key(ca_key.read_bytes(), password=None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     secret = ec.generate_private_key(ec.SECP384R1())
+    _write(certificate, key, issue(secret.public_key(), authority, signer, names, SERVER_DAYS), secret)
+
+
+def issue(
+    public: CertificatePublicKeyTypes,
+    authority: x509.Certificate,
+    signer: ec.EllipticCurvePrivateKey,
+    names: list[str],
+    days: int,
+) -> x509.Certificate:
+    """A server's certificate for a public key, valid for ``days``, or as long as the CA's own if that ends before."""
     made = (
-        _builder(_subject(names[0][:64]), authority.subject, secret.public_key(), _SERVER_DAYS)
+        _builder(_subject(names[0][:64]), authority.subject, public, days, authority.not_valid_after_utc)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
-    _write(certificate, key, made.sign(signer, hashes.SHA384()), secret)
+    return made.sign(signer, hashes.SHA384())
 
 
 def make_node_key(secret: Path, public: Path) -> None:
@@ -90,7 +103,7 @@ def _subject(name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes, days: int, latest: datetime = _NEVER
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -100,7 +113,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=10))  # a site's clock may be a little behind
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_after(min(now + timedelta(days=days), latest))
     )
 
 

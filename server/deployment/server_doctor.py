@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import socket
-from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedsteph.common.config.run_config import load_config
-from fedsteph.common.deployment.checks import Check, app_start, check, disk, memory, secret_files, versions
+from fedsteph.common.deployment.checks import (
+    Check,
+    app_start,
+    authority,
+    check,
+    disk,
+    lasting,
+    memory,
+    secret_files,
+    versions,
+)
 from fedsteph.common.deployment.tls import LOOPBACK, ask, split_address
 from fedsteph.common.errors import DeploymentError, RosterError
 from fedsteph.common.trust.audit_log import verify
@@ -21,7 +30,6 @@ from fedsteph.server.deployment.server_file import ServerFile
 
 _MEMORY_GB = 2.0
 _DISK_GB = 5.0
-_SOON = timedelta(days=30)
 
 
 def examine(server: ServerFile, before_start: bool) -> list[Check]:
@@ -29,6 +37,7 @@ def examine(server: ServerFile, before_start: bool) -> list[Check]:
     checks = versions()
     checks += secret_files([server.key, server.superexec_secret])
     checks.append(check("certificate", lambda: _certificate(server)))
+    checks.append(authority(server.ca, "Make a new CA, and bring its certificate to all sites before this one ends"))
     if before_start:
         checks.append(check("port", lambda: _free(server.superlink)))
     else:
@@ -42,7 +51,7 @@ def examine(server: ServerFile, before_start: bool) -> list[Check]:
     return [*checks, memory(_MEMORY_GB), disk(server.runs, _DISK_GB)]
 
 
-def _certificate(server: ServerFile) -> str:
+def _certificate(server: ServerFile) -> Check:
     try:
         loaded = x509.load_pem_x509_certificate(server.certificate.read_bytes())
         authority = x509.load_pem_x509_certificate(server.ca.read_bytes())
@@ -60,7 +69,6 @@ def _certificate(server: ServerFile) -> str:
         loaded.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature) as error:
         raise DeploymentError("was not signed by the CA", where=server.certificate, remedy=remedy) from error
-    left = loaded.not_valid_after_utc - datetime.now(UTC)
     for address in (server.address, server.superlink):
         host, _ = split_address(address)
         if host not in names:
@@ -69,9 +77,8 @@ def _certificate(server: ServerFile) -> str:
                 where=server.certificate,
                 remedy="Make one whose SANs hold every name that is connected to",
             )
-    if left < timedelta(0):
-        raise DeploymentError(f"expired {(-left).days} days ago", where=server.certificate, remedy="Make a new one")
-    return f"SANs {', '.join(names)}; {left.days} days left" + ("" if left > _SOON else ": renew it soon")
+    remedy = f"fedsteph provision-renew {server.certificate.parent}, then restart the SuperLink"
+    return lasting("certificate", f"SANs {', '.join(names)}; ", loaded.not_valid_after_utc, remedy)
 
 
 def _free(address: str) -> str:

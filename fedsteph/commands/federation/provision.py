@@ -1,4 +1,4 @@
-"""``fedsteph provision`` and ``provision-site``: the folders of a deployment."""
+"""``fedsteph provision``, ``provision-site`` and ``provision-renew``: a deployment's folders and certificate."""
 
 from __future__ import annotations
 
@@ -68,3 +68,29 @@ def provision_site(
 
     public = write_site_folder(out, site, federation, address, ca, site_port)
     console.say(f"{out}: fill in site.yaml; give {public} to the coordinator, for server/nodes/")
+
+
+def provision_renew(
+    server: Annotated[Path, typer.Argument(help="The server's folder, or its server.yaml.")],
+    ca_key: Annotated[
+        Path | None, typer.Option(help="The CA's secret key; default: ../ca/ca.key of that folder.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="How long it holds.", min=1, max=3650)] = 397,
+) -> None:
+    """Renew the server's certificate, by the federation's CA, for the same names and the same key.
+
+    \b
+    Examples:
+      fedsteph provision-renew trial/server
+      fedsteph provision-renew /opt/fedsteph/server --ca-key /media/stick/ca.key --days 365
+
+    The one of before is kept as server.crt.previous. Then restart the SuperLink: a run goes on. Sites need nothing. A
+    site's own keys are renewed with 'fedsteph keys rotate'.
+    """
+    from fedsteph.server.deployment.renewal import renew
+    from fedsteph.server.deployment.server_file import ServerFile
+
+    done = renew(ServerFile.open(server), ca_key, days)
+    console.say(f"{done.certificate}: for {', '.join(done.names)}, until {done.ends:%Y-%m-%d}")
+    console.say(f"the one of before: {done.previous}")
+    console.tell("restart the SuperLink to use it; a proxy of its own needs it too")

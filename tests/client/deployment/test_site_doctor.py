@@ -37,7 +37,7 @@ from fedsteph.server.deployment.certificates import make_node_key, make_token
 
 ROOT = Path(__file__).resolve().parents[3]
 READY = ["account", "data", "device", "membership", "policy", "audit", "privacy", "reviewed app"]
-READY += ["start of an app", "server"]
+READY += ["start of an app", "CA certificate", "server"]
 SECRETS = ["secret kirp.sign.key", "secret kirp.seal.key", "secret auth.key", "secret superexec.secret"]
 ACCOUNT = os.geteuid() + 1  # the SuperNode's: neither root nor the owner of what the tests write
 
@@ -495,13 +495,13 @@ def test_the_clock(ready, server_check, seconds, verdict, told):
 
 @each(
     ("days", "verdict", "told"),
-    [(-1, "FAIL", "expired"), (20, "PASS", "it has to be renewed soon"), (40, "PASS", "certificate for 39 days")],
+    [(-1, "FAIL", "expired"), (20, "WARN", "certificate: 19 days left"), (40, "PASS", "certificate: 39 days left")],
 )
 def test_the_certificates_dates(ready, server_check, days, verdict, told):
     reissue(ready.tls, valid=timedelta(days=days))
     found = server_check(web(ready.tls))
     assert (found.verdict, told in found.found) == (verdict, True)
-    assert ("renewed soon" in found.found) == (days == 20)
+    assert ("provision-renew" in str(found.remedy)) == (days == 20)
 
 
 @each(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -54,7 +55,7 @@ def examine(doctor):
 def test_before_the_start(folder, examine):
     code, checks = examine(folder, "--before-start")
     assert code == 0
-    expected = ["fedsteph", "packages", *SECRETS, "certificate", "port", *ENDING]
+    expected = ["fedsteph", "packages", *SECRETS, "certificate", "CA certificate", "port", *ENDING]
     assert list(checks) == [*expected, "memory", "disk of runs"]
     assert {checks[name].verdict for name in expected} == {"PASS"}
     assert not [checks[name].remedy for name in expected if checks[name].remedy]
@@ -169,13 +170,19 @@ def test_a_fault_is_found(folder, examine, fault):
     assert (code, checks[name].verdict) == (1, "FAIL") and told in checks[name].found and checks[name].remedy
 
 
-def test_a_certificate_that_ends_soon_passes_and_says_so(folder, examine):
-    """And one that has ended, since when."""
-    reissued(folder, 20, *LOOPBACK_NAMES)
-    found = examine(folder, "--before-start")[1]["certificate"]
-    assert (found.verdict, "renew it soon" in found.found) == ("PASS", True)
+def test_a_certificate_that_ends_soon_is_a_warning(folder, examine):
+    """And one that has ended, since when; the CA's counts as well."""
+    for days, verdict in ((29, "WARN"), (31, "PASS")):
+        reissued(folder, days, *LOOPBACK_NAMES)
+        code, checks = examine(folder, "--before-start")
+        found = checks["certificate"]
+        assert (code, found.verdict, "provision-renew" in str(found.remedy)) == (0, verdict, verdict == "WARN")
     reissue(tls_of(folder), valid=timedelta(days=-3, hours=-1))
     assert "expired 3 days ago" in examine(folder, "--before-start")[1]["certificate"].found
+    for days, verdict in ((29, "WARN"), (-2, "FAIL")):
+        reissue(replace(tls_of(folder), certificate=folder / "ca.crt"), valid=timedelta(days=days, minutes=-5))
+        found = examine(folder, "--before-start")[1]["CA certificate"]
+        assert found.verdict == verdict and "all sites" in str(found.remedy)
 
 
 def test_a_busy_port(folder, examine):

@@ -1,6 +1,7 @@
 """Installs and checks the reviewed app: this fedsteph's own code, where the SuperNode's account cannot change it.
 
-A ``FLWR_HOME`` holds the app, the SHA-256 of its bundle, and the programs that a SuperExec starts by name.
+It is one version of those that a site has (:mod:`fedsteph.client.deployment.app_versions`). A ``FLWR_HOME`` holds the
+app, the SHA-256 of its bundle, and the programs that a SuperExec starts by name.
 ``flwr-clientapp`` is :mod:`fedsteph.client.deployment.guard`. The other programs refuse to run, because the server
 chooses which one is started.
 """
@@ -20,9 +21,10 @@ from fedsteph.common.deployment.flower_app import assemble, build, digest_of, fl
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host.disk import writing
 
-_BIN = "bin"
+BIN = "bin"
 _GUARD = "guard.py"
-_REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
+REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
+REFUSED_PROGRAM = "#!/bin/sh\necho 'fedsteph: a site runs its reviewed ClientApp and nothing else' >&2\nexit 1\n"
 _REMEDY = "As root: fedsteph app install HOME, in a new folder above which the SuperNode's account cannot write"
 
 
@@ -48,13 +50,13 @@ def install(home: Path) -> Path:
     if len(installed(home)) != 1:
         raise EngineError("'flwr install' did not install one app", where=home)
     with writing(home):
-        (home / _BIN).mkdir()
+        (home / BIN).mkdir()
         for name, content in _programs(home).items():
-            path = home / _BIN / name
+            path = home / BIN / name
             path.write_text(content, encoding="utf-8")
             path.chmod(0o755)
     for path in (*home.rglob("*"), home):
-        path.chmod(0o555 if path.is_dir() or path.parent.name == _BIN else 0o444)  # readable by the SuperNode's account
+        path.chmod(0o555 if path.is_dir() or path.parent.name == BIN else 0o444)  # readable by the SuperNode's account
     return installed(home)[0]
 
 
@@ -80,18 +82,23 @@ def require_reviewed(home: Path) -> str:
     pinned = pin.read_text(encoding="ascii", errors="replace").strip() if pin.exists() else ""
     if re.fullmatch("[0-9a-f]{64}", pinned) is None or not found[0].name.endswith(f".{pinned[:8]}"):
         raise DeploymentError("is not the SHA-256 of the installed app", where=pin, remedy="Install the app anew")
-    programs = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in (home / _BIN).glob("*")}
+    programs = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in (home / BIN).glob("*")}
     if programs != _programs(home):
         remedy = "Find out who changed them, or which version they are; then install the app anew"
-        raise DeploymentError("the guard's programs are not this fedsteph's", where=home / _BIN, remedy=remedy)
-    for path in (home.resolve().parent, home, *home.rglob("*")):
-        # An owner can make it writable again, and write access to the folder above is enough to replace it.
-        if os.access(path, os.W_OK) or path.lstat().st_uid == os.geteuid():
-            raise DeploymentError("this account can change it", where=path, remedy=_REMEDY)
+        raise DeploymentError("the guard's programs are not this fedsteph's", where=home / BIN, remedy=remedy)
+    require_read_only(home)
     if os.access(sys.prefix, os.W_OK):
         remedy = "Install fedsteph as another user, e.g. root"
         raise DeploymentError("this account can change the installation itself", where=sys.prefix, remedy=remedy)
     return f"this fedsteph's own code ({own[:12]}...), read-only"
+
+
+def require_read_only(folder: Path) -> None:
+    """Raise DeploymentError if this account can change a folder, or anything in it."""
+    for path in (folder.resolve().parent, folder, *folder.rglob("*")):
+        # An owner can make it writable again, and write access to the folder above is enough to replace it.
+        if os.access(path, os.W_OK) or path.lstat().st_uid == os.geteuid():
+            raise DeploymentError("this account can change it", where=path, remedy=_REMEDY)
 
 
 def _another(app: Path, home: Path) -> DeploymentError:
@@ -101,14 +108,21 @@ def _another(app: Path, home: Path) -> DeploymentError:
         return DeploymentError(
             f"the installed app is of fedsteph {theirs}, and this is fedsteph {own}",
             where=app,
-            remedy=f"Sites and server need one version. As root: rm -r {home}, then fedsteph app install {home}",
+            remedy=f"Sites and server need one version. As root: {_after(home)}",
         )
     remedy = f"It says that it is of the same version ({own}): find out who changed it; then install it anew"
     return DeploymentError("the installed app is not the code of this fedsteph", where=app, remedy=remedy)
 
 
+def _after(home: Path) -> str:
+    """How another version comes into use."""
+    if home.parent.name == "versions":
+        folder = home.parent.parent
+        return f"fedsteph app install {folder}, then fedsteph app use {folder} VERSION"
+    return f"mv {home} {home}-before, then fedsteph app install {home}"
+
+
 def _programs(home: Path) -> dict[str, str]:
-    guarded = f'#!/bin/sh\nexec "{sys.executable}" -IB "{home.resolve() / _BIN / _GUARD}" "$@"\n'
-    refused = "#!/bin/sh\necho 'fedsteph: a site runs its reviewed ClientApp and nothing else' >&2\nexit 1\n"
+    guarded = f'#!/bin/sh\nexec "{sys.executable}" -IB "{home.resolve() / BIN / _GUARD}" "$@"\n'
     source = Path(guard.__file__).read_text(encoding="utf-8")
-    return {"flwr-clientapp": guarded, _GUARD: source, **dict.fromkeys(_REFUSED, refused)}
+    return {"flwr-clientapp": guarded, _GUARD: source, **dict.fromkeys(REFUSED, REFUSED_PROGRAM)}

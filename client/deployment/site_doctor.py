@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import counted
-from fedsteph.client.deployment.reviewed_app import require_reviewed
+from fedsteph.client.deployment.app_versions import require_current
 from fedsteph.client.models.model_import import told_of
 from fedsteph.client.privacy.ledger import Ledger, total
 from fedsteph.client.site.device import resolve_device
@@ -63,7 +63,7 @@ def _federation(site: Site, file: MembershipFile) -> list[Check]:
         checks.append(Check("reviewed app", "WARN", "not checked", "Name flwr_home in the federation section"))
     else:
         home = folder / file.flwr_home
-        checks.append(check("reviewed app", lambda: require_reviewed(home)))
+        checks.append(check("reviewed app", lambda: require_current(home)))
     checks.append(app_start("flwr.supernode.runtime.run_clientapp, fedsteph.client.app"))
     if file.ca is not None:
         checks.append(authority(folder / file.ca, "Ask the coordinator for the new CA's ca.crt"))

@@ -7,14 +7,12 @@ from pathlib import Path
 
 
 def copy_home(source: Path, home: Path) -> Path:
-    """The same files and modes as in ``source``, but for the one program that names its own folder."""
+    """The same files and modes as in ``source``, but for the programs that name their own folder."""
     shutil.copytree(source, home, dirs_exist_ok=True)
-    program = home / "bin" / "flwr-clientapp"
-    text = program.read_text()
-    _, _, rest = text.partition('-IB "')
-    before, _, _ = rest.partition("/bin/guard.py")
-    assert before and text.count(before) == 1
-    replace(program, text.replace(before, str(home.resolve())))
+    for program in (path for path in home.rglob("bin/flwr-clientapp")):
+        text = program.read_text()
+        assert str(source.resolve()) in text
+        replace(program, text.replace(str(source.resolve()), str(home.resolve())))
     return home
 
 

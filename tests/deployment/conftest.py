@@ -25,6 +25,7 @@ import pytest
 from deployment import SEED, TARGET, Deployment, Run, wait_for
 from misfits import FULL, GOOD, Misfits, models, run_with_misfits
 
+from fedsteph.client.deployment.app_versions import VERSIONS, current
 from fedsteph.client.deployment.reviewed_app import installed
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.flower_app import assemble
@@ -63,7 +64,7 @@ def changed_code(deployment: Deployment) -> ChangedCode:
     """The reviewed app and one line more, which shows where it runs, under a version that is a way out of ``flwr/``.
 
     Flower makes the folder that it unpacks into, and loads from, out of the version: below the reviewed app's own
-    folder, three up, and into the one place where the site's account can write.
+    folder, five up, and into the one place where the site's account can write.
     """
     deployment.online(TARGET, GOOD, FULL)
     ran = deployment.folder / "ran"
@@ -72,12 +73,14 @@ def changed_code(deployment: Deployment) -> ChangedCode:
     config = pin_m0(load_config(server.config, [f"federation.sites=[{TARGET}, {GOOD}, {FULL}]"]))
     prepared = server_deployment.prepare(server, config)
     app = assemble(deployment.folder / "changed" / "fedsteph")
-    line = f"import os, pathlib; pathlib.Path({str(ran)!r}, os.environ['FLWR_HOME'].split('/')[-2]).touch()\n"
+    name = "os.environ['FLWR_HOME'].split('/flwr')[0].rpartition('/')[2]"
+    line = f"import os, pathlib; pathlib.Path({str(ran)!r}, {name}).touch()\n"
     module = app / "common" / "__init__.py"
     module.write_text(module.read_text() + line)
-    [reviewed] = installed(deployment.site(GOOD) / "flwr")
+    flwr = deployment.site(GOOD) / "flwr"
+    [reviewed] = installed(flwr / VERSIONS / current(flwr))
     project = app / "pyproject.toml"
-    way_out = f"{reviewed.name.removeprefix('fedsteph.fedsteph.')}/../../../state/evil"
+    way_out = f"{reviewed.name.removeprefix('fedsteph.fedsteph.')}/../../../../../state/evil"
     text, n = re.subn(r'(?m)^version = ".*"$', f'version = "{way_out}"', project.read_text(), count=1)
     assert n == 1 and way_out.startswith("0.1.0.")
     project.write_text(text)
@@ -123,6 +126,7 @@ def whole_run(deployment: Deployment, misfits: Misfits, changed_code: ChangedCod
     progress = read_progress((run.folder / "server" / "progress.jsonl").read_text())
     assert not [now for now in progress if now.phase == "train.local" and now.done == now.total], "it has answered"
     deployment.processes["superlink"].kill()
+    deployment.renew_certificate()
     deployment.start_superlink()
     if run.wait() == 0:  # the page is drawn after the answer has left
         page = deployment.site(TARGET) / "state" / "report" / "index.html"

@@ -351,6 +351,10 @@ class Deployment:
 
         wait_for("a SuperLink that listens", listens, 60)
 
+    def renew_certificate(self) -> None:
+        """Have another one made for the SuperLink, which uses it when it starts again."""
+        _command("provision-renew", self.server)
+
     def online(self, *names: str) -> None:
         """Let exactly these sites be connected, with running SuperNodes and SuperExecs."""
         leaving = self._up - {*names}

@@ -93,7 +93,7 @@ def _stray_keys(folder: Path) -> None:
 def _change_installed_app(home: Path) -> None:
     """Edit what Flower has installed, as someone with the right to could."""
     make_writable(home)
-    [app] = (home / "apps").iterdir()
+    [app] = home.glob("versions/*/apps/*")
     (app / "client" / "app.py").rename(app / "client" / "reviewed.py")
     shutil.copyfile(Path(__file__).with_name("changed_app.py"), app / "client" / "app.py")
     make_read_only(home)

@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from deployment import MEMBERS, TARGET, Deployment, Run
 from foreign import imported
 from misfits import FILE_LIMIT, FULL, GOOD, models
 
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
+from fedsteph.common.deployment.tls import ask
 from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.trust.audit_log import verify
 from fedsteph.common.vector.task_vector import TaskVector
@@ -35,6 +37,16 @@ def test_it_ends_with_0_and_the_targets_scores(whole_run):
     told = {score["method"]: score["c_index"] for score in scores["scores"]}
     assert list(told) == ["local", "model_average", "steph", "panel", "deployed"]
     assert all(0 <= value <= 1 for value in told.values())
+
+
+def test_it_went_on_across_a_renewed_certificate(deployment, whole_run):
+    """Which is the one that the SuperLink shows now."""
+    new, old = (
+        x509.load_pem_x509_certificate((deployment.server / name).read_bytes())
+        for name in ("server.crt", "server.crt.previous")
+    )
+    assert ask(deployment.address, deployment.server / "ca.crt").expires == new.not_valid_after_utc
+    assert new.not_valid_after_utc > old.not_valid_after_utc and whole_run.wait() == 0
 
 
 def test_no_process_imported_another_s_file_of_one_of_our_names(deployment, whole_run):

@@ -52,7 +52,7 @@ def test_a_second_app_is_not_installed_beside_it(refused, installed_once, monkey
     for module in (flower_app, reviewed_app):
         monkeypatch.setattr(module, "flwr", called)
     before = sorted(installed_once.rglob("*"))
-    assert "is not a new or empty folder" in refused("app", "install", installed_once)
+    assert "without versions" in refused("app", "install", installed_once)
     with pytest.raises(DeploymentError, match="not a new or empty folder"):
         install(installed_once)
     assert sorted(installed_once.rglob("*")) == before

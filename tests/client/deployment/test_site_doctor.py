@@ -161,7 +161,7 @@ def test_a_site_that_is_ready(ready, examine):
     assert not [checks[name].remedy for name in [*READY, *SECRETS] if checks[name].remedy]
     assert checks["audit"].found == "2 lines hold together" and checks["policy"].found == "shares with kirc"
     found = "vectors are trained without differential privacy; so far: nothing was shared yet; no budget"
-    assert checks["privacy"].found == found and "certificate for 396 days" in checks["server"].found
+    assert checks["privacy"].found == found and "certificate: 396 days left" in checks["server"].found
 
 
 def test_a_site_s_file_of_m0_tells_its_digest(ready, examine):
@@ -314,7 +314,8 @@ def require_found(examine, ready: Ready, name: str, verdict: str, told: str) -> 
     assert (checks[name].verdict, code) == (verdict, 1 if verdict == "FAIL" else 0)
     assert told in checks[name].found and checks[name].remedy
     unconcerned = {key for key, check in checks.items() if check.verdict == "PASS"}
-    vouched_for = ["privacy"] if name == "audit" else []  # the log vouches for the ledger
+    # The log vouches for the ledger, and the CA for the server.
+    vouched_for = {"audit": ["privacy"], "server": ["CA certificate"]}.get(name, [])
     touched = {name, "membership", "policy", *vouched_for}
     assert set(READY) & set(checks) - unconcerned <= touched
 

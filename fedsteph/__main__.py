@@ -13,9 +13,11 @@ import typer
 from fedsteph.commands.federation.audit import audit
 from fedsteph.commands.federation.config import config
 from fedsteph.commands.federation.doctor import doctor
+from fedsteph.commands.federation.health import health
 from fedsteph.commands.federation.provision import provision, provision_renew, provision_site
 from fedsteph.commands.federation.roster import roster
 from fedsteph.commands.federation.run import recipe, run
+from fedsteph.commands.federation.status import status
 from fedsteph.commands.research.benchmark import benchmark
 from fedsteph.commands.research.measure import measure
 from fedsteph.commands.research.report import analyze, report
@@ -74,6 +76,8 @@ _PANELS: dict[str, dict[str, Any]] = {
         "provision-renew": provision_renew,
         "roster": roster,
         "doctor": doctor,
+        "status": status,
+        "health": health,
         "config": config,
         "recipe": recipe,
         "run": run,

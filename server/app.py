@@ -18,6 +18,7 @@ from fedsteph.common.trust.signed_roster import read_signed
 from fedsteph.server.federation import Federation
 from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, read_manifest
 from fedsteph.server.outcome import OUTCOME_FILE
+from fedsteph.server.run_status import StatusFile
 
 app = ServerApp()
 
@@ -35,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
     signed = read_signed(run_folder / ROSTER_FILE, roster)
     folder = run_folder / "server"
     report, audit = ProgressLog(folder, "server").report, AuditLog(Path(manifest["audit"]))
-    federation = Federation(grid, config, manifest["run"], roster, audit, report, signed=signed)
+    federation = Federation(grid, config, manifest["run"], roster, audit, report, signed, StatusFile(folder))
     federation.drained = (run_folder / DRAIN_FILE).exists
     try:
         federation.run()

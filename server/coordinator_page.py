@@ -14,25 +14,28 @@ from fedsteph.common.report.transfer import relayed, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.vector.shared_part import description
 from fedsteph.common.wire.messages import MergeReply
-from fedsteph.server.manifest import CONFIG_FILE, read_manifest
+from fedsteph.server.manifest import CONFIG_FILE, read_flower_run, read_manifest
 from fedsteph.server.outcome import Outcome
 
+_MOST_OF_A_NAME = 20  # a run folder's whole name, and enough of a random one
 _AUDIENCE = "For the coordinator and partners: only what each site's policy lets out"
 
 
 def run_page(run: Path, outcome: Outcome) -> Page:
     """The page of a run folder."""
     config, manifest = load_config(run / CONFIG_FILE), read_manifest(run)
+    name, flower = str(manifest["run"]), read_flower_run(run)
+    named = name if flower is None else f"{name}; in Flower's own lists and logs: {flower}"
     sections = [
         _sites(outcome),
         _scores(outcome.targets),
         transfer_section(
-            [relayed(read_lines(Path(manifest["audit"])), manifest["run"])],
+            [relayed(read_lines(Path(manifest["audit"])), name)],
             [str(failure) for failure in outcome.failures],
             description(config.sharing),
         ),
         cost_section(outcome.seconds, outcome.bytes),
-        provenance_section(manifest, (run / CONFIG_FILE).read_text(encoding="utf-8")),
+        provenance_section({**manifest, "run": named}, (run / CONFIG_FILE).read_text(encoding="utf-8")),
         limits_section(
             ["Numbers are rounded and in bands, as each site's policy has it; intervals stay at the sites."]
         ),
@@ -41,7 +44,7 @@ def run_page(run: Path, outcome: Outcome) -> Page:
     verdict = [*verdict, ROUNDED] if verdict else ["The run came to no result."]
     if outcome.error:
         verdict = [f"The run failed: {outcome.error}.", *verdict]
-    return Page(f"Run {manifest['run'][:12]} of {config.federation.name}", _AUDIENCE, verdict, sections)
+    return Page(f"Run {name[:_MOST_OF_A_NAME]} of {config.federation.name}", _AUDIENCE, verdict, sections)
 
 
 def write_run_page(run: Path, out: Path | None = None) -> Path:

@@ -33,6 +33,7 @@ class _Welcome:
         self._session = session
         self._sites = session.config.federation.sites
         self._talk = Exchange(session.grid, protocol.HELLO, limit.hello)
+        self._seconds = limit.nodes
         self._until = time.monotonic() + limit.nodes
         self._asked: set[int] = set()
         self._failed: dict[int, tuple[str, str]] = {}  # by node: its name, as far as it is known, and the reason
@@ -41,6 +42,7 @@ class _Welcome:
 
     def run(self) -> None:
         late = False
+        self._session.status.begin(protocol.HELLO, self._seconds)
         while True:
             if not late:
                 self._ask_who_is_new()
@@ -112,6 +114,7 @@ class _Welcome:
         else:
             session.names[node] = reply.site
             session.outcome.sites[reply.site] = {"software": reply.software, "encoder": reply.encoder}
+            session.status.joined(reply.site, node, reply.software)
             session.note(Event("site.join", "allowed", peer=reply.site, artefact=reply.audit))
 
     def _say_who_is_missing(self) -> None:

@@ -1,4 +1,7 @@
-"""Makes the manifest of a run: its id, versions, digests and seeds, and the folder of the server's audit log."""
+"""Makes the manifest of a run: its name, versions, digests and seeds, and the folder of the server's audit log.
+
+Beside it, in a deployment, lies the name that Flower gave to the same run.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import ConfigError, RunFolderError
-from fedsteph.common.host.checked_file import read_json
+from fedsteph.common.host.checked_file import read_json, write_json
 from fedsteph.common.trust.roster import Roster
 from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.common.wire.messages import MAX_ENVELOPES
@@ -21,16 +24,20 @@ from fedsteph.common.wire.protocol import MAX_TOTAL
 DRAIN_FILE = "drain"  # in a run folder: the coordinator wants the run to end before its next phase
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"
+FLOWER_FILE = "flower.json"
 _MOST_ADDED = 8192  # bytes of a vector file's header and of its envelope
 _PACKAGES = ("fedsteph", "torch", "flwr", "cryptography", "safetensors", "numpy", "h5py", "pandas")
 
 
-def manifest(config: Config, roster: Roster, audit: Path) -> dict[str, Any]:
-    """A new run's manifest, JSON-ready. Raises ConfigError if a message would be too large to be read."""
+def manifest(config: Config, roster: Roster, audit: Path, run: str | None = None) -> dict[str, Any]:
+    """A new run's manifest, JSON-ready. Raises ConfigError if a message would be too large to be read.
+
+    ``run``: its name in messages and audit logs, which is its folder's in a deployment; None: a random one.
+    """
     _require_messages_that_fit(config)
     return {
         "schema": "fedsteph/manifest/v1",
-        "run": uuid.uuid4().hex,
+        "run": run or uuid.uuid4().hex,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "audit": str(audit.resolve()),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
@@ -51,6 +58,19 @@ def read_manifest(run_folder: Path) -> dict[str, Any]:
     if not isinstance(found.get("digests"), dict) or not {"run", "audit", "versions", "seeds"} <= found.keys():
         raise RunFolderError("is damaged", where=run_folder / MANIFEST_FILE, remedy=remedy)
     return found
+
+
+def write_flower_run(run_folder: Path, run_id: str) -> None:
+    """Note under which id Flower lists the run (``flwr ls``)."""
+    write_json(run_folder / FLOWER_FILE, {"run_id": run_id})
+
+
+def read_flower_run(run_folder: Path) -> str | None:
+    """Flower's id of a run; None: none was noted. Raises RunFolderError if the note is damaged."""
+    path = run_folder / FLOWER_FILE
+    if not path.exists():
+        return None
+    return str(read_json(path, RunFolderError, "Remove it; 'flwr ls' tells the id")["run_id"])
 
 
 def _require_messages_that_fit(config: Config) -> None:

@@ -19,6 +19,7 @@ from fedsteph.common.wire import protocol
 from fedsteph.common.wire.messages import RunId
 from fedsteph.server.exchange import Round, exchange
 from fedsteph.server.outcome import Failure, Outcome
+from fedsteph.server.run_status import StatusFile
 
 T = TypeVar("T")
 Envelopes: TypeAlias = Mapping[int, Mapping[str, bytes]]  # those of each node's message, by name
@@ -30,7 +31,8 @@ OnProgress = Callable[..., None]  # as fedsteph.common.host.progress_log.Progres
 class Session:
     """The sites of one run over one grid, and what has happened so far.
 
-    ``report`` is called as phases advance; ``signed``: the roster with its signature, where the coordinator signs them.
+    ``report`` is called as phases advance, and ``status`` written; ``signed``: the roster with its signature, where the
+    coordinator signs them.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Session:
         audit: AuditLog,
         report: OnProgress = lambda phase, done, total, message="", party=None: None,
         signed: SignedRoster | None = None,
+        status: StatusFile | None = None,
     ) -> None:
         self.grid = grid
         self.config = config
@@ -50,6 +53,7 @@ class Session:
         self.roster = roster
         self.signed = signed
         self.report = report
+        self.status = status or StatusFile(None)
         self.names: dict[int, str] = {}  # node -> site, of the sites still in the run
         self._audit = audit
         self.drained: Callable[[], bool] = lambda: False  # whether the coordinator wants no further phase
@@ -94,7 +98,9 @@ class Session:
             done += 1
             self.report(phase, done, total)
             self._report_of(node, phase, 1, what)
+            self.status.answered(self.names.get(node, ""), what)
 
+        self.status.begin(phase, deadline, (self.names[node] for node in requests if node in self.names))
         self.report(phase, 0, total)
         for node in requests:
             self._report_of(node, phase, 0, "asked")
@@ -118,8 +124,9 @@ class Session:
             self.report(phase, done, 1, what, self.names[node])
 
     def fail(self, site: str, phase: str, reason: str) -> None:
-        """Add a failure to the outcome and to the audit log."""
+        """Add a failure to the outcome, to the status and to the audit log."""
         self.outcome.failures.append(Failure(site, phase, reason))
+        self.status.answered(site, reason)
         self.note(Event(f"{phase}.fail", "failed", peer=site, reason=reason))
 
     def note(self, event: Event) -> None:

@@ -48,6 +48,7 @@ FLOORS = {
         "aggregation",
         "exchange",
         "outcome",
+        "run_status",
         "session",
         "hello",
         "baselines",

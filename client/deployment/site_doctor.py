@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
 from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import counted
-from fedsteph.client.deployment.app_versions import require_current
+from fedsteph.client.deployment.files_at_rest import at_rest
 from fedsteph.client.models.model_import import told_of
-from fedsteph.client.privacy.ledger import Ledger, total
 from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.site import Site
-from fedsteph.common.deployment.checks import (
-    Check,
-    app_start,
-    authority,
-    check,
-    disk,
-    lasting,
-    memory,
-    secret_files,
-    versions,
-)
+from fedsteph.common.deployment.checks import Check, app_start, authority, check, disk, lasting, memory, versions
 from fedsteph.common.deployment.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 from fedsteph.common.errors import DeploymentError, FedstephError, ModelFileError
 from fedsteph.common.host.progress import Progress, silent
-from fedsteph.common.trust.audit_log import verify
 
 _MEMORY_GB = 4.0
 _DISK_GB = 5.0
-_TRAINED = {"none": "without differential privacy", "dp-sgd": "by DP-SGD"}
 
 
 def examine(site: Site, quick: bool, progress: Progress = silent) -> list[Check]:
@@ -48,31 +34,19 @@ def examine(site: Site, quick: bool, progress: Progress = silent) -> list[Check]
     checks.append(check("membership", lambda: _membership(site)))
     federation = site.file.federation
     if federation is not None:
-        checks += _federation(site, federation)
+        checks += at_rest(site, federation)
+        checks += _running(site, federation)
     return [*checks, memory(_MEMORY_GB), disk(site.state, _DISK_GB)]
 
 
-def _federation(site: Site, file: MembershipFile) -> list[Check]:
-    folder = site.folder
-    named = (file.sign_key, file.seal_key, file.auth_key, file.superexec_secret)
-    secrets = [folder / path for path in named if path is not None]
-    checks = [*secret_files(secrets), _policy(site)]
-    checks.append(check("audit", lambda: f"{verify(folder / file.audit).lines} lines hold together"))
-    checks.append(check("privacy", lambda: _privacy(site)))
-    if file.flwr_home is None:
-        checks.append(Check("reviewed app", "WARN", "not checked", "Name flwr_home in the federation section"))
-    else:
-        home = folder / file.flwr_home
-        checks.append(check("reviewed app", lambda: require_current(home)))
-    checks.append(app_start("flwr.supernode.runtime.run_clientapp, fedsteph.client.app"))
+def _running(site: Site, file: MembershipFile) -> list[Check]:
+    checks = [app_start("flwr.supernode.runtime.run_clientapp, fedsteph.client.app")]
     if file.ca is not None:
-        checks.append(authority(folder / file.ca, "Ask the coordinator for the new CA's ca.crt"))
+        checks.append(authority(site.folder / file.ca, "Ask the coordinator for the new CA's ca.crt"))
     if file.server is None or file.ca is None:
-        checks.append(Check("server", "WARN", "not checked", "Name server and ca in the federation section"))
-    else:
-        server, ca = file.server, folder / file.ca
-        checks.append(check("server", lambda: _server(server, ca)))
-    return checks
+        return [*checks, Check("server", "WARN", "not checked", "Name server and ca in the federation section")]
+    server, ca = file.server, site.folder / file.ca
+    return [*checks, check("server", lambda: _server(server, ca))]
 
 
 def _account() -> str:
@@ -107,31 +81,6 @@ def _membership(site: Site) -> str:
     member = site.membership()
     how = "as pinned" if member.signed is None else f"number {len(member.signed.chain)} of the signed ones, as accepted"
     return f"{site.name} in {member.roster.federation}, roster {member.roster.digest[:12]}... {how}"
-
-
-def _policy(site: Site) -> Check:
-    policy = site.file.policy
-    if policy is None:
-        return Check("policy", "FAIL", "none", "Add a policy section to the site file; without it nothing leaves")
-    with contextlib.suppress(FedstephError):  # the membership check reports it
-        roster = site.membership().roster
-        if strangers := [name for name in policy.targets if roster.entry(name) is None]:
-            return Check("policy", "FAIL", f"{', '.join(strangers)} is no site of the roster", "Mend policy.targets")
-    if not policy.recipes:
-        return Check("policy", "WARN", "no recipe is allowed, so nothing is trained", "Set policy.recipes")
-    if not policy.targets:
-        return Check("policy", "WARN", "no target may receive this site's vector", "Name some in policy.targets")
-    if policy.privacy not in ("none", site.file.privacy):
-        what = f"asks for {policy.privacy}, and the site trains without it, so nothing is shared"
-        return Check("policy", "WARN", what, "Set privacy and dp_sgd in the site file")
-    return Check("policy", "PASS", f"shares with {', '.join(policy.targets)}")
-
-
-def _privacy(site: Site) -> str:
-    spent = total(Ledger(site.audit).entries())
-    budget = None if site.file.policy is None else site.file.policy.epsilon_budget
-    limit = "no budget" if budget is None else f"budget epsilon {budget:g}"
-    return f"vectors are trained {_TRAINED[site.file.privacy]}; so far: {spent}; {limit}"
 
 
 def _server(address: str, ca: Path) -> Check:

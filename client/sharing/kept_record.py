@@ -16,6 +16,7 @@ from fedsteph.common.host import checked_file
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.wire.envelope import UNLIMITED
 
+FOLDER = "vectors"  # in a site's state folder
 SUFFIX = ".vector"
 
 

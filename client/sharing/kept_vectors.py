@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedsteph.client.sharing.attack_result import content_digest
 from fedsteph.client.sharing.head_rule import may_travel
-from fedsteph.client.sharing.kept_record import SUFFIX, KeptVector, read_kept, sender_of, write_kept
+from fedsteph.client.sharing.kept_record import FOLDER, SUFFIX, KeptVector, read_kept, sender_of, write_kept
 from fedsteph.client.sharing.mapped_vector import mapped
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
@@ -27,7 +27,6 @@ from fedsteph.common.trust.roster import Roster
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import read_vector
 
-FOLDER = "vectors"
 _log = logging.getLogger(__name__)
 
 

@@ -12,6 +12,7 @@ from fedsteph.client.site.policy import Policy, Privacy
 from fedsteph.client.training.epoch_log import require_tensorboard
 from fedsteph.common.config.run_config import MAX_NORM, SITE_NAME, require_cancer
 from fedsteph.common.config.schema import build, read_yaml
+from fedsteph.common.deployment.health_settings import HealthSettings
 from fedsteph.common.errors import ConfigError
 
 SITE_FILE = "site.yaml"
@@ -45,6 +46,7 @@ class SiteFile:
     tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder (extra tensorboard)
     privacy: Privacy = "none"  # training of the shared vector; dp-sgd: with differential privacy, as dp_sgd says
     dp_sgd: DpSgd | None = None  # with privacy dp-sgd: its settings, of which epsilon or noise must be given
+    health: HealthSettings | None = None  # where 'fedsteph health' answers; null: nowhere
 
     def __post_init__(self) -> None:
         if self.name is not None and SITE_NAME.fullmatch(self.name) is None:

@@ -175,6 +175,14 @@ class Flower:
             raise EngineError(f"'flwr ls' does not know the run {run_id}", where=self.log)
         return dict(runs[0])
 
+    def statuses(self) -> dict[str, str]:
+        """The status of every run that Flower knows, by its id."""
+        return {str(run["run-id"]): str(run["status"]) for run in self._call(["ls", CONNECTION])["runs"]}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Every registered node: ``node-id``, ``status``, when it came (``online-at``) and left (``offline-at``)."""
+        return [dict(node) for node in self._call(["supernode", "list", CONNECTION])["nodes"]]
+
     def stop(self, run_id: str) -> None:
         """Stop a run."""
         self._call(["stop", run_id, CONNECTION])

@@ -23,7 +23,7 @@ from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import Roster, read_roster, write_roster
 from fedsteph.common.trust.signed_roster import read_signed, write_signature
 from fedsteph.server.deployment.server_file import ServerFile
-from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, MANIFEST_FILE, manifest
+from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, MANIFEST_FILE, manifest, write_flower_run
 from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 
 RESULTS_FILE = "results.json"
@@ -73,7 +73,7 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     if signed is not None:
         write_signature(part / ROSTER_FILE, signed)
     atomic.write_text(part / CONFIG_FILE, dump_yaml(config))
-    checked_file.write_json(part / MANIFEST_FILE, manifest(config, roster, server.audit))
+    checked_file.write_json(part / MANIFEST_FILE, manifest(config, roster, server.audit, path.name))
     part.rename(path)
     return Deployed(path, config, roster)
 
@@ -128,6 +128,8 @@ def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:
     flower = Flower(server.flwr_home, server.flwr_home.parent)
     with watching([deployed.path / "server"]):
         run_id = flower.start(app, run_config)
+        write_flower_run(deployed.path, run_id)
+        console.tell(f"run {deployed.path.name}; in Flower's own lists and logs: {run_id}")
         try:
             return run_id, flower.wait(run_id, deployed.outcome.exists, PATIENCE_SECONDS, _say_silence, _say_slow_start)
         except KeyboardInterrupt:

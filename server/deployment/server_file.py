@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsteph.common.config.schema import build, read_yaml
+from fedsteph.common.deployment.health_settings import HealthSettings
 from fedsteph.common.errors import ConfigError
 
 SERVER_FILE = "server.yaml"
@@ -28,6 +29,7 @@ class ServerFile:
     roster: Path = Path("roster.yaml")  # roster of all sites' public keys, made by 'fedsteph roster add'
     audit: Path = Path("audit")  # folder of the audit log
     runs: Path = Path("runs")  # folder of the runs' results
+    health: HealthSettings | None = None  # where 'fedsteph health' answers; null: nowhere
 
     @classmethod
     def open(cls, path: Path) -> ServerFile:

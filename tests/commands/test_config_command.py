@@ -30,6 +30,7 @@ from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.presets import DEFAULT_PRESET, PRESETS
 from fedsteph.common.config.run_config import Config, Deadlines, FederationConfig, load_config
 from fedsteph.common.config.schema import build
+from fedsteph.common.deployment.health_settings import HealthSettings
 from fedsteph.common.errors import ConfigError
 from fedsteph.server.deployment.server_file import ServerFile
 from fedsteph.simulations.study.study_file import StudyFile, Variant, load_study
@@ -54,7 +55,9 @@ SECTIONS: list[tuple[str, str, type, dict[str, Any]]] = [
     (SITE.title, "federation.", MembershipFile, dict.fromkeys(("roster", "sign_key", "seal_key"), "file")),
     (SITE.title, "policy.", Policy, {}),
     (SITE.title, "dp_sgd.", DpSgd, {}),
+    (SITE.title, "health.", HealthSettings, {}),
     (SERVER.title, "", ServerFile, {"superlink": "127.0.0.1:1", "address": "127.0.0.1:2"}),
+    (SERVER.title, "health.", HealthSettings, {}),
     (STUDY.title, "", StudyFile, {}),
     (STUDY.title, "variants.NAME.", Variant, {"method": "steph"}),
 ]

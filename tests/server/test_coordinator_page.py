@@ -169,7 +169,7 @@ def test_what_it_cost_and_what_it_was_made_of(run):
     assert rows["run"] == run.manifest["run"] and rows["seed of training"] == "17"
     assert rows["digest of m0"] == config().model.m0_sha256 and rows["torch"] == run.manifest["versions"]["torch"]
     (code,) = [block for block in blocks if isinstance(block, Code)]
-    assert code.text == dump_yaml(config()) and page.title == f"Run {run.manifest['run'][:12]} of kidney"
+    assert code.text == dump_yaml(config()) and page.title == f"Run {run.manifest['run'][:20]} of kidney"
     limits = section(page, "Limits")[0].sentences
     assert limits[0].startswith("Numbers are rounded and in bands")
 

@@ -68,6 +68,7 @@ def test_the_tree(trial):
         "start-supernode.sh",
         "start-superexec.sh",
         "fedsteph-supernode.service",
+        "fedsteph-health.service",
         "fedsteph-clientapp.service",
     }
     server = {
@@ -86,6 +87,7 @@ def test_the_tree(trial):
         "flwr/",
         "flwr/config.toml",
         "fedsteph-superlink.service",
+        "fedsteph-health.service",
         "fedsteph-superexec.service",
         "nodes/",
         *(f"nodes/{name}.pub" for name in SITES),

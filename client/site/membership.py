@@ -31,12 +31,13 @@ class MembershipFile:
     # additions [a text that begins with fedsteph-roster-public-v1:]
     roster_key: str | None = None
     audit: str = "fedsteph-audit"  # folder of the audit log and the privacy ledger
-    server: str | None = None  # host:port of the server; only 'fedsteph doctor' reads it
-    ca: str | None = None  # certificate that signed the server's; only 'fedsteph doctor' reads it
-    auth_key: str | None = None  # file of this node's secret key for Flower; only 'fedsteph doctor' reads it
-    # file of the secret that SuperNode and SuperExec share; only 'fedsteph doctor' reads it
+    server: str | None = None  # host:port of the server; only 'fedsteph doctor' and 'status' read it
+    ca: str | None = None  # certificate that signed the server's; only 'fedsteph doctor' and 'status' read it
+    # file of this node's secret key for Flower; only 'fedsteph doctor' and 'status' read it
+    auth_key: str | None = None
+    # file of the secret that SuperNode and SuperExec share; only 'fedsteph doctor' and 'status' read it
     superexec_secret: str | None = None
-    flwr_home: str | None = None  # Flower's folder, with the reviewed app; only 'fedsteph doctor' reads it
+    flwr_home: str | None = None  # Flower's folder, with the reviewed app; only 'fedsteph doctor' and 'status' read it
 
     def __post_init__(self) -> None:
         if len(self.roster_sha256) != 64 or set(self.roster_sha256) - set("0123456789abcdef"):

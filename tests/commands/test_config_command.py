@@ -158,13 +158,16 @@ def test_the_site_file_reads_back_with_and_without_its_sections(cli: Any, tmp_pa
     whole |= {"privacy": "dp-sgd"}
     whole["dp_sgd"] |= {"epsilon": 8}
     opened = build(SiteFile, whole, file)
-    assert (opened.policy, opened.dp_sgd) == (Policy(), DpSgd(epsilon=8.0))
+    assert (opened.policy, opened.dp_sgd, opened.health) == (Policy(), DpSgd(epsilon=8.0), HealthSettings())
 
 
 def test_the_server_file_reads_back(cli: Any, tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
-    file.write_text(cli("config", "--server")[1])
-    assert ServerFile.open(file).superlink == "127.0.0.1:9091"
+    out = cli("config", "--server")[1]
+    for text, health in ((out, None), (uncommented(out), HealthSettings())):
+        file.write_text(text)
+        opened = ServerFile.open(file)
+        assert (opened.superlink, opened.health) == ("127.0.0.1:9091", health)
     assert set(yaml.safe_load(file.read_text())) == {made.name for made in fields(ServerFile)}
 
 

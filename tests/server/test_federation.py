@@ -20,7 +20,7 @@ from keys_and_rosters import identity_of, roster_of
 
 from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig
 from fedsteph.common.config.run_config import Config, Deadlines, FederationConfig
-from fedsteph.common.errors import EngineError, FedstephError, QuorumError
+from fedsteph.common.errors import EngineError, FedstephError, QuorumError, RunFolderError
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.trust.audit_log import AuditLog, Event, read_lines, verify
 from fedsteph.common.trust.signed_roster import sign
@@ -29,6 +29,7 @@ from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.messages import Refusal, Score
 from fedsteph.server.federation import Federation
+from fedsteph.server.run_status import RunStatus, StatusFile
 from fedsteph.simulations.run.in_process import InProcessGrid
 
 SITES = ("a", "b", "c", "d")
@@ -764,3 +765,40 @@ def test_neither_outcome_nor_audit_log_holds_any_byte_of_a_vector(federation, tm
     assert hashlib.sha256(vector).hexdigest().encode() in held
     for kept in (held.decode(), repr(asdict(run.outcome)), repr(vars(run))):
         assert vector[:16].decode() not in kept
+
+
+def test_the_status_tells_of_each_site_what_it_was_asked_and_whether_it_answered(federation, tmp_path):
+    """Read while the run goes on, by another process as it were; a site that fails stays in it with the reason."""
+    seen = {}
+
+    def look(message):
+        status = RunStatus.read(tmp_path)
+        seen[status.phase] = {name: site.said for name, site in status.sites.items()}
+        assert all((site.answered is None) == (site.said == "asked") for site in status.sites.values())
+        assert status.since <= status.until
+
+    def looking(answer):
+        return lambda message: (look(message), answer(message))[1]
+
+    sites = Sites(
+        {
+            ("b", protocol.LOCAL): looking(refusing),
+            ("a", protocol.MERGE): looking(
+                lambda message: reply_to(message, messages.MergeReply(None, None, (), SCORES))
+            ),
+        }
+    )
+    run = federation(sites, status=StatusFile(tmp_path / "server"))
+    assert RunStatus.read(tmp_path) is None
+    run.run()
+    [(site, phase, reason)] = failures(run)
+    assert seen[protocol.LOCAL]["b"] == "asked" and seen[protocol.LOCAL].keys() == {*SITES}
+    assert seen[protocol.MERGE] == {"a": "asked", "b": reason, "c": "answered", "d": "answered"}
+    last = RunStatus.read(tmp_path)
+    assert (site, phase, last.sites["b"].phase, last.sites["b"].has_failed) == ("b", protocol.LOCAL, phase, True)
+    assert last.sites["a"].said == "answered" and {one.software for one in last.sites.values()} == {"1"}
+    nodes = {name: int(one.node) for name, one in last.sites.items()}
+    assert {run.names[nodes[name]] for name in "acd"} == {*"acd"}
+    (tmp_path / "server" / "status.json").write_text("{")
+    with pytest.raises(RunFolderError, match="damaged"):
+        RunStatus.read(tmp_path)

@@ -674,6 +674,7 @@ def said_of_a_site(value: Any, at: At) -> bool:
     return said or (value is not None and failure(value, at))
 
 
+MOMENT = word(r"[\d-]{10}T[\d:]{8}\+00:00")
 PHASE = one_of(protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE)
 KEPT: dict[str, dict[str, Form]] = {
     "outcome.json": {
@@ -695,6 +696,19 @@ KEPT: dict[str, dict[str, Form]] = {
         },
         "bytes": flowers_number,
         "error": one_of(None),
+        "sha256": HEX64,
+    },
+    "status.json": {
+        "schema": one_of("fedsteph/run-status/v1"),
+        "phase": PHASE,
+        "since": MOMENT,
+        "until": MOMENT,
+        "sites.{}.node": word(r"\d+"),
+        "sites.{}.software": one_of(version("fedsteph")),
+        "sites.{}.phase": PHASE,
+        "sites.{}.asked": MOMENT,
+        "sites.{}.answered": MOMENT,
+        "sites.{}.said": said_of_a_site,
         "sha256": HEX64,
     },
     "progress.jsonl": {"party": party, "phase": PHASE, "done": small, "total": small, "message": said_of_a_site},

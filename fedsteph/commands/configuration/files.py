@@ -49,8 +49,8 @@ def server_file() -> File:
 
     return File(
         "The coordinator's server.yaml",
-        "Where the server's keys, certificates and results are; for doctor server and run. Paths are relative to the "
-        "file.",
+        "Where the server's keys, certificates and results are; for doctor server, status, health and run. Paths are "
+        "relative to the file.",
         keys_of(ServerFile),
     )
 

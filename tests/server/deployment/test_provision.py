@@ -67,6 +67,7 @@ def test_the_tree(trial):
         "flower.env",
         "start-supernode.sh",
         "start-superexec.sh",
+        "start-health.sh",
         "fedsteph-supernode.service",
         "fedsteph-health.service",
         "fedsteph-clientapp.service",
@@ -86,6 +87,7 @@ def test_the_tree(trial):
         "nginx.conf",
         "flwr/",
         "flwr/config.toml",
+        "start-health.sh",
         "fedsteph-superlink.service",
         "fedsteph-health.service",
         "fedsteph-superexec.service",
@@ -543,7 +545,7 @@ def units(trial: Path) -> list[Path]:
 
 
 def test_every_unit_restarts_and_is_confined(trial):
-    assert len(units(trial)) == 2 + 2 * len(SITES)
+    assert len(units(trial)) == 3 + 3 * len(SITES)
     for path in units(trial):
         service = unit(path)["Service"]
         assert service["Restart"] == "always" and service["User"] == "fedsteph"

@@ -218,7 +218,7 @@ def _handle(
         member = greeted(site, request.roster, run.run) if isinstance(request, Hello) else site.membership()
         member.require_run(run)
         # A repeated message waits for the first one to finish, and then finds its results.
-        with exclusive(site.state, wait=True), told_of_work(log), to_tensorboard(site.tensorboard):
+        with exclusive(site.state, wait=True), told_of_work(log, run.run), to_tensorboard(site.tensorboard):
             require_within_limits(site, action, run.run)
             enter_run(site.state, run.run)
             reply, envelopes = answer(site, member, request, content.envelopes)
@@ -227,11 +227,12 @@ def _handle(
             # Audit before replying: if this fails, the reply is not sent. Inside the lock: the next request counts it.
             site.audit.append(Event(action, "allowed", run.run, artefact=recipe))
     except Exception as error:
+        of_run = {"run": run.run if run else None}
         if isinstance(error, FedstephError):
             details = "" if error.details is None else f": {error.details}"
-            log.error("refused %s: %s%s", action, error.sentence, details)
+            log.error("refused %s: %s%s", action, error.sentence, details, extra=of_run)
         else:
-            log.exception("failed in %s", action)
+            log.exception("failed in %s", action, extra=of_run)
         _audit_refusal(site, run, action, error, log)
         records = protocol.pack(messages.Refusal.of(error, site.name if site else None))
     return Message(records, reply_to=message)

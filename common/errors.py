@@ -268,6 +268,14 @@ class AuditError(FedstephError, reason="the site's audit log cannot be written")
     """An audit log was edited, truncated or reordered, or cannot be written."""
 
 
+class BackupError(FedstephError):
+    """A backup cannot be made or read: damaged, another passphrase, another version, or not what a backup holds."""
+
+
+class TurnedBackError(BackupError):
+    """A restore would turn back a ledger, a sequence number or the audit log."""
+
+
 class DeploymentError(FedstephError):
     """A server file, a certificate or a folder of a deployment is missing or invalid."""
 

@@ -15,6 +15,7 @@ from fedsteph.commands.federation.config import config
 from fedsteph.commands.federation.doctor import doctor
 from fedsteph.commands.federation.health import health
 from fedsteph.commands.federation.provision import provision, provision_renew, provision_site
+from fedsteph.commands.federation.prune import prune
 from fedsteph.commands.federation.roster import roster
 from fedsteph.commands.federation.run import recipe, run
 from fedsteph.commands.federation.status import status
@@ -24,6 +25,7 @@ from fedsteph.commands.research.report import analyze, report
 from fedsteph.commands.research.simulate import simulate
 from fedsteph.commands.research.trust import trust
 from fedsteph.commands.site.app import app as reviewed_app
+from fedsteph.commands.site.backup import backup, restore
 from fedsteph.commands.site.data import data
 from fedsteph.commands.site.enhance import enhance
 from fedsteph.commands.site.evaluate import evaluate
@@ -69,6 +71,8 @@ _PANELS: dict[str, dict[str, Any]] = {
         "keys": keys,
         "vectors": vectors,
         "app": reviewed_app,
+        "backup": backup,
+        "restore": restore,
     },
     "In a deployment": {
         "provision": provision,
@@ -82,6 +86,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "recipe": recipe,
         "run": run,
         "audit": audit,
+        "prune": prune,
     },
 }
 for panel, commands in _PANELS.items():

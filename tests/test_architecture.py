@@ -40,6 +40,7 @@ FLOORS = {
         "methods",
         "target",
         "report",
+        "upkeep",
         "deployment",
         "app",
     ],

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ FILE = "privacy-ledger.json"
 _FORMAT = "fedsteph/ledger/v1"
 _SPENT = "privacy.spend"
 _SENT = ("vector.seal", "update.send")
+_UNPROTECTED = "a vector left that was trained without differential privacy"
+_RESTORED = "(restore)"  # in the place of a run
 _REMEDY = "Put the true file back from a backup; nothing is shared until it fits the audit log"
 
 
@@ -42,26 +44,45 @@ class Entry:
     training: str  # digest that identifies the training; it reveals nothing about the patients
     mechanism: Mechanism | None  # how it was trained
     delta: float | None  # of its epsilon
+    # that the site answers for, with delta, where nobody knows what left: after a restore; null: see mechanism
+    epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epsilon is not None and not (self.mechanism is None and 0 <= self.epsilon < math.inf):
+            raise ValueError("epsilon must be at least 0, and stands in the place of a mechanism")
 
     @classmethod
     def now(cls, run: str, training: str, mechanism: Mechanism | None, delta: float | None) -> Entry:
         """Make an entry with the current time."""
         return cls(datetime.now(UTC).isoformat(timespec="seconds"), run, training, mechanism, delta)
 
+    @classmethod
+    def unknown(cls, since: str, epsilon: float | None, delta: float | None) -> Entry:
+        """What may have left since a backup: at most ``epsilon`` at ``delta``, or None, without a bound."""
+        made = cls.now(_RESTORED, f"unknown spending since {since}", None, delta)
+        return replace(made, epsilon=epsilon)
+
 
 @dataclass(frozen=True)
 class Total:
-    """Cost of all sharings together: ``epsilon`` (infinite if one has no bound) at ``delta``, over ``trainings``."""
+    """Cost of all sharings together: ``epsilon`` (infinite if one has no bound) at ``delta``, over ``trainings``.
+
+    ``unknown``: after a restore nobody knows what left, and nobody has answered for it.
+    """
 
     epsilon: float
     delta: float | None
     trainings: int
+    unknown: bool = False
 
     def __str__(self) -> str:
         if self.trainings == 0:
             return "nothing was shared yet"
-        if math.isinf(self.epsilon) or self.delta is None:
-            return "no bound: a vector left that was trained without differential privacy"
+        if math.isinf(self.epsilon):
+            left = "nobody knows what left before a restore" if self.unknown else _UNPROTECTED
+            return f"no bound: {left}"
+        if self.delta is None:
+            return f"epsilon {self.epsilon:.2f}"
         return f"epsilon {self.epsilon:.2f} at delta {coarse(self.delta)}"
 
 
@@ -72,13 +93,20 @@ def coarse(value: float, digits: int = 1) -> str:
 
 
 def total(entries: Sequence[Entry]) -> Total:
-    """Cost of all entries together, composed by the accountant at the smallest of their deltas."""
+    """Cost of all entries together, composed by the accountant at the smallest of their deltas.
+
+    What the site answers for itself is added to it, epsilon and delta each.
+    """
     mechanisms = [entry.mechanism for entry in entries if entry.mechanism is not None]
-    deltas = [entry.delta for entry in entries if entry.delta is not None]
+    deltas = [entry.delta for entry in entries if entry.mechanism is not None and entry.delta is not None]
+    told = [entry for entry in entries if entry.epsilon is not None]
     delta = min(deltas, default=None)
-    if len(mechanisms) < len(entries) or (entries and delta is None):
-        return Total(math.inf, delta, len(entries))
-    return Total(epsilon(mechanisms, delta) if delta is not None else 0.0, delta, len(entries))
+    if len(mechanisms) + len(told) < len(entries) or (mechanisms and delta is None):
+        unknown = any(entry.run == _RESTORED and entry.epsilon is None for entry in entries)
+        return Total(math.inf, delta, len(entries), unknown)
+    cost = epsilon(mechanisms, delta) if delta is not None else 0.0
+    together = (delta or 0.0) + sum(entry.delta or 0.0 for entry in told)
+    return Total(cost + sum(entry.epsilon or 0.0 for entry in told), together or None, len(entries))
 
 
 class Ledger:
@@ -151,6 +179,12 @@ class Ledger:
         raise LedgerError(what, where=self._path, remedy=_REMEDY)
 
 
+def read_entries(folder: Path) -> list[Entry]:
+    """The entries of the ledger in an audit folder, not compared with the audit log. LedgerError: it is damaged."""
+    path = folder / FILE
+    return _parsed(path.read_bytes(), path) if path.exists() else []
+
+
 def require_within(entries: Sequence[Entry], budget: float | None, where: Path) -> None:
     """Check that all entries together cost at most ``budget``; None: no limit.
 
@@ -174,7 +208,14 @@ def _encoded(entries: Sequence[Entry]) -> bytes:
 
 def _plain(entries: Sequence[Entry]) -> bytes:
     """As earlier versions wrote it, without its digest."""
-    return _text({"format": _FORMAT, "entries": [asdict(one) for one in entries]})
+    return _text({"format": _FORMAT, "entries": [_plain_entry(one) for one in entries]})
+
+
+def _plain_entry(entry: Entry) -> dict[str, Any]:
+    found = asdict(entry)
+    if entry.epsilon is None:
+        del found["epsilon"]  # as earlier versions wrote it, whose digests the audit log has
+    return found
 
 
 def _text(content: dict[str, Any]) -> bytes:

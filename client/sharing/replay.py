@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from fedsteph.common.host import checked_file
 SENT_FILE = "sent.json"
 RECEIVED_FILE = "received.json"
 RUNS_FILE = "runs.json"
+JUMP = 24 * 3600 * 1000  # numbers that a restored site skips: as many as a day has milliseconds
 _RESTORE = "Restore it from a backup"
+_UNSEEN = "0" * 64  # the digest of no envelope
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,48 @@ class _Last:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What replay protection has on the disk."""
+
+    sent: int  # the last number that was given; 0: none
+    received: dict[str, int]  # fingerprint of a sender's keys -> the last number that was accepted
+    runs: tuple[str, ...]  # that were entered, the current one last
+
+    @classmethod
+    def read(cls, state: Path) -> Numbers:
+        """Read them from a state folder. Raises RunFolderError if a file is damaged."""
+        received = {key: last.sequence for key, last in _received(state).items()}
+        current, left = _runs(state)
+        return cls(_sent(state), received, (*left, *([] if current is None else [current])))
+
+    def reach(self, others: Numbers) -> bool:
+        """Whether these numbers are at least as far as others in everything."""
+        received = all(self.received.get(key, 0) >= number for key, number in others.received.items())
+        return self.sent >= others.sent and received and set(self.runs) >= set(others.runs)
+
+
+def jump_ahead(state: Path, senders: Iterable[str]) -> None:
+    """After a restore: give no number twice, and accept nothing that was sealed before this moment.
+
+    The next number is :data:`JUMP` above the larger of the last known one and the milliseconds since 1970; so it is
+    above all that was given since the backup, even if the clock was wrong by a day.
+
+    Args:
+        senders: fingerprints of the keys in the roster.
+
+    Raises:
+        RunFolderError: a file is damaged.
+    """
+    now = time.time_ns() // 1_000_000
+    checked_file.write_json(state / SENT_FILE, {"sequence": max(_sent(state), now) + JUMP})
+    seen = _received(state)
+    for sender in senders:
+        if sender not in seen or seen[sender].sequence < now:
+            seen[sender] = _Last(now, _UNSEEN)
+    _write_received(state, seen)
+
+
 def enter_run(state: Path, run: str) -> None:
     """Make ``run`` the current run. A run that was left for a newer one cannot be entered again.
 
@@ -33,10 +78,8 @@ def enter_run(state: Path, run: str) -> None:
         RunFolderError: the file is damaged.
     """
     path = state / RUNS_FILE
-    known = _read(path) if path.exists() else {"current": run, "left": []}
-    current, left = known.get("current"), known.get("left")
-    if not isinstance(left, list) or not isinstance(current, str):
-        raise RunFolderError("is damaged", where=path, remedy=_RESTORE)
+    known, left = _runs(state)
+    current = run if known is None else known
     if run in left:
         raise WrongRunError("the run was left for a newer one", where="request")
     if run != current or not path.exists():
@@ -53,9 +96,7 @@ def next_sequence(state: Path) -> int:
         RunFolderError: the counter's file is damaged, or its number is out of range.
     """
     path = state / SENT_FILE
-    number = (_read(path) if path.exists() else {"sequence": 0}).get("sequence")
-    if type(number) is not int:
-        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup, or delete it")
+    number = _sent(state)
     number = max(number + 1, time.time_ns() // 1_000_000)
     if number >= 2**63:
         raise RunFolderError("holds a number out of range", where=path, remedy="Delete it")
@@ -75,8 +116,7 @@ def accept_once(state: Path, sender: str, sequence: int, envelope: bytes) -> Non
         ReplayedEnvelopeError: a newer envelope, or another one with this number, was accepted before.
         RunFolderError: the file is damaged.
     """
-    path = state / RECEIVED_FILE
-    seen = {key: _last(value, path) for key, value in (_read(path) if path.exists() else {}).items()}
+    seen = _received(state)
     new = _Last(sequence, hashlib.sha256(envelope).hexdigest())
     last = seen.get(sender)
     if last == new:
@@ -85,7 +125,36 @@ def accept_once(state: Path, sender: str, sequence: int, envelope: bytes) -> Non
         remedy = "Ask its sender for a new one"
         raise ReplayedEnvelopeError("is not newer than the last that was accepted", where="envelope", remedy=remedy)
     seen[sender] = new
-    checked_file.write_json(path, {key: asdict(value) for key, value in seen.items()})
+    _write_received(state, seen)
+
+
+def _sent(state: Path) -> int:
+    path = state / SENT_FILE
+    number = (_read(path) if path.exists() else {"sequence": 0}).get("sequence")
+    if type(number) is not int:
+        raise RunFolderError("is damaged", where=path, remedy="Restore it from a backup, or delete it")
+    return number
+
+
+def _received(state: Path) -> dict[str, _Last]:
+    path = state / RECEIVED_FILE
+    return {key: _last(value, path) for key, value in (_read(path) if path.exists() else {}).items()}
+
+
+def _write_received(state: Path, seen: dict[str, _Last]) -> None:
+    checked_file.write_json(state / RECEIVED_FILE, {key: asdict(value) for key, value in seen.items()})
+
+
+def _runs(state: Path) -> tuple[str | None, list[str]]:
+    """The current run, None before the first one, and those that were left."""
+    path = state / RUNS_FILE
+    if not path.exists():
+        return None, []
+    known = _read(path)
+    current, left = known.get("current"), known.get("left")
+    if not isinstance(left, list) or not isinstance(current, str):
+        raise RunFolderError("is damaged", where=path, remedy=_RESTORE)
+    return current, left
 
 
 def _last(value: object, path: Path) -> _Last:

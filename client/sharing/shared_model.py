@@ -26,7 +26,7 @@ from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.initial_model import pinned_model
 
-_GUARANTEE = "guarantee.json"
+GUARANTEE_FILE = "guarantee.json"
 _DELETE = "Restore it from a backup, or delete its folder: training starts again, and costs privacy again"
 
 
@@ -47,7 +47,7 @@ def train_shared(workspace: Workspace, progress: Progress = silent) -> BaseModel
         cohort = workspace.cohort if on_all else workspace.train_part(0)
         found = _settings(workspace).guarantee(len(cohort))
         model = _private(workspace, cohort, found, TrainingRun(workspace.device, path.with_suffix(".npz"), progress))
-        checked_file.write_json(path.with_name(_GUARANTEE), asdict(found))  # first: no model without its guarantee
+        checked_file.write_json(path.with_name(GUARANTEE_FILE), asdict(found))  # first: no model without its guarantee
         save_base(path, model, m0_sha256=str(workspace.recipe.model.m0_sha256), extraction=cohort.extraction)
     return shared_model(workspace)
 
@@ -93,7 +93,7 @@ def guarantee(workspace: Workspace) -> Guarantee | None:
     """The privacy guarantee of the shared model's training, with its errors; None without differential privacy."""
     if workspace.site.file.dp_sgd is None:
         return None
-    path = _shared_path(workspace).with_name(_GUARANTEE)
+    path = _shared_path(workspace).with_name(GUARANTEE_FILE)
     if not path.exists():
         shared_model(workspace)
     try:

@@ -14,6 +14,7 @@ from fedsteph.common.config.run_config import MAX_NORM, SITE_NAME, require_cance
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.deployment.health_settings import HealthSettings
 from fedsteph.common.errors import ConfigError
+from fedsteph.common.host.log_file import LogFormat
 
 SITE_FILE = "site.yaml"
 
@@ -42,6 +43,7 @@ class SiteFile:
     policy: Policy | None = None  # what may leave the site, and to whom; null: the site takes part in no federation
     # merge vectors that were kept from earlier runs or came as files, where the federation's configuration asks for it
     reuse_vectors: bool = False
+    log_format: LogFormat = "text"  # of the site's log; json: one JSON object per line [text or json]
     page: bool = True  # write this site's own page after a merge, and after a training of its own
     tensorboard: bool = False  # write each training's epochs for TensorBoard, into the state folder (extra tensorboard)
     privacy: Privacy = "none"  # training of the shared vector; dp-sgd: with differential privacy, as dp_sgd says

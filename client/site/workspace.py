@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.base_model import BaseModel
 
+IMPORTED_FILE = "imported.safetensors"  # a fold's own model that another program trained
 METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
 
 
@@ -69,16 +72,12 @@ class Workspace:
             recipe = replace(recipe, model=replace(recipe.model, m0=site.m0))
         splits = site_splits(site, cohort, recipe)
         data = _data_digest(cohort, splits, rounded=site.file.data.disk_cache == "float16")
-        return cls(
-            site,
-            recipe,
-            cohort,
-            splits,
-            resolve_device(site.file.device),
-            data,
-            folder=site.state / f"{recipe.folds_digest[:12]}-{data[:12]}",
-            base_folder=site.state / f"base-{recipe.base_digest[:12]}-{data[:12]}",
-        )
+        folder = site.state / f"{recipe.folds_digest[:12]}-{data[:12]}"
+        base_folder = site.state / f"base-{recipe.base_digest[:12]}-{data[:12]}"
+        for used in (folder, base_folder):
+            with contextlib.suppress(OSError):  # most are not there yet
+                os.utime(used)  # for 'fedsteph prune', which removes what was not used for long
+        return cls(site, recipe, cohort, splits, resolve_device(site.file.device), data, folder, base_folder)
 
     def sharing(self, dp_sgd: DpSgd | None) -> Workspace:
         """The same workspace with other DP-SGD settings for the shared model; None: without DP-SGD.
@@ -104,7 +103,7 @@ class Workspace:
 
     def imported_path(self, fold: int) -> Path:
         """Path of a fold's own model that another program trained; no training writes there."""
-        return self.fold_folder(fold) / "imported.safetensors"
+        return self.fold_folder(fold) / IMPORTED_FILE
 
     def imported(self, fold: int) -> str | None:
         """SHA-256 of the checkpoint that a fold's own model was imported from; None: it is trained here."""

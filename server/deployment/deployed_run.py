@@ -73,7 +73,8 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     if signed is not None:
         write_signature(part / ROSTER_FILE, signed)
     atomic.write_text(part / CONFIG_FILE, dump_yaml(config))
-    checked_file.write_json(part / MANIFEST_FILE, manifest(config, roster, server.audit, path.name))
+    told = manifest(config, roster, server.audit, path.name) | {"log_format": server.log_format}
+    checked_file.write_json(part / MANIFEST_FILE, told)
     part.rename(path)
     return Deployed(path, config, roster)
 

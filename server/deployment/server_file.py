@@ -9,6 +9,7 @@ from typing import Any
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.deployment.health_settings import HealthSettings
 from fedsteph.common.errors import ConfigError
+from fedsteph.common.host.log_file import LogFormat
 
 SERVER_FILE = "server.yaml"
 
@@ -30,6 +31,8 @@ class ServerFile:
     audit: Path = Path("audit")  # folder of the audit log
     runs: Path = Path("runs")  # folder of the runs' results
     health: HealthSettings | None = None  # where 'fedsteph health' answers; null: nowhere
+    logs: Path = Path("logs")  # folder of the SuperLink's log and of those it has rotated, for 'fedsteph prune'
+    log_format: LogFormat = "text"  # of the log of a run's ServerApp; json: one JSON object per line [text or json]
 
     @classmethod
     def open(cls, path: Path) -> ServerFile:

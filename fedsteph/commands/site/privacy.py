@@ -104,7 +104,7 @@ def ledger(site: SiteArgument, as_json: JsonOption = False) -> None:
         return console.show_json(found)
     header = ["time", "run", "training", "noise", "patients in a step", "steps", "epsilon", "delta"]
     if entries:
-        console.show_table(header, [[one.time[:19], one.run, one.training[:12], *_row(one)] for one in entries])
+        console.show_table(header, [[one.time[:19], one.run, _named(one.training), *_row(one)] for one in entries])
     console.out.print(f"together: {spent}", highlight=False)
     console.out.print("budget: none set (policy.epsilon_budget)" if budget is None else f"budget: epsilon {budget:g}")
 
@@ -207,6 +207,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
     from fedsteph.client.privacy.ledger import coarse
 
     mechanism, delta = entry.mechanism, entry.delta
+    if entry.epsilon is not None:
+        return ("not known", "-", "-", f"{entry.epsilon:.3f}, as the site answers", coarse(delta) if delta else "-")
     if mechanism is None or delta is None:
         return ("none", "-", "-", "no bound", "-")
     cost: Any = _cost(entry)
@@ -223,5 +225,10 @@ def _cost(entry: Entry) -> float | None:
     from fedsteph.client.privacy.accounting import epsilon
 
     if entry.mechanism is None or entry.delta is None:
-        return None
+        return entry.epsilon
     return epsilon([entry.mechanism], entry.delta)
+
+
+def _named(training: str) -> str:
+    """The beginning of a digest, or the words that stand in its place."""
+    return training[:12] if " " not in training else training

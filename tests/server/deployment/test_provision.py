@@ -430,7 +430,8 @@ def test_how_every_party_starts(started):
     expected = {
         "server/start-superlink.sh": "flower-superlink --host 127.0.0.1 --port 9091"
         " --ssl-ca-certfile ca.crt --ssl-certfile server.crt --ssl-keyfile server.key"
-        f" --enable-supernode-auth --database superlink.db --isolation process {secret}"
+        " --enable-supernode-auth --database superlink.db --log-file logs/superlink.log"
+        f" --log-rotation-interval-hours 24 --log-rotation-backup-count 90 --isolation process {secret}"
         " --disable-runtime-dependency-installation",
         "server/start-superexec.sh": "flower-superexec --runtime-api-address 127.0.0.1:9091 --root-certificates ca.crt"
         f" {secret}",

@@ -37,6 +37,7 @@ def test_the_least_that_it_must_say(file):
         "roster": "roster.yaml",
         "audit": "audit",
         "runs": "runs",
+        "logs": "logs",
     }
 
 

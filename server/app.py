@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -14,7 +11,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import ConfigError, FedstephError
 from fedsteph.common.host import checked_file
-from fedsteph.common.host.log_file import LogFile
 from fedsteph.common.host.progress_log import ProgressLog
 from fedsteph.common.trust.audit_log import AuditLog
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
@@ -23,11 +19,10 @@ from fedsteph.common.trust.signed_roster import read_signed
 from fedsteph.server.federation import Federation
 from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, read_manifest
 from fedsteph.server.outcome import OUTCOME_FILE
+from fedsteph.server.run_log import run_log
 from fedsteph.server.run_status import StatusFile
 
 app = ServerApp()
-LOG_FILE = "server.log"
-_LOGGERS = ("fedsteph", "flwr")
 _log = logging.getLogger("fedsteph.server")
 
 
@@ -47,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
     federation = Federation(grid, config, manifest["run"], roster, audit, report, signed, StatusFile(folder))
     federation.drained = (run_folder / DRAIN_FILE).exists
     try:
-        with _logged(folder / LOG_FILE, manifest):
+        with run_log(folder, manifest):
             _run(federation)
     finally:
         checked_file.write_json(folder / OUTCOME_FILE, federation.outcome.to_dict())
@@ -67,30 +62,3 @@ def _run(federation: Federation) -> None:
     for failure in federation.outcome.failures:
         _log.warning("failed: %s", failure)
     _log.info("the run ends")
-
-
-@contextmanager
-def _logged(path: Path, manifest: dict[str, Any]) -> Iterator[None]:
-    """Inside the ``with`` block, write the ServerApp's records into the log of its run, if it is of a deployment."""
-    if "log_format" not in manifest:
-        yield
-        return
-    handler = LogFile(path, manifest["log_format"])
-
-    def of_the_run(record: logging.LogRecord) -> bool:
-        record.run = manifest["run"]
-        return True
-
-    handler.addFilter(of_the_run)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    level = _log.level
-    _log.setLevel(logging.INFO)
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        _log.setLevel(level)
-        handler.close()

@@ -50,6 +50,7 @@ FLOORS = {
         "exchange",
         "outcome",
         "run_status",
+        "run_log",
         "session",
         "hello",
         "baselines",

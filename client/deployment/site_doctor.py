@@ -9,9 +9,9 @@ from fedsteph.client.data.check import check_site
 from fedsteph.client.data.problems import counted
 from fedsteph.client.deployment.files_at_rest import at_rest
 from fedsteph.client.models.model_import import told_of
-from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.site import Site
+from fedsteph.client.training.device import resolve_device
 from fedsteph.common.deployment.checks import Check, app_start, authority, check, disk, lasting, memory, versions
 from fedsteph.common.deployment.tls import MOST_AHEAD_SECONDS, MOST_BEHIND_SECONDS, ask
 from fedsteph.common.errors import DeploymentError, FedstephError, ModelFileError

@@ -17,8 +17,8 @@ from fedsteph.client.data.tables.splits import Split, make_splits, read_splits
 from fedsteph.client.models.local_file import require_trained, train_file
 from fedsteph.client.models.model_file import load_base, load_model
 from fedsteph.client.privacy.dp_settings import DpSgd
-from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
+from fedsteph.client.training.device import resolve_device
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.errors import EncoderError, SplitError, WidthError
 from fedsteph.common.host.progress import Progress, part, silent

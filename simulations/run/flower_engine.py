@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site_of_node import read_sites
+from fedsteph.client.training.device import resolve_device
 from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import CONFIG, Flower, connection, environment, program
 from fedsteph.common.errors import ConfigError, EngineError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedsteph.client.site.device import resolve_device
+from fedsteph.client.training.device import resolve_device
 from fedsteph.common.errors import EngineError, FedstephError
 from fedsteph.simulations.study.plan import Unit
 from fedsteph.simulations.study.work import Ground, Worker

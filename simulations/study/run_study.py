@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import site_folders
+from fedsteph.client.training.device import resolve_device
 from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import NamedProgress

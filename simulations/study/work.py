@@ -23,12 +23,12 @@ from fedsteph.client.sharing.averaging_rounds import read_kept
 from fedsteph.client.sharing.head_rule import why_without_head
 from fedsteph.client.sharing.outgoing import shared_vector
 from fedsteph.client.sharing.shared_model import train_shared
-from fedsteph.client.site.device import resolve_device
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.steph.usage import usage
 from fedsteph.client.training.batch import predict_hazards, risks
+from fedsteph.client.training.device import resolve_device
 from fedsteph.client.training.residency import release
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.method_names import METHODS

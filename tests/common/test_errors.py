@@ -54,7 +54,7 @@ def test_a_public_phrase_is_a_phrase(cls: type[FedstephError]) -> None:
 def test_every_way_to_refuse_an_envelope_says_which_it_is() -> None:
     """A coordinator tells them apart by the phrase as well as by the class."""
     phrases = [cls.public_reason for cls in tree(errors.EnvelopeError)]
-    assert len(set(phrases)) == len(phrases) == 13
+    assert len(set(phrases)) == len(phrases) == 14
 
 
 def test_what_is_wrong_with_the_data_is_told_to_nobody() -> None:

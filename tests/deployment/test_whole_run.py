@@ -88,6 +88,22 @@ def test_the_coordinator_and_the_target_have_a_page_each(deployment, whole_run):
         assert not (deployment.site(source) / "state" / "report").exists()
 
 
+def test_status_tells_both_sides_how_they_are(deployment, whole_run, cli):
+    """By the names that the folders have and Flower has; a hello told which node is which site."""
+    code, out, _ = cli("status", deployment.server, "--json")
+    found = json.loads(out)
+    last = found["runs"][0]
+    assert (last["run"], last["outcome"], whole_run.name) == (whole_run.folder.name, "done", whole_run.folder.name)
+    assert last["flower"] in {run["run-id"] for run in deployment.flwr("ls", "fedsteph")["runs"]}
+    assert f"run {last['run']}; in Flower's own lists and logs: {last['flower']}" in whole_run.said
+    connected = {site["site"] for site in found["sites"] if site["connected"]}
+    assert connected == {*SITES} and code == 0, found["problems"]
+    site = json.loads(cli("status", deployment.site(TARGET), "--json")[1])
+    assert site["last_run"]["run"] == last["run"] and site["connection"]["reachable"]
+    assert (site["connection"]["supernode"], site["connection"]["superexec"]) == (True, True)
+    assert site["kept"]["count"] >= 1 and not [one for one in site["problems"] if one["kind"] != "doctor"]
+
+
 def test_every_audit_log_holds_together(deployment, whole_run):
     """And the server knows a hash of each site's, from its hello, so that none can be rewritten unseen."""
     joined = {

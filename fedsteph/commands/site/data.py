@@ -40,9 +40,9 @@ def check(
     """
     from fedsteph.client.data.check import check_site
     from fedsteph.client.data.problems import counted
-    from fedsteph.client.site.device import resolve_device
     from fedsteph.client.site.mended_file import add_match
     from fedsteph.client.site.site import Site
+    from fedsteph.client.training.device import resolve_device
     from fedsteph.commands.terminal.check_table import check_table, show_problems
 
     opened = Site.open(site)

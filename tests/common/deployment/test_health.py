@@ -117,6 +117,13 @@ def test_without_prometheus_client(monkeypatch: pytest.MonkeyPatch) -> None:
         require_prometheus(Path("site.yaml"))
 
 
+def test_the_document_lists_every_metric_and_no_other() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "deployment.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(fedsteph_\w+)(?:\{(.*)\})?` \| (?:both|coordinator|site) \| (.*) \|$", text, re.MULTILINE)
+    listed = [(metric.name, ", ".join(metric.labels), metric.help) for metric in METRICS.values()]
+    assert sorted(rows) == sorted(listed)
+
+
 def test_the_examples_name_metrics_that_exist() -> None:
     scrape = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
     [job] = scrape["scrape_configs"]

@@ -274,6 +274,7 @@ def test_nothing_else_leaves_a_site() -> None:
             "audit",
             "signature",
             "cancer",
+            "roster_chain",
         ],
         "TrainLocalReply": ["patients", "events"],
         "AverageReply": ["weight"],

@@ -19,6 +19,7 @@ from fedsteph.common.trust.roster import read_roster, write_roster
 from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed, prepare, require_no_failure, run
 from fedsteph.server.deployment.server_file import ServerFile
+from fedsteph.server.manifest import read_flower_run
 
 SMALL = ["model.width=6", "model.embed=8", "model.attention=6"]
 CONFIG = "federation: {name: fed, sites: [kirp, kirc], targets: [kirp]}\n"
@@ -54,6 +55,7 @@ def test_a_run_folder_is_prepared(server, tls):
     assert load_config(made.path / "config.yaml") == made.config == configuration(*GOOD)
     assert read_roster(made.path / "roster.yaml").digest == read_roster(server.roster).digest
     manifest = read_json(made.path / "manifest.json")
+    assert manifest["run"] == made.path.name, "one name in folders, pages and audit logs"
     assert manifest["digests"]["roster"] == made.roster.digest and manifest["audit"] == str(server.audit)
     assert [path.name for path in server.runs.iterdir()] == [made.path.name]
 
@@ -170,9 +172,11 @@ def follow(server, tmp_path, monkeypatch):
     return start
 
 
-def test_a_completed_run(follow, server):
+def test_a_completed_run(follow, server, capsys):
     deployed, flower, go = follow(outcome())
     go()
+    assert "run 20260131-120000; in Flower's own lists and logs: 7" in capsys.readouterr().err
+    assert read_flower_run(deployed.path) == "7"
     results = read_json(deployed.path / "results.json")
     assert (results["schema"], results["run"]) == ("fedsteph/deployment-results/v1", "20260131-120000")
     assert results["roster"] == deployed.roster.digest

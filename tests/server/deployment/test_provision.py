@@ -341,7 +341,7 @@ def scripts(trial: Path) -> list[Path]:
 
 
 def test_the_shell_accepts_every_script(trial):
-    assert len(scripts(trial)) == 3 + 2 * len(SITES)
+    assert len(scripts(trial)) == 4 + 3 * len(SITES)
     for script in scripts(trial):
         assert stat.S_IMODE(script.stat().st_mode) == 0o755
         subprocess.run(["sh", "-n", script], check=True, capture_output=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedsteph.client.site.device import resolve_device
+from fedsteph.client.training.device import resolve_device
 from fedsteph.common.errors import ConfigError, DeviceError
 
 

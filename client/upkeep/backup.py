@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 from fedsteph.client.privacy.ledger import Ledger
-from fedsteph.client.sharing import kept_vectors
+from fedsteph.client.sharing import kept_record
 from fedsteph.client.sharing.kept_record import SUFFIX
 from fedsteph.client.site.membership import MembershipFile
 from fedsteph.client.site.site import Site
@@ -92,11 +92,11 @@ def _files(site: Site, about: About, federation: MembershipFile) -> dict[str, by
     ledger = (site.audit.folder / TRUST_FILES[0]).with_suffix(".lock")
     with exclusive(ledger, wait=True), exclusive(site.audit.folder, wait=True):
         files |= _present(folder, [f"{about.audit}/{name}" for name in TRUST_FILES])
-    vectors = folder / about.state / kept_vectors.FOLDER
+    vectors = folder / about.state / kept_record.FOLDER
     if vectors.exists():
         with exclusive(vectors, wait=True):
             kept = sorted(vectors.glob(f"*{SUFFIX}"))
-            files |= _present(folder, [f"{about.state}/{kept_vectors.FOLDER}/{path.name}" for path in kept])
+            files |= _present(folder, [f"{about.state}/{kept_record.FOLDER}/{path.name}" for path in kept])
     # Last: a number is on the disk before it is used, so these are as far as anything above.
     return files | _present(folder, [f"{about.state}/{name}" for name in NUMBER_FILES])
 

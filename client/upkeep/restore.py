@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsteph.client.privacy.ledger import Entry, Ledger
-from fedsteph.client.sharing import kept_vectors
+from fedsteph.client.sharing import kept_record
 from fedsteph.client.sharing.replay import jump_ahead
 from fedsteph.client.site.site import Site
 from fedsteph.client.upkeep.site_archive import About, unpack
@@ -137,7 +137,7 @@ def _into(folder: Path, part: Path, about: About, files: Iterable[str], spent: S
                 remedy="Keep that folder. If it is damaged, move it away, and restore into a new one",
             )
         lags = present != found
-        kept = f"{about.state}/{kept_vectors.FOLDER}/"  # whether they were removed on purpose cannot be told
+        kept = f"{about.state}/{kept_record.FOLDER}/"  # whether they were removed on purpose cannot be told
         missing = [n for n in files if n not in standing and not n.startswith(kept) and not (folder / n).exists()]
         moved = [*(name for name in standing if lags and (part / name).exists()), *missing]
         for name in moved:

@@ -1,4 +1,4 @@
-"""Compares what a device computes with what the CPU computes: models, merge, memory, copies, resume, private training."""
+"""Compares what a device computes with what the CPU computes: models, merge, copies, resume, private training."""
 
 from __future__ import annotations
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
 
 import numpy as np
 import torch
@@ -29,15 +34,32 @@ def cox_loss(score: Tensor, t: Tensor, events: Tensor) -> Tensor:
     """
     if not bool((events > 0).any()) or len(score) < 2:
         return score.sum() * 0.0
-    from torchsurv.loss.cox import neg_partial_log_likelihood  # noqa: PLC0415 (a second to import)
-
     # A bag censored at the time of another bag's event is still at risk then. torchsurv handles ties among events only
     # and would include it or not depending on the order of bags, so it is ranked just after the event.
     order = (2 * torch.unique(t, return_inverse=True)[1] + (events == 0)).to(score.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Ties in `time` detected")
-        total: Tensor = neg_partial_log_likelihood(score, events > 0, order, reduction="sum")
+        total = _partial_likelihood()(score, events > 0, order, reduction="sum")
     return total / (events > 0).sum()
+
+
+@cache
+def _partial_likelihood() -> Callable[..., Tensor]:
+    """torchsurv's, without the rest of torchsurv: its metrics take over two seconds of every process that trains."""
+    if "torchsurv" in sys.modules:
+        return _imported()
+    spec = find_spec("torchsurv")
+    assert spec is not None
+    sys.modules["torchsurv"] = module_from_spec(spec)  # the package without what its __init__ imports
+    try:
+        return _imported()
+    finally:
+        del sys.modules["torchsurv"]  # whoever imports it gets all of it
+
+
+def _imported() -> Callable[..., Tensor]:
+    found: Callable[..., Tensor] = import_module("torchsurv.loss.cox").neg_partial_log_likelihood
+    return found
 
 
 def fitted_baseline(score: Tensor, bins: np.ndarray, events: np.ndarray, n_bins: int = 32) -> Tensor:

@@ -6,6 +6,7 @@ The double loop computes in float64, torchsurv behind the loss in float32: that 
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from fedsteph.client.training import cox
 from fedsteph.client.training.cox import cox_loss, fitted_baseline, log_odds
 
 
@@ -234,3 +236,16 @@ def test_a_cohort_that_dies_in_its_first_year_has_a_finite_baseline(n):
     """The mean hazard is 1, whose logit is not finite."""
     b = fitted_baseline(torch.linspace(-1, 1, n), np.zeros(n, dtype=np.int64), np.ones(n, dtype=np.int64), n_bins=4)
     assert bool(torch.isfinite(b).all())
+
+
+def test_the_library_s_metrics_are_not_loaded_and_can_be_later(monkeypatch):
+    """Every process that trains would wait for them for two seconds."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchsurv"]:
+        monkeypatch.delitem(sys.modules, name)
+    cox._partial_likelihood.cache_clear()
+    t, e = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 1, 0])
+    assert float(cox_loss(torch.zeros(3), t, e)) == pytest.approx((math.log(3) + math.log(2)) / 2)
+    assert "torchsurv.metrics" not in sys.modules and "torchsurv" not in sys.modules
+    from torchsurv.metrics.cindex import ConcordanceIndex  # noqa: PLC0415 (the whole package, afterwards)
+
+    assert ConcordanceIndex.__module__ == "torchsurv.metrics.cindex"

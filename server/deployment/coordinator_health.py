@@ -19,7 +19,8 @@ def _samples(status: CoordinatorStatus) -> Iterator[Sample]:
     now = datetime.now(UTC)
     yield Sample("fedsteph_up", float(not status.problems))
     yield Sample("fedsteph_looked_seconds", now.timestamp())
-    yield Sample("fedsteph_sites_connected", sum(one.connected is True for one in status.sites))
+    if status.superlink is None:  # nobody else knows
+        yield Sample("fedsteph_sites_connected", sum(one.connected is True for one in status.sites))
     for one in status.sites:
         if one.connected is not None:
             yield Sample("fedsteph_site_connected", float(one.connected), {"site": one.site})

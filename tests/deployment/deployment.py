@@ -275,7 +275,7 @@ class Deployment:
     def _equip(self, name: str, seed: int) -> None:
         folder = self.site(name)
         port = str(self.free_port())
-        for script in folder.glob("start-*.sh"):
+        for script in folder.glob("start-super*.sh"):
             text = re.sub(rf"\b{9094 + seed}\b", port, script.read_text())
             assert port in text
             script.write_text(text)

@@ -46,8 +46,10 @@ def status(
     Exit codes:
       0 all is well
       1 your input
-      2 something is not: a site of the current run is missing or failed, less than a tenth of a phase's time is left,
-        the SuperLink, the SuperNode or the server does not answer, a certificate has expired, the disk is full
+      2 something is not well, as the last lines say: a site of the current
+        run is missing or has failed, less than a tenth of a phase's time is
+        left, the SuperLink, the SuperNode or the server does not answer, a
+        certificate has expired, the disk is full
     """
     opened = open_either(where)
     while True:

@@ -294,7 +294,7 @@ def test_health_tells_the_list_and_nothing_else(
     assert values["fedsteph_up"] == {(): 0.0} and values["fedsteph_sites_connected"] == {(): 2.0}
     assert values["fedsteph_site_connected"] == {("kirp",): 1.0, ("kirc",): 1.0, ("kich",): 0.0}
     seen = values["fedsteph_site_seen_seconds"]
-    assert seen[("kirp",)] == 0.0 and 1190 < seen[("kich",)] < 3000
+    assert seen[("kirp",)] < 600 and 1190 < seen[("kich",)] < 3000
     assert values["fedsteph_run_phase"] == {(protocol.HELLO,): 1.0}
     assert values["fedsteph_last_run_outcome"] == {("done",): 1.0}
     assert values["fedsteph_certificate_days"] == {("server",): 396.0, ("ca",): 3649.0}

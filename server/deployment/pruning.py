@@ -64,8 +64,8 @@ def prune_server(server: ServerFile, older_than: timedelta, *, dry_run: bool = F
         remove(found.gone)
     if server.database.exists():
         try:
-            freed = compact(server.database, server.superlink, dry_run=dry_run)
-            found.gone.append(Old(server.database, "compacted, its runs stay", freed))
+            if freed := compact(server.database, server.superlink, dry_run=dry_run):
+                found.gone.append(Old(server.database, "compacted, its runs stay", freed))
         except DeploymentError as error:
             found.kept[server.database] = f"not compacted: {error.sentence}"
     return found

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -37,9 +38,10 @@ from fedsteph.common.errors import (
 )
 from fedsteph.common.trust.keys import Identity, PublicKeys
 
-_LABEL = b"fedsteph/v3/envelope\n"
-_SIGN_LABEL = b"fedsteph/v3/envelope-signature\n"
-_SEAL_LABEL = b"fedsteph/v3/envelope-info\n"
+_VERSION = 3
+_LABEL = f"fedsteph/v{_VERSION}/envelope\n".encode()
+_SIGN_LABEL = f"fedsteph/v{_VERSION}/envelope-signature\n".encode()
+_SEAL_LABEL = f"fedsteph/v{_VERSION}/envelope-info\n".encode()
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 BY_FILE = "(file)"  # in the place of a run, for what travels as a file: no run can have this name
 UNLIMITED = -1  # days: the recipient may keep the content for good
@@ -149,11 +151,20 @@ def read_stated(envelope: bytes, where: str) -> tuple[Context, int]:
     return Context(**{field.name: header[field.name] for field in fields(Context)}), header["sequence"]
 
 
+def _of_another_version(envelope: bytes, where: str) -> MalformedEnvelopeError:
+    found = re.match(rb"fedsteph/v([1-9][0-9]?)/envelope\n", envelope)
+    if found is None:
+        return MalformedEnvelopeError("is no envelope of this version", where=where)
+    what = f"is an envelope of version {found[1].decode()}, and this fedsteph reads {_VERSION}"
+    remedy = "Install the newer fedsteph at both sites, and ask its sender to seal the vector anew"
+    return MalformedEnvelopeError(what, where=where, remedy=remedy)
+
+
 def _parse(envelope: bytes, where: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
     """The header, read and raw, the signature, and the sealed bytes."""
     start = len(_LABEL) + 2
     if not envelope.startswith(_LABEL):
-        raise MalformedEnvelopeError("is no envelope of this version", where=where)
+        raise _of_another_version(envelope, where)
     length = int.from_bytes(envelope[len(_LABEL) : start], "big")
     end = start + length
     raw, signature, sealed = envelope[start:end], envelope[end : end + _SIGNATURE], envelope[end + _SIGNATURE :]

@@ -20,8 +20,8 @@ from flwr.clientapp import ClientApp
 
 from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.sharing.replay import enter_run
+from fedsteph.client.site.additions.greeting import greeted
 from fedsteph.client.site.daily_limit import require_within_limits
-from fedsteph.client.site.greeting import greeted
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_log import site_log, told_of_work

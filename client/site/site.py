@@ -6,9 +6,9 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedsteph.client.site.additions.roster_additions import with_accepted
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.policy import Policy
-from fedsteph.client.site.roster_additions import with_accepted
 from fedsteph.client.site.site_file import SITE_FILE, SiteFile, read_site_file
 from fedsteph.common.config.run_config import SITE_NAME
 from fedsteph.common.errors import ConfigError, MembershipError, StorageError

@@ -320,7 +320,7 @@ FLOWER: dict[str, Form] = {
     "metadata.message_id": HEX32,
     "metadata.reply_to_message_id": HEX32,
     "metadata.message_type": one_of(protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE),
-    "content.fedsteph.config_record.version.value.sint64": one_of(6),
+    "content.fedsteph.config_record.version.value.sint64": one_of(protocol.VERSION),
     "content.fedsteph.config_record.body.value.string": body_text,
     ENTRIES + "{}": entry_name,
     ENTRIES + "{}.value.dtype": one_of("uint8"),
@@ -337,11 +337,14 @@ TO_SITES: dict[str, Form] = {
         for kind in ("Hello", "TrainLocal", "Average", "Share", "Merge")
         for path, form in RUN_ID.items()
     },
-    "Hello.roster": one_of(None),  # signed by this coordinator it is public: names, keys, cancers, contacts
     "TrainLocal.every_fold": FOLDS_ASKED,
     "Average.method": METHOD,
     "Average.round": one_of(0, 1, 2),
     "Average.max_vector_norm": configured,
+    "Hello.roster": one_of(None),
+    "Hello.roster.roster": word(".*"),  # public keys of all sites
+    "Hello.roster.chain[]": HEX64,
+    "Hello.roster.signature": HEX128,
     "Share.recipients[]": site,
     "Merge.max_vector_norm": configured,
     "Merge.reuse": configured,

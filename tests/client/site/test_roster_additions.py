@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keys_and_rosters import identity_of, roster_of, write_membership
 
-from fedsteph.client.site.greeting import greeted
-from fedsteph.client.site.roster_additions import ACCEPTED, FOR_PEOPLE
+from fedsteph.client.site.additions.greeting import greeted
+from fedsteph.client.site.additions.roster_additions import ACCEPTED, FOR_PEOPLE
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fedsteph.client.site.additions.roster_additions import follow, keep_accepted
 from fedsteph.client.site.membership import Membership
-from fedsteph.client.site.roster_additions import follow, keep_accepted
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_log import site_log
 from fedsteph.common.host.lock import exclusive
@@ -15,7 +15,7 @@ def greeted(site: Site, sent: SignedRoster | None, run: str) -> Membership:
     """The site's standing in a run, after what its hello brought; a site that pins its roster looks at nothing of that.
 
     An accepted roster is kept, and stands in the audit log and in the site's log. Errors as :meth:`Site.membership` and
-    :func:`fedsteph.client.site.roster_additions.follow`.
+    :func:`fedsteph.client.site.additions.roster_additions.follow`.
     """
     member, file = site.membership(), site.file.federation
     if sent is None or file is None or file.roster_changes == "pinned" or sent == member.signed:

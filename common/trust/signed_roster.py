@@ -1,8 +1,8 @@
 """A roster that the coordinator has signed, with the digests of all rosters before it.
 
 A site that pins one of these digests, and the coordinator's roster key, can accept a later roster by itself
-(:mod:`fedsteph.client.site.additions.roster_additions`). One signature covers the roster and its whole history: an older roster
-cannot be passed off as a newer one, and two rosters that follow the same one have different histories.
+(:mod:`fedsteph.client.site.additions.roster_additions`). One signature covers the roster and its whole history: an
+older roster cannot be passed off as a newer one, and two rosters that follow the same one have different histories.
 """
 
 from __future__ import annotations

@@ -87,13 +87,13 @@ def test_a_backdoor_in_a_received_model_moves_no_risk_beyond_its_range(made):
     steph.panel = None
     set_panel(steph, members, WEIGHTS, quiet, CPU)
     before = torch.logit(torch.from_numpy(predict_hazards(steph, quiet, CPU))).mean(dim=1)
-    quiet.bags["P000"][:, 5] = 1e3
+    quiet.bags["P000"][:, 5] = 10.0
     scores = members.received.scores[:, 1] * members.received.factors[1] * WEIGHTS["other_cancers"]
     own = quiet.subset(["P000"])
     moved = float(torch.logit(torch.from_numpy(predict_hazards(steph, own, CPU))).mean() - before[0])
     steph.panel.weight[3] = 0.0  # what the change of the bag does to the other members is not this test's
     quiet.bags["P000"][:, 5] = 0.0
     rest = float(torch.logit(torch.from_numpy(predict_hazards(steph, own, CPU))).mean())
-    quiet.bags["P000"][:, 5] = 1e3
+    quiet.bags["P000"][:, 5] = 10.0
     rest = float(torch.logit(torch.from_numpy(predict_hazards(steph, own, CPU))).mean()) - rest
     assert abs(moved - rest) <= np.ptp(scores) * 1.001

@@ -26,7 +26,7 @@ from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.base_model import BaseModel
 
 IMPORTED_FILE = "imported.safetensors"  # a fold's own model that another program trained
-METHOD_VERSION = 3  # raise it when the same recipe gives other numbers: saved work is then not reused
+METHOD_VERSION = 4  # raise it when the same recipe gives other numbers: saved work is then not reused
 
 
 @dataclass(frozen=True)

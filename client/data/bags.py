@@ -15,7 +15,7 @@ import torch
 
 from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.data.feature_cache import FOLDER, FeatureCache, clear, room
-from fedsteph.client.data.formats import read_coords, read_features
+from fedsteph.client.data.formats import read_features
 from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.instances import ALL, GRAPHS, InstanceRule, NeighbourCache
 from fedsteph.client.data.settings import DataSettings, Rule
@@ -137,14 +137,19 @@ class Cohort:
         if bag is None:
             slides = [self._slide(slide) for slide in patient.slides]
             bag = (slides[0] if len(slides) == 1 else torch.cat(slides)).float()
-            if self.rule != ALL:
-                bag = self.rule.rows(bag, self._near(patient) if self.rule.neighbours else None)
+            bag = self.as_asked(i, bag)
             if bag.data_ptr() % _ALIGNED:
                 bag = bag.clone()  # else the last bit of a matrix product depends on the address
             # Memory-mapped bags are not cached: the operating system manages their pages.
             if self.disk is None or bag is not slides[0]:
                 self.cache.put(patient.id, bag)
         return bag
+
+    def as_asked(self, i: int, bag: torch.Tensor) -> torch.Tensor:
+        """What the rule asks for of patient ``i``'s bag, given all its instances; FeatureFileError without coords."""
+        if self.rule == ALL:
+            return bag
+        return self.rule.rows(bag, self._near(self.patients[i]) if self.rule.neighbours else None)
 
     def by_slide(self, i: int, bag: torch.Tensor) -> dict[str, torch.Tensor]:
         """The bag of patient ``i`` divided into its slides: slide ID -> ``(n_instances, d)``, as views."""
@@ -157,7 +162,7 @@ class Cohort:
     def _near(self, patient: Patient) -> np.ndarray:
         paths = self.paths(patient)
         if self.disk is None:
-            return self.rule.near([read_coords(path).xy for path in paths])
+            return self.rule.near_of(paths)
         return NeighbourCache(self.disk.folder.parent / GRAPHS).read(self.rule, paths)
 
     def _slide(self, slide: str) -> torch.Tensor:

@@ -67,6 +67,14 @@ class InstanceRule:
             first += len(own)
         return np.concatenate(found).astype(np.float32)
 
+    def near_of(self, paths: Sequence[Path]) -> np.ndarray:
+        """As :meth:`near`, for a bag of these feature files.
+
+        Raises:
+            FeatureFileError: as :func:`.read_coords`.
+        """
+        return self.near([read_coords(path).xy for path in paths])
+
     def rows(self, bag: Tensor, near: np.ndarray | None) -> Tensor:
         """The drawn instances of a bag ``(n, d)``, with their neighbours behind the features."""
         if self.n(len(bag)) < len(bag):
@@ -110,7 +118,7 @@ class NeighbourCache:
         path = self.folder / f"{_key(rule, paths)}.npz"
         found = checked_file.kept(path, checked_file.read_arrays)
         if found is None:
-            found = {"near": rule.near([read_coords(slide).xy for slide in paths])}
+            found = {"near": rule.near_of(paths)}
             checked_file.write_arrays(path, **found)
         return found["near"]
 

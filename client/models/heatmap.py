@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fedsteph.client.data.formats import read_coords, read_features
+from fedsteph.client.data.formats import read_features
 from fedsteph.client.data.instances import InstanceRule
 from fedsteph.client.models.members import load_members
 from fedsteph.client.models.model_file import LoadedModel
@@ -120,10 +120,9 @@ def _looked_at(
 ) -> tuple[torch.Tensor, np.ndarray | None]:
     """The bag of the slides as the models see it, and which patches of the first one are in it; None: all."""
     bag, n = torch.cat(list(slides)), len(slides[0])
-    near = rule.near([read_coords(path).xy for path in paths]) if rule.neighbours else None
     places = rule.places(len(bag))
     drawn = places[places < n]
-    return rule.rows(bag, near), drawn if len(drawn) < n else None
+    return rule.rows(bag, rule.near_of(paths) if rule.neighbours else None), drawn if len(drawn) < n else None
 
 
 def _models(loaded: Sequence[LoadedModel]) -> dict[str, list[Any]]:

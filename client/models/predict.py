@@ -74,7 +74,7 @@ def views_of(members: Members, new: NewPatients, report: Progress) -> list[Patie
     years, views = followed_by_all(models), []
     for i, patient in enumerate(cohort.patients):
         bag = cohort.bag(i)
-        seen = bag if asked is cohort else asked.bag(i)
+        seen = asked.as_asked(i, bag)
         view = _together([_alone(patient.id, loaded, seen) for loaded in models], years)
         if members.reference is not None:
             view = replace(view, percentile=_percentile(view.risk, members.reference))

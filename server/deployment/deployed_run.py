@@ -22,6 +22,7 @@ from fedsteph.common.host.monitor import watching
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import Roster, read_roster, write_roster
 from fedsteph.common.trust.signed_roster import read_signed, write_signature
+from fedsteph.server.deployment.run_history import is_over
 from fedsteph.server.deployment.server_file import ServerFile
 from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, MANIFEST_FILE, manifest, write_flower_run
 from fedsteph.server.outcome import OUTCOME_FILE, Outcome
@@ -114,7 +115,7 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
 def drain(server: ServerFile) -> Path:
     """Let the present run end before its next phase; returns its folder. EngineError if there is none."""
     folders = [path for path in server.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    present = [path for path in sorted(folders) if not (path / "server" / OUTCOME_FILE).exists()]
+    present = [path for path in sorted(folders) if not is_over(path)]
     if not present:
         raise EngineError("there is no run to drain: all have ended", where=server.runs)
     atomic.write_text(present[-1] / DRAIN_FILE, "")

@@ -12,10 +12,10 @@ from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import ConfigError, DeploymentError, RunFolderError
 from fedsteph.common.host.pruned import Old, Pruning, half_removed, last_change, remove, rotated, size_of
 from fedsteph.server.deployment.deployed_run import RESULTS_FILE
+from fedsteph.server.deployment.run_history import is_over
 from fedsteph.server.deployment.server_file import ServerFile
 from fedsteph.server.deployment.superlink_database import compact
 from fedsteph.server.manifest import CONFIG_FILE, MANIFEST_FILE, read_manifest
-from fedsteph.server.outcome import OUTCOME_FILE
 
 LOG_FILE = "superlink.log"
 _REST_SECONDS = 3600.0  # between two phases, at most
@@ -81,7 +81,7 @@ def _runs(folder: Path, found: Pruning) -> Iterator[_Run]:
             found.kept[path] = "its manifest cannot be read"
             continue
         results = (path / RESULTS_FILE).exists()
-        yield _Run(path, config, results, results or (path / "server" / OUTCOME_FILE).exists(), last_change(path))
+        yield _Run(path, config, results, results or is_over(path), last_change(path))
 
 
 def _last_of_each(runs: list[_Run]) -> set[Path]:

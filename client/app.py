@@ -77,12 +77,15 @@ def train_local(message: Message, context: Context) -> Message:
     def answer(site: Site, member: Membership, request: TrainLocal, envelopes: Mapping[str, bytes]) -> Answer:
         from fedsteph.client.sharing.outgoing import require_shareable
         from fedsteph.client.sharing.shared_model import train_shared
+        from fedsteph.client.target.fold_crew import train_side_by_side
 
         workspace = _workspace(site, request)
         if not request.every_fold:
             require_shareable(workspace)  # fail before training if this source may not share
         site_log(site).info("%s", workspace.cohort.storage)
         log = ProgressLog(site.state, site.name)
+        if request.every_fold:
+            train_side_by_side(workspace, partial(log.report, protocol.LOCAL, message="models side by side"))
         folds = [partial(workspace.train_local, fold) for fold in range(len(workspace.splits))]
         trainings = folds if request.every_fold else [partial(train_shared, workspace)]
         for done, training in enumerate(trainings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from fedsteph.client.screening.verdict import Figures
 from fedsteph.common.vector.task_vector import TaskVector
 
+_BLOCK_NUMBERS = 1 << 22  # of all rows at a time: 32 MiB in float64
 # Bound on norm / median norm: honest vectors of 60 to 900 patients reached 2.3, a scaling attack has 10.
 LONGEST = 3.0
 # Bound on the cosine with an own vector: two honest sites, or two folds of one site, reach 0.8; a copy has 1.
@@ -36,19 +38,20 @@ def figures_of(
     names, rows = list(vectors), [vector.flat() for vector in vectors.values()]
     norms = [_norm(row) for row in rows]
     own_norm = _norm(own[0].flat())
+    cosines = _cosines([*rows, *(vector.flat() for vector in own)])
+    to_own, to_others = cosines[: len(rows), len(rows) :], cosines[: len(rows), : len(rows)].fill_diagonal_(-math.inf)
     own_heads = [_norm(vector.head) for vector in relatives if vector.head is not None]
     heads = {name: _norm(vector.head) for name, vector in vectors.items() if vector.head is not None}
     found = {}
     for k, name in enumerate(names):
         others = [*norms[:k], *norms[k + 1 :], own_norm]
-        cosines = {names[j]: _cosine(rows[k], rows[j]) for j in range(len(names)) if j != k}
-        twin = max(cosines, key=lambda other: cosines[other], default=None)
+        twin = int(to_others[k].argmax()) if len(names) > 1 else None
         found[name] = Figures(
             norm=norms[k],
             norm_ratio=_ratio(norms[k], others),
-            own_cosine=max(_cosine(rows[k], vector.flat()) for vector in own),
-            twin=twin,
-            twin_cosine=None if twin is None else cosines[twin],
+            own_cosine=float(to_own[k].max()),
+            twin=None if twin is None else names[twin],
+            twin_cosine=None if twin is None else float(to_others[k, twin]),
             head_ratio=_ratio(heads[name], _other_heads(heads, name, own_heads)) if name in heads else None,
         )
     return found
@@ -60,7 +63,7 @@ def copy_bound(own: TaskVector, relatives: Sequence[TaskVector]) -> float:
     After few training steps, all vectors of a federation have similar directions; then only equal ones are copies.
     Relatives are vectors of models trained on parts of the patients of ``own``.
     """
-    nearest = max((_cosine(own.flat(), vector.flat()) for vector in relatives), default=0.0)
+    nearest = float(_cosines([own.flat(), *(vector.flat() for vector in relatives)])[0, 1:].max()) if relatives else 0.0
     return max(COPY, (1.0 + nearest) / 2.0)
 
 
@@ -94,6 +97,15 @@ def _norm(row: Tensor) -> float:
     return float(torch.linalg.vector_norm(row, dtype=torch.float64))
 
 
-def _cosine(a: Tensor, b: Tensor) -> float:
-    lengths = _norm(a) * _norm(b)
-    return float(torch.dot(a.double(), b.double())) / lengths if lengths > 0 else 0.0
+def _cosines(rows: Sequence[Tensor]) -> Tensor:
+    """The cosine of every two rows, ``(n, n)`` in float64; 0 with a row of zeros.
+
+    One product per block of columns: with hundreds of sources, pair by pair would read every vector hundreds of times.
+    """
+    products, size = torch.zeros(len(rows), len(rows), dtype=torch.float64), max(1, _BLOCK_NUMBERS // len(rows))
+    for start in range(0, len(rows[0]), size):
+        block = torch.stack([row[start : start + size] for row in rows]).double()
+        products += block @ block.t()
+    norms = products.diagonal().sqrt()
+    lengths = norms[:, None] * norms[None, :]
+    return torch.where(lengths > 0, products / lengths, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from fedsteph.client.data.settings import DataSettings
 from fedsteph.client.privacy.dp_settings import DpSgd
@@ -32,6 +33,9 @@ class SiteFile:
     data: DataSettings = field(default_factory=DataSettings)  # where features and labels are, and how they are read
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU [auto, cpu, cuda:N or mps, which must be there]
     threads: int | None = None  # CPU threads; null: as many as torch chooses [1 to 1024]
+    # processes that train this site's models side by side, with one thread each. auto: one per core where there is
+    # enough work, one on a GPU [auto, or 1 to 256]
+    workers: int | Literal["auto"] = "auto"
     # this site's copy of the file that is the federation's M0, relative to the site's folder; null: M0 is made from
     # model.m0_seed [a path]
     m0: str | None = None
@@ -56,6 +60,8 @@ class SiteFile:
         require_cancer(self.cancer)
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ValueError("threads must be 1 to 1024, or null")
+        if self.workers != "auto" and not 1 <= self.workers <= 256:
+            raise ValueError("workers must be auto, or 1 to 256")
         if self.m0 is not None and not self.m0.strip():
             raise ValueError("m0 must be a path, or null")
         if self.max_vector_norm <= 0:

@@ -47,7 +47,7 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
 
 
 def write_sites(run_folder: Path, sites: Sequence[Mapping[str, str]]) -> None:
-    """Write the file of a simulated run's sites: each one's name, folder, device, cancer, and roster digest."""
+    """Write the file of a simulated run's sites: each one's name, folder, device, cancer, roster digest, workers."""
     write_json(run_folder / SIMULATED_SITES, {"sites": [dict(site) for site in sites]})
 
 
@@ -61,8 +61,8 @@ def read_sites(run_folder: Path) -> list[dict[str, str]]:
             tell_of_old_files()
         else:
             sites = read_json(path, RunFolderError, remedy)["sites"]
-        needed = ("name", "folder", "device", "roster_sha256")
-        return [{key: str(site[key]) for key in (*needed, *(["cancer"] if "cancer" in site else []))} for site in sites]
+        needed, others = ("name", "folder", "device", "roster_sha256"), ("cancer", "workers")
+        return [{key: str(site[key]) for key in (*needed, *(k for k in others if k in site))} for site in sites]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError("is damaged", where=path, remedy=remedy) from error
 
@@ -86,6 +86,7 @@ def _simulated_site(run_folder: Path, index: int) -> Site:
         # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
         # whichever engine runs the simulation.
         threads=1,
+        workers=int(entry.get("workers", 1)),  # what the machine has for each target
         cancer=entry.get("cancer"),  # of its own file, or of its table
         page=False,  # the run's own page has it all
         m0=m0_of_run(run_folder),

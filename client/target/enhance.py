@@ -20,6 +20,7 @@ from fedsteph.client.target.final.final_card import write_final_card
 from fedsteph.client.target.final.final_clinical import write_final_clinical
 from fedsteph.client.target.final.final_model import MadeFinal, final_steps, make_final
 from fedsteph.client.target.fold import enhance_fold, steps
+from fedsteph.client.target.fold_crew import enhance_side_by_side, n_workers, train_side_by_side
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import target_result
@@ -92,6 +93,7 @@ def enhance_alone(
         raise VectorFileError("there is none to merge", where="vectors", remedy="Give at least one source's")
     for name, vector in vectors.items():
         _require_usable(workspace, name, vector)
+    train_side_by_side(workspace)
     workspace.train_every_fold()
     return enhance_target(workspace, vectors, progress, kept=kept, kin=kin)
 
@@ -134,7 +136,13 @@ def enhance_target(
     folder = workspace.folder / f"merge-{work_on(vectors, same, globals_by_fold)}"
     tasks = _tasks(workspace, vectors, folder, globals_by_fold, same)
     n_folds, last = steps(tasks[0]) * len(tasks), final_steps(workspace.recipe)
-    folds = _enhanced_folds(tasks, part(progress, 0, n_folds + last, n_folds))
+    if (workers := n_workers(workspace, n_folds + last)) > 1:
+        folds = enhance_side_by_side(workspace, tasks, folder, workers, _screening(workspace), progress)
+        progress = silent  # of what is left, which takes little
+    else:
+        folds = _enhanced_folds(tasks, part(progress, 0, n_folds + last, n_folds))
+    for k, fold in enumerate(folds):
+        _log_suspicions(k, fold)
     final = make_final(workspace, folds, vectors, folder, part(progress, n_folds, n_folds + last, last), same)
     state, told = workspace.site.state, None if final is None else final.told
     result = target_result(workspace, folds, list(vectors), _screening(workspace), told)
@@ -167,7 +175,6 @@ def _enhanced_folds(tasks: Sequence[Task], progress: Progress) -> list[FoldResul
     for k, task in enumerate(tasks):
         progress(k * n, total)
         folds.append(enhance_fold(task, part(progress, k * n, total, n), _screening(task.workspace)))
-        _log_suspicions(k, folds[-1])
     progress(total, total)
     return folds
 

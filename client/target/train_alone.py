@@ -14,6 +14,7 @@ from fedsteph.client.models.model_file import load_model, reference_risks
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.evidence import Evidence
+from fedsteph.client.target.fold_crew import train_side_by_side
 from fedsteph.client.target.model_card import write_card
 from fedsteph.client.target.results import method_row
 from fedsteph.client.training.batch import predict_hazards
@@ -81,6 +82,7 @@ def train_models(site: Site, config: Config | None = None, report: Progress = si
     """As :func:`train_site`, with what a page of the models needs."""
     site.require_state()
     workspace = Workspace.open(site, local_recipe(site, config or load_config()))
+    train_side_by_side(workspace, report)
     recipe, cohort, n = workspace.recipe, workspace.cohort, len(workspace.splits)
     evidence = _tested(workspace, report)
     risk = risk_score(torch.from_numpy(evidence.hazards["local"])).numpy()

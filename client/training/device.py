@@ -7,6 +7,7 @@ import re
 import torch
 
 from fedsteph.common.errors import ConfigError, DeviceError
+from fedsteph.common.host.crew import n_cores
 
 
 def resolve_device(name: str) -> torch.device:
@@ -35,3 +36,8 @@ def resolve_device(name: str) -> torch.device:
             remedy="Use auto or cpu, or install a torch build with CUDA",
         )
     return torch.device(name)
+
+
+def usual_workers(device: torch.device) -> int:
+    """The default number of worker processes: one per available core; one on a GPU, whose memory they would share."""
+    return n_cores() if device.type == "cpu" else 1

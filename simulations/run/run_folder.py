@@ -22,6 +22,7 @@ from fedsteph.common.config.recipe import ModelConfig
 from fedsteph.common.config.run_config import Config, FederationConfig, dump_yaml, load_config
 from fedsteph.common.errors import ConfigError, RunFolderError
 from fedsteph.common.host import atomic, checked_file
+from fedsteph.common.host.crew import n_cores
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.model.initial_model import m0_digest, pin_m0
 from fedsteph.common.trust.key_file import write_identity
@@ -93,7 +94,8 @@ def _make_roster(path: Path, config: Config, sites: Sequence[Site], cancers: Map
 def _plan(
     sites: Sequence[Site], config: Config, roster_sha256: str, cancers: Mapping[str, str | None]
 ) -> list[dict[str, str]]:
-    common = {"device": config.device, "roster_sha256": roster_sha256}
+    share = max(1, n_cores() // len(config.federation.targets))  # of the cores, for each target
+    common = {"device": config.device, "roster_sha256": roster_sha256, "workers": str(share)}
     found = []
     for site in sites:
         stated = cancers.get(site.name)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from sites import make_site
 
-from fedsteph.common.host.progress import unseen
+from fedsteph.common.host.progress import silent, unseen
 from fedsteph.simulations.study import crew
 from fedsteph.simulations.study.crew import Failed
 from fedsteph.simulations.study.plan import Cell, Unit
@@ -89,7 +89,7 @@ def in_this_process() -> Iterator[list[Unit]]:
             def run_stage(self, units: Sequence[Unit], on_done: Callable[[Unit], None]) -> list[Failed]:
                 failures = []
                 for unit in units:
-                    failures.append(crew._do(unit)[1])
+                    failures.append(crew._do(unit, silent))
                     done.append(unit)
                     on_done(unit)
                 return [failure for failure in failures if failure is not None]

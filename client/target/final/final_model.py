@@ -73,7 +73,7 @@ def make_final(
     margin = recipe.panel.margin
     decision = choice.decision(margin)
     if decision.method == "panel":
-        place = folder / f"final-{vectors_digest([choice.vectors])[:12]}-{choice.selection.gamma:g}"
+        place = _place(folder, choice)
         made = [_enhanced(workspace, choice, place, m, models[m], part(progress, n + m, total), kin) for m in range(n)]
         is_collapsed = any(collapsed(_steph(one), workspace.cohort, workspace.device) for one in made)
         decision = choice.decision(margin, is_collapsed)
@@ -84,6 +84,26 @@ def make_final(
     if kept(path, load_file) is None:
         _save(path, workspace, models, as_mixed(choice.vectors, kin))
     return MadeFinal(path, _told(workspace, choice, decision, models))
+
+
+def train_enhanced_member(
+    workspace: Workspace,
+    folds: Sequence[FoldResult],
+    vectors: Mapping[str, TaskVector],
+    folder: Path,
+    m: int,
+    progress: Progress,
+    kin: frozenset[str],
+) -> None:
+    """Train one enhanced member of :func:`make_final` before it, and leave its file; nothing if it takes local ones."""
+    choice = final_choice(folds, vectors, workspace.recipe)
+    if choice.decision(workspace.recipe.panel.margin).method == "panel":
+        local = load_model(workspace.whole_path(m), workspace.recipe.model.dropout)
+        _enhanced(workspace, choice, _place(folder, choice), m, local, progress, kin)
+
+
+def _place(folder: Path, choice: FinalChoice) -> Path:
+    return folder / f"final-{vectors_digest([choice.vectors])[:12]}-{choice.selection.gamma:g}"
 
 
 def _steph(loaded: LoadedModel) -> Steph:

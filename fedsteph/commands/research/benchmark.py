@@ -54,9 +54,9 @@ def benchmark(
       2 some trainings failed; the tables hold the others
       3 a bug
     """
+    from fedsteph.client.training.device import resolve_device, usual_workers
     from fedsteph.commands.terminal.page_drawing import draw_page
     from fedsteph.simulations.run.run_folder import refuse_among_sites
-    from fedsteph.simulations.study.crew import usual_workers
     from fedsteph.simulations.study.run_study import prepare_study
     from fedsteph.simulations.study.study_file import load_study
     from fedsteph.simulations.study.study_page import write_study_page
@@ -67,7 +67,7 @@ def benchmark(
     refuse_among_sites(out, study.file.sites)
     with exclusive(out, wait=False):
         prepared = prepare_study(study, out)
-        results = _run(prepared, workers or usual_workers(study.file.device))
+        results = _run(prepared, workers or usual_workers(resolve_device(study.file.device)))
     if as_json:
         console.show_json(results)
     else:

@@ -13,8 +13,9 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,19 +34,33 @@ _START_SECONDS = 90.0
 
 def run_with_flower(run_folder: Path) -> None:
     """Run a prepared federation on Flower's engine. ConfigError: not on this device; EngineError: Flower failed."""
+    with started(run_folder) as run:
+        run()
+
+
+@contextmanager
+def started(run_folder: Path) -> Iterator[Callable[[], None]]:
+    """Start Flower's engine, for a run folder that may be prepared while it starts; gives what runs the federation.
+
+    Errors of the running are those of :func:`run_with_flower`.
+    """
     home = run_folder / "flower"
-    app = assemble(home / "fedsteph")
-    sites = read_sites(run_folder)
-    resources = _resources(len(sites), sites[0]["device"])
-    with _superlink(home):
-        flower = Flower(home / "home", home / "superlink.log")
-        run_config = home / "run.toml"
-        atomic.write_text(run_config, f"run-folder = {json.dumps(str(run_folder.resolve()))}\n")
-        run_id = flower.start(app, run_config, resources)
-        status = flower.wait(run_id, (run_folder / "server" / OUTCOME_FILE).exists, patience=0)
-        if status != "finished:completed":
-            what = f"Flower ended the run as {status} ({flower.details(run_id) or 'no reason given'})"
-            raise EngineError(what, where=home / "superlink.log", remedy="See that log")
+    with _superlink(home) as wait_until_up:
+
+        def run() -> None:
+            app, sites = assemble(home / "fedsteph"), read_sites(run_folder)
+            resources = _resources(len(sites), sites[0]["device"])
+            wait_until_up()
+            flower = Flower(home / "home", home / "superlink.log")
+            run_config = home / "run.toml"
+            atomic.write_text(run_config, f"run-folder = {json.dumps(str(run_folder.resolve()))}\n")
+            run_id = flower.start(app, run_config, resources)
+            status = flower.wait(run_id, (run_folder / "server" / OUTCOME_FILE).exists, patience=0)
+            if status != "finished:completed":
+                what = f"Flower ended the run as {status} ({flower.details(run_id) or 'no reason given'})"
+                raise EngineError(what, where=home / "superlink.log", remedy="See that log")
+
+        yield run
 
 
 def _resources(n_sites: int, device: str) -> str:
@@ -64,8 +79,8 @@ def _resources(n_sites: int, device: str) -> str:
 
 
 @contextmanager
-def _superlink(home: Path) -> Iterator[None]:
-    """A SuperLink on a free loopback port, started before the block and stopped after it."""
+def _superlink(home: Path) -> Iterator[Callable[[], None]]:
+    """A SuperLink on a free loopback port, started before the block and stopped after it; gives what waits for it."""
     empty = home / "empty"  # must be empty: a SuperLink puts its working directory first on sys.path
     empty.mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)
@@ -75,8 +90,7 @@ def _superlink(home: Path) -> Iterator[None]:
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"
     with Leashed(command, log, environment(home / "home") | ray, empty) as superlink:
-        _wait_until_up(superlink, port, log)
-        yield
+        yield partial(_wait_until_up, superlink, port, log)
 
 
 def _wait_until_up(superlink: Leashed, port: int, log: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -132,8 +132,10 @@ def read_results(folder: Path | str) -> dict[str, Any]:
     return checked_file.read_json(path, RunFolderError, "Run the same again: it ends at once")
 
 
-def run(folder: RunFolder, engine: Engine) -> RunResults:
+def run(folder: RunFolder, engine: Engine, flower: Callable[[], None] | None = None) -> RunResults:
     """Run or resume a prepared federation, and write ``results.json`` and ``summary.md``.
+
+    ``flower``: what runs it where Flower's engine has been started (:func:`.flower_engine.started`).
 
     Returns the results; failed sites are listed in ``failures``. Raises QuorumError if fewer sites were left than the
     quorum; EngineError if Flower failed; StorageError if this machine's disk is full.
@@ -141,16 +143,18 @@ def run(folder: RunFolder, engine: Engine) -> RunResults:
     (folder.path / "server" / OUTCOME_FILE).unlink(missing_ok=True)
     parties = [folder.path / "server", *(folder.site_state(site.name) for site in folder.sites)]
     with watching(parties):
-        _run_engine(folder, engine)
+        _run_engine(folder, engine, flower)
     results = _gather(folder, Outcome.read(folder.path))
     checked_file.write_json(folder.path / RESULTS_FILE, results.to_dict())
     atomic.write_text(folder.path / SUMMARY_FILE, summary(folder, results))
     return results
 
 
-def _run_engine(folder: RunFolder, engine: Engine) -> None:
+def _run_engine(folder: RunFolder, engine: Engine, flower: Callable[[], None] | None) -> None:
     try:
-        if engine == "flower":
+        if flower is not None:
+            flower()
+        elif engine == "flower":
             run_with_flower(folder.path)
         else:
             run_in_process(folder.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -64,7 +65,9 @@ def simulate(
     from fedsteph.client.training.epoch_log import require_tensorboard
     from fedsteph.commands.terminal.page_drawing import draw_page
     from fedsteph.commands.terminal.run_tables import show
+    from fedsteph.server.manifest import MANIFEST_FILE
     from fedsteph.simulations.run import simulate as simulation
+    from fedsteph.simulations.run.flower_engine import started
     from fedsteph.simulations.run.run_folder import refuse_among_sites
     from fedsteph.simulations.run.run_page import write_run_page
 
@@ -74,14 +77,18 @@ def simulate(
         refuse_among_sites(out, sites)
     if tensorboard:
         require_tensorboard("--tensorboard")
-    with exclusive(out, wait=False):
+    with exclusive(out, wait=False), ExitStack() as stack:
+        is_new = sites is None and engine == "flower" and not prepare_only and not (out / MANIFEST_FILE).exists()
+        # The sites of a world take seconds to make, and so does the engine's start.
+        flower = stack.enter_context(started(out)) if is_new else None
         run = _prepare(sites, world, loaded, out)
         (out / TENSORBOARD_ON).unlink(missing_ok=True)
         if tensorboard:
             (out / TENSORBOARD_ON).touch()
         if prepare_only:
             return
-        results = simulation.run(run, engine)
+        results = simulation.run(run, engine, flower)
+        stack.close()
         if as_json:
             console.show_json(results.to_dict())
         else:

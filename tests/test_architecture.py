@@ -163,3 +163,11 @@ def test_the_server_loads_no_model_code_and_a_client_no_server_code() -> None:
     assert loaded(every, *heavy) == set()
     every = "import fedsteph.client.app, fedsteph.client.target.enhance"
     assert loaded(every, "fedsteph.server", "fedsteph.simulations", "torch") == {"torch"}
+
+
+def test_the_process_of_a_hello_loads_what_a_hello_needs() -> None:
+    """As the guard starts it: neither model code nor the SuperNode, whose database and web server take long to load."""
+    every = "from fedsteph.client.deployment import guard; import fedsteph.client.app; sys.argv[1:] = ['--help']"
+    program = "\ntry: guard.flwr_clientapp()\nexcept SystemExit: pass"
+    heavy = ("torch", "pandas", "h5py", "scipy", "matplotlib", "sqlalchemy", "alembic", "uvicorn")
+    assert loaded(every + program, *heavy, "fedsteph.client.app") == {"fedsteph.client.app"}

@@ -218,3 +218,9 @@ def test_the_installed_guard_loads_the_reviewed_app(reviewed_home, coordinators_
     )
     loaded = {"installed": str(app), "app": "ClientApp", "from": str(app / "client" / "app.py")}
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"error": "LoadClientAppError"}, loaded] * 2
+
+
+def test_a_flower_without_its_own_program_runs_nothing(home, monkeypatch, tmp_path):
+    monkeypatch.setattr(guard, "PROGRAM", tmp_path / "flwr_clientapp.py")
+    with pytest.raises(SystemExit, match="cannot be held to the reviewed app"):
+        guard.main()

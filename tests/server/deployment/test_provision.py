@@ -378,6 +378,7 @@ def started(tmp_path, programs):
             "FLWR_TELEMETRY_ENABLED=0",
             "FLWR_DISABLE_UPDATE_CHECK=1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.2",
             f"FLWR_HOME={path.parent / 'flwr'}",
         ):
             assert setting in done.stdout.splitlines()

@@ -2,7 +2,8 @@
 
     FOLDER/versions/VERSION-DIGEST/   a FLWR_HOME of :mod:`fedsteph.client.deployment.reviewed_app`, with its own guard
     FOLDER/current                    the name of the version in use; one rename switches it
-    FOLDER/bin/                       ``flwr-clientapp`` starts the guard of that version, and of no other folder
+    FOLDER/bin/                       ``flwr-clientapp`` starts the guard of that version, and of no other folder, and
+                                      ``flower-supernode`` its SuperNode
 
 A version is named after its fedsteph and the digest of its code, so that a changed one no longer has its name.
 """
@@ -17,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedsteph.client.deployment import reviewed_app
-from fedsteph.client.deployment.reviewed_app import BIN, REFUSED, REFUSED_PROGRAM, installed, require_reviewed
+from fedsteph.client.deployment.reviewed_app import BIN, PROGRAMS, REFUSED, REFUSED_PROGRAM, installed, require_reviewed
 from fedsteph.common.deployment.flower_app import digest_of, own_digest, version_of
 from fedsteph.common.errors import DeploymentError
 from fedsteph.common.host.disk import writing
@@ -27,18 +28,18 @@ CURRENT = "current"
 _NAME = re.compile("[0-9A-Za-z][0-9A-Za-z.+]{0,63}-[0-9a-f]{12}")
 _STARTS = """\
 #!/bin/sh
-# Starts the guard of the reviewed version that 'current' names: a folder in versions/, and no link to another place.
+# Starts {program} of the reviewed version that 'current' names: a folder in versions/, and no link to another place.
 set -eu
 name=$(cat "{folder}/current")
 case $name in
   '' | [!0-9A-Za-z]* | *[!0-9A-Za-z.+-]*) echo "fedsteph: 'current' names no version" >&2; exit 1 ;;
 esac
 FLWR_HOME="{folder}/versions/$name"
-for part in "{folder}/versions" "$FLWR_HOME" "$FLWR_HOME/bin" "$FLWR_HOME/bin/flwr-clientapp"; do
+for part in "{folder}/versions" "$FLWR_HOME" "$FLWR_HOME/bin" "$FLWR_HOME/bin/{program}"; do
   if [ -L "$part" ]; then echo "fedsteph: $part is a link" >&2; exit 1; fi
 done
 export FLWR_HOME
-exec "$FLWR_HOME/bin/flwr-clientapp" "$@"
+exec "$FLWR_HOME/bin/{program}" "$@"
 """
 
 
@@ -145,7 +146,8 @@ def _require_layout(folder: Path) -> None:
 
 
 def _programs(folder: Path) -> dict[str, str]:
-    return {"flwr-clientapp": _STARTS.format(folder=folder.resolve()), **dict.fromkeys(REFUSED, REFUSED_PROGRAM)}
+    starts = {name: _STARTS.format(folder=folder.resolve(), program=name) for name in PROGRAMS}
+    return starts | dict.fromkeys(REFUSED, REFUSED_PROGRAM)
 
 
 def _write_programs(folder: Path) -> None:

@@ -1,9 +1,10 @@
 """Installs and checks the reviewed app: this fedsteph's own code, where the SuperNode's account cannot change it.
 
 It is one version of those that a site has (:mod:`fedsteph.client.deployment.app_versions`). A ``FLWR_HOME`` holds the
-app, the SHA-256 of its bundle, and the programs that a SuperExec starts by name.
-``flwr-clientapp`` is :mod:`fedsteph.client.deployment.guard`. The other programs refuse to run, because the server
-chooses which one is started.
+app, the SHA-256 of its bundle, and the programs that a site's scripts and its SuperExec start by name.
+``flwr-clientapp`` is :mod:`fedsteph.client.deployment.guard`, and ``flower-supernode`` is
+:mod:`fedsteph.client.deployment.prompt_node`. The other programs refuse to run, because the server chooses which
+one a SuperExec starts.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from fedsteph.client.deployment import guard
+from fedsteph.client.deployment import guard, prompt_node
 from fedsteph.common.deployment.flower_app import assemble, build, digest_of, flwr, own_digest, version_of
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host.disk import writing
 
 BIN = "bin"
-_GUARD = "guard.py"
+PROGRAMS = ("flwr-clientapp", "flower-supernode")
 REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 REFUSED_PROGRAM = "#!/bin/sh\necho 'fedsteph: a site runs its reviewed ClientApp and nothing else' >&2\nexit 1\n"
 _REMEDY = "As root: fedsteph app install HOME, in a new folder above which the SuperNode's account cannot write"
@@ -123,6 +124,10 @@ def _after(home: Path) -> str:
 
 
 def _programs(home: Path) -> dict[str, str]:
-    guarded = f'#!/bin/sh\nexec "{sys.executable}" -IB "{home.resolve() / BIN / _GUARD}" "$@"\n'
-    source = Path(guard.__file__).read_text(encoding="utf-8")
-    return {"flwr-clientapp": guarded, _GUARD: source, **dict.fromkeys(REFUSED, REFUSED_PROGRAM)}
+    programs = dict.fromkeys(REFUSED, REFUSED_PROGRAM)
+    # A SuperNode is found among the machine's processes by the word that it is started with.
+    for name, module, word in (("flwr-clientapp", guard, ""), ("flower-supernode", prompt_node, " flower-supernode")):
+        source = Path(str(module.__file__))
+        start = f'exec "{sys.executable}" -IB "{home.resolve() / BIN / source.name}"{word} "$@"'
+        programs |= {name: f"#!/bin/sh\n{start}\n", source.name: source.read_text(encoding="utf-8")}
+    return programs

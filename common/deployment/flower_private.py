@@ -19,6 +19,8 @@ PRIVATE = {
     ("flwr.clientapp.utils", "get_project_dir"): "client/deployment/guard.py: the reviewed folder",
     ("flwr.clientapp.client_app", "LoadClientAppError"): "client/deployment/guard.py: the refusal that Flower reports",
     ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"): "client/deployment/guard.py: the program itself",
+    ("flwr.supernode.start_client_internal", ""): "client/deployment/prompt_node.py: how long the SuperNode waits",
+    ("flwr.supernode.cli.flower_supernode", "flower_supernode"): "client/deployment/prompt_node.py: the program itself",
     ("flwr.common.serde", "message_from_proto"): "simulations/run/in_process.py: messages as they travel",
     ("flwr.common.serde", "message_to_proto"): "simulations/run/in_process.py: messages as they travel",
     ("flwr.proto.message_pb2", "Message"): "simulations/run/in_process.py: messages as they travel",

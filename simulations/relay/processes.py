@@ -23,7 +23,7 @@ def look(peaks: dict[str, int]) -> None:
     """Update the peak resident memory (VmHWM), in bytes, of the Flower processes below this one, by program."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error, OSError):
-            words = {Path(word).name for word in process.cmdline()[:3]}
+            words = {Path(word).name for word in process.cmdline()[:4]}
             for name in words.intersection(PROGRAMS):
                 role = PROGRAMS[name]
                 peaks[role] = max(peaks.get(role, 0), memory_of("VmHWM", process.pid))

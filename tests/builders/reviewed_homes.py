@@ -9,7 +9,7 @@ from pathlib import Path
 def copy_home(source: Path, home: Path) -> Path:
     """The same files and modes as in ``source``, but for the programs that name their own folder."""
     shutil.copytree(source, home, dirs_exist_ok=True)
-    for program in (path for path in home.rglob("bin/flwr-clientapp")):
+    for program in (*home.rglob("bin/flwr-clientapp"), *home.rglob("bin/flower-supernode")):
         text = program.read_text()
         assert str(source.resolve()) in text
         replace(program, text.replace(str(source.resolve()), str(home.resolve())))

@@ -22,6 +22,7 @@ from fedsteph.common.deployment import flower_app, flower_programs
 from fedsteph.common.deployment.flower_app import digest_of
 from fedsteph.common.errors import DeploymentError, EngineError
 
+STARTED = ("flwr-clientapp", "guard.py", "flower-supernode", "prompt_node.py")
 STUBS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 
 
@@ -31,7 +32,7 @@ def test_what_is_installed_is_this_fedstephs_own_code_which_nobody_can_write(ins
     [found] = installed(installed_once)
     assert digest_of(found) == own_code
     assert {"apps", "bin", "reviewed.sha256"} <= {path.name for path in installed_once.iterdir()}
-    assert {path.name for path in (installed_once / "bin").iterdir()} == {"flwr-clientapp", "guard.py", *STUBS}
+    assert {path.name for path in (installed_once / "bin").iterdir()} == {*STARTED, *STUBS}
     assert (installed_once / "bin" / "guard.py").read_bytes() == Path(guard.__file__).read_bytes()
     paths = [installed_once, *installed_once.rglob("*")]
     assert len(paths) > 50
@@ -112,15 +113,16 @@ def test_every_program_that_flower_brings_for_apps_has_a_stand_in(installed_once
 
 
 @pytest.mark.flower
-def test_the_guard_takes_nothing_from_its_surroundings(reviewed_home, tmp_path):
+@pytest.mark.parametrize(("name", "option"), [("flwr-clientapp", "--token"), ("flower-supernode", "--superlink")])
+def test_neither_program_takes_anything_from_its_surroundings(reviewed_home, tmp_path, name, option):
     """Isolated: neither PYTHONPATH nor the folder that it is started in reaches what it imports."""
-    for name in ("flwr", "hashlib"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    for module in ("flwr", "hashlib"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('the wrong one')\n")
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "FLWR_HOME": str(reviewed_home)}
-    program = reviewed_home / "bin" / "flwr-clientapp"
+    program = reviewed_home / "bin" / name
     done = subprocess.run([program, "--help"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "--token" in done.stdout
+    assert option in done.stdout
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def test_an_app_of_another_version_is_called_that_and_a_changed_one_is_not(revie
 def test_a_changed_program_or_a_pin_that_is_not_the_app_s_is_noticed(reviewed_home, nobody):
     """By the pin, the guard would refuse every run, which is safe, and nobody would know why."""
     said = "the guard's programs are not this fedsteph's"
-    for name in ("flwr-clientapp", "guard.py", *STUBS):
+    for name in (*STARTED, *STUBS):
         path = reviewed_home / "bin" / name
         before = path.read_text()
         replace(path, before + "\n")

@@ -41,7 +41,7 @@ def main() -> None:
     """Run Flower's SuperNode; the process ends if this Flower waits in another way."""
     if getattr(start_client_internal, "time", None) is not time:
         sys.exit("fedsteph: this Flower's SuperNode does not wait by time.sleep; install the fedsteph made for it")
-    start_client_internal.time = PromptClock()  # type: ignore[assignment]
+    start_client_internal.time = PromptClock()  # type: ignore[assignment, attr-defined]
     del sys.argv[0]
     flower_supernode()
 

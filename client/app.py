@@ -22,6 +22,7 @@ from fedsteph.client.data.discovery import usable_contents
 from fedsteph.client.sharing.replay import enter_run
 from fedsteph.client.site.additions.greeting import greeted
 from fedsteph.client.site.daily_limit import require_within_limits
+from fedsteph.client.site.inbox import Inbox
 from fedsteph.client.site.membership import Membership
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_log import site_log, told_of_work
@@ -35,13 +36,13 @@ from fedsteph.common.host.progress import part
 from fedsteph.common.host.progress_log import ProgressLog
 from fedsteph.common.trust.audit_log import Decision, Event
 from fedsteph.common.wire import messages, protocol
-from fedsteph.common.wire.messages import Average, Hello, Merge, RunId, Share, TrainLocal
+from fedsteph.common.wire.messages import Average, Deliver, Hello, Merge, RunId, Share, TrainLocal
 
 if TYPE_CHECKING:
     from fedsteph.client.site.workspace import Workspace
 
 app = ClientApp()
-T = TypeVar("T", Hello, TrainLocal, Average, Share, Merge)
+T = TypeVar("T", Hello, TrainLocal, Average, Share, Deliver, Merge)
 Answer = tuple[Any, Mapping[str, bytes]]  # a reply and its envelopes
 
 
@@ -147,6 +148,22 @@ def share(message: Message, context: Context) -> Message:
     return _handle(message, context, Share, answer)
 
 
+@app.train("deliver")
+def deliver(message: Message, context: Context) -> Message:
+    """Keep the envelopes for a merge on the site's disk, sealed as they are; without any, remove those."""
+
+    def answer(site: Site, member: Membership, request: Deliver, envelopes: Mapping[str, bytes]) -> Answer:
+        inbox = Inbox(site.state, request.id.run)
+        if envelopes:
+            site.require_policy().require_recipe(request.recipe)
+            inbox.put(member, request.recipe, envelopes)
+        else:
+            inbox.clear()
+        return messages.DeliverReply(), {}
+
+    return _handle(message, context, Deliver, answer)
+
+
 @app.train("merge")
 def merge(message: Message, context: Context) -> Message:
     """Merge the received vectors with the site's own, and keep the enhanced models on its disk."""
@@ -161,6 +178,7 @@ def merge(message: Message, context: Context) -> Message:
         from fedsteph.client.target.results import public_view
 
         workspace = _workspace(site, request)
+        envelopes = Inbox(site.state, request.id.run).opened(request.letters, envelopes)
         progress = ProgressLog(site.state, site.name)
         max_norm = min(request.max_vector_norm, site.file.max_vector_norm)
         for damaged in kept(site, member.roster)[1]:
@@ -215,7 +233,7 @@ def _handle(
         log = site_log(site)
         content = protocol.parcel(message.content, "request")
         request = protocol.read(content, request_type, "request")
-        if content.envelopes and not isinstance(request, Merge | Average):
+        if content.envelopes and not isinstance(request, Deliver | Merge | Average):
             raise ProtocolError("brings envelopes that it has no use for", where="request")
         run = request.id
         member = greeted(site, request.roster, run.run) if isinstance(request, Hello) else site.membership()
@@ -224,6 +242,7 @@ def _handle(
         with exclusive(site.state, wait=True), told_of_work(log, run.run), to_tensorboard(site.tensorboard):
             require_within_limits(site, action, run.run)
             enter_run(site.state, run.run)
+            Inbox.leave_others(site.state, run.run)
             reply, envelopes = answer(site, member, request, content.envelopes)
             records = protocol.pack(reply, envelopes)
             recipe = None if isinstance(request, Hello) else digest(request.recipe)

@@ -17,6 +17,8 @@ from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import read_roster
 from fedsteph.common.trust.signed_roster import read_signed
 from fedsteph.server.federation import Federation
+from fedsteph.server.mail_room import FOLDER as MAIL_FOLDER
+from fedsteph.server.mail_room import MailRoom
 from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, read_manifest
 from fedsteph.server.outcome import OUTCOME_FILE
 from fedsteph.server.run_log import run_log
@@ -39,7 +41,8 @@ def main(grid: Grid, context: Context) -> None:
     signed = read_signed(run_folder / ROSTER_FILE, roster)
     folder = run_folder / "server"
     report, audit = ProgressLog(folder, "server").report, AuditLog(Path(manifest["audit"]))
-    federation = Federation(grid, config, manifest["run"], roster, audit, report, signed, StatusFile(folder))
+    mail, status = MailRoom(folder / MAIL_FOLDER), StatusFile(folder)
+    federation = Federation(grid, config, manifest["run"], roster, audit, report, signed, status, mail=mail)
     federation.drained = (run_folder / DRAIN_FILE).exists
     try:
         with run_log(folder, manifest):

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.errors import VectorMismatchError
+from fedsteph.common.config.run_config import Deadlines
+from fedsteph.common.errors import FedstephError, VectorMismatchError
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.wire import messages, protocol
 from fedsteph.server.aggregation import run_rounds
 from fedsteph.server.baselines import Baseline
 from fedsteph.server.hello import hello
 from fedsteph.server.outcome import Outcome
-from fedsteph.server.session import Replies, Session
-
-Mail = dict[str, dict[str, bytes]]  # envelopes by recipient, then by sender
+from fedsteph.server.relay import collect, deliver, end_delivery, mail_of_targets
+from fedsteph.server.session import Session
 
 
 class Federation(Session):
     """One run, phase by phase."""
 
     def run(self) -> Outcome:
-        """All phases.
+        """All phases. Envelopes stay in the mail room only if the process is killed.
 
         Raises:
             QuorumError: too few sites are left; ``outcome`` then still names every failure.
             EngineError: the coordinator drained the run.
+            StorageError: the disk cannot be written, or an envelope on it is damaged.
         """
+        try:
+            self._phases()
+        except FedstephError:
+            self.mail.clear()
+            raise
+        self.mail.clear()
+        self.note(Event("run.end", "allowed"))
+        return self.outcome
+
+    def _phases(self) -> None:
         limit = self.config.federation.deadlines
         self.note(Event("run.start"))
         hello(self, limit)
@@ -38,11 +46,9 @@ class Federation(Session):
                 self.end_if_drained(method)
                 self._average(method, limit.local)
         self.end_if_drained(protocol.SHARE)
-        mail = self._share(limit.share)
+        self._share(limit.share)
         self.end_if_drained(protocol.MERGE)
-        self._merge(mail, limit.merge)
-        self.note(Event("run.end", "allowed"))
-        return self.outcome
+        self._merge(limit)
 
     def _train(self, deadline: float) -> None:
         """Every site trains its own model."""
@@ -65,50 +71,35 @@ class Federation(Session):
             baseline.give_to_targets(encoders)
             self.note(Event(f"{method}.end", "allowed"))
 
-    def _share(self, deadline: float) -> Mail:
+    def _share(self, deadline: float) -> None:
         """Every site seals its vector for every target but itself."""
-        recipe, targets = self.config.recipe, self.config.federation.targets
-        requests = {
-            node: messages.Share(self.id, recipe, recipients)
-            for node, name in self.names.items()
-            if (recipients := tuple(target for target in targets if target != name))
-        }
-        mail = self._sort_mail(self.require(protocol.SHARE, requests, messages.ShareReply, deadline))
-        for target, letters in mail.items():
-            if not letters and target in self.names.values():
+        collect(self, self.mail, deadline)
+        served = {self.names[node] for node in mail_of_targets(self, self.mail)}
+        for target in self.config.federation.targets:
+            if target not in served and target in self.names.values():
                 self.fail(target, protocol.SHARE, "no source sent it a vector")
         self.require_quorum(protocol.SHARE)
-        return mail
 
-    def _sort_mail(self, replies: Replies[messages.ShareReply]) -> Mail:
-        """Envelopes for targets, unopened; others are dropped. A source that sent none leaves the run."""
-        mail: Mail = {target: {} for target in self.config.federation.targets}
-        for node, (reply, envelopes) in replies.items():
-            sender = self.names[node]
-            for recipient, content in envelopes.items():
-                if recipient in mail:
-                    mail[recipient][sender] = content
-                    sha256 = hashlib.sha256(content).hexdigest()
-                    route = f"{sender} -> {recipient}"
-                    self.note(Event("envelope.relay", "allowed", None, route, sha256, len(content)))
-            for refusal in reply.refused:
-                self.fail(sender, protocol.SHARE, f"kept its vector from {refusal.site}: {refusal.phrase}")
-            if not envelopes and sender not in mail:
-                del self.names[node]
-        return mail
-
-    def _merge(self, mail: Mapping[str, Mapping[str, bytes]], deadline: float) -> None:
+    def _merge(self, limit: Deadlines) -> None:
         """Every target gets its envelopes, and merges what it accepts."""
-        federation = self.config.federation
-        envelopes = {node: mail[name] for node, name in self.names.items() if mail.get(name)}
-        request = messages.Merge(self.id, self.config.recipe, federation.max_vector_norm, federation.reuse)
-        requests = dict.fromkeys(envelopes, request)
-        merged = self.require(protocol.MERGE, requests, messages.MergeReply, deadline, envelopes)
+        recipe, federation = self.config.recipe, self.config.federation
+        letters = mail_of_targets(self, self.mail)
+        envelopes = deliver(self, self.mail, letters, limit.share)
+        named = {
+            node: tuple(one.letter for one in sent.values()) for node, sent in letters.items() if node in self.names
+        }
+        requests = {
+            node: messages.Merge(self.id, recipe, federation.max_vector_norm, federation.reuse, one)
+            for node, one in named.items()
+        }
+        merged = self.require(protocol.MERGE, requests, messages.MergeReply, limit.merge, envelopes)
         for node, (answer, _) in merged.items():
             target = self.names[node]
             self.outcome.targets[target] = answer
             for refusal in answer.refused:
-                if refusal.site in mail[target]:
+                if refusal.site in letters[node]:
                     self.fail(str(refusal.site), protocol.MERGE, f"refused by {target}: {refusal.phrase}")
+        if letters and not envelopes:
+            end_delivery(self, limit.hello)
         if not self.outcome.targets:
             self.lose_quorum(protocol.MERGE, "no target has a result")

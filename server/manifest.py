@@ -17,15 +17,12 @@ from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import ConfigError, RunFolderError
 from fedsteph.common.host.checked_file import read_json, write_json
 from fedsteph.common.trust.roster import Roster
-from fedsteph.common.vector.shared_part import shared_bytes
-from fedsteph.common.wire.messages import MAX_ENVELOPES
-from fedsteph.common.wire.protocol import MAX_TOTAL
+from fedsteph.common.wire.letters import MOST_ENVELOPE_BYTES, MOST_LETTERS, most_bytes
 
 DRAIN_FILE = "drain"  # in a run folder: the coordinator wants the run to end before its next phase
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"
 FLOWER_FILE = "flower.json"
-_MOST_ADDED = 8192  # bytes of a vector file's header and of its envelope
 _PACKAGES = ("fedsteph", "torch", "flwr", "cryptography", "safetensors", "numpy", "h5py", "pandas")
 
 
@@ -74,11 +71,11 @@ def read_flower_run(run_folder: Path) -> str | None:
 
 
 def _require_messages_that_fit(config: Config) -> None:
-    """Checked before any training: one message brings a target the vectors of all other sites."""
-    n_vectors = len(config.federation.sites) - 1
-    n_bytes = shared_bytes(config.model, config.sharing, head=config.sharing.head != "never") + _MOST_ADDED
-    most = min(MAX_ENVELOPES, MAX_TOTAL // n_bytes)
-    if n_vectors > most:
-        what = f"a message would bring {n_vectors} vectors, and holds {most} at most"
-        remedy = "Share less (the sharing section), or let fewer sites take part in one run"
-        raise ConfigError(what, where="federation.sites", remedy=remedy)
+    """Checked before any training: a merge names the vectors of all other sites, and a vector travels in one piece."""
+    n_vectors, n_bytes = len(config.federation.sites) - 1, most_bytes(config.model, config.sharing)
+    if n_vectors > MOST_LETTERS:
+        what = f"a target would merge {n_vectors} vectors, and can merge {MOST_LETTERS} at most"
+        raise ConfigError(what, where="federation.sites", remedy="Let fewer sites take part in one run")
+    if n_bytes > MOST_ENVELOPE_BYTES:
+        what = f"a vector takes up to {n_bytes >> 20} MiB, and {MOST_ENVELOPE_BYTES >> 20} MiB can travel"
+        raise ConfigError(what, where="sharing", remedy="Share less (the sharing section), or make the model smaller")

@@ -18,6 +18,7 @@ from fedsteph.common.trust.signed_roster import SignedRoster
 from fedsteph.common.wire import protocol
 from fedsteph.common.wire.messages import RunId
 from fedsteph.server.exchange import Round, exchange
+from fedsteph.server.mail_room import MailRoom
 from fedsteph.server.outcome import Failure, Outcome
 from fedsteph.server.run_status import StatusFile
 
@@ -32,7 +33,7 @@ class Session:
     """The sites of one run over one grid, and what has happened so far.
 
     ``report`` is called as phases advance, and ``status`` written; ``signed``: the roster with its signature, where the
-    coordinator signs them.
+    coordinator signs them. ``mail`` is where the run's envelopes lie.
     """
 
     def __init__(
@@ -45,12 +46,15 @@ class Session:
         report: OnProgress = lambda phase, done, total, message="", party=None: None,
         signed: SignedRoster | None = None,
         status: StatusFile | None = None,
+        *,
+        mail: MailRoom,
     ) -> None:
         self.grid = grid
         self.config = config
         self.id = RunId(config.federation.name, run, roster.digest)
         self.outcome = Outcome()
         self.roster = roster
+        self.mail = mail
         self.signed = signed
         self.report = report
         self.status = status or StatusFile(None)

@@ -45,7 +45,7 @@ def incoming(
     A vector is kept (:mod:`fedsteph.client.sharing.kept_vectors`) if its sender allows.
 
     Args:
-        envelopes: sender -> sealed bytes, untrusted.
+        envelopes: sender -> sealed bytes, untrusted; each is read once, so that they need not all be in memory.
         max_norm: largest L2 norm of a vector.
 
     Returns:
@@ -58,7 +58,8 @@ def incoming(
     site, recipe = workspace.site, workspace.recipe
     vectors: dict[str, TaskVector] = {}
     refused: dict[str, FedstephError] = {}
-    for sender, envelope in sorted(envelopes.items()):
+    for sender in sorted(envelopes):
+        envelope = envelopes[sender]
         expected = context_of(recipe, run.federation, run.run, sender, site.name)
         line = opening(envelope, run.run, sender)
         try:

@@ -11,7 +11,7 @@ from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.wire import protocol
 
 _DAY = timedelta(days=1)
-_ACTIONS = (protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE)
+_ACTIONS = (protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.DELIVER, protocol.MERGE)
 
 
 def require_within_limits(site: Site, action: str, run: str) -> None:

@@ -25,7 +25,7 @@ from fedsteph.common.errors import ConfigError, FedstephError, RosterError, Rost
 from fedsteph.common.trust.keys import ROSTER_PUBLIC, decode
 from fedsteph.common.trust.roster import Roster, digest_of_text, write_public
 
-MOST_CHARACTERS = 800_000  # of a roster's text, about 420 sites: a hello must fit into one message
+MOST_CHARACTERS = 3_000_000  # of a roster's text, about 1,600 sites: a hello must fit into one message
 MOST_ROSTERS = 1000
 _LABEL = b"fedsteph/v1/roster-chain\n"
 _HEX = re.compile("[0-9a-f]{64}")

@@ -14,8 +14,8 @@ from fedsteph.common.config.require import require
 from fedsteph.common.config.run_config import SITE_NAME, require_cancer, require_name
 from fedsteph.common.errors import FedstephError, StorageError, public_phrases
 from fedsteph.common.trust.signed_roster import SignedRoster
+from fedsteph.common.wire.letters import MOST_LETTERS, Letter
 
-MAX_ENVELOPES = 1000
 _BAND = re.compile("below ([1-9][0-9]{0,4}0)|([1-9][0-9]{0,6}0)-([1-9][0-9]{0,7}9)")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _UNFORESEEN = {"InternalError": "an unforeseen error happened at the site; its log has the details"}
@@ -82,7 +82,7 @@ class Refusal:
 
 
 def _require_named(refusals: tuple[Refusal, ...]) -> None:
-    if any(refusal.site is None for refusal in refusals) or len(refusals) > MAX_ENVELOPES:
+    if any(refusal.site is None for refusal in refusals) or len(refusals) > MOST_LETTERS:
         raise ValueError("refused must say whom")
 
 
@@ -209,8 +209,8 @@ class Share:
     recipients: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        fits = len(set(self.recipients)) == len(self.recipients) <= MAX_ENVELOPES
-        require(fits, "recipients", f"at most {MAX_ENVELOPES} different names")
+        fits = len(set(self.recipients)) == len(self.recipients) <= MOST_LETTERS
+        require(fits, "recipients", f"at most {MOST_LETTERS} different names")
 
 
 @dataclass(frozen=True)
@@ -224,13 +224,38 @@ class ShareReply:
 
 
 @dataclass(frozen=True)
+class Deliver:
+    """``train.deliver``: envelopes for this target ahead of its merge, in the array record, named by sender.
+
+    One without envelopes ends the delivery: the target removes what it was delivered in this run.
+    """
+
+    id: RunId
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class DeliverReply:
+    """The envelopes lie in the target's inbox, or the inbox is removed."""
+
+
+@dataclass(frozen=True)
 class Merge:
-    """``train.merge``: delivers the envelopes for this target, in the array record, named by sender."""
+    """``train.merge``: merge the vectors in these ``letters``, all that there are for this target.
+
+    An envelope that was not delivered before is in the array record, named by sender.
+    """
 
     id: RunId
     recipe: Recipe
     max_vector_norm: float
     reuse: bool = False  # whether to merge vectors kept from earlier runs too, if the target's site file agrees
+    letters: tuple[Letter, ...] = ()
+
+    def __post_init__(self) -> None:
+        senders = {letter.sender for letter in self.letters}
+        fits = len(senders) == len(self.letters) <= MOST_LETTERS
+        require(fits, "letters", f"at most {MOST_LETTERS}, each of another sender")
 
 
 @dataclass(frozen=True)

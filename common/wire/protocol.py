@@ -1,7 +1,7 @@
 """Packs messages (:mod:`fedsteph.common.wire.messages`) into Flower's records and reads them back, phase by phase.
 
 A message is one ``ConfigRecord`` with a JSON body, whose fields are exactly those of its dataclass. ``train.share``,
-``train.merge`` and ``train.average`` add one ``ArrayRecord`` of bytes, which Flower sends in chunks.
+``train.deliver``, ``train.merge`` and ``train.average`` add one ``ArrayRecord`` of bytes, which Flower sends in chunks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from fedsteph.common.config.digest import to_dict
 from fedsteph.common.config.schema import build
 from fedsteph.common.errors import ConfigError, ProtocolError, SiteError
-from fedsteph.common.wire.messages import MAX_ENVELOPES, Refusal
+from fedsteph.common.wire.letters import MOST_ENVELOPE_BYTES, MOST_LETTERS
+from fedsteph.common.wire.messages import Refusal
 
-VERSION = 6
+VERSION = 7
 # The versions that work together with this one: itself alone. Raise VERSION whenever a message, an envelope or what a
 # phase means changes; add an older version here only if all messages of both are read by both, and a test says so.
 WORKS_WITH = frozenset({VERSION})
@@ -27,12 +28,12 @@ HELLO = "query.hello"
 LOCAL = "train.local"
 AVERAGE = "train.average"
 SHARE = "train.share"
+DELIVER = "train.deliver"
 MERGE = "train.merge"
 
 _HEADER = "fedsteph"
 _ENVELOPES = "envelopes"
-_MAX_BODY = 1 << 20  # characters; ours take a few thousand
-_MAX_ENVELOPE = 256 << 20  # bytes; a vector of the default sizes takes 4.7 MB
+_MAX_BODY = 4 << 20  # characters; ours take a few thousand, with the roster or the letters of 1,000 sites 2 million
 MAX_TOTAL = 1 << 30  # bytes of one message
 _OPAQUE = "fedsteph.opaque"
 
@@ -100,7 +101,7 @@ def _envelopes(arrays: ArrayRecord, where: str) -> dict[str, bytes]:
         raise ProtocolError("holds arrays that are no envelopes", where=where)
     envelopes = {name: array.data for name, array in arrays.items()}
     sizes = [len(content) for content in envelopes.values()]
-    if len(sizes) > MAX_ENVELOPES or max(sizes, default=0) > _MAX_ENVELOPE or sum(sizes) > MAX_TOTAL:
+    if len(sizes) > MOST_LETTERS or max(sizes, default=0) > MOST_ENVELOPE_BYTES or sum(sizes) > MAX_TOTAL:
         raise ProtocolError("holds too many or too large envelopes", where=where)
     return envelopes
 

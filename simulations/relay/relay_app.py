@@ -5,6 +5,7 @@ It replaces fedsteph's ServerApp in an assembled app, so it may import only modu
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedsteph.common.config.run_config import load_config
 from fedsteph.common.errors import QuorumError
 from fedsteph.common.host import checked_file
 from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire.letters import Letter
 from fedsteph.common.wire.messages import RunId
 from fedsteph.server.exchange import Round, exchange
 from fedsteph.server.manifest import CONFIG_FILE, read_manifest
@@ -43,7 +45,8 @@ def main(grid: Grid, context: Context) -> None:
 
     # The first hello also installs the app at the site and fills its disk cache, so it is reported separately.
     hello = [_hello(grid, node, run) for _ in range(1 + repeats)]
-    merge = messages.Merge(run, config.recipe, config.federation.max_vector_norm)
+    letters = tuple(Letter(name, hashlib.sha256(content).hexdigest()) for name, content in envelopes.items())
+    merge = messages.Merge(run, config.recipe, config.federation.max_vector_norm, letters=letters)
     merges = [_refused(grid, node, protocol.pack(merge, envelopes)) for _ in range(repeats)]
     figures = {
         "first_hello": hello[0].seconds,

@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import count
@@ -47,6 +48,7 @@ from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.envelope import Context as Bound
 from fedsteph.common.wire.envelope import open_sealed, seal
+from fedsteph.common.wire.letters import Letter
 from fedsteph.common.wire.messages import Average, Hello, Merge, Refusal, RunId, Score, Share, TrainLocal
 from fedsteph.common.wire.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, Parcel
 
@@ -90,6 +92,8 @@ class Federation:
     def send(self, action: str, request: Any, envelopes=None, *, node: int = 0, **config: Any) -> Parcel:
         """Through the bytes that Flower would send, there and back."""
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
+        if isinstance(request, Merge) and not request.letters:
+            request = replace(request, letters=letters_of(envelopes or {}))
         records = request if isinstance(request, RecordDict) else protocol.pack(request, envelopes)
         message = Message(records, dst_node_id=node + 1, message_type=action)
         message.metadata.__dict__["_message_id"] = "m1"
@@ -112,6 +116,10 @@ class Federation:
     def envelopes_for_a(self) -> dict[str, bytes]:
         sent = self.send(SHARE, Share(RUN, RECIPE, ("a",)), node=1)
         return {"b": sent.envelopes["a"]}
+
+
+def letters_of(envelopes: Mapping[str, bytes]) -> tuple[Letter, ...]:
+    return tuple(Letter(name, hashlib.sha256(content).hexdigest()) for name, content in envelopes.items())
 
 
 def refusal(parcel: Parcel, site: str | None = "a") -> str:
@@ -761,7 +769,7 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
     [sealed] = federation.send(SHARE, Share(RUN, RECIPE, ("b",))).envelopes.values()
     received = federation.envelopes_for_a()
     federation.send(MERGE, Merge(RUN, RECIPE, 250.0), received)
-    federation.send(MERGE, Merge(RUN, RECIPE, 250.0), {"P001": b"x", "b": b"x"})
+    federation.send(MERGE, Merge(RUN, RECIPE, 250.0), {"p001": b"x", "b": b"x"})
     found = federation.audited()
     assert [(e.event, e.decision, e.peer, e.reason) for e in found] == [
         (HELLO, "allowed", None, None),
@@ -771,8 +779,8 @@ def test_every_answer_and_every_envelope_is_audited_and_nothing_else_is_told_the
         (SHARE, "allowed", None, None),
         ("vector.open", "allowed", "b", None),
         (MERGE, "allowed", None, None),
-        ("vector.open", "refused", None, "UnknownSenderError"),
         ("vector.open", "refused", "b", "MalformedEnvelopeError"),
+        ("vector.open", "refused", "p001", "UnknownSenderError"),
         (MERGE, "refused", None, "EnvelopeError"),
     ]
     assert {e.run for e in found} == {"run1"}
@@ -942,15 +950,18 @@ def require_plain(federation: Federation, before: int) -> None:
 
 
 def test_a_name_that_is_none_reaches_no_log_and_no_answer(target):
-    merge, hostile = Merge(RUN, RECIPE, 250.0), dict.fromkeys(HOSTILE_NAMES, b"junk")
-    before = len(target.log())
-    assert target.ask(MERGE, merge, messages.MergeReply, {**target.envelopes_for_a(), **hostile}).refused == ()
-    assert target.log()[before:].count("refused the vector of a sender without a name: ") == len(hostile)
-    require_plain(target, before)
+    merge = Merge(RUN, RECIPE, 250.0)
+    good = target.envelopes_for_a()
     for name in HOSTILE_NAMES:
-        for envelopes in ({name: b"junk"}, {name: b"junk", "c": b"junk"}):
+        letters = (*letters_of(good), *letters_of({"c": b"junk"}))
+        body = json.loads(protocol.parcel(protocol.pack(replace(merge, letters=letters)), "test").body)
+        body["Merge"]["letters"][1]["sender"] = name
+        for records in (
+            protocol.pack(replace(merge, letters=letters_of(good)), {**good, name: b"junk"}),  # brought, and not named
+            RecordDict({"fedsteph": ConfigRecord({"version": protocol.VERSION, "body": json.dumps(body)})}),
+        ):
             before = len(target.log())
-            assert refusal(target.send(MERGE, merge, envelopes)) in ("UnknownSenderError", "EnvelopeError")
+            assert refusal(target.send(MERGE, records)) == "ProtocolError"
             require_plain(target, before)
 
 

@@ -12,7 +12,7 @@ from keys_and_rosters import roster_of
 from fedsteph.common.config.recipe import ModelConfig, SharingConfig
 from fedsteph.common.config.run_config import Config, FederationConfig
 from fedsteph.common.errors import ConfigError
-from fedsteph.common.wire.messages import MAX_ENVELOPES
+from fedsteph.common.wire.letters import MOST_LETTERS
 from fedsteph.server.manifest import manifest
 
 
@@ -26,25 +26,22 @@ def made(config: Config, tmp_path: Path) -> dict:
     return manifest(config, roster_of("s0", "s1"), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("fits", "too_many"),
-    [
-        (dict(n_sites=227), dict(n_sites=229)),
-        (dict(n_sites=227, n_targets=227), dict(n_sites=229, n_targets=229)),
-        (dict(n_sites=450, dtype="bfloat16"), dict(n_sites=460, dtype="bfloat16")),
-        (dict(n_sites=340, layers="embed"), dict(n_sites=345, layers="embed")),  # 2/3 of the numbers
-        (dict(n_sites=450, layers="attention", rank=256), dict(n_sites=1200, layers="attention", rank=256)),
-        (dict(n_sites=MAX_ENVELOPES + 1, width=8), dict(n_sites=MAX_ENVELOPES + 2, width=8)),
-    ],
-)
-def test_as_many_vectors_as_one_message_holds(fits: dict, too_many: dict, tmp_path: Path) -> None:
-    small = replace(ModelConfig(width=8), embed=8, attention=8)
-    for numbers, refused in ((fits, False), (too_many, True)):
-        of = config(**numbers)
-        if numbers.get("width") == 8:
-            of = replace(of, model=small)
-        if refused:
-            with pytest.raises(ConfigError, match=r"a message would bring \d+ vectors, and holds \d+ at most"):
-                made(of, tmp_path)
-        else:
-            assert made(of, tmp_path)["schema"] == "fedsteph/manifest/v1"
+SMALL = replace(ModelConfig(width=8), embed=8, attention=8)
+
+
+@pytest.mark.parametrize("of", [config(1001), config(1001, 1001), config(1001, 1001, dtype="bfloat16", layers="embed")])
+def test_a_thousand_sites_can_be_configured(of: Config, tmp_path: Path) -> None:
+    assert made(of, tmp_path)["schema"] == "fedsteph/manifest/v1"
+
+
+def test_a_merge_names_so_many_vectors_and_no_more(tmp_path: Path) -> None:
+    assert made(replace(config(MOST_LETTERS + 1), model=SMALL), tmp_path)
+    with pytest.raises(ConfigError, match=f"would merge {MOST_LETTERS + 1} vectors, and can merge {MOST_LETTERS} "):
+        made(replace(config(MOST_LETTERS + 2), model=SMALL), tmp_path)
+
+
+def test_a_vector_that_is_too_large_to_travel_is_refused(tmp_path: Path) -> None:
+    large = replace(ModelConfig(width=65_536), embed=4096)
+    with pytest.raises(ConfigError, match=r"sharing: a vector takes up to \d+ MiB, and 256 MiB can travel"):
+        made(replace(config(2), model=large), tmp_path)
+    assert made(replace(config(2, layers="embed", rank=8), model=large), tmp_path)

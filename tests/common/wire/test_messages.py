@@ -18,11 +18,12 @@ from fedsteph.common.config.recipe import ComparatorConfig, Recipe
 from fedsteph.common.errors import DataError, FedstephError, TooSmallError
 from fedsteph.common.trust.keys import Identity
 from fedsteph.common.wire import messages
+from fedsteph.common.wire.letters import MOST_LETTERS, Letter
 from fedsteph.common.wire.messages import (
-    MAX_ENVELOPES,
     Average,
     AverageReply,
     HelloReply,
+    Merge,
     MergeReply,
     Refusal,
     RunId,
@@ -245,16 +246,28 @@ def test_refusals_in_a_list_say_whose_they_are(refused: tuple[Refusal, ...]) -> 
 
 
 def test_lists_are_bounded() -> None:
-    many = tuple(replace(REFUSED, site=f"s{i}") for i in range(MAX_ENVELOPES + 1))
-    assert len(ShareReply(many[:-1]).refused) == MAX_ENVELOPES
+    many = tuple(replace(REFUSED, site=f"s{i}") for i in range(MOST_LETTERS + 1))
+    assert len(ShareReply(many[:-1]).refused) == MOST_LETTERS
     for make in (ShareReply, lambda refused: replace(MERGED, refused=refused)):
         with pytest.raises(ValueError, match="refused"):
             make(many)
     share: dict[str, Any] = {"id": ID, "recipe": None}
-    assert Share(**share, recipients=tuple(f"s{i}" for i in range(MAX_ENVELOPES)))
-    for recipients in (tuple(f"s{i}" for i in range(MAX_ENVELOPES + 1)), ("a", "b", "a")):
-        with pytest.raises(ValueError, match="recipients must be at most 1000 different names"):
+    assert Share(**share, recipients=tuple(f"s{i}" for i in range(MOST_LETTERS)))
+    for recipients in (tuple(f"s{i}" for i in range(MOST_LETTERS + 1)), ("a", "b", "a")):
+        with pytest.raises(ValueError, match="recipients must be at most 10000 different names"):
             Share(**share, recipients=recipients)
+    merge: dict[str, Any] = {**share, "max_vector_norm": 250.0}
+    letters = tuple(Letter(f"s{i}", "a" * 64) for i in range(MOST_LETTERS + 1))
+    assert Merge(**merge, letters=letters[:-1])
+    for wrong in (letters, (letters[0], replace(letters[0], sha256="b" * 64))):
+        with pytest.raises(ValueError, match="letters must be at most 10000, each of another sender"):
+            Merge(**merge, letters=wrong)
+
+
+@each(("sender", "sha256"), [("../x", "a" * 64), ("A", "a" * 64), ("", "a" * 64), ("a", "a" * 63), ("a", "G" * 64)])
+def test_a_letter_names_a_site_and_a_digest(sender: str, sha256: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Letter(sender, sha256)
 
 
 def test_nothing_else_leaves_a_site() -> None:

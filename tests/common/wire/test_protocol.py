@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from fedsteph.common.config.recipe import ComparatorConfig, ModelConfig, Recipe, StephConfig
 from fedsteph.common.errors import FedstephError, ProtocolError, SiteError, TooSmallError
 from fedsteph.common.wire import protocol
+from fedsteph.common.wire.letters import Letter
 from fedsteph.common.wire.messages import (
     Average,
     AverageReply,
+    Deliver,
+    DeliverReply,
     Hello,
     HelloReply,
     Merge,
@@ -54,7 +57,10 @@ MESSAGES = [
     Share(ID, RECIPE, ("a", "b")),
     ShareReply(),
     ShareReply((REFUSED, Refusal("StorageError", "the site could not read its disk", "d"))),
+    Deliver(ID, RECIPE),
+    DeliverReply(),
     Merge(ID, RECIPE, 250.0),
+    Merge(ID, RECIPE, 250.0, True, (Letter("b", "a" * 64), Letter("c", "b" * 64))),
     MergeReply(None, None, (), ()),
     MergeReply("30-39", "10-19", (REFUSED,), (Score("local", 0.61), Score("steph", None), Score("deployed", 1.0))),
 ]
@@ -168,8 +174,8 @@ def test_arrays_that_are_not_opaque_bytes_are_refused(array: Array) -> None:
 
 @pytest.mark.parametrize(("most", "total"), [(10, 100), (100, 10), (10, 30), (10, 20)])
 def test_envelopes_are_bounded_each_and_together(monkeypatch: pytest.MonkeyPatch, most: int, total: int) -> None:
-    assert (protocol._MAX_ENVELOPE, protocol.MAX_TOTAL) == (256 << 20, 1 << 30)
-    monkeypatch.setattr(protocol, "_MAX_ENVELOPE", most)
+    assert (protocol.MOST_ENVELOPE_BYTES, protocol.MAX_TOTAL) == (256 << 20, 1 << 30)
+    monkeypatch.setattr(protocol, "MOST_ENVELOPE_BYTES", most)
     monkeypatch.setattr(protocol, "MAX_TOTAL", total)
     outcomes = set()
     for sizes in [(), (0,), (10,), (11,), (10, 10), (10, 0, 10, 1), (5, 5, 5, 5), (7, 7, 7), (10, 10, 10), (1,) * 31]:
@@ -184,7 +190,7 @@ def test_envelopes_are_bounded_each_and_together(monkeypatch: pytest.MonkeyPatch
 
 
 def test_envelopes_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MAX_ENVELOPES", 3)
+    monkeypatch.setattr(protocol, "MOST_LETTERS", 3)
     assert len(parcel(pack(ShareReply(), {f"s{i}": b"" for i in range(3)}), "it").envelopes) == 3
     with pytest.raises(ProtocolError, match="it: holds too many or too large envelopes"):
         parcel(pack(ShareReply(), {f"s{i}": b"" for i in range(4)}), "it")

@@ -85,12 +85,11 @@ class Federation(Session):
         recipe, federation = self.config.recipe, self.config.federation
         letters = mail_of_targets(self, self.mail)
         envelopes = deliver(self, self.mail, letters, limit.share)
-        named = {
-            node: tuple(one.letter for one in sent.values()) for node, sent in letters.items() if node in self.names
-        }
+        norm, reuse = federation.max_vector_norm, federation.reuse
         requests = {
-            node: messages.Merge(self.id, recipe, federation.max_vector_norm, federation.reuse, one)
-            for node, one in named.items()
+            node: messages.Merge(self.id, recipe, norm, reuse, tuple(one.letter for one in sent.values()))
+            for node, sent in letters.items()
+            if node in self.names
         }
         merged = self.require(protocol.MERGE, requests, messages.MergeReply, limit.merge, envelopes)
         for node, (answer, _) in merged.items():

@@ -15,16 +15,24 @@ from fedsteph.common.config.run_config import Config, dump_yaml
 from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, START_SECONDS, Flower
 from fedsteph.common.deployment.tls import ask
-from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RosterError, SiteError
+from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RosterError, RunFolderError, SiteError
 from fedsteph.common.host import atomic, checked_file, console
-from fedsteph.common.host.disk import require_room
+from fedsteph.common.host.disk import require_room, writing
 from fedsteph.common.host.monitor import watching
 from fedsteph.common.trust.roster import FILE as ROSTER_FILE
 from fedsteph.common.trust.roster import Roster, read_roster, write_roster
-from fedsteph.common.trust.signed_roster import read_signed, write_signature
-from fedsteph.server.deployment.run_history import is_over
+from fedsteph.common.trust.signed_roster import SignedRoster, read_signed, write_signature
+from fedsteph.server.deployment.run_history import is_over, newest_first
 from fedsteph.server.deployment.server_file import ServerFile
-from fedsteph.server.manifest import CONFIG_FILE, DRAIN_FILE, MANIFEST_FILE, manifest, write_flower_run
+from fedsteph.server.manifest import (
+    CONFIG_FILE,
+    DRAIN_FILE,
+    MANIFEST_FILE,
+    manifest,
+    read_flower_run,
+    read_manifest,
+    write_flower_run,
+)
 from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 
 RESULTS_FILE = "results.json"
@@ -53,6 +61,53 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
     since it was signed;
     DeploymentError if no SuperLink answers at the configured address.
     """
+    roster, signed = _checked(server, config)
+    path = server.runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    part = server.runs / f".{path.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    write_roster(part / ROSTER_FILE, roster)
+    if signed is not None:
+        write_signature(part / ROSTER_FILE, signed)
+    atomic.write_text(part / CONFIG_FILE, dump_yaml(config))
+    told = manifest(config, roster, server.audit, path.name) | {"log_format": server.log_format}
+    checked_file.write_json(part / MANIFEST_FILE, told)
+    part.rename(path)
+    return Deployed(path, config, roster)
+
+
+def resume(server: ServerFile, config: Config) -> Deployed:
+    """The newest run, to be started again under its name, because it has not ended well.
+
+    Its sites go on from what they have, and envelopes that a killed ServerApp has left are delivered. Only the newest
+    run: sites that have entered a newer one refuse an older.
+
+    Raises:
+        EngineError: there is no run, the newest has ended well, or Flower still runs it.
+        RunFolderError: its configuration or roster is not the present one.
+        others: as :func:`prepare`.
+    """
+    roster, _ = _checked(server, config)
+    new = "Start a new one: without --resume"
+    path = next(iter(newest_first(server.runs)), None)
+    if path is None or (path / RESULTS_FILE).exists():
+        raise EngineError("there is no run to resume: none has been started, or the newest has ended well", remedy=new)
+    known, now = read_manifest(path)["digests"], {"config": digest(config), "roster": roster.digest}
+    if other := [key for key, value in now.items() if known.get(key) != value]:
+        what = f"is of another {' and '.join(other)} than the present"
+        raise RunFolderError(what, where=path, remedy=f"Undo the change. Or s{new[1:]}")
+    run_id = read_flower_run(path)
+    statuses = {} if run_id is None else Flower(server.flwr_home, server.flwr_home.parent).statuses()
+    if not statuses.get(run_id or "", "finished").startswith("finished"):
+        remedy = f"Follow it with 'fedsteph status', or end it: FLWR_HOME={server.flwr_home} flwr stop {run_id}"
+        raise EngineError("the run is still under way", where=path, remedy=remedy)
+    for left in (path / "server" / OUTCOME_FILE, path / DRAIN_FILE):
+        with writing(left):
+            left.unlink(missing_ok=True)
+    return Deployed(path, config, roster)
+
+
+def _checked(server: ServerFile, config: Config) -> tuple[Roster, SignedRoster | None]:
+    """The present roster, and its signature if there is one, after every check of :func:`prepare`."""
     server.require_ready()
     roster = read_roster(server.roster)
     federation = config.federation
@@ -67,17 +122,7 @@ def prepare(server: ServerFile, config: Config) -> Deployed:
         raise RosterError(f"lacks {', '.join(missing)}", where=server.roster, remedy=remedy)
     signed = read_signed(server.roster, roster)
     ask(server.superlink, server.ca)
-    path = server.runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    part = server.runs / f".{path.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    write_roster(part / ROSTER_FILE, roster)
-    if signed is not None:
-        write_signature(part / ROSTER_FILE, signed)
-    atomic.write_text(part / CONFIG_FILE, dump_yaml(config))
-    told = manifest(config, roster, server.audit, path.name) | {"log_format": server.log_format}
-    checked_file.write_json(part / MANIFEST_FILE, told)
-    part.rename(path)
-    return Deployed(path, config, roster)
+    return roster, signed
 
 
 def run(server: ServerFile, deployed: Deployed) -> Outcome:

@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -31,6 +32,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from keys_and_rosters import identity_of, roster_of, write_membership, write_run_folder
 
 import fedsteph.client.app
+import fedsteph.client.site.inbox
 import fedsteph.client.training.survival_fit
 from fedsteph.client.app import app
 from fedsteph.client.sharing.kept_record import read_kept
@@ -48,9 +50,9 @@ from fedsteph.common.vector.vector_file import write_vector
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.envelope import Context as Bound
 from fedsteph.common.wire.envelope import open_sealed, seal
-from fedsteph.common.wire.letters import Letter
-from fedsteph.common.wire.messages import Average, Hello, Merge, Refusal, RunId, Score, Share, TrainLocal
-from fedsteph.common.wire.protocol import AVERAGE, HELLO, LOCAL, MERGE, SHARE, Parcel
+from fedsteph.common.wire.letters import Letter, most_bytes
+from fedsteph.common.wire.messages import Average, Deliver, Hello, Merge, Refusal, RunId, Score, Share, TrainLocal
+from fedsteph.common.wire.protocol import AVERAGE, DELIVER, HELLO, LOCAL, MERGE, SHARE, Parcel
 
 ROSTER = roster_of("a", "b", "c")  # a and b are whole sites; the tests speak for c
 RUN = RunId("fed", "run1", ROSTER.digest)
@@ -932,6 +934,60 @@ def test_a_damaged_memory_of_runs_stops_every_phase(federation, spies):
         reply = federation.send(action, request, {"c": of_c()} if action == MERGE else None)
         assert refusal(reply) == "RunFolderError"
     assert trained(spies) == [0, 0] and (federation.state("a") / "runs.json").read_text() == "{"
+
+
+# ---------------------------------------------------------------- delivered ahead of the merge
+
+
+def test_a_merge_of_delivered_envelopes_is_that_of_brought_ones_however_often_it_is_asked(federation):
+    """Delivered twice, merged twice, as after a lost connection; then an empty delivery removes them."""
+    envelopes = {**federation.envelopes_for_a(), "c": of_c()}
+    inbox = federation.state("a") / "inbox" / RUN.run
+    for name in (*envelopes, "c"):
+        federation.ask(DELIVER, Deliver(RUN, RECIPE), messages.DeliverReply, {name: envelopes[name]})
+    assert {path.name: path.read_bytes() for path in inbox.iterdir()} == envelopes
+    assert {stat.S_IMODE(path.stat().st_mode) for path in inbox.iterdir()} == {0o600}
+    merge = Merge(RUN, RECIPE, 250.0, letters=letters_of(envelopes))
+    replies = [federation.ask(MERGE, merge, messages.MergeReply, brought) for brought in ({}, {}, envelopes)]
+    assert replies[0].refused == () and replies == [replies[0]] * 3
+    assert read_json(federation.state("a") / "result.json")["sources"] == ["b", "c"]
+    federation.ask(DELIVER, Deliver(RUN, RECIPE), messages.DeliverReply)
+    assert not inbox.exists()
+    assert [e.decision for e in federation.audited() if e.event == DELIVER] == ["allowed"] * 4
+
+
+def test_a_merge_without_an_envelope_that_it_names_is_refused_before_any_is_opened(federation):
+    envelopes = {**federation.envelopes_for_a(), "c": of_c()}
+    merge = Merge(RUN, RECIPE, 250.0, letters=letters_of(envelopes))
+    assert refusal(federation.send(MERGE, merge, {"b": envelopes["b"]})) == "MissingEnvelopeError"
+    assert "the envelope of c did not come" in federation.log()
+    federation.ask(DELIVER, Deliver(RUN, RECIPE), messages.DeliverReply, {"c": of_c(sequence=9)})
+    assert refusal(federation.send(MERGE, merge, {"b": envelopes["b"]})) == "MissingEnvelopeError"
+    assert "the envelope of c is another than the server names" in federation.log()
+    assert refusal(federation.send(MERGE, replace(merge, letters=merge.letters[:1]), envelopes)) == "ProtocolError"
+    assert not [e for e in federation.audited() if e.event == "vector.open"]
+
+
+@each("name", ["a", "mallory", "..", "../b", "", "b/x"])
+def test_only_another_site_of_the_roster_can_have_sent_what_is_delivered(healthy, name):
+    assert refusal(healthy.send(DELIVER, Deliver(RUN, RECIPE), {name: b"x"})) == "ProtocolError"
+    assert not (healthy.state("a") / "inbox").exists()
+
+
+def test_a_delivery_that_could_fill_the_disk_is_refused(federation, monkeypatch):
+    large = {"b": bytes(most_bytes(RECIPE.model, RECIPE.sharing) + 1)}
+    assert refusal(federation.send(DELIVER, Deliver(RUN, RECIPE), large)) == "ProtocolError"
+    monkeypatch.setattr(fedsteph.client.site.inbox, "free_bytes", lambda path: 1 << 30)
+    assert refusal(federation.send(DELIVER, Deliver(RUN, RECIPE), {"b": b"x"})) == "StorageError"
+    federation.set_policy(f"{{recipes: ['{'e' * 64}']}}")
+    assert refusal(federation.send(DELIVER, Deliver(RUN, RECIPE), {"b": b"x"})) == "RecipePolicyError"
+    assert not (federation.state("a") / "inbox").exists()
+
+
+def test_another_run_removes_what_was_delivered(federation):
+    federation.ask(DELIVER, Deliver(RUN, RECIPE), messages.DeliverReply, {"c": of_c()})
+    federation.send(HELLO, Hello(replace(RUN, run="run2")))
+    assert [*(federation.state("a") / "inbox").iterdir()] == []
 
 
 # ---------------------------------------------------------------- names that are none

@@ -14,6 +14,7 @@ import safetensors.torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from each_case import each
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from keys_and_rosters import roster_of
 from scripted_sites import (
     AUDIT_HEADS,
     FEATURES,

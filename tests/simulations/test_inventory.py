@@ -40,7 +40,7 @@ from fedsteph.common.trust.keys import Identity
 from fedsteph.common.vector.shared_part import WHOLE
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
-from fedsteph.common.wire import messages, protocol
+from fedsteph.common.wire import letters, messages, protocol
 from fedsteph.common.wire.envelope import Context, open_sealed, read_stated, seal
 from fedsteph.common.wire.messages import TrainLocalReply
 from fedsteph.simulations.run import in_process
@@ -131,7 +131,9 @@ def answered(tmp_path_factory) -> Ran:
     }
     settings = ["federation.targets=[alpha,beta]", "comparators.methods=[fedavg,model_average]", "comparators.rounds=2"]
     ran = prepared(tmp_path_factory.mktemp("answered"), hospitals, *settings)
-    record(ran)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(letters, "IN_THE_AIR", 1)  # every envelope travels alone, and is delivered ahead of the merge
+        record(ran)
     return ran
 
 
@@ -305,6 +307,15 @@ PHRASES = public_phrases() | {"InternalError": "an unforeseen error happened at 
 KIND, REASON = one_of(*PHRASES), one_of(*PHRASES.values())
 METHOD = one_of(*METHODS)
 FOLDS_ASKED = one_of(True, False)
+PHASES = (
+    protocol.HELLO,
+    protocol.LOCAL,
+    protocol.AVERAGE,
+    protocol.SHARE,
+    protocol.DELIVER,
+    protocol.MERGE,
+)
+PHASE = one_of(*PHASES)
 
 
 # ---------------------------------------------------------------- the list
@@ -319,7 +330,7 @@ FLOWER: dict[str, Form] = {
     "metadata.ttl": flowers_number,
     "metadata.message_id": HEX32,
     "metadata.reply_to_message_id": HEX32,
-    "metadata.message_type": one_of(protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE),
+    "metadata.message_type": PHASE,
     "content.fedsteph.config_record.version.value.sint64": one_of(protocol.VERSION),
     "content.fedsteph.config_record.body.value.string": body_text,
     ENTRIES + "{}": entry_name,
@@ -334,7 +345,7 @@ RUN_ID: dict[str, Form] = {"id.federation": word("fedsteph"), "id.run": HEX32, "
 TO_SITES: dict[str, Form] = {
     **{
         f"{kind}.{path}": form
-        for kind in ("Hello", "TrainLocal", "Average", "Share", "Merge")
+        for kind in ("Hello", "TrainLocal", "Average", "Share", "Deliver", "Merge")
         for path, form in RUN_ID.items()
     },
     "TrainLocal.every_fold": FOLDS_ASKED,
@@ -348,6 +359,8 @@ TO_SITES: dict[str, Form] = {
     "Share.recipients[]": site,
     "Merge.max_vector_norm": configured,
     "Merge.reuse": configured,
+    "Merge.letters[].sender": site,
+    "Merge.letters[].sha256": HEX64,
 }  # and the recipe, which is the coordinator's own
 
 TO_SERVER: dict[str, Form] = {
@@ -416,7 +429,7 @@ NOT_MET: dict[str, str] = {
 
 
 def form_of(path: str, message: Passed) -> Form | None:
-    if not message.to_server and re.match(r"(TrainLocal|Average|Share|Merge)\.recipe\.", path):
+    if not message.to_server and re.match(r"(TrainLocal|Average|Share|Deliver|Merge)\.recipe\.", path):
         return configured
     return FLOWER.get(path) or (TO_SERVER if message.to_server else TO_SITES).get(path)
 
@@ -689,7 +702,6 @@ def said_of_a_site(value: Any, at: At) -> bool:
 
 
 MOMENT = word(r"[\d-]{10}T[\d:]{8}\+00:00")
-PHASE = one_of(protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE)
 KEPT: dict[str, dict[str, Form]] = {
     "outcome.json": {
         "sites.{}.software": one_of(version("fedsteph")),
@@ -704,10 +716,7 @@ KEPT: dict[str, dict[str, Form]] = {
         "failures[].site": site,
         "failures[].phase": PHASE,
         "failures[].reason": failure,
-        **{
-            f"seconds.{phase}": seconds
-            for phase in (protocol.HELLO, protocol.LOCAL, protocol.AVERAGE, protocol.SHARE, protocol.MERGE)
-        },
+        **{f"seconds.{phase}": seconds for phase in PHASES},
         "bytes": flowers_number,
         "error": one_of(None),
         "sha256": HEX64,
@@ -729,7 +738,9 @@ KEPT: dict[str, dict[str, Form]] = {
     "audit/audit.jsonl": {
         "number": flowers_number,
         "time": word(r"[\d-]{10}T[\d:.]{12}\+00:00"),
-        "event.event": word(r"run\.(start|end)|site\.join|envelope\.relay|fedavg\.end|(query|train)\.[a-z]+\.fail"),
+        "event.event": word(
+            r"run\.(start|end)|site\.join|envelope\.(relay|deliver)|fedavg\.end|(query|train)\.[a-z]+\.fail"
+        ),
         "event.decision": one_of("allowed", "failed", "noted"),
         "event.run": HEX32,
         "event.peer": whom,

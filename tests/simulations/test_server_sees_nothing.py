@@ -11,7 +11,8 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,8 @@ from fedsteph.common.model.initial_model import pinned_model
 from fedsteph.common.trust.key_file import read_identity
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.common.vector.vector_file import write_vector
-from fedsteph.common.wire import protocol
+from fedsteph.common.wire import letters, protocol
+from fedsteph.server.mail_room import MailRoom
 from fedsteph.simulations.run import in_process
 from fedsteph.simulations.run.run_folder import RunFolder, prepare
 
@@ -49,11 +51,12 @@ SETTINGS = [
 
 @dataclass
 class Observation:
-    """Everything that passed the server: the bytes of its messages, its files, and what it printed or logged."""
+    """Everything that passed the server: messages, files, its mail room, and what it printed or logged."""
 
     passed: list[Passed] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     printed: io.StringIO = field(default_factory=io.StringIO)
+    mail: dict[str, bytes] = field(default_factory=dict)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -75,7 +78,7 @@ class Observation:
     @property
     def everything(self) -> bytes:
         raw = [one.raw for one in self.passed]
-        return b"\0\0\0\0".join([*raw, *self.files.values(), self.printed.getvalue().encode()])
+        return b"\0\0\0\0".join([*raw, *self.files.values(), *self.mail.values(), self.printed.getvalue().encode()])
 
     @property
     def text(self) -> str:
@@ -101,11 +104,26 @@ def watched(tmp_path_factory) -> Watched:
         make_site(tmp / "hospitals" / name, seed=i, patients=patients, event_share=share)
     folder, _ = prepare(tmp / "run", load_config(None, SETTINGS), [tmp / "hospitals" / name for name in SITES])
     seen = Observation()
-    with recorded(SITES) as seen.passed, seen.listening():
+    with recorded(SITES) as seen.passed, seen.listening(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(letters, "IN_THE_AIR", 1)  # every envelope travels alone, and is delivered ahead of the merge
+        patch.setattr(MailRoom, "clear", looked_into(seen.mail, MailRoom.clear))
         in_process.run_in_process(folder.path)
     kept = [*(folder.path / "server").rglob("*"), *folder.path.glob("*.yaml"), folder.path / "manifest.json"]
     seen.files = {str(path.relative_to(folder.path)): path.read_bytes() for path in kept if path.is_file()}
     return Watched(folder, tmp / "hospitals", seen, vectors_of(folder))
+
+
+def looked_into(mail: dict[str, bytes], clear: Callable[[MailRoom], None]) -> Callable[[MailRoom], None]:
+    """Removes the mail at the run's end, after a look at every file there."""
+
+    def look(room: MailRoom) -> None:
+        for target in ("alpha", "beta"):
+            for stored in room.of(target).values():
+                assert stat.S_IMODE(stored.path.stat().st_mode) == 0o600
+                mail[f"{target}/{stored.path.name}"] = stored.path.read_bytes()
+        clear(room)
+
+    return look
 
 
 def vectors_of(folder: RunFolder) -> dict[str, bytes]:
@@ -163,13 +181,14 @@ def leaks(recorded: bytes, plains: Mapping[str, bytes]) -> set[str]:
 
 
 def test_the_server_saw_the_whole_run(watched):
-    """The recording is of all four phases, and the envelopes were in it."""
-    assert len(watched.seen.passed) == 2 * (4 * 3 - 1)  # gamma, which is no target, has nothing to merge
+    """The recording is of all phases, and the envelopes were in it, and on the server's disk until the end."""
+    assert len(watched.seen.passed) == 2 * (3 + 3 + 4 + 4 + 2 + 2)  # four envelopes; an empty delivery for each target
     outcome = json.loads(watched.seen.files["server/outcome.json"])
     assert set(outcome["targets"]) == {"alpha", "beta"} and outcome["failures"] == []
     recorded = watched.seen.everything
-    assert recorded.count(b"fedsteph/v3/envelope") == 2 * 4  # into the server and out of it
+    assert recorded.count(b"fedsteph/v3/envelope") == 3 * 4  # into the server, on its disk, and out of it
     assert len(recorded) > 2 * 4 * max(map(len, watched.vectors.values()))
+    assert len(watched.seen.mail) == 4 and not (watched.folder.path / "server" / "mail").exists()
     assert {"config.yaml", "roster.yaml", "manifest.json", "server/audit/audit.jsonl"} <= watched.seen.files.keys()
 
 

@@ -20,23 +20,27 @@ def run(
     drain: Annotated[
         bool, Option("--drain", help="Let the present run end before its next phase; start none.")
     ] = False,
+    resume: Annotated[
+        bool, Option("--resume", help="Start the newest run again, under its name: it was killed, or failed.")
+    ] = False,
 ) -> None:
     """Start a run on a deployment, and follow it to its end. For the coordinator, on the server's machine.
 
-    \b
-    Examples:
-      fedsteph run server
-      fedsteph run server --set 'federation.targets=\\[kirp]' --json > results.json
-      fedsteph run server --drain     # for maintenance; the next run goes on from what sites have trained
+      \b
+      Examples:
+        fedsteph run server
+        fedsteph run server --set 'federation.targets=\\[kirp]' --json > results.json
+        fedsteph run server --drain     # for maintenance; the next run goes on from what sites have trained
+    fedsteph run server --resume    # the machine crashed; what sites have sealed and sent is not asked for again
 
-    \b
-    Exit codes:
-      0 done
-      1 your input, or no SuperLink
-      2 a site or the quorum failed; with a quorum left, results are written
-      3 a bug
-      130 stopped; the run is stopped too
-    The cause is on the last line: which site, in which phase, and why.
+      \b
+      Exit codes:
+        0 done
+        1 your input, or no SuperLink
+        2 a site or the quorum failed; with a quorum left, results are written
+        3 a bug
+        130 stopped; the run is stopped too
+      The cause is on the last line: which site, in which phase, and why.
     """
     from fedsteph.commands.terminal.page_drawing import draw_page
     from fedsteph.common.config.run_config import load_config
@@ -52,7 +56,7 @@ def run(
         return console.tell(f"drained: {path.name} ends before its next phase, with exit code 2")
     opened.require_ready()
     config = pin_m0(load_config(opened.config, settings))
-    prepared = deployed_run.prepare(opened, config)
+    prepared = (deployed_run.resume if resume else deployed_run.prepare)(opened, config)
     named = ", ".join(config.federation.sites)
     console.tell(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
     outcome = deployed_run.run(opened, prepared)

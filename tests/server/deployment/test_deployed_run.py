@@ -12,14 +12,22 @@ from loopback import free_port, make_tls, web
 
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS
-from fedsteph.common.errors import ConfigError, DeploymentError, EngineError, QuorumError, RosterError, SiteError
+from fedsteph.common.errors import (
+    ConfigError,
+    DeploymentError,
+    EngineError,
+    QuorumError,
+    RosterError,
+    RunFolderError,
+    SiteError,
+)
 from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.model.initial_model import pin_m0
 from fedsteph.common.trust.roster import read_roster, write_roster
 from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed, prepare, require_no_failure, run
 from fedsteph.server.deployment.server_file import ServerFile
-from fedsteph.server.manifest import read_flower_run
+from fedsteph.server.manifest import read_flower_run, write_flower_run
 
 SMALL = ["model.width=6", "model.embed=8", "model.attention=6"]
 CONFIG = "federation: {name: fed, sites: [kirp, kirc], targets: [kirp]}\n"
@@ -332,3 +340,59 @@ def test_the_present_run_is_drained_and_no_other(server):
     present.mkdir()
     assert deployed_run.drain(server) == present
     assert (present / "drain").exists() and not (ended / "drain").exists()
+
+
+@pytest.fixture
+def resumed(server, tls, monkeypatch):
+    """Resumes, with a Flower that says this of the run with the id 7."""
+
+    def resume(status="finished:failed", *settings):
+        flower = FakeFlower(None, "")
+        flower.statuses = lambda: {"7": status}
+        monkeypatch.setattr(deployed_run, "Flower", flower)
+        with web(tls) as address:
+            return deployed_run.resume(replace(server, superlink=address), configuration(*GOOD, *settings))
+
+    return resume
+
+
+@pytest.fixture
+def made(server, tls):
+    with web(tls) as address:
+        found = prepare(replace(server, superlink=address), configuration(*GOOD))
+    write_flower_run(found.path, "7")
+    return found
+
+
+def test_the_newest_run_is_resumed_under_its_name(resumed, made):
+    """Drained, failed or killed: what tells of its end is gone, and its mail is still there."""
+    mail = made.path / "server" / "mail" / "kirp" / f"kirc.{'a' * 64}"
+    for path in (mail, made.outcome, made.path / "drain"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    assert resumed() == made
+    assert not made.outcome.exists() and not (made.path / "drain").exists() and mail.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "settings", "error", "told"),
+    [
+        ("running", (), EngineError, "the run is still under way"),
+        ("finished:failed", ("training.epochs=3",), RunFolderError, "is of another config than the present"),
+    ],
+)
+def test_a_run_under_way_or_of_another_configuration_is_not_resumed(resumed, made, status, settings, error, told):
+    with pytest.raises(error, match=told):
+        resumed(status, *settings)
+
+
+def test_a_run_of_another_roster_is_not_resumed(resumed, made, server):
+    write_roster(server.roster, roster_of("kirp", "kirc", "kich"))
+    with pytest.raises(RunFolderError, match="is of another roster than the present"):
+        resumed()
+
+
+def test_without_a_run_that_has_not_ended_well_there_is_nothing_to_resume(resumed, made):
+    (made.path / "results.json").write_text("{}")
+    with pytest.raises(EngineError, match="there is no run to resume"):
+        resumed()

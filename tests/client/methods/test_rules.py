@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_builders import n_entries, random_vector, row_of, vector_of
 
-from fedsteph.client.methods.rules import iso_c, plain, ties
+from fedsteph.client.methods.rules import iso_c, plain, ties, ties_mean
 from fedsteph.common.errors import VectorMismatchError
 from fedsteph.common.model.architecture import Architecture
 
@@ -107,6 +107,24 @@ def test_ties_with_itself_is_twice_what_is_kept_and_with_its_opposite_nothing(v)
 def test_with_density_1_nothing_is_trimmed():
     a, b = np.arange(1.0, P + 1), np.arange(P, 0.0, -1)
     assert row_of(ties(tiny(a), tiny(b), density=1.0)).tolist() == (a + b).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(rows, min_size=1, max_size=4), st.sampled_from([5, 25]))
+def test_the_mean_of_any_number_of_vectors_is_its_definition(drawn, n_kept):
+    trimmed = np.array([plain_trim(row, n_kept) for row in drawn])
+    elected = np.sign(trimmed.sum(axis=0))
+    expected = []
+    for sign, values in zip(elected, trimmed.T, strict=True):
+        agreeing = [value for value in values if sign != 0 and np.sign(value) == sign]
+        expected.append(np.mean(agreeing) if agreeing else 0.0)
+    found = row_of(ties_mean([tiny(row) for row in drawn], density=n_kept / P))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_of_equal_magnitudes_at_the_limit_all_are_kept():
+    a = np.array([9.0, 8.0, 7.0, 6.0, 5.0, -5.0] + [1.0] * (P - 6))
+    assert row_of(ties(tiny(a), tiny(np.zeros(P)))).tolist() == a[:6].tolist() + [0.0] * (P - 6)
 
 
 @each("architecture", [TINY, WIDE, TALL])

@@ -50,7 +50,7 @@ def fit(
         TrainingError: the loss is not finite.
         FeatureFileError: as :meth:`Cohort.bag` does.
     """
-    config = _enough(config, len(cohort))
+    config = with_least_steps(config, len(cohort))
     model.to(run.device)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr)
     if len(cohort) == 0:
@@ -118,7 +118,7 @@ def _steps(order: np.ndarray, config: TrainingConfig) -> list[np.ndarray]:
     return steps
 
 
-def _enough(config: TrainingConfig, n: int) -> TrainingConfig:
+def with_least_steps(config: TrainingConfig, n: int) -> TrainingConfig:
     """The configuration with so many epochs that ``n`` bags make at least its least number of steps."""
     per_epoch = len(_steps(np.arange(n), config))
     return replace(config, epochs=max(config.epochs, math.ceil(config.min_steps / max(1, per_epoch))))

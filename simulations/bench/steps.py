@@ -64,14 +64,14 @@ def measure_inference(n_instances: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def step(model: nn.Module, cohort: Cohort) -> Callable[[], None]:
+def step(model: nn.Module, cohort: Cohort, training: TrainingConfig = _TRAINING) -> Callable[[], None]:
     """A function that makes one training step over a whole cohort, as fedsteph's training does."""
     forward, optimiser = models.forward_of(model.train()), models.optimiser(model)
 
     def run() -> None:
         optimiser.zero_grad(set_to_none=True)
         everyone = range(len(cohort))
-        backward(forward, lambda: batches(cohort, everyone, models.SIZES.n_bins, _CPU), len(cohort), _TRAINING)
+        backward(forward, lambda: batches(cohort, everyone, models.SIZES.n_bins, _CPU), len(cohort), training)
         optimiser.step()
 
     return run

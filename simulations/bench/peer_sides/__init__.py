@@ -1,0 +1,1 @@
+"""What fedsteph is measured against: torchmil's training and PEFT's merging, each beside fedsteph's own."""

@@ -76,8 +76,8 @@ def _epochs(folder: Path, slides: int, instances: int, rounds: int) -> dict[str,
     seconds: dict[str, list[float]] = {}
     for i in range(rounds):
         console.tell(f"epochs, round {i + 1} of {rounds} ...")
-        for name, one in _round(site).items():
-            seconds.setdefault(name, []).append(one)
+        for name, taken in _round(site).items():
+            seconds.setdefault(name, []).append(taken)
     memory = {side: peak(side, "epoch", site) for side in ("fedsteph", "torchmil")}
     return {
         "torchmil_preparation": preparation,
@@ -95,7 +95,10 @@ def _round(site: Path) -> dict[str, float]:
     """Seconds of a first epoch, with the opening of the site, and of a later one, of both sides in turn."""
     sides: dict[str, Any] = {}
     with TemporaryDirectory(dir=site.parent) as state:
-        makers = {"fedsteph": partial(OwnSide, site, Path(state)), "torchmil": partial(TorchmilSide, site)}
+        makers: dict[str, Callable[[], OwnSide | TorchmilSide]] = {
+            "fedsteph": partial(OwnSide, site, Path(state)),
+            "torchmil": partial(TorchmilSide, site),
+        }
 
         def first(name: str, make: Callable[[], OwnSide | TorchmilSide]) -> None:
             sides[name] = make()

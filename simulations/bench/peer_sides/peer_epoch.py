@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ class TorchmilSide:
         )
         self.loader = torch.utils.data.DataLoader(data, collate_fn=collate_fn)
         self.n_bags = len(data)
-        self.model = torchmil_model(models.abmil())
+        self.model: Any = torchmil_model(models.abmil())
         self.optimiser = models.optimiser(self.model)
 
     def epoch(self) -> float:
@@ -85,20 +87,20 @@ def write_labels(site: Path) -> None:
     folder.mkdir()
     with (site / "labels.csv").open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table))
-    bins = bin_of([float(row["t"]) for row in rows], models.SIZES.n_bins)
+    bins = bin_of(np.array([float(row["t"]) for row in rows]), models.SIZES.n_bins)
     for row, y in zip(rows, bins.tolist(), strict=True):
         with h5py.File(folder / f"{row['pathology_id']}.h5", "w") as file:
             file.create_dataset("labels", data=[y, int(row["e"])])
 
 
-def torchmil_model(own: BaseModel) -> nn.Module:
+def torchmil_model(own: BaseModel) -> Any:
     """torchmil's ABMIL with the weights of one of fedsteph's, and the same dropout in its gated attention."""
     from torchmil.models import ABMIL  # noqa: PLC0415 (an extra)
 
     sizes = own.architecture
     embed = nn.Sequential(nn.Linear(sizes.width, sizes.embed), nn.ReLU())
     loss = _SumOfNll()
-    model: nn.Module = ABMIL((sizes.width,), sizes.attention, gated=True, feat_ext=embed, criterion=loss)
+    model: Any = ABMIL((sizes.width,), sizes.attention, gated=True, feat_ext=embed, criterion=loss)
     model.pool.act_layer = nn.Sequential(nn.Tanh(), nn.Dropout(own.dropout))
     model.pool.act_gated = nn.Sequential(nn.Sigmoid(), nn.Dropout(own.dropout))
     model.classifier = nn.Linear(sizes.embed, sizes.n_bins)

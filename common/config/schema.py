@@ -20,17 +20,17 @@ from fedsteph.common.errors import ConfigError
 
 T = TypeVar("T")
 _UNIONS = (Union, types.UnionType)
-_MOST_BYTES = 2**22  # a roster of 1,000 sites takes 1.8 MiB
+_MOST_BYTES = 2**20
 _hints_of: Callable[[type], dict[str, Any]] = functools.cache(get_type_hints)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises ConfigError if the file is absent, larger than 4 MiB, not YAML, or not a mapping."""
+def read_yaml(path: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any]:
+    """Read a YAML mapping. Raises ConfigError if the file is absent, too large, not YAML, or not a mapping."""
     try:
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ConfigError("is larger than 4 MiB", where=path, remedy="Give the path of a YAML file")
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise ConfigError(f"is larger than {most_bytes >> 20} MiB", where=path, remedy="Give the path of a YAML file")
         return parse_yaml(content.decode(), path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"

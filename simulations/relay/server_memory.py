@@ -1,4 +1,4 @@
-"""Measures the ServerApp's peak memory while it relays envelopes: ``python -m fedsteph.simulations.relay.server_memory``.
+"""Measures the ServerApp's memory while it relays: ``python -m fedsteph.simulations.relay.server_memory``.
 
 Every site is a source and a target, as in the largest federation of its size. The ServerApp's own code collects and
 delivers random bytes, as many as envelopes have, through a grid in the same process. Like Flower's it serialises every

@@ -27,7 +27,7 @@ fedsteph config --site > site.yaml             # or --server, or --study
 - A key that has a default may be left out. An unknown key, a wrong type or a value out of bounds is an error that names
   the file and the key.
 - YAML is read with the types of its version 1.2: `true` and `false` are switches, while `yes`, dates and `1:30` are
-  text. Aliases, merge keys (`<<`), a key given twice, whole numbers of more than 19 digits and files above 4 MiB are
+  text. Aliases, merge keys (`<<`), a key given twice, whole numbers of more than 19 digits and files above 1 MiB are
   errors.
 - `--set section.key=value` changes one key of a federation's configuration or of a study for one command, e.g.
   `--set steph.K=3`; the value is YAML.

@@ -146,7 +146,7 @@ def test_no_version_is_refused() -> None:
         header(body=7),
         header(body=b"{}"),
         header(body=["{}"]),
-        header(body=" " * ((1 << 20) + 1)),
+        header(body=" " * ((4 << 20) + 1)),
         RecordDict({"fedsteph": ConfigRecord({"version": protocol.VERSION})}),
         RecordDict({**header(), "envelopes": MetricRecord({"a": 1})}),
         RecordDict({**header(), "envelopes": ConfigRecord({"a": b"x"})}),

@@ -97,8 +97,8 @@ def _post(session: Session, mail: MailRoom, batches: Mapping[int, list[Stored]],
     envelopes = {node: _read(mail, batch) for node, batch in batches.items()}
     requests = dict.fromkeys(batches, request)
     for node in session.require(protocol.DELIVER, requests, messages.DeliverReply, deadline, envelopes):
-        size, told = sum(one.size for one in batches[node]), f"envelopes: {len(batches[node])}"
-        session.note(Event("envelope.deliver", "allowed", None, session.names[node], None, size, told))
+        size = sum(one.size for one in batches[node])
+        session.note(Event("envelope.deliver", "allowed", peer=session.names[node], size=size))
 
 
 def end_delivery(session: Session, deadline: float) -> None:

@@ -30,7 +30,8 @@ def read_yaml(path: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(most_bytes + 1)
         if len(content) > most_bytes:
-            raise ConfigError(f"is larger than {most_bytes >> 20} MiB", where=path, remedy="Give the path of a YAML file")
+            what = f"is larger than {most_bytes >> 20} MiB"
+            raise ConfigError(what, where=path, remedy="Give the path of a YAML file")
         return parse_yaml(content.decode(), path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"

@@ -422,6 +422,8 @@ NOT_MET: dict[str, str] = {
     "MergeReply.kept[]": "nothing was kept from an earlier run",
     "Average.recipe.model.kind": "as in the other requests, where it is not ABMIL",
     "Average.recipe.model.max_instances": "likewise, where it is set",
+    "Deliver.recipe.model.kind": "likewise",
+    "Deliver.recipe.model.max_instances": "likewise",
     "Hello.roster.roster": "this coordinator signs no roster, which the sites have all the same",
     "Hello.roster.chain[]": "likewise",
     "Hello.roster.signature": "likewise",
@@ -558,7 +560,7 @@ def test_a_blank_an_envelope_or_a_record_more_is_named(answered):
     message = answered.passed[index]
     spelt = answered.saying(index, message.body + " ")
     assert [text.partition(" is ")[0] for text in complaints(spelt)] == [
-        "alpha -> server: content.fedsteph.config_record.body.value.string"
+        f"{message.site} -> server: content.fedsteph.config_record.body.value.string"
     ]
     proto = message.proto
     arrays = next(item for item in proto.content.items if item.key == "envelopes").array_record

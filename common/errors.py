@@ -288,9 +288,7 @@ class ProtocolError(FedstephError, reason="the message did not follow the protoc
     """A message does not follow the protocol."""
 
 
-class MissingEnvelopeError(
-    ProtocolError, reason="an envelope that the server names did not come, or is another; start the run again"
-):
+class MissingEnvelopeError(ProtocolError, reason="an envelope that the server names did not come, or is another"):
     """A merge names an envelope that was not delivered, or is another than the one that lies there."""
 
 

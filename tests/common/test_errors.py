@@ -18,7 +18,7 @@ def tree(cls: type[FedstephError]) -> list[type[FedstephError]]:
 
 
 CLASSES = list(dict.fromkeys(tree(FedstephError)))
-FEDERATION = {"ProtocolError", "SiteError", "QuorumError", "EngineError"}
+FEDERATION = {"ProtocolError", "MissingEnvelopeError", "SiteError", "QuorumError", "EngineError"}
 
 
 @each(

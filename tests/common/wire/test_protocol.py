@@ -128,7 +128,7 @@ def test_foreign_records_are_refused(records: RecordDict) -> None:
 def test_another_version_is_refused_and_printable(version: Any) -> None:
     with pytest.raises(
         ProtocolError,
-        match=r"it: speaks protocol version .*, and this is fedsteph .*, protocol 6",
+        match=r"it: speaks protocol version .*, and this is fedsteph .*, protocol 7",
     ) as caught:
         parcel(travelled(header(version=version)), "it")
     assert caught.value.remedy

@@ -293,5 +293,6 @@ def test_nothing_else_leaves_a_site() -> None:
         "AverageReply": ["weight"],
         "ShareReply": ["refused"],
         "Score": ["method", "c_index"],
+        "DeliverReply": [],
         "MergeReply": ["patients", "events", "refused", "scores", "kept"],
     }

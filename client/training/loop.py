@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,9 @@ from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import TooSmallError, TrainingError
 from fedsteph.common.model.precision import FACTORS, factors_in
 from fedsteph.common.model.seeded import seeded
+
+_KEPT_BYTES = 256 * 2**20  # of the graphs of one step, which are else computed twice
+_ACTIVATIONS = 4096  # numbers per instance, more than the widest of our models keeps
 
 
 def fit(
@@ -83,9 +87,10 @@ def _epoch(
     """Train one epoch, from 0; return the mean loss of its steps."""
     order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(cohort))
     steps = [step.tolist() for step in _steps(order, config)]
+    keep = _fits(model, cohort, steps)
     with (
         factors_in(FACTORS[config.precision]),
-        Loader(cohort, steps, head_of(model).out_features, device, passes=passes(config, beside)) as loader,
+        Loader(cohort, steps, head_of(model).out_features, device, passes=passes(config, beside, keep=keep)) as loader,
         seeded(derive_seed(seed, "epoch", epoch), device),
     ):
         model.train()
@@ -93,9 +98,16 @@ def _epoch(
         for i, (step, stacks) in enumerate(zip(steps, loader, strict=True)):
             _set_lr(optimizer, config, epoch * len(steps) + i, len(steps))
             optimizer.zero_grad(set_to_none=True)
-            loss += backward(forward, stacks, len(step), config, beside)
+            loss += backward(forward, stacks, len(step), config, beside, keep=keep)
             optimizer.step()
     return float(loss) / len(steps)
+
+
+def _fits(model: nn.Module, cohort: Cohort, steps: Sequence[Sequence[int]]) -> bool:
+    """Whether the graphs of a whole step are small; the weights are counted once per bag, as a merge makes them."""
+    weights = sum(p.numel() for p in model.parameters())
+    activations = max(sum(cohort.n_instances(i) for i in step) for step in steps) * _ACTIVATIONS
+    return 4 * (weights * max(map(len, steps)) + activations) <= _KEPT_BYTES
 
 
 def learning_rate_factor(step: int, total: int, warmup: int) -> float:

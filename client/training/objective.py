@@ -29,13 +29,24 @@ Stacks = Callable[[], Iterable[tuple[Sequence[int], Batch]]]  # each call is one
 StepLoss = Callable[[Tensor, Sequence[str]], Tensor]
 
 
-def passes(config: TrainingConfig, beside: StepLoss | None = None) -> int:
+def passes(config: TrainingConfig, beside: StepLoss | None = None, *, keep: bool = False) -> int:
     """Number of passes that :func:`backward` makes over a step's stacks."""
-    return 2 if config.loss == "cox" or beside is not None else 1
+    return 2 if is_joint(config, beside) and not keep else 1
+
+
+def is_joint(config: TrainingConfig, beside: StepLoss | None) -> bool:
+    """Whether the loss of a step is no sum over its bags."""
+    return config.loss == "cox" or beside is not None
 
 
 def backward(
-    forward: Forward, stacks: Stacks, n: int, config: TrainingConfig, beside: StepLoss | None = None
+    forward: Forward,
+    stacks: Stacks,
+    n: int,
+    config: TrainingConfig,
+    beside: StepLoss | None = None,
+    *,
+    keep: bool = False,
 ) -> Tensor:
     """Add the gradient of one step's mean loss to the parameters, stack by stack; return the loss, detached.
 
@@ -46,9 +57,10 @@ def backward(
     Args:
         stacks: the stacks of one step, of ``n`` bags in total.
         beside: a further loss on the whole step, added to the others.
+        keep: keep every stack's graph, so that one pass does; the memory is that of the whole step.
     """
-    if passes(config, beside) == 2:
-        return _in_two_passes(forward, stacks, n, config, beside)
+    if is_joint(config, beside):
+        return _in_two_passes(forward, stacks, n, config, beside, keep)
     shares = []
     for _, batch in stacks():
         share = _separable(forward(batch), batch, config) / n
@@ -57,26 +69,35 @@ def backward(
     return torch.stack(shares).sum()
 
 
-def _in_two_passes(forward: Forward, stacks: Stacks, n: int, config: TrainingConfig, beside: StepLoss | None) -> Tensor:
-    states, scores, shares, labels = [], [], [], []
-    with torch.no_grad():
+def _in_two_passes(
+    forward: Forward, stacks: Stacks, n: int, config: TrainingConfig, beside: StepLoss | None, keep: bool
+) -> Tensor:
+    states, scores, shares, labels, kept = [], [], [], [], list[tuple[Tensor, Tensor]]()
+    with torch.set_grad_enabled(keep):
         for _, batch in stacks():
             states.append(draw_states(batch.bags.device))
             outputs = forward(batch)
-            scores.append(log_odds(outputs.hazards))
-            shares.append(_separable(outputs, batch, config) / n)
+            score, share = log_odds(outputs.hazards), _separable(outputs, batch, config) / n
+            scores.append(score.detach())
+            shares.append(share.detach())
             labels.append((batch.times, batch.events, batch.ids))
+            if keep:
+                kept.append((score, share))
     # On the CPU, because the shapes in Cox's loss depend on the data, and each would wait for the GPU. This copy is the
     # only wait of a step; the results go back to the GPU without one.
     joined = torch.cat(scores).cpu().requires_grad_()
     device, loss = scores[0].device, _joint(joined, labels, config, beside)
     gradient_of_all = torch.autograd.grad(loss, joined)[0].to(device, non_blocking=True)
     gradients = torch.split(gradient_of_all, [len(score) for score in scores])
-    for (_, batch), state, gradient in zip(stacks(), states, gradients, strict=True):
-        set_draw_states(state, batch.bags.device)
-        outputs = forward(batch)
-        carried = (log_odds(outputs.hazards) * gradient).sum()
-        torch.autograd.backward(carried + _separable(outputs, batch, config) / n)
+    if keep:
+        for (score, share), gradient in zip(kept, gradients, strict=True):
+            torch.autograd.backward((score * gradient).sum() + share)
+    else:
+        for (_, batch), state, gradient in zip(stacks(), states, gradients, strict=True):
+            set_draw_states(state, batch.bags.device)
+            outputs = forward(batch)
+            carried = (log_odds(outputs.hazards) * gradient).sum()
+            torch.autograd.backward(carried + _separable(outputs, batch, config) / n)
     return loss.detach().to(device, non_blocking=True) + torch.stack(shares).sum()
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 from operator import add
 
 import numpy as np
@@ -77,12 +78,11 @@ def _judge(part: InnerFold, vectors: Mapping[str, TaskVector], m0: BaseModel, de
     local, heads = part.local.cpu(), any(vector.has_head for vector in rows)
     own = _SHARE * TaskVector.between(local, m0, head=heads)
     total = reduce(add, rows)
-    merges = [own, own + (1 / n) * total, *(own + row for row in rows)]
-    if n > 1:
-        # Still 1 / n: with more of the others the merge would improve, and any useless vector would look harmful.
-        merges += [own + (1 / n) * (total - row) for row in rows]
+    # Still 1 / n: with more of the others the merge would improve, and any useless vector would look harmful.
+    without = (own + (1 / n) * (total - row) for row in rows if n > 1)
     found = []
-    for vector in merges:
+    # Made one at a time: memory does not grow with the number of sources.
+    for vector in chain((own, own + (1 / n) * total), (own + row for row in rows), without):
         model = vector.applied_to(m0, _head_under(vector, m0, local))
         hazards = torch.from_numpy(predict_hazards(model, part.validation, device))
         of_pairs = pairs(risk_score(hazards).numpy(), part.validation.times, part.validation.events)

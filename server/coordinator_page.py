@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.config.run_config import load_config
 from fedsteph.common.report.conclusion import ROUNDED, rounded
-from fedsteph.common.report.page import REPORT, Page, Section, Table, Text, write_page
+from fedsteph.common.report.page import REPORT, Answer, Page, Points, Section, Table, Text, write_page
 from fedsteph.common.report.provenance import cost_section, limits_section, provenance_section
 from fedsteph.common.report.transfer import relayed, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
@@ -26,25 +29,42 @@ def run_page(run: Path, outcome: Outcome) -> Page:
     config, manifest = load_config(run / CONFIG_FILE), read_manifest(run)
     name, flower = str(manifest["run"]), read_flower_run(run)
     named = name if flower is None else f"{name}; in Flower's own lists and logs: {flower}"
+    made = provenance_section({**manifest, "run": named}, (run / CONFIG_FILE).read_text(encoding="utf-8"))
+    lines = list(read_lines(Path(manifest["audit"])))
+    told = [str(failure) for failure in outcome.failures]
     sections = [
-        _sites(outcome),
-        _scores(outcome.targets),
-        transfer_section(
-            [relayed(read_lines(Path(manifest["audit"])), name)],
-            [str(failure) for failure in outcome.failures],
-            description(config.sharing),
-        ),
-        cost_section(outcome.seconds, outcome.bytes),
-        provenance_section({**manifest, "run": named}, (run / CONFIG_FILE).read_text(encoding="utf-8")),
+        *([_sites(outcome)] if outcome.sites else []),
+        *([_scores(outcome.targets)] if outcome.targets else []),
+        transfer_section([relayed(lines, name)], told, description(config.sharing)),
+        Section("For method developers", closed=True),
+        replace(cost_section(outcome.seconds, outcome.bytes), level=3),
+        replace(made, level=3),
         limits_section(
             ["Numbers are rounded and in bands, as each site's policy has it; intervals stay at the sites."]
         ),
     ]
-    verdict = [rounded(name, _by_title(told))[0] for name, told in outcome.targets.items()]
-    verdict = [*verdict, ROUNDED] if verdict else ["The run came to no result."]
+    title = f"Run {name[:_MOST_OF_A_NAME]} of {config.federation.name}"
     if outcome.error:
-        verdict = [f"The run failed: {outcome.error}.", *verdict]
-    return Page(f"Run {name[:_MOST_OF_A_NAME]} of {config.federation.name}", _AUDIENCE, verdict, sections)
+        return Page(title, _AUDIENCE, [], [_what_to_do(outcome), *sections], _failed(outcome.error, manifest))
+    verdict = [rounded(target, _by_title(reply))[0] for target, reply in outcome.targets.items()]
+    return Page(title, _AUDIENCE, [*verdict, ROUNDED] if verdict else ["The run came to no result."], sections)
+
+
+def _failed(error: str, manifest: Mapping[str, Any]) -> Answer:
+    made = f"Begun {str(manifest['created'])[:16].replace('T', ' ')} UTC; fedsteph {version('fedsteph')}."
+    cause, _, rest = error.partition(". ")
+    return Answer("failed", f"The run failed: {cause.rstrip('.')}.", rest, facts=[made])
+
+
+def _what_to_do(outcome: Outcome) -> Section:
+    """The failures by site, and the way on; sentences alone, because nothing else is known."""
+    sites = [f"{failure.site}, in {failure.phase}: {failure.reason}." for failure in outcome.failures]
+    steps = [
+        "Ask each site that is named here for its own log (site.log): it has the details, which stay there.",
+        "When the cause is mended, 'fedsteph run SERVER --resume' goes on under the same name: sites keep what they "
+        "have trained.",
+    ]
+    return Section("What failed, and what to do", [Points([*sites, *steps])])
 
 
 def write_run_page(run: Path, out: Path | None = None) -> Path:

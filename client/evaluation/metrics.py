@@ -47,12 +47,12 @@ METRICS = tuple(asdict(Metrics()))
 # Column titles in tables.
 METRIC_TITLES = {
     "uno_c": "Uno's C",
-    "brier": "Brier",
-    "auc_1y": "AUC 1 y",
-    "auc_3y": "AUC 3 y",
-    "auc_5y": "AUC 5 y",
-    "calibration_gap_3y": "gap 3 y",
-    "calibration_error_3y": "error 3 y",
+    "brier": "Brier score (lower is better)",
+    "auc_1y": "AUC at 1 year",
+    "auc_3y": "AUC at 3 years",
+    "auc_5y": "AUC at 5 years",
+    "calibration_gap_3y": "events within 3 years, predicted minus observed",
+    "calibration_error_3y": "calibration error at 3 years",
 }
 
 

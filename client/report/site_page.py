@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
+from fedsteph.client.report.answer import answer_of
 from fedsteph.client.report.public import PublicCurve, PublicTarget, public_target
 from fedsteph.client.report.target_files import TargetFiles
-from fedsteph.client.report.target_sections import target_sections, title_of, verdict
+from fedsteph.client.report.target_sections import arrived, developer_sections, target_sections, title_of
 from fedsteph.client.site.policy import Policy
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.digest import digest, to_dict
@@ -43,24 +45,22 @@ def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
     """The full page of a target, for the site itself; errors as :func:`write_site_page`."""
     files = TargetFiles.open(site.state)
     result, recipe = files.result, files.recipe
-    own = [result.too_small] if result.too_small else []
-    if result.kept:
-        own.append(f"Of the sources, these vectors were kept from earlier runs or files: {', '.join(result.kept)}.")
-    own.append(f"Privacy of all vectors that this site shared: {result.privacy_spent}.")
     lines = list(read_lines(site.audit.folder))
-    run = next((line.event.run for line in reversed(lines) if line.event.event == "vector.open"), None)
+    last = next((line for line in reversed(lines) if line.event.event == "vector.open"), None)
+    run = None if last is None else last.event.run
+    n_bytes = sum(line.event.size or 0 for line in lines if line.event.run == run and line.event.event in SHARED_EVENTS)
+    learnable = {title_of(method): row.learnable for method, row in result.trained.items()}
     sections = [
         *target_sections(site, files, result, progress),
-        transfer_section([decided(lines, run, site.name)], [], description(recipe.sharing)),
-        cost_section(
-            {},
-            sum(line.event.size or 0 for line in lines if line.event.run == run and line.event.event in SHARED_EVENTS),
-            {title_of(method): row.learnable for method, row in result.trained.items()},
-        ),
-        recipe_section(recipe),
-        limits_section(own),
+        transfer_section([decided(lines, run, site.name)], [], description(recipe.sharing), arrived(result)),
+        *developer_sections(site, files, result, progress),
+        replace(cost_section({}, n_bytes, learnable), level=3),
+        replace(recipe_section(recipe), level=3),
+        limits_section([result.too_small] if result.too_small else []),
     ]
-    return Page("Is the enhanced model better?", OWN, verdict(site.name, result), sections)
+    when = "" if last is None else f" run {run} of {last.time[:10]};"
+    made = [f"Made by{when} fedsteph {version('fedsteph')}."]
+    return Page("Is the enhanced model better?", OWN, sections=sections, answer=answer_of(site.name, result, made))
 
 
 def recipe_section(recipe: Recipe) -> Section:

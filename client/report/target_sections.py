@@ -1,4 +1,4 @@
-"""A target's sections of a page: ranking, risk groups, calibration, and how its sources were used."""
+"""A target's sections of a page: for pathologists and, closed at first, for method developers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import replace
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.report.analysis import Analysis
+from fedsteph.client.report.answer import answer_of
 from fedsteph.client.report.clinical.clinical_section import clinical_section
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in
-from fedsteph.client.target.evidence import Evidence
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.model.method_scores import MethodScores
-from fedsteph.common.report.c_index import c_index_picture, c_index_table
+from fedsteph.common.report.c_index import c_index_picture, c_index_table, with_interval
 from fedsteph.common.report.conclusion import against_local
 from fedsteph.common.report.page import Block, Picture, Points, Section, Table
 
@@ -30,17 +30,6 @@ def title_of(method: str) -> str:
 
 def _titled(methods: Mapping[str, MethodScores]) -> dict[str, MethodScores]:
     return {title_of(method): row for method, row in methods.items()}
-
-
-def verdict(name: str, result: TargetResult) -> list[str]:
-    """Whether the enhanced model is better, red flags, and what is deployed; one sentence if nothing can be told."""
-    if result.too_small is not None and result.enhanced_minus_local.mean is None:
-        return [result.too_small]
-    trust = result.trust
-    sentences = [trust.at(name), *(f"Red flag: {flag.sentence}" for flag in trust.flags), _deployed(result)]
-    if collapsed := ", ".join(map(str, result.steph.collapsed_folds)):
-        sentences.append(f"STEPH collapsed (all kept weights near 0) in fold {collapsed}: it is not deployed.")
-    return sentences
 
 
 def _deployed(result: TargetResult) -> str:
@@ -66,34 +55,77 @@ def target_sections(
     *,
     among_others: bool = False,
 ) -> list[Section]:
-    """All sections about one target, from its own files. They show patients' outcomes, so only the site may see them.
+    """What a pathologist reads about one target, from its own files: it shows patients' outcomes.
 
     Args:
         result: the target's, possibly with additional methods, such as an oracle.
-        among_others: whether the page covers several targets, so that this target's verdict is given here.
+        among_others: whether the page covers several targets, so that this target's answer is given here.
     """
     name, found = site.name, files.evidence().once
-    n, n_events, seed = len(found), int(found.events.sum()), files.recipe.training.seed
-    who = f"{name}: n = {n} test patients, {n_events} events, {files.n_folds} folds, seed {seed}"
-    shown = {"local": "local", "panel" if "panel" in result.methods else "steph": "enhanced"}
-    if len(set(result.deployed.choice)) == 2:
-        shown["deployed"] = "deployed"
+    who, shown = who_of(name, files), _shown(result)
     progress("ranking, risk groups and calibration")
-    ranking = c_index_picture(f"{name}.c-index", _titled(result.methods), who)
-    ranking = replace(ranking, numbers=None)  # a table has the numbers
-    own = verdict(name, result) if among_others else []
-    final = final_sentence(result)
-    made = [*deployed_sentences(result), *([] if final is None else [final])]
-    beside = result.clinical
+    final, beside = final_sentence(result), result.clinical
+    made: list[Block] = [Points([_deployed(result), *([] if final is None else [final])])]
+    title = f"Site {name}" if among_others else "For pathologists: does it help, and for whom?"
     added = [] if beside is None else [clinical_section(name, beside, result.methods, who)]
-    in_words = f"{result.n_patients} patients, {result.n_events} events; sources: {', '.join(result.sources)}."
     return [
-        Section(f"Target {name}", [Points([in_words, *own, *made])]),
-        Section("How well patients are ranked", [ranking, *_tables(result)], 3),
+        Section(title, [answer_of(name, result), *made] if among_others else made),
+        Section("How well patients are ranked", _ranking(name, result, shown, who), 3),
         *added,
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
-        Section("Where the knowledge came from", _knowledge(site, files, found, result, who, progress), 3),
+        Section("Which sources were used", [routing.end_picture(f"{name}.sources", found, who)], 3),
+    ]
+
+
+def developer_sections(
+    site: Site,
+    files: TargetFiles,
+    result: TargetResult,
+    progress: NamedProgress = unseen,
+    *,
+    among_others: bool = False,
+) -> list[Section]:
+    """What a method developer looks for: every fold and method, w and lam, SAR, the loss landscape; closed at first."""
+    name, who = site.name, who_of(site.name, files)
+    in_folds = c_index_picture(f"{name}.c-index", _titled(result.methods), who)
+    whole = c_index_table(_titled(result.methods))
+    title = f"For method developers: {name}" if among_others else "For method developers"
+    folds: list[Block] = [
+        Points(deployed_sentences(result)),
+        replace(in_folds, numbers=None),  # a table has the numbers
+        Table(whole.header, whole.rows, "C-index with 95% intervals"),
+    ]
+    knowledge = _knowledge(site, files, result, progress)
+    return [
+        Section(title, closed=True),
+        Section("Every fold", folds, 3),
+        Section("How the merges were learned", knowledge, 3),
+    ]
+
+
+def who_of(name: str, files: TargetFiles) -> str:
+    """The data behind a figure, which is drawn in it: site, patients, events, folds and seed."""
+    n, n_events = len(files.evidence().once), int(files.evidence().once.events.sum())
+    seed = files.recipe.training.seed
+    return f"{name}: n = {n} test patients, {n_events} events, {files.n_folds} folds, seed {seed}"
+
+
+def _shown(result: TargetResult) -> dict[str, str]:
+    """The methods that figures for pathologists show, and their titles."""
+    shown = {"local": "local", "panel" if "panel" in result.methods else "steph": "enhanced"}
+    return shown | ({"deployed": "deployed"} if len(set(result.deployed.choice)) == 2 else {})
+
+
+def _ranking(name: str, result: TargetResult, shown: Mapping[str, str], who: str) -> list[Block]:
+    rows = {title: result.methods[method] for method, title in shown.items()}
+    picture = c_index_picture(f"{name}.ranking", rows, who)
+    header, further = further_rows([(title_of(method), row.further) for method, row in result.trained.items()])
+    means = [[title, with_interval(row.mean, row.interval_95)] for title, row in _titled(result.methods).items()]
+    return [
+        replace(picture, numbers=None),
+        Table(["method", "mean C-index (95% interval)"], means, "C-index"),
+        Table(header, further, "Beyond the C-index, means over folds"),
     ]
 
 
@@ -116,20 +148,8 @@ def final_sentence(result: TargetResult) -> str | None:
     )
 
 
-def _tables(result: TargetResult) -> list[Block]:
-    whole = c_index_table(_titled(result.methods))
-    header, further = further_rows([(title_of(method), row.further) for method, row in result.trained.items()])
-    return [
-        Table(whole.header, whole.rows, "C-index with 95% intervals"),
-        Table(header, further, "Beyond the C-index, means over folds"),
-    ]
-
-
-def _knowledge(
-    site: Site, files: TargetFiles, found: Evidence, result: TargetResult, who: str, progress: NamedProgress
-) -> Sequence[Block]:
-    blocks: list[Block] = [Points([*_collapses(files, result), *screening(result)])]
-    blocks.append(routing.end_picture(f"{site.name}.sources", found, who))
+def _knowledge(site: Site, files: TargetFiles, result: TargetResult, progress: NamedProgress) -> Sequence[Block]:
+    blocks: list[Block] = [Points(_collapses(files, result))]
     if files.first_enhanced is None:
         text = "Every source was refused in every fold, so no merge was trained."
         return [*blocks, Picture(f"{site.name}.dynamics", "Weight and mixing by epoch", instead=text)]
@@ -160,6 +180,14 @@ def _collapses(files: TargetFiles, result: TargetResult) -> list[str]:
 
 
 _DONE_WITH = {"refuse": "was left out there", "down-weight": "was shortened there", "report": "was merged all the same"}
+
+
+def arrived(result: TargetResult) -> list[str]:
+    """Sentences for a data steward: whose vectors came, what was refused of them, and the privacy spent."""
+    found = [f"Vectors came from {', '.join(result.sources)}."]
+    if result.kept:
+        found.append(f"Of these, kept from earlier runs or files: {', '.join(result.kept)}.")
+    return [*found, *screening(result), f"Privacy of all vectors that this site shared: {result.privacy_spent}."]
 
 
 def screening(result: TargetResult) -> list[str]:

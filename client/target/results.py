@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsteph.client.clinical.cohort_line import cohort_line
 from fedsteph.client.evaluation.metrics import YEARS, defined_mean, mean_metrics
 from fedsteph.client.sharing.spending import spent
 from fedsteph.client.site.policy import Mode, Policy
@@ -52,6 +53,7 @@ def target_result(
         sources=tuple(sources),
         sharing=workspace.recipe.sharing,
         screening=ScreenedFolds(screening, tuple(fold.verdicts for fold in folds)),
+        cohort=cohort_line(cohort),
         too_small=_too_small(tested["local"], bool(cohort.events.any())),
         methods={name: _trained(name, row, folds, workspace, len(sources)) for name, row in methods.items()},
         deployed_minus_local=_minus_local("deployed", methods, resamples),

@@ -139,6 +139,7 @@ class TargetResult:
     kept: tuple[str, ...] = ()  # those of the sources whose vectors came in an earlier run or as a file
     final: FinalModel | None = None  # None: none was asked for, or an earlier version made the result
     clinical: ClinicalResult | None = None  # None: the site file names no clinical columns, or likewise
+    cohort: str | None = None  # the patients in one line; files of earlier versions do not have it
 
     @property
     def trained(self) -> dict[str, TrainedScores]:

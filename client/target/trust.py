@@ -17,7 +17,7 @@ GAP = 0.1  # most between predicted and observed probability of an event within 
 _CHANCE = 0.5
 
 State = Literal["better", "not shown", "worse"]
-_SENTENCES: dict[State, str] = {
+SENTENCES: dict[State, str] = {
     "better": "the enhanced model is better than the local one",
     "not shown": "the enhanced model is not shown to be better than the local one",
     "worse": "the enhanced model is worse than the local one",
@@ -57,8 +57,8 @@ def trust_of(result: TargetResult) -> Trust:
     ``worse``: the C-index's interval lies below 0, and Uno's C does not rise. All else is ``not shown``.
     """
     state, gap = _state(result), result.enhanced_minus_local
-    told = f"{_SENTENCES[state]}: C-index {_told(gap.mean, gap.interval_95)}, "
-    told += f"Uno's C {_told(gap.uno_mean, gap.uno_interval_95)}"
+    told = f"{SENTENCES[state]}: C-index {with_interval(gap.mean, gap.interval_95)}, "
+    told += f"Uno's C {with_interval(gap.uno_mean, gap.uno_interval_95)}"
     return Trust(state, f"{told[0].upper()}{told[1:]}.", tuple(_flags(result)))
 
 
@@ -72,7 +72,8 @@ def _state(result: TargetResult) -> State:
     return "worse" if gap.interval_95[1] < 0 and gap.uno_mean <= 0 else "not shown"
 
 
-def _told(mean: float | None, interval: Interval | None) -> str:
+def with_interval(mean: float | None, interval: Interval | None) -> str:
+    """A difference and its 95% interval, in words."""
     if mean is None or interval is None:
         return "cannot be compared"
     return f"{mean:+.3f} (95% interval {interval[0]:+.3f} to {interval[1]:+.3f})"

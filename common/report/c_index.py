@@ -48,12 +48,12 @@ def c_index_table(rows: Mapping[str, MethodScores]) -> Table:
     body = [
         [
             label,
-            *(_cell(value, row.fold_intervals_95[fold]) for fold, value in enumerate(row.c_index)),
-            _cell(row.mean, row.interval_95),
+            with_interval(row.mean, row.interval_95),
+            *(with_interval(value, row.fold_intervals_95[fold]) for fold, value in enumerate(row.c_index)),
         ]
         for label, row in rows.items()
     ]
-    return Table(["method", *(f"fold {fold}" for fold in range(n_folds)), "mean"], body, "C-index", folded=True)
+    return Table(["method", "mean", *(f"fold {fold}" for fold in range(n_folds))], body, "C-index", folded=True)
 
 
 def _point(axes: Any, value: float, interval: Interval | None, height: float, **look: Any) -> None:
@@ -61,7 +61,8 @@ def _point(axes: Any, value: float, interval: Interval | None, height: float, **
     axes.errorbar(value, height, xerr=bar_of(value, interval), **look)
 
 
-def _cell(value: float | None, interval: Interval | None) -> str:
+def with_interval(value: float | None, interval: Interval | None) -> str:
+    """A C-index and its interval, as a cell of a table."""
     if value is None:
         return "undefined"
     return f"{value:.3f}" if interval is None else f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jinja2
 
@@ -94,27 +94,60 @@ class Picture:
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
 
 
-Block = Text | Points | Code | Table | Picture
+@dataclass(frozen=True)
+class Answer:
+    """What a reader looks for first: one sentence and its state, the number behind it, and what speaks against it."""
+
+    state: State
+    sentence: str
+    number: str = ""  # with its interval
+    flags: Sequence[str] = ()  # red flags, a sentence each
+    facts: Sequence[str] = ()  # the patients, and what was made when and by what; a line each
+
+    @property
+    def mark(self) -> str:
+        """The state as a shape, for who sees no colours."""
+        return _MARKS[self.state]
+
+
+State = Literal["better", "not shown", "worse", "failed"]
+_MARKS: dict[State, str] = {"better": "\u25b2", "not shown": "\u25cf", "worse": "\u25bc", "failed": "\u2716"}
+Block = Text | Points | Code | Table | Picture | Answer
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page with a heading; a section of ``level`` 3 belongs to the last one of level 2."""
+    """A part of a page with a heading; a section of ``level`` 3 belongs to the last one of level 2.
+
+    ``closed``: one of level 2 that a reader opens, with all that belongs to it.
+    """
 
     title: str
     blocks: Sequence[Block] = ()
     level: int = 2
+    closed: bool = False
 
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page: who may see it, the result in one or two sentences, and the sections."""
+    """A whole page: who may see it, the result in one or two sentences or as an answer, and the sections."""
 
     title: str
     audience: str
     verdict: Sequence[str] = ()
     sections: Sequence[Section] = ()
+    answer: Answer | None = None
     footer: str = "Research software, not a medical device: no decision about a patient rests on it."
+
+    @property
+    def parts(self) -> list[list[Section]]:
+        """The sections of level 2, each with those that belong to it."""
+        found: list[list[Section]] = []
+        for section in self.sections:
+            if section.level == 2 or not found:
+                found.append([])
+            found[-1].append(section)
+        return found
 
     @property
     def pictures(self) -> Iterator[Picture]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from fedsteph.common.report.page import Block, Points, Section, Table, Text
 from fedsteph.common.trust.audit_log import Line
 
+TITLE = "For data stewards: what left, what arrived, who decided"
 SHARED_EVENTS = {
     "vector.seal": "send vector to",
     "vector.open": "take vector of",
@@ -46,14 +47,16 @@ def _bytes(line: Line) -> str:
     return "-" if line.event.size is None else f"{line.event.size:,}"
 
 
-def transfer_section(tables: Sequence[Table], failures: Sequence[str], sharing: str) -> Section:
-    """The section about shared vectors: non-empty tables, a sentence per failure, and how they were shared, as text."""
-    blocks: list[Block] = [
-        Text(f"What travelled: task vectors in {sharing}, sealed for one recipient each and signed by the sender.")
-    ]
-    blocks += [table for table in tables if table.rows]
-    if not any(table.rows for table in tables):
-        blocks.append(Text("No envelope is in the audit logs at hand."))
+def transfer_section(
+    tables: Sequence[Table], failures: Sequence[str], sharing: str, own: Sequence[str] = ()
+) -> Section:
+    """The section for data stewards: what a site may say first (``own``), non-empty tables, a sentence per failure."""
+    blocks: list[Block] = [Points(own)] if own else []
+    if any(table.rows for table in tables):
+        text = f"What travelled: task vectors in {sharing}, sealed for one recipient each and signed by the sender."
+        blocks += [Text(text), *(table for table in tables if table.rows)]
+    else:
+        blocks.append(Text("Nothing travelled: no envelope is in the audit logs at hand."))
     if failures:
         blocks.append(Points(failures))
-    return Section("What was shared", blocks)
+    return Section(TITLE, blocks)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fedsteph.client.report.answer import answer_of
 from fedsteph.client.report.target_files import TargetFiles
-from fedsteph.client.report.target_sections import target_sections, title_of, verdict
+from fedsteph.client.report.target_sections import arrived, developer_sections, target_sections, title_of
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.site_of_node import SIMULATED_SITES, m0_of_run, read_sites
 from fedsteph.common.config.run_config import Config, load_config
@@ -35,27 +37,37 @@ def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
     results = RunResults.read(run / RESULTS_FILE)
     config, manifest = load_config(run / CONFIG_FILE), read_manifest(run)
     sites = simulated_sites(run, config)
-    sections: list[Section] = []
+    several, pathologists, developers = len(results.targets) > 1, list[Section](), list[Section]()
     for name, result in results.targets.items():
 
         def of_target(what: str, name: str = name) -> Progress:
             return progress(f"{name}: {what}")
 
         files = TargetFiles.open(sites[name].state)
-        among_others = len(results.targets) > 1
-        sections += target_sections(sites[name], files, result, of_target, among_others=among_others)
-    if len(results.targets) > 1:
-        sections.append(_matrix(sites, list(results.targets), config))
+        pathologists += target_sections(sites[name], files, result, of_target, among_others=several)
+        developers += developer_sections(sites[name], files, result, of_target, among_others=several)
+    sections = [
+        *pathologists,
+        *([_matrix(sites, list(results.targets), config)] if several else []),
+        _transfer(run, manifest, sites, results, config),
+        *developers,
+        *_costs_and_versions(results, manifest, run),
+        limits_section(_limits(results, sites)),
+    ]
+    made = [f"Made by run {manifest['run'][:12]} of {manifest['created'][:10]}; fedsteph {version('fedsteph')}."]
+    answer = None if several else next(answer_of(name, one, made) for name, one in results.targets.items())
+    verdict = [*_verdict(results), *made] if several else []
+    return Page("Is the enhanced model better?", _AUDIENCE, verdict, sections, answer)
+
+
+def _costs_and_versions(results: RunResults, manifest: Mapping[str, Any], run: Path) -> list[Section]:
+    """They belong to what a method developer opens."""
     learnable = {
         title_of(method): row.learnable for result in results.targets.values() for method, row in result.trained.items()
     }
-    sections += [
-        _transfer(run, manifest, sites, results, config),
-        cost_section(results.seconds, results.bytes, learnable),
-        provenance_section(manifest, (run / CONFIG_FILE).read_text(encoding="utf-8")),
-        limits_section(_limits(results, sites)),
-    ]
-    return Page("Is the enhanced model better?", _AUDIENCE, _verdict(results), sections)
+    costs = cost_section(results.seconds, results.bytes, learnable)
+    made = provenance_section(manifest, (run / CONFIG_FILE).read_text(encoding="utf-8"))
+    return [replace(costs, level=3), replace(made, level=3)]
 
 
 def write_run_page(run: Path, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
@@ -76,8 +88,6 @@ def simulated_sites(run: Path, config: Config) -> dict[str, Site]:
 
 def _verdict(results: RunResults) -> list[str]:
     targets = results.targets
-    if len(targets) == 1:
-        return [sentence for name, result in targets.items() for sentence in verdict(name, result)]
     compared: dict[str, list[MinusLocal]] = {
         "The enhanced model (the panel)": [result.enhanced_minus_local for result in targets.values()],
         "What inner cross-validation deploys, the panel or the local model,": [
@@ -119,7 +129,12 @@ def _transfer(
     rows = [row for table in tables[1:] for row in table.rows]
     decisions = replace(tables[1], rows=rows, folded=True, title="Decisions of the sites' policies")
     failures = [str(failure) for failure in results.failures]
-    return transfer_section([tables[0], decisions], failures, description(config.sharing))
+    own = [
+        f"At {name}: {sentence[0].lower()}{sentence[1:]}"
+        for name, result in results.targets.items()
+        for sentence in arrived(result)
+    ]
+    return transfer_section([tables[0], decisions], failures, description(config.sharing), own)
 
 
 def _limits(results: RunResults, sites: Mapping[str, Site]) -> list[str]:

@@ -18,9 +18,9 @@ from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.shared_part import shared_bytes
 from fedsteph.simulations.study.costs import rounds_bytes, vector_bytes
-from fedsteph.simulations.study.crew import Failed
 from fedsteph.simulations.study.plan import Cell, Plan, Unit, attacks_on, choice_of, local_of, once, paid_for
 from fedsteph.simulations.study.statistics import TargetScores, Tested, difference, overall, study_scores
+from fedsteph.simulations.study.study_crew import Failed
 from fedsteph.simulations.study.study_file import Row, Study
 from fedsteph.simulations.study.study_results import (
     AttackedRow,

@@ -12,10 +12,10 @@ from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import NamedProgress
 from fedsteph.simulations.run.run_folder import open_sites, same_features
-from fedsteph.simulations.study.crew import Crew, Failed
 from fedsteph.simulations.study.frontier import write_frontier
 from fedsteph.simulations.study.gather import Prepared, gather
 from fedsteph.simulations.study.plan import Unit, make_plan
+from fedsteph.simulations.study.study_crew import Crew, Failed
 from fedsteph.simulations.study.study_evidence import write_study_evidence
 from fedsteph.simulations.study.study_file import Study
 from fedsteph.simulations.study.study_results import StudyResults

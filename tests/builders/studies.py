@@ -15,10 +15,10 @@ import pytest
 from sites import make_site
 
 from fedsteph.common.host.progress import silent, unseen
-from fedsteph.simulations.study import crew
-from fedsteph.simulations.study.crew import Failed
+from fedsteph.simulations.study import study_crew
 from fedsteph.simulations.study.plan import Cell, Unit
 from fedsteph.simulations.study.run_study import Prepared, prepare_study, run_study
+from fedsteph.simulations.study.study_crew import Failed
 from fedsteph.simulations.study.study_file import load_study
 from fedsteph.simulations.study.work import Ground, Worker
 
@@ -78,7 +78,7 @@ def in_this_process() -> Iterator[list[Unit]]:
 
         class Here:
             def __init__(self, ground: Ground, workers: int) -> None:
-                patch.setattr(crew, "_worker", Worker(ground))
+                patch.setattr(study_crew, "_worker", Worker(ground))
 
             def __enter__(self) -> Here:
                 return self
@@ -89,7 +89,7 @@ def in_this_process() -> Iterator[list[Unit]]:
             def run_stage(self, units: Sequence[Unit], on_done: Callable[[Unit], None]) -> list[Failed]:
                 failures = []
                 for unit in units:
-                    failures.append(crew._do(unit, silent))
+                    failures.append(study_crew._do(unit, silent))
                     done.append(unit)
                     on_done(unit)
                 return [failure for failure in failures if failure is not None]

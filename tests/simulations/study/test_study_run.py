@@ -53,7 +53,7 @@ from fedsteph.common.model.survival import risk_score
 from fedsteph.common.vector.task_vector import TaskVector
 from fedsteph.simulations.run.run_folder import prepare
 from fedsteph.simulations.run.simulate import run as run_federation
-from fedsteph.simulations.study import crew, work
+from fedsteph.simulations.study import study_crew, work
 from fedsteph.simulations.study.work import Worker
 
 N_COMBINATIONS = 2 * len(STUDY["seeds"]) * len(STUDY["targets"])  # 2 folds
@@ -157,7 +157,7 @@ def struck(words: list[object], strike: Callable[[BaseProcess], None], capfd) ->
     """
     done, workers = [], []
 
-    class Struck(crew.Crew):
+    class Struck(study_crew.Crew):
         def run_stage(self, units, on_done):
             def then(unit):
                 on_done(unit)

@@ -45,7 +45,8 @@ def run_page(run: Path, outcome: Outcome) -> Page:
     ]
     title = f"Run {name[:_MOST_OF_A_NAME]} of {config.federation.name}"
     if outcome.error:
-        return Page(title, _AUDIENCE, [], [_what_to_do(outcome), *sections], _failed(outcome.error, manifest))
+        answer = _failed(outcome.error, manifest)
+        return Page(title, _AUDIENCE, sections=[_what_to_do(outcome), *sections], answer=answer)
     verdict = [rounded(target, _by_title(reply))[0] for target, reply in outcome.targets.items()]
     return Page(title, _AUDIENCE, [*verdict, ROUNDED] if verdict else ["The run came to no result."], sections)
 

@@ -32,7 +32,7 @@ def _titled(methods: Mapping[str, MethodScores]) -> dict[str, MethodScores]:
     return {title_of(method): row for method, row in methods.items()}
 
 
-def _deployed(result: TargetResult) -> str:
+def deployed_sentence(result: TargetResult) -> str:
     """Which model is deployed in how many folds; where they differ, how good they are together."""
     chosen = result.deployed.choice
     enhanced, n_folds = len(chosen) - chosen.count("local"), len(chosen)
@@ -65,7 +65,7 @@ def target_sections(
     who, shown = who_of(name, files), _shown(result)
     progress("ranking, risk groups and calibration")
     final, beside = final_sentence(result), result.clinical
-    made: list[Block] = [Points([_deployed(result), *([] if final is None else [final])])]
+    made: list[Block] = [Points([deployed_sentence(result), *([] if final is None else [final])])]
     title = f"Site {name}" if among_others else "For pathologists: does it help, and for whom?"
     added = [] if beside is None else [clinical_section(name, beside, result.methods, who)]
     return [

@@ -136,8 +136,8 @@ class Page:
     audience: str
     verdict: Sequence[str] = ()
     sections: Sequence[Section] = ()
-    answer: Answer | None = None
     footer: str = "Research software, not a medical device: no decision about a patient rests on it."
+    answer: Answer | None = None
 
     @property
     def parts(self) -> list[list[Section]]:

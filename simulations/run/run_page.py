@@ -57,7 +57,7 @@ def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
     made = [f"Made by run {manifest['run'][:12]} of {manifest['created'][:10]}; fedsteph {version('fedsteph')}."]
     answer = None if several else next(answer_of(name, one, made) for name, one in results.targets.items())
     verdict = [*_verdict(results), *made] if several else []
-    return Page("Is the enhanced model better?", _AUDIENCE, verdict, sections, answer)
+    return Page("Is the enhanced model better?", _AUDIENCE, verdict, sections, answer=answer)
 
 
 def _costs_and_versions(results: RunResults, manifest: Mapping[str, Any], run: Path) -> list[Section]:

@@ -18,6 +18,7 @@ from fedsteph.common.errors import RunFolderError
 from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.model.initial_model import pin_m0
 from fedsteph.common.report.page import Code, Page, Points, Table
+from fedsteph.common.report.transfer import TITLE
 from fedsteph.common.trust.audit_log import AuditLog, Event
 from fedsteph.common.wire.messages import MergeReply, Refusal, Score
 from fedsteph.server.coordinator_page import run_page, write_run_page
@@ -143,7 +144,7 @@ def test_a_loss_is_told_as_one(run):
 
 
 def test_what_was_relayed_in_this_run_alone_and_every_failure(run):
-    blocks = section(run_page(run.path, outcome()), "What was shared")
+    blocks = section(run_page(run.path, outcome()), TITLE)
     assert blocks[0].text.startswith("What travelled: task vectors in bfloat16, sealed")
     assert [[row[0], row[1], row[3]] for row in blocks[1].rows] == [
         ["south -> north", "4,242", SHA],
@@ -225,8 +226,10 @@ def test_a_run_that_nobody_is_left_of_has_a_page_too(run):
     page = run_page(run.path, Outcome())
     assert page.verdict == ["The run came to no result."]
     failed = run_page(run.path, Outcome(error="the quorum is lost"))
-    assert failed.verdict[0] == "The run failed: the quorum is lost."
-    assert table(page, "Who took part").rows == table(page, "How well patients are ranked").rows == []
+    assert failed.answer.state == "failed" and failed.answer.sentence == "The run failed: the quorum is lost."
+    titles = [section.title for section in failed.sections]
+    assert titles[0] == "What failed, and what to do" and "--resume" in failed.sections[0].blocks[0].sentences[-1]
+    assert "Who took part" not in titles and "How well patients are ranked" not in titles
 
 
 def test_numbers_that_no_site_told_are_not_on_the_page(run):
@@ -240,7 +243,7 @@ def test_numbers_that_no_site_told_are_not_on_the_page(run):
 def test_other_configurations_of_sharing_are_said(run):
     made = replace(config(), sharing=replace(config().sharing, dtype="float16", rank=2, layers="attention"))
     atomic.write_text(run.path / CONFIG_FILE, dump_yaml(made))
-    text = section(run_page(run.path, outcome()), "What was shared")[0].text
+    text = section(run_page(run.path, outcome()), TITLE)[0].text
     assert "task vectors in float16, layers attention, rank 2, sealed" in text
 
 

@@ -74,7 +74,13 @@ def test_the_page_says_the_result_plainly(reported):
     assert f"better on {sum(gap > 0 for gap in gaps)} of them" in told
     for name in ("alpha", "beta"):
         trust = reported.results["targets"][name]["trust"]
-        for text in (f"At {name}, t{trust['sentence'][1:]}", *(flag["sentence"] for flag in trust["flags"])):
+        sentence, _, number = trust["sentence"].partition(": ")
+        said = (
+            f"At {name}, t{sentence[1:]}.",
+            number.partition(", Uno")[0],
+            *(flag["sentence"] for flag in trust["flags"]),
+        )
+        for text in said:
             assert text in told
 
 
@@ -157,8 +163,8 @@ def test_one_target_s_own_page_out_of_a_run_and_json_that_names_its_files(report
     assert found["page"] == str(folder / "index.html")
     assert sorted(map(Path, found["figures"])) == sorted((folder / "figures").iterdir())
     page = visible(page_of(folder))
-    assert "Target beta" in page and "Target alpha" not in page
-    assert f"{BETA} patients" in page
+    assert "At beta, the enhanced model" in page and "At alpha" not in page
+    assert f"Cohort: {BETA} patients" in page
     for path in found["figures"]:  # drawn again, to the last byte
         assert Path(path).read_bytes() == (reported.run / "report" / "figures" / Path(path).name).read_bytes()
 
@@ -183,7 +189,7 @@ def test_tensorboard_has_what_the_notes_of_the_training_have(reported):
 
 def pictures_of(site) -> dict[str, Picture]:
     page = site_page(site)
-    assert "Target alpha" in html(page)
+    assert "At alpha, the enhanced model" in html(page) or page.answer.sentence.startswith("This target")
     return {picture.name: picture for picture in page.pictures}
 
 
@@ -235,7 +241,7 @@ def test_a_target_too_small_for_any_c_index_says_so_first(alone):
         result[key] |= {"mean": None, "interval_95": None}
     write_json(path, result | {"too_small": sentence})
     page = site_page(alone)
-    assert page.verdict == [sentence]
+    assert (page.answer.state, page.answer.sentence) == ("not shown", sentence)
     assert next(page.pictures).instead.startswith("No test fold has a comparable pair")
 
 

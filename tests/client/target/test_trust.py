@@ -7,7 +7,8 @@ from dataclasses import replace
 from each_case import each
 from target_results import BETTER, UNSURE, WORSE, make_result
 
-from fedsteph.client.report.target_sections import verdict
+from fedsteph.client.report.answer import answer_of
+from fedsteph.client.report.target_sections import deployed_sentence
 from fedsteph.client.target.target_result import TargetResult
 
 
@@ -71,18 +72,20 @@ def test_a_model_that_is_no_better_than_chance_is_not_praised():
     result = make_result(own=(0.39, 0.464))
     assert result.trust.state == "not shown" and names(result) == ["near chance"]
     assert "The best C-index, 0.427, is not above chance" in result.trust.flags[0].sentence
-    assert not any("is better than" in sentence for sentence in verdict("kirp", result))
+    assert "is better than" not in answer_of("kirp", result).sentence
 
 
 def test_the_page_begins_with_the_sentence_and_its_flags_and_says_nothing_twice():
     result = make_result(n_events=20, spread=0.01)
-    first, *flags, last = verdict("kirp", result)
-    assert first == f"At kirp, t{result.trust.sentence[1:]}"
-    assert flags == [f"Red flag: {flag.sentence}" for flag in result.trust.flags] and len(flags) == 3
-    assert last == "Inner cross-validation deploys the enhanced model (the panel) in every fold."
+    answer = answer_of("kirp", result, ["Made today."])
+    assert answer.state == "better" and answer.sentence == "At kirp, the enhanced model is better than the local one."
+    assert "0.030" in answer.number and answer.facts == ["Made today."]
+    assert answer.flags == [flag.sentence for flag in result.trust.flags] and len(answer.flags) == 3
+    last = "Inner cross-validation deploys the enhanced model (the panel) in every fold."
+    assert deployed_sentence(result) == last
     told = result.to_dict()["trust"]
     assert (told["state"], [flag["name"] for flag in told["flags"]]) == ("better", names(result))
-    mixed = verdict("kirp", make_result(choice=("local", "panel")))[-1]
+    mixed = deployed_sentence(make_result(choice=("local", "panel")))
     assert "in 1 of 2 folds" in mixed and "what is deployed is better than the local model by 0.030" in mixed
 
 

@@ -109,13 +109,13 @@ def test_no_c_index_at_all_is_a_sentence():
 
 def test_the_c_index_table_has_every_method_and_every_fold():
     expected = [
-        ["local", "0.500 (0.400-0.550)", "0.600 (0.500-0.750)", "0.700 (0.700-0.800)", "0.600 (0.520-0.660)"],
+        ["local", "0.600 (0.520-0.660)", "0.500 (0.400-0.550)", "0.600 (0.500-0.750)", "0.700 (0.700-0.800)"],
         ["all undefined", *["undefined"] * 4],
-        ["STEPH $x_{", "undefined", "0.650", "0.750 (0.600-0.900)", "0.700 (0.610-0.740)"],
-        ["bare", "0.550", "0.450", "0.500", "0.500"],
+        ["STEPH $x_{", "0.700 (0.610-0.740)", "undefined", "0.650", "0.750 (0.600-0.900)"],
+        ["bare", "0.500", "0.550", "0.450", "0.500"],
     ]
     table = c_index_table(ROWS)
-    assert (table.header, table.rows) == (["method", "fold 0", "fold 1", "fold 2", "mean"], expected)
+    assert (table.header, table.rows) == (["method", "mean", "fold 0", "fold 1", "fold 2"], expected)
     assert c_index_picture("c", ROWS, WHO).numbers == table and c_index_table({}).header == ["method", "mean"]
 
 

@@ -242,7 +242,8 @@ def test_what_was_shared_leaves_empty_tables_out(lines):
         full,
         Points(failures),
     ]
-    assert transfer_section([empty], [], "float32").blocks[1:] == [Text("No envelope is in the audit logs at hand.")]
+    nothing = Text("Nothing travelled: no envelope is in the audit logs at hand.")
+    assert transfer_section([empty], [], "float32", ["Nobody came."]).blocks == [Points(["Nobody came."]), nothing]
 
 
 MANIFEST: dict[str, Any] = {

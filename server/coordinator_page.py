@@ -31,7 +31,7 @@ def run_page(run: Path, outcome: Outcome) -> Page:
     named = name if flower is None else f"{name}; in Flower's own lists and logs: {flower}"
     made = provenance_section({**manifest, "run": named}, (run / CONFIG_FILE).read_text(encoding="utf-8"))
     lines = list(read_lines(Path(manifest["audit"])))
-    told = [str(failure) for failure in outcome.failures]
+    told = [] if outcome.error else [str(failure) for failure in outcome.failures]  # a failed run's stand first
     sections = [
         *([_sites(outcome)] if outcome.sites else []),
         *([_scores(outcome.targets)] if outcome.targets else []),

@@ -50,6 +50,7 @@ th, td { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; bo
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th { vertical-align: bottom; }
 .number { text-align: right; }
+td.interval { min-width: 8.6em; }
 td.long { overflow-wrap: anywhere; min-width: 16rem; }
 details { margin: .25rem 0; font-size: .9rem; }
 summary { cursor: pointer; color: var(--mark); font-size: .82rem; }
@@ -78,7 +79,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .5rem
   .pictures { grid-template-columns: 1fr 1fr; }
   .scroll { overflow: visible; }
   pre { white-space: pre-wrap; }
-  details::details-content { content-visibility: visible; }
+  details:not([open]) { display: none; }
   tr { break-inside: avoid; }
 }
 @page { margin: 15mm; }
@@ -97,7 +98,8 @@ TEMPLATE = (
 <tbody role="rowgroup">
 {% for row in block.rows %}
 <tr role="row">{% for cell in row %}
-{% set look = "number" if numeric[loop.index0] else "long" if cell|length > 40 else "" %}
+{% set look = "long" if cell|length > 40 else "" %}
+{% if numeric[loop.index0] %}{% set look = "number interval" if "(" in cell else "number" %}{% endif %}
 <td role="cell" data-label="{{ block.header[loop.index0] }}"{% if look %} class="{{ look }}"{% endif %}>{{ cell }}</td>
 {% endfor %}</tr>
 {% endfor %}

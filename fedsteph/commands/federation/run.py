@@ -44,6 +44,7 @@ def run(
     """
     from fedsteph.commands.terminal.page_drawing import draw_page
     from fedsteph.common.config.run_config import load_config
+    from fedsteph.common.errors import QuorumError
     from fedsteph.common.host.checked_file import read_json
     from fedsteph.common.model.initial_model import pin_m0
     from fedsteph.server.coordinator_page import write_run_page
@@ -59,7 +60,11 @@ def run(
     prepared = (deployed_run.resume if resume else deployed_run.prepare)(opened, config)
     named = ", ".join(config.federation.sites)
     console.tell(f"sites: {named}; targets: {', '.join(config.federation.targets)}; run folder: {prepared.path}")
-    outcome = deployed_run.run(opened, prepared)
+    try:
+        outcome = deployed_run.run(opened, prepared)
+    except QuorumError:
+        draw_page(lambda _: write_run_page(prepared.path))  # it says what failed, and what to do
+        raise
     if as_json:
         console.show_json(read_json(prepared.path / deployed_run.RESULTS_FILE))
     else:

@@ -75,12 +75,18 @@ class Picture:
     instead: str = ""
     note: str = ""  # how to read the figure
     numbers: Table | None = None  # the data of the figure
+    finding: str = ""  # what the figure shows of these data, in one sentence
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:
             raise ValueError(f"a picture's name must be like {_NAME.pattern}")
         if (self.figure is None) != bool(self.instead):
             raise ValueError("a picture has a figure, or a sentence instead of one")
+
+    @property
+    def alt(self) -> str:
+        """The words for readers who do not see the figure: the finding first."""
+        return " ".join(text for text in (self.finding, f"{self.title}.", self.note) if text)
 
     @cached_property
     def svg(self) -> bytes:
@@ -157,10 +163,15 @@ class Page:
 
 
 def html(page: Page) -> str:
-    """The page as HTML; its content security policy forbids the browser to load anything."""
+    """The page as HTML, its size at the end; its content security policy forbids the browser to load anything."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     shown = environment.from_string(TEMPLATE).render(page=page, kind=lambda block: type(block).__name__.lower())
-    return without_control(shown)
+    before, end, after = without_control(shown).rpartition("</footer>")
+    return f"{before} <span>This page: {_size(len(before.encode()))}.</span>{end}{after}"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.0f} kB"
 
 
 def write_page(page: Page, folder: Path, progress: Progress = silent) -> Path:

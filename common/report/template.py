@@ -123,8 +123,8 @@ TEMPLATE = (
 {% if block.figure is none %}
 <p class="instead"><strong>{{ block.title }}.</strong> {{ block.instead }}</p>
 {% else %}
-<img src="{{ block.source }}" alt="{{ block.title }}. {{ block.note }}">
-<figcaption>{{ block.note }}
+<img src="{{ block.source }}" alt="{{ block.alt }}">
+<figcaption>{% if block.finding %}<strong>{{ block.finding }}</strong> {% endif %}{{ block.note }}
 {% if block.numbers is not none %}<details><summary>numbers</summary>{{ table(block.numbers) }}</details>{% endif %}
 </figcaption>
 {% endif %}

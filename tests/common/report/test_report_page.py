@@ -136,7 +136,7 @@ def whole(word: str = "word") -> Page:
         Code(word),
         table,
         replace(table, folded=True),
-        Picture("one", word, figure, note=word, numbers=replace(table, folded=True)),
+        Picture("one", word, figure, note=word, numbers=replace(table, folded=True), finding=word),
         Picture("two", word, instead=word),
         Text(word),
         Picture("three", word, figure),
@@ -206,8 +206,8 @@ def test_every_link_has_a_target():
 def test_every_picture_is_in_the_page_and_has_its_words():
     found = parsed(html(whole()))
     assert [(image["alt"], svg_of(image)[:5]) for image in found.all("img")] == [
-        ("word. word", b"<?xml"),
-        ("word. ", b"<?xml"),
+        ("word word. word", b"<?xml"),
+        ("word.", b"<?xml"),
     ]
 
 
@@ -234,7 +234,7 @@ def test_hostile_words_change_nothing_but_words(hostile):
     assert [len(found.within(tag)) for tag in ("p", "td", "summary")] == [
         len(harmless.within(tag)) for tag in ("p", "td", "summary")
     ]
-    assert [image["alt"] for image in found.all("img")] == [f"{hostile}. {hostile}", f"{hostile}. "]
+    assert [image["alt"] for image in found.all("img")] == [f"{hostile} {hostile}. {hostile}", f"{hostile}."]
 
 
 @each("hostile", [*HOSTILE, "a\x1b[31mb", "a\x00b"])
@@ -268,6 +268,7 @@ def test_an_empty_page_and_empty_tables_are_pages_too():
     assert empty.within("footer") == [
         "Research software, not a medical device: no decision about a patient rests on it."
     ]
+    assert empty.within("span")[-1] == f"This page: {round(len(html(Page('T', 'all'))) / 1000)} kB."
     blocks = [Table([], []), Table(["a", "b"], []), Points([]), Code(""), Text("")]
     found = parsed(html(Page("T", "all", sections=[Section("S", blocks), Section("S", blocks, 3)])))
     assert found.within("th") == ["a", "b"] * 2 and found.all("td") == []

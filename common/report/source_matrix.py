@@ -49,4 +49,6 @@ def matrix_picture(name: str, coefficients: Coefficients, who: str) -> Picture:
         " target's own vector is not shown."
     )
     numbers = Table(["source", *targets], rows, "coefficients", folded=True)
-    return Picture(name, title, figure, note=note, numbers=numbers)
+    place = np.unravel_index(np.nanargmax(values), values.shape)
+    finding = f"The largest mean coefficient has the vector of {sources[place[0]]} at {targets[place[1]]}: {top:.2f}."
+    return Picture(name, title, figure, note=note, numbers=numbers, finding=finding)

@@ -85,6 +85,15 @@ def write_frontier(results: StudyResults, out: Path) -> list[Path]:
     return [out / f"frontier.{kind}" for kind in ("csv", "svg", "png")]
 
 
+def finding(found: Sequence[Point]) -> str:
+    """In which row the attack does best and in which one worst, in a sentence."""
+    by_auc = sorted(found, key=lambda point: point.attack["auc"])
+    worst, best = (f"{point.attack['auc']:.3f} ({point.row})" for point in (by_auc[0], by_auc[-1]))
+    if len(found) == 1:
+        return f"The strongest attack has an AUC of {best}."
+    return f"The strongest attack has an AUC from {worst} to {best}."
+
+
 def drawn(results: StudyResults) -> Figure:
     """Plot the gain in C-index over the local model against the AUC of the attack, one point per row."""
     from matplotlib.figure import Figure  # noqa: PLC0415 (takes half a second, so only when drawing)

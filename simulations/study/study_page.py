@@ -1,4 +1,4 @@
-"""The report page of a study: the methods compared over all targets, then for each target."""
+"""The report page of a study: one table and one forest plot of all methods, their costs, then everything else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsteph.common.host.checked_file import read_json
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.model.method_scores import Interval, MethodScores
 from fedsteph.common.report.c_index import c_index_picture
-from fedsteph.common.report.differences import difference_picture
+from fedsteph.common.report.differences import Gap, difference_picture
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Points, Section, Table, Text, write_page
 from fedsteph.common.report.provenance import limits_section
 from fedsteph.common.report.source_matrix import matrix_picture
@@ -33,6 +33,7 @@ from fedsteph.simulations.study.tables import (
     difference_sentence,
     difference_table,
     further_table,
+    overview_table,
     sentences,
 )
 
@@ -60,22 +61,23 @@ def study_page(folder: Path, found: StudyResults, progress: NamedProgress = unse
     drawing = progress("drawing")
     targets = []
     for i, target in enumerate(found["targets"], 1):
-        targets += _target(folder, target, found)
+        targets.append(_target(folder, target, found))
         drawing(i, len(found["targets"]))
+    verdict = _verdict(found)
+    rest = [text for text in sentences(found) if _capital(text) not in verdict]
+    further = [Points(rest)] if rest else []
     sections = [
-        Section("Over all targets", _overall(found)),
-        *targets,
-        Section("Who helped whom", [_matrix(folder, found)]),
-        *_frontier(found),
-        Section("Beyond the C-index", [Table(*further_table(found), "Means over targets, folds and seeds")]),
+        Section("All methods over all targets", _overview(found)),
         Section("Cost", [Table(*cost_table(found), "Cost of each method")]),
+        Section("Further comparisons, and what is left out", [*further, *_comparisons(found)]),
+        Section("Beyond the C-index", [Table(*further_table(found), "Means over targets, folds and seeds")]),
+        *_frontier(found),
+        Section("Who helped whom", [_matrix(folder, found)]),
+        Section("Each target"),
+        *targets,
         Section("Configuration, versions, seeds, digests", _provenance(found)),
         limits_section(["Rows of a table are compared without correction for how many they are."]),
     ]
-    verdict = _verdict(found)
-    rest = [text for text in sentences(found) if _capital(text) not in verdict]
-    if rest:
-        sections.insert(1, Section("Further comparisons, and what is left out", [Points(rest)]))
     return Page("Which method is better, and by how much?", _AUDIENCE, verdict, sections)
 
 
@@ -110,29 +112,50 @@ def _seeds(results: StudyResults) -> str:
     return f"{results['folds']} folds, seed{'s' if len(results['seeds']) > 1 else ''} {seeds}"
 
 
-def _overall(results: StudyResults) -> list[Block]:
-    who = f"mean over {len(results['targets'])} targets, {_seeds(results)}"
-    blocks: list[Block] = [
-        difference_picture(
-            f"against-{i}",
-            results["rows"][reference]["title"],
-            {
-                results["rows"][row]["title"]: (found["difference"], found["interval_95"])
-                for row, found in _against(results, reference).items()
-            },
-            who,
-        )
-        for i, reference in enumerate(results["against"])
-    ]
-    blocks.append(Table(*c_index_table(results), "C-index: mean and standard deviation over folds"))
-    blocks += [
-        Table(*difference_table(results, reference), f"Against {results['rows'][reference]['title']}")
-        for reference in results["against"]
-    ]
+def _overview(results: StudyResults) -> list[Block]:
+    table = Table(*overview_table(results), "Harrell's C, mean over targets")
+    return [table, *(_forest(results, i) for i in range(len(results["against"][:1])))]
+
+
+def _comparisons(results: StudyResults) -> list[Block]:
+    """The other references, and all differences and C-indices as closed tables."""
+    blocks: list[Block] = [_forest(results, i) for i in range(1, len(results["against"]))]
+    tables = {
+        f"Against {results['rows'][name]['title']}": difference_table(results, name) for name in results["against"]
+    }
+    tables["C-index on each target: mean and standard deviation over folds"] = c_index_table(results)
+    blocks += [Table(*found, title, folded=True) for title, found in tables.items()]
     return blocks
 
 
-def _target(folder: Path, target: str, results: StudyResults) -> list[Section]:
+def _forest(results: StudyResults, i: int) -> Picture:
+    """The differences of all rows to the i-th reference."""
+    reference = results["against"][i]
+    titles = {row: results["rows"][row]["title"] for row in results["overall"]}
+    return difference_picture(
+        f"against-{i}",
+        titles[reference],
+        {titles[row]: _gap(found) for row, found in _against(results, reference).items()},
+        f"mean over {len(results['targets'])} targets, {_seeds(results)}",
+        _by_target(results, reference) if len(results["targets"]) > 1 else None,
+    )
+
+
+def _by_target(results: StudyResults, reference: str) -> dict[str, dict[str, Gap]]:
+    """Row's title -> target -> difference to a reference."""
+    return {
+        results["rows"][row]["title"]: {
+            target: _gap(about["rows"][row]["against"][reference]) for target, about in results["targets"].items()
+        }
+        for row in _against(results, reference)
+    }
+
+
+def _gap(found: Comparison) -> Gap:
+    return found["difference"], found["interval_95"]
+
+
+def _target(folder: Path, target: str, results: StudyResults) -> Section:
     about = results["targets"][target]
     who = f"{target}: n = {about['n_patients']} patients, {about['n_events']} events, {_seeds(results)}"
     rows = {
@@ -155,7 +178,7 @@ def _target(folder: Path, target: str, results: StudyResults) -> list[Section]:
                 "trained it (move its 'cells' folder away and run the same benchmark again)."
             )
         )
-    return [Section(f"Target {target}", blocks)]
+    return Section(f"Target {target}", blocks, level=3)
 
 
 def _curves(target: str, found: Evidence, results: StudyResults) -> list[Picture]:
@@ -191,6 +214,7 @@ def _frontier(results: StudyResults) -> list[Section]:
         "frontier",
         "Privacy against utility",
         frontier.drawn(results),
+        finding=frontier.finding(points),
         note="Squares: trained with differential privacy; bars: 95% intervals; 0.5 on the lower axis is guessing.",
         numbers=Table(*frontier.frontier_table(results), "frontier", folded=True),
     )

@@ -59,16 +59,35 @@ _COSTS = (
 )
 
 
+def overview_table(results: StudyResults) -> tuple[list[str], list[list[str]]]:
+    """Header and body: each row's mean C-index over targets and, against the first reference, how it does."""
+    header = ["method", "mean C-index (95% interval)"]
+    if results["against"]:
+        header += [f"minus {_title(results, results['against'][0])} (95% interval)", "targets won", "worst target"]
+    body = []
+    for row, whole in results["overall"].items():
+        cells = [_title(results, row), f"{number(whole['mean'])} ({_interval(whole['interval_95'])})"]
+        for found in [whole["against"].get(reference) for reference in results["against"][:1]]:
+            cells += ["-", "-", "-"] if found is None else _against_first(found)
+        body.append(cells)
+    return header, body
+
+
+def _against_first(found: Comparison) -> list[str]:
+    gap = f"{_signed(found['difference'])} ({_interval(found['interval_95'], signed=True)})"
+    return [gap, f"{found['targets_won']} of {found['targets']}", _signed(found["worst_target"])]
+
+
 def c_index_table(results: StudyResults) -> tuple[list[str], list[list[str]]]:
     """Header and body: C-index mean and standard deviation per row and target, and the mean over targets."""
     targets = results["targets"]
-    several = len(results["seeds"]) > 1
+    several = any("together" in whole for whole in results["overall"].values())  # not so in earlier versions
     header = ["method", *targets, "mean", "95% interval", *(["together"] if several else [])]
     body = []
     for row, whole in results["overall"].items():
         cells = [_spread(targets[name]["rows"][row]) for name in targets]
         level = [number(whole["mean"]), _interval(whole["interval_95"])]
-        joined = [number(whole["together"]["mean"])] if "together" in whole else []
+        joined = [number(whole["together"]["mean"] if "together" in whole else None)] if several else []
         body.append([_title(results, row), *cells, *level, *joined])
     return header, body
 

@@ -192,6 +192,41 @@ def test_nothing_to_compare_is_a_sentence():
         assert picture.figure is None and picture.instead == "No method can be compared with it."
 
 
+TARGETS = {
+    "better": {"north": (0.05, (0.01, 0.09)), "south": (0.03, (-0.01, 0.07))},
+    "worse": {"north": (-0.03, (-0.05, -0.01)), "south": (None, None)},
+}
+
+
+def test_below_each_method_stand_its_targets():
+    picture = difference_picture("d", "local", {name: GAPS[name] for name in TARGETS}, WHO, TARGETS)
+    axes = axes_of(picture)
+    labels = ["better", "north", "south", "worse", "north"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == labels
+    assert [x for x, _, _ in points(axes)] == [0.04, 0.05, 0.03, -0.03, -0.03]
+    assert picture.numbers is not None
+    assert [row[:2] for row in picture.numbers.rows] == [
+        *(["better", target] for target in ("mean", "north", "south")),
+        *(["worse", target] for target in ("mean", "north")),
+    ]
+    assert picture.alt.startswith(
+        "Of 2 methods, 1 is shown to be better than local (better), 1 is shown to be worse than local (worse)."
+    )
+
+
+def test_many_targets_are_dots_in_their_method_s_row():
+    many = {f"site-{i}": (i / 100, (-0.1, 0.5)) for i in range(70)}
+    axes = axes_of(difference_picture("d", "local", {"unsure": GAPS["unsure"]}, WHO, {"unsure": many}))
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["unsure"]
+    (dots,) = [line for line in axes.lines if len(line.get_xdata()) == 70]
+    assert close(dots.get_xdata(), [gap for gap, _ in many.values()])
+
+
+def test_what_no_interval_shows_is_said_to_be_unknown():
+    picture = difference_picture("d", "local", {"unsure": GAPS["unsure"]}, WHO)
+    assert picture.finding == "No method is shown to be better or worse than local: every 95% interval includes 0."
+
+
 COEFFICIENTS = {
     "north": {"south": 0.3, "west": 0.05, "east": -0.05},
     "south": {"north": 0.0},  # never kept

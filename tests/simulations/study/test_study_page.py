@@ -55,6 +55,20 @@ def test_the_verdict_is_what_the_results_say_of_local(whole, page):
             assert f"by {abs(gap):.4f} in the mean" in told
 
 
+def test_the_one_table_comes_first_then_the_one_forest_plot_then_the_costs(whole, page):
+    places = [page.index(word) for word in ("<h2", "<table", 'id="figure-against-0"', "Cost of each method")]
+    assert places == sorted(places) and page.count("<table", 0, places[2]) == 1
+    table = page[places[1] : places[2]]
+    for row, found in whole.results["overall"].items():
+        title, (low, high) = whole.results["rows"][row]["title"], found["interval_95"]
+        cells = [title, f"{found['mean']:.3f} ({low:.3f}-{high:.3f})"]
+        if (gap := found["against"].get("local")) is not None:
+            low, high = gap["interval_95"]
+            cells.append(f"{gap['difference']:+.3f} ({low:+.3f} to {high:+.3f})")
+            cells += [f"{gap['targets_won']} of 2", f"{gap['worst_target']:+.3f}"]
+        assert re.sub(r"<[^>]*>\s*", "|", table).replace("||", "|").find("|".join(cells)) > 0
+
+
 def test_every_difference_and_every_fold_stands_there(whole, page):
     told = visible(page)
     for whole_row in whole.results["overall"].values():

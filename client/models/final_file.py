@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from fedsteph.client.models.context.cohort_survival import CohortSurvival
+from fedsteph.client.models.context.quality import Quality
 from fedsteph.client.models.model_file import (
     LoadedModel,
     as_tensors,
@@ -18,8 +22,10 @@ from fedsteph.client.models.model_file import (
     opened,
     reference_in,
     save,
+    trained_on_in,
 )
 from fedsteph.client.models.model_header import (
+    COHORT,
     HEADS,
     LEARNED,
     LOCAL,
@@ -48,6 +54,8 @@ class Members:
     models: tuple[LoadedModel, ...]
     reference: np.ndarray | None = None  # percentiles 0 to 100 of their mean risks (101,); None: each model has its own
     slides: SlideFeatures | None = None
+    cohort: CohortSurvival | None = None  # None: fewer than 30 patients, or a file of an earlier version
+    quality: Quality | None = None  # None: not deployed by a merge, or likewise
 
 
 def save_final(
@@ -59,6 +67,7 @@ def save_final(
     slides: SlideFeatures | None,
     followed_years: int,
     trained_on: TrainedOn,
+    cohort: CohortSurvival | None = None,
     m0: BaseModel | None = None,
 ) -> None:
     """Write a final model, which stays at the site; ModelFileError if a number is not finite.
@@ -72,7 +81,7 @@ def save_final(
     tensors: dict[str, Tensor] = {}
     for m, loaded in enumerate(models):
         tensors |= {f"{MEMBER}{m}.{name}": tensor for name, tensor in _of_one(loaded).items()}
-    tensors |= as_tensors(REFERENCE, reference)
+    tensors |= as_tensors(REFERENCE, reference) | as_tensors(COHORT, None if cohort is None else cohort.means)
     if slides is not None:
         for name, values in zip(SLIDES, (slides.mean, slides.spread, slides.distances), strict=True):
             tensors |= as_tensors(name, values)
@@ -88,6 +97,15 @@ def save_final(
             tensors[M0_HEAD] = m0.head.weight
     facts = facts_of(kind, first.architecture, first.m0, first.extraction, followed_years)
     save(path, tensors, trained_on, **facts, **further, members=len(models))
+
+
+def copy_final(made: Path, path: Path, quality: Quality) -> None:
+    """Copy a final model, with how good it is in its description; errors as :func:`load_file`."""
+    told, tensors = opened(made)
+    with safe_open(made, framework="pt") as file:
+        description = json.loads(file.metadata()["description"]) | {"quality": asdict(quality)}
+    description.pop(TRAINED_ON, None)
+    save(path, tensors, trained_on_in(told, tensors), **description)
 
 
 def _of_one(loaded: LoadedModel) -> dict[str, Tensor]:
@@ -106,10 +124,11 @@ def load_file(path: Path, dropout: float = 0.25) -> Members:
         return Members((model_of(told, tensors, path, dropout),))
     try:
         reference, slides = reference_in(tensors), _slides(tensors)
+        cohort = CohortSurvival(tensors.pop(COHORT).numpy()) if COHORT in tensors else None
         models = [_member(m, told, tensors, path, dropout) for m in range(told.members)]
     except (ValueError, RuntimeError) as error:
         raise unfit(path, error) from error
-    return Members(tuple(models), reference, slides)
+    return Members(tuple(models), reference, slides, cohort, told.quality)
 
 
 def _slides(tensors: dict[str, Tensor]) -> SlideFeatures | None:

@@ -140,7 +140,7 @@ def write_heatmap(found: Heatmap, out: Path, thumbnail: Path | None = None, top:
         DataError: the thumbnail cannot be read, has another shape than the slide, or the slide's size is unknown.
     """
     picture = draw(found, thumbnail)
-    assert picture.figure is not None
+    assert not isinstance(picture.figure, bytes | None)
     atomic.write_bytes(out / PICTURE, encoded(picture.figure, "png"))
     atomic.write_text(out / GEOJSON, geojson(found))
     listed = found.top(top)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedsteph.client.models.context.quality import Quality
 from fedsteph.client.models.trained_on import Salting
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
@@ -32,6 +33,7 @@ N_PERCENTILES = 101
 REFERENCE, LOCAL, LEARNED = "reference", "local.", "learned."
 TRAINED_ON = "trained_on"
 MEMBER, SOURCES, SLIDES = "member_", "sources", ("slides.mean", "slides.spread", "slides.distances")
+COHORT = "cohort_survival"  # of a final model: CohortSurvival.means
 HEADS = "heads"  # of an enhanced model whose sources share them: Mixture.heads
 SOURCE_HEADS, M0_HEAD = "source_heads", "m0.head.weight"  # likewise of a final one, whose members have one each
 PANEL = f"{LEARNED}panel."  # of an enhanced model that predicts with others
@@ -57,6 +59,7 @@ class Description:
     imported: str | None = None  # SHA-256 of the checkpoint of another program that it was made from
     trained_on: Salting | None = None  # of the digests of its training patients' IDs
     members: int | None = None  # of a final model: how many predict together
+    quality: Quality | None = None  # of a final model, from when it is deployed
 
     @property
     def extraction(self) -> Extraction:
@@ -80,6 +83,8 @@ class Description:
             raise ValueError("an origin that is no SHA-256, or of an enhanced model")
         if self.members is not None and not 1 <= self.members <= MOST_MEMBERS:
             raise ValueError("a number of members that is out of range")
+        if self.quality is not None and self.members is None:
+            raise ValueError("a quality, and is not a final one")
 
 
 def checked(path: Path) -> tuple[Description, bytes]:
@@ -133,6 +138,8 @@ def _layout(told: Description, given: Collection[str]) -> Layout:
     if told.members is not None and SLIDES[0] in given:
         shapes = (architecture.width,), (architecture.width,), (N_PERCENTILES,)
         layout |= {name: ("F64", shape) for name, shape in zip(SLIDES, shapes, strict=True)}
+    if told.members is not None and COHORT in given:
+        layout[COHORT] = "F64", (4, architecture.n_bins)
     return layout
 
 

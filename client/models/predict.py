@@ -54,6 +54,9 @@ class PatientView:
     risk_range: tuple[float, float] | None = None  # 2.5th and 97.5th percentile of several models' risks
     # slide -> how unlike the training slides it is (SlideFeatures.unlike); empty if the file does not hold theirs
     unlike: Mapping[str, float] = field(default_factory=dict)
+    # 2.5th and 97.5th percentile of several models' survival, (n_years,) each
+    survival_range: tuple[np.ndarray, np.ndarray] | None = None
+    slides: tuple[str, ...] = ()  # of the patient, in the table's order
     clinical: ClinicalView | None = None  # of a final model with a clinical model, if the values are given
 
 
@@ -76,6 +79,7 @@ def views_of(members: Members, new: NewPatients, report: Progress) -> list[Patie
         bag = cohort.bag(i)
         seen = asked.as_asked(i, bag)
         view = _together([_alone(patient.id, loaded, seen) for loaded in models], years)
+        view = replace(view, slides=patient.slides)
         if members.reference is not None:
             view = replace(view, percentile=_percentile(view.risk, members.reference))
         if members.slides is not None:
@@ -161,7 +165,8 @@ def _together(alone: Sequence[PatientView], years: int | None) -> PatientView:
     if sources:
         alone = [one if one.w else replace(one, local_survival=one.survival, risk_local=one.risk) for one in alone]
     survival, local = (_mean([getattr(one, name) for one in alone]) for name in ("survival", "local_survival"))
-    low_high = np.percentile([one.risk for one in alone], [2.5, 97.5])
+    spread = None if len(alone) == 1 else np.percentile([one.risk for one in alone], [2.5, 97.5])
+    low_high = None if spread is None else np.percentile([one.survival[:years] for one in alone], [2.5, 97.5], axis=0)
     return PatientView(
         alone[0].id,
         _mean([one.risk for one in alone]),
@@ -171,7 +176,8 @@ def _together(alone: Sequence[PatientView], years: int | None) -> PatientView:
         {source: _mean([one.w.get(source, 0.0) for one in alone]) for source in sources},
         {source: _mean([one.lam[source] for one in alone if source in one.lam]) for source in sources},
         _mean([one.risk_local for one in alone]),
-        None if len(alone) == 1 else (float(low_high[0]), float(low_high[1])),
+        None if spread is None else (float(spread[0]), float(spread[1])),
+        survival_range=None if low_high is None else (low_high[0], low_high[1]),
     )
 
 

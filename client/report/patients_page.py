@@ -1,46 +1,73 @@
-"""Page of predictions, one section per patient: survival under both models, risk percentile, sources used."""
+"""Page of predictions, one part per patient: survival beside the training patients', the model's quality, sources."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
+from fedsteph.client.models.context.cohort_survival import FEWEST, CohortSurvival
+from fedsteph.client.models.context.quality import UNKNOWN, Quality
 from fedsteph.client.models.predict import PatientView
 from fedsteph.client.models.slide_features import UNLIKE, unlike_words
+from fedsteph.client.report.patients.heatmap_blocks import Heatmaps
+from fedsteph.client.report.patients.search_script import SEARCH
+from fedsteph.client.report.patients.survival_drawing import Curve, survival_drawing
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.report.page import Block, Page, Picture, Section, Table, Text
 from fedsteph.common.report.provenance import limits_section
-from fedsteph.common.report.style import COLOURS, DASHES, canvas
 
 _AUDIENCE = "For this site alone: it shows patients"
-MOST_PATIENTS = 300  # each takes about 1 MB of memory while it is drawn
+MOST_PATIENTS = 1000
 _YEARS = 10  # shown by the curves; a model's later years rest on few or no patients
 _SPREAD = "the middle 95% of the models' risks. This is how far the models disagree, not a confidence interval"
+_ZONES = (
+    "The colour behind a curve is the third of the training patients, by predicted risk, whose mean survival in that "
+    "year is nearest. The model was trained on these patients, so thirds of new patients would differ a little less."
+)
+_NO_ZONES = (
+    "The model's file does not hold the survival of its training patients, so nothing is drawn behind the curves: it "
+    f"is of an earlier version, of fewer than {3 * FEWEST} training patients, or no final model."
+)
+_THIRDS = ("lowest", "middle", "highest")
 _LIMITS = (
-    "A curve is what a model says of one patient. It has no interval, and its calibration was measured, if at all, on "
-    "the page of the run that made the model.",
+    "A curve is what a model says of one patient. It has no confidence interval.",
     "A patient who was among the training patients is predicted too well.",
 )
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What is shown beside every prediction, as far as the model's file and the folder of the page have it."""
+
+    cohort: CohortSurvival | None = None
+    quality: Quality | None = None
+    heatmaps: Heatmaps | None = None
+
+
 def patients_page(
-    views: Sequence[PatientView], model: str, progress: Progress = silent, followed_years: int | None = None
+    views: Sequence[PatientView],
+    model: str,
+    progress: Progress = silent,
+    followed_years: int | None = None,
+    beside: Beside | None = None,
 ) -> Page:
     """Build the page of the given patients, highest risk first, from a model of this name.
 
     Args:
         followed_years: years for which the model's training patients were followed; None: not known.
+        beside: what else is known; None: nothing.
     """
+    beside = beside or Beside()
     ordered = sorted(views, key=lambda view: (-view.risk, view.id))
     level = 3 if len(views) > 12 else 2  # of the headings
-    sections = [Section("All patients", [_overview(ordered)])]
+    sections = [Section("All patients", _overview(ordered, beside))]
     for i, view in enumerate(ordered, 1):
-        sections.append(Section(f"Patient {view.id}", _blocks(view, f"patient-{i:05d}"), level))
+        blocks = _blocks(view, f"patient-{i:05d}", beside)
+        sections.append(Section(f"Patient {view.id}", blocks, level, apart=True))
         progress(i, len(ordered))
     sections.append(limits_section([*_LIMITS, _follow_up(followed_years)]))
     verdict = [f"{len(views)} patient{'' if len(views) == 1 else 's'} under the model {model}, highest risk first."]
-    return Page("Predictions", _AUDIENCE, verdict, sections)
+    return Page("Predictions", _AUDIENCE, verdict, sections, script=SEARCH if len(views) > 1 else "")
 
 
 def _follow_up(years: int | None) -> str:
@@ -52,7 +79,25 @@ def _follow_up(years: int | None) -> str:
     return f"Survival ends at the longest follow-up of the training patients, {years} year{'' if years == 1 else 's'}."
 
 
-def _overview(views: Sequence[PatientView]) -> Table:
+def _overview(views: Sequence[PatientView], beside: Beside) -> list[Block]:
+    blocks: list[Block] = [*_measured(beside), _table(views)]
+    if beside.cohort is None:
+        return [*blocks, Text(_NO_ZONES)]
+    means = beside.cohort.means[:, : _n_years(views[0])].T
+    rows = [[str(year), *(f"{value:.4f}" for value in row)] for year, row in enumerate(means, 1)]
+    header = ["year", "all", *(f"{name}-risk third" for name in _THIRDS)]
+    return [*blocks, Text(_ZONES), Table(header, rows, "mean survival of the training patients", folded=True)]
+
+
+def _measured(beside: Beside) -> list[Block]:
+    return [Text(" ".join(beside.quality.sentences) if beside.quality is not None else UNKNOWN)]
+
+
+def _n_years(view: PatientView) -> int:
+    return min(_YEARS, len(view.survival))
+
+
+def _table(views: Sequence[PatientView]) -> Table:
     years = [year for year in (1, 3, 5) if year <= len(views[0].survival)]
     rows = [
         [view.id, f"{view.risk:.3f}", _percentile(view), *(f"{view.survival[year - 1]:.3f}" for year in years)]
@@ -61,21 +106,22 @@ def _overview(views: Sequence[PatientView]) -> Table:
     return Table(["patient", "risk", "percentile", *(f"survival {year} y" for year in years)], rows, "Predictions")
 
 
-def _blocks(view: PatientView, name: str) -> list[Block]:
+def _blocks(view: PatientView, name: str, beside: Beside) -> list[Block]:
     words = "The model's file does not say what risks its training patients have."
     if view.percentile is not None:
         words = f"Risk percentile {view.percentile:.0f}: so many percent of the training patients have a lower risk."
+        words += f" This is in the {_THIRDS[min(2, int(view.percentile * 3 / 100))]} third."
     if view.risk_range is not None:
         low, high = view.risk_range
         words += f" Risk {view.risk:.3f}, from {low:.3f} to {high:.3f}: {_SPREAD}."
-    blocks: list[Block] = [Text(words), _curves(view, name)]
+    blocks: list[Block] = [Text(words), *_measured(beside), _curves(view, name, beside.cohort)]
     unlike = [f"Slide {slide}: {unlike_words(times)}." for slide, times in view.unlike.items() if not times <= UNLIKE]
     blocks[:0] = [Text(sentence) for sentence in unlike]
     if view.w:
         blocks.append(_sources(view))
         if left_out := [source for source, w in view.w.items() if w == 0]:
             blocks.append(Text(f"Not used: {', '.join(left_out)}."))
-    return blocks
+    return blocks + ([] if beside.heatmaps is None else beside.heatmaps.blocks(view))
 
 
 def _sources(view: PatientView) -> Table:
@@ -90,23 +136,20 @@ def _sources(view: PatientView) -> Table:
     return Table(["source", "w", "lam", "coefficient of its vector"], rows, "Sources used for this patient")
 
 
-def _curves(view: PatientView, name: str) -> Picture:
-    n = min(_YEARS, len(view.survival))
-    title = f"Predicted survival of {view.id}"
-    shown = [("enhanced model" if view.w else "local model", view.survival)]
+def _curves(view: PatientView, name: str, cohort: CohortSurvival | None) -> Picture:
+    n, title = _n_years(view), f"Predicted survival of {view.id}"
+    curves = [Curve("enhanced model" if view.w else "local model", view.survival, view.survival_range)]
     if view.local_survival is not None:
-        shown.append(("local model", view.local_survival))
-    with canvas(title, "n = 1 patient; probability of no event beyond each year", height=2.6) as figure:
-        axes = figure.subplots()
-        for i, (label, survival) in enumerate(shown):
-            values = np.concatenate([[1.0], survival[:n]])
-            axes.plot(range(n + 1), values, label=label, color=COLOURS[i], linestyle=DASHES[i], marker=".")
-        axes.set(xlim=(0, n), ylim=(0, 1.02), xlabel="years of 365 days", ylabel="probability of no event")
-        axes.legend(loc="lower left")
-    rows = [[str(year), *(f"{survival[year - 1]:.4f}" for _, survival in shown)] for year in range(1, n + 1)]
-    numbers = Table(["year", *(label for label, _ in shown)], rows, "survival", folded=True)
-    note = "" if len(shown) == 2 or not view.w else "The model's file holds no local model to compare with."
-    return Picture(name, title, figure, note=note, numbers=numbers)
+        curves.append(Curve("local model", view.local_survival))
+    columns = {}
+    for curve in curves:
+        columns[curve.label] = [f"{value:.4f}" for value in curve.survival[:n]]
+        if curve.low_high is not None:
+            columns["its members"] = [f"{low:.4f} to {high:.4f}" for low, high in zip(*curve.low_high, strict=True)][:n]
+    rows = [[str(year), *row] for year, row in enumerate(zip(*columns.values(), strict=True), 1)]
+    note = "" if len(curves) == 2 or not view.w else "The model's file holds no local model to compare with."
+    drawn = survival_drawing(title, curves, n, cohort)
+    return Picture(name, title, drawn, note=note, numbers=Table(["year", *columns], rows, "survival", folded=True))
 
 
 def _percentile(view: PatientView) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import pandas as pd
 
 from fedsteph.client.clinical.clinical_file import clinical_path
 from fedsteph.client.data.problems import Problem
+from fedsteph.client.models.context.cohort_survival import CohortSurvival
+from fedsteph.client.models.context.quality import Quality
 from fedsteph.client.models.final_file import Members
 from fedsteph.client.models.members import followed_by_all, load_members
 from fedsteph.client.models.model_file import LoadedModel
@@ -39,6 +41,9 @@ class Prediction:
     n_comparable: int
     why_no_c_index: str | None
     warnings: tuple[Problem, ...]
+    files: Mapping[str, Path]  # feature file per slide
+    cohort: CohortSurvival | None = None  # of a final model's training patients, if its file has it
+    quality: Quality | None = None  # of a final model, likewise
 
     @property
     def n_patients(self) -> int:
@@ -130,7 +135,8 @@ def predict_file(
     atomic.write_text(out, csv_text([[*table], *table.itertuples(index=False)], 9))
     c_index, n_comparable, why = _judged(views, new)
     years, warnings = followed_by_all(members.models), (*_doubts(members, model, new, views), *gaps)
-    return Prediction(tuple(views), len(members.models), years, c_index, n_comparable, why, warnings)
+    told = new.files, members.cohort, members.quality
+    return Prediction(tuple(views), len(members.models), years, c_index, n_comparable, why, warnings, *told)
 
 
 def _doubts(members: Members, model: object, new: NewPatients, views: Sequence[PatientView]) -> tuple[Problem, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsteph.client.methods.task import Task, work_on
+from fedsteph.client.models.final_file import copy_final
 from fedsteph.client.models.model_file import load_model
 from fedsteph.client.sharing.kept_vectors import note_verdicts
 from fedsteph.client.site.policy import Mode, Policy
@@ -16,7 +17,7 @@ from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target import evidence
 from fedsteph.client.target.enhanced_model import PANEL_FILE
-from fedsteph.client.target.final.final_card import write_final_card
+from fedsteph.client.target.final.final_card import quality_of, write_final_card
 from fedsteph.client.target.final.final_clinical import write_final_clinical
 from fedsteph.client.target.final.final_model import MadeFinal, final_steps, make_final
 from fedsteph.client.target.fold import enhance_fold, steps
@@ -207,7 +208,7 @@ def _deploy_final(workspace: Workspace, result: TargetResult, final: MadeFinal |
         for made in (path, path.with_suffix(".md")):
             made.unlink(missing_ok=True)
         return
-    atomic.write_bytes(path, final.path.read_bytes())
+    copy_final(final.path, path, quality_of(result))
     write_final_card(path, workspace, result, final.told)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ PICTURES = "figures"
 REPORT = "report"  # default folder of a page, inside the run's or site's folder
 _NUMBER = re.compile(r"[-+<]?\d[\d,.]*(?:[ (±%]|-\d|$)")  # a number, perhaps followed by an interval or a unit
 _SHOWN = re.compile('<figure id="figure-([a-z0-9._-]+)">')
+_BESIDE = re.compile("[A-Za-z0-9._~%-]+(/[A-Za-z0-9._~%-]+)*")
 _NAME = re.compile("[a-z0-9][a-z0-9._-]{0,79}")
 
 
@@ -44,9 +46,22 @@ class Points:
 
 @dataclass(frozen=True)
 class Code:
-    """Preformatted text, such as a configuration."""
+    """Preformatted text, such as a configuration, collapsed on the screen until it is opened."""
 
     text: str
+    title: str = "show"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link to a file in a folder beside the page; ValueError for an ``href`` that could lead elsewhere."""
+
+    text: str
+    href: str  # relative, with everything but letters, digits, ``.``, ``_``, ``~`` and ``-`` quoted
+
+    def __post_init__(self) -> None:
+        if _BESIDE.fullmatch(self.href) is None:
+            raise ValueError(f"a link must be like {_BESIDE.pattern}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,7 @@ class Picture:
 
     name: str  # of the file, without extension
     title: str  # what the figure shows; it is drawn in the figure too
-    figure: Figure | None = None
+    figure: Figure | bytes | None = None  # bytes: an SVG, of nothing but shapes and escaped words
     instead: str = ""
     note: str = ""  # how to read the figure
     numbers: Table | None = None  # the data of the figure
@@ -92,7 +107,14 @@ class Picture:
     def svg(self) -> bytes:
         """The figure as SVG; it is rendered only once."""
         assert self.figure is not None
+        if isinstance(self.figure, bytes):
+            return self.figure
         return encoded(self.figure, "svg", self.name)
+
+    @property
+    def inline(self) -> str:
+        """The SVG as a part of the page, if it was given; a page of 1,000 images takes half a minute to open."""
+        return self.figure.decode() if isinstance(self.figure, bytes) else ""
 
     @property
     def source(self) -> str:
@@ -118,7 +140,7 @@ class Answer:
 
 State = Literal["better", "not shown", "worse", "failed"]
 _MARKS: dict[State, str] = {"better": "\u25b2", "not shown": "\u25cf", "worse": "\u25bc", "failed": "\u2716"}
-Block = Text | Points | Code | Table | Picture | Answer
+Block = Text | Points | Code | Link | Table | Picture | Answer
 
 
 @dataclass(frozen=True)
@@ -132,11 +154,15 @@ class Section:
     blocks: Sequence[Block] = ()
     level: int = 2
     closed: bool = False
+    apart: bool = False  # printed on a page of its own
 
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page: who may see it, the result in one or two sentences or as an answer, and the sections."""
+    """A whole page: who may see it, the result in one or two sentences or as an answer, and the sections.
+
+    A script, which has no ``<``, is the only one that the page's content security policy lets run.
+    """
 
     title: str
     audience: str
@@ -144,6 +170,20 @@ class Page:
     sections: Sequence[Section] = ()
     footer: str = "Research software, not a medical device: no decision about a patient rests on it."
     answer: Answer | None = None
+    script: str = ""
+
+    def __post_init__(self) -> None:
+        if "<" in self.script or "\r" in self.script:
+            raise ValueError("a script must not hold '<', which could end it, or a carriage return")
+
+    @property
+    def policy(self) -> str:
+        """The content security policy: nothing is loaded, and nothing runs but the script."""
+        rules = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        if not self.script:
+            return rules
+        digest = base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
+        return f"{rules}; script-src 'sha256-{digest}'"
 
     @property
     def parts(self) -> list[list[Section]]:
@@ -196,10 +236,13 @@ def write_page(page: Page, folder: Path, progress: Progress = silent) -> Path:
 
 
 def write_picture(picture: Picture, folder: Path) -> list[Path]:
-    """Write a picture as SVG and PNG; the paths, or an empty list if it has no figure."""
+    """Write a picture as SVG, and as PNG unless it is an SVG already; the paths, or none if it has no figure."""
     if picture.figure is None:
         return []
-    paths = [folder / f"{picture.name}.{kind}" for kind in KINDS]
-    for path, content in zip(paths, (picture.svg, encoded(picture.figure, "png")), strict=True):
+    contents = [picture.svg]
+    if not isinstance(picture.figure, bytes):
+        contents.append(encoded(picture.figure, "png"))
+    paths = [folder / f"{picture.name}.{kind}" for kind in KINDS[: len(contents)]]
+    for path, content in zip(paths, contents, strict=True):
         atomic.write_bytes(path, content)
     return paths

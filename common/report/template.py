@@ -1,4 +1,6 @@
-"""The HTML template of all pages, without scripts; its content security policy forbids the browser to load anything.
+"""The HTML template of all pages; its content security policy forbids the browser to load anything.
+
+A page has no script but what it brings itself (``Page.script``), and the policy names that one by its digest.
 
 The template is a string in a module, because Flower's app bundles contain Python files but no template files.
 """
@@ -39,7 +41,8 @@ a { color: var(--mark); }
 .pictures { display: grid; gap: 1.25rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 figure { margin: .5rem 0; min-width: 0; break-inside: avoid; }
-figure img { display: block; width: 100%; max-width: 36rem; height: auto; background: #fff; border-radius: .25rem; }
+figure img, figure > svg { display: block; width: 100%; max-width: 36rem; height: auto; background: #fff;
+  border-radius: .25rem; }
 figcaption { font-size: .82rem; color: var(--soft); max-width: 36rem; }
 figcaption strong { color: var(--ink); }
 .instead { border: 1px dashed var(--line); border-radius: .25rem; padding: .75rem; font-size: .9rem; }
@@ -56,6 +59,9 @@ details { margin: .25rem 0; font-size: .9rem; }
 summary { cursor: pointer; color: var(--mark); font-size: .82rem; }
 .part { font-size: 1rem; border-top: 1px solid var(--line); margin-top: 2.25rem; }
 .part summary h2 { display: inline-block; border: 0; margin: 0; color: var(--mark); }
+.apart { content-visibility: auto; contain-intrinsic-size: auto 36rem; }
+.find { display: flex; flex-wrap: wrap; gap: .4rem 1rem; align-items: center; margin: .75rem 0; font-size: .9rem; }
+.find input, .find select { font: inherit; max-width: 100%; }
 pre { overflow-x: auto; font-size: .78rem; background: var(--tint); padding: .6rem; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .5rem; font-size: .85rem;
   color: var(--soft); }
@@ -81,6 +87,11 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .5rem
   pre { white-space: pre-wrap; }
   details:not([open]) { display: none; }
   tr { break-inside: avoid; }
+  .apart { content-visibility: visible; break-before: page; break-after: page; }
+  .apart .pictures { grid-template-columns: 1fr; }
+  .apart figure { display: grid; grid-template-columns: 9fr 11fr; gap: 1rem; }
+  .apart table { font-size: .7rem; }
+  .find, .apart details:has(pre) { display: none; }
 }
 @page { margin: 15mm; }
 """
@@ -112,8 +123,10 @@ TEMPLATE = (
 {{ answered(block) }}
 {% elif kind(block) == "points" %}
 <ul>{% for sentence in block.sentences %}<li>{{ sentence }}</li>{% endfor %}</ul>
+{% elif kind(block) == "link" %}
+<p><a href="{{ block.href }}">{{ block.text }}</a></p>
 {% elif kind(block) == "code" %}
-<details><summary>show</summary><pre>{{ block.text }}</pre></details>
+<details><summary>{{ block.title }}</summary><pre>{{ block.text }}</pre></details>
 {% elif kind(block) == "table" and block.folded %}
 <details><summary>{{ block.title or "numbers" }}</summary>{{ table(block) }}</details>
 {% elif kind(block) == "table" %}
@@ -123,7 +136,8 @@ TEMPLATE = (
 {% if block.figure is none %}
 <p class="instead"><strong>{{ block.title }}.</strong> {{ block.instead }}</p>
 {% else %}
-<img src="{{ block.source }}" alt="{{ block.alt }}">
+{% if block.inline %}{{ block.inline|safe }}{% else %}<img src="{{ block.source }}" alt="{{ block.alt }}">{% endif %}
+
 <figcaption>{% if block.finding %}<strong>{{ block.finding }}</strong> {% endif %}{{ block.note }}
 {% if block.numbers is not none %}<details><summary>numbers</summary>{{ table(block.numbers) }}</details>{% endif %}
 </figcaption>
@@ -159,7 +173,7 @@ TEMPLATE = (
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{{ page.policy }}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <link rel="icon" href="data:,">
@@ -186,20 +200,26 @@ TEMPLATE = (
 </header>
 <main>
 {% for part in page.parts %}
-{% set first = part[0] %}
-{% if first.closed %}<details class="part"><summary><h2 id="section-{{ loop.index }}">{{ first.title }}</h2></summary>
-{% elif first.level == 2 %}<h2 id="section-{{ loop.index }}">{{ first.title }}</h2>
+{% set first, number = part[0], loop.index %}
+{% if first.closed %}<details class="part"><summary><h2 id="section-{{ number }}">{{ first.title }}</h2></summary>
 {% endif %}
 {% for section in part %}
+{% if section.apart %}<section class="apart">
+{% endif %}
 {% if section.level == 3 %}<h3>{{ section.title }}</h3>
+{% elif not section.closed %}<h2 id="section-{{ number }}">{{ section.title }}</h2>
 {% endif %}
 {{ blocks(section) }}
+{% if section.apart %}</section>
+{% endif %}
 {% endfor %}
 {% if first.closed %}</details>
 {% endif %}
 {% endfor %}
 </main>
 <footer>{{ page.footer }}</footer>
+{% if page.script %}<script>{{ page.script|safe }}</script>
+{% endif %}
 </body>
 </html>
 """

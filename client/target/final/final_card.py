@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedsteph.client.clinical.clinical_result import ClinicalResult
 from fedsteph.client.evaluation.metrics import number
+from fedsteph.client.models.context.quality import Quality
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.model_card import USEFUL, write
 from fedsteph.client.target.target_result import FinalModel, TargetResult
@@ -25,7 +26,8 @@ _MEMBERS = {
 }
 _HELD = (
     "percentiles of the patients' risks, their longest follow-up in whole years, and the mean and the spread of their "
-    "slides' features, so it stays at this site."
+    "slides' features, with 30 patients or more the mean predicted survival of all and of each third by risk, and the "
+    "C-index, calibration and red flags below, so it stays at this site."
 )
 _LIMIT = "The C-index is of this site's folds;"
 
@@ -38,6 +40,7 @@ def write_final_card(path: Path, workspace: Workspace, result: TargetResult, tol
         f"| members | {told.members}, alike but for the seed; predictions are their mean |",
         f"| C-index by cross-validation | {_c_index(result)} |",
         f"| calibration by cross-validation | {_calibration(result)} |",
+        f"| red flags | {', '.join(flag.name for flag in result.trust.flags) or 'none'} |",
         "| test set of this very model | none |",
     ]
     if result.clinical is not None and told.choice in result.clinical.both:
@@ -52,6 +55,13 @@ def write_final_card(path: Path, workspace: Workspace, result: TargetResult, tol
     last.append(f"| screening | {result.screening.policy}: {_screening(told)} |")
     last.append(f"| better than chance in inner cross-validation | {USEFUL[told.useful]} |")
     write(path, workspace, f"final model ({told.choice})", meaning, first, last, _LIMIT)
+
+
+def quality_of(result: TargetResult) -> Quality:
+    """What the folds let one expect of the final model, for its file."""
+    row = result.deployed
+    flags = tuple(flag.name for flag in result.trust.flags)
+    return Quality(row.mean, row.interval_95, len(row.c_index), row.further["calibration_gap_3y"], flags)
 
 
 def _c_index(result: TargetResult) -> str:

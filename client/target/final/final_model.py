@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fedsteph.client.evaluation.decision import Decision
 from fedsteph.client.methods.task import as_mixed, vectors_digest
+from fedsteph.client.models.context.cohort_survival import CohortSurvival
 from fedsteph.client.models.enhanced_file import train_enhanced
 from fedsteph.client.models.final_file import load_file, save_final
 from fedsteph.client.models.model_file import LoadedModel, followed_years, load_model, percentiles_of
@@ -24,13 +26,14 @@ from fedsteph.client.steph.usage import usage
 from fedsteph.client.target.final.final_choice import FinalChoice, final_choice
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.target_result import FINAL, FinalModel
-from fedsteph.client.training.batch import risks
+from fedsteph.client.training.batch import predict_hazards
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.host.checked_file import kept
 from fedsteph.common.host.progress import Progress, part
 from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.initial_model import pinned_model
+from fedsteph.common.model.survival import risk_score, survival_from_hazards
 from fedsteph.common.vector.task_vector import TaskVector
 
 
@@ -145,7 +148,9 @@ def _enhanced(
 
 def _save(path: Path, workspace: Workspace, models: Sequence[LoadedModel], vectors: Mapping[str, TaskVector]) -> None:
     cohort = workspace.cohort
-    mean_risk = np.mean([risks(one.model, cohort, workspace.device) for one in models], axis=0)
+    hazards = [torch.from_numpy(predict_hazards(one.model, cohort, workspace.device)) for one in models]
+    mean_risk = np.mean([risk_score(of_one).numpy() for of_one in hazards], axis=0)
+    survival = np.mean([survival_from_hazards(of_one).numpy() for of_one in hazards], axis=0)
     save_final(
         path,
         models,
@@ -154,6 +159,7 @@ def _save(path: Path, workspace: Workspace, models: Sequence[LoadedModel], vecto
         slides=SlideFeatures.of(cohort),
         followed_years=followed_years(cohort, workspace.recipe.model.n_bins),
         trained_on=TrainedOn.of(cohort, models[0].model),
+        cohort=CohortSurvival.of(survival, mean_risk),
         m0=pinned_model(workspace.recipe.model),
     )
 

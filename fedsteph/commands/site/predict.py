@@ -92,7 +92,7 @@ def predict(
             model, features, labels, out, progress("predicting"), site=site, page=page, clinical=clinical
         )
         if page is not None:
-            _draw(found, model, page, patients or [], progress("drawing"))
+            _draw(found, model, site, page, patients or [], progress("drawing"))
     show_problems(console.err, found.warnings)
     files = [str(path) for path in (out, page) if path is not None]
     if as_json:
@@ -115,14 +115,18 @@ def _say(found: Prediction, files: Sequence[str]) -> None:
         )
 
 
-def _draw(found: Prediction, model: Path, page: Path, names: Sequence[str], progress: Progress) -> None:
-    from fedsteph.client.report.patients_page import patients_page
+def _draw(
+    found: Prediction, model: Path, site: Path | None, page: Path, names: Sequence[str], progress: Progress
+) -> None:
+    from fedsteph.client.report.patients.heatmap_blocks import Heatmaps
+    from fedsteph.client.report.patients_page import Beside, patients_page
     from fedsteph.common.host import atomic
     from fedsteph.common.report.page import html
 
     name = model.name if found.n_models == 1 else f"{model.name} (mean of {found.n_models} models)"
     views = _chosen(found.views, names, page)
-    atomic.write_text(page, html(patients_page(views, name, progress, found.followed_years)))
+    beside = Beside(found.cohort, found.quality, Heatmaps(page, model, found.files, site))
+    atomic.write_text(page, html(patients_page(views, name, progress, found.followed_years, beside)))
 
 
 def _chosen(views: Sequence[PatientView], names: Sequence[str], page: Path) -> list[PatientView]:

@@ -31,6 +31,7 @@ FLOORS = {
         "privacy",
         "steph",
         "panel",
+        "slides",
         "models",
         "site",
         "evaluation",

@@ -9,29 +9,27 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from fedsteph.client.data.formats import read_features
-from fedsteph.client.data.instances import InstanceRule
+from fedsteph.client.models.bag_attention import BagAttention, bag_attention
 from fedsteph.client.models.members import load_members
 from fedsteph.client.models.model_file import LoadedModel
-from fedsteph.client.models.patch_grid import GUESSED, Grid, read_grid
-from fedsteph.client.models.predict import require_extraction
-from fedsteph.common.errors import DataError
+from fedsteph.client.slides.patch_grid import GUESSED, Grid, read_grid
+from fedsteph.client.slides.patch_strip import draw_strip, on_image
+from fedsteph.client.slides.slide_image import SlideImage, image_of, open_slide
+from fedsteph.client.slides.thumbnail import LONGER_SIDE, read_thumbnail
 from fedsteph.common.host import atomic
 from fedsteph.common.report.csv_text import csv_text
 from fedsteph.common.report.page import Picture
 from fedsteph.common.report.style import GRADED, canvas, encoded
 
-PICTURE, GEOJSON, TOP = "attention.png", "attention.geojson", "top.csv"
-_PICTURES = ("PNG", "JPEG", "TIFF")  # Pillow's other readers are not needed, and have had more faults
-_MOST_PIXELS = 50_000_000  # of a thumbnail, which is held in memory as three bytes each
+PICTURE, STRIP, GEOJSON, TOP = "attention.png", "patches.png", "attention.geojson", "top.csv"
 _PIXELS = 900  # length of a map's longer side
 _SAME_SLIDE = uuid.UUID("5f3f1c0e-8f0b-4e0a-9a53-6f2f4d5b7c11")  # namespace of the tiles' IDs
 
@@ -65,7 +63,7 @@ class Heatmap:
 
 
 def heatmap(
-    model: Path,
+    model: LoadedModel | Path,
     slide: Path,
     others: Sequence[Path] = (),
     *,
@@ -90,62 +88,62 @@ def heatmap(
         ConfigError: the models are of a kind that gives instances no scores.
         DataError: a slide is named twice.
     """
+    members = load_members(model)
+    found = bag_attention(members, (slide, *others))
+    unlike = None if members.slides is None else members.slides.unlike(found.slides[0])
+    return _on_slide(found, 0, read_grid(slide, patch, size, mpp=mpp, site_patch=site_patch), unlike)
+
+
+def most_seen(model: LoadedModel, slides: Sequence[Path], site_patch: float | None = None) -> Heatmap:
+    """The heatmap of the slide of a patient that has the most attention; arguments and errors as :func:`heatmap`."""
+    found = bag_attention(load_members(model), slides)
+    return _on_slide(found, found.most, read_grid(slides[found.most], site_patch=site_patch))
+
+
+def _on_slide(found: BagAttention, i: int, grid: Grid, unlike: float | None = None) -> Heatmap:
     from scipy.stats import rankdata  # noqa: PLC0415 (a second to import)
 
-    paths = (slide, *others)
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise DataError("would be in the bag twice", where=slide, remedy="Name each slide once")
-    members = load_members(model)
-    bags = []
-    for path in paths:
-        for loaded in members.models:
-            require_extraction(loaded, path)
-        bags.append(torch.from_numpy(read_features(path, width=members.models[0].architecture.width)))
-    grid = read_grid(slide, patch, size, mpp=mpp, site_patch=site_patch)
-    bag, drawn = _looked_at(bags, paths, InstanceRule.of(members.models[0].architecture))
-    n = len(bags[0]) if drawn is None else len(drawn)
-    if drawn is not None:
-        grid = replace(grid, xy=grid.xy[drawn])
-    attention = {
-        name: np.mean([one.attention(bag)[:n].double().numpy() for one in models], axis=0)
-        for name, models in _models(members.models).items()
-    }
-    rank = {name: 100.0 * rankdata(values, method="max") / n for name, values in attention.items()}
-    unlike = None if members.slides is None else members.slides.unlike(bags[0])
-    return Heatmap(slide.stem, grid, attention, rank, unlike, drawn)
+    drawn, attention = found.of_slide(i)
+    rank = {model: 100.0 * rankdata(values, method="max") / len(drawn) for model, values in attention.items()}
+    whole = len(drawn) == len(grid.xy)
+    placed = grid if whole else replace(grid, xy=grid.xy[drawn])
+    return Heatmap(found.paths[i].stem, placed, attention, rank, unlike, None if whole else drawn)
 
 
-def _looked_at(
-    slides: Sequence[torch.Tensor], paths: Sequence[Path], rule: InstanceRule
-) -> tuple[torch.Tensor, np.ndarray | None]:
-    """The bag of the slides as the models see it, and which patches of the first one are in it; None: all."""
-    bag, n = torch.cat(list(slides)), len(slides[0])
-    places = rule.places(len(bag))
-    drawn = places[places < n]
-    return rule.rows(bag, rule.near_of(paths) if rule.neighbours else None), drawn if len(drawn) < n else None
+def write_heatmap(
+    found: Heatmap, out: Path, thumbnail: Path | None = None, top: int = 20, slides: Path | None = None
+) -> list[Path]:
+    """Write the map, the GeoJSON for QuPath and the top patches, from a slide image a strip of them; return the paths.
 
-
-def _models(loaded: Sequence[LoadedModel]) -> dict[str, list[Any]]:
-    """The local and the enhanced models; a local one stands for itself beside enhanced ones, as in a prediction."""
-    if not any(one.sources for one in loaded):
-        return {"local": [one.model for one in loaded]}
-    own = [one.local.model if one.local is not None else one.model for one in loaded if one.local or not one.sources]
-    return ({"local": own} if len(own) == len(loaded) else {}) | {"enhanced": [one.model for one in loaded]}
-
-
-def write_heatmap(found: Heatmap, out: Path, thumbnail: Path | None = None, top: int = 20) -> list[Path]:
-    """Write the picture, the GeoJSON for QuPath and the top patches; return the paths.
+    Args:
+        slides: the slide's image (SVS, NDPI, TIFF), or a folder with it under the slide's name. It is laid below the
+            map too if there is no thumbnail.
 
     Raises:
-        DataError: the thumbnail cannot be read, has another shape than the slide, or the slide's size is unknown.
+        ConfigError: slides cannot be read without the extra 'slides'.
+        DataError: a picture cannot be read, has another shape than the slide, or the slide's size is unknown.
     """
-    picture = draw(found, thumbnail)
-    assert not isinstance(picture.figure, bytes | None)
-    atomic.write_bytes(out / PICTURE, encoded(picture.figure, "png"))
+    pictures = {}
+    with ExitStack() as held:
+        image = None if slides is None else held.enter_context(open_slide(image_of(slides, found.slide)))
+        if image is not None:
+            found = replace(found, grid=on_image(found.grid, image))
+            pictures[STRIP] = strip(found, image)
+        pictures[PICTURE] = draw(found, thumbnail, image)
+    for name, picture in pictures.items():
+        assert not isinstance(picture.figure, bytes | None)
+        atomic.write_bytes(out / name, encoded(picture.figure, "png"))
     atomic.write_text(out / GEOJSON, geojson(found))
     listed = found.top(top)
     atomic.write_text(out / TOP, csv_text([[*listed], *listed.itertuples(index=False)], 9))
-    return [out / PICTURE, out / GEOJSON, out / TOP]
+    return [*(out / name for name in reversed(pictures)), out / GEOJSON, out / TOP]
+
+
+def strip(found: Heatmap, image: SlideImage, name: str = "patches", title: str = "", note: str = "") -> Picture:
+    """Draw the patches with the most attention; errors as :func:`.draw_strip`."""
+    title = title or f"The patches with the most attention on the slide {found.slide}"
+    who = f"of n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0, highest attention first"
+    return draw_strip(name, title, who, image, found.grid, found.rank, note)
 
 
 def geojson(found: Heatmap) -> str:
@@ -170,13 +168,32 @@ def geojson(found: Heatmap) -> str:
     return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
 
 
-def draw(found: Heatmap, thumbnail: Path | None = None) -> Picture:
-    """Draw the maps of all models side by side, over the thumbnail if there is one."""
-    below = None if thumbnail is None else _thumbnail(thumbnail, found)
+def draw(
+    found: Heatmap,
+    thumbnail: Path | None = None,
+    image: SlideImage | None = None,
+    *,
+    name: str = PICTURE.removesuffix(".png"),
+    title: str = "",
+    note: str = "",
+    panel_width: float = 3.2,
+) -> Picture:
+    """Draw the maps of all models side by side, over the thumbnail or else the slide's image if there is one.
+
+    Args:
+        name: of the picture's file.
+        panel_width: of each map, in inches.
+
+    Raises:
+        DataError: as :func:`write_heatmap`.
+    """
+    below = None if image is None else image.thumbnail(LONGER_SIDE)
+    if thumbnail is not None:
+        below = read_thumbnail(thumbnail, found.grid)
     width, height = found.grid.slide
     panels = ([] if below is None else ["the slide"]) + list(found.rank)
-    tall = min(8.0, max(1.1, 3.0 * height / width))
-    title = f"Attention over the slide {found.slide}"
+    tall = min(8.0, max(1.1, (panel_width - 0.2) * height / width))
+    title = title or f"Attention over the slide {found.slide}"
     who = f"n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0; ranks within this slide"
     if found.drawn is not None:
         who += "; the model looks at a draw of the slide's patches"
@@ -184,21 +201,21 @@ def draw(found: Heatmap, thumbnail: Path | None = None) -> Picture:
         who += f". Warning: {GUESSED}"
     place: dict[str, Any] = {"extent": (0, width, height, 0), "aspect": "equal"}
     look: dict[str, Any] = {"cmap": GRADED, "vmin": 0, "vmax": 100, "interpolation": "nearest"}
-    with canvas(title, who, 3.2 * len(panels) + 0.9, tall + 0.6) as figure:
+    with canvas(title, who, panel_width * len(panels) + 0.9, tall + 0.6) as figure:
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharex=True, sharey=True))
-        image: Any = None
-        for panel, name in zip(axes, panels, strict=True):
+        shown: Any = None
+        for panel, model in zip(axes, panels, strict=True):
             if below is not None:
-                panel.imshow(below, alpha=1 if name == "the slide" else 0.5, **place)
-            if name in found.rank:
-                raster = _raster(found, found.rank[name])
-                image = panel.imshow(raster, alpha=1.0 if below is None else 0.75, **place, **look)
-            panel.set_title(name if name == "the slide" else f"{name} model")
+                panel.imshow(below, alpha=1 if model == "the slide" else 0.5, **place)
+            if model in found.rank:
+                raster = _raster(found, found.rank[model])
+                shown = panel.imshow(raster, alpha=1.0 if below is None else 0.75, **place, **look)
+            panel.set_title(model if model == "the slide" else f"{model} model")
             panel.set(xlabel="x, pixels of level 0", xlim=(0, width), ylim=(height, 0))
             panel.locator_params(axis="x", nbins=4)
         axes[0].set_ylabel("y, pixels of level 0")
-        figure.colorbar(image, ax=list(axes), label="attention, percentile rank", shrink=0.9)
-    return Picture("attention", title, figure)
+        figure.colorbar(shown, ax=list(axes), label="attention, percentile rank", shrink=0.9)
+    return Picture(name, title, figure, note=note)
 
 
 def _raster(found: Heatmap, values: np.ndarray) -> np.ndarray:
@@ -214,29 +231,3 @@ def _raster(found: Heatmap, values: np.ndarray) -> np.ndarray:
         count[up:down, left:right] += 1
     mean: np.ndarray = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
     return mean
-
-
-def _thumbnail(path: Path, found: Heatmap) -> np.ndarray:
-    from PIL import Image  # noqa: PLC0415
-
-    width, height = found.grid.slide
-    if not found.grid.known_size:
-        what = "cannot be laid below the map: the feature file does not say how large the slide is"
-        raise DataError(what, where=path, remedy="Give the slide's size at level 0 with --slide-size WIDTHxHEIGHT")
-    remedy = "Give a small PNG, JPEG or TIFF of the whole slide"
-    try:
-        with Image.open(path, formats=_PICTURES) as opened:
-            if opened.width * opened.height > _MOST_PIXELS:
-                what = f"has {opened.width} x {opened.height} pixels, more than a thumbnail's {_MOST_PIXELS:,}"
-                raise DataError(what, where=path, remedy=remedy)
-            image = opened.convert("RGB")
-            image.thumbnail((2 * _PIXELS, 2 * _PIXELS))
-            pixels: np.ndarray = np.asarray(image)
-    except DataError:
-        raise
-    except Exception as error:  # a damaged picture may raise almost any exception
-        raise DataError("is not a picture that can be read", where=path, remedy=remedy) from error
-    if abs(pixels.shape[1] / pixels.shape[0] / (width / height) - 1) > 0.05:
-        what = f"has not the shape of the slide ({width:g} x {height:g} pixels): it would lie askew"
-        raise DataError(what, where=path, remedy="Give a thumbnail of the whole slide, uncropped and unturned")
-    return pixels

@@ -31,6 +31,10 @@ _PixelSize = Annotated[
 _Site = Annotated[
     Path | None, typer.Option(help="The slide's site: finds slides by name; data.patch_size for files that state none.")
 ]
+_Slides = Annotated[
+    Path | None,
+    typer.Option(help="The slide's image (SVS, NDPI, TIFF) or a folder of such: to lay below, and for patches.png."),
+]
 _SlideSize = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the slide at level 0; default: the file's.")]
 
 
@@ -42,6 +46,7 @@ def heatmap(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("heatmap"),
     thumbnail: Annotated[Path | None, typer.Option(help="PNG, JPEG or TIFF of the whole slide, to lay below.")] = None,
+    slides: _Slides = None,
     others: _Others = None,
     patch_size: _PatchSize = None,
     mpp: _PixelSize = None,
@@ -57,6 +62,7 @@ def heatmap(
       fedsteph heatmap deployed/model.safetensors features/S1.h5 --out S1
       fedsteph heatmap deployed/model.safetensors S1 --site sites/kirp --out S1
       fedsteph heatmap steph.safetensors S1.h5 --thumbnail S1.png --with S2.h5
+      fedsteph heatmap steph.safetensors S1.h5 --slides S1.svs
       fedsteph heatmap steph.safetensors S1.h5 --slide-size 98304x65536 --patch-size 512
       fedsteph heatmap steph.safetensors stamp/S1.h5 --mpp 0.2527
 
@@ -65,7 +71,8 @@ def heatmap(
 
     OUT/attention.png is the map, in percentile ranks within the slide; OUT/attention.geojson goes into QuPath by
     'Import objects from file' and 'Measure > Show measurement maps'; OUT/top.csv lists the patches with the most
-    attention. They show a patient's slide and stay at the site.
+    attention. With --slides (pip install 'fedsteph[slides]'), OUT/patches.png shows eight of them. They show a
+    patient's slide and stay at the site.
     """
     from fedsteph.client.models import heatmap as attention
     from fedsteph.client.site.patients import slides_with
@@ -76,14 +83,14 @@ def heatmap(
     if site is not None and not slide.exists():
         slide, further = slides_with(site, str(slide))
         others = [*further, *others]
-    _refuse_inputs(out, (model, slide, *others, *([thumbnail] if thumbnail else [])))
+    _refuse_inputs(out, (model, slide, *others, *(path for path in (thumbnail, slides) if path)))
     usual = None if site is None else read_site_file(site)[1].data.patch_size
     with console.progress_bar() as progress:
         progress("computing attention")
         found = attention.heatmap(
             model, slide, others, patch=patch_size, size=_size(slide_size), mpp=mpp, site_patch=usual
         )
-        paths = attention.write_heatmap(found, out, thumbnail, top)
+        paths = attention.write_heatmap(found, out, thumbnail, top, slides)
     _tell(found, top, paths, as_json)
 
 
@@ -95,20 +102,20 @@ def _require_finite(given: Mapping[str, float | None]) -> None:
 
 def _refuse_inputs(out: Path, given: Iterable[Path]) -> None:
     """Refuse a folder whose files would replace an input."""
-    from fedsteph.client.models.heatmap import GEOJSON, PICTURE, TOP
+    from fedsteph.client.models.heatmap import GEOJSON, PICTURE, STRIP, TOP
     from fedsteph.client.models.predict import refuse_overwriting
 
     inputs = {path.resolve() for path in given}
     if inputs & {out.resolve(), *out.resolve().parents} or out.is_file():
         raise DataError("is a file", where=out, remedy="Give a folder with --out")
-    for name in (PICTURE, GEOJSON, TOP):
+    for name in (PICTURE, STRIP, GEOJSON, TOP):
         refuse_overwriting(out / name, tuple(inputs))
 
 
 def _tell(found: Heatmap, top: int, paths: Sequence[Path], as_json: bool) -> None:
     """Print the patches with the most attention, and the paths of the files."""
-    from fedsteph.client.models.patch_grid import GUESSED
     from fedsteph.client.models.slide_features import UNLIKE, unlike_words
+    from fedsteph.client.slides.patch_grid import GUESSED
 
     listed = found.top(top)
     warnings = [GUESSED] if found.grid.guessed else []

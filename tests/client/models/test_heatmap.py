@@ -29,14 +29,14 @@ from fedsteph.client.models.heatmap import (
     TOP,
     Heatmap,
     _raster,
-    _thumbnail,
     draw,
     geojson,
     heatmap,
     write_heatmap,
 )
 from fedsteph.client.models.model_file import Local, save_base, save_steph
-from fedsteph.client.models.patch_grid import Grid
+from fedsteph.client.slides.patch_grid import Grid
+from fedsteph.client.slides.thumbnail import read_thumbnail
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
 from fedsteph.commands.site.heatmap import _size
@@ -438,22 +438,22 @@ def test_a_thumbnail_lies_below_every_map_and_beside_them(found, tmp_path):
 def test_a_thumbnail_may_be_of_any_kind(found, tmp_path, name, mode):
     path = write_thumbnail(tmp_path / name, mode=mode)
     with Image.open(path) as image:
-        np.testing.assert_array_equal(_thumbnail(path, found), np.asarray(image.convert("RGB")))
+        np.testing.assert_array_equal(read_thumbnail(path, found.grid), np.asarray(image.convert("RGB")))
 
 
 def test_a_large_thumbnail_is_made_smaller(found, tmp_path):
     Image.new("RGB", (4000, 2000)).save(tmp_path / "t.png")
-    assert _thumbnail(tmp_path / "t.png", found).shape == (900, 1800, 3)
+    assert read_thumbnail(tmp_path / "t.png", found.grid).shape == (900, 1800, 3)
 
 
 @pytest.mark.parametrize(("size", "fits"), [((64, 32), True), ((64, 33), True), ((64, 36), False), ((32, 64), False)])
 def test_a_thumbnail_has_the_slide_s_shape(found, tmp_path, size, fits):
     path = write_thumbnail(tmp_path / "t.png", size)
     if fits:
-        assert _thumbnail(path, found).shape == (size[1], size[0], 3)
+        assert read_thumbnail(path, found.grid).shape == (size[1], size[0], 3)
     else:
         with pytest.raises(DataError, match="has not the shape of the slide") as caught:
-            _thumbnail(path, found)
+            read_thumbnail(path, found.grid)
         assert caught.value.where == str(path) and "uncropped" in caught.value.remedy
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from data_builders import features, save
 
-from fedsteph.client.models.patch_grid import Grid, read_grid
+from fedsteph.client.slides.patch_grid import Grid, read_grid
 from fedsteph.common.errors import FeatureFileError
 
 XY = np.array([[512, 1024], [1024, 1024], [512, 1536], [2048, 2560]])

@@ -136,8 +136,11 @@ TEMPLATE = (
 {% if block.figure is none %}
 <p class="instead"><strong>{{ block.title }}.</strong> {{ block.instead }}</p>
 {% else %}
-{% if block.inline %}{{ block.inline|safe }}{% else %}<img src="{{ block.source }}" alt="{{ block.alt }}">{% endif %}
-
+{% if block.inline %}
+{{ block.inline|safe }}
+{% else %}
+<img src="{{ block.source }}" alt="{{ block.alt }}">
+{% endif %}
 <figcaption>{% if block.finding %}<strong>{{ block.finding }}</strong> {% endif %}{{ block.note }}
 {% if block.numbers is not none %}<details><summary>numbers</summary>{{ table(block.numbers) }}</details>{% endif %}
 </figcaption>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from reports import Reported, fedsteph
 
@@ -26,7 +28,13 @@ pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="there is no Chromium:
 _QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 _QUIET += ["--disable-component-update", "--disable-sync"]
 PHONE, DESKTOP = 360, 1280
-PAGES = {"run": 17, "coordinator": 0, "shared": 2, "patients": 1, "hostile": 4}  # and how many figures each has
+PAGES = {
+    "run": 17,
+    "coordinator": 0,
+    "shared": 2,
+    "patients": 0,
+    "hostile": 0,
+}  # and how many images each has; patients' are drawn inline
 HOSTILE = [
     "<script>window.pwned = 1</script>",
     '"><img src=x onerror="window.pwned=1">',
@@ -134,8 +142,36 @@ def test_hostile_names_are_text_and_nothing_else(opened):
     shown = page.evaluate("document.body.innerText")
     for name in HOSTILE:
         assert name in shown
-    assert page.locator("script").count() == 0
+    assert page.locator("script").count() == 1  # the page's own
+    assert page.locator("figure > svg").count() == len(HOSTILE)
     assert page.evaluate("[...document.images].every(i => i.src.startsWith('data:'))")
+
+
+def test_patients_are_found_and_sorted_by_keyboard_and_printed_one_per_page(browser, tmp_path):
+    survival = [0.9, 0.8, 0.6]
+    risks = {"P10": -1.0, "P2": -3.0, "Q1": -2.0}
+    views = [PatientView(name, risk, 50.0, np.array(survival), None, {}, {}) for name, risk in risks.items()]
+    (tmp_path / "p.html").write_text(html(patients_page(views, "m")))
+    page = browser.new_context(offline=True).new_page()
+    page.goto((tmp_path / "p.html").as_uri())
+
+    def names(part: str) -> list[str]:
+        shown = page.evaluate(f"[...document.querySelectorAll('{part}')].filter(e => !e.hidden).map(e => e.innerText)")
+        return [re.search(r"[PQ]\d+", text)[0] for text in shown]
+
+    rows, parts = "main tr:has(a)", "main .apart"
+    assert names(parts) == ["P10", "Q1", "P2"] and page.inner_text("output") == "3 of 3 patients"
+    pages = len(re.findall(rb"/Type\s*/Page[^s]", page.pdf(format="A4")))
+    assert pages == 5  # all, three patients, limits
+    page.get_by_label("Order").focus()
+    page.keyboard.press("End")
+    assert names(parts) == names(rows) == ["P2", "P10", "Q1"]
+    page.get_by_label("Find a patient").focus()
+    page.keyboard.type("p")
+    assert names(parts) == names(rows) == ["P2", "P10"] and page.inner_text("output") == "2 of 3 patients"
+    page.get_by_role("link", name="P10", exact=True).press("Enter")
+    assert page.evaluate("document.querySelector(location.hash).innerText").startswith("Patient P10")
+    page.context.close()
 
 
 _INTRUDERS = """address => {

@@ -69,7 +69,7 @@ class _Frame:
 
     def points(self, survival: np.ndarray) -> list[str]:
         """From 1 at year 0 to the last year."""
-        values = [1.0, *survival[: self.n_years].tolist()]
+        values = [1.0, *survival[: self.n_years]]
         return [f"{self.x(year):.1f} {self.y(value):.1f}" for year, value in enumerate(values)]
 
     def line(self, survival: np.ndarray, look: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -17,8 +18,10 @@ from safetensors import safe_open
 from sites import make_site
 
 import fedsteph
+from fedsteph.client.models.context.cohort_survival import CohortSurvival
+from fedsteph.client.models.context.quality import Quality
 from fedsteph.client.models.enhanced_file import train_enhanced
-from fedsteph.client.models.final_file import save_final
+from fedsteph.client.models.final_file import copy_final, save_final
 from fedsteph.client.models.heatmap import heatmap
 from fedsteph.client.models.local_file import train_file
 from fedsteph.client.models.members import load_members
@@ -33,6 +36,8 @@ from fedsteph.common.errors import FedstephError, ModelFileError
 from fedsteph.common.report.page import html
 
 COHORT = make_cohort([3] * 12)
+COHORT_SURVIVAL = CohortSurvival.of(np.tile(np.linspace(0.9, 0.1, 32), (30, 1)), np.arange(30.0))
+QUALITY = Quality(0.6, (0.5, 0.7), 5, -0.1, ("near chance", "Uno's C unknown"))
 BAG = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
 
 
@@ -53,6 +58,7 @@ def world(tmp_path_factory) -> Path:
         models = [load_model(folder / f"{kind}_{m}.safetensors") for m in range(2)]
         mean = np.mean([risks(one.model, COHORT, CPU) for one in models], axis=0)
         told = {"reference": percentiles_of(mean), "slides": of_means(np.array(means)), "followed_years": 4}
+        told["cohort"] = COHORT_SURVIVAL
         told["trained_on"] = TrainedOn.of(COHORT, models[0].model)
         save_final(folder / f"final-{kind}.safetensors", models, vectors if kind == "steph" else {}, **told)
     return folder
@@ -70,6 +76,30 @@ def test_members_come_back_bit_for_bit_with_what_is_told_of_their_patients(world
         if kind == "steph":
             assert torch.equal(one.local.model(BAG), alone.local.model(BAG))
             assert torch.equal(one.model.mixture.stack, alone.model.mixture.stack)
+
+
+def test_the_deployed_copy_says_how_good_it_is_and_is_the_same_model(world, tmp_path):
+    made, path = world / "final-steph.safetensors", tmp_path / "model.safetensors"
+    copy_final(made, path, QUALITY)
+    before, after = load_members(made), load_members(path)
+    assert (before.quality, after.quality) == (None, QUALITY)
+    np.testing.assert_array_equal(after.cohort.means, COHORT_SURVIVAL.means)
+    assert torch.equal(after.models[1].model(BAG), before.models[1].model(BAG))
+    assert after.models[0].trained_on.salting == before.models[0].trained_on.salting
+    again = tmp_path / "again.safetensors"
+    copy_final(path, again, QUALITY)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_training_patients_survival_is_means_of_many_or_nothing():
+    rng = np.random.default_rng(0)
+    survival = np.sort(rng.uniform(size=(31, 5)))[:, ::-1]
+    risks = -survival.sum(axis=1)
+    found, order = CohortSurvival.of(survival, risks), np.argsort(risks)
+    np.testing.assert_allclose(found.everyone, survival.mean(axis=0))
+    for third, part in zip(found.thirds, (order[:11], order[11:21], order[21:]), strict=True):
+        np.testing.assert_allclose(third, survival[part].mean(axis=0))
+    assert CohortSurvival.of(survival[:29], risks[:29]) is None
 
 
 def test_one_model_alone_is_not_what_such_a_file_is(world):
@@ -163,6 +193,14 @@ FAULTS = {
         {"slides.distances": torch.arange(101.0).flip(0).double()}
     ),
     "percentiles that descend": lambda tensors, told: tensors.update(reference=torch.arange(101.0).flip(0).double()),
+    "survival that rises": lambda tensors, told: tensors["cohort_survival"][0].copy_(torch.arange(32.0) / 32),
+    "survival above 1": lambda tensors, told: tensors["cohort_survival"].add_(1),
+    "survival of other years": lambda tensors, told: tensors.update(cohort_survival=torch.zeros(4, 33).double()),
+    "a C-index above 1": lambda tensors, told: told.update(quality=asdict(QUALITY) | {"c_index": 2.0}),
+    "red flags with words of their own": lambda tensors, told: told.update(
+        quality=asdict(QUALITY) | {"flags": ["<b>"]}
+    ),
+    "a quality with a key more": lambda tensors, told: told.update(quality=asdict(QUALITY) | {"patients": 7}),
     "not finite": lambda tensors, told: tensors["sources"].fill_(float("nan")),
 }
 

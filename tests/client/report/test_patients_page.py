@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import re
+import shlex
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,9 +18,13 @@ from client_builders import state_of
 from each_case import each
 from sites import make_site
 
+from fedsteph.client.models.context.cohort_survival import CohortSurvival
+from fedsteph.client.models.context.quality import Quality
 from fedsteph.client.models.model_file import Local, load_model, save_base, save_steph
 from fedsteph.client.models.predict import PatientView, _percentile
-from fedsteph.client.report.patients_page import patients_page
+from fedsteph.client.report.patients.heatmap_blocks import Heatmaps
+from fedsteph.client.report.patients.search_script import SEARCH
+from fedsteph.client.report.patients_page import Beside, patients_page
 from fedsteph.client.site.prediction import predict_file
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.client.steph.model import Steph
@@ -28,7 +32,8 @@ from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.initial_model import untrained_model
-from fedsteph.common.report.page import Page, Picture, Table, Text, html
+from fedsteph.common.report.page import Code, Link, Page, Picture, Table, Text, html
+from fedsteph.common.report.style import COLOURS
 
 WIDE = Architecture(width=6, embed=8, attention=6, n_bins=12)
 SOURCES = ("north", "south", "west")
@@ -177,34 +182,89 @@ def view(name: str = "P1", risk: float = -2.0, **changes) -> PatientView:
     return replace(made, **changes)
 
 
+def curves_of(picture: Picture) -> list[np.ndarray]:
+    """Survival of each curve with a model's colour, read back from the drawing by the lines at 0 and 1."""
+    paths = [path.attrib for path in ElementTree.fromstring(picture.svg).iter() if path.tag.endswith("path")]
+    (grid,) = [path["d"] for path in paths if path.get("stroke") == "#999" and path["d"].count("M") == 5]
+    at = [float(line.split()[1].partition("H")[0]) for line in grid.split("M")[1:]]
+    drawn = [path["d"][1:].split("L") for path in paths if path.get("fill") == "none" and path["stroke"] in COLOURS]
+    return [np.array([(at[0] - float(point.split()[1])) / (at[0] - at[-1]) for point in points]) for points in drawn]
+
+
 def test_a_patient_s_curves_are_the_survival_numbers(world, tmp_path):
     for model, labels in (("steph", ["enhanced model", "local model"]), ("local", ["local model"])):
-        views = {found.id: found for found in views_of(world, model, tmp_path)}
-        pictures = list(patients_page(list(views.values())[1:2], "m").pictures)
-        assert len(pictures) == 1
-        for picture in pictures:
-            found = views[picture.title.removeprefix("Predicted survival of ")]
-            (axes,) = picture.figure.axes
-            assert [line.get_label() for line in axes.lines] == labels
-            for line, survival in zip(axes.lines, [found.survival, found.local_survival], strict=False):
-                assert list(line.get_xdata()) == list(range(11)) and list(line.get_ydata()) == [1.0, *survival[:10]]
-            assert len({line.get_linestyle() for line in axes.lines}) == len(labels)
-            assert picture.numbers.header == ["year", *labels]
-            assert picture.numbers.rows == [
-                [str(year), *(f"{s[year - 1]:.4f}" for s in (found.survival, found.local_survival)[: len(labels)])]
-                for year in range(1, 11)
-            ]
-            assert picture.title in picture.figure.get_suptitle().replace("\n", " ") and axes.get_xlabel()
-            assert axes.get_ylabel()
+        found = views_of(world, model, tmp_path)[1]
+        (picture,) = patients_page([found], "m").pictures
+        shown = [found.survival, found.local_survival][: len(labels)]
+        for drawn, survival in zip(curves_of(picture), shown, strict=True):
+            np.testing.assert_allclose(drawn, [1.0, *survival[:10]], atol=4e-4)
+        assert picture.numbers.header == ["year", *labels]
+        assert picture.numbers.rows == [
+            [str(year), *(f"{s[year - 1]:.4f}" for s in shown)] for year in range(1, 11)
+        ]  # fmt: skip
+        words = picture.svg.decode()
+        assert all(word in words for word in (*labels, picture.title, "years of 365 days", "probability of no event"))
 
 
 def test_few_years_are_drawn_as_they_are():
     short = view(survival=np.array([0.9, 0.5]), local_survival=None)
     page = patients_page([short], "m")
     (picture,) = page.pictures
-    assert list(picture.figure.axes[0].lines[0].get_ydata()) == [1.0, 0.9, 0.5]
-    (overview,) = parts(page)[0][1]
+    np.testing.assert_allclose(curves_of(picture), [[1.0, 0.9, 0.5]], atol=4e-4)
+    overview = parts(page)[0][1][1]
     assert overview.header == ["patient", "risk", "percentile", "survival 1 y"]
+
+
+def test_members_and_training_patients_are_drawn_with_their_numbers():
+    thirds = np.linspace(0.9, 0.3, 12)[None] ** np.array([[1.0], [0.5], [1.0], [2.0]])
+    cohort = CohortSurvival(thirds)
+    found = view(survival_range=(view().survival - 0.1, view().survival + 0.05))
+    page = patients_page([found], "m", beside=Beside(cohort))
+    overview, one = (blocks for _, blocks in parts(page)[:2])
+    assert overview[-1].header == ["year", "all", "lowest-risk third", "middle-risk third", "highest-risk third"]
+    assert overview[-1].rows[0] == ["1", *(f"{value:.4f}" for value in thirds[:, 0])]
+    (picture,) = page.pictures
+    assert picture.numbers.header == ["year", "enhanced model", "its members", "local model"]
+    assert picture.numbers.rows[0][2] == "0.8500 to 1.0000"
+    drawn = picture.svg.decode()
+    assert "mean of the training patients" in drawn and drawn.count("zone of the") == 3 and "its members" in drawn
+    assert "This is in the middle third." in one[0].text
+    plain = patients_page([view()], "m")
+    assert "zone of the" not in html(plain) and "nothing is drawn behind the curves" in html(plain)
+
+
+def test_the_models_quality_and_red_flags_stand_beside_every_prediction():
+    quality = Quality(0.61, (0.5, 0.7), 5, -0.04, ("too few events", "near chance"))
+    page = patients_page([view("a"), view("b")], "m", beside=Beside(quality=quality))
+    for _, blocks in parts(page)[:3]:
+        (told,) = [one.text for one in blocks if isinstance(one, Text) and "C-index" in one.text]
+        assert "5 folds: C-index 0.610 (95% interval 0.500 to 0.700)" in told and "within 3 years -0.040" in told
+        assert told.endswith("Red flags: too few events, near chance.")
+    for _, blocks in parts(patients_page([view()], "m"))[:2]:
+        assert Text("The quality of this model is not known to its file.") in blocks
+    undefined = Quality(None, None, 1, None, ())
+    assert "undefined" in undefined.sentences[0] and undefined.sentences[1] == "Red flags: none."
+
+
+def test_a_heatmap_beside_the_page_is_linked_and_a_missing_one_has_its_command(tmp_path):
+    names = ("S 1#?", "S2", "..", "a/b", "S3")
+    files = {name: tmp_path / "f" / f"{i}.h5" for i, name in enumerate(names)} | {"S3": tmp_path / "S3.pt"}
+    for folder in (tmp_path / "page" / "S 1#?", tmp_path, tmp_path / "page" / "a/b"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "attention.png").touch()
+    heatmaps = Heatmaps(tmp_path / "page" / "p.html", tmp_path / "m m.safetensors", files, tmp_path / "site")
+    link, command = heatmaps.blocks(view(slides=names))
+    assert link.href == "S%201%23%3F/attention.png" and isinstance(command, Code)
+    first, *others = command.text.splitlines()
+    words = shlex.split(first)
+    assert words[:4] == ["fedsteph", "heatmap", str(tmp_path / "m m.safetensors"), str(files["S2"])]
+    assert words[-2:] == ["--out", str(tmp_path / "page" / "S2")] and str(files["S2"]) not in words[4:]
+    assert words.count("--with") == 4 and words[words.index("--site") + 1] == str(tmp_path / "site")
+    assert len(others) == 2  # S3 has no places of patches
+    assert f'<a href="{link.href}">' in html(patients_page([view(slides=names)], "m", beside=Beside(heatmaps=heatmaps)))
+    for href in ("http://x", "//x", "/x", "javascript:x", "a b", ""):
+        with pytest.raises(ValueError, match="a link must"):
+            Link("x", href)
 
 
 def test_patients_stand_by_their_risk_the_highest_first():
@@ -212,7 +272,7 @@ def test_patients_stand_by_their_risk_the_highest_first():
     page = patients_page(views, "m.safetensors")
     order = ["high", "a", "b", "low"]
     assert [title for title, _ in parts(page)] == ["All patients", *(f"Patient {name}" for name in order), "Limits"]
-    (overview,) = parts(page)[0][1]
+    overview = parts(page)[0][1][1]
     assert overview.header == ["patient", "risk", "percentile", "survival 1 y", "survival 3 y", "survival 5 y"]
     assert [row[:3] for row in overview.rows] == [
         ["high", "0.500", "40"],
@@ -260,7 +320,7 @@ def test_a_page_says_what_the_model_s_file_does_not_know():
     assert blocks[0] == Text("The model's file does not say what risks its training patients have.")
     (picture,) = [block for block in blocks if isinstance(block, Picture)]
     assert picture.note == "The model's file holds no local model to compare with."
-    assert parts(page)[0][1][0].rows[0][2] == "-"
+    assert parts(page)[0][1][1].rows[0][2] == "-"
     known = patients_page([view()], "m")
     assert "Risk percentile 40" in parts(known)[1][1][0].text and [one.note for one in known.pictures] == [""]
     local = patients_page([view(w={}, lam={}, local_survival=None)], "m")
@@ -288,9 +348,10 @@ def test_a_hostile_id_is_only_ever_words(name):
 
     assert skeleton(found) == skeleton(harmless) and f"Patient {name}" in found.within("h2")
     assert f"Patient {name}" in found.within("a") and name in found.within("td")
-    ((_, image),) = [(tag, own) for tag, own in found.tags if tag == "img"]
-    assert image["alt"] == f"Predicted survival of {name}. "
-    ElementTree.fromstring(base64.b64decode(str(image["src"]).partition("base64,")[2]))
+    (drawing,) = [own for tag, own in found.tags if tag == "svg"]
+    assert drawing["aria-label"] == f"Predicted survival of {name}"
+    (picture,) = patients_page([view(name)], name).pictures
+    ElementTree.fromstring(picture.svg)
 
 
 def test_the_command_writes_a_page_of_everybody(cli, world, tmp_path):
@@ -332,7 +393,7 @@ def test_hostile_ids_come_through_the_whole_command(cli, world, tmp_path):
     code, _, _ = cli("predict", world / "local.safetensors", *words, "--page", tmp_path / "p.html")
     assert code == 0
     found = Words((tmp_path / "p.html").read_text(encoding="utf-8"))
-    assert not {"script", "iframe", "b"} & {tag for tag, _ in found.tags}
+    assert found.within("script") == [SEARCH.strip()] and not {"iframe", "b"} & {tag for tag, _ in found.tags}
     assert not [own for _, own in found.tags if {"onerror", "onload"} & own.keys()]
     assert sorted(found.within("h2")[1:-1]) == sorted(f"Patient {name}" for name in HOSTILE[:3])
 

@@ -91,6 +91,13 @@ def test_the_result_and_the_card_say_what_it_is_and_that_it_is_untested(done):
         assert "This very model has no test set" in card and "| test set of this very model | none |" in card
         low, high = result.deployed.interval_95
         assert f"{result.deployed.mean:.3f} (95% interval {low:.3f} to {high:.3f})" in card
+        members = load_members(state / result.final.path)
+        flags = tuple(flag.name for flag in result.trust.flags)
+        assert members.cohort is None  # of 20 patients; a third would be fewer than 10
+        quality = members.quality
+        assert (quality.c_index, quality.interval_95, quality.flags) == (result.deployed.mean, (low, high), flags)
+        assert quality.calibration_gap_3y == result.deployed.further["calibration_gap_3y"] and quality.folds == 5
+        assert f"| red flags | {', '.join(flags)} |" in card
         assert "| members | 2," in card and f"| local or enhanced | {kind}: {result.final.reason} |" in card
         assert ("s000" in card.split("## Recipe")[0]) == (kind == "panel")
         assert not re.search(r"P\d{3}|DX\d", card) and str(workspace.site.folder) not in card

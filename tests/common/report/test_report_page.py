@@ -179,6 +179,17 @@ def test_the_browser_is_forbidden_to_load_anything():
     assert rules == {"default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'"}
 
 
+def test_of_scripts_the_page_s_own_alone_may_run():
+    script = "document.title = 'found & sorted';"
+    found = parsed(html(Page("P", "all", sections=[Section("S", [Text("word")], apart=True)], script=script)))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [str(meta["content"]) for meta in found.all("meta") if "http-equiv" in meta]
+    assert f"script-src 'sha256-{digest}'" in policy.split("; ") and found.within("script") == [script]
+    assert policy.startswith("default-src 'none'; ") and found.all("section") == [{"class": "apart"}]
+    with pytest.raises(ValueError, match="must not hold '<'"):
+        Page("P", "all", script="1; </script><script>2")
+
+
 @each("word", ["word", *HOSTILE])
 def test_nothing_in_a_page_leads_out_of_it(word):
     found = parsed(html(whole(word)))

@@ -38,6 +38,7 @@ ul { margin: .5rem 0; padding-left: 1.2rem; max-width: 46rem; }
 .fact { font-size: .88rem; color: var(--soft); margin: .2rem 0; max-width: none; }
 nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: 1rem 0; }
 a { color: var(--mark); }
+nav a { padding: .2rem 0; }
 .pictures { display: grid; gap: 1.25rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 figure { margin: .5rem 0; min-width: 0; break-inside: avoid; }
@@ -99,7 +100,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .5rem
 TEMPLATE = (
     """\
 {% macro table(block) %}
-<div class="scroll"><table role="table">
+<div class="scroll" tabindex="0" role="group" aria-label="{{ block.title or "table" }}"><table role="table">
 {% if block.title and not block.folded %}<caption>{{ block.title }}</caption>{% endif %}
 
 {% set numeric = block.numeric %}
@@ -126,7 +127,7 @@ TEMPLATE = (
 {% elif kind(block) == "link" %}
 <p><a href="{{ block.href }}">{{ block.text }}</a></p>
 {% elif kind(block) == "code" %}
-<details><summary>{{ block.title }}</summary><pre>{{ block.text }}</pre></details>
+<details><summary>{{ block.title }}</summary><pre tabindex="0">{{ block.text }}</pre></details>
 {% elif kind(block) == "table" and block.folded %}
 <details><summary>{{ block.title or "numbers" }}</summary>{{ table(block) }}</details>
 {% elif kind(block) == "table" %}

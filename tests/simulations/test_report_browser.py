@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,28 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, DESKTOP, PHONE, started, violations
 from reports import Reported, fedsteph
+from sites import TINY
 
 from fedsteph.client.models.predict import PatientView
 from fedsteph.client.report.patients_page import patients_page
 from fedsteph.common.report.page import html
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 
-_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
-
-# A browser has errands of its own; none of them belongs to a page.
-_QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-_QUIET += ["--disable-component-update", "--disable-sync"]
-PHONE, DESKTOP = 360, 1280
-PAGES = {
-    "run": 17,
-    "coordinator": 0,
-    "shared": 2,
-    "patients": 0,
-    "hostile": 0,
-}  # and how many images each has; patients' are drawn inline
+# And how many images each has, but for the patients', which are drawn inline; the study's page is opened with the
+# other tests of studies.
+PAGES = {"run": 19, "coordinator": 0, "shared": 2, "patients": 0, "evaluation": 2, "training": 3, "hostile": 0}
 HOSTILE = [
     "<script>window.pwned = 1</script>",
     '"><img src=x onerror="window.pwned=1">',
@@ -54,10 +44,8 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=_CHROMIUM, args=_QUIET)
+    with started() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +54,10 @@ def paths(reported: Reported, tmp_path_factory) -> dict[str, Path]:
     model = reported.state("alpha") / "deployed" / "fold_0.safetensors"
     words = ["--features", reported.sites / "gamma" / "features", "--out", folder / "risk.csv"]
     assert fedsteph("predict", model, *words, "--page", folder / "patients.html", "--patient", "P001-DX1") == 0
+    site = ["--site", reported.sites / "gamma"]
+    assert fedsteph("evaluate", model, *site, "--held-out-only", "--out", folder / "evaluation") == 0
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    assert fedsteph("train", reported.sites / "gamma", "--out", folder / "own", *settings) == 0
     survival = [0.9, 0.8, 0.6]
     views = [
         PatientView(name, -2.0, 50.0, survival, survival, {name: 0.5}, {name: 0.5})  # type: ignore[arg-type]
@@ -73,6 +65,7 @@ def paths(reported: Reported, tmp_path_factory) -> dict[str, Path]:
     ]
     (folder / "hostile.html").write_text(html(patients_page(views, HOSTILE[0])))
     found = {"run": reported.run / "report"}
+    found |= {"evaluation": folder / "evaluation", "training": folder / "own" / "report-training"}
     found |= {"shared": reported.shared("alpha"), "coordinator": reported.shared("coordinator")}
     made = {name: folder / f"{name}.html" for name in ("patients", "hostile")}
     return {name: path / "index.html" for name, path in found.items()} | made
@@ -110,6 +103,11 @@ def test_a_page_opens_without_an_error_asks_for_nothing_fits_and_shows_its_figur
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     assert seen.errors == []
     assert [url for url in seen.requests if not url.startswith("data:")] == [paths[name].as_uri()]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_for_readers_who_use_a_keyboard_or_do_not_see_well(browser, paths, name):
+    assert violations(browser, paths[name]) == []
 
 
 def test_letters_are_large_enough_on_a_phone(opened):

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, started, violations
 from reports import fedsteph, svg_texts, visible
 from studies import STUDY, patients_of
 
@@ -138,3 +139,9 @@ def test_no_patient_is_named_on_it(whole, page):
         for path in (whole.sites / name / "features").iterdir():
             assert path.stem not in told
     assert str(whole.out) not in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+def test_it_is_for_readers_who_use_a_keyboard_or_do_not_see_well(whole):
+    with started() as browser:
+        assert violations(browser, whole.out / "report" / "index.html") == []

@@ -35,6 +35,16 @@ _SAME_SLIDE = uuid.UUID("5f3f1c0e-8f0b-4e0a-9a53-6f2f4d5b7c11")  # namespace of 
 
 
 @dataclass(frozen=True)
+class Caption:
+    """What a page calls a picture of a slide, instead of the name of the slide alone."""
+
+    name: str  # of the picture's file
+    title: str
+    whose: str  # the fold and the seed of the models
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Heatmap:
     """Attention over the patches of one slide."""
 
@@ -139,11 +149,11 @@ def write_heatmap(
     return [*(out / name for name in reversed(pictures)), out / GEOJSON, out / TOP]
 
 
-def strip(found: Heatmap, image: SlideImage, name: str = "patches", title: str = "", note: str = "") -> Picture:
+def strip(found: Heatmap, image: SlideImage, caption: Caption | None = None) -> Picture:
     """Draw the patches with the most attention; errors as :func:`.draw_strip`."""
-    title = title or f"The patches with the most attention on the slide {found.slide}"
-    who = f"of n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0, highest attention first"
-    return draw_strip(name, title, who, image, found.grid, found.rank, note)
+    caption = caption or Caption("patches", f"Patches with the most attention on the slide {found.slide}", "")
+    who = f"Of n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0{caption.whose}"
+    return draw_strip(caption.name, caption.title, who, image, found.grid, found.rank, caption.note)
 
 
 def geojson(found: Heatmap) -> str:
@@ -172,16 +182,12 @@ def draw(
     found: Heatmap,
     thumbnail: Path | None = None,
     image: SlideImage | None = None,
-    *,
-    name: str = PICTURE.removesuffix(".png"),
-    title: str = "",
-    note: str = "",
+    caption: Caption | None = None,
     panel_width: float = 3.2,
 ) -> Picture:
     """Draw the maps of all models side by side, over the thumbnail or else the slide's image if there is one.
 
     Args:
-        name: of the picture's file.
         panel_width: of each map, in inches.
 
     Raises:
@@ -193,15 +199,16 @@ def draw(
     width, height = found.grid.slide
     panels = ([] if below is None else ["the slide"]) + list(found.rank)
     tall = min(8.0, max(1.1, (panel_width - 0.2) * height / width))
-    title = title or f"Attention over the slide {found.slide}"
+    caption = caption or Caption("attention", f"Attention over the slide {found.slide}", "")
     who = f"n = {len(found.grid.xy)} patches of {found.grid.patch:g} pixels at level 0; ranks within this slide"
+    who += caption.whose
     if found.drawn is not None:
         who += "; the model looks at a draw of the slide's patches"
     if found.grid.guessed:
         who += f". Warning: {GUESSED}"
     place: dict[str, Any] = {"extent": (0, width, height, 0), "aspect": "equal"}
     look: dict[str, Any] = {"cmap": GRADED, "vmin": 0, "vmax": 100, "interpolation": "nearest"}
-    with canvas(title, who, panel_width * len(panels) + 0.9, tall + 0.6) as figure:
+    with canvas(caption.title, who, panel_width * len(panels) + 0.9, tall + 0.6) as figure:
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharex=True, sharey=True))
         shown: Any = None
         for panel, model in zip(axes, panels, strict=True):
@@ -215,7 +222,7 @@ def draw(
             panel.locator_params(axis="x", nbins=4)
         axes[0].set_ylabel("y, pixels of level 0")
         figure.colorbar(shown, ax=list(axes), label="attention, percentile rank", shrink=0.9)
-    return Picture(name, title, figure, note=note)
+    return Picture(caption.name, caption.title, figure, note=caption.note)
 
 
 def _raster(found: Heatmap, values: np.ndarray) -> np.ndarray:

@@ -30,9 +30,11 @@ OWN = "For this site alone: it shows patients' outcomes"
 _FOR_OTHERS = "For partners: only what the site's policy lets out"
 
 
-def write_site_page(site: Site, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
+def write_site_page(
+    site: Site, out: Path | None = None, progress: NamedProgress = unseen, slides: Path | None = None
+) -> Path:
     """Write a target's own page, by default into its state folder; ModelFileError if the site has no result."""
-    return write_page(site_page(site, progress), out or site.state / REPORT, progress("writing the figures"))
+    return write_page(site_page(site, progress, slides), out or site.state / REPORT, progress("writing the figures"))
 
 
 def write_shared_page(site: Site, out: Path | None = None) -> Path:
@@ -41,7 +43,7 @@ def write_shared_page(site: Site, out: Path | None = None) -> Path:
     return write_page(shared_page(found), out or site.state / SHARED)
 
 
-def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
+def site_page(site: Site, progress: NamedProgress = unseen, slides: Path | None = None) -> Page:
     """The full page of a target, for the site itself; errors as :func:`write_site_page`."""
     files = TargetFiles.open(site.state)
     result, recipe = files.result, files.recipe
@@ -51,7 +53,7 @@ def site_page(site: Site, progress: NamedProgress = unseen) -> Page:
     n_bytes = sum(line.event.size or 0 for line in lines if line.event.run == run and line.event.event in SHARED_EVENTS)
     learnable = {title_of(method): row.learnable for method, row in result.trained.items()}
     sections = [
-        *target_sections(site, files, result, progress),
+        *target_sections(site, files, result, progress, slides=slides),
         transfer_section([decided(lines, run, site.name)], [], description(recipe.sharing), arrived(result)),
         *developer_sections(site, files, result, progress),
         replace(cost_section({}, n_bytes, learnable), level=3),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.report.analysis import Analysis
 from fedsteph.client.report.answer import answer_of
 from fedsteph.client.report.clinical.clinical_section import clinical_section
+from fedsteph.client.report.examples import examples_section
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in
@@ -54,12 +56,14 @@ def target_sections(
     progress: NamedProgress = unseen,
     *,
     among_others: bool = False,
+    slides: Path | None = None,
 ) -> list[Section]:
     """What a pathologist reads about one target, from its own files: it shows patients' outcomes.
 
     Args:
         result: the target's, possibly with additional methods, such as an oracle.
         among_others: whether the page covers several targets, so that this target's answer is given here.
+        slides: folder of slide images or thumbnails, for the examples.
     """
     name, found = site.name, files.evidence().once
     who, shown = who_of(name, files), _shown(result)
@@ -74,6 +78,7 @@ def target_sections(
         *added,
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
+        examples_section(site, files, progress, slides),
         Section("Which sources were used", [routing.end_picture(f"{name}.sources", found, who)], 3),
     ]
 

@@ -14,7 +14,8 @@ from fedsteph.common.report.page import Picture, Table
 from fedsteph.common.report.style import WIDTH, canvas
 
 SHOWN = 8
-_IN_A_ROW, _GAP = 4, 4  # so that a phone shows a patch at about its own size
+_IN_A_ROW, _GAP = 4, 4  # pixels between patches; so few in a row that a phone shows them at about their own size
+_NOTE = "Numbered by attention, the most first; of patches that lie over each other, only one is shown."
 
 
 def on_image(grid: Grid, image: SlideImage) -> Grid:
@@ -37,7 +38,8 @@ def top_patches(grid: Grid, values: np.ndarray, n: int = SHOWN) -> list[int]:
 
     The largest comes first; of equal ones, the first in the file.
     """
-    free, found = np.ones(len(values), dtype=bool), []
+    free = np.ones(len(values), dtype=bool)
+    found: list[int] = []
     while len(found) < n and free.any():
         found.append(int(np.argmax(np.where(free, values, -np.inf))))
         free &= (np.abs(grid.xy - grid.xy[found[-1]]) >= grid.patch).any(axis=1)
@@ -62,7 +64,10 @@ def draw_strip(
     with canvas(title, who, WIDTH, len(chosen) * (0.25 + n_rows * WIDTH / _IN_A_ROW)) as figure:
         panels = np.atleast_1d(figure.subplots(len(chosen), 1))
         for panel, (model, places) in zip(panels, chosen.items(), strict=True):
-            panel.imshow(_laid_out([image.patch(*grid.xy[i], grid.patch) for i in places], n_rows))
+            panel.imshow(
+                _laid_out([image.patch(grid.xy[i, 0], grid.xy[i, 1], grid.patch) for i in places], n_rows),
+                interpolation="none",
+            )
             panel.set_title(f"{model} model")
             panel.axis("off")
             for i in range(len(places)):
@@ -75,7 +80,7 @@ def draw_strip(
         for place, i in enumerate(places, 1)
     ]
     numbers = Table(["model", "place", "x", "y", "percentile"], rows, "where they lie", folded=True)
-    return Picture(name, title, figure, note=note, numbers=numbers)
+    return Picture(name, title, figure, note=f"{note} {_NOTE}".strip(), numbers=numbers)
 
 
 def _laid_out(patches: Sequence[np.ndarray], n_rows: int) -> np.ndarray:

@@ -6,6 +6,7 @@ whole: each read is from the level that fits the picture's size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ def _tiffslide() -> ModuleType:
     except ImportError as error:
         what = f"reading slide images needs {error.name}"
         raise ConfigError(what, where="--slides", remedy="pip install 'fedsteph[slides]'") from error
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is raised, or does not matter here
     return tiffslide
 
 
@@ -103,6 +105,9 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FedstephError:
         raise
+    except OSError as error:
+        what = f"cannot be read ({error.strerror or told_briefly(error)})"
+        raise DataError(what, where=path, remedy="Check that it exists and that this user may read it") from error
     except Exception as error:  # a damaged picture may raise almost any exception
         what = f"is not a slide image that can be read ({told_briefly(error)})"
         raise DataError(what, where=path, remedy=_REMEDY) from error

@@ -30,7 +30,7 @@ from fedsteph.simulations.run.run_results import RESULTS_FILE, RunResults
 _AUDIENCE = "For the owner of this run: it shows patients' outcomes"
 
 
-def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
+def run_page(run: Path, progress: NamedProgress = unseen, slides: Path | None = None) -> Page:
     """The page of a run. Raises RunFolderError if the folder has no results yet, or is not a simulated run."""
     if not (run / SIMULATED_SITES).exists() or not (run / RESULTS_FILE).exists():
         raise RunFolderError("has no results yet", where=run, remedy="Let 'fedsteph simulate' come to its end")
@@ -44,7 +44,7 @@ def run_page(run: Path, progress: NamedProgress = unseen) -> Page:
             return progress(f"{name}: {what}")
 
         files = TargetFiles.open(sites[name].state)
-        pathologists += target_sections(sites[name], files, result, of_target, among_others=several)
+        pathologists += target_sections(sites[name], files, result, of_target, among_others=several, slides=slides)
         developers += developer_sections(sites[name], files, result, of_target, among_others=several)
     sections = [
         *pathologists,
@@ -70,9 +70,11 @@ def _costs_and_versions(results: RunResults, manifest: Mapping[str, Any], run: P
     return [replace(costs, level=3), replace(made, level=3)]
 
 
-def write_run_page(run: Path, out: Path | None = None, progress: NamedProgress = unseen) -> Path:
+def write_run_page(
+    run: Path, out: Path | None = None, progress: NamedProgress = unseen, slides: Path | None = None
+) -> Path:
     """Write the page, by default into the run folder; returns its path."""
-    return write_page(run_page(run, progress), out or run / REPORT, progress("writing the figures"))
+    return write_page(run_page(run, progress, slides), out or run / REPORT, progress("writing the figures"))
 
 
 def simulated_sites(run: Path, config: Config) -> dict[str, Site]:

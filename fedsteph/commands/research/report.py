@@ -34,6 +34,9 @@ def report(
         bool, typer.Option("--shared", help="The page for the coordinator or a partner: what policies let out.")
     ] = False,
     target: Annotated[str | None, typer.Option(help="One target's own page out of a simulated run.")] = None,
+    slides: Annotated[
+        Path | None, typer.Option(help="Folder of slide images or thumbnails, for the patients shown as examples.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page about a run, and every figure on it as SVG and PNG.
@@ -46,6 +49,7 @@ def report(
       fedsteph report small                            a benchmark
       fedsteph report server/runs/20260101-120000-ab   a deployment's run, for its coordinator
       fedsteph report site.yaml                        a target's own page, at that site
+      fedsteph report site.yaml --slides svs           the same, with patches of a few patients' slides
       fedsteph report site.yaml --shared               a target's page for others: bands, rounded, by its policy
 
     The page is OUT/index.html, by default in RUN/report. It opens offline and asks nothing of any network.
@@ -54,7 +58,7 @@ def report(
     from fedsteph.common.report.page import PICTURES
 
     with drawing() as progress:
-        page = _page(run, out, shared, target, progress)
+        page = _page(run, out, shared, target, slides, progress)
     pictures = sorted(str(path) for path in (page.parent / PICTURES).glob("*.*"))
     if as_json:
         console.show_json({"page": str(page), "figures": pictures})
@@ -63,7 +67,9 @@ def report(
         console.say(f"figures: {len(pictures)} files in {page.parent / PICTURES}")
 
 
-def _page(run: Path, out: Path | None, shared: bool, target: str | None, progress: NamedProgress) -> Path:
+def _page(
+    run: Path, out: Path | None, shared: bool, target: str | None, slides: Path | None, progress: NamedProgress
+) -> Path:
     from fedsteph.client.report.site_page import SHARED, write_shared_page, write_site_page
     from fedsteph.client.site.site_of_node import SIMULATED_SITES
     from fedsteph.server import coordinator_page as coordinator
@@ -74,16 +80,28 @@ def _page(run: Path, out: Path | None, shared: bool, target: str | None, progres
     run = run.resolve()
     out = out.resolve() if out is not None else None
     simulated = (run / SIMULATED_SITES).exists()
+    if slides is not None:
+        others = not simulated and ((run / MANIFEST_FILE).exists() or is_study(run))
+        _require_slides(slides, shows_patients=not (shared or others))
     if target is None and (simulated or (run / MANIFEST_FILE).exists()):
         if simulated and not shared:
-            return write_run_page(run, out, progress)
+            return write_run_page(run, out, progress, slides)
         return coordinator.write_run_page(run, out or (run / SHARED if simulated else None))
     if target is None and is_study(run):
         if shared:
             raise ConfigError("a benchmark has no page for others", where="--shared", remedy="Leave it out")
         return write_study_page(run, out, progress)
     site = _site(run, target)
-    return write_shared_page(site, out) if shared else write_site_page(site, out, progress)
+    return write_shared_page(site, out) if shared else write_site_page(site, out, progress, slides)
+
+
+def _require_slides(slides: Path, *, shows_patients: bool) -> None:
+    """Raise ConfigError for a folder of slides that is none, or a page without patients."""
+    if not shows_patients:
+        raise ConfigError("is for a page that shows patients", where="--slides", remedy="Leave it out")
+    if not slides.is_dir():
+        remedy = "Give the folder of the slides' images (--slides)"
+        raise ConfigError("there is no such folder", where=slides, remedy=remedy)
 
 
 def _site(path: Path, target: str | None) -> Site:

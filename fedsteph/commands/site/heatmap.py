@@ -83,7 +83,9 @@ def heatmap(
     if site is not None and not slide.exists():
         slide, further = slides_with(site, str(slide))
         others = [*further, *others]
-    _refuse_inputs(out, (model, slide, *others, *(path for path in (thumbnail, slides) if path)))
+    _refuse_inputs(
+        out, (model, slide, *others, *(path for path in (thumbnail, slides) if path is not None and path.is_file()))
+    )
     usual = None if site is None else read_site_file(site)[1].data.patch_size
     with console.progress_bar() as progress:
         progress("computing attention")

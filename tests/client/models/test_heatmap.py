@@ -22,10 +22,12 @@ from client_builders import SMALL
 from each_case import each
 from full_disk import no_file_above
 from PIL import Image
+from slide_images import write_pyramid
 
 from fedsteph.client.models.heatmap import (
     GEOJSON,
     PICTURE,
+    STRIP,
     TOP,
     Heatmap,
     _raster,
@@ -507,6 +509,41 @@ def test_the_command_writes_its_files_and_lists_the_first(cli, world, tmp_path):
     assert "patches with the most attention" in printed
     table = pd.read_csv(out / TOP)
     assert len(table) == 2 * 12 and (table["side"] == 200).all()
+
+
+def test_a_slide_s_image_gives_the_map_s_ground_and_a_strip(cli, refused, world, tmp_path):
+    """Also where the feature file does not say how large the slide is."""
+    pytest.importorskip("tiffslide")
+    model, bare, out = (
+        world / "steph.safetensors",
+        write_slide(tmp_path / "S7.h5", patch_size_level0=SIDE),
+        tmp_path / "out",
+    )
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    write_pyramid(slides / "S7.svs")
+    sizes = []
+    for given in (slides, slides / "S7.svs"):
+        code, printed, _ = cli("heatmap", model, bare, "--slides", given, "--out", out, "--json")
+        assert code == 0
+        assert json.loads(printed)["files"] == [str(out / name) for name in (PICTURE, STRIP, GEOJSON, TOP)]
+        for name in (PICTURE, STRIP):
+            with Image.open(out / name) as image:
+                sizes.append(image.size)
+    assert sizes[:2] == sizes[2:] and sizes[0][0] == pytest.approx(160 * (3.2 * 3 + 0.9), abs=2)
+    no_slide = tmp_path / "no.svs"
+    no_slide.write_bytes(b"junk")
+    other = write_pyramid(tmp_path / "other.svs", (2048, 2048))
+    for slide, given, said in (
+        (bare, no_slide, "is not a slide image that can be read"),
+        (bare, tmp_path, "holds no image of the slide S7"),
+        (bare, tmp_path / "absent", "cannot be read"),
+        (world / "S0.h5", other, "it is not this slide"),
+    ):
+        assert said in refused("heatmap", model, slide, "--slides", given, "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    kept = (slides / "S7.svs").rename(tmp_path / STRIP)
+    refused("heatmap", model, bare, "--slides", kept, "--out", tmp_path)
 
 
 def test_the_command_s_json_is_the_numbers(cli, world, tmp_path):

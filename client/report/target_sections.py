@@ -11,7 +11,7 @@ from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.report.analysis import Analysis
 from fedsteph.client.report.answer import answer_of
 from fedsteph.client.report.clinical.clinical_section import clinical_section
-from fedsteph.client.report.examples import examples_section
+from fedsteph.client.report.examples.examples_section import examples_section
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in

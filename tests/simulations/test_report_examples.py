@@ -13,7 +13,7 @@ from report_builders import drawn
 from reports import visible
 from slide_images import SIDE, write_pyramid
 
-from fedsteph.client.report.examples import examples_section
+from fedsteph.client.report.examples.examples_section import examples_section
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.common.config.run_config import load_config

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from fedsteph.client.models.heatmap import Caption, Heatmap, draw, most_seen, strip
 from fedsteph.client.models.model_file import LoadedModel
+from fedsteph.client.report.examples.extreme_patients import Example, extremes
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.patients import patients_of
 from fedsteph.client.site.site import Site
 from fedsteph.client.slides.slide_image import IMAGES, image_of, open_slide
 from fedsteph.client.slides.thumbnail import THUMBNAILS
-from fedsteph.client.target.evidence import Evidence
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.host.progress import NamedProgress, unseen
-from fedsteph.common.model.survival import DAYS_PER_BIN
 from fedsteph.common.report.page import Block, Picture, Section, Text
 
-_EACH = 3  # patients of the highest, and as many of the lowest risk
 _PANEL = 1.85  # inches, so that two maps are readable on a phone
 _HOW = (
     "Test patients of fold {fold}, which these models have not seen: the {high} with the highest and the {low} with "
     "the lowest risk under the enhanced model. Of a patient with several slides, the slide with the most attention. "
     "Attention shows where a model looked, not why."
 )
-
-
-@dataclass(frozen=True)
-class _Patient:
-    name: str  # of the pictures' files; it says nothing of the patient
-    id: str
-    place: str  # e.g. "highest risk"
-    outcome: str  # one sentence
 
 
 def examples_section(
@@ -61,7 +49,7 @@ def _blocks(site: Site, files: TargetFiles, progress: NamedProgress, slides: Pat
         return [Text(f"They need the site's data as they were: {error.what}.")]
     of_patient = {patient.id: [new.files[slide] for slide in patient.slides] for patient in new.patients}
     whose = f"; fold {fold}, seed {files.recipe.training.seed}"
-    chosen, pictures = _extremes(f"{site.name}.example", files.evidence(), fold), []
+    chosen, pictures = extremes(f"{site.name}.example", files.evidence(), fold), []
     told = progress("examples")
     for i, patient in enumerate(chosen, 1):
         paths = of_patient.get(patient.id, [])
@@ -69,32 +57,13 @@ def _blocks(site: Site, files: TargetFiles, progress: NamedProgress, slides: Pat
         told(i, len(chosen))
     sentences = [picture.instead for picture in pictures if picture.figure is None]
     if len(sentences) == len(pictures):
-        return [Text(f"No slide of them can be shown. The first: {sentence}") for sentence in sentences[:1]]
+        return [Text(f"No slide can be shown. {sentences[0] if sentences else 'The fold has no test patient.'}")]
     n_low = len(chosen) // 2
     return [Text(_HOW.format(fold=fold, high=len(chosen) - n_low, low=n_low)), *pictures]
 
 
-def _extremes(prefix: str, found: Evidence, fold: int) -> list[_Patient]:
-    """The patients of the highest and the lowest risk of a fold, each from the extreme inwards; each patient once."""
-    risk = found.risk("panel" if "panel" in found.hazards else "steph")
-    rows = np.flatnonzero(found.fold == fold)
-    order = rows[np.argsort(-risk[rows], kind="stable")]
-    n_low = min(_EACH, len(order) // 2)
-    n_high = min(_EACH, len(order) - n_low)
-    ends = [(i, "highest") for i in order[:n_high]] + [(i, "lowest") for i in order[::-1][:n_low]]
-    patients = []
-    for number, (i, end) in enumerate(ends):
-        nth = number if end == "highest" else number - n_high
-        days = float(found.times[i])
-        time = f"{days / DAYS_PER_BIN:.1f} years" if days >= DAYS_PER_BIN else f"{days:.0f} days"
-        outcome = f"Event after {time}." if found.events[i] else f"No event in {time} of follow-up."
-        place = f"{('', 'second-', 'third-')[nth]}{end} risk"
-        patients.append(_Patient(f"{prefix}-{number + 1}", str(found.ids[i]), place, outcome))
-    return patients
-
-
 def _picture(
-    patient: _Patient, whose: str, model: LoadedModel, paths: Sequence[Path], slides: Path | None, side: float | None
+    patient: Example, whose: str, model: LoadedModel, paths: Sequence[Path], slides: Path | None, side: float | None
 ) -> Picture:
     """The strip, else the map; a sentence if the patient's slide cannot be used or says not where its patches lie."""
     title = f"{patient.place.capitalize()}: {patient.id}"

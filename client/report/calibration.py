@@ -9,8 +9,9 @@ import numpy as np
 
 from fedsteph.client.target.evidence import Evidence
 from fedsteph.common.model.survival import DAYS_PER_BIN
+from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.page import Picture, Table
-from fedsteph.common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, canvas
+from fedsteph.common.report.style import REFERENCE, WIDTH, canvas, legend_above
 
 _YEARS = (3, 1)  # the first one for which enough patients are followed
 N_GROUPS = 4
@@ -97,13 +98,13 @@ def draw_at(
         label: {k: point for k, point in enumerate(points(values, times, events, year), 1) if point.is_known}
         for label, values in predicted.items()
     }
-    with canvas(title, who, WIDTH, WIDTH * 0.8) as figure:
+    with canvas(title, who, WIDTH, WIDTH * 0.85) as figure:
         axes = figure.subplots()
         end = _plot(axes, known)
         axes.plot([0, end], [0, end], label="calibrated", **REFERENCE)
         axes.set(xlim=(0, end), ylim=(0, end), xlabel=f"predicted probability of an event within {year} y")
         axes.set(ylabel=f"observed (Kaplan-Meier) within {year} y")
-        axes.legend(loc="upper left")
+        legend_above(axes, ncols=3)
     rows = [[label, str(k), *point.cells] for label, groups in known.items() for k, point in groups.items()]
     header = ["method", "group", "n", "predicted", "observed", "95% interval"]
     return Picture(name, title, figure, note=note, numbers=Table(header, rows, "calibration", folded=True))
@@ -120,11 +121,7 @@ def _plot(axes: Any, known: Mapping[str, Mapping[int, Point]]) -> float:
         groups = numbered.values()
         x, y = [p.predicted for p in groups], [p.observed for p in groups]
         bars = [[max(0.0, p.observed - p.low) for p in groups], [max(0.0, p.high - p.observed) for p in groups]]
-        look: dict[str, Any] = {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "markersize": 5,
-        }
-        axes.errorbar(x, y, yerr=bars, label=label, linestyle="none", capsize=2, elinewidth=0.8, **look)
+        look = {"linestyle": "none", "capsize": 2, "elinewidth": 0.8, "markersize": 5}
+        axes.errorbar(x, y, yerr=bars, label=label, **look, **method_look(label, i).point)
         largest = max([largest, *x, *(p.high for p in groups)])
     return min(1.0, largest * 1.05) or 1.0

@@ -23,12 +23,13 @@ from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.encode import encode
 from fedsteph.common.model.survival import bin_of, nll
+from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.page import Picture, Table
-from fedsteph.common.report.style import COLOURS, GRADED, MARKERS, WIDTH, canvas
+from fedsteph.common.report.style import GRADED, WIDTH, canvas
 from fedsteph.common.vector.task_vector import cut
 
 _A, _B = "coefficient of the target's vector", "coefficient of the sources"
-_PLACES = (COLOURS[1], COLOURS[2], COLOURS[7])
+_MERGE = method_look("steph")
 _BAGS_PER_STACK = 16
 SMOOTH = 1.0  # standard deviation of the Gaussian filter, in grid steps
 Parts = Mapping[str, Cohort]  # training, test
@@ -191,10 +192,14 @@ def draw(name: str, found: Landscape, who: str) -> Picture:
             if len(found.path):
                 label = "training, by epoch"
                 panel.plot(*found.path.T, color="white", marker=".", markersize=4, linewidth=1.2, label=label)
-            places = (("the trained model's mean merge", found.end), ("the local encoder", (1, 0)), ("M0", (0, 0)))
-            for i, (label, place) in enumerate(places):
-                look = {"color": _PLACES[i], "marker": MARKERS[2 - i], "markeredgecolor": "white", "clip_on": False}
-                panel.plot(*place, label=label, linestyle="none", markersize=7, zorder=5, **look)
+            places: tuple[tuple[str, Sequence[float], dict[str, Any]], ...] = (
+                ("the trained model's mean merge", found.end, _MERGE.point),
+                ("the local encoder", (1, 0), method_look("local").point),
+                ("M0", (0, 0), {"color": "0.3", "marker": "x"}),
+            )
+            for label, place, look in places:
+                edge = {"markeredgecolor": "white"} if label != "M0" else {"markeredgewidth": 2}
+                panel.plot(*place, label=label, linestyle="none", markersize=7, zorder=5, clip_on=False, **look, **edge)
             panel.set(xlabel=_A, ylabel=_B, xlim=found.a[[0, -1]], ylim=found.b[[0, -1]])
             panel.set_title(f"{part}: n = {found.patients[part]}, at most {found.instances} instances each")
         if len(found.path):
@@ -212,11 +217,14 @@ def draw(name: str, found: Landscape, who: str) -> Picture:
 
 def _enlarge(panel: Any, found: Landscape) -> None:
     """Draw the path of training enlarged: it may be too short to be visible on the whole plane."""
-    panel.plot(*found.path.T, color=COLOURS[0], marker=".", markersize=5, linewidth=1)
-    panel.plot(*found.end, color=_PLACES[0], marker=MARKERS[2], markeredgecolor="white", markersize=7)
-    for epoch, place in zip(found.epochs[:1] + found.epochs[-1:], found.path[[0, -1]], strict=False):
-        panel.annotate(f"epoch {epoch}", place, (4, 4), textcoords="offset points", fontsize=7)
-    panel.margins(0.15)
+    panel.plot(*found.path.T, color=_MERGE.colour, marker=".", markersize=5, linewidth=1)
+    panel.plot(*found.end, **_MERGE.point, markeredgecolor="white", markersize=7)
+    x, y = np.where(found.path[-1] >= found.path[0], 1, -1).tolist()  # labels stand beyond the path's ends
+    for epoch, place, end in zip(found.epochs[:1] + found.epochs[-1:], found.path[[0, -1]], (-1, 1), strict=False):
+        ha, va = ("left" if end * x > 0 else "right"), ("bottom" if end * y > 0 else "top")
+        offset = (5 * end * x, 5 * end * y)
+        panel.annotate(f"epoch {epoch}", place, offset, textcoords="offset points", fontsize=7, ha=ha, va=va)
+    panel.margins(0.2)
     panel.locator_params(nbins=4)
     panel.set(xlabel=_A, ylabel=_B)
     panel.set_title("training's path, enlarged: each epoch's mean merge")

@@ -14,6 +14,7 @@ from fedsteph.client.report.patients.search_script import SEARCH
 from fedsteph.client.report.patients.survival_drawing import Curve, survival_drawing
 from fedsteph.common.host.progress import Progress, silent
 from fedsteph.common.report.page import Block, Page, Picture, Section, Table, Text
+from fedsteph.common.report.probability_axis import told_difference
 from fedsteph.common.report.provenance import limits_section
 
 _AUDIENCE = "For this site alone: it shows patients"
@@ -147,7 +148,9 @@ def _curves(view: PatientView, name: str, cohort: CohortSurvival | None) -> Pict
         if curve.low_high is not None:
             columns["its members"] = [f"{low:.4f} to {high:.4f}" for low, high in zip(*curve.low_high, strict=True)][:n]
     rows = [[str(year), *row] for year, row in enumerate(zip(*columns.values(), strict=True), 1)]
-    note = "" if len(curves) == 2 or not view.w else "The model's file holds no local model to compare with."
+    note = "" if not view.w else "The model's file holds no local model to compare with."
+    if view.local_survival is not None:
+        note = told_difference(view.survival[:n], view.local_survival[:n])
     drawn = survival_drawing(title, curves, n, cohort)
     return Picture(name, title, drawn, note=note, numbers=Table(["year", *columns], rows, "survival", folded=True))
 

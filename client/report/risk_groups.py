@@ -15,11 +15,12 @@ import numpy as np
 
 from fedsteph.client.target.evidence import Evidence
 from fedsteph.common.model.survival import DAYS_PER_BIN
+from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.page import Picture, Table
-from fedsteph.common.report.style import COLOURS, HEIGHT, canvas
+from fedsteph.common.report.probability_axis import probability_axis
+from fedsteph.common.report.style import HEIGHT, canvas, legend_above
 
 _NAMES = ("lower risk", "higher risk")
-_DASHES = ("-", (0, (5, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -122,19 +123,19 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str, note: str = _
         return Picture(name, title, instead=found)
     until = max(1.0, *(float(group.times.max()) for group in found.groups)) / DAYS_PER_BIN
     ticks = _ticks(until)
-    with canvas(title, who, height=HEIGHT + 0.55) as figure:
+    with canvas(title, who, height=HEIGHT + 1.2) as figure:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5.4, 1))
-        for group, colour, dashes in zip(found.groups, COLOURS, _DASHES, strict=False):
+        for group, look in zip(found.groups, method_look(model).groups, strict=True):
             n_events = int(group.events.sum())
             label = f"{group.name} (n = {len(group.times)}, {n_events} event{'' if n_events == 1 else 's'})"
             years = np.append(group.years, group.times.max() / DAYS_PER_BIN)
             # Each curve is held to the end of the last patient's follow-up.
             curve, *band = (np.append(values, values[-1]) for values in (group.survival, group.low, group.high))
-            axes.step(years, curve, where="post", color=colour, linestyle=dashes, label=label)
-            axes.fill_between(years, *band, step="post", color=colour, alpha=0.15, linewidth=0)
-        axes.set(ylim=(0, 1.02), xlim=(0, ticks[-1]), ylabel="probability of no event", xticks=ticks)
-        axes.set_title(describe(found))
-        axes.legend(loc="lower left")
+            axes.step(years, curve, where="post", label=label, **look)
+            axes.fill_between(years, *band, step="post", color=look["color"], alpha=0.15, linewidth=0)
+        axes.set(xlim=(0, ticks[-1]), xticks=ticks)
+        probability_axis(axes, "probability of no event", min(float(group.low.min()) for group in found.groups))
+        legend_above(axes, title=describe(found))
         axes.set_xlabel("follow-up, years of 365 days")
         axes.tick_params(labelbottom=True)
         below.set(ylim=(-0.5, 1.5), yticks=(0, 1), yticklabels=("higher", "lower"))
@@ -142,9 +143,9 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str, note: str = _
         below.tick_params(length=0, labelbottom=False, pad=12)
         for side in ("left", "bottom"):
             below.spines[side].set_visible(False)
-        for row, group, colour in zip((1, 0), found.groups, COLOURS, strict=False):
+        for row, group in zip((1, 0), found.groups, strict=True):
             for year in ticks:
-                below.text(year, row, str(group.at_risk(year)), ha="center", va="center", fontsize=7.5, color=colour)
+                below.text(year, row, str(group.at_risk(year)), ha="center", va="center", fontsize=7.5)
     return Picture(name, title, figure, note=note, numbers=_numbers(found, ticks))
 
 

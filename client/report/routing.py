@@ -10,7 +10,7 @@ import numpy as np
 from fedsteph.client.steph.dynamics import QUANTILES, collapsed_in
 from fedsteph.client.target.evidence import Evidence
 from fedsteph.common.report.page import Picture, Table
-from fedsteph.common.report.style import COLOURS, WIDTH, canvas, line_look
+from fedsteph.common.report.style import WIDTH, canvas, line_look
 
 _Q05, _Q25, _MEDIAN, _Q75, _Q95 = range(len(QUANTILES))
 
@@ -24,9 +24,9 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
         return Picture(name, title, instead="No source was merged, so there is no weight to show.")
     with canvas(title, who, WIDTH, 0.95 + 0.3 * len(columns)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        sides = ((left, "weight w (0: not kept)", COLOURS[0]), (right, "mixing lam (1: target alone)", COLOURS[4]))
-        for which, (axes, label, colour) in enumerate(sides):
-            _draw_boxes(axes, [column[which] for column in columns], colour)
+        sides = ((left, "weight w (0: not kept)"), (right, "mixing lam (1: target alone)"))
+        for which, (axes, label) in enumerate(sides):
+            _draw_boxes(axes, [column[which] for column in columns])
             axes.set_xlabel(label)
         right.set_xlim(min(-0.02, right.get_xlim()[0]), max(1.02, right.get_xlim()[1]))
         left.set_xlim(left=min(0.0, left.get_xlim()[0]))
@@ -46,12 +46,12 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
     return Picture(name, title, figure, note=note, numbers=numbers)
 
 
-def _draw_boxes(axes: Any, columns: Sequence[np.ndarray], colour: str) -> None:
+def _draw_boxes(axes: Any, columns: Sequence[np.ndarray]) -> None:
     """Draw one horizontal box per source, without outliers."""
     boxes = [_box(values) for values in columns]
     drawn = axes.bxp(boxes, orientation="horizontal", widths=0.6, showfliers=False, patch_artist=True)
     for box in drawn["boxes"]:
-        box.set(facecolor=colour, alpha=0.45, linewidth=0.8)
+        box.set(facecolor="0.8", linewidth=0.8)
     for line in (*drawn["medians"], *drawn["whiskers"], *drawn["caps"]):
         line.set(color="0.15", linewidth=0.9)
 
@@ -78,8 +78,8 @@ def dynamics_picture(name: str, found: dict[str, Any] | None, who: str) -> Pictu
         upper.set_title("lines: median over patients; bands: quartiles")
         if (epoch := collapsed_in(found["epochs"])) is not None:
             for axes in (upper, lower):
-                axes.axvline(epoch, color=COLOURS[1], linewidth=1.2, linestyle="--")
-            upper.text(epoch, 0.98, " collapsed", color=COLOURS[1], va="top", transform=upper.get_xaxis_transform())
+                axes.axvline(epoch, color="0.15", linewidth=1.2, linestyle="--")
+            upper.text(epoch, 0.98, " collapsed", va="top", transform=upper.get_xaxis_transform())
         figure.legend(loc="outside lower center", ncols=4, fontsize=7)
     note = (
         "Training patients, in the training's own passes: dropout is active in them. w counts 0 where it is not kept."

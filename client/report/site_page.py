@@ -18,9 +18,11 @@ from fedsteph.common.config.digest import digest, to_dict
 from fedsteph.common.config.recipe import Recipe
 from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.report.conclusion import rounded
+from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
+from fedsteph.common.report.probability_axis import probability_axis
 from fedsteph.common.report.provenance import cost_section, limits_section
-from fedsteph.common.report.style import COLOURS, DASHES, canvas
+from fedsteph.common.report.style import canvas, legend_above
 from fedsteph.common.report.transfer import SHARED_EVENTS, decided, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
 from fedsteph.common.vector.shared_part import description
@@ -110,12 +112,13 @@ def _picture(found: PublicTarget, title: str, groups: tuple[PublicCurve, PublicC
     who = f"{found.site}: {found.patients or 'number not told'} patients, {found.n_folds} folds, seed {found.seed}"
     with canvas(caption, who) as figure:
         axes = figure.subplots()
-        for i, group in enumerate(groups):
+        for group, look in zip(groups, method_look(title).groups, strict=True):
             years = range(len(group.survival))
-            look = {"color": COLOURS[i], "linestyle": DASHES[i], "marker": "o", "markersize": 3}
-            axes.plot(years, group.survival, label=f"{group.name} ({group.patients} patients)", **look)
-        axes.set(ylim=(0, 1.02), xlabel="follow-up, years of 365 days", ylabel="probability of no event")
-        axes.legend(loc="lower left")
+            label = f"{group.name} ({group.patients} patients)"
+            axes.plot(years, group.survival, label=label, marker=".", **look)
+        axes.set_xlabel("follow-up, years of 365 days")
+        probability_axis(axes, "probability of no event", min(min(group.survival) for group in groups))
+        legend_above(axes)
     rows = [
         [group.name, str(year), f"{survival:.2f}", at_risk]
         for group in groups

@@ -1,4 +1,4 @@
-"""Plots the C-index of every method with 95% intervals: a dot per fold and a diamond for the mean."""
+"""Plots the C-index of every method with 95% intervals: a dot per fold and the method's symbol for the mean."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedsteph.common.model.method_scores import Interval, MethodScores
+from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.page import Picture, Table
-from fedsteph.common.report.style import COLOURS, MARKERS, REFERENCE, WIDTH, bar_of, canvas
+from fedsteph.common.report.style import REFERENCE, WIDTH, bar_of, canvas
 
 _NOTE = (
     "Folds from the top down. Intervals: 2.5 to 97.5 percent of resamples of the test patients within each fold; they "
@@ -16,8 +17,15 @@ _NOTE = (
 )
 
 
-def c_index_picture(name: str, rows: Mapping[str, MethodScores], who: str) -> Picture:
-    """Draw the C-index of a target's methods, by title; ``who``: site, n, folds and seeds, shown in the figure."""
+def c_index_picture(
+    name: str, rows: Mapping[str, MethodScores], who: str, methods: Mapping[str, str] | None = None
+) -> Picture:
+    """Draw the C-index of a target's methods, by title.
+
+    Args:
+        who: site, n, folds and seeds, shown in the figure.
+        methods: title -> method, where titles are a study's own.
+    """
     title = "C-index per fold and method"
     shown = {label: (row, row.mean) for label, row in rows.items() if row.mean is not None}
     if not shown:
@@ -26,19 +34,19 @@ def c_index_picture(name: str, rows: Mapping[str, MethodScores], who: str) -> Pi
     with canvas(title, who, WIDTH, 0.9 + (0.42 + 0.055 * n_folds) * len(shown)) as figure:
         axes = figure.subplots()
         axes.axvline(0.5, **REFERENCE)
-        for place, (row, mean) in enumerate(shown.values()):
-            colour = COLOURS[place % len(COLOURS)]
+        for place, (label, (row, mean)) in enumerate(shown.items()):
+            look = method_look((methods or {}).get(label, label), place)
             for fold, value in enumerate(row.c_index):
                 if value is not None:
                     height = place - 0.3 + 0.55 * (fold + 0.5) / n_folds
-                    _point(axes, value, row.fold_intervals_95[fold], height, color=colour, marker=".", alpha=0.6)
+                    _point(axes, value, row.fold_intervals_95[fold], height, color=look.colour, marker=".", alpha=0.6)
             height = place + 0.36
-            _point(axes, mean, row.interval_95, height, color=colour, marker=MARKERS[2], elinewidth=1.6)
-            axes.annotate(f"{mean:.3f}", (mean, height), (0, 3), textcoords="offset points", ha="center", fontsize=7)
+            _point(axes, mean, row.interval_95, height, **look.point, elinewidth=1.6)
+            axes.annotate(f"{mean:.3f}", (1.02, height), xycoords=axes.get_yaxis_transform(), va="center", fontsize=7.5)
         axes.set(yticks=range(len(shown)), yticklabels=list(shown), ylim=(len(shown) - 0.35, -0.5))
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("Harrell's C-index (0.5 is chance, 1 is perfect)")
-        axes.set_title("dots: folds; diamond: mean; bars: 95% intervals", fontsize=7.5)
+        axes.set_title("dots: folds; symbol and number: mean; bars: 95% intervals", fontsize=7.5)
     return Picture(name, title, figure, note=_NOTE, numbers=c_index_table(rows))
 
 

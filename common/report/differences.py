@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedsteph.common.report.method_look import Look, method_look
 from fedsteph.common.report.page import Picture, Table
-from fedsteph.common.report.style import COLOURS, REFERENCE, WIDTH, bar_of, canvas
+from fedsteph.common.report.style import REFERENCE, WIDTH, bar_of, canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,8 +19,8 @@ _MOST_ROWS = 60  # with more of them, a method's targets are dots in one row
 _NAMED = 3  # methods that a finding names
 _NOTE = "Bars: 95% intervals, paired over patients; filled: the interval leaves 0 out."
 _TARGETS = {
-    True: " Diamonds: means over targets; circles: the targets.",
-    False: " Diamonds: means over targets; grey dots: the targets, whose numbers are in tables.",
+    True: " Coloured: means over targets; grey circles: the targets.",
+    False: " Coloured: means over targets; grey dots: the targets, whose numbers are in tables.",
 }
 
 
@@ -29,6 +30,7 @@ def difference_picture(
     rows: Mapping[str, Gap],
     who: str,
     targets: Mapping[str, Mapping[str, Gap]] | None = None,
+    methods: Mapping[str, str] | None = None,
 ) -> Picture:
     """Draw each method's difference in C-index to a reference, by title.
 
@@ -36,6 +38,7 @@ def difference_picture(
         rows: differences in the mean, with their intervals.
         who: the data, shown in the figure.
         targets: per method, the difference on each target; None: there is one target.
+        methods: title -> method, where titles are a study's own.
     """
     title = f"C-index of every method minus that of {reference}"
     known = _known(rows)
@@ -45,12 +48,20 @@ def difference_picture(
     each = {label: _known((targets or {}).get(label, {})) for label in known}
     apart = sum(map(len, each.values())) + len(known) <= _MOST_ROWS
     note = _NOTE + (_TARGETS[apart] if any(each.values()) else "")
-    figure = _drawn(title, who, ordered, each, apart)
+    looks = {label: method_look((methods or {}).get(label, label), i) for i, (label, _) in enumerate(ordered)}
+    figure = _drawn(title, who, ordered, each, apart, looks)
     finding = _finding(reference, ordered)
     return Picture(name, title, figure, note=note, numbers=_numbers(ordered, each), finding=finding)
 
 
-def _drawn(title: str, who: str, ordered: Rows, each: Mapping[str, Mapping[str, Known]], apart: bool) -> Figure:
+def _drawn(
+    title: str,
+    who: str,
+    ordered: Rows,
+    each: Mapping[str, Mapping[str, Known]],
+    apart: bool,
+    looks: Mapping[str, Look],
+) -> Figure:
     """The methods from the top down, each with its targets in rows below it, if ``apart``, or as dots."""
     n_targets = sum(map(len, each.values())) if apart else 0
     with canvas(title, who, WIDTH, 0.8 + 0.24 * len(ordered) + 0.14 * n_targets) as figure:
@@ -59,7 +70,7 @@ def _drawn(title: str, who: str, ordered: Rows, each: Mapping[str, Mapping[str, 
         place, ticks = 0.0, {}
         for label, mean in ordered:
             ticks[place] = label
-            _point(axes, place, mean, COLOURS[0], "D" if each[label] else "o")
+            _point(axes, place, mean, looks[label].colour, looks[label].marker)
             if not apart:
                 gaps = [gap for gap, _ in each[label].values()]
                 axes.plot(gaps, [place + 0.3] * len(gaps), ".", color="0.6", markersize=4)

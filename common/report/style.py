@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette; black is last, because text is black too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+# Tol's muted palette, of sources and of models of unknown kind; a method has a colour of its own (method_look.py).
+COLOURS = ("#332288", "#CC6677", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#DDCC77")
 # Lines also differ in their dashes, for readers who see no colours.
-DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (3, 1, 1, 1)), (0, (5, 1)), ":", (0, (1, 1)))
+MARKERS = ("o", "D", "s", "P", "^", "v", "X", "*", "<", ">")
 REFERENCE: dict[str, Any] = {"color": "0.55", "linewidth": 0.8, "linestyle": ":"}
 GRADED = "cividis"  # perceptually uniform, also for colour-blind readers
 Kind = Literal["svg", "png"]
@@ -28,6 +28,7 @@ _RC: Any = {
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.5,
     "legend.fontsize": 7.5,
+    "legend.title_fontsize": 8.5,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -83,6 +84,11 @@ def bar_of(value: float, interval: Sequence[float] | None) -> list[list[float]] 
     return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
 
 
+def legend_above(axes: Any, ncols: int = 1, title: str | None = None) -> None:
+    """A legend above the axes, where no curve can be below it; ``title`` stands over it."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, title=title, alignment="left", borderaxespad=0.2)
+
+
 def line_look(i: int) -> dict[str, Any]:
-    """Colour and dashes of the i-th line; two lines never share both."""
+    """Colour and dashes of the i-th source's line; two lines never share both."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[(i + i // len(COLOURS)) % len(DASHES)]}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from fedsteph.client.evaluation.metrics import number
 from fedsteph.common.host import atomic
 from fedsteph.common.report.csv_text import csv_text
-from fedsteph.common.report.style import COLOURS, KINDS, bar_of, encoded
+from fedsteph.common.report.method_look import method_look
+from fedsteph.common.report.style import KINDS, bar_of, encoded
 from fedsteph.simulations.study.study_results import AttackedRow, StudyResults
 
 if TYPE_CHECKING:
@@ -102,26 +103,28 @@ def drawn(results: StudyResults) -> Figure:
     axes = figure.add_subplot()
     axes.axvline(0.5, color="0.6", linewidth=1, linestyle=":")
     axes.axhline(0.0, color="0.6", linewidth=1, linestyle=":")
-    for i, (row, _, gain, interval, attack) in enumerate(points(results)):
+    for i, (row, _, gain, interval, attack) in enumerate(points(results), 1):
         epsilon = "" if attack["epsilon"] is None else f", epsilon {attack['epsilon']:.1f}"
         axes.errorbar(
             attack["auc"],
             gain,
             xerr=bar_of(attack["auc"], attack["auc_interval_95"]),
             yerr=bar_of(gain, interval),
-            marker="o" if attack["epsilon"] is None else "s",
-            color=COLOURS[i % len(COLOURS)],
+            markerfacecolor=None if attack["epsilon"] is None else "white",
+            **method_look(results["rows"][row]["method"]).point,
             elinewidth=0.8,
             capsize=2,
             linestyle="none",
-            label=f"{row} ({_size(attack['vector_bytes'])}{epsilon})",
+            label=f"{i}: {row} ({_size(attack['vector_bytes'])}{epsilon})",
         )
+        # Rows of one method look alike, so each has a number, which stands between its bars.
+        axes.annotate(str(i), (attack["auc"], gain), (5, 5), textcoords="offset points", fontsize="small")
     axes.set_xlabel("AUC of the strongest membership attack, mean over sites (0.5 is guessing)")
     axes.set_ylabel("C-index of the enhanced model minus local, mean over targets")
     seeds = len(results["seeds"])
     axes.set_title(
         f"{len(results['targets'])} targets, {results['folds']} folds, {seeds} seed{'s' if seeds > 1 else ''}; "
-        "squares: trained with differential privacy; bars: 95% intervals",
+        "hollow: trained with differential privacy; bars: 95% intervals",
         fontsize="medium",
     )
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)

@@ -112,6 +112,11 @@ def _seeds(results: StudyResults) -> str:
     return f"{results['folds']} folds, seed{'s' if len(results['seeds']) > 1 else ''} {seeds}"
 
 
+def _methods(results: StudyResults) -> dict[str, str]:
+    """Title -> method of every row."""
+    return {about["title"]: about["method"] for about in results["rows"].values()}
+
+
 def _overview(results: StudyResults) -> list[Block]:
     table = Table(*overview_table(results), "Harrell's C, mean over targets")
     return [table, *(_forest(results, i) for i in range(len(results["against"][:1])))]
@@ -138,6 +143,7 @@ def _forest(results: StudyResults, i: int) -> Picture:
         {titles[row]: _gap(found) for row, found in _against(results, reference).items()},
         f"mean over {len(results['targets'])} targets, {_seeds(results)}",
         _by_target(results, reference) if len(results["targets"]) > 1 else None,
+        _methods(results),
     )
 
 
@@ -167,7 +173,7 @@ def _target(folder: Path, target: str, results: StudyResults) -> Section:
         )
         for row, one in about["rows"].items()
     }
-    blocks: list[Block] = [c_index_picture(f"{target}.c-index", rows, who)]
+    blocks: list[Block] = [c_index_picture(f"{target}.c-index", rows, who, _methods(results))]
     path = folder / FOLDER / f"{target}.npz"
     if path.exists():
         blocks += _curves(target, read_evidence(path).once, results)
@@ -215,7 +221,7 @@ def _frontier(results: StudyResults) -> list[Section]:
         "Privacy against utility",
         frontier.drawn(results),
         finding=frontier.finding(points),
-        note="Squares: trained with differential privacy; bars: 95% intervals; 0.5 on the lower axis is guessing.",
+        note="Hollow: trained with differential privacy; bars: 95% intervals; 0.5 on the lower axis is guessing.",
         numbers=Table(*frontier.frontier_table(results), "frontier", folded=True),
     )
     return [Section("Privacy against utility", [picture])]

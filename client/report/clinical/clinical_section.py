@@ -9,8 +9,9 @@ from fedsteph.client.clinical.likelihood_ratio import LikelihoodRatio
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.model.method_scores import Interval, MethodScores
 from fedsteph.common.report.c_index import c_index_table
+from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.page import Block, Picture, Points, Section, Table
-from fedsteph.common.report.style import HEIGHT, REFERENCE, WIDTH, canvas, line_look
+from fedsteph.common.report.style import HEIGHT, REFERENCE, WIDTH, canvas, legend_above
 
 _TITLE = "Net benefit by threshold"
 _NOTE = (
@@ -19,7 +20,8 @@ _NOTE = (
     "is of use where its line lies above both treating all and treating none. All test patients, each once, by the Cox "
     "model of their fold; events among the treated are by Kaplan-Meier."
 )
-_SHOWN = {"clinical": "clinical values", "both": "clinical values and slide (deployed)"}
+# by row: the method in whose look it is drawn, and its title
+_SHOWN = {"clinical": ("clinical", "clinical values"), "both": ("deployed", "clinical values and slide (deployed)")}
 
 
 def clinical_section(name: str, found: ClinicalResult, slide: Mapping[str, MethodScores], who: str) -> Section:
@@ -51,14 +53,14 @@ def curves(name: str, found: Sequence[DecisionCurve], who: str) -> Picture:
     with canvas(_TITLE, who, WIDTH, HEIGHT * len(found)) as figure:
         for axes, curve in zip(figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True):
             percent = [100 * threshold for threshold in curve.thresholds]
-            for i, (row, title) in enumerate(_SHOWN.items()):
-                axes.plot(percent, curve.net_benefit[row], label=title, **line_look(i))
+            for row, (method, title) in _SHOWN.items():
+                axes.plot(percent, curve.net_benefit[row], label=title, **method_look(method).line)
             axes.plot(percent, curve.net_benefit["all"], label="treat all", **REFERENCE | {"linestyle": "--"})
             axes.plot(percent, curve.net_benefit["none"], label="treat none", **REFERENCE)
             top = max(max(values) for values in curve.net_benefit.values())
             axes.set(ylim=(-0.25 * top or -0.01, 1.1 * top or 0.01), xlim=(0, percent[-1]))
             axes.set(xlabel=f"threshold: probability of an event within {curve.year} y (%)", ylabel="net benefit")
-            axes.legend(loc="upper right")
+            legend_above(axes, ncols=2)
     return Picture(name, _TITLE, figure, note=_NOTE, numbers=_numbers(found))
 
 

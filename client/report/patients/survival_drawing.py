@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsteph.client.models.context.cohort_survival import CohortSurvival
-from fedsteph.common.report.style import COLOURS, without_control
+from fedsteph.common.report.method_look import method_look
+from fedsteph.common.report.style import without_control
 
 # In points; the width is that of all figures, so that letters are as large.
 _WIDTH, _LEFT, _RIGHT, _HEIGHT = 331, 34, 321, 150
@@ -91,12 +92,12 @@ def _cohort(frame: _Frame, cohort: CohortSurvival) -> Iterator[str]:
 def _curve(frame: _Frame, curve: Curve, i: int) -> Iterator[str]:
     if curve.low_high is not None:
         low, high = curve.low_high
-        yield frame.between(high, low, f'fill="{COLOURS[i]}" fill-opacity=".3"')
-    yield frame.line(curve.survival, _look(i))
+        yield frame.between(high, low, f'fill="{method_look(curve.label).colour}" fill-opacity=".3"')
+    yield frame.line(curve.survival, _look(curve, i))
 
 
-def _look(i: int) -> str:
-    return f'stroke="{COLOURS[i]}" stroke-width="1.5" stroke-dasharray="{_DASHES[i]}"'
+def _look(curve: Curve, i: int) -> str:
+    return f'stroke="{method_look(curve.label).colour}" stroke-width="1.5" stroke-dasharray="{_DASHES[i]}"'
 
 
 def _axes(frame: _Frame) -> Iterator[str]:
@@ -116,9 +117,10 @@ def _axes(frame: _Frame) -> Iterator[str]:
 
 def _legend(curves: Sequence[Curve], with_cohort: bool) -> Iterator[tuple[str, str]]:
     for i, curve in enumerate(curves):
-        yield f'<path {_look(i)} d="M0 0h20"/>', curve.label
+        yield f'<path {_look(curve, i)} d="M0 0h20"/>', curve.label
         if curve.low_high is not None:
-            yield f'<path fill="{COLOURS[i]}" fill-opacity=".3" d="M0-4h20v8H0z"/>', "middle 95% of its members"
+            band = f'fill="{method_look(curve.label).colour}" fill-opacity=".3"'
+            yield f'<path {band} d="M0-4h20v8H0z"/>', "middle 95% of its members"
     if with_cohort:
         yield '<path stroke="#555" stroke-dasharray="1 2" d="M0 0h20"/>', "mean of the training patients"
         for colour, name in zip(_ZONES, _ZONE_NAMES, strict=True):

@@ -288,7 +288,10 @@ def test_whose_they_are_and_what_the_axes_say(picture, groups):
     assert squeezed(WHO) in squeezed(heading(figure)) and "enhanced model" in picture.title
     upper, below = figure.axes
     assert upper.get_xlabel() == "follow-up, years of 365 days" and upper.get_ylabel() == "probability of no event"
-    assert upper.get_title(loc="left") == describe(groups) and below.get_title(loc="left") == "number at risk"
+    assert (
+        upper.get_legend().get_title().get_text() == describe(groups)
+        and below.get_title(loc="left") == "number at risk"
+    )
     assert "95% bands" in picture.note and "training patients" in picture.note
     assert [text.get_text() for text in upper.get_legend().get_texts()] == [line.get_label() for line in upper.lines]
     assert len({(str(line.get_color()), line.get_linestyle()) for line in upper.lines}) == 2
@@ -343,4 +346,4 @@ def test_one_event_is_not_called_events():
     axes = drawn(draw("a", "local", found, WHO)).axes[0]
     labels = [line.get_label() for line in axes.lines]
     assert labels == ["lower risk (n = 1, 0 events)", "higher risk (n = 2, 1 event)"]
-    assert axes.get_title(loc="left") == describe(found), "which says that there is no ratio"
+    assert axes.get_legend().get_title().get_text() == describe(found), "which says that there is no ratio"

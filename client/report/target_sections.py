@@ -11,6 +11,7 @@ from fedsteph.client.report import calibration, risk_groups, routing
 from fedsteph.client.report.analysis import Analysis
 from fedsteph.client.report.answer import answer_of
 from fedsteph.client.report.clinical.clinical_section import clinical_section
+from fedsteph.client.report.clinical.subgroup_section import subgroup_section
 from fedsteph.client.report.examples.examples_section import examples_section
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
@@ -76,6 +77,7 @@ def target_sections(
         Section(title, [answer_of(name, result), *made] if among_others else made),
         Section("How well patients are ranked", _ranking(name, result, shown, who), 3),
         *added,
+        subgroup_section(site, found, {m: t for m, t in shown.items() if m != "deployed"}, who),
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
         examples_section(site, files, progress, slides),

@@ -30,7 +30,7 @@ from fedsteph.common.model.survival import risk_score
 from fedsteph.common.report.page import Picture, html
 from fedsteph.simulations.run.run_page import simulated_sites
 
-PICTURES = ["ranking", "c-index", "risk-groups.local", "risk-groups.panel", "calibration", "sources"]
+PICTURES = ["ranking", "c-index", "risk-groups.local", "risk-groups.panel", "calibration", "sources", "subgroups"]
 OF_FOLD_0 = ["dynamics", "sar", "landscape"]
 
 

@@ -12,6 +12,7 @@ from sksurv.nonparametric import kaplan_meier_estimator
 
 from fedsteph.client.report.calibration import Point, draw, horizon, points
 from fedsteph.client.target.evidence import Evidence
+from fedsteph.common.report.method_look import method_look
 
 N_BINS = 6
 YEAR = 365.0
@@ -171,7 +172,7 @@ def test_points_and_bars_are_the_numbers(evidence, picture):
         expected = [[[g.predicted, g.low], [g.predicted, g.high]] for g in groups]
         np.testing.assert_allclose(bars.get_segments(), expected, atol=1e-12)
     looks = {(str(container.lines[0].get_color()), container.lines[0].get_marker()) for container in axes.containers}
-    assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 2
+    assert looks == {(method_look(title).colour, method_look(title).marker) for title in TITLES.values()}
 
 
 def test_the_diagonal_is_where_both_axes_are_equal(picture):

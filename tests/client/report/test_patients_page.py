@@ -32,8 +32,8 @@ from fedsteph.common.config.recipe import StephConfig
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.initial_model import untrained_model
+from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.page import Code, Link, Page, Picture, Table, Text, html
-from fedsteph.common.report.style import COLOURS
 
 WIDE = Architecture(width=6, embed=8, attention=6, n_bins=12)
 SOURCES = ("north", "south", "west")
@@ -182,12 +182,15 @@ def view(name: str = "P1", risk: float = -2.0, **changes) -> PatientView:
     return replace(made, **changes)
 
 
+MODELS = {method_look(label).colour for label in ("enhanced model", "local model")}
+
+
 def curves_of(picture: Picture) -> list[np.ndarray]:
     """Survival of each curve with a model's colour, read back from the drawing by the lines at 0 and 1."""
     paths = [path.attrib for path in ElementTree.fromstring(picture.svg).iter() if path.tag.endswith("path")]
     (grid,) = [path["d"] for path in paths if path.get("stroke") == "#999" and path["d"].count("M") == 5]
     at = [float(line.split()[1].partition("H")[0]) for line in grid.split("M")[1:]]
-    drawn = [path["d"][1:].split("L") for path in paths if path.get("fill") == "none" and path["stroke"] in COLOURS]
+    drawn = [path["d"][1:].split("L") for path in paths if path.get("fill") == "none" and path["stroke"] in MODELS]
     return [np.array([(at[0] - float(point.split()[1])) / (at[0] - at[-1]) for point in points]) for points in drawn]
 
 
@@ -204,6 +207,15 @@ def test_a_patient_s_curves_are_the_survival_numbers(world, tmp_path):
         ]  # fmt: skip
         words = picture.svg.decode()
         assert all(word in words for word in (*labels, picture.title, "years of 365 days", "probability of no event"))
+
+
+def test_curves_that_are_as_good_as_one_are_enlarged_and_called_so():
+    survival = np.linspace(0.98, 0.853, 10)
+    (picture,) = patients_page([view(survival=survival, local_survival=survival + 0.003)], "m").pictures
+    assert picture.figure.axes[0].get_ylabel() == "probability of no event (axis from 0.80)"
+    assert "differ by at most 0.003 in every year" in picture.note
+    (picture,) = patients_page([view()], "m").pictures
+    assert picture.figure.axes[0].get_ylim()[0] == 0 and picture.note == ""
 
 
 def test_few_years_are_drawn_as_they_are():

@@ -15,6 +15,7 @@ from sksurv.nonparametric import kaplan_meier_estimator
 from sksurv.util import Surv
 
 from fedsteph.client.report.risk_groups import RiskGroups, describe, draw, p_value, risk_groups, survival_at
+from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.style import encoded
 
 YEAR = 365.0
@@ -294,7 +295,8 @@ def test_whose_they_are_and_what_the_axes_say(picture, groups):
     )
     assert "95% bands" in picture.note and "training patients" in picture.note
     assert [text.get_text() for text in upper.get_legend().get_texts()] == [line.get_label() for line in upper.lines]
-    assert len({(str(line.get_color()), line.get_linestyle()) for line in upper.lines}) == 2
+    assert [line.get_color() for line in upper.lines] == [look["color"] for look in method_look("panel").groups]
+    assert len({line.get_linestyle() for line in upper.lines}) == 2
 
 
 def plain_curve(t, e, day: float) -> float:

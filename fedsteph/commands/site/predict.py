@@ -45,7 +45,7 @@ def predict(
         ),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(help="HTML to write too: a part per patient, with survival curves and sources.")
+        Path | None, typer.Option(help="HTML to write too: a part per patient, with survival, quality and sources.")
     ] = None,
     patients: Annotated[
         list[str] | None, typer.Option("--patient", help="On the page, this patient alone. Repeatable.")

@@ -26,7 +26,7 @@ from fedsteph.client.target.final import final_choice as choosing
 from fedsteph.client.target.final.final_choice import final_choice
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.client.target.train_alone import train_site
-from fedsteph.client.training.batch import risks
+from fedsteph.client.training.batch import predict_hazards, risks
 from fedsteph.client.training.local import train_local
 from fedsteph.common.config.recipe import FinalConfig
 from fedsteph.common.config.run_config import Config
@@ -54,6 +54,7 @@ def done(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             chosen = GOOD if kind == "panel" else replace(GOOD, gain=-99.0)
             patch.setattr(choosing, "over_folds", lambda selections, recipe, found=chosen: found)
+            patch.setattr("fedsteph.client.models.context.cohort_survival.FEWEST", 6)  # of 20 patients
             made[kind] = workspace, enhance_target(workspace, make_vectors(workspace.recipe, 2))
     return made
 
@@ -62,7 +63,7 @@ def done(tmp_path_factory):
 def test_each_member_is_the_training_of_all_patients_and_the_file_has_their_mean_risks(done, kind):
     workspace, result = done[kind]
     recipe, cohort, vectors = workspace.recipe, workspace.cohort, make_vectors(workspace.recipe, 2)
-    plain = []
+    plain, survival = [], []
     for m, label in enumerate(("all patients", "all patients, member 1")):
         model = train_local(cohort, recipe, label=label, run=ON_CPU)
         if kind == "panel":
@@ -71,12 +72,17 @@ def test_each_member_is_the_training_of_all_patients_and_the_file_has_their_mean
             model = fit_steph(cohort, model, sources, recipe, gamma=0.0, label=name, run=ON_CPU)
             set_panel(model, members, WEIGHTS, cohort, CPU)
         plain.append(risks(model, cohort, CPU))
+        survival.append(np.cumprod(1 - predict_hazards(model, cohort, CPU), axis=1))
     path = workspace.site.state / result.final.path
     assert (result.final.choice, result.final.members) == (kind, 2)
     for one, expected in zip(load_members(path).models, plain, strict=True):
         np.testing.assert_allclose(risks(one.model, cohort, CPU), expected, rtol=0, atol=1e-6)
     mean = np.mean(plain, axis=0)
     np.testing.assert_allclose(load_members(path).reference, np.percentile(mean, range(101)), rtol=0, atol=1e-6)
+    drawn, order = load_members(path).cohort, np.argsort(mean)
+    np.testing.assert_allclose(drawn.everyone, np.mean(survival, axis=(0, 1)), atol=1e-6)
+    for third, ids in zip(drawn.thirds, (order[:7], order[7:14], order[14:]), strict=True):
+        np.testing.assert_allclose(third, np.mean(survival, axis=0)[ids].mean(axis=0), atol=1e-6)
     table = fedsteph.predict(path, site=workspace.site.folder).set_index("patient_id")
     ids = [patient.id for patient in cohort.patients]
     np.testing.assert_allclose(table.loc[ids, "risk"], mean, rtol=0, atol=1e-6)
@@ -91,12 +97,10 @@ def test_the_result_and_the_card_say_what_it_is_and_that_it_is_untested(done):
         assert "This very model has no test set" in card and "| test set of this very model | none |" in card
         low, high = result.deployed.interval_95
         assert f"{result.deployed.mean:.3f} (95% interval {low:.3f} to {high:.3f})" in card
-        members = load_members(state / result.final.path)
+        quality = load_members(state / result.final.path).quality
         flags = tuple(flag.name for flag in result.trust.flags)
-        assert members.cohort is None  # of 20 patients; a third would be fewer than 10
-        quality = members.quality
         assert (quality.c_index, quality.interval_95, quality.flags) == (result.deployed.mean, (low, high), flags)
-        assert quality.calibration_gap_3y == result.deployed.further["calibration_gap_3y"] and quality.folds == 5
+        assert quality.calibration_gap_3y == result.deployed.further["calibration_gap_3y"] and quality.folds == 2
         assert f"| red flags | {', '.join(flags)} |" in card
         assert "| members | 2," in card and f"| local or enhanced | {kind}: {result.final.reason} |" in card
         assert ("s000" in card.split("## Recipe")[0]) == (kind == "panel")

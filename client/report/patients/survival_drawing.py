@@ -31,7 +31,7 @@ class Curve:
 
 
 def survival_drawing(title: str, curves: Sequence[Curve], n_years: int, cohort: CohortSurvival | None) -> bytes:
-    """The SVG of at most two curves over ``n_years`` years, above the training patients' where they are known."""
+    """The SVG of one or two curves over at most 10 years, above the training patients' where they are known."""
     heading = textwrap.wrap(without_control(title), _LETTERS)
     frame = _Frame(len(heading) * _LINE + 8, n_years)
     legend = [*_legend(curves, cohort is not None)]
@@ -47,7 +47,7 @@ def survival_drawing(title: str, curves: Sequence[Curve], n_years: int, cohort: 
     ]
     for i, (mark, label) in enumerate(legend):
         x, y = (4, 165)[i % 2], frame.bottom + 34 + _LINE * (i // 2)
-        parts += [f'<g transform="translate({x} {y - 3})">{mark}</g>', _text(x + 24, y, label, "")]
+        parts += [mark.format(f"M{x} {y - 3}"), _text(x + 24, y, label, "")]
     return "".join([*parts, "</svg>"]).encode()
 
 
@@ -105,9 +105,12 @@ def _axes(frame: _Frame) -> Iterator[str]:
     for step in range(5):
         y = frame.y(step / 4)
         lines.append(f"M{_LEFT} {y:.1f}H{_RIGHT}")
-        yield _text(_LEFT - 3, y + 3, f"{step / 4:g}", ' text-anchor="end"')
-    for year in range(frame.n_years + 1):
-        yield _text(frame.x(year), frame.bottom + 10, str(year), ' text-anchor="middle"')
+        if step % 2 == 0:
+            yield _text(_LEFT - 3, y + 3, f"{step / 4:g}", ' text-anchor="end"')
+    # One element for all years, a letter at each place; only the last year may have two. It makes the page open sooner.
+    places = " ".join(f"{frame.x(year):.1f}" for year in range(frame.n_years + 1))
+    years = "".join(map(str, range(frame.n_years + 1)))
+    yield f'<text x="{places}" y="{frame.bottom + 10}" text-anchor="middle">{years}</text>'
     yield f'<path stroke="#999" stroke-width=".4" d="{"".join(lines)}"/>'
     middle = frame.bottom - _HEIGHT / 2
     yield _text((_LEFT + _RIGHT) / 2, frame.bottom + 20, "years of 365 days", ' text-anchor="middle"')
@@ -116,15 +119,16 @@ def _axes(frame: _Frame) -> Iterator[str]:
 
 
 def _legend(curves: Sequence[Curve], with_cohort: bool) -> Iterator[tuple[str, str]]:
+    """Each mark, with a gap for its place, and its label."""
     for i, curve in enumerate(curves):
-        yield f'<path {_look(curve, i)} d="M0 0h20"/>', curve.label
+        yield f'<path {_look(curve, i)} d="{{}}h20"/>', curve.label
         if curve.low_high is not None:
             band = f'fill="{method_look(curve.label).colour}" fill-opacity=".3"'
-            yield f'<path {band} d="M0-4h20v8H0z"/>', "middle 95% of its members"
+            yield f'<path {band} d="{{}}m0-4h20v8h-20z"/>', "middle 95% of its members"
     if with_cohort:
-        yield '<path stroke="#555" stroke-dasharray="1 2" d="M0 0h20"/>', "mean of the training patients"
+        yield '<path stroke="#555" stroke-dasharray="1 2" d="{}h20"/>', "mean of the training patients"
         for colour, name in zip(_ZONES, _ZONE_NAMES, strict=True):
-            yield f'<path fill="{colour}" stroke="#999" stroke-width=".3" d="M0-4h20v8H0z"/>', name
+            yield f'<path fill="{colour}" stroke="#999" stroke-width=".3" d="{{}}m0-4h20v8h-20z"/>', name
 
 
 def _text(x: float, y: float, words: str, further: str) -> str:

@@ -62,7 +62,7 @@ FLOORS = {
         "coordinator_page",
         "deployment",
     ],
-    "simulations": ["markdown", "memory", "worlds", "run", "study", "bench", "relay", "attacks"],
+    "simulations": ["markdown", "memory", "worlds", "run", "study", "bench", "relay", "attacks", "pictures"],
 }
 COMMAND_LINE = {"typer", "click"}
 PAIRS = {"__init__", "app"}  # of the files of one name: a package's first file, and Flower's two apps

@@ -1,0 +1,1 @@
+"""The pictures of the README: what comes out of a run, from synthetic hospitals."""

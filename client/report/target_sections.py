@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedsteph.client.evaluation.metrics import further_rows
-from fedsteph.client.report import calibration, risk_groups, routing
-from fedsteph.client.report.analysis import Analysis
+from fedsteph.client.report import calibration, risk_groups
 from fedsteph.client.report.answer import answer_of
 from fedsteph.client.report.clinical.clinical_section import clinical_section
 from fedsteph.client.report.clinical.subgroup_section import subgroup_section
+from fedsteph.client.report.developers import routing
+from fedsteph.client.report.developers.analysis import Analysis
 from fedsteph.client.report.examples.examples_section import examples_section
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site

@@ -10,7 +10,8 @@ from typing import cast
 import numpy as np
 import yaml
 
-from fedsteph.client.report import calibration, risk_groups, routing
+from fedsteph.client.report import calibration, risk_groups
+from fedsteph.client.report.developers import routing
 from fedsteph.client.target.evidence import Evidence, read_evidence
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import RunFolderError

@@ -17,7 +17,7 @@ from typer.main import get_command
 from fedsteph.__main__ import app
 from fedsteph.client.attack.coins import MIN_REFERENCES
 from fedsteph.client.privacy.dp_settings import DpSgd
-from fedsteph.client.report.landscape import Budget
+from fedsteph.client.report.developers.landscape import Budget
 from fedsteph.simulations.attacks.poisoned_federation import SOURCES
 
 HEAVY = {"torch", "flwr", "ray", "pandas", "scipy", "matplotlib", "lifelines", "sklearn"}

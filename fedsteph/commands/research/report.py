@@ -12,7 +12,7 @@ from fedsteph.common.errors import ConfigError
 from fedsteph.common.host import console
 
 if TYPE_CHECKING:
-    from fedsteph.client.report.analysis import Analysis
+    from fedsteph.client.report.developers.analysis import Analysis
     from fedsteph.client.site.site import Site
     from fedsteph.common.host.progress import NamedProgress
     from fedsteph.common.report.page import Picture
@@ -129,7 +129,7 @@ def _site(path: Path, target: str | None) -> Site:
 
 
 def _analysis(run: Path, target: str | None, fold: int | None) -> Analysis:
-    from fedsteph.client.report.analysis import Analysis
+    from fedsteph.client.report.developers.analysis import Analysis
     from fedsteph.client.report.target_files import TargetFiles
 
     site = _site(run.resolve(), target)
@@ -177,7 +177,7 @@ def landscape(
       fedsteph analyze landscape fedsteph-run --target kirp
       fedsteph analyze landscape site.yaml --grid 21 --patients 500 --instances 1000
     """
-    from fedsteph.client.report.landscape import Budget
+    from fedsteph.client.report.developers.landscape import Budget
     from fedsteph.commands.terminal.page_drawing import drawing
 
     look = _analysis(run, target, fold)

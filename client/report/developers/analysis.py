@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fedsteph.client.report import landscape, routing, sar
-from fedsteph.client.report.landscape import Budget, Landscape
-from fedsteph.client.report.sar import SarCurves
+from fedsteph.client.report.developers import landscape, routing, sar
+from fedsteph.client.report.developers.landscape import Budget, Landscape
+from fedsteph.client.report.developers.sar import SarCurves
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace

@@ -14,7 +14,7 @@ from method_builders import by_projection
 from report_builders import WHO, drawn, heading, lines_by_label, squeezed
 
 from fedsteph.client.methods.alignment import alignment
-from fedsteph.client.report.sar import LAM, SarCurves, draw, sar_curves
+from fedsteph.client.report.developers.sar import LAM, SarCurves, draw, sar_curves
 from fedsteph.client.steph.mixture import Mixture
 from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.initial_model import model_digest, untrained_model

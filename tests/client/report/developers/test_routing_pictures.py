@@ -7,7 +7,7 @@ import pytest
 from each_case import each
 from report_builders import WHO, band_at, drawn, epoch_notes, heading, lines_by_label, make_evidence, says, squeezed
 
-from fedsteph.client.report.routing import dynamics_picture, dynamics_table, end_picture
+from fedsteph.client.report.developers.routing import dynamics_picture, dynamics_table, end_picture
 from fedsteph.client.target.evidence import Evidence
 
 SOURCES = ("site-b", "site-c", "site-d")

@@ -10,8 +10,8 @@ import torch
 from client_builders import CPU, MemoryCohort, Spy, equal, make_cohort, state_of
 from report_builders import WHO, drawn, epoch_notes, heading, lines_by_label, make_steph, squeezed
 
-import fedsteph.client.report.landscape
-from fedsteph.client.report.landscape import Budget, Landscape, draw, landscape
+import fedsteph.client.report.developers.landscape
+from fedsteph.client.report.developers.landscape import Budget, Landscape, draw, landscape
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.batch import predict_hazards
 from fedsteph.common.model.base_model import BaseModel
@@ -152,7 +152,7 @@ def test_progress_is_told_up_to_its_end(model):
 
 def test_no_more_is_looked_at_than_the_budget_has(model, monkeypatch):
     """Three patients a part and two instances of each, all of them real, none twice."""
-    spy = Spy(monkeypatch, fedsteph.client.report.landscape, "encode")
+    spy = Spy(monkeypatch, fedsteph.client.report.developers.landscape, "encode")
     some = landscape(model, parts(), None, alpha=ALPHA, device=CPU, budget=Budget(2, patients=3, instances=2))
     assert some.patients == {"training": 3, "test": 3} and some.instances == 2 and len(spy.calls) == 2 * 2 * 2
     for k, call in enumerate(spy.calls):
@@ -172,7 +172,7 @@ def test_a_sample_is_drawn_at_random_and_not_from_the_beginning(model, monkeypat
     cohort = make_cohort([30] * 60)
     for i in range(60):
         cohort.bag(i)[:, 1], cohort.bag(i)[:, 2] = float(i), torch.arange(30.0)
-    spy = Spy(monkeypatch, fedsteph.client.report.landscape, "encode")
+    spy = Spy(monkeypatch, fedsteph.client.report.developers.landscape, "encode")
     landscape(model, {"training": cohort}, None, alpha=ALPHA, device=CPU, budget=Budget(2, patients=10, instances=5))
     bags = spy.calls[0].args[2]
     assert max(bags[:, 0, 1].tolist()) > 9 and bags[:, :, 2].max() > 4

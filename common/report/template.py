@@ -34,6 +34,7 @@ ul { margin: .5rem 0; padding-left: 1.2rem; max-width: 46rem; }
 .answer .state { color: var(--state); font-weight: 700; font-size: 1.2rem; line-height: 1.3; }
 .answer .figure { font-variant-numeric: tabular-nums; }
 .flags { list-style: none; padding: 0; }
+.flags li { padding-left: 1.3em; text-indent: -1.3em; }
 .flags span { color: var(--flag); }
 .fact { font-size: .88rem; color: var(--soft); margin: .2rem 0; max-width: none; }
 nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: 1rem 0; }
@@ -57,7 +58,7 @@ th { vertical-align: bottom; }
 td.interval { min-width: 8.6em; }
 td.long { overflow-wrap: anywhere; min-width: 16rem; }
 details { margin: .25rem 0; font-size: .9rem; }
-summary { cursor: pointer; color: var(--mark); font-size: .82rem; }
+summary { cursor: pointer; color: var(--mark); font-size: .82rem; padding: .2rem 0; }
 .part { font-size: 1rem; border-top: 1px solid var(--line); margin-top: 2.25rem; }
 .part summary h2 { display: inline-block; border: 0; margin: 0; color: var(--mark); }
 .apart { content-visibility: auto; contain-intrinsic-size: auto 36rem; }

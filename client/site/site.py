@@ -29,6 +29,7 @@ class Site:
     file: SiteFile  # the keys of site.yaml, with what a command or a simulation sets instead
     state: Path
     tensorboard: Path | None = None  # where epochs are written for TensorBoard; None: nowhere
+    cores: int | None = None  # the machine's cores that it may use, where sites share a machine; None: all
 
     @classmethod
     def open(cls, folder: Path | str, *, state: Path | str | None = None, device: str | None = None) -> Site:

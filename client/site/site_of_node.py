@@ -47,7 +47,7 @@ def site_of_node(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) 
 
 
 def write_sites(run_folder: Path, sites: Sequence[Mapping[str, str]]) -> None:
-    """Write the file of a simulated run's sites: each one's name, folder, device, cancer, roster digest, workers."""
+    """Write the file of a simulated run's sites: each one's name, folder, device, cancer, roster digest, cores."""
     write_json(run_folder / SIMULATED_SITES, {"sites": [dict(site) for site in sites]})
 
 
@@ -61,7 +61,7 @@ def read_sites(run_folder: Path) -> list[dict[str, str]]:
             tell_of_old_files()
         else:
             sites = read_json(path, RunFolderError, remedy)["sites"]
-        needed, others = ("name", "folder", "device", "roster_sha256"), ("cancer", "workers")
+        needed, others = ("name", "folder", "device", "roster_sha256"), ("cancer", "cores")
         return [{key: str(site[key]) for key in (*needed, *(k for k in others if k in site))} for site in sites]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError("is damaged", where=path, remedy=remedy) from error
@@ -86,7 +86,6 @@ def _simulated_site(run_folder: Path, index: int) -> Site:
         # One thread per simulated site: it is the machine's share of a site, and it makes the numbers the same
         # whichever engine runs the simulation.
         threads=1,
-        workers=int(entry.get("workers", 1)),  # what the machine has for each target
         cancer=entry.get("cancer"),  # of its own file, or of its table
         page=False,  # the run's own page has it all
         m0=m0_of_run(run_folder),
@@ -102,4 +101,5 @@ def _simulated_site(run_folder: Path, index: int) -> Site:
     )
     # A run's owner asks for TensorBoard by this file, whatever the sites' own say.
     asked = (run_folder / TENSORBOARD_ON).exists()
+    site = replace(site, cores=int(entry.get("cores", 1)))  # what the machine has for each target
     return replace(site, file=file, tensorboard=run_folder / TENSORBOARD / site.name if asked else site.tensorboard)

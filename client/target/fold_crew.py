@@ -59,9 +59,12 @@ class _Opened:
 def n_workers(workspace: Workspace, trainings: int) -> int:
     """How many worker processes train so many models of this site; 1: this process does it."""
     asked = workspace.site.file.workers
-    n = usual_workers(workspace.device) if asked == "auto" else asked
-    is_worth = asked != "auto" or _seconds(workspace, trainings) > _WORTH_SECONDS
-    return min(n, trainings) if is_worth else 1
+    if asked != "auto":
+        return min(asked, trainings)
+    if _seconds(workspace, trainings) <= _WORTH_SECONDS:
+        return 1
+    n = usual_workers(workspace.device)
+    return min(n, workspace.site.cores or n, trainings)
 
 
 def _seconds(workspace: Workspace, trainings: int) -> float:

@@ -95,7 +95,7 @@ def _plan(
     sites: Sequence[Site], config: Config, roster_sha256: str, cancers: Mapping[str, str | None]
 ) -> list[dict[str, str]]:
     share = max(1, n_cores() // len(config.federation.targets))  # of the cores, for each target
-    common = {"device": config.device, "roster_sha256": roster_sha256, "workers": str(share)}
+    common = {"device": config.device, "roster_sha256": roster_sha256, "cores": str(share)}
     found = []
     for site in sites:
         stated = cancers.get(site.name)

@@ -18,7 +18,7 @@ import pytest
 from sites import TINY, make_site
 
 from fedsteph.__main__ import app
-from fedsteph.client.report import landscape
+from fedsteph.client.report.developers import landscape
 from fedsteph.commands.terminal.exit_codes import run as run_command
 from fedsteph.common.host.checked_file import read_json
 

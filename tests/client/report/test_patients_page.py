@@ -209,13 +209,12 @@ def test_a_patient_s_curves_are_the_survival_numbers(world, tmp_path):
         assert all(word in words for word in (*labels, picture.title, "years of 365 days", "probability of no event"))
 
 
-def test_curves_that_are_as_good_as_one_are_enlarged_and_called_so():
+def test_curves_that_are_as_good_as_one_are_called_so():
     survival = np.linspace(0.98, 0.853, 10)
     (picture,) = patients_page([view(survival=survival, local_survival=survival + 0.003)], "m").pictures
-    assert picture.figure.axes[0].get_ylabel() == "probability of no event (axis from 0.80)"
     assert "differ by at most 0.003 in every year" in picture.note
     (picture,) = patients_page([view()], "m").pictures
-    assert picture.figure.axes[0].get_ylim()[0] == 0 and picture.note == ""
+    assert picture.note == ""
 
 
 def test_few_years_are_drawn_as_they_are():

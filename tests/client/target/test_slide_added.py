@@ -190,4 +190,5 @@ def test_a_merge_without_clinical_columns_leaves_no_old_clinical_model(merged):
     path = (workspace.site.state / FINAL).with_name("clinical.json")
     plain = replace(workspace, cohort=replace(workspace.cohort, clinical=None))
     again = enhance_target(plain, make_vectors(workspace.recipe, 1))
-    assert again == replace(result, clinical=None) and not path.exists()
+    assert again == replace(result, clinical=None, cohort=again.cohort) and not path.exists()
+    assert "stage" in result.cohort and "stage" not in again.cohort

@@ -20,7 +20,7 @@ from fedsteph.common.model.architecture import Architecture
 from fedsteph.common.model.initial_model import model_digest, untrained_model
 from fedsteph.common.vector.task_vector import TaskVector
 
-ORACLE = Path(__file__).parents[2] / "oracles" / "sar.safetensors"
+ORACLE = Path(__file__).parents[3] / "oracles" / "sar.safetensors"
 KNOWN = pytest.mark.parametrize(("name", "sar", "rank"), [("a", 0.98254106, 6), ("b", 0.97611067, 5), ("c", 1.0, 1)])
 LAYERS = ("embed.weight", "attention_V.weight", "attention_U.weight")
 SOURCES = ("site-b", "site-c")

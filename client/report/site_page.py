@@ -21,7 +21,7 @@ from fedsteph.common.report.conclusion import rounded
 from fedsteph.common.report.method_look import method_look
 from fedsteph.common.report.page import REPORT, Block, Code, Page, Picture, Section, Table, Text, write_page
 from fedsteph.common.report.probability_axis import probability_axis
-from fedsteph.common.report.provenance import cost_section, limits_section
+from fedsteph.common.report.provenance import ONE_PER_FOLD, WITH_FINAL, cost_section, limits_section
 from fedsteph.common.report.style import canvas, legend_above
 from fedsteph.common.report.transfer import SHARED_EVENTS, decided, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
@@ -60,7 +60,9 @@ def site_page(site: Site, progress: NamedProgress = unseen, slides: Path | None 
         *developer_sections(site, files, result, progress),
         replace(cost_section({}, n_bytes, learnable), level=3),
         replace(recipe_section(recipe), level=3),
-        limits_section([result.too_small] if result.too_small else []),
+        limits_section(
+            [result.too_small] if result.too_small else [], WITH_FINAL if result.final is not None else ONE_PER_FOLD
+        ),
     ]
     when = "" if last is None else f" run {run} of {last.time[:10]};"
     made = [f"Made by{when} fedsteph {version('fedsteph')}."]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from fedsteph.client.evaluation.metrics import further_rows
 from fedsteph.client.report import calibration, risk_groups
@@ -24,7 +25,13 @@ from fedsteph.common.host.progress import NamedProgress, unseen
 from fedsteph.common.model.method_scores import MethodScores
 from fedsteph.common.report.c_index import c_index_picture, c_index_table, with_interval
 from fedsteph.common.report.conclusion import against_local
-from fedsteph.common.report.page import Block, Picture, Points, Section, Table
+from fedsteph.common.report.page import Block, Picture, Points, Section, Table, Text
+
+_IN_WORDS = {
+    "panel": "panel (the enhanced model)",
+    "deployed": "deployed (what inner validation chose per fold)",
+    "oracle": "oracle (the truth of a synthetic world)",
+}
 
 
 def title_of(method: str) -> str:
@@ -82,7 +89,7 @@ def target_sections(
         Section("Survival by risk group", risk_groups.pictures(name, found, shown, who), 3),
         Section("Calibration", [calibration.draw(f"{name}.calibration", found, shown, who)], 3),
         examples_section(site, files, progress, slides),
-        Section("Which sources were used", [routing.end_picture(f"{name}.sources", found, who)], 3),
+        Section("Which sources helped", [_helped(result), routing.end_picture(f"{name}.sources", found, who)], 3),
     ]
 
 
@@ -125,11 +132,32 @@ def _shown(result: TargetResult) -> dict[str, str]:
     return shown | ({"deployed": "deployed"} if len(set(result.deployed.choice)) == 2 else {})
 
 
+def _helped(result: TargetResult) -> Table | Text:
+    """What each source alone changes in inner validation: the nearest to an answer, beside the use that STEPH makes."""
+    folds, rows = result.screening.folds, []
+    for name in result.sources:
+        found = [fold[name].figures.alone for fold in folds if name in fold]
+        known = [change for change in found if change is not None]
+        merged = sum(name in fold and fold[name].weight > 0 for fold in folds)
+        told = ["-", "-"]
+        if known:
+            told = [f"{fmean(getattr(change, key) for change in known):+.3f}" for key in ("c_index", "loss")]
+        rows.append([name, *told, f"{merged} of {len(folds)}"])
+    if all(row[1] == "-" for row in rows):
+        return Text("There are too few patients to tell what each source changes.")
+    header = ["source", "C-index (above 0: helps)", "loss in nats (below 0: helps)", "folds that merge it"]
+    title = "Each source alone, added to the local model: change in inner validation, mean over folds"
+    return Table(header, rows, title)
+
+
 def _ranking(name: str, result: TargetResult, shown: Mapping[str, str], who: str) -> list[Block]:
     rows = {title: result.methods[method] for method, title in shown.items()}
     picture = c_index_picture(f"{name}.ranking", rows, who)
     header, further = further_rows([(title_of(method), row.further) for method, row in result.trained.items()])
-    means = [[title, with_interval(row.mean, row.interval_95)] for title, row in _titled(result.methods).items()]
+    means = [
+        [_IN_WORDS.get(method, title_of(method)), with_interval(row.mean, row.interval_95)]
+        for method, row in result.methods.items()
+    ]
     return [
         replace(picture, numbers=None),
         Table(["method", "mean C-index (95% interval)"], means, "C-index"),

@@ -8,6 +8,9 @@ from typing import Any
 from fedsteph.common.report.page import Block, Code, Points, Section, Table
 
 ONE_PER_FOLD = "There is one model per fold and none of all patients; each is judged on patients that it has not seen."
+WITH_FINAL = (
+    "Each fold's model is judged on patients that it has not seen. The final model, of all patients, has no test set."
+)
 LIMITS = (
     "The C-index says how well patients are ranked. It says nothing of whether a decision that follows is a good one.",
     "Intervals resample patients of these cohorts. They hold neither the choice of training seed nor of hospital.",

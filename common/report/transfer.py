@@ -53,7 +53,11 @@ def transfer_section(
     """The section for data stewards: what a site may say first (``own``), non-empty tables, a sentence per failure."""
     blocks: list[Block] = [Points(own)] if own else []
     if any(table.rows for table in tables):
-        text = f"What travelled: task vectors in {sharing}, sealed for one recipient each and signed by the sender."
+        text = (
+            f"What travelled: task vectors in {sharing}, sealed for one recipient each and signed by the sender; no "
+            "slide, feature, label or patient's value. A decision is the policy's, on an envelope; a vector that it "
+            "allowed may still be left out of a merge by the screening."
+        )
         blocks += [Text(text), *(table for table in tables if table.rows)]
     else:
         blocks.append(Text("Nothing travelled: no envelope is in the audit logs at hand."))

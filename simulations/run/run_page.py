@@ -19,7 +19,7 @@ from fedsteph.common.host.progress import NamedProgress, Progress, unseen
 from fedsteph.common.model.method_scores import MinusLocal
 from fedsteph.common.report.conclusion import over_targets
 from fedsteph.common.report.page import REPORT, Page, Section, write_page
-from fedsteph.common.report.provenance import cost_section, limits_section, provenance_section
+from fedsteph.common.report.provenance import ONE_PER_FOLD, WITH_FINAL, cost_section, limits_section, provenance_section
 from fedsteph.common.report.source_matrix import matrix_picture
 from fedsteph.common.report.transfer import decided, relayed, transfer_section
 from fedsteph.common.trust.audit_log import read_lines
@@ -52,7 +52,7 @@ def run_page(run: Path, progress: NamedProgress = unseen, slides: Path | None = 
         _transfer(run, manifest, sites, results, config),
         *developers,
         *_costs_and_versions(results, manifest, run),
-        limits_section(_limits(results, sites)),
+        limits_section(_limits(results, sites), WITH_FINAL if config.recipe.final.members else ONE_PER_FOLD),
     ]
     made = [f"Made by run {manifest['run'][:12]} of {manifest['created'][:10]}; fedsteph {version('fedsteph')}."]
     answer = None if several else next(answer_of(name, one, made) for name, one in results.targets.items())

@@ -37,7 +37,17 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
         [source, str(len(w)), f"{np.mean(w != 0):.3f}" if len(w) else "-", *_spread(w), *_spread(lam)]
         for source, (w, lam) in zip(found.sources, columns, strict=True)
     ]
-    header = ["source", "n", "kept by", "w 5%", "w median", "w 95%", "lam 5%", "lam median", "lam 95%"]
+    header = [
+        "source",
+        "n",
+        "kept by, share",
+        "w 5%",
+        "w median",
+        "w 95%",
+        "lam 5%",
+        "lam median",
+        "lam 95%",
+    ]
     numbers = Table(header, rows, "quantiles over patients", folded=True)
     note = (
         "Every patient by the model of the fold that tests it; lam of the patients who kept the source. Where a source "
@@ -101,7 +111,13 @@ def dynamics_table(found: dict[str, Any]) -> Table:
         for i, source in enumerate(found["sources"])
     ]
     quantiles = [f"{100 * q:g}%" for q in QUANTILES]
-    header = ["epoch", "source", "kept by", *(f"w {q}" for q in quantiles), *(f"lam {q}" for q in quantiles)]
+    header = [
+        "epoch",
+        "source",
+        "kept by, share",
+        *(f"w {q}" for q in quantiles),
+        *(f"lam {q}" for q in quantiles),
+    ]
     return Table(header, rows, "w and lam by epoch", folded=True)
 
 

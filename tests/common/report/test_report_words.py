@@ -237,8 +237,8 @@ def test_what_was_shared_leaves_empty_tables_out(lines):
     section = transfer_section([full, empty], failures, "bfloat16, rank 8")
     assert section.blocks == [
         Text(
-            "What travelled: task vectors in bfloat16, rank 8, sealed for one recipient each and signed by the sender; no "
-            "slide, feature, label or patient's value. A decision is the policy's, on an envelope; a vector that it "
+            "What travelled: task vectors in bfloat16, rank 8, sealed for one recipient each and signed by the sender; "
+            "no slide, feature, label or patient's value. A decision is the policy's, on an envelope; a vector that it "
             "allowed may still be left out of a merge by the screening."
         ),
         full,

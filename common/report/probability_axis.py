@@ -26,7 +26,7 @@ def probability_axis(axes: Any, name: str, lowest: float) -> None:
 
 def told_difference(one: np.ndarray, other: np.ndarray) -> str:
     """A sentence on how far two curves ``(n_years,)`` of probabilities are apart; empty if one must look."""
-    gap = float(np.abs(one - other).max())
+    gap = float(np.abs(np.asarray(one) - np.asarray(other)).max())
     if gap >= NOTHING:
         return ""
     size = "less than 0.001" if gap < 0.001 else f"at most {gap:.3f}"

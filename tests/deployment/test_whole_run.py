@@ -169,7 +169,7 @@ def leaks(kept: bytes, plains: dict[str, bytes]) -> set[str]:
 def test_the_server_keeps_nothing_of_a_vector(deployment, whole_run):
     """The envelopes went through its database; no 64 bytes of any vector or model are in it or in a log."""
     kept, plains = kept_by_server(deployment), plain_files(deployment, whole_run)
-    assert kept.count(b"fedsteph/v3/envelope") >= 2 * len(SOURCES), "not all that the server relays was looked at"
+    assert kept.count(b"fedsteph/v3/envelope") >= len(SOURCES), "not all that the server relays was looked at"
     assert leaks(kept, plains) == set()
     piece = plains[FULL][-200:-136]
     assert leaks(kept[:1001] + piece, plains), "the search would find 64 bytes"

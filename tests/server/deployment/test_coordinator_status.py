@@ -184,7 +184,7 @@ def test_a_deadline_that_is_near(cli: Callable[..., Any], coordinator: Coordinat
     for name, node in NODES.items():
         status.joined(name, node, "0.1.0")
     path = run / "server" / "status.json"
-    for ago, answered, kinds in ((89, False, []), (91, False, ["deadline"]), (91, True, [])):
+    for ago, answered, kinds in ((80, False, []), (91, False, ["deadline"]), (91, True, [])):
         status.begin(protocol.SHARE, 100, NODES)
         for name in NODES if answered else ():
             status.answered(name, "answered")

@@ -107,7 +107,18 @@ def draw_at(
         legend_above(axes, ncols=3)
     rows = [[label, str(k), *point.cells] for label, groups in known.items() for k, point in groups.items()]
     header = ["method", "group", "n", "predicted", "observed", "95% interval"]
-    return Picture(name, title, figure, note=note, numbers=Table(header, rows, "calibration", folded=True))
+    numbers = Table(header, rows, "calibration", folded=True)
+    return Picture(name, title, figure, note=note, numbers=numbers, finding=_finding(known))
+
+
+def _finding(known: Mapping[str, Mapping[int, Point]]) -> str:
+    """The largest distance between predicted and observed, by the title of the model."""
+    far = {
+        label: max((abs(point.predicted - point.observed) for point in groups.values()), default=0.0)
+        for label, groups in known.items()
+    }
+    told = ", ".join(f"{label} {gap:.2f}" for label, gap in far.items())
+    return f"Largest gap between predicted and observed: {told}." if any(known.values()) else ""
 
 
 def _instead(name: str, title: str, lacks: str) -> Picture:

@@ -146,7 +146,8 @@ def draw(name: str, model: str, found: RiskGroups | str, who: str, note: str = _
         for row, group in zip((1, 0), found.groups, strict=True):
             for year in ticks:
                 below.text(year, row, str(group.at_risk(year)), ha="center", va="center", fontsize=7.5)
-    return Picture(name, title, figure, note=note, numbers=_numbers(found, ticks))
+    finding = "" if found.hazard_ratio is None else f"Higher risk has {found.hazard_ratio[0]:.2f} times the hazard."
+    return Picture(name, title, figure, note=note, numbers=_numbers(found, ticks), finding=finding)
 
 
 def pictures(site: str, found: Evidence, models: Mapping[str, str], who: str) -> list[Picture]:

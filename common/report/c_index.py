@@ -17,6 +17,9 @@ _NOTE = (
 )
 
 
+_NAMED = 3  # methods that a finding names
+
+
 def c_index_picture(
     name: str, rows: Mapping[str, MethodScores], who: str, methods: Mapping[str, str] | None = None
 ) -> Picture:
@@ -47,7 +50,9 @@ def c_index_picture(
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("Harrell's C-index (0.5 is chance, 1 is perfect)")
         axes.set_title("dots: folds; symbol and number: mean; bars: 95% intervals", fontsize=7.5)
-    return Picture(name, title, figure, note=_NOTE, numbers=c_index_table(rows))
+    best = sorted(((mean, label) for label, (_, mean) in shown.items()), reverse=True)[:_NAMED]
+    finding = f"Highest mean C-index: {', '.join(f'{label} {mean:.3f}' for mean, label in best)}."
+    return Picture(name, title, figure, note=_NOTE, numbers=c_index_table(rows), finding=finding)
 
 
 def c_index_table(rows: Mapping[str, MethodScores]) -> Table:

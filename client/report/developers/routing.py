@@ -53,7 +53,10 @@ def end_picture(name: str, found: Evidence, who: str) -> Picture:
         "Every patient by the model of the fold that tests it; lam of the patients who kept the source. Where a source "
         "was refused in some folds, the patients of the others (n)."
     )
-    return Picture(name, title, figure, note=note, numbers=numbers)
+    median = {source: float(np.median(w)) for source, (w, _) in zip(found.sources, columns, strict=True) if len(w)}
+    most = max(median, key=lambda source: median[source])
+    finding = f"Most used: {most}, with a median weight of {median[most]:.2f}."
+    return Picture(name, title, figure, note=note, numbers=numbers, finding=finding)
 
 
 def _draw_boxes(axes: Any, columns: Sequence[np.ndarray]) -> None:

@@ -8,16 +8,16 @@ import numpy as np
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.tables.clinical_table import ClinicalValues
+from fedsteph.common.model.survival import DAYS_PER_BIN
 
 _NAMED = ("age", "sex", "gender", "stage")  # in the names of the columns that the line tells of
-_DAYS_PER_YEAR = 365.0
 _MOST_GROUPS = 8
 
 
 def cohort_line(cohort: Cohort) -> str:
     """Patients, events, slides and follow-up; age, sex and stage where the site file names such columns."""
     n_slides = sum(len(patient.slides) for patient in cohort.patients)
-    years = cohort.times / _DAYS_PER_YEAR
+    years = cohort.times / DAYS_PER_BIN
     told = [
         f"{len(cohort)} patients, {int(cohort.events.sum())} events, {n_slides} slides",
         f"follow-up {years.min():.1f} to {years.max():.1f} years, median {np.median(years):.1f}",

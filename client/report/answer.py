@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.client.target.trust import SENTENCES, with_interval
 from fedsteph.common.model.method_scores import MethodScores
-from fedsteph.common.report.page import Answer
-
-_NO_DECISION = "Research software, not a medical device: no decision about a patient rests on it."
+from fedsteph.common.report.page import NO_DECISION, Answer
 
 
 def answer_of(name: str, result: TargetResult, made: Sequence[str] = ()) -> Answer:
     """The answer of the site ``name``; ``made``: lines on when and by what the result was made."""
     cohort = [] if result.cohort is None else [f"Cohort: {result.cohort}"]
-    facts = [_NO_DECISION, *cohort, *made]
+    facts = [NO_DECISION, *cohort, *made]
     if result.too_small is not None and result.enhanced_minus_local.mean is None:
         return Answer("not shown", result.too_small, facts=facts)
     trust, gap = result.trust, result.enhanced_minus_local

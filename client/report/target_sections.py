@@ -18,6 +18,7 @@ from fedsteph.client.report.examples.examples_section import examples_section
 from fedsteph.client.report.target_files import TargetFiles
 from fedsteph.client.site.site import Site
 from fedsteph.client.steph.dynamics import collapsed_in
+from fedsteph.client.target.evidence import Evidence
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.method_names import METHODS
 from fedsteph.common.errors import FedstephError
@@ -75,7 +76,7 @@ def target_sections(
         slides: folder of slide images or thumbnails, for the examples.
     """
     name, found = site.name, files.evidence().once
-    who, shown = who_of(name, files), _shown(result)
+    who, shown = _who(name, files, found), _shown(result)
     progress("ranking, risk groups and calibration")
     final, beside = final_sentence(result), result.clinical
     made: list[Block] = [Points([deployed_sentence(result), *([] if final is None else [final])])]
@@ -102,7 +103,7 @@ def developer_sections(
     among_others: bool = False,
 ) -> list[Section]:
     """What a method developer looks for: every fold and method, w and lam, SAR, the loss landscape; closed at first."""
-    name, who = site.name, who_of(site.name, files)
+    name, who = site.name, _who(site.name, files, files.evidence().once)
     in_folds = c_index_picture(f"{name}.c-index", _titled(result.methods), who)
     whole = c_index_table(_titled(result.methods))
     title = f"For method developers: {name}" if among_others else "For method developers"
@@ -119,11 +120,10 @@ def developer_sections(
     ]
 
 
-def who_of(name: str, files: TargetFiles) -> str:
+def _who(name: str, files: TargetFiles, found: Evidence) -> str:
     """The data behind a figure, which is drawn in it: site, patients, events, folds and seed."""
-    n, n_events = len(files.evidence().once), int(files.evidence().once.events.sum())
-    seed = files.recipe.training.seed
-    return f"{name}: n = {n} test patients, {n_events} events, {files.n_folds} folds, seed {seed}"
+    n_events, seed = int(found.events.sum()), files.recipe.training.seed
+    return f"{name}: n = {len(found)} test patients, {n_events} events, {files.n_folds} folds, seed {seed}"
 
 
 def _shown(result: TargetResult) -> dict[str, str]:

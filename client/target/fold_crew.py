@@ -16,7 +16,7 @@ from fedsteph.client.sharing.mapped_vector import HandedVector, handed
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
-from fedsteph.client.target.final.final_model import train_enhanced_member
+from fedsteph.client.target.final.final_model import final_steps, train_enhanced_member
 from fedsteph.client.target.fold import enhance_fold, steps
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.training.device import usual_workers
@@ -101,7 +101,7 @@ def enhance_side_by_side(
         progress: in trainings.
     """
     n, members, size = len(tasks), workspace.recipe.final.members, steps(tasks[0])
-    first, total = n * size + members, n * size + 2 * members
+    first, total = n * size + members, n * size + final_steps(workspace.recipe)
     passing = workspace.site.state / _HANDED
     shutil.rmtree(passing, ignore_errors=True)  # of a merge that was killed as its workers began
     try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE_FILE = "index.html"
+NO_DECISION = "Research software, not a medical device: no decision about a patient rests on it."
 PICTURES = "figures"
 REPORT = "report"  # default folder of a page, inside the run's or site's folder
 _NUMBER = re.compile(r"[-+<]?\d[\d,.]*(?:[ (±%]|-\d|$)")  # a number, perhaps followed by an interval or a unit
@@ -168,7 +169,7 @@ class Page:
     audience: str
     verdict: Sequence[str] = ()
     sections: Sequence[Section] = ()
-    footer: str = "Research software, not a medical device: no decision about a patient rests on it."
+    footer: str = NO_DECISION
     answer: Answer | None = None
     script: str = ""
 

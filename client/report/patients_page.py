@@ -148,9 +148,10 @@ def _curves(view: PatientView, name: str, cohort: CohortSurvival | None) -> Pict
         if curve.low_high is not None:
             columns["its members"] = [f"{low:.4f} to {high:.4f}" for low, high in zip(*curve.low_high, strict=True)][:n]
     rows = [[str(year), *row] for year, row in enumerate(zip(*columns.values(), strict=True), 1)]
-    note = "" if not view.w else "The model's file holds no local model to compare with."
     if view.local_survival is not None:
         note = told_difference(view.survival[:n], view.local_survival[:n])
+    else:
+        note = "The model's file holds no local model to compare with." if view.w else ""
     drawn = survival_drawing(title, curves, n, cohort)
     return Picture(name, title, drawn, note=note, numbers=Table(["year", *columns], rows, "survival", folded=True))
 

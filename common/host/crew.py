@@ -52,11 +52,6 @@ class Crew:
                 process.terminate()
         self._pool.shutdown(wait=error is None, cancel_futures=True)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether every worker has been through ``begin``."""
-        return self._begun >= self._workers
-
     def each(
         self,
         do: Callable[[Any, Progress], T],
@@ -95,7 +90,7 @@ class Crew:
                 done[i] = max(done[i], share)
                 continue
             self._begun += 1
-            if self.has_begun:
+            if self._begun == self._workers:
                 on_begun()
 
     def _result(self, future: Future[T]) -> T:

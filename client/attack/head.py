@@ -8,6 +8,7 @@ from torch import Tensor
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.training.batch import batches
 from fedsteph.client.training.cox import fitted_baseline
+from fedsteph.client.training.optimizer import LBFGS
 from fedsteph.common.model.base_model import BaseModel
 from fedsteph.common.model.encode import encode
 from fedsteph.common.model.survival import bin_of, empirical_hazard, nll
@@ -53,8 +54,8 @@ def losses(z: Tensor, cohort: Cohort, n_bins: int, alpha: float) -> Tensor:
         torch.autograd.backward(total)
         return total
 
-    optimizer = torch.optim.LBFGS([w, b], max_iter=_STEPS, tolerance_change=_SETTLED, line_search_fn="strong_wolfe")
-    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    optimizer = LBFGS([w, b], max_iter=_STEPS, tolerance_change=_SETTLED, line_search_fn="strong_wolfe")
+    optimizer.step(objective)
     with torch.no_grad():
         return loss()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedsteph.client.data.bags import Cohort
 from fedsteph.client.data.tables.splits import make_splits
@@ -32,20 +33,46 @@ def inner_folds(workspace: Workspace, fold: int, progress: Progress = silent) ->
     as the recipe asks for, of every repeat one after the other; none if the training part is too small to be divided.
     Progress is in inner folds.
     """
+    plan = _planned(workspace, fold)
+    return [one.made(workspace, part(progress, i, len(plan))) for i, one in enumerate(plan)]
+
+
+def train_inner(workspace: Workspace, fold: int, i: int, progress: Progress = silent) -> None:
+    """Train the local model of inner fold number ``i`` ahead of :func:`inner_folds`; nothing if there is none."""
+    for one in _planned(workspace, fold)[i : i + 1]:
+        one.made(workspace, progress)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """An inner fold whose local model may be untrained."""
+
+    label: str
+    path: Path  # of the local model
+    train: Cohort
+    validation: Cohort
+
+    def made(self, workspace: Workspace, progress: Progress) -> InnerFold:
+        recipe, device = workspace.recipe, workspace.device
+        local = train_file(
+            self.path, self.train, recipe, label=self.label, device=device, progress=progress, with_reference=False
+        )
+        return InnerFold(self.label, self.train, self.validation, local)
+
+
+def _planned(workspace: Workspace, fold: int) -> list[_Planned]:
     recipe, cohort, label = workspace.recipe, workspace.train_part(fold), f"fold {fold}"
-    n, repeats, found = recipe.steph.inner_folds, recipe.steph.inner_repeats, list[InnerFold]()
-    for r in range(repeats):
+    n, found = recipe.steph.inner_folds, list[_Planned]()
+    for r in range(recipe.steph.inner_repeats):
         again, mark = (f", repeat {r}", f"repeat_{r}_") if r else ("", "")
         try:
             splits = make_splits(cohort.patients, n, derive_seed(recipe.training.seed, "inner", f"{label}{again}"))
         except SplitError:
             return []
         for j, split in enumerate(splits):
-            train, name = cohort.subset(split.train), f"{label}{again}, inner fold {j}"
             path = workspace.fold_folder(fold) / f"{mark}inner_{j}_of_{n}.safetensors"
-            here, device = part(progress, r * n + j, repeats * n), workspace.device
-            local = train_file(path, train, recipe, label=name, device=device, progress=here, with_reference=False)
-            found.append(InnerFold(name, train, cohort.subset(split.test), local))
+            parts = cohort.subset(split.train), cohort.subset(split.test)
+            found.append(_Planned(f"{label}{again}, inner fold {j}", path, *parts))
     return found
 
 

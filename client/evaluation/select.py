@@ -57,7 +57,7 @@ def select(
     recipe: Recipe,
     *,
     device: torch.device,
-    cache: Path,
+    folder: Path,
     own_as_source: bool = False,
     groups: SourceGroups | None = None,
     progress: Progress = silent,
@@ -68,28 +68,53 @@ def select(
         inner: the inner folds of that part.
         groups: the received models that predict with the target's; None: no panel is judged.
         own_as_source: use the target's own vector, from each inner fold's local model, as an additional source.
-        cache: JSON file of the scores so far, from which a killed selection resumes.
+        folder: keeps a score per training, so that a killed selection resumes.
         progress: in trainings.
 
     Raises:
         FedstephError: as :func:`fedsteph.client.steph.fit.fit_steph`.
     """
-    scores: dict[str, InnerScore] = checked_file.kept(cache, _read) or {}
-    for j, fold in enumerate(inner):
-        scores[f"{j}/local"] = _score(fold.local, fold, device)
-        for i, gamma in enumerate(gammas(recipe)):
-            name, done = f"{j}/{gamma}", j * len(gammas(recipe)) + i
-            if name in scores:
-                continue
-            local = fold.local.cpu()
-            own = [TaskVector.between(local, pinned_model(recipe.model))] if own_as_source else []
-            run = TrainingRun(device, progress=part(progress, done, trainings(recipe)))
-            steph = fit_steph(fold.train, local, [*own, *sources], recipe, gamma=gamma, label=fold.label, run=run)
-            score = _score(steph, fold, device)
-            scores[name] = replace(score, collapsed=collapsed(steph, fold.train, device))
-            checked_file.write_json(cache, {name: asdict(score) for name, score in scores.items()})
+    scores = {f"{j}/local": _score(fold.local, fold, device) for j, fold in enumerate(inner)}
+    n = len(inner) * len(gammas(recipe))
+    for i in range(n):
+        j, gamma = _trial(recipe, i)
+        here = part(progress, i, n)
+        scores[f"{j}/{gamma}"] = tried(
+            inner, i, sources, recipe, device=device, folder=folder, own_as_source=own_as_source, progress=here
+        )
     found = _choose(scores, recipe)
     return found if groups is None or not inner else _with_panel(found, scores, inner, groups, recipe)
+
+
+def tried(
+    inner: Sequence[InnerFold],
+    i: int,
+    sources: Sequence[TaskVector],
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    folder: Path,
+    own_as_source: bool = False,
+    progress: Progress = silent,
+) -> InnerScore:
+    """Make the score of training number ``i`` of :func:`select`, or take it from the folder; arguments as there."""
+    j, gamma = _trial(recipe, i)
+    path, fold = folder / f"{j}_{gamma}.json", inner[j]
+    if (kept := checked_file.kept(path, _read)) is not None:
+        return kept
+    local = fold.local.cpu()
+    own = [TaskVector.between(local, pinned_model(recipe.model))] if own_as_source else []
+    run = TrainingRun(device, progress=progress)
+    steph = fit_steph(fold.train, local, [*own, *sources], recipe, gamma=gamma, label=fold.label, run=run)
+    score = replace(_score(steph, fold, device), collapsed=collapsed(steph, fold.train, device))
+    checked_file.write_json(path, asdict(score))
+    return score
+
+
+def _trial(recipe: Recipe, i: int) -> tuple[int, float]:
+    """Inner fold and gamma of a training."""
+    j, nth = divmod(i, len(gammas(recipe)))
+    return j, gammas(recipe)[nth]
 
 
 def _with_panel(
@@ -202,14 +227,8 @@ def best_gamma(folds: Sequence[Mapping[str, InnerScore]], recipe: Recipe) -> tup
     return best, f"best of {len(grid)} in {recipe.steph.inner_folds}-fold inner cross-validation{left_out}"
 
 
-def _read(cache: Path) -> dict[str, InnerScore]:
+def _read(path: Path) -> InnerScore:
     try:
-        found = checked_file.read_json(cache).items()
-        # Those of an earlier version lack some of it, and are made again.
-        return {
-            name: build(InnerScore, score, cache)
-            for name, score in found
-            if {"error", "risks", "trained"} <= score.keys()
-        }
-    except (ConfigError, TypeError) as error:
-        raise ModelFileError("is damaged", where=cache) from error
+        return build(InnerScore, checked_file.read_json(path), path)
+    except ConfigError as error:
+        raise ModelFileError("is damaged", where=path) from error

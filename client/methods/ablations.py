@@ -37,9 +37,9 @@ def ablation(name: str, *, own_as_source: bool = False, **changes: Any) -> Metho
 def validate(task: Task, name: str, recipe: Recipe, *, own_as_source: bool = False) -> Selection:
     """Inner validation of a STEPH on this fold's training patients; finished trainings are cached on disk."""
     sources, groups = list(task.mixed.values()), None if own_as_source else task.members.received
-    cache = task.folder / f"{name}.inner.json"
+    folder = task.folder / f"{name}.inner"
     inner, device = task.inner, task.device
-    return select(inner, sources, recipe, device=device, cache=cache, own_as_source=own_as_source, groups=groups)
+    return select(inner, sources, recipe, device=device, folder=folder, own_as_source=own_as_source, groups=groups)
 
 
 STEPH = ablation("steph")

@@ -14,6 +14,7 @@ import torch
 
 from fedsteph.client.panel.held_out import Part
 from fedsteph.client.training.cox import cox_loss
+from fedsteph.client.training.optimizer import LBFGS
 
 _STEPS = 100
 _SCALE_DOUBT = 1.0  # of a common factor on all weights, whose expected value is 1
@@ -36,7 +37,7 @@ def _fit(parts: Sequence[Part], expected: np.ndarray, doubt: float) -> np.ndarra
     a = start.clone().requires_grad_()
     given = [(torch.tensor(p.scores), torch.tensor(p.times), torch.tensor(p.events)) for p in parts]
     given = [(x, t, e) for x, t, e in given if bool((e > 0).any()) and len(e) > 1]
-    optimizer = torch.optim.LBFGS([a], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    optimizer = LBFGS([a], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def objective() -> torch.Tensor:
         optimizer.zero_grad()
@@ -46,6 +47,6 @@ def _fit(parts: Sequence[Part], expected: np.ndarray, doubt: float) -> np.ndarra
         torch.autograd.backward(total)
         return total
 
-    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    optimizer.step(objective)
     found: np.ndarray = a.detach().numpy()
     return found

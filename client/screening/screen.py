@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,14 +24,6 @@ HARM = 3.0
 _DOWN = 0.25  # weight of a suspicious vector of median norm under down-weight
 
 
-@dataclass(frozen=True)
-class Screening:
-    """One fold's verdicts by source, and the vectors to merge, already weighted."""
-
-    verdicts: dict[str, Verdict]
-    vectors: dict[str, TaskVector]
-
-
 def screen(
     inner: Sequence[InnerFold],
     vectors: Mapping[str, TaskVector],
@@ -40,7 +32,7 @@ def screen(
     *,
     mode: Mode,
     device: torch.device,
-) -> Screening:
+) -> dict[str, Verdict]:
     """Judge every received vector, using a fold's training patients only.
 
     Args:
@@ -64,9 +56,13 @@ def screen(
     for name, problem in problems.items():
         weight = 1.0 if problem is None else _weight(figures[name], median, mode)
         verdicts[name] = Verdict(problem is not None, weight, problem or _unproblematic(figures[name]), figures[name])
+    return verdicts
+
+
+def admitted(vectors: Mapping[str, TaskVector], verdicts: Mapping[str, Verdict]) -> dict[str, TaskVector]:
+    """The vectors to merge, weighted as the verdicts say."""
     weights = {name: verdict.weight for name, verdict in verdicts.items() if verdict.weight > 0}
-    kept = {name: vectors[name] if weight == 1.0 else weight * vectors[name] for name, weight in weights.items()}
-    return Screening(verdicts, kept)
+    return {name: vectors[name] if weight == 1.0 else weight * vectors[name] for name, weight in weights.items()}
 
 
 def _harm(figures: Figures) -> str | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
 from fedsteph.client.evaluation.inner_folds import InnerFold, inner_folds, n_inner_folds
-from fedsteph.client.evaluation.select import select, trainings, without_sources
+from fedsteph.client.evaluation.select import select, trainings, tried, without_sources
 from fedsteph.client.methods.task import Task, vectors_digest
-from fedsteph.client.screening.screen import Screening, screen
+from fedsteph.client.screening.screen import admitted, screen
+from fedsteph.client.screening.verdict import Verdict
 from fedsteph.client.sharing.outgoing import as_received
 from fedsteph.client.sharing.shared_model import kept_model
 from fedsteph.client.site.policy import Mode
@@ -20,15 +22,33 @@ from fedsteph.client.target.enhanced_model import enhanced_model, with_panel
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.target.judgement import judge, judge_local_alone
 from fedsteph.common.config.method_names import METHODS
-from fedsteph.common.host import atomic
+from fedsteph.common.config.schema import build
+from fedsteph.common.errors import ConfigError, ModelFileError
+from fedsteph.common.host import atomic, checked_file
 from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.report.csv_text import csv_text
 from fedsteph.common.vector.task_vector import TaskVector
+
+_INNER = "inner"  # folder of the inner trainings' scores
 
 
 def steps(task: Task) -> int:
     """Number of models that :func:`enhance_fold` trains: inner ones, STEPH's, comparators."""
     return n_inner_folds(task.recipe) + trainings(task.recipe) + 1 + len(comparators_of(task))
+
+
+def screen_fold(task: Task, mode: Mode) -> None:
+    """Judge a fold's vectors ahead of :func:`enhance_fold`; arguments as there."""
+    _screened(task, task.inner, mode)
+
+
+def try_steph(task: Task, i: int, progress: Progress = silent, mode: Mode = "report") -> None:
+    """Make number ``i`` of the inner trainings of STEPH ahead of :func:`enhance_fold`; arguments as there."""
+    inner = task.inner
+    task, _ = _screened(task, inner, mode)
+    if task.vectors and inner:
+        sources, folder = list(task.mixed.values()), task.folder / _INNER
+        tried(inner, i, sources, task.recipe, device=task.device, folder=folder, progress=progress)
 
 
 def enhance_fold(task: Task, progress: Progress = silent, mode: Mode = "report") -> FoldResult:
@@ -41,35 +61,49 @@ def enhance_fold(task: Task, progress: Progress = silent, mode: Mode = "report")
     """
     n_inner, total = n_inner_folds(task.recipe), steps(task)
     inner = inner_folds(task.workspace, task.fold, part(progress, 0, total, n_inner))
-    screening = _screened(task, inner, mode)
-    if any(verdict.weight != 1.0 for verdict in screening.verdicts.values()):  # other vectors than those received
-        folder = task.folder / f"screened-{vectors_digest([screening.vectors])[:12]}"
-        task = replace(task, vectors=screening.vectors, folder=folder)
+    task, verdicts = _screened(task, inner, mode)
     rest = part(progress, n_inner, total, total - n_inner)
     result = _merged(task, inner, rest) if task.vectors else _local_alone(task, inner, rest)
     ids = tuple(patient.id for patient in task.workspace.test_part(task.fold).patients)
     crossed = _cross_fitted(task, inner, result)
-    result = replace(result, verdicts=screening.verdicts, ids=ids, cross_fitted=crossed)
+    result = replace(result, verdicts=verdicts, ids=ids, cross_fitted=crossed)
     _write_predictions(task, result)
     return result
 
 
-def _screened(task: Task, inner: Sequence[InnerFold], mode: Mode) -> Screening:
-    """Judge every received vector on inner validation, and against copies of the target's own vectors."""
+def _screened(task: Task, inner: Sequence[InnerFold], mode: Mode) -> tuple[Task, dict[str, Verdict]]:
+    """The verdict on every received vector, and the task with those to merge; its folder is another if they differ.
+
+    Vectors are judged on inner validation, and against copies of the target's own vectors.
+    """
     # The shared model too: it was trained on fold 0's patients, so a copy of its vector has seen other folds' test
     # patients and would look good in every validation.
     models = [model for model in (task.local, kept_model(task.workspace)) if model is not None]
     own = [as_received(TaskVector.between(model, task.m0), task.recipe.sharing) for model in models]
-    return screen(inner, task.vectors, own, task.recipe, mode=mode, device=task.device)
+    path = task.folder / f"screening-{mode}-{vectors_digest([{'': one} for one in own])[:12]}.json"
+    if (verdicts := checked_file.kept(path, _read_verdicts)) is None:
+        verdicts = screen(inner, task.vectors, own, task.recipe, mode=mode, device=task.device)
+        checked_file.write_json(path, {name: asdict(verdict) for name, verdict in verdicts.items()})
+    if any(verdict.weight != 1.0 for verdict in verdicts.values()):
+        vectors = admitted(task.vectors, verdicts)
+        task = replace(task, vectors=vectors, folder=task.folder / f"screened-{vectors_digest([vectors])[:12]}")
+    return task, verdicts
+
+
+def _read_verdicts(path: Path) -> dict[str, Verdict]:
+    try:
+        return {name: build(Verdict, found, path) for name, found in checked_file.read_json(path).items()}
+    except ConfigError as error:
+        raise ModelFileError("is damaged", where=path) from error
 
 
 def _merged(task: Task, inner: Sequence[InnerFold], progress: Progress) -> FoldResult:
     """Choose gamma, train STEPH and the comparators, and judge them on the test patients."""
     n, n_compared = trainings(task.recipe), len(comparators_of(task))
     total = n + 1 + n_compared
-    cache, tried = task.folder / "inner.json", part(progress, 0, total, n)
+    folder, done = task.folder / _INNER, part(progress, 0, total, n)
     sources, groups = list(task.mixed.values()), task.members.received
-    selection = select(inner, sources, task.recipe, device=task.device, cache=cache, groups=groups, progress=tried)
+    selection = select(inner, sources, task.recipe, device=task.device, folder=folder, groups=groups, progress=done)
     enhanced = enhanced_model(task, selection.gamma, part(progress, n, total))
     compared = compare(task, part(progress, n + 1, total, n_compared))
     return judge(task, selection, enhanced, with_panel(task, enhanced, selection.weights), compared)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from fedsteph.client.evaluation.inner_folds import n_inner_folds, train_inner
+from fedsteph.client.evaluation.select import trainings
 from fedsteph.client.methods.task import Task
 from fedsteph.client.sharing.mapped_vector import HandedVector, handed
 from fedsteph.client.site.policy import Mode
 from fedsteph.client.site.site import Site
 from fedsteph.client.site.workspace import Workspace
 from fedsteph.client.target.final.final_model import final_steps, train_enhanced_member
-from fedsteph.client.target.fold import enhance_fold, steps
+from fedsteph.client.target.fold import enhance_fold, screen_fold, steps, try_steph
 from fedsteph.client.target.fold_result import FoldResult
 from fedsteph.client.training.device import usual_workers
 from fedsteph.client.training.epoch_log import to_tensorboard
@@ -27,8 +30,8 @@ from fedsteph.common.host.progress import Progress, part, silent
 from fedsteph.common.model.architecture import Architecture
 
 _HANDED = ".handed"  # folder in the site's state: vectors on their way to the workers, which map them as they begin
-_FLOPS = 2e10  # multiplications and additions a second of one core
-_PER_BAG = 4e-4  # seconds that a bag takes however small it is
+_FLOPS = 5e10  # multiplications and additions a second of one core
+_PER_BAG = 1e-4  # seconds that a bag takes however small it is
 _WORTH_SECONDS = 20.0  # of work; a worker takes seconds to begin
 _opened: _Opened | None = None
 
@@ -100,22 +103,38 @@ def enhance_side_by_side(
         folder: keeps the final model's work.
         progress: in trainings.
     """
-    n, members, size = len(tasks), workspace.recipe.final.members, steps(tasks[0])
-    first, total = n * size + members, n * size + final_steps(workspace.recipe)
     passing = workspace.site.state / _HANDED
     shutil.rmtree(passing, ignore_errors=True)  # of a merge that was killed as its workers began
+    total = steps(tasks[0]) * len(tasks) + final_steps(workspace.recipe)
+    folds: list[FoldResult] = []
     try:
         with _crew(_ground_of(workspace, tasks, mode, passing), workers) as crew:
-            units = [("fold", k) for k in range(n)] + [("own", m) for m in range(members)]
-            sizes, clear = [float(size)] * n + [1.0] * members, partial(shutil.rmtree, passing, ignore_errors=True)
-            done = dict(crew.each(_do, units, sizes, part(progress, 0, total, first), clear))
-            folds = [found for i in range(n) if (found := done[i]) is not None]
-            final = [(m, folds, folder) for m in range(members)]
-            for _ in crew.each(_finish, final, progress=part(progress, first, total, members)):
+            clear, before = partial(shutil.rmtree, passing, ignore_errors=True), 0
+            for do, units, size in _stages(workspace, tasks):
+                here = part(progress, before, total, size * len(units))
+                done = dict(crew.each(do, units, progress=here, on_begun=clear))
+                before += size * len(units)
+            folds = [done[i] for i in range(len(tasks))]
+            final = [(m, folds, folder) for m in range(workspace.recipe.final.members)]
+            for _ in crew.each(_finish, final, progress=part(progress, before, total, total - before)):
                 pass
     finally:
         shutil.rmtree(passing, ignore_errors=True)
     return folds
+
+
+def _stages(workspace: Workspace, tasks: Sequence[Task]) -> Iterator[tuple[Callable[..., Any], list[Any], int]]:
+    """Function, units and trainings in a unit of each stage, which needs the files of those before; folds are last.
+
+    Small units first, so that a fold's trainings are shared out and not the folds alone.
+    """
+    recipe, folds = workspace.recipe, range(len(tasks))
+    inner, tries = n_inner_folds(recipe), trainings(recipe)
+    yield _train_on_all, [*range(recipe.final.members)], 1
+    yield _train_inner, [(k, i) for k in folds for i in range(inner)], 1
+    yield _screen, [*folds], 0
+    yield _try, [(k, i) for k in folds for i in range(tries)], 1
+    yield _enhance, [*folds], steps(tasks[0]) - inner - tries
 
 
 def _ground_of(workspace: Workspace, tasks: Sequence[Task], mode: Mode, passing: Path) -> _Ground:
@@ -154,13 +173,36 @@ def _train(fold: int, progress: Progress) -> None:
     _opened.workspace.train_local(fold, progress)
 
 
-def _do(unit: tuple[str, int], progress: Progress) -> FoldResult | None:
+def _train_on_all(member: int, progress: Progress) -> None:
     assert _opened is not None
-    kind, i = unit
-    if kind == "fold":
-        return enhance_fold(_opened.tasks[i], progress, _opened.mode)
-    _opened.workspace.train_on_all(i, progress)
-    return None
+    _opened.workspace.train_on_all(member, progress)
+
+
+def _train_inner(unit: tuple[int, int], progress: Progress) -> None:
+    assert _opened is not None
+    train_inner(_opened.workspace, *unit, progress)
+
+
+def _screen(fold: int, progress: Progress) -> None:
+    assert _opened is not None
+    screen_fold(_opened.tasks[fold], _opened.mode)
+
+
+def _try(unit: tuple[int, int], progress: Progress) -> None:
+    assert _opened is not None
+    fold, i = unit
+    try_steph(_opened.tasks[fold], i, progress, _opened.mode)
+
+
+def _enhance(fold: int, progress: Progress) -> FoldResult:
+    assert _opened is not None
+    recipe = _opened.workspace.recipe
+    before = n_inner_folds(recipe) + trainings(recipe)  # trainings that are done
+
+    def rest(done: float, of: float) -> None:
+        progress(max(0.0, done - before), of - before)
+
+    return enhance_fold(_opened.tasks[fold], rest, _opened.mode)
 
 
 def _finish(unit: tuple[int, Sequence[FoldResult], Path], progress: Progress) -> None:

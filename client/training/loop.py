@@ -21,6 +21,7 @@ from fedsteph.client.training.checkpoint import Checkpoint, key_of
 from fedsteph.client.training.epoch_log import tell
 from fedsteph.client.training.loader import Loader
 from fedsteph.client.training.objective import Forward, StepLoss, backward, passes
+from fedsteph.client.training.optimizer import AdamW
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import TooSmallError, TrainingError
@@ -56,7 +57,7 @@ def fit(
     """
     config = with_least_steps(config, len(cohort))
     model.to(run.device)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr)
+    optimizer = AdamW(_groups(model, config.weight_decay), lr=config.lr)
     if len(cohort) == 0:
         raise TooSmallError("there is no patient to train on", where="training part")
     checkpoint = Checkpoint(run.checkpoint, key_of(cohort, config, seed, model), model, optimizer)

@@ -30,6 +30,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "NO_COLOR": "1",
 }
+COMPLETED = "finished:completed"
 _POLL_SECONDS = 0.5
 _TAKEN_SECONDS = 90.0  # normally a SuperExec takes a pending run within seconds
 START_SECONDS = 30.0  # how long Flower waits for the process of a task that was taken; then it starts another
@@ -123,6 +124,7 @@ class Flower:
         patience: float,
         on_silence: Callable[[float], None] = lambda seconds: None,
         on_slow_start: Callable[[float], None] = lambda seconds: None,
+        is_done: Callable[[], bool] = lambda: False,
     ) -> str:
         """Wait for a run's end; returns its final status, such as ``finished:completed``.
 
@@ -134,12 +136,15 @@ class Flower:
             patience: seconds for which the SuperLink may be unreachable.
             on_silence: called with the seconds for which it has been unreachable.
             on_slow_start: called with the seconds since a SuperExec took the run, if its process is still not there.
+            is_done: whether the run has succeeded, so that Flower need not be waited for.
         """
         answered = time.monotonic()
         start = _Start(answered, patience)
         asked = -_ASK_SECONDS
         while True:
             time.sleep(_POLL_SECONDS)
+            if is_done():
+                return COMPLETED
             if not is_over() and time.monotonic() - asked < _ASK_SECONDS:
                 continue
             asked = time.monotonic()

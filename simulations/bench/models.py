@@ -15,6 +15,7 @@ from fedsteph.client.data.tables.labels import Patient
 from fedsteph.client.steph.mixture import Mixture, Rows
 from fedsteph.client.steph.model import Steph
 from fedsteph.client.training.objective import Forward, Outputs
+from fedsteph.client.training.optimizer import AdamW
 from fedsteph.common.config.recipe import ModelConfig, StephConfig
 from fedsteph.common.errors import EngineError
 from fedsteph.common.model.architecture import Architecture
@@ -92,4 +93,4 @@ def cohort_of(n_bags: int, n_instances: int) -> Cohort:
 
 def optimiser(model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the recipe, AdamW."""
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    return AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)

@@ -23,10 +23,11 @@ import torch
 from fedsteph.client.site.site_of_node import read_sites
 from fedsteph.client.training.device import resolve_device
 from fedsteph.common.deployment.flower_app import assemble
-from fedsteph.common.deployment.flower_programs import CONFIG, Flower, connection, environment, program
+from fedsteph.common.deployment.flower_programs import COMPLETED, CONFIG, Flower, connection, environment, program
 from fedsteph.common.errors import ConfigError, EngineError
 from fedsteph.common.host import atomic
-from fedsteph.server.outcome import OUTCOME_FILE
+from fedsteph.common.host.crew import ALLOCATOR
+from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 from fedsteph.simulations.run.leash import Leashed
 
 _START_SECONDS = 90.0
@@ -45,7 +46,7 @@ def started(run_folder: Path) -> Iterator[Callable[[], None]]:
     Errors of the running are those of :func:`run_with_flower`.
     """
     home = run_folder / "flower"
-    with _superlink(home) as wait_until_up:
+    with _superlink(home) as (superlink, wait_until_up):
 
         def run() -> None:
             app, sites = assemble(home / "fedsteph"), read_sites(run_folder)
@@ -55,10 +56,16 @@ def started(run_folder: Path) -> Iterator[Callable[[], None]]:
             run_config = home / "run.toml"
             atomic.write_text(run_config, f"run-folder = {json.dumps(str(run_folder.resolve()))}\n")
             run_id = flower.start(app, run_config, resources)
-            status = flower.wait(run_id, (run_folder / "server" / OUTCOME_FILE).exists, patience=0)
-            if status != "finished:completed":
+            is_over = (run_folder / "server" / OUTCOME_FILE).exists
+
+            def is_done() -> bool:
+                return is_over() and (found := Outcome.read(run_folder)).error is None and bool(found.targets)
+
+            status = flower.wait(run_id, is_over, patience=0, is_done=is_done)
+            if status != COMPLETED:
                 what = f"Flower ended the run as {status} ({flower.details(run_id) or 'no reason given'})"
                 raise EngineError(what, where=home / "superlink.log", remedy="See that log")
+            superlink.ask_to_end()
 
         yield run
 
@@ -79,8 +86,8 @@ def _resources(n_sites: int, device: str) -> str:
 
 
 @contextmanager
-def _superlink(home: Path) -> Iterator[Callable[[], None]]:
-    """A SuperLink on a free loopback port, started before the block and stopped after it; gives what waits for it."""
+def _superlink(home: Path) -> Iterator[tuple[Leashed, Callable[[], None]]]:
+    """A SuperLink on a free loopback port, started before the block and stopped after it, and what waits for it."""
     empty = home / "empty"  # must be empty: a SuperLink puts its working directory first on sys.path
     empty.mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)
@@ -89,8 +96,8 @@ def _superlink(home: Path) -> Iterator[Callable[[], None]]:
     command = [program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"
-    with Leashed(command, log, environment(home / "home") | ray, empty) as superlink:
-        yield partial(_wait_until_up, superlink, port, log)
+    with Leashed(command, log, environment(home / "home") | ray | ALLOCATOR, empty) as superlink:
+        yield superlink, partial(_wait_until_up, superlink, port, log)
 
 
 def _wait_until_up(superlink: Leashed, port: int, log: Path) -> None:

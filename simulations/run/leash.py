@@ -46,9 +46,13 @@ class Leashed:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ask_to_end()
+        self._process.wait()
+
+    def ask_to_end(self) -> None:
+        """Begin its end, for which the ``with`` block then waits."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
 
     @property
     def code(self) -> int | None:

@@ -97,7 +97,8 @@ def _plan(
     share = max(1, n_cores() // len(config.federation.targets))  # of the cores, for each target
     common = {"device": config.device, "roster_sha256": roster_sha256, "cores": str(share)}
     found = []
-    for site in sites:
+    # Targets first: they have the most to train, and Flower's engine asks the sites in this order.
+    for site in sorted(sites, key=lambda site: site.name not in config.federation.targets):
         stated = cancers.get(site.name)
         cancer = {} if stated is None else {"cancer": stated}
         found.append({"name": site.name, "folder": str(site.folder.resolve()), **cancer, **common})
@@ -182,7 +183,8 @@ def _resume(path: Path, config: Config, sites: Sequence[Site]) -> RunFolder:
     resolved = replace(config, model=model, federation=_federation(config, sites))
     keys = _differing(to_dict(before), to_dict(resolved))
     cancers = {site["name"]: site.get("cancer") for site in plan}
-    if plan != _plan(sites, resolved, roster_sha256, cancers):
+    now = _plan(sites, resolved, roster_sha256, cancers)
+    if {one["name"]: one for one in plan} != {one["name"]: one for one in now}:  # earlier versions had another order
         keys.append("the site folders")
     if keys:
         what = f"holds a run with another configuration; these differ: {', '.join(keys)}"

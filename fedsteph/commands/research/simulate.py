@@ -88,7 +88,6 @@ def simulate(
         if prepare_only:
             return
         results = simulation.run(run, engine, flower)
-        stack.close()
         if as_json:
             console.show_json(results.to_dict())
         else:

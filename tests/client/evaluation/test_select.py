@@ -34,7 +34,7 @@ GRID = "steph.gamma_grid=[0.0,0.05]"
 def selected(cohort, recipe, folder, n_sources: int = 2, fold: int = 0, **options) -> Selection:
     inner = inner_folds(memory_workspace(cohort, recipe, folder), fold)
     sources = list(make_vectors(recipe, n_sources).values())
-    return select(inner, sources, recipe, device=CPU, cache=folder / "inner.json", **options)
+    return select(inner, sources, recipe, device=CPU, folder=folder / "inner", **options)
 
 
 def spies_on_trainings(monkeypatch) -> tuple[Spy, Spy]:
@@ -60,7 +60,8 @@ def test_nobody_is_judged_by_a_model_that_has_seen_them(monkeypatch, tmp_path, n
     judged = []
     for fold, local in enumerate(locals_):
         own = stephs[fold * len(grid) : (fold + 1) * len(grid)]
-        tests = [call.args[1].validation for call in scores[fold * (1 + len(grid)) : (fold + 1) * (1 + len(grid))]]
+        of_fold = [scores[fold], *scores[n_inner + fold * len(grid) : n_inner + (fold + 1) * len(grid)]]
+        tests = [call.args[1].validation for call in of_fold]
         assert len({frozenset(ids(part)) for part in tests}) == 1
         validation = ids(tests[0])
         judged += sorted(validation)
@@ -201,6 +202,6 @@ def test_a_real_collapse_is_noticed_and_left_out(tmp_path):
     """gamma = 100 drives every w to 0 within the recipe's epochs."""
     recipe = make_recipe("steph.gamma_grid=[0.0,100.0]", "training.epochs=1", "steph.epochs=12", "training.lr=0.05")
     selection = selected(make_cohort([3] * 20), recipe, tmp_path)
-    kept = {name: score["collapsed"] for name, score in read_json(tmp_path / "inner.json").items()}
-    assert kept["0/100.0"] and kept["1/100.0"] and not kept["0/0.0"] and not kept["1/0.0"] and selection.gamma == 0.0
+    kept = {path.stem: read_json(path)["collapsed"] for path in (tmp_path / "inner").iterdir()}
+    assert kept == {"0_100.0": True, "1_100.0": True, "0_0.0": False, "1_0.0": False} and selection.gamma == 0.0
     assert selection.gamma_reason.endswith(", 1 left out as collapsed there")

@@ -81,7 +81,7 @@ def test_nothing_else_of_the_recipe_is_changed(task, name, changed, monkeypatch)
 
 def test_unchanged_it_is_steph(task):
     trained = STEPH(task, silent)
-    selection = select(task.inner, task.sources, task.recipe, device=CPU, cache=task.folder / "again.json")
+    selection = select(task.inner, task.sources, task.recipe, device=CPU, folder=task.folder / "again")
     model = fit_steph(
         task.train, task.local, task.sources, task.recipe, gamma=selection.gamma, label="fold 0", run=ON_CPU
     )
@@ -193,7 +193,7 @@ def test_gamma_is_chosen_for_the_ablation_and_not_for_steph(task, monkeypatch):
     half = len(spy.calls) // 2
     assert {call.args[3].steph.variant for call in spy.calls[:half]} == {"fix"}
     assert {call.args[3].steph.K for call in spy.calls[half:]} == {None}
-    scores = [read_json(task.folder / f"{name}.inner.json") for name in ("steph_lam1", "steph_dense")]
+    scores = [read_json(task.folder / f"{name}.inner" / "0_0.05.json") for name in ("steph_lam1", "steph_dense")]
     assert scores[0] != scores[1]
 
 

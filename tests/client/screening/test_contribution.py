@@ -12,7 +12,7 @@ from client_builders import CPU, m0_of, make_cohort, make_recipe, make_vectors, 
 
 from fedsteph.client.evaluation.inner_folds import inner_folds
 from fedsteph.client.screening.contribution import contributions
-from fedsteph.client.screening.screen import screen
+from fedsteph.client.screening.screen import admitted, screen
 from fedsteph.client.screening.verdict import Change
 from fedsteph.client.training.cox import cox_loss, log_odds
 from fedsteph.common.vector.task_vector import TaskVector
@@ -120,8 +120,8 @@ def test_too_few_pairs_tell_nothing_and_say_so(tmp_path):
     vectors = make_vectors(RECIPE, 2)
     assert contributions(few, vectors, RECIPE, CPU) == {} and contributions([], vectors, RECIPE, CPU) == {}
     found = screen(few, vectors, [vectors["s001"] * -1.0], RECIPE, mode="refuse", device=CPU)
-    assert list(found.vectors) == list(vectors)
-    for verdict in found.verdicts.values():
+    assert list(admitted(vectors, found)) == list(vectors)
+    for verdict in found.values():
         assert "too few patients" in verdict.reason and (verdict.suspicious, verdict.figures.alone) == (False, None)
 
 
@@ -130,14 +130,14 @@ def test_what_is_far_too_long_is_not_judged_and_spoils_no_other_verdict(inner):
     honest = screen(inner, vectors, [vectors["s000"] * -1.0], RECIPE, mode="refuse", device=CPU)
     longer = {**vectors, "huge": 50.0 * make_vectors(RECIPE, 5)["s004"]}
     found = screen(inner, longer, [vectors["s000"] * -1.0], RECIPE, mode="refuse", device=CPU)
-    assert found.verdicts["huge"].figures.alone is None and "huge" not in found.vectors
+    assert found["huge"].figures.alone is None and "huge" not in admitted(longer, found)
     for name in vectors:
-        assert found.verdicts[name].figures.alone == honest.verdicts[name].figures.alone
-        assert found.verdicts[name].figures.within == honest.verdicts[name].figures.within
+        assert found[name].figures.alone == honest[name].figures.alone
+        assert found[name].figures.within == honest[name].figures.within
 
 
 def test_down_weight_lengthens_no_short_vector():
     vectors = make_vectors(RECIPE, 3)
     own = vectors.pop("s000")
     found = screen([], {**vectors, "copy": 0.5 * own}, [own], RECIPE, mode="down-weight", device=CPU)
-    assert {name: one.weight for name, one in found.verdicts.items()} == {"s001": 1.0, "s002": 1.0, "copy": 0.25}
+    assert {name: one.weight for name, one in found.items()} == {"s001": 1.0, "s002": 1.0, "copy": 0.25}

@@ -26,6 +26,7 @@ import fedsteph.client.training.loop
 from fedsteph.client.training.checkpoint import Checkpoint
 from fedsteph.client.training.loop import derive_seed, fit, learning_rate_factor
 from fedsteph.client.training.objective import Outputs
+from fedsteph.client.training.optimizer import AdamW
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import TooSmallError, TrainingError
@@ -45,7 +46,7 @@ def train_with(model: torch.nn.Module, cohort, config: TrainingConfig, forward=N
     fit(model, forward or default, cohort, config, **options)
 
 
-class RecordingAdamW(torch.optim.AdamW):
+class RecordingAdamW(AdamW):
     rates: list[float]
 
     def step(self, closure=None):
@@ -56,7 +57,7 @@ class RecordingAdamW(torch.optim.AdamW):
 @pytest.fixture
 def rates(monkeypatch) -> list[float]:
     monkeypatch.setattr(RecordingAdamW, "rates", [], raising=False)
-    monkeypatch.setattr(torch.optim, "AdamW", RecordingAdamW)
+    monkeypatch.setattr(fedsteph.client.training.loop, "AdamW", RecordingAdamW)
     return RecordingAdamW.rates
 
 

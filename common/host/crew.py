@@ -22,8 +22,8 @@ from fedsteph.common.host.progress import Progress, silent
 
 T = TypeVar("T")
 _LISTEN_SECONDS = 0.2
-# Of processes that train. glibc gives a step's memory back to the system and takes it again for the next one, which took
-# a sixth of the time of small steps. Such a process keeps up to 256 MiB; blocks above 32 MiB still go back at once.
+# For training. glibc gives a step's memory back to the system and takes it again for the next step, which took a
+# sixth of the time of small steps. Such a process keeps up to 256 MiB; blocks above 32 MiB still go back at once.
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(256 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
 _tell: Callable[[int, float], None] = lambda unit, done: None  # noqa: E731 (a worker's own, once it has begun)
 _unfit: Exception | None = None  # what went wrong as this worker began

@@ -25,6 +25,7 @@ from fedsteph.client.training.optimizer import AdamW
 from fedsteph.client.training.training_run import TrainingRun
 from fedsteph.common.config.recipe import TrainingConfig
 from fedsteph.common.errors import TooSmallError, TrainingError
+from fedsteph.common.host.allocator import keep_freed_memory
 from fedsteph.common.model.precision import FACTORS, factors_in
 from fedsteph.common.model.seeded import seeded
 
@@ -55,6 +56,7 @@ def fit(
         TrainingError: the loss is not finite.
         FeatureFileError: as :meth:`Cohort.bag` does.
     """
+    keep_freed_memory()
     config = with_least_steps(config, len(cohort))
     model.to(run.device)
     optimizer = AdamW(_groups(model, config.weight_decay), lr=config.lr)

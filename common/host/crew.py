@@ -22,9 +22,6 @@ from fedsteph.common.host.progress import Progress, silent
 
 T = TypeVar("T")
 _LISTEN_SECONDS = 0.2
-# For training. glibc gives a step's memory back to the system and takes it again for the next step, which took a
-# sixth of the time of small steps. Such a process keeps up to 256 MiB; blocks above 32 MiB still go back at once.
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(256 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
 _tell: Callable[[int, float], None] = lambda unit, done: None  # noqa: E731 (a worker's own, once it has begun)
 _unfit: Exception | None = None  # what went wrong as this worker began
 
@@ -74,7 +71,7 @@ class Crew:
             EngineError: a worker was killed, perhaps for memory.
             Exception: what ``do`` raised.
         """
-        with _starting():
+        with _without_main():
             left: dict[Future[T], int] = {self._pool.submit(_do, do, i, unit): i for i, unit in enumerate(units)}
         done, sizes = [0.0] * len(units), sizes or [1.0] * len(units)
         while left:
@@ -110,17 +107,14 @@ def n_cores() -> int:
 
 
 @contextmanager
-def _starting() -> Iterator[None]:
-    """Start processes with settings of their own, and without this one's main program: it may be Flower's or Ray's."""
-    main, before = sys.modules["__main__"], {name: os.environ.get(name) for name in ALLOCATOR}
+def _without_main() -> Iterator[None]:
+    """Start processes that do not import this one's main program again: it may be Flower's or Ray's."""
+    main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
-    os.environ |= {name: value for name, value in ALLOCATOR.items() if before[name] is None}
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        for name in [name for name, value in before.items() if value is None]:
-            del os.environ[name]
 
 
 def _begin(begin: Callable[[Any], None], ground: object, tell: Connection, lock: Lock) -> None:

@@ -26,7 +26,6 @@ from fedsteph.common.deployment.flower_app import assemble
 from fedsteph.common.deployment.flower_programs import COMPLETED, CONFIG, Flower, connection, environment, program
 from fedsteph.common.errors import ConfigError, EngineError
 from fedsteph.common.host import atomic
-from fedsteph.common.host.crew import ALLOCATOR
 from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 from fedsteph.simulations.run.leash import Leashed
 
@@ -96,7 +95,7 @@ def _superlink(home: Path) -> Iterator[tuple[Leashed, Callable[[], None]]]:
     command = [program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"
-    with Leashed(command, log, environment(home / "home") | ray | ALLOCATOR, empty) as superlink:
+    with Leashed(command, log, environment(home / "home") | ray, empty) as superlink:
         yield superlink, partial(_wait_until_up, superlink, port, log)
 
 

@@ -9,19 +9,18 @@ import pytest
 
 CODE = """
 import resource, sys
-import numpy as np
 from fedsteph.common.host.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    held = [np.ones(3_000_000, np.float32) for _ in range(10)]
+    held = [b"1" * 12_000_000 for _ in range(10)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
 print(faults(), faults())
 """
-PAGES = 10 * 3_000_000 * 4 / 4096
+PAGES = 10 * 12_000_000 / 4096
 
 
 def pages_of_two_steps(how: str) -> list[int]:

@@ -34,7 +34,7 @@ class SiteFile:
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU [auto, cpu, cuda:N or mps, which must be there]
     threads: int | None = None  # CPU threads; null: as many as torch chooses [1 to 1024]
     # processes that train this site's models side by side, with one thread each. auto: one per core where there is
-    # enough work, one on a GPU [auto, or 1 to 256]
+    # enough work, one on a GPU [1 to 256]
     workers: int | Literal["auto"] = "auto"
     # this site's copy of the file that is the federation's M0, relative to the site's folder; null: M0 is made from
     # model.m0_seed [a path]

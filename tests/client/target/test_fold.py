@@ -291,3 +291,18 @@ def test_a_collapsed_model_is_reported_and_not_deployed(tmp_path):
     assert result.collapsed
     assert (result.decision.method, result.model) == ("local", workspace.fold_folder(0) / "local.safetensors")
     assert max(use.w for use in result.sources.values()) < COLLAPSED_BELOW
+
+
+def test_verdicts_are_kept_until_they_are_damaged_or_the_target_has_another_vector_of_its_own(tmp_path, monkeypatch):
+    workspace = trained_workspace(tmp_path, "training.epochs=1", "evaluation.folds=2")
+    vectors = make_vectors(workspace.recipe, 2)
+    spy = Spy(monkeypatch, fedsteph.client.target.fold, "screen")
+    first = enhanced(workspace, vectors).verdicts
+    assert enhanced(workspace, vectors).verdicts == first and len(spy.calls) == 1
+    [path] = task_of(workspace, vectors).folder.glob("screening-*.json")
+    path.write_bytes(path.read_bytes().replace(b"false", b"true", 1))
+    assert enhanced(workspace, vectors).verdicts == first and len(spy.calls) == 2
+    shared = workspace.train_on_all()
+    monkeypatch.setattr(fedsteph.client.target.fold, "kept_model", lambda workspace: shared)
+    enhanced(workspace, vectors)
+    assert len(spy.calls) == 3 and len(spy.calls[-1].args[2]) == 2

@@ -25,7 +25,8 @@ def merged(folder: Path, workers: int) -> tuple[dict, dict[str, bytes]]:
     assert told == sorted(told) and told[-1][0] == told[-1][1]
     state = workspace.site.state
     assert not list(state.glob(".handed*"))
-    files = {str(path.relative_to(state)): path.read_bytes() for path in state.rglob("*.safetensors")}
+    kinds = ("*.safetensors", "screening-*.json", "inner/*.json")
+    files = {str(path.relative_to(state)): path.read_bytes() for kind in kinds for path in state.rglob(kind)}
     return {key: value for key, value in result.items() if key != "models"}, files
 
 

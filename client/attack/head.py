@@ -55,7 +55,7 @@ def losses(z: Tensor, cohort: Cohort, n_bins: int, alpha: float) -> Tensor:
         return total
 
     optimizer = LBFGS([w, b], max_iter=_STEPS, tolerance_change=_SETTLED, line_search_fn="strong_wolfe")
-    optimizer.step(objective)
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         return loss()
 

@@ -47,6 +47,6 @@ def _fit(parts: Sequence[Part], expected: np.ndarray, doubt: float) -> np.ndarra
         torch.autograd.backward(total)
         return total
 
-    optimizer.step(objective)
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
     found: np.ndarray = a.detach().numpy()
     return found

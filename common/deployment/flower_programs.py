@@ -34,7 +34,7 @@ COMPLETED = "finished:completed"
 _POLL_SECONDS = 0.5
 _TAKEN_SECONDS = 90.0  # normally a SuperExec takes a pending run within seconds
 START_SECONDS = 30.0  # how long Flower waits for the process of a task that was taken; then it starts another
-_ASK_SECONDS = 15.0  # between two queries, because each query starts a process
+_ASK_SECONDS = 15.0  # between two queries, because each query starts a process that takes a second of CPU
 PATIENCE_SECONDS = 300.0  # how long the SuperLink may be unreachable; if it is back by then, the run continues
 _CALL_SECONDS = 120.0
 
@@ -125,6 +125,7 @@ class Flower:
         on_silence: Callable[[float], None] = lambda seconds: None,
         on_slow_start: Callable[[float], None] = lambda seconds: None,
         is_done: Callable[[], bool] = lambda: False,
+        every: float = _ASK_SECONDS,
     ) -> str:
         """Wait for a run's end; returns its final status, such as ``finished:completed``.
 
@@ -132,20 +133,21 @@ class Flower:
         not start in ``patience`` seconds.
 
         Args:
-            is_over: whether the server has written its outcome; until then Flower is queried only every 15 s.
+            is_over: whether the server has written its outcome; until then Flower is queried only now and then.
             patience: seconds for which the SuperLink may be unreachable.
             on_silence: called with the seconds for which it has been unreachable.
             on_slow_start: called with the seconds since a SuperExec took the run, if its process is still not there.
             is_done: whether the run has succeeded, so that Flower need not be waited for.
+            every: seconds between two queries.
         """
         answered = time.monotonic()
         start = _Start(answered, patience)
-        asked = -_ASK_SECONDS
+        asked = -every
         while True:
             time.sleep(_POLL_SECONDS)
             if is_done():
                 return COMPLETED
-            if not is_over() and time.monotonic() - asked < _ASK_SECONDS:
+            if not is_over() and time.monotonic() - asked < every:
                 continue
             asked = time.monotonic()
             try:

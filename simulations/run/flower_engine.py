@@ -30,6 +30,7 @@ from fedsteph.server.outcome import OUTCOME_FILE, Outcome
 from fedsteph.simulations.run.leash import Leashed
 
 _START_SECONDS = 90.0
+_ASK_SECONDS = 30.0  # between two questions how the run is: the cores have other work
 
 
 def run_with_flower(run_folder: Path) -> None:
@@ -58,9 +59,10 @@ def started(run_folder: Path) -> Iterator[Callable[[], None]]:
             is_over = (run_folder / "server" / OUTCOME_FILE).exists
 
             def is_done() -> bool:
+                superlink.require_alive()
                 return is_over() and (found := Outcome.read(run_folder)).error is None and bool(found.targets)
 
-            status = flower.wait(run_id, is_over, patience=0, is_done=is_done)
+            status = flower.wait(run_id, is_over, patience=0, is_done=is_done, every=_ASK_SECONDS)
             if status != COMPLETED:
                 what = f"Flower ended the run as {status} ({flower.details(run_id) or 'no reason given'})"
                 raise EngineError(what, where=home / "superlink.log", remedy="See that log")

@@ -52,7 +52,6 @@ def flwr(tmp_path, monkeypatch) -> Flwr:
     made = Flwr(tmp_path / "bin")
     monkeypatch.setattr(flower_programs, "program", lambda name: str(made.program) if name == "flwr" else name)
     monkeypatch.setattr(flower_programs, "_POLL_SECONDS", 0)
-    monkeypatch.setattr(flower_programs, "_ASK_SECONDS", 0.0)
     return made
 
 
@@ -186,12 +185,18 @@ def test_patience_is_counted_from_the_last_answer(flwr, superlink, every_20_s):
     assert len(flwr.calls) == 6 + 4
 
 
-def test_flower_is_seldom_asked_before_there_is_an_outcome(flwr, superlink, monkeypatch):
-    monkeypatch.setattr(flower_programs, "_ASK_SECONDS", 1e6)
+def test_flower_is_seldom_asked_before_there_is_an_outcome(flwr, superlink):
     flwr.answers(status("running"), status("finished:completed"))
     polls = iter(range(1000))
-    assert superlink.wait("7", lambda: next(polls) > 50, patience=1e6) == "finished:completed" and len(flwr.calls) == 2
-    assert next(polls) > 50
+    ended = superlink.wait("7", lambda: next(polls) > 50, patience=1e6, every=1e6)
+    assert ended == "finished:completed" and len(flwr.calls) == 2 and next(polls) > 50
+
+
+def test_a_run_that_has_succeeded_is_not_waited_for(flwr, superlink):
+    flwr.answers(status("running"))
+    polls = iter(range(1000))
+    assert superlink.wait("7", lambda: False, patience=1e6, is_done=lambda: next(polls) > 50) == "finished:completed"
+    assert len(flwr.calls) == 1
 
 
 def test_a_run_that_nobody_takes_is_stopped(flwr, superlink, monkeypatch):

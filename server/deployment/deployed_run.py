@@ -159,12 +159,11 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
 
 def drain(server: ServerFile) -> Path:
     """Let the present run end before its next phase; returns its folder. EngineError if there is none."""
-    folders = [path for path in server.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    present = [path for path in sorted(folders) if not is_over(path)]
-    if not present:
+    present = next((path for path in newest_first(server.runs) if not is_over(path)), None)
+    if present is None:
         raise EngineError("there is no run to drain: all have ended", where=server.runs)
-    atomic.write_text(present[-1] / DRAIN_FILE, "")
-    return present[-1]
+    atomic.write_text(present / DRAIN_FILE, "")
+    return present
 
 
 def _until_its_end(server: ServerFile, deployed: Deployed) -> tuple[str, str]:

@@ -335,9 +335,11 @@ def test_the_present_run_is_drained_and_no_other(server):
     ended, present = server.runs / "20260101-000000-aaaa", server.runs / "20260102-000000-bbbb"
     (ended / "server").mkdir(parents=True)
     (ended / "server" / "outcome.json").write_text("{}")
+    (ended / "manifest.json").write_text("{}")
     with pytest.raises(EngineError, match="there is no run to drain"):
         deployed_run.drain(server)
     present.mkdir()
+    (present / "manifest.json").write_text("{}")
     assert deployed_run.drain(server) == present
     assert (present / "drain").exists() and not (ended / "drain").exists()
 

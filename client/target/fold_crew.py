@@ -33,6 +33,9 @@ _HANDED = ".handed"  # folder in the site's state: vectors on their way to the w
 _FLOPS = 5e10  # multiplications and additions a second of one core
 _PER_BAG = 1e-4  # seconds that a bag takes however small it is
 _WORTH_SECONDS = 20.0  # of work; a worker takes seconds to begin
+_Unit = tuple[
+    Callable[[Any, Progress], Any], Any, float
+]  # what a worker calls, with what, and how many trainings it is
 _opened: _Opened | None = None
 
 
@@ -109,11 +112,12 @@ def enhance_side_by_side(
     folds: list[FoldResult] = []
     try:
         with _crew(_ground_of(workspace, tasks, mode, passing), workers) as crew:
-            clear, before = partial(shutil.rmtree, passing, ignore_errors=True), 0
-            for do, units, size in _stages(workspace, tasks):
-                here = part(progress, before, total, size * len(units))
-                done = dict(crew.each(do, units, progress=here, on_begun=clear))
-                before += size * len(units)
+            clear, before = partial(shutil.rmtree, passing, ignore_errors=True), 0.0
+            for units in _stages(workspace, tasks, workers):
+                sizes = [size for _, _, size in units]
+                here = part(progress, before, total, sum(sizes))
+                done = dict(crew.each(_do, [(do, unit) for do, unit, _ in units], sizes, here, clear))
+                before += sum(sizes)
             folds = [done[i] for i in range(len(tasks))]
             final = [(m, folds, folder) for m in range(workspace.recipe.final.members)]
             for _ in crew.each(_finish, final, progress=part(progress, before, total, total - before)):
@@ -123,18 +127,25 @@ def enhance_side_by_side(
     return folds
 
 
-def _stages(workspace: Workspace, tasks: Sequence[Task]) -> Iterator[tuple[Callable[..., Any], list[Any], int]]:
-    """Function, units and trainings in a unit of each stage, which needs the files of those before; folds are last.
+def _stages(workspace: Workspace, tasks: Sequence[Task], workers: int) -> Iterator[list[_Unit]]:
+    """What can be done side by side, stage by stage: each needs the files of those before. The last has the folds first.
 
-    Small units first, so that a fold's trainings are shared out and not the folds alone.
+    A fold's trainings are units of their own, so that they are shared out, and not the folds alone. The site's own
+    models of all patients need nothing: they stand where a worker would have nothing to do.
     """
     recipe, folds = workspace.recipe, range(len(tasks))
-    inner, tries = n_inner_folds(recipe), trainings(recipe)
-    yield _train_on_all, [*range(recipe.final.members)], 1
-    yield _train_inner, [(k, i) for k in folds for i in range(inner)], 1
-    yield _screen, [*folds], 0
-    yield _try, [(k, i) for k in folds for i in range(tries)], 1
-    yield _enhance, [*folds], steps(tasks[0]) - inner - tries
+    n_inner, tries = n_inner_folds(recipe), trainings(recipe)
+    own: list[_Unit] = [(_train_on_all, m, 1.0) for m in range(recipe.final.members)]
+
+    def filled(units: list[_Unit]) -> list[_Unit]:
+        n = -len(units) % workers
+        taken, own[:n] = own[:n], []
+        return units + taken
+
+    yield filled([(_train_inner, (k, i), 1.0) for k in folds for i in range(n_inner)])
+    yield [(_screen, k, 0.0) for k in folds]
+    yield filled([(_try, (k, i), 1.0) for k in folds for i in range(tries)])
+    yield [(_enhance, k, float(steps(tasks[0]) - n_inner - tries)) for k in folds] + own
 
 
 def _ground_of(workspace: Workspace, tasks: Sequence[Task], mode: Mode, passing: Path) -> _Ground:
@@ -171,6 +182,11 @@ def _begin(ground: _Ground) -> None:
 def _train(fold: int, progress: Progress) -> None:
     assert _opened is not None
     _opened.workspace.train_local(fold, progress)
+
+
+def _do(unit: tuple[Callable[[Any, Progress], Any], Any], progress: Progress) -> Any:
+    do, one = unit
+    return do(one, progress)
 
 
 def _train_on_all(member: int, progress: Progress) -> None:

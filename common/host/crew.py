@@ -81,7 +81,7 @@ class Crew:
                 i = left.pop(future)
                 done[i] = 1.0
                 yield i, self._result(future)
-            progress(sum(share * size for share, size in zip(done, sizes, strict=True)), sum(sizes))
+            progress(sum(share * size for share, size in zip(done, sizes, strict=True)), sum(sizes) or 1.0)
 
     def _listen(self, done: list[float], on_begun: Callable[[], None]) -> None:
         while self._heard.poll():

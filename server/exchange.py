@@ -150,11 +150,17 @@ def exchange(
     *,
     away: float = 0.0,
     on_change: Callable[[int, str], None] = lambda node, what: None,
+    on_look: Callable[[], None] = lambda: None,
 ) -> Round:
-    """Send one request per node and wait until each has answered or failed; arguments as :class:`Exchange`."""
+    """Send one request per node and wait until each has answered or failed; arguments as :class:`Exchange`.
+
+    ``on_look`` is called after each look for answers.
+    """
     talk = Exchange(grid, action, deadline, on_answer, away=away, on_change=on_change)
     talk.send(requests)
     while talk.awaited:
-        if not talk.collect() and talk.awaited:
+        heard = talk.collect()
+        on_look()
+        if not heard and talk.awaited:
             time.sleep(POLL_SECONDS)
     return talk.found

@@ -15,6 +15,7 @@ from fedsteph.server.exchange import POLL_SECONDS, Exchange
 from fedsteph.server.session import Session
 
 _UNKNOWN = "an unknown node"
+_MOST_NAMED = 20  # sites that are waited for, in a line of progress
 
 
 def hello(session: Session, limit: Deadlines) -> None:
@@ -47,6 +48,7 @@ class _Welcome:
             if not late:
                 self._ask_who_is_new()
             heard = self._hear()
+            self._session.status.save()
             self._say_who_is_missing()
             if self._nobody_comes() or (late and not self._talk.awaited):
                 break
@@ -54,6 +56,7 @@ class _Welcome:
             if not heard:
                 time.sleep(POLL_SECONDS)
         self._record_failures()
+        self._session.status.save(at_once=True)
         self._session.count(protocol.HELLO, self._talk.found)
 
     @property
@@ -119,7 +122,10 @@ class _Welcome:
 
     def _say_who_is_missing(self) -> None:
         missing = self._missing
-        text = f"waiting for {', '.join(missing)}" if missing else "all sites have joined"
+        named = ", ".join(missing[:_MOST_NAMED])
+        if (others := len(missing) - _MOST_NAMED) > 0:
+            named += f" and {others} more"
+        text = f"waiting for {named}" if missing else "all sites have joined"
         if asked := len(self._talk.awaited):
             text += f"; nodes that have not answered yet: {asked}"
         if self._failed:

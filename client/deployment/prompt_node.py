@@ -16,16 +16,16 @@ import time
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
-_PROMPT_SECONDS = 0.5  # between two questions to the server
+PROMPT_SECONDS = 0.5  # between two questions to the server
 _LOCAL_SECONDS = 0.1  # between two looks at this process's own memory for the answer
-_ON_SECONDS = 60.0  # after its last message a run is taken to be on
+ON_SECONDS = 60.0  # after its last message a run is taken to be on
 
 
 class PromptClock:
     """Stands in for the module ``time`` in Flower's loop, which waits for a message (3 s) or an answer (0.5 s)."""
 
     def __init__(self) -> None:
-        self._busy = -_ON_SECONDS
+        self._busy = -ON_SECONDS
 
     def sleep(self, seconds: float) -> None:
         """Wait ``seconds``, or less while a run is on."""
@@ -33,8 +33,8 @@ class PromptClock:
             self._busy = time.monotonic()
             time.sleep(min(seconds, _LOCAL_SECONDS))
         else:
-            on = time.monotonic() - self._busy < _ON_SECONDS
-            time.sleep(min(seconds, _PROMPT_SECONDS) if on else seconds)
+            on = time.monotonic() - self._busy < ON_SECONDS
+            time.sleep(min(seconds, PROMPT_SECONDS) if on else seconds)
 
 
 def main() -> None:

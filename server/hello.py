@@ -11,7 +11,7 @@ from fedsteph.common.errors import FedstephError, SiteError
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.protocol import Parcel
-from fedsteph.server.exchange import POLL_SECONDS, Exchange
+from fedsteph.server.exchange import Exchange, wait_after
 from fedsteph.server.session import Session
 
 _UNKNOWN = "an unknown node"
@@ -45,6 +45,7 @@ class _Welcome:
         late = False
         self._session.status.begin(protocol.HELLO, self._seconds)
         while True:
+            began = time.monotonic()
             if not late:
                 self._ask_who_is_new()
             heard = self._hear()
@@ -54,7 +55,7 @@ class _Welcome:
                 break
             late = late or time.monotonic() > self._until
             if not heard:
-                time.sleep(POLL_SECONDS)
+                wait_after(began)
         self._record_failures()
         self._session.status.save(at_once=True)
         self._session.count(protocol.HELLO, self._talk.found)

@@ -2,7 +2,8 @@
 
 Flower's own SuperNode asks every 3 s, and no option changes that, so that each phase begins up to 3 s late. This one
 asks every half second for a minute after its last message, and then as Flower's does: a site that waits for a run, or
-for others that train, costs the server no more than before.
+for others that train, costs the server no more than before. Where the server takes long to answer, because it has many
+sites, every site asks it less often: a server that only says that there is nothing has no time for what there is.
 
 ``fedsteph app install`` copies this file next to the guard, so it must import nothing but Flower and the standard
 library. It is started with ``flower-supernode`` as its first argument, by which a site's processes are found.
@@ -17,24 +18,40 @@ from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
 PROMPT_SECONDS = 0.5  # between two questions to the server
+_MOST_SECONDS = 30.0
+_PATIENCE = 10.0  # a wait takes at least so many times as long as the question before it
 _LOCAL_SECONDS = 0.1  # between two looks at this process's own memory for the answer
-ON_SECONDS = 60.0  # after its last message a run is taken to be on
+_ON_SECONDS = 60.0  # after its last message a run is taken to be on
 
 
 class PromptClock:
     """Stands in for the module ``time`` in Flower's loop, which waits for a message (3 s) or an answer (0.5 s)."""
 
     def __init__(self) -> None:
-        self._busy = -ON_SECONDS
+        self._busy = -_ON_SECONDS
+        self._since: float | None = None  # when the last wait for a message was over
 
     def sleep(self, seconds: float) -> None:
-        """Wait ``seconds``, or less while a run is on."""
+        """Wait about ``seconds``: less while a run is on, longer if the last question took long."""
+        time.sleep(self.wait(seconds))
+        self.go_on()
+
+    def wait(self, seconds: float) -> float:
+        """The seconds to wait, where Flower waits ``seconds``; :meth:`go_on` is called when they are over."""
+        now = time.monotonic()
+        # After an answer that was waited for, the time until now is that of its upload as well.
+        took, self._since = 0.0 if self._since is None else now - self._since, None
         if seconds < 1:
-            self._busy = time.monotonic()
-            time.sleep(min(seconds, _LOCAL_SECONDS))
-        else:
-            on = time.monotonic() - self._busy < ON_SECONDS
-            time.sleep(min(seconds, PROMPT_SECONDS) if on else seconds)
+            self._busy = now
+            return min(seconds, _LOCAL_SECONDS)
+        self._since = now
+        prompt = PROMPT_SECONDS if now - self._busy < _ON_SECONDS else seconds
+        return max(min(seconds, prompt), min(_PATIENCE * took, _MOST_SECONDS))
+
+    def go_on(self) -> None:
+        """A wait is over."""
+        if self._since is not None:
+            self._since = time.monotonic()
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ _EMBED, _ATTENTION = 128, 16
 _PATIENTS = 24
 _WARM_SECONDS, _LOAD_SECONDS = 5.0, 20.0
 _LEAST_WIDTH, _MOST_WIDTH = 64, 65_536
-_DEADLINE = 7200
+_DEADLINE = 1800
 
 
 def configuration(sources: int) -> Config:

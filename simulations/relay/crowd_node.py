@@ -19,9 +19,9 @@ from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
 
-from fedsteph.client.deployment.prompt_node import ON_SECONDS, PROMPT_SECONDS
+from fedsteph.client.deployment.prompt_node import PROMPT_SECONDS, PromptClock
 
-IDLE_SECONDS = 3.0  # between two questions of Flower's SuperNode
+_IDLE_SECONDS, _LOCAL_SECONDS = 3.0, 0.5  # that Flower's SuperNode waits for a message, and for an answer
 
 _log = logging.getLogger(__name__)
 
@@ -42,19 +42,19 @@ class CrowdNode:
         self._answer = answer
         self._pace = pace
         self._runs: set[int] = set()
-        self._busy = -ON_SECONDS
+        self._clock = PromptClock()
 
     def serve(self, over: Event) -> None:
         """Ask and answer until ``over``; a fault is logged, and the node goes on."""
-        wait = random.uniform(0, IDLE_SECONDS)
-        while not over.wait(wait):
+        wait = random.uniform(0, _IDLE_SECONDS)
+        while not over.wait(PROMPT_SECONDS if self._pace.measured else wait):
+            self._clock.go_on()
             try:
-                if self.ask():
-                    self._busy = time.monotonic()
+                while self.ask():
+                    self._clock.wait(_LOCAL_SECONDS)
             except Exception:  # noqa: BLE001 (Flower's SuperNode goes on as well, whatever happens to a message)
                 _log.exception("a message was lost")
-            prompt = self._pace.measured or time.monotonic() - self._busy < ON_SECONDS
-            wait = PROMPT_SECONDS if prompt else IDLE_SECONDS
+            wait = self._clock.wait(_IDLE_SECONDS)
 
     def ask(self) -> bool:
         """Ask for a message, and answer it; whether there was one."""

@@ -49,6 +49,7 @@ _PATIENTS = 24
 _WARM_SECONDS, _LOAD_SECONDS = 5.0, 20.0
 _LEAST_WIDTH, _MOST_WIDTH = 64, 65_536
 _DEADLINE = 1800
+_MOST_FAILURES = 10
 
 
 def configuration(sources: int) -> Config:
@@ -80,8 +81,8 @@ def configuration(sources: int) -> Config:
     )
 
 
-def measure(sources: int, processes: int = 2, *, kill: bool = False) -> dict[str, Any]:
-    """Run the whole federation once, and stop all processes. JSON-ready: bytes, seconds, what was merged.
+def measure(sources: int, processes: int = 2, *, run: bool = True, kill: bool = False) -> dict[str, Any]:
+    """Connect a crowd, ask, run the whole federation once, and stop all processes. JSON-ready: bytes and seconds.
 
     Raises EngineError if a process did not start or ended too early; QuorumError if the run failed.
     """
@@ -96,19 +97,32 @@ def measure(sources: int, processes: int = 2, *, kill: bool = False) -> dict[str
         trial.start(stack)
         crowd = stack.enter_context(Crowd(_parts(trial, config, identities, processes)))
         told = crowd.ask("connect")
-        before = {"register": max(one[0] for one in told), "connect": max(one[1] for one in told)}
-        found["load"] = _load(crowd)
-        deployed = deployed_run.prepare(trial.server, config)
-        began = time.monotonic()
-        outcome = _killed_and_resumed(trial, deployed) if kill else deployed_run.run(trial.server, deployed)
-        found["seconds"] = before | outcome.seconds | {"whole run": round(time.monotonic() - began, 1)}
-        found["failures"] = [str(failure) for failure in outcome.failures][:10]
-        found["merged"] = _merged(trial)
-        found["sealed"] = [count for part in crowd.ask("sealed") for count in part.values()]
-        found["sealed"] = {"in all": sum(found["sealed"]), "most by one": max(found["sealed"])}
+        found["seconds"] = {"register": max(one[0] for one in told), "connect": max(one[1] for one in told)}
+        found["questions"] = _questions(crowd)
+        if run:
+            found |= _ran(trial, config, found["seconds"], kill=kill)
+            sealed = [count for part in crowd.ask("sealed") for count in part.values()]
+            found["sealed"] = {"in all": sum(sealed), "most by one": max(sealed)}
         look(peaks)
-        found |= {"peak_rss_bytes": peaks, "bytes": {"relayed": outcome.bytes, "database": _database(trial)}}
+        found["peak_rss_bytes"] = peaks
     return found
+
+
+def _ran(trial: Trial, config: Config, before: Mapping[str, float], *, kill: bool) -> dict[str, Any]:
+    """What one run took, and what came of it."""
+    deployed, began = deployed_run.prepare(trial.server, config), time.monotonic()
+    outcome = _killed_and_resumed(trial, deployed) if kill else deployed_run.run(trial.server, deployed)
+    whole = {"whole run": round(time.monotonic() - began, 1)}
+    database = trial.server.database
+    return {
+        "seconds": {**before, **outcome.seconds, **whole},
+        "failures": [str(failure) for failure in outcome.failures][:_MOST_FAILURES],
+        "merged": _merged(trial),
+        "bytes": {
+            "relayed": outcome.bytes,
+            "database": sum(file.stat().st_size for file in database.parent.glob(f"{database.name}*")),
+        },
+    }
 
 
 def _parts(trial: Trial, config: Config, identities: Mapping[str, Identity], processes: int) -> list[Part]:
@@ -137,7 +151,7 @@ def _seeds(identity: Identity) -> dict[str, bytes]:
     return {"sign_seed": identity.sign_seed, "seal_seed": identity.seal_seed}
 
 
-def _load(crowd: Crowd) -> dict[str, float]:
+def _questions(crowd: Crowd) -> dict[str, float]:
     """What the SuperLink bears: questions a second, how long one takes, and its CPU time for one."""
     before = cpu_seconds("SuperLink"), time.monotonic()
     waits = sorted(wait for part in crowd.ask("measure", _WARM_SECONDS, _LOAD_SECONDS) for wait in part)
@@ -177,21 +191,16 @@ def _merged(trial: Trial) -> int:
     return min(len(fold) for fold in folds)
 
 
-def _database(trial: Trial) -> int:
-    database = trial.server.database
-    return sum(file.stat().st_size for file in database.parent.glob(f"{database.name}*"))
-
-
 def show(found: Mapping[str, Any]) -> None:
     """The figures as a table."""
-    rows = [["sources merged", f"{found['merged']} of {found['sources']}"]]
-    rows += [[f"{what}, s", f"{seconds:.1f}"] for what, seconds in found["seconds"].items()]
-    rows += [[f"{what}, MB", f"{size / 1e6:,.0f}"] for what, size in found["bytes"].items()]
+    rows = [[f"{what}, s", f"{seconds:.1f}"] for what, seconds in found["seconds"].items()]
+    rows += [[f"questions to the SuperLink, {what}", f"{value:.4g}"] for what, value in found["questions"].items()]
     rows += [[f"peak of {role}, MB", f"{peak / 1e6:,.0f}"] for role, peak in found["peak_rss_bytes"].items()]
-    rows += [[f"envelopes sealed, {what}", f"{count}"] for what, count in found["sealed"].items()]
-    rows += [[f"questions to the SuperLink, {what}", f"{value:.4g}"] for what, value in found["load"].items()]
+    rows += [[f"{what}, MB", f"{size / 1e6:,.0f}"] for what, size in found.get("bytes", {}).items()]
+    rows += [[f"envelopes sealed, {what}", f"{count}"] for what, count in found.get("sealed", {}).items()]
+    rows += [["sources merged", f"{found['merged']}"]] if "merged" in found else []
     console.show_table(["", ""], rows, f"{found['sources']} sources, one target")
-    for failure in found["failures"]:
+    for failure in found.get("failures", []):
         console.tell(failure)
 
 
@@ -200,10 +209,11 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fedsteph.simulations.relay.crowd", description=__doc__)
     parser.add_argument("sources", type=int)
     parser.add_argument("--processes", type=int, default=2, help="that the sources share")
+    parser.add_argument("--no-run", action="store_false", dest="run", help="only ask, before any run")
     parser.add_argument("--kill", action="store_true", help="kill the ServerApp in the middle of the delivery")
     parser.add_argument("--json", action="store_true", dest="as_json")
     given = parser.parse_args(words)
-    found = measure(given.sources, given.processes, kill=given.kill)
+    found = measure(given.sources, given.processes, run=given.run, kill=given.kill)
     if given.as_json:
         console.show_json(found)
     else:

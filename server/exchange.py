@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import zip_longest
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -89,18 +88,16 @@ class Exchange:
             self._push(nodes, self._deadline)
 
     def _push(self, nodes: Sequence[int], ttl: float) -> None:
-        asked = [self._asked[node] for node in nodes]
-        self.found.bytes_sent += sum(protocol.parcel(records, self._action).n_bytes for records, _ in asked)
-        sent = self._grid.push_messages(
-            [
-                Message(records, dst_node_id=node, message_type=self._action, ttl=ttl)
-                for node, (records, _) in zip(nodes, asked, strict=True)
-            ]
-        )
+        messages = []
+        for node in nodes:
+            records, _ = self._asked[node]
+            self.found.bytes_sent += protocol.parcel(records, self._action).n_bytes
+            messages.append(Message(records, dst_node_id=node, message_type=self._action, ttl=ttl))
         # Flower returns "" (before 1.42: None) for a message that it refuses to store, and nothing for too many bytes.
-        for node, (_, until), number in zip_longest(nodes, asked, sent, fillvalue=""):
+        sent = list(self._grid.push_messages(messages)) or [""] * len(nodes)
+        for node, number in zip(nodes, sent, strict=True):
             if number:
-                self._waiting[number] = node, until
+                self._waiting[number] = node, self._asked[node][1]
             else:
                 self.found.failures[node] = "the message could not be sent to it"
 

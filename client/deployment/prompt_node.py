@@ -11,15 +11,19 @@ library. It is started with ``flower-supernode`` as its first argument, by which
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
 import time
+from collections import deque
 
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
 PROMPT_SECONDS = 0.5  # between two questions to the server
 _MOST_SECONDS = 30.0
-_PATIENCE = 10.0  # a wait takes at least so many times as long as the question before it
+_PATIENCE = 100.0  # a wait takes at least so many times as long as questions take beyond the fastest one
+_LAST = 3  # questions whose median tells how slow the server is now: one alone may be the network's accident
 _LOCAL_SECONDS = 0.1  # between two looks at this process's own memory for the answer
 _ON_SECONDS = 60.0  # after its last message a run is taken to be on
 
@@ -30,23 +34,28 @@ class PromptClock:
     def __init__(self) -> None:
         self._busy = -_ON_SECONDS
         self._since: float | None = None  # when the last wait for a message was over
+        self._took: deque[float] = deque(maxlen=_LAST)  # seconds of the last questions
+        self._least = math.inf  # of all: the way there and back
 
     def sleep(self, seconds: float) -> None:
-        """Wait about ``seconds``: less while a run is on, longer if the last question took long."""
+        """Wait about ``seconds``: less while a run is on, longer where the server has become slow."""
         time.sleep(self.wait(seconds))
         self.go_on()
 
     def wait(self, seconds: float) -> float:
         """The seconds to wait, where Flower waits ``seconds``; :meth:`go_on` is called when they are over."""
         now = time.monotonic()
-        # After an answer that was waited for, the time until now is that of its upload as well.
-        took, self._since = 0.0 if self._since is None else now - self._since, None
-        if seconds < 1:
+        since, self._since = self._since, None
+        if seconds < 1:  # for an answer, whose upload is no question
             self._busy = now
             return min(seconds, _LOCAL_SECONDS)
         self._since = now
-        prompt = PROMPT_SECONDS if now - self._busy < _ON_SECONDS else seconds
-        return max(min(seconds, prompt), min(_PATIENCE * took, _MOST_SECONDS))
+        if since is not None:
+            self._took.append(now - since)
+            self._least = min(self._least, now - since)
+        prompt = min(seconds, PROMPT_SECONDS) if now - self._busy < _ON_SECONDS else seconds
+        late = statistics.median(self._took) - self._least if self._took else 0.0
+        return max(prompt, min(_PATIENCE * late, _MOST_SECONDS))
 
     def go_on(self) -> None:
         """A wait is over."""

@@ -26,59 +26,26 @@ from typing import Any
 from fedsteph.client.target.enhance import RESULT_FILE
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.digest import digest
-from fedsteph.common.config.run_config import Config, load_config
+from fedsteph.common.config.run_config import Config
 from fedsteph.common.errors import EngineError
 from fedsteph.common.host import console
-from fedsteph.common.model.initial_model import pin_m0
 from fedsteph.common.trust.keys import Identity, PublicKeys
-from fedsteph.common.wire import letters, protocol
+from fedsteph.common.wire import protocol
 from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.deployment.run_history import progress_of
 from fedsteph.server.outcome import Outcome
 from fedsteph.simulations.bench.figures import machine
 from fedsteph.simulations.memory import looking
+from fedsteph.simulations.relay.crowd_config import TARGET, configuration
 from fedsteph.simulations.relay.crowd_process import Crowd, Part
 from fedsteph.simulations.relay.processes import SAMPLE_SECONDS, cpu_seconds, look, running
 from fedsteph.simulations.relay.trial_deployment import Trial
 
 SCHEMA = "fedsteph/bench-crowd/v1"
-_FEDERATION, _TARGET = "crowd", "target"
-_EMBED, _ATTENTION = 128, 16
-_PATIENTS = 24
-_WARM_SECONDS, _LOAD_SECONDS = 5.0, 20.0
-_LEAST_WIDTH, _MOST_WIDTH = 64, 65_536
-_DEADLINE = 1800
+_PATIENTS = 24  # of the target
+_WARM_SECONDS, _LOAD_SECONDS = 30.0, 20.0  # the first: no node waits longer for its next question
 _MOST_FAILURES = 10
-
-
-def configuration(sources: int) -> Config:
-    """A federation whose vectors take a quarter more than may travel at once together, with the least work to train."""
-    numbers = 1.25 * letters.IN_THE_AIR / sources / 4
-    width = min(_MOST_WIDTH, max(_LEAST_WIDTH, math.ceil(numbers / _EMBED) - 2 * _ATTENTION))
-    names = [_TARGET, *(f"source-{index:05}" for index in range(1, sources + 1))]
-    limits = [f"federation.deadlines.{phase}={_DEADLINE}" for phase in ("nodes", "hello", "local", "share", "merge")]
-    return pin_m0(
-        load_config(
-            None,
-            [
-                "preset=null",
-                *(f"model.{key}={value}" for key, value in {"width": width, "embed": _EMBED}.items()),
-                f"model.attention={_ATTENTION}",
-                "training.epochs=1",
-                "steph.gamma=0.0",
-                "steph.inner_folds=2",
-                "comparators.methods=[]",
-                "evaluation.folds=2",
-                "evaluation.bootstrap=10",
-                "final.members=0",
-                f"federation.name={_FEDERATION}",
-                f"federation.sites=[{','.join(names)}]",
-                f"federation.targets=[{_TARGET}]",
-                *limits,
-            ],
-        )
-    )
 
 
 def measure(sources: int, processes: int = 2, *, run: bool = True, kill: bool = False) -> dict[str, Any]:
@@ -128,7 +95,7 @@ def _ran(trial: Trial, config: Config, before: Mapping[str, float], *, kill: boo
 def _parts(trial: Trial, config: Config, identities: Mapping[str, Identity], processes: int) -> list[Part]:
     keys = trial.server.flwr_home.parent / "crowd"
     keys.mkdir(mode=0o700)
-    target = identities[_TARGET].public
+    target = identities[TARGET].public
     names = config.federation.sites[1:]
     size = math.ceil(len(names) / processes)
     return [
@@ -136,7 +103,7 @@ def _parts(trial: Trial, config: Config, identities: Mapping[str, Identity], pro
             names=names[first : first + size],
             # Without the key objects that they have made by now: those do not travel to another process.
             identities=tuple(Identity(**_seeds(identities[name])) for name in names[first : first + size]),
-            target=_TARGET,
+            target=TARGET,
             target_keys=PublicKeys(target.sign, target.seal),
             width=int(config.model.width or 0),
             seed=first,

@@ -38,13 +38,14 @@ def test_for_a_minute_after_a_message_it_asks_every_half_second(slept):
 
 
 def test_a_node_asks_a_slow_server_less_often_and_a_fast_one_again_as_before(slept):
+    """One slow question among fast ones may be the network's; the fastest of all is the way there and back."""
     clock = PromptClock()
     clock.sleep(0.5)
     clock.sleep(3)
-    for took in (0.01, 0.2, 10, 0.01):
+    for took in (0.02, 0.02, 5, 0.04, 0.04, 1, 1, 0.02, 0.02):
         slept.append(took)  # the question
         clock.sleep(3)
-    assert slept[1::2] == pytest.approx([0.5, 0.5, 2, 30, 0.5])
+    assert slept[3::2] == pytest.approx([0.5, 0.5, 0.5, 2, 2, 2, 30, 30, 3])
 
 
 def test_the_upload_of_an_answer_is_no_sign_of_a_slow_server(slept):

@@ -15,7 +15,7 @@ from fedsteph.common.vector.shared_part import WHOLE, shared_bytes
 from fedsteph.common.vector.vector_file import read_vector
 from fedsteph.common.wire import letters, messages, protocol
 from fedsteph.common.wire.envelope import open_sealed
-from fedsteph.simulations.relay.crowd import configuration
+from fedsteph.simulations.relay.crowd_config import configuration
 from fedsteph.simulations.relay.crowd_node import CrowdNode, Pace
 from fedsteph.simulations.relay.crowd_source import ScriptedSource
 from fedsteph.simulations.run.in_process import identify

@@ -22,7 +22,7 @@ from flwr.supernode.cli.flower_supernode import flower_supernode
 
 PROMPT_SECONDS = 0.5  # between two questions to the server
 _MOST_SECONDS = 30.0
-_PATIENCE = 100.0  # a wait takes at least so many times as long as questions take beyond the fastest one
+_PATIENCE = 30.0  # a wait takes at least so many times as long as questions take beyond the fastest one
 _LAST = 3  # questions whose median tells how slow the server is now: one alone may be the network's accident
 _LOCAL_SECONDS = 0.1  # between two looks at this process's own memory for the answer
 _ON_SECONDS = 60.0  # after its last message a run is taken to be on

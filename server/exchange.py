@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -12,9 +12,12 @@ from flwr.serverapp import Grid
 
 from fedsteph.common.errors import FedstephError
 from fedsteph.common.wire import protocol
+from fedsteph.common.wire.letters import IN_THE_AIR, in_groups
 from fedsteph.common.wire.protocol import Parcel
 
-POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2
+_PATIENCE = 4.0  # a wait takes at least so many times as long as the look before it
+_MOST_AT_ONCE = 100  # messages in one request to Flower
 _GONE = 5  # flwr.common.constant.ErrorCode.NODE_UNAVAILABLE
 # Flower's error codes (flwr.common.constant.ErrorCode), in words for a coordinator.
 _FLOWER_ERRORS = {
@@ -77,19 +80,26 @@ class Exchange:
 
     def send(self, requests: Mapping[int, RecordDict]) -> None:
         """Send one request per node; a node that Flower takes no message for has failed at once."""
-        for node, records in requests.items():
-            self._asked[node] = records, time.monotonic() + self._deadline
-            self._push(node, self._deadline)
+        sizes = {node: protocol.parcel(records, self._action).n_bytes for node, records in requests.items()}
+        # Together, because Flower sends what several messages have in common once, and each takes fewer requests.
+        for nodes in in_groups(requests, lambda node: max(sizes[node], IN_THE_AIR // _MOST_AT_ONCE)):
+            until = time.monotonic() + self._deadline
+            self._asked |= {node: (requests[node], until) for node in nodes}
+            self._push(nodes, self._deadline)
 
-    def _push(self, node: int, ttl: float) -> None:
-        records, until = self._asked[node]
-        self.found.bytes_sent += protocol.parcel(records, self._action).n_bytes
-        message = Message(records, dst_node_id=node, message_type=self._action, ttl=ttl)
-        # Flower returns "" (before 1.42: None) for a message that it refuses to store.
-        if sent := [number for number in self._grid.push_messages([message]) if number]:
-            self._waiting |= dict.fromkeys(sent, (node, until))
-        else:
-            self.found.failures[node] = "the message could not be sent to it"
+    def _push(self, nodes: Sequence[int], ttl: float) -> None:
+        messages = []
+        for node in nodes:
+            records, _ = self._asked[node]
+            self.found.bytes_sent += protocol.parcel(records, self._action).n_bytes
+            messages.append(Message(records, dst_node_id=node, message_type=self._action, ttl=ttl))
+        # Flower returns "" (before 1.42: None) for a message that it refuses to store, and nothing for too many bytes.
+        sent = list(self._grid.push_messages(messages)) or [""] * len(nodes)
+        for node, number in zip(nodes, sent, strict=True):
+            if number:
+                self._waiting[number] = node, self._asked[node][1]
+            else:
+                self.found.failures[node] = "the message could not be sent to it"
 
     def collect(self) -> bool:
         """Take the answers that have come; whether there was one."""
@@ -119,7 +129,7 @@ class Exchange:
         for node, until in list(self._gone.items()):
             if node in online:
                 del self._gone[node]
-                self._push(node, self._asked[node][1] - time.monotonic())
+                self._push([node], self._asked[node][1] - time.monotonic())
                 self._on_change(node, "is back, and was asked again")
             elif time.monotonic() > until:
                 del self._gone[node]
@@ -150,11 +160,23 @@ def exchange(
     *,
     away: float = 0.0,
     on_change: Callable[[int, str], None] = lambda node, what: None,
+    on_look: Callable[[], None] = lambda: None,
 ) -> Round:
-    """Send one request per node and wait until each has answered or failed; arguments as :class:`Exchange`."""
+    """Send one request per node and wait until each has answered or failed; arguments as :class:`Exchange`.
+
+    ``on_look`` is called after each look for answers.
+    """
     talk = Exchange(grid, action, deadline, on_answer, away=away, on_change=on_change)
     talk.send(requests)
     while talk.awaited:
-        if not talk.collect() and talk.awaited:
-            time.sleep(POLL_SECONDS)
+        began = time.monotonic()
+        heard = talk.collect()
+        on_look()
+        if not heard and talk.awaited:
+            wait_after(began)
     return talk.found
+
+
+def wait_after(began: float) -> None:
+    """Wait after a look that began then and heard nothing: longer after one that cost the SuperLink much."""
+    time.sleep(max(_POLL_SECONDS, _PATIENCE * (time.monotonic() - began)))

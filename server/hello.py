@@ -11,10 +11,11 @@ from fedsteph.common.errors import FedstephError, SiteError
 from fedsteph.common.trust.audit_log import Event
 from fedsteph.common.wire import messages, protocol
 from fedsteph.common.wire.protocol import Parcel
-from fedsteph.server.exchange import POLL_SECONDS, Exchange
+from fedsteph.server.exchange import Exchange, wait_after
 from fedsteph.server.session import Session
 
 _UNKNOWN = "an unknown node"
+_MOST_NAMED = 20  # sites that are waited for, in a line of progress
 
 
 def hello(session: Session, limit: Deadlines) -> None:
@@ -44,16 +45,19 @@ class _Welcome:
         late = False
         self._session.status.begin(protocol.HELLO, self._seconds)
         while True:
+            began = time.monotonic()
             if not late:
                 self._ask_who_is_new()
             heard = self._hear()
+            self._session.status.save()
             self._say_who_is_missing()
             if self._nobody_comes() or (late and not self._talk.awaited):
                 break
             late = late or time.monotonic() > self._until
             if not heard:
-                time.sleep(POLL_SECONDS)
+                wait_after(began)
         self._record_failures()
+        self._session.status.save(at_once=True)
         self._session.count(protocol.HELLO, self._talk.found)
 
     @property
@@ -119,7 +123,10 @@ class _Welcome:
 
     def _say_who_is_missing(self) -> None:
         missing = self._missing
-        text = f"waiting for {', '.join(missing)}" if missing else "all sites have joined"
+        named = ", ".join(missing[:_MOST_NAMED])
+        if (others := len(missing) - _MOST_NAMED) > 0:
+            named += f" and {others} more"
+        text = f"waiting for {named}" if missing else "all sites have joined"
         if asked := len(self._talk.awaited):
             text += f"; nodes that have not answered yet: {asked}"
         if self._failed:

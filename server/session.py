@@ -113,8 +113,9 @@ class Session:
             self._report_of(node, phase, 0, what)
             self.note(Event(f"{phase}.connection", "noted", peer=self.names.get(node), reason=what))
 
-        away = self.config.federation.deadlines.away
-        found = exchange(self.grid, phase, requests, deadline, on_answer, away=away, on_change=on_change)
+        away, look = self.config.federation.deadlines.away, self.status.save
+        found = exchange(self.grid, phase, requests, deadline, on_answer, away=away, on_change=on_change, on_look=look)
+        self.status.save(at_once=True)
         self.count(phase, found)
         return found
 
@@ -131,6 +132,7 @@ class Session:
         """Add a failure to the outcome, to the status and to the audit log."""
         self.outcome.failures.append(Failure(site, phase, reason))
         self.status.answered(site, reason)
+        self.status.save()
         self.note(Event(f"{phase}.fail", "failed", peer=site, reason=reason))
 
     def note(self, event: Event) -> None:

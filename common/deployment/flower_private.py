@@ -26,5 +26,21 @@ PRIVATE = {
     ("flwr.proto.message_pb2", "Message"): "simulations/run/in_process.py: messages as they travel",
     ("flwr.supercore.run", "Run"): "simulations/run/in_process.py: what a grid says of its run",
     ("flwr.supercore.task_identity", "TaskIdentity"): "simulations/run/in_process.py: ids of messages",
+    ("flwr.cli.app", ""): "simulations/relay/crowd_process.py: 'flwr supernode register' without a process per site",
+    (
+        "flwr.supernode.fleet_http_connection",
+        "http_request_response",
+    ): "simulations/relay/crowd_process.py: a SuperNode's connection",
+    **{
+        (
+            "flwr.supercore.inflatable.inflatable_object",
+            name,
+        ): "simulations/relay/crowd_node.py: messages as they travel"
+        for name in ("get_all_nested_objects", "get_object_tree", "iterate_object_tree")
+    },
+    **{
+        ("flwr.supercore.inflatable.inflatable_utils", name): "simulations/relay/crowd_node.py: messages as they travel"
+        for name in ("inflate_object_from_contents", "pull_objects", "push_objects")
+    },
     ("flwr.superlink.cli", ""): "server/deployment/server_doctor.py: how long an app takes to start",
 }

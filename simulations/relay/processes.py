@@ -1,8 +1,9 @@
-"""Measures the peak memory of a benchmark's processes."""
+"""Finds a benchmark's Flower processes, and measures their peak memory and CPU time."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,11 +20,22 @@ PROGRAMS = {
 }
 
 
-def look(peaks: dict[str, int]) -> None:
-    """Update the peak resident memory (VmHWM), in bytes, of the Flower processes below this one, by program."""
+def running() -> Iterator[tuple[str, psutil.Process]]:
+    """The Flower processes below this one, each with its role."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error, OSError):
             words = {Path(word).name for word in process.cmdline()[:4]}
             for name in words.intersection(PROGRAMS):
-                role = PROGRAMS[name]
-                peaks[role] = max(peaks.get(role, 0), memory_of("VmHWM", process.pid))
+                yield PROGRAMS[name], process
+
+
+def look(peaks: dict[str, int]) -> None:
+    """Update the peak resident memory (VmHWM), in bytes, of these processes by role."""
+    for role, process in running():
+        with contextlib.suppress(psutil.Error, OSError):
+            peaks[role] = max(peaks.get(role, 0), memory_of("VmHWM", process.pid))
+
+
+def cpu_seconds(role: str) -> float:
+    """The CPU time that the processes of one role have used so far."""
+    return sum(sum(process.cpu_times()[:2]) for found, process in running() if found == role)

@@ -29,9 +29,9 @@ _HYBRID = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _CLASSIC = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-def random_vector(architecture: Architecture, m0_sha256: str = _M0) -> TaskVector:
+def random_vector(architecture: Architecture, m0_sha256: str = _M0, seed: int = 0) -> TaskVector:
     """A task vector of Gaussian noise, with about the norm of a trained one."""
-    source = torch.Generator().manual_seed(0)
+    source = torch.Generator().manual_seed(seed)
     tensors = {name: 1e-3 * torch.randn(shape, generator=source) for name, shape in architecture.encoder_shapes.items()}
     return TaskVector(architecture, m0_sha256, tensors)
 

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import yaml
 
 from fedsteph.client.deployment import guard, reviewed_app
 from fedsteph.client.site.site_file import SITE_FILE
 from fedsteph.common.config.core_yaml import StrictDumper
-from fedsteph.common.config.run_config import Config, dump_yaml
+from fedsteph.common.config.run_config import Config, dump_yaml, merged
 from fedsteph.common.config.schema import read_yaml
 from fedsteph.common.deployment.flower_app import assemble, build
 from fedsteph.common.deployment.flower_programs import QUIET, START_SECONDS, Flower
@@ -41,17 +43,27 @@ _OTHER_RECIPE = "f" * 64  # digest of the only recipe that the target's policy a
 class Trial:
     """The folders of a trial deployment, and after :meth:`start` its processes."""
 
-    def __init__(self, folder: Path, config: Config, identities: Mapping[str, Identity]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        identities: Mapping[str, Identity],
+        settings: Mapping[str, Any] = MappingProxyType({"policy": {"recipes": [_OTHER_RECIPE]}}),
+        patients: int = 4,
+    ) -> None:
         """Provision the folders, and fill in what the users at the sites would.
 
-        Of the two sites of ``config`` only the first, the target, takes part; ``identities`` has every site of the
-        roster.
+        Args:
+            config: of its sites only the first, the target, is started here.
+            identities: of every site of the roster.
+            settings: of the target's site file; by default it refuses the recipe.
+            patients: that the target has.
         """
         superlink, site_port = free_ports(2)
         address, width = f"127.0.0.1:{superlink}", Architecture.of(config.model).width
-        names = config.federation.sites
+        names = config.federation.sites[:2]
         provision(folder, Plan(config.federation.name, address, address, names, names[:1], width, (), site_port))
-        self._folder, self._site = folder, folder / "sites" / names[0]
+        self._folder, self.site = folder, folder / "sites" / names[0]
         self._processes: list[Leashed] = []
         server = folder / "server"
         atomic.write_text(server / "config.yaml", dump_yaml(config))
@@ -59,18 +71,18 @@ class Trial:
         entries = (Entry.of(name, own.public, cancer=None, contact="bench") for name, own in identities.items())
         roster = Roster(config.federation.name, tuple(entries))
         write_roster(server / "roster.yaml", roster)
-        self._fill_in_site(names[0], identities[names[0]], roster, width)
-        reviewed_app.install(self._site / "flwr")
+        self._fill_in_site(names[0], identities[names[0]], roster, settings)
+        write_site(self.site, patients, 2, width)  # the site checks its data to answer a hello
+        reviewed_app.install(self.site / "flwr")
         self.server = ServerFile.open(server)
 
-    def _fill_in_site(self, name: str, identity: Identity, roster: Roster, width: int) -> None:
-        write_roster(self._site / "roster.yaml", roster)
-        write_identity(self._site / "keys", name, identity)
-        settings = read_yaml(self._site / SITE_FILE)
+    def _fill_in_site(self, name: str, identity: Identity, roster: Roster, chosen: Mapping[str, Any]) -> None:
+        write_roster(self.site / "roster.yaml", roster)
+        write_identity(self.site / "keys", name, identity)
+        settings = read_yaml(self.site / SITE_FILE)
         settings["federation"]["roster_sha256"] = roster.digest
-        settings["policy"]["recipes"] = [_OTHER_RECIPE]
-        atomic.write_text(self._site / SITE_FILE, yaml.dump(settings, Dumper=StrictDumper, sort_keys=False))
-        write_site(self._site, 4, 2, width)  # the site checks its data to answer a hello
+        filled = merged(settings, dict(chosen))
+        atomic.write_text(self.site / SITE_FILE, yaml.dump(filled, Dumper=StrictDumper, sort_keys=False))
 
     def start(self, stack: ExitStack) -> None:
         """Start all processes, which closing ``stack`` stops. Raises EngineError if one did not start."""
@@ -84,8 +96,8 @@ class Trial:
             time.sleep(0.2)
         subprocess.run([server / "register-sites.sh"], check=True, capture_output=True, timeout=_START_SECONDS)
         self._leash(server / "start-superexec.sh", stack)
-        self._leash(self._site / "start-supernode.sh", stack)
-        self._leash(self._site / "start-superexec.sh", stack)
+        self._leash(self.site / "start-supernode.sh", stack)
+        self._leash(self.site / "start-superexec.sh", stack)
 
     def run(self, deployed: Deployed, server_app: Path, is_over: Callable[[], bool]) -> None:
         """Run fedsteph's app with the file ``server_app`` as its ServerApp's, until its result is there (``is_over``).
@@ -110,7 +122,7 @@ class Trial:
 
     def _accept(self, app: Path) -> None:
         """Pin this bundle at the site's guard as the reviewed one; the site loads its own code in any case."""
-        home = self._site / "flwr"
+        home = self.site / "flwr"
         bundle = build(app, self.server.flwr_home)
         home.chmod(0o755)
         (home / guard.PIN).unlink()

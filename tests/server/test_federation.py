@@ -57,10 +57,10 @@ class SilentGrid(InProcessGrid):
     silent: tuple[int, ...] = ()
 
     def push_messages(self, messages):
-        [message] = messages
-        ids = list(super().push_messages([message]))
-        if message.metadata.dst_node_id in self.silent:
-            del self._waiting[ids[0]]
+        ids = list(super().push_messages(messages))
+        for message, number in zip(messages, ids, strict=True):
+            if message.metadata.dst_node_id in self.silent:
+                del self._waiting[number]
         return ids
 
 
@@ -312,9 +312,10 @@ def test_messages_that_flower_refuses_to_store_are_missed_at_once(federation, re
 
     class Grid(InProcessGrid):
         def push_messages(self, messages):
-            [message] = messages
-            unstored = message.metadata.message_type == protocol.LOCAL and message.metadata.dst_node_id in (2, 3)
-            return [refused] if unstored else super().push_messages(messages)
+            stored = super().push_messages(messages)
+            local = messages[0].metadata.message_type == protocol.LOCAL
+            unstored = [local and message.metadata.dst_node_id in (2, 3) for message in messages]
+            return [refused if lost else number for lost, number in zip(unstored, stored, strict=True)]
 
     run = federation(Sites(), grid=Grid, deadline=1e4)
     assert set(run.run().targets) == {"a"}

@@ -37,6 +37,26 @@ def test_for_a_minute_after_a_message_it_asks_every_half_second(slept):
     assert slept[0] < 0.5 and {*prompt[:-1]} == {0.5} and {*later} == {3}
 
 
+def test_a_node_asks_a_slow_server_less_often_and_a_fast_one_again_as_before(slept):
+    """One slow question among fast ones may be the network's; the fastest of all is the way there and back."""
+    clock = PromptClock()
+    clock.sleep(0.5)
+    clock.sleep(3)
+    for took in (0.02, 0.02, 5, 0.04, 0.04, 1, 1, 0.02, 0.02):
+        slept.append(took)  # the question
+        clock.sleep(3)
+    assert slept[3::2] == pytest.approx([0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 29.4, 29.4, 3])
+
+
+def test_the_upload_of_an_answer_is_no_sign_of_a_slow_server(slept):
+    clock = PromptClock()
+    clock.sleep(3)
+    clock.sleep(0.5)
+    slept.append(20)
+    clock.sleep(3)
+    assert slept[-1] == 0.5
+
+
 def test_flower_s_own_program_runs_with_its_arguments(monkeypatch):
     reached = []
     monkeypatch.setattr(sys, "argv", ["prompt_node.py", "flower-supernode", "--insecure"])

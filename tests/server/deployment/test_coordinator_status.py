@@ -141,6 +141,7 @@ def test_a_run_under_way(cli: Callable[..., Any], coordinator: Coordinator) -> N
         status.joined(name, NODES[name], "0.1.0")
     status.begin(protocol.LOCAL, 3600, ["kirp", "kirc"])
     status.answered("kirp", "answered")
+    status.save(at_once=True)
     coordinator.nodes("kirp", "kirc", "kich")
     code, found = looked(cli, coordinator.folder)
     assert code == 0
@@ -167,6 +168,7 @@ def test_a_run_under_way(cli: Callable[..., Any], coordinator: Coordinator) -> N
 
     coordinator.nodes(*NODES)
     status.answered("kirc", "the training at the site diverged")
+    status.save(at_once=True)
     code, found = looked(cli, coordinator.folder)
     assert (
         code == 2
@@ -188,6 +190,7 @@ def test_a_deadline_that_is_near(cli: Callable[..., Any], coordinator: Coordinat
         status.begin(protocol.SHARE, 100, NODES)
         for name in NODES if answered else ():
             status.answered(name, "answered")
+        status.save(at_once=True)
         content = checked_file.read_json(path)
         for key, seconds in (("since", -ago), ("until", 100 - ago)):
             content[key] = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="seconds")
@@ -261,6 +264,7 @@ def test_health_tells_the_list_and_nothing_else(
     status.begin(protocol.HELLO, 300)
     for name, node in NODES.items():
         status.joined(name, node, "0.1.0")
+    status.save(at_once=True)
     coordinator.nodes("kirp", "kirc", offline={"kich": 1200})
     found: list[str] = []
 

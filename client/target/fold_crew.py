@@ -128,7 +128,7 @@ def enhance_side_by_side(
 
 
 def _stages(workspace: Workspace, tasks: Sequence[Task], workers: int) -> Iterator[list[_Unit]]:
-    """What can be done side by side, stage by stage: each needs the files of those before. The last has the folds first.
+    """What can be done side by side, stage by stage: each needs the files of those before. The last: the folds first.
 
     A fold's trainings are units of their own, so that they are shared out, and not the folds alone. The site's own
     models of all patients need nothing: they stand where a worker would have nothing to do.

@@ -48,7 +48,9 @@ _WARM_SECONDS, _LOAD_SECONDS = 30.0, 20.0  # the first: no node waits longer for
 _MOST_FAILURES = 10
 
 
-def measure(sources: int, processes: int = 2, *, run: bool = True, kill: bool = False) -> dict[str, Any]:
+def measure(
+    sources: int, processes: int = 2, *, ask: bool = True, run: bool = True, kill: bool = False
+) -> dict[str, Any]:
     """Connect a crowd, ask, run the whole federation once, and stop all processes. JSON-ready: bytes and seconds.
 
     Raises EngineError if a process did not start or ended too early; QuorumError if the run failed.
@@ -65,7 +67,7 @@ def measure(sources: int, processes: int = 2, *, run: bool = True, kill: bool = 
         crowd = stack.enter_context(Crowd(_parts(trial, config, identities, processes)))
         told = crowd.ask("connect")
         found["seconds"] = {"register": max(one[0] for one in told), "connect": max(one[1] for one in told)}
-        found["questions"] = _questions(crowd)
+        found["questions"] = _questions(crowd) if ask else {}
         if run:
             found |= _ran(trial, config, found["seconds"], kill=kill)
             sealed = [count for part in crowd.ask("sealed") for count in part.values()]
@@ -176,11 +178,12 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fedsteph.simulations.relay.crowd", description=__doc__)
     parser.add_argument("sources", type=int)
     parser.add_argument("--processes", type=int, default=2, help="that the sources share")
+    parser.add_argument("--no-questions", action="store_false", dest="ask", help="only the run")
     parser.add_argument("--no-run", action="store_false", dest="run", help="only ask, before any run")
     parser.add_argument("--kill", action="store_true", help="kill the ServerApp in the middle of the delivery")
     parser.add_argument("--json", action="store_true", dest="as_json")
     given = parser.parse_args(words)
-    found = measure(given.sources, given.processes, run=given.run, kill=given.kill)
+    found = measure(given.sources, given.processes, ask=given.ask, run=given.run, kill=given.kill)
     if given.as_json:
         console.show_json(found)
     else:

@@ -78,8 +78,12 @@ def further_metrics(hazards: np.ndarray, test: Cohort, train: Cohort) -> Metrics
     censoring = Censoring(torch.tensor(train.times, dtype=torch.float32), torch.from_numpy(train.events > 0))
     # Beyond the horizon the censoring curve, and so every weight, is unknown.
     horizon = min(float(t.max()), censoring.known_until)
-    auc = {f"auc_{year}y": _auc(survival[:, year - 1], t, e, year, censoring, horizon) for year in YEARS}
+    n_bins = survival.shape[1]
+    years = [year for year in YEARS if year <= n_bins]  # the model says nothing of later ones
+    auc = {f"auc_{year}y": _auc(survival[:, year - 1], t, e, year, censoring, horizon) for year in years}
     uno_c, brier = _uno_c(risk, t, e, censoring, horizon), _brier(survival, t, e, censoring, horizon)
+    if n_bins < _CALIBRATED_AT:
+        return Metrics(uno_c, brier, **auc)
     gap, error = _calibration(1.0 - survival[:, _CALIBRATED_AT - 1], t, e, horizon)
     return Metrics(uno_c, brier, **auc, calibration_gap_3y=gap, calibration_error_3y=error)
 

@@ -208,6 +208,17 @@ def test_no_metric_beyond_the_follow_up(last, known, short):
     assert (found.brier is not None) == (last > 2 * 365) and found.uno_c is not None
 
 
+@pytest.mark.parametrize("n_bins", [1, 3, 5])
+def test_a_model_of_few_years_has_no_metric_of_later_ones(n_bins):
+    rng = np.random.default_rng(3)
+    test, train, hazards = drawn(60, rng), drawn(60, rng), rng.uniform(0.05, 0.3, (60, N_BINS))
+    found, whole = further_metrics(hazards[:, :n_bins], test, train), further_metrics(hazards, test, train)
+    for year in YEARS:
+        assert getattr(found, f"auc_{year}y") == (getattr(whole, f"auc_{year}y") if year <= n_bins else None)
+    gap, error = (whole.calibration_gap_3y, whole.calibration_error_3y) if n_bins >= 3 else (None, None)
+    assert (found.calibration_gap_3y, found.calibration_error_3y) == (gap, error)
+
+
 def test_an_auc_needs_an_event_before_it_and_a_survivor_after_it():
     t = np.linspace(400, 3000, 20)
     found = metrics_of(t, np.ones(20))

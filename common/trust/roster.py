@@ -22,6 +22,7 @@ from fedsteph.common.config.run_config import SITE_NAME, require_cancer, require
 from fedsteph.common.config.schema import build, read_yaml
 from fedsteph.common.errors import ConfigError, KeyFormatError, RosterError
 from fedsteph.common.host import atomic
+from fedsteph.common.host.unchanged import Unchanged
 from fedsteph.common.trust.keys import PublicKeys
 
 FILE = "roster.yaml"
@@ -37,6 +38,9 @@ _HEADER = """\
 
 def _require_line(text: str, what: str) -> None:
     require(0 < len(text) <= 120 and text.isprintable(), what, "one printable line of at most 120 characters")
+
+
+_known: Unchanged[Roster] = Unchanged()  # a thousand sites take most of a second to parse
 
 
 @dataclass(frozen=True)
@@ -157,10 +161,14 @@ def digest_of_text(text: str) -> str:
     return hashlib.sha256(_LABEL + text.encode()).hexdigest()
 
 
+def _read(path: Path) -> Roster:
+    return build(Roster, read_yaml(path, _MOST_BYTES), path)
+
+
 def read_roster(path: Path, pinned: str | None = None) -> Roster:
     """Read a roster. Raises RosterError if it is unreadable, inconsistent, or not of the pinned digest, if given."""
     try:
-        roster = build(Roster, read_yaml(path, _MOST_BYTES), path)
+        roster = _known.get(path, _read)
     except ConfigError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             remedy = "Get it from the coordinator; 'fedsteph roster add' makes a new one"

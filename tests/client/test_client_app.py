@@ -1057,7 +1057,7 @@ def fill_disk_for(patch: pytest.MonkeyPatch, name: str) -> list[Path]:
         (LOCAL, "local.safetensors"),
         (SHARE, "sent.json"),
         (MERGE, "received.json"),
-        (MERGE, "inner.json"),
+        (MERGE, "0_0.0.json"),
         (MERGE, "steph.safetensors"),
         (MERGE, "result.json"),
         (MERGE, "fold_1.safetensors"),

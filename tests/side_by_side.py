@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-N_PROCESSES = 4  # on two cores: tests of processes wait now and then
+N_PROCESSES = 3  # on two cores: tests of processes wait now and then
 # What belongs together, by what the node ids begin with; the longest comes first.
 TOGETHER = (
     "tests/deployment/",

@@ -151,10 +151,10 @@ def show(found: dict[str, Any]) -> None:
 def main(words: list[str] | None = None) -> int:
     """Run everything; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fedsteph.simulations.bench.peers", description=__doc__)
-    parser.add_argument("--slides", type=_positive, default=100)
-    parser.add_argument("--instances", type=_positive, default=4000, help="of a slide")
-    parser.add_argument("--rounds", type=_positive, default=3)
-    parser.add_argument("--threads", type=_positive, default=2)
+    parser.add_argument("--slides", type=positive, default=100)
+    parser.add_argument("--instances", type=positive, default=4000, help="of a slide")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--threads", type=positive, default=2)
     given, threads = parser.parse_args(words), torch.get_num_threads()
     torch.set_num_threads(given.threads)
     try:
@@ -169,7 +169,8 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A command's argument that counts something."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
     return int(text)

@@ -27,7 +27,7 @@ from fedsteph.client.target.enhance import RESULT_FILE
 from fedsteph.client.target.target_result import TargetResult
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import Config
-from fedsteph.common.errors import EngineError
+from fedsteph.common.errors import EngineError, FedstephError
 from fedsteph.common.host import console
 from fedsteph.common.trust.keys import Identity, PublicKeys
 from fedsteph.common.wire import protocol
@@ -36,6 +36,7 @@ from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.deployment.run_history import progress_of
 from fedsteph.server.outcome import Outcome
 from fedsteph.simulations.bench.figures import machine
+from fedsteph.simulations.bench.peers import positive
 from fedsteph.simulations.memory import looking
 from fedsteph.simulations.relay.crowd_config import TARGET, configuration
 from fedsteph.simulations.relay.crowd_process import Crowd, Part
@@ -176,14 +177,18 @@ def show(found: Mapping[str, Any]) -> None:
 def main(words: list[str] | None = None) -> int:
     """Measure one crowd; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fedsteph.simulations.relay.crowd", description=__doc__)
-    parser.add_argument("sources", type=int)
-    parser.add_argument("--processes", type=int, default=2, help="that the sources share")
+    parser.add_argument("sources", type=positive)
+    parser.add_argument("--processes", type=positive, default=2, help="that the sources share")
     parser.add_argument("--no-questions", action="store_false", dest="ask", help="only the run")
     parser.add_argument("--no-run", action="store_false", dest="run", help="only ask, before any run")
     parser.add_argument("--kill", action="store_true", help="kill the ServerApp in the middle of the delivery")
     parser.add_argument("--json", action="store_true", dest="as_json")
     given = parser.parse_args(words)
-    found = measure(given.sources, given.processes, ask=given.ask, run=given.run, kill=given.kill)
+    try:
+        found = measure(given.sources, given.processes, ask=given.ask, run=given.run, kill=given.kill)
+    except FedstephError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     if given.as_json:
         console.show_json(found)
     else:

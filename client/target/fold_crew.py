@@ -33,9 +33,8 @@ _HANDED = ".handed"  # folder in the site's state: vectors on their way to the w
 _FLOPS = 5e10  # multiplications and additions a second of one core
 _PER_BAG = 1e-4  # seconds that a bag takes however small it is
 _WORTH_SECONDS = 20.0  # of work; a worker takes seconds to begin
-_Unit = tuple[
-    Callable[[Any, Progress], Any], Any, float
-]  # what a worker calls, with what, and how many trainings it is
+# What a worker calls, with what, and how many trainings it is.
+_Unit = tuple[Callable[[Any, Progress], Any], Any, float]
 _opened: _Opened | None = None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedsteph.common.config.digest import digest
 from fedsteph.common.config.run_config import Config, dump_yaml
 from fedsteph.common.deployment.flower_app import assemble
-from fedsteph.common.deployment.flower_programs import PATIENCE_SECONDS, START_SECONDS, Flower
+from fedsteph.common.deployment.flower_programs import COMPLETED, PATIENCE_SECONDS, START_SECONDS, Flower
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import ConfigError, EngineError, QuorumError, RosterError, RunFolderError, SiteError
 from fedsteph.common.host import atomic, checked_file, console
@@ -142,7 +142,7 @@ def run(server: ServerFile, deployed: Deployed) -> Outcome:
         raise QuorumError(outcome.error, remedy=f"All that the server knows: {deployed.outcome}")
     if outcome is None:
         require_room(deployed.path)
-    if outcome is None or not (status == "finished:completed" or (not status and outcome.targets)):
+    if outcome is None or not (status == COMPLETED or (not status and outcome.targets)):
         remedy = f"See the logs of SuperLink and SuperExec, or: FLWR_HOME={server.flwr_home} flwr log {run_id}"
         raise EngineError(f"Flower ended the run as {status or 'unknown'}", where=deployed.path, remedy=remedy)
     found = outcome.to_dict()

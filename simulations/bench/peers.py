@@ -24,6 +24,7 @@ from fedsteph.common.errors import ConfigError, EngineError, FedstephError, Stor
 from fedsteph.common.host import console
 from fedsteph.common.host.disk import free_bytes
 from fedsteph.simulations.bench import models
+from fedsteph.simulations.bench.arguments import positive
 from fedsteph.simulations.bench.data_path import write_site
 from fedsteph.simulations.bench.figures import Spread, machine
 from fedsteph.simulations.bench.pairs import in_turn, ratio, seconds_of
@@ -167,13 +168,6 @@ def main(words: list[str] | None = None) -> int:
     show(found)
     print(json.dumps(found))
     return 0
-
-
-def positive(text: str) -> int:
-    """A command's argument that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ from fedsteph.server.deployment import deployed_run
 from fedsteph.server.deployment.deployed_run import Deployed
 from fedsteph.server.deployment.run_history import progress_of
 from fedsteph.server.outcome import Outcome
+from fedsteph.simulations.bench.arguments import positive
 from fedsteph.simulations.bench.figures import machine
-from fedsteph.simulations.bench.peers import positive
 from fedsteph.simulations.memory import looking
 from fedsteph.simulations.relay.crowd_config import TARGET, configuration
 from fedsteph.simulations.relay.crowd_process import Crowd, Part

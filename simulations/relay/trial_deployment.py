@@ -21,7 +21,7 @@ from fedsteph.common.config.core_yaml import StrictDumper
 from fedsteph.common.config.run_config import Config, dump_yaml, merged
 from fedsteph.common.config.schema import read_yaml
 from fedsteph.common.deployment.flower_app import assemble, build
-from fedsteph.common.deployment.flower_programs import QUIET, START_SECONDS, Flower
+from fedsteph.common.deployment.flower_programs import COMPLETED, QUIET, START_SECONDS, Flower
 from fedsteph.common.deployment.tls import ask
 from fedsteph.common.errors import DeploymentError, EngineError
 from fedsteph.common.host import atomic
@@ -116,7 +116,7 @@ class Trial:
 
         flower = Flower(self.server.flwr_home, self._folder)
         status = flower.wait(flower.start(app, run_config), over, START_SECONDS)
-        if status != "finished:completed" or not is_over():
+        if status != COMPLETED or not is_over():
             log = (self._folder / "server-start-superexec.log").read_text(errors="replace")
             raise EngineError(f"the run ended as {status}", where="trial", details=log[-3000:])
 

@@ -154,7 +154,7 @@ def test_patients_are_found_and_sorted_by_keyboard_and_printed_one_per_page(brow
     page.goto((tmp_path / "p.html").as_uri())
 
     def names(part: str) -> list[str]:
-        shown = page.evaluate(f"[...document.querySelectorAll('{part}')].filter(e => !e.hidden).map(e => e.innerText)")
+        shown = page.evaluate(f"[...document.querySelectorAll('{part}')].filter(e => !e.hidden).map(e => e.textContent)")
         return [re.search(r"[PQ]\d+", text)[0] for text in shown]
 
     rows, parts = "main tr:has(a)", "main .apart"
@@ -168,7 +168,7 @@ def test_patients_are_found_and_sorted_by_keyboard_and_printed_one_per_page(brow
     page.keyboard.type("p")
     assert names(parts) == names(rows) == ["P2", "P10"] and page.inner_text("output") == "2 of 3 patients"
     page.get_by_role("link", name="P10", exact=True).press("Enter")
-    assert page.evaluate("document.querySelector(location.hash).innerText").startswith("Patient P10")
+    assert page.evaluate("document.querySelector(location.hash).textContent.trim()").startswith("Patient P10")
     page.context.close()
 
 

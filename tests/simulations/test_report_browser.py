@@ -154,7 +154,9 @@ def test_patients_are_found_and_sorted_by_keyboard_and_printed_one_per_page(brow
     page.goto((tmp_path / "p.html").as_uri())
 
     def names(part: str) -> list[str]:
-        shown = page.evaluate(f"[...document.querySelectorAll('{part}')].filter(e => !e.hidden).map(e => e.textContent)")
+        shown = page.evaluate(
+            f"[...document.querySelectorAll('{part}')].filter(e => !e.hidden).map(e => e.textContent)"
+        )
         return [re.search(r"[PQ]\d+", text)[0] for text in shown]
 
     rows, parts = "main tr:has(a)", "main .apart"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fedsteph.client.data.hdf5 import plain_chunks
 from fedsteph.client.data.hdf5.guarded_headers import structure_of
 from fedsteph.client.data.hdf5.opening import open_to_read
 from fedsteph.client.data.hdf5.structure import COORDS, STAMP_FEATURES, Structure
@@ -96,6 +97,8 @@ def _read(path: Path, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[A
         dataset = file[name]
         if dataset.shape != shape:
             raise FeatureFileError("was changed while it was read", remedy="Try again when its writing is over")
+        if plain_chunks.is_plain(dataset):
+            return plain_chunks.read_plain(dataset, path)
         values: npt.NDArray[Any] = dataset[...]
         if dataset.chunks is not None:
             _require_found(dataset, values)

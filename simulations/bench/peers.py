@@ -36,6 +36,13 @@ SCHEMA = "fedsteph/bench-peers/v1"
 LARGEST_DIFFERENCE = 1e-5  # between two merges, relative to the largest number
 MOST_CANCELLED = 1e-5  # of their numbers, whose sign PEFT elects and fedsteph does not
 _PACKAGES = ("torchmil", "peft")
+_EPOCHS = {  # what is compared: fedsteph's side, torchmil's, and which epoch
+    "first": ("fedsteph", "torchmil", "first"),
+    "first, both in memory": ("fedsteph in memory", "torchmil", "first"),
+    "later": ("fedsteph", "torchmil", "later"),
+    "later, both in memory": ("fedsteph in memory", "torchmil", "later"),
+    "later, torchmil without dropout": ("fedsteph", "torchmil without dropout", "later"),
+}
 
 
 def require_peers() -> None:
@@ -79,14 +86,12 @@ def _epochs(folder: Path, slides: int, instances: int, rounds: int) -> dict[str,
         console.tell(f"epochs, round {i + 1} of {rounds} ...")
         for name, taken in _round(site).items():
             seconds.setdefault(name, []).append(taken)
-    memory = {side: peak(side, "epoch", site) for side in ("fedsteph", "torchmil")}
+    memory = {side: peak(side, "epoch", site) for side in ("fedsteph", "fedsteph in memory", "torchmil")}
     return {
         "torchmil_preparation": preparation,
         "seconds": {name: vars(Spread.of(values)) for name, values in seconds.items()},
         "ratio": {
-            "first": ratio(seconds, "fedsteph, first", "torchmil, first"),
-            "later": ratio(seconds, "fedsteph, later", "torchmil, later"),
-            "later, torchmil without dropout": ratio(seconds, "fedsteph, later", "torchmil without dropout, later"),
+            name: ratio(seconds, f"{own}, {when}", f"{peer}, {when}") for name, (own, peer, when) in _EPOCHS.items()
         },
         "memory": memory,
     }
@@ -97,7 +102,8 @@ def _round(site: Path) -> dict[str, float]:
     sides: dict[str, Any] = {}
     with TemporaryDirectory(dir=site.parent) as state:
         makers: dict[str, Callable[[], OwnSide | TorchmilSide]] = {
-            "fedsteph": partial(OwnSide, site, Path(state)),
+            "fedsteph": partial(OwnSide, site, Path(state) / "disk"),
+            "fedsteph in memory": partial(OwnSide, site, Path(state) / "memory", in_memory=True),
             "torchmil": partial(TorchmilSide, site),
         }
 
@@ -134,12 +140,10 @@ def _merging(rounds: int) -> dict[str, Any]:
 def show(found: dict[str, Any]) -> None:
     """The tables, on the terminal."""
     epoch = found["epoch"]
-    sides = {"first": "torchmil", "later": "torchmil", "later, torchmil without dropout": "torchmil without dropout"}
     rows = []
-    for name, peer in sides.items():
-        when = name.partition(",")[0]
-        own, other = (epoch["seconds"][f"{side}, {when}"]["median"] for side in ("fedsteph", peer))
-        memory = [f"{epoch['memory'][side]['peak'] / 1e6:,.0f}" for side in ("fedsteph", "torchmil")]
+    for name, (side, peer, when) in _EPOCHS.items():
+        own, other = (epoch["seconds"][f"{one}, {when}"]["median"] for one in (side, peer))
+        memory = [f"{epoch['memory'][one]['peak'] / 1e6:,.0f}" for one in (side, "torchmil")]
         rows.append([f"epoch, {name}", f"{own:.2f}", f"{other:.2f}", f"{epoch['ratio'][name]:.2f}", *memory])
     for name, one in found["merging"].items():
         own, other = (one["seconds"][side]["median"] for side in ("fedsteph", "peft"))

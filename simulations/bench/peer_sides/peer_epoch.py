@@ -24,14 +24,18 @@ from fedsteph.simulations.bench import models
 from fedsteph.simulations.bench.epoch import one_epoch
 from fedsteph.simulations.bench.steps import BAGS
 
+_NO_LIMIT = 1e6  # GiB
 _LABELS = "torchmil"  # the folder of the labels that torchmil reads, in the site's
 
 
 class OwnSide:
-    """fedsteph's ABMIL over a site; a ``state`` folder that is new makes the first epoch a cold one."""
+    """fedsteph's ABMIL over a site; a ``state`` folder that is new makes the first epoch a cold one.
 
-    def __init__(self, site: Path, state: Path) -> None:
-        self.cohort = open_cohort(site, DataSettings(), state)
+    By default, features of more than 2 GiB are kept on disk; ``in_memory`` keeps them all in memory, as torchmil does.
+    """
+
+    def __init__(self, site: Path, state: Path, *, in_memory: bool = False) -> None:
+        self.cohort = open_cohort(site, DataSettings(cache_gib=_NO_LIMIT) if in_memory else DataSettings(), state)
         self.model = models.abmil()
         self.optimiser = models.optimiser(self.model)
 

@@ -29,7 +29,7 @@ def peak(side: str, what: str, site: Path | None = None) -> dict[str, int]:
     """Bytes of memory before and at the peak.
 
     Args:
-        side: ``fedsteph``, ``torchmil`` or ``peft``.
+        side: ``fedsteph``, ``fedsteph in memory`` (an epoch's features all kept there), ``torchmil`` or ``peft``.
         what: ``epoch``, or the name of a merge.
         site: the folder of the epoch's slides.
 
@@ -46,7 +46,8 @@ def peak(side: str, what: str, site: Path | None = None) -> dict[str, int]:
 
 def _thing(side: str, what: str, site: Path | None, state: Path) -> Callable[[], object]:
     if site is not None:
-        return (OwnSide(site, state) if side == "fedsteph" else TorchmilSide(site)).epoch
+        own = side.startswith("fedsteph")
+        return (OwnSide(site, state, in_memory=side != "fedsteph") if own else TorchmilSide(site)).epoch
     merges = own_merges if side == "fedsteph" else peft_merges
     return merges(models.vectors(models.SOURCES))[what]
 

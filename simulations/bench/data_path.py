@@ -1,7 +1,8 @@
 """``fedsteph measure data-path``: times the reading of bags from synthetic TRIDENT slides.
 
-Compares plain h5py with a cohort that caches its features on disk (client/data/feature_cache.py). All files are in the
-system's page cache, so the difference is the cost of HDF5, copies and conversions, and not the disk's.
+Compares plain h5py with a cohort that reads its files again in each epoch, and with one that caches its features on disk
+(client/data/feature_cache.py). All files are in the system's page cache, so the difference is the cost of HDF5, copies,
+checks and conversions, and not the disk's.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def measure(n_slides: int, n_instances: int, width: int, repeats: int) -> dict[str, Any]:
     """Time epochs of reading in turn, after one untimed epoch of each kind; each bag is summed, so that all is read.
 
-    Returns JSON-ready, per file layout: the spreads with plain h5py, and with features cached as stored and as float16;
-    each cache's first epoch; how many times faster than h5py the caches are. ``io_cached_vs_h5py`` is this ratio for
+    Returns JSON-ready, per file layout: the spreads with plain h5py, and of a cohort from the files, and with features
+    cached as stored and as float16; each one's first epoch; how many times faster than h5py they are. ``io_cached_vs_h5py`` is this ratio for
     TRIDENT's layout (one-row chunks of float32), cached as stored.
     """
     found_on, layouts, threads = machine(), {}, torch.get_num_threads()
@@ -78,6 +79,7 @@ def write_site(
 def _compare(site: Path, repeats: int) -> dict[str, Any]:
     paths = sorted((site / "features").iterdir())
     kept = {
+        "files": open_cohort(site, DataSettings(cache_gib=0, disk_cache="never"), site / "none"),
         "stored": open_cohort(site, DataSettings(cache_gib=0, disk_cache="stored"), site / "stored"),
         "float16": open_cohort(site, DataSettings(cache_gib=0, disk_cache="float16"), site / "float16"),
     }

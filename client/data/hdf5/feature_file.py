@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedsteph.client.data.hdf5 import plain_chunks
 from fedsteph.client.data.hdf5.guarded_headers import structure_of
 from fedsteph.client.data.hdf5.opening import open_to_read
+from fedsteph.client.data.hdf5.pieces import Pieces, changed
 from fedsteph.client.data.hdf5.structure import COORDS, STAMP_FEATURES, Structure
 from fedsteph.client.data.source import Coords, Source
 from fedsteph.common.config.extraction import Extraction
@@ -67,15 +67,12 @@ def _stated(value: float | None) -> float | None:
 
 def _values(path: Path) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        found = structure_of(path, every_chunk=True)
-        return np.asarray(_read(path, found.name, found.shape), dtype=np.float32)
+        return np.asarray(_read(path, lambda found: (found.name, found.shape, found.pieces))[1], dtype=np.float32)
 
 
 def _coords(path: Path) -> Coords:
-    found = structure_of(path, every_chunk=True)
-    unit = _unit(found)
-    xy = np.asarray(_read(path, COORDS, found.coords), dtype=np.float64)
-    return Coords(xy.reshape(-1, 2), found.facts, unit)
+    found, stored = _read(path, lambda found: (COORDS, found.coords, found.coords_pieces))
+    return Coords(np.asarray(stored, dtype=np.float64).reshape(-1, 2), found.facts, _unit(found))
 
 
 def _unit(found: Structure) -> Literal["pixels", "um"]:
@@ -92,13 +89,29 @@ def _unit(found: Structure) -> Literal["pixels", "um"]:
     raise FeatureFileError(f"has coords in the unit '{unit}'", remedy=remedy)
 
 
-def _read(path: Path, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[Any]:
+def _read(
+    path: Path, part: Callable[[Structure], tuple[str, tuple[int, ...] | None, Pieces | None]]
+) -> tuple[Structure, npt.NDArray[Any]]:
+    """The structure, and the values of a part of it, which has a name, a shape and, where they are known, places."""
+    before = _state(path)
+    found = structure_of(path, every_chunk=True)
+    name, shape, pieces = part(found)
+    values = _through_hdf5(path, name, shape) if pieces is None else pieces.read(path)
+    if _state(path) != before:
+        raise changed()
+    return found, values
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _through_hdf5(path: Path, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[Any]:
     with open_to_read(path) as file:
         dataset = file[name]
         if dataset.shape != shape:
-            raise FeatureFileError("was changed while it was read", remedy="Try again when its writing is over")
-        if plain_chunks.is_plain(dataset):
-            return plain_chunks.read_plain(dataset, path)
+            raise changed()
         values: npt.NDArray[Any] = dataset[...]
         if dataset.chunks is not None:
             _require_found(dataset, values)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from fedsteph.client.data.hdf5.opening import open_to_read
-from fedsteph.client.data.hdf5.storage_map import require_whole
+from fedsteph.client.data.hdf5.storage_map import places_of
 from fedsteph.client.data.hdf5.structure import COORDS, FEATURES, STAMP_FEATURES, Structure
 from fedsteph.client.data.source import no_features_key
 from fedsteph.common.errors import FeatureFileError
@@ -52,7 +52,7 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
             _require_plain(dataset)
             _require_filters(dataset)
         _require_patches(file)
-        require_whole(present, path.stat().st_size, every_chunk)
+        places = places_of(present, path.stat().st_size, every_chunk)
         return Structure(
             tuple(features.shape or ()),
             features.dtype.name,
@@ -63,6 +63,8 @@ def inspect(path: Path, every_chunk: bool) -> Structure:
             name,
             {name: value for one in (file, *present) for name, value in _facts(one).items()},
             next((unit for one in (numbers, file) if one is not None and (unit := _text(one.attrs.get("unit")))), None),
+            places[0],
+            None if numbers is None else places[1],
         )
 
 

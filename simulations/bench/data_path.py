@@ -1,8 +1,8 @@
 """``fedsteph measure data-path``: times the reading of bags from synthetic TRIDENT slides.
 
-Compares plain h5py with a cohort that reads its files again in each epoch, and with one that caches its features on disk
-(client/data/feature_cache.py). All files are in the system's page cache, so the difference is the cost of HDF5, copies,
-checks and conversions, and not the disk's.
+Compares plain h5py with a cohort that reads its files again in each epoch, and with one that caches its features on
+disk (client/data/feature_cache.py). All files are in the system's page cache, so the difference is the cost of HDF5,
+copies, checks and conversions, and not the disk's.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def measure(n_slides: int, n_instances: int, width: int, repeats: int) -> dict[str, Any]:
     """Time epochs of reading in turn, after one untimed epoch of each kind; each bag is summed, so that all is read.
 
-    Returns JSON-ready, per file layout: the spreads with plain h5py, and of a cohort from the files, and with features
-    cached as stored and as float16; each one's first epoch; how many times faster than h5py they are. ``io_cached_vs_h5py`` is this ratio for
-    TRIDENT's layout (one-row chunks of float32), cached as stored.
+    Returns JSON-ready, per file layout: the spreads with plain h5py, and of a cohort from its files, and with features
+    cached as stored and as float16; each one's first epoch; how many times faster than h5py it is. ``io_cached_vs_h5py``
+    is this ratio for TRIDENT's layout (one-row chunks of float32), cached as stored.
     """
     found_on, layouts, threads = machine(), {}, torch.get_num_threads()
     torch.set_num_threads(1)  # h5py reads with one thread, and sums must take the same time for all

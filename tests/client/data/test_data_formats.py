@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch

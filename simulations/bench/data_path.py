@@ -35,8 +35,8 @@ def measure(n_slides: int, n_instances: int, width: int, repeats: int) -> dict[s
     """Time epochs of reading in turn, after one untimed epoch of each kind; each bag is summed, so that all is read.
 
     Returns JSON-ready, per file layout: the spreads with plain h5py, and of a cohort from its files, and with features
-    cached as stored and as float16; each one's first epoch; how many times faster than h5py it is. ``io_cached_vs_h5py``
-    is this ratio for TRIDENT's layout (one-row chunks of float32), cached as stored.
+    cached as stored and as float16; each one's first epoch; how many times faster than h5py it is.
+    ``io_cached_vs_h5py`` is this ratio for TRIDENT's layout (one-row chunks of float32), cached as stored.
     """
     found_on, layouts, threads = machine(), {}, torch.get_num_threads()
     torch.set_num_threads(1)  # h5py reads with one thread, and sums must take the same time for all

@@ -19,13 +19,12 @@ from fedsteph.client.data.formats import read_features
 from fedsteph.client.data.headers import known_header
 from fedsteph.client.data.instances import ALL, GRAPHS, InstanceRule, NeighbourCache
 from fedsteph.client.data.settings import DataSettings, Rule
+from fedsteph.client.data.source import ALIGNED
 from fedsteph.client.data.storage import Storage
 from fedsteph.client.data.tables.clinical_table import ClinicalValues
 from fedsteph.client.data.tables.labels import Patient
 from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import FeatureFileError, SplitError
-
-_ALIGNED = 64  # bytes; PyTorch's own allocations have this alignment
 
 
 class BagCache:
@@ -138,7 +137,7 @@ class Cohort:
             slides = [self._slide(slide) for slide in patient.slides]
             bag = (slides[0] if len(slides) == 1 else torch.cat(slides)).float()
             bag = self.as_asked(i, bag)
-            if bag.data_ptr() % _ALIGNED:
+            if bag.data_ptr() % ALIGNED:
                 bag = bag.clone()  # else the last bit of a matrix product depends on the address
             # Memory-mapped bags are not cached: the operating system manages their pages.
             if self.disk is None or bag is not slides[0]:

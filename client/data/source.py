@@ -12,6 +12,8 @@ import numpy.typing as npt
 from fedsteph.common.config.extraction import UNSTATED, Extraction
 from fedsteph.common.errors import FeatureFileError, WidthError
 
+ALIGNED = 64  # bytes: where a bag begins in memory, as PyTorch's own tensors do
+
 
 @dataclass(frozen=True)
 class Coords:

@@ -78,20 +78,20 @@ def write_site(
 
 def _compare(site: Path, repeats: int) -> dict[str, Any]:
     paths = sorted((site / "features").iterdir())
-    kept = {
+    cohorts = {
         "files": open_cohort(site, DataSettings(cache_gib=0, disk_cache="never"), site / "none"),
         "stored": open_cohort(site, DataSettings(cache_gib=0, disk_cache="stored"), site / "stored"),
         "float16": open_cohort(site, DataSettings(cache_gib=0, disk_cache="float16"), site / "float16"),
     }
     epochs: dict[str, Callable[[], Iterator[torch.Tensor]]] = {"h5py": partial(_plain, paths)}
-    epochs |= {name: partial(_bags, cohort) for name, cohort in kept.items()}
+    epochs |= {name: partial(_bags, cohort) for name, cohort in cohorts.items()}
     readings = {name: partial(_read, epoch) for name, epoch in epochs.items()}
     first = {name: seconds_of(reading) for name, reading in readings.items()}
     spreads, _ = in_turn(readings, repeats)
     return {
         **{name: asdict(spread) for name, spread in spreads.items()},
-        **{f"first_{name}": first[name] for name in kept},
-        **{f"{name}_vs_h5py": spreads["h5py"].median / spreads[name].median for name in kept},
+        **{f"first_{name}": first[name] for name in cohorts},
+        **{f"{name}_vs_h5py": spreads["h5py"].median / spreads[name].median for name in cohorts},
     }
 
 

@@ -11,7 +11,6 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +27,7 @@ from fedsteph.simulations.bench.arguments import positive
 from fedsteph.simulations.bench.data_path import write_site
 from fedsteph.simulations.bench.figures import Spread, machine
 from fedsteph.simulations.bench.pairs import in_turn, ratio, seconds_of
-from fedsteph.simulations.bench.peer_sides.peer_epoch import OwnSide, TorchmilSide, write_labels
+from fedsteph.simulations.bench.peer_sides.peer_epoch import SIDES, side_of, write_labels
 from fedsteph.simulations.bench.peer_sides.peer_memory import peak
 from fedsteph.simulations.bench.peer_sides.peer_merging import difference, own_merges, peft_merges
 
@@ -86,7 +85,7 @@ def _epochs(folder: Path, slides: int, instances: int, rounds: int) -> dict[str,
         console.tell(f"epochs, round {i + 1} of {rounds} ...")
         for name, taken in _round(site).items():
             seconds.setdefault(name, []).append(taken)
-    memory = {side: peak(side, "epoch", site) for side in ("fedsteph", "fedsteph in memory", "torchmil")}
+    memory = {side: peak(side, "epoch", site) for side in SIDES}
     return {
         "torchmil_preparation": preparation,
         "seconds": {name: vars(Spread.of(values)) for name, values in seconds.items()},
@@ -101,17 +100,14 @@ def _round(site: Path) -> dict[str, float]:
     """Seconds of a first epoch, with the opening of the site, and of a later one, of both sides in turn."""
     sides: dict[str, Any] = {}
     with TemporaryDirectory(dir=site.parent) as state:
-        makers: dict[str, Callable[[], OwnSide | TorchmilSide]] = {
-            "fedsteph": partial(OwnSide, _unread(site, Path(state) / "1"), Path(state) / "disk"),
-            "fedsteph in memory": partial(OwnSide, _unread(site, Path(state) / "2"), Path(state), in_memory=True),
-            "torchmil": partial(TorchmilSide, site),
-        }
 
-        def first(name: str, make: Callable[[], OwnSide | TorchmilSide]) -> None:
-            sides[name] = make()
+        def first(name: str) -> None:
+            own = Path(state) / name
+            own.mkdir()
+            sides[name] = side_of(name, _unread(site, own / "site"), own / "state")
             sides[name].epoch()
 
-        found = {f"{name}, first": seconds_of(partial(first, name, make)) for name, make in makers.items()}
+        found = {f"{name}, first": seconds_of(partial(first, name)) for name in SIDES}
         found |= {f"{name}, later": seconds_of(side.epoch) for name, side in sides.items()}
         sides["torchmil"].without_dropout()
         return found | {"torchmil without dropout, later": seconds_of(sides["torchmil"].epoch)}

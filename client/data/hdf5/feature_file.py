@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -66,13 +66,29 @@ def _stated(value: float | None) -> float | None:
 
 
 def _values(path: Path) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        return np.asarray(_read(path, lambda found: (found.name, found.shape, found.pieces))[1], dtype=np.float32)
+    with np.errstate(over="ignore"), _unchanged(path) as found:
+        return np.asarray(_read(path, found.name, found.shape, found.pieces), dtype=np.float32)
 
 
 def _coords(path: Path) -> Coords:
-    found, stored = _read(path, lambda found: (COORDS, found.coords, found.coords_pieces))
-    return Coords(np.asarray(stored, dtype=np.float64).reshape(-1, 2), found.facts, _unit(found))
+    with _unchanged(path) as found:
+        unit = _unit(found)
+        xy = np.asarray(_read(path, COORDS, found.coords, found.coords_pieces), dtype=np.float64)
+        return Coords(xy.reshape(-1, 2), found.facts, unit)
+
+
+@contextmanager
+def _unchanged(path: Path) -> Iterator[Structure]:
+    """The structure, for a reading during which the file must stay as it was inspected."""
+    before = _state(path)
+    yield structure_of(path, every_chunk=True)
+    if _state(path) != before:
+        raise changed()
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _unit(found: Structure) -> Literal["pixels", "um"]:
@@ -89,25 +105,10 @@ def _unit(found: Structure) -> Literal["pixels", "um"]:
     raise FeatureFileError(f"has coords in the unit '{unit}'", remedy=remedy)
 
 
-def _read(
-    path: Path, part: Callable[[Structure], tuple[str, tuple[int, ...] | None, Pieces | None]]
-) -> tuple[Structure, npt.NDArray[Any]]:
-    """The structure, and the values of a part of it, which has a name, a shape and, where they are known, places."""
-    before = _state(path)
-    found = structure_of(path, every_chunk=True)
-    name, shape, pieces = part(found)
-    values = _through_hdf5(path, name, shape) if pieces is None else pieces.read(path)
-    if _state(path) != before:
-        raise changed()
-    return found, values
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _through_hdf5(path: Path, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[Any]:
+def _read(path: Path, name: str, shape: tuple[int, ...] | None, pieces: Pieces | None) -> npt.NDArray[Any]:
+    """A dataset's values, from their places in the file, or through HDF5 where only it can read them."""
+    if pieces is not None:
+        return pieces.read(path)
     with open_to_read(path) as file:
         dataset = file[name]
         if dataset.shape != shape:

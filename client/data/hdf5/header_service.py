@@ -62,7 +62,7 @@ def _answer(path: Path, every_chunk: bool) -> dict[str, Any]:
 
 
 def _say(replies: int, content: object) -> None:
-    line = json.dumps(content, default=list).encode() + b"\n"
+    line = json.dumps(content).encode() + b"\n"
     while line:
         line = line[os.write(replies, line) :]
 

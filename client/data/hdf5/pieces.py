@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedsteph.client.data.source import ALIGNED
 from fedsteph.common.errors import FeatureFileError
 
 
@@ -25,22 +26,22 @@ class Pieces:
 
     dtype: str  # NumPy's, with the order of bytes
     shape: tuple[int, ...]
-    starts: array[int]  # first byte of each piece in the file
-    sizes: array[int]  # bytes; of the last one, some may lie behind the values
+    starts: Sequence[int]  # first byte of each piece in the file
+    sizes: Sequence[int]  # bytes; of the last one, some may lie behind the values
 
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> Pieces:
-        """The pieces whose fields went through JSON."""
+        """The pieces whose fields went through JSON; many files' are remembered, so they are packed."""
         starts, sizes = array("q", fields["starts"]), array("q", fields["sizes"])
         return cls(fields["dtype"], tuple(fields["shape"]), starts, sizes)
 
     def read(self, path: Path) -> npt.NDArray[Any]:
-        """The values.
+        """The values, in memory that a bag can be made of without a copy.
 
         Raises:
             FeatureFileError: the file ends before them: it was changed since it was inspected.
         """
-        stored = np.empty(sum(self.sizes), dtype=np.uint8)
+        stored = _aligned(sum(self.sizes))
         space = stored.data
         with path.open("rb", buffering=0) as file:
             for start, size in zip(self.starts, self.sizes, strict=True):
@@ -54,6 +55,12 @@ class Pieces:
 def changed() -> FeatureFileError:
     """The error for a file that is not what it was when it was inspected."""
     return FeatureFileError("was changed while it was read", remedy="Try again when its writing is over")
+
+
+def _aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
+    room = np.empty(n_bytes + ALIGNED, dtype=np.uint8)
+    first = -room.ctypes.data % ALIGNED
+    return room[first : first + n_bytes]
 
 
 def _fill(file: Any, space: memoryview) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsteph.client.data.hdf5.pieces import Pieces
-from fedsteph.client.data.source import too_few_bytes
+from fedsteph.client.data.source import too_few_bytes, without_leading_one
 from fedsteph.common.errors import FeatureFileError
 
 _Extents = npt.NDArray[np.uint64]  # (n, 2): first byte in the file, number of bytes
@@ -52,13 +51,12 @@ def _pieces(dataset: Any, extents: _Extents) -> Pieces | None:
     apart = extents[1:, 0] != extents[:-1].sum(axis=1)  # from the chunk before it
     first = np.flatnonzero(np.append(True, apart))
     starts, sizes = extents[first, 0], np.add.reduceat(extents[:, 1], first)
-    return Pieces(dataset.dtype.str, dataset.shape, array("q", starts.tolist()), array("q", sizes.tolist()))
+    return Pieces(dataset.dtype.str, dataset.shape, starts.tolist(), sizes.tolist())
 
 
 def _in_whole_rows(shape: tuple[int, ...], chunks: tuple[int, ...] | None) -> bool:
-    """Whether chunks divide the instances alone, whose axis comes first, or second behind one of length 1."""
-    axis = 1 if len(shape) == 3 and shape[0] == 1 else 0
-    return chunks is None or (chunks[:axis] == shape[:axis] and chunks[axis + 1 :] == shape[axis + 1 :])
+    """Whether chunks, if there are any, divide the instances alone."""
+    return chunks is None or without_leading_one(chunks)[1:] == without_leading_one(shape)[1:]
 
 
 def _require_own(dataset: Any) -> None:

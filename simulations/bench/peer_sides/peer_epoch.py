@@ -24,6 +24,7 @@ from fedsteph.simulations.bench import models
 from fedsteph.simulations.bench.epoch import one_epoch
 from fedsteph.simulations.bench.steps import BAGS
 
+SIDES = ("fedsteph", "fedsteph in memory", "torchmil")
 _NO_LIMIT = 1e6  # GiB
 _LABELS = "torchmil"  # the folder of the labels that torchmil reads, in the site's
 
@@ -83,6 +84,11 @@ class TorchmilSide:
         for part in self.model.modules():
             if isinstance(part, nn.Dropout):
                 part.p = 0.0
+
+
+def side_of(name: str, site: Path, state: Path) -> OwnSide | TorchmilSide:
+    """The side of this name, one of ``SIDES``, over a site."""
+    return TorchmilSide(site) if name == "torchmil" else OwnSide(site, state, in_memory=name == "fedsteph in memory")
 
 
 def write_labels(site: Path) -> None:

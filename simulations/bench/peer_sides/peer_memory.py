@@ -17,7 +17,7 @@ import torch
 
 from fedsteph.common.errors import EngineError
 from fedsteph.simulations.bench import models
-from fedsteph.simulations.bench.peer_sides.peer_epoch import OwnSide, TorchmilSide
+from fedsteph.simulations.bench.peer_sides.peer_epoch import side_of
 from fedsteph.simulations.bench.peer_sides.peer_merging import own_merges, peft_merges
 from fedsteph.simulations.memory import memory_of
 from fedsteph.simulations.study.costs import Meter
@@ -29,7 +29,7 @@ def peak(side: str, what: str, site: Path | None = None) -> dict[str, int]:
     """Bytes of memory before and at the peak.
 
     Args:
-        side: ``fedsteph``, ``fedsteph in memory`` (an epoch's features all kept there), ``torchmil`` or ``peft``.
+        side: one of ``peer_epoch.SIDES`` for an epoch; ``fedsteph`` or ``peft`` for a merge.
         what: ``epoch``, or the name of a merge.
         site: the folder of the epoch's slides.
 
@@ -46,8 +46,7 @@ def peak(side: str, what: str, site: Path | None = None) -> dict[str, int]:
 
 def _thing(side: str, what: str, site: Path | None, state: Path) -> Callable[[], object]:
     if site is not None:
-        own = side.startswith("fedsteph")
-        return (OwnSide(site, state, in_memory=side != "fedsteph") if own else TorchmilSide(site)).epoch
+        return side_of(side, site, state).epoch
     merges = own_merges if side == "fedsteph" else peft_merges
     return merges(models.vectors(models.SOURCES))[what]
 
